@@ -1,0 +1,82 @@
+"""Errors that the user can cure.
+
+::
+
+    OodError
+    ├── UnknownNameError       a name that is in no registry
+    ├── InvalidInputError      a value, file or option that cannot be used
+    │   └── UnreadableImageError   one image that cannot be decoded
+    ├── MissingArtifactError   something that has to be made, downloaded or put there first
+    ├── CorruptArtifactError   a stored file that is not what was written
+    └── DownloadError          a server that did not give what was asked for
+
+Each message is one line: what is wrong, with the value, then the cure. The command line prints it and
+ends with exit code 1. Every other exception is a bug and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class OodError(Exception):
+    """Anything the user can cure; its text is shown as it is."""
+
+
+class UnknownNameError(OodError):
+    """A name that no registry knows."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownNameError":
+        """Build the message with the nearest known name, or with all of them.
+
+        Parameters
+        ----------
+        kind
+            What the name stands for, such as ``"method"``.
+        name
+            The name that was given.
+        known
+            The names that exist.
+        """
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        if near:
+            return cls(f"no {kind} {name!r}; did you mean {near[0]!r}?")
+        if not names:
+            return cls(f"no {kind} {name!r}; there is none yet")
+        return cls(f"no {kind} {name!r}; there are: {', '.join(names)}")
+
+
+class InvalidInputError(OodError):
+    """A value, file or option that cannot be used as it is."""
+
+
+class UnreadableImageError(InvalidInputError):
+    """An image file that cannot be decoded.
+
+    Parameters
+    ----------
+    where
+        Path of the file.
+    reason
+        What the decoder said.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(
+            f"cannot read image {where}: {reason}; replace it, or go on without it: --skip-unreadable"
+        )
+        self.where = where
+        self.reason = reason
+
+
+class MissingArtifactError(OodError):
+    """Something that has to be made, downloaded or put there first."""
+
+
+class CorruptArtifactError(OodError):
+    """A stored file that is not what was written."""
+
+
+class DownloadError(OodError):
+    """A server that did not give what was asked for."""

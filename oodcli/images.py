@@ -1,0 +1,187 @@
+"""Images as every part of the tool sees them: uint8, channels first, in rows of a fixed order.
+
+A *source* is what a reader returns: images of any size, decoded when read. An *image set* is the same
+images at the size of a benchmark, cut into shards of ``SHARD_ROWS`` rows, each with a digest of its
+pixels. What is computed from a shard is stored under that digest, so equal images are never computed twice.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.errors import UnreadableImageError
+
+SHARD_ROWS = 1024
+
+
+class ImageSource(Protocol):
+    """Images in a fixed order, decoded only when read."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Cheap identity: it differs whenever the images may differ (paths, sizes and times of files)."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def read(
+        self, start: int, stop: int, /
+    ) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``, each ``(h, w, 3)``, or the error of one that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part (train, val or test) of a data set, before its images are decoded.
+
+    Parameters
+    ----------
+    source
+        The images.
+    labels
+        Class index of every image, ``(n,)``; None for images without classes.
+    """
+
+    source: ImageSource
+    labels: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def digest_of(*arrays: NDArray[np.generic]) -> str:
+    """Return a 32-digit hexadecimal digest of the shapes, types and bytes of arrays."""
+    state = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        state.update(f"{array.dtype.str}{array.shape}".encode())
+        state.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+    return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageShard:
+    """Up to ``SHARD_ROWS`` consecutive images.
+
+    Parameters
+    ----------
+    indices
+        Row number of every image in the data set it came from, ``(n,)``; fixes its jigsaw.
+    load
+        Returns the pixels, uint8 ``(n, 3, h, w)``.
+    known_digest
+        Digest of the pixels where it is already known; computed when asked for otherwise.
+    """
+
+    indices: NDArray[np.int64]
+    load: Callable[[], NDArray[np.uint8]]
+    known_digest: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the pixels."""
+        return self.known_digest or digest_of(self.load())
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size in shards, with labels.
+
+    Parameters
+    ----------
+    name
+        How the set is called in messages and tables.
+    shards
+        The images, in order.
+    labels
+        Class index of every image, ``(n,)``, or None.
+    skipped
+        Files that could not be read and were left out on request.
+    """
+
+    name: str
+    shards: Sequence[ImageShard]
+    labels: NDArray[np.int64] | None = None
+    skipped: Sequence[str] = field(default=())
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all pixels in order."""
+        return hashlib.blake2b(
+            "".join(shard.digest for shard in self.shards).encode(), digest_size=16
+        ).hexdigest()
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return all images at once, ``(n, 3, h, w)``."""
+        return np.concatenate([shard.load() for shard in self.shards])
+
+    def first(self, rows: int) -> "ImageSet":
+        """Return the first ``rows`` images; whole shards keep their identity."""
+        shards: list[ImageShard] = []
+        left = rows
+        for shard in self.shards:
+            if left <= 0:
+                break
+            shards.append(shard if len(shard) <= left else _head(shard, left))
+            left -= len(shard)
+        labels = None if self.labels is None else self.labels[:rows]
+        return ImageSet(self.name, tuple(shards), labels, self.skipped)
+
+    def take(self, rows: NDArray[np.int64]) -> "ImageSet":
+        """Return chosen images, in ascending order of their row, in shards of their own.
+
+        Parameters
+        ----------
+        rows
+            Ascending row numbers, ``(m,)``.
+        """
+        starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        shards: list[ImageShard] = []
+        for at in range(0, len(rows), SHARD_ROWS):
+            chosen = rows[at : at + SHARD_ROWS]
+            indices = np.concatenate(
+                [
+                    shard.indices[chosen[(chosen >= start) & (chosen < start + len(shard))] - start]
+                    for shard, start in zip(self.shards, starts, strict=False)
+                ]
+            )
+            shards.append(ImageShard(indices, _Gather(self.shards, starts, chosen)))
+        labels = None if self.labels is None else self.labels[rows]
+        return ImageSet(self.name, tuple(shards), labels, self.skipped)
+
+
+def _head(shard: ImageShard, rows: int) -> ImageShard:
+    return ImageShard(shard.indices[:rows], lambda: shard.load()[:rows])
+
+
+@dataclass(frozen=True)
+class _Gather:
+    """Load chosen rows from the shards that hold them."""
+
+    shards: Sequence[ImageShard]
+    starts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def __call__(self) -> NDArray[np.uint8]:
+        parts = []
+        for shard, start in zip(self.shards, self.starts, strict=False):
+            chosen = self.rows[(self.rows >= start) & (self.rows < start + len(shard))]
+            if len(chosen):
+                parts.append(shard.load()[chosen - start])
+        return np.concatenate(parts)
+
+
+def evenly_spaced(total: int, wanted: int) -> NDArray[np.int64]:
+    """Return ``min(total, wanted)`` ascending row numbers spread evenly over ``total`` rows."""
+    count = min(total, wanted)
+    return (np.arange(count, dtype=np.int64) * total) // max(count, 1)

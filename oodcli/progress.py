@@ -1,0 +1,43 @@
+"""How the core tells that it is at work, without knowing a screen."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One piece of long work under way."""
+
+    def advance(self, amount: int, /, **fields: str) -> None:
+        """Add finished units, and name values worth showing, such as ``loss="0.412"``."""
+
+
+class Progress(Protocol):
+    """Where long work and notes are announced."""
+
+    def note(self, message: str, /) -> None:
+        """Say one line that the user should know."""
+
+    def task(
+        self, description: str, /, *, total: int | None, unit: str
+    ) -> AbstractContextManager[Task]:
+        """Announce work of ``total`` units (unknown when None), for as long as the context lasts."""
+
+
+class _SilentTask:
+    """A task that nobody watches."""
+
+    def advance(self, amount: int, /, **fields: str) -> None:
+        """Do nothing."""
+
+
+class Silent:
+    """Progress that nobody watches: the default of every workflow."""
+
+    def note(self, message: str, /) -> None:
+        """Do nothing."""
+
+    @contextmanager
+    def task(self, _description: str, /, *, total: int | None, unit: str) -> Iterator[Task]:  # noqa: ARG002
+        """Yield a task that does nothing."""
+        yield _SilentTask()

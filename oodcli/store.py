@@ -1,0 +1,239 @@
+"""The folder in which everything is kept. Nothing else knows a path in it.
+
+::
+
+    <store>/
+      runs/<name>/            run.json, weights, history, NormRatio, scores
+      activations/<network>/  activations of image shards, by digest
+      images/<key>/           decoded pixels in shards
+      datasets/<name>/        downloaded archives
+
+A file is written under a temporary name in its own folder, flushed, and then renamed, so that a reader
+sees all of it or nothing. Whatever is made once for all is made under a lock.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from platformdirs import user_data_path
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.progress import Progress, Silent
+
+_TEMPORARY = ".ood-tmp-"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of ``path`` only when all went well.
+
+    Parameters
+    ----------
+    path
+        The file to write; its folder is made.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder cannot be written; ``path`` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}")
+    try:
+        with temporary.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, readable by people, in one step."""
+    with replacing(path) as stream:
+        stream.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CorruptArtifactError
+        If the file is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+    if not isinstance(content, dict):
+        raise CorruptArtifactError(f"{path} is damaged: not a JSON object; remove it")
+    return content
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Write named arrays as safetensors in one step and return the digest of the file."""
+    content = save_safetensors({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    with replacing(path) as stream:
+        stream.write(content)
+    return digest_of_bytes(content)
+
+
+def read_arrays(path: Path, *, digest: str | None = None) -> dict[str, NDArray[Any]]:
+    """Read named arrays, and check them against the digest they were written with.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CorruptArtifactError
+        If the file is not what was written.
+    """
+    content = path.read_bytes()
+    if digest is not None and digest_of_bytes(content) != digest:
+        raise CorruptArtifactError(f"{path} is damaged: its digest is not {digest}; remove it")
+    try:
+        return load_safetensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """Return a 32-digit hexadecimal digest."""
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def digest_of_json(content: object) -> str:
+    """Return a 32-digit hexadecimal digest of JSON content; equal content gives equal digests."""
+    return digest_of_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The folder in which everything is kept.
+
+    Parameters
+    ----------
+    root
+        Any folder; files in it that are not the tool's are left alone.
+    """
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path | None = None) -> "Store":
+        """Open ``root``, else the folder named by ``OOD_HOME``, else the platform's own.
+
+        Raises
+        ------
+        InvalidInputError
+            If the path exists and is not a folder.
+        """
+        named = os.environ.get("OOD_HOME")
+        path = root or (Path(named) if named else user_data_path("ood", appauthor=False))
+        path = path.expanduser().absolute()
+        if path.exists() and not path.is_dir():
+            raise InvalidInputError(f"the store {path} is not a folder; name another: --store DIR")
+        return cls(path)
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs."""
+        return self.root / "runs"
+
+    @property
+    def activations(self) -> Path:
+        """Folder of the activations, one subfolder a network."""
+        return self.root / "activations"
+
+    @property
+    def images(self) -> Path:
+        """Folder of decoded images."""
+        return self.root / "images"
+
+    @property
+    def datasets(self) -> Path:
+        """Folder of downloaded archives, one subfolder a data set."""
+        return self.root / "datasets"
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, progress: Progress | None = None) -> Iterator[None]:
+        """Hold a lock that every process on this store respects; it ends with the process.
+
+        Parameters
+        ----------
+        name
+            What is locked.
+        progress
+            Told once when another process holds the lock.
+        """
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{digest_of_bytes(name.encode())}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            (progress or Silent()).note(f"waiting for another ood process that is making {name}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def usage(self) -> dict[str, int]:
+        """Return the bytes on disk of each part of the store."""
+        parts = {
+            "runs": self.runs,
+            "activations": self.activations,
+            "images": self.images,
+            "datasets": self.datasets,
+        }
+        return {name: size_of(path) for name, path in parts.items()}
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(folder, name).lstat().st_size
+    return total
+
+
+def remove_leftovers(folder: Path, *, older_than_s: float = 3600.0) -> None:
+    """Remove temporary files that a killed process left in ``folder``."""
+    if not folder.is_dir():
+        return
+    newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if newest - path.stat().st_mtime >= older_than_s:
+                path.unlink()
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free room on the disk of ``path``, which need not exist yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

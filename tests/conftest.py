@@ -1,0 +1,67 @@
+"""What every test shares: a store of its own, one thread, no colour, no way to the internet."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Give each test its own store, a fixed width and no colour."""
+    monkeypatch.setenv("OOD_HOME", str(tmp_path / "store"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else None
+        if host is not None and host not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {host}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, which small networks prefer and which makes tests repeatable."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of real images and reference values beside the checkout, or skip."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the shared test data, which is not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def ood(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs one command in this process: ``code, stdout, stderr = ood("runs", "list")``."""
+    from oodcli.cli.app import main
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in argv])
+        captured = capsys.readouterr()
+        code = end.value.code
+        return (code if isinstance(code, int) else int(code is not None)), captured.out, captured.err
+
+    return run
