@@ -1,20 +1,17 @@
 """What one forward pass leaves behind, and what a detector may learn from.
 
-A detector never sees a network or an image. It is fitted on a :class:`Reference` (the last layer and
-activations of in-distribution images) and scores :class:`Activations`.
+A detector never sees a network or an image. It is fitted on a :class:`Reference` (the last layer
+and activations of in-distribution images) and scores :class:`Activations`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from oodcli.errors import InvalidInputError
-
-_NO_EXTRA: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Activations:
     features: Tensor
     block_norms: Tensor
     predictions: Tensor
-    extra: Mapping[str, Tensor] = field(default=_NO_EXTRA)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = {name: len(values) for name, values in self.arrays().items()}
@@ -56,13 +53,21 @@ class Activations:
 
     def arrays(self) -> dict[str, Tensor]:
         """Return every array under its name."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
-        return {**named, **self.extra}
+        return {
+            "logits": self.logits,
+            "features": self.features,
+            "block_norms": self.block_norms,
+            "predictions": self.predictions,
+            **self.extra,
+        }
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Activations":
         """Return activations with ``change`` applied to every array."""
         return Activations(
-            *(change(getattr(self, f.name)) for f in fields(self) if f.name != "extra"),
+            change(self.logits),
+            change(self.features),
+            change(self.block_norms),
+            change(self.predictions),
             extra={name: change(values) for name, values in self.extra.items()},
         )
 
@@ -86,8 +91,8 @@ class ActivationShard:
 class ActivationSet:
     """Activations of a whole image set, read shard by shard.
 
-    :meth:`chunks` is the ordinary way in: a million rows cost no more memory than one shard. A property
-    such as :attr:`features` reads one array of all rows.
+    :meth:`chunks` is the ordinary way in: a million rows cost no more memory than one shard. A
+    property such as :attr:`features` reads one array of all rows.
 
     Parameters
     ----------
@@ -108,8 +113,7 @@ class ActivationSet:
 
     def column(self, name: str) -> Tensor:
         """Return one array of all rows, by the name it has in :class:`Activations`."""
-        parts = [chunk.arrays()[name].clone() for chunk in self.chunks()]
-        return torch.cat(parts)
+        return torch.cat([chunk.arrays()[name] for chunk in self.chunks()])
 
     @cached_property
     def logits(self) -> Tensor:
@@ -186,10 +190,14 @@ class Reference:
         Makes the activations of the ID images that thresholds are set on.
     labels
         Class of every training image, ``(n,)``.
+    n_blocks
+        Number of blocks of the network.
     """
 
     head: Head
-    load_train: Callable[[], ActivationSet] = field(default_factory=lambda: _absent("training images"))
+    load_train: Callable[[], ActivationSet] = field(
+        default_factory=lambda: _absent("training images")
+    )
     load_jigsaw: Callable[[], ActivationSet] = field(
         default_factory=lambda: _absent("jigsaw puzzles of training images")
     )
@@ -197,6 +205,7 @@ class Reference:
         default_factory=lambda: _absent("calibration images")
     )
     labels: Tensor | None = None
+    n_blocks: int = 0
 
     @cached_property
     def train(self) -> ActivationSet:

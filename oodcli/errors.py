@@ -10,8 +10,8 @@
     ├── CorruptArtifactError   a stored file that is not what was written
     └── DownloadError          a server that did not give what was asked for
 
-Each message is one line: what is wrong, with the value, then the cure. The command line prints it and
-ends with exit code 1. Every other exception is a bug and keeps its traceback.
+Each message is one line: what is wrong, with the value, then the cure. The command line prints it
+and ends with exit code 1. Every other exception is a bug and keeps its traceback.
 """
 
 import difflib
@@ -64,7 +64,8 @@ class UnreadableImageError(InvalidInputError):
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(
-            f"cannot read image {where}: {reason}; replace it, or go on without it: --skip-unreadable"
+            f"cannot read image {where}: {reason}; "
+            "replace it, or go on without it: --skip-unreadable"
         )
         self.where = where
         self.reason = reason

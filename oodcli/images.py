@@ -1,8 +1,9 @@
 """Images as every part of the tool sees them: uint8, channels first, in rows of a fixed order.
 
-A *source* is what a reader returns: images of any size, decoded when read. An *image set* is the same
-images at the size of a benchmark, cut into shards of ``SHARD_ROWS`` rows, each with a digest of its
-pixels. What is computed from a shard is stored under that digest, so equal images are never computed twice.
+A *source* is what a reader returns: images of any size, decoded when read. An *image set* is the
+same images at the size of a benchmark, cut into shards of ``SHARD_ROWS`` rows, each with a digest
+of its pixels. What is computed from a shard is stored under that digest, so equal images are never
+computed twice.
 """
 
 import hashlib
@@ -24,15 +25,13 @@ class ImageSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Cheap identity: it differs whenever the images may differ (paths, sizes and times of files)."""
+        """Cheap identity, other whenever the images may be (paths, sizes and times of files)."""
 
     def __len__(self) -> int:
         """Return the number of images."""
 
-    def read(
-        self, start: int, stop: int, /
-    ) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
-        """Yield images ``start`` to ``stop - 1``, each ``(h, w, 3)``, or the error of one that cannot be read."""
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``, each ``(h, w, 3)``, or the error of a bad one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def digest_of(*arrays: NDArray[np.generic]) -> str:
     state = hashlib.blake2b(digest_size=16)
     for array in arrays:
         state.update(f"{array.dtype.str}{array.shape}".encode())
-        state.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+        state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()
 
 

@@ -21,7 +21,7 @@ class Progress(Protocol):
     def task(
         self, description: str, /, *, total: int | None, unit: str
     ) -> AbstractContextManager[Task]:
-        """Announce work of ``total`` units (unknown when None), for as long as the context lasts."""
+        """Announce work of ``total`` units (None: unknown), for as long as the context lasts."""
 
 
 class _SilentTask:

@@ -8,8 +8,8 @@
       images/<key>/           decoded pixels in shards
       datasets/<name>/        downloaded archives
 
-A file is written under a temporary name in its own folder, flushed, and then renamed, so that a reader
-sees all of it or nothing. Whatever is made once for all is made under a lock.
+A file is written under a temporary name in its own folder, flushed, and then renamed, so that a
+reader sees all of it or nothing. Whatever is made once for all is made under a lock.
 """
 
 import contextlib

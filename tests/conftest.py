@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,13 +35,12 @@ def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> None:
     """Run torch on one thread, which small networks prefer and which makes tests repeatable."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +53,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def ood(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs one command in this process: ``code, stdout, stderr = ood("runs", "list")``."""
+    """Return a function that runs one command here: ``code, out, err = ood("runs", "list")``."""
     from oodcli.cli.app import main
 
     def run(*argv: object) -> tuple[int, str, str]:
@@ -62,6 +61,7 @@ def ood(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
             main([str(a) for a in argv])
         captured = capsys.readouterr()
         code = end.value.code
-        return (code if isinstance(code, int) else int(code is not None)), captured.out, captured.err
+        assert code is None or isinstance(code, int)
+        return code or 0, captured.out, captured.err
 
     return run

@@ -1,0 +1,104 @@
+"""The program: its commands, and the one place where errors become messages and exit codes."""
+
+import errno
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from oodcli import __version__
+from oodcli.cli import datasets, importing, normratio, report, run, runs, score, train
+from oodcli.errors import OodError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class _Boundary(TyperGroup):
+    """Turns errors that the user can cure into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - Typer's own signature
+        """Run a command; 1 for an error, 130 when interrupted."""
+        try:
+            return super().invoke(ctx)
+        except OodError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command goes on from what is finished", INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read our output has gone; nothing is left to say, not even at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(BROKEN_PIPE)
+        except OSError as error:
+            _fail(_explained(error))
+
+
+def _explained(error: OSError) -> str:
+    """Say what the operating system refused, and what helps."""
+    where = f" {error.filename}" if error.filename else ""
+    cures = {
+        errno.ENOSPC: "make room on the disk, or keep everything elsewhere: --store DIR",
+        errno.EDQUOT: "make room in your quota, or keep everything elsewhere: --store DIR",
+        errno.EROFS: "name a folder that can be written: --store DIR",
+        errno.EACCES: "change its permissions, or name another: --store DIR",
+        errno.EPERM: "change its permissions, or name another: --store DIR",
+        errno.EFBIG: "the limit on file sizes is too low: ulimit -f",
+    }
+    cure = cures.get(error.errno or 0)
+    reason = (error.strerror or str(error)).lower()
+    return f"cannot use{where}: {reason}" + (f"; {cure}" if cure else "")
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+app = typer.Typer(
+    cls=_Boundary,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ood {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Out-of-distribution detection: train a classifier, find the block that notices images of
+    a kind it was never taught, and print the tables that the field compares.
+    """  # noqa: D205 - the first sentence is the help of the program
+
+
+app.command("run")(run.run)
+app.command("train")(train.train)
+app.command("import")(importing.import_)
+app.command("normratio")(normratio.normratio)
+app.command("score")(score.score)
+app.command("report")(report.report)
+app.add_typer(runs.app, name="runs")
+app.add_typer(datasets.app, name="datasets")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program and exit.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process if None.
+    """
+    app(args=argv, prog_name="ood")

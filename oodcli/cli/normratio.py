@@ -1,0 +1,59 @@
+"""``ood normratio``."""
+
+from typing import Annotated
+
+import typer
+
+from oodcli.cli.options import (
+    AmpOption,
+    BatchOption,
+    DeviceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    RunOption,
+    SkipOption,
+    StoreOption,
+)
+
+
+def normratio(
+    run: RunOption = None,
+    max_images: Annotated[
+        int | None,
+        typer.Option(
+            "--max-images", metavar="N", help="Use N training images, spread evenly [default: all]."
+        ),
+    ] = None,
+    no_normalise: Annotated[
+        bool,
+        typer.Option(
+            "--no-normalise", help="Do not normalise the images, as in the released script."
+        ),
+    ] = False,
+    device: DeviceOption = "auto",
+    amp: AmpOption = False,
+    score_batch_size: BatchOption = None,
+    skip_unreadable: SkipOption = False,
+    format_: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Compare training images with jigsaw puzzles of themselves, and select a block."""
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import deliver, render_normratio
+    from oodcli.store import Store
+    from oodcli.workflows.normratio import normratio as normratio_workflow
+
+    result = normratio_workflow(
+        Store.at(store),
+        run=run,
+        max_images=max_images,
+        normalise=not no_normalise,
+        device=device,
+        amp=amp,
+        batch_size=score_batch_size,
+        skip_unreadable=skip_unreadable,
+        progress=TerminalProgress(),
+    )
+    deliver(render_normratio(result, format_, to_file=output is not None), output)

@@ -1,0 +1,90 @@
+"""Options that several commands share, and how their texts are read."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oodcli.errors import InvalidInputError
+
+
+class Format(StrEnum):
+    """How a result is written."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+
+
+class Convention(StrEnum):
+    """Which definition of the metrics is used."""
+
+    FEATURENORM = "featurenorm"
+    KNN = "knn"
+    OPENOOD = "openood"
+    NEUTRAL = "neutral"
+
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="Folder that keeps everything [env: OOD_HOME; default: the platform's].",
+        show_default=False,
+    ),
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option("--run", metavar="RUN", help="Name of the run [default: the one created last]."),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")
+]
+AmpOption = Annotated[bool, typer.Option("--amp", help="Compute in bfloat16 where that is safe.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="FILE", help="Write the result to FILE, not to stdout."),
+]
+SkipOption = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and count them."),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--score-batch-size", min=1, metavar="N", help="Images a forward pass; no effect on scores."
+    ),
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="NAME|FOLDER|FILE.npz",
+        help="A known data set, a folder with train/<class>/… and test/<class>/…, or arrays.",
+    ),
+]
+
+
+def three_numbers(option: str, text: str) -> tuple[float, float, float]:
+    """Read one number for all channels, or one for each, separated by commas.
+
+    Raises
+    ------
+    InvalidInputError
+        If the text is neither.
+    """
+    try:
+        values = [float(piece) for piece in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3 or not all(abs(value) < float("inf") for value in values):
+        raise InvalidInputError(
+            f"{option} must be one number or three, such as 0.5 or 0.485,0.456,0.406, not {text!r}"
+        )
+    return values[0], values[1], values[2]

@@ -1,0 +1,74 @@
+"""``ood run``."""
+
+import sys
+
+from oodcli.cli.options import (
+    AmpOption,
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    SkipOption,
+    StoreOption,
+)
+from oodcli.cli.train import (
+    ArchOption,
+    EpochsOption,
+    LrOption,
+    NameOption,
+    SeedOption,
+    TrainBatchOption,
+    ValOption,
+    command_line,
+)
+
+
+def run(
+    data: DataOption = "digits",
+    arch: ArchOption = None,
+    device: DeviceOption = "auto",
+    epochs: EpochsOption = None,
+    batch_size: TrainBatchOption = None,
+    lr: LrOption = None,
+    seed: SeedOption = 0,
+    amp: AmpOption = False,
+    name: NameOption = None,
+    val_fraction: ValOption = 0.0,
+    score_batch_size: BatchOption = None,
+    skip_unreadable: SkipOption = False,
+    format_: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Do the whole job: train, normratio, score, report."""
+    print("starting ood run (the first import of torch takes a few seconds)", file=sys.stderr)
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import deliver, render_run
+    from oodcli.store import Store
+    from oodcli.workflows.run import run_all
+    from oodcli.workflows.train import TrainRequest
+
+    result = run_all(
+        Store.at(store),
+        TrainRequest(
+            data=data,
+            arch=arch,
+            name=name,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            device=device,
+            amp=amp,
+            val_fraction=val_fraction,
+            skip_unreadable=skip_unreadable,
+        ),
+        batch_size=score_batch_size,
+        command=command_line(),
+        progress=TerminalProgress(),
+    )
+    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
+    print(f"time: {steps}", file=sys.stderr)
+    deliver(render_run(result, format_, to_file=output is not None), output)

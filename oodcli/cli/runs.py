@@ -1,0 +1,148 @@
+"""``ood runs``: what has been trained or imported, and how much room everything takes."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from oodcli.cli.options import Format, FormatOption, StoreOption
+
+app = typer.Typer(no_args_is_help=True, help="List, show, rename and remove runs.")
+
+RUNS_SCHEMA = 1
+NameArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of the run.", show_default=False)
+]
+
+
+@app.command("list")
+def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
+    """List all runs, the oldest first, and the room that the store takes."""
+    from oodcli.cli.render import Cell, Column, Table, deliver, human_bytes, percent, render_table
+    from oodcli.runs import run_folders
+    from oodcli.store import Store, size_of
+
+    kept = Store.at(store)
+    entries: list[dict[str, Any]] = []
+    for folder in run_folders(kept):
+        entry: dict[str, Any] = {"name": folder.name, "finished": folder.finished}
+        if folder.finished:
+            record = folder.read()
+            entry |= {
+                "origin": record.origin,
+                "created": record.created,
+                "arch": record.arch,
+                "data": record.data_name,
+                "seed": record.seed,
+                "val_accuracy": record.training.get("val_accuracy"),
+            }
+        else:
+            job = folder.read_training()
+            entry |= {
+                "origin": "unfinished",
+                "created": job["created"],
+                "arch": job["arch"],
+                "data": job["data"],
+                "seed": job["seed"],
+                "val_accuracy": None,
+            }
+        entries.append({**entry, "bytes": size_of(folder.path)})
+    usage = kept.usage()
+    rows = [
+        {
+            "name": Cell(entry["name"]),
+            "origin": Cell(entry["origin"]),
+            "created": Cell(entry["created"][:16].replace("T", " ")),
+            "arch": Cell(entry["arch"]),
+            "data": Cell(entry["data"]),
+            "seed": Cell("" if entry["seed"] is None else str(entry["seed"])),
+            "val": Cell("" if entry["val_accuracy"] is None else percent(entry["val_accuracy"])),
+            "size": Cell(human_bytes(entry["bytes"])),
+        }
+        for entry in entries
+    ]
+    parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in usage.items())
+    table = Table(
+        title=(f"store {kept.root}: {human_bytes(sum(usage.values()))} ({parts})",),
+        columns=(
+            Column("name", "Run"),
+            Column("origin", "Origin"),
+            Column("created", "Created (UTC)"),
+            Column("arch", "Network"),
+            Column("data", "Data"),
+            Column("seed", "Seed", right=True),
+            Column("val", "Val. acc. %", right=True),
+            Column("size", "Size", right=True),
+        ),
+        rows=rows,
+        notes=() if rows else ("no run yet; train one: ood train --data digits",),
+        droppable=("created", "size", "origin", "val"),
+    )
+    content = {"schema": RUNS_SCHEMA, "store": str(kept.root), "usage": usage, "runs": entries}
+    deliver(render_table(table, format_, json_content=content), None)
+
+
+@app.command("show")
+def show(run: NameArgument, store: StoreOption = None) -> None:
+    """Print everything that is kept about a run, as JSON."""
+    import json
+
+    from oodcli.runs import find_run
+    from oodcli.scores import read_scorings
+    from oodcli.store import Store, read_json
+
+    folder = find_run(Store.at(store), run)
+    content: dict[str, Any] = {"name": folder.name, "folder": str(folder.path)}
+    content |= folder.read().to_json() if folder.finished else folder.read_training()
+    content["normratio"] = {
+        path.stem: read_json(path) for path in sorted(folder.normratio.glob("*.json"))
+    }
+    content["scores"] = [
+        {
+            "limit": scoring.limit,
+            "precision": scoring.precision,
+            "updated": scoring.updated,
+            "id": scoring.id_set.name,
+            "sets": [entry.name for entry in scoring.sets],
+            "methods": list(scoring.methods or {}),
+        }
+        for scoring in read_scorings(folder.scores)
+    ]
+    print(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+@app.command("rename")
+def rename(
+    run: NameArgument,
+    new: Annotated[str, typer.Argument(help="Its new name.", show_default=False)],
+    store: StoreOption = None,
+) -> None:
+    """Give a run another name."""
+    from oodcli.runs import rename_run
+    from oodcli.store import Store
+
+    rename_run(Store.at(store), run, new)
+    print(new)
+
+
+@app.command("remove")
+def remove(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Names of runs.", show_default=False)
+    ],
+    store: StoreOption = None,
+) -> None:
+    """Remove runs, with the activations of their networks where no other run has them."""
+    from oodcli.cli.render import human_bytes
+    from oodcli.runs import find_run, remove_run
+    from oodcli.store import Store
+
+    kept = Store.at(store)
+    for run in runs:
+        find_run(kept, run)  # all names are right, or nothing is removed
+    for run in dict.fromkeys(runs):
+        freed, left = remove_run(kept, run)
+        print(f"removed {run}: {human_bytes(freed)}", file=sys.stderr)
+        if left:
+            names = ", ".join(path.name for path in left)
+            print(f"left alone in {left[0].parent}: {names}", file=sys.stderr)

@@ -1,0 +1,113 @@
+"""``ood score``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oodcli.cli.options import (
+    AmpOption,
+    BatchOption,
+    DeviceOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    RunOption,
+    SkipOption,
+    StoreOption,
+)
+
+
+def score(
+    run: RunOption = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME[:KEY=VALUE,…]",
+            help="A method, a combination such as norm+energy, or all; may be repeated "
+            "[default: every method that works from stored activations].",
+            show_default=False,
+        ),
+    ] = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ood",
+            metavar="NAME|FOLDER|FILE.npz",
+            help="An OOD set, or NAME=PATH; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark", metavar="NAME", help="The OOD sets of a benchmark [default: the data's]."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", help="Only the first N images of each set."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE.npz", help="Write the scores of this call."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")
+    ] = False,
+    device: DeviceOption = "auto",
+    amp: AmpOption = False,
+    score_batch_size: BatchOption = None,
+    skip_unreadable: SkipOption = False,
+    format_: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Score ID and OOD images by every method, from one forward pass."""
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import deliver, render_plan, render_score
+    from oodcli.store import Store
+    from oodcli.workflows.score import ScoreRequest, plan
+    from oodcli.workflows.score import score as score_workflow
+
+    request = ScoreRequest(
+        run=run,
+        methods=tuple(method or ()),
+        ood=tuple(ood or ()),
+        benchmark=benchmark,
+        limit=limit,
+        device=device,
+        amp=amp,
+        batch_size=score_batch_size,
+        skip_unreadable=skip_unreadable,
+        export=export,
+    )
+    kept = Store.at(store)
+    progress = TerminalProgress()
+    to_file = output is not None
+    if dry_run:
+        planned = plan(kept, request, progress=progress)
+        deliver(render_plan(planned, format_, to_file=to_file), output)
+        return
+    result = score_workflow(kept, request, progress=progress)
+    computed = sum(each.computed for each in result.passes)
+    total = computed + sum(each.cached for each in result.passes)
+    if computed == 0:
+        print(f"no forward pass: all {total:,} activations were stored", file=sys.stderr)
+    else:
+        print(
+            f"forward pass: {computed:,} images in {result.seconds:.1f} s; "
+            f"{total - computed:,} were stored",
+            file=sys.stderr,
+        )
+    if result.normratio is not None:
+        chosen = result.normratio
+        block = chosen.blocks[chosen.selected]
+        print(
+            f"NormRatio chose block {block.index} ({block.name})"
+            + ("" if chosen.clear else ", but its lead is within two standard errors"),
+            file=sys.stderr,
+        )
+    deliver(render_score(result, format_, to_file=to_file), output)

@@ -1,0 +1,119 @@
+"""``ood train``."""
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from oodcli.cli.options import AmpOption, DataOption, DeviceOption, SkipOption, StoreOption
+
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="ARCH[:KEY=VALUE,…]",
+        help="Such as resnet18:stem_padding=2 [default: the data set's own, or resnet18].",
+        show_default=False,
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all chance in training.")]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option("--epochs", help="Passes over the training images [default: the recipe's]."),
+]
+TrainBatchOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Images a training step [default: the recipe's]."),
+]
+LrOption = Annotated[
+    float | None, typer.Option("--lr", help="First learning rate [default: the recipe's].")
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", metavar="RUN", help="Name of the run [default: data, network, seed]."),
+]
+ValOption = Annotated[
+    float,
+    typer.Option("--val-fraction", help="Share of the training images to hold out for validation."),
+]
+
+
+def train(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|FOLDER|FILE.npz",
+            help="A known data set, a folder with train/<class>/… and test/<class>/…, or arrays.",
+            show_default=False,
+        ),
+    ] = None,
+    arch: ArchOption = None,
+    device: DeviceOption = "auto",
+    epochs: EpochsOption = None,
+    batch_size: TrainBatchOption = None,
+    lr: LrOption = None,
+    momentum: Annotated[
+        float | None, typer.Option("--momentum", help="Momentum [default: the recipe's].")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option("--weight-decay", help="L2 penalty [default: the recipe's].")
+    ] = None,
+    seed: SeedOption = 0,
+    amp: AmpOption = False,
+    name: NameOption = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run", metavar="RUN", help="With --resume: the unfinished run to go on with."
+        ),
+    ] = None,
+    val_fraction: ValOption = 0.0,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on after the last finished epoch of a run cut off."),
+    ] = False,
+    skip_unreadable: SkipOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Train a classifier by the recipe of the paper, or an explicit change of it."""
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.store import Store
+    from oodcli.workflows.train import TrainRequest, resume_run
+    from oodcli.workflows.train import train as train_workflow
+
+    kept = Store.at(store)
+    progress = TerminalProgress()
+    if data is None:
+        if not resume:
+            raise typer.BadParameter("name the data to train on", param_hint="--data")
+        result = resume_run(kept, run or name, device=device, progress=progress)
+    else:
+        request = TrainRequest(
+            data=data,
+            arch=arch,
+            name=name or run,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            device=device,
+            amp=amp,
+            val_fraction=val_fraction,
+            skip_unreadable=skip_unreadable,
+        )
+        result = train_workflow(
+            kept, request, resume=resume, command=command_line(), progress=progress
+        )
+    print(result.run)
+
+
+def command_line() -> str:
+    """Return the command line of this process, as it could be typed again."""
+    return shlex.join(["ood", *sys.argv[1:]])
+
+
+__all__ = ["ArchOption", "DataOption", "command_line", "train"]

@@ -1,0 +1,405 @@
+"""How well scores separate ID from OOD images, in the conventions of the published tables.
+
+Larger scores mean more in-distribution (ID). Every number is a fraction and comes from one sort of
+the merged scores: a :class:`Curve` counts the images accepted at every threshold, and what is
+reported is read off these counts, so that nothing depends on the size or the spacing of the scores.
+The published tables disagree on what "FPR95" and "AUPR" mean; a :class:`Convention` names one such
+meaning.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from oodcli.errors import InvalidInputError, UnknownNameError
+
+Positive = Literal["id", "ood"]
+Rule = Literal["first_ge", "nearest", "rank"]
+PrecisionArea = Literal["average_precision", "trapezoid_from_one", "trapezoid_from_zero"]
+
+_METHOD = "unnamed method"
+_DATASET = "unnamed data set"
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How well scores tell one set of ID from one set of OOD images; all but sizes are fractions.
+
+    Parameters
+    ----------
+    fpr95
+        False-positive rate at a true-positive rate of 95 %; the convention says which class is
+        positive.
+    auroc
+        Area under the ROC curve: how often an ID score is above an OOD score, ties counting half.
+    aupr_in
+        Area under the precision-recall curve, ID positive.
+    aupr_out
+        Area under the precision-recall curve, OOD positive.
+    n_id
+        Number of ID images; both areas of precision depend on the two sizes.
+    n_ood
+        Number of OOD images.
+    """
+
+    fpr95: float
+    auroc: float
+    aupr_in: float
+    aupr_out: float
+    n_id: int
+    n_ood: int
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """One meaning of FPR95 and AUPR. AUROC means the same in all.
+
+    Parameters
+    ----------
+    name
+        How it is called on the command line and in tables.
+    description
+        One line for the header of a table.
+    positive
+        Positive class of FPR95: with ``"id"`` it is the share of OOD accepted when 95 % of ID is,
+        with ``"ood"`` the share of ID rejected when 95 % of OOD is.
+    rule
+        Which threshold stands for 95 %, see :func:`fpr_at_tpr`.
+    area
+        How AUPR is integrated: as a step sum (average precision), or by trapezoids from a precision
+        of one or of zero at recall zero.
+    """
+
+    name: str
+    description: str
+    positive: Positive
+    rule: Rule
+    area: PrecisionArea
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Images accepted as positive while the threshold falls through the distinct scores.
+
+    Point 0 accepts nothing, the last point everything; equal scores are accepted together.
+
+    Parameters
+    ----------
+    true_positives
+        Positive images accepted at every point, int64 ``(m + 1,)``, never falling.
+    false_positives
+        Negative images accepted at every point, int64 ``(m + 1,)``, never falling.
+    """
+
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        id_scores: ArrayLike,
+        ood_scores: ArrayLike,
+        *,
+        method: str = _METHOD,
+        dataset: str = _DATASET,
+    ) -> Self:
+        """Sort the scores of one pair once; ID is positive.
+
+        Parameters
+        ----------
+        id_scores
+            Scores of ID images, ``(n_id,)``, larger = more ID; of any integer or floating type.
+        ood_scores
+            Scores of OOD images, ``(n_ood,)``.
+        method
+            What made the scores, for messages.
+        dataset
+            Name of the OOD data set, for messages.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are no ID or no OOD scores, or if they are not finite numbers in one row.
+        """
+        id_array = _checked(id_scores, f"{method} on {dataset}", "ID")
+        ood_array = _checked(ood_scores, f"{method} on {dataset}", "OOD")
+        merged = np.concatenate([id_array, ood_array])
+        order = np.argsort(merged)[::-1]
+        falling = merged[order]
+        last_of_ties = np.append(falling[1:] != falling[:-1], np.True_)
+        accepted = np.flatnonzero(last_of_ties) + 1
+        accepted_id = np.cumsum(order < len(id_array), dtype=np.int64)[last_of_ties]
+        return cls(
+            np.concatenate([[0], accepted_id]), np.concatenate([[0], accepted - accepted_id])
+        )
+
+    @property
+    def n_positive(self) -> int:
+        """Number of positive images."""
+        return int(self.true_positives[-1])
+
+    @property
+    def n_negative(self) -> int:
+        """Number of negative images."""
+        return int(self.false_positives[-1])
+
+    def flipped(self) -> "Curve":
+        """Return the curve of the negated scores with the other class positive."""
+        return Curve(
+            self.n_negative - self.false_positives[::-1],
+            self.n_positive - self.true_positives[::-1],
+        )
+
+    def fpr_at(self, tpr: float, *, rule: Rule) -> float:
+        """Return the false-positive rate at a true-positive rate, see :func:`fpr_at_tpr`.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``tpr`` is not above 0 and at most 1.
+        UnknownNameError
+            If there is no such rule.
+        """
+        if not 0 < tpr <= 1:
+            raise InvalidInputError(
+                f"a true-positive rate of {tpr} cannot be reached; give one above 0 and at most 1"
+            )
+        if rule not in _RULES:
+            raise UnknownNameError.among("rule", rule, _RULES)
+        # The decimal as it was written: in floating point (1 - 0.95) * 10 is above one half.
+        point = _RULES[rule](self, Fraction(str(tpr)))
+        return float(self.false_positives[point] / self.n_negative)
+
+    def auroc(self) -> float:
+        """Return the area under the ROC curve, which is the pair count with ties half."""
+        # Integers: the sum is exact, whatever the order of the images.
+        twice = np.diff(self.false_positives) @ (self.true_positives[1:] + self.true_positives[:-1])
+        return float(twice / (2 * self.n_positive * self.n_negative))
+
+    def aupr(self, *, area: PrecisionArea) -> float:
+        """Return the area under the precision-recall curve, see :class:`Convention`."""
+        precision = self.true_positives[1:] / (self.true_positives[1:] + self.false_positives[1:])
+        if area == "average_precision":
+            height = precision
+        else:
+            at_zero_recall = 1.0 if area == "trapezoid_from_one" else 0.0
+            height = (precision + np.append(at_zero_recall, precision[:-1])) / 2
+        return float(np.sum(np.diff(self.true_positives) * height) / self.n_positive)
+
+    def detection(self, convention: Convention) -> Detection:
+        """Return all numbers of one pair from the curve that :meth:`of` made, ID positive."""
+        flipped = self.flipped()
+        side = self if convention.positive == "id" else flipped
+        return Detection(
+            fpr95=side.fpr_at(0.95, rule=convention.rule),
+            auroc=self.auroc(),
+            aupr_in=self.aupr(area=convention.area),
+            aupr_out=flipped.aupr(area=convention.area),
+            n_id=self.n_positive,
+            n_ood=self.n_negative,
+        )
+
+
+def evaluate(
+    id_scores: ArrayLike,
+    ood_scores: ArrayLike,
+    *,
+    convention: str | Convention = "neutral",
+    method: str = _METHOD,
+    dataset: str = _DATASET,
+) -> Detection:
+    """Measure how well scores tell ID from OOD images.
+
+    Several conventions of one pair cost one sort by way of :meth:`Curve.of` and
+    :meth:`Curve.detection`.
+
+    Parameters
+    ----------
+    id_scores
+        Scores of ID images, ``(n_id,)``, larger = more ID; of any integer or floating type.
+    ood_scores
+        Scores of OOD images, ``(n_ood,)``.
+    convention
+        A convention or its name in :data:`CONVENTIONS`.
+    method
+        What made the scores, for messages.
+    dataset
+        Name of the OOD data set, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no ID or no OOD scores, or if they are not finite numbers in one row.
+    UnknownNameError
+        If no convention has this name.
+    """
+    named = convention if isinstance(convention, Convention) else convention_named(convention)
+    return Curve.of(id_scores, ood_scores, method=method, dataset=dataset).detection(named)
+
+
+def fpr_at_tpr(
+    id_scores: ArrayLike,
+    ood_scores: ArrayLike,
+    *,
+    tpr: float = 0.95,
+    positive: Positive = "id",
+    rule: Rule = "first_ge",
+) -> float:
+    """Return the false-positive rate where the true-positive rate is ``tpr``.
+
+    Parameters
+    ----------
+    id_scores
+        Scores of ID images, ``(n_id,)``, larger = more ID.
+    ood_scores
+        Scores of OOD images, ``(n_ood,)``.
+    tpr
+        True-positive rate, above 0 and at most 1.
+    positive
+        The positive class. ``"ood"`` looks for OOD among the negated scores.
+    rule
+        Which threshold stands for ``tpr``. ``"first_ge"``: the highest one that reaches it.
+        ``"nearest"``: the one whose recall is nearest to it on either side. ``"rank"``: the
+        positive score at index ``round((1 - tpr) * n)`` in ascending order, and negatives count
+        only if strictly above it.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no ID or no OOD scores, if they are not finite numbers in one row, or if
+        ``tpr`` is out of range.
+    UnknownNameError
+        If there is no such rule or class.
+
+    Notes
+    -----
+    With ``"nearest"``, the larger of two equally near recalls is taken, and of all thresholds with
+    that recall the lowest, except that full recall means the highest threshold that reaches it.
+    With ``"rank"``, halves round to the even index, and the index is at most ``n - 1``.
+    """
+    if positive not in ("id", "ood"):
+        raise UnknownNameError.among("positive class", positive, ("id", "ood"))
+    curve = Curve.of(id_scores, ood_scores)
+    return (curve if positive == "id" else curve.flipped()).fpr_at(tpr, rule=rule)
+
+
+def convention_named(name: str) -> Convention:
+    """Return the convention of this name.
+
+    Raises
+    ------
+    UnknownNameError
+        If no convention has this name.
+    """
+    if name not in CONVENTIONS:
+        raise UnknownNameError.among("convention", name, CONVENTIONS)
+    return CONVENTIONS[name]
+
+
+def _checked(scores: ArrayLike, where: str, side: str) -> NDArray[Any]:
+    """Return scores as an array of their own type, after refusing what cannot be ranked."""
+    array = np.asarray(scores)
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise InvalidInputError(
+            f"{where}: the {side} scores are {array.dtype} of shape {array.shape}; "
+            f"give one real number for each image"
+        )
+    if not len(array):
+        raise InvalidInputError(f"{where}: there are no {side} scores; give at least one image")
+    finite = np.isfinite(array)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise InvalidInputError(
+            f"{where}: {np.sum(~finite)} of {len(array)} {side} scores are not finite, the first "
+            f"is {array[row]} in row {row}; check the checkpoint and the options of the method"
+        )
+    return array
+
+
+def _first_reaching(curve: Curve, tpr: Fraction) -> int:
+    """Return the first point with a recall of at least ``tpr``."""
+    return int(np.searchsorted(curve.true_positives, ceil(tpr * curve.n_positive)))
+
+
+def _nearest(curve: Curve, tpr: Fraction) -> int:
+    """Return the point that a walk down from full recall finds nearest to ``tpr`` first."""
+    wanted = tpr * curve.n_positive
+    reached = _first_reaching(curve, tpr)
+    above, below = (int(curve.true_positives[point]) for point in (reached, reached - 1))
+    recalled = below if wanted - below < above - wanted else above
+    if recalled == curve.n_positive:
+        # The walk begins where full recall is first reached, not at the last point.
+        return int(np.searchsorted(curve.true_positives, recalled))
+    return int(np.searchsorted(curve.true_positives, recalled, side="right")) - 1
+
+
+def _above_rank(curve: Curve, tpr: Fraction) -> int:
+    """Return the point that accepts what lies strictly above one ranked positive score."""
+    n = curve.n_positive
+    rank = min(round((1 - tpr) * n), n - 1)
+    # The score of ascending index r is the first threshold that accepts n - r positives.
+    return int(np.searchsorted(curve.true_positives, n - rank)) - 1
+
+
+_RULES: Mapping[str, Callable[[Curve, Fraction], int]] = MappingProxyType(
+    {"first_ge": _first_reaching, "nearest": _nearest, "rank": _above_rank}
+)
+
+_CONVENTIONS = (
+    Convention(
+        "featurenorm",
+        "ID positive; FPR95 at the recall nearest to 95 %; AUPR = average precision",
+        positive="id",
+        rule="nearest",
+        area="average_precision",
+    ),
+    Convention(
+        "knn",
+        "ID positive; FPR95 strictly above the 5 % rank of ID; AUPR = trapezoid from precision 0",
+        positive="id",
+        rule="rank",
+        area="trapezoid_from_zero",
+    ),
+    Convention(
+        "openood",
+        "OOD positive; FPR95 at the first TPR >= 95 %; AUPR = trapezoid from precision 1",
+        positive="ood",
+        rule="first_ge",
+        area="trapezoid_from_one",
+    ),
+    Convention(
+        "neutral",
+        "ID positive; FPR95 at the first TPR >= 95 %; AUPR = average precision",
+        positive="id",
+        rule="first_ge",
+        area="average_precision",
+    ),
+)
+
+CONVENTIONS: Mapping[str, Convention] = MappingProxyType({c.name: c for c in _CONVENTIONS})
+"""The conventions by name.
+
+Notes
+-----
+``featurenorm``: code of Yu et al., CVPR 2023, arXiv:2212.02295. It reports no AUPR with OOD
+positive; here it is average precision as well. It compares distances from a recall of 0.95 in
+floating point, where of two equally near recalls either may win by a rounding error; here the
+larger one wins.
+
+``knn``: code of Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022,
+arXiv:2204.06507, which the code of MODE shares. AUPR is called AUIN and AUOUT there.
+
+``openood``: Zhang et al., "OpenOOD v1.5", arXiv:2306.09301. Its ROC routine leaves out points that
+continue a straight line. That moves the first point with TPR >= 95 % only where neighbouring
+thresholds accept the same numbers of tied ID and OOD scores; here all points are kept. The scores
+published with SCALE give the same FPR95 either way.
+
+``neutral``: ours. FPR95 is the share of OOD scores at or above the ID score of ascending index
+``floor(0.05 n)``.
+"""

@@ -1,0 +1,292 @@
+"""Rows of results: one per run, method and data set, their averages over data sets and over seeds.
+
+All values are fractions; percent and rounding belong to whoever prints them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from oodcli.metrics import Detection
+
+REPORT_SCHEMA = 1
+METRICS = ("fpr95", "auroc", "aupr_in", "aupr_out")
+GROUPS = ("near", "far", "ood")
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """How well one method tells one OOD set, or the average of several, from the ID test set.
+
+    Parameters
+    ----------
+    run
+        Name of the run; of several runs, their names joined by ``", "``.
+    method
+        Canonical name of the method.
+    params
+        Every parameter of the method, with what fitting chose.
+    dataset
+        Name of the OOD set, or ``average``.
+    group
+        ``near``, ``far`` or ``ood``; for an average, the group it is over, or ``all``.
+    fpr95, auroc, aupr_in, aupr_out
+        Fractions, in the sense of ``convention``.
+    n_id, n_ood
+        Number of ID test images and of OOD images; for an average, of all its sets together.
+    id_accuracy
+        Accuracy of the plain classifier on the ID test images.
+    convention
+        Which definition of the metrics was used.
+    n_runs
+        Number of runs behind the row.
+    std
+        Population standard deviation over the runs, by metric; empty for one run.
+    """
+
+    run: str
+    method: str
+    params: Mapping[str, Any]
+    dataset: str
+    group: str
+    fpr95: float
+    auroc: float
+    aupr_in: float
+    aupr_out: float
+    n_id: int
+    n_ood: int
+    id_accuracy: float | None
+    convention: str
+    n_runs: int = 1
+    std: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        detection: Detection,
+        *,
+        run: str,
+        method: str,
+        params: Mapping[str, Any],
+        dataset: str,
+        group: str,
+        id_accuracy: float | None,
+        convention: str,
+    ) -> "ResultRow":
+        """Build the row of one pair of score sets."""
+        return cls(
+            run=run,
+            method=method,
+            params=params,
+            dataset=dataset,
+            group=group,
+            fpr95=detection.fpr95,
+            auroc=detection.auroc,
+            aupr_in=detection.aupr_in,
+            aupr_out=detection.aupr_out,
+            n_id=detection.n_id,
+            n_ood=detection.n_ood,
+            id_accuracy=id_accuracy,
+            convention=convention,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as it stands in the JSON of a report."""
+        content: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("std", "n_runs")
+        }
+        content["params"] = dict(self.params)
+        if self.n_runs > 1:
+            content["n_runs"] = self.n_runs
+            content["std"] = dict(self.std)
+        return content
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a report says of a run above its rows.
+
+    Parameters
+    ----------
+    name
+        Name of the run.
+    arch
+        Canonical architecture.
+    id_name
+        Name of the ID test set.
+    n_id
+        Number of ID test images.
+    id_accuracy
+        Accuracy on them.
+    seed
+        Seed of training, or None.
+    """
+
+    name: str
+    arch: str
+    id_name: str
+    n_id: int
+    id_accuracy: float | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows with what is needed to read them.
+
+    Parameters
+    ----------
+    convention
+        Name of the metric convention.
+    description
+        What that convention means, in one line.
+    benchmark
+        Name of the benchmark, or None.
+    runs
+        The runs behind the rows.
+    rows
+        The results.
+    notes
+        What else the reader must know, one sentence each.
+    """
+
+    convention: str
+    description: str
+    benchmark: str | None
+    runs: Sequence[RunSummary]
+    rows: Sequence[ResultRow]
+    notes: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            "schema": REPORT_SCHEMA,
+            "benchmark": self.benchmark,
+            "convention": self.convention,
+            "runs": [
+                {name: getattr(run, name) for name in run.__dataclass_fields__} for run in self.runs
+            ],
+            "notes": list(self.notes),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def with_averages(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Return the rows of one run with the unweighted mean over the data sets of every group.
+
+    Parameters
+    ----------
+    rows
+        One row per method and data set of one run.
+
+    Returns
+    -------
+    list
+        Ordered by group; within a group by data set, then by method; the averages of a group follow
+        its data sets, and those over all data sets come last.
+    """
+    methods = list(dict.fromkeys(row.method for row in rows))
+    ordered: list[ResultRow] = []
+    for group in GROUPS:
+        members = [row for row in rows if row.group == group]
+        for dataset in dict.fromkeys(row.dataset for row in members):
+            ordered += sorted(
+                (row for row in members if row.dataset == dataset),
+                key=lambda row: methods.index(row.method),
+            )
+        ordered += _averages(members, methods, group)
+    return ordered + _averages(rows, methods, "all")
+
+
+def _averages(rows: Sequence[ResultRow], methods: Sequence[str], group: str) -> list[ResultRow]:
+    averages = []
+    for method in methods:
+        own = [row for row in rows if row.method == method]
+        if own:
+            total = sum(row.n_ood for row in own)
+            averages.append(replace(_mean(own), dataset=AVERAGE, group=group, n_ood=total))
+    return averages
+
+
+def over_runs(reports: Sequence[Sequence[ResultRow]]) -> list[ResultRow]:
+    """Return the mean and population standard deviation over runs, row by row.
+
+    Parameters
+    ----------
+    reports
+        The rows of each run, averages included; only rows that every run has are kept.
+    """
+    names = ", ".join(rows[0].run for rows in reports)
+    tables = [{_key(row): row for row in rows} for rows in reports]
+    merged = []
+    for key in tables[0]:
+        if not all(key in table for table in tables):
+            continue
+        own = [table[key] for table in tables]
+        accuracies = [row.id_accuracy for row in own if row.id_accuracy is not None]
+        std = {name: _std(own, name) for name in METRICS}
+        if len(accuracies) == len(own):
+            std["id_accuracy"] = float(np.std(accuracies))
+        merged.append(
+            replace(
+                _mean(own),
+                run=names,
+                params=_varied(own),
+                id_accuracy=float(np.mean(accuracies)) if len(accuracies) == len(own) else None,
+                n_runs=len(own),
+                std=std,
+            )
+        )
+    return merged
+
+
+def _varied(rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Return parameters with a list of the values of all runs where they differ."""
+    params = {}
+    for name in rows[0].params:
+        values = [row.params.get(name) for row in rows]
+        params[name] = values[0] if all(value == values[0] for value in values) else values
+    return params
+
+
+def _key(row: ResultRow) -> tuple[str, str, str]:
+    return row.method, row.dataset, row.group
+
+
+def _mean(rows: Sequence[ResultRow]) -> ResultRow:
+    """Return the first row with every metric replaced by its mean over all rows."""
+    return replace(
+        rows[0],
+        fpr95=float(np.mean([row.fpr95 for row in rows])),
+        auroc=float(np.mean([row.auroc for row in rows])),
+        aupr_in=float(np.mean([row.aupr_in for row in rows])),
+        aupr_out=float(np.mean([row.aupr_out for row in rows])),
+    )
+
+
+def _std(rows: Sequence[ResultRow], name: str) -> float:
+    return float(np.std([getattr(row, name) for row in rows]))
+
+
+def best_of(
+    rows: Sequence[ResultRow], key: Callable[[ResultRow], object]
+) -> dict[tuple[object, str], float]:
+    """Return the best value of every metric among the rows of equal ``key``.
+
+    Returns
+    -------
+    dict
+        The value by ``(key, metric)``; the smallest FPR95, the largest of the others.
+    """
+    best: dict[tuple[object, str], float] = {}
+    for row in rows:
+        for name in METRICS:
+            value = getattr(row, name)
+            known = best.get((key(row), name), value)
+            best[key(row), name] = min(known, value) if name == "fpr95" else max(known, value)
+    return best

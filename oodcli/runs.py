@@ -1,0 +1,374 @@
+"""Runs: a trained or imported network with all that is needed to use it and to cite it.
+
+A run is a folder of the store. ``run.json`` is written last, so a run that has one is complete.
+``training.json`` stands in a run that is still being trained.
+"""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    MissingArtifactError,
+    UnknownNameError,
+)
+from oodcli.store import Store, read_json, remove_leftovers, size_of, write_json
+
+RUN_SCHEMA = 1
+RECORD = "run.json"
+TRAINING = "training.json"
+WEIGHTS = "weights.safetensors"
+HISTORY = "history.jsonl"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# All that the tool ever writes into the folder of a run; what else lies there is somebody's own.
+_OWN_FILES = (RECORD, TRAINING, WEIGHTS, HISTORY, "state.json", "state-*.safetensors", ".ood-tmp-*")
+_OWN_FOLDERS = ("normratio", "scores")
+
+
+def now() -> str:
+    """Return the present moment in UTC, ISO 8601, to the microsecond."""
+    return datetime.now(UTC).isoformat()
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What happens to an image before the network sees it.
+
+    Parameters
+    ----------
+    size
+        Height and width in pixels.
+    resize
+        How an image of another size gets there: ``exact`` (aspect ratio not kept).
+    mean, std
+        Normalisation of the three channels, for pixel values from 0 to 1.
+    """
+
+    size: tuple[int, int] = (32, 32)
+    resize: str = "exact"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The record of a finished run.
+
+    Parameters
+    ----------
+    origin
+        ``trained`` or ``imported``.
+    created
+        When it was finished, UTC.
+    arch
+        Canonical architecture, such as ``resnet18:width=16``.
+    data
+        How to open the data set again.
+    data_name
+        Name of the data set.
+    class_names
+        Classes in the order of the logits.
+    preprocess
+        What happens to an image before the network sees it.
+    blocks
+        Names of the blocks in forward order.
+    network
+        Digest of architecture and weights.
+    weights
+        Digest of the weights file.
+    recipe
+        How it was trained; empty for an imported network.
+    seed
+        Seed of training; None for an imported network.
+    parts
+        Number of images of each part of the data set.
+    val_fraction
+        Share of the training images held out for validation.
+    versions
+        Versions of the packages that made it.
+    command
+        The command line that made it.
+    training
+        Device, precision, seconds, final loss and accuracies.
+    """
+
+    origin: str
+    created: str
+    arch: str
+    data: str
+    data_name: str
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    blocks: tuple[str, ...]
+    network: str
+    weights: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    parts: Mapping[str, int] = field(default_factory=dict)
+    val_fraction: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it is written."""
+        return {"kind": "ood-run", "schema": RUN_SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: Path) -> Self:
+        """Read a record.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If it is not a record of this schema.
+        """
+        if content.get("schema") != RUN_SCHEMA:
+            raise CorruptArtifactError(
+                f"{where} has schema {content.get('schema')!r}, not {RUN_SCHEMA}; "
+                "it was written by another version of ood"
+            )
+        values = {k: v for k, v in content.items() if k not in ("kind", "schema")}
+        try:
+            pre = values.pop("preprocess")
+            return cls(
+                preprocess=Preprocess(
+                    size=(pre["size"][0], pre["size"][1]),
+                    resize=pre["resize"],
+                    mean=tuple(pre["mean"]),
+                    std=tuple(pre["std"]),
+                ),
+                class_names=tuple(values.pop("class_names")),
+                blocks=tuple(values.pop("blocks")),
+                **values,
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise CorruptArtifactError(f"{where} is damaged: {error}; remove the run") from None
+
+    def but_for_seed(self) -> tuple[object, ...]:
+        """Return what two runs share when they differ by their seed alone."""
+        return (self.origin, self.arch, self.data_name, self.preprocess, dict(self.recipe))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Parameters
+    ----------
+    path
+        Where it is; its last component is the name of the run.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @property
+    def weights(self) -> Path:
+        """File of the weights."""
+        return self.path / WEIGHTS
+
+    @property
+    def history(self) -> Path:
+        """File of the training history, one JSON object a line."""
+        return self.path / HISTORY
+
+    @property
+    def scores(self) -> Path:
+        """Folder of the scores."""
+        return self.path / "scores"
+
+    @property
+    def normratio(self) -> Path:
+        """Folder of the NormRatio results."""
+        return self.path / "normratio"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return (self.path / RECORD).is_file()
+
+    @property
+    def ours(self) -> bool:
+        """Whether the folder holds a run at all, finished or not."""
+        return self.finished or (self.path / TRAINING).is_file()
+
+    def read(self) -> Run:
+        """Read the record of a finished run.
+
+        Raises
+        ------
+        MissingArtifactError
+            If the run is not finished.
+        CorruptArtifactError
+            If the record is damaged.
+        """
+        path = self.path / RECORD
+        if not path.is_file():
+            raise MissingArtifactError(
+                f"run {self.name} is not finished; go on with: ood train --resume --run {self.name}"
+            )
+        return Run.from_json(read_json(path), path)
+
+    def write(self, run: Run) -> None:
+        """Write the record, which completes the run."""
+        write_json(self.path / RECORD, run.to_json())
+        (self.path / TRAINING).unlink(missing_ok=True)
+
+    def read_training(self) -> dict[str, Any]:
+        """Read what an unfinished run is being trained with."""
+        return read_json(self.path / TRAINING)
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if a run can have it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(
+            f"a run cannot be called {name!r}; use letters, digits, '.', '_' and '-', "
+            "a letter or digit first"
+        )
+    return name
+
+
+def run_folders(store: Store) -> list[RunFolder]:
+    """Return all runs of the store, finished or not, the oldest first."""
+    if not store.runs.is_dir():
+        return []
+    folders = [RunFolder(path) for path in store.runs.iterdir() if path.is_dir()]
+    return sorted((f for f in folders if f.ours), key=lambda f: (_made(f), f.name))
+
+
+def _made(folder: RunFolder) -> str:
+    name = RECORD if folder.finished else TRAINING
+    with contextlib.suppress(CorruptArtifactError, OSError):
+        return str(read_json(folder.path / name).get("created", ""))
+    return ""
+
+
+def find_run(store: Store, name: str | None) -> RunFolder:
+    """Return the run called ``name``, or the finished run created last.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such run.
+    MissingArtifactError
+        If there is no finished run at all.
+    """
+    folders = run_folders(store)
+    if name is not None:
+        for folder in folders:
+            if folder.name == name:
+                return folder
+        raise UnknownNameError.among("run", name, [f.name for f in folders])
+    finished = [folder for folder in folders if folder.finished]
+    if finished:
+        return finished[-1]
+    cure = "train one: ood train --data digits"
+    if folders:
+        cure = f"finish one: ood train --resume --run {folders[-1].name}"
+    raise MissingArtifactError(f"there is no finished run in {store.root}; {cure}")
+
+
+def new_name(store: Store, wanted: str | None, default: str) -> str:
+    """Return a name that no folder has yet.
+
+    Parameters
+    ----------
+    store
+        Where the run will be.
+    wanted
+        The name the user asked for.
+    default
+        The name to start from otherwise; a number is added where it is taken.
+
+    Raises
+    ------
+    InvalidInputError
+        If the wanted name is taken, or no run can have it.
+    """
+    if wanted is not None:
+        if _taken(store.runs / check_name(wanted)):
+            raise InvalidInputError(
+                f"there is a run {wanted} already; remove it (ood runs remove {wanted}) "
+                "or name another: --name RUN"
+            )
+        return wanted
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", default).strip("-.") or "run"
+    name, number = stem, 1
+    while _taken(store.runs / name):
+        number += 1
+        name = f"{stem}-{number}"
+    return check_name(name)
+
+
+def _taken(path: Path) -> bool:
+    """Return whether a name is in use; what an import left that was killed is not in the way."""
+    if not path.is_dir() or RunFolder(path).ours:
+        return path.exists()
+    own = {found for pattern in _OWN_FILES for found in path.glob(pattern)}
+    return any(entry not in own for entry in path.iterdir())
+
+
+def rename_run(store: Store, old: str, new: str) -> None:
+    """Give a run another name."""
+    folder = find_run(store, old)
+    with store.lock("runs"):
+        folder.path.rename(store.runs / new_name(store, new, new))
+
+
+def remove_run(store: Store, name: str) -> tuple[int, Sequence[Path]]:
+    """Remove a run, and the activations of its network if no other run has the same network.
+
+    Files that are not the tool's stay where they are.
+
+    Returns
+    -------
+    tuple
+        Bytes set free, and what was left alone.
+    """
+    folder = find_run(store, name)
+    network = _network(folder)
+    others = {_network(other) for other in run_folders(store) if other.path != folder.path}
+    freed = size_of(folder.path)
+    if network is not None and network not in others:
+        activations = store.activations / network
+        freed += size_of(activations)
+        shutil.rmtree(activations, ignore_errors=True)
+    # The record goes first: from then on nobody takes what is left for a run.
+    for pattern in _OWN_FILES:
+        for path in folder.path.glob(pattern):
+            path.unlink(missing_ok=True)
+    for sub in _OWN_FOLDERS:
+        shutil.rmtree(folder.path / sub, ignore_errors=True)
+    left = sorted(folder.path.iterdir())
+    if not left:
+        folder.path.rmdir()
+    freed -= size_of(folder.path) if left else 0
+    remove_leftovers(store.runs)
+    return freed, left
+
+
+def _network(folder: RunFolder) -> str | None:
+    if not folder.finished:
+        return None
+    with contextlib.suppress(CorruptArtifactError):
+        return folder.read().network
+    return None

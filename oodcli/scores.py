@@ -1,0 +1,215 @@
+"""Scores of a run, one per image, method and data set, kept until the run is removed.
+
+A *scoring* holds all scores that may stand in one table: same ID test images, same number of images
+of each set, same precision. Its folder has an index, ``scoring.json``, and one file of scores per
+method and data set.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.errors import CorruptArtifactError
+from oodcli.store import Store, digest_of_json, read_arrays, read_json, write_arrays, write_json
+
+SCORING_SCHEMA = 1
+LABELS = "@labels"
+PREDICTIONS = "@predictions"
+_INDEX = "scoring.json"
+
+Scores = NDArray[np.floating[Any]] | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """A data set that was scored.
+
+    Parameters
+    ----------
+    name
+        Name of the set.
+    group
+        ``id``, ``near``, ``far`` or ``ood``.
+    n
+        Number of images.
+    digest
+        Digest of their pixels.
+    skipped
+        Unreadable images that were left out.
+    benchmark
+        Name of the benchmark that named it, or None.
+    """
+
+    name: str
+    group: str
+    n: int
+    digest: str
+    skipped: int = 0
+    benchmark: str | None = None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores that may stand in one table.
+
+    Parameters
+    ----------
+    limit
+        Number of images taken of each set; None for all.
+    precision
+        ``float32`` or ``bfloat16``.
+    id_set
+        The ID test set.
+    id_accuracy
+        Accuracy of the plain classifier on it; None without labels.
+    sets
+        The OOD sets.
+    methods
+        Every parameter of each method, by canonical name.
+    files
+        Digest of the scores by ``method/dataset``.
+    updated
+        When scores were added last, UTC.
+    """
+
+    limit: int | None
+    precision: str
+    id_set: ScoredSet
+    id_accuracy: float | None
+    sets: tuple[ScoredSet, ...] = ()
+    methods: Mapping[str, Mapping[str, Any]] | None = None
+    files: Mapping[str, str] | None = None
+    updated: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells this scoring from others of the run."""
+        return digest_of_json([self.limit, self.precision, self.id_set.name, self.id_set.digest])[
+            :16
+        ]
+
+
+def read_scorings(folder: Path) -> list[Scoring]:
+    """Return all scorings below the folder of a run's scores, the newest first.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If an index is damaged.
+    """
+    if not folder.is_dir():
+        return []
+    paths = [path / _INDEX for path in sorted(folder.iterdir()) if (path / _INDEX).is_file()]
+    return sorted((_read(path) for path in paths), key=lambda s: s.updated, reverse=True)
+
+
+def _read(path: Path) -> Scoring:
+    content = read_json(path)
+    if content.pop("schema", None) != SCORING_SCHEMA:
+        raise CorruptArtifactError(f"{path} was written by another version of ood; score again")
+    try:
+        return Scoring(
+            id_set=ScoredSet(**content.pop("id_set")),
+            sets=tuple(ScoredSet(**entry) for entry in content.pop("sets")),
+            **content,
+        )
+    except (KeyError, TypeError) as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+
+
+def read_scores(folder: Path, scoring: Scoring, method: str, dataset: str) -> Scores | None:
+    """Return the scores of one method on one set, or None if it was not scored.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If the file is not what was written.
+    """
+    digest = (scoring.files or {}).get(f"{method}/{dataset}")
+    if digest is None:
+        return None
+    path = folder / scoring.key / _file_of(method, dataset)
+    try:
+        return read_arrays(path, digest=digest)["scores"]
+    except (FileNotFoundError, KeyError):
+        raise CorruptArtifactError(
+            f"the scores of {method} on {dataset} are gone; make them again: ood score"
+        ) from None
+
+
+def add_scores(
+    store: Store,
+    folder: Path,
+    scoring: Scoring,
+    scores: Mapping[tuple[str, str], Scores],
+) -> None:
+    """Add scores to a scoring, in place of those of the same method and set.
+
+    Parameters
+    ----------
+    store
+        Whose lock is held while the index changes.
+    folder
+        Folder of the run's scores.
+    scoring
+        The sets and methods at hand; those stored before are kept beside them.
+    scores
+        The scores by method and name of the set.
+    """
+    target = folder / scoring.key
+    digests = {
+        f"{method}/{dataset}": write_arrays(
+            target / _file_of(method, dataset), {"scores": np.asarray(values)}
+        )
+        for (method, dataset), values in scores.items()
+    }
+    with store.lock(f"the index of scores in {target}"):
+        index = target / _INDEX
+        merged = _merge(_read(index), scoring) if index.is_file() else scoring
+        merged = replace(
+            merged,
+            files={**(merged.files or {}), **digests},
+            updated=datetime.now(UTC).isoformat(),
+        )
+        write_json(index, {"schema": SCORING_SCHEMA, **asdict(merged)})
+
+
+def _merge(old: Scoring, new: Scoring) -> Scoring:
+    fresh = {entry.name: entry for entry in new.sets}
+    kept = [entry for entry in old.sets if entry.name not in fresh]
+    # A set of the same name with other images makes the old scores on it worthless.
+    stale = {
+        entry.name
+        for entry in old.sets
+        if entry.name in fresh and fresh[entry.name].digest != entry.digest
+    }
+    files = {
+        key: digest
+        for key, digest in (old.files or {}).items()
+        if key.rpartition("/")[2] not in stale
+    }
+    return replace(
+        new,
+        sets=(*kept, *new.sets),
+        methods={**(old.methods or {}), **(new.methods or {})},
+        files=files,
+    )
+
+
+def _file_of(method: str, dataset: str) -> str:
+    return f"{digest_of_json([method, dataset])[:16]}.safetensors"
+
+
+def check_distinct(names: Sequence[str]) -> str | None:
+    """Return the first name that stands twice, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

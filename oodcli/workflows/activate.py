@@ -1,0 +1,360 @@
+"""Activations of images: read from the store where they are, computed once where they are not."""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from oodcli.activations import Activations, ActivationSet, ActivationShard
+from oodcli.data.views import View
+from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.images import ImageSet, ImageShard, digest_of
+from oodcli.models import Network, load_run_network
+from oodcli.models.extraction import extract
+from oodcli.progress import Progress
+from oodcli.runs import Run, RunFolder
+from oodcli.store import (
+    Store,
+    digest_of_bytes,
+    digest_of_json,
+    free_bytes,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_json,
+)
+
+# Part of the key: raised whenever the same images and network give other activations.
+EXTRACTION_SCHEMA = 1
+_MANIFEST = "manifest.json"
+_SUFFIX = ".safetensors"
+_CORE = ("logits", "features", "block_norms", "predictions")
+
+
+@dataclass
+class Passes:
+    """How many images went through the network, and how many did not have to.
+
+    Parameters
+    ----------
+    computed
+        Images by name of their set.
+    cached
+        Images by name of their set.
+    seconds
+        Time in the network and around it.
+    """
+
+    computed: dict[str, int] = field(default_factory=dict)
+    cached: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def count(self, name: str, *, computed: int, cached: int) -> None:
+        """Add the images of one set."""
+        self.computed[name] = self.computed.get(name, 0) + computed
+        self.cached[name] = self.cached.get(name, 0) + cached
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What extraction of a set would have to do.
+
+    Parameters
+    ----------
+    total
+        Images in the set.
+    missing
+        Images that have to go through the network.
+    """
+
+    total: int
+    missing: int
+
+
+class Activator:
+    """Gives the activations of a run's network on any images.
+
+    Parameters
+    ----------
+    store
+        Where activations are kept.
+    folder, run
+        The run.
+    device
+        Where to compute what is missing.
+    amp
+        Whether to compute in bfloat16; such activations are kept apart.
+    batch_size
+        Images at a time; None for the default of the device.
+    progress
+        Told of every forward pass.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: RunFolder,
+        run: Run,
+        *,
+        device: torch.device,
+        amp: bool,
+        batch_size: int | None,
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._run = run
+        self._device = device
+        self._precision = "bfloat16" if amp else "float32"
+        self._batch_size = batch_size
+        self._progress = progress
+        self.passes = Passes()
+
+    @property
+    def precision(self) -> str:
+        """``float32`` or ``bfloat16``."""
+        return self._precision
+
+    @cached_property
+    def network(self) -> Network:
+        """The network of the run, loaded when first needed."""
+        return load_run_network(self._folder.weights, self._run.arch, len(self._run.class_names))
+
+    def activations(
+        self, images: ImageSet, *, view: View | None = None, normalise: bool = True
+    ) -> ActivationSet:
+        """Return the activations of images, computing the shards that are not stored.
+
+        Parameters
+        ----------
+        images
+            The images, at the size of the run.
+        view
+            What is done to each image first; plain by default.
+        normalise
+            Whether pixel values are normalised with the constants of the run.
+
+        Raises
+        ------
+        InvalidInputError
+            If the disk has no room for them, or the network gives values that are not finite.
+        """
+        variant = self._variant(view or View(), normalise=normalise)
+        wanted = variant.wanted(images)
+        if any(key not in variant.stored() for key, _ in wanted):
+            lock = f"activations of {images.name} ({variant.folder.name})"
+            with self._store.lock(lock, progress=self._progress):
+                self._compute(images, variant, wanted)
+        else:
+            self.passes.count(images.name, computed=0, cached=len(images))
+        return self._open(images, variant, wanted)
+
+    def plan(self, images: ImageSet, *, view: View | None = None, normalise: bool = True) -> Plan:
+        """Say what :meth:`activations` would compute, without computing it."""
+        variant = self._variant(view or View(), normalise=normalise)
+        stored = variant.stored()
+        missing = [len(shard) for key, shard in variant.wanted(images) if key not in stored]
+        return Plan(total=len(images), missing=sum(missing))
+
+    def bytes_per_image(self) -> int:
+        """Return the room that the activations of one image take on disk."""
+        head = self.network.head()
+        classes, width = head.weight.shape
+        return 4 * (classes + width + len(self.network.blocks)) + 8
+
+    def rate(self) -> float | None:
+        """Return images a second of the last pass of this network on this device, if known."""
+        path = self._variant(View(), normalise=True).folder / _MANIFEST
+        if not path.is_file():
+            return None
+        value = read_json(path).get("images_per_s", {}).get(str(self._device))
+        return float(value) if value else None
+
+    def timed_rate(self) -> float:
+        """Return images a second of a few batches of noise, the first of which does not count."""
+        noise = np.random.default_rng(0).integers(
+            0, 256, (64, 3, *self._run.preprocess.size), dtype=np.uint8
+        )
+        outputs = extract(
+            self.network,
+            itertools.repeat(noise, 3),
+            mean=self._run.preprocess.mean,
+            std=self._run.preprocess.std,
+            device=self._device,
+            precision=self._precision,
+            batch_size=self._batch_size,
+        )
+        times = [time.perf_counter() for _ in outputs]
+        return len(noise) * 2 / (times[2] - times[0])
+
+    def block_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Return channels, height and width of the map of every block, by name."""
+        return self.network.block_shapes(self._run.preprocess.size)
+
+    def _variant(self, view: View, *, normalise: bool) -> "_Variant":
+        pre = self._run.preprocess
+        key = {
+            "schema": EXTRACTION_SCHEMA,
+            "network": self._run.network,
+            "mean": list(pre.mean) if normalise else [0.0, 0.0, 0.0],
+            "std": list(pre.std) if normalise else [1.0, 1.0, 1.0],
+            "precision": self._precision,
+            "view": view.key(),
+        }
+        return _Variant(self._store.activations / self._run.network, key, view)
+
+    def _compute(
+        self,
+        images: ImageSet,
+        variant: "_Variant",
+        wanted: Sequence[tuple[str, ImageShard]],
+    ) -> None:
+        stored = variant.stored()  # again: another process may have been at it
+        missing = [(key, shard) for key, shard in wanted if key not in stored]
+        count = sum(len(shard) for _, shard in missing)
+        self.passes.count(images.name, computed=count, cached=len(images) - count)
+        if not missing:
+            return
+        self._check_room(count)
+        remove_leftovers(variant.folder)
+        started = time.perf_counter()
+        with self._progress.task(
+            f"forward pass: {images.name}", total=count, unit="images"
+        ) as task:
+            outputs = extract(
+                self.network,
+                (variant.view.apply(shard.load(), shard.indices) for _, shard in missing),
+                mean=variant.key["mean"],
+                std=variant.key["std"],
+                device=self._device,
+                precision=self._precision,
+                batch_size=self._batch_size,
+                advance=task.advance,
+            )
+            for (key, _), activations in zip(missing, outputs, strict=True):
+                variant.write(key, activations)
+        seconds = time.perf_counter() - started
+        self.passes.seconds += seconds
+        variant.write_manifest(str(self._device), count / seconds)
+
+    def _check_room(self, count: int) -> None:
+        needed = count * self.bytes_per_image()
+        free = free_bytes(self._store.root)
+        if needed > free:
+            raise InvalidInputError(
+                f"activations of {count} images need {needed / 1e6:.0f} MB, and the disk of "
+                f"{self._store.root} has {free / 1e6:.0f} MB free; make room, or use another "
+                "--store"
+            )
+
+    def _open(
+        self, images: ImageSet, variant: "_Variant", wanted: Sequence[tuple[str, ImageShard]]
+    ) -> ActivationSet:
+        def loader(key: str, shard: ImageShard) -> ActivationShard:
+            def load() -> Activations:
+                try:
+                    return variant.read(key, len(shard))
+                except (CorruptArtifactError, FileNotFoundError):
+                    self._progress.note(f"a stored shard of {images.name} is damaged: made again")
+                    variant.forget(key)
+                    with self._store.lock(f"activations of {images.name}", progress=self._progress):
+                        self._compute(images, variant, [(key, shard)])
+                    return variant.read(key, len(shard))
+
+            return ActivationShard(len(shard), load)
+
+        return ActivationSet([loader(key, shard) for key, shard in wanted])
+
+
+class _Variant:
+    """The folder of one network's activations under one way to present images to it.
+
+    A shard is called ``<key>.<digest>.safetensors``: the key says which pixels, the digest what was
+    written.
+    """
+
+    def __init__(self, parent: Path, key: Mapping[str, Any], view: View) -> None:
+        self.key = key
+        self.view = view
+        self.folder = parent / digest_of_json(key)[:16]
+
+    def stored(self) -> dict[str, Path]:
+        """Return the file of every shard that is there."""
+        if not self.folder.is_dir():
+            return {}
+        return {
+            path.name.split(".")[0]: path
+            for path in self.folder.iterdir()
+            if path.suffix == _SUFFIX and path.name.count(".") == 2
+        }
+
+    def wanted(self, images: ImageSet) -> list[tuple[str, ImageShard]]:
+        """Return every shard of images with its key."""
+        if self.view.kind != "plain":
+            return [
+                (digest_of_json([shard.digest, digest_of(shard.indices)]), shard)
+                for shard in images.shards
+            ]
+        return [(shard.digest, shard) for shard in images.shards]
+
+    def write(self, key: str, activations: Activations) -> None:
+        """Store one shard."""
+        arrays = {name: array.contiguous() for name, array in activations.arrays().items()}
+        content = safetensors.torch.save(arrays)
+        if not (self.folder / _MANIFEST).is_file():
+            self.write_manifest(None, 0.0)
+        with replacing(self.folder / f"{key}.{digest_of_bytes(content)}{_SUFFIX}") as stream:
+            stream.write(content)
+
+    def write_manifest(self, device: str | None, images_per_s: float) -> None:
+        """Store the key in clear, and how fast the last pass was."""
+        path = self.folder / _MANIFEST
+        rates: dict[str, float] = {}
+        if path.is_file():
+            rates = read_json(path).get("images_per_s", {})
+        if device is not None:
+            rates[device] = images_per_s
+        write_json(path, {"kind": "ood-activations", "key": dict(self.key), "images_per_s": rates})
+
+    def read(self, key: str, rows: int) -> Activations:
+        """Read one shard.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not there.
+        CorruptArtifactError
+            If it is not what was written.
+        """
+        path = self.stored().get(key)
+        if path is None:
+            raise FileNotFoundError(key)
+        content = path.read_bytes()
+        if digest_of_bytes(content) != path.name.split(".")[1]:
+            raise CorruptArtifactError(f"{path} is damaged; remove it")
+        try:
+            arrays = safetensors.torch.load(content)
+        except SafetensorError as error:
+            raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+        try:
+            logits, features, norms, predictions = (arrays.pop(name) for name in _CORE)
+        except KeyError as error:
+            raise CorruptArtifactError(f"{path} has no {error}; remove it") from None
+        activations = Activations(logits, features, norms, predictions, extra=arrays)
+        if len(activations) != rows:
+            raise CorruptArtifactError(f"{path} has {len(activations)} rows, not {rows}; remove it")
+        return activations
+
+    def forget(self, key: str) -> None:
+        """Remove one shard."""
+        path = self.stored().get(key)
+        if path is not None:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,215 @@
+"""NormRatio of every block of a run's network, and the block it selects."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from oodcli.data.views import View
+from oodcli.errors import InvalidInputError
+from oodcli.images import ImageSet, evenly_spaced
+from oodcli.normratio import NormRatio, norm_ratio
+from oodcli.progress import Progress, Silent
+from oodcli.runs import RunFolder, find_run
+from oodcli.store import Store, write_json
+from oodcli.workflows.activate import Activator
+from oodcli.workflows.devices import find_device
+from oodcli.workflows.run_data import RunData
+
+NORMRATIO_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """NormRatio of one block.
+
+    Parameters
+    ----------
+    index
+        Index of the block, from 0.
+    name
+        Its name in the network.
+    shape
+        Channels, height and width of its map.
+    ratio
+        NormRatio; None where no image is left.
+    stderr
+        Its standard error; None for fewer than two images.
+    excluded
+        Images left out, because the norm of their jigsaw puzzle is zero.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, int, int]
+    ratio: float | None
+    stderr: float | None
+    excluded: int
+
+
+@dataclass(frozen=True)
+class NormRatioResult:
+    """NormRatio of all blocks of a run.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    arch
+        Its architecture.
+    data
+        Name of the data set whose training images were used.
+    blocks
+        The blocks in forward order.
+    selected
+        Index of the block with the largest ratio.
+    clear
+        Whether its lead over the next is more than two standard errors.
+    n_images
+        Number of training images.
+    of_images
+        Number of training images there are.
+    normalised
+        Whether the images were normalised as in training; the released script does not.
+    """
+
+    run: str
+    arch: str
+    data: str
+    blocks: tuple[Block, ...]
+    selected: int
+    clear: bool
+    n_images: int
+    of_images: int
+    normalised: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {"schema": NORMRATIO_SCHEMA, **asdict(self)}
+
+
+def normratio(
+    store: Store,
+    *,
+    run: str | None = None,
+    max_images: int | None = None,
+    normalise: bool = True,
+    device: str = "auto",
+    amp: bool = False,
+    batch_size: int | None = None,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+) -> NormRatioResult:
+    """Compare training images with jigsaw puzzles of themselves, block by block; store the result.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    run
+        Name of the run; the one created last if None.
+    max_images
+        Use this many training images, spread evenly over all of them; all if None.
+    normalise
+        Whether to normalise the images with the constants of the run.
+    device, amp, batch_size
+        Where and how to compute.
+    skip_unreadable
+        Whether to leave out images that cannot be decoded.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    OodError
+        If the run, its data or the device cannot be used.
+    """
+    watch = progress or Silent()
+    if max_images is not None and max_images < 1:
+        raise InvalidInputError(f"--max-images must be at least 1, not {max_images}")
+    torch_device = find_device(device)
+    folder = find_run(store, run)
+    record = folder.read()
+    if run is None:
+        watch.note(f"run: {folder.name}")
+    data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=watch)
+    activator = Activator(
+        store,
+        folder,
+        record,
+        device=torch_device,
+        amp=amp,
+        batch_size=batch_size,
+        progress=watch,
+    )
+    images = data.train()
+    chosen = few(images, max_images)
+    plain = activator.activations(chosen, normalise=normalise)
+    puzzles = activator.activations(chosen, view=View("jigsaw"), normalise=normalise)
+    ratios = norm_ratio(plain.block_norms.numpy(), puzzles.block_norms.numpy())
+    result = described(
+        ratios,
+        folder=folder,
+        arch=record.arch,
+        data=record.data_name,
+        shapes=activator.block_shapes(),
+        of_images=len(images),
+        normalised=normalise,
+    )
+    keep(folder, result, precision=activator.precision)
+    return result
+
+
+def few(images: ImageSet, count: int | None) -> ImageSet:
+    """Return ``count`` images spread evenly over all of them, or all if there are no more."""
+    if count is None or count >= len(images):
+        return images
+    return images.take(evenly_spaced(len(images), count))
+
+
+def described(
+    ratios: NormRatio,
+    *,
+    folder: RunFolder,
+    arch: str,
+    data: str,
+    shapes: Mapping[str, tuple[int, int, int]],
+    of_images: int,
+    normalised: bool,
+) -> NormRatioResult:
+    """Put names and shapes to the numbers."""
+    blocks = tuple(
+        Block(
+            index=index,
+            name=name,
+            shape=shape,
+            ratio=_number(ratios.ratio[index]),
+            stderr=_number(ratios.stderr[index]),
+            excluded=int(ratios.excluded[index]),
+        )
+        for index, (name, shape) in enumerate(shapes.items())
+    )
+    return NormRatioResult(
+        run=folder.name,
+        arch=arch,
+        data=data,
+        blocks=blocks,
+        selected=ratios.selected,
+        clear=ratios.clear,
+        n_images=ratios.n_images,
+        of_images=of_images,
+        normalised=normalised,
+    )
+
+
+def keep(folder: RunFolder, result: NormRatioResult, *, precision: str) -> None:
+    """Store a result with the run, beside those of other images, normalisation or precision."""
+    images = "all" if result.n_images == result.of_images else str(result.n_images)
+    kind = "normalised" if result.normalised else "unnormalised"
+    name = f"{kind}-{images}" + ("" if precision == "float32" else f"-{precision}")
+    write_json(folder.normratio / f"{name}.json", result.to_json())
+
+
+def _number(value: float) -> float | None:
+    return None if not torch.isfinite(torch.tensor(float(value))) else float(value)

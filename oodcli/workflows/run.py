@@ -1,0 +1,109 @@
+"""The whole job: train, NormRatio, scores, report."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from oodcli.progress import Progress, Silent
+from oodcli.results import Report
+from oodcli.store import Store
+from oodcli.workflows.normratio import NormRatioResult, normratio
+from oodcli.workflows.report import report
+from oodcli.workflows.score import ScoreRequest, score
+from oodcli.workflows.train import TrainRequest, train
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the whole job found.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    normratio
+        The blocks, and the one that was selected.
+    report
+        The table.
+    seconds
+        Time of each step, by name.
+    """
+
+    run: str
+    normratio: NormRatioResult
+    report: Report
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            **self.report.to_json(),
+            "normratio": self.normratio.to_json(),
+            "seconds": self.seconds,
+        }
+
+
+def run_all(
+    store: Store,
+    request: TrainRequest,
+    *,
+    batch_size: int | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train a classifier, select its block, score its own benchmark and tabulate.
+
+    A run of the same request is not trained again, and goes on where it was cut off.
+
+    Parameters
+    ----------
+    store
+        Where everything is kept.
+    request
+        What to train.
+    batch_size
+        Images at a time when scoring.
+    command
+        The command line, kept with the run.
+    progress
+        Told of every step.
+
+    Raises
+    ------
+    OodError
+        If a step cannot be done.
+    """
+    watch = progress or Silent()
+    marks = [time.perf_counter()]
+    trained = train(store, request, resume=True, command=command, progress=watch)
+    marks.append(time.perf_counter())
+    ratios = normratio(
+        store,
+        run=trained.run,
+        device=request.device,
+        amp=request.amp,
+        batch_size=batch_size,
+        skip_unreadable=request.skip_unreadable,
+        progress=watch,
+    )
+    marks.append(time.perf_counter())
+    score(
+        store,
+        ScoreRequest(
+            run=trained.run,
+            device=request.device,
+            amp=request.amp,
+            batch_size=batch_size,
+            skip_unreadable=request.skip_unreadable,
+        ),
+        progress=watch,
+    )
+    marks.append(time.perf_counter())
+    table = report(store, runs=[trained.run])
+    marks.append(time.perf_counter())
+    steps = ("train", "normratio", "score", "report")
+    seconds = {
+        step: round(end - start, 3)
+        for step, start, end in zip(steps, marks[:-1], marks[1:], strict=True)
+    }
+    return RunResult(run=trained.run, normratio=ratios, report=table, seconds=seconds)

@@ -1,0 +1,100 @@
+"""The data of a run: opened again as they were when it was made, decoded at its size."""
+
+from dataclasses import dataclass
+
+from oodcli.data import open_dataset
+from oodcli.data.dataset import Dataset
+from oodcli.data.prepare import prepare
+from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
+from oodcli.images import ImageSet, Part
+from oodcli.progress import Progress
+from oodcli.runs import Run, RunFolder
+from oodcli.store import Store
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The ID data set of a run.
+
+    Parameters
+    ----------
+    store
+        Where decoded images are kept.
+    dataset
+        The data set.
+    run
+        The run.
+    skip_unreadable
+        Whether to leave out images that cannot be decoded.
+    progress
+        Told of decoding.
+    """
+
+    store: Store
+    dataset: Dataset
+    run: Run
+    skip_unreadable: bool
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        folder: RunFolder,
+        run: Run,
+        *,
+        skip_unreadable: bool,
+        progress: Progress,
+    ) -> "RunData":
+        """Open the data set of a run again.
+
+        Raises
+        ------
+        MissingArtifactError
+            If it is no longer where it was.
+        InvalidInputError
+            If it has other classes now.
+        """
+        try:
+            dataset = open_dataset(run.data, store, role="id", val_fraction=run.val_fraction)
+        except OodError as error:
+            raise MissingArtifactError(
+                f"the data of run {folder.name} cannot be opened: {error}"
+            ) from None
+        if tuple(dataset.class_names) != tuple(run.class_names):
+            raise InvalidInputError(
+                f"the data of run {folder.name} at {dataset.location} have other classes than the "
+                f"run ({len(dataset.class_names)} against {len(run.class_names)}, or other names); "
+                "put back the data it was trained on"
+            )
+        return cls(store, dataset, run, skip_unreadable, progress)
+
+    def images(self, part: str) -> ImageSet:
+        """Return the images of one part: train, val or test."""
+        return self.prepared(self.dataset.parts[part], name=f"{self.dataset.name} {part}")
+
+    def prepared(self, part: Part, *, name: str) -> ImageSet:
+        """Return the images of one part of any data set at the size of the run."""
+        return prepare(
+            part,
+            self.store,
+            name=name,
+            size=self.run.preprocess.size,
+            progress=self.progress,
+            skip_unreadable=self.skip_unreadable,
+        )
+
+    def train(self) -> ImageSet:
+        """Return the training images.
+
+        Raises
+        ------
+        InvalidInputError
+            If the data set has none.
+        """
+        if "train" not in self.dataset.parts:
+            raise InvalidInputError(
+                f"{self.dataset.name} has no training images, which NormRatio and methods that "
+                "learn need; name a data set with a train part, or a block: featurenorm:block=N"
+            )
+        return self.images("train")

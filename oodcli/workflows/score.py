@@ -1,0 +1,502 @@
+"""Scores of images by every method asked for, from one forward pass."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from oodcli.activations import ActivationSet, Reference
+from oodcli.data import open_dataset, places_of
+from oodcli.data.benchmarks import BENCHMARKS, own_benchmark
+from oodcli.data.dataset import Dataset
+from oodcli.data.views import View
+from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.images import ImageSet
+from oodcli.methods import Fitted, MethodSpec, parse_methods
+from oodcli.models import load_head
+from oodcli.normratio import norm_ratio
+from oodcli.progress import Progress, Silent
+from oodcli.results import Report
+from oodcli.runs import Run, RunFolder, find_run
+from oodcli.scores import (
+    LABELS,
+    PREDICTIONS,
+    ScoredSet,
+    Scores,
+    Scoring,
+    add_scores,
+    check_distinct,
+)
+from oodcli.store import Store, replacing
+from oodcli.workflows.activate import Activator
+from oodcli.workflows.devices import find_device
+from oodcli.workflows.normratio import NormRatioResult, described, few, keep
+from oodcli.workflows.report import report
+from oodcli.workflows.run_data import RunData
+
+SCORE_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The forward pass over one image set.
+
+    Parameters
+    ----------
+    dataset
+        Name of the set.
+    computed
+        Images that went through the network.
+    cached
+        Images whose activations were stored before.
+    """
+
+    dataset: str
+    computed: int
+    cached: int
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What one call of ``score`` did.
+
+    Parameters
+    ----------
+    report
+        The table of the methods and sets of this call.
+    passes
+        The forward passes.
+    seconds
+        Time spent in forward passes.
+    normratio
+        How the block was selected, if a method needed that.
+    """
+
+    report: Report
+    passes: tuple[Pass, ...]
+    seconds: float
+    normratio: NormRatioResult | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            **self.report.to_json(),
+            "schema": SCORE_SCHEMA,
+            "passes": [
+                {"dataset": p.dataset, "computed": p.computed, "cached": p.cached}
+                for p in self.passes
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class PlannedPass:
+    """What a dry run says of one image set.
+
+    Parameters
+    ----------
+    dataset
+        Name of the set.
+    images
+        Its images.
+    missing
+        Images that have to go through the network.
+    seconds
+        Expected time; None if the rate of the network is not known.
+    bytes
+        Room that the new activations will take.
+    """
+
+    dataset: str
+    images: int
+    missing: int
+    seconds: float | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dry run found.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    device
+        Where it would compute.
+    methods
+        Canonical names of the methods.
+    passes
+        The forward passes there would be.
+    images_per_s
+        Rate behind the expected times.
+    """
+
+    run: str
+    device: str
+    methods: tuple[str, ...]
+    passes: tuple[PlannedPass, ...]
+    images_per_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            "schema": SCORE_SCHEMA,
+            "run": self.run,
+            "device": self.device,
+            "methods": list(self.methods),
+            "images_per_s": self.images_per_s,
+            "passes": [
+                {name: getattr(p, name) for name in p.__dataclass_fields__} for p in self.passes
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An OOD set that was asked for."""
+
+    dataset: Dataset
+    group: str
+    benchmark: str | None
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What to score, and how.
+
+    Parameters
+    ----------
+    run
+        Name of the run; the one created last if None.
+    methods
+        Methods as written on the command line; every method that works from the cache if empty.
+    ood
+        OOD sets: names, folders, ``.npz`` files, or ``NAME=PATH``.
+    benchmark
+        Name of a benchmark.
+    limit
+        Take the first images of each set only.
+    device, amp, batch_size
+        Where and how to compute.
+    skip_unreadable
+        Whether to leave out images that cannot be decoded.
+    export
+        File that gets all scores of this call.
+    """
+
+    run: str | None = None
+    methods: Sequence[str] = ()
+    ood: Sequence[str] = ()
+    benchmark: str | None = None
+    limit: int | None = None
+    device: str = "auto"
+    amp: bool = False
+    batch_size: int | None = None
+    skip_unreadable: bool = False
+    export: Path | None = None
+
+
+@dataclass
+class _Session:
+    """Everything that scoring and its dry run share."""
+
+    store: Store
+    request: ScoreRequest
+    progress: Progress
+    folder: RunFolder = field(init=False)
+    record: Run = field(init=False)
+    data: RunData = field(init=False)
+    specs: list[MethodSpec] = field(init=False)
+    activator: Activator = field(init=False)
+    device: torch.device = field(init=False)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        if request.limit is not None and request.limit < 1:
+            raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
+        self.specs = parse_methods(request.methods)
+        self.device = find_device(request.device)
+        self.folder = find_run(self.store, request.run)
+        self.record = self.folder.read()
+        if request.run is None:
+            self.progress.note(f"run: {self.folder.name}")
+        self.data = RunData.of(
+            self.store,
+            self.folder,
+            self.record,
+            skip_unreadable=request.skip_unreadable,
+            progress=self.progress,
+        )
+        self.activator = Activator(
+            self.store,
+            self.folder,
+            self.record,
+            device=self.device,
+            amp=request.amp,
+            batch_size=request.batch_size,
+            progress=self.progress,
+        )
+
+    def entries(self) -> list[_Entry]:
+        """Open the OOD sets that were asked for."""
+        request, entries = self.request, []
+        if request.benchmark is not None:
+            if request.benchmark not in BENCHMARKS:
+                raise UnknownNameError.among("benchmark", request.benchmark, BENCHMARKS)
+            entries += self._benchmark_entries(request.benchmark)
+        elif not request.ood:
+            own = [name for name, b in BENCHMARKS.items() if b.id_set == self.record.data]
+            entries += self._benchmark_entries(own[0]) if own else self._own_entries()
+        entries += [
+            _Entry(open_dataset(text, self.store, role="ood"), "ood", None) for text in request.ood
+        ]
+        id_name = self.id_name
+        names = [entry.dataset.name for entry in entries]
+        twice = check_distinct([id_name, *names])
+        if twice is not None:
+            raise InvalidInputError(
+                f"two of the sets are called {twice!r}; name one otherwise: --ood NAME=PATH"
+            )
+        return entries
+
+    def _benchmark_entries(self, name: str) -> list[_Entry]:
+        return [
+            _Entry(open_dataset(dataset, self.store, role="ood"), group, name)
+            for group, datasets in BENCHMARKS[name].groups.items()
+            for dataset in datasets
+        ]
+
+    def _own_entries(self) -> list[_Entry]:
+        grey = _is_grey(self.id_images())
+        return [
+            _Entry(open_dataset(dataset, self.store, role="ood"), group, None)
+            for group, datasets in own_benchmark(grey=grey).groups.items()
+            for dataset in datasets
+        ]
+
+    @property
+    def id_name(self) -> str:
+        """Name of the ID test set."""
+        return self.data.dataset.name
+
+    def id_images(self) -> ImageSet:
+        """Return the ID test images."""
+        return self._cut(self.data.prepared(self.data.dataset.id_test, name=self.id_name))
+
+    def ood_images(self, entry: _Entry) -> ImageSet:
+        """Return the images of an OOD set."""
+        dataset = entry.dataset
+        return self._cut(self.data.prepared(dataset.ood_part, name=dataset.name))
+
+    def train_images(self) -> ImageSet:
+        """Return the training images; with a limit, that many spread over all classes."""
+        return few(self.data.train(), self.request.limit)
+
+    def _cut(self, images: ImageSet) -> ImageSet:
+        limit = self.request.limit
+        return images if limit is None else images.first(limit)
+
+    def needs_block(self) -> bool:
+        """Return whether a method leaves the choice of the block to NormRatio."""
+        return any(
+            "block" in part.method.parameters() and "block" not in part.given
+            for spec in self.specs
+            for part in spec.parts
+        )
+
+    def reference(self) -> Reference:
+        """Return what methods may learn from; each part is made when it is touched."""
+
+        def calibration() -> ActivationSet:
+            part, rows = self.data.dataset.calibration()
+            images = self.data.images(part)
+            return self.activator.activations(images.take(places_of(images, rows)))
+
+        train = self.data.dataset.parts.get("train")
+        labels = None if train is None else train.labels
+        return Reference(
+            head=load_head(self.folder.weights, self.record.arch),
+            load_train=lambda: self.activator.activations(self.train_images()),
+            load_jigsaw=lambda: self.activator.activations(self.train_images(), view=View("jigsaw")),
+            load_calibration=calibration,
+            labels=None if labels is None else torch.from_numpy(labels),
+            n_blocks=len(self.record.blocks),
+        )
+
+
+def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = None) -> Plan:
+    """Say what :func:`score` would do, without a forward pass over any data.
+
+    Images are decoded, so that what is stored already can be told; a network that has not run on
+    this device yet is timed on a few batches of noise.
+
+    Raises
+    ------
+    OodError
+        If the run, a data set or the device cannot be used.
+    """
+    session = _Session(store, request, progress or Silent())
+    entries = session.entries()
+    views: list[tuple[ImageSet, View]] = [(session.id_images(), View())]
+    views += [(session.ood_images(entry), View()) for entry in entries]
+    if session.needs_block():
+        train = session.train_images()
+        views += [(train, View()), (train, View("jigsaw"))]
+    activator = session.activator
+    rate = activator.rate() or activator.timed_rate()
+    each = activator.bytes_per_image()
+    passes = []
+    for images, view in views:
+        found = activator.plan(images, view=view)
+        passes.append(
+            PlannedPass(
+                dataset=images.name if view.kind == "plain" else f"{images.name} ({view.kind})",
+                images=found.total,
+                missing=found.missing,
+                seconds=found.missing / rate,
+                bytes=found.missing * each,
+            )
+        )
+    return Plan(
+        run=session.folder.name,
+        device=str(session.device),
+        methods=tuple(spec.canonical for spec in session.specs),
+        passes=tuple(passes),
+        images_per_s=rate,
+    )
+
+
+def score(store: Store, request: ScoreRequest, *, progress: Progress | None = None) -> ScoreResult:
+    """Score the ID test images and OOD sets with every method, and store one score per image.
+
+    The network sees each image once, and not at all where its activations are stored.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    request
+        What to score, and how.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    OodError
+        If the run, a data set, a method or the device cannot be used.
+    """
+    watch = progress or Silent()
+    session = _Session(store, request, watch)
+    entries = session.entries()
+    id_images = session.id_images()
+    ood_images = [session.ood_images(entry) for entry in entries]
+    if id_images.labels is None:
+        raise InvalidInputError(f"the test images of {session.id_name} have no labels")
+    reference = session.reference()
+    fitted = [spec.fit(reference) for spec in session.specs]
+    selection = _selection(session, reference) if session.needs_block() else None
+
+    id_activations = session.activator.activations(id_images)
+    labels = id_images.labels
+    predictions = id_activations.predictions.numpy()
+    scores: dict[tuple[str, str], Scores] = {
+        (LABELS, session.id_name): labels,
+        (PREDICTIONS, session.id_name): predictions,
+    }
+    for images in (id_images, *ood_images):
+        activations = (
+            id_activations if images is id_images else session.activator.activations(images)
+        )
+        for method, values in _scored(fitted, activations, session.device, images.name).items():
+            scores[method, images.name] = values
+
+    scoring = Scoring(
+        limit=request.limit,
+        precision=session.activator.precision,
+        id_set=_scored_set(id_images, "id", None),
+        id_accuracy=float(np.mean(predictions == labels)),
+        sets=tuple(
+            _scored_set(images, entry.group, entry.benchmark)
+            for entry, images in zip(entries, ood_images, strict=True)
+        ),
+        methods={each.canonical: dict(each.params) for each in fitted},
+    )
+    add_scores(store, session.folder.scores, scoring, scores)
+    if request.export is not None:
+        _export(request.export, scores)
+    passes = session.activator.passes
+    return ScoreResult(
+        report=report(
+            store,
+            runs=[session.folder.name],
+            limit=request.limit,
+            methods=[each.canonical for each in fitted],
+            datasets=[entry.dataset.name for entry in entries],
+        ),
+        passes=tuple(
+            Pass(name, passes.computed[name], passes.cached[name]) for name in passes.computed
+        ),
+        seconds=passes.seconds,
+        normratio=selection,
+    )
+
+
+def _selection(session: _Session, reference: Reference) -> NormRatioResult:
+    """Describe and store how NormRatio chose the block; all it needs has been computed by now."""
+    result = described(
+        norm_ratio(reference.train.block_norms.numpy(), reference.jigsaw.block_norms.numpy()),
+        folder=session.folder,
+        arch=session.record.arch,
+        data=session.record.data_name,
+        shapes=session.activator.block_shapes(),
+        of_images=len(session.data.train()),
+        normalised=True,
+    )
+    keep(session.folder, result, precision=session.activator.precision)
+    return result
+
+
+def _scored(
+    fitted: Sequence[Fitted], activations: ActivationSet, device: torch.device, dataset: str
+) -> Mapping[str, NDArray[np.floating[Any]]]:
+    parts: dict[str, list[NDArray[np.floating[Any]]]] = {each.canonical: [] for each in fitted}
+    with torch.inference_mode():
+        for chunk in activations.chunks(device):
+            for each in fitted:
+                parts[each.canonical].append(each.detector.score(chunk).cpu().numpy())
+    scores = {name: np.concatenate(values) for name, values in parts.items()}
+    for name, values in scores.items():
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            raise InvalidInputError(
+                f"{name} gives {bad} scores on {dataset} that are not finite; "
+                "check its parameters and the weights of the run"
+            )
+    return scores
+
+
+def _scored_set(images: ImageSet, group: str, benchmark: str | None) -> ScoredSet:
+    return ScoredSet(
+        name=images.name,
+        group=group,
+        n=len(images),
+        digest=images.digest,
+        skipped=len(images.skipped),
+        benchmark=benchmark,
+    )
+
+
+def _export(path: Path, scores: Mapping[tuple[str, str], Scores]) -> None:
+    """Write scores as arrays called ``method/dataset``."""
+    with replacing(path) as stream:
+        np.savez(stream, **{f"{m}/{d}": values for (m, d), values in scores.items()})  # type: ignore[arg-type]
+
+
+def _is_grey(images: ImageSet) -> bool:
+    pixels = images.shards[0].load()
+    return bool((pixels == pixels[:, :1]).all())

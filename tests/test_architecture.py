@@ -1,0 +1,104 @@
+"""Rules that hold for the whole project."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = (
+    "run", "train", "import", "normratio", "score", "report", "runs", "datasets", "runs list",
+    "runs show", "runs rename", "runs remove", "datasets list", "datasets download",
+    "datasets path",
+)  # fmt: skip
+SLOW = ("torch", "torchvision", "sklearn", "scipy")
+
+
+def loaded_by(*argv: str) -> set[str]:
+    """Run a command in a fresh interpreter and return the slow packages that it loaded."""
+    code = (
+        "import sys\n"
+        "from oodcli.cli.app import main\n"
+        "try:\n"
+        f"    main({list(argv)!r})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        f"print('LOADED', *[m for m in {SLOW!r} if m in sys.modules])\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    return set(out.stdout.rsplit("LOADED", 1)[1].split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_slow(command: str) -> None:
+    assert loaded_by(*command.split(), "--help") == set()
+
+
+def test_the_program_itself_loads_neither_rich_nor_workflows_for_its_help() -> None:
+    code = (
+        "import sys\n"
+        "from oodcli.cli.app import main\n"
+        "try:\n"
+        "    main(['--help'])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print('LOADED', *[m for m in sys.modules if m.startswith(('rich', 'numpy', 'oodcli.w'))])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert out.stdout.rsplit("LOADED", 1)[1].split() == []
+
+
+@pytest.mark.parametrize(
+    "command", ["runs list", "report", "datasets list", "datasets path cifar10"]
+)
+def test_commands_that_only_read_load_nothing_slow(command: str) -> None:
+    assert loaded_by(*command.split()) == set()
+
+
+def test_the_readme_names_every_command_and_method() -> None:
+    from oodcli.methods import METHODS
+
+    readme = (ROOT / "README.md").read_text()
+    for command in COMMANDS:
+        assert f"ood {command}" in readme, command
+    for name in METHODS:
+        assert f"`{name}`" in readme, name
+
+
+def test_the_readme_gives_a_reason_for_every_dependency() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [
+        *project["dependencies"],
+        *(d for e in project["optional-dependencies"].values() for d in e),
+    ]
+    readme = (ROOT / "README.md").read_text()
+    for dependency in listed:
+        name = re.split(r"[<>=!~\[; ]", dependency)[0]
+        assert f"| `{name}` |" in readme, name
+
+
+def test_the_readme_has_exactly_two_set_up_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert re.findall(r"^pip install .*$", readme, flags=re.MULTILINE) == [
+        "pip install . && ood run",
+        'pip install ".[test]" && python -m pytest',
+    ]
+
+
+def test_only_the_agreed_names_stand_at_the_top() -> None:
+    agreed = {"oodcli", "tests", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"}
+    tracked = subprocess.run(
+        ["git", "ls-files"], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    tops = {line.split("/")[0] for line in tracked.stdout.splitlines()}
+    assert {name for name in tops if not name.startswith(".")} <= agreed

@@ -1,0 +1,92 @@
+"""Methods as they are written on the command line."""
+
+import pytest
+
+from oodcli.errors import InvalidInputError, OodError, UnknownNameError
+from oodcli.methods import DEFAULT_METHODS, parse_method, parse_methods
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("energy:temperature=1", "energy"),
+        ("energy:temperature=2.0", "energy:temperature=2"),
+        ("energy:temperature=0.5", "energy:temperature=0.5"),
+        ("featurenorm:block=06", "featurenorm:block=6"),
+        ("norm:block=3+energy:temperature=1", "norm:block=3+energy"),
+        ("norm + msp", "norm+msp"),
+    ],
+)
+def test_the_canonical_name_leaves_defaults_out(written: str, canonical: str) -> None:
+    assert parse_method(written).canonical == canonical
+
+
+def test_all_and_nothing_stand_for_every_method() -> None:
+    names = [spec.canonical for spec in parse_methods([])]
+    assert names == list(DEFAULT_METHODS)
+    assert [spec.canonical for spec in parse_methods(["all"])] == names
+
+
+def test_a_method_asked_for_twice_is_scored_once() -> None:
+    specs = parse_methods(["energy", "energy:temperature=1", "msp"])
+    assert [spec.canonical for spec in specs] == ["energy", "msp"]
+
+
+@pytest.mark.parametrize(
+    ("written", "error", "message"),
+    [
+        ("enrgy", UnknownNameError, "no method 'enrgy'; did you mean 'energy'?"),
+        (
+            "energy:temprature=2",
+            UnknownNameError,
+            "no parameter of energy 'temprature'; did you mean 'temperature'?",
+        ),
+        (
+            "energy:temperature=hot",
+            InvalidInputError,
+            "energy:temperature must be a number, not 'hot'",
+        ),
+        (
+            "featurenorm:block=1.5",
+            InvalidInputError,
+            "featurenorm:block must be a whole number, not '1.5'",
+        ),
+        (
+            "maxlogit:k=3",
+            InvalidInputError,
+            "method 'maxlogit' has no parameters, so not 'k' either",
+        ),
+        ("energy:2", InvalidInputError, "'2' in method 'energy:2' is not KEY=VALUE"),
+        ("energy:", InvalidInputError, "'' in method 'energy:' is not KEY=VALUE"),
+        (
+            "energy:temperature=1,temperature=2",
+            InvalidInputError,
+            "parameter 'temperature' stands twice in method 'energy:temperature=1,temperature=2'",
+        ),
+        (
+            "msp+energy",
+            InvalidInputError,
+            "'msp' in 'msp+energy' makes no logits; before the + goes one of: norm",
+        ),
+        (
+            "norm+featurenorm",
+            InvalidInputError,
+            "'featurenorm' in 'norm+featurenorm' does not score logits; "
+            "after the + goes one of: msp, maxlogit, energy",
+        ),
+        (
+            "norm+msp+msp",
+            InvalidInputError,
+            "method 'norm+msp+msp' has 3 parts; write SHAPER+SCORER",
+        ),
+        (
+            "",
+            UnknownNameError,
+            "no method ''; there are: energy, featurenorm, maxlogit, msp, norm",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(written: str, error: type[OodError], message: str) -> None:
+    with pytest.raises(error) as raised:
+        parse_method(written)
+    assert str(raised.value) == message

@@ -1,0 +1,170 @@
+"""Runs in the store: found, named, renamed and removed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    MissingArtifactError,
+    UnknownNameError,
+)
+from oodcli.runs import (
+    TRAINING,
+    Preprocess,
+    Run,
+    RunFolder,
+    find_run,
+    new_name,
+    remove_run,
+    rename_run,
+    run_folders,
+)
+from oodcli.store import Store, write_json
+
+RUN = Run(
+    origin="trained",
+    created="2026-01-01T00:00:00+00:00",
+    arch="resnet18:width=16",
+    data="digits",
+    data_name="digits",
+    class_names=("0", "1"),
+    preprocess=Preprocess(),
+    blocks=("1.1", "1.2"),
+    network="a" * 32,
+    weights="b" * 32,
+    recipe={"epochs": 3},
+    seed=0,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return an empty store."""
+    return Store(tmp_path / "store")
+
+
+def add(store: Store, name: str, **changes: object) -> RunFolder:
+    """Put a run into the store."""
+    folder = RunFolder(store.runs / name)
+    folder.write(replace(RUN, **changes))  # type: ignore[arg-type]
+    folder.weights.write_bytes(b"weights")
+    return folder
+
+
+def test_a_record_comes_back_as_it_was(store: Store) -> None:
+    assert add(store, "one").read() == RUN
+
+
+def test_the_run_created_last_is_taken(store: Store) -> None:
+    add(store, "z", created="2026-01-01")
+    add(store, "a", created="2026-03-01")
+    add(store, "m", created="2026-02-01")
+    assert find_run(store, None).name == "a"
+    assert [f.name for f in run_folders(store)] == ["z", "m", "a"]
+
+
+def test_an_unfinished_run_is_never_taken_by_default(store: Store) -> None:
+    add(store, "done", created="2026-01-01")
+    write_json(store.runs / "later" / TRAINING, {"kind": "ood-run", "created": "2026-05-01"})
+    assert find_run(store, None).name == "done"
+    with pytest.raises(MissingArtifactError, match="ood train --resume --run later"):
+        find_run(store, "later").read()
+
+
+def test_no_run_at_all_says_how_to_make_one(store: Store) -> None:
+    with pytest.raises(MissingArtifactError, match="train one: ood train --data digits"):
+        find_run(store, None)
+    write_json(store.runs / "half" / TRAINING, {"created": "2026-05-01"})
+    with pytest.raises(MissingArtifactError, match="finish one: ood train --resume --run half"):
+        find_run(store, None)
+
+
+def test_a_misspelt_run_gets_a_suggestion(store: Store) -> None:
+    add(store, "digits-a")
+    with pytest.raises(UnknownNameError, match="did you mean 'digits-a'"):
+        find_run(store, "digit-a")
+
+
+def test_names_that_are_taken_get_a_number(store: Store) -> None:
+    assert new_name(store, None, "cifar10 resnet18:x=1") == "cifar10-resnet18-x-1"
+    add(store, "cifar10-resnet18-x-1")
+    assert new_name(store, None, "cifar10 resnet18:x=1") == "cifar10-resnet18-x-1-2"
+    with pytest.raises(InvalidInputError, match="there is a run cifar10-resnet18-x-1 already"):
+        new_name(store, "cifar10-resnet18-x-1", "")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "-x", "a b", "x" * 101])
+def test_names_that_are_no_folder_names_are_refused(store: Store, name: str) -> None:
+    with pytest.raises(InvalidInputError, match="a run cannot be called"):
+        new_name(store, name, "")
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone_and_its_name_is_taken(store: Store) -> None:
+    mine = store.runs / "mine"
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("x")
+    assert run_folders(store) == []
+    with pytest.raises(InvalidInputError, match="already"):
+        new_name(store, "mine", "")
+    with pytest.raises(UnknownNameError):
+        remove_run(store, "mine")
+    assert (mine / "thesis.txt").read_text() == "x"
+
+
+def test_what_a_killed_import_left_is_not_in_the_way(store: Store) -> None:
+    (store.runs / "half").mkdir(parents=True)
+    (store.runs / "half" / "weights.safetensors").write_bytes(b"x")
+    assert new_name(store, "half", "") == "half"
+
+
+def test_renaming_keeps_everything(store: Store) -> None:
+    add(store, "old")
+    rename_run(store, "old", "new")
+    assert find_run(store, "new").read() == RUN
+    with pytest.raises(UnknownNameError):
+        find_run(store, "old")
+
+
+def test_renaming_to_a_taken_name_changes_nothing(store: Store) -> None:
+    add(store, "a")
+    add(store, "b")
+    with pytest.raises(InvalidInputError):
+        rename_run(store, "a", "b")
+    assert [f.name for f in run_folders(store)] == ["a", "b"]
+
+
+def test_removing_frees_activations_of_a_network_nobody_else_has(store: Store) -> None:
+    for name in ("a", "b"):
+        add(store, name)
+    activations = store.activations / RUN.network
+    activations.mkdir(parents=True)
+    (activations / "x").write_bytes(b"12345")
+    remove_run(store, "a")
+    assert activations.exists()
+    freed, left = remove_run(store, "b")
+    assert not activations.exists()
+    assert not (store.runs / "b").exists()
+    assert freed > 5
+    assert left == []
+
+
+def test_removing_leaves_files_that_are_not_the_tools(store: Store) -> None:
+    folder = add(store, "a")
+    (folder.path / "notes.md").write_text("mine")
+    _, left = remove_run(store, "a")
+    assert left == [folder.path / "notes.md"]
+    assert (folder.path / "notes.md").read_text() == "mine"
+    assert run_folders(store) == []
+
+
+@pytest.mark.parametrize("change", [{"schema": 99}, {"arch": None, "drop": "network"}])
+def test_a_record_of_another_kind_is_told(store: Store, change: dict[str, object]) -> None:
+    folder = add(store, "a")
+    content = RUN.to_json() | {k: v for k, v in change.items() if k != "drop"}
+    content.pop(str(change.get("drop")), None)
+    write_json(folder.path / "run.json", content)
+    with pytest.raises(CorruptArtifactError):
+        folder.read()

@@ -1,0 +1,174 @@
+"""What is written is there whole or not at all, and nobody else's files are touched."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.store import (
+    Store,
+    digest_of_json,
+    free_bytes,
+    read_arrays,
+    read_json,
+    remove_leftovers,
+    replacing,
+    size_of,
+    write_arrays,
+    write_json,
+)
+
+
+def _write_half(path: Path, error: BaseException) -> None:
+    with replacing(path) as stream:
+        stream.write(b"half")
+        raise error
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError):
+        _write_half(path, RuntimeError())
+    assert read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _write_half(tmp_path / "new", KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
+def test_damaged_json_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(CorruptArtifactError, match="is damaged"):
+        read_json(path)
+
+
+def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1, 2])}
+    digest = write_arrays(tmp_path / "x.safetensors", arrays)
+    back = read_arrays(tmp_path / "x.safetensors", digest=digest)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+
+
+def test_one_changed_byte_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    digest = write_arrays(path, {"a": np.zeros(4)})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptArtifactError, match="digest"):
+        read_arrays(path, digest=digest)
+
+
+def test_a_cut_off_file_of_arrays_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_arrays(path, {"a": np.zeros(4)})
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CorruptArtifactError, match="is damaged"):
+        read_arrays(path)
+
+
+def test_equal_content_has_equal_digests_whatever_the_order_of_keys() -> None:
+    assert digest_of_json({"a": 1, "b": [2]}) == digest_of_json({"b": [2], "a": 1})
+    assert digest_of_json({"a": 1}) != digest_of_json({"a": 2})
+
+
+def test_the_store_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OOD_HOME", str(tmp_path / "named"))
+    assert Store.at().root == tmp_path / "named"
+    assert Store.at(tmp_path / "given").root == tmp_path / "given"
+    monkeypatch.delenv("OOD_HOME")
+    assert Store.at().root.name == "ood"
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InvalidInputError, match="is not a folder; name another: --store DIR"):
+        Store.at(tmp_path / "file")
+
+
+def test_opening_a_store_makes_nothing(tmp_path: Path) -> None:
+    Store.at(tmp_path / "store").usage()
+    assert not (tmp_path / "store").exists()
+
+
+def test_sizes_are_those_of_all_files_below(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"12345")
+    (tmp_path / "y").write_bytes(b"123")
+    assert size_of(tmp_path) == 8
+    assert size_of(tmp_path / "y") == 3
+    assert size_of(tmp_path / "none") == 0
+
+
+def test_free_room_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "a" / "b") > 0
+
+
+def test_only_old_leftovers_are_removed(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / n for n in (".ood-tmp-old", ".ood-tmp-new", "data"))
+    for path in (old, new, other):
+        path.write_text("x")
+    past = time.time() - 10_000
+    os.utime(old, (past, past))
+    remove_leftovers(tmp_path)
+    assert not old.exists()
+    assert new.exists()
+    assert other.exists()
+    remove_leftovers(tmp_path / "none")
+
+
+def _append(root: Path, letter: str) -> None:
+    store = Store(root)
+    for _ in range(20):
+        with store.lock("shared"):
+            text = (root / "log").read_text()
+            time.sleep(0.001)
+            (root / "log").write_text(text + letter)
+
+
+def test_a_lock_keeps_two_processes_apart(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("")
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_append, args=(tmp_path, letter)) for letter in "ab"]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join()
+    text = (tmp_path / "log").read_text()
+    assert sorted(text) == ["a"] * 20 + ["b"] * 20
+
+
+def test_waiting_for_a_lock_is_said_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    said: list[str] = []
+
+    class Listener:
+        def note(self, message: str, /) -> None:
+            said.append(message)
+            holder.release()
+
+        task = None
+
+    from filelock import FileLock
+
+    with store.lock("thing"):
+        path = next((tmp_path / "locks").iterdir())
+    holder = FileLock(path)
+    holder.acquire()
+    with store.lock("thing", progress=Listener()):
+        pass
+    assert said == ["waiting for another ood process that is making thing"]
