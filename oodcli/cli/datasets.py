@@ -18,7 +18,7 @@ NameArgument = Annotated[
 def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
     """List all data sets known by name, and whether they are here."""
     from oodcli.cli.render import Cell, Column, Table, deliver, human_bytes, render_table
-    from oodcli.data import BENCHMARKS, DATASETS, is_present
+    from oodcli.data import BENCHMARKS, DATASETS
     from oodcli.store import Store
 
     kept = Store.at(store)
@@ -30,7 +30,7 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
             "images": dict(known.counts),
             "download_bytes": known.download_bytes,
             "licence": known.licence,
-            "present": is_present(known, kept),
+            "present": known.is_present(kept),
             "benchmarks": [
                 name
                 for name, benchmark in BENCHMARKS.items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from math import cos, pi
 from types import MappingProxyType
 from typing import Any
 
@@ -109,8 +110,6 @@ class Recipe:
 
 
 def _cosine(progress: float) -> float:
-    from math import cos, pi
-
     warm_up = 0.1
     if progress < warm_up:
         return progress / warm_up
@@ -121,7 +120,7 @@ _FEATURENORM = "Yu et al., CVPR 2023"
 _DIGITS = Recipe(
     "digits",
     "this tool; small images on a processor in under a minute",
-    epochs=12,
+    epochs=10,
     batch_size=32,
     lr=0.1,
     nesterov=True,
@@ -136,6 +135,11 @@ _VGG11 = Recipe("featurenorm-vgg11", _FEATURENORM, epochs=100, lr=0.05)
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {recipe.name: recipe for recipe in (_RESNET18, _WRN, _VGG11, _DIGITS)}
 )
+
+
+def default_architecture(data_name: str) -> str:
+    """Return the network that is trained on a data set when none is named."""
+    return "resnet18:width=16" if data_name == "digits" else "resnet18"
 
 
 def recipe_for(arch: str, data_name: str) -> Recipe:

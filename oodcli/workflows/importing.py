@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodcli.data import open_dataset
 from oodcli.errors import InvalidInputError
 from oodcli.models import load_into, parse_architecture, read_state, save_weights
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Preprocess, Run, RunFolder, new_name, now
 from oodcli.store import Store, digest_of_bytes
 from oodcli.workflows.devices import versions
+from oodcli.workflows.run_data import find_dataset
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def import_checkpoint(
         raise InvalidInputError(f"--std must be positive, not {', '.join(f'{v:g}' for v in std)}")
     spec = parse_architecture(arch)
     network = load_into(spec, read_state(checkpoint))
-    dataset = open_dataset(data, store, role="id", val_fraction=val_fraction)
+    dataset = find_dataset(data, store, role="id", val_fraction=val_fraction, progress=watch)
     classes = len(dataset.class_names)
     if network.num_classes != classes:
         raise InvalidInputError(

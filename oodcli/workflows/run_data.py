@@ -1,8 +1,9 @@
 """The data of a run: opened again as they were when it was made, decoded at its size."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from oodcli.data import open_dataset
+from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.dataset import Dataset
 from oodcli.data.prepare import prepare
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
@@ -10,6 +11,37 @@ from oodcli.images import ImageSet, Part
 from oodcli.progress import Progress
 from oodcli.runs import Run, RunFolder
 from oodcli.store import Store
+
+
+def find_dataset(
+    spec: str, store: Store, *, role: Literal["id", "ood"], val_fraction: float, progress: Progress
+) -> Dataset:
+    """Open a data set, after downloading it where it is a known one that is not in the store.
+
+    Parameters
+    ----------
+    spec
+        A name, a folder, an ``.npz`` file, or ``NAME=PATH``.
+    store
+        Holds what was downloaded.
+    role
+        ``id`` for images with classes, ``ood`` for images to be told from them.
+    val_fraction
+        Share of the training images to hold out as validation images where there are none.
+    progress
+        Told of the download.
+
+    Raises
+    ------
+    OodError
+        If there is no such data set, it cannot be had, or it cannot be used.
+    """
+    known = DATASETS.get(spec)
+    if known is not None and not known.is_present(store):
+        size = known.download_bytes / 1e6
+        progress.note(f"{spec} is not in the store: downloading {size:.0f} MB to {store.datasets}")
+        download(spec, store, progress=progress)
+    return open_dataset(spec, store, role=role, val_fraction=val_fraction)
 
 
 @dataclass(frozen=True)
@@ -56,7 +88,9 @@ class RunData:
             If it has other classes now.
         """
         try:
-            dataset = open_dataset(run.data, store, role="id", val_fraction=run.val_fraction)
+            dataset = find_dataset(
+                run.data, store, role="id", val_fraction=run.val_fraction, progress=progress
+            )
         except OodError as error:
             raise MissingArtifactError(
                 f"the data of run {folder.name} cannot be opened: {error}"

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from oodcli.activations import ActivationSet, Reference
-from oodcli.data import open_dataset, places_of
+from oodcli.data import places_of
 from oodcli.data.benchmarks import BENCHMARKS, own_benchmark
 from oodcli.data.dataset import Dataset
 from oodcli.data.views import View
@@ -36,7 +36,7 @@ from oodcli.workflows.activate import Activator
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, few, keep
 from oodcli.workflows.report import report
-from oodcli.workflows.run_data import RunData
+from oodcli.workflows.run_data import RunData, find_dataset
 
 SCORE_SCHEMA = 1
 
@@ -252,9 +252,7 @@ class _Session:
         elif not request.ood:
             own = [name for name, b in BENCHMARKS.items() if b.id_set == self.record.data]
             entries += self._benchmark_entries(own[0]) if own else self._own_entries()
-        entries += [
-            _Entry(open_dataset(text, self.store, role="ood"), "ood", None) for text in request.ood
-        ]
+        entries += [_Entry(self.opened(text), "ood", None) for text in request.ood]
         id_name = self.id_name
         names = [entry.dataset.name for entry in entries]
         twice = check_distinct([id_name, *names])
@@ -264,9 +262,13 @@ class _Session:
             )
         return entries
 
+    def opened(self, spec: str) -> Dataset:
+        """Open an OOD set."""
+        return find_dataset(spec, self.store, role="ood", val_fraction=0.0, progress=self.progress)
+
     def _benchmark_entries(self, name: str) -> list[_Entry]:
         return [
-            _Entry(open_dataset(dataset, self.store, role="ood"), group, name)
+            _Entry(self.opened(dataset), group, name)
             for group, datasets in BENCHMARKS[name].groups.items()
             for dataset in datasets
         ]
@@ -274,7 +276,7 @@ class _Session:
     def _own_entries(self) -> list[_Entry]:
         grey = _is_grey(self.id_images())
         return [
-            _Entry(open_dataset(dataset, self.store, role="ood"), group, None)
+            _Entry(self.opened(dataset), group, None)
             for group, datasets in own_benchmark(grey=grey).groups.items()
             for dataset in datasets
         ]
@@ -322,7 +324,9 @@ class _Session:
         return Reference(
             head=load_head(self.folder.weights, self.record.arch),
             load_train=lambda: self.activator.activations(self.train_images()),
-            load_jigsaw=lambda: self.activator.activations(self.train_images(), view=View("jigsaw")),
+            load_jigsaw=lambda: self.activator.activations(
+                self.train_images(), view=View("jigsaw")
+            ),
             load_calibration=calibration,
             labels=None if labels is None else torch.from_numpy(labels),
             n_blocks=len(self.record.blocks),

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodcli.data import open_dataset
 from oodcli.data.dataset import Dataset
 from oodcli.data.prepare import prepare
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import ImageSet
 from oodcli.models import (
     Network,
-    default_architecture,
     network_of,
     parse_architecture,
     save_weights,
@@ -42,8 +40,9 @@ from oodcli.store import (
     write_json,
 )
 from oodcli.training.loop import LabelledPixels, Trainer
-from oodcli.training.recipes import Recipe, recipe_for
+from oodcli.training.recipes import Recipe, default_architecture, recipe_for
 from oodcli.workflows.devices import find_device, versions
+from oodcli.workflows.run_data import find_dataset
 
 TRAINING_SCHEMA = 1
 _STATE = "state.json"
@@ -194,8 +193,12 @@ def train(
     """
     watch = progress or Silent()
     device = find_device(request.device)
-    dataset = open_dataset(
-        request.data, store, role="id", val_fraction=_fraction(request.val_fraction)
+    dataset = find_dataset(
+        request.data,
+        store,
+        role="id",
+        val_fraction=_fraction(request.val_fraction),
+        progress=watch,
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
@@ -277,7 +280,9 @@ def _carry_on(
         watch.note(f"run {folder.name} is finished already")
         return TrainResult(folder.name, folder.read(), 0)
     job = _Job.from_json(folder.read_training(), folder.name)
-    opened = dataset or open_dataset(job.data, store, role="id", val_fraction=job.val_fraction)
+    opened = dataset or find_dataset(
+        job.data, store, role="id", val_fraction=job.val_fraction, progress=watch
+    )
     return _train(store, folder, job, opened, device=device, watch=watch)
 
 

@@ -1,0 +1,333 @@
+"""Images in NumPy arrays: in memory, or inside an .npz file that is read a few rows at a time."""
+
+import contextlib
+import hashlib
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.dataset import Dataset
+from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
+from oodcli.images import Part, digest_of
+
+MOST_CLASSES = 65_536
+MOST_PIXELS = 2**28
+
+_BLOCK_BYTES = 1 << 22
+_WANTED = "wanted are images and labels, or train_images, train_labels, test_images and test_labels"
+
+
+def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image ``(h, w)``, ``(h, w, 1)`` or ``(h, w, 3)`` with three channels."""
+    if image.ndim == 2:
+        image = image[:, :, None]
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image  # (h, w, 3)
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images in memory.
+
+    Parameters
+    ----------
+    images
+        Pixels, ``(n, h, w)`` or ``(n, h, w, 3)``.
+    """
+
+    images: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the pixels."""
+        return digest_of(self.images)
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        for image in self.images[start:stop]:
+            yield as_rgb(image)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What an array in an .npz file says of itself."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@contextlib.contextmanager
+def _damage_is_told(path: Path, name: str) -> Iterator[None]:
+    """Turn what zipfile and NumPy raise on a damaged member into one line."""
+    try:
+        yield
+    except OodError:
+        raise
+    except Exception as error:  # noqa: BLE001 - malformed headers make NumPy raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidInputError(
+            f"{path}: array {name!r} cannot be read: {reason}; write the file again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _open_array(path: Path, name: str) -> Iterator[tuple[_Header, IO[bytes]]]:
+    """Open one array of an .npz file at its first value."""
+    with _damage_is_told(path, name), zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as stream:
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                header = _Header(*np.lib.format.read_array_header_1_0(stream))
+            elif version == (2, 0):
+                header = _Header(*np.lib.format.read_array_header_2_0(stream))
+            else:
+                raise ValueError(f"its format version is {version[0]}.{version[1]}")
+            if header.dtype.hasobject:
+                raise ValueError("it holds Python objects")
+            values = info.file_size - stream.tell()
+            if values != header.size_bytes:
+                raise ValueError(
+                    f"shape {header.shape} of {header.dtype} does not fit {values} bytes"
+                )
+            yield header, stream
+
+
+def _header(path: Path, name: str) -> _Header:
+    with _open_array(path, name) as (header, _):
+        return header
+
+
+def _whole(path: Path, name: str) -> NDArray[Any]:
+    """Read one array at once; its header has been checked before."""
+    with _open_array(path, name) as (header, stream):
+        flat = np.frombuffer(_exactly(stream, header.size_bytes), dtype=header.dtype)
+        return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    content = stream.read(size)
+    if len(content) != size:
+        raise ValueError(f"it ends {size - len(content)} bytes early")
+    return content
+
+
+@dataclass(frozen=True)
+class NpzSource:
+    """Images in one array of an .npz file, read in order in bounded memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+    array
+        Name of the array, uint8 ``(n, h, w)``, ``(n, h, w, 1)`` or ``(n, h, w, 3)``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the array is missing or damaged, or not such images.
+
+    Notes
+    -----
+    An array in Fortran order has its images interleaved and is read at once.
+    """
+
+    path: Path
+    array: str
+
+    def __post_init__(self) -> None:
+        shape, dtype = self._header.shape, self._header.dtype
+        where = f"{self.path}: array {self.array!r}"
+        if dtype != np.uint8:
+            raise InvalidInputError(
+                f"{where} is {dtype}, not uint8; store pixel values from 0 to 255 as uint8"
+            )
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+            raise InvalidInputError(
+                f"{where} has shape {shape}; images are (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
+            )
+        if min(shape) < 1:
+            raise InvalidInputError(f"{where} has shape {shape}: there is no image in it")
+        if shape[1] * shape[2] > MOST_PIXELS:
+            raise InvalidInputError(
+                f"{where} has shape {shape}; an image may have {MOST_PIXELS} pixels at most"
+            )
+
+    @cached_property
+    def _header(self) -> _Header:
+        return _header(self.path, self.array)
+
+    def __len__(self) -> int:
+        return self._header.shape[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the path, size and time of the file and of the name of the array."""
+        status = self.path.stat()
+        text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}\0{self.array}"
+        return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+
+        Raises
+        ------
+        InvalidInputError
+            If the array is damaged.
+        """
+        if self._header.is_fortran:
+            yield from map(as_rgb, _whole(self.path, self.array)[start:stop])
+            return
+        row_shape = self._header.shape[1:]
+        row_bytes = math.prod(row_shape)
+        with _open_array(self.path, self.array) as (_, stream):
+            # Rows before the first are read too, not sought past: only then is their checksum seen.
+            for rows in _blocks(start, row_bytes):
+                _exactly(stream, rows * row_bytes)
+            for rows in _blocks(stop - start, row_bytes):
+                block = np.frombuffer(_exactly(stream, rows * row_bytes), dtype=np.uint8)
+                yield from map(as_rgb, block.reshape(rows, *row_shape))
+
+
+def _blocks(rows: int, row_bytes: int) -> Iterator[int]:
+    """Divide rows into blocks of bounded size; yield the number of rows in each."""
+    largest = max(1, _BLOCK_BYTES // row_bytes)
+    while rows > 0:
+        yield min(rows, largest)
+        rows -= largest
+
+
+def open_npz(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) -> Dataset:
+    """Open an .npz file as a data set; no pixel is read yet.
+
+    Parameters
+    ----------
+    path
+        A file with ``images`` and, if there are classes, ``labels``; or with ``train_images``,
+        ``train_labels``, ``test_images`` and ``test_labels``, and the same for ``val``; and
+        with ``class_names`` if the classes have any. Other arrays do not matter.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    role
+        ``ood`` takes the test images alone, without labels.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is no .npz file, or an array in it is missing, damaged or unfit.
+    """
+    arrays = _array_names(path)
+    found = [part for part in ("train", "val", "test") if f"{part}_images" in arrays]
+    if not found and "images" not in arrays:
+        raise InvalidInputError(
+            f"{path} has no array 'images'; it has {_listed(arrays)}; {_WANTED}"
+        )
+    if role == "ood":
+        array = f"{_preferred(found)}_images" if found else "images"
+        return Dataset(name, {"test": Part(NpzSource(path, array))}, (), str(path), spec)
+    if found == ["val"]:
+        raise InvalidInputError(f"{path} has val_images but neither train nor test; {_WANTED}")
+    if found:
+        for part in found:
+            if f"{part}_labels" not in arrays:
+                raise InvalidInputError(
+                    f"{path} has {part}_images but no array '{part}_labels'; {_WANTED}"
+                )
+        parts = {part: _labelled(path, f"{part}_images", f"{part}_labels") for part in found}
+    elif "labels" in arrays:
+        parts = {"test": _labelled(path, "images", "labels")}
+    else:
+        parts = {"test": Part(NpzSource(path, "images"))}
+    names = _class_names(path) if "class_names" in arrays else _numbered(parts)
+    for part, content in parts.items():
+        if content.labels is not None and content.labels.max() >= len(names):
+            raise InvalidInputError(
+                f"{path}: array '{part + '_' if found else ''}labels' has label "
+                f"{content.labels.max()}, but there are {len(names)} classes, counted from 0"
+            )
+    return Dataset(name, parts, names, str(path), spec)
+
+
+def _preferred(found: list[str]) -> str:
+    return next(part for part in ("test", "val", "train") if part in found)
+
+
+def _array_names(path: Path) -> set[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise InvalidInputError(f"{path} is not an .npz file: {error}") from None
+    return {member.removesuffix(".npy") for member in members if member.endswith(".npy")}
+
+
+def _listed(arrays: set[str]) -> str:
+    return ", ".join(sorted(arrays)) or "no array at all"
+
+
+def _labelled(path: Path, images: str, labels: str) -> Part:
+    source = NpzSource(path, images)
+    header = _header(path, labels)
+    where = f"{path}: array {labels!r}"
+    if header.dtype.kind not in "iu":
+        raise InvalidInputError(f"{where} is {header.dtype}; labels are whole numbers from 0")
+    if header.shape != (len(source),):
+        raise InvalidInputError(
+            f"{where} has shape {header.shape}; {len(source)} images need shape ({len(source)},)"
+        )
+    values = _whole(path, labels)
+    if values.min() < 0:
+        raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
+    if values.max() >= MOST_CLASSES:
+        raise InvalidInputError(
+            f"{where} has label {values.max()}; number the classes from 0, {MOST_CLASSES} at most"
+        )
+    return Part(source, values.astype(np.int64))
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    header = _header(path, "class_names")
+    if header.dtype.kind not in "US" or len(header.shape) != 1 or header.shape[0] < 1:
+        raise InvalidInputError(
+            f"{path}: array 'class_names' is {header.dtype} of shape {header.shape}; "
+            "it lists one text a class"
+        )
+    values = _whole(path, "class_names")
+    if header.dtype.kind == "S":
+        return tuple(value.decode("utf-8", "replace") for value in values.tolist())
+    return tuple(values.tolist())
+
+
+def _numbered(parts: dict[str, Part]) -> tuple[str, ...]:
+    """Name the classes by number, as many as the train part has, else the part there is."""
+    labels = (parts["train"] if "train" in parts else next(iter(parts.values()))).labels
+    return () if labels is None else tuple(str(k) for k in range(int(labels.max()) + 1))

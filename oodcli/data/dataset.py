@@ -1,0 +1,232 @@
+"""What an opened data set is, and how its images are divided."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.readers import FileSource
+from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.images import ImageSource, Part, digest_of
+from oodcli.store import digest_of_json
+
+CALIBRATION_ROWS = 5000
+CALIBRATION_SEED = 0
+HOLD_OUT_SEED = 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that was found and understood, before its images are decoded.
+
+    Parameters
+    ----------
+    name
+        How it is called in messages and tables.
+    parts
+        Its parts, among ``train``, ``val`` and ``test``; a plain OOD set has only ``test``.
+    class_names
+        Name of every class, in the order of the labels; empty for images without classes.
+    location
+        Where it lies, for people to read.
+    spec
+        What to give `open_dataset` to open it again, from any folder.
+    """
+
+    name: str
+    parts: Mapping[str, Part]
+    class_names: tuple[str, ...]
+    location: str
+    spec: str
+
+    @property
+    def test_name(self) -> str:
+        """Name of the part that is tested on: ``test``, else ``val``.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is neither.
+        """
+        for name in ("test", "val"):
+            if name in self.parts:
+                return name
+        raise InvalidInputError(f"data set {self.name!r} has no test part; add one to be scored")
+
+    @property
+    def id_test(self) -> Part:
+        """In-distribution images to score: the test part, else the val part."""
+        return self.parts[self.test_name]
+
+    @property
+    def ood_part(self) -> Part:
+        """Images to score when the set is out of distribution: the test part, else the only one."""
+        if len(self.parts) == 1:
+            return next(iter(self.parts.values()))
+        return self.id_test
+
+    def calibration(self, max_rows: int = CALIBRATION_ROWS) -> tuple[str, NDArray[np.int64]]:
+        """Choose the images that methods may be calibrated on.
+
+        Parameters
+        ----------
+        max_rows
+            The most images to choose.
+
+        Returns
+        -------
+        part
+            ``val`` where it is not what is tested on, else ``train``.
+        rows
+            Ascending rows of that part, ``(m,)``: all of ``val``, or a fixed tenth of ``train``,
+            both with every class in proportion.
+
+        Raises
+        ------
+        InvalidInputError
+            If the set has images to test on only.
+        """
+        if "val" in self.parts and "test" in self.parts:
+            name, wanted = "val", len(self.parts["val"])
+        elif "train" in self.parts:
+            name, wanted = "train", max(1, round(len(self.parts["train"]) / 10))
+        else:
+            raise InvalidInputError(
+                f"data set {self.name!r} has no train or val part to calibrate on; "
+                "test images are never used"
+            )
+        part = self.parts[name]
+        rows = stratified(_classes(part), min(wanted, max_rows), seed=CALIBRATION_SEED)
+        return name, rows
+
+    def holding_out(self, fraction: float) -> "Dataset":
+        """Hold a fixed share of the train part out as ``val``, every class in proportion.
+
+        Parameters
+        ----------
+        fraction
+            Share of the train part, between 0 and 1; 0 changes nothing.
+
+        Returns
+        -------
+        dataset
+            The same set where it has a ``val`` part of its own.
+
+        Raises
+        ------
+        InvalidInputError
+            If the share is out of range or leaves a part without images, or there is no train part.
+        """
+        if not 0 <= fraction < 1:
+            raise InvalidInputError(
+                f"a validation share of {fraction} is out of range; give 0 or more, below 1"
+            )
+        if fraction == 0 or "val" in self.parts:
+            return self
+        if "train" not in self.parts:
+            raise InvalidInputError(f"data set {self.name!r} has no train part to hold out from")
+        train = self.parts["train"]
+        held = stratified(_classes(train), round(fraction * len(train)), seed=HOLD_OUT_SEED)
+        if not 0 < len(held) < len(train):
+            raise InvalidInputError(
+                f"a validation share of {fraction} of {len(train)} train images leaves a part "
+                "without images; give another share"
+            )
+        kept = np.setdiff1d(np.arange(len(train), dtype=np.int64), held)
+        parts = {**self.parts, "train": take(train, kept), "val": take(train, held)}
+        return Dataset(self.name, parts, self.class_names, self.location, self.spec)
+
+
+def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
+    """Choose rows at random with every class in proportion.
+
+    Parameters
+    ----------
+    labels
+        Class of every row, ``(n,)``.
+    count
+        How many rows to choose, at most ``n``.
+    seed
+        Equal seeds choose equal rows.
+
+    Returns
+    -------
+    rows
+        Ascending row numbers, ``(count,)``.
+
+    Notes
+    -----
+    The images of a class are put in random order and spread evenly over the interval (0, 1); the
+    rows chosen are those nearest to 0. No class is off its share by more than one image.
+    """
+    # Sorting uniform numbers depends on less of the generator than a permutation does.
+    chance = np.random.default_rng(seed).random(len(labels))
+    order = np.lexsort((chance, labels))
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    rank = np.arange(len(labels)) - np.repeat(starts, sizes)
+    place = np.empty(len(labels))
+    place[order] = (rank + 0.5) / np.repeat(sizes, sizes)
+    return np.sort(np.lexsort((chance, place))[:count]).astype(np.int64)
+
+
+def _classes(part: Part) -> NDArray[np.int64]:
+    return np.zeros(len(part), dtype=np.int64) if part.labels is None else part.labels
+
+
+def take(part: Part, rows: NDArray[np.int64]) -> Part:
+    """Return chosen images of a part.
+
+    Parameters
+    ----------
+    part
+        The part to choose from.
+    rows
+        Ascending row numbers, ``(m,)``.
+    """
+    source = part.source
+    chosen = source.take(rows) if isinstance(source, FileSource) else Rows(source, rows)
+    return Part(chosen, None if part.labels is None else part.labels[rows])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chosen rows of a source that is read from front to back.
+
+    Parameters
+    ----------
+    source
+        The source to choose from.
+    rows
+        Ascending row numbers, ``(m,)``.
+    """
+
+    source: ImageSource
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the source's fingerprint and of the rows."""
+        return digest_of_json([self.source.fingerprint, digest_of(self.rows)])
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        wanted = self.rows[start:stop]
+        if not len(wanted):
+            return
+        first, last = int(wanted[0]), int(wanted[-1])
+        chosen = np.zeros(last + 1 - first, dtype=bool)
+        chosen[wanted - first] = True
+        for image, keep in zip(self.source.read(first, last + 1), chosen, strict=True):
+            if keep:
+                yield image

@@ -1,0 +1,344 @@
+"""Decode and resize images once, and keep them in the store.
+
+::
+
+    images/<key>/
+      manifest.json   key in clear, digest of every shard, images left out
+      00000.npy …     pixels of a shard, uint8 (n, 3, h, w)
+      00000.json …    what the manifest will say of a shard; only until all are done
+
+The key stands for the source and the size. A shard holds the images of ``SHARD_ROWS`` rows of the
+source, less those that could not be read, so that each can be made again on its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
+from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, ImageSource, Part, digest_of
+from oodcli.progress import Progress, Silent, Task
+from oodcli.store import (
+    Store,
+    digest_of_json,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_json,
+)
+
+SCHEMA = 1
+RESIZE = "bilinear"
+MAX_PIXELS_BYTES = 8 * 1024**3
+
+_ROWS_PER_ADVANCE = 32
+
+
+def prepare(
+    part: Part,
+    store: Store,
+    *,
+    name: str,
+    size: tuple[int, int] = (32, 32),
+    progress: Progress | None = None,
+    skip_unreadable: bool = False,
+    max_pixels_bytes: int = MAX_PIXELS_BYTES,
+) -> ImageSet:
+    """Return the images of a part at one size; decode them only if that was not done before.
+
+    Parameters
+    ----------
+    part
+        Images of any size.
+    store
+        Keeps the pixels. A run that was interrupted goes on after the last finished shard.
+    name
+        How to call the images in messages and tables.
+    size
+        Height and width to resize to. The aspect ratio is not kept.
+    progress
+        Told of the images read, and of shards that had to be read again.
+    skip_unreadable
+        Whether to leave out images that cannot be read.
+    max_pixels_bytes
+        Above this size only digests are kept, and images are decoded whenever they are loaded.
+
+    Returns
+    -------
+    images
+        Their shards read the pixels when loaded, and check them; a damaged shard is made again.
+
+    Raises
+    ------
+    UnreadableImageError
+        If an image cannot be read and is not to be left out.
+    InvalidInputError
+        If no image at all can be read.
+
+    Notes
+    -----
+    Resizing is Pillow's bilinear filter, which averages when it shrinks (no aliasing). Images that
+    have the size already stay as they are.
+    """
+    shards = _Shards(store, part.source, size, name, progress or Silent())
+    manifest = shards.manifest()
+    if manifest is None:
+        with store.lock(shards.lock_name, progress=progress):
+            # Another process may have made them while this one waited.
+            manifest = shards.manifest() or shards.make(
+                skip_unreadable=skip_unreadable,
+                stored=len(part) * 3 * size[0] * size[1] <= max_pixels_bytes,
+            )
+    skipped = [left_out for record in manifest.records for left_out in record.skipped]
+    if skipped and not skip_unreadable:
+        raise UnreadableImageError(skipped[0].where, skipped[0].reason)
+    if len(skipped) == len(part):
+        raise InvalidInputError(
+            f"none of the {len(part)} images of {name} can be read; the first is "
+            f"{skipped[0].where}: {skipped[0].reason}"
+        )
+    kept = [shards.kept_rows(at, record) for at, record in enumerate(manifest.records)]
+    return ImageSet(
+        name,
+        tuple(
+            ImageShard(rows, partial(shards.load, at, manifest), manifest.records[at].digest)
+            for at, rows in enumerate(kept)
+            if len(rows)
+        ),
+        None if part.labels is None else part.labels[np.concatenate(kept)],
+        tuple(left_out.where for left_out in skipped),
+    )
+
+
+def places_of(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where rows of a part stand among its prepared images.
+
+    Parameters
+    ----------
+    images
+        What `prepare` returned for the part.
+    rows
+        Ascending row numbers of the part, ``(m,)``.
+
+    Returns
+    -------
+    places
+        Ascending row numbers of ``images``; rows that were left out are not among them.
+    """
+    present = np.concatenate([shard.indices for shard in images.shards])
+    return np.flatnonzero(np.isin(present, rows)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """An image that was left out."""
+
+    row: int
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is known of a finished shard."""
+
+    digest: str
+    skipped: tuple[_Skipped, ...]
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> "_Record":
+        return cls(str(content["digest"]), tuple(_Skipped(**entry) for entry in content["skipped"]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What is known of all shards, and whether their pixels are stored."""
+
+    records: tuple[_Record, ...]
+    stored: bool
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """The shards of one source at one size."""
+
+    store: Store
+    source: ImageSource
+    size: tuple[int, int]
+    name: str
+    progress: Progress
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        return {
+            "source": self.source.fingerprint,
+            "size": list(self.size),
+            "resize": RESIZE,
+            "schema": SCHEMA,
+        }
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.store.images / digest_of_json(self.key)
+
+    @property
+    def lock_name(self) -> str:
+        return f"images/{self.folder.name}"
+
+    @property
+    def count(self) -> int:
+        return -(-len(self.source) // SHARD_ROWS)
+
+    def rows(self, at: int) -> range:
+        """Return the rows of the source that belong to a shard."""
+        return range(at * SHARD_ROWS, min((at + 1) * SHARD_ROWS, len(self.source)))
+
+    def kept_rows(self, at: int, record: _Record) -> NDArray[np.int64]:
+        """Return the rows of a shard that could be read."""
+        left_out = [skipped.row for skipped in record.skipped]
+        return np.setdiff1d(np.array(self.rows(at), dtype=np.int64), left_out)
+
+    def manifest(self) -> _Manifest | None:
+        """Return what was written when all shards were done; None if it cannot be relied on."""
+        try:
+            content = read_json(self.folder / "manifest.json")
+            records = tuple(_Record.of_json(entry) for entry in content["shards"])
+            if content["key"] == self.key and len(records) == self.count:
+                return _Manifest(records, stored=bool(content["stored"]))
+        except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
+            pass
+        return None
+
+    def make(self, *, skip_unreadable: bool, stored: bool) -> _Manifest:
+        """Decode all images that are not yet decoded."""
+        if (self.folder / "manifest.json").exists():
+            self.progress.note(f"the stored images of {self.name} are damaged; reading them again")
+        remove_leftovers(self.folder, older_than_s=0)
+        records = list(self._finished())
+        done = min(len(records) * SHARD_ROWS, len(self.source))
+        with self.progress.task(
+            f"reading {self.name}", total=len(self.source), unit="images"
+        ) as task:
+            task.advance(done)
+            images = self.source.read(done, len(self.source))
+            for at in range(len(records), self.count):
+                pixels, record = self._gather(
+                    images, at, skip_unreadable=skip_unreadable, task=task
+                )
+                if stored:
+                    self._write(at, pixels)
+                write_json(self._record_path(at), asdict(record))
+                records.append(record)
+        write_json(
+            self.folder / "manifest.json",
+            {
+                "schema": SCHEMA,
+                "key": self.key,
+                "name": self.name,
+                "rows": len(self.source) - sum(len(record.skipped) for record in records),
+                "stored": stored,
+                "shards": [asdict(record) for record in records],
+            },
+        )
+        for at in range(self.count):
+            self._record_path(at).unlink(missing_ok=True)
+        return _Manifest(tuple(records), stored=stored)
+
+    def _finished(self) -> Iterator[_Record]:
+        """Yield the records of the first shards, up to the first that is missing."""
+        for at in range(self.count):
+            try:
+                yield _Record.of_json(read_json(self._record_path(at)))
+            except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
+                return
+
+    def _gather(
+        self,
+        images: Iterator[NDArray[np.uint8] | UnreadableImageError],
+        at: int,
+        *,
+        skip_unreadable: bool,
+        task: Task | None = None,
+    ) -> tuple[NDArray[np.uint8], _Record]:
+        """Take the images of a shard from an iterator and resize them."""
+        rows = self.rows(at)
+        pixels = np.empty((len(rows), 3, *self.size), dtype=np.uint8)
+        skipped: list[_Skipped] = []
+        for nth, row in enumerate(rows, start=1):
+            image = next(images)
+            if not isinstance(image, UnreadableImageError):
+                pixels[nth - 1 - len(skipped)] = _resized(image, self.size).transpose(2, 0, 1)
+            elif skip_unreadable:
+                skipped.append(_Skipped(row, image.where, image.reason))
+            else:
+                raise image
+            if task is not None and (nth % _ROWS_PER_ADVANCE == 0 or nth == len(rows)):
+                task.advance((nth - 1) % _ROWS_PER_ADVANCE + 1)
+        pixels = pixels[: len(rows) - len(skipped)]
+        return pixels, _Record(digest_of(pixels), tuple(skipped))
+
+    def load(self, at: int, manifest: _Manifest) -> NDArray[np.uint8]:
+        """Return the pixels of a shard, ``(n, 3, h, w)``, checked."""
+        if not manifest.stored:
+            return self._again(at, manifest)
+        pixels = self._read(at, manifest)
+        if pixels is not None:
+            return pixels
+        with self.store.lock(self.lock_name, progress=self.progress):
+            # Another process may have made it again while this one waited.
+            pixels = self._read(at, manifest)
+            if pixels is None:
+                self.progress.note(
+                    f"stored images of {self.name} are missing or damaged ({self._path(at)}); "
+                    "reading them again"
+                )
+                pixels = self._again(at, manifest)
+                self._write(at, pixels)
+        return pixels
+
+    def _again(self, at: int, manifest: _Manifest) -> NDArray[np.uint8]:
+        """Decode a shard that was decoded before."""
+        known = manifest.records[at]
+        rows = self.rows(at)
+        images = self.source.read(rows.start, rows.stop)
+        pixels, record = self._gather(images, at, skip_unreadable=bool(known.skipped))
+        if record != known:
+            # Results are stored under the old digest, so these pixels must not pass for the others.
+            (self.folder / "manifest.json").unlink(missing_ok=True)
+            raise CorruptArtifactError(
+                f"images {rows.start} to {rows.stop - 1} of {self.name} are no longer what was "
+                "read before; run the same command again"
+            )
+        return pixels
+
+    def _read(self, at: int, manifest: _Manifest) -> NDArray[np.uint8] | None:
+        """Read the pixels of a shard; None if they are not there as written."""
+        try:
+            pixels: NDArray[np.uint8] = np.load(self._path(at), allow_pickle=False)
+            return pixels if digest_of(pixels) == manifest.records[at].digest else None
+        except Exception:  # noqa: BLE001 - a damaged file makes NumPy raise anything
+            return None
+
+    def _write(self, at: int, pixels: NDArray[np.uint8]) -> None:
+        with replacing(self._path(at)) as stream:
+            np.save(stream, pixels, allow_pickle=False)
+
+    def _path(self, at: int) -> Path:
+        return self.folder / f"{at:05d}.npy"
+
+    def _record_path(self, at: int) -> Path:
+        return self.folder / f"{at:05d}.json"
+
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return an image ``(h, w, 3)`` at the wanted height and width."""
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -1,0 +1,202 @@
+"""Image files: find them, tell them apart, decode them to 8-bit RGB."""
+
+import hashlib
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from oodcli.errors import InvalidInputError, UnreadableImageError
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+)
+SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+
+# A small file that unpacks to a huge picture is an error like any other unreadable file. Filters
+# are set once, for the process: the context manager of the warnings module is not safe in threads.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+# What Pillow warns of otherwise is metadata, such as damaged EXIF, that no pixel depends on.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_FILES_PER_TASK = 4
+_MOST_THREADS = 8
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """Decode the first frame of an image file to RGB, uint8 ``(h, w, 3)``.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the file is missing, cut short, not an image, or of a kind that has no 8-bit meaning.
+
+    Notes
+    -----
+    Transparency is dropped, not blended; the orientation in EXIF is not applied, as in the
+    published benchmarks. Greyscale of 16 bits is divided by 257, where Pillow would clip it at 255.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            pixels = _to_rgb(image)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError(_printable(path), _why_not_an_image(path)) from None
+    except FileNotFoundError:
+        raise UnreadableImageError(_printable(path), "the file is gone") from None
+    except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImageError(_printable(path), " ".join(reason.split())) from None
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in SIXTEEN_BIT_MODES:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its grey values do not fit 16 bits")
+        narrow = ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(narrow[:, :, None], 3, axis=2)  # (h, w, 3)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow warns when it drops this kind of transparency in one step.
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _why_not_an_image(path: Path) -> str:
+    return "the file is empty" if path.stat().st_size == 0 else "not an image file"
+
+
+def _printable(path: Path) -> str:
+    """Return a path as text; bytes that are not UTF-8 become escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def find_images(folder: Path) -> list[str]:
+    """Return all image files below a folder, as paths relative to it, sorted folder by folder.
+
+    Hidden files and folders are passed over; links are followed, but not in circles.
+
+    Raises
+    ------
+    InvalidInputError
+        If a folder cannot be listed.
+    """
+    return list(_walk(str(folder), "", ()))
+
+
+def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in list_folder(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
+        # A link to nothing is kept, so that it is reported when read; pipes and devices are not.
+        elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
+            yield prefix + entry.name
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file name ends as those of images do."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a million files
+
+
+def list_folder(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder that are not hidden, sorted by name.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise InvalidInputError(f"cannot list folder {folder}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files, decoded a few at a time by a small pool of threads.
+
+    Parameters
+    ----------
+    root
+        Folder that holds them all.
+    files
+        Paths relative to ``root``, in order.
+    """
+
+    root: Path
+    files: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the folder and of the name, size and time of every file.
+
+        Notes
+        -----
+        The folder counts, because archives unpacked with fixed times hold different images of equal
+        name, size and time.
+        """
+        state = hashlib.blake2b(os.fsencode(self.root), digest_size=16)
+        for file in self.files:
+            try:
+                status = os.stat(os.path.join(self.root, file))  # noqa: PTH116, PTH118 - a million
+            except OSError:
+                state.update(os.fsencode(f"\0{file}\0missing"))
+            else:
+                state.update(os.fsencode(f"\0{file}\0{status.st_size}\0{status.st_mtime_ns}"))
+        return state.hexdigest()
+
+    def take(self, rows: NDArray[np.int64]) -> "FileSource":
+        """Return a source of chosen files."""
+        return FileSource(self.root, [self.files[row] for row in rows])
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1`` in order, decoding a few ahead.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        ahead: deque[Future[list[NDArray[np.uint8] | UnreadableImageError]]] = deque()
+        try:
+            for first in range(start, stop, _FILES_PER_TASK):
+                files = self.files[first : min(first + _FILES_PER_TASK, stop)]
+                ahead.append(pool.submit(self._decode_all, files))
+                if len(ahead) > threads:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decode_all(self, files: Sequence[str]) -> list[NDArray[np.uint8] | UnreadableImageError]:
+        decoded: list[NDArray[np.uint8] | UnreadableImageError] = []
+        for file in files:
+            try:
+                decoded.append(decode(self.root / file))
+            except UnreadableImageError as error:
+                decoded.append(error)
+        return decoded

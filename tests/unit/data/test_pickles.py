@@ -1,0 +1,150 @@
+"""Foreign pickles are read without running anything in them."""
+
+import collections
+import functools
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from oodcli.data.pickles import load_pickle
+from oodcli.errors import CorruptArtifactError
+
+
+def loads(value, protocol=2):
+    return load_pickle(pickle.dumps(value, protocol=protocol), where="batch")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["u1", "<i8", ">i4", "f4", "f8", "?", "S3", "U2"])
+def test_arrays_come_back_as_they_were(protocol, dtype):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    for kept in (array, np.asfortranarray(array), array[:, ::2], array[:0]):
+        loaded = loads({b"data": kept}, protocol)[b"data"]
+        assert type(loaded) is np.ndarray
+        assert loaded.dtype == kept.dtype
+        np.testing.assert_array_equal(loaded, kept)
+        assert loaded.flags.writeable
+
+
+@pytest.mark.parametrize("protocol", range(3, 6))
+def test_plain_values_come_back_as_they_were(protocol):
+    value = {"a": [1, 2.5, True, None, (3, "text")], b"b": {1: b"bytes"}, "c": 10**30, "d": []}
+    assert loads(value, protocol) == value
+
+
+def test_numpy_numbers_become_python_numbers():
+    loaded = loads([np.float64(0.5), np.int64(7)])
+    assert loaded == [0.5, 7]
+    assert [type(number) for number in loaded] == [float, int]
+
+
+def test_batch_of_python_2_is_read():
+    """A pickle as Python 2 wrote CIFAR's: text is bytes, and NumPy has its old names."""
+    pixels = bytes(range(6))
+    old = (
+        b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\n"
+        b"q\x04K\x00\x85U\x01b\x87Rq\x05(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01"
+        b"\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06"
+        + pixels
+        + b"tbU\x06labelsq\x08]q\x09(K\x05K\x06eU\x05batchU\x04n\xc3\xa4!u."
+    )
+    loaded = load_pickle(old, where="batch")
+    np.testing.assert_array_equal(loaded[b"data"], [[0, 1, 2], [3, 4, 5]])
+    assert loaded[b"data"].dtype == np.uint8
+    assert loaded[b"labels"] == [5, 6]
+    assert loaded[b"batch"] == "nä!".encode()
+
+
+class Evil:
+    def __init__(self, call, *arguments):
+        self.made_by = (call, arguments)
+
+    def __reduce__(self):
+        return self.made_by
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        (os.system, ("touch owned",)),
+        (eval, ("open('owned', 'w')",)),
+        (functools.partial, (print,)),
+        (np.save, ("owned.npy", 1)),
+        (getattr, ("text", "upper")),
+        (collections.OrderedDict, ()),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_other_names_are_refused_and_not_called(tmp_path, monkeypatch, call, arguments, protocol):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorruptArtifactError, match=rf"it asks for \w+\.{call.__name__};"):
+        loads([Evil(call, *arguments)], protocol)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusal_of_a_system_call_is_one_line():
+    with pytest.raises(CorruptArtifactError) as caught:
+        loads(Evil(os.system, "true"))
+    assert str(caught.value) == (
+        f"batch is not a pickle of arrays and plain values: it asks for {os.system.__module__}."
+        "system; get the file again"
+    )
+
+
+@pytest.mark.parametrize("value", [{1, 2}, frozenset({1}), bytearray(b"x"), slice(1)])
+def test_other_kinds_of_values_are_refused(value):
+    with pytest.raises(CorruptArtifactError, match=r"it holds a|it asks for"):
+        loads(value, 5)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([1, None], dtype=object),
+        np.zeros(2, dtype=[("a", "u1"), ("b", "O")]),
+        np.zeros(2, dtype="M8[s]"),
+    ],
+)
+def test_arrays_of_other_types_are_refused(array):
+    with pytest.raises(CorruptArtifactError, match="is not a pickle of arrays and plain values"):
+        loads(array)
+
+
+def test_array_that_lies_about_its_size_is_refused():
+    honest = pickle.dumps(np.zeros((2, 3), dtype=np.uint8), protocol=2)
+    lying = honest.replace(b"K\x02K\x03\x86", b"K\x02K\x09\x86")
+    assert lying != honest
+    with pytest.raises(CorruptArtifactError, match=r"6 bytes do not fill an array \(2, 9\) of"):
+        load_pickle(lying, where="batch")
+
+
+def test_value_nested_many_times_costs_no_more_than_once():
+    value = [1]
+    for _ in range(60):
+        value = [value, value]
+    loaded = loads(value)
+    for _ in range(60):
+        assert loaded[0] is loaded[1]
+        loaded = loaded[0]
+    assert loaded == [1]
+
+
+def test_list_inside_itself_stays_so():
+    value = []
+    value.append(value)
+    loaded = loads(value)
+    assert loaded[0] is loaded
+
+
+def test_damaged_pickle_is_never_a_crash():
+    content = pickle.dumps({b"data": np.arange(12, dtype=np.uint8), b"labels": [1, 2]}, protocol=2)
+    refused = 0
+    for at in range(len(content)):
+        for damaged in (content[:at], content[:at] + b"\x80" + content[at + 1 :]):
+            try:
+                load_pickle(damaged, where="batch")
+            except CorruptArtifactError:
+                refused += 1
+    assert refused > len(content)

@@ -1,0 +1,335 @@
+"""Images are decoded and resized once, and what is stored is checked."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oodcli.data import open_dataset, places_of, prepare
+from oodcli.data.arrays import ArraySource
+from oodcli.data.readers import FileSource
+from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
+from oodcli.images import SHARD_ROWS, Part
+
+ROWS = 2 * SHARD_ROWS + 300
+
+
+class Counting:
+    """A source that counts what is read, and may break off."""
+
+    def __init__(self, images, breaks_at=None):
+        self.source = ArraySource(images)
+        self.breaks_at = breaks_at
+        self.read_rows = []
+
+    @property
+    def fingerprint(self):
+        return self.source.fingerprint
+
+    def __len__(self):
+        return len(self.source)
+
+    def read(self, start, stop, /):
+        for row, image in enumerate(self.source.read(start, stop), start=start):
+            if row == self.breaks_at:
+                raise KeyboardInterrupt
+            self.read_rows.append(row)
+            yield image
+
+
+@pytest.fixture
+def images(random_images):
+    return random_images(ROWS, 8, 8, 3)
+
+
+@pytest.fixture
+def source(images):
+    return Counting(images)
+
+
+@pytest.fixture
+def prepared(store, recorder):
+    """Return a function that prepares a source at 8 x 8 pixels."""
+
+    def make(source, *, labels=None, **options):
+        return prepare(
+            Part(source, labels), store, name="toy", size=(8, 8), progress=recorder, **options
+        )
+
+    return make
+
+
+def shard_files(store):
+    return sorted(store.images.glob("*/*.npy"))
+
+
+def test_pixels_are_channels_first_in_shards(prepared, source, images, recorder):
+    labels = np.arange(ROWS)
+    prepared_images = prepared(source, labels=labels)
+    assert [len(shard) for shard in prepared_images.shards] == [SHARD_ROWS, SHARD_ROWS, 300]
+    np.testing.assert_array_equal(prepared_images.pixels(), images.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(prepared_images.labels, labels)
+    np.testing.assert_array_equal(
+        np.concatenate([shard.indices for shard in prepared_images.shards]), np.arange(ROWS)
+    )
+    assert recorder.tasks == [("reading toy", ROWS, "images")]
+    assert recorder.advanced == ROWS
+
+
+def test_second_time_reads_nothing(prepared, source, images, recorder):
+    first = prepared(source)
+    again = Counting(images)
+    second = prepared(again)
+    assert again.read_rows == []
+    assert len(recorder.tasks) == 1
+    assert [s.known_digest for s in second.shards] == [s.known_digest for s in first.shards]
+    np.testing.assert_array_equal(second.pixels(), first.pixels())
+    assert again.read_rows == []
+
+
+def test_two_at_once_read_the_images_once(images, store):
+    sources = [Counting(images), Counting(images)]
+
+    def work(source):
+        return prepare(Part(source), store, name="toy", size=(8, 8)).digest
+
+    with ThreadPoolExecutor(2) as pool:
+        digests = list(pool.map(work, sources))
+    assert digests[0] == digests[1]
+    assert sum(len(source.read_rows) for source in sources) == ROWS
+
+
+def test_digests_are_those_of_the_pixels(prepared, source):
+    for shard in prepared(source).shards:
+        assert type(shard)(shard.indices, shard.load).digest == shard.known_digest
+
+
+def test_goes_on_at_the_first_missing_shard(prepared, source, images, recorder):
+    with pytest.raises(KeyboardInterrupt):
+        prepared(Counting(images, breaks_at=SHARD_ROWS + 700))
+    prepared_images = prepared(source)
+    assert source.read_rows == list(range(SHARD_ROWS, ROWS))
+    assert recorder.advanced == ROWS
+    np.testing.assert_array_equal(prepared_images.pixels(), images.transpose(0, 3, 1, 2))
+
+
+def test_goes_on_before_a_damaged_record(prepared, source, images, store):
+    with pytest.raises(KeyboardInterrupt):
+        prepared(Counting(images, breaks_at=2 * SHARD_ROWS + 1))
+    (record,) = store.images.glob("*/00001.json")
+    record.write_text("{}")
+    prepared(source)
+    assert source.read_rows[0] == SHARD_ROWS
+
+
+def test_nothing_but_pixels_and_manifest_stays_behind(prepared, source, images, store):
+    with pytest.raises(KeyboardInterrupt):
+        prepared(Counting(images, breaks_at=SHARD_ROWS + 700))
+    (folder,) = store.images.iterdir()
+    (folder / ".ood-tmp-123").touch()
+    prepared(source)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "00000.npy", "00001.npy", "00002.npy", "manifest.json",
+    ]  # fmt: skip
+
+
+def test_manifest_says_what_is_there(prepared, source, store):
+    prepared_images = prepared(source)
+    (path,) = store.images.glob("*/manifest.json")
+    manifest = json.loads(path.read_text())
+    assert manifest["key"] == {
+        "source": source.fingerprint,
+        "size": [8, 8],
+        "resize": "bilinear",
+        "schema": 1,
+    }
+    assert (manifest["name"], manifest["rows"], manifest["stored"]) == ("toy", ROWS, True)
+    assert manifest["shards"] == [
+        {"digest": shard.digest, "skipped": []} for shard in prepared_images.shards
+    ]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove", "text", "zip", "other"])
+def test_damaged_shard_is_made_again(prepared, images, store, recorder, damage):
+    source = Counting(images)
+    prepared_images = prepared(source)
+    path = shard_files(store)[1]
+    content = path.read_bytes()
+    if damage == "flip":
+        path.write_bytes(content[:9000] + bytes([content[9000] ^ 1]) + content[9001:])
+    elif damage == "cut":
+        path.write_bytes(content[:5000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "remove":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("hello")
+    elif damage == "zip":
+        with path.open("wb") as file:
+            np.savez(file, a=np.zeros(3))
+    else:
+        path.write_bytes(shard_files(store)[2].read_bytes())
+    source.read_rows.clear()
+    pixels = prepared_images.shards[1].load()
+    np.testing.assert_array_equal(pixels, images[SHARD_ROWS : 2 * SHARD_ROWS].transpose(0, 3, 1, 2))
+    assert source.read_rows == list(range(SHARD_ROWS, 2 * SHARD_ROWS))
+    assert recorder.notes == [
+        f"stored images of toy are missing or damaged ({path}); reading them again"
+    ]
+    assert path.read_bytes() == content
+    prepared_images.shards[1].load()
+    assert len(recorder.notes) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"shards": [{}], "key": 1}', "\x00"])
+def test_damaged_manifest_is_made_again(prepared, source, store, recorder, content):
+    digest = prepared(source).digest
+    (path,) = store.images.glob("*/manifest.json")
+    path.write_text(content)
+    assert prepared(source).digest == digest
+    assert recorder.notes == ["the stored images of toy are damaged; reading them again"]
+    assert json.loads(path.read_text())["rows"] == ROWS
+
+
+def test_images_that_changed_unseen_do_not_pass_for_the_old_ones(prepared, source, images, store):
+    """Results are stored under digests; other pixels under an old digest would falsify them."""
+    prepared_images = prepared(source)
+    shard_files(store)[0].unlink()
+    images[5] ^= 1  # the fingerprint was taken before
+    with pytest.raises(CorruptArtifactError) as caught:
+        prepared_images.shards[0].load()
+    assert str(caught.value) == (
+        f"images 0 to {SHARD_ROWS - 1} of toy are no longer what was read before; "
+        "run the same command again"
+    )
+    np.testing.assert_array_equal(
+        prepared(source).shards[0].load(), images[:SHARD_ROWS].transpose(0, 3, 1, 2)
+    )
+
+
+def test_too_many_pixels_are_not_stored(prepared, source, images, store):
+    expected = prepared(Counting(images.copy())).digest
+    for path in store.images.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    prepared_images = prepared(source, max_pixels_bytes=ROWS * 3 * 64 - 1)
+    assert shard_files(store) == []
+    assert prepared_images.digest == expected
+    source.read_rows.clear()
+    np.testing.assert_array_equal(
+        prepared_images.shards[2].load(), images[2 * SHARD_ROWS :].transpose(0, 3, 1, 2)
+    )
+    assert source.read_rows == list(range(2 * SHARD_ROWS, ROWS))
+    assert prepared(source).digest == expected
+
+
+def test_sizes_and_sources_are_kept_apart(store, images):
+    small = Part(ArraySource(images[:3]))
+    digests = {
+        prepare(small, store, name="a", size=(8, 8)).digest,
+        prepare(small, store, name="a", size=(8, 9)).digest,
+        prepare(Part(ArraySource(images[:4])), store, name="a", size=(8, 8)).digest,
+    }
+    assert len(digests) == len(list(store.images.iterdir())) == 3
+
+
+def test_resizes_as_pillow_does(store, random_images):
+    images = random_images(3, 50, 41, 3)
+    pixels = prepare(Part(ArraySource(images)), store, name="a", size=(16, 24)).pixels()
+    assert pixels.shape == (3, 3, 16, 24)
+    for image, resized in zip(images, pixels, strict=True):
+        expected = Image.fromarray(image).resize((24, 16), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(resized.transpose(1, 2, 0), np.asarray(expected))
+
+
+def test_folder_and_npz_of_equal_pixels_have_equal_digests(
+    tmp_path, store, random_images, write_images
+):
+    images = random_images(9, 5, 5, 3)
+    write_images(tmp_path / "folder", images)
+    np.savez_compressed(tmp_path / "file.npz", images=images)
+    digests = {
+        prepare(
+            open_dataset(str(tmp_path / name), store, role="ood").ood_part, store, name=name
+        ).digest
+        for name in ("folder", "file.npz")
+    }
+    assert len(digests) == 1
+
+
+@pytest.fixture
+def files(tmp_path, random_images, write_images):
+    """Return a source of ten files of which the third and the last cannot be read."""
+    paths = write_images(tmp_path / "files", random_images(10, 8, 8, 3))
+    paths[2].write_bytes(b"no image")
+    paths[9].write_bytes(b"")
+    return FileSource(tmp_path / "files", [path.name for path in paths])
+
+
+def test_unreadable_image_stops_and_is_named(prepared, files):
+    for _ in range(2):
+        with pytest.raises(UnreadableImageError) as caught:
+            prepared(files)
+        assert caught.value.where == str(files.root / "00002.png")
+        assert caught.value.reason == "not an image file"
+
+
+def test_unreadable_images_are_left_out_on_request(prepared, files, random_images):
+    prepared_images = prepared(files, labels=np.arange(10) * 10, skip_unreadable=True)
+    kept = [0, 1, 3, 4, 5, 6, 7, 8]
+    assert len(prepared_images) == 8
+    assert prepared_images.labels.tolist() == [row * 10 for row in kept]
+    assert prepared_images.shards[0].indices.tolist() == kept
+    assert list(prepared_images.skipped) == [
+        str(files.root / "00002.png"),
+        str(files.root / "00009.png"),
+    ]
+    np.testing.assert_array_equal(
+        prepared_images.pixels(), random_images(10, 8, 8, 3)[kept].transpose(0, 3, 1, 2)
+    )
+
+
+def test_images_left_out_once_are_not_passed_over_without_request(prepared, files):
+    first = prepared(files, skip_unreadable=True)
+    with pytest.raises(UnreadableImageError, match=r"00002\.png: not an image file"):
+        prepared(files)
+    assert prepared(files, skip_unreadable=True).digest == first.digest
+
+
+def test_damaged_shard_with_images_left_out_is_made_again(prepared, files, store, recorder):
+    prepared_images = prepared(files, skip_unreadable=True)
+    before = prepared_images.pixels()
+    shard_files(store)[0].unlink()
+    np.testing.assert_array_equal(prepared_images.pixels(), before)
+    assert len(recorder.notes) == 1
+
+
+def test_shard_without_a_readable_image_is_passed_over(
+    prepared, tmp_path, random_images, write_images
+):
+    paths = write_images(tmp_path / "many", random_images(SHARD_ROWS + 2, 2, 2, 3))
+    names = [path.name for path in paths]
+    names[:SHARD_ROWS] = ["gone.png"] * SHARD_ROWS
+    prepared_images = prepared(FileSource(tmp_path / "many", names), skip_unreadable=True)
+    assert [shard.indices.tolist() for shard in prepared_images.shards] == [
+        [SHARD_ROWS, SHARD_ROWS + 1]
+    ]
+
+
+def test_no_readable_image_at_all_is_an_error(prepared, tmp_path):
+    source = FileSource(tmp_path, ["gone.png", "lost.png"])
+    for _ in range(2):
+        with pytest.raises(InvalidInputError) as caught:
+            prepared(source, skip_unreadable=True)
+        assert str(caught.value) == (
+            "none of the 2 images of toy can be read; the first is "
+            f"{tmp_path / 'gone.png'}: the file is gone"
+        )
+
+
+def test_places_of_rows_follow_what_was_left_out(prepared, files):
+    prepared_images = prepared(files, skip_unreadable=True)
+    assert places_of(prepared_images, np.array([0, 2, 3, 8, 9])).tolist() == [0, 2, 7]

@@ -1,0 +1,112 @@
+"""The training loop: it learns, and cut off training ends as if it had not been."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from oodcli.errors import InvalidInputError
+from oodcli.progress import Silent
+from oodcli.training.loop import LabelledPixels, Trainer
+from oodcli.training.recipes import Recipe
+
+RECIPE = Recipe("test", "here", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
+
+
+def images(n: int = 48) -> LabelledPixels:
+    """Make two classes that differ by the half of the image that is bright."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 60, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(n) % 2
+    pixels[labels == 0, :, :4] += 150
+    pixels[labels == 1, :, 4:] += 150
+    return LabelledPixels(pixels, labels)
+
+
+def network() -> nn.Module:
+    """Make a tiny network with everything that has a state: batch norm and dropout."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(32, 2),
+    )
+
+
+def trainer(recipe: Recipe = RECIPE, *, seed: int = 0, amp: bool = False) -> Trainer:
+    """Make a fresh trainer."""
+    return Trainer(network(), recipe, seed=seed, device=torch.device("cpu"), amp=amp)
+
+
+def run(of: Trainer, *, done: int = 0, epochs: int | None = None) -> list[float]:
+    """Train some epochs and return their losses."""
+    losses = []
+    with Silent().task("training", total=None, unit="images") as task:
+        for stats in of.epochs(images(), images(), done=done, task=task):
+            losses.append(stats.loss)
+            if epochs is not None and len(losses) == epochs:
+                break
+    return losses
+
+
+def test_learns_what_can_be_learnt() -> None:
+    of = trainer(RECIPE.changed(epochs=12))
+    losses = run(of)
+    assert losses[-1] < 0.5 * losses[0]
+    assert of.accuracy(images()) > 0.95
+
+
+def test_goes_on_after_a_cut_as_if_there_had_been_none() -> None:
+    whole = trainer()
+    losses = run(whole)
+    first = trainer()
+    begun = run(first, epochs=2)
+    second = trainer()
+    second.load_state(first.state())
+    assert begun + run(second, done=2) == losses
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, second.state()[name]), name
+
+
+def test_another_seed_trains_otherwise_and_the_same_seed_alike() -> None:
+    assert run(trainer(seed=1)) == run(trainer(seed=1))
+    assert run(trainer(seed=1)) != run(trainer(seed=2))
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_rate() -> None:
+    with pytest.raises(InvalidInputError, match=r"in epoch \d+; lower the learning rate") as raised:
+        run(trainer(RECIPE.changed(lr=1e20)))
+    assert "\n" not in str(raised.value)
+
+
+def test_half_precision_trains_too() -> None:
+    losses = run(trainer(RECIPE.changed(epochs=8), amp=True))
+    assert losses[-1] < losses[0]
+
+
+def test_stats_tell_what_happened() -> None:
+    told: list[dict[str, str]] = []
+    counted = []
+
+    class Task:
+        def advance(self, amount: int, /, **fields: str) -> None:
+            counted.append(amount)
+            if fields:
+                told.append(fields)
+
+    with nullcontext(Task()) as task:
+        (stats, *_) = list(trainer().epochs(images(), None, done=3, task=task))
+    assert stats.epoch == 4
+    assert stats.val_accuracy is None
+    assert stats.lr == pytest.approx(0.05 * 0.1**2)
+    assert 0 <= stats.train_accuracy <= 1
+    assert sum(counted) == 48
+    assert told[0]["epoch"] == "4/4"
+    assert set(stats.to_json()) == {
+        "epoch", "loss", "train_accuracy", "val_accuracy", "lr", "seconds", "images_per_s",
+    }  # fmt: skip
