@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from oodcli.cli.options import Format
 from oodcli.results import AVERAGE, METRICS, Report, ResultRow, best_of
 
 if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
     from oodcli.workflows.normratio import NormRatioResult
     from oodcli.workflows.run import RunResult
     from oodcli.workflows.score import Plan, ScoreResult
@@ -29,6 +31,7 @@ _HEADINGS = {
 # In what order columns go when the window is too narrow for all.
 _FIRST_TO_GO = ("images", "aupr_out", "aupr_in", "group")
 _PIPE_WIDTH = 100
+_WIDEST = 1000
 
 
 @dataclass(frozen=True)
@@ -439,15 +442,42 @@ def _markdown(table: Table) -> str:
 
 
 def _terminal(table: Table, *, to_file: bool) -> str:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table as RichTable
+    from rich.measure import Measurement
     from rich.text import Text
 
     on_terminal = sys.stdout.isatty() and not to_file
-    width = _width(on_terminal=on_terminal)
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=_WIDEST,
+        force_terminal=on_terminal,
+        no_color=None if on_terminal else True,
+        highlight=False,
+    )
+    window = _window(on_terminal=on_terminal)
+    columns = list(table.columns)
+    drawn = _rich_table(table, columns)
+    for key in table.droppable:
+        if Measurement.get(console, console.options, drawn).maximum <= window:
+            break
+        columns = [column for column in columns if column.key != key]
+        drawn = _rich_table(table, columns)
+    for line in table.title:
+        console.print(Text(line), soft_wrap=True)
+    console.print(drawn)
+    for note in table.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _rich_table(table: Table, columns: Sequence[Column]) -> "RichTable":
+    """Lay a table out; nothing in it is ever wrapped."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    columns = _fitting(table, width)
     for column in columns:
         drawn.add_column(
             Text(column.heading), justify="right" if column.right else "left", no_wrap=True
@@ -460,41 +490,10 @@ def _terminal(table: Table, *, to_file: bool) -> str:
             ),
             end_section=index in table.sections,
         )
-    needed = max(width, _needed(table, columns))
-    stream = io.StringIO()
-    console = Console(
-        file=stream,
-        width=needed,
-        force_terminal=on_terminal,
-        no_color=None if on_terminal else True,
-        highlight=False,
-    )
-    for line in table.title:
-        console.print(Text(line), soft_wrap=True)
-    console.print(drawn)
-    for note in table.notes:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+    return drawn
 
 
-def _width(*, on_terminal: bool) -> int:
+def _window(*, on_terminal: bool) -> int:
     if os.environ.get("COLUMNS", "").isdigit():
         return int(os.environ["COLUMNS"])
     return shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns if on_terminal else _PIPE_WIDTH
-
-
-def _fitting(table: Table, width: int) -> list[Column]:
-    """Return the columns that fit the width; numbers are never wrapped."""
-    columns = list(table.columns)
-    for key in table.droppable:
-        if _needed(table, columns) <= width:
-            break
-        columns = [column for column in columns if column.key != key]
-    return columns
-
-
-def _needed(table: Table, columns: Sequence[Column]) -> int:
-    measure: Callable[[Column], int] = lambda column: max(  # noqa: E731 - local and one line
-        [len(column.heading), *(len(row[column.key].text) for row in table.rows)]
-    )
-    return sum(measure(column) + 2 for column in columns)

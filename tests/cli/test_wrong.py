@@ -1,0 +1,253 @@
+"""What is done wrong gets one line that names it, and the cure."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli.conftest import Ood, flat, tree
+
+
+def says(ood: Ood, *argv: object) -> str:
+    """Run a command that must fail, and return its one line."""
+    code, out, err = ood(*argv)
+    assert code == 1
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert err.splitlines()[-1] == lines[0]
+    return lines[0].removeprefix("error: ")
+
+
+def test_no_run_yet(ood: Ood, tmp_path: Path) -> None:
+    cure = f"there is no finished run in {tmp_path / 'store'}; train one: ood train --data digits"
+    for command in ("normratio", "score", "report"):
+        assert says(ood, command) == cure
+
+
+def test_a_misspelt_data_set(ood: Ood) -> None:
+    assert says(ood, "train", "--data", "digit") == (
+        "no data set 'digit'; did you mean 'digits'? (a folder, an .npz file or NAME=PATH will do too)"
+    )
+
+
+def test_a_missing_folder(ood: Ood, tmp_path: Path) -> None:
+    assert says(ood, "train", "--data", tmp_path / "none") == (
+        f"no folder or file {tmp_path / 'none'}; check the path"
+    )
+
+
+def test_a_device_that_is_not_there(ood: Ood) -> None:
+    if torch.cuda.is_available():
+        assert "this machine has cuda:0" in says(
+            ood, "train", "--data", "digits", "--device", "cuda:99"
+        )
+    else:
+        assert says(ood, "train", "--data", "digits", "--device", "cuda") == (
+            f"device cuda is not there: torch {torch.__version__} finds no CUDA GPU; use --device cpu"
+        )
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:0", ""])
+def test_a_device_that_cannot_be(ood: Ood, name: str) -> None:
+    assert says(ood, "train", "--data", "digits", "--device", name) == (
+        f"no device {name!r}; there are: auto, cpu, cuda, cuda:N for the N-th GPU, mps"
+    )
+
+
+def test_a_misspelt_architecture(ood: Ood) -> None:
+    assert says(ood, "train", "--data", "digits", "--arch", "resnet-18") == (
+        "no architecture 'resnet-18'; did you mean 'resnet18'?"
+    )
+
+
+def test_an_impossible_recipe(ood: Ood) -> None:
+    assert says(ood, "train", "--data", "digits", "--epochs", 0) == (
+        "--epochs must be at least 1, not 0"
+    )
+
+
+def test_wrong_usage_ends_with_2(ood: Ood) -> None:
+    for argv in (
+        ["train"],
+        ["nonsense"],
+        ["report", "--format", "pdf"],
+        ["import"],
+        ["score", "--x"],
+    ):
+        code, out, err = ood(*argv)
+        assert (code, out) == (2, ""), argv
+        assert "Usage: ood" in err
+
+
+def test_unknown_methods_sets_runs_and_benchmarks(ood: Ood, tiny: Path) -> None:
+    assert says(ood, "score", "--method", "featurenom") == (
+        "no method 'featurenom'; did you mean 'featurenorm'?"
+    )
+    assert says(ood, "score", "--run", "tony") == "no run 'tony'; did you mean 'tiny'?"
+    assert says(ood, "score", "--benchmark", "digts") == (
+        "no benchmark 'digts'; did you mean 'digits'?"
+    )
+    assert says(ood, "score", "--ood", "uniform_noise").startswith(
+        "no data set 'uniform_noise'; did you mean 'uniform-noise'?"
+    )
+    assert says(ood, "score", "--method", "featurenorm:block=8") == (
+        "there is no block 8: this network has blocks 0 to 7"
+    )
+    assert says(ood, "score", "--limit", 0) == "--limit must be at least 1, not 0"
+
+
+def test_two_sets_of_one_name(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    flat(tmp_path / "a" / "noise")
+    flat(tmp_path / "b" / "noise")
+    assert says(ood, "score", "--ood", tmp_path / "a/noise", "--ood", tmp_path / "b/noise") == (
+        "two of the sets are called 'noise'; name one otherwise: --ood NAME=PATH"
+    )
+    code, out, _ = ood(
+        "score",
+        "--method",
+        "msp",
+        "--ood",
+        tmp_path / "a/noise",
+        "--ood",
+        f"fog={tmp_path}/b/noise",
+    )
+    assert code == 0
+    assert "fog" in out
+
+
+def test_a_truncated_image_is_named_and_can_be_skipped(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    folder = flat(tmp_path / "odd")
+    content = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(content[: len(content) // 2])
+    message = says(ood, "score", "--method", "msp", "--ood", folder)
+    assert message.startswith(f"cannot read image {folder / '3.png'}: ")
+    assert message.endswith("; replace it, or go on without it: --skip-unreadable")
+    code, out, _ = ood("score", "--method", "msp", "--ood", folder, "--skip-unreadable")
+    assert code == 0
+    assert "odd: 1 unreadable images were left out" in out
+    assert "odd: 1 unreadable images were left out" in ood("report")[1]
+
+
+def test_a_class_folder_without_images(ood: Ood, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    (root / "train" / "green").mkdir()
+    assert f"{root / 'train' / 'green'}" in says(ood, "train", "--data", root)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"pictures": np.zeros((2, 8, 8), np.uint8)},
+        {"images": np.zeros((2, 8, 8), np.float32)},
+        {"images": np.zeros((2, 8, 8, 4), np.uint8)},
+        {"images": np.zeros((8,), np.uint8)},
+        {"images": np.zeros((0, 8, 8), np.uint8)},
+        {"images": np.array([None, "x"], dtype=object)},
+    ],
+)
+def test_arrays_that_are_no_images(
+    ood: Ood, tiny: Path, tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    assert str(path) in says(ood, "score", "--method", "msp", "--ood", path)
+
+
+def test_a_cut_off_npz(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    np.savez(path, images=np.zeros((5, 8, 8), np.uint8))
+    path.write_bytes(path.read_bytes()[:-40])
+    assert str(path) in says(ood, "score", "--method", "msp", "--ood", path)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch bomb-went-off",)
+
+
+def test_a_checkpoint_that_holds_code_is_not_run(
+    ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pt"
+    path.write_bytes(pickle.dumps({"state_dict": _Bomb()}))
+    assert "bad.pt" in says(ood, "import", path, "--arch", "resnet18", "--data", "digits")
+    torch.save({"model": _Bomb()}, path)
+    assert "bad.pt" in says(ood, "import", path, "--arch", "resnet18", "--data", "digits")
+    assert not (tmp_path / "bomb-went-off").exists()
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_a_checkpoint_of_another_network_or_class_count(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "store" / "runs" / "tiny" / "weights.safetensors"
+    message = says(ood, "import", weights, "--arch", "resnet34:width=2", "--data", tiny)
+    assert "resnet18" in message
+    message = says(ood, "import", weights, "--arch", "resnet18:width=2", "--data", "digits")
+    assert message.endswith(
+        "has 2 classes and digits has 6; name the data it was trained on: --data"
+    )
+    assert sorted(p.name for p in (tmp_path / "store" / "runs").iterdir()) == ["tiny"]
+
+
+@pytest.mark.parametrize("value", ["0.5,0.5", "a", "nan", ""])
+def test_a_mean_that_is_not_one_or_three_numbers(ood: Ood, tmp_path: Path, value: str) -> None:
+    assert says(
+        ood, "import", tmp_path / "x.pt", "--arch", "resnet18", "--data", "digits", "--mean", value
+    ) == (f"--mean must be one number or three, such as 0.5 or 0.485,0.456,0.406, not {value!r}")
+
+
+def test_a_store_that_is_a_file(ood: Ood, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("x")
+    assert says(ood, "runs", "list", "--store", path) == (
+        f"the store {path} is not a folder; name another: --store DIR"
+    )
+
+
+@pytest.mark.skipif(os.name != "posix" or not Path("/proc").is_dir(), reason="needs Linux's /proc")
+def test_a_store_that_cannot_be_written(ood: Ood) -> None:
+    """Nobody, not even root, can make a folder there."""
+    assert says(ood, "train", "--data", "digits", "--store", "/proc/ood").startswith(
+        "cannot use /proc"
+    )
+
+
+def test_images_that_moved_away(ood: Ood, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    assert ood("train", "--data", root, "--arch", "resnet18:width=2", "--epochs", 1)[0] == 0
+    root.rename(tmp_path / "elsewhere")
+    message = says(ood, "score")
+    assert message.startswith(
+        "the data of run data-resnet18-width-2-s0 cannot be opened: no folder"
+    )
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """A limit on file sizes stands for the full disk: weights of the network are above it."""
+    store = tmp_path / "store"
+    script = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "from oodcli.cli.app import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    argv = ["train", "--data", "digits", "--arch", "resnet18:width=8", "--epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv, "--store", str(store)],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: cannot use")
+    assert "Traceback" not in done.stderr
+    left = [path.name for path in store.rglob("*") if path.is_file() and "tmp" in path.name]
+    assert left == []

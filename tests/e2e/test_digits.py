@@ -1,0 +1,259 @@
+"""All commands in order on the embedded digits, as a new user would type them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+Ood = Callable[..., tuple[int, str, str]]
+TRAIN = ("train", "--data", "digits", "--arch", "resnet18:width=4", "--epochs", "3")
+
+
+@pytest.fixture
+def trained(ood: Ood) -> Ood:
+    """Train a small network on digits."""
+    code, out, err = ood(*TRAIN, "--name", "d")
+    assert (code, out) == (0, "d\n"), err
+    return ood
+
+
+def test_the_whole_job_in_one_command(ood: Ood) -> None:
+    code, out, err = ood("run", "--epochs", 4, "--arch", "resnet18:width=8", "--format", "json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["benchmark"] == "digits"
+    assert result["runs"][0]["id_accuracy"] > 0.9
+    groups = {(row["dataset"], row["group"]) for row in result["rows"]}
+    assert groups == {
+        ("digits-6-9", "near"),
+        ("average", "near"),
+        ("photographs-grey", "far"),
+        ("gaussian-noise", "far"),
+        ("uniform-noise", "far"),
+        ("average", "far"),
+        ("average", "all"),
+    }
+    chosen = result["normratio"]["selected"]
+    assert {row["params"]["block"] for row in result["rows"] if row["method"] == "featurenorm"} == {
+        chosen
+    }
+    assert list(result["seconds"]) == ["train", "normratio", "score", "report"]
+    code, again, err = ood("run", "--epochs", 4, "--arch", "resnet18:width=8", "--format", "json")
+    assert code == 0
+    assert "is finished already" in err
+    assert json.loads(again)["rows"] == result["rows"]
+
+
+def test_the_commands_one_by_one(trained: Ood, tmp_path: Path) -> None:
+    ood = trained
+    code, out, err = ood("normratio")
+    assert code == 0
+    assert err.startswith("run: d\n")
+    assert "selected" in out
+    assert out.count("4.") >= 2
+
+    export = tmp_path / "scores.npz"
+    code, out, err = ood("score", "--method", "featurenorm", "--method", "msp", "--export", export)
+    assert code == 0
+    assert "NormRatio chose block" in err
+    with np.load(export) as stored:
+        names = set(stored.files)
+        sizes = {name: len(stored[name]) for name in names}
+        accuracy = np.mean(stored["@labels/digits"] == stored["@predictions/digits"])
+    sets = {"digits": 217, "digits-6-9": 714, "photographs-grey": 520}
+    sets |= {"gaussian-noise": 1000, "uniform-noise": 1000}
+    assert names == {f"{m}/{s}" for m in ("featurenorm", "msp") for s in sets} | {
+        "@labels/digits",
+        "@predictions/digits",
+    }
+    assert all(sizes[f"msp/{s}"] == n for s, n in sets.items())
+
+    code, again, err = ood("score", "--method", "featurenorm", "--method", "msp")
+    assert again == out
+    assert "no forward pass: all" in err
+
+    code, out, err = ood("report", "--format", "json")
+    report = json.loads(out)
+    assert report["schema"] == 1
+    assert report["convention"] == "neutral"
+    assert len(report["rows"]) == 2 * (4 + 3)
+    assert report["rows"][0]["id_accuracy"] == pytest.approx(accuracy)
+    assert {row["n_id"] for row in report["rows"]} == {217}
+
+    for how in ("table", "markdown", "csv"):
+        code, out, err = ood("report", "--format", how)
+        assert code == 0
+        assert "digits-6-9" in out
+        assert "\x1b" not in out
+    target = tmp_path / "report.md"
+    assert ood("report", "--format", "markdown", "--output", target)[1] == ""
+    assert target.read_text() == ood("report", "--format", "markdown")[1]
+
+
+def test_conventions_move_fpr_and_leave_auroc(trained: Ood) -> None:
+    trained("score", "--method", "msp")
+    reports = {
+        name: json.loads(trained("report", "--format", "json", "--convention", name)[1])["rows"]
+        for name in ("neutral", "openood", "knn", "featurenorm")
+    }
+    for name, rows in reports.items():
+        assert {row["convention"] for row in rows} == {name}
+        for row, base in zip(rows, reports["neutral"], strict=True):
+            assert row["auroc"] == pytest.approx(base["auroc"])
+    assert reports["openood"][0]["fpr95"] != reports["neutral"][0]["fpr95"]
+
+
+def test_a_quick_look_says_that_it_is_one(trained: Ood) -> None:
+    code, out, _ = trained("score", "--limit", 50)
+    assert code == 0
+    assert "a quick look: only the first 50 images of each set" in out
+    assert "(50 test images" in out
+    assert "only the first 50" in trained("report")[1]
+    trained("score", "--method", "msp")
+    assert "only the first" not in trained("report")[1]
+    assert "only the first 50" in trained("report", "--limit", 50)[1]
+
+
+def test_a_dry_run_computes_nothing(trained: Ood, tmp_path: Path) -> None:
+    code, out, _ = trained("score", "--dry-run", "--format", "json")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["images_per_s"] > 0
+    assert sum(p["missing"] for p in plan["passes"]) == 217 + 714 + 520 + 2000 + 2 * 758
+    assert not list((tmp_path / "store").rglob("activations/*/*/*.safetensors"))
+    trained("score")
+    plan = json.loads(trained("score", "--dry-run", "--format", "json")[1])
+    assert sum(p["missing"] for p in plan["passes"]) == 0
+    assert "0.0 s" in trained("score", "--dry-run")[1]
+
+
+def test_normratio_variants_stand_side_by_side(trained: Ood) -> None:
+    full = json.loads(trained("normratio", "--format", "json")[1])
+    raw = json.loads(trained("normratio", "--no-normalise", "--format", "json")[1])
+    some = json.loads(trained("normratio", "--max-images", 100, "--format", "json")[1])
+    assert (full["n_images"], raw["n_images"], some["n_images"]) == (758, 758, 100)
+    assert (full["normalised"], raw["normalised"]) == (True, False)
+    assert [b["ratio"] for b in full["blocks"]] != [b["ratio"] for b in raw["blocks"]]
+    assert some["blocks"][0]["stderr"] > full["blocks"][0]["stderr"]
+    assert [b["name"] for b in full["blocks"]] == [f"{s}.{i}" for s in (1, 2, 3, 4) for i in (1, 2)]
+    assert full["blocks"][6]["shape"] == [32, 4, 4]
+    assert set(full["blocks"][0]) == {"index", "name", "shape", "ratio", "stderr", "excluded"}
+    shown = json.loads(trained("runs", "show", "d")[1])
+    assert set(shown["normratio"]) == {"normalised-all", "unnormalised-all", "normalised-100"}
+
+
+def test_seeds_are_averaged(ood: Ood) -> None:
+    for seed in (0, 1):
+        ood(*TRAIN, "--name", f"s{seed}", "--seed", seed)
+        ood("score", "--method", "msp", "--run", f"s{seed}")
+    code, out, _ = ood("report", "--run", "s0", "--run", "s1", "--format", "json")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    singles = [
+        json.loads(ood("report", "--run", f"s{s}", "--format", "json")[1])["rows"] for s in (0, 1)
+    ]
+    for row, a, b in zip(rows, *singles, strict=True):
+        assert row["n_runs"] == 2
+        assert row["auroc"] == pytest.approx((a["auroc"] + b["auroc"]) / 2)
+        assert row["std"]["auroc"] == pytest.approx(abs(a["auroc"] - b["auroc"]) / 2)
+    assert " ± " in ood("report", "--run", "s0", "--run", "s1")[1]
+
+
+def weights(store: Path, name: str) -> bytes:
+    """Return the weights of a run."""
+    return (store / "runs" / name / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
+    ood: Ood, tmp_path: Path, sent: signal.Signals
+) -> None:
+    ood(*TRAIN, "--name", "whole")
+    store = tmp_path / "store"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oodcli", *TRAIN, "--name", "cut"],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    state = store / "runs" / "cut" / "state.json"
+    while not state.is_file():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(sent)
+    _, err = process.communicate()
+    if sent is signal.SIGINT:
+        assert process.returncode == 130
+        assert err.splitlines()[-1].startswith("error: interrupted")
+        assert "Traceback" not in err
+    assert not (store / "runs" / "cut" / "run.json").exists()
+    assert "unfinished" in ood("runs", "list")[1]
+    code, out, err = ood("train", "--resume", "--run", "cut")
+    assert (code, out) == (0, "cut\n")
+    assert "going on after epoch" in err
+    assert weights(store, "cut") == weights(store, "whole")
+    assert not list((store / "runs" / "cut").glob("state*"))
+
+
+def test_extraction_that_is_cut_off_goes_on(trained: Ood, tmp_path: Path) -> None:
+    trained("score", "--method", "msp")
+    shards = sorted((tmp_path / "store" / "activations").rglob("*.safetensors"))
+    shards[0].unlink()
+    shards[1].write_bytes(shards[1].read_bytes()[:-1] + b"!")
+    code, _, err = trained("score", "--method", "msp")
+    assert code == 0
+    assert "forward pass:" in err
+    assert "is damaged: made again" in err
+    assert "no forward pass" in trained("score", "--method", "msp")[2]
+
+
+def test_runs_are_renamed_and_removed(trained: Ood, tmp_path: Path) -> None:
+    trained("score", "--method", "msp")
+    assert trained("runs", "rename", "d", "best")[:2] == (0, "best\n")
+    assert trained("report", "--run", "best")[0] == 0
+    code, _, err = trained("runs", "remove", "best")
+    assert code == 0
+    assert err.startswith("removed best: ")
+    listed = json.loads(trained("runs", "list", "--format", "json")[1])
+    assert listed["runs"] == []
+    assert listed["usage"]["activations"] == 0
+    assert list((tmp_path / "store" / "runs").iterdir()) == []
+
+
+def test_a_store_may_be_a_folder_that_holds_other_things(ood: Ood, tmp_path: Path) -> None:
+    store = tmp_path / "home"
+    (store / "runs" / "tensorboard").mkdir(parents=True)
+    (store / "runs" / "tensorboard" / "events").write_text("mine")
+    (store / "thesis.tex").write_text("mine")
+    code, out, _ = ood(*TRAIN, "--store", store)
+    assert code == 0
+    assert ood("runs", "remove", out.strip(), "--store", store)[0] == 0
+    assert (store / "thesis.tex").read_text() == "mine"
+    assert (store / "runs" / "tensorboard" / "events").read_text() == "mine"
+
+
+def test_two_processes_on_one_store_run_the_network_once(trained: Ood, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "oodcli", "score", "--method", "featurenorm"]
+    both = [
+        subprocess.Popen(
+            [*command, "--format", "json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    results = [json.loads(out) for out, _ in outputs]
+    assert results[0]["rows"] == results[1]["rows"]
+    computed = sum(each["computed"] for result in results for each in result["passes"])
+    assert computed == 217 + 714 + 520 + 2000 + 2 * 758
