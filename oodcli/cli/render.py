@@ -277,8 +277,9 @@ def _report_csv(rows: Sequence[ResultRow]) -> str:
 
 def _report_table(report: Report) -> Table:
     several = len({row.run for row in report.rows}) > 1
-    groups = {row.group for row in report.rows if row.dataset != AVERAGE}
-    rows = [row for row in report.rows if _worth_showing(row, groups)]
+    sets = {row.dataset: row.group for row in report.rows if row.dataset != AVERAGE}
+    groups = set(sets.values())
+    rows = [row for row in report.rows if _worth_showing(row, n_sets=len(sets), groups=groups)]
     best = best_of(rows, _kind)
     columns = [
         *([Column("run", "Run")] if several else []),
@@ -319,9 +320,11 @@ def _report_table(report: Report) -> Table:
     )
 
 
-def _worth_showing(row: ResultRow, groups: set[str]) -> bool:
-    """Leave out the average over all sets where it says again what that of the only group says."""
-    return not (row.dataset == AVERAGE and row.group == "all" and len(groups) == 1)
+def _worth_showing(row: ResultRow, *, n_sets: int, groups: set[str]) -> bool:
+    """Leave out averages that say again what other rows say: of one set, or of the only group."""
+    if row.dataset != AVERAGE:
+        return True
+    return n_sets > 1 and not (row.group == "all" and len(groups) == 1)
 
 
 def _kind(row: ResultRow) -> tuple[str, str, str]:

@@ -58,7 +58,7 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 @pytest.fixture
 def tiny(trained_store: tuple[Path, Path], tmp_path: Path) -> Path:
-    """Give the test a copy of the store with the tiny run in it; return the folder of its images."""
+    """Copy the store with the tiny run for this test; return the folder of the run's images."""
     store, images = trained_store
     shutil.copytree(store, tmp_path / "store")
     return images

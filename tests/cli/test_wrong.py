@@ -32,7 +32,8 @@ def test_no_run_yet(ood: Ood, tmp_path: Path) -> None:
 
 def test_a_misspelt_data_set(ood: Ood) -> None:
     assert says(ood, "train", "--data", "digit") == (
-        "no data set 'digit'; did you mean 'digits'? (a folder, an .npz file or NAME=PATH will do too)"
+        "no data set 'digit'; did you mean 'digits'? "
+        "(a folder, an .npz file or NAME=PATH will do too)"
     )
 
 
@@ -49,7 +50,8 @@ def test_a_device_that_is_not_there(ood: Ood) -> None:
         )
     else:
         assert says(ood, "train", "--data", "digits", "--device", "cuda") == (
-            f"device cuda is not there: torch {torch.__version__} finds no CUDA GPU; use --device cpu"
+            f"device cuda is not there: torch {torch.__version__} finds no CUDA GPU; "
+            "use --device cpu"
         )
 
 

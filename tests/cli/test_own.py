@@ -1,0 +1,136 @@
+"""Images and checkpoints of the user's own."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli.conftest import Ood, flat, tree
+
+
+def rows(out: str) -> list[dict[str, object]]:
+    """Return the rows of a JSON result."""
+    return json.loads(out)["rows"]
+
+
+def test_own_images_are_scored_against_photographs_and_noise(ood: Ood, tiny: Path) -> None:
+    code, out, err = ood("score", "--format", "json")
+    assert code == 0, err
+    found = {(row["dataset"], row["group"]) for row in rows(out) if row["dataset"] != "average"}
+    assert found == {("photographs", "ood"), ("gaussian-noise", "ood"), ("uniform-noise", "ood")}
+    assert {row["method"] for row in rows(out)} == {
+        "msp", "maxlogit", "energy", "featurenorm", "norm+msp", "norm+energy",
+    }  # fmt: skip
+    assert "NormRatio chose block" in err
+
+
+def test_grey_images_get_grey_photographs(ood: Ood, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 16, 16), dtype=np.uint8)
+    images[::2, :8] //= 4
+    labels = np.arange(24) % 2
+    path = tmp_path / "grey.npz"
+    np.savez(
+        path, train_images=images, train_labels=labels, test_images=images, test_labels=labels,
+        class_names=np.array(["dark", "light"]), remark=np.array("ignored"),
+    )  # fmt: skip
+    assert ood("train", "--data", path, "--arch", "resnet18:width=2", "--epochs", 1)[0] == 0
+    code, out, _ = ood("score", "--method", "msp", "--format", "json")
+    assert code == 0
+    assert "photographs-grey" in {row["dataset"] for row in rows(out)}
+
+
+def test_the_same_images_as_folder_and_as_arrays_go_through_the_network_once(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    folder = flat(tmp_path / "odd")
+    arrays = np.stack([np.asarray(Image.open(p)) for p in sorted(folder.iterdir())])
+    np.savez(tmp_path / "same.npz", images=arrays)
+    _, out, err = ood("score", "--method", "msp", "--ood", folder, "--format", "json")
+    first = rows(out)[0]
+    _, out, err = ood(
+        "score", "--method", "msp", "--ood", tmp_path / "same.npz", "--format", "json"
+    )
+    assert "no forward pass" in err
+    assert {**rows(out)[0], "dataset": ""} == {**first, "dataset": ""}
+
+
+def test_a_whole_data_set_used_as_ood_gives_its_test_part(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    other = tree(tmp_path / "other", n=5)
+    code, out, _ = ood(
+        "score", "--method", "msp", "--ood", other, "--ood", "digits", "--format", "json"
+    )
+    assert code == 0
+    sizes = {row["dataset"]: row["n_ood"] for row in rows(out)}
+    assert sizes["other"] == 10
+    assert sizes["digits"] == 217
+
+
+def test_a_changed_image_is_seen(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = flat(tmp_path / "odd")
+    ood("score", "--method", "energy", "--ood", folder)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "0.png")
+    _, _, err = ood("score", "--method", "energy", "--ood", folder)
+    assert "forward pass:" in err
+    assert "no forward pass" not in err
+
+
+def test_images_without_a_validation_part_can_hold_some_out(ood: Ood, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    code, name, _ = ood(
+        "train", "--data", root, "--arch", "resnet18:width=2", "--epochs", 1, "--val-fraction", 0.25
+    )
+    assert code == 0
+    record = json.loads(ood("runs", "show", name.strip())[1])
+    assert record["parts"] == {"train": 18, "val": 6, "test": 24}
+    assert record["training"]["val_accuracy"] is not None
+    assert ood("score", "--method", "featurenorm")[0] == 0
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "th", "ckpt", "safetensors"])
+@pytest.mark.parametrize("nest", [None, "state_dict", "model_state_dict", "model"])
+def test_a_checkpoint_comes_in_as_it_went_out(
+    ood: Ood, tiny: Path, tmp_path: Path, ending: str, nest: str | None
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(tmp_path / "store" / "runs" / "tiny" / "weights.safetensors")
+    path = tmp_path / f"mine.{ending}"
+    if ending == "safetensors":
+        save_file(state, path)
+    else:
+        state = {f"module.{key}": value for key, value in state.items()}
+        torch.save({nest: state, "epoch": 3} if nest else state, path)
+    code, out, err = ood("import", path, "--arch", "resnet18:width=2", "--data", tiny)
+    assert (code, out) == (0, "mine\n"), err
+    record = json.loads(ood("runs", "show", "mine")[1])
+    original = json.loads(ood("runs", "show", "tiny")[1])
+    assert record["network"] == original["network"]
+    assert record["origin"] == "imported"
+    assert record["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_normalisation_of_an_import_changes_its_scores(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "store" / "runs" / "tiny" / "weights.safetensors"
+    results = []
+    for name, mean in (("a", "0.5"), ("b", "0.485,0.456,0.406")):
+        argv = ["import", weights, "--arch", "resnet18:width=2", "--data", tiny, "--name", name]
+        assert ood(*argv, "--mean", mean)[0] == 0
+        _, out, _ = ood("score", "--run", name, "--method", "energy", "--format", "json")
+        results.append(rows(out))
+    assert [r["auroc"] for r in results[0]] != [r["auroc"] for r in results[1]]
+    code, out, _ = ood("report", "--run", "a", "--run", "b", "--format", "json")
+    assert code == 0
+    assert {row["run"] for row in rows(out)} == {"a", "b"}
+    merged = rows(ood("report", "--run", "a", "--run", "b", "--average", "--format", "json")[1])
+    assert merged[0]["n_runs"] == 2

@@ -1,0 +1,202 @@
+"""What is printed, letter by letter."""
+
+import json
+
+import pytest
+
+from oodcli.cli.options import Format
+from oodcli.cli.render import deliver, human_bytes, render_normratio, render_report
+from oodcli.metrics import Detection
+from oodcli.results import Report, ResultRow, RunSummary, over_runs, with_averages
+from oodcli.workflows.normratio import Block, NormRatioResult
+
+
+def row(
+    method: str, dataset: str, group: str, fpr: float, auroc: float, *, run: str = "r"
+) -> ResultRow:
+    """Make a row."""
+    return ResultRow.of(
+        Detection(fpr, auroc, 0.75, 0.5, n_id=1000, n_ood=2500),
+        run=run,
+        method=method,
+        params={"block": 6} if method == "featurenorm" else {"temperature": 1.0},
+        dataset=dataset,
+        group=group,
+        id_accuracy=0.95061,
+        convention="neutral",
+    )
+
+
+def rows(run: str = "r", shift: float = 0.0) -> list[ResultRow]:
+    """Make the rows of two methods on a near and a far set."""
+    return with_averages(
+        [
+            row("msp", "tin", "near", 0.5 + shift, 0.8, run=run),
+            row("msp", "svhn", "far", 0.25 + shift, 0.9, run=run),
+            row("featurenorm", "tin", "near", 0.6 + shift, 0.7, run=run),
+            row("featurenorm", "svhn", "far", 0.125 + shift, 0.95, run=run),
+        ]
+    )
+
+
+def report(table: list[ResultRow], *names: str, notes: tuple[str, ...] = ()) -> Report:
+    """Wrap rows into a report."""
+    runs = [RunSummary(n, "resnet18", "cifar10", 1000, 0.95061, 0) for n in names or ("r",)]
+    return Report("neutral", "what it means", "bench", runs, table, notes)
+
+
+TABLE = """\
+r: resnet18, ID cifar10 (1,000 test images, accuracy 95.06 %)
+benchmark bench, convention neutral: what it means; in percent
+
+ OOD set        Group   Method                  FPR95 ↓   AUROC ↑   AUPR-in ↑   AUPR-out ↑   Images
+ ──────────────────────────────────────────────────────────────────────────────────────────────────
+ tin            near    msp                       50.00     80.00       75.00        50.00    2,500
+ tin            near    featurenorm (block 6)     60.00     70.00       75.00        50.00    2,500
+
+ near average           msp                       50.00     80.00       75.00        50.00    2,500
+ near average           featurenorm (block 6)     60.00     70.00       75.00        50.00    2,500
+
+ svhn           far     msp                       25.00     90.00       75.00        50.00    2,500
+ svhn           far     featurenorm (block 6)     12.50     95.00       75.00        50.00    2,500
+
+ far average            msp                       25.00     90.00       75.00        50.00    2,500
+ far average            featurenorm (block 6)     12.50     95.00       75.00        50.00    2,500
+
+ average                msp                       37.50     85.00       75.00        50.00    5,000
+ average                featurenorm (block 6)     36.25     82.50       75.00        50.00    5,000
+
+note: a note
+"""
+
+MARKDOWN = """\
+r: resnet18, ID cifar10 (1,000 test images, accuracy 95.06 %)  
+benchmark bench, convention neutral: what it means; in percent
+
+| OOD set | Group | Method | FPR95 ↓ | AUROC ↑ | AUPR-in ↑ | AUPR-out ↑ | Images |
+|---|---|---|---:|---:|---:|---:|---:|
+| tin | near | msp | **50.00** | **80.00** | **75.00** | **50.00** | 2,500 |
+| tin | near | featurenorm (block 6) | 60.00 | 70.00 | **75.00** | **50.00** | 2,500 |
+"""  # noqa: W291 - two blanks end a line in Markdown
+
+
+def test_the_table_on_100_columns() -> None:
+    shown = render_report(report(rows(), notes=("a note",)), Format.TABLE, to_file=False)
+    assert shown == TABLE
+
+
+def test_the_markdown_has_the_best_of_each_set_in_bold() -> None:
+    shown = render_report(report(rows()), Format.MARKDOWN, to_file=False)
+    assert shown.startswith(MARKDOWN)
+    assert "| average |  | featurenorm (block 6) | **36.25** | 82.50 |" in shown
+
+
+def test_a_narrow_window_loses_columns_and_never_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    shown = render_report(report(rows()), Format.TABLE, to_file=False)
+    assert max(len(line) for line in shown.splitlines() if line.startswith(" ")) <= 70
+    assert "AUPR-out" not in shown
+    assert "featurenorm (block 6)     12.50     95.00" in shown
+    assert "…" not in shown
+
+
+def test_several_runs_are_averaged_with_their_spread() -> None:
+    merged = over_runs([rows("a"), rows("b", shift=0.02)])
+    shown = render_report(report(merged, "a", "b"), Format.TABLE, to_file=False)
+    assert "mean ± population standard deviation of 2 runs, accuracy 95.06 ± 0.00 %" in shown
+    assert "51.00 ± 1.00" in shown
+
+
+def test_runs_that_are_not_averaged_have_a_column() -> None:
+    shown = render_report(
+        report([*rows("a"), *rows("b")], "a", "b"), Format.MARKDOWN, to_file=False
+    )
+    assert "| Run | OOD set |" in shown
+    assert shown.count("| a | svhn |") == 2
+
+
+def test_names_from_outside_are_not_taken_for_markup() -> None:
+    evil = [row("msp", "[red]a|b*c[/red]", "ood", 0.5, 0.5)]
+    assert "[red]a|b*c[/red]" in render_report(report(evil), Format.TABLE, to_file=False)
+    assert "[red]a\\|b\\*c[/red]" in render_report(report(evil), Format.MARKDOWN, to_file=False)
+
+
+def test_one_set_has_no_average_in_print_and_has_it_in_json() -> None:
+    one = report(with_averages([row("msp", "a", "ood", 0.5, 0.5)]))
+    assert "average" not in render_report(one, Format.TABLE, to_file=False)
+    content = json.loads(render_report(one, Format.JSON, to_file=False))
+    assert [(r["dataset"], r["group"]) for r in content["rows"]] == [
+        ("a", "ood"),
+        ("average", "ood"),
+        ("average", "all"),
+    ]
+
+
+def test_csv_keeps_every_digit() -> None:
+    third = [row("featurenorm", "a, b", "ood", 1 / 3, 0.5)]
+    lines = render_report(report(third), Format.CSV, to_file=False).splitlines()
+    assert lines[0].startswith("run,method,params,dataset,group,fpr95,auroc,aupr_in,aupr_out,n_id")
+    assert lines[1].startswith('r,featurenorm,"{""block"": 6}","a, b",ood,0.3333333333333333,0.5,')
+
+
+def test_what_is_written_to_a_file_goes_to_no_screen(tmp_path, capsys) -> None:
+    deliver("text\n", tmp_path / "deep" / "file")
+    assert (tmp_path / "deep" / "file").read_text() == "text\n"
+    assert capsys.readouterr().out == ""
+    deliver("text\n", None)
+    assert capsys.readouterr().out == "text\n"
+
+
+def ratios(*, clear: bool = True, excluded: int = 0) -> NormRatioResult:
+    """Make the NormRatio of three blocks."""
+    blocks = tuple(
+        Block(i, name, (8, 4, 4), ratio, stderr, excluded * (i == 0))
+        for i, (name, ratio, stderr) in enumerate(
+            [("1.1", 0.9, 0.001), ("2.1", 1.25, None), ("3.1", None, None)]
+        )
+    )
+    return NormRatioResult(
+        run="r", arch="resnet18", data="digits", blocks=blocks, selected=1, clear=clear,
+        n_images=50, of_images=758, normalised=False,
+    )  # fmt: skip
+
+
+NORMRATIO = """\
+r: resnet18
+NormRatio of 50 of 758 training images of digits, not normalised (as in the released script)
+
+ Block   Name   Map     NormRatio   Std. error
+ ───────────────────────────────────────────────────────────────────────────────
+     0   1.1    8×4×4      0.9000       0.0010   ▇▇▇▇▇▇▇▇▇▇▇▇▇▇
+     1   2.1    8×4×4      1.2500            -   ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇   selected
+     2   3.1    8×4×4           -            -
+
+note: the lead of the selected block is within two standard errors: not clear
+note: block 0: 2 images left out, since the norm of their puzzle is zero
+"""
+
+
+def test_normratio_on_the_terminal() -> None:
+    shown = render_normratio(ratios(clear=False, excluded=2), Format.TABLE, to_file=False)
+    assert shown == NORMRATIO
+
+
+def test_normratio_in_other_formats() -> None:
+    content = json.loads(render_normratio(ratios(), Format.JSON, to_file=False))
+    assert content["schema"] == 1
+    assert content["selected"] == 1
+    assert content["clear"] is True
+    assert content["blocks"][2]["ratio"] is None
+    assert content["blocks"][0]["shape"] == [8, 4, 4]
+    lines = render_normratio(ratios(), Format.CSV, to_file=False).splitlines()
+    assert lines[2] == "1,2.1,8x4x4,1.25,,0,1"
+    marked = render_normratio(ratios(), Format.MARKDOWN, to_file=False)
+    assert "| **1** | **2.1** | **8×4×4** | **1.2500** | **-** | **selected** |" in marked
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (170_498_071, "170 MB"), (2e12, "2.0 TB")],
+)
+def test_sizes(size: float, text: str) -> None:
+    assert human_bytes(size) == text
