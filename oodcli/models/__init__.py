@@ -1,1 +1,28 @@
+"""Networks: what can be built, how weights get in and out, and the one forward pass."""
 
+from oodcli.models.architecture import Architecture, ArchitectureSpec
+from oodcli.models.checkpoint import (
+    load_head,
+    load_into,
+    load_run_network,
+    load_weights,
+    read_state,
+    save_weights,
+)
+from oodcli.models.network import Network, network_of
+from oodcli.models.registry import ARCHITECTURES, parse_architecture
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "ArchitectureSpec",
+    "Network",
+    "load_head",
+    "load_into",
+    "load_run_network",
+    "load_weights",
+    "network_of",
+    "parse_architecture",
+    "read_state",
+    "save_weights",
+]

@@ -1,0 +1,364 @@
+"""Weights in and out of files, without running any code that a file may hold.
+
+Checkpoints from elsewhere come in through :func:`read_state` and :func:`load_into`, which make a
+network of them only where every tensor has its place. A run's own weights are safetensors.
+"""
+
+import contextlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - the name of an error; nothing is unpickled
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from oodcli.activations import Head
+from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.network import COUNTER, Network, network_of
+from oodcli.models.registry import ARCHITECTURES, parse_architecture
+from oodcli.store import replacing
+
+_TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt")
+_SAFETENSORS = ".safetensors"
+_NESTS = ("state_dict", "model_state_dict", "model")
+_SHORTCUTS = ("shortcut", "downsample", "convShortcut")
+_HEADS = ("fc", "linear", "classifier", "head")
+_SHOWN = 3
+_AGAIN = "remove the run and make it again"
+
+# What torch's reader says where a pickle names a class or function, in its versions since 2.3.
+_CODE = re.compile(
+    r"Unsupported (?:global: GLOBAL|class) (?P<name>\S+)|unsupported GLOBAL (?P<blocked>\S+)"
+    r"|Trying to call reduce|Can only (?:create|build)|TorchScript archives"
+)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint, plain or nested, with float16 widened to float32.
+
+    Parameters
+    ----------
+    path
+        A file that ``torch.save`` wrote (``.pt``, ``.pth``, ``.th``, ``.ckpt``), or
+        ``.safetensors``.
+
+    Returns
+    -------
+    dict
+        Tensors by name, without the ``module.`` that data-parallel training puts in front.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is not there, is damaged, holds code, or holds no state dict.
+    """
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder; name the checkpoint file in it")
+    if not path.exists():
+        raise InvalidInputError(f"there is no file {path}; name a checkpoint")
+    suffix = path.suffix.lower()
+    if suffix == _SAFETENSORS:
+        content: object = _read_safetensors(path)
+    elif suffix in _TORCH_SUFFIXES:
+        content = _read_torch(path)
+    else:
+        known = ", ".join((*_TORCH_SUFFIXES, _SAFETENSORS))
+        raise InvalidInputError(f"{path} is not called like a checkpoint; the name ends in {known}")
+    return _state_dict(path, content)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise InvalidInputError(_damaged(path, error)) from None
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            # On a plain pickle torch asks for a bug report; the error below says what matters.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (UnpicklingError, RuntimeError) as error:
+        found = _CODE.search(str(error))
+        if not found and not _is_plain_pickle(path):
+            raise InvalidInputError(_damaged(path, error)) from None
+        name = (found["name"] or found["blocked"]) if found else None
+        raise InvalidInputError(
+            f"{path} holds code (pickled {name or 'objects'}), which is never run; "
+            "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint break the reader anyhow
+        raise InvalidInputError(_damaged(path, error)) from None
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Tell whether a file is a pickle that torch did not write: torch stays with protocol 2."""
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    return len(start) == 2 and start[0] == 0x80 and start[1] > 2
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    first_line = str(error).partition("\n")[0]
+    # The rest of torch's text recommends to run the code in the file.
+    reason = first_line.partition(". ")[0].removeprefix("Weights only load failed")
+    detail = f" ({reason})" if reason else ""
+    return f"{path} is not a checkpoint, or only a part of one{detail}; get it again"
+
+
+def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        nested = [content[key] for key in _NESTS if isinstance(content.get(key), Mapping)]
+        if not nested:
+            break
+        content = nested[0]
+    if not isinstance(content, Mapping) or not content:
+        raise InvalidInputError(f"{path} holds no state dict; save one: model.state_dict()")
+    state: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise InvalidInputError(
+                f"{path} holds no state dict: {key!r} is no tensor but {type(value).__name__}; "
+                "save one: model.state_dict()"
+            )
+        name = key.removeprefix("module.")
+        if name in state:
+            raise InvalidInputError(f"{path} holds {name} with and without 'module.'; keep one")
+        half = value.dtype in (torch.float16, torch.bfloat16)
+        state[name] = value.detach().float() if half else value.detach()
+    return state
+
+
+def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
+    """Make a network of an architecture and a state dict that fits it exactly.
+
+    Parameters
+    ----------
+    spec
+        The architecture.
+    state
+        Tensors by name. ``downsample`` stands for ``shortcut``, and ``linear``, ``classifier`` or
+        ``head`` for the last layer, where nothing else can be meant. Counts of batches
+        (``num_batches_tracked``) may be there or not.
+
+    Returns
+    -------
+    Network
+        With as many classes as the last layer has rows.
+
+    Raises
+    ------
+    InvalidInputError
+        If a tensor is missing, unexpected, of another shape, or not finite. The message names the
+        architecture that would fit, if there is one.
+    """
+    fit = _fit(spec, state)
+    if fit.misfit:
+        raise InvalidInputError(
+            f"the weights do not fit {spec}: {'; '.join(fit.misfit)}; {_cure(spec, state)}"
+        )
+    for name, tensor in fit.state.items():
+        if not tensor.is_floating_point():
+            raise InvalidInputError(f"{name} is {tensor.dtype}; save the weights as float32")
+        if not tensor.isfinite().all():
+            raise InvalidInputError(
+                f"{name} holds NaN or infinity; take a checkpoint from before training went wrong"
+            )
+    module = fit.shadow.to_empty(device="cpu")
+    for name, buffer in module.named_buffers():
+        if name.endswith(COUNTER):
+            buffer.zero_()
+    module.load_state_dict(fit.state, strict=False)  # the counters may be missing
+    return network_of(spec, module)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A state dict in the names of an architecture, and what keeps it from fitting."""
+
+    state: Mapping[str, Tensor]
+    shadow: nn.Module
+    misfit: tuple[str, ...]
+
+
+def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
+    head = spec.architecture.head
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
+    ours = _renamed(weights, _shapes(_shadow(spec, num_classes=1)), head=head)
+    # As many classes as the last layer has rows.
+    last = ours.get(f"{head}.weight")
+    rows = len(last) if last is not None and last.dim() == 2 else 0
+    shadow = _shadow(spec, num_classes=max(rows, 1))
+    wanted = _shapes(shadow)
+    wrong = [
+        f"{name} is {tuple(tensor.shape)}, not {wanted[name]}"
+        for name, tensor in ours.items()
+        if name in wanted and tuple(tensor.shape) != wanted[name]
+    ]
+    found = {
+        "missing": [name for name in wanted if name not in ours],
+        "unexpected": [name for name in ours if name not in wanted],
+        "wrong shape": wrong,
+    }
+    misfit = tuple(f"{what}: {_first(names)}" for what, names in found.items() if names)
+    return _Fit(ours, shadow, misfit)
+
+
+def _shadow(spec: ArchitectureSpec, *, num_classes: int) -> nn.Module:
+    """Build a network without values: they would cost time and draw from torch's generator."""
+    with torch.device("meta"):
+        return spec.build(num_classes)
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if not name.endswith(COUNTER)
+    }
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _renamed(
+    state: Mapping[str, Tensor], wanted: Collection[str], *, head: str
+) -> dict[str, Tensor]:
+    """Translate the usual spellings, except where two tensors would get the same name."""
+    names = {key: _our_name(key, wanted, head=head) for key in state}
+    uses = Counter(names.values())
+    return {name if uses[name] == 1 else key: state[key] for key, name in names.items()}
+
+
+def _our_name(key: str, wanted: Collection[str], *, head: str) -> str:
+    if key in wanted:
+        return key
+    *path, leaf = key.split(".")
+    guesses = [f"{head}.{leaf}"] if ".".join(path) in _HEADS else []
+    for ours in _SHORTCUTS:
+        translated = [ours if part in _SHORTCUTS else part for part in path]
+        guesses.append(".".join((*translated, leaf)))
+    return next((guess for guess in guesses if guess in wanted), key)
+
+
+def _cure(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> str:
+    fitting = [str(other) for other in _candidates(spec, state) if not _fit(other, state).misfit]
+    if not fitting:
+        return "no known architecture fits them"
+    return f"this looks like {' or '.join(fitting)}: name that architecture"
+
+
+def _candidates(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Iterator[ArchitectureSpec]:
+    """Yield every architecture with the parameters that show in the weights."""
+    for architecture in ARCHITECTURES.values():
+        params = {**(spec.params if architecture is spec.architecture else {})}
+        params.update(architecture.visible(state))
+        with contextlib.suppress(InvalidInputError):  # a parameter out of its range
+            yield architecture.spec({name: str(value) for name, value in params.items()})
+
+
+def save_weights(network: Network, path: Path) -> None:
+    """Write the weights of a network in one step.
+
+    Parameters
+    ----------
+    network
+        The network.
+    path
+        A ``.safetensors`` file, replaced if it is there.
+    """
+    state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
+    content = safetensors.torch.save(state)
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read what :func:`save_weights` wrote.
+
+    Raises
+    ------
+    MissingArtifactError
+        If there is no such file.
+    CorruptArtifactError
+        If the file is not what was written.
+    """
+    with _own_file(path):
+        return safetensors.torch.load_file(path)
+
+
+def load_run_network(path: Path, arch: str, num_classes: int) -> Network:
+    """Load the network of a run.
+
+    Parameters
+    ----------
+    path
+        Its weights.
+    arch
+        Its architecture.
+    num_classes
+        Its number of classes.
+
+    Raises
+    ------
+    MissingArtifactError
+        If there is no such file.
+    CorruptArtifactError
+        If the file is not what was written, or does not belong to such a network.
+    """
+    try:
+        network = load_into(parse_architecture(arch), load_weights(path))
+    except InvalidInputError as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}") from None
+    if network.num_classes != num_classes:
+        raise CorruptArtifactError(
+            f"{path} has {network.num_classes} classes, and its run has {num_classes}; {_AGAIN}"
+        )
+    return network
+
+
+def load_head(path: Path, arch: str) -> Head:
+    """Load only the last layer of a run's network.
+
+    Parameters
+    ----------
+    path
+        The weights of the run.
+    arch
+        Its architecture.
+
+    Raises
+    ------
+    MissingArtifactError
+        If there is no such file.
+    CorruptArtifactError
+        If the file is not what was written.
+    """
+    head = parse_architecture(arch).architecture.head
+    with _own_file(path), safe_open(path, framework="pt") as tensors:
+        return Head(tensors.get_tensor(f"{head}.weight"), tensors.get_tensor(f"{head}.bias"))
+
+
+@contextlib.contextmanager
+def _own_file(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise MissingArtifactError(f"the weights {path} are gone; {_AGAIN}") from None
+    except SafetensorError as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; {_AGAIN}") from None

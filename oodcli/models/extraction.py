@@ -1,0 +1,269 @@
+"""The one function in which a network runs for scoring: pixels in, activations out.
+
+A hook reduces the map of every block to its FeatureNorm while the map is there; no map is kept.
+"""
+
+import contextlib
+import copy
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from oodcli.activations import Activations
+from oodcli.errors import InvalidInputError
+from oodcli.models.network import Network
+
+PRECISIONS = ("float32", "bfloat16")
+
+# Pixels of one batch: 64 images of 32 x 32 fill the caches of a CPU, and a GPU wants more.
+_PIXELS_CPU = 64 * 32 * 32
+_PIXELS_GPU = 512 * 32 * 32
+_SMALLEST_BATCH = 8
+
+
+def feature_norm(maps: Tensor) -> Tensor:
+    """Return the FeatureNorm of every map: the mean over channels of the L2 norm of its ReLU.
+
+    Parameters
+    ----------
+    maps
+        Output of a block, ``(n, c, h, w)``; left as it is.
+
+    Returns
+    -------
+    Tensor
+        float32, ``(n,)``.
+
+    References
+    ----------
+    Yu, Shin, Lee, Jun, Lee. "Block Selection Method for Using Feature Norm in Out-of-Distribution
+    Detection". CVPR 2023, arXiv:2212.02295.
+    """
+    # In float32 whatever the maps are: the sum of squares of a bfloat16 map would stop growing.
+    squares = maps.clamp(min=0).float().square_()  # clamp made the copy that is squared in place
+    return squares.sum(dim=(2, 3)).sqrt().mean(dim=1)
+
+
+def extract(
+    network: Network,
+    pixels_batches: Iterable[NDArray[np.uint8]],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    batch_size: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[Activations]:
+    """Run a network over shards of images; while it computes, the next shard is read.
+
+    Parameters
+    ----------
+    network
+        The network; neither it nor its module is changed.
+    pixels_batches
+        Shards of images, ``(n, 3, h, w)``; read in a thread of its own, one ahead.
+    mean, std
+        Normalisation of the three channels, for pixel values from 0 to 1.
+    device
+        Where to compute.
+    precision
+        ``float32``, or ``bfloat16`` for automatic mixed precision. FeatureNorms, and the logits of
+        the features, are computed in float32 in both.
+    batch_size
+        Images at a time; None for what suits the device. It changes results by rounding only.
+    advance
+        Called with the number of images of every batch that is under way.
+
+    Yields
+    ------
+    Activations
+        Of one shard each, in float32 on the CPU.
+
+    Raises
+    ------
+    InvalidInputError
+        If the precision is unknown, a standard deviation is not positive, the images are too small
+        for the network, or it gives values that are not finite.
+    ValueError
+        If a shard is not uint8 ``(n, 3, h, w)``.
+
+    Notes
+    -----
+    Maps lie channels-last in memory on the CPU and in bfloat16, where that is faster than torch's
+    ordinary layout by more than the hooks cost. TensorFloat-32 is off.
+    """
+    if precision not in PRECISIONS:
+        raise InvalidInputError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
+    if not all(value > 0 for value in std):
+        raise InvalidInputError(f"a standard deviation must be positive, not {min(std):g}")
+    if batch_size is not None and batch_size < 1:
+        raise InvalidInputError(f"the batch size is at least 1, not {batch_size}")
+    forward = _Forward(
+        network,
+        mean=mean,
+        std=std,
+        device=torch.device(device),
+        half=precision == "bfloat16",
+        batch_size=batch_size,
+        advance=advance,
+    )
+    return _extracted(forward, pixels_batches)
+
+
+def _extracted(
+    forward: "_Forward", pixels_batches: Iterable[NDArray[np.uint8]]
+) -> Iterator[Activations]:
+    first = 0
+    with contextlib.closing(_read_ahead(pixels_batches)) as shards:
+        for pixels in shards:
+            activations = forward(pixels)
+            _check_finite(activations, first=first)
+            yield activations
+            first += len(activations)
+
+
+class _Forward:
+    """A hooked copy of a network on a device."""
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        half: bool,
+        batch_size: int | None,
+        advance: Callable[[int], None] | None,
+    ) -> None:
+        self._network = network
+        self._device = device
+        self._half = half
+        self._batch_size = batch_size
+        self._advance = advance
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(3, 1, 1)
+        channels_last = half or device.type == "cpu"
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._head = network.head().to(device)
+        self._norms: dict[str, Tensor] = {}
+        self._features: list[Tensor] = []
+        # A copy, so that no hook, device or memory layout outlives the pass on the caller's module.
+        self._module = copy.deepcopy(network.module).eval()
+        self._module.to(device=device, memory_format=self._layout)  # type: ignore[call-overload]
+        for name, path in network.blocks.items():
+            self._module.get_submodule(path).register_forward_hook(partial(self._keep_norm, name))
+        head = self._module.get_submodule(network.head_path)
+        head.register_forward_pre_hook(self._keep_features)
+
+    def _keep_norm(self, name: str, _module: nn.Module, _inputs: object, maps: Tensor) -> None:
+        self._norms[name] = feature_norm(maps)
+
+    def _keep_features(self, _module: nn.Module, inputs: tuple[Tensor]) -> None:
+        self._features.append(inputs[0].float())
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Activations:
+        """Return the activations of one shard."""
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"not uint8 (n, 3, h, w) but {pixels.dtype} {pixels.shape}")
+        self._network.check_image_size(*pixels.shape[2:])
+        # torch wants memory that it may write to, which a mapped file is not.
+        images = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+        if self._device.type == "cuda":
+            images = images.pin_memory()
+        self._features.clear()
+        norms = []
+        kind = self._device.type
+        with _no_tf32(), torch.inference_mode():
+            # One context for all batches, so that weights are cast once.
+            with torch.autocast(kind, torch.bfloat16, enabled=self._half):
+                for batch in images.split(self._batch(*pixels.shape[2:])):
+                    self._module(self._normalised(batch))
+                    norms.append(torch.stack([self._norms[b] for b in self._network.blocks], dim=1))
+                    if self._advance is not None:
+                        self._advance(len(batch))
+            features = torch.cat(self._features)  # (n, d)
+            logits = self._head(features)  # (n, k)
+            block_norms = torch.cat(norms)  # (n, b)
+            predictions = logits.argmax(dim=1)
+        # Clones made out here are ordinary tensors, which autograd may use.
+        return Activations(logits, features, block_norms, predictions).map(
+            lambda values: values.cpu().clone()
+        )
+
+    def _batch(self, height: int, width: int) -> int:
+        pixels = _PIXELS_CPU if self._device.type == "cpu" else _PIXELS_GPU
+        return self._batch_size or max(pixels // (height * width), _SMALLEST_BATCH)
+
+    def _normalised(self, batch: Tensor) -> Tensor:
+        """Return what to-tensor and normalise make of a batch, in float32 on the device."""
+        batch = batch.to(self._device, non_blocking=True).contiguous(memory_format=self._layout)
+        return batch.float().div_(255).sub_(self._mean).div_(self._std)
+
+
+@contextlib.contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Multiply float32 numbers with all their digits, and restore the settings."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _check_finite(activations: Activations, *, first: int) -> None:
+    for name, values in activations.arrays().items():
+        if values.isfinite().all():
+            continue
+        bad = ~values.isfinite().all(dim=1)
+        kind = "NaN" if values.isnan().any() else "infinity"
+        raise InvalidInputError(
+            f"the network gives {kind} for {int(bad.sum())} of images {first} to "
+            f"{first + len(activations) - 1} ({name.replace('_', ' ')}); "
+            "take other weights, or train with a smaller learning rate"
+        )
+
+
+def _read_ahead(
+    shards: Iterable[NDArray[np.uint8]],
+) -> Generator[NDArray[np.uint8], None, None]:
+    """Yield shards, the next of which is read in a thread meanwhile.
+
+    The thread reads only when told to, and puts each answer where there is always room, so that
+    neither side can wait for one that has gone.
+    """
+    wanted = threading.Semaphore(1)
+    stop = threading.Event()
+    answers: queue.SimpleQueue[NDArray[np.uint8] | BaseException] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            iterator = iter(shards)
+            while wanted.acquire() and not stop.is_set():
+                answers.put(next(iterator))
+        except BaseException as error:  # noqa: BLE001 - raised again where the shard is waited for
+            answers.put(error)
+
+    # A daemon, so that a disk that does not answer cannot hold up the end of the program.
+    thread = threading.Thread(target=read, name="ood-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(answer := answers.get(), StopIteration):
+            if isinstance(answer, BaseException):
+                raise answer
+            wanted.release()
+            yield answer
+    finally:
+        stop.set()
+        wanted.release()
+        # Let a read that is under way finish, but do not wait for one that hangs.
+        thread.join(timeout=1.0)

@@ -1,0 +1,121 @@
+"""A network with its weights, and what the tool has to know of it."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+
+from oodcli.activations import Head
+from oodcli.errors import InvalidInputError
+from oodcli.images import digest_of
+from oodcli.models.architecture import ArchitectureSpec
+from oodcli.store import digest_of_json
+
+# Batches that batch normalisation has seen in training; no forward pass depends on it.
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A trained classifier; its weights do not change any more.
+
+    Parameters
+    ----------
+    module
+        The network, in evaluation mode.
+    spec
+        What it was built from.
+    num_classes
+        Rows of the last layer.
+    blocks
+        The blocks in forward order: name, and path of the module whose output is the block's map.
+    head_path
+        Path of the last linear layer.
+    """
+
+    module: nn.Module
+    spec: ArchitectureSpec
+    num_classes: int
+    blocks: Mapping[str, str]
+    head_path: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the architecture, the number of classes and all weights."""
+        tensors = {
+            name: digest_of(tensor.detach().cpu().numpy())
+            for name, tensor in self.module.state_dict().items()
+            if not name.endswith(COUNTER)
+        }
+        return digest_of_json(
+            {"arch": self.spec.canonical, "num_classes": self.num_classes, "tensors": tensors}
+        )
+
+    def head(self) -> Head:
+        """Return a float32 copy of the last layer, on the CPU."""
+        last = self.module.get_submodule(self.head_path)
+        assert isinstance(last, nn.Linear)  # network_of has seen to it
+        return Head(
+            last.weight.detach().to("cpu", torch.float32, copy=True),
+            last.bias.detach().to("cpu", torch.float32, copy=True),
+        )
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Refuse images that are too small.
+
+        Raises
+        ------
+        InvalidInputError
+            If nothing would be left of them before the last layer.
+        """
+        least = self.spec.architecture.smallest_image
+        if min(height, width) < least:
+            raise InvalidInputError(
+                f"{self.spec} needs images of at least {least} x {least} pixels, "
+                f"not {height} x {width}; resize them, or take another architecture"
+            )
+
+    def block_shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+        """Return channels, height and width of the map of every block, by name.
+
+        Parameters
+        ----------
+        size
+            Height and width of an image, in pixels.
+
+        Raises
+        ------
+        InvalidInputError
+            If such images are too small.
+        """
+        self.check_image_size(*size)
+        shapes: dict[str, tuple[int, int, int]] = {}
+
+        def keep(name: str, _module: nn.Module, _inputs: object, maps: Tensor) -> None:
+            _, channels, height, width = maps.shape
+            shapes[name] = (channels, height, width)
+
+        # Tensors on the meta device have shapes and no values, so this costs nothing.
+        shadow = copy.deepcopy(self.module).to("meta")
+        for name, path in self.blocks.items():
+            shadow.get_submodule(path).register_forward_hook(partial(keep, name))
+        shadow(torch.empty(1, 3, *size, device="meta"))
+        return shapes
+
+
+def network_of(spec: ArchitectureSpec, module: nn.Module) -> Network:
+    """Wrap a network that was built from ``spec``, and put it into evaluation mode.
+
+    Raises
+    ------
+    TypeError
+        If its last layer is not linear with a bias.
+    """
+    path = spec.architecture.head
+    last = module.get_submodule(path)
+    if not isinstance(last, nn.Linear) or last.bias is None:
+        raise TypeError(f"{path} of {spec} is not a linear layer with a bias")
+    return Network(module.eval(), spec, last.out_features, spec.architecture.blocks(module), path)

@@ -1,0 +1,68 @@
+"""The architectures known by name, and how one is written: ``resnet18:stem_padding=2,width=16``.
+
+A new architecture is a module with a build function, and one line in :data:`ARCHITECTURES`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.models.architecture import Architecture, ArchitectureSpec
+from oodcli.models.resnet import (
+    build_resnet18,
+    build_resnet20,
+    build_resnet32,
+    build_resnet34,
+    build_resnet44,
+    build_resnet56,
+    resnet_blocks,
+    width_seen,
+)
+from oodcli.models.vgg import build_vgg11, vgg11_blocks
+from oodcli.models.wide_resnet import build_wrn_28_10, build_wrn_40_2, wide_resnet_blocks
+
+_ALL = (
+    Architecture("resnet18", build_resnet18, resnet_blocks, head="fc", visible=width_seen),
+    Architecture("resnet34", build_resnet34, resnet_blocks, head="fc", visible=width_seen),
+    Architecture("wrn-28-10", build_wrn_28_10, wide_resnet_blocks, head="fc"),
+    Architecture("wrn-40-2", build_wrn_40_2, wide_resnet_blocks, head="fc"),
+    Architecture("vgg11", build_vgg11, vgg11_blocks, head="classifier.6", smallest_image=32),
+    Architecture("resnet20", build_resnet20, resnet_blocks, head="fc"),
+    Architecture("resnet32", build_resnet32, resnet_blocks, head="fc"),
+    Architecture("resnet44", build_resnet44, resnet_blocks, head="fc"),
+    Architecture("resnet56", build_resnet56, resnet_blocks, head="fc"),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({a.name: a for a in _ALL})
+
+# Data sets that do not need a network of the usual size.
+_DEFAULTS = {"digits": "resnet18:width=8"}
+
+
+def parse_architecture(spec: str) -> ArchitectureSpec:
+    """Read an architecture as it is written on the command line.
+
+    Parameters
+    ----------
+    spec
+        A name, alone or with parameters: ``resnet18`` or ``resnet18:stem_padding=2,width=16``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no architecture of that name.
+    InvalidInputError
+        If a parameter does not exist, has no value or two, or a value that is not allowed.
+    """
+    name, colon, rest = spec.partition(":")
+    if name not in ARCHITECTURES:
+        raise UnknownNameError.among("architecture", name, ARCHITECTURES)
+    texts: dict[str, str] = {}
+    for item in rest.split(",") if colon else []:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise InvalidInputError(f"{item!r} in {spec!r} has no value; write {name}:key=value")
+        if key in texts:
+            raise InvalidInputError(f"{key} stands twice in {spec!r}; give it once")
+        texts[key] = text
+    return ARCHITECTURES[name].spec(texts)

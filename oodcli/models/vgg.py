@@ -1,0 +1,82 @@
+"""Plain convolutional networks.
+
+References
+----------
+Simonyan, Zisserman. "Very Deep Convolutional Networks for Large-Scale Image Recognition". ICLR
+2015, arXiv:1409.1556 (configuration A of table 1).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
+from torch import Tensor, nn
+
+# Channels of the convolutions; each row ends in a pooling.
+_VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+_HIDDEN = 512
+
+
+class VGG11(nn.Module):
+    """Eight 3x3 convolutions with ReLU and five poolings, without batch normalisation.
+
+    Parameters
+    ----------
+    num_classes
+        Rows of the last layer.
+
+    Notes
+    -----
+    Each ReLU is a module of its own and writes a new tensor, so that a hook on it sees the map
+    before the pooling. What is left of images larger than 32 x 32 is averaged to one position
+    before the classifier; at 32 x 32 there is only one.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for stage in _VGG11:
+            for wanted in stage:
+                layers += [nn.Conv2d(channels, wanted, 3, padding=1), nn.ReLU()]
+                channels = wanted
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(channels, _HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(_HIDDEN, num_classes),
+        )
+        for module in self.features:
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (9 * module.out_channels)))
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits ``(n, k)`` of normalised images ``(n, 3, h, w)``."""
+        x = F.adaptive_avg_pool2d(self.features(x), 1).flatten(1)  # (n, 512)
+        return self.classifier(x)
+
+
+def vgg11_blocks(module: nn.Module) -> Mapping[str, str]:
+    """Name the convolutions of a :class:`VGG11` ``conv1`` to ``conv8``.
+
+    Notes
+    -----
+    The map of a convolution is taken after its ReLU and before any pooling, except for ``conv4``,
+    where it is taken after the max-pooling: so does the FeatureNorm authors' released code.
+    """
+    layers = module.get_submodule("features").children()
+    relus = [at for at, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
+    blocks = {f"conv{number}": f"features.{at}" for number, at in enumerate(relus, start=1)}
+    blocks["conv4"] = f"features.{relus[3] + 1}"
+    return blocks
+
+
+def build_vgg11(num_classes: int) -> VGG11:
+    """Build VGG-11."""
+    return VGG11(num_classes)
