@@ -115,7 +115,7 @@ def _damaged(path: Path, error: Exception) -> str:
     first_line = str(error).partition("\n")[0]
     # The rest of torch's text recommends to run the code in the file.
     reason = first_line.partition(". ")[0].removeprefix("Weights only load failed")
-    detail = f" ({reason})" if reason else ""
+    detail = f" ({reason})" if " " in reason else ""  # a lone word or number says nothing
     return f"{path} is not a checkpoint, or only a part of one{detail}; get it again"
 
 

@@ -35,9 +35,6 @@ _ALL = (
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({a.name: a for a in _ALL})
 
-# Data sets that do not need a network of the usual size.
-_DEFAULTS = {"digits": "resnet18:width=8"}
-
 
 def parse_architecture(spec: str) -> ArchitectureSpec:
     """Read an architecture as it is written on the command line.

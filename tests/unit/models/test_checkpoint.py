@@ -1,0 +1,329 @@
+"""Weights in and out of files."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.models import (
+    Network,
+    load_head,
+    load_into,
+    load_run_network,
+    load_weights,
+    parse_architecture,
+    read_state,
+    save_weights,
+)
+
+MakeNetwork = Callable[..., Network]
+State = dict[str, Tensor]
+
+
+class Opaque:
+    """Something that a pickle can only name."""
+
+
+class Trap:
+    """Something that runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (open, ("trap-was-run", "w"))  # type: ignore[return-value]
+
+
+def state_of(network: Network) -> State:
+    return {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """Return the message of the error, which is to be one line."""
+    with pytest.raises(InvalidInputError) as error:
+        call()
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# Reading
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".ckpt", ".PT"])
+@pytest.mark.parametrize("nest", [None, "state_dict", "model_state_dict", "model"])
+def test_reads_plain_and_nested_state_dicts(
+    network: Network, tmp_path: Path, suffix: str, nest: str | None
+) -> None:
+    state = state_of(network)
+    path = tmp_path / f"weights{suffix}"
+    torch.save({nest: state, "epoch": 3} if nest else state, path)
+    assert load_into(network.spec, read_state(path)).digest == network.digest
+
+
+def test_reads_safetensors(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(state_of(network), path)
+    assert load_into(network.spec, read_state(path)).digest == network.digest
+
+
+def test_reads_what_older_versions_of_torch_wrote(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(state_of(network), path, _use_new_zipfile_serialization=False)
+    assert load_into(network.spec, read_state(path)).digest == network.digest
+
+
+def test_takes_away_the_prefix_of_data_parallel_training(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"module.a": torch.ones(1), "module.module_b": torch.ones(1)}, path)
+    assert set(read_state(path)) == {"a", "module_b"}
+
+
+def test_refuses_a_name_that_is_there_with_and_without_prefix(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"module.a": torch.ones(1), "a": torch.zeros(1)}, path)
+    assert "holds a with and without 'module.'" in refusal(lambda: read_state(path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_widens_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = torch.tensor([0.1, -3.0, 1e-3]).to(dtype)
+    for name in ("weights.pt", "weights.safetensors"):
+        path = tmp_path / name
+        (torch.save if name.endswith("pt") else safetensors.torch.save_file)({"a": values}, path)
+        widened = read_state(path)["a"]
+        assert widened.dtype == torch.float32
+        assert torch.equal(widened, values.float())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_refuses_code_and_says_how_to_save_weights(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"model": Opaque()}, path, _use_new_zipfile_serialization=not legacy)
+    message = refusal(lambda: read_state(path))
+    assert message.startswith(f"{path} holds code (pickled ")
+    assert "Opaque), which is never run; " in message
+    assert message.endswith("save the weights alone: torch.save(model.state_dict(), 'weights.pt')")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_never_runs_what_a_checkpoint_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pt"
+    if plain:
+        path.write_bytes(pickle.dumps({"state_dict": Trap()}))
+    else:
+        torch.save({"state_dict": Trap()}, path)
+    assert "holds code (pickled " in refusal(lambda: read_state(path))
+    assert not Path("trap-was-run").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_refuses_a_truncated_file(network: Network, tmp_path: Path, kind: str, keep: float) -> None:
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(state_of(network), path)
+    else:
+        torch.save(state_of(network), path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
+    message = refusal(lambda: read_state(path))
+    assert message.startswith(f"{path} is not a checkpoint, or only a part of one")
+    assert message.endswith("; get it again")
+
+
+@pytest.mark.parametrize(
+    "content", [b"<!DOCTYPE html><html>", b"\x89PNG\r\n\x1a\n", b"hello world" * 50, b"\0" * 999]
+)
+def test_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    for name in ("weights.pt", "weights.safetensors"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert "is not a checkpoint, or only a part" in refusal(lambda path=path: read_state(path))
+
+
+def test_refuses_paths_that_name_no_checkpoint(tmp_path: Path) -> None:
+    folder, other = tmp_path, tmp_path / "weights.zip"
+    other.write_bytes(b"")
+    assert refusal(lambda: read_state(folder)) == (
+        f"{folder} is a folder; name the checkpoint file in it"
+    )
+    assert refusal(lambda: read_state(folder / "no.pt")) == (
+        f"there is no file {folder / 'no.pt'}; name a checkpoint"
+    )
+    assert refusal(lambda: read_state(other)) == (
+        f"{other} is not called like a checkpoint; "
+        "the name ends in .pt, .pth, .th, .ckpt, .safetensors"
+    )
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, torch.ones(2), [1], {"epoch": 3}])
+def test_refuses_a_file_without_state_dict(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    assert f"{path} holds no state dict" in refusal(lambda: read_state(path))
+
+
+# Fitting
+
+
+@pytest.mark.parametrize("arch", ["resnet18:width=4", "resnet20", "wrn-40-2", "vgg11"])
+def test_weights_make_the_same_network_again(
+    make_network: MakeNetwork, tmp_path: Path, arch: str
+) -> None:
+    network = make_network(arch, num_classes=7)
+    path = tmp_path / "weights.safetensors"
+    save_weights(network, path)
+    loaded = load_run_network(path, arch, 7)
+    assert loaded.digest == network.digest
+    assert loaded.num_classes == 7
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded.module(images), network.module(images))
+
+
+def test_loading_draws_nothing_from_the_random_generator(network: Network) -> None:
+    state = state_of(network)
+    before = torch.get_rng_state()
+    load_into(network.spec, state)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("shortcut", ["shortcut", "downsample"])
+@pytest.mark.parametrize("head", ["fc", "linear", "classifier", "head"])
+def test_translates_the_usual_spellings(network: Network, shortcut: str, head: str) -> None:
+    state = {
+        name.replace("shortcut", shortcut).replace("fc.", f"{head}."): tensor
+        for name, tensor in state_of(network).items()
+    }
+    assert load_into(network.spec, state).digest == network.digest
+
+
+def test_refuses_to_choose_between_two_last_layers(network: Network) -> None:
+    state = state_of(network)
+    for leaf in ("weight", "bias"):
+        state[f"linear.{leaf}"] = state[f"classifier.{leaf}"] = state.pop(f"fc.{leaf}")
+    message = refusal(lambda: load_into(network.spec, state))
+    assert "missing: fc.weight, fc.bias" in message
+    assert "unexpected: linear.weight, classifier.weight, linear.bias and 1 more" in message
+
+
+@pytest.mark.parametrize("with_counts", [False, True])
+def test_counts_of_batches_may_be_there_or_not(network: Network, with_counts: bool) -> None:
+    state = {k: v for k, v in state_of(network).items() if not k.endswith("num_batches_tracked")}
+    if with_counts:
+        state["of.nothing.num_batches_tracked"] = torch.tensor(3)
+    loaded = load_into(network.spec, state)
+    assert loaded.digest == network.digest
+    assert loaded.module.state_dict()["bn1.num_batches_tracked"] == 0
+
+
+def test_says_what_is_missing_unexpected_and_misshapen(network: Network) -> None:
+    state = state_of(network)
+    del state["bn1.weight"]
+    state["extra"] = torch.ones(1)
+    state["fc.bias"] = torch.ones(9)
+    assert refusal(lambda: load_into(network.spec, state)) == (
+        "the weights do not fit resnet18:width=4: missing: bn1.weight; unexpected: extra; "
+        "wrong shape: fc.bias is (9,), not (10,); no known architecture fits them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "named", "suggested"),
+    [
+        ("resnet34:width=4", "resnet18:width=4", "resnet34:width=4"),
+        ("resnet18:width=4", "resnet18", "resnet18:width=4"),
+        ("resnet18:width=4", "resnet18:stem_padding=2", "resnet18:stem_padding=2,width=4"),
+        ("resnet32", "resnet20", "resnet32"),
+        ("resnet20", "resnet18", "resnet20"),
+        ("wrn-40-2", "vgg11", "wrn-40-2"),
+        ("vgg11", "wrn-28-10", "vgg11"),
+    ],
+)
+def test_names_the_architecture_that_fits(
+    make_network: MakeNetwork, made: str, named: str, suggested: str
+) -> None:
+    state = state_of(make_network(made))
+    message = refusal(lambda: load_into(parse_architecture(named), state))
+    assert message.startswith(f"the weights do not fit {named}: ")
+    assert message.endswith(f"; this looks like {suggested}: name that architecture")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["fc.weight", "layer1.0.bn1.running_var"])
+def test_refuses_weights_that_are_not_finite(network: Network, name: str, bad: float) -> None:
+    state = state_of(network)
+    state[name].flatten()[0] = bad
+    message = refusal(lambda: load_into(network.spec, state))
+    assert message.startswith(f"{name} holds NaN or infinity; ")
+
+
+def test_refuses_weights_that_are_integers(network: Network) -> None:
+    state = state_of(network)
+    state["fc.weight"] = state["fc.weight"].to(torch.int8)
+    message = refusal(lambda: load_into(network.spec, state))
+    assert message == "fc.weight is torch.int8; save the weights as float32"
+
+
+# Weights of a run
+
+
+def test_reads_only_the_last_layer(make_network: MakeNetwork, tmp_path: Path) -> None:
+    for arch in ("resnet20", "vgg11"):
+        network = make_network(arch)
+        save_weights(network, tmp_path / "weights.safetensors")
+        head = load_head(tmp_path / "weights.safetensors", arch)
+        assert torch.equal(head.weight, network.head().weight)
+        assert torch.equal(head.bias, network.head().bias)
+
+
+def test_saves_a_network_whose_maps_lie_channels_last(network: Network, tmp_path: Path) -> None:
+    network.module.to(memory_format=torch.channels_last)
+    save_weights(network, tmp_path / "weights.safetensors")
+    loaded = load_weights(tmp_path / "weights.safetensors")
+    assert all(torch.equal(loaded[name], value) for name, value in state_of(network).items())
+
+
+def test_weights_of_a_run_that_are_gone_or_damaged_say_so(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    loaders: list[Callable[[], object]] = [
+        lambda: load_weights(path),
+        lambda: load_head(path, "resnet18:width=4"),
+        lambda: load_run_network(path, "resnet18:width=4", 10),
+    ]
+    for load in loaders:
+        with pytest.raises(MissingArtifactError, match="are gone; remove the run and make it"):
+            load()
+    save_weights(network, path)
+    path.write_bytes(path.read_bytes()[:-5])
+    for load in loaders:
+        with pytest.raises(CorruptArtifactError, match=r"weights\.safetensors is damaged: "):
+            load()
+
+
+def test_weights_that_belong_to_another_run_say_so(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(network, path)
+    with pytest.raises(CorruptArtifactError, match="has 10 classes, and its run has 100"):
+        load_run_network(path, "resnet18:width=4", 100)
+    with pytest.raises(CorruptArtifactError, match="do not fit resnet20"):
+        load_run_network(path, "resnet20", 10)
+    with pytest.raises(CorruptArtifactError, match="is damaged"):
+        load_head(path, "vgg11")
+
+
+# Real checkpoints
+
+
+def test_a_published_checkpoint_fits_only_its_own_depth(shared: Path) -> None:
+    path = next((shared / "data" / "checkpoints").glob("resnet32-*.th"))
+    state = read_state(path)
+    assert load_into(parse_architecture("resnet32"), state).num_classes == 10
+    message = refusal(lambda: load_into(parse_architecture("resnet20"), state))
+    assert message.endswith("this looks like resnet32: name that architecture")
