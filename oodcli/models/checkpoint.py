@@ -12,7 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251 - the name of an error; nothing is unpickled
+from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -88,7 +90,8 @@ def _read_torch(path: Path) -> object:
         with warnings.catch_warnings():
             # On a plain pickle torch asks for a bug report; the error below says what matters.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_numpy_data()):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror or error}") from None
     except (UnpicklingError, RuntimeError) as error:
@@ -102,6 +105,19 @@ def _read_torch(path: Path) -> object:
         ) from None
     except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint break the reader anyhow
         raise InvalidInputError(_damaged(path, error)) from None
+
+
+def _numpy_data() -> list[Any]:
+    """Return what NumPy builds its numbers and arrays with; many checkpoints hold an accuracy."""
+    builders: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
+    return [
+        np.dtype,
+        np.ndarray,
+        *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+        *builders,
+        # As they are called in files that NumPy 1 wrote.
+        *((builder, f"numpy.core.multiarray.{builder.__name__}") for builder in builders),
+    ]
 
 
 def _is_plain_pickle(path: Path) -> bool:

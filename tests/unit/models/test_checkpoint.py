@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -327,3 +328,11 @@ def test_a_published_checkpoint_fits_only_its_own_depth(shared: Path) -> None:
     assert load_into(parse_architecture("resnet32"), state).num_classes == 10
     message = refusal(lambda: load_into(parse_architecture("resnet20"), state))
     assert message.endswith("this looks like resnet32: name that architecture")
+
+
+def test_numbers_and_arrays_of_numpy_beside_the_weights_are_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    weights = {"w": torch.zeros(2)}
+    beside = {"best_acc": np.float64(0.93), "epoch": np.int64(3), "curve": np.arange(3.0)}
+    torch.save({"state_dict": weights, **beside}, path)
+    assert list(read_state(path)) == ["w"]
