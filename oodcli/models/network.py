@@ -1,6 +1,5 @@
 """A network with its weights, and what the tool has to know of it."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -98,11 +97,18 @@ class Network:
             _, channels, height, width = maps.shape
             shapes[name] = (channels, height, width)
 
-        # Tensors on the meta device have shapes and no values, so this costs nothing.
-        shadow = copy.deepcopy(self.module).to("meta")
-        for name, path in self.blocks.items():
-            shadow.get_submodule(path).register_forward_hook(partial(keep, name))
-        shadow(torch.empty(1, 3, *size, device="meta"))
+        # One image of zeros; the meta device would do, but its import takes longer.
+        parameter = next(self.module.parameters())
+        handles = [
+            self.module.get_submodule(path).register_forward_hook(partial(keep, name))
+            for name, path in self.blocks.items()
+        ]
+        try:
+            with torch.inference_mode():
+                self.module(torch.zeros(1, 3, *size, device=parameter.device))
+        finally:
+            for handle in handles:
+                handle.remove()
         return shapes
 
 
