@@ -193,12 +193,8 @@ def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
             raise InvalidInputError(
                 f"{name} holds NaN or infinity; take a checkpoint from before training went wrong"
             )
-    module = fit.shadow.to_empty(device="cpu")
-    for name, buffer in module.named_buffers():
-        if name.endswith(COUNTER):
-            buffer.zero_()
-    module.load_state_dict(fit.state, strict=False)  # the counters may be missing
-    return network_of(spec, module)
+    fit.shadow.load_state_dict(fit.state, strict=False)  # the counters may be missing
+    return network_of(spec, fit.shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +230,11 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
 
 
 def _shadow(spec: ArchitectureSpec, *, num_classes: int) -> nn.Module:
-    """Build a network without values: they would cost time and draw from torch's generator."""
-    with torch.device("meta"):
+    """Build a network to be filled, without drawing from torch's generator.
+
+    On the meta device its values would cost nothing, but the first one there imports a compiler.
+    """
+    with torch.random.fork_rng(devices=[]):
         return spec.build(num_classes)
 
 
