@@ -154,7 +154,15 @@ class Run:
 
     def but_for_seed(self) -> tuple[object, ...]:
         """Return what two runs share when they differ by their seed alone."""
-        return (self.origin, self.arch, self.data_name, self.preprocess, dict(self.recipe))
+        return (
+            self.origin,
+            self.arch,
+            self.data,
+            self.preprocess,
+            dict(self.recipe),
+            self.val_fraction,
+            self.training.get("amp"),
+        )
 
 
 @dataclass(frozen=True)
@@ -330,7 +338,7 @@ def _taken(path: Path) -> bool:
 def rename_run(store: Store, old: str, new: str) -> None:
     """Give a run another name."""
     folder = find_run(store, old)
-    with store.lock("runs"):
+    with store.lock(training_lock(old)), store.lock("runs"):
         folder.path.rename(store.runs / new_name(store, new, new))
 
 
@@ -345,6 +353,16 @@ def remove_run(store: Store, name: str) -> tuple[int, Sequence[Path]]:
         Bytes set free, and what was left alone.
     """
     folder = find_run(store, name)
+    with store.lock(training_lock(name)):
+        return _remove(store, folder)
+
+
+def training_lock(name: str) -> str:
+    """Return the name of the lock that is held while a run is trained, renamed or removed."""
+    return f"run {name}"
+
+
+def _remove(store: Store, folder: RunFolder) -> tuple[int, Sequence[Path]]:
     network = _network(folder)
     others = {_network(other) for other in run_folders(store) if other.path != folder.path}
     freed = size_of(folder.path)

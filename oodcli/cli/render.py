@@ -480,7 +480,9 @@ def _rich_table(table: Table, columns: Sequence[Column]) -> "RichTable":
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold"
+    )
     for column in columns:
         drawn.add_column(
             Text(column.heading), justify="right" if column.right else "left", no_wrap=True

@@ -1,11 +1,14 @@
 """``ood runs``: what has been trained or imported, and how much room everything takes."""
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oodcli.cli.options import Format, FormatOption, StoreOption
+
+if TYPE_CHECKING:
+    from oodcli.runs import RunFolder
 
 app = typer.Typer(no_args_is_help=True, help="List, show, rename and remove runs.")
 
@@ -19,6 +22,7 @@ NameArgument = Annotated[
 def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
     """List all runs, the oldest first, and the room that the store takes."""
     from oodcli.cli.render import Cell, Column, Table, deliver, human_bytes, percent, render_table
+    from oodcli.errors import CorruptArtifactError
     from oodcli.runs import run_folders
     from oodcli.store import Store, size_of
 
@@ -26,26 +30,11 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
     entries: list[dict[str, Any]] = []
     for folder in run_folders(kept):
         entry: dict[str, Any] = {"name": folder.name, "finished": folder.finished}
-        if folder.finished:
-            record = folder.read()
-            entry |= {
-                "origin": record.origin,
-                "created": record.created,
-                "arch": record.arch,
-                "data": record.data_name,
-                "seed": record.seed,
-                "val_accuracy": record.training.get("val_accuracy"),
-            }
-        else:
-            job = folder.read_training()
-            entry |= {
-                "origin": "unfinished",
-                "created": job["created"],
-                "arch": job["arch"],
-                "data": job["data"],
-                "seed": job["seed"],
-                "val_accuracy": None,
-            }
+        try:
+            entry |= _described(folder)
+        except (CorruptArtifactError, KeyError):
+            entry |= dict.fromkeys(("arch", "data", "created"), "") | {"origin": "damaged"}
+            entry |= {"seed": None, "val_accuracy": None}
         entries.append({**entry, "bytes": size_of(folder.path)})
     usage = kept.usage()
     rows = [
@@ -80,6 +69,29 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
     )
     content = {"schema": RUNS_SCHEMA, "store": str(kept.root), "usage": usage, "runs": entries}
     deliver(render_table(table, format_, json_content=content), None)
+
+
+def _described(folder: "RunFolder") -> dict[str, Any]:
+    """Say what a run is."""
+    if folder.finished:
+        record = folder.read()
+        return {
+            "origin": record.origin,
+            "created": record.created,
+            "arch": record.arch,
+            "data": record.data_name,
+            "seed": record.seed,
+            "val_accuracy": record.training.get("val_accuracy"),
+        }
+    job = folder.read_training()
+    return {
+        "origin": "unfinished",
+        "created": job["created"],
+        "arch": job["arch"],
+        "data": job["data"],
+        "seed": job["seed"],
+        "val_accuracy": None,
+    }
 
 
 @app.command("show")

@@ -106,7 +106,8 @@ def score(
         chosen = result.normratio
         block = chosen.blocks[chosen.selected]
         print(
-            f"NormRatio chose block {block.index} ({block.name})"
+            f"NormRatio chose block {block.index} ({block.name}) "
+            f"on {chosen.n_images:,} of {chosen.of_images:,} training images"
             + ("" if chosen.clear else ", but its lead is within two standard errors"),
             file=sys.stderr,
         )

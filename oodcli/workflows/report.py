@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
@@ -10,6 +11,16 @@ from oodcli.results import Report, ResultRow, RunSummary, over_runs, with_averag
 from oodcli.runs import Run, RunFolder, find_run
 from oodcli.scores import ScoredSet, Scoring, read_scores, read_scorings
 from oodcli.store import Store
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A run with the scores that are shown of it."""
+
+    folder: RunFolder
+    record: Run
+    scoring: Scoring
+    rows: Sequence[ResultRow]
 
 
 def report(
@@ -53,24 +64,29 @@ def report(
     benchmark = _benchmark(scorings)
     known = None if benchmark is None else BENCHMARKS.get(benchmark)
     chosen = convention_named(convention or ("neutral" if known is None else known.convention))
-    tables = [
-        _rows(folder, scoring, chosen.name, methods=methods, datasets=datasets)
-        for folder, scoring in zip(folders, scorings, strict=True)
+    each = [
+        _Scored(
+            folder,
+            record,
+            scoring,
+            _rows(folder, scoring, chosen.name, methods=methods, datasets=datasets),
+        )
+        for folder, record, scoring in zip(folders, records, scorings, strict=True)
     ]
-    for folder, table in zip(folders, tables, strict=True):
-        if not table:
+    for one in each:
+        if not one.rows:
             raise MissingArtifactError(
-                f"run {folder.name} has no scores of these methods and sets; "
-                f"make them: ood score --run {folder.name}"
+                f"run {one.folder.name} has no scores of these methods and sets; "
+                f"make them: ood score --run {one.folder.name}"
             )
-    notes = _notes(scorings, tables)
+    rows, notes = _tabulated(each, average=average)
     return Report(
         convention=chosen.name,
         description=chosen.description,
         benchmark=benchmark,
-        runs=[_summary(*each) for each in zip(folders, records, scorings, strict=True)],
-        rows=_grouped(records, [with_averages(rows) for rows in tables], average=average),
-        notes=notes,
+        runs=[_summary(one) for one in each],
+        rows=rows,
+        notes=[*_notes(each), *notes],
     )
 
 
@@ -144,16 +160,17 @@ def _rows(
     return rows
 
 
-def _notes(scorings: Sequence[Scoring], tables: Sequence[Sequence[ResultRow]]) -> list[str]:
+def _notes(each: Sequence[_Scored]) -> list[str]:
     notes = []
+    scorings = [one.scoring for one in each]
     if scorings[0].limit is not None:
         notes.append(f"a quick look: only the first {scorings[0].limit} images of each set")
     if scorings[0].precision != "float32":
         notes.append(f"activations were computed in {scorings[0].precision}")
     every: list[ScoredSet] = [e for s in scorings for e in (s.id_set, *s.sets)]
     notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
-    for table in tables:
-        counts = Counter(row.method for row in table)
+    for one in each:
+        counts = Counter(row.method for row in one.rows)
         short = [name for name, count in counts.items() if count < max(counts.values())]
         if short:
             notes.append(
@@ -162,31 +179,70 @@ def _notes(scorings: Sequence[Scoring], tables: Sequence[Sequence[ResultRow]]) -
     return list(dict.fromkeys(notes))
 
 
-def _summary(folder: RunFolder, run: Run, scoring: Scoring) -> RunSummary:
+def _summary(one: _Scored) -> RunSummary:
     return RunSummary(
-        name=folder.name,
-        arch=run.arch,
-        id_name=scoring.id_set.name,
-        n_id=scoring.id_set.n,
-        id_accuracy=scoring.id_accuracy,
-        seed=run.seed,
+        name=one.folder.name,
+        arch=one.record.arch,
+        id_name=one.scoring.id_set.name,
+        n_id=one.scoring.id_set.n,
+        id_accuracy=one.scoring.id_accuracy,
+        seed=one.record.seed,
     )
 
 
-def _grouped(
-    records: Sequence[Run], tables: Sequence[list[ResultRow]], *, average: bool
-) -> list[ResultRow]:
-    """Average runs that differ by their seed alone, or all of them on request."""
-    groups: list[tuple[Run, list[list[ResultRow]]]] = []
-    for record, rows in zip(records, tables, strict=True):
-        for first, members in groups:
-            alike = record.origin == "trained" and record.but_for_seed() == first.but_for_seed()
-            if average or alike:
-                members.append(rows)
+def _tabulated(each: Sequence[_Scored], *, average: bool) -> tuple[list[ResultRow], list[str]]:
+    """Return all rows with their averages, and what the reader must know of them.
+
+    Runs that differ by their seed alone are averaged, on request all of them.
+    """
+    groups: list[list[_Scored]] = []
+    for one in each:
+        for group in groups:
+            if average or _differ_by_seed(one, group):
+                group.append(one)
                 break
         else:
-            groups.append((record, [rows]))
-    out: list[ResultRow] = []
-    for _, members in groups:
-        out += over_runs(members) if len(members) > 1 else members[0]
-    return out
+            groups.append([one])
+    rows: list[ResultRow] = []
+    notes: list[str] = []
+    for group in groups:
+        if len(group) == 1:
+            rows += with_averages(group[0].rows)
+            continue
+        _same_images(group)
+        tables = _common(group)
+        if any(len(table) < len(one.rows) for table, one in zip(tables, group, strict=True)):
+            notes.append("averaged over runs is only what all of them were scored on")
+        rows += over_runs([with_averages(table) for table in tables])
+    return rows, notes
+
+
+def _differ_by_seed(one: _Scored, group: Sequence[_Scored]) -> bool:
+    return (
+        one.record.origin == "trained"
+        and one.record.but_for_seed() == group[0].record.but_for_seed()
+        and one.record.seed not in [other.record.seed for other in group]
+    )
+
+
+def _same_images(group: Sequence[_Scored]) -> None:
+    """Refuse to average results on different images."""
+    seen: dict[str, tuple[str, str]] = {}
+    for one in group:
+        for entry in (one.scoring.id_set, *one.scoring.sets):
+            name, digest = seen.setdefault(entry.name, (one.folder.name, entry.digest))
+            if digest != entry.digest:
+                raise InvalidInputError(
+                    f"runs {name} and {one.folder.name} were scored on different images called "
+                    f"{entry.name}; score them on the same, or report them one by one"
+                )
+
+
+def _common(group: Sequence[_Scored]) -> list[list[ResultRow]]:
+    """Return of each run the rows that all runs have."""
+    keys = set.intersection(*({(r.method, r.dataset) for r in one.rows} for one in group))
+    tables = [[r for r in one.rows if (r.method, r.dataset) in keys] for one in group]
+    if not keys:
+        names = ", ".join(one.folder.name for one in group)
+        raise InvalidInputError(f"runs {names} have no method and set in common to average")
+    return tables

@@ -101,7 +101,9 @@ class RunData:
                 f"run ({len(dataset.class_names)} against {len(run.class_names)}, or other names); "
                 "put back the data it was trained on"
             )
-        return cls(store, dataset, run, skip_unreadable, progress)
+        # A run that was trained without some of its images is scored without them, too.
+        skip = skip_unreadable or bool(run.training.get("skip_unreadable"))
+        return cls(store, dataset, run, skip, progress)
 
     def images(self, part: str) -> ImageSet:
         """Return the images of one part: train, val or test."""

@@ -1,5 +1,6 @@
 """Training of a classifier into a run, resumable after every epoch."""
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from oodcli.runs import (
     new_name,
     now,
     run_folders,
+    training_lock,
 )
 from oodcli.store import (
     Store,
@@ -221,14 +223,14 @@ def train(
         command=command,
         created=now(),
     )
-    if resume:
-        folder = _same(store, job, request.name)
-        if folder is not None:
-            return _carry_on(store, folder, device=device, watch=watch, dataset=dataset)
     with store.lock("runs"):
-        default = f"{dataset.name}-{spec.canonical}-s{request.seed}"
-        folder = RunFolder(store.runs / new_name(store, request.name, default))
-        write_json(folder.path / TRAINING, job.to_json())
+        same = _same(store, job, request.name) if resume else None
+        if same is None:
+            default = f"{dataset.name}-{spec.canonical}-s{request.seed}"
+            folder = RunFolder(store.runs / new_name(store, request.name, default))
+            write_json(folder.path / TRAINING, job.to_json())
+    if same is not None:
+        return _carry_on(store, same, device=device, watch=watch, dataset=dataset)
     return _train(store, folder, job, dataset, device=device, watch=watch)
 
 
@@ -302,6 +304,13 @@ def _same(store: Store, job: _Job, name: str | None) -> RunFolder | None:
 
 
 def _identity(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what fixed the weights of a run; None if it was not trained or its record is bad."""
+    with contextlib.suppress(CorruptArtifactError, KeyError):
+        return _recorded(folder)
+    return None
+
+
+def _recorded(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.finished:
         content = folder.read_training()
         return {
@@ -337,7 +346,7 @@ def _train(
     device: torch.device,
     watch: Progress,
 ) -> TrainResult:
-    with store.lock(f"run {folder.name}", progress=watch):
+    with store.lock(training_lock(folder.name), progress=watch):
         if folder.finished:
             return TrainResult(folder.name, folder.read(), 0)
         preprocess = Preprocess(mean=job.recipe.mean, std=job.recipe.std)
@@ -388,6 +397,8 @@ def _prepared(
         progress=watch,
         skip_unreadable=job.skip_unreadable,
     )
+    if images.skipped:
+        watch.note(f"{images.name}: {len(images.skipped)} unreadable images are left out")
     if images.labels is None or len(images) == 0:
         raise InvalidInputError(f"the {part} part of {dataset.name} has no labelled images")
     return images

@@ -49,22 +49,22 @@ TABLE = """\
 r: resnet18, ID cifar10 (1,000 test images, accuracy 95.06 %)
 benchmark bench, convention neutral: what it means; in percent
 
- OOD set        Group   Method                  FPR95 ↓   AUROC ↑   AUPR-in ↑   AUPR-out ↑   Images
- ──────────────────────────────────────────────────────────────────────────────────────────────────
- tin            near    msp                       50.00     80.00       75.00        50.00    2,500
- tin            near    featurenorm (block 6)     60.00     70.00       75.00        50.00    2,500
+ OOD set       Group  Method                 FPR95 ↓  AUROC ↑  AUPR-in ↑  AUPR-out ↑  Images
+ ───────────────────────────────────────────────────────────────────────────────────────────
+ tin           near   msp                      50.00    80.00      75.00       50.00   2,500
+ tin           near   featurenorm (block 6)    60.00    70.00      75.00       50.00   2,500
 
- near average           msp                       50.00     80.00       75.00        50.00    2,500
- near average           featurenorm (block 6)     60.00     70.00       75.00        50.00    2,500
+ near average         msp                      50.00    80.00      75.00       50.00   2,500
+ near average         featurenorm (block 6)    60.00    70.00      75.00       50.00   2,500
 
- svhn           far     msp                       25.00     90.00       75.00        50.00    2,500
- svhn           far     featurenorm (block 6)     12.50     95.00       75.00        50.00    2,500
+ svhn          far    msp                      25.00    90.00      75.00       50.00   2,500
+ svhn          far    featurenorm (block 6)    12.50    95.00      75.00       50.00   2,500
 
- far average            msp                       25.00     90.00       75.00        50.00    2,500
- far average            featurenorm (block 6)     12.50     95.00       75.00        50.00    2,500
+ far average          msp                      25.00    90.00      75.00       50.00   2,500
+ far average          featurenorm (block 6)    12.50    95.00      75.00       50.00   2,500
 
- average                msp                       37.50     85.00       75.00        50.00    5,000
- average                featurenorm (block 6)     36.25     82.50       75.00        50.00    5,000
+ average              msp                      37.50    85.00      75.00       50.00   5,000
+ average              featurenorm (block 6)    36.25    82.50      75.00       50.00   5,000
 
 note: a note
 """
@@ -96,7 +96,7 @@ def test_a_narrow_window_loses_columns_and_never_digits(monkeypatch: pytest.Monk
     shown = render_report(report(rows()), Format.TABLE, to_file=False)
     assert max(len(line) for line in shown.splitlines() if line.startswith(" ")) <= 70
     assert "AUPR-out" not in shown
-    assert "featurenorm (block 6)     12.50     95.00" in shown
+    assert "featurenorm (block 6)    12.50    95.00" in shown
     assert "…" not in shown
 
 
@@ -165,11 +165,11 @@ NORMRATIO = """\
 r: resnet18
 NormRatio of 50 of 758 training images of digits, not normalised (as in the released script)
 
- Block   Name   Map     NormRatio   Std. error
- ───────────────────────────────────────────────────────────────────────────────
-     0   1.1    8×4×4      0.9000       0.0010   ▇▇▇▇▇▇▇▇▇▇▇▇▇▇
-     1   2.1    8×4×4      1.2500            -   ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇   selected
-     2   3.1    8×4×4           -            -
+ Block  Name  Map    NormRatio  Std. error
+ ─────────────────────────────────────────────────────────────────────────
+     0  1.1   8×4×4     0.9000      0.0010  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇
+     1  2.1   8×4×4     1.2500           -  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇  selected
+     2  3.1   8×4×4          -           -
 
 note: the lead of the selected block is within two standard errors: not clear
 note: block 0: 2 images left out, since the norm of their puzzle is zero

@@ -166,6 +166,33 @@ def test_seeds_are_averaged(ood: Ood) -> None:
     assert " ± " in ood("report", "--run", "s0", "--run", "s1")[1]
 
 
+def test_what_cannot_be_averaged_is_not(ood: Ood) -> None:
+    """Seeds scored on different sets are averaged over those they share; equal seeds not at all."""
+    for name, seed in (("a", 0), ("b", 1), ("c", 1)):
+        ood(*TRAIN, "--epochs", 1, "--name", name, "--seed", seed)
+        ood("score", "--method", "msp", "--run", name)
+    ood("score", "--method", "energy", "--ood", "digits-6-9", "--run", "a")
+    _, out, _ = ood("report", "--run", "a", "--run", "b", "--format", "json")
+    report = json.loads(out)
+    assert {row["method"] for row in report["rows"]} == {"msp"}
+    assert "averaged over runs is only what all of them were scored on" in report["notes"]
+    _, out, _ = ood("report", "--run", "b", "--run", "c", "--format", "json")
+    assert {row["run"] for row in json.loads(out)["rows"]} == {"b", "c"}
+    ood("score", "--method", "msp", "--run", "b", "--limit", 9)
+    code, _, err = ood("report", "--run", "a", "--run", "b")
+    assert code == 1
+    assert "were scored on different numbers of images (all and 9 of each set)" in err
+
+
+def test_a_damaged_run_is_in_nobodys_way(trained: Ood, tmp_path: Path) -> None:
+    (tmp_path / "store" / "runs" / "d" / "run.json").write_text("{")
+    assert "damaged" in trained("runs", "list")[1]
+    code, out, _ = trained("train", *TRAIN[1:], "--epochs", 1, "--resume")
+    assert code == 0
+    assert out != "d\n"
+    assert trained("runs", "remove", "d")[0] == 0
+
+
 def weights(store: Path, name: str) -> bytes:
     """Return the weights of a run."""
     return (store / "runs" / name / "weights.safetensors").read_bytes()
