@@ -46,7 +46,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of real images and reference values beside the checkout, or skip."""
-    if not SHARED.is_dir():
+    if not (SHARED / "data" / "MANIFEST.md").is_file():
         pytest.skip(f"needs the shared test data, which is not at {SHARED}")
     return SHARED
 
