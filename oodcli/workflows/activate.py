@@ -31,6 +31,7 @@ from oodcli.store import (
     replacing,
     write_json,
 )
+from oodcli.workflows.devices import enough_memory
 
 # Part of the key: raised whenever the same images and network give other activations.
 EXTRACTION_SCHEMA = 1
@@ -239,8 +240,9 @@ class Activator:
                 batch_size=self._batch_size,
                 advance=task.advance,
             )
-            for (key, _), activations in zip(missing, outputs, strict=True):
-                variant.write(key, activations)
+            with enough_memory(self._device, "take fewer images at a time: --score-batch-size N"):
+                for (key, _), activations in zip(missing, outputs, strict=True):
+                    variant.write(key, activations)
         seconds = time.perf_counter() - started
         self.passes.seconds += seconds
         variant.write_manifest(str(self._device), count / seconds)

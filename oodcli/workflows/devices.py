@@ -1,6 +1,8 @@
 """Which device to compute on, and which packages made a result."""
 
+import contextlib
 import platform
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -42,6 +44,21 @@ def find_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InvalidInputError("device mps is not there: this is no Apple GPU; use --device cpu")
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def enough_memory(device: torch.device, cure: str) -> Iterator[None]:
+    """Say in one line that a device has too little memory, and what helps.
+
+    Raises
+    ------
+    InvalidInputError
+        If the device runs out of memory while the context lasts.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InvalidInputError(f"{device} has too little memory; {cure}") from None
 
 
 def versions() -> dict[str, str]:

@@ -43,7 +43,7 @@ from oodcli.store import (
 )
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for
-from oodcli.workflows.devices import find_device, versions
+from oodcli.workflows.devices import enough_memory, find_device, versions
 from oodcli.workflows.run_data import find_dataset
 
 TRAINING_SCHEMA = 1
@@ -370,7 +370,11 @@ def _train(
         started = time.perf_counter()
         images = {name: _loaded(part, device) for name, part in parts.items()}
         total = (job.recipe.epochs - begun) * len(images["train"])
-        with watch.task("training", total=total, unit="images") as task:
+        cure = "take fewer images a step: --batch-size N"
+        with (
+            enough_memory(device, cure),
+            watch.task("training", total=total, unit="images") as task,
+        ):
             for stats in trainer.epochs(images["train"], images.get("val"), done=begun, task=task):
                 history.append(stats.to_json())
                 _save_state(folder, trainer, history)

@@ -208,6 +208,8 @@ def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
     process = subprocess.Popen(
         [sys.executable, "-m", "oodcli", *TRAIN, "--name", "cut"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        # Whoever started the tests in the background had Ctrl-C ignored for all its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     state = store / "runs" / "cut" / "state.json"
@@ -219,7 +221,7 @@ def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
     _, err = process.communicate()
     if sent is signal.SIGINT:
         assert process.returncode == 130
-        assert err.splitlines()[-1].startswith("error: interrupted")
+        assert err.splitlines()[-1].startswith("error: interrupted; go on with: ood train --resume")
         assert "Traceback" not in err
     assert not (store / "runs" / "cut" / "run.json").exists()
     assert "unfinished" in ood("runs", "list")[1]
