@@ -209,7 +209,7 @@ def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
         [sys.executable, "-m", "oodcli", *TRAIN, "--name", "cut"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         # Whoever started the tests in the background had Ctrl-C ignored for all its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads
     )  # fmt: skip
     deadline = time.monotonic() + 120
     state = store / "runs" / "cut" / "state.json"
