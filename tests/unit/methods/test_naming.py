@@ -4,6 +4,8 @@ import pytest
 
 from oodcli.errors import InvalidInputError, OodError, UnknownNameError
 from oodcli.methods import DEFAULT_METHODS, parse_method, parse_methods
+from oodcli.methods.base import Method
+from oodcli.methods.base import parse_method as parse_with
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,39 @@ def test_what_cannot_be_is_refused(written: str, error: type[OodError], message:
     with pytest.raises(error) as raised:
         parse_method(written)
     assert str(raised.value) == message
+
+
+class _Toy:
+    """A detector with a parameter of every type."""
+
+    @classmethod
+    def fit(
+        cls, reference: object, *, flag: bool = True, metric: str = "l2", k: int | None = None
+    ) -> "_Toy":
+        """Learn nothing."""
+        return cls()
+
+    def score(self, batch: object) -> object:
+        """Score nothing."""
+        return batch
+
+
+TOY = {"toy": Method(_Toy, "Toy", "nobody")}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("toy:flag=TRUE", "toy"),
+        ("toy:flag=false", "toy:flag=false"),
+        ("toy:metric=cosine,flag=False", "toy:flag=false,metric=cosine"),
+        ("toy:k=7", "toy:k=7"),
+    ],
+)
+def test_parameters_of_every_type(written: str, canonical: str) -> None:
+    assert parse_with(written, TOY).canonical == canonical
+
+
+def test_a_flag_is_true_or_false() -> None:
+    with pytest.raises(InvalidInputError, match="toy:flag must be true or false, not 'yes'"):
+        parse_with("toy:flag=yes", TOY)
