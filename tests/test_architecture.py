@@ -61,6 +61,14 @@ def test_commands_that_only_read_load_nothing_slow(command: str) -> None:
     assert loaded_by(*command.split()) == set()
 
 
+def test_the_command_line_offers_every_convention_and_no_other() -> None:
+    """It lists them itself, so that help needs no NumPy."""
+    from oodcli.cli.options import Convention
+    from oodcli.metrics import CONVENTIONS
+
+    assert {convention.value for convention in Convention} == set(CONVENTIONS)
+
+
 def test_the_readme_names_every_command_and_method() -> None:
     from oodcli.methods import METHODS
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oodcli.cli.options import AmpOption, DataOption, DeviceOption, SkipOption, StoreOption
+from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption
 
 ArchOption = Annotated[
     str | None,
@@ -114,6 +114,3 @@ def train(
 def command_line() -> str:
     """Return the command line of this process, as it could be typed again."""
     return shlex.join(["ood", *sys.argv[1:]])
-
-
-__all__ = ["ArchOption", "DataOption", "command_line", "train"]
