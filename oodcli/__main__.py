@@ -1,6 +1,17 @@
-"""Run the command line as ``python -m oodcli``."""
+"""Run the command line, also as ``python -m oodcli``."""
 
-from oodcli.cli.app import main
+import sys
+
+
+def main() -> None:
+    """Load the program and run it; Ctrl-C while it loads ends it as Ctrl-C later does."""
+    try:
+        from oodcli.cli.app import main as program  # noqa: PLC0415 - inside the guard
+
+        program()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
-from oodcli.store import Store, read_json, remove_leftovers, size_of, write_json
+from oodcli.store import Store, digest_of_bytes, read_json, remove_leftovers, size_of, write_json
 
 RUN_SCHEMA = 1
 RECORD = "run.json"
@@ -234,6 +234,24 @@ class RunFolder:
         write_json(self.path / RECORD, run.to_json())
         (self.path / TRAINING).unlink(missing_ok=True)
 
+    def check_weights(self, run: Run) -> None:
+        """Refuse weights that are not those of the record: activations are kept under its digest.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If they are gone, or not what was written.
+        """
+        try:
+            digest = digest_of_bytes(self.weights.read_bytes())
+        except FileNotFoundError:
+            digest = "gone"
+        if digest != run.weights:
+            raise CorruptArtifactError(
+                f"the weights of run {self.name} are not what was written; "
+                f"remove it (ood runs remove {self.name}) and make it again"
+            )
+
     def read_training(self) -> dict[str, Any]:
         """Read what an unfinished run is being trained with."""
         return read_json(self.path / TRAINING)
@@ -313,7 +331,13 @@ def new_name(store: Store, wanted: str | None, default: str) -> str:
         If the wanted name is taken, or no run can have it.
     """
     if wanted is not None:
-        if _taken(store.runs / check_name(wanted)):
+        folder = RunFolder(store.runs / check_name(wanted))
+        if folder.ours and not folder.finished:
+            raise InvalidInputError(
+                f"run {wanted} was begun and is not finished; go on with it "
+                f"(ood train --resume --run {wanted}) or name another: --name RUN"
+            )
+        if _taken(folder.path):
             raise InvalidInputError(
                 f"there is a run {wanted} already; remove it (ood runs remove {wanted}) "
                 "or name another: --name RUN"

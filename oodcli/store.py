@@ -64,6 +64,37 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextlib.contextmanager
+def file_of_user(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that the user named for writing; replace a regular one only when all went well.
+
+    Parameters
+    ----------
+    path
+        The file. A link is followed; a device or a pipe is written to as it is.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is a folder, or its folder is not there.
+    OSError
+        If it cannot be written.
+    """
+    target = path.expanduser().resolve()
+    if target.is_dir():
+        raise InvalidInputError(f"{path} is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise InvalidInputError(
+            f"there is no folder {target.parent} for {path.name}; make it first"
+        )
+    if target.exists() and not target.is_file():
+        with target.open("wb") as stream:
+            yield stream
+        return
+    with replacing(target) as stream:
+        yield stream
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, readable by people, in one step."""
     with replacing(path) as stream:

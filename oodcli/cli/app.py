@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -104,4 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     argv
         Arguments; those of the process if None.
     """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the program
+    if sys.stdout is None:
+        _fail("stdout is closed, and there the result goes; leave it open")
     app(args=argv, prog_name="ood")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oodcli.cli.options import Format
+from oodcli.errors import InvalidInputError
 from oodcli.results import AVERAGE, METRICS, Report, ResultRow, best_of
 
 if TYPE_CHECKING:
@@ -99,14 +100,21 @@ class Table:
 
 def deliver(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file in one step."""
-    if output is None:
+    if output is not None:
+        from oodcli.store import file_of_user
+
+        with file_of_user(output) as stream:
+            stream.write(text.encode())
+        return
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
-        return
-    from oodcli.store import replacing
-
-    with replacing(output) as stream:
-        stream.write(text.encode())
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What could not be written must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InvalidInputError(f"cannot write to stdout: {error.strerror}") from None
 
 
 def render_report(report: Report, how: Format, *, to_file: bool) -> str:

@@ -88,12 +88,12 @@ def train(
     if data is None:
         if not resume:
             raise typer.BadParameter("name the data to train on", param_hint="--data")
-        result = resume_run(kept, run or name, device=device, progress=progress)
+        result = resume_run(kept, name if run is None else run, device=device, progress=progress)
     else:
         request = TrainRequest(
             data=data,
             arch=arch,
-            name=name or run,
+            name=run if name is None else name,
             seed=seed,
             epochs=epochs,
             batch_size=batch_size,

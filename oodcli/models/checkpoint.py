@@ -5,6 +5,7 @@ network of them only where every tensor has its place. A run's own weights are s
 """
 
 import contextlib
+import errno
 import re
 import warnings
 from collections import Counter
@@ -93,7 +94,9 @@ def _read_torch(path: Path) -> object:
             with torch.serialization.safe_globals(_numpy_data()):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InvalidInputError(f"cannot read {path}: {error.strerror or error}") from None
+        if error.errno in (None, errno.EINVAL):  # a seek to where the file no longer is
+            raise InvalidInputError(_damaged(path, error)) from None
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
     except (UnpicklingError, RuntimeError) as error:
         found = _CODE.search(str(error))
         if not found and not _is_plain_pickle(path):

@@ -110,6 +110,7 @@ class Activator:
         batch_size: int | None,
         progress: Progress,
     ) -> None:
+        folder.check_weights(run)
         self._store = store
         self._folder = folder
         self._run = run

@@ -164,10 +164,16 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
     notes = []
     scorings = [one.scoring for one in each]
     if scorings[0].limit is not None:
-        notes.append(f"a quick look: only the first {scorings[0].limit} images of each set")
+        notes.append(f"a quick look: only the first {scorings[0].limit:,} images of each set")
     if scorings[0].precision != "float32":
         notes.append(f"activations were computed in {scorings[0].precision}")
-    every: list[ScoredSet] = [e for s in scorings for e in (s.id_set, *s.sets)]
+    shown = {row.dataset for one in each for row in one.rows}
+    every: list[ScoredSet] = [
+        entry
+        for scoring in scorings
+        for entry in (scoring.id_set, *scoring.sets)
+        if entry.name in shown or entry is scoring.id_set
+    ]
     notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
     for one in each:
         counts = Counter(row.method for row in one.rows)

@@ -20,7 +20,7 @@ from oodcli.methods import Fitted, MethodSpec, parse_methods
 from oodcli.models import load_head
 from oodcli.normratio import norm_ratio
 from oodcli.progress import Progress, Silent
-from oodcli.results import Report
+from oodcli.results import AVERAGE, Report
 from oodcli.runs import Run, RunFolder, find_run
 from oodcli.scores import (
     LABELS,
@@ -31,7 +31,7 @@ from oodcli.scores import (
     add_scores,
     check_distinct,
 )
-from oodcli.store import Store, replacing
+from oodcli.store import Store, file_of_user
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, few, keep
@@ -214,6 +214,7 @@ class _Session:
     specs: list[MethodSpec] = field(init=False)
     activator: Activator = field(init=False)
     device: torch.device = field(init=False)
+    limit: int | None = field(init=False, default=None)  # the limit, once a set had more images
 
     def __post_init__(self) -> None:
         request = self.request
@@ -255,6 +256,11 @@ class _Session:
         entries += [_Entry(self.opened(text), "ood", None) for text in request.ood]
         id_name = self.id_name
         names = [entry.dataset.name for entry in entries]
+        if AVERAGE in names:
+            raise InvalidInputError(
+                f"a set cannot be called {AVERAGE!r}, which stands for the mean over sets; "
+                "name it otherwise: --ood NAME=PATH"
+            )
         twice = check_distinct([id_name, *names])
         if twice is not None:
             raise InvalidInputError(
@@ -297,11 +303,21 @@ class _Session:
 
     def train_images(self) -> ImageSet:
         """Return the training images; with a limit, that many spread over all classes."""
-        return few(self.data.train(), self.request.limit)
+        images = self.data.train()
+        self._limits(images)
+        return few(images, self.request.limit)
 
     def _cut(self, images: ImageSet) -> ImageSet:
         limit = self.request.limit
-        return images if limit is None else images.first(limit)
+        return images if limit is None or not self._limits(images) else images.first(limit)
+
+    def _limits(self, images: ImageSet) -> bool:
+        """Return, and remember, whether the limit leaves images out."""
+        limit = self.request.limit
+        if limit is not None and len(images) > limit:
+            self.limit = limit
+            return True
+        return False
 
     def needs_block(self) -> bool:
         """Return whether a method leaves the choice of the block to NormRatio."""
@@ -420,7 +436,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
             scores[method, images.name] = values
 
     scoring = Scoring(
-        limit=request.limit,
+        limit=session.limit,
         precision=session.activator.precision,
         id_set=_scored_set(id_images, "id", None),
         id_accuracy=float(np.mean(predictions == labels)),
@@ -438,7 +454,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
         report=report(
             store,
             runs=[session.folder.name],
-            limit=request.limit,
+            limit=session.limit,
             methods=[each.canonical for each in fitted],
             datasets=[entry.dataset.name for entry in entries],
         ),
@@ -497,7 +513,7 @@ def _scored_set(images: ImageSet, group: str, benchmark: str | None) -> ScoredSe
 
 def _export(path: Path, scores: Mapping[tuple[str, str], Scores]) -> None:
     """Write scores as arrays called ``method/dataset``."""
-    with replacing(path) as stream:
+    with file_of_user(path) as stream:
         np.savez(stream, **{f"{m}/{d}": values for (m, d), values in scores.items()})  # type: ignore[arg-type]
 
 

@@ -12,7 +12,12 @@ import torch
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.prepare import prepare
-from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    MissingArtifactError,
+    OodError,
+)
 from oodcli.images import ImageSet
 from oodcli.models import (
     Network,
@@ -29,6 +34,7 @@ from oodcli.runs import (
     find_run,
     new_name,
     now,
+    remove_run,
     run_folders,
     training_lock,
 )
@@ -231,7 +237,13 @@ def train(
             write_json(folder.path / TRAINING, job.to_json())
     if same is not None:
         return _carry_on(store, same, device=device, watch=watch, dataset=dataset)
-    return _train(store, folder, job, dataset, device=device, watch=watch)
+    try:
+        return _train(store, folder, job, dataset, device=device, watch=watch)
+    except OodError:
+        # Before its first epoch a run is nothing but in the way of the corrected command.
+        if not (folder.path / _STATE).is_file():
+            remove_run(store, folder.name)
+        raise
 
 
 def resume_run(

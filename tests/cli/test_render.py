@@ -140,8 +140,8 @@ def test_csv_keeps_every_digit() -> None:
 
 
 def test_what_is_written_to_a_file_goes_to_no_screen(tmp_path, capsys) -> None:
-    deliver("text\n", tmp_path / "deep" / "file")
-    assert (tmp_path / "deep" / "file").read_text() == "text\n"
+    deliver("text\n", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "text\n"
     assert capsys.readouterr().out == ""
     deliver("text\n", None)
     assert capsys.readouterr().out == "text\n"

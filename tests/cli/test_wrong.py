@@ -253,3 +253,93 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     left = [path.name for path in store.rglob("*") if path.is_file() and "tmp" in path.name]
     assert left == []
+
+
+def test_a_file_for_the_result_is_taken_as_the_user_means_it(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    """A link is followed, a device is written to, a folder and a missing folder are refused."""
+    ood("score", "--method", "msp", "--ood", "uniform-noise")
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    assert ood("report", "--format", "csv", "--output", tmp_path / "link.csv")[0] == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text().startswith("run,method")
+    assert says(ood, "report", "--output", tmp_path) == (
+        f"{tmp_path} is a folder; name a file in it"
+    )
+    assert says(ood, "report", "--output", tmp_path / "no" / "x.csv") == (
+        f"there is no folder {tmp_path / 'no'} for x.csv; make it first"
+    )
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    assert ood("report", "--format", "csv", "--output", pipe)[0] == 0
+    assert reader.communicate()[0].startswith("run,method")
+    assert pipe.is_fifo()
+
+
+def test_weights_that_were_changed_are_not_believed(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    """One flipped bit: the activations of the old weights must not stand beside new ones."""
+    assert ood("score", "--method", "energy", "--ood", "uniform-noise")[0] == 0
+    weights = tmp_path / "store" / "runs" / "tiny" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-50] ^= 0x40
+    weights.write_bytes(content)
+    for command in ("score", "normratio"):
+        assert says(ood, command) == (
+            "the weights of run tiny are not what was written; "
+            "remove it (ood runs remove tiny) and make it again"
+        )
+    weights.unlink()
+    assert "are not what was written" in says(ood, "score")
+
+
+def test_a_set_cannot_be_called_average(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    folder = flat(tmp_path / "average")
+    assert says(ood, "score", "--method", "msp", "--ood", folder) == (
+        "a set cannot be called 'average', which stands for the mean over sets; "
+        "name it otherwise: --ood NAME=PATH"
+    )
+
+
+def test_training_that_cannot_begin_leaves_nothing_in_the_way(ood: Ood, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    (root / "train" / "red" / "00.png").write_bytes(b"no image")
+    argv = ("train", "--data", root, "--arch", "resnet18:width=2", "--epochs", 1, "--name", "x")
+    assert "00.png" in says(ood, *argv)
+    assert not (tmp_path / "store" / "runs" / "x").exists()
+    assert ood(*argv, "--skip-unreadable")[:2] == (0, "x\n")
+    # What was trained without an image is scored without it, too.
+    assert ood("score", "--method", "featurenorm")[0] == 0
+
+
+def test_the_name_of_an_unfinished_run_is_not_given_away(ood: Ood, tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "runs" / "x"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text("{}")
+    assert says(ood, "train", "--data", "digits", "--name", "x") == (
+        "run x was begun and is not finished; go on with it (ood train --resume --run x) "
+        "or name another: --name RUN"
+    )
+
+
+def test_a_closed_stdout_is_told() -> None:
+    command = f"{sys.executable} -m oodcli report >&-"
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)  # noqa: S602
+    assert done.returncode == 1
+    assert done.stderr == "error: stdout is closed, and there the result goes; leave it open\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_a_full_stdout_is_told(tiny: Path) -> None:
+    command = f"{sys.executable} -m oodcli runs list > /dev/full"
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)  # noqa: S602
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write to stdout: No space left on device\n"
+
+
+def test_a_limit_that_cuts_nothing_is_no_quick_look(ood: Ood, tiny: Path) -> None:
+    code, out, _ = ood("score", "--method", "msp", "--ood", "uniform-noise", "--limit", 5000)
+    assert code == 0
+    assert "quick look" not in out
