@@ -14,6 +14,8 @@ from oodcli.metrics import Detection
 REPORT_SCHEMA = 1
 METRICS = ("fpr95", "auroc", "aupr_in", "aupr_out")
 GROUPS = ("near", "far", "ood")
+# Full spectrum: the same OOD sets against ID test images and covariate-shifted ID images together.
+FULL_SPECTRUM = {group: f"fs-{group}" for group in GROUPS}
 AVERAGE = "average"
 
 
@@ -32,7 +34,9 @@ class ResultRow:
     dataset
         Name of the OOD set, or ``average``.
     group
-        ``near``, ``far`` or ``ood``; for an average, the group it is over, or ``all``.
+        ``near``, ``far`` or ``ood``, or ``fs-near``, ``fs-far`` or ``fs-ood`` where the ID images
+        include covariate-shifted ones; for an average, the group it is over, or ``all``, which is
+        over the groups without these.
     fpr95, auroc, aupr_in, aupr_out
         Fractions, in the sense of ``convention``.
     n_id, n_ood
@@ -136,6 +140,22 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
+class SplitUsed:
+    """The published list that names the images of a set.
+
+    Parameters
+    ----------
+    key
+        Name of the list, such as ``cifar10/test_tin``.
+    sha256
+        Checksum of its text.
+    """
+
+    key: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Report:
     """Rows with what is needed to read them.
 
@@ -153,6 +173,8 @@ class Report:
         The results.
     notes
         What else the reader must know, one sentence each.
+    splits
+        For sets of which a published list names the images: the list, and its checksum.
     """
 
     convention: str
@@ -161,6 +183,7 @@ class Report:
     runs: Sequence[RunSummary]
     rows: Sequence[ResultRow]
     notes: Sequence[str] = ()
+    splits: Mapping[str, SplitUsed] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
@@ -172,6 +195,10 @@ class Report:
                 {name: getattr(run, name) for name in run.__dataclass_fields__} for run in self.runs
             ],
             "notes": list(self.notes),
+            "splits": {
+                name: {"list": split.key, "sha256": split.sha256}
+                for name, split in self.splits.items()
+            },
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -188,11 +215,19 @@ def with_averages(rows: Sequence[ResultRow]) -> list[ResultRow]:
     -------
     list
         Ordered by group; within a group by data set, then by method; the averages of a group follow
-        its data sets, and those over all data sets come last.
+        its data sets, then come those over all data sets, and the full-spectrum groups last.
     """
     methods = list(dict.fromkeys(row.method for row in rows))
+    plain = [row for row in rows if row.group in GROUPS]
+    ordered = _by_group(plain, GROUPS, methods) + _averages(plain, methods, "all")
+    return ordered + _by_group(rows, tuple(FULL_SPECTRUM.values()), methods)
+
+
+def _by_group(
+    rows: Sequence[ResultRow], groups: Sequence[str], methods: Sequence[str]
+) -> list[ResultRow]:
     ordered: list[ResultRow] = []
-    for group in GROUPS:
+    for group in groups:
         members = [row for row in rows if row.group == group]
         for dataset in dict.fromkeys(row.dataset for row in members):
             ordered += sorted(
@@ -200,7 +235,7 @@ def with_averages(rows: Sequence[ResultRow]) -> list[ResultRow]:
                 key=lambda row: methods.index(row.method),
             )
         ordered += _averages(members, methods, group)
-    return ordered + _averages(rows, methods, "all")
+    return ordered
 
 
 def _averages(rows: Sequence[ResultRow], methods: Sequence[str], group: str) -> list[ResultRow]:

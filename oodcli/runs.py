@@ -46,7 +46,8 @@ class Preprocess:
     size
         Height and width in pixels.
     resize
-        How an image of another size gets there: ``exact`` (aspect ratio not kept).
+        How an image of another size gets there: ``exact`` (aspect ratio not kept),
+        ``shorter-crop`` or ``shorter-crop:SIDE`` (shorter side to that length, then the centre).
     mean, std
         Normalisation of the three channels, for pixel values from 0 to 1.
     """

@@ -34,7 +34,7 @@ class ScoredSet:
     name
         Name of the set.
     group
-        ``id``, ``near``, ``far`` or ``ood``.
+        ``id``, ``near``, ``far`` or ``ood``; ``shifted`` for a covariate-shifted ID set.
     n
         Number of images.
     digest
@@ -43,6 +43,12 @@ class ScoredSet:
         Unreadable images that were left out.
     benchmark
         Name of the benchmark that named it, or None.
+    split
+        Name of the published list of its images, or empty.
+    split_sha256
+        Checksum of that list.
+    accuracy
+        Accuracy of the plain classifier on a covariate-shifted ID set; None where not known.
     """
 
     name: str
@@ -51,6 +57,9 @@ class ScoredSet:
     digest: str
     skipped: int = 0
     benchmark: str | None = None
+    split: str = ""
+    split_sha256: str = ""
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Scoring:
     id_accuracy
         Accuracy of the plain classifier on it; None without labels.
     sets
-        The OOD sets.
+        The OOD sets and the covariate-shifted ID sets.
     methods
         Every parameter of each method, by canonical name.
     files

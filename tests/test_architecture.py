@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     "run", "train", "import", "normratio", "score", "report", "runs", "datasets", "runs list",
     "runs show", "runs rename", "runs remove", "datasets list", "datasets download",
-    "datasets path",
+    "datasets path", "datasets verify", "datasets add", "datasets remove", "datasets show",
 )  # fmt: skip
 SLOW = ("torch", "torchvision", "sklearn", "scipy")
 

@@ -1,109 +1,340 @@
-"""``ood datasets``: what is known by name, and where it is."""
+"""``ood datasets``: what is known by name, where it is, whether it is right, and how it looks."""
 
-from typing import Annotated, Any
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodcli.cli.options import Format, FormatOption, StoreOption
+from oodcli.cli.options import Format, FormatOption, OutputOption, StoreOption
 
-app = typer.Typer(no_args_is_help=True, help="List, download and locate data sets.")
+if TYPE_CHECKING:
+    from oodcli.cli.render import Table
+    from oodcli.data.download import MissingFile
+    from oodcli.workflows.datasets import ListedBenchmark, ListedDataset, Listing
 
-DATASETS_SCHEMA = 1
+app = typer.Typer(no_args_is_help=True, help="List, download, verify, add and look at data sets.")
+
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the data set.", show_default=False)
 ]
 
 
-@app.command("list")
-def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
-    """List all data sets known by name, and whether they are here."""
-    from oodcli.cli.render import Cell, Column, Table, deliver, human_bytes, render_table
-    from oodcli.data import BENCHMARKS, DATASETS
-    from oodcli.store import Store
+class ViewKind(StrEnum):
+    """How images are shown."""
 
-    kept = Store.at(store)
-    entries: list[dict[str, Any]] = [
-        {
-            "name": known.name,
-            "title": known.title,
-            "role": known.role,
-            "images": dict(known.counts),
-            "download_bytes": known.download_bytes,
-            "licence": known.licence,
-            "present": known.is_present(kept),
-            "benchmarks": [
-                name
-                for name, benchmark in BENCHMARKS.items()
-                if known.name in (benchmark.id_set, *benchmark.near, *benchmark.far, *benchmark.ood)
-            ],
-        }
-        for known in DATASETS.values()
-    ]
+    PLAIN = "plain"
+    JIGSAW = "jigsaw"
+
+
+@app.command("list")
+def list_(
+    urls: Annotated[
+        bool, typer.Option("--urls", help="List the files to download and their addresses.")
+    ] = False,
+    format_: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """List all data sets and benchmarks known by name, and what of them is here."""
+    from oodcli.cli.render import deliver, render_table
+    from oodcli.store import Store
+    from oodcli.workflows.datasets import list_datasets
+
+    listing = list_datasets(Store.at(store))
+    content = listing.to_json()
+    if urls:
+        deliver(render_table(_urls_table(listing), format_, json_content=content), None)
+        return
+    text = render_table(_sets_table(listing), format_, json_content=content)
+    if format_ in (Format.TABLE, Format.MARKDOWN):
+        benchmarks = _benchmarks_table(listing.benchmarks)
+        text += "\n" + render_table(benchmarks, format_, json_content=content)
+    deliver(text, None)
+
+
+def _sets_table(listing: "Listing") -> "Table":
+    from oodcli.cli.render import Cell, Column, Table, human_bytes
+
     rows = [
         {
-            "name": Cell(entry["name"]),
-            "role": Cell(entry["role"].upper()),
-            "images": Cell(", ".join(f"{part} {n:,}" for part, n in entry["images"].items())),
-            "size": Cell(human_bytes(entry["download_bytes"]) if entry["download_bytes"] else ""),
-            "present": Cell("yes" if entry["present"] else "no"),
-            "title": Cell(entry["title"]),
-            "licence": Cell(entry["licence"]),
+            "name": Cell(entry.name),
+            "role": Cell(entry.role.upper() if entry.role != "own" else "own"),
+            "images": Cell(", ".join(f"{part} {n:,}" for part, n in entry.images.items())),
+            "download": Cell(human_bytes(entry.download_bytes) if entry.download_bytes else ""),
+            "disk": Cell(human_bytes(entry.disk_bytes) if entry.disk_bytes else ""),
+            "present": Cell(_present(entry)),
+            "title": Cell(entry.title),
+            "licence": Cell(entry.licence),
         }
-        for entry in entries
+        for entry in listing.datasets
     ]
-    table = Table(
-        title=(f"data sets, downloads in {kept.datasets}",),
+    return Table(
+        title=(f"data sets, downloads in {listing.folder}",),
         columns=(
             Column("name", "Name"),
             Column("role", "Role"),
             Column("images", "Images"),
-            Column("size", "Download", right=True),
+            Column("download", "Download", right=True),
+            Column("disk", "On disk", right=True),
             Column("present", "Here"),
             Column("title", "What it is"),
             Column("licence", "Licence"),
         ),
         rows=rows,
-        droppable=("licence", "title", "images"),
+        droppable=("licence", "title", "disk", "images"),
     )
-    content = {"schema": DATASETS_SCHEMA, "folder": str(kept.datasets), "datasets": entries}
-    deliver(render_table(table, format_, json_content=content), None)
+
+
+def _present(entry: "ListedDataset") -> str:
+    if not entry.present:
+        return "gone" if entry.location else "no"
+    return "elsewhere" if entry.location else "yes"
+
+
+def _benchmarks_table(benchmarks: "tuple[ListedBenchmark, ...]") -> "Table":
+    from oodcli.cli.render import Cell, Column, Table, human_bytes
+
+    rows = [
+        {
+            "name": Cell(entry.name),
+            "sets": Cell(str(len(entry.datasets))),
+            "size": Cell(human_bytes(entry.missing_bytes) if entry.missing_bytes else ""),
+            "missing": Cell(", ".join(entry.missing) or "nothing"),
+            "title": Cell(entry.title),
+        }
+        for entry in benchmarks
+    ]
+    return Table(
+        title=("benchmarks; get what one lacks: ood datasets download --benchmark NAME",),
+        columns=(
+            Column("name", "Benchmark"),
+            Column("sets", "Sets", right=True),
+            Column("size", "To get", right=True),
+            Column("missing", "Lacks"),
+            Column("title", "What it is"),
+        ),
+        rows=rows,
+        droppable=("title",),
+    )
+
+
+def _urls_table(listing: "Listing") -> "Table":
+    from oodcli.cli.render import Cell, Column, Table
+
+    rows = [
+        {
+            "name": Cell(entry.name),
+            "file": Cell(file.file),
+            "md5": Cell(file.md5 or "none published"),
+            "url": Cell(url),
+        }
+        for entry in listing.datasets
+        for file in entry.files
+        for url in (file.urls or (f"by hand: {file.by_hand}",))
+    ]
+    return Table(
+        title=("files to download",),
+        columns=(
+            Column("name", "Name"),
+            Column("file", "File"),
+            Column("md5", "md5"),
+            Column("url", "Address"),
+        ),
+        rows=rows,
+    )
 
 
 @app.command("download")
 def download(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME…", help="Names of data sets.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Argument(metavar="NAME…", help="Names of data sets.", show_default=False),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark", metavar="NAME", help="All sets of a benchmark.", show_default=False
+        ),
+    ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DIR|URL",
+            help="Folder of files fetched by hand, or a mirror, not the published addresses.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, max=16, metavar="N", help="Files side by side.")
+    ] = 4,
     store: StoreOption = None,
 ) -> None:
-    """Download data sets into the store; what was cut off goes on where it stopped."""
-    from oodcli.cli.progress import TerminalProgress
-    from oodcli.data import DATASETS
-    from oodcli.data import download as fetch
-    from oodcli.errors import UnknownNameError
-    from oodcli.store import Store
+    """Bring data sets into the store; what was cut off goes on where it stopped.
 
-    kept = Store.at(store)
-    for name in names:
-        if name not in DATASETS:
-            raise UnknownNameError.among("data set", name, DATASETS)
-    progress = TerminalProgress()
-    for name in dict.fromkeys(names):
-        if not DATASETS[name].sources:
-            progress.note(f"{name} comes with ood: nothing to download")
-            continue
-        print(fetch(name, kept, progress=progress))
+    Prints the folder of every set that is complete. What cannot be had is reported at the end.
+    """
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.errors import DownloadError
+    from oodcli.store import Store
+    from oodcli.workflows.datasets import download_datasets
+
+    result = download_datasets(
+        Store.at(store),
+        names or [],
+        benchmark=benchmark,
+        origin=origin,
+        jobs=jobs,
+        progress=TerminalProgress(),
+    )
+    for folder in dict.fromkeys(result.folders.values()):
+        print(folder)
+    if result.missing:
+        sys.stdout.flush()
+        _report(result.missing)
+        sets = dict.fromkeys(entry.dataset for entry in result.missing)
+        raise DownloadError(
+            f"incomplete: {', '.join(sets)}; put the files there, or run the same command again"
+        )
+
+
+def _report(missing: "tuple[MissingFile, ...]") -> None:
+    """Say of every file what went wrong, where to get it and where to put it."""
+    for entry in missing:
+        print(
+            f"{entry.dataset}: no {entry.file}\n"
+            f"  why:      {entry.reason}\n"
+            f"  get it:   {entry.by_hand}\n"
+            f"  put it:   {entry.place}",
+            file=sys.stderr,
+        )
 
 
 @app.command("path")
 def path(name: NameArgument, store: StoreOption = None) -> None:
     """Print where the files of a data set are, or belong."""
-    from oodcli.data import DATASETS
-    from oodcli.errors import InvalidInputError, UnknownNameError
     from oodcli.store import Store
+    from oodcli.workflows.datasets import path_of
 
-    if name not in DATASETS:
-        raise UnknownNameError.among("data set", name, DATASETS)
-    if not DATASETS[name].sources:
-        raise InvalidInputError(f"{name} comes with ood and has no folder; use it by its name")
-    print(Store.at(store).datasets / name)
+    print(path_of(Store.at(store), name))
+
+
+@app.command("verify")
+def verify(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="One data set; else all that are here."),
+    ] = None,
+    format_: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Count and hash again what is here; 1 if anything is wrong or missing."""
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import Cell, Column, Table, deliver, render_table
+    from oodcli.store import Store
+    from oodcli.workflows.datasets import verify_datasets
+
+    found = verify_datasets(Store.at(store), name, progress=TerminalProgress())
+    table = Table(
+        title=("what is here",),
+        columns=(
+            Column("dataset", "Name"),
+            Column("what", "What"),
+            Column("state", "State"),
+            Column("detail", "Found"),
+        ),
+        rows=[
+            {
+                "dataset": Cell(check.dataset),
+                "what": Cell(check.what),
+                "state": Cell(check.state),
+                "detail": Cell(check.detail),
+            }
+            for check in found.checks
+        ],
+        notes=() if found.checks else ("nothing is downloaded, registered or decoded yet",),
+    )
+    deliver(render_table(table, format_, json_content=found.to_json()), None)
+    if not found.is_right:
+        raise typer.Exit(1)
+
+
+@app.command("add")
+def add(
+    name: NameArgument,
+    path_: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A folder, a list of images (path and label a line), .npz or .npy.",
+            show_default=False,
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="Classes of an .npy file (.npy too), or a list of the images in a folder.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="Where the paths of a list start [default: its folder].",
+            show_default=False,
+        ),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Give images of your own a name that every command knows; nothing is copied."""
+    from oodcli.store import Store
+    from oodcli.workflows.datasets import add_dataset
+
+    added = add_dataset(Store.at(store), name, path_, labels=labels, root=root)
+    parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
+    classes = f" in {len(added.class_names)} classes" if added.class_names else ", no classes"
+    print(f"{name}: {parts} images{classes}", file=sys.stderr)
+    print(added.location)
+
+
+@app.command("remove")
+def remove(name: NameArgument, store: StoreOption = None) -> None:
+    """Forget a name given by add; the images stay where they are."""
+    from oodcli.store import Store
+    from oodcli.workflows.datasets import remove_dataset
+
+    left = remove_dataset(Store.at(store), name)
+    print(f"forgot {name}; its images stay at {left}", file=sys.stderr)
+
+
+@app.command("show")
+def show(
+    name: NameArgument,
+    output: OutputOption = None,
+    view: Annotated[
+        ViewKind, typer.Option("--view", help="Plain, or the jigsaws that NormRatio uses.")
+    ] = ViewKind.PLAIN,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="NAME",
+            help="Whose preprocessing to use [default: the first with this set].",
+            show_default=False,
+        ),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Draw a picture of many images as a network gets to see them, with their classes."""
+    from oodcli.data import View
+    from oodcli.store import Store
+    from oodcli.workflows.datasets import draw_sheet
+
+    suffix = "" if view is ViewKind.PLAIN else f"-{view.value}"
+    target = output or Path(f"{Path(name).stem}{suffix}.png")
+    print(draw_sheet(Store.at(store), name, target, view=View(view.value), benchmark=benchmark))

@@ -1,6 +1,8 @@
 """Progress on stderr: a bar where somebody watches, plain lines where a file does."""
 
+import atexit
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,6 @@ from oodcli.progress import Task
 
 if TYPE_CHECKING:
     import rich.progress
-    from rich.console import Console
 
 
 class _Bar:
@@ -46,7 +47,7 @@ class _Lines:
     def rate(self) -> str:
         """Return units a second so far."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
-        return f"{self.done / seconds:,.0f} {self._unit}/s"
+        return f"{_amount(self.done / seconds, self._unit)}/s"
 
 
 def _joined(fields: dict[str, str]) -> str:
@@ -54,7 +55,12 @@ def _joined(fields: dict[str, str]) -> str:
 
 
 class TerminalProgress:
-    """Shows notes and progress on stderr."""
+    """Shows notes and progress on stderr; work in several threads has a bar each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._display: rich.progress.Progress | None = None
+        self._running = 0
 
     def note(self, message: str, /) -> None:
         """Print one line."""
@@ -66,49 +72,70 @@ class TerminalProgress:
         if not sys.stderr.isatty():
             lines = _Lines(description, unit)
             yield lines
-            print(f"{description}: {lines.done:,} {unit}, {lines.rate()}", file=sys.stderr)
+            print(f"{description}: {_amount(lines.done, unit)}, {lines.rate()}", file=sys.stderr)
             return
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        display = self._begin()
+        try:
+            task = display.add_task(description, total=total, fields="", unit=unit)
+            yield _Bar(display, task)
+        finally:
+            self._end()
 
-        display = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %"),
-            _RateColumn.column(unit),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[fields]}", markup=False),
-            console=_console(),
-        )
-        with display:
-            yield _Bar(display, display.add_task(description, total=total, fields=""))
+    def _begin(self) -> "rich.progress.Progress":
+        """Return the one display of all tasks that run now."""
+        with self._lock:
+            if self._display is None:
+                self._display = _display()
+                self._display.start()
+                # Threads that Ctrl-C leaves behind do not end their tasks; the cursor comes back.
+                atexit.register(self._display.stop)
+            self._running += 1
+            return self._display
+
+    def _end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0 and self._display is not None:
+                self._display.stop()
+                atexit.unregister(self._display.stop)
+                self._display = None
 
 
-def _console() -> "Console":
+def _amount(amount: float, unit: str) -> str:
+    if unit != "bytes":
+        return f"{amount:,.0f} {unit}"
+    from oodcli.cli.render import human_bytes
+
+    return human_bytes(amount)
+
+
+def _display() -> "rich.progress.Progress":
     from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Task as RichTask
+    from rich.text import Text
 
-    return Console(stderr=True)
+    class Rate(ProgressColumn):
+        """Units a second of a task."""
 
+        def render(self, task: RichTask) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{_amount(speed, task.fields['unit'])}/s" if speed else "", style="dim")
 
-class _RateColumn:
-    """Units a second of a task."""
-
-    @staticmethod
-    def column(unit: str) -> "rich.progress.ProgressColumn":
-        """Return the column for a unit."""
-        from rich.progress import ProgressColumn
-        from rich.progress import Task as RichTask
-        from rich.text import Text
-
-        class Rate(ProgressColumn):
-            def render(self, task: RichTask) -> Text:
-                speed = task.finished_speed or task.speed
-                return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="dim")
-
-        return Rate()
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        Rate(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[fields]}", markup=False),
+        console=Console(stderr=True),
+    )

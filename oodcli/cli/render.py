@@ -286,7 +286,7 @@ def _report_csv(rows: Sequence[ResultRow]) -> str:
 def _report_table(report: Report) -> Table:
     several = len({row.run for row in report.rows}) > 1
     sets = {row.dataset: row.group for row in report.rows if row.dataset != AVERAGE}
-    groups = set(sets.values())
+    groups = {row.group for row in report.rows if row.dataset != AVERAGE}
     rows = [row for row in report.rows if _worth_showing(row, n_sets=len(sets), groups=groups)]
     best = best_of(rows, _kind)
     columns = [
@@ -374,6 +374,9 @@ def _report_title(report: Report) -> list[str]:
         if row.id_accuracy is not None
     ]
     benchmark = f"benchmark {report.benchmark}, " if report.benchmark else ""
+    if report.splits:
+        lists = (f"{name} {split.sha256[:8]}" for name, split in report.splits.items())
+        lines.append(f"images of OpenOOD's lists (sha256): {', '.join(lists)}")
     lines.append(f"{benchmark}convention {report.convention}: {report.description}; in percent")
     return lines
 

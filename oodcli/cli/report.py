@@ -17,6 +17,15 @@ def report(
             show_default=False,
         ),
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            metavar="NAME",
+            help="The sets of a benchmark [default: what was scored last].",
+            show_default=False,
+        ),
+    ] = None,
     convention: Annotated[
         Convention | None,
         typer.Option(
@@ -49,6 +58,7 @@ def report(
         convention=None if convention is None else convention.value,
         average=average,
         limit=limit,
+        benchmark=benchmark,
     )
     if not run:
         print(f"run: {result.runs[0].name}", file=sys.stderr)

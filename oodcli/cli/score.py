@@ -35,7 +35,7 @@ def score(
         list[str] | None,
         typer.Option(
             "--ood",
-            metavar="NAME|FOLDER|FILE.npz",
+            metavar="NAME|FOLDER|FILE",
             help="An OOD set, or NAME=PATH; may be repeated.",
             show_default=False,
         ),
@@ -46,6 +46,12 @@ def score(
             "--benchmark", metavar="NAME", help="The OOD sets of a benchmark [default: the data's]."
         ),
     ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Go on without the benchmark's sets that are not here."
+        ),
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option("--limit", metavar="N", help="Only the first N images of each set."),
@@ -77,6 +83,7 @@ def score(
         methods=tuple(method or ()),
         ood=tuple(ood or ()),
         benchmark=benchmark,
+        allow_missing=allow_missing,
         limit=limit,
         device=device,
         amp=amp,

@@ -1,11 +1,11 @@
-"""Images in NumPy arrays: in memory, or inside an .npz file that is read a few rows at a time."""
+"""Images in NumPy arrays: in memory, in a .npy file, or in an .npz file read in order."""
 
 import contextlib
 import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
-from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    OodError,
+    UnreadableImageError,
+)
 from oodcli.images import Part, digest_of
 
 MOST_CLASSES = 65_536
@@ -65,6 +70,56 @@ class ArraySource:
 
 
 @dataclass(frozen=True)
+class WholeFileSource:
+    """Images of one file that is read whole, when they are wanted.
+
+    Parameters
+    ----------
+    path
+        The file.
+    count
+        Number of images, as its labels say.
+    load
+        Returns all images of the file, ``(n, h, w)`` or ``(n, h, w, 3)``.
+    """
+
+    path: Path
+    count: int
+    load: Callable[[Path], NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the path, size and time of the file."""
+        status = self.path.stat()
+        text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}"
+        return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If the file is damaged.
+        """
+        images = self.load(self.path)
+        if len(images) != self.count:
+            raise CorruptArtifactError(
+                f"{self.path} has {len(images)} images, but there are {self.count} labels; "
+                "get both files again"
+            )
+        yield from map(as_rgb, images[start:stop])
+
+
+@dataclass(frozen=True)
 class _Header:
     """What an array in an .npz file says of itself."""
 
@@ -97,21 +152,44 @@ def _open_array(path: Path, name: str) -> Iterator[tuple[_Header, IO[bytes]]]:
     with _damage_is_told(path, name), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         with archive.open(info) as stream:
-            version = np.lib.format.read_magic(stream)
-            if version == (1, 0):
-                header = _Header(*np.lib.format.read_array_header_1_0(stream))
-            elif version == (2, 0):
-                header = _Header(*np.lib.format.read_array_header_2_0(stream))
-            else:
-                raise ValueError(f"its format version is {version[0]}.{version[1]}")
-            if header.dtype.hasobject:
-                raise ValueError("it holds Python objects")
-            values = info.file_size - stream.tell()
-            if values != header.size_bytes:
-                raise ValueError(
-                    f"shape {header.shape} of {header.dtype} does not fit {values} bytes"
-                )
-            yield header, stream
+            yield _read_header(stream, size=info.file_size), stream
+
+
+def _read_header(stream: IO[bytes], *, size: int) -> _Header:
+    """Read what stands before the first value of an array that takes ``size`` bytes in all."""
+    start = stream.tell()
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        header = _Header(*np.lib.format.read_array_header_1_0(stream))
+    elif version == (2, 0):
+        header = _Header(*np.lib.format.read_array_header_2_0(stream))
+    else:
+        raise ValueError(f"its format version is {version[0]}.{version[1]}")
+    if header.dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    values = size - (stream.tell() - start)
+    if values != header.size_bytes:
+        raise ValueError(f"shape {header.shape} of {header.dtype} does not fit {values} bytes")
+    return header
+
+
+def _check_images(header: _Header, where: str) -> None:
+    """Refuse an array that does not hold images."""
+    shape, dtype = header.shape, header.dtype
+    if dtype != np.uint8:
+        raise InvalidInputError(
+            f"{where} is {dtype}, not uint8; store pixel values from 0 to 255 as uint8"
+        )
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise InvalidInputError(
+            f"{where} has shape {shape}; images are (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
+        )
+    if min(shape) < 1:
+        raise InvalidInputError(f"{where} has shape {shape}: there is no image in it")
+    if shape[1] * shape[2] > MOST_PIXELS:
+        raise InvalidInputError(
+            f"{where} has shape {shape}; an image may have {MOST_PIXELS} pixels at most"
+        )
 
 
 def _header(path: Path, name: str) -> _Header:
@@ -158,22 +236,7 @@ class NpzSource:
     array: str
 
     def __post_init__(self) -> None:
-        shape, dtype = self._header.shape, self._header.dtype
-        where = f"{self.path}: array {self.array!r}"
-        if dtype != np.uint8:
-            raise InvalidInputError(
-                f"{where} is {dtype}, not uint8; store pixel values from 0 to 255 as uint8"
-            )
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-            raise InvalidInputError(
-                f"{where} has shape {shape}; images are (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
-            )
-        if min(shape) < 1:
-            raise InvalidInputError(f"{where} has shape {shape}: there is no image in it")
-        if shape[1] * shape[2] > MOST_PIXELS:
-            raise InvalidInputError(
-                f"{where} has shape {shape}; an image may have {MOST_PIXELS} pixels at most"
-            )
+        _check_images(self._header, f"{self.path}: array {self.array!r}")
 
     @cached_property
     def _header(self) -> _Header:
@@ -214,6 +277,130 @@ class NpzSource:
             for rows in _blocks(stop - start, row_bytes):
                 block = np.frombuffer(_exactly(stream, rows * row_bytes), dtype=np.uint8)
                 yield from map(as_rgb, block.reshape(rows, *row_shape))
+
+
+@dataclass(frozen=True)
+class NpySource:
+    """Images in a .npy file, or in a .npy file inside an archive that is not compressed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    offset
+        Where in the file the array begins.
+    size
+        Number of bytes of the array with its header; to the end of the file if None.
+
+    Raises
+    ------
+    InvalidInputError
+        If the array is damaged, or not uint8 ``(n, h, w)``, ``(n, h, w, 1)`` or ``(n, h, w, 3)``.
+    """
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_images(self._header, str(self.path))
+
+    @cached_property
+    def _begin(self) -> tuple[_Header, int]:
+        """Header of the array, and where its first value is."""
+        size = self.path.stat().st_size - self.offset if self.size is None else self.size
+        with self.path.open("rb") as stream, _damage_is_told(self.path, "of images"):
+            stream.seek(self.offset)
+            header = _read_header(stream, size=size)
+            return header, stream.tell()
+
+    @property
+    def _header(self) -> _Header:
+        return self._begin[0]
+
+    def __len__(self) -> int:
+        return self._header.shape[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the path, size and time of the file and of the place in it."""
+        status = self.path.stat()
+        text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}\0{self.offset}"
+        return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+
+    def array(self) -> NDArray[np.uint8]:
+        """Return all images; only those that are looked at are read from the disk."""
+        header, start = self._begin
+        return np.memmap(
+            self.path,
+            dtype=np.uint8,
+            mode="r",
+            offset=start,
+            shape=header.shape,
+            order="F" if header.is_fortran else "C",
+        )
+
+    def take(self, rows: NDArray[np.int64], /) -> "PickedSource":
+        """Return a source of chosen images.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, ``(m,)``.
+        """
+        return PickedSource((self,), np.zeros(len(rows), dtype=np.int64), rows)
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        yield from map(as_rgb, self.array()[start:stop])
+
+
+@dataclass(frozen=True)
+class PickedSource:
+    """Chosen images of several arrays, in any order.
+
+    Parameters
+    ----------
+    sources
+        The arrays.
+    which
+        Array of every image, ``(n,)``.
+    rows
+        Its row in that array, ``(n,)``.
+    """
+
+    sources: tuple[NpySource, ...]
+    which: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the arrays' fingerprints and of the choice."""
+        names = "".join(source.fingerprint for source in self.sources)
+        return hashlib.blake2b(
+            f"{names}{digest_of(self.which, self.rows)}".encode(), digest_size=16
+        ).hexdigest()
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        arrays = [source.array() for source in self.sources]
+        for array, row in zip(self.which[start:stop], self.rows[start:stop], strict=True):
+            yield as_rgb(arrays[array][row])
 
 
 def _blocks(rows: int, row_bytes: int) -> Iterator[int]:
@@ -277,6 +464,93 @@ def open_npz(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) ->
     return Dataset(name, parts, names, str(path), spec)
 
 
+def open_npy(
+    path: Path, *, name: str, spec: str, role: Literal["id", "ood"], labels: Path | None = None
+) -> Dataset:
+    """Open a .npy file of images as one set; no pixel is read yet.
+
+    Parameters
+    ----------
+    path
+        An array of images.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    role
+        ``ood`` leaves labels aside.
+    labels
+        A .npy file with the class of every image.
+
+    Raises
+    ------
+    InvalidInputError
+        If an array is damaged or unfit.
+    """
+    source = NpySource(path)
+    if role == "ood" or labels is None:
+        return Dataset(name, {"test": Part(source)}, (), str(path), spec)
+    part = Part(source, checked_labels(read_npy(labels), str(labels), count=len(source)))
+    return Dataset(name, {"test": part}, _numbered({"test": part}), str(path), spec)
+
+
+def read_npy(path: Path, *, offset: int = 0, size: int | None = None) -> NDArray[Any]:
+    """Read an array from a .npy file, or from one inside an archive that is not compressed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    offset
+        Where in the file the array begins.
+    size
+        Number of bytes of the array with its header; to the end of the file if None.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is damaged.
+    """
+    with path.open("rb") as stream, _damage_is_told(path, "of labels"):
+        stream.seek(offset)
+        size = path.stat().st_size - offset if size is None else size
+        header = _read_header(stream, size=size)
+        flat = np.frombuffer(_exactly(stream, header.size_bytes), dtype=header.dtype)
+        return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
+
+
+def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[np.int64]:
+    """Return the classes of ``count`` images, ``(n,)``.
+
+    Parameters
+    ----------
+    values
+        What stands in a file as labels.
+    where
+        How to call them in an error.
+    count
+        How many there must be.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not one whole number from 0 an image.
+    """
+    if values.dtype.kind not in "iu":
+        raise InvalidInputError(f"{where} is {values.dtype}; labels are whole numbers from 0")
+    if values.shape != (count,):
+        raise InvalidInputError(
+            f"{where} has shape {values.shape}; {count} images need shape ({count},)"
+        )
+    if values.min() < 0:
+        raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
+    if values.max() >= MOST_CLASSES:
+        raise InvalidInputError(
+            f"{where} has label {values.max()}; number the classes from 0, {MOST_CLASSES} at most"
+        )
+    return values.astype(np.int64)
+
+
 def _preferred(found: list[str]) -> str:
     return next(part for part in ("test", "val", "train") if part in found)
 
@@ -296,22 +570,8 @@ def _listed(arrays: set[str]) -> str:
 
 def _labelled(path: Path, images: str, labels: str) -> Part:
     source = NpzSource(path, images)
-    header = _header(path, labels)
-    where = f"{path}: array {labels!r}"
-    if header.dtype.kind not in "iu":
-        raise InvalidInputError(f"{where} is {header.dtype}; labels are whole numbers from 0")
-    if header.shape != (len(source),):
-        raise InvalidInputError(
-            f"{where} has shape {header.shape}; {len(source)} images need shape ({len(source)},)"
-        )
     values = _whole(path, labels)
-    if values.min() < 0:
-        raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
-    if values.max() >= MOST_CLASSES:
-        raise InvalidInputError(
-            f"{where} has label {values.max()}; number the classes from 0, {MOST_CLASSES} at most"
-        )
-    return Part(source, values.astype(np.int64))
+    return Part(source, checked_labels(values, f"{path}: array {labels!r}", count=len(source)))
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

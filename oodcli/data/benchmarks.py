@@ -1,7 +1,7 @@
-"""Benchmarks: which data sets are scored together, and by which convention."""
+"""Benchmarks: which data sets are scored together, at which size, and by which convention."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 
@@ -19,10 +19,22 @@ class Benchmark:
         Name of the in-distribution data set; None for the user's own.
     near, far, ood
         Names of the OOD data sets: close to the classes, far from them, or not divided.
+    shifted
+        Names of covariate-shifted ID sets; with them there are full-spectrum results too.
+    ood_val
+        Name of the data set with OOD images to choose settings on, or empty.
     convention
         Name of the metric convention.
     size
         Height and width to which every image is resized.
+    resize
+        How an image of another size gets there, as `oodcli.data.prepare.prepare` takes it.
+    id_val_list, id_test_list, ood_val_list
+        Lists of OpenOOD that name the images of these parts; empty for all images.
+    lists
+        Lists of OpenOOD that name the images of OOD and shifted sets, by data set.
+    needs
+        Names of what else has to be there.
     """
 
     name: str
@@ -31,14 +43,30 @@ class Benchmark:
     near: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
     ood: tuple[str, ...] = ()
+    shifted: tuple[str, ...] = ()
+    ood_val: str = ""
     convention: str = "neutral"
     size: tuple[int, int] = (32, 32)
+    resize: str = "exact"
+    id_val_list: str = ""
+    id_test_list: str = ""
+    ood_val_list: str = ""
+    lists: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Groups that have data sets, in the order of a table."""
+        """Groups that have OOD sets, in the order of a table."""
         groups = {"near": self.near, "far": self.far, "ood": self.ood}
         return {name: names for name, names in groups.items() if names}
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of all that has to be there, in distribution first, each once."""
+        ood = (name for names in self.groups.values() for name in names)
+        first = [self.id_set] if self.id_set else []
+        last = [self.ood_val] if self.ood_val else []
+        return tuple(dict.fromkeys((*first, *self.needs, *ood, *self.shifted, *last)))
 
 
 def own_benchmark(*, grey: bool, size: tuple[int, int] = (32, 32)) -> Benchmark:
@@ -61,14 +89,140 @@ def own_benchmark(*, grey: bool, size: tuple[int, int] = (32, 32)) -> Benchmark:
     )
 
 
+_MODE_SETS = ("svhn-10000", "places365-test-sample", "lsun-crop", "isun", "textures")
+_KNN_EXTRAS = ("lsun-fix", "imagenet-fix", "imagenet-resize")
+_IMAGENET_SIZE = (224, 224)
+_IMAGENET_RESIZE = "shorter-crop:256"
+
+
+def _openood_cifar(name: str, other: str) -> Benchmark:
+    return Benchmark(
+        name=f"openood-{name}",
+        title=f"OpenOOD v1.5, {name}",
+        id_set=name,
+        near=(other, "tiny-imagenet"),
+        far=("mnist-lossless", "svhn-lossless", "textures", "places365"),
+        shifted=("cifar10-c-sample",) if name == "cifar10" else (),
+        ood_val="tiny-imagenet",
+        convention="openood",
+        resize="shorter-crop",
+        id_val_list=f"{name}/val_{name}",
+        id_test_list=f"{name}/test_{name}",
+        ood_val_list=f"{name}/val_tin",
+        lists=MappingProxyType(
+            {
+                other: f"{name}/test_{other}",
+                "tiny-imagenet": f"{name}/test_tin",
+                "mnist-lossless": f"{name}/test_mnist",
+                "svhn-lossless": f"{name}/test_svhn",
+                "textures": f"{name}/test_texture",
+                "places365": f"{name}/test_places365",
+            }
+        ),
+    )
+
+
+def _openood_imagenet(name: str, id_set: str) -> Benchmark:
+    return Benchmark(
+        name=f"openood-{name}",
+        title=f"OpenOOD v1.5, {name}",
+        id_set=id_set,
+        near=("ssb-hard", "ninco"),
+        far=("inaturalist", "textures", "openimage-o"),
+        shifted=("imagenet-v2", "imagenet-c", "imagenet-r"),
+        ood_val="openimage-o",
+        convention="openood",
+        size=_IMAGENET_SIZE,
+        resize=_IMAGENET_RESIZE,
+        id_val_list=f"{name}/val_{name}",
+        id_test_list=f"{name}/test_{name}",
+        ood_val_list=f"{name}/val_openimage_o",
+        lists=MappingProxyType(
+            {
+                "ssb-hard": f"{name}/test_ssb_hard",
+                "ninco": f"{name}/test_ninco",
+                "inaturalist": f"{name}/test_inaturalist",
+                "textures": f"{name}/test_textures",
+                "openimage-o": f"{name}/test_openimage_o",
+                "imagenet-v2": f"{name}/test_{name}_v2",
+                "imagenet-c": f"{name}/test_{name}_c",
+                "imagenet-r": f"{name}/test_{name}_r",
+            }
+        ),
+        needs=("openood-lists",),
+    )
+
+
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
-        "digits": Benchmark(
-            name="digits",
-            title="digits 0 to 5 against other digits, photographs and noise",
-            id_set="digits",
-            near=("digits-6-9",),
-            far=("photographs-grey", "gaussian-noise", "uniform-noise"),
+        benchmark.name: benchmark
+        for benchmark in (
+            Benchmark(
+                name="digits",
+                title="digits 0 to 5 against other digits, photographs and noise",
+                id_set="digits",
+                near=("digits-6-9",),
+                far=("photographs-grey", "gaussian-noise", "uniform-noise"),
+            ),
+            Benchmark(
+                name="featurenorm-cifar10",
+                title="FeatureNorm (CVPR 2023), CIFAR-10",
+                id_set="cifar10",
+                ood=("svhn", "textures", "lsun-crop", "lsun-resize", "isun", "places365-sample"),
+                convention="featurenorm",
+            ),
+            Benchmark(
+                name="mode-cifar10",
+                title="MODE, CIFAR-10",
+                id_set="cifar10",
+                ood=_MODE_SETS,
+                convention="knn",
+            ),
+            Benchmark(
+                name="mode-cifar100",
+                title="MODE, CIFAR-100",
+                id_set="cifar100",
+                ood=_MODE_SETS,
+                convention="knn",
+            ),
+            Benchmark(
+                name="knn-cifar10",
+                title="MODE's sets and the further ones of KNN, CIFAR-10",
+                id_set="cifar10",
+                ood=(*_MODE_SETS, *_KNN_EXTRAS, "cifar100"),
+                convention="knn",
+            ),
+            Benchmark(
+                name="knn-cifar100",
+                title="MODE's sets and the further ones of KNN, CIFAR-100",
+                id_set="cifar100",
+                ood=(*_MODE_SETS, *_KNN_EXTRAS, "cifar10"),
+                convention="knn",
+            ),
+            Benchmark(
+                name="mos-imagenet",
+                title="the four sets of MOS, ImageNet-1K",
+                id_set="imagenet",
+                ood=("inaturalist", "sun", "places", "textures"),
+                convention="knn",
+                size=_IMAGENET_SIZE,
+                resize=_IMAGENET_RESIZE,
+            ),
+            _openood_cifar("cifar10", "cifar100"),
+            _openood_cifar("cifar100", "cifar10"),
+            _openood_imagenet("imagenet200", "imagenet200"),
+            _openood_imagenet("imagenet", "imagenet"),
         )
     }
 )
+
+
+def benchmark_of(id_name: str) -> Benchmark | None:
+    """Return the benchmark that data are scored on where none is named, or None.
+
+    Parameters
+    ----------
+    id_name
+        Name of the in-distribution data set.
+    """
+    return next((b for b in BENCHMARKS.values() if b.id_set == id_name), None)

@@ -1,4 +1,4 @@
-"""CIFAR-10 as its authors publish it: a tar archive, or the folder inside, of pickled batches.
+"""CIFAR-10 and CIFAR-100 as published: a tar archive, or the folder inside, of pickled batches.
 
 References
 ----------
@@ -26,68 +26,132 @@ from oodcli.errors import CorruptArtifactError, MissingArtifactError, Unreadable
 from oodcli.images import Part
 from oodcli.store import Store, digest_of_json, read_json, write_json
 
-ARCHIVE = "cifar-10-python.tar.gz"
-FOLDER = "cifar-10-batches-py"
-PARTS = MappingProxyType(
-    {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
+
+@dataclass(frozen=True)
+class Release:
+    """How one of the two data sets was published.
+
+    Parameters
+    ----------
+    name
+        Its key in the registry.
+    archive
+        Name of the archive.
+    folder
+        Name of the folder inside.
+    parts
+        Files of batches of each part, in order.
+    label_key, names_key
+        Under what a batch has its labels, and the file of names those of the classes.
+    names_file
+        File of the names of the classes.
+    members
+        md5 of every file inside the archive (as torchvision lists them).
+    """
+
+    name: str
+    archive: str
+    folder: str
+    parts: Mapping[str, tuple[str, ...]]
+    label_key: bytes
+    names_key: bytes
+    names_file: str
+    members: Mapping[str, str]
+
+
+CIFAR10 = Release(
+    name="cifar10",
+    archive="cifar-10-python.tar.gz",
+    folder="cifar-10-batches-py",
+    parts=MappingProxyType(
+        {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
+    ),
+    label_key=b"labels",
+    names_key=b"label_names",
+    names_file="batches.meta",
+    members=MappingProxyType(
+        {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        }
+    ),
 )
-NAMES = "batches.meta"
-
-# File by file, md5 of what is inside the archive (as torchvision lists them).
-MEMBERS: Mapping[str, str] = MappingProxyType(
-    {
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        "test_batch": "40351d587109b95175f43aff81a1287e",
-        "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
-    }
+CIFAR100 = Release(
+    name="cifar100",
+    archive="cifar-100-python.tar.gz",
+    folder="cifar-100-python",
+    parts=MappingProxyType({"train": ("train",), "test": ("test",)}),
+    label_key=b"fine_labels",
+    names_key=b"fine_label_names",
+    names_file="meta",
+    members=MappingProxyType(
+        {
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+        }
+    ),
 )
+RELEASES = (CIFAR10, CIFAR100)
 
-_MOST_MEMBER_BYTES = 1 << 26
+# A batch of CIFAR-100 has 154 MB.
+_MOST_MEMBER_BYTES = 1 << 28
 
 
-def find_cifar10(folder: Path) -> Path | None:
-    """Return the archive or the folder of batches that lies in ``folder``, or is it; else None."""
-    if folder.is_file():
-        return folder if folder.name == ARCHIVE else None
-    for path in (folder / FOLDER, folder):
-        if (path / "data_batch_1").is_file() or (path / "test_batch").is_file():
-            return path
-    archive = folder / ARCHIVE
+def find_release(path: Path) -> tuple[Release, Path] | None:
+    """Return what was published of the two sets at or in a folder, and where exactly; else None."""
+    for release in RELEASES:
+        location = find(path, release)
+        if location is not None:
+            return release, location
+    return None
+
+
+def find(path: Path, release: Release) -> Path | None:
+    """Return the archive or the folder of batches that lies in ``path``, or is it; else None.
+
+    Parameters
+    ----------
+    path
+        A folder or file.
+    release
+        Which of the two sets.
+    """
+    if path.is_file():
+        return path if path.name == release.archive else None
+    for folder in (path / release.folder, path):
+        if any((folder / file).is_file() for files in release.parts.values() for file in files):
+            return folder
+    archive = path / release.archive
     return archive if archive.is_file() else None
 
 
-def open_stored_cifar10(store: Store) -> Dataset:
-    """Open CIFAR-10 from the store.
+def open_stored(folder: Path, store: Store, *, release: Release) -> Dataset:
+    """Open one of the two sets from the folder its archive was put in.
 
     Raises
     ------
     MissingArtifactError
-        If it was not downloaded.
+        If it is not there.
     CorruptArtifactError
         If a file is not the published one.
     """
-    location = find_cifar10(store.datasets / "cifar10")
+    location = find(folder, release)
     if location is None:
         raise MissingArtifactError(
-            "cifar10 is not in the store; run: ood datasets download cifar10, "
-            f"or name a folder that holds {ARCHIVE}: --data cifar10=FOLDER"
+            f"{release.name} is not in {folder}; run: ood datasets download {release.name}, "
+            f"or name a folder that holds {release.archive}: {release.name}=FOLDER"
         )
-    return open_cifar10(location, store, name="cifar10", spec="cifar10")
+    return open_cifar(location, store, release=release, name=release.name, spec=release.name)
 
 
-def open_cifar10(
-    location: Path,
-    store: Store,
-    *,
-    name: str,
-    spec: str,
-    members: Mapping[str, str] = MEMBERS,
-) -> Dataset:
-    """Open CIFAR-10, images in the official order.
+def open_cifar(location: Path, store: Store, *, release: Release, name: str, spec: str) -> Dataset:
+    """Open one of the two sets, images in the official order.
 
     Parameters
     ----------
@@ -95,36 +159,37 @@ def open_cifar10(
         The archive, or the folder of its batches.
     store
         Keeps the labels, so that the archive is unpacked only when pixels are wanted.
+    release
+        Which set it is.
     name
         How to call the data set.
     spec
         What opens it again.
-    members
-        md5 of every file.
 
     Raises
     ------
     CorruptArtifactError
         If a file is missing or not the published one.
     """
-    batches = _Batches(location, members)
+    batches = _Batches(location, release)
     labels, class_names = _labels(batches, store)
     parts = {
-        part: Part(BatchSource(batches, part, len(labels[part])), labels[part]) for part in PARTS
+        part: Part(BatchSource(batches, part, len(labels[part])), labels[part])
+        for part in release.parts
     }
     return Dataset(name, parts, class_names, str(location), spec)
 
 
 @dataclass(frozen=True)
 class _Batches:
-    """The files of CIFAR-10, read together at first need and kept."""
+    """The files of one of the two sets, read together at first need and kept."""
 
     location: Path
-    members: Mapping[str, str]
+    release: Release
 
     @cached_property
     def digest(self) -> str:
-        return digest_of_json(dict(self.members))
+        return digest_of_json(dict(self.release.members))
 
     @cached_property
     def contents(self) -> dict[str, Any]:
@@ -132,13 +197,13 @@ class _Batches:
         contents = {}
         for member, raw in self._files():
             md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-            if md5 != self.members[member]:
+            if md5 != self.release.members[member]:
                 raise CorruptArtifactError(
                     f"{member} in {self.location} is not the published file: its md5 is {md5}, "
-                    f"not {self.members[member]}; get the archive again"
+                    f"not {self.release.members[member]}; get the archive again"
                 )
             contents[member] = load_pickle(raw, where=f"{member} in {self.location}")
-        missing = sorted(self.members.keys() - contents.keys())
+        missing = sorted(self.release.members.keys() - contents.keys())
         if missing:
             raise CorruptArtifactError(
                 f"{self.location} has no {', '.join(missing)}; get the archive again"
@@ -147,7 +212,7 @@ class _Batches:
 
     def _files(self) -> Iterator[tuple[str, bytes]]:
         if self.location.is_dir():
-            for member in self.members:
+            for member in self.release.members:
                 if (self.location / member).is_file():
                     yield member, (self.location / member).read_bytes()
             return
@@ -155,8 +220,8 @@ class _Batches:
             # As a stream: the archive is unpacked once, in memory, whatever it holds.
             with tarfile.open(self.location, "r|gz") as archive:
                 for entry in archive:
-                    member = entry.name.removeprefix(f"{FOLDER}/")
-                    wanted = member in self.members and entry.name == f"{FOLDER}/{member}"
+                    member = entry.name.removeprefix(f"{self.release.folder}/")
+                    wanted = member in self.release.members and member != entry.name
                     if wanted and entry.isfile() and entry.size <= _MOST_MEMBER_BYTES:
                         stream = archive.extractfile(entry)
                         yield member, b"" if stream is None else stream.read()
@@ -166,20 +231,24 @@ class _Batches:
             ) from None
 
     def labels(self, part: str) -> list[int]:
-        return [label for member in PARTS[part] for label in self.contents[member][b"labels"]]
+        key = self.release.label_key
+        return [int(k) for file in self.release.parts[part] for k in self.contents[file][key]]
 
     def class_names(self) -> list[str]:
-        return [name.decode() for name in self.contents[NAMES][b"label_names"]]
+        names = self.contents[self.release.names_file][self.release.names_key]
+        return [name.decode() for name in names]
 
     def pixels(self, part: str) -> NDArray[np.uint8]:
         """Return the images of a part, ``(n, 32, 32, 3)``."""
-        rows = np.concatenate([self.contents[member][b"data"] for member in PARTS[part]])
+        rows = np.concatenate(
+            [self.contents[member][b"data"] for member in self.release.parts[part]]
+        )
         return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
 class BatchSource:
-    """The images of one part of CIFAR-10.
+    """The images of one part of CIFAR-10 or CIFAR-100.
 
     Parameters
     ----------
@@ -223,15 +292,15 @@ def _labels(
     batches: _Batches, store: Store
 ) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
     """Return the labels of both parts and the class names; from the store where they are known."""
-    path = store.datasets / "cifar10" / f"labels-{batches.digest}.json"
+    path = store.datasets / batches.release.name / f"labels-{batches.digest}.json"
     try:
         known = read_json(path)
     except (FileNotFoundError, CorruptArtifactError):
         known = {}
     content = known.get("content")
     if not content or known.get("digest") != digest_of_json(content):
-        content = {part: batches.labels(part) for part in PARTS}
+        content = {part: batches.labels(part) for part in batches.release.parts}
         content["class_names"] = batches.class_names()
         write_json(path, {"content": content, "digest": digest_of_json(content)})
-    labels = {part: np.asarray(content[part], dtype=np.int64) for part in PARTS}
+    labels = {part: np.asarray(content[part], dtype=np.int64) for part in batches.release.parts}
     return labels, tuple(content["class_names"])

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data.readers import FileSource
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import ImageSource, Part, digest_of
 from oodcli.store import digest_of_json
@@ -175,6 +175,14 @@ def _classes(part: Part) -> NDArray[np.int64]:
     return np.zeros(len(part), dtype=np.int64) if part.labels is None else part.labels
 
 
+@runtime_checkable
+class RandomAccess(Protocol):
+    """A source of which any images are read as fast as the first ones."""
+
+    def take(self, rows: NDArray[np.int64], /) -> ImageSource:
+        """Return a source of chosen images."""
+
+
 def take(part: Part, rows: NDArray[np.int64]) -> Part:
     """Return chosen images of a part.
 
@@ -186,7 +194,7 @@ def take(part: Part, rows: NDArray[np.int64]) -> Part:
         Ascending row numbers, ``(m,)``.
     """
     source = part.source
-    chosen = source.take(rows) if isinstance(source, FileSource) else Rows(source, rows)
+    chosen = source.take(rows) if isinstance(source, RandomAccess) else Rows(source, rows)
     return Part(chosen, None if part.labels is None else part.labels[rows])
 
 
@@ -230,3 +238,53 @@ class Rows:
         for image, keep in zip(self.source.read(first, last + 1), chosen, strict=True):
             if keep:
                 yield image
+
+
+def joined(first: Part, second: Part) -> Part:
+    """Return two parts as one.
+
+    Parameters
+    ----------
+    first, second
+        Their images follow on each other; there are labels where both have them.
+    """
+    labels = None
+    if first.labels is not None and second.labels is not None:
+        labels = np.concatenate([first.labels, second.labels])
+    return Part(Joined(first.source, second.source), labels)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two sources, one behind the other.
+
+    Parameters
+    ----------
+    first, second
+        The sources.
+    """
+
+    first: ImageSource
+    second: ImageSource
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of both fingerprints."""
+        return digest_of_json([self.first.fingerprint, self.second.fingerprint])
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        border = len(self.first)
+        if start < border:
+            yield from self.first.read(start, min(stop, border))
+        if stop > border:
+            yield from self.second.read(max(start, border) - border, stop - border)

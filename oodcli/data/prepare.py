@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from oodcli.data.workers import resized
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, ImageSource, Part, digest_of
 from oodcli.progress import Progress, Silent, Task
@@ -46,6 +47,7 @@ def prepare(
     *,
     name: str,
     size: tuple[int, int] = (32, 32),
+    resize: str = "exact",
     progress: Progress | None = None,
     skip_unreadable: bool = False,
     max_pixels_bytes: int = MAX_PIXELS_BYTES,
@@ -61,7 +63,11 @@ def prepare(
     name
         How to call the images in messages and tables.
     size
-        Height and width to resize to. The aspect ratio is not kept.
+        Height and width of the images that come out.
+    resize
+        ``exact``, which does not keep the aspect ratio; or ``shorter-crop``, which brings the
+        shorter side to that of ``size`` and cuts out the centre; ``shorter-crop:256`` brings it to
+        256 pixels first.
     progress
         Told of the images read, and of shards that had to be read again.
     skip_unreadable
@@ -79,14 +85,15 @@ def prepare(
     UnreadableImageError
         If an image cannot be read and is not to be left out.
     InvalidInputError
-        If no image at all can be read.
+        If no image at all can be read, or there is no such way to resize.
 
     Notes
     -----
     Resizing is Pillow's bilinear filter, which averages when it shrinks (no aliasing). Images that
-    have the size already stay as they are.
+    have the size already stay as they are. ``shorter-crop`` gives the pixels of torchvision's
+    ``Resize`` and ``CenterCrop``.
     """
-    shards = _Shards(store, part.source, size, name, progress or Silent())
+    shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
     manifest = shards.manifest()
     if manifest is None:
         with store.lock(shards.lock_name, progress=progress):
@@ -114,6 +121,72 @@ def prepare(
         None if part.labels is None else part.labels[np.concatenate(kept)],
         tuple(left_out.where for left_out in skipped),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImages:
+    """Decoded images in the store, and which of them are not what was written.
+
+    Parameters
+    ----------
+    name
+        How they were called when they were decoded.
+    folder
+        Where they lie.
+    rows
+        How many they are.
+    files
+        Files of pixels; none where only digests are kept.
+    damaged
+        Those files that are missing, or differ from their digest.
+    """
+
+    name: str
+    folder: Path
+    rows: int
+    files: int
+    damaged: tuple[Path, ...]
+
+
+def check_stored(folder: Path) -> StoredImages | None:
+    """Compare decoded images with the digests that were written with them.
+
+    Parameters
+    ----------
+    folder
+        A folder below ``images`` of the store.
+
+    Returns
+    -------
+    images
+        None if the images were not yet all decoded.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If the manifest is damaged.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        records = [_Record.of_json(entry) for entry in content["shards"]]
+        name, rows, stored = str(content["name"]), int(content["rows"]), bool(content["stored"])
+    except (KeyError, TypeError, ValueError):
+        raise CorruptArtifactError(f"{path} is damaged; remove it") from None
+    files = [folder / f"{at:05d}.npy" for at in range(len(records))] if stored else []
+    damaged = tuple(
+        file for file, record in zip(files, records, strict=False) if not _holds(file, record)
+    )
+    return StoredImages(name, folder, rows, len(files), damaged)
+
+
+def _holds(file: Path, record: "_Record") -> bool:
+    try:
+        return digest_of(np.load(file, allow_pickle=False)) == record.digest
+    except Exception:  # noqa: BLE001 - a damaged file makes NumPy raise anything
+        return False
 
 
 def places_of(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -170,7 +243,7 @@ class _Shards:
 
     store: Store
     source: ImageSource
-    size: tuple[int, int]
+    resizing: "Resizing"
     name: str
     progress: Progress
 
@@ -178,8 +251,8 @@ class _Shards:
     def key(self) -> dict[str, Any]:
         return {
             "source": self.source.fingerprint,
-            "size": list(self.size),
-            "resize": RESIZE,
+            "size": list(self.resizing.size),
+            "resize": self.resizing.key,
             "schema": SCHEMA,
         }
 
@@ -226,7 +299,7 @@ class _Shards:
             f"reading {self.name}", total=len(self.source), unit="images"
         ) as task:
             task.advance(done)
-            images = self.source.read(done, len(self.source))
+            images = resized(self.source, done, len(self.source), self.resizing.apply)
             for at in range(len(records), self.count):
                 pixels, record = self._gather(
                     images, at, skip_unreadable=skip_unreadable, task=task
@@ -266,14 +339,14 @@ class _Shards:
         skip_unreadable: bool,
         task: Task | None = None,
     ) -> tuple[NDArray[np.uint8], _Record]:
-        """Take the images of a shard from an iterator and resize them."""
+        """Take the images of a shard from an iterator."""
         rows = self.rows(at)
-        pixels = np.empty((len(rows), 3, *self.size), dtype=np.uint8)
+        pixels = np.empty((len(rows), 3, *self.resizing.size), dtype=np.uint8)
         skipped: list[_Skipped] = []
         for nth, row in enumerate(rows, start=1):
             image = next(images)
             if not isinstance(image, UnreadableImageError):
-                pixels[nth - 1 - len(skipped)] = _resized(image, self.size).transpose(2, 0, 1)
+                pixels[nth - 1 - len(skipped)] = image.transpose(2, 0, 1)
             elif skip_unreadable:
                 skipped.append(_Skipped(row, image.where, image.reason))
             else:
@@ -306,7 +379,7 @@ class _Shards:
         """Decode a shard that was decoded before."""
         known = manifest.records[at]
         rows = self.rows(at)
-        images = self.source.read(rows.start, rows.stop)
+        images = resized(self.source, rows.start, rows.stop, self.resizing.apply)
         pixels, record = self._gather(images, at, skip_unreadable=bool(known.skipped))
         if record != known:
             # Results are stored under the old digest, so these pixels must not pass for the others.
@@ -336,9 +409,65 @@ class _Shards:
         return self.folder / f"{at:05d}.json"
 
 
-def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Resizing:
+    """How images of any size are brought to one size.
+
+    Parameters
+    ----------
+    size
+        Height and width of the images that come out.
+    how
+        ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``, as `prepare` takes it.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``how`` is none of these, or the side is shorter than ``size``.
+    """
+
+    size: tuple[int, int]
+    how: str = "exact"
+
+    def __post_init__(self) -> None:
+        kind, _, side = self.how.partition(":")
+        known = self.how in ("exact", "shorter-crop") or (
+            kind == "shorter-crop" and side.isdecimal() and int(side) >= max(self.size)
+        )
+        if not known:
+            raise InvalidInputError(
+                f"images cannot be resized by {self.how!r} to {self.size[0]}x{self.size[1]}; "
+                "there are: exact, shorter-crop, shorter-crop:SIDE with a side no less than that"
+            )
+
+    @property
+    def key(self) -> str:
+        """What tells the pixels from those of other ways."""
+        return RESIZE if self.how == "exact" else f"{RESIZE}, {self.how}"
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return an image at the size.
+
+        Parameters
+        ----------
+        image
+            Pixels, ``(h, w, 3)``.
+        """
+        height, width = self.size
+        if self.how == "exact":
+            return _scaled(image, height, width)
+        side = int(self.how.partition(":")[2] or max(self.size))
+        before = image.shape[:2]
+        # Integer division rounds the longer side down, as torchvision does.
+        scaled = _scaled(image, *(side * length // min(before) for length in before))
+        top, left = (
+            round((have - want) / 2) for have, want in zip(scaled.shape[:2], self.size, strict=True)
+        )
+        return scaled[top : top + height, left : left + width]
+
+
+def _scaled(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Return an image ``(h, w, 3)`` at the wanted height and width."""
-    if image.shape[:2] == size:
+    if image.shape[:2] == (height, width):
         return image
-    height, width = size
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -4,11 +4,12 @@ import hashlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _FILES_PER_TASK = 4
-_MOST_THREADS = 8
+MOST_THREADS = 8
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
@@ -45,19 +46,40 @@ def decode(path: Path) -> NDArray[np.uint8]:
     published benchmarks. Greyscale of 16 bits is divided by 257, where Pillow would clip it at 255.
     """
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file:
+            return decode_stream(file, where=printable(path))
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        reason = "the file is gone" if gone else error.strerror or str(error)
+        raise UnreadableImageError(printable(path), reason) from None
+
+
+def decode_stream(stream: IO[bytes], *, where: str) -> NDArray[np.uint8]:
+    """Decode an image as `decode` does.
+
+    Parameters
+    ----------
+    stream
+        The bytes of the image file, at its first byte.
+    where
+        How to call it in an error.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be decoded.
+    """
+    try:
+        with Image.open(stream) as image:
             image.load()
-            pixels = _to_rgb(image)
-    except UnreadableImageError:
-        raise
+            return _to_rgb(image)
     except UnidentifiedImageError:
-        raise UnreadableImageError(_printable(path), _why_not_an_image(path)) from None
-    except FileNotFoundError:
-        raise UnreadableImageError(_printable(path), "the file is gone") from None
+        stream.seek(0)
+        reason = "not an image file" if stream.read(1) else "the file is empty"
+        raise UnreadableImageError(where, reason) from None
     except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImageError(_printable(path), " ".join(reason.split())) from None
-    return pixels
+        raise UnreadableImageError(where, " ".join(reason.split())) from None
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -75,11 +97,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def _why_not_an_image(path: Path) -> str:
-    return "the file is empty" if path.stat().st_size == 0 else "not an image file"
-
-
-def _printable(path: Path) -> str:
+def printable(path: Path | str) -> str:
     """Return a path as text; bytes that are not UTF-8 become escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
@@ -166,7 +184,7 @@ class FileSource:
                 state.update(os.fsencode(f"\0{file}\0{status.st_size}\0{status.st_mtime_ns}"))
         return state.hexdigest()
 
-    def take(self, rows: NDArray[np.int64]) -> "FileSource":
+    def take(self, rows: NDArray[np.int64], /) -> "FileSource":
         """Return a source of chosen files."""
         return FileSource(self.root, [self.files[row] for row in rows])
 
@@ -178,25 +196,42 @@ class FileSource:
         start, stop
             First row, and the row after the last.
         """
-        threads = min(_MOST_THREADS, os.cpu_count() or 1)
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        ahead: deque[Future[list[NDArray[np.uint8] | UnreadableImageError]]] = deque()
-        try:
-            for first in range(start, stop, _FILES_PER_TASK):
-                files = self.files[first : min(first + _FILES_PER_TASK, stop)]
-                ahead.append(pool.submit(self._decode_all, files))
-                if len(ahead) > threads:
-                    yield from ahead.popleft().result()
-            while ahead:
-                yield from ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return in_order(lambda row: decode(self.root / self.files[row]), range(start, stop))
 
-    def _decode_all(self, files: Sequence[str]) -> list[NDArray[np.uint8] | UnreadableImageError]:
-        decoded: list[NDArray[np.uint8] | UnreadableImageError] = []
-        for file in files:
-            try:
-                decoded.append(decode(self.root / file))
-            except UnreadableImageError as error:
-                decoded.append(error)
-        return decoded
+
+def in_order(
+    decode_row: Callable[[int], NDArray[np.uint8]], rows: range
+) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+    """Decode rows in a small pool of threads, a few ahead of the reader, and yield them in order.
+
+    Parameters
+    ----------
+    decode_row
+        Decodes one row; its `UnreadableImageError` is yielded.
+    rows
+        Which rows.
+    """
+    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    ahead: deque[Future[list[NDArray[np.uint8] | UnreadableImageError]]] = deque()
+    try:
+        for first in range(0, len(rows), _FILES_PER_TASK):
+            ahead.append(pool.submit(_each, decode_row, rows[first : first + _FILES_PER_TASK]))
+            if len(ahead) > threads:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _each(
+    decode_row: Callable[[int], NDArray[np.uint8]], rows: range
+) -> list[NDArray[np.uint8] | UnreadableImageError]:
+    decoded: list[NDArray[np.uint8] | UnreadableImageError] = []
+    for row in rows:
+        try:
+            decoded.append(decode_row(row))
+        except UnreadableImageError as error:
+            decoded.append(error)
+    return decoded

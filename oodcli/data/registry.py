@@ -2,17 +2,24 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from oodcli.data import builtin, cifar
-from oodcli.data.arrays import open_npz
-from oodcli.data.dataset import Dataset
+from oodcli.data import builtin, cifar, mnist, published, splits, svhn
+from oodcli.data.archives import SUFFIXES, open_archive
+from oodcli.data.arrays import open_npy, open_npz
+from oodcli.data.dataset import Dataset, joined, take
 from oodcli.data.folders import open_folder
+from oodcli.data.lists import open_list
+from oodcli.data.published import Collection, open_collection
+from oodcli.data.registered import FILE, RegisteredDataset, registered
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.store import Store
+
+Read = Callable[[Path, Store], Dataset]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +31,25 @@ class Source:
     file
         Its name in the store.
     urls
-        Where it is to be had, the first choice first.
+        Where it is to be had, the first choice first; none where no program can fetch it.
     md5
-        Checksum of the file.
+        Checksum of the file; None where none is published, so that a file is taken as it is.
     size_bytes
-        Its size, to be shown before it is fetched.
+        Its size, to be shown before it is fetched; 0 where it is not known.
+    by_hand
+        Where a person gets it, if not from the first of ``urls``.
     """
 
     file: str
     urls: tuple[str, ...]
-    md5: str
+    md5: str | None
     size_bytes: int
+    by_hand: str = ""
+
+    @property
+    def is_manual(self) -> bool:
+        """Tell whether a person has to fetch it, since no address or no checksum is known."""
+        return not self.urls or self.md5 is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +68,14 @@ class KnownDataset:
         Number of images in each part.
     licence
         Under which terms it may be used.
-    open
-        Opens it from the store.
+    read
+        Opens it from the folder that its files are in.
     sources
         Files to download; none for what comes with the tool.
+    home
+        Name of the set in whose folder the files are; its own if empty.
+    unpacked
+        What may lie in the folder in place of the files: a folder with their content.
     """
 
     name: str
@@ -64,99 +83,675 @@ class KnownDataset:
     role: Literal["id", "ood"]
     counts: Mapping[str, int]
     licence: str
-    open: Callable[[Store], Dataset]
+    read: Read
     sources: tuple[Source, ...] = ()
+    home: str = ""
+    unpacked: tuple[str, ...] = ()
 
     @property
     def download_bytes(self) -> int:
         """Size of all files to download."""
         return sum(source.size_bytes for source in self.sources)
 
-    def is_present(self, store: Store) -> bool:
-        """Tell whether nothing has to be downloaded: all files are in the store, or none is needed.
+    def place(self, store: Store, source: Source) -> Path:
+        """Return where a file to download belongs.
+
+        Parameters
+        ----------
+        store
+            Where downloads are kept.
+        source
+            One of ``sources``.
+        """
+        return store.datasets / (self.home or self.name) / source.file
+
+    def folder(self, store: Store) -> Path:
+        """Return where its files are: the user's own folder of it, else that of the downloads.
 
         Parameters
         ----------
         store
             Where downloads are kept.
         """
-        folder = store.datasets / self.name
-        return all((folder / source.file).is_file() for source in self.sources)
+        own = self._registered(store)
+        if own is not None:
+            return own.path.parent if own.path.is_file() else own.path
+        return store.datasets / (self.home or self.name)
+
+    def is_present(self, store: Store) -> bool:
+        """Tell whether nothing has to be downloaded: all files are here, or none is needed.
+
+        Parameters
+        ----------
+        store
+            Where downloads are kept.
+        """
+        own = self._registered(store)
+        if own is not None:
+            return own.path.exists()
+        folder = self.folder(store)
+        return any((folder / name).is_dir() for name in self.unpacked) or all(
+            (folder / source.file).is_file() for source in self.sources
+        )
+
+    def _registered(self, store: Store) -> RegisteredDataset | None:
+        """Return where ``datasets.toml`` says that it is."""
+        known = registered(store)
+        return known.get(self.name) or known.get(self.home or self.name)
+
+    def open(self, store: Store) -> Dataset:
+        """Open it; images are decoded later.
+
+        Parameters
+        ----------
+        store
+            Where downloads are kept.
+
+        Raises
+        ------
+        MissingArtifactError
+            If it is not there.
+        CorruptArtifactError
+            If a file is not the published one.
+        """
+        return replace(self.read(self.folder(store), store), name=self.name, spec=self.name)
+
+
+def _embedded(read: Callable[[Store], Dataset]) -> Read:
+    """Open what comes with the tool, from no folder."""
+    return lambda _folder, store: read(store)
+
+
+def _sample(read: Read, count: int) -> Read:
+    """Open a fixed random sample of the images of a set."""
+
+    def sampled(folder: Path, store: Store) -> Dataset:
+        dataset = read(folder, store)
+        part = dataset.ood_part
+        chosen = take(part, published.sample_rows(len(part), count))
+        return replace(dataset, parts={"test": chosen})
+
+    return sampled
+
+
+def _svhn_per_digit(folder: Path, store: Store) -> Dataset:
+    """Open the first 1,000 test images of each digit of SVHN."""
+    dataset = svhn.open_svhn(folder, store)
+    part = dataset.parts["test"]
+    assert part.labels is not None  # every part of SVHN has labels
+    return replace(dataset, parts={"test": take(part, svhn.first_of_each_digit(part.labels))})
+
+
+def _mnist_whole(folder: Path, store: Store) -> Dataset:
+    """Open both parts of MNIST as one, the test images first."""
+    dataset = mnist.open_mnist(folder, store)
+    if "train" not in dataset.parts:
+        raise MissingArtifactError(
+            f"the training images of mnist are not in {folder}; run: ood datasets download mnist"
+        )
+    test, train = dataset.parts["test"], dataset.parts["train"]
+    return replace(dataset, parts={"test": joined(test, train)})
+
+
+def _no_images(folder: Path, _store: Store) -> Dataset:
+    raise InvalidInputError(f"{folder} holds lists, not images; name a data set")
 
 
 _SCIKIT_LEARN_DIGITS = "CC BY 4.0 (UCI, Alpaydin and Kaynak 1998)"
 _SCIKIT_LEARN_PHOTOGRAPHS = "CC BY 2.0 (flickr: danielbuechele, vultilion)"
 _GENERATED = "none needed"
+_CIFAR = "no explicit licence; cite Krizhevsky 2009"
+_SVHN = "non-commercial use only (authors' page)"
+_MNIST = "CC BY-SA 3.0, as commonly stated"
+_PLACES = "non-commercial research and education"
+_NOT_STATED = "none stated"
+_IMAGENET = "ImageNet terms: non-commercial research"
+_MOS = "http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset"
+
+
+def _drive(file: str, drive_id: str) -> Source:
+    """Return a file that only a person can fetch, from Google Drive."""
+    return Source(file, (), None, 0, by_hand=f"https://drive.google.com/uc?id={drive_id}")
+
+
+_CIFAR10 = Source(
+    cifar.CIFAR10.archive,
+    ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+    "c58f30108f718f92721af3b95e74349a",
+    170_498_071,
+)
+_CIFAR100 = Source(
+    cifar.CIFAR100.archive,
+    ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+    "eb9058c3a382ffc7106e4002c42a8d85",
+    0,
+)
+_SVHN_TEST = Source(
+    "test_32x32.mat",
+    ("http://ufldl.stanford.edu/housenumbers/test_32x32.mat",),
+    "eb5a983be6a315427106f1b164d9cef3",
+    0,
+)
+_SVHN_TRAIN = Source(
+    "train_32x32.mat",
+    ("http://ufldl.stanford.edu/housenumbers/train_32x32.mat",),
+    "e26dedcc434d2e4c54c9b2d4a06d8373",
+    0,
+)
+_MNIST_SOURCES = tuple(
+    Source(
+        file,
+        (
+            f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}",
+            f"http://yann.lecun.com/exdb/mnist/{file}",
+        ),
+        md5,
+        0,
+    )
+    for file, md5 in (
+        ("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        ("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+        ("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+        ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+    )
+)
+_PLACES_VAL = Source(
+    "val_256.tar",
+    ("http://data.csail.mit.edu/places/places365/val_256.tar",),
+    "e27b17d8d44f4af9a78502beb927f808",
+    0,
+)
+_PLACES_TEST = Source(
+    "test_256.tar",
+    ("http://data.csail.mit.edu/places/places365/test_256.tar",),
+    "f532f6ad7b582262a2ec8009075e186b",
+    0,
+)
+_CIFAR10_C = Source(
+    "CIFAR-10-C.tar",
+    ("https://zenodo.org/record/2535967/files/CIFAR-10-C.tar",),
+    "56bf5dcef84df0e2308c6dcbcbbd8499",
+    0,
+)
+_READ_PLACES_VAL = partial(
+    open_collection, collection=Collection("places365", "val_256.tar", "val_256")
+)
+_READ_PLACES_TEST = partial(
+    open_collection, collection=Collection("places365-test", "test_256.tar", "test_256")
+)
+_CIFAR10_C_FILES = Collection("cifar10-c", "CIFAR-10-C.tar", "CIFAR-10-C")
+
+
+def _collection(
+    name: str,
+    title: str,
+    count: int,
+    licence: str,
+    source: Source,
+    *,
+    folder: str = "",
+) -> KnownDataset:
+    """Return a set that is all images of one archive."""
+    return KnownDataset(
+        name=name,
+        title=title,
+        role="ood",
+        counts={"test": count},
+        licence=licence,
+        read=partial(open_collection, collection=Collection(name, source.file, folder)),
+        sources=(source,),
+        unpacked=(folder,) if folder else (),
+    )
+
+
+_EMBEDDED_SETS = (
+    KnownDataset(
+        name="digits",
+        title="handwritten digits 0 to 5, 8x8 pixels",
+        role="id",
+        counts={"train": 758, "val": 108, "test": 217},
+        licence=_SCIKIT_LEARN_DIGITS,
+        read=_embedded(builtin.open_digits),
+    ),
+    KnownDataset(
+        name="digits-6-9",
+        title="handwritten digits 6 to 9, 8x8 pixels",
+        role="ood",
+        counts={"test": 714},
+        licence=_SCIKIT_LEARN_DIGITS,
+        read=_embedded(builtin.open_other_digits),
+    ),
+    KnownDataset(
+        name="photographs",
+        title="crops of two colour photographs, 32x32 pixels",
+        role="ood",
+        counts={"test": 520},
+        licence=_SCIKIT_LEARN_PHOTOGRAPHS,
+        read=_embedded(builtin.open_photographs),
+    ),
+    KnownDataset(
+        name="photographs-grey",
+        title="crops of two photographs without colour, 32x32 pixels",
+        role="ood",
+        counts={"test": 520},
+        licence=_SCIKIT_LEARN_PHOTOGRAPHS,
+        read=_embedded(builtin.open_grey_photographs),
+    ),
+    KnownDataset(
+        name="gaussian-noise",
+        title="values from N(0.5, 1) clipped to [0, 1], 32x32 pixels",
+        role="ood",
+        counts={"test": 1000},
+        licence=_GENERATED,
+        read=_embedded(builtin.open_gaussian_noise),
+    ),
+    KnownDataset(
+        name="uniform-noise",
+        title="values uniform on [0, 1], 32x32 pixels",
+        role="ood",
+        counts={"test": 1000},
+        licence=_GENERATED,
+        read=_embedded(builtin.open_uniform_noise),
+    ),
+)
+_SMALL_SETS = (
+    KnownDataset(
+        name="cifar10",
+        title="CIFAR-10, objects of 10 classes, 32x32 pixels",
+        role="id",
+        counts={"train": 50_000, "test": 10_000},
+        licence=_CIFAR,
+        read=partial(cifar.open_stored, release=cifar.CIFAR10),
+        sources=(_CIFAR10,),
+        unpacked=(cifar.CIFAR10.folder,),
+    ),
+    KnownDataset(
+        name="cifar100",
+        title="CIFAR-100, objects of 100 classes, 32x32 pixels",
+        role="id",
+        counts={"train": 50_000, "test": 10_000},
+        licence=_CIFAR,
+        read=partial(cifar.open_stored, release=cifar.CIFAR100),
+        sources=(_CIFAR100,),
+        unpacked=(cifar.CIFAR100.folder,),
+    ),
+    KnownDataset(
+        name="svhn",
+        title="SVHN, test part: digits of house numbers, 32x32 pixels",
+        role="ood",
+        counts={"test": 26_032},
+        licence=_SVHN,
+        read=svhn.open_svhn,
+        sources=(_SVHN_TEST,),
+    ),
+    KnownDataset(
+        name="svhn-train",
+        title="SVHN with its training part, to train on",
+        role="id",
+        counts={"train": 73_257, "test": 26_032},
+        licence=_SVHN,
+        read=svhn.open_svhn,
+        sources=(_SVHN_TRAIN, _SVHN_TEST),
+        home="svhn",
+    ),
+    KnownDataset(
+        name="svhn-10000",
+        title="SVHN, the first 1,000 test images of each digit",
+        role="ood",
+        counts={"test": 10_000},
+        licence=_SVHN,
+        read=_svhn_per_digit,
+        sources=(_SVHN_TEST,),
+        home="svhn",
+    ),
+    KnownDataset(
+        name="svhn-lossless",
+        title="SVHN, test part; OpenOOD's copy is re-coded as JPEG",
+        role="ood",
+        counts={"test": 26_032},
+        licence=_SVHN,
+        read=svhn.open_svhn,
+        sources=(_SVHN_TEST,),
+        home="svhn",
+    ),
+    KnownDataset(
+        name="mnist",
+        title="MNIST, handwritten digits, 28x28 pixels",
+        role="id",
+        counts={"train": 60_000, "test": 10_000},
+        licence=_MNIST,
+        read=mnist.open_mnist,
+        sources=_MNIST_SOURCES,
+    ),
+    KnownDataset(
+        name="mnist-lossless",
+        title="MNIST, both parts; OpenOOD's copy is re-coded as JPEG",
+        role="ood",
+        counts={"test": 70_000},
+        licence=_MNIST,
+        read=_mnist_whole,
+        sources=_MNIST_SOURCES,
+        home="mnist",
+    ),
+    KnownDataset(
+        name="tiny-imagenet",
+        title="Tiny ImageNet, 200 classes, 64x64 pixels",
+        role="id",
+        counts={"train": 100_000, "val": 10_000},
+        licence=_IMAGENET,
+        read=partial(
+            published.open_tiny_imagenet,
+            collection=Collection("tiny-imagenet", "tiny-imagenet-200.zip", "tiny-imagenet-200"),
+        ),
+        sources=(
+            Source(
+                "tiny-imagenet-200.zip",
+                ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
+                "90528d7ca1a48142e341f4ef8d21d0de",
+                0,
+            ),
+        ),
+        unpacked=("tiny-imagenet-200",),
+    ),
+    KnownDataset(
+        name="cifar10-c",
+        title="CIFAR-10-C: the test images in 19 corruptions, 5 severities",
+        role="ood",
+        counts={"test": 950_000},
+        licence="CC BY 4.0",
+        read=partial(published.open_cifar10_c, collection=_CIFAR10_C_FILES),
+        sources=(_CIFAR10_C,),
+        unpacked=("CIFAR-10-C",),
+    ),
+    KnownDataset(
+        name="cifar10-c-sample",
+        title="CIFAR-10-C, each test image in one corruption, a sample of our own",
+        role="ood",
+        counts={"test": 10_000},
+        licence="CC BY 4.0",
+        read=partial(published.open_cifar10_c_sample, collection=_CIFAR10_C_FILES),
+        sources=(_CIFAR10_C,),
+        home="cifar10-c",
+        unpacked=("CIFAR-10-C",),
+    ),
+)
+_PHOTOGRAPH_SETS = (
+    _collection(
+        "textures",
+        "DTD r1.0.1, all 47 classes of textures",
+        5_640,
+        "research only (VGG page)",
+        Source(
+            "dtd-r1.0.1.tar.gz",
+            ("https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",),
+            "fff73e5086ae6bdbea199a49dfb8a4c1",
+            0,
+        ),
+        folder="dtd/images",
+    ),
+    KnownDataset(
+        name="places365",
+        title="Places365, validation part, 256 pixels",
+        role="ood",
+        counts={"test": 36_500},
+        licence=_PLACES,
+        read=_READ_PLACES_VAL,
+        sources=(_PLACES_VAL,),
+        unpacked=("val_256",),
+    ),
+    KnownDataset(
+        name="places365-sample",
+        title="Places365, 10,000 validation images, a sample of our own",
+        role="ood",
+        counts={"test": 10_000},
+        licence=_PLACES,
+        read=_sample(_READ_PLACES_VAL, 10_000),
+        sources=(_PLACES_VAL,),
+        home="places365",
+        unpacked=("val_256",),
+    ),
+    KnownDataset(
+        name="places365-test",
+        title="Places365, test part, 256 pixels",
+        role="ood",
+        counts={"test": 328_500},
+        licence=_PLACES,
+        read=_READ_PLACES_TEST,
+        sources=(_PLACES_TEST,),
+        unpacked=("test_256",),
+    ),
+    KnownDataset(
+        name="places365-test-sample",
+        title="Places365, 10,000 test images, a sample of our own",
+        role="ood",
+        counts={"test": 10_000},
+        licence=_PLACES,
+        read=_sample(_READ_PLACES_TEST, 10_000),
+        sources=(_PLACES_TEST,),
+        home="places365-test",
+        unpacked=("test_256",),
+    ),
+    _collection(
+        "lsun-crop",
+        "LSUN, crops, as ODIN has them",
+        10_000,
+        _NOT_STATED,
+        Source(
+            "LSUN.tar.gz",
+            (
+                "https://www.dropbox.com/s/raw/fhtsw1m3qxlwj6h/LSUN.tar.gz",
+                "https://www.dropbox.com/s/fhtsw1m3qxlwj6h/LSUN.tar.gz?dl=1",
+            ),
+            "458a0a0ab8e5f1cb4516d7400568e460",
+            0,
+        ),
+        folder="LSUN/test",
+    ),
+    _collection(
+        "lsun-resize",
+        "LSUN, resized to 32x32 pixels, as ODIN has them",
+        10_000,
+        _NOT_STATED,
+        Source(
+            "LSUN_resize.tar.gz",
+            (
+                "https://www.dropbox.com/s/raw/moqh2wh8696c3yl/LSUN_resize.tar.gz",
+                "https://www.dropbox.com/s/moqh2wh8696c3yl/LSUN_resize.tar.gz?dl=1",
+            ),
+            "278b7b31c8cb7e804a1465a8ce03a2dc",
+            0,
+        ),
+        folder="LSUN_resize/LSUN_resize",
+    ),
+    _collection(
+        "isun",
+        "iSUN, 32x32 pixels, as ODIN has them",
+        8_925,
+        _NOT_STATED,
+        Source(
+            "iSUN.tar.gz",
+            (
+                "https://www.dropbox.com/s/raw/ssz7qxfqae0cca5/iSUN.tar.gz",
+                "https://www.dropbox.com/s/ssz7qxfqae0cca5/iSUN.tar.gz?dl=1",
+            ),
+            "be77b0f2c26fda898afac5f99645ee70",
+            0,
+        ),
+        folder="iSUN/iSUN_patches",
+    ),
+    _collection(
+        "imagenet-resize",
+        "Tiny ImageNet, resized to 32x32 pixels, as ODIN has them",
+        10_000,
+        _IMAGENET,
+        Source(
+            "Imagenet_resize.tar.gz",
+            (
+                "https://www.dropbox.com/s/raw/kp3my3412u5k9rl/Imagenet_resize.tar.gz",
+                "https://www.dropbox.com/s/kp3my3412u5k9rl/Imagenet_resize.tar.gz?dl=1",
+            ),
+            "0f9ff11d45babf2eff5fe12281d1ac31",
+            0,
+        ),
+        folder="Imagenet_resize/Imagenet_resize",
+    ),
+    _collection(
+        "lsun-fix",
+        "LSUN, resized without artefacts, as CSI has them",
+        10_000,
+        _NOT_STATED,
+        _drive("LSUN_fix.zip", "1KVWj9xpHfVwGcErH5huVujk9snhEGOxE"),
+    ),
+    _collection(
+        "imagenet-fix",
+        "ImageNet, resized without artefacts, as CSI has them",
+        10_000,
+        _IMAGENET,
+        _drive("Imagenet_fix.zip", "1sO_-noq10mmziB1ECDyNhD5T4u5otyKA"),
+    ),
+)
+_IMAGENET_SETS = (
+    KnownDataset(
+        name="imagenet",
+        title="ImageNet-1K: train/<wnid>/ and val/<wnid>/, or the validation images alone",
+        role="id",
+        counts={"train": 1_281_167, "test": 50_000},
+        licence=_IMAGENET,
+        read=partial(
+            published.open_imagenet,
+            collection=Collection("imagenet", "ILSVRC2012_img_val.tar", "val"),
+        ),
+        sources=(
+            Source(
+                "ILSVRC2012_img_val.tar",
+                (),
+                "29b22e2961454d5413ddabcf34fc5622",
+                0,
+                by_hand="https://image-net.org/download-images (after registration)",
+            ),
+        ),
+        unpacked=("train", "val"),
+    ),
+    KnownDataset(
+        name="imagenet200",
+        title="ImageNet-200: the classes of ImageNet-R, as folders train/<wnid>/ and val/<wnid>/",
+        role="id",
+        counts={"test": 10_000},
+        licence=_IMAGENET,
+        read=partial(
+            published.open_imagenet,
+            collection=Collection("imagenet200", "ILSVRC2012_img_val.tar", "val"),
+        ),
+        sources=(
+            Source(
+                "ILSVRC2012_img_val.tar",
+                (),
+                "29b22e2961454d5413ddabcf34fc5622",
+                0,
+                by_hand="https://image-net.org/download-images (after registration)",
+            ),
+        ),
+        unpacked=("train", "val"),
+    ),
+    _collection(
+        "inaturalist",
+        "plants of iNaturalist, chosen by MOS",
+        10_000,
+        "iNaturalist 2017 terms, non-commercial",
+        Source(
+            "iNaturalist.tar.gz",
+            (f"{_MOS}/iNaturalist.tar.gz",),
+            "5be6ea8aa027d7b631916427b32cb335",
+            0,
+        ),
+        folder="iNaturalist/images",
+    ),
+    _collection(
+        "sun",
+        "scenes of SUN, chosen by MOS",
+        10_000,
+        "research",
+        Source("SUN.tar.gz", (f"{_MOS}/SUN.tar.gz",), "8469c3ada62211477954ec1be53b12d0", 0),
+        folder="SUN/images",
+    ),
+    _collection(
+        "places",
+        "scenes of Places365, chosen by MOS",
+        10_000,
+        "research",
+        Source("Places.tar.gz", (f"{_MOS}/Places.tar.gz",), "b5cb5eba2754ae2a28beea8718db699a", 0),
+        folder="Places/images",
+    ),
+    _collection(
+        "ninco",
+        "NINCO, 64 OOD classes without ImageNet objects",
+        5_879,
+        "CC BY 4.0",
+        Source(
+            "NINCO_all.tar.gz",
+            ("https://zenodo.org/record/8013288/files/NINCO_all.tar.gz",),
+            "b9ffae324363cd900a81ce3c367cd834",
+            0,
+        ),
+        folder="NINCO/NINCO_OOD_classes",
+    ),
+    _collection(
+        "imagenet-r",
+        "ImageNet-R, renditions of 200 classes",
+        30_000,
+        "MIT (repository); images as ImageNet",
+        Source(
+            "imagenet-r.tar",
+            ("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",),
+            "a61312130a589d0ca1a8fca1f2bd3337",
+            0,
+        ),
+        folder="imagenet-r",
+    ),
+    _collection(
+        "ssb-hard",
+        "SSB-hard, classes of ImageNet-21K near to ImageNet",
+        49_000,
+        _IMAGENET,
+        _drive("ssb_hard.zip", "1PzkA-WGG8Z18h0ooL_pDdz9cO-DCIouE"),
+    ),
+    _collection(
+        "openimage-o",
+        "OpenImage-O, natural images of other classes",
+        17_632,
+        "CC BY 2.0 each",
+        _drive("openimage_o.zip", "1VUFXnB_z70uHfdgJG2E_pjYOcEgqM7tE"),
+    ),
+    _collection(
+        "imagenet-v2",
+        "ImageNetV2, OpenOOD's copy",
+        10_000,
+        "MIT (repository); images as ImageNet",
+        _drive("imagenet_v2.zip", "1akg2IiE22HcbvTBpwXQoD7tgfPCdkoho"),
+    ),
+    _collection(
+        "imagenet-c",
+        "ImageNet-C, OpenOOD's copy",
+        10_000,
+        "CC BY 4.0",
+        _drive("imagenet_c.zip", "1JeXL9YH4BO8gCJ631c5BHbaSsl-lekHt"),
+    ),
+    KnownDataset(
+        name=splits.LISTS_SET,
+        title="lists of OpenOOD v1.5, for its ImageNet benchmarks; no images",
+        role="ood",
+        counts={},
+        licence=_NOT_STATED,
+        read=_no_images,
+        sources=(_drive(splits.ARCHIVE, "1lI1j0_fDDvjIt9JlWAw09X8ks-yrR_H1"),),
+        unpacked=(splits.FOLDER,),
+    ),
+)
 
 DATASETS: Mapping[str, KnownDataset] = MappingProxyType(
     {
         known.name: known
-        for known in (
-            KnownDataset(
-                name="digits",
-                title="handwritten digits 0 to 5, 8x8 pixels",
-                role="id",
-                counts={"train": 758, "val": 108, "test": 217},
-                licence=_SCIKIT_LEARN_DIGITS,
-                open=builtin.open_digits,
-            ),
-            KnownDataset(
-                name="cifar10",
-                title="CIFAR-10, objects of 10 classes, 32x32 pixels",
-                role="id",
-                counts={"train": 50_000, "test": 10_000},
-                licence="no explicit licence; cite Krizhevsky 2009",
-                open=cifar.open_stored_cifar10,
-                sources=(
-                    Source(
-                        file=cifar.ARCHIVE,
-                        urls=("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
-                        md5="c58f30108f718f92721af3b95e74349a",
-                        size_bytes=170_498_071,
-                    ),
-                ),
-            ),
-            KnownDataset(
-                name="digits-6-9",
-                title="handwritten digits 6 to 9, 8x8 pixels",
-                role="ood",
-                counts={"test": 714},
-                licence=_SCIKIT_LEARN_DIGITS,
-                open=builtin.open_other_digits,
-            ),
-            KnownDataset(
-                name="photographs",
-                title="crops of two colour photographs, 32x32 pixels",
-                role="ood",
-                counts={"test": 520},
-                licence=_SCIKIT_LEARN_PHOTOGRAPHS,
-                open=builtin.open_photographs,
-            ),
-            KnownDataset(
-                name="photographs-grey",
-                title="crops of two photographs without colour, 32x32 pixels",
-                role="ood",
-                counts={"test": 520},
-                licence=_SCIKIT_LEARN_PHOTOGRAPHS,
-                open=builtin.open_grey_photographs,
-            ),
-            KnownDataset(
-                name="gaussian-noise",
-                title="values from N(0.5, 1) clipped to [0, 1], 32x32 pixels",
-                role="ood",
-                counts={"test": 1000},
-                licence=_GENERATED,
-                open=builtin.open_gaussian_noise,
-            ),
-            KnownDataset(
-                name="uniform-noise",
-                title="values uniform on [0, 1], 32x32 pixels",
-                role="ood",
-                counts={"test": 1000},
-                licence=_GENERATED,
-                open=builtin.open_uniform_noise,
-            ),
-        )
+        for known in (*_EMBEDDED_SETS, *_SMALL_SETS, *_PHOTOGRAPH_SETS, *_IMAGENET_SETS)
     }
 )
 
@@ -169,8 +764,9 @@ def open_dataset(
     Parameters
     ----------
     spec
-        A name of the registry, a folder, an .npz file, or ``NAME=PATH``, which gives a folder or
-        file a name. ``cifar10=FOLDER`` is CIFAR-10 as published.
+        A name, a folder, an .npz or .npy file, a .txt list, a .zip or .tar archive, or
+        ``NAME=PATH``, which gives any of them a name. Where NAME is one of the registry and PATH
+        has its files as published, those are opened.
     store
         Holds what was downloaded.
     role
@@ -189,32 +785,89 @@ def open_dataset(
     CorruptArtifactError
         If a published file is damaged.
     """
+    own = registered(store).get(spec)
+    if own is not None:
+        return _open_registered(own, store, role=role).holding_out(val_fraction)
     if spec in DATASETS:
         return DATASETS[spec].open(store).holding_out(val_fraction)
     name, path = _named_path(spec)
     if not spec or not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on names that are too long
         if _is_bare_name(spec):
-            unknown = UnknownNameError.among("data set", spec, DATASETS)
+            unknown = UnknownNameError.among("data set", spec, (*DATASETS, *registered(store)))
             raise UnknownNameError(f"{unknown} (a folder, an .npz file or NAME=PATH will do too)")
         raise MissingArtifactError(f"no folder or file {path}; check the path")
-    published = cifar.find_cifar10(path)
-    if published is not None:
-        name = name or "cifar10"
-        opened = cifar.open_cifar10(published, store, name=name, spec=f"{name}={path}")
-    elif name == "cifar10" and path.is_dir():
-        raise MissingArtifactError(
-            f"{path} holds neither {cifar.ARCHIVE} nor {cifar.FOLDER}; "
-            "name a folder that does, or give your images another name: NAME=PATH"
-        )
-    else:
-        again = str(path) if name is None else f"{name}={path}"
-        if path.is_dir():
-            opened = open_folder(path, name=name or path.name, spec=again, role=role)
-        elif path.suffix.lower() == ".npz":
-            opened = open_npz(path, name=name or path.stem, spec=again, role=role)
-        else:
-            raise InvalidInputError(f"{path} is neither a folder nor an .npz file; name one")
+    opened = _open_published(name, path, store) or _open_own(name, path, role=role)
     return opened.holding_out(val_fraction)
+
+
+def _open_published(name: str | None, path: Path, store: Store) -> Dataset | None:
+    """Open a known set from a folder of the user's; None if the path holds something else."""
+    release = cifar.find_release(path)
+    if release is not None and (name is None or name not in DATASETS):
+        known = release[0].name
+        return cifar.open_cifar(
+            release[1],
+            store,
+            release=release[0],
+            name=name or known,
+            spec=f"{name or known}={path}",
+        )
+    if name is None or name not in DATASETS or not DATASETS[name].sources:
+        return None
+    folder = path.parent if path.is_file() else path
+    try:
+        opened = DATASETS[name].read(folder, store)
+    except MissingArtifactError:
+        if name in (cifar.CIFAR10.name, cifar.CIFAR100.name):
+            # Their images are never files, so these are others under a name that misleads.
+            raise MissingArtifactError(
+                f"{path} does not hold {name} as published; name a folder that does, "
+                "or give your images another name: NAME=PATH"
+            ) from None
+        return None
+    return replace(opened, name=name, spec=f"{name}={path}")
+
+
+def _open_own(name: str | None, path: Path, *, role: Literal["id", "ood"]) -> Dataset:
+    """Open what a user has, by its kind."""
+    again = str(path) if name is None else f"{name}={path}"
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return open_folder(path, name=name or path.name, spec=again, role=role)
+    called = name or path.stem
+    if suffix == ".npz":
+        return open_npz(path, name=called, spec=again, role=role)
+    if suffix == ".npy":
+        return open_npy(path, name=called, spec=again, role=role)
+    if suffix == ".txt":
+        return open_list(path, name=called, spec=again, role=role)
+    if suffix in SUFFIXES:
+        return open_archive(path, name=called, spec=again, role=role)
+    raise InvalidInputError(
+        f"{path} is none of: a folder, an .npz or .npy file, a .txt list, a .zip or .tar archive"
+    )
+
+
+def _open_registered(
+    own: RegisteredDataset, store: Store, *, role: Literal["id", "ood"]
+) -> Dataset:
+    """Open what ``datasets.toml`` names."""
+    suffix = own.path.suffix.lower()
+    if not own.path.exists():
+        raise MissingArtifactError(
+            f"{own.name} is registered at {own.path}, where nothing is; correct {FILE} in the "
+            f"store, or forget it: ood datasets remove {own.name}"
+        )
+    if own.labels is not None and suffix != ".npy":
+        raise InvalidInputError(
+            f"labels of {own.name} do not go with {own.path}; they are for .npy files"
+        )
+    if suffix == ".npy":
+        return open_npy(own.path, name=own.name, spec=own.name, role=role, labels=own.labels)
+    if own.path.is_file() and (own.root is not None or suffix == ".txt"):
+        return open_list(own.path, name=own.name, spec=own.name, role=role, root=own.root)
+    opened = open_dataset(f"{own.name}={own.path}", store, role=role)
+    return replace(opened, spec=own.name)
 
 
 def _named_path(spec: str) -> tuple[str | None, Path]:
@@ -232,4 +885,5 @@ def _absolute(path: str) -> Path:
 
 
 def _is_bare_name(spec: str) -> bool:
-    return not ("/" in spec or "=" in spec or spec.startswith(("~", ".")) or spec.endswith(".npz"))
+    kinds = (".npz", ".npy", ".txt", *SUFFIXES)
+    return not ("/" in spec or "=" in spec or spec.startswith(("~", ".")) or spec.endswith(kinds))

@@ -6,10 +6,10 @@ from pathlib import Path
 from oodcli.errors import InvalidInputError
 from oodcli.models import load_into, parse_architecture, read_state, save_weights
 from oodcli.progress import Progress, Silent
-from oodcli.runs import Preprocess, Run, RunFolder, new_name, now
+from oodcli.runs import Run, RunFolder, new_name, now
 from oodcli.store import Store, digest_of_bytes
 from oodcli.workflows.devices import versions
-from oodcli.workflows.run_data import find_dataset
+from oodcli.workflows.run_data import find_dataset, preprocess_for
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def import_checkpoint(
             data=dataset.spec,
             data_name=dataset.name,
             class_names=tuple(dataset.class_names),
-            preprocess=Preprocess(mean=mean, std=std),
+            preprocess=preprocess_for(dataset.name, mean=mean, std=std),
             blocks=tuple(network.blocks),
             network=network.digest,
             weights=digest_of_bytes(folder.weights.read_bytes()),

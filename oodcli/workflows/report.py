@@ -1,15 +1,30 @@
 """Tables of stored scores; no network, no torch."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from oodcli.data.benchmarks import BENCHMARKS
-from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+import numpy as np
+
+from oodcli.data.benchmarks import BENCHMARKS, Benchmark
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    MissingArtifactError,
+    UnknownNameError,
+)
 from oodcli.metrics import Curve, convention_named
-from oodcli.results import Report, ResultRow, RunSummary, over_runs, with_averages
+from oodcli.results import (
+    FULL_SPECTRUM,
+    Report,
+    ResultRow,
+    RunSummary,
+    SplitUsed,
+    over_runs,
+    with_averages,
+)
 from oodcli.runs import Run, RunFolder, find_run
-from oodcli.scores import ScoredSet, Scoring, read_scores, read_scorings
+from oodcli.scores import ScoredSet, Scores, Scoring, read_scores, read_scorings
 from oodcli.store import Store
 
 
@@ -32,6 +47,7 @@ def report(
     limit: int | None = None,
     methods: Sequence[str] = (),
     datasets: Sequence[str] = (),
+    benchmark: str | None = None,
 ) -> Report:
     """Tabulate the stored scores of runs.
 
@@ -49,6 +65,8 @@ def report(
         Show the scores of the first ``limit`` images of each set; by default what was scored last.
     methods, datasets
         Show only these, in this order; by default all.
+    benchmark
+        Show the sets of this benchmark alone, as scored for it; by default what was scored last.
 
     Raises
     ------
@@ -58,10 +76,13 @@ def report(
         If the scores cannot stand in one table.
     """
     folders = [find_run(store, name) for name in dict.fromkeys(runs)] or [find_run(store, None)]
+    if benchmark is not None and benchmark not in BENCHMARKS:
+        raise UnknownNameError.among("benchmark", benchmark, BENCHMARKS)
     records = [folder.read() for folder in folders]
-    scorings = [_choose(folder, limit) for folder in folders]
+    wanted = None if benchmark is None else BENCHMARKS[benchmark]
+    scorings = [_choose(folder, limit, wanted) for folder in folders]
     _comparable(folders, scorings)
-    benchmark = _benchmark(scorings)
+    benchmark = benchmark or _benchmark(scorings)
     known = None if benchmark is None else BENCHMARKS.get(benchmark)
     chosen = convention_named(convention or ("neutral" if known is None else known.convention))
     each = [
@@ -80,6 +101,8 @@ def report(
                 f"make them: ood score --run {one.folder.name}"
             )
     rows, notes = _tabulated(each, average=average)
+    if known is not None:
+        notes += _benchmark_notes(scorings, known)
     return Report(
         convention=chosen.name,
         description=chosen.description,
@@ -87,20 +110,44 @@ def report(
         runs=[_summary(one) for one in each],
         rows=rows,
         notes=[*_notes(each), *notes],
+        splits={
+            entry.name: SplitUsed(entry.split, entry.split_sha256)
+            for scoring in scorings
+            for entry in (scoring.id_set, *scoring.sets)
+            if entry.split
+        },
     )
 
 
-def _choose(folder: RunFolder, limit: int | None) -> Scoring:
+def _choose(folder: RunFolder, limit: int | None, benchmark: Benchmark | None) -> Scoring:
     scorings = read_scorings(folder.scores)
+    if benchmark is not None:
+        scorings = [s for s in (_only(s, benchmark) for s in scorings) if s.sets]
     if limit is not None:
         scorings = [scoring for scoring in scorings if scoring.limit == limit]
     if not scorings:
         what = "no scores" if limit is None else f"no scores of the first {limit} images"
+        on = "" if benchmark is None else f" on {benchmark.name}"
         raise MissingArtifactError(
-            f"run {folder.name} has {what}; make them: ood score --run {folder.name}"
+            f"run {folder.name} has {what}{on}; make them: ood score --run {folder.name}"
+            + ("" if benchmark is None else f" --benchmark {benchmark.name}")
             + ("" if limit is None else f" --limit {limit}")
         )
     return scorings[0]
+
+
+def _only(scoring: Scoring, benchmark: Benchmark) -> Scoring:
+    """Keep the sets of a benchmark, in its order, if they were scored as it has them."""
+    if scoring.id_set.split != benchmark.id_test_list:
+        return replace(scoring, sets=())
+    groups = {name: group for group, names in benchmark.groups.items() for name in names}
+    groups |= dict.fromkeys(benchmark.shifted, "shifted")
+    found = {
+        entry.name: replace(entry, group=groups[entry.name])
+        for entry in scoring.sets
+        if entry.name in groups and entry.split == benchmark.lists.get(entry.name, "")
+    }
+    return replace(scoring, sets=tuple(found[name] for name in groups if name in found))
 
 
 def _comparable(folders: Sequence[RunFolder], scorings: Sequence[Scoring]) -> None:
@@ -129,35 +176,71 @@ def _rows(
 ) -> list[ResultRow]:
     known = scoring.methods or {}
     wanted = [name for name in methods if name in known] if methods else list(known)
-    sets = [entry for entry in scoring.sets if not datasets or entry.name in datasets]
+    shown = [entry for entry in scoring.sets if not datasets or entry.name in datasets]
+    ood = [entry for entry in shown if entry.group != "shifted"]
+    shifted = _shifted(shown)
     rows = []
     for method in wanted:
-        id_scores = read_scores(folder.scores, scoring, method, scoring.id_set.name)
-        if id_scores is None:
+        plain = _checked_scores(folder, scoring, method, scoring.id_set)
+        if plain is None:
             continue
-        for entry in sets:
-            ood_scores = read_scores(folder.scores, scoring, method, entry.name)
+        spectra: list[tuple[Scores, float | None, Mapping[str, str]]] = [
+            (plain, scoring.id_accuracy, {})
+        ]
+        others = [_checked_scores(folder, scoring, method, entry) for entry in shifted]
+        if shifted and all(scores is not None for scores in others):
+            every = np.concatenate([plain, *(scores for scores in others if scores is not None)])
+            spectra.append((every, _spectrum_accuracy(scoring, shifted), FULL_SPECTRUM))
+        for entry in ood:
+            ood_scores = _checked_scores(folder, scoring, method, entry)
             if ood_scores is None:
                 continue
-            if len(ood_scores) != entry.n or len(id_scores) != scoring.id_set.n:
-                raise CorruptArtifactError(
-                    f"the scores of {method} on {entry.name} are not one per image; "
-                    f"make them again: ood score --run {folder.name}"
+            for id_scores, accuracy, groups in spectra:
+                curve = Curve.of(id_scores, ood_scores, method=method, dataset=entry.name)
+                rows.append(
+                    ResultRow.of(
+                        curve.detection(convention_named(convention)),
+                        run=folder.name,
+                        method=method,
+                        params=known[method],
+                        dataset=entry.name,
+                        group=groups.get(entry.group, entry.group),
+                        id_accuracy=accuracy,
+                        convention=convention,
+                    )
                 )
-            curve = Curve.of(id_scores, ood_scores, method=method, dataset=entry.name)
-            rows.append(
-                ResultRow.of(
-                    curve.detection(convention_named(convention)),
-                    run=folder.name,
-                    method=method,
-                    params=known[method],
-                    dataset=entry.name,
-                    group=entry.group,
-                    id_accuracy=scoring.id_accuracy,
-                    convention=convention,
-                )
-            )
     return rows
+
+
+def _checked_scores(
+    folder: RunFolder, scoring: Scoring, method: str, entry: ScoredSet
+) -> Scores | None:
+    """Return the scores of a method on a set, one per image; None if it was not scored."""
+    scores = read_scores(folder.scores, scoring, method, entry.name)
+    if scores is not None and len(scores) != entry.n:
+        raise CorruptArtifactError(
+            f"the scores of {method} on {entry.name} are not one per image; "
+            f"make them again: ood score --run {folder.name}"
+        )
+    return scores
+
+
+def _shifted(shown: Sequence[ScoredSet]) -> list[ScoredSet]:
+    """Return the covariate-shifted ID sets, if all those of the benchmark were scored."""
+    found = [entry for entry in shown if entry.group == "shifted"]
+    benchmarks = {entry.benchmark for entry in found}
+    wanted = {name for key, b in BENCHMARKS.items() if key in benchmarks for name in b.shifted}
+    return found if wanted == {entry.name for entry in found} else []
+
+
+def _spectrum_accuracy(scoring: Scoring, shifted: Sequence[ScoredSet]) -> float | None:
+    """Return the accuracy on ID test images and covariate-shifted ones together."""
+    total, hits = scoring.id_set.n, (scoring.id_accuracy or 0.0) * scoring.id_set.n
+    for entry in shifted:
+        if entry.accuracy is None or scoring.id_accuracy is None:
+            return None
+        total, hits = total + entry.n, hits + entry.accuracy * entry.n
+    return hits / total
 
 
 def _notes(each: Sequence[_Scored]) -> list[str]:
@@ -172,7 +255,7 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
         entry
         for scoring in scorings
         for entry in (scoring.id_set, *scoring.sets)
-        if entry.name in shown or entry is scoring.id_set
+        if entry.name in shown or entry.group in ("id", "shifted")
     ]
     notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
     for one in each:
@@ -182,6 +265,21 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
             notes.append(
                 f"averages of {', '.join(short)} are over fewer sets than those of other methods"
             )
+    return list(dict.fromkeys(notes))
+
+
+def _benchmark_notes(scorings: Sequence[Scoring], benchmark: Benchmark) -> list[str]:
+    """Say which sets of the benchmark are not in the table, and what full spectrum means."""
+    notes = []
+    wanted = (*benchmark.near, *benchmark.far, *benchmark.ood, *benchmark.shifted)
+    for scoring in scorings:
+        known = {entry.name: entry for entry in scoring.sets}
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            notes.append(f"not the whole benchmark {benchmark.name}: without {', '.join(missing)}")
+        if _shifted(scoring.sets):
+            also = " and ".join(f"{name} ({known[name].n:,} images)" for name in benchmark.shifted)
+            notes.append(f"fs (full spectrum): ID images are the test images and {also}")
     return list(dict.fromkeys(notes))
 
 
@@ -244,10 +342,14 @@ def _same_images(group: Sequence[_Scored]) -> None:
                 )
 
 
+def _place(row: ResultRow) -> tuple[str, str, str]:
+    return row.method, row.dataset, row.group
+
+
 def _common(group: Sequence[_Scored]) -> list[list[ResultRow]]:
     """Return of each run the rows that all runs have."""
-    keys = set.intersection(*({(r.method, r.dataset) for r in one.rows} for one in group))
-    tables = [[r for r in one.rows if (r.method, r.dataset) in keys] for one in group]
+    keys = set.intersection(*({_place(r) for r in one.rows} for one in group))
+    tables = [[r for r in one.rows if _place(r) in keys] for one in group]
     if not keys:
         names = ", ".join(one.folder.name for one in group)
         raise InvalidInputError(f"runs {names} have no method and set in common to average")

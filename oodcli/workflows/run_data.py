@@ -1,15 +1,17 @@
 """The data of a run: opened again as they were when it was made, decoded at its size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from oodcli.data import DATASETS, download, open_dataset
+from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.dataset import Dataset
 from oodcli.data.prepare import prepare
+from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet, Part
 from oodcli.progress import Progress
-from oodcli.runs import Run, RunFolder
+from oodcli.runs import Preprocess, Run, RunFolder
 from oodcli.store import Store
 
 
@@ -38,10 +40,44 @@ def find_dataset(
     """
     known = DATASETS.get(spec)
     if known is not None and not known.is_present(store):
-        size = known.download_bytes / 1e6
-        progress.note(f"{spec} is not in the store: downloading {size:.0f} MB to {store.datasets}")
+        size = f" {known.download_bytes / 1e6:.0f} MB" if known.download_bytes else ""
+        progress.note(f"{spec} is not in the store: downloading{size} to {store.datasets}")
         download(spec, store, progress=progress)
     return open_dataset(spec, store, role=role, val_fraction=val_fraction)
+
+
+def preprocess_for(
+    id_name: str, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Preprocess:
+    """Return what happens to images of a data set: the size is that of its benchmark.
+
+    Parameters
+    ----------
+    id_name
+        Name of the data set.
+    mean, std
+        Normalisation of the three channels.
+    """
+    benchmark = benchmark_of(id_name)
+    if benchmark is None:
+        return Preprocess(mean=mean, std=std)
+    return Preprocess(size=benchmark.size, resize=benchmark.resize, mean=mean, std=std)
+
+
+def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:
+    """Return the names of what a benchmark needs beside its ID set and that is not here.
+
+    Parameters
+    ----------
+    benchmark
+        The benchmark.
+    store
+        Holds what was downloaded.
+    """
+    groups = (*benchmark.near, *benchmark.far, *benchmark.ood, *benchmark.shifted)
+    return tuple(
+        name for name in (*benchmark.needs, *groups) if not DATASETS[name].is_present(store)
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +141,35 @@ class RunData:
         skip = skip_unreadable or bool(run.training.get("skip_unreadable"))
         return cls(store, dataset, run, skip, progress)
 
+    def on(self, benchmark: Benchmark) -> tuple["RunData", Split | None]:
+        """Return the same data as a benchmark has them: its resizing, validation and test images.
+
+        Parameters
+        ----------
+        benchmark
+            A benchmark for this ID set. Normalisation stays that of the network.
+
+        Returns
+        -------
+        data
+            The data; with the benchmark's own validation images where it has any.
+        test
+            The list that names the test images, or None.
+
+        Raises
+        ------
+        OodError
+            If the images are not those that the lists are about, or a list cannot be had.
+        """
+        preprocess = replace(self.run.preprocess, size=benchmark.size, resize=benchmark.resize)
+        data = replace(self, run=replace(self.run, preprocess=preprocess))
+        if not benchmark.id_test_list:
+            return data, None
+        test = split(self.dataset, benchmark.id_test_list, self.store)
+        val = split(self.dataset, benchmark.id_val_list, self.store)
+        parts = {**self.dataset.parts, "val": val.part, "test": test.part}
+        return replace(data, dataset=replace(self.dataset, parts=parts)), test
+
     def images(self, part: str) -> ImageSet:
         """Return the images of one part: train, val or test."""
         return self.prepared(self.dataset.parts[part], name=f"{self.dataset.name} {part}")
@@ -116,6 +181,7 @@ class RunData:
             self.store,
             name=name,
             size=self.run.preprocess.size,
+            resize=self.run.preprocess.resize,
             progress=self.progress,
             skip_unreadable=self.skip_unreadable,
         )

@@ -1,7 +1,7 @@
 """Scores of images by every method asked for, from one forward pass."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from oodcli.activations import ActivationSet, Reference
 from oodcli.data import places_of
-from oodcli.data.benchmarks import BENCHMARKS, own_benchmark
+from oodcli.data.benchmarks import BENCHMARKS, Benchmark, benchmark_of, own_benchmark
 from oodcli.data.dataset import Dataset
+from oodcli.data.splits import Split, split
 from oodcli.data.views import View
-from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_methods
 from oodcli.models import load_head
@@ -36,7 +37,7 @@ from oodcli.workflows.activate import Activator
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, few, keep
 from oodcli.workflows.report import report
-from oodcli.workflows.run_data import RunData, find_dataset
+from oodcli.workflows.run_data import RunData, find_dataset, missing_sets
 
 SCORE_SCHEMA = 1
 
@@ -158,11 +159,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An OOD set that was asked for."""
+    """A set that was asked for: an OOD set, or a covariate-shifted ID set."""
 
     dataset: Dataset
     group: str
     benchmark: str | None
+    split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class ScoreRequest:
         OOD sets: names, folders, ``.npz`` files, or ``NAME=PATH``.
     benchmark
         Name of a benchmark.
+    allow_missing
+        Whether to go on without those of its sets that are not here.
     limit
         Take the first images of each set only.
     device, amp, batch_size
@@ -193,6 +197,7 @@ class ScoreRequest:
     methods: Sequence[str] = ()
     ood: Sequence[str] = ()
     benchmark: str | None = None
+    allow_missing: bool = False
     limit: int | None = None
     device: str = "auto"
     amp: bool = False
@@ -211,6 +216,8 @@ class _Session:
     folder: RunFolder = field(init=False)
     record: Run = field(init=False)
     data: RunData = field(init=False)
+    benchmark: Benchmark | None = field(init=False)
+    id_split: Split | None = field(init=False, default=None)
     specs: list[MethodSpec] = field(init=False)
     activator: Activator = field(init=False)
     device: torch.device = field(init=False)
@@ -226,13 +233,18 @@ class _Session:
         self.record = self.folder.read()
         if request.run is None:
             self.progress.note(f"run: {self.folder.name}")
-        self.data = RunData.of(
+        data = RunData.of(
             self.store,
             self.folder,
             self.record,
             skip_unreadable=request.skip_unreadable,
             progress=self.progress,
         )
+        self.benchmark = self._benchmark()
+        if self.benchmark is not None:
+            data, self.id_split = data.on(self.benchmark)
+        self.data = data
+        self.record = data.run
         self.activator = Activator(
             self.store,
             self.folder,
@@ -243,16 +255,47 @@ class _Session:
             progress=self.progress,
         )
 
-    def entries(self) -> list[_Entry]:
-        """Open the OOD sets that were asked for."""
-        request, entries = self.request, []
+    def _benchmark(self) -> Benchmark | None:
+        """Return the benchmark to score on, if any; all of it is here, or may be missing."""
+        request, id_name = self.request, self.record.data_name
         if request.benchmark is not None:
             if request.benchmark not in BENCHMARKS:
                 raise UnknownNameError.among("benchmark", request.benchmark, BENCHMARKS)
-            entries += self._benchmark_entries(request.benchmark)
-        elif not request.ood:
-            own = [name for name, b in BENCHMARKS.items() if b.id_set == self.record.data]
-            entries += self._benchmark_entries(own[0]) if own else self._own_entries()
+            benchmark = BENCHMARKS[request.benchmark]
+            if benchmark.id_set != id_name:
+                raise InvalidInputError(
+                    f"benchmark {benchmark.name} is for networks trained on {benchmark.id_set}, "
+                    f"and run {self.folder.name} was trained on {id_name}; name its sets: --ood"
+                )
+            missing = missing_sets(benchmark, self.store)
+            if missing and not request.allow_missing:
+                raise MissingArtifactError(
+                    f"benchmark {benchmark.name} lacks {', '.join(missing)}; get them: "
+                    f"ood datasets download --benchmark {benchmark.name}, "
+                    "or go on without: --allow-missing"
+                )
+            return benchmark
+        own = None if request.ood else benchmark_of(id_name)
+        if own is None:
+            return None
+        missing = missing_sets(own, self.store)
+        get = f"get them: ood datasets download --benchmark {own.name}"
+        if len(missing) == len(own.members) - 1:
+            self.progress.note(
+                f"no set of benchmark {own.name} is here: scoring on photographs and noise that "
+                f"come with ood; {get}"
+            )
+            return None
+        if missing:
+            self.progress.note(f"going on without {', '.join(missing)} of {own.name}; {get}")
+        return own
+
+    def entries(self) -> list[_Entry]:
+        """Open the sets that were asked for."""
+        request = self.request
+        entries = [] if self.benchmark is None else self._benchmark_entries(self.benchmark)
+        if self.benchmark is None and not request.ood:
+            entries = self._own_entries()
         entries += [_Entry(self.opened(text), "ood", None) for text in request.ood]
         id_name = self.id_name
         names = [entry.dataset.name for entry in entries]
@@ -272,12 +315,19 @@ class _Session:
         """Open an OOD set."""
         return find_dataset(spec, self.store, role="ood", val_fraction=0.0, progress=self.progress)
 
-    def _benchmark_entries(self, name: str) -> list[_Entry]:
-        return [
-            _Entry(self.opened(dataset), group, name)
-            for group, datasets in BENCHMARKS[name].groups.items()
-            for dataset in datasets
-        ]
+    def _benchmark_entries(self, benchmark: Benchmark) -> list[_Entry]:
+        missing = missing_sets(benchmark, self.store)
+        entries = []
+        for group, names in (*benchmark.groups.items(), ("shifted", benchmark.shifted)):
+            for name in names:
+                if name in missing:
+                    continue
+                dataset, chosen = self.opened(name), None
+                if name in benchmark.lists:
+                    chosen = split(dataset, benchmark.lists[name], self.store)
+                    dataset = replace(dataset, parts={"test": chosen.part})
+                entries.append(_Entry(dataset, group, benchmark.name, chosen))
+        return entries
 
     def _own_entries(self) -> list[_Entry]:
         grey = _is_grey(self.id_images())
@@ -297,7 +347,7 @@ class _Session:
         return self._cut(self.data.prepared(self.data.dataset.id_test, name=self.id_name))
 
     def ood_images(self, entry: _Entry) -> ImageSet:
-        """Return the images of an OOD set."""
+        """Return the images of a set that was asked for."""
         dataset = entry.dataset
         return self._cut(self.data.prepared(dataset.ood_part, name=dataset.name))
 
@@ -428,20 +478,27 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
         (LABELS, session.id_name): labels,
         (PREDICTIONS, session.id_name): predictions,
     }
+    accuracies: dict[str, float] = {}
     for images in (id_images, *ood_images):
         activations = (
             id_activations if images is id_images else session.activator.activations(images)
         )
+        if images.labels is not None:
+            hits = activations.predictions.numpy() == images.labels
+            accuracies[images.name] = float(np.mean(hits))
         for method, values in _scored(fitted, activations, session.device, images.name).items():
             scores[method, images.name] = values
 
     scoring = Scoring(
         limit=session.limit,
         precision=session.activator.precision,
-        id_set=_scored_set(id_images, "id", None),
-        id_accuracy=float(np.mean(predictions == labels)),
+        id_set=_scored_set(id_images, "id", None, session.id_split),
+        id_accuracy=accuracies[session.id_name],
         sets=tuple(
-            _scored_set(images, entry.group, entry.benchmark)
+            replace(
+                _scored_set(images, entry.group, entry.benchmark, entry.split),
+                accuracy=accuracies.get(images.name) if entry.group == "shifted" else None,
+            )
             for entry, images in zip(entries, ood_images, strict=True)
         ),
         methods={each.canonical: dict(each.params) for each in fitted},
@@ -457,6 +514,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
             limit=session.limit,
             methods=[each.canonical for each in fitted],
             datasets=[entry.dataset.name for entry in entries],
+            benchmark=None if session.benchmark is None or request.ood else session.benchmark.name,
         ),
         passes=tuple(
             Pass(name, passes.computed[name], passes.cached[name]) for name in passes.computed
@@ -500,7 +558,9 @@ def _scored(
     return scores
 
 
-def _scored_set(images: ImageSet, group: str, benchmark: str | None) -> ScoredSet:
+def _scored_set(
+    images: ImageSet, group: str, benchmark: str | None, chosen: Split | None
+) -> ScoredSet:
     return ScoredSet(
         name=images.name,
         group=group,
@@ -508,6 +568,8 @@ def _scored_set(images: ImageSet, group: str, benchmark: str | None) -> ScoredSe
         digest=images.digest,
         skipped=len(images.skipped),
         benchmark=benchmark,
+        split="" if chosen is None else chosen.key,
+        split_sha256="" if chosen is None else chosen.sha256,
     )
 
 

@@ -50,7 +50,7 @@ from oodcli.store import (
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for
 from oodcli.workflows.devices import enough_memory, find_device, versions
-from oodcli.workflows.run_data import find_dataset
+from oodcli.workflows.run_data import find_dataset, preprocess_for
 
 TRAINING_SCHEMA = 1
 _STATE = "state.json"
@@ -361,9 +361,9 @@ def _train(
     with store.lock(training_lock(folder.name), progress=watch):
         if folder.finished:
             return TrainResult(folder.name, folder.read(), 0)
-        preprocess = Preprocess(mean=job.recipe.mean, std=job.recipe.std)
+        preprocess = preprocess_for(dataset.name, mean=job.recipe.mean, std=job.recipe.std)
         parts = {
-            name: _prepared(store, dataset, name, job=job, size=preprocess.size, watch=watch)
+            name: _prepared(store, dataset, name, job=job, preprocess=preprocess, watch=watch)
             for name in ("train", "val")
             if name in dataset.parts and not (name == "val" and "test" not in dataset.parts)
         }
@@ -403,13 +403,20 @@ def _train(
 
 
 def _prepared(
-    store: Store, dataset: Dataset, part: str, *, job: _Job, size: tuple[int, int], watch: Progress
+    store: Store,
+    dataset: Dataset,
+    part: str,
+    *,
+    job: _Job,
+    preprocess: Preprocess,
+    watch: Progress,
 ) -> ImageSet:
     images = prepare(
         dataset.parts[part],
         store,
         name=f"{dataset.name} {part}",
-        size=size,
+        size=preprocess.size,
+        resize=preprocess.resize,
         progress=watch,
         skip_unreadable=job.skip_unreadable,
     )

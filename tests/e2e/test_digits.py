@@ -202,11 +202,12 @@ def weights(store: Path, name: str) -> bytes:
 def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
     ood: Ood, tmp_path: Path, sent: signal.Signals
 ) -> None:
-    ood(*TRAIN, "--name", "whole")
+    long = (*TRAIN, "--epochs", "9")  # enough to be cut off in
+    ood(*long, "--name", "whole")
     store = tmp_path / "store"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "oodcli", *TRAIN, "--name", "cut"],
+        [sys.executable, "-m", "oodcli", *long, "--name", "cut"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         # Whoever started the tests in the background had Ctrl-C ignored for all its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads

@@ -111,7 +111,9 @@ def test_the_json_of_a_report_is_the_documented_one() -> None:
     )
     content = report.to_json()
     assert content["schema"] == 1
-    assert list(content) == ["schema", "benchmark", "convention", "runs", "notes", "rows"]
+    assert list(content) == [
+        "schema", "benchmark", "convention", "runs", "notes", "splits", "rows",
+    ]  # fmt: skip
     assert list(content["rows"][0]) == [
         "run", "method", "params", "dataset", "group", "fpr95", "auroc", "aupr_in", "aupr_out",
         "n_id", "n_ood", "id_accuracy", "convention",

@@ -9,6 +9,7 @@ from PIL import Image
 
 from oodcli.data import open_dataset, places_of, prepare
 from oodcli.data.arrays import ArraySource
+from oodcli.data.prepare import Resizing
 from oodcli.data.readers import FileSource
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.images import SHARD_ROWS, Part
@@ -333,3 +334,38 @@ def test_no_readable_image_at_all_is_an_error(prepared, tmp_path):
 def test_places_of_rows_follow_what_was_left_out(prepared, files):
     prepared_images = prepared(files, skip_unreadable=True)
     assert places_of(prepared_images, np.array([0, 2, 3, 8, 9])).tolist() == [0, 2, 7]
+
+
+@pytest.mark.parametrize(
+    ("size", "resize"), [(32, "shorter-crop"), (32, "shorter-crop:40"), (224, "shorter-crop:256")]
+)
+def test_shorter_crop_gives_the_pixels_of_torchvision(random_images, size, resize):
+    from torchvision import transforms
+
+    side = int(resize.partition(":")[2] or size)
+    wanted = transforms.Compose([transforms.Resize(side), transforms.CenterCrop(size)])
+    sizes = [(28, 28), (32, 32), (5, 90), (640, 301), (33, 32), (300, 300), (97, 613), (64, 64)]
+    for height, width in sizes:
+        image = random_images(height, width, 3)
+        np.testing.assert_array_equal(
+            Resizing((size, size), resize).apply(image), np.asarray(wanted(Image.fromarray(image)))
+        )
+
+
+def test_ways_to_resize_are_kept_apart_in_the_store(store, random_images):
+    part = Part(ArraySource(random_images(3, 20, 40, 3)))
+    exact = prepare(part, store, name="a", size=(16, 16))
+    cut = prepare(part, store, name="a", size=(16, 16), resize="shorter-crop")
+    assert exact.digest != cut.digest
+    again = prepare(part, store, name="a", size=(16, 16))
+    assert again.digest == exact.digest
+    np.testing.assert_array_equal(again.pixels(), exact.pixels())
+
+
+@pytest.mark.parametrize(
+    "resize", ["crop", "", "shorter-crop:", "shorter-crop:x", "shorter-crop:15"]
+)
+def test_unknown_way_to_resize_is_refused(store, random_images, resize):
+    part = Part(ArraySource(random_images(1, 20, 20, 3)))
+    with pytest.raises(InvalidInputError, match="there are: exact, shorter-crop"):
+        prepare(part, store, name="a", size=(16, 16), resize=resize)

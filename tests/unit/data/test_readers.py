@@ -134,7 +134,10 @@ def test_damaged_metadata_is_passed_over_in_silence(tmp_path):
     damaged = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12"
     Image.new("RGB", (8, 8)).save(path, exif=damaged)
     read = "import sys; from PIL import Image; Image.open(sys.argv[1])"
-    ours = "import sys; from oodcli.data.readers import decode; decode(sys.argv[1])"
+    ours = (
+        "import sys, pathlib; from oodcli.data.readers import decode; "
+        "decode(pathlib.Path(sys.argv[1]))"
+    )
     told = [
         subprocess.run(
             [sys.executable, "-c", code, path], capture_output=True, check=True, text=True

@@ -67,7 +67,7 @@ def test_unknown_name_suggests_and_says_that_paths_are_accepted(store):
         "no data set 'digit'; did you mean 'digits'? "
         "(a folder, an .npz file or NAME=PATH will do too)"
     )
-    with pytest.raises(UnknownNameError, match="no data set ''; there are: cifar10, digits"):
+    with pytest.raises(UnknownNameError, match="no data set ''; there are: cifar10, cifar10-c"):
         open_dataset("", store)
 
 
@@ -81,11 +81,12 @@ def test_missing_path_is_named(tmp_path, store, monkeypatch, spec):
 
 
 def test_file_of_another_kind_is_refused(pictures, store):
-    Path("notes.txt").touch()
+    Path("notes.pdf").touch()
     with pytest.raises(InvalidInputError) as caught:
-        open_dataset("notes.txt", store)
+        open_dataset("notes.pdf", store)
     assert str(caught.value) == (
-        f"{pictures.with_name('notes.txt')} is neither a folder nor an .npz file; name one"
+        f"{pictures.with_name('notes.pdf')} is none of: a folder, an .npz or .npy file, "
+        "a .txt list, a .zip or .tar archive"
     )
 
 
@@ -111,10 +112,14 @@ def test_registry_is_complete():
         assert known.name == name
         assert known.title
         assert known.licence
-        assert known.role == ("id" if "train" in known.counts else "ood")
+        assert known.role == "id" or "train" not in known.counts
         for source in known.sources:
-            assert len(source.md5) == 32
-            assert all(url.startswith("https://") for url in source.urls)
+            assert source.md5 is None or len(source.md5) == 32
+            assert source.urls or source.by_hand
+            # Without a checksum, only a person can say whether it is the right file.
+            assert source.is_manual == (not source.urls or source.md5 is None)
+            assert all(url.startswith(("https://", "http://")) for url in source.urls)
+        assert not known.home or known.home in DATASETS
     assert DATASETS["cifar10"].download_bytes == 170_498_071
     assert DATASETS["digits"].download_bytes == 0
 

@@ -1,0 +1,202 @@
+"""Scoring on benchmarks: what is missing, full spectrum, lists, and the benchmark's resizing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oodcli.data.benchmarks import Benchmark
+from oodcli.data.splits import Split
+from oodcli.metrics import Curve, convention_named
+
+Ood = Callable[..., tuple[int, str, str]]
+MADE = Benchmark(
+    name="made",
+    title="a benchmark for two colours",
+    id_set="colours",
+    near=("photographs",),
+    far=("digits-6-9", "uniform-noise"),
+    shifted=("gaussian-noise",),
+    convention="openood",
+    resize="shorter-crop",
+)
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that puts made benchmarks in place of the real ones."""
+    import oodcli.workflows.report
+    import oodcli.workflows.score  # noqa: F401 - so that there is something to replace
+
+    def put(*made: Benchmark) -> None:
+        known = {each.name: each for each in made}
+        for module in ("data.benchmarks", "workflows.score", "workflows.report"):
+            monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", known)
+
+    return put
+
+
+def test_missing_sets_are_named_with_the_command_that_gets_them(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    benchmarks(replace(MADE, far=("svhn", "uniform-noise", "textures")))
+    code, out, err = ood("score", "--benchmark", "made", "--method", "msp")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "error: benchmark made lacks svhn, textures; get them: "
+        "ood datasets download --benchmark made, or go on without: --allow-missing"
+    )
+    code, out, err = ood(
+        "score", "--benchmark", "made", "--method", "msp", "--allow-missing", "--limit", 5
+    )
+    assert code == 0
+    assert "note: not the whole benchmark made: without svhn, textures" in out
+    assert "uniform-noise" in out
+    # The report of another day says so too.
+    assert "without svhn, textures" in ood("report", "--limit", 5)[1]
+
+
+def test_benchmark_of_other_data_is_refused(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    code, _, err = ood("score", "--benchmark", "digits")
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: benchmark digits is for networks trained on digits, "
+        "and run tiny was trained on colours; name its sets: --ood"
+    )
+
+
+def test_own_benchmark_falls_back_to_what_comes_with_ood(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    benchmarks(replace(MADE, near=(), far=("svhn", "textures"), shifted=()))
+    _, out, err = ood("score", "--method", "msp", "--limit", 4)
+    assert "no set of benchmark made is here: scoring on photographs and noise" in err
+    assert "gaussian-noise" in out
+    assert "convention neutral" in out
+
+
+def test_own_benchmark_goes_on_with_what_is_here(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    benchmarks(replace(MADE, far=("svhn",), shifted=()))
+    _, out, err = ood("score", "--method", "msp", "--limit", 4)
+    assert "going on without svhn of made" in err
+    assert "benchmark made, convention openood" in out
+    assert "note: not the whole benchmark made: without svhn" in out
+
+
+def test_full_spectrum_rows_put_shifted_images_on_the_id_side(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None], tmp_path: Path
+) -> None:
+    benchmarks(MADE)
+    file = tmp_path / "scores.npz"
+    code, out, _ = ood(
+        "score", "--benchmark", "made", "--method", "energy", "--format", "json", "--export", file
+    )
+    assert code == 0
+    rows = {(row["dataset"], row["group"]): row for row in json.loads(out)["rows"]}
+    assert list(rows) == [
+        ("photographs", "near"), ("average", "near"),
+        ("digits-6-9", "far"), ("uniform-noise", "far"), ("average", "far"), ("average", "all"),
+        ("photographs", "fs-near"), ("average", "fs-near"),
+        ("digits-6-9", "fs-far"), ("uniform-noise", "fs-far"), ("average", "fs-far"),
+    ]  # fmt: skip
+    scores = np.load(file)
+    plain, shifted = scores["energy/colours"], scores["energy/gaussian-noise"]
+    for dataset, group in (("photographs", "near"), ("uniform-noise", "far")):
+        for id_scores, shown in ((plain, group), (np.concatenate([plain, shifted]), f"fs-{group}")):
+            curve = Curve.of(id_scores, scores[f"energy/{dataset}"], method="energy", dataset="x")
+            wanted = curve.detection(convention_named("openood"))
+            assert rows[dataset, shown]["auroc"] == wanted.auroc
+            assert rows[dataset, shown]["fpr95"] == wanted.fpr95
+            assert rows[dataset, shown]["n_id"] == len(id_scores)
+    # Noise has no classes, so that the accuracy over the whole spectrum is not known.
+    assert rows["photographs", "fs-near"]["id_accuracy"] is None
+    table = ood("report", "--benchmark", "made")[1]
+    assert "fs-near" in table
+    assert "fs (full spectrum): ID images are the test images and gaussian-noise (1,000" in table
+
+
+def test_full_spectrum_needs_every_shifted_set(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    benchmarks(replace(MADE, shifted=("gaussian-noise", "cifar10-c-sample")))
+    _, out, _ = ood("score", "--benchmark", "made", "--method", "msp", "--allow-missing")
+    assert "fs-near" not in out
+    assert "without cifar10-c-sample" in out
+
+
+def test_benchmark_decides_how_images_are_resized(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None], tmp_path: Path
+) -> None:
+    """The images are 20 by 24 pixels: cut to the centre, or squeezed."""
+    seen = {}
+    for how in ("exact", "shorter-crop"):
+        benchmarks(replace(MADE, resize=how, shifted=()))
+        file = tmp_path / f"{how}.npz"
+        ood("score", "--benchmark", "made", "--method", "energy", "--export", file)
+        seen[how] = np.load(file)
+    for name in seen["exact"].files:
+        same = np.array_equal(seen["exact"][name], seen["shorter-crop"][name])
+        # The photographs, digits and noise are square: the same either way.
+        assert same == (name != "energy/colours") or name.startswith("@")
+
+
+def test_report_keeps_benchmarks_apart(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    other = replace(MADE, name="other", near=(), shifted=(), resize="exact", convention="knn")
+    benchmarks(replace(MADE, shifted=()), other)
+    for name in ("made", "other"):
+        ood("score", "--benchmark", name, "--method", "msp")
+    first, second = (ood("report", "--benchmark", name)[1] for name in ("made", "other"))
+    assert "photographs" in first
+    assert "convention openood" in first
+    assert "photographs" not in second
+    assert "convention knn" in second
+    benchmarks(MADE, other, replace(MADE, name="third", near=("svhn",), far=(), shifted=()))
+    code, _, err = ood("report", "--benchmark", "third")
+    assert code == 1
+    assert (
+        "run tiny has no scores on third; make them: ood score --run tiny --benchmark third" in err
+    )
+
+
+def test_lists_stand_in_the_report(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation and test images come from the lists, and so does their checksum."""
+    from oodcli.data.dataset import take
+
+    def split(dataset, key, store):
+        part = dataset.ood_part
+        rows = {"val": np.arange(0, 4), "test": np.arange(4, len(part))}[key.partition("_")[0]]
+        return Split(take(part, rows), key, f"{len(rows):02d}ab{'0' * 60}")
+
+    monkeypatch.setattr("oodcli.workflows.score.split", split)
+    monkeypatch.setattr("oodcli.workflows.run_data.split", split)
+    benchmarks(
+        replace(
+            MADE,
+            shifted=(),
+            id_val_list="val_colours",
+            id_test_list="test_colours",
+            lists={"uniform-noise": "test_noise"},
+        )
+    )
+    code, out, _ = ood("score", "--benchmark", "made", "--method", "msp", "--format", "json")
+    assert code == 0
+    content = json.loads(out)
+    assert content["splits"] == {
+        "colours": {"list": "test_colours", "sha256": "20ab" + "0" * 60},
+        "uniform-noise": {"list": "test_noise", "sha256": "996ab" + "0" * 60},
+    }
+    assert content["runs"][0]["n_id"] == 20
+    assert {row["n_ood"] for row in content["rows"] if row["dataset"] == "uniform-noise"} == {996}
+    table = ood("report")[1]
+    assert "images of OpenOOD's lists (sha256): colours 20ab0000, uniform-noise 996ab000" in table

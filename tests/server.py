@@ -1,0 +1,107 @@
+"""A web server on this machine that does wrong what it is told to do wrong."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    """A server of one file, at any path, that can be told to misbehave."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = content
+        self.understands_range = True
+        self.break_after: list[int] = []  # for each coming answer, bytes to send before it ends
+        self.statuses: list[int] = []  # for each coming answer, a status instead of the file
+        self.ranges: list[str | None] = []  # Range header of each request
+        self.paths: list[str] = []
+        self.headers: dict[str, str | None] = {}  # said instead of the true ones; None: not said
+        self.redirects_to = ""
+        self.stalls_after: int | None = None
+        self.released = threading.Event()  # ends a stall
+        self.shift = 0  # by how much a partial answer begins too late
+        self.most_at_once = 0
+        self._at_once = 0
+        self._counting = threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/file.bin"
+
+    @contextlib.contextmanager
+    def counted(self):
+        with self._counting:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        yield
+        with self._counting:
+            self._at_once -= 1
+
+    def handle_error(self, *_arguments):
+        """Say nothing of clients that hang up."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        with self.server.counted():
+            self.answer()
+
+    def answer(self):
+        server = self.server
+        server.ranges.append(self.headers["Range"])
+        server.paths.append(self.path)
+        if server.redirects_to:
+            self.send_response(302)
+            self.send_header("Location", server.redirects_to)
+            self.end_headers()
+            return
+        if server.statuses:
+            self.send_error(server.statuses.pop(0))
+            return
+        said: dict[str, str | None] = {}
+        start = 0
+        if self.headers["Range"] and server.understands_range:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            if start >= len(server.content):
+                self.send_error(416)
+                return
+            start += server.shift
+            self.send_response(206)
+            said["Content-Range"] = f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
+        else:
+            self.send_response(200)
+        body = server.content[start:]
+        said |= {"Content-Length": str(len(body)), **server.headers}
+        for name, value in said.items():
+            if value is not None:
+                self.send_header(name, value)
+        self.end_headers()
+        if server.stalls_after is not None:
+            self.wfile.write(body[: server.stalls_after])
+            self.wfile.flush()
+            server.released.wait(30)
+            return
+        self.wfile.write(body[: server.break_after.pop(0)] if server.break_after else body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+@contextlib.contextmanager
+def serving(content: bytes) -> Iterator[Server]:
+    """Run a server for as long as the context lasts."""
+    with Server(content) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield running
+        finally:
+            running.released.set()
+            running.shutdown()
+            thread.join()
