@@ -82,7 +82,7 @@ def _sets_table(listing: "Listing") -> "Table":
             Column("licence", "Licence"),
         ),
         rows=rows,
-        droppable=("licence", "title", "disk", "images"),
+        droppable=("title", "licence", "disk", "images"),
     )
 
 
