@@ -14,11 +14,23 @@ __all__ = ["DEFAULT_METHODS", "METHODS", "Fitted", "MethodSpec", "parse_method",
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "msp": Method(MSP, "MSP", "Hendrycks and Gimpel, ICLR 2017"),
-        "maxlogit": Method(MaxLogit, "MaxLogit", "Hendrycks et al., ICML 2022"),
-        "energy": Method(Energy, "Energy", "Liu et al., NeurIPS 2020"),
-        "featurenorm": Method(FeatureNorm, "FeatureNorm", "Yu et al., CVPR 2023"),
-        "norm": Method(SelectedNorm, "selected norm", "Yu et al., CVPR 2023"),
+        # From logits.
+        "msp": Method(MSP, "MSP", "Hendrycks and Gimpel, ICLR 2017", ("logits",)),
+        "maxlogit": Method(MaxLogit, "MaxLogit", "Hendrycks et al., ICML 2022", ("logits",)),
+        "energy": Method(Energy, "Energy", "Liu et al., NeurIPS 2020", ("logits",)),
+        # From block norms.
+        "featurenorm": Method(
+            FeatureNorm, "FeatureNorm", "Yu et al., CVPR 2023", ("block norms", "train", "jigsaw")
+        ),
+        "norm": Method(
+            SelectedNorm,
+            "selected norm",
+            "Yu et al., CVPR 2023",
+            ("features", "block norms", "head", "train", "jigsaw"),
+        ),
+        # From features and the last layer.
+        # From neighbours and class statistics of the training images.
+        # From probes.
     }
 )
 

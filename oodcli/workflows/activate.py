@@ -37,7 +37,6 @@ from oodcli.workflows.devices import enough_memory
 EXTRACTION_SCHEMA = 1
 _MANIFEST = "manifest.json"
 _SUFFIX = ".safetensors"
-_CORE = ("logits", "features", "block_norms", "predictions")
 
 
 @dataclass
@@ -274,7 +273,7 @@ class Activator:
 
             return ActivationShard(len(shard), load)
 
-        return ActivationSet([loader(key, shard) for key, shard in wanted])
+        return ActivationSet([loader(key, shard) for key, shard in wanted], self._device)
 
 
 class _Variant:
@@ -348,10 +347,9 @@ class _Variant:
         except SafetensorError as error:
             raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
         try:
-            logits, features, norms, predictions = (arrays.pop(name) for name in _CORE)
+            activations = Activations.of(arrays)
         except KeyError as error:
             raise CorruptArtifactError(f"{path} has no {error}; remove it") from None
-        activations = Activations(logits, features, norms, predictions, extra=arrays)
         if len(activations) != rows:
             raise CorruptArtifactError(f"{path} has {len(activations)} rows, not {rows}; remove it")
         return activations

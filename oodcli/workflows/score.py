@@ -18,8 +18,8 @@ from oodcli.data.views import View
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_methods
+from oodcli.methods.featurenorm import selection
 from oodcli.models import load_head
-from oodcli.normratio import norm_ratio
 from oodcli.progress import Progress, Silent
 from oodcli.results import AVERAGE, Report
 from oodcli.runs import Run, RunFolder, find_run
@@ -357,6 +357,12 @@ class _Session:
         self._limits(images)
         return few(images, self.request.limit)
 
+    def calibration_images(self) -> ImageSet:
+        """Return the ID images that thresholds are set on; no limit applies to them."""
+        part, rows = self.data.dataset.calibration()
+        images = self.data.images(part)
+        return images.take(places_of(images, rows))
+
     def _cut(self, images: ImageSet) -> ImageSet:
         limit = self.request.limit
         return images if limit is None or not self._limits(images) else images.first(limit)
@@ -379,22 +385,15 @@ class _Session:
 
     def reference(self) -> Reference:
         """Return what methods may learn from; each part is made when it is touched."""
-
-        def calibration() -> ActivationSet:
-            part, rows = self.data.dataset.calibration()
-            images = self.data.images(part)
-            return self.activator.activations(images.take(places_of(images, rows)))
-
-        train = self.data.dataset.parts.get("train")
-        labels = None if train is None else train.labels
         return Reference(
-            head=load_head(self.folder.weights, self.record.arch),
+            head=load_head(self.folder.weights, self.record.arch).to(self.device),
             load_train=lambda: self.activator.activations(self.train_images()),
+            load_labels=lambda: _labels(self.train_images()).to(self.device),
             load_jigsaw=lambda: self.activator.activations(
                 self.train_images(), view=View("jigsaw")
             ),
-            load_calibration=calibration,
-            labels=None if labels is None else torch.from_numpy(labels),
+            load_calibration=lambda: self.activator.activations(self.calibration_images()),
+            load_calibration_labels=lambda: _labels(self.calibration_images()).to(self.device),
             n_blocks=len(self.record.blocks),
         )
 
@@ -473,7 +472,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
 
     id_activations = session.activator.activations(id_images)
     labels = id_images.labels
-    predictions = id_activations.predictions.numpy()
+    predictions = id_activations.predictions.cpu().numpy()
     scores: dict[tuple[str, str], Scores] = {
         (LABELS, session.id_name): labels,
         (PREDICTIONS, session.id_name): predictions,
@@ -484,9 +483,9 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
             id_activations if images is id_images else session.activator.activations(images)
         )
         if images.labels is not None:
-            hits = activations.predictions.numpy() == images.labels
+            hits = activations.predictions.cpu().numpy() == images.labels
             accuracies[images.name] = float(np.mean(hits))
-        for method, values in _scored(fitted, activations, session.device, images.name).items():
+        for method, values in _scored(fitted, activations, images.name).items():
             scores[method, images.name] = values
 
     scoring = Scoring(
@@ -527,7 +526,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
 def _selection(session: _Session, reference: Reference) -> NormRatioResult:
     """Describe and store how NormRatio chose the block; all it needs has been computed by now."""
     result = described(
-        norm_ratio(reference.train.block_norms.numpy(), reference.jigsaw.block_norms.numpy()),
+        selection(reference),
         folder=session.folder,
         arch=session.record.arch,
         data=session.record.data_name,
@@ -540,11 +539,11 @@ def _selection(session: _Session, reference: Reference) -> NormRatioResult:
 
 
 def _scored(
-    fitted: Sequence[Fitted], activations: ActivationSet, device: torch.device, dataset: str
+    fitted: Sequence[Fitted], activations: ActivationSet, dataset: str
 ) -> Mapping[str, NDArray[np.floating[Any]]]:
     parts: dict[str, list[NDArray[np.floating[Any]]]] = {each.canonical: [] for each in fitted}
     with torch.inference_mode():
-        for chunk in activations.chunks(device):
+        for chunk in activations.chunks():
             for each in fitted:
                 parts[each.canonical].append(each.detector.score(chunk).cpu().numpy())
     scores = {name: np.concatenate(values) for name, values in parts.items()}
@@ -556,6 +555,11 @@ def _scored(
                 "check its parameters and the weights of the run"
             )
     return scores
+
+
+def _labels(images: ImageSet) -> torch.Tensor:
+    assert images.labels is not None  # a data set with classes has labels in every part
+    return torch.from_numpy(images.labels)
 
 
 def _scored_set(

@@ -109,7 +109,7 @@ class _Toy:
         return batch
 
 
-TOY = {"toy": Method(_Toy, "Toy", "nobody")}  # type: ignore[arg-type]
+TOY = {"toy": Method(_Toy, "Toy", "nobody", ("logits",))}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
