@@ -217,9 +217,12 @@ class MethodSpec:
     ----------
     parts
         The halves in order.
+    optional
+        Whether it may be left out where it is not defined, because a group named it.
     """
 
     parts: tuple[MethodPart, ...]
+    optional: bool = False
 
     @property
     def canonical(self) -> str:

@@ -258,6 +258,21 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
         if entry.name in shown or entry.group in ("id", "shifted")
     ]
     notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
+    shown_methods = {row.method for one in each for row in one.rows}
+    for scoring in scorings:
+        notes += [
+            f"without {name}: {reason}"
+            for name, reason in (scoring.left_out or {}).items()
+            if name not in shown_methods
+        ]
+    train = {
+        row.method for one in each for row in one.rows if row.params.get("calibration") == "train"
+    }
+    if train:
+        notes.append(
+            "calibrated on a tenth of the training images, for want of validation images: "
+            + ", ".join(sorted(train))
+        )
     for one in each:
         counts = Counter(row.method for row in one.rows)
         short = [name for name, count in counts.items() if count < max(counts.values())]
