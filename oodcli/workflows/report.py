@@ -15,7 +15,9 @@ from oodcli.errors import (
 )
 from oodcli.metrics import Curve, convention_named
 from oodcli.results import (
+    AVERAGE,
     FULL_SPECTRUM,
+    GROUPS,
     Report,
     ResultRow,
     RunSummary,
@@ -109,7 +111,7 @@ def report(
         benchmark=benchmark,
         runs=[_summary(one) for one in each],
         rows=rows,
-        notes=[*_notes(each), *notes],
+        notes=[*_notes(each), *notes, *_tuning_notes(rows)],
         splits={
             entry.name: SplitUsed(entry.split, entry.split_sha256)
             for scoring in scorings
@@ -281,6 +283,30 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
                 f"averages of {', '.join(short)} are over fewer sets than those of other methods"
             )
     return list(dict.fromkeys(notes))
+
+
+def _tuning_notes(rows: Sequence[ResultRow]) -> list[str]:
+    """Say what tuning without OOD data costs against tuning with them, where both are there."""
+    average = {
+        (row.run, row.method): row
+        for row in rows
+        if row.dataset == AVERAGE and row.group in (*GROUPS, "all")
+    }
+    gaps = {}
+    for (run, method), row in average.items():
+        name, _, tuning = method.rpartition("@")
+        other = average.get((run, f"{name}@openood"))
+        if tuning == "pseudo" and other is not None:
+            gaps[run, name] = row.auroc - other.auroc
+    if not gaps:
+        return []
+    worst = min(gaps, key=lambda key: gaps[key])
+    mean = sum(gaps.values()) / len(gaps)
+    return [
+        f"tuned without OOD data (@pseudo) instead of with them (@openood): average AUROC "
+        f"{100 * mean:+.2f} over {len(gaps)} methods, at worst {100 * gaps[worst]:+.2f} "
+        f"({worst[1]})"
+    ]
 
 
 def _benchmark_notes(scorings: Sequence[Scoring], benchmark: Benchmark) -> list[str]:

@@ -16,7 +16,7 @@ from oodcli.data.splits import Split, split
 from oodcli.data.views import View
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.images import ImageSet
-from oodcli.methods import MethodSpec, parse_methods
+from oodcli.methods import Fitted, MethodSpec, parse_methods
 from oodcli.methods.featurenorm import selection
 from oodcli.models import load_head
 from oodcli.probes import Learner, Probe
@@ -32,13 +32,15 @@ from oodcli.scores import (
     add_scores,
     check_distinct,
 )
+from oodcli.searches import Search, Tuning, keep_search
 from oodcli.store import Store, file_of_user
 from oodcli.workflows.activate import Activator
-from oodcli.workflows.detect import fit_all
+from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, few, keep
 from oodcli.workflows.report import report
 from oodcli.workflows.run_data import RunData, find_dataset, missing_sets
+from oodcli.workflows.tune import ValidationSet, settings, tune
 
 SCORE_SCHEMA = 1
 # Written as the block of a method, it stands for one method per block of the network.
@@ -190,6 +192,10 @@ class ScoreRequest:
         Name of a benchmark.
     allow_missing
         Whether to go on without those of its sets that are not here.
+    tune
+        How to choose parameters: ``openood``, ``pseudo``, or both; defaults if empty.
+    tune_ood
+        OOD validation images for ``openood`` in place of the benchmark's.
     limit
         Take the first images of each set only.
     device, amp, batch_size
@@ -205,6 +211,8 @@ class ScoreRequest:
     ood: Sequence[str] = ()
     benchmark: str | None = None
     allow_missing: bool = False
+    tune: Sequence[Tuning] = ()
+    tune_ood: str | None = None
     limit: int | None = None
     device: str = "auto"
     amp: bool = False
@@ -418,6 +426,61 @@ class _Session:
         """``val``, or ``train`` where there are no validation images."""
         return self.data.dataset.calibration()[0]
 
+    def validation_sets(self, tuning: Tuning) -> tuple[ValidationSet, ValidationSet]:
+        """Return the ID validation images, and what a search is to tell them from.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are no ID validation images, or no OOD validation images are known.
+        """
+        name = self.data.dataset.name
+        if self.calibration_part != "val":
+            raise InvalidInputError(
+                f"--tune needs validation images, and {name} has none; hold some out of training: "
+                "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
+            )
+        images = self.calibration_images()
+        if tuning == "pseudo":
+            return (
+                self._validation(images, View("framed"), f"{name} val"),
+                self._validation(images, View("jigsaw"), f"jigsaws of {name} val"),
+            )
+        ood = self._ood_validation_images()
+        return (
+            self._validation(images, View(), f"{name} val"),
+            self._validation(ood, View(), ood.name),
+        )
+
+    def _ood_validation_images(self) -> ImageSet:
+        named, benchmark = self.request.tune_ood, self.benchmark
+        if named is not None:
+            dataset = self.opened(named)
+        elif benchmark is None or not benchmark.ood_val:
+            raise InvalidInputError(
+                "--tune openood needs OOD validation images, and no benchmark names them here; "
+                "name some that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
+            )
+        else:
+            dataset = self.opened(benchmark.ood_val)
+            chosen = split(dataset, benchmark.ood_val_list, self.store)
+            dataset = replace(dataset, name=f"{dataset.name} val", parts={"test": chosen.part})
+        images = self.data.prepared(dataset.ood_part, name=dataset.name)
+        for entry in self.entries():
+            if self.ood_images(entry).digest == images.digest:
+                raise InvalidInputError(
+                    f"--tune-ood {named} has the same images as {entry.dataset.name}, which is "
+                    "scored; parameters must not be chosen on what they are tested on"
+                )
+        return images
+
+    def _validation(self, images: ImageSet, view: View, name: str) -> ValidationSet:
+        return ValidationSet(
+            name,
+            len(images),
+            lambda probes: self.activator.activations(images, view=view, probes=probes),
+        )
+
     def tell_cost(self, sets: Sequence[ImageSet]) -> None:
         """Say what the methods cost that need more than one forward pass, if there are any."""
         costly = [spec for spec in self.specs if spec.passes or spec.train_passes]
@@ -537,9 +600,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
         raise InvalidInputError(f"the test images of {session.id_name} have no labels")
     reference = session.reference()
     session.tell_cost([id_images, *ood_images])
-    detectors = fit_all(
-        session.specs, reference, progress=watch, calibrated_on=session.calibration_part
-    )
+    detectors = _fitted(session, reference, watch)
     chosen = _selection(session, reference) if session.needs_block() else None
 
     id_activations = session.activator.activations(id_images, probes=detectors.probes)
@@ -600,6 +661,42 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
         normratio=chosen,
         left_out=detectors.left_out,
     )
+
+
+def _fitted(session: _Session, reference: Reference, progress: Progress) -> Detectors:
+    """Fit every method as it was asked for, or with the parameters that a search chooses."""
+    tuned = [spec for spec in session.specs if session.request.tune and len(settings(spec)) > 1]
+    plain = [spec for spec in session.specs if spec not in tuned]
+    part = session.calibration_part if _calibrates(session.specs) else "val"
+    detectors = fit_all(plain, reference, progress=progress, calibrated_on=part)
+    for tuning in dict.fromkeys(session.request.tune):
+        id_val, ood_val = session.validation_sets(tuning)
+        found = tune(
+            tuned, reference, tuning=tuning, id_val=id_val, ood_val=ood_val, progress=progress
+        )
+        for spec, *outcome in found:
+            if len(outcome) == 1:
+                reason = str(outcome[0])
+                if not spec.optional:
+                    raise InvalidInputError(reason)
+                detectors.left_out[f"{spec.canonical}@{tuning}"] = reason
+                continue
+            search, winner = outcome
+            assert isinstance(search, Search)
+            assert isinstance(winner, Fitted)
+            keep_search(session.folder.scores, search)
+            detectors.fitted.append(winner)
+    detectors.optional |= {
+        f"{spec.canonical}@{tuning}"
+        for spec in tuned
+        if spec.optional
+        for tuning in session.request.tune
+    }
+    return detectors
+
+
+def _calibrates(specs: Sequence[MethodSpec]) -> bool:
+    return any({"calibration", "calibration labels"} & set(spec.inputs) for spec in specs)
 
 
 def _selection(session: _Session, reference: Reference) -> NormRatioResult:
