@@ -29,9 +29,11 @@ class CARef:
     Ling, Chang, Zhao, Zhao, Chow, Deng. "CADRef: Robust Out-of-Distribution Detection via
     Class-Aware Decoupled Relative Feature Leveraging". CVPR 2025, arXiv:2503.00325.
 
-    Notes ----- The formula is that of the authors' code. An image predicted a class that no
-    training image is predicted counts for the largest logit among the others. A feature of zeros is
-    infinitely far; its length is taken as 1e-10.
+    Notes
+    -----
+    The formula is that of the authors' code. An image predicted a class that no training image is
+    predicted counts for the largest logit among the others. A feature of zeros is infinitely far;
+    its length is taken as 1e-10.
     """
 
     means: Tensor
@@ -73,9 +75,11 @@ class CADRef:
     Ling, Chang, Zhao, Zhao, Chow, Deng. "CADRef: Robust Out-of-Distribution Detection via
     Class-Aware Decoupled Relative Feature Leveraging". CVPR 2025, arXiv:2503.00325.
 
-    Notes ----- The formula, with the energy as logit score, is the default of the authors' code. It
-    presumes a positive energy: an ``E(x)`` below 1e-10 is taken as 1e-10, where the published code
-    would change the sign. Classes never predicted and features of zeros: as for CARef.
+    Notes
+    -----
+    The formula, with the energy as logit score, is the default of the authors' code. It presumes a
+    positive energy: an ``E(x)`` below 1e-10 is taken as 1e-10, where the published code would
+    change the sign. Classes never predicted and features of zeros: as for CARef.
     """
 
     means: Tensor

@@ -47,13 +47,15 @@ class GMM:
     Yang et al. "OpenOOD: Benchmarking Generalized Out-of-Distribution Detection". NeurIPS 2022,
     arXiv:2210.07242, has this baseline; no paper introduced it.
 
-    Notes ----- As in OpenOOD the Gaussians share one covariance, and scikit-learn's
-    ``GaussianMixture`` fits them, with ``random_state=0``; unlike there the normalising constant,
-    the same for all images, is kept. (pytorch-ood's GMM is another: one Gaussian for every class,
-    each with a covariance of its own.) By default there are as many Gaussians as classes, but no
-    more than 100 and than one for every 10 training images, and 50 principal components. Training
-    images are sorted by their first principal component first, so that their order does not matter;
-    of more than 50,000 every ``⌈N / 50,000⌉``-th in that order is used.
+    Notes
+    -----
+    As in OpenOOD the Gaussians share one covariance, and scikit-learn's ``GaussianMixture`` fits
+    them, with ``random_state=0``; unlike there the normalising constant, the same for all images,
+    is kept. (pytorch-ood's GMM is another: one Gaussian for every class, each with a covariance of
+    its own.) By default there are as many Gaussians as classes, but no more than 100 and than one
+    for every 10 training images, and 50 principal components. Training images are sorted by their
+    first principal component first, so that their order does not matter; of more than 50,000 every
+    ``⌈N / 50,000⌉``-th in that order is used.
     """
 
     mean: Tensor

@@ -93,9 +93,11 @@ class MDS:
     Lee, Lee, Lee, Shin. "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
     Adversarial Attacks". NeurIPS 2018, arXiv:1807.03888, section 2.1.
 
-    Notes ----- Of the paper this is the confidence score of the penultimate feature alone: neither
-    the scores of other layers, nor their weighting on OOD images, nor input preprocessing. Means
-    and covariance are in float64. ``Σ⁺`` leaves out eigenvalues that are not above ``d · 2.2e-16``
+    Notes
+    -----
+    Of the paper this is the confidence score of the penultimate feature alone: neither the scores
+    of other layers, nor their weighting on OOD images, nor input preprocessing. Means and
+    covariance are in float64. ``Σ⁺`` leaves out eigenvalues that are not above ``d · 2.2e-16``
     times the largest (or times the largest mean square of a feature, if that is more), so
     directions in which no training feature moves do not count. A class without training images is
     left out.

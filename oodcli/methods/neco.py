@@ -39,12 +39,14 @@ class NECO:
     Ben Ammar, Belkhir, Popescu, Manzanera, Franchi. "NECO: NEural Collapse Based
     Out-of-distribution detection". ICLR 2024, arXiv:2310.06823.
 
-    Notes ----- Formula and default of ``dim``, 100, are those of the authors' code; on features of
-    width 100 and less, where that would leave nothing out, it is half the width. The authors choose
-    ``dim`` for each network. Their code leaves out the factor ``max z`` for ResNet, and for DeiT
-    and Swin divides by the length of the raw feature; here the factor is always there and both
-    lengths are of the standardised feature. A feature equal to the mean scores 0. Covariance and
-    eigenvectors are in float64.
+    Notes
+    -----
+    Formula and default of ``dim``, 100, are those of the authors' code; on features of width 100
+    and less, where that would leave nothing out, it is half the width. The authors choose ``dim``
+    for each network. Their code leaves out the factor ``max z`` for ResNet, and for DeiT and Swin
+    divides by the length of the raw feature; here the factor is always there and both lengths are
+    of the standardised feature. A feature equal to the mean scores 0. Covariance and eigenvectors
+    are in float64.
     """
 
     mean: Tensor

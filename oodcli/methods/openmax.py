@@ -109,14 +109,16 @@ class OpenMax:
     Bendale, Boult. "Towards Open Set Deep Networks". CVPR 2016, arXiv:1511.06233, algorithms 1
     and 2.
 
-    Notes ----- Weights of ranks, ``(alpha + 1 - i) / alpha``, are those of the authors' code; it
-    has ``alpha`` 10 and a mixture of Euclidean distance and cosine. The Euclidean distance,
-    ``tail`` 20 and ``alpha`` 3 are OpenOOD's. Means and tails are of the training images that are
-    classified correctly, as in the paper. The fit is libmr's: distances are moved so that the
-    smallest of a tail is 10,000, and shape and scale are the likeliest for them. The paper rejects
-    an image if the unknown is the likeliest, or if nothing is likely; the difference of the two
-    probabilities orders images by both. An image is wholly unknown (``w = 1``) to a class without
-    correctly classified training images, and such a class is left out of ``max_c``.
+    Notes
+    -----
+    Weights of ranks, ``(alpha + 1 - i) / alpha``, are those of the authors' code; it has ``alpha``
+    10 and a mixture of Euclidean distance and cosine. The Euclidean distance, ``tail`` 20 and
+    ``alpha`` 3 are OpenOOD's. Means and tails are of the training images that are classified
+    correctly, as in the paper. The fit is libmr's: distances are moved so that the smallest of a
+    tail is 10,000, and shape and scale are the likeliest for them. The paper rejects an image if
+    the unknown is the likeliest, or if nothing is likely; the difference of the two probabilities
+    orders images by both. An image is wholly unknown (``w = 1``) to a class without correctly
+    classified training images, and such a class is left out of ``max_c``.
     """
 
     means: Tensor

@@ -33,9 +33,11 @@ class SHE:
     Zhang, Fu, Chen, Du, Li, Wang, Liu, Han, Zhang. "Out-of-Distribution Detection based on
     In-Distribution Data Patterns Memorization with Modern Hopfield Energy". ICLR 2023.
 
-    Notes ----- The paper's score is the inner product; the other two are OpenOOD's. A class no
-    training image of which is predicted so has no pattern: an image predicted so is compared with
-    the pattern of the largest logit among the others.
+    Notes
+    -----
+    The paper's score is the inner product; the other two are OpenOOD's. A class no training image
+    of which is predicted so has no pattern: an image predicted so is compared with the pattern of
+    the largest logit among the others.
     """
 
     patterns: Tensor

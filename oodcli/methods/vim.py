@@ -103,9 +103,10 @@ class Residual:
     Wang, Li, Feng, Zhang. "ViM: Out-Of-Distribution with Virtual-logit Matching". CVPR 2022,
     arXiv:2203.10807, section 3.
 
-    Notes ----- ``dim`` is 1000 for features of width 2048 and more, 512 from 768 on, and half the
-    width below, as in ViM. Eigenvectors are in float64. OpenOOD takes them from ID validation
-    images instead.
+    Notes
+    -----
+    ``dim`` is 1000 for features of width 2048 and more, 512 from 768 on, and half the width below,
+    as in ViM. Eigenvectors are in float64. OpenOOD takes them from ID validation images instead.
     """
 
     space: ResidualSpace
@@ -144,10 +145,12 @@ class ViM:
     Wang, Li, Feng, Zhang. "ViM: Out-Of-Distribution with Virtual-logit Matching". CVPR 2022,
     arXiv:2203.10807, section 4.
 
-    Notes ----- The paper's score is the softmax probability of the virtual logit, which falls as
-    this rises; the published code and OpenOOD use this form. ``dim`` is 1000 for features of width
-    2048 and more, 512 from 768 on, and half the width below, where the paper gives none.
-    Eigenvectors are in float64.
+    Notes
+    -----
+    The paper's score is the softmax probability of the virtual logit, which falls as this rises;
+    the published code and OpenOOD use this form. ``dim`` is 1000 for features of width 2048 and
+    more, 512 from 768 on, and half the width below, where the paper gives none. Eigenvectors are in
+    float64.
     """
 
     space: ResidualSpace
