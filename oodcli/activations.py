@@ -4,14 +4,30 @@ A detector never sees a network or an image. It is fitted on a :class:`Reference
 and activations of in-distribution images) and scores :class:`Activations`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from oodcli.errors import InvalidInputError
+from oodcli.probes import Learner, Probe
+
+# Rows that detectors see at a time: enough to keep matrix products busy, and few enough that 4,096
+# rows of 2,048 features take 32 MB.
+CHUNK_ROWS = 4096
+
+CORE = ("logits", "features", "block_norms", "predictions")
+
+_T = TypeVar("_T")
+
+
+def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], _T]) -> _T:
+    if key not in made:
+        made[key] = make()
+    return made[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,7 @@ class Activations:
     block_norms: Tensor
     predictions: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rows = {name: len(values) for name, values in self.arrays().items()}
@@ -60,6 +77,31 @@ class Activations:
             "predictions": self.predictions,
             **self.extra,
         }
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> "Activations":
+        """Build them from what :meth:`arrays` gives.
+
+        Raises
+        ------
+        KeyError
+            If one of the four that every image has is missing.
+        """
+        extra = {name: values for name, values in arrays.items() if name not in CORE}
+        logits, features, block_norms, predictions = (arrays[name] for name in CORE)
+        return cls(logits, features, block_norms, predictions, extra=extra)
+
+    def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """Return what ``make`` makes of these rows, made once however many detectors ask for it.
+
+        Parameters
+        ----------
+        key
+            What is made, and from what.
+        make
+            Makes it; what it returns is never written to.
+        """
+        return _once(self._made, key, make)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Activations":
         """Return activations with ``change`` applied to every array."""
@@ -98,22 +140,44 @@ class ActivationSet:
     ----------
     shards
         The shards in row order.
+    device
+        Where the activations are put.
     """
 
-    def __init__(self, shards: Sequence[ActivationShard]) -> None:
+    def __init__(
+        self, shards: Sequence[ActivationShard], device: torch.device | str = "cpu"
+    ) -> None:
         self._shards = tuple(shards)
+        self._device = torch.device(device)
 
     def __len__(self) -> int:
         return sum(shard.rows for shard in self._shards)
 
-    def chunks(self, device: torch.device | str = "cpu") -> Iterator[Activations]:
-        """Yield the activations in row order, on ``device``."""
+    @property
+    def device(self) -> torch.device:
+        """Where the activations are put."""
+        return self._device
+
+    def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Activations]:
+        """Yield the activations in row order, in chunks of whole shards.
+
+        Parameters
+        ----------
+        rows
+            Shards are joined as long as no chunk gets more rows than this.
+        """
+        waiting: list[Activations] = []
         for shard in self._shards:
-            yield shard.load().map(lambda values: values.to(device))
+            if waiting and sum(map(len, waiting)) + shard.rows > rows:
+                yield _joined(waiting, self._device)
+                waiting = []
+            waiting.append(shard.load())
+        if waiting:
+            yield _joined(waiting, self._device)
 
     def column(self, name: str) -> Tensor:
         """Return one array of all rows, by the name it has in :class:`Activations`."""
-        return torch.cat([chunk.arrays()[name] for chunk in self.chunks()])
+        return torch.cat([shard.load().arrays()[name].to(self._device) for shard in self._shards])
 
     @cached_property
     def logits(self) -> Tensor:
@@ -136,9 +200,20 @@ class ActivationSet:
         return self.column("predictions")
 
     @classmethod
-    def of(cls, activations: Activations) -> "ActivationSet":
+    def of(cls, activations: Activations, device: torch.device | str = "cpu") -> "ActivationSet":
         """Wrap activations that are in memory already."""
-        return cls([ActivationShard(len(activations), lambda: activations)])
+        return cls([ActivationShard(len(activations), lambda: activations)], device)
+
+
+def _joined(parts: Sequence[Activations], device: torch.device) -> Activations:
+    arrays = [part.arrays() for part in parts]
+    joined = {
+        name: (arrays[0][name] if len(arrays) == 1 else torch.cat([a[name] for a in arrays])).to(
+            device
+        )
+        for name in arrays[0]
+    }
+    return Activations.of(joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +226,14 @@ class Head:
         ``(k, d)``.
     bias
         ``(k,)``.
+    tau
+        What features are divided by before this layer; ``weight`` contains the division already. 1
+        unless the classifier was trained on normalised features (T2FNorm).
     """
 
     weight: Tensor
     bias: Tensor
+    tau: float = 1.0
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the logits ``(n, k)`` of features ``(n, d)``."""
@@ -162,12 +241,15 @@ class Head:
 
     def to(self, device: torch.device | str) -> "Head":
         """Return the same layer on ``device``."""
-        return Head(self.weight.to(device), self.bias.to(device))
+        return Head(self.weight.to(device), self.bias.to(device), self.tau)
 
 
-def _absent(what: str) -> Callable[[], ActivationSet]:
-    def load() -> ActivationSet:
-        raise InvalidInputError(f"this method needs {what}, and this data set has none")
+Part = Literal["train", "calibration"]
+
+
+def _absent(what: str) -> Callable[..., Any]:
+    def load(*_: object) -> Any:  # noqa: ANN401 - stands in for loaders of several types
+        raise InvalidInputError(f"this method needs {what}, and there are none here")
 
     return load
 
@@ -181,15 +263,22 @@ class Reference:
     Parameters
     ----------
     head
-        The last layer.
+        The last layer, on the device of the activations.
     load_train
         Makes the activations of the ID training images, without augmentation.
+    load_labels
+        Reads the class of every training image, ``(n,)``.
     load_jigsaw
         Makes the activations of jigsaw puzzles of the same images, in the same order.
     load_calibration
         Makes the activations of the ID images that thresholds are set on.
-    labels
-        Class of every training image, ``(n,)``.
+    load_calibration_labels
+        Reads the class of every calibration image, ``(n,)``.
+    load_probed
+        Makes the activations of a part with one probe's array in their ``extra``, of all rows or of
+        the chosen ones.
+    load_state
+        Lets a learner look at all training images, or at the chosen rows of them.
     n_blocks
         Number of blocks of the network.
     """
@@ -198,19 +287,36 @@ class Reference:
     load_train: Callable[[], ActivationSet] = field(
         default_factory=lambda: _absent("training images")
     )
+    load_labels: Callable[[], Tensor] = field(
+        default_factory=lambda: _absent("labels of training images")
+    )
     load_jigsaw: Callable[[], ActivationSet] = field(
         default_factory=lambda: _absent("jigsaw puzzles of training images")
     )
     load_calibration: Callable[[], ActivationSet] = field(
         default_factory=lambda: _absent("calibration images")
     )
-    labels: Tensor | None = None
+    load_calibration_labels: Callable[[], Tensor] = field(
+        default_factory=lambda: _absent("labels of calibration images")
+    )
+    load_probed: Callable[[Part, Probe, Tensor | None], ActivationSet] = field(
+        default_factory=lambda: _absent("the network itself and images")
+    )
+    load_state: Callable[[Learner, Tensor | None], Mapping[str, Tensor]] = field(
+        default_factory=lambda: _absent("the network itself and training images")
+    )
     n_blocks: int = 0
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def train(self) -> ActivationSet:
         """Activations of the ID training images."""
         return self.load_train()
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Class of every training image, ``(n,)``."""
+        return self.load_labels()
 
     @cached_property
     def jigsaw(self) -> ActivationSet:
@@ -221,3 +327,46 @@ class Reference:
     def calibration(self) -> ActivationSet:
         """Activations of the ID images that thresholds are set on."""
         return self.load_calibration()
+
+    @cached_property
+    def calibration_labels(self) -> Tensor:
+        """Class of every calibration image, ``(n,)``."""
+        return self.load_calibration_labels()
+
+    def probed(self, part: Part, probe: Probe, *, rows: Tensor | None = None) -> ActivationSet:
+        """Return the activations of a part with the array of a probe in their ``extra``.
+
+        Parameters
+        ----------
+        part
+            ``train`` or ``calibration``.
+        probe
+            What to observe.
+        rows
+            Which images, ``(m,)``; all if None.
+        """
+        return self.load_probed(part, probe, rows)
+
+    def learned(self, learner: Learner, *, rows: Tensor | None = None) -> Mapping[str, Tensor]:
+        """Return the state that a learner draws from training images.
+
+        Parameters
+        ----------
+        learner
+            What to draw.
+        rows
+            Which images, ``(m,)``; all if None.
+        """
+        return self.load_state(learner, rows)
+
+    def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """Return what ``make`` makes of this reference, made once for all detectors.
+
+        Parameters
+        ----------
+        key
+            What is made, and from what.
+        make
+            Makes it; what it returns is never written to.
+        """
+        return _once(self._made, key, make)

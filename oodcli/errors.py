@@ -5,7 +5,8 @@
     OodError
     ├── UnknownNameError       a name that is in no registry
     ├── InvalidInputError      a value, file or option that cannot be used
-    │   └── UnreadableImageError   one image that cannot be decoded
+    │   ├── UnreadableImageError   one image that cannot be decoded
+    │   └── UndefinedMethodError   a method that means nothing for this network or these data
     ├── MissingArtifactError   something that has to be made, downloaded or put there first
     ├── CorruptArtifactError   a stored file that is not what was written
     └── DownloadError          a server that did not give what was asked for
@@ -69,6 +70,10 @@ class UnreadableImageError(InvalidInputError):
         )
         self.where = where
         self.reason = reason
+
+
+class UndefinedMethodError(InvalidInputError):
+    """A method that means nothing for this network or these data; of a group it is left out."""
 
 
 class MissingArtifactError(OodError):

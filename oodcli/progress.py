@@ -41,3 +41,12 @@ class Silent:
     def task(self, _description: str, /, *, total: int | None, unit: str) -> Iterator[Task]:  # noqa: ARG002
         """Yield a task that does nothing."""
         yield _SilentTask()
+
+
+def lasting(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

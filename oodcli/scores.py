@@ -84,6 +84,8 @@ class Scoring:
         Digest of the scores by ``method/dataset``.
     updated
         When scores were added last, UTC.
+    left_out
+        Why a method of a group was not scored, by its name.
     """
 
     limit: int | None
@@ -94,6 +96,7 @@ class Scoring:
     methods: Mapping[str, Mapping[str, Any]] | None = None
     files: Mapping[str, str] | None = None
     updated: str = ""
+    left_out: Mapping[str, str] | None = None
 
     @property
     def key(self) -> str:
@@ -206,6 +209,11 @@ def _merge(old: Scoring, new: Scoring) -> Scoring:
         new,
         sets=(*kept, *new.sets),
         methods={**(old.methods or {}), **(new.methods or {})},
+        left_out={
+            name: reason
+            for name, reason in {**(old.left_out or {}), **(new.left_out or {})}.items()
+            if name not in (new.methods or {})
+        },
         files=files,
     )
 

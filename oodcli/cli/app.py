@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from oodcli import __version__
-from oodcli.cli import datasets, importing, normratio, report, run, runs, score, train
+from oodcli.cli import datasets, importing, normratio, report, run, runs, score, train, tuning
 from oodcli.errors import OodError
 
 INTERRUPTED = 130
@@ -92,6 +92,7 @@ app.command("train")(train.train)
 app.command("import")(importing.import_)
 app.command("normratio")(normratio.normratio)
 app.command("score")(score.score)
+app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(datasets.app, name="datasets")

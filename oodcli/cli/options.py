@@ -53,6 +53,13 @@ class Convention(StrEnum):
     NEUTRAL = "neutral"
 
 
+class Tuning(StrEnum):
+    """How parameters of methods are chosen."""
+
+    OPENOOD = "openood"
+    PSEUDO = "pseudo"
+
+
 StoreOption = Annotated[
     Path | None,
     typer.Option(

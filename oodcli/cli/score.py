@@ -16,6 +16,7 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    Tuning,
 )
 
 
@@ -52,6 +53,23 @@ def score(
             "--allow-missing", help="Go on without the benchmark's sets that are not here."
         ),
     ] = False,
+    tune: Annotated[
+        list[Tuning] | None,
+        typer.Option(
+            "--tune",
+            help="Choose parameters on validation images: against OOD validation images, or "
+            "without any, against jigsaws of the ID ones; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    tune_ood: Annotated[
+        str | None,
+        typer.Option(
+            "--tune-ood",
+            metavar="NAME|FOLDER|FILE",
+            help="OOD validation images for --tune openood [default: the benchmark's].",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", metavar="N", help="Only the first N images of each set."),
@@ -84,6 +102,8 @@ def score(
         ood=tuple(ood or ()),
         benchmark=benchmark,
         allow_missing=allow_missing,
+        tune=tuple(each.value for each in tune or ()),
+        tune_ood=tune_ood,
         limit=limit,
         device=device,
         amp=amp,

@@ -1,4 +1,4 @@
-"""Deterministic views of images: plain, or cut into tiles that change places."""
+"""Deterministic views of images: plain, or cut into tiles that change places or stay."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -74,6 +74,25 @@ def jigsaw(
     return shuffled
 
 
+def framed(pixels: NDArray[np.uint8], *, tiles: int = 3) -> NDArray[np.uint8]:
+    """Blacken the border that :func:`jigsaw` blackens, and leave the tiles where they are.
+
+    A detector of jigsaws that is compared with these cannot live on the black border.
+
+    Parameters
+    ----------
+    pixels
+        Images, ``(n, c, h, w)``.
+    tiles
+        Tiles along each side.
+    """
+    height, width = pixels.shape[2:]
+    bordered = pixels.copy()
+    bordered[:, :, tiles * (height // tiles) :] = 0
+    bordered[:, :, :, tiles * (width // tiles) :] = 0
+    return bordered
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A way to look at images.
@@ -81,20 +100,21 @@ class View:
     Parameters
     ----------
     kind
-        ``plain`` leaves the images as they are; ``jigsaw`` shuffles their tiles.
+        ``plain`` leaves the images as they are; ``jigsaw`` shuffles their tiles; ``framed``
+        blackens what the jigsaw does not fill.
     seed
         Seed of the jigsaw.
     tiles
         Tiles along each side of the jigsaw.
     """
 
-    kind: Literal["plain", "jigsaw"] = "plain"
+    kind: Literal["plain", "jigsaw", "framed"] = "plain"
     seed: int = 0
     tiles: int = 3
 
     def __post_init__(self) -> None:
-        if self.kind not in ("plain", "jigsaw"):
-            raise InvalidInputError(f"no view {self.kind!r}; there are: jigsaw, plain")
+        if self.kind not in ("plain", "jigsaw", "framed"):
+            raise InvalidInputError(f"no view {self.kind!r}; there are: framed, jigsaw, plain")
         if self.seed < 0:
             raise InvalidInputError(f"a jigsaw seed of {self.seed} is negative; give 0 or more")
         if self.tiles < 2:
@@ -104,6 +124,8 @@ class View:
         """Return what tells this view from others, as JSON; equal views have equal keys."""
         if self.kind == "plain":
             return {"kind": "plain"}
+        if self.kind == "framed":
+            return {"kind": "framed", "tiles": self.tiles}
         return {"kind": "jigsaw", "seed": self.seed, "tiles": self.tiles}
 
     def apply(self, pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -118,4 +140,6 @@ class View:
         """
         if self.kind == "plain":
             return pixels
+        if self.kind == "framed":
+            return framed(pixels, tiles=self.tiles)
         return jigsaw(pixels, indices, seed=self.seed, tiles=self.tiles)

@@ -4,20 +4,33 @@ A *detector* scores activations. A *logit scorer* is a detector that needs the l
 *shaper* makes new logits from activations; joined with a logit scorer, as in ``norm+energy``, it is
 a detector. ``fit`` is a named constructor: an unfitted method does not exist. The keyword-only
 parameters of ``fit``, with their annotations and defaults, are what a user can choose.
+
+A fitted method that needs more of the forward pass says so in a field ``probes``, a tuple of
+:class:`~oodcli.probes.Probe`; it finds their arrays in ``batch.extra``. A class whose fitted
+instances share work may have a static method ``score_all(detectors, batch)`` (for a shaper
+``logits_all``) that does for all of them what ``score`` (``logits``) does for each.
 """
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import NoneType, UnionType
-from typing import Protocol, Self, get_args, get_type_hints
+from typing import Literal, Protocol, Self, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.probes import Probe
 
 Value = float | int | str | bool | None
+
+# What a method may look at; those after the first line cost forward passes of their own.
+Input = Literal[
+    "logits", "features", "block norms", "head",
+    "train", "labels", "jigsaw", "calibration", "calibration labels", "regions", "network",
+]  # fmt: skip
 
 
 class Scorer(Protocol):
@@ -65,11 +78,23 @@ class Method:
         Its name in papers.
     paper
         Authors, venue and year.
+    inputs
+        What it looks at with its default parameters.
+    grid
+        The published values of those parameters that a search may choose.
+    passes
+        Forward passes per scored image beyond the ordinary one; a backward pass counts 2.
+    train_passes
+        Forward passes per training image beyond the ordinary one.
     """
 
     type: type[Detector] | type[Shaper]
     title: str
     paper: str
+    inputs: tuple[Input, ...]
+    grid: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    passes: float = 0.0
+    train_passes: float = 0.0
 
     @property
     def is_shaper(self) -> bool:
@@ -148,6 +173,16 @@ class Fitted:
     params: Mapping[str, Value]
     detector: Scorer
 
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What it needs of the forward pass beyond the ordinary activations."""
+        return probes_of(self.detector)
+
+
+def probes_of(fitted: object) -> tuple[Probe, ...]:
+    """Return what a fitted method needs of the forward pass beyond the ordinary activations."""
+    return tuple(getattr(fitted, "probes", ()))
+
 
 @dataclass(frozen=True, slots=True)
 class Combined:
@@ -164,6 +199,11 @@ class Combined:
     shaper: Shaper
     scorer: LogitScorer
 
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What the shaper needs of the forward pass."""
+        return probes_of(self.shaper)
+
     def score(self, batch: Activations) -> Tensor:
         """Return the scorer's scores of the shaper's logits, ``(n,)``."""
         return self.scorer.score_logits(self.shaper.logits(batch))
@@ -177,14 +217,32 @@ class MethodSpec:
     ----------
     parts
         The halves in order.
+    optional
+        Whether it may be left out where it is not defined, because a group named it.
     """
 
     parts: tuple[MethodPart, ...]
+    optional: bool = False
 
     @property
     def canonical(self) -> str:
         """The whole name, defaults left out and keys sorted."""
         return "+".join(part.canonical for part in self.parts)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What it looks at, each once."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.method.inputs))
+
+    @property
+    def passes(self) -> float:
+        """Forward passes per scored image beyond the ordinary one."""
+        return sum(part.method.passes for part in self.parts)
+
+    @property
+    def train_passes(self) -> float:
+        """Forward passes per training image beyond the ordinary one."""
+        return sum(part.method.train_passes for part in self.parts)
 
     def fit(self, reference: Reference) -> Fitted:
         """Fit the method on in-distribution activations."""
@@ -265,6 +323,11 @@ def _parse_part(text: str, registry: Mapping[str, Method]) -> MethodPart:
 
 def _typed(what: str, text: str, annotation: object) -> Value:
     choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    if get_origin(annotation) is Literal:
+        words = get_args(annotation)
+        if text not in words:
+            raise InvalidInputError(f"{what} must be {' or '.join(words)}, not {text!r}")
+        return text
     for choice in choices:
         try:
             if choice is bool:
@@ -299,3 +362,66 @@ def positive(name: str, value: float) -> float:
     if not 0 < value < float("inf"):
         raise InvalidInputError(f"{name} must be a positive number, not {_written(value)}")
     return value
+
+
+def percentile(name: str, value: float) -> float:
+    """Return ``value`` if it is at least 0 and less than 100.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not.
+    """
+    if not 0 <= value < 100:
+        raise InvalidInputError(
+            f"{name} must be at least 0 and less than 100, not {_written(value)}"
+        )
+    return value
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """Return ``value`` if it is not less than ``least``.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is.
+    """
+    if value < least:
+        raise InvalidInputError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def score_many(scorers: Sequence[Scorer], batch: Activations) -> Tensor:
+    """Return the scores of several fitted methods on one batch, ``(n, len(scorers))``.
+
+    Neighbours of one class that can share work do so: see the head of this module.
+    """
+    columns: list[Tensor] = []
+    index = 0
+    while index < len(scorers):
+        run = [scorers[index]]
+        while index + len(run) < len(scorers) and _kin(run[0], scorers[index + len(run)]):
+            run.append(scorers[index + len(run)])
+        columns += _scored_together(run, batch)
+        index += len(run)
+    return torch.stack([column.double() for column in columns], dim=1)
+
+
+def _kin(first: Scorer, second: Scorer) -> bool:
+    if isinstance(first, Combined) and isinstance(second, Combined):
+        return type(first.shaper) is type(second.shaper)
+    return type(first) is type(second)
+
+
+def _scored_together(scorers: Sequence[Scorer], batch: Activations) -> Sequence[Tensor]:
+    first = scorers[0]
+    if isinstance(first, Combined):
+        pairs = [each for each in scorers if isinstance(each, Combined)]
+        logits_all = getattr(type(first.shaper), "logits_all", None)
+        if logits_all is not None:
+            every = logits_all([pair.shaper for pair in pairs], batch)
+            return [pair.scorer.score_logits(z) for pair, z in zip(pairs, every, strict=True)]
+    elif (score_all := getattr(type(first), "score_all", None)) is not None:
+        return list(score_all(scorers, batch))
+    return [each.score(batch) for each in scorers]

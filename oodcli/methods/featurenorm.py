@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.normratio import norm_ratio
+from oodcli.normratio import NormRatio, norm_ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,22 @@ class SelectedNorm:
         lengths = batch.features.norm(dim=1, keepdim=True)  # (n, 1)
         directions = batch.features / lengths.clamp(min=1e-12)
         norms = batch.block_norms[:, self.block, None]  # (n, 1)
-        return self.head.to(batch.features.device)(norms * directions)
+        return self.head(norms * directions)
+
+
+def selection(reference: Reference) -> NormRatio:
+    """Compare all training images with their jigsaw puzzles, once for all methods."""
+    return reference.once(
+        "normratio",
+        lambda: norm_ratio(
+            reference.train.block_norms.cpu().numpy(), reference.jigsaw.block_norms.cpu().numpy()
+        ),
+    )
 
 
 def _block(reference: Reference, block: int | None) -> int:
     if block is None:
-        ratios = norm_ratio(
-            reference.train.block_norms.numpy(), reference.jigsaw.block_norms.numpy()
-        )
-        return ratios.selected
+        return selection(reference).selected
     if not 0 <= block < reference.n_blocks:
         raise InvalidInputError(
             f"there is no block {block}: this network has blocks 0 to {reference.n_blocks - 1}"

@@ -1,13 +1,14 @@
-"""The one function in which a network runs for scoring: pixels in, activations out.
+"""The one place in which a network runs for scoring: pixels in, activations out.
 
 A hook reduces the map of every block to its FeatureNorm while the map is there; no map is kept.
+Probes may look at maps and run the network again, batch by batch.
 """
 
 import contextlib
 import copy
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError
 from oodcli.models.network import Network
+from oodcli.probes import Edit, Learner, Output, Probe
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -59,6 +61,7 @@ def extract(
     device: torch.device | str = "cpu",
     precision: str = "float32",
     batch_size: int | None = None,
+    probes: Sequence[Probe] = (),
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Activations]:
     """Run a network over shards of images; while it computes, the next shard is read.
@@ -78,6 +81,8 @@ def extract(
         the features, are computed in float32 in both.
     batch_size
         Images at a time; None for what suits the device. It changes results by rounding only.
+    probes
+        What else to observe; each leaves an array under its key in ``extra``.
     advance
         Called with the number of images of every batch that is under way.
 
@@ -99,13 +104,86 @@ def extract(
     Maps lie channels-last in memory on the CPU and in bfloat16, where that is faster than torch's
     ordinary layout by more than the hooks cost. TensorFloat-32 is off.
     """
+    forward = _forward(
+        network,
+        mean=mean,
+        std=std,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        advance=advance,
+    )
+    return _extracted(forward, pixels_batches, probes)
+
+
+def learn(
+    network: Network,
+    pixels_batches: Iterable[NDArray[np.uint8]],
+    learner: Learner,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    batch_size: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Let a learner look at shards of images while a network runs over them.
+
+    Parameters
+    ----------
+    network, pixels_batches, mean, std, device, precision, batch_size, advance
+        As in :func:`extract`.
+    learner
+        What draws a state from the images.
+
+    Returns
+    -------
+    dict
+        The state after the last batch, on the CPU.
+
+    Raises
+    ------
+    InvalidInputError
+        If the precision is unknown, a standard deviation is not positive, or the images are too
+        small for the network.
+    """
+    forward = _forward(
+        network,
+        mean=mean,
+        std=std,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        advance=advance,
+    )
+    state: Mapping[str, Tensor] = {}
+    with contextlib.closing(_read_ahead(pixels_batches)) as shards:
+        for pixels in shards:
+            with contextlib.closing(forward.looks(pixels, [learner])) as looks:
+                for images, output, _ in looks:
+                    with forward.again():
+                        state = learner.update(state, forward, images, output)
+    return {name: values.cpu().clone() for name, values in state.items()}
+
+
+def _forward(
+    network: Network,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+    precision: str,
+    batch_size: int | None,
+    advance: Callable[[int], None] | None,
+) -> "_Forward":
     if precision not in PRECISIONS:
         raise InvalidInputError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
     if not all(value > 0 for value in std):
         raise InvalidInputError(f"a standard deviation must be positive, not {min(std):g}")
     if batch_size is not None and batch_size < 1:
         raise InvalidInputError(f"the batch size is at least 1, not {batch_size}")
-    forward = _Forward(
+    return _Forward(
         network,
         mean=mean,
         std=std,
@@ -114,23 +192,22 @@ def extract(
         batch_size=batch_size,
         advance=advance,
     )
-    return _extracted(forward, pixels_batches)
 
 
 def _extracted(
-    forward: "_Forward", pixels_batches: Iterable[NDArray[np.uint8]]
+    forward: "_Forward", pixels_batches: Iterable[NDArray[np.uint8]], probes: Sequence[Probe]
 ) -> Iterator[Activations]:
     first = 0
     with contextlib.closing(_read_ahead(pixels_batches)) as shards:
         for pixels in shards:
-            activations = forward(pixels)
+            activations = forward.activations(pixels, probes)
             _check_finite(activations, first=first)
             yield activations
             first += len(activations)
 
 
 class _Forward:
-    """A hooked copy of a network on a device."""
+    """A copy of a network on a device; what probes know as a ``ProbedNetwork``."""
 
     def __init__(
         self,
@@ -153,24 +230,70 @@ class _Forward:
         channels_last = half or device.type == "cpu"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._head = network.head().to(device)
-        self._norms: dict[str, Tensor] = {}
-        self._features: list[Tensor] = []
         # A copy, so that no hook, device or memory layout outlives the pass on the caller's module.
         self._module = copy.deepcopy(network.module).eval()
         self._module.to(device=device, memory_format=self._layout)  # type: ignore[call-overload]
-        for name, path in network.blocks.items():
-            self._module.get_submodule(path).register_forward_hook(partial(self._keep_norm, name))
-        head = self._module.get_submodule(network.head_path)
-        head.register_forward_pre_hook(self._keep_features)
 
-    def _keep_norm(self, name: str, _module: nn.Module, _inputs: object, maps: Tensor) -> None:
-        self._norms[name] = feature_norm(maps)
+    @property
+    def blocks(self) -> Mapping[str, str]:
+        """Paths of the blocks in forward order, by name."""
+        return self._network.blocks
 
-    def _keep_features(self, _module: nn.Module, inputs: tuple[Tensor]) -> None:
-        self._features.append(inputs[0].float())
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation by which pixel values are divided, ``(3, 1, 1)``."""
+        return self._std
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Activations:
+    def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:
+        """Return the paths of all modules of these types."""
+        return [path for path, each in self._module.named_modules() if isinstance(each, kinds)]
+
+    def run(
+        self, images: Tensor, *, keep: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
+    ) -> Output:
+        """Run the network on normalised images."""
+        return self._look(images, keep=keep, edit=edit or {}, norms=None)
+
+    def again(self) -> contextlib.AbstractContextManager[object]:
+        """Let a probe run: no gradients unless it asks, and no weights that were cast without."""
+        stack = contextlib.ExitStack()
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(
+            torch.autocast(
+                self._device.type, torch.bfloat16, enabled=self._half, cache_enabled=False
+            )
+        )
+        return stack
+
+    def activations(self, pixels: NDArray[np.uint8], probes: Sequence[Probe]) -> Activations:
         """Return the activations of one shard."""
+        features, norms = [], []
+        observed: dict[str, list[Tensor]] = {probe.key: [] for probe in probes}
+        # Closed whatever happens, for it holds the settings of the pass.
+        with contextlib.closing(self.looks(pixels, probes)) as looks:
+            for images, output, block_norms in looks:
+                features.append(output.features)
+                norms.append(block_norms)
+                for probe in probes:
+                    with self.again():
+                        values = probe.observe(self, images, output).detach()
+                    observed[probe.key].append(values)
+        with _no_tf32(), torch.no_grad():
+            every = torch.cat(features)  # (n, d)
+            logits = self._head(every)  # (n, k)
+            # Clones made out here are ordinary tensors, which autograd may use.
+            return Activations(
+                logits,
+                every,
+                torch.cat(norms),  # (n, b)
+                logits.argmax(dim=1),
+                extra={key: torch.cat(parts).float() for key, parts in observed.items()},
+            ).map(lambda values: values.cpu().clone())
+
+    def looks(
+        self, pixels: NDArray[np.uint8], probes: Sequence[Probe | Learner]
+    ) -> Generator[tuple[Tensor, Output, Tensor]]:
+        """Yield the normalised images, output and block norms of every batch of a shard."""
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"not uint8 (n, 3, h, w) but {pixels.dtype} {pixels.shape}")
         self._network.check_image_size(*pixels.shape[2:])
@@ -178,25 +301,58 @@ class _Forward:
         images = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
         if self._device.type == "cuda":
             images = images.pin_memory()
-        self._features.clear()
-        norms = []
-        kind = self._device.type
-        with _no_tf32(), torch.inference_mode():
-            # One context for all batches, so that weights are cast once.
-            with torch.autocast(kind, torch.bfloat16, enabled=self._half):
-                for batch in images.split(self._batch(*pixels.shape[2:])):
-                    self._module(self._normalised(batch))
-                    norms.append(torch.stack([self._norms[b] for b in self._network.blocks], dim=1))
-                    if self._advance is not None:
-                        self._advance(len(batch))
-            features = torch.cat(self._features)  # (n, d)
-            logits = self._head(features)  # (n, k)
-            block_norms = torch.cat(norms)  # (n, b)
-            predictions = logits.argmax(dim=1)
-        # Clones made out here are ordinary tensors, which autograd may use.
-        return Activations(logits, features, block_norms, predictions).map(
-            lambda values: values.cpu().clone()
-        )
+        keep = list(dict.fromkeys(path for probe in probes for path in probe.maps(self)))
+        if probes:
+            self._keep_maps_whole()
+        # What probes differentiate must not have been made in inference mode.
+        mode = torch.no_grad if probes else torch.inference_mode
+        # One context for all batches, so that weights are cast once.
+        with _no_tf32(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            for batch in images.split(self._batch(*pixels.shape[2:])):
+                with mode():
+                    normalised = self._normalised(batch)
+                    norms: dict[str, Tensor] = {}
+                    output = self._look(normalised, keep=keep, edit={}, norms=norms)
+                    block_norms = torch.stack([norms[block] for block in self.blocks], dim=1)
+                yield normalised, output, block_norms
+                if self._advance is not None:
+                    self._advance(len(batch))
+
+    def _keep_maps_whole(self) -> None:
+        """Let no module write over the map that another one gave."""
+        for module in self._module.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+
+    def _look(
+        self,
+        images: Tensor,
+        *,
+        keep: Sequence[str],
+        edit: Mapping[str, Edit],
+        norms: dict[str, Tensor] | None,
+    ) -> Output:
+        maps: dict[str, Tensor] = {}
+        features: list[Tensor] = []
+        with contextlib.ExitStack() as hooks:
+
+            def hook(path: str, see: Callable[..., Tensor | None]) -> None:
+                module = self._module.get_submodule(path)
+                hooks.callback(module.register_forward_hook(see).remove)
+
+            for path, change in edit.items():
+                hook(path, partial(_edited, change))
+            for path in keep:
+                hook(path, partial(_kept, maps, path))
+            if norms is not None:
+                for name, path in self.blocks.items():
+                    hook(path, partial(_kept_norm, norms, name))
+            head = self._module.get_submodule(self._network.head_path)
+            hooks.callback(head.register_forward_pre_hook(partial(_kept_input, features)).remove)
+            self._module(images)
+        with torch.autocast(self._device.type, enabled=False):
+            rows = features[0].float()  # (n, d)
+            return Output(self._head(rows), rows, maps)
 
     def _batch(self, height: int, width: int) -> int:
         pixels = _PIXELS_CPU if self._device.type == "cpu" else _PIXELS_GPU
@@ -206,6 +362,26 @@ class _Forward:
         """Return what to-tensor and normalise make of a batch, in float32 on the device."""
         batch = batch.to(self._device, non_blocking=True).contiguous(memory_format=self._layout)
         return batch.float().div_(255).sub_(self._mean).div_(self._std)
+
+
+def _edited(change: Edit, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    return change(output)
+
+
+def _kept(
+    maps: dict[str, Tensor], path: str, _module: nn.Module, _inputs: object, output: Tensor
+) -> None:
+    maps[path] = output
+
+
+def _kept_norm(
+    norms: dict[str, Tensor], name: str, _module: nn.Module, _inputs: object, output: Tensor
+) -> None:
+    norms[name] = feature_norm(output)
+
+
+def _kept_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
+    features.append(inputs[0])
 
 
 @contextlib.contextmanager
@@ -224,7 +400,7 @@ def _check_finite(activations: Activations, *, first: int) -> None:
     for name, values in activations.arrays().items():
         if values.isfinite().all():
             continue
-        bad = ~values.isfinite().all(dim=1)
+        bad = ~values.isfinite().flatten(1).all(dim=1)
         kind = "NaN" if values.isnan().any() else "infinity"
         raise InvalidInputError(
             f"the network gives {kind} for {int(bad.sum())} of images {first} to "

@@ -1,5 +1,6 @@
 """Activations of images: read from the store where they are, computed once where they are not."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,15 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
-from oodcli.activations import Activations, ActivationSet, ActivationShard
+from oodcli.activations import CORE, Activations, ActivationSet, ActivationShard
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet, ImageShard, digest_of
 from oodcli.models import Network, load_run_network
-from oodcli.models.extraction import extract
+from oodcli.models.extraction import extract, learn
+from oodcli.probes import Learner, Probe
 from oodcli.progress import Progress
 from oodcli.runs import Run, RunFolder
 from oodcli.store import (
@@ -37,7 +40,6 @@ from oodcli.workflows.devices import enough_memory
 EXTRACTION_SCHEMA = 1
 _MANIFEST = "manifest.json"
 _SUFFIX = ".safetensors"
-_CORE = ("logits", "features", "block_norms", "predictions")
 
 
 @dataclass
@@ -119,6 +121,9 @@ class Activator:
         self._batch_size = batch_size
         self._progress = progress
         self.passes = Passes()
+        # Files that were found whole; from then on they are mapped, so that a bank larger than
+        # memory can be read again and again.
+        self._whole: set[Path] = set()
 
     @property
     def precision(self) -> str:
@@ -131,7 +136,12 @@ class Activator:
         return load_run_network(self._folder.weights, self._run.arch, len(self._run.class_names))
 
     def activations(
-        self, images: ImageSet, *, view: View | None = None, normalise: bool = True
+        self,
+        images: ImageSet,
+        *,
+        view: View | None = None,
+        normalise: bool = True,
+        probes: Sequence[Probe] = (),
     ) -> ActivationSet:
         """Return the activations of images, computing the shards that are not stored.
 
@@ -143,6 +153,8 @@ class Activator:
             What is done to each image first; plain by default.
         normalise
             Whether pixel values are normalised with the constants of the run.
+        probes
+            What else to observe in the same pass; what each leaves is stored under its own key.
 
         Raises
         ------
@@ -151,20 +163,65 @@ class Activator:
         """
         variant = self._variant(view or View(), normalise=normalise)
         wanted = variant.wanted(images)
-        if any(key not in variant.stored() for key, _ in wanted):
+        if variant.missing(wanted, probes):
             lock = f"activations of {images.name} ({variant.folder.name})"
             with self._store.lock(lock, progress=self._progress):
-                self._compute(images, variant, wanted)
+                self._compute(images, variant, wanted, probes)
         else:
             self.passes.count(images.name, computed=0, cached=len(images))
-        return self._open(images, variant, wanted)
+        return self._open(images, variant, wanted, probes)
+
+    def learned(self, images: ImageSet, learner: Learner) -> Mapping[str, Tensor]:
+        """Return the state that a learner draws from images, computing it where it is not stored.
+
+        Parameters
+        ----------
+        images
+            The images, at the size of the run.
+        learner
+            What to draw.
+
+        Raises
+        ------
+        InvalidInputError
+            If the network cannot be run on the images.
+        """
+        variant = self._variant(View(), normalise=True)
+        states = variant.states
+        key = digest_of_json([learner.key, images.digest])
+        with self._store.lock(f"state {key}", progress=self._progress):
+            if key in states.stored():
+                with contextlib.suppress(CorruptArtifactError):
+                    return states.read(key)
+                states.forget(key)
+            pre = self._run.preprocess
+            label = f"{learner.key.partition('(')[0]} learns from {images.name}"
+            started = time.perf_counter()
+            with (
+                self._progress.task(label, total=len(images), unit="images") as task,
+                enough_memory(self._device, "take fewer images at a time: --score-batch-size N"),
+            ):
+                state = learn(
+                    self.network,
+                    (shard.load() for shard in images.shards),
+                    learner,
+                    mean=pre.mean,
+                    std=pre.std,
+                    device=self._device,
+                    precision=self._precision,
+                    batch_size=self._batch_size,
+                    advance=task.advance,
+                )
+            self.passes.count(images.name, computed=len(images), cached=0)
+            self.passes.seconds += time.perf_counter() - started
+            states.write(key, state)
+        return state
 
     def plan(self, images: ImageSet, *, view: View | None = None, normalise: bool = True) -> Plan:
         """Say what :meth:`activations` would compute, without computing it."""
         variant = self._variant(view or View(), normalise=normalise)
-        stored = variant.stored()
-        missing = [len(shard) for key, shard in variant.wanted(images) if key not in stored]
-        return Plan(total=len(images), missing=sum(missing))
+        missing = variant.missing(variant.wanted(images), ())
+        return Plan(total=len(images), missing=sum(len(each.shard) for each in missing))
 
     def bytes_per_image(self) -> int:
         """Return the room that the activations of one image take on disk."""
@@ -211,17 +268,17 @@ class Activator:
             "precision": self._precision,
             "view": view.key(),
         }
-        return _Variant(self._store.activations / self._run.network, key, view)
+        return _Variant(self._store.activations / self._run.network, key, view, self._whole)
 
     def _compute(
         self,
         images: ImageSet,
         variant: "_Variant",
         wanted: Sequence[tuple[str, ImageShard]],
+        probes: Sequence[Probe],
     ) -> None:
-        stored = variant.stored()  # again: another process may have been at it
-        missing = [(key, shard) for key, shard in wanted if key not in stored]
-        count = sum(len(shard) for _, shard in missing)
+        missing = variant.missing(wanted, probes)  # again: another process may have been at it
+        count = sum(len(each.shard) for each in missing)
         self.passes.count(images.name, computed=count, cached=len(images) - count)
         if not missing:
             return
@@ -231,22 +288,29 @@ class Activator:
         with self._progress.task(
             f"forward pass: {images.name}", total=count, unit="images"
         ) as task:
-            outputs = extract(
-                self.network,
-                (variant.view.apply(shard.load(), shard.indices) for _, shard in missing),
-                mean=variant.key["mean"],
-                std=variant.key["std"],
-                device=self._device,
-                precision=self._precision,
-                batch_size=self._batch_size,
-                advance=task.advance,
-            )
-            with enough_memory(self._device, "take fewer images at a time: --score-batch-size N"):
-                for (key, _), activations in zip(missing, outputs, strict=True):
-                    variant.write(key, activations)
+            # Usually one group; more where a pass for fewer probes was cut off or came before.
+            for lacking in dict.fromkeys(each.probes for each in missing):
+                group = [each for each in missing if each.probes == lacking]
+                outputs = extract(
+                    self.network,
+                    (variant.view.apply(each.shard.load(), each.shard.indices) for each in group),
+                    mean=variant.key["mean"],
+                    std=variant.key["std"],
+                    device=self._device,
+                    precision=self._precision,
+                    batch_size=self._batch_size,
+                    probes=lacking,
+                    advance=task.advance,
+                )
+                with enough_memory(
+                    self._device, "take fewer images at a time: --score-batch-size N"
+                ):
+                    for each, activations in zip(group, outputs, strict=True):
+                        variant.write(each, activations)
         seconds = time.perf_counter() - started
         self.passes.seconds += seconds
-        variant.write_manifest(str(self._device), count / seconds)
+        if all(each.core and not each.probes for each in missing):
+            variant.write_manifest(str(self._device), count / seconds)
 
     def _check_room(self, count: int) -> None:
         needed = count * self.bytes_per_image()
@@ -259,38 +323,57 @@ class Activator:
             )
 
     def _open(
-        self, images: ImageSet, variant: "_Variant", wanted: Sequence[tuple[str, ImageShard]]
+        self,
+        images: ImageSet,
+        variant: "_Variant",
+        wanted: Sequence[tuple[str, ImageShard]],
+        probes: Sequence[Probe],
     ) -> ActivationSet:
         def loader(key: str, shard: ImageShard) -> ActivationShard:
             def load() -> Activations:
                 try:
-                    return variant.read(key, len(shard))
+                    return variant.read(key, len(shard), probes)
                 except (CorruptArtifactError, FileNotFoundError):
                     self._progress.note(f"a stored shard of {images.name} is damaged: made again")
-                    variant.forget(key)
+                    variant.forget(key, probes)
                     with self._store.lock(f"activations of {images.name}", progress=self._progress):
-                        self._compute(images, variant, [(key, shard)])
-                    return variant.read(key, len(shard))
+                        self._compute(images, variant, [(key, shard)], probes)
+                    return variant.read(key, len(shard), probes)
 
             return ActivationShard(len(shard), load)
 
-        return ActivationSet([loader(key, shard) for key, shard in wanted])
+        return ActivationSet([loader(key, shard) for key, shard in wanted], self._device)
 
 
-class _Variant:
-    """The folder of one network's activations under one way to present images to it.
+@dataclass(frozen=True)
+class _Missing:
+    """What is not stored of one shard."""
 
-    A shard is called ``<key>.<digest>.safetensors``: the key says which pixels, the digest what was
-    written.
+    key: str
+    shard: ImageShard
+    core: bool
+    probes: tuple[Probe, ...]
+
+
+class _Kept:
+    """A folder of arrays: a file ``<key>.<digest>.safetensors`` each.
+
+    The key says what they are of, the digest what was written.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    whole
+        Files that were found whole before; they are not checked again.
     """
 
-    def __init__(self, parent: Path, key: Mapping[str, Any], view: View) -> None:
-        self.key = key
-        self.view = view
-        self.folder = parent / digest_of_json(key)[:16]
+    def __init__(self, folder: Path, whole: set[Path]) -> None:
+        self.folder = folder
+        self._whole = whole
 
     def stored(self) -> dict[str, Path]:
-        """Return the file of every shard that is there."""
+        """Return the file of every key that is there."""
         if not self.folder.is_dir():
             return {}
         return {
@@ -298,6 +381,56 @@ class _Variant:
             for path in self.folder.iterdir()
             if path.suffix == _SUFFIX and path.name.count(".") == 2
         }
+
+    def write(self, key: str, arrays: Mapping[str, Tensor]) -> None:
+        """Store arrays."""
+        content = safetensors.torch.save({n: array.contiguous() for n, array in arrays.items()})
+        with replacing(self.folder / f"{key}.{digest_of_bytes(content)}{_SUFFIX}") as stream:
+            stream.write(content)
+
+    def read(self, key: str) -> dict[str, Tensor]:
+        """Read arrays, which stay on the disk until they are touched.
+
+        Raises
+        ------
+        FileNotFoundError
+            If they are not there.
+        CorruptArtifactError
+            If they are not what was written.
+        """
+        path = self.stored().get(key)
+        if path is None:
+            raise FileNotFoundError(key)
+        if path not in self._whole:
+            if digest_of_bytes(path.read_bytes()) != path.name.split(".")[1]:
+                raise CorruptArtifactError(f"{path} is damaged; remove it")
+            self._whole.add(path)
+        try:
+            return safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+
+    def forget(self, key: str) -> None:
+        """Remove arrays."""
+        path = self.stored().get(key)
+        if path is not None:
+            self._whole.discard(path)
+            path.unlink(missing_ok=True)
+
+
+class _Variant:
+    """One network's activations under one way to present images to it.
+
+    A shard is named by its pixels. What each probe left has a folder of its own.
+    """
+
+    def __init__(self, parent: Path, key: Mapping[str, Any], view: View, whole: set[Path]) -> None:
+        self.key = key
+        self.view = view
+        self.folder = parent / digest_of_json(key)[:16]
+        self.states = _Kept(self.folder / "states", whole)
+        self._core = _Kept(self.folder, whole)
+        self._whole = whole
 
     def wanted(self, images: ImageSet) -> list[tuple[str, ImageShard]]:
         """Return every shard of images with its key."""
@@ -308,14 +441,32 @@ class _Variant:
             ]
         return [(shard.digest, shard) for shard in images.shards]
 
-    def write(self, key: str, activations: Activations) -> None:
-        """Store one shard."""
-        arrays = {name: array.contiguous() for name, array in activations.arrays().items()}
-        content = safetensors.torch.save(arrays)
-        if not (self.folder / _MANIFEST).is_file():
-            self.write_manifest(None, 0.0)
-        with replacing(self.folder / f"{key}.{digest_of_bytes(content)}{_SUFFIX}") as stream:
-            stream.write(content)
+    def missing(
+        self, wanted: Sequence[tuple[str, ImageShard]], probes: Sequence[Probe]
+    ) -> list[_Missing]:
+        """Return the shards of which something is not stored."""
+        core = self._core.stored()
+        observed = {probe: self._observed(probe).stored() for probe in probes}
+        each = [
+            _Missing(
+                key,
+                shard,
+                core=key not in core,
+                probes=tuple(probe for probe in probes if key not in observed[probe]),
+            )
+            for key, shard in wanted
+        ]
+        return [one for one in each if one.core or one.probes]
+
+    def write(self, missing: _Missing, activations: Activations) -> None:
+        """Store what was missing of one shard."""
+        arrays = activations.arrays()
+        if missing.core:
+            if not (self.folder / _MANIFEST).is_file():
+                self.write_manifest(None, 0.0)
+            self._core.write(missing.key, {name: arrays[name] for name in CORE})
+        for probe in missing.probes:
+            self._observed(probe).write(missing.key, {probe.key: arrays[probe.key]})
 
     def write_manifest(self, device: str | None, images_per_s: float) -> None:
         """Store the key in clear, and how fast the last pass was."""
@@ -327,37 +478,35 @@ class _Variant:
             rates[device] = images_per_s
         write_json(path, {"kind": "ood-activations", "key": dict(self.key), "images_per_s": rates})
 
-    def read(self, key: str, rows: int) -> Activations:
+    def read(self, key: str, rows: int, probes: Sequence[Probe]) -> Activations:
         """Read one shard.
 
         Raises
         ------
         FileNotFoundError
-            If it is not there.
+            If it, or what a probe left, is not there.
         CorruptArtifactError
             If it is not what was written.
         """
-        path = self.stored().get(key)
-        if path is None:
-            raise FileNotFoundError(key)
-        content = path.read_bytes()
-        if digest_of_bytes(content) != path.name.split(".")[1]:
-            raise CorruptArtifactError(f"{path} is damaged; remove it")
+        arrays = self._core.read(key)
         try:
-            arrays = safetensors.torch.load(content)
-        except SafetensorError as error:
-            raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
-        try:
-            logits, features, norms, predictions = (arrays.pop(name) for name in _CORE)
-        except KeyError as error:
-            raise CorruptArtifactError(f"{path} has no {error}; remove it") from None
-        activations = Activations(logits, features, norms, predictions, extra=arrays)
+            for probe in probes:
+                arrays[probe.key] = self._observed(probe).read(key)[probe.key]
+            activations = Activations.of(arrays)
+        except (KeyError, ValueError) as error:
+            raise CorruptArtifactError(
+                f"shard {key} in {self.folder} is not whole: {error}; remove it"
+            ) from None
         if len(activations) != rows:
-            raise CorruptArtifactError(f"{path} has {len(activations)} rows, not {rows}; remove it")
+            raise CorruptArtifactError(
+                f"shard {key} in {self.folder} has {len(activations)} rows, not {rows}; remove it"
+            )
         return activations
 
-    def forget(self, key: str) -> None:
-        """Remove one shard."""
-        path = self.stored().get(key)
-        if path is not None:
-            path.unlink(missing_ok=True)
+    def forget(self, key: str, probes: Sequence[Probe]) -> None:
+        """Remove one shard, and what probes left of it."""
+        for kept in (self._core, *(self._observed(probe) for probe in probes)):
+            kept.forget(key)
+
+    def _observed(self, probe: Probe) -> _Kept:
+        return _Kept(self.folder / f"probe-{digest_of_json(probe.key)[:16]}", self._whole)

@@ -147,7 +147,7 @@ def normratio(
     chosen = few(images, max_images)
     plain = activator.activations(chosen, normalise=normalise)
     puzzles = activator.activations(chosen, view=View("jigsaw"), normalise=normalise)
-    ratios = norm_ratio(plain.block_norms.numpy(), puzzles.block_norms.numpy())
+    ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
     result = described(
         ratios,
         folder=folder,

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from oodcli.activations import ActivationSet, Reference
+from oodcli.activations import ActivationSet, Part, Reference
 from oodcli.data import places_of
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark, benchmark_of, own_benchmark
 from oodcli.data.dataset import Dataset
@@ -18,9 +17,10 @@ from oodcli.data.views import View
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_methods
+from oodcli.methods.featurenorm import selection
 from oodcli.models import load_head
-from oodcli.normratio import norm_ratio
-from oodcli.progress import Progress, Silent
+from oodcli.probes import Learner, Probe
+from oodcli.progress import Progress, Silent, lasting
 from oodcli.results import AVERAGE, Report
 from oodcli.runs import Run, RunFolder, find_run
 from oodcli.scores import (
@@ -32,14 +32,19 @@ from oodcli.scores import (
     add_scores,
     check_distinct,
 )
+from oodcli.searches import Search, Tuning, keep_search
 from oodcli.store import Store, file_of_user
 from oodcli.workflows.activate import Activator
+from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, few, keep
 from oodcli.workflows.report import report
 from oodcli.workflows.run_data import RunData, find_dataset, missing_sets
+from oodcli.workflows.tune import ValidationSet, settings, tune
 
 SCORE_SCHEMA = 1
+# Written as the block of a method, it stands for one method per block of the network.
+_EVERY_BLOCK = "block=all"
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,15 @@ class ScoreResult:
         Time spent in forward passes.
     normratio
         How the block was selected, if a method needed that.
+    left_out
+        Why a method of a group is not in the table, by its name.
     """
 
     report: Report
     passes: tuple[Pass, ...]
     seconds: float
     normratio: NormRatioResult | None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
@@ -91,6 +99,7 @@ class ScoreResult:
                 {"dataset": p.dataset, "computed": p.computed, "cached": p.cached}
                 for p in self.passes
             ],
+            "left_out": dict(self.left_out),
         }
 
 
@@ -183,6 +192,10 @@ class ScoreRequest:
         Name of a benchmark.
     allow_missing
         Whether to go on without those of its sets that are not here.
+    tune
+        How to choose parameters: ``openood``, ``pseudo``, or both; defaults if empty.
+    tune_ood
+        OOD validation images for ``openood`` in place of the benchmark's.
     limit
         Take the first images of each set only.
     device, amp, batch_size
@@ -198,6 +211,8 @@ class ScoreRequest:
     ood: Sequence[str] = ()
     benchmark: str | None = None
     allow_missing: bool = False
+    tune: Sequence[Tuning] = ()
+    tune_ood: str | None = None
     limit: int | None = None
     device: str = "auto"
     amp: bool = False
@@ -227,10 +242,12 @@ class _Session:
         request = self.request
         if request.limit is not None and request.limit < 1:
             raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
-        self.specs = parse_methods(request.methods)
+        # Wrong names are told before anything is opened.
+        parse_methods([text.replace(_EVERY_BLOCK, "block=0") for text in request.methods])
         self.device = find_device(request.device)
         self.folder = find_run(self.store, request.run)
         self.record = self.folder.read()
+        self.specs = parse_methods(self._for_every_block(request.methods))
         if request.run is None:
             self.progress.note(f"run: {self.folder.name}")
         data = RunData.of(
@@ -254,6 +271,19 @@ class _Session:
             batch_size=request.batch_size,
             progress=self.progress,
         )
+
+    def _for_every_block(self, methods: Sequence[str]) -> list[str]:
+        """Write ``block=all`` out as one method for every block."""
+        blocks = range(len(self.record.blocks))
+        return [
+            written
+            for text in methods
+            for written in (
+                [text.replace(_EVERY_BLOCK, f"block={block}") for block in blocks]
+                if _EVERY_BLOCK in text
+                else [text]
+            )
+        ]
 
     def _benchmark(self) -> Benchmark | None:
         """Return the benchmark to score on, if any; all of it is here, or may be missing."""
@@ -357,6 +387,12 @@ class _Session:
         self._limits(images)
         return few(images, self.request.limit)
 
+    def calibration_images(self) -> ImageSet:
+        """Return the ID images that thresholds are set on; no limit applies to them."""
+        part, rows = self.data.dataset.calibration()
+        images = self.data.images(part)
+        return images.take(places_of(images, rows))
+
     def _cut(self, images: ImageSet) -> ImageSet:
         limit = self.request.limit
         return images if limit is None or not self._limits(images) else images.first(limit)
@@ -377,24 +413,118 @@ class _Session:
             for part in spec.parts
         )
 
+    def needs_train(self) -> bool:
+        """Return whether a method learns from the training images."""
+        return any(
+            "train" in part.method.inputs and "block" not in part.given
+            for spec in self.specs
+            for part in spec.parts
+        )
+
+    @property
+    def calibration_part(self) -> str:
+        """``val``, or ``train`` where there are no validation images."""
+        return self.data.dataset.calibration()[0]
+
+    def validation_sets(self, tuning: Tuning) -> tuple[ValidationSet, ValidationSet]:
+        """Return the ID validation images, and what a search is to tell them from.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are no ID validation images, or no OOD validation images are known.
+        """
+        name = self.data.dataset.name
+        if self.calibration_part != "val":
+            raise InvalidInputError(
+                f"--tune needs validation images, and {name} has none; hold some out of training: "
+                "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
+            )
+        images = self.calibration_images()
+        if tuning == "pseudo":
+            return (
+                self._validation(images, View("framed"), f"{name} val"),
+                self._validation(images, View("jigsaw"), f"jigsaws of {name} val"),
+            )
+        ood = self._ood_validation_images()
+        return (
+            self._validation(images, View(), f"{name} val"),
+            self._validation(ood, View(), ood.name),
+        )
+
+    def _ood_validation_images(self) -> ImageSet:
+        named, benchmark = self.request.tune_ood, self.benchmark
+        if named is not None:
+            dataset = self.opened(named)
+        elif benchmark is None or not benchmark.ood_val:
+            raise InvalidInputError(
+                "--tune openood needs OOD validation images, and no benchmark names them here; "
+                "name some that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
+            )
+        else:
+            dataset = self.opened(benchmark.ood_val)
+            chosen = split(dataset, benchmark.ood_val_list, self.store)
+            dataset = replace(dataset, name=f"{dataset.name} val", parts={"test": chosen.part})
+        images = self.data.prepared(dataset.ood_part, name=dataset.name)
+        for entry in self.entries():
+            if self.ood_images(entry).digest == images.digest:
+                raise InvalidInputError(
+                    f"--tune-ood {named} has the same images as {entry.dataset.name}, which is "
+                    "scored; parameters must not be chosen on what they are tested on"
+                )
+        return images
+
+    def _validation(self, images: ImageSet, view: View, name: str) -> ValidationSet:
+        return ValidationSet(
+            name,
+            len(images),
+            lambda probes: self.activator.activations(images, view=view, probes=probes),
+        )
+
+    def tell_cost(self, sets: Sequence[ImageSet]) -> None:
+        """Say what the methods cost that need more than one forward pass, if there are any."""
+        costly = [spec for spec in self.specs if spec.passes or spec.train_passes]
+        if not costly:
+            return
+        scored = sum(map(len, sets))
+        train = len(self.train_images()) if any(spec.train_passes for spec in costly) else 0
+        passes = sum(spec.passes * scored + spec.train_passes * train for spec in costly)
+        each = ", ".join(
+            f"{spec.canonical} {spec.passes:g}"
+            + (f" (and {spec.train_passes:g} of the training images)" if spec.train_passes else "")
+            for spec in costly
+        )
+        rate = self.activator.rate() or self.activator.timed_rate()
+        self.progress.note(
+            f"beyond the one forward pass, the time of these methods in passes of {scored:,} "
+            f"images: {each}; at {rate:,.0f} images/s at most {lasting(passes / rate)}, less "
+            "what is stored"
+        )
+
+    def _probed(self, part: Part, probe: Probe, rows: torch.Tensor | None) -> ActivationSet:
+        return self.activator.activations(self._rows_of(part, rows), probes=[probe])
+
+    def _state(self, learner: Learner, rows: torch.Tensor | None) -> Mapping[str, torch.Tensor]:
+        state = self.activator.learned(self._rows_of("train", rows), learner)
+        return {name: values.to(self.device) for name, values in state.items()}
+
+    def _rows_of(self, part: Part, rows: torch.Tensor | None) -> ImageSet:
+        images = self.train_images() if part == "train" else self.calibration_images()
+        return images if rows is None else images.take(rows.cpu().numpy())
+
     def reference(self) -> Reference:
         """Return what methods may learn from; each part is made when it is touched."""
-
-        def calibration() -> ActivationSet:
-            part, rows = self.data.dataset.calibration()
-            images = self.data.images(part)
-            return self.activator.activations(images.take(places_of(images, rows)))
-
-        train = self.data.dataset.parts.get("train")
-        labels = None if train is None else train.labels
         return Reference(
-            head=load_head(self.folder.weights, self.record.arch),
+            head=load_head(self.folder.weights, self.record.arch).to(self.device),
             load_train=lambda: self.activator.activations(self.train_images()),
+            load_labels=lambda: _labels(self.train_images()).to(self.device),
             load_jigsaw=lambda: self.activator.activations(
                 self.train_images(), view=View("jigsaw")
             ),
-            load_calibration=calibration,
-            labels=None if labels is None else torch.from_numpy(labels),
+            load_calibration=lambda: self.activator.activations(self.calibration_images()),
+            load_calibration_labels=lambda: _labels(self.calibration_images()).to(self.device),
+            load_probed=self._probed,
+            load_state=self._state,
             n_blocks=len(self.record.blocks),
         )
 
@@ -414,9 +544,10 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
     entries = session.entries()
     views: list[tuple[ImageSet, View]] = [(session.id_images(), View())]
     views += [(session.ood_images(entry), View()) for entry in entries]
+    if session.needs_train():
+        views.append((session.train_images(), View()))
     if session.needs_block():
-        train = session.train_images()
-        views += [(train, View()), (train, View("jigsaw"))]
+        views.append((session.train_images(), View("jigsaw")))
     activator = session.activator
     rate = activator.rate() or activator.timed_rate()
     each = activator.bytes_per_image()
@@ -468,12 +599,13 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
     if id_images.labels is None:
         raise InvalidInputError(f"the test images of {session.id_name} have no labels")
     reference = session.reference()
-    fitted = [spec.fit(reference) for spec in session.specs]
-    selection = _selection(session, reference) if session.needs_block() else None
+    session.tell_cost([id_images, *ood_images])
+    detectors = _fitted(session, reference, watch)
+    chosen = _selection(session, reference) if session.needs_block() else None
 
-    id_activations = session.activator.activations(id_images)
+    id_activations = session.activator.activations(id_images, probes=detectors.probes)
     labels = id_images.labels
-    predictions = id_activations.predictions.numpy()
+    predictions = id_activations.predictions.cpu().numpy()
     scores: dict[tuple[str, str], Scores] = {
         (LABELS, session.id_name): labels,
         (PREDICTIONS, session.id_name): predictions,
@@ -481,13 +613,18 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
     accuracies: dict[str, float] = {}
     for images in (id_images, *ood_images):
         activations = (
-            id_activations if images is id_images else session.activator.activations(images)
+            id_activations
+            if images is id_images
+            else session.activator.activations(images, probes=detectors.probes)
         )
         if images.labels is not None:
-            hits = activations.predictions.numpy() == images.labels
+            hits = activations.predictions.cpu().numpy() == images.labels
             accuracies[images.name] = float(np.mean(hits))
-        for method, values in _scored(fitted, activations, session.device, images.name).items():
+        for method, values in detectors.score(activations, images.name, progress=watch).items():
             scores[method, images.name] = values
+    scores = {key: values for key, values in scores.items() if key[0] not in detectors.left_out}
+    if not detectors.fitted:
+        raise InvalidInputError("; ".join(detectors.left_out.values()))
 
     scoring = Scoring(
         limit=session.limit,
@@ -501,7 +638,8 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
             )
             for entry, images in zip(entries, ood_images, strict=True)
         ),
-        methods={each.canonical: dict(each.params) for each in fitted},
+        methods={each.canonical: dict(each.params) for each in detectors.fitted},
+        left_out=detectors.left_out,
     )
     add_scores(store, session.folder.scores, scoring, scores)
     if request.export is not None:
@@ -512,7 +650,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
             store,
             runs=[session.folder.name],
             limit=session.limit,
-            methods=[each.canonical for each in fitted],
+            methods=[each.canonical for each in detectors.fitted],
             datasets=[entry.dataset.name for entry in entries],
             benchmark=None if session.benchmark is None or request.ood else session.benchmark.name,
         ),
@@ -520,14 +658,51 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
             Pass(name, passes.computed[name], passes.cached[name]) for name in passes.computed
         ),
         seconds=passes.seconds,
-        normratio=selection,
+        normratio=chosen,
+        left_out=detectors.left_out,
     )
+
+
+def _fitted(session: _Session, reference: Reference, progress: Progress) -> Detectors:
+    """Fit every method as it was asked for, or with the parameters that a search chooses."""
+    tuned = [spec for spec in session.specs if session.request.tune and len(settings(spec)) > 1]
+    plain = [spec for spec in session.specs if spec not in tuned]
+    part = session.calibration_part if _calibrates(session.specs) else "val"
+    detectors = fit_all(plain, reference, progress=progress, calibrated_on=part)
+    for tuning in dict.fromkeys(session.request.tune):
+        id_val, ood_val = session.validation_sets(tuning)
+        found = tune(
+            tuned, reference, tuning=tuning, id_val=id_val, ood_val=ood_val, progress=progress
+        )
+        for spec, *outcome in found:
+            if len(outcome) == 1:
+                reason = str(outcome[0])
+                if not spec.optional:
+                    raise InvalidInputError(reason)
+                detectors.left_out[f"{spec.canonical}@{tuning}"] = reason
+                continue
+            search, winner = outcome
+            assert isinstance(search, Search)
+            assert isinstance(winner, Fitted)
+            keep_search(session.folder.scores, search)
+            detectors.fitted.append(winner)
+    detectors.optional |= {
+        f"{spec.canonical}@{tuning}"
+        for spec in tuned
+        if spec.optional
+        for tuning in session.request.tune
+    }
+    return detectors
+
+
+def _calibrates(specs: Sequence[MethodSpec]) -> bool:
+    return any({"calibration", "calibration labels"} & set(spec.inputs) for spec in specs)
 
 
 def _selection(session: _Session, reference: Reference) -> NormRatioResult:
     """Describe and store how NormRatio chose the block; all it needs has been computed by now."""
     result = described(
-        norm_ratio(reference.train.block_norms.numpy(), reference.jigsaw.block_norms.numpy()),
+        selection(reference),
         folder=session.folder,
         arch=session.record.arch,
         data=session.record.data_name,
@@ -539,23 +714,9 @@ def _selection(session: _Session, reference: Reference) -> NormRatioResult:
     return result
 
 
-def _scored(
-    fitted: Sequence[Fitted], activations: ActivationSet, device: torch.device, dataset: str
-) -> Mapping[str, NDArray[np.floating[Any]]]:
-    parts: dict[str, list[NDArray[np.floating[Any]]]] = {each.canonical: [] for each in fitted}
-    with torch.inference_mode():
-        for chunk in activations.chunks(device):
-            for each in fitted:
-                parts[each.canonical].append(each.detector.score(chunk).cpu().numpy())
-    scores = {name: np.concatenate(values) for name, values in parts.items()}
-    for name, values in scores.items():
-        bad = int((~np.isfinite(values)).sum())
-        if bad:
-            raise InvalidInputError(
-                f"{name} gives {bad} scores on {dataset} that are not finite; "
-                "check its parameters and the weights of the run"
-            )
-    return scores
+def _labels(images: ImageSet) -> torch.Tensor:
+    assert images.labels is not None  # a data set with classes has labels in every part
+    return torch.from_numpy(images.labels)
 
 
 def _scored_set(

@@ -34,8 +34,12 @@ def test_shards_are_read_in_order_and_only_when_wanted() -> None:
     images = ActivationSet([shard(0), shard(5), shard(10)])
     assert len(images) == 15
     assert read == []
-    chunks = images.chunks()
-    next(chunks)
+    assert [len(chunk) for chunk in images.chunks(rows=5)] == [5, 5, 5]
+    assert [len(chunk) for chunk in images.chunks(rows=14)] == [10, 5]
+    assert [len(chunk) for chunk in images.chunks(rows=4)] == [5, 5, 5]
+    assert torch.equal(next(images.chunks()).extra["probe"], images.column("probe"))
+    read.clear()
+    next(images.chunks(rows=5))
     assert read == [0]
     assert images.logits[:, 0].tolist() == list(range(15))
     assert images.column("probe")[:, 0].tolist() == list(range(0, 30, 2))

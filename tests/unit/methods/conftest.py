@@ -48,6 +48,7 @@ def reference(head: Head) -> Reference:
         load_train=lambda: ActivationSet.of(train),
         load_jigsaw=lambda: ActivationSet.of(jigsaw),
         load_calibration=lambda: ActivationSet.of(train),
-        labels=torch.arange(200) % CLASSES,
+        load_labels=lambda: torch.arange(200) % CLASSES,
+        load_calibration_labels=lambda: torch.arange(200) % CLASSES,
         n_blocks=BLOCKS,
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from oodcli.errors import InvalidInputError, OodError, UnknownNameError
-from oodcli.methods import DEFAULT_METHODS, parse_method, parse_methods
+from oodcli.methods import METHODS, parse_method, parse_methods
 from oodcli.methods.base import Method
 from oodcli.methods.base import parse_method as parse_with
 
@@ -23,10 +23,26 @@ def test_the_canonical_name_leaves_defaults_out(written: str, canonical: str) ->
     assert parse_method(written).canonical == canonical
 
 
-def test_all_and_nothing_stand_for_every_method() -> None:
+def test_no_name_stands_for_every_method_of_the_ordinary_pass() -> None:
+    plain, every = (
+        {spec.canonical.split("+")[0] for spec in parse_methods(texts)} for texts in ([], ["all"])
+    )
+    needy = {n for n, m in METHODS.items() if {"network", "regions"} & set(m.inputs)}
+    assert plain == set(METHODS) - needy
+    assert every == set(METHODS)
+    assert all(spec.optional for spec in parse_methods([]))
+
+
+def test_the_selected_norm_of_a_group_meets_every_logit_scorer() -> None:
+    scorers = {name for name, method in METHODS.items() if method.is_logit_scorer}
     names = [spec.canonical for spec in parse_methods([])]
-    assert names == list(DEFAULT_METHODS)
-    assert [spec.canonical for spec in parse_methods(["all"])] == names
+    assert {name.split("+")[1] for name in names if name.startswith("norm+")} == scorers
+
+
+def test_a_method_asked_for_by_name_may_not_be_left_out() -> None:
+    optional = {spec.canonical: spec.optional for spec in parse_methods(["all", "energy"])}
+    assert not optional["energy"]
+    assert optional["msp"]
 
 
 def test_a_method_asked_for_twice_is_scored_once() -> None:
@@ -109,7 +125,7 @@ class _Toy:
         return batch
 
 
-TOY = {"toy": Method(_Toy, "Toy", "nobody")}  # type: ignore[arg-type]
+TOY = {"toy": Method(_Toy, "Toy", "nobody", ("logits",))}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

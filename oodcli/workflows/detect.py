@@ -1,0 +1,159 @@
+"""Fitting many methods and scoring images with all of them, chunk by chunk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from oodcli.activations import ActivationSet, Reference
+from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.methods import Fitted, MethodSpec
+from oodcli.probes import Probe
+from oodcli.progress import Progress
+
+ScoreArray = NDArray[np.floating[Any]]
+
+
+@dataclass
+class Detectors:
+    """Fitted methods, and those that had to be left out.
+
+    Parameters
+    ----------
+    fitted
+        The methods in the order in which they were asked for.
+    optional
+        Canonical names of those that may be left out, because a group named them.
+    left_out
+        Why a method was left out, by canonical name.
+    """
+
+    fitted: list[Fitted]
+    optional: frozenset[str]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What they need of the forward pass beyond the ordinary activations, each once."""
+        every = {probe.key: probe for each in self.fitted for probe in each.probes}
+        return tuple(every.values())
+
+    def score(
+        self, activations: ActivationSet, dataset: str, *, progress: Progress
+    ) -> Mapping[str, ScoreArray]:
+        """Return the scores of every method on every image, by canonical name.
+
+        A method of a group that is not defined for these images is left out from here on.
+
+        Parameters
+        ----------
+        activations
+            Of the images.
+        dataset
+            Name of the set, for messages.
+        progress
+            Told how far scoring is.
+
+        Raises
+        ------
+        InvalidInputError
+            If a method that was asked for by name is not defined for these images, or gives scores
+            that are not finite.
+        """
+        parts: dict[str, list[ScoreArray]] = {each.canonical: [] for each in self.fitted}
+        label = f"scoring {dataset}"
+        with (
+            torch.inference_mode(),
+            progress.task(label, total=len(activations), unit="images") as task,
+        ):
+            for chunk in activations.chunks():
+                for each in list(self.fitted):
+                    with self._tolerating(each.canonical):
+                        values = each.detector.score(chunk).cpu().numpy()
+                        _check_finite(each.canonical, values, dataset)
+                        parts[each.canonical].append(values)
+                task.advance(len(chunk))
+        kept = (each.canonical for each in self.fitted)
+        return {name: np.concatenate(parts[name]) for name in kept}
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Take a method off the list, and remember why."""
+        self.left_out[name] = reason
+        self.fitted = [each for each in self.fitted if each.canonical != name]
+
+    def _tolerating(self, name: str) -> "_Tolerating":
+        return _Tolerating(self, name)
+
+
+@dataclass
+class _Tolerating:
+    """Leaves a method of a group out where it is not defined."""
+
+    detectors: Detectors
+    name: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, UndefinedMethodError) and self.name in self.detectors.optional:
+            self.detectors.leave_out(self.name, str(error))
+            return True
+        return False
+
+
+def fit_all(
+    specs: Sequence[MethodSpec],
+    reference: Reference,
+    *,
+    progress: Progress,
+    calibrated_on: str = "val",
+) -> Detectors:
+    """Fit methods on one reference.
+
+    Those that need probes come first, so that the pass over the training images that they cause
+    serves the others too.
+
+    Parameters
+    ----------
+    specs
+        The methods.
+    reference
+        What they may learn from.
+    progress
+        Told how far fitting is.
+    calibrated_on
+        Where calibration images come from: ``train`` is told beside every result that used them.
+
+    Raises
+    ------
+    OodError
+        If a method that was asked for by name cannot be fitted.
+    """
+    order = sorted(range(len(specs)), key=lambda index: "network" not in specs[index].inputs)
+    order.sort(key=lambda index: "regions" not in specs[index].inputs)
+    found: dict[int, Fitted] = {}
+    detectors = Detectors([], frozenset(spec.canonical for spec in specs if spec.optional))
+    with progress.task("fitting methods", total=len(specs), unit="methods") as task:
+        for index in order:
+            spec = specs[index]
+            with detectors._tolerating(spec.canonical):  # noqa: SLF001 - the same module
+                fitted = spec.fit(reference)
+                if calibrated_on == "train" and "calibration" in spec.inputs:
+                    fitted = replace(fitted, params={**fitted.params, "calibration": "train"})
+                found[index] = fitted
+            task.advance(1)
+    detectors.fitted = [found[index] for index in sorted(found)]
+    return detectors
+
+
+def _check_finite(method: str, scores: ScoreArray, dataset: str) -> None:
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        raise InvalidInputError(
+            f"{method} gives {bad} scores on {dataset} that are not finite; "
+            "check its parameters and the weights of the run"
+        )

@@ -1,0 +1,125 @@
+"""Activations and what probes leave, stored and found again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oodcli.images import ImageSet, ImageShard
+from oodcli.models import network_of, parse_architecture, save_weights
+from oodcli.progress import Silent
+from oodcli.runs import RunFolder, find_run
+from oodcli.store import Store
+from oodcli.workflows.activate import Activator
+from oodcli.workflows.importing import import_checkpoint
+from tests.unit.models.test_probes import PROBES, Largest, LastMap, Slope
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """Return a run with random weights."""
+    torch.manual_seed(0)
+    spec = parse_architecture("resnet18:width=2")
+    save_weights(network_of(spec, spec.build(6)), tmp_path / "random.safetensors")
+    store = Store(tmp_path / "store")
+    import_checkpoint(store, tmp_path / "random.safetensors", arch=spec.canonical, data="digits")
+    return find_run(store, None)
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    """Return two shards of noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
+
+    def shard(rows: slice) -> ImageShard:
+        part = pixels[rows]
+        return ImageShard(np.arange(9)[rows], lambda: part)
+
+    return ImageSet("noise", [shard(slice(0, 5)), shard(slice(5, 9))])
+
+
+def activator(folder: RunFolder) -> Activator:
+    return Activator(
+        Store(folder.path.parents[1]), folder, folder.read(), device=torch.device("cpu"),
+        amp=False, batch_size=None, progress=Silent(),
+    )  # fmt: skip
+
+
+def test_several_probes_share_one_pass_and_are_found_again(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    first = activator(folder)
+    made = first.activations(images, probes=PROBES)
+    assert first.passes.computed == {"noise": 9}
+    again = activator(folder)
+    found = again.activations(images, probes=PROBES[:2])
+    assert again.passes.cached == {"noise": 9}
+    assert again.passes.computed == {"noise": 0}
+    for name in ("features", "slope", "last map"):
+        assert torch.equal(found.column(name), made.column(name))
+
+
+def test_a_probe_that_comes_later_costs_one_pass_and_keeps_what_was_stored(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    plain = activator(folder).activations(images)
+    files = set(folder.path.parents[1].rglob("activations/**/*.safetensors"))
+    later = activator(folder)
+    probed = later.activations(images, probes=[Slope()])
+    assert later.passes.computed == {"noise": 9}
+    assert files < set(folder.path.parents[1].rglob("activations/**/*.safetensors"))
+    assert torch.equal(probed.features, plain.features)
+    assert "slope" not in next(plain.chunks()).extra
+
+
+def test_only_the_shards_and_probes_that_are_missing_are_computed(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    part = ImageSet("part", images.shards[:1])
+    activator(folder).activations(part, probes=[LastMap()])
+    rest = activator(folder)
+    rest.activations(images, probes=[LastMap()])
+    assert rest.passes.computed == {"noise": 4}
+    both = activator(folder)
+    both.activations(images, probes=[LastMap(), Slope()])
+    assert both.passes.computed == {"noise": 9}
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "removed"])
+def test_a_damaged_array_of_a_probe_is_made_again(
+    folder: RunFolder, images: ImageSet, harm: str
+) -> None:
+    made = activator(folder).activations(images, probes=[Slope()]).column("slope")
+    victim = next(folder.path.parents[1].rglob("probe-*/*.safetensors"))
+    content = victim.read_bytes()
+    if harm == "removed":
+        victim.unlink()
+    else:
+        victim.write_bytes(
+            content[:-3] if harm == "truncated" else content[:-1] + bytes([content[-1] ^ 1])
+        )
+    again = activator(folder)
+    assert torch.equal(again.activations(images, probes=[Slope()]).column("slope"), made)
+    assert 0 < again.passes.computed["noise"] < 9
+
+
+def test_a_state_is_learned_once_for_the_same_images(folder: RunFolder, images: ImageSet) -> None:
+    first = activator(folder)
+    state = first.learned(images, Largest())
+    assert first.passes.computed == {"noise": 9}
+    again = activator(folder)
+    assert torch.equal(again.learned(images, Largest())["largest"], state["largest"])
+    assert again.passes.computed == {}
+    other = ImageSet("part", images.shards[:1])
+    again.learned(other, Largest())
+    assert again.passes.computed == {"part": 5}
+
+
+def test_a_damaged_state_is_learned_again(folder: RunFolder, images: ImageSet) -> None:
+    state = activator(folder).learned(images, Largest())
+    victim = next(folder.path.parents[1].rglob("states/*.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    again = activator(folder)
+    assert torch.equal(again.learned(images, Largest())["largest"], state["largest"])
+    assert again.passes.computed == {"noise": 9}
