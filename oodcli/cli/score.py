@@ -1,6 +1,7 @@
 """``ood score``."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +28,8 @@ def score(
         typer.Option(
             "--method",
             metavar="NAME[:KEY=VALUE,…]",
-            help="A method, a combination such as norm+energy, or all; may be repeated "
-            "[default: every method that works from stored activations].",
+            help="A method, a combination such as norm+energy, package.module:Class, or all; "
+            "may be repeated [default: every method that works from stored activations].",
             show_default=False,
         ),
     ] = None,
@@ -78,6 +79,24 @@ def score(
         Path | None,
         typer.Option("--export", metavar="FILE.npz", help="Write the scores of this call."),
     ] = None,
+    activations: Annotated[
+        Path | None,
+        typer.Option(
+            "--activations",
+            metavar="FILE.npz",
+            help="Score the activations in a file, of any program, not those of a run.",
+            show_default=False,
+        ),
+    ] = None,
+    export_activations: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-activations",
+            metavar="FILE.npz",
+            help="Write the activations of this call, and those of the training images.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")
     ] = False,
@@ -96,6 +115,32 @@ def score(
     from oodcli.workflows.score import ScoreRequest, plan
     from oodcli.workflows.score import score as score_workflow
 
+    to_file = output is not None
+    if activations is not None:
+        _refuse_with_activations(
+            {
+                "--run": run,
+                "--ood": ood,
+                "--benchmark": benchmark,
+                "--allow-missing": allow_missing,
+                "--tune": tune,
+                "--tune-ood": tune_ood,
+                "--limit": limit,
+                "--export-activations": export_activations,
+                "--dry-run": dry_run,
+                "--amp": amp,
+                "--score-batch-size": score_batch_size,
+                "--skip-unreadable": skip_unreadable,
+            }
+        )
+        from oodcli.workflows.score_file import FileRequest, score_file
+
+        found = score_file(
+            FileRequest(activations, tuple(method or ()), device, export),
+            progress=TerminalProgress(),
+        )
+        deliver(render_score(found, format_, to_file=to_file), output)
+        return
     request = ScoreRequest(
         run=run,
         methods=tuple(method or ()),
@@ -110,10 +155,10 @@ def score(
         batch_size=score_batch_size,
         skip_unreadable=skip_unreadable,
         export=export,
+        export_activations=export_activations,
     )
     kept = Store.at(store)
     progress = TerminalProgress()
-    to_file = output is not None
     if dry_run:
         planned = plan(kept, request, progress=progress)
         deliver(render_plan(planned, format_, to_file=to_file), output)
@@ -139,3 +184,14 @@ def score(
             file=sys.stderr,
         )
     deliver(render_score(result, format_, to_file=to_file), output)
+
+
+def _refuse_with_activations(options: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing for a file of activations."""
+    from oodcli.errors import InvalidInputError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise InvalidInputError(
+            f"{given[0]} means nothing for activations that are in a file; leave it out"
+        )

@@ -4,14 +4,53 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from oodcli.methods import third_party
+from oodcli.methods.adascale import AdaSCALE
+from oodcli.methods.ash import ASHB, ASHP, ASHS
 from oodcli.methods.base import Fitted, Method, MethodSpec
 from oodcli.methods.base import parse_method as _parse_method
+from oodcli.methods.cadref import CADRef, CARef
+from oodcli.methods.csd import CSD
+from oodcli.methods.dice import DICE
+from oodcli.methods.doctor import Doctor
 from oodcli.methods.energy import Energy
+from oodcli.methods.entropy import Entropy
+from oodcli.methods.fdbd import FDBD
 from oodcli.methods.featurenorm import FeatureNorm, SelectedNorm
+from oodcli.methods.gen import GEN
+from oodcli.methods.gmm import GMM
+from oodcli.methods.gradnorm import GradNorm
+from oodcli.methods.gram import Gram
+from oodcli.methods.klm import KLMatching
+from oodcli.methods.knn import KNN
+from oodcli.methods.lts import LTS
+from oodcli.methods.mahalanobis import MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
+from oodcli.methods.maxcosine import MaxCosine
 from oodcli.methods.maxlogit import MaxLogit
 from oodcli.methods.msp import MSP
+from oodcli.methods.nac import NAC
+from oodcli.methods.nci import NCI
+from oodcli.methods.neco import NECO
+from oodcli.methods.nnguide import NNGuide
+from oodcli.methods.odin import ODIN
+from oodcli.methods.openmax import OpenMax
+from oodcli.methods.optfs import OptFS
+from oodcli.methods.pnml import PNML
+from oodcli.methods.rankfeat import RankFeat
+from oodcli.methods.react import ReAct
+from oodcli.methods.relation import Relation
+from oodcli.methods.scale import Scale
+from oodcli.methods.she import SHE
+from oodcli.methods.t2fnorm import T2FNorm
+from oodcli.methods.tempscale import TempScale
+from oodcli.methods.vim import Residual, ViM
+from oodcli.methods.vra import VRA
+from oodcli.methods.weiper import WeiPer
 
 __all__ = ["METHODS", "Fitted", "MethodSpec", "group", "parse_method", "parse_methods"]
+
+# Percentiles that are searched for ASH and SCALE.
+PRUNED = (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -19,6 +58,27 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "msp": Method(MSP, "MSP", "Hendrycks and Gimpel, ICLR 2017", ("logits",)),
         "maxlogit": Method(MaxLogit, "MaxLogit", "Hendrycks et al., ICML 2022", ("logits",)),
         "energy": Method(Energy, "Energy", "Liu et al., NeurIPS 2020", ("logits",)),
+        "entropy": Method(Entropy, "entropy", "Chan et al., ICCV 2021", ("logits",)),
+        "tempscale": Method(
+            TempScale,
+            "temperature scaling",
+            "Guo et al., ICML 2017",
+            ("logits", "calibration", "calibration labels"),
+        ),
+        "gen": Method(
+            GEN,
+            "GEN",
+            "Liu et al., CVPR 2023",
+            ("logits",),
+            grid={
+                "gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
+                "m": (10, 50, 100, 200, 500, 1000),
+            },
+        ),
+        "klm": Method(
+            KLMatching, "KL matching", "Hendrycks et al., ICML 2022", ("logits", "calibration")
+        ),
+        "doctor": Method(Doctor, "DOCTOR", "Granese et al., NeurIPS 2021", ("logits",)),
         # From block norms.
         "featurenorm": Method(
             FeatureNorm, "FeatureNorm", "Yu et al., CVPR 2023", ("block norms", "train", "jigsaw")
@@ -30,8 +90,191 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("features", "block norms", "head", "train", "jigsaw"),
         ),
         # From features and the last layer.
+        "react": Method(
+            ReAct,
+            "ReAct",
+            "Sun et al., NeurIPS 2021",
+            ("features", "head", "calibration"),
+            grid={"percentile": (85.0, 90.0, 95.0, 99.0)},
+        ),
+        "vra": Method(
+            VRA,
+            "VRA",
+            "Xu et al., NeurIPS 2023",
+            ("features", "head", "calibration"),
+            grid={"high": (85.0, 90.0, 95.0, 99.0), "low": (1.0, 5.0, 10.0, 15.0)},
+        ),
+        "ash-p": Method(
+            ASHP,
+            "ASH-P",
+            "Djurisic et al., ICLR 2023",
+            ("features", "head"),
+            grid={"percentile": PRUNED},
+        ),
+        "ash-b": Method(
+            ASHB,
+            "ASH-B",
+            "Djurisic et al., ICLR 2023",
+            ("features", "head"),
+            grid={"percentile": PRUNED},
+        ),
+        "ash-s": Method(
+            ASHS,
+            "ASH-S",
+            "Djurisic et al., ICLR 2023",
+            ("features", "head"),
+            grid={"percentile": PRUNED},
+        ),
+        "scale": Method(
+            Scale,
+            "SCALE",
+            "Xu et al., ICLR 2024",
+            ("logits", "features", "head"),
+            grid={"percentile": PRUNED},
+        ),
+        "lts": Method(LTS, "LTS", "Djurisic et al., MVA 2025", ("logits", "features")),
+        "dice": Method(
+            DICE,
+            "DICE",
+            "Sun and Li, ECCV 2022",
+            ("features", "head", "train"),
+            grid={"p": (10.0, 30.0, 50.0, 70.0, 90.0)},
+        ),
+        "optfs": Method(OptFS, "OptFS", "Zhao et al., ICLR 2024", ("features", "head", "train")),
+        "weiper": Method(
+            WeiPer,
+            "WeiPer+KLD",
+            "Granz et al., NeurIPS 2024",
+            ("logits", "features", "head", "train"),
+            # The published grid has 3,600 settings; these 20 are those that cost no new densities.
+            grid={"lambda_1": (0.1, 1.0, 2.5, 4.0), "lambda_2": (0.1, 0.25, 1.0, 2.5, 5.0)},
+        ),
+        "t2fnorm": Method(T2FNorm, "T2FNorm", "Regmi et al., CVPRW 2024", ("logits", "head")),
+        "gradnorm": Method(
+            GradNorm, "GradNorm", "Huang et al., NeurIPS 2021", ("logits", "features")
+        ),
+        "fdbd": Method(
+            FDBD,
+            "fDBD",
+            "Liu and Qin, ICML 2024",
+            ("logits", "features", "head", "train"),
+            grid={"distance_as_normalizer": (True, False)},
+        ),
+        "nci": Method(
+            NCI,
+            "NCI",
+            "Liu and Qin, CVPR 2025",
+            ("logits", "features", "head", "train"),
+            grid={"alpha": (0.0001, 0.001, 0.01, 0.1)},
+        ),
         # From neighbours and class statistics of the training images.
+        "knn": Method(
+            KNN,
+            "KNN",
+            "Sun et al., ICML 2022",
+            ("features", "train"),
+            grid={"k": (50, 100, 200, 500, 1000)},
+        ),
+        "nnguide": Method(
+            NNGuide, "NNGuide", "Park et al., ICCV 2023", ("logits", "features", "train")
+        ),
+        "relation": Method(
+            Relation,
+            "Relation",
+            "Kim et al., NeurIPS 2023",
+            ("logits", "features", "train"),
+            grid={"power": (1.0, 2.0, 4.0, 6.0, 8.0)},
+        ),
+        "mds": Method(MDS, "MDS", "Lee et al., NeurIPS 2018", ("features", "train", "labels")),
+        "rmds": Method(RMDS, "RMDS", "Ren et al., 2021", ("features", "train", "labels")),
+        "mds++": Method(
+            MDSPlusPlus,
+            "Mahalanobis++",
+            "Mueller and Hein, ICML 2025",
+            ("features", "train", "labels"),
+        ),
+        "rmds++": Method(
+            RMDSPlusPlus,
+            "relative Mahalanobis++",
+            "Mueller and Hein, ICML 2025",
+            ("features", "train", "labels"),
+        ),
+        "vim": Method(
+            ViM,
+            "ViM",
+            "Wang et al., CVPR 2022",
+            ("logits", "features", "head", "train"),
+            grid={"dim": (256, 1000)},
+        ),
+        "residual": Method(
+            Residual, "Residual", "Wang et al., CVPR 2022", ("features", "head", "train")
+        ),
+        "neco": Method(
+            NECO, "NECO", "Ben Ammar et al., ICLR 2024", ("logits", "features", "train")
+        ),
+        "she": Method(
+            SHE, "SHE", "Zhang et al., ICLR 2023", ("logits", "features", "train", "labels")
+        ),
+        "maxcosine": Method(
+            MaxCosine, "MaxCosine", "Nguyen et al., 2023", ("features", "train", "labels")
+        ),
+        "caref": Method(CARef, "CARef", "Ling et al., CVPR 2025", ("logits", "features", "train")),
+        "cadref": Method(
+            CADRef, "CADRef", "Ling et al., CVPR 2025", ("logits", "features", "head", "train")
+        ),
+        "gmm": Method(GMM, "GMM", "Yang et al., NeurIPS 2022", ("features", "train")),
+        "pnml": Method(PNML, "pNML", "Bibas et al., NeurIPS 2021", ("features", "head", "train")),
+        "openmax": Method(
+            OpenMax,
+            "OpenMax",
+            "Bendale and Boult, CVPR 2016",
+            ("logits", "head", "train", "labels"),
+        ),
         # From probes.
+        "csd": Method(
+            CSD,
+            "MODE (CSD)",
+            "Zhang et al., TIP 2023",
+            ("train", "regions"),
+            grid={"k": (1, 5, 10, 20, 50, 100, 200)},
+        ),
+        "odin": Method(
+            ODIN,
+            "ODIN",
+            "Liang et al., ICLR 2018",
+            ("network",),
+            grid={"temperature": (1.0, 10.0, 100.0, 1000.0), "epsilon": (0.0014, 0.0028)},
+            passes=4.0,
+        ),
+        "gram": Method(
+            Gram,
+            "Gram matrices",
+            "Sastry and Oore, ICML 2020",
+            ("logits", "labels", "network"),
+            train_passes=1.0,
+        ),
+        "rankfeat": Method(
+            RankFeat, "RankFeat", "Song et al., NeurIPS 2022", ("network",), passes=2.0
+        ),
+        "nac": Method(
+            NAC,
+            "NAC-UE",
+            "Liu et al., ICLR 2024",
+            ("logits", "features", "head", "train"),
+            grid={
+                "alpha": (100.0, 1000.0, 3000.0),
+                "bins": (50, 500),
+                "least": (10, 50, 500),
+            },
+        ),
+        "adascale": Method(
+            AdaSCALE,
+            "AdaSCALE",
+            "Regmi, 2025",
+            ("logits", "features", "head", "calibration", "network"),
+            grid={"low": (60.0, 65.0, 70.0, 75.0, 80.0), "high": (85.0, 90.0, 95.0, 99.0)},
+            passes=4.0,
+        ),
     }
 )
 
@@ -46,7 +289,7 @@ def group(*, probes: bool) -> tuple[str, ...]:
     """
     scorers = [name for name, method in METHODS.items() if method.is_logit_scorer]
     names: list[str] = []
-    for name, method in METHODS.items():
+    for name, method in {**METHODS, **third_party.joined(METHODS).methods}.items():
         if probes or not {"network", "regions"} & set(method.inputs):
             names += [f"norm+{scorer}" for scorer in scorers] if name == "norm" else [name]
     return tuple(names)
@@ -54,7 +297,7 @@ def group(*, probes: bool) -> tuple[str, ...]:
 
 def parse_method(text: str) -> MethodSpec:
     """Read one method as written on the command line."""
-    return _parse_method(text, METHODS)
+    return _parse_method(text, METHODS, lambda unknown: third_party.find(unknown, METHODS))
 
 
 def parse_methods(texts: Sequence[str]) -> list[MethodSpec]:
@@ -72,6 +315,9 @@ def parse_methods(texts: Sequence[str]) -> list[MethodSpec]:
             for name in group(probes=text == "all"):
                 spec = replace(parse_method(name), optional=True)
                 specs.setdefault(spec.canonical, spec)
+            for name, reason in third_party.joined(METHODS).refused.items():
+                if name not in METHODS:
+                    specs.setdefault(name, third_party.refusing(name, reason))
         else:
             spec = parse_method(text)
             specs[spec.canonical] = spec

@@ -7,15 +7,17 @@ parameters of ``fit``, with their annotations and defaults, are what a user can 
 
 A fitted method that needs more of the forward pass says so in a field ``probes``, a tuple of
 :class:`~oodcli.probes.Probe`; it finds their arrays in ``batch.extra``. A class whose fitted
-instances share work may have a static method ``score_all(detectors, batch)`` (for a shaper
-``logits_all``) that does for all of them what ``score`` (``logits``) does for each.
+instances share work may have a static method ``score_all(detectors, batch)``, which returns a
+sequence of what ``score`` returns for each.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import NoneType, UnionType
-from typing import Literal, Protocol, Self, get_args, get_origin, get_type_hints
+from types import SimpleNamespace, UnionType
+from typing import Literal, Protocol, Self, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -25,6 +27,10 @@ from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.probes import Probe
 
 Value = float | int | str | bool | None
+Find = Callable[[str], tuple[str, "Method"]]
+
+# What joins the halves of a method; the last plus of mds++ joins nothing.
+_JOIN = re.compile(r"\+(?=\s*\w)")
 
 # What a method may look at; those after the first line cost forward passes of their own.
 Input = Literal[
@@ -108,12 +114,28 @@ class Method:
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of ``fit`` with their types and defaults."""
-        hints = get_type_hints(self.type.fit)
-        return {
-            name: parameter.replace(annotation=hints[name])
-            for name, parameter in inspect.signature(self.type.fit).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        return choosable(self.type.fit)
+
+
+def choosable(fit: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """Return the keyword-only parameters of ``fit`` with their types and defaults.
+
+    Raises
+    ------
+    NameError
+        If the type of one of them is a name that its module does not know.
+    """
+    found = {
+        name: parameter
+        for name, parameter in inspect.signature(fit).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    # The other annotations, such as a class inside a function, may be out of reach.
+    written = {n: p.annotation for n, p in found.items() if p.annotation is not p.empty}
+    hints = get_type_hints(
+        SimpleNamespace(__annotations__=written), globalns=getattr(fit, "__globals__", {})
+    )
+    return {n: p.replace(annotation=hints.get(n)) for n, p in found.items()}
 
 
 @dataclass(frozen=True)
@@ -259,7 +281,7 @@ class MethodSpec:
         return Fitted(self.canonical, params, Combined(shaper, scorer))  # type: ignore[arg-type]
 
 
-def parse_method(text: str, registry: Mapping[str, Method]) -> MethodSpec:
+def parse_method(text: str, registry: Mapping[str, Method], find: Find | None = None) -> MethodSpec:
     """Read ``name[:key=value,…]`` or ``shaper[:…]+scorer[:…]``.
 
     A shaper alone is followed by ``energy``, as its paper has it.
@@ -270,6 +292,8 @@ def parse_method(text: str, registry: Mapping[str, Method]) -> MethodSpec:
         What the user wrote.
     registry
         The methods there are.
+    find
+        Returns name and entry of a method that is not in the registry, or raises.
 
     Raises
     ------
@@ -278,9 +302,9 @@ def parse_method(text: str, registry: Mapping[str, Method]) -> MethodSpec:
     InvalidInputError
         If a parameter is unknown or has a value it cannot have, or the halves do not fit together.
     """
-    parts = tuple(_parse_part(half.strip(), registry) for half in text.split("+"))
+    parts = tuple(_parse_part(half.strip(), registry, find) for half in _JOIN.split(text))
     if len(parts) == 1 and parts[0].method.is_shaper:
-        parts = (parts[0], _parse_part("energy", registry))
+        parts = (parts[0], _parse_part("energy", registry, None))
     if len(parts) > 2:
         raise InvalidInputError(f"method {text!r} has {len(parts)} parts; write SHAPER+SCORER")
     if len(parts) == 2:
@@ -299,11 +323,15 @@ def parse_method(text: str, registry: Mapping[str, Method]) -> MethodSpec:
     return MethodSpec(parts)
 
 
-def _parse_part(text: str, registry: Mapping[str, Method]) -> MethodPart:
-    name, colon, pairs = text.partition(":")
-    if name not in registry:
+def _parse_part(text: str, registry: Mapping[str, Method], find: Find | None) -> MethodPart:
+    name = text.partition(":")[0]
+    if name in registry:
+        method = registry[name]
+    elif find is None:
         raise UnknownNameError.among("method", name, registry)
-    method = registry[name]
+    else:
+        name, method = find(text)
+    _, colon, pairs = text.removeprefix(name).partition(":")
     parameters = method.parameters()
     given: dict[str, Value] = {}
     for pair in pairs.split(",") if colon else ():
@@ -321,12 +349,23 @@ def _parse_part(text: str, registry: Mapping[str, Method]) -> MethodPart:
     return MethodPart(name, method, kept)
 
 
-def _typed(what: str, text: str, annotation: object) -> Value:
-    choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+def choices_of(annotation: object) -> tuple[tuple[str, ...], tuple[object, ...]]:
+    """Return the words and the types that a parameter's annotation allows."""
     if get_origin(annotation) is Literal:
-        words = get_args(annotation)
-        if text not in words:
-            raise InvalidInputError(f"{what} must be {' or '.join(words)}, not {text!r}")
+        return get_args(annotation), ()
+    if not isinstance(annotation, UnionType) and get_origin(annotation) is not Union:
+        return (), () if annotation is None else (annotation,)
+    words: tuple[str, ...] = ()
+    kinds: tuple[object, ...] = ()
+    for each in get_args(annotation):
+        more_words, more_kinds = choices_of(each)
+        words, kinds = words + more_words, kinds + more_kinds
+    return words, kinds
+
+
+def _typed(what: str, text: str, annotation: object) -> Value:
+    words, choices = choices_of(annotation)
+    if text in words:
         return text
     for choice in choices:
         try:
@@ -337,10 +376,8 @@ def _typed(what: str, text: str, annotation: object) -> Value:
         except (ValueError, KeyError):
             continue
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    wanted = " or ".join(
-        kinds[c] for c in choices if isinstance(c, type) and c is not NoneType and c in kinds
-    )
-    raise InvalidInputError(f"{what} must be {wanted}, not {text!r}")
+    wanted = [*words, *(kinds[c] for c in choices if isinstance(c, type) and c in kinds)]
+    raise InvalidInputError(f"{what} must be {' or '.join(wanted)}, not {text!r}")
 
 
 def _written(value: Value) -> str:
@@ -361,6 +398,19 @@ def positive(name: str, value: float) -> float:
     """
     if not 0 < value < float("inf"):
         raise InvalidInputError(f"{name} must be a positive number, not {_written(value)}")
+    return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number and not below 0.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not.
+    """
+    if not 0 <= value < float("inf"):
+        raise InvalidInputError(f"{name} must be a number of at least 0, not {_written(value)}")
     return value
 
 
@@ -398,30 +448,10 @@ def score_many(scorers: Sequence[Scorer], batch: Activations) -> Tensor:
     Neighbours of one class that can share work do so: see the head of this module.
     """
     columns: list[Tensor] = []
-    index = 0
-    while index < len(scorers):
-        run = [scorers[index]]
-        while index + len(run) < len(scorers) and _kin(run[0], scorers[index + len(run)]):
-            run.append(scorers[index + len(run)])
-        columns += _scored_together(run, batch)
-        index += len(run)
+    for _, run in itertools.groupby(scorers, key=type):
+        alike = list(run)
+        score_all = getattr(type(alike[0]), "score_all", None)
+        columns += (
+            [one.score(batch) for one in alike] if score_all is None else score_all(alike, batch)
+        )
     return torch.stack([column.double() for column in columns], dim=1)
-
-
-def _kin(first: Scorer, second: Scorer) -> bool:
-    if isinstance(first, Combined) and isinstance(second, Combined):
-        return type(first.shaper) is type(second.shaper)
-    return type(first) is type(second)
-
-
-def _scored_together(scorers: Sequence[Scorer], batch: Activations) -> Sequence[Tensor]:
-    first = scorers[0]
-    if isinstance(first, Combined):
-        pairs = [each for each in scorers if isinstance(each, Combined)]
-        logits_all = getattr(type(first.shaper), "logits_all", None)
-        if logits_all is not None:
-            every = logits_all([pair.shaper for pair in pairs], batch)
-            return [pair.scorer.score_logits(z) for pair, z in zip(pairs, every, strict=True)]
-    elif (score_all := getattr(type(first), "score_all", None)) is not None:
-        return list(score_all(scorers, batch))
-    return [each.score(batch) for each in scorers]

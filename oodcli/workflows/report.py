@@ -544,21 +544,9 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
         if entry.name in shown or entry.group in ("id", "shifted")
     ]
     notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
-    shown_methods = {row.method for one in each for row in one.rows}
+    rows = [row for one in each for row in one.rows]
     for scoring in scorings:
-        notes += [
-            f"without {name}: {reason}"
-            for name, reason in (scoring.left_out or {}).items()
-            if name not in shown_methods
-        ]
-    train = {
-        row.method for one in each for row in one.rows if row.params.get("calibration") == "train"
-    }
-    if train:
-        notes.append(
-            "calibrated on a tenth of the training images, for want of validation images: "
-            + ", ".join(sorted(train))
-        )
+        notes += method_notes(rows, scoring.left_out or {})
     for one in each:
         counts = Counter(row.method for row in one.rows)
         short = [name for name, count in counts.items() if count < max(counts.values())]
@@ -567,6 +555,19 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
                 f"averages of {', '.join(short)} are over fewer sets than those of other methods"
             )
     return list(dict.fromkeys(notes))
+
+
+def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list[str]:
+    """Say which methods were left out and why, and which were calibrated on training images."""
+    shown = {row.method for row in rows}
+    notes = [f"without {name}: {reason}" for name, reason in left_out.items() if name not in shown]
+    train = {row.method for row in rows if row.params.get("calibration") == "train"}
+    if train:
+        notes.append(
+            "calibrated on a tenth of the training images, for want of validation images: "
+            + ", ".join(sorted(train))
+        )
+    return notes
 
 
 def _tuning_notes(rows: Sequence[ResultRow]) -> list[str]:

@@ -12,6 +12,12 @@ from oodcli.workflows.report import report
 from oodcli.workflows.score import ScoreRequest, score
 from oodcli.workflows.train import TrainRequest, train
 
+# One or two of every kind, for a table that can be read at a glance; `ood score` scores them all.
+METHODS = (
+    "msp", "maxlogit", "energy", "react", "scale", "knn", "mds", "vim",
+    "featurenorm", "norm+msp", "norm+energy",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -91,6 +97,7 @@ def run_all(
         store,
         ScoreRequest(
             run=trained.run,
+            methods=METHODS,
             device=request.device,
             amp=request.amp,
             batch_size=batch_size,

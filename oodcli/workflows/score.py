@@ -35,6 +35,14 @@ from oodcli.scores import (
 from oodcli.searches import Search, Tuning, keep_search
 from oodcli.store import Store, file_of_user
 from oodcli.workflows.activate import Activator
+from oodcli.workflows.activation_file import (
+    JIGSAW,
+    TEST,
+    TRAIN,
+    VAL,
+    check_names,
+    write_activations,
+)
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, few, keep
@@ -204,6 +212,8 @@ class ScoreRequest:
         Whether to leave out images that cannot be decoded.
     export
         File that gets all scores of this call.
+    export_activations
+        File that gets the activations, and those of the training images.
     """
 
     run: str | None = None
@@ -219,6 +229,7 @@ class ScoreRequest:
     batch_size: int | None = None
     skip_unreadable: bool = False
     export: Path | None = None
+    export_activations: Path | None = None
 
 
 @dataclass
@@ -243,11 +254,11 @@ class _Session:
         if request.limit is not None and request.limit < 1:
             raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
         # Wrong names are told before anything is opened.
-        parse_methods([text.replace(_EVERY_BLOCK, "block=0") for text in request.methods])
+        parse_methods(for_every_block(request.methods, range(1)))
         self.device = find_device(request.device)
         self.folder = find_run(self.store, request.run)
         self.record = self.folder.read()
-        self.specs = parse_methods(self._for_every_block(request.methods))
+        self.specs = parse_methods(for_every_block(request.methods, range(len(self.record.blocks))))
         if request.run is None:
             self.progress.note(f"run: {self.folder.name}")
         data = RunData.of(
@@ -271,19 +282,6 @@ class _Session:
             batch_size=request.batch_size,
             progress=self.progress,
         )
-
-    def _for_every_block(self, methods: Sequence[str]) -> list[str]:
-        """Write ``block=all`` out as one method for every block."""
-        blocks = range(len(self.record.blocks))
-        return [
-            written
-            for text in methods
-            for written in (
-                [text.replace(_EVERY_BLOCK, f"block={block}") for block in blocks]
-                if _EVERY_BLOCK in text
-                else [text]
-            )
-        ]
 
     def _benchmark(self) -> Benchmark | None:
         """Return the benchmark to score on, if any; all of it is here, or may be missing."""
@@ -408,7 +406,7 @@ class _Session:
     def needs_block(self) -> bool:
         """Return whether a method leaves the choice of the block to NormRatio."""
         return any(
-            "block" in part.method.parameters() and "block" not in part.given
+            "jigsaw" in part.method.inputs and "block" not in part.given
             for spec in self.specs
             for part in spec.parts
         )
@@ -489,16 +487,12 @@ class _Session:
         scored = sum(map(len, sets))
         train = len(self.train_images()) if any(spec.train_passes for spec in costly) else 0
         passes = sum(spec.passes * scored + spec.train_passes * train for spec in costly)
-        each = ", ".join(
-            f"{spec.canonical} {spec.passes:g}"
-            + (f" (and {spec.train_passes:g} of the training images)" if spec.train_passes else "")
-            for spec in costly
-        )
+        each = ", ".join(f"{spec.canonical} {_times(spec)}" for spec in costly)
         rate = self.activator.rate() or self.activator.timed_rate()
+        count = f"{scored:,} images" + (f" and {train:,} training images" if train else "")
         self.progress.note(
-            f"beyond the one forward pass, the time of these methods in passes of {scored:,} "
-            f"images: {each}; at {rate:,.0f} images/s at most {lasting(passes / rate)}, less "
-            "what is stored"
+            f"these methods take more than the one forward pass: {each}; for {count} about "
+            f"{lasting(passes / rate)} at {rate:,.0f} images/s, less what is stored"
         )
 
     def _probed(self, part: Part, probe: Probe, rows: torch.Tensor | None) -> ActivationSet:
@@ -529,6 +523,19 @@ class _Session:
         )
 
 
+def for_every_block(methods: Sequence[str], blocks: range) -> list[str]:
+    """Write ``block=all`` out as one method for every block."""
+    return [
+        written
+        for text in methods
+        for written in (
+            [text.replace(_EVERY_BLOCK, f"block={block}") for block in blocks]
+            if _EVERY_BLOCK in text
+            else [text]
+        )
+    ]
+
+
 def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = None) -> Plan:
     """Say what :func:`score` would do, without a forward pass over any data.
 
@@ -544,6 +551,7 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
     entries = session.entries()
     views: list[tuple[ImageSet, View]] = [(session.id_images(), View())]
     views += [(session.ood_images(entry), View()) for entry in entries]
+    session.tell_cost([images for images, _ in views])
     if session.needs_train():
         views.append((session.train_images(), View()))
     if session.needs_block():
@@ -594,6 +602,8 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
     watch = progress or Silent()
     session = _Session(store, request, watch)
     entries = session.entries()
+    if request.export_activations is not None:
+        check_names([entry.dataset.name for entry in entries])
     id_images = session.id_images()
     ood_images = [session.ood_images(entry) for entry in entries]
     if id_images.labels is None:
@@ -643,7 +653,14 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
     )
     add_scores(store, session.folder.scores, scoring, scores)
     if request.export is not None:
-        _export(request.export, scores)
+        export_scores(request.export, scores)
+    if request.export_activations is not None:
+        _export_activations(
+            session,
+            request.export_activations,
+            reference,
+            [i for e, i in zip(entries, ood_images, strict=True) if e.group != "shifted"],
+        )
     passes = session.activator.passes
     return ScoreResult(
         report=report(
@@ -666,6 +683,9 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
 def _fitted(session: _Session, reference: Reference, progress: Progress) -> Detectors:
     """Fit every method as it was asked for, or with the parameters that a search chooses."""
     tuned = [spec for spec in session.specs if session.request.tune and len(settings(spec)) > 1]
+    if tuned:
+        count = sum(len(settings(spec)) for spec in tuned)
+        progress.note(f"tuning tries {count:,} settings of {len(tuned)} methods")
     plain = [spec for spec in session.specs if spec not in tuned]
     part = session.calibration_part if _calibrates(session.specs) else "val"
     detectors = fit_all(plain, reference, progress=progress, calibrated_on=part)
@@ -714,6 +734,12 @@ def _selection(session: _Session, reference: Reference) -> NormRatioResult:
     return result
 
 
+def _times(spec: MethodSpec) -> str:
+    parts = [f"{spec.passes:g} times"] if spec.passes else []
+    parts += [f"{spec.train_passes:g} over training images"] if spec.train_passes else []
+    return " and ".join(parts)
+
+
 def _labels(images: ImageSet) -> torch.Tensor:
     assert images.labels is not None  # a data set with classes has labels in every part
     return torch.from_numpy(images.labels)
@@ -734,10 +760,29 @@ def _scored_set(
     )
 
 
-def _export(path: Path, scores: Mapping[tuple[str, str], Scores]) -> None:
+def export_scores(path: Path, scores: Mapping[tuple[str, str], Scores]) -> None:
     """Write scores as arrays called ``method/dataset``."""
     with file_of_user(path) as stream:
         np.savez(stream, **{f"{m}/{d}": values for (m, d), values in scores.items()})  # type: ignore[arg-type]
+
+
+def _export_activations(
+    session: _Session, path: Path, reference: Reference, ood_images: Sequence[ImageSet]
+) -> None:
+    """Write the activations of this call, and those of the images that methods learn from.
+
+    Covariate-shifted ID sets are not among them: in the file every set of another name is OOD.
+    """
+    id_images, train = session.id_images(), session.train_images()
+    sets = {TRAIN: (reference.train, train.labels)}
+    if session.calibration_part == "val":
+        sets[VAL] = (reference.calibration, session.calibration_images().labels)
+    sets[TEST] = (session.activator.activations(id_images), id_images.labels)
+    for images in ood_images:
+        sets[images.name] = (session.activator.activations(images), images.labels)
+    if session.needs_block():
+        sets[JIGSAW] = (reference.jigsaw, None)
+    write_activations(path, reference.head, sets)
 
 
 def _is_grey(images: ImageSet) -> bool:

@@ -1,76 +1,153 @@
 """What every method promises, over the whole registry and every combination of its halves."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods import METHODS, Fitted, parse_method
-from oodcli.metrics import evaluate
+from oodcli.errors import InvalidInputError
+from oodcli.methods import METHODS, parse_method
+from oodcli.methods.base import Method
+from oodcli.methods.contract import CHECKS, Problem, Trial, check, findings
 
-SHAPERS = [name for name, method in METHODS.items() if method.is_shaper]
-SCORERS = [name for name, method in METHODS.items() if method.is_logit_scorer]
-EVERY = [name for name in METHODS if name not in SHAPERS] + [
+# Those that look into the network are tried on one in test_probe_contract.py.
+PLAIN = {n: m for n, m in METHODS.items() if not {"network", "regions"} & set(m.inputs)}
+SHAPERS = [name for name, method in PLAIN.items() if method.is_shaper]
+SCORERS = [name for name, method in PLAIN.items() if method.is_logit_scorer]
+EVERY = [name for name in PLAIN if name not in SHAPERS] + [
     f"{shaper}+{scorer}" for shaper in SHAPERS for scorer in SCORERS
 ]
 
 
-@pytest.fixture(params=EVERY)
-def fitted(request: pytest.FixtureRequest, reference: Reference) -> Fitted:
-    """Return each method in turn, fitted with its defaults."""
-    return parse_method(request.param).fit(reference)
+@pytest.fixture(scope="module", params=EVERY)
+def name(request: pytest.FixtureRequest) -> str:
+    """Return each method in turn."""
+    return request.param
 
 
-def rows(batch: Activations, index: torch.Tensor) -> Activations:
-    """Return chosen rows of a batch."""
-    return batch.map(lambda values: values[index])
+@pytest.mark.parametrize("what", CHECKS)
+def test_must(name: str, what: str, problem: Problem) -> None:
+    CHECKS[what](Trial(parse_method(name), problem))
 
 
-def test_gives_one_finite_float_per_image(fitted: Fitted, id_batch: Activations) -> None:
-    scores = fitted.detector.score(id_batch)
-    assert scores.shape == (len(id_batch),)
-    assert scores.is_floating_point()
-    assert scores.isfinite().all()
+def test_defaults_leave_the_name_bare(name: str, reference: Reference) -> None:
+    assert parse_method(name).canonical == name
+    assert parse_method(name).fit(reference).canonical == name
 
 
-def test_scores_id_images_higher(
-    fitted: Fitted, id_batch: Activations, ood_batch: Activations
+class _Sound:
+    """A detector that keeps every promise: the largest logit."""
+
+    @classmethod
+    def fit(cls, reference: Reference) -> "_Sound":
+        """Learn nothing."""
+        return cls()
+
+    def score(self, batch: Activations) -> Tensor:
+        """Return the largest logit."""
+        return batch.logits.amax(dim=1)
+
+
+def broken(score: Callable[[Activations], Tensor]) -> type:
+    """Return a class that scores like this."""
+    return type("Broken", (_Sound,), {"score": lambda _self, batch: score(batch)})
+
+
+def _writes(batch: Activations) -> Tensor:
+    batch.features.mul_(1.01)
+    return batch.logits.amax(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("score", "what", "how"),
+    [
+        (
+            lambda batch: batch.logits,
+            "give one finite float per image",
+            "120 images give scores of shape (120, 4)",
+        ),
+        (
+            lambda batch: batch.predictions,
+            "give one finite float per image",
+            "the scores are torch.int64",
+        ),
+        (
+            lambda batch: batch.logits.amax(dim=1) / 0.0,
+            "give one finite float per image",
+            "120 of 120 scores are not finite",
+        ),
+        (
+            lambda batch: -batch.logits.amax(dim=1),
+            "score in-distribution images higher",
+            "AUROC 0.000 on images that every method tells apart; larger must mean in-distribution",
+        ),
+        (
+            lambda batch: batch.logits.amax(dim=1) + torch.arange(len(batch)) * 1e-3,
+            "not depend on the order of rows",
+            "scores differ by up to",
+        ),
+        (
+            lambda batch: batch.logits.amax(dim=1) - batch.logits.mean(),
+            "not depend on the batch size",
+            "scores differ by up to",
+        ),
+        (_writes, "leave its input alone", "scoring writes to the features"),
+        (
+            lambda batch: batch.logits.amax(dim=1) + torch.rand(1),
+            "give the same scores twice",
+            "the second time the scores are others",
+        ),
+        (
+            lambda batch: batch.features.norm(dim=1).log(),
+            "give finite scores for zero features",
+            "120 of 120 scores are not finite",
+        ),
+        (
+            lambda batch: batch.logitz,
+            "give one finite float per image",
+            "raises AttributeError: 'Activations' object has no attribute 'logitz'",
+        ),
+    ],
+)
+def test_a_broken_promise_is_told(
+    score: Callable[[Activations], Tensor], what: str, how: str
 ) -> None:
-    id_scores = fitted.detector.score(id_batch).numpy()
-    ood_scores = fitted.detector.score(ood_batch).numpy()
-    assert evaluate(id_scores, ood_scores).auroc > 0.9
+    told = {each.what: each.broken for each in findings(broken(score))}
+    assert how in (told[what] or "")
+    with pytest.raises(InvalidInputError, match="it must "):
+        check(broken(score))
 
 
-def test_does_not_depend_on_row_order(fitted: Fitted, id_batch: Activations) -> None:
-    order = torch.randperm(len(id_batch), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(
-        fitted.detector.score(rows(id_batch, order)), fitted.detector.score(id_batch)[order]
-    )
+def test_a_method_that_depends_on_the_order_of_training_images_is_told() -> None:
+    class First(_Sound):
+        """Likes images that resemble the first training image."""
+
+        def __init__(self, first: Tensor) -> None:
+            self.first = first
+
+        @classmethod
+        def fit(cls, reference: Reference) -> "First":
+            """Take the first training image."""
+            return cls(reference.train.features[0])
+
+        def score(self, batch: Activations) -> Tensor:
+            """Return the similarity."""
+            return batch.features @ self.first
+
+    told = {each.what: each.broken for each in findings(First)}
+    assert "differ" in (told["not depend on the order of training images"] or "")
 
 
-def test_does_not_depend_on_batch_size(fitted: Fitted, id_batch: Activations) -> None:
-    one_by_one = torch.cat(
-        [fitted.detector.score(rows(id_batch, torch.tensor([i]))) for i in range(len(id_batch))]
-    )
-    torch.testing.assert_close(one_by_one, fitted.detector.score(id_batch))
+def test_an_undeclared_look_is_told() -> None:
+    told = findings(Method(_Sound, "Sound", "nobody", ("features",)))
+    assert [each.what for each in told if each.broken] == [
+        "look at nothing but its declared inputs"
+    ]
+    check(Method(_Sound, "Sound", "nobody", ("logits",)))
 
 
-def test_leaves_its_input_alone(fitted: Fitted, id_batch: Activations) -> None:
-    before = {name: values.clone() for name, values in id_batch.arrays().items()}
-    fitted.detector.score(id_batch)
-    for name, values in id_batch.arrays().items():
-        assert torch.equal(values, before[name]), name
-
-
-def test_gives_the_same_twice(fitted: Fitted, id_batch: Activations) -> None:
-    assert torch.equal(fitted.detector.score(id_batch), fitted.detector.score(id_batch))
-
-
-def test_zero_features_give_a_finite_score(fitted: Fitted, id_batch: Activations) -> None:
-    nothing = id_batch.map(torch.zeros_like)
-    assert fitted.detector.score(nothing).isfinite().all()
-
-
-def test_defaults_leave_the_name_bare(reference: Reference) -> None:
-    for name in EVERY:
-        assert parse_method(name).canonical == name
-        assert parse_method(name).fit(reference).canonical == name
+def test_what_looks_at_the_network_cannot_be_tried() -> None:
+    with pytest.raises(InvalidInputError, match="Sound looks at network, and these checks"):
+        check(Method(_Sound, "Sound", "nobody", ("logits", "network")))

@@ -25,7 +25,7 @@ def test_the_canonical_name_leaves_defaults_out(written: str, canonical: str) ->
 
 def test_no_name_stands_for_every_method_of_the_ordinary_pass() -> None:
     plain, every = (
-        {spec.canonical.split("+")[0] for spec in parse_methods(texts)} for texts in ([], ["all"])
+        {spec.parts[0].name for spec in parse_methods(texts)} for texts in ([], ["all"])
     )
     needy = {n for n, m in METHODS.items() if {"network", "regions"} & set(m.inputs)}
     assert plain == set(METHODS) - needy
@@ -84,13 +84,15 @@ def test_a_method_asked_for_twice_is_scored_once() -> None:
         (
             "msp+energy",
             InvalidInputError,
-            "'msp' in 'msp+energy' makes no logits; before the + goes one of: norm",
+            "'msp' in 'msp+energy' makes no logits; before the + goes one of: "
+            + ", ".join(name for name, method in METHODS.items() if method.is_shaper),
         ),
         (
             "norm+featurenorm",
             InvalidInputError,
             "'featurenorm' in 'norm+featurenorm' does not score logits; "
-            "after the + goes one of: msp, maxlogit, energy",
+            "after the + goes one of: "
+            + ", ".join(name for name, method in METHODS.items() if method.is_logit_scorer),
         ),
         (
             "norm+msp+msp",
@@ -100,7 +102,7 @@ def test_a_method_asked_for_twice_is_scored_once() -> None:
         (
             "",
             UnknownNameError,
-            "no method ''; there are: energy, featurenorm, maxlogit, msp, norm",
+            f"no method ''; there are: {', '.join(sorted(METHODS))}",
         ),
     ],
 )

@@ -1,0 +1,59 @@
+"""``ood methods``: what there is, what is known of it, and whether it keeps its promises."""
+
+from typing import Annotated
+
+import typer
+
+from oodcli.cli.options import Format, FormatOption, OutputOption
+
+app = typer.Typer(help="List the methods, show one with its formula, try one.")
+
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A method as after --method, such as energy:temperature=2 or norm+msp.",
+        show_default=False,
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def list_(
+    context: typer.Context, format_: FormatOption = Format.TABLE, output: OutputOption = None
+) -> None:
+    """List all methods with paper, year, inputs, parameters and cost."""
+    if context.invoked_subcommand is not None:
+        return
+    from oodcli.cli.render import deliver
+    from oodcli.cli.render_methods import render_methods
+    from oodcli.workflows.methods import list_methods
+
+    deliver(render_methods(list_methods(), format_), output)
+
+
+@app.command("show")
+def show(
+    name: NameArgument, format_: FormatOption = Format.TABLE, output: OutputOption = None
+) -> None:
+    """Show formula, parameters, source and caveats of a method, or of both halves of one."""
+    from oodcli.cli.render import deliver
+    from oodcli.cli.render_methods import render_method
+    from oodcli.workflows.methods import show_method
+
+    deliver(render_method(show_method(name), format_), output)
+
+
+@app.command("check")
+def check(
+    name: NameArgument, format_: FormatOption = Format.TABLE, output: OutputOption = None
+) -> None:
+    """Try a method on a toy problem; 1 if it breaks what every method promises."""
+    from oodcli.cli.render import deliver
+    from oodcli.cli.render_methods import render_trial
+    from oodcli.workflows.methods import try_method
+
+    trial = try_method(name)
+    deliver(render_trial(trial, format_), output)
+    if not trial.is_sound:
+        raise typer.Exit(1)

@@ -1,0 +1,235 @@
+"""The list of methods, the page of one, and the findings of its trial, as text."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from oodcli.cli.options import Format
+from oodcli.cli.render import Cell, Column, Table, render_table
+
+if TYPE_CHECKING:
+    from oodcli.methods.base import Value
+    from oodcli.workflows.methods import (
+        ListedMethod,
+        ListedParameter,
+        MethodList,
+        MethodPage,
+        MethodText,
+        MethodTrial,
+    )
+
+_WIDTH = 96
+# How wide the columns of the list are whose texts may take several lines.
+_COLUMNS = {"parameters": 26, "cost": 25, "inputs": 24, "grid": 40, "paper": 30, "title": 20}
+
+
+def render_methods(listing: "MethodList", how: Format) -> str:
+    """Write the list of methods."""
+    rows = [row for each in listing.methods for row in _rows(each, wrapped=how is Format.TABLE)]
+    foreign = any(each.package for each in listing.methods) or how is Format.CSV
+    columns = (
+        Column("method", "Method"),
+        Column("title", "In papers"),
+        Column("paper", "Paper"),
+        Column("year", "Year", right=True),
+        Column("inputs", "Looks at"),
+        Column("parameters", "Parameters"),
+        Column("grid", "Published values"),
+        Column("cost", "Forward passes"),
+        *([Column("package", "From")] if foreign else []),
+    )
+    table = Table(
+        title=("methods; formula, source and caveats of one: ood methods show NAME",),
+        columns=columns,
+        rows=rows,
+        notes=(
+            *(f"without {name}: {reason}" for name, reason in listing.refused.items()),
+            "passes whose activations are stored cost nothing again",
+        ),
+        droppable=("grid", "paper", "inputs", "title", "year"),
+    )
+    return render_table(table, how, json_content=listing.to_json())
+
+
+def render_method(page: "MethodPage", how: Format) -> str:
+    """Write the page of one method."""
+    if how in (Format.JSON, Format.CSV):
+        rows = [
+            {"method": Cell(part.listed.name), "field": Cell(name), "value": Cell(text)}
+            for part in page.parts
+            for name, text in _fields(part)
+        ]
+        columns = tuple(Column(key, key) for key in ("method", "field", "value"))
+        return render_table(
+            Table(title=(), columns=columns, rows=rows), how, json_content=page.to_json()
+        )
+    written = _markdown if how is Format.MARKDOWN else _paragraphs
+    lines = [written(part) for part in page.parts]
+    if len(page.parts) > 1:
+        whole = f"{page.name}: {page.cost}; the logits of the first half go to the second"
+        lines.insert(0, whole + "\n")
+    if page.followed_by:
+        lines.append(
+            f"Named alone, it is followed by {page.followed_by}; "
+            f"by another scorer of logits: {page.name}+NAME\n"
+        )
+    return "\n".join(lines)
+
+
+def render_trial(trial: "MethodTrial", how: Format) -> str:
+    """Write what trying a method found."""
+    rows = [
+        {
+            "must": Cell(each.what),
+            "kept": Cell("yes" if each.broken is None else "NO"),
+            "how": Cell(each.broken or ""),
+        }
+        for each in trial.findings
+    ]
+    table = Table(
+        title=(f"{trial.name}: what every method must do",),
+        columns=(Column("must", "It must"), Column("kept", "Kept"), Column("how", "How")),
+        rows=rows,
+    )
+    return render_table(table, how, json_content=trial.to_json())
+
+
+def _rows(method: "ListedMethod", *, wrapped: bool) -> list[dict[str, Cell]]:
+    """Return a method as one row, or as several if its texts are to stay narrow."""
+    texts = {
+        "method": method.name,
+        "title": method.title,
+        "paper": method.paper,
+        "year": "" if method.year is None else str(method.year),
+        "inputs": ", ".join(method.inputs) or "not said",
+        "parameters": ", ".join(_with_default(each) for each in method.parameters),
+        "grid": _grid(method),
+        "cost": method.cost,
+        "package": method.package or "",
+    }
+    if not wrapped:
+        return [{key: Cell(text) for key, text in texts.items()}]
+    lines = {key: textwrap.wrap(text, _COLUMNS.get(key, 999)) for key, text in texts.items()}
+    return [
+        {key: Cell(column[index] if index < len(column) else "") for key, column in lines.items()}
+        for index in range(max(map(len, lines.values())))
+    ]
+
+
+def _value(value: "Value") -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _with_default(parameter: "ListedParameter") -> str:
+    if parameter.required:
+        return f"{parameter.name}=?"
+    chosen = "auto" if parameter.default is None else _value(parameter.default)
+    return f"{parameter.name}={chosen}"
+
+
+def _grid(method: "ListedMethod") -> str:
+    return "; ".join(
+        f"{each.name} {', '.join(map(_value, each.grid))}"
+        for each in method.parameters
+        if each.grid
+    )
+
+
+def _about(parameter: "ListedParameter") -> str:
+    """Say what a parameter may be, what it is here, and what it means."""
+    if parameter.required:
+        default = "to be given"
+    elif parameter.default is None:
+        default = "chosen when fitted"
+    else:
+        default = f"default {_value(parameter.default)}"
+    facts = [parameter.type, default]
+    if parameter.given != parameter.default:
+        facts.append(f"here {_value(parameter.given)}")
+    if parameter.grid:
+        facts.append(f"published values {', '.join(map(_value, parameter.grid))}")
+    meaning = parameter.meaning.rstrip(".") or "not documented"
+    return f"{meaning} ({'; '.join(facts)})"
+
+
+def _facts(part: "MethodText") -> list[tuple[str, str]]:
+    listed = part.listed
+    return [
+        ("paper", listed.paper),
+        ("kind", listed.kind),
+        ("looks at", ", ".join(listed.inputs) or "not said"),
+        ("forward passes", listed.cost),
+        ("class", part.type),
+        *([("package", listed.package)] if listed.package else []),
+    ]
+
+
+def _fields(part: "MethodText") -> list[tuple[str, str]]:
+    return [
+        ("title", part.listed.title),
+        *_facts(part),
+        ("year", "" if part.listed.year is None else str(part.listed.year)),
+        ("summary", part.summary),
+        ("formula", part.formula),
+        *((f"parameter {each.name}", _about(each)) for each in part.listed.parameters),
+        ("source", part.source),
+        ("caveats", part.caveats),
+    ]
+
+
+def _texts(part: "MethodText") -> list[tuple[str, str]]:
+    return [
+        (heading, text)
+        for heading, text in (
+            ("Formula", part.formula),
+            ("Source", part.source),
+            ("Caveats", part.caveats),
+        )
+        if text
+    ]
+
+
+def _paragraphs(part: "MethodText") -> str:
+    listed = part.listed
+
+    def bare(text: str) -> str:
+        return text.replace("``", "")
+
+    lines = [f"{listed.name}: {listed.title}", bare(part.summary), ""]
+    lines += _pairs(_facts(part))
+    if listed.parameters:
+        lines += ["", "Parameters"]
+        lines += _pairs([(each.name, bare(_about(each))) for each in listed.parameters])
+    for heading, text in _texts(part):
+        lines += ["", heading, textwrap.indent(bare(text), "  ")]
+    return "\n".join(lines) + "\n"
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Set names in a column, and texts beside them."""
+    width = max(len(name) for name, _ in pairs) + 4
+    wrap: Callable[[str], list[str]] = textwrap.TextWrapper(
+        width=_WIDTH - width, break_long_words=False, break_on_hyphens=False
+    ).wrap
+    lines = []
+    for name, text in pairs:
+        first, *rest = wrap(text) or [""]
+        lines.append(f"  {name:<{width - 2}}{first}".rstrip())
+        lines += [" " * width + line for line in rest]
+    return lines
+
+
+def _markdown(part: "MethodText") -> str:
+    def code(text: str) -> str:
+        return text.replace("``", "`")
+
+    lines = [f"## {part.listed.name}: {part.listed.title}", "", code(part.summary), ""]
+    lines += [f"- {name}: {text}" for name, text in _facts(part)]
+    if part.listed.parameters:
+        lines += ["", "### Parameters", ""]
+        lines += [f"- `{each.name}`: {code(_about(each))}" for each in part.listed.parameters]
+    for heading, text in _texts(part):
+        lines += ["", f"### {heading}", "", code(text)]
+    return "\n".join(lines) + "\n"

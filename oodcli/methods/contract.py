@@ -1,0 +1,369 @@
+"""What every method promises, as checks that the author of one can run.
+
+``check(method)`` runs them all on a toy problem, and so does ``ood methods check NAME``::
+
+    from oodcli.methods.contract import check
+
+    def test_mine_keeps_the_contract():
+        check("acme.detect:Mine")
+
+The tests of ``ood`` run the same checks over its own methods.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from oodcli.activations import Activations, ActivationSet, Head, Reference
+from oodcli.errors import InvalidInputError
+from oodcli.methods import parse_method
+from oodcli.methods.base import Fitted, Method, MethodPart, MethodSpec
+from oodcli.methods.third_party import method_of
+from oodcli.metrics import evaluate
+
+CLASSES, WIDTH, BLOCKS = 4, 64, 3
+_SHARE = 8  # features of one class
+# What is told apart on the toy problem must be told apart well.
+LEAST_AUROC = 0.9
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is tried on.
+
+    Parameters
+    ----------
+    reference
+        What it learns from.
+    id_batch
+        In-distribution images.
+    ood_batch
+        Out-of-distribution images.
+    """
+
+    reference: Reference
+    id_batch: Activations
+    ood_batch: Activations
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method on a problem.
+
+    Parameters
+    ----------
+    spec
+        The method.
+    problem
+        What it is tried on.
+    """
+
+    spec: MethodSpec
+    problem: Problem
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """The method, fitted once for all checks."""
+        return self.spec.fit(self.problem.reference)
+
+    def scores(self, batch: Activations) -> Tensor:
+        """Return the scores of a batch, ``(n,)``."""
+        return self.fitted.detector.score(batch)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Parameters
+    ----------
+    what
+        What the method promises.
+    broken
+        How it breaks that; None if it keeps it.
+    """
+
+    what: str
+    broken: str | None
+
+
+def toy_activations(
+    n: int, *, strength: float, seed: int, head: Head, novelty: float = 0.0
+) -> Activations:
+    """Draw rectified features of ``n`` images, of each class in turn.
+
+    Parameters
+    ----------
+    n
+        Number of images.
+    strength
+        How far they go along the direction of their class; 1 for in-distribution images.
+    seed
+        Of the noise.
+    head
+        The last layer.
+    novelty
+        How far they go along a direction that belongs to no class.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    along = 0.5 + 2 * _directions()[torch.arange(n) % CLASSES]
+    beside = torch.zeros(WIDTH)
+    beside[-3 * _SHARE : -_SHARE] = 1
+    noise = torch.randn(n, WIDTH, generator=generator)
+    features = (strength * along + novelty * beside + 0.3 * noise).relu()
+    logits = head(features)
+    norms = features.norm(dim=1, keepdim=True) * torch.tensor([0.5, 1.0, 0.9])
+    return Activations(logits, features, norms, logits.argmax(dim=1))
+
+
+def toy_problem() -> Problem:
+    """Make a problem: a class is a direction of feature space, OOD images go less far along it.
+
+    They also go in a direction of their own. Jigsaws of the training images have smaller norms,
+    most of all in block 1.
+    """
+    directions = _directions()
+    head = Head(
+        0.05 * (directions - directions.mean(dim=0) / CLASSES), torch.linspace(-0.1, 0.1, CLASSES)
+    )
+    train = toy_activations(200, strength=1.0, seed=3, head=head)
+    puzzle = train.block_norms / torch.tensor([0.9, 1.4, 1.1])
+    return Problem(
+        _reference(head, train, replace(train, block_norms=puzzle), torch.arange(200) % CLASSES),
+        toy_activations(120, strength=1.0, seed=1, head=head),
+        toy_activations(80, strength=0.3, seed=2, head=head, novelty=0.7),
+    )
+
+
+def _directions() -> Tensor:
+    """Return the direction of every class, ``(k, d)``: features of its own."""
+    return torch.eye(CLASSES, WIDTH // _SHARE).repeat_interleave(_SHARE, dim=1)
+
+
+def check(method: str | type | Method, problem: Problem | None = None) -> None:
+    """Try a method; every promise must be kept.
+
+    Parameters
+    ----------
+    method
+        Its name as written after ``--method``, a class, or a registry entry.
+    problem
+        What it is tried on; by default :func:`toy_problem`.
+
+    Raises
+    ------
+    InvalidInputError
+        If it breaks a promise, or is not a method at all.
+    """
+    for finding in findings(method, problem):
+        if finding.broken is not None:
+            raise InvalidInputError(f"it must {finding.what}: {finding.broken}")
+
+
+def findings(method: str | type | Method, problem: Problem | None = None) -> tuple[Finding, ...]:
+    """Try a method, and return what each check found.
+
+    Parameters
+    ----------
+    method
+        Its name as written after ``--method``, a class, or a registry entry.
+    problem
+        What it is tried on; by default :func:`toy_problem`.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a method, or looks at the network itself, which no toy problem has.
+    """
+    spec = _spec(method)
+    beyond = {"network", "regions"} & set(spec.inputs)
+    if beyond:
+        raise InvalidInputError(
+            f"{spec.canonical} looks at {' and '.join(sorted(beyond))}, and these checks have "
+            "activations alone; score a run with it: ood score --method"
+        )
+    trial = Trial(spec, problem or toy_problem())
+    return tuple(Finding(what, _broken(each, trial)) for what, each in CHECKS.items())
+
+
+def _spec(method: str | type | Method) -> MethodSpec:
+    if isinstance(method, str):
+        return parse_method(method)
+    name = method.type.__name__ if isinstance(method, Method) else method.__name__
+    found = method_of(method, name)
+    parts = (MethodPart(name, found, {}),)
+    return MethodSpec((*parts, *parse_method("energy").parts) if found.is_shaper else parts)
+
+
+def _broken(each: Callable[[Trial], None], trial: Trial) -> str | None:
+    try:
+        each(trial)
+    except InvalidInputError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - a method of others may raise anything
+        return f"raises {type(error).__name__}: {error}"
+    return None
+
+
+def _one_finite_float(trial: Trial) -> None:
+    batch = trial.problem.id_batch
+    scores = trial.scores(batch)
+    if scores.shape != (len(batch),):
+        raise InvalidInputError(f"{len(batch)} images give scores of shape {tuple(scores.shape)}")
+    if not scores.is_floating_point():
+        raise InvalidInputError(f"the scores are {scores.dtype}")
+    _finite(scores)
+
+
+def _id_higher(trial: Trial) -> None:
+    problem = trial.problem
+    id_scores, ood_scores = (
+        trial.scores(batch).detach().cpu().numpy()
+        for batch in (problem.id_batch, problem.ood_batch)
+    )
+    auroc = evaluate(id_scores, ood_scores).auroc
+    if not auroc > LEAST_AUROC:
+        raise InvalidInputError(
+            f"AUROC {auroc:.3f} on images that every method tells apart"
+            + ("; larger must mean in-distribution" if auroc < 1 - LEAST_AUROC else "")
+        )
+
+
+def _row_order(trial: Trial) -> None:
+    batch = trial.problem.id_batch
+    order = _shuffled(len(batch))
+    _same(trial.scores(batch.map(lambda values: values[order])), trial.scores(batch)[order])
+
+
+def _batch_size(trial: Trial) -> None:
+    batch = trial.problem.id_batch
+    singles = [trial.scores(_row(batch, index)) for index in range(len(batch))]
+    _same(torch.cat(singles), trial.scores(batch))
+
+
+def _input_alone(trial: Trial) -> None:
+    batch = trial.problem.id_batch
+    before = {name: values.clone() for name, values in batch.arrays().items()}
+    trial.scores(batch)
+    for name, values in batch.arrays().items():
+        if not torch.equal(values, before[name]):
+            raise InvalidInputError(f"scoring writes to the {name.replace('_', ' ')}")
+
+
+def _same_twice(trial: Trial) -> None:
+    batch = trial.problem.id_batch
+    if not torch.equal(trial.scores(batch), trial.scores(batch)):
+        raise InvalidInputError("the second time the scores are others")
+
+
+def _zero_features(trial: Trial) -> None:
+    _finite(trial.scores(trial.problem.id_batch.map(torch.zeros_like)))
+
+
+def _bank_order(trial: Trial) -> None:
+    reference, batch = trial.problem.reference, trial.problem.id_batch
+    order = _shuffled(len(reference.train))
+    shuffled = _reference(
+        reference.head,
+        _all_of(reference.train).map(lambda values: values[order]),
+        _all_of(reference.jigsaw).map(lambda values: values[order]),
+        reference.labels[order],
+    )
+    again = Trial(trial.spec, Problem(shuffled, batch, trial.problem.ood_batch))
+    _same(again.scores(batch), trial.scores(batch), relative=1e-4)
+
+
+def _declared(trial: Trial) -> None:
+    """Score again with all that is not declared spoilt: an undeclared look would show."""
+    inputs = trial.spec.inputs
+    if not inputs:
+        return  # a class without a registry entry declares nothing
+    spoilt = [
+        name.replace(" ", "_")
+        for name in ("logits", "features", "block norms")
+        if name not in inputs
+    ]
+
+    def spoil(batch: Activations) -> Activations:
+        arrays = batch.arrays()
+        nothing = {name: torch.full_like(arrays[name], torch.nan) for name in spoilt}
+        return Activations.of({**arrays, **nothing})
+
+    whole = trial.problem.reference
+    head = whole.head
+    if "head" not in inputs:
+        head = replace(head, weight=head.weight * torch.nan, bias=head.bias * torch.nan)
+    loads = {
+        "train": ("load_train", lambda: ActivationSet.of(spoil(_all_of(whole.train)))),
+        "labels": ("load_labels", lambda: whole.labels),
+        "jigsaw": ("load_jigsaw", lambda: ActivationSet.of(spoil(_all_of(whole.jigsaw)))),
+        "calibration": (
+            "load_calibration",
+            lambda: ActivationSet.of(spoil(_all_of(whole.calibration))),
+        ),
+        "calibration labels": ("load_calibration_labels", lambda: whole.calibration_labels),
+    }
+    given = {key: load for name, (key, load) in loads.items() if name in inputs}
+    bare = Reference(head=head, n_blocks=whole.n_blocks, **given)  # type: ignore[arg-type]
+    batch = trial.problem.id_batch
+    scores = trial.spec.fit(bare).detector.score(spoil(batch))
+    if not torch.equal(scores, trial.scores(batch)):
+        raise InvalidInputError(
+            f"it declares {', '.join(inputs)}, and its scores change with something else"
+        )
+
+
+CHECKS: Mapping[str, Callable[[Trial], None]] = MappingProxyType(
+    {
+        "give one finite float per image": _one_finite_float,
+        "score in-distribution images higher": _id_higher,
+        "not depend on the order of rows": _row_order,
+        "not depend on the batch size": _batch_size,
+        "leave its input alone": _input_alone,
+        "give the same scores twice": _same_twice,
+        "give finite scores for zero features": _zero_features,
+        "not depend on the order of training images": _bank_order,
+        "look at nothing but its declared inputs": _declared,
+    }
+)
+
+
+def _reference(head: Head, train: Activations, jigsaw: Activations, labels: Tensor) -> Reference:
+    """Return a reference that is calibrated on its training images."""
+    return Reference(
+        head=head,
+        load_train=lambda: ActivationSet.of(train),
+        load_jigsaw=lambda: ActivationSet.of(jigsaw),
+        load_calibration=lambda: ActivationSet.of(train),
+        load_labels=lambda: labels,
+        load_calibration_labels=lambda: labels,
+        n_blocks=train.block_norms.shape[1],
+    )
+
+
+def _all_of(rows: ActivationSet) -> Activations:
+    return next(rows.chunks(rows=len(rows)))
+
+
+def _row(batch: Activations, index: int) -> Activations:
+    return batch.map(lambda values: values[index : index + 1])
+
+
+def _shuffled(n: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
+def _finite(scores: Tensor) -> None:
+    bad = int((~scores.isfinite()).sum())
+    if bad:
+        raise InvalidInputError(f"{bad} of {len(scores)} scores are not finite")
+
+
+def _same(got: Tensor, wanted: Tensor, *, relative: float = 1e-5) -> None:
+    if not torch.allclose(got, wanted, rtol=relative, atol=1e-5):
+        off = float((got - wanted).abs().max())
+        raise InvalidInputError(f"scores differ by up to {off:.2g}")

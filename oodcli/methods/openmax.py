@@ -1,0 +1,216 @@
+"""OpenMax: softmax with a class for the unknown, from the tails of distances to class means."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from oodcli.activations import Activations, Head, Reference
+from oodcli.errors import UndefinedMethodError
+from oodcli.methods.base import at_least
+from oodcli.methods.class_means import chosen_classes
+
+# What libmr adds to the distances before it fits, so that the smallest of a tail lies here.
+_TRANSLATION = 10_000.0
+# Shapes between which the one that fits is sought; at the upper end the distribution is a step.
+_SHAPES = (1e-3, 1e12)
+_HALVINGS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Weibull:
+    """Weibull distributions of the largest distances, one for every class.
+
+    Parameters
+    ----------
+    least
+        Smallest distance of the tail, ``(k,)``.
+    shape
+        ``(k,)``.
+    scale
+        ``(k,)``.
+    """
+
+    least: Tensor
+    shape: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, tails: Tensor) -> Self:
+        """Fit by maximum likelihood.
+
+        Parameters
+        ----------
+        tails
+            The largest distances of every class, float64, ``(k, tail)``, NaN where there are fewer.
+        """
+        given = ~tails.isnan()
+        count = given.sum(dim=1)
+        least = tails.masked_fill(~given, torch.inf).amin(dim=1)
+        logs = (tails - least[:, None] + _TRANSLATION).log()
+        largest = logs.masked_fill(~given, -torch.inf).amax(dim=1, keepdim=True)
+        # Relative to the largest, so that no power overflows.
+        logs = (logs - largest).masked_fill(~given, 0.0)
+        mean = logs.sum(dim=1) / count
+        low, high = (torch.full_like(mean, bound).log() for bound in _SHAPES)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            powers = (middle.exp()[:, None] * logs).exp() * given
+            excess = (powers * logs).sum(dim=1) / powers.sum(dim=1) - mean - middle.neg().exp()
+            low, high = torch.where(excess < 0, middle, low), torch.where(excess < 0, high, middle)
+        shape = ((low + high) / 2).exp()
+        powers = (shape[:, None] * logs).exp() * given
+        scale = (largest[:, 0] + (powers.sum(dim=1) / count).log() / shape).exp()
+        return cls(least, shape, scale)
+
+    def cdf(self, distances: Tensor, classes: Tensor) -> Tensor:
+        """Return how likely a distance of the tail of a class is no larger, ``(n,)``.
+
+        Parameters
+        ----------
+        distances
+            float64, ``(n,)``.
+        classes
+            Class of every distance, ``(n,)``.
+        """
+        moved = (distances - self.least[classes] + _TRANSLATION).clamp(min=0)
+        return -(-((moved / self.scale[classes]) ** self.shape[classes])).expm1()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMax:
+    """Probability of the most likely known class less that of the unknown.
+
+    Let ``w_i`` be the probability, under a Weibull distribution of the ``tail`` largest distances
+    of training logits of a class to their mean, that a distance is no larger than that of the
+    logits to the mean of the class with the ``i``-th largest logit. For ``i ≤ alpha`` the share
+    ``w_i (alpha + 1 - i) / alpha`` of that logit is moved to a new logit for the unknown; after a
+    softmax over all, the score is ``max_c P_c - P_unknown``.
+
+    Parameters
+    ----------
+    means
+        Mean of the logits of every class, float64, ``(k, m)``; see ``basis``.
+    present
+        Whether a class has a mean, ``(k,)``.
+    tails
+        The distributions of distances.
+    basis
+        Orthonormal directions of the last layer's outputs, ``(k, m)``, if there are more classes
+        than features: distances are the same in these ``m`` coordinates.
+    tail
+        Number of distances that a distribution is fitted to.
+    alpha
+        Number of logits that are revised; no more than there are.
+
+    References
+    ----------
+    Bendale, Boult. "Towards Open Set Deep Networks". CVPR 2016, arXiv:1511.06233, algorithms 1
+    and 2.
+
+    Notes ----- Weights of ranks, ``(alpha + 1 - i) / alpha``, are those of the authors' code; it
+    has ``alpha`` 10 and a mixture of Euclidean distance and cosine. The Euclidean distance,
+    ``tail`` 20 and ``alpha`` 3 are OpenOOD's. Means and tails are of the training images that are
+    classified correctly, as in the paper. The fit is libmr's: distances are moved so that the
+    smallest of a tail is 10,000, and shape and scale are the likeliest for them. The paper rejects
+    an image if the unknown is the likeliest, or if nothing is likely; the difference of the two
+    probabilities orders images by both. An image is wholly unknown (``w = 1``) to a class without
+    correctly classified training images, and such a class is left out of ``max_c``.
+    """
+
+    means: Tensor
+    present: Tensor
+    tails: Weibull
+    basis: Tensor | None
+    tail: int
+    alpha: int
+
+    @classmethod
+    def fit(cls, reference: Reference, *, tail: int = 20, alpha: int = 3) -> Self:
+        """Fit means of logits, and the distribution of distances to them.
+
+        Raises
+        ------
+        InvalidInputError
+            If a parameter is less than 1.
+        UndefinedMethodError
+            If no training image is classified correctly.
+        """
+        at_least("openmax:tail", tail, 1)
+        at_least("openmax:alpha", alpha, 1)
+        basis = reference.once("logit basis", lambda: _basis(reference.head))
+        means, counts = reference.once("logit means", lambda: _means(reference, basis))
+        largest = _largest(reference, means, basis, tail)
+        return cls(means, counts > 0, Weibull.of(largest), basis, tail, alpha)
+
+    def score(self, batch: Activations) -> Tensor:
+        """Return the difference of probabilities, float64, ``(n,)``."""
+        points = _coordinates(batch.logits, self.basis)
+        logits = batch.logits.double()
+        alpha = min(self.alpha, logits.shape[1])
+        top, classes = logits.topk(alpha, dim=1)
+        revised = logits.clone()
+        unknown = torch.zeros_like(top[:, 0])
+        for rank in range(alpha):
+            chosen = classes[:, rank]
+            distances = (points - self.means[chosen]).norm(dim=1)
+            share = self.tails.cdf(distances, chosen).where(self.present[chosen], 1.0)
+            moved = share * (alpha - rank) / alpha * top[:, rank]
+            revised[torch.arange(len(revised), device=revised.device), chosen] -= moved
+            unknown += moved
+        total = torch.cat([revised, unknown[:, None]], dim=1).logsumexp(dim=1)
+        known = revised.masked_fill(~self.present, -torch.inf).amax(dim=1)
+        return (known - total).exp() - (unknown - total).exp()
+
+
+def _basis(head: Head) -> Tensor | None:
+    classes, width = head.weight.shape
+    if classes <= width:
+        return None
+    return torch.linalg.qr(head.weight.double()).Q  # (k, d)
+
+
+def _coordinates(logits: Tensor, basis: Tensor | None) -> Tensor:
+    wide = logits.double()
+    return wide if basis is None else wide @ basis
+
+
+def _means(reference: Reference, basis: Tensor | None) -> tuple[Tensor, Tensor]:
+    classes, width = reference.head.weight.shape
+    device = reference.head.weight.device
+    # One row more than classes, for the images that are classified wrongly.
+    sums = torch.zeros(classes + 1, min(classes, width), dtype=torch.float64, device=device)
+    counts = torch.zeros(classes + 1, dtype=torch.int64, device=device)
+    for chunk, chosen in chosen_classes(reference, "hits"):
+        counts += torch.bincount(chosen, minlength=classes + 1)
+        sums.index_add_(0, chosen, _coordinates(chunk.logits, basis))
+    counts = counts[:classes]
+    if int(counts.sum()) == 0:
+        raise UndefinedMethodError(
+            "openmax is not defined where no training image is classified correctly; "
+            "choose a method without class means"
+        )
+    return sums[:classes] / counts.clamp(min=1)[:, None], counts
+
+
+def _largest(reference: Reference, means: Tensor, basis: Tensor | None, tail: int) -> Tensor:
+    """Return the largest distances to the mean of every class, ``(k, tail)``, NaN where fewer."""
+    classes = len(means)
+    distances, of = [], []
+    for chunk, chosen in chosen_classes(reference, "hits"):
+        hit = chosen < classes
+        points = _coordinates(chunk.logits[hit], basis)
+        distances.append((points - means[chosen[hit]]).norm(dim=1))
+        of.append(chosen[hit])
+    values, order = torch.cat(distances).sort(descending=True)
+    # By class, and within a class still from the largest.
+    chosen, by_class = torch.cat(of)[order].sort(stable=True)
+    values = values[by_class]
+    counts = torch.bincount(chosen, minlength=classes)
+    first = counts.cumsum(dim=0) - counts
+    place = torch.arange(len(chosen), device=chosen.device) - first[chosen]
+    kept = place < tail
+    largest = values.new_full((classes, tail), torch.nan)
+    largest[chosen[kept], place[kept]] = values[kept]
+    return largest

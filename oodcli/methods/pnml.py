@@ -1,0 +1,83 @@
+"""pNML: regret of the last layer about an image it was not trained on."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from oodcli.activations import Activations, Head, Reference
+from oodcli.errors import UndefinedMethodError
+from oodcli.methods.class_means import feature_rows, wide_blocks
+from oodcli.methods.moments import Spectrum, moments
+
+
+@dataclass(frozen=True, slots=True)
+class PNML:
+    """Negative regret of the last layer.
+
+    ``-log_K Σ_c p_c / (p_c + (1 - p_c) p_c^κ)`` with ``κ = q / (1 + q)`` and ``q = f̂ᵀ (XᵀX)⁺ f̂``,
+    where ``f̂ = f / ‖f‖₂``, the rows of ``X`` are the ``f̂`` of the training images, and ``p`` is
+    the softmax of the logits of ``f̂``.
+
+    Parameters
+    ----------
+    head
+        Last linear layer of the classifier.
+    whitening
+        float64 ``V`` with ``V Vᵀ = (XᵀX)⁺``, ``(n, r)``.
+
+    References
+    ----------
+    Bibas, Feder, Hassner. "Single Layer Predictive Normalized Maximum Likelihood for
+    Out-of-Distribution Detection". NeurIPS 2021, arXiv:2110.09246.
+
+    Notes
+    -----
+    As in the authors' code, and pytorch-ood, it is the normalised feature that the last layer sees.
+    Each term is ``1 / (1 + (1 - p) p^(κ-1))``, computed from ``log p``, so that no
+    probability need be kept away from 0. What ``f̂`` has outside the space of the training features
+    does not count, as in the authors' code (an earlier version of it took that part for ``κ``,
+    where larger). ``XᵀX`` and its eigenvectors are in float64; eigenvalues not above
+    ``n · 2.2e-16`` times the largest count as zero.
+    """
+
+    head: Head
+    whitening: Tensor
+
+    @classmethod
+    def fit(cls, reference: Reference) -> Self:
+        """Take the second moment of the normalised training features.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If there is but one class.
+        """
+        if len(reference.head.weight) < 2:
+            raise UndefinedMethodError(
+                "pnml is not defined for 1 class; choose a method that does not look at classes"
+            )
+        return cls(reference.head, reference.once("pnml", lambda: _whitening(reference)))
+
+    def score(self, batch: Activations) -> Tensor:
+        """Return the negative regret, float64, ``(n,)``."""
+        energies = [
+            (block @ self.whitening).square().sum(dim=1, keepdim=True)
+            for block in wide_blocks(batch.features, normalised=True)
+        ]
+        energy = torch.cat(energies)  # (n, 1)
+        logits = self.head(feature_rows(batch, normalised=True)).double()
+        log_p = logits.log_softmax(dim=1)
+        # log(1 - p), also where p is 1 but for rounding.
+        log_rest = (-log_p.expm1()).log()
+        terms = logsigmoid(log_rest.neg() + log_p / (1 + energy))
+        return -terms.logsumexp(dim=1) / math.log(logits.shape[1])
+
+
+def _whitening(reference: Reference) -> Tensor:
+    normalised = moments(reference, normalised=True)
+    product = normalised.about(torch.zeros_like(normalised.mean)) * normalised.count
+    return Spectrum.of(product).whitening(0.0)

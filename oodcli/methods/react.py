@@ -1,0 +1,61 @@
+"""ReAct: features clipped from above."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from oodcli.activations import Activations, Head, Reference
+from oodcli.methods.base import percentile as valid
+from oodcli.methods.percentiles import calibration_percentile
+
+
+@dataclass(frozen=True, slots=True)
+class ReAct:
+    """Logits of features that are clipped from above.
+
+    ``z' = W min(f, c) + b``, where ``c`` is a percentile of all features of all calibration images.
+
+    Parameters
+    ----------
+    head
+        Last linear layer of the classifier.
+    threshold
+        ``c`` above.
+
+    References
+    ----------
+    Sun, Guo, Li. "ReAct: Out-of-distribution Detection With Rectified Activations". NeurIPS 2021,
+    arXiv:2111.12797.
+
+    Notes
+    -----
+    The paper takes the percentile over training images; OpenOOD, whose published numbers are
+    compared with, over validation images, as here.
+    """
+
+    head: Head
+    threshold: float
+
+    @classmethod
+    def fit(cls, reference: Reference, *, percentile: float = 90.0) -> Self:
+        """Clip at a percentile of all calibration features together.
+
+        Parameters
+        ----------
+        reference
+            The calibration images.
+        percentile
+            Percentile of the calibration features that is the threshold.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not at least 0 and less than 100.
+        """
+        percent = valid("react:percentile", percentile)
+        return cls(reference.head, calibration_percentile(reference, percent))
+
+    def logits(self, batch: Activations) -> Tensor:
+        """Return the logits of the clipped features, ``(n, k)``."""
+        return self.head(batch.features.clamp(max=self.threshold))

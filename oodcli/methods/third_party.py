@@ -1,0 +1,311 @@
+"""Methods that others wrote: packages that joined, and classes named by module.
+
+A package joins by an entry point in the group ``ood.methods``, whose name is the name of the method
+and whose object is a class or a :class:`~oodcli.methods.base.Method`. Without one, a class is named
+``package.module:Class``.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from types import NoneType
+from typing import Self
+
+from torch import Tensor
+
+from oodcli.activations import Activations, Reference
+from oodcli.errors import InvalidInputError, OodError, UndefinedMethodError, UnknownNameError
+from oodcli.methods.base import Method, MethodPart, MethodSpec, choices_of, choosable
+
+GROUP = "ood.methods"
+
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_POINT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_RESERVED = ("all",)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What installed packages offer.
+
+    Parameters
+    ----------
+    methods
+        The methods that load, by name.
+    packages
+        Name and version of the package that each comes from.
+    refused
+        Why a method cannot be used, by name.
+    """
+
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def joined(known: Iterable[str]) -> Joined:
+    """Load every method that an installed package offers; one that fails spoils no other.
+
+    Parameters
+    ----------
+    known
+        Names that are taken by methods of ``ood`` itself.
+    """
+    taken = set(known)
+    methods: dict[str, Method] = {}
+    packages: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name, points in _points().items():
+        if name in taken:
+            refused[name] = (
+                f"{_packages(points)} offers a method {name!r}, and ood has one of its own of "
+                "this name, which is used; the package must call it otherwise"
+            )
+            continue
+        try:
+            methods[name] = _loaded(name, points)
+        except OodError as error:
+            refused[name] = str(error)
+        else:
+            packages[name] = _packages(points)
+    return Joined(methods, packages, refused)
+
+
+def find(text: str, known: Iterable[str]) -> tuple[str, Method]:
+    """Return the method that a text begins with, and its name.
+
+    Parameters
+    ----------
+    text
+        ``name[:key=value,…]`` of a package that joined, or ``package.module:Class[:key=value,…]``.
+    known
+        Other names that the user may have meant.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such method, or no such class in the module.
+    InvalidInputError
+        If it cannot be loaded, or is not a method.
+    """
+    name, colon, rest = text.partition(":")
+    points = _points()
+    if name in points:
+        return name, _loaded(name, points[name])
+    path = rest.partition(":")[0].strip()
+    if colon and _MODULE.fullmatch(name) and _MODULE.fullmatch(path):
+        full = f"{name}:{path}"
+        return full, method_of(_imported(name, path), full)
+    raise UnknownNameError.among("method", name, [*known, *points])
+
+
+def method_of(found: object, name: str) -> Method:
+    """Return the registry entry of a class, or the entry itself.
+
+    Parameters
+    ----------
+    found
+        A class, or a :class:`~oodcli.methods.base.Method`.
+    name
+        What it is called in messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has not the shape of a method.
+    """
+    if isinstance(found, Method):
+        _check_class(found.type, name)
+        return found
+    if not isinstance(found, type):
+        raise InvalidInputError(
+            f"{name} is a {type(found).__name__}, not a class; name a class that has fit and "
+            "score, or a Method of oodcli.methods.base"
+        )
+    if any(base.__module__.startswith("pytorch_ood.") for base in found.__mro__):
+        from oodcli.methods.pytorch_ood import method_of_detector
+
+        return method_of_detector(found, name)
+    _check_class(found, name)
+    return Method(found, found.__name__, f"class {found.__module__}.{found.__qualname__}", ())
+
+
+def refusing(name: str, reason: str) -> MethodSpec:
+    """Return a method of a group that is left out with this reason when it is to be fitted."""
+
+    class Refused:
+        """A method that cannot be loaded."""
+
+        @classmethod
+        def fit(cls, _reference: Reference) -> Self:
+            """Refuse.
+
+            Raises
+            ------
+            UndefinedMethodError
+                Always.
+            """
+            raise UndefinedMethodError(reason)
+
+        def score(self, batch: Activations) -> Tensor:
+            """Score nothing, since there is never an instance."""
+            raise NotImplementedError
+
+    return MethodSpec((MethodPart(name, Method(Refused, name, "", ()), {}),), optional=True)
+
+
+def _points() -> dict[str, list[EntryPoint]]:
+    """Return the entry points by name; a name may stand in several packages."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        same = found.setdefault(point.name, [])
+        # A package that is installed twice, as in development, is one package.
+        if all(other.value != point.value for other in same):
+            same.append(point)
+    return found
+
+
+def _packages(points: Iterable[EntryPoint]) -> str:
+    names = [f"{p.dist.name} {p.dist.version}" if p.dist else "of unknown name" for p in points]
+    return ("package " if len(names) == 1 else "packages ") + " and ".join(names)
+
+
+def _loaded(name: str, points: list[EntryPoint]) -> Method:
+    packages = _packages(points)
+    if len(points) > 1:
+        raise InvalidInputError(
+            f"method {name!r} is offered by {packages}; name the class itself: "
+            + " or ".join(point.value for point in points)
+        )
+    if not _POINT_NAME.fullmatch(name) or name in _RESERVED:
+        raise InvalidInputError(
+            f"{packages} offers a method {name!r}, which cannot be written after --method; "
+            f"name the class itself: {points[0].value}"
+        )
+    try:
+        found = points[0].load()
+    except Exception as error:
+        raise InvalidInputError(
+            f"method {name!r} of {packages} does not load: {_told(error)}; "
+            "update the package, or remove it"
+        ) from error
+    try:
+        return method_of(found, points[0].value)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"method {name!r} of {packages}: {error}") from None
+
+
+def _imported(module: str, path: str) -> object:
+    try:
+        found: object = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not (module == missing or module.startswith(f"{missing}.")):
+            raise _failed(module, path, error) from error
+        if missing == "pytorch_ood":
+            raise InvalidInputError(
+                f"{module}:{path} needs pytorch-ood, which is not installed; "
+                "install it: pip install 'oodcli[pytorch-ood]'"
+            ) from None
+        raise InvalidInputError(
+            f"there is no module {missing!r} for method {module}:{path}; install its package, "
+            "or name the folder that it is in: PYTHONPATH=FOLDER ood …"
+        ) from None
+    except Exception as error:
+        raise _failed(module, path, error) from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise UnknownNameError.among(f"class in {module}", path, _classes(found))
+        found = getattr(found, name)
+    return found
+
+
+def _failed(module: str, path: str, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"module {module} of method {module}:{path} does not import: {_told(error)}; "
+        f"try it alone: python -c 'import {module}'"
+    )
+
+
+def _told(error: Exception) -> str:
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
+
+
+def _classes(module: object) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and isinstance(value, (type, Method))
+    ]
+
+
+def _check_class(found: type, name: str) -> None:
+    """Refuse a class that has not the shape of a method."""
+    fit = inspect.getattr_static(found, "fit", None)
+    if fit is None:
+        raise InvalidInputError(
+            f"{name} has no fit; write: @classmethod def fit(cls, reference, *, key: int = 1)"
+        )
+    if not isinstance(fit, (classmethod, staticmethod)):
+        raise InvalidInputError(
+            f"fit of {name} is not a classmethod, and there is no instance before it is called"
+        )
+    _check_fit(found, name)
+    what = "logits" if hasattr(found, "logits") else "score"
+    _check_call(found, what, name)
+    if hasattr(found, "score_logits"):
+        _check_call(found, "score_logits", name)
+
+
+def _check_fit(found: type, name: str) -> None:
+    signature = inspect.signature(found.fit)  # type: ignore[attr-defined]
+    positional = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    try:
+        chosen = choosable(found.fit)  # type: ignore[attr-defined]
+    except NameError as error:
+        raise InvalidInputError(
+            f"the types of fit of {name} cannot be read: {error}; import what they name at run time"
+        ) from None
+    if len(positional) != 1 or len(positional) + len(chosen) != len(signature.parameters):
+        raise InvalidInputError(
+            f"fit of {name} has the parameters {signature}; it must take the reference, and "
+            "after a * what a user can choose"
+        )
+    for parameter in chosen.values():
+        if parameter.default is parameter.empty:
+            raise InvalidInputError(
+                f"parameter {parameter.name!r} of fit of {name} has no default; give it one"
+            )
+        words, kinds = choices_of(parameter.annotation)
+        readable = all(kind in (int, float, str, bool, NoneType) for kind in kinds)
+        if not readable or not (words or kinds):
+            raise InvalidInputError(
+                f"parameter {parameter.name!r} of fit of {name} has a type that cannot be written "
+                "after --method; use int, float, bool, str, a Literal of words, or one of them "
+                "or None"
+            )
+
+
+def _check_call(found: type, what: str, name: str) -> None:
+    function = getattr(found, what, None)
+    if not callable(function):
+        raise InvalidInputError(
+            f"{name} has no {what}; write: def score(self, batch) that returns one score per "
+            "image, or def logits(self, batch) that returns new logits"
+        )
+    signature = inspect.signature(function)
+    try:
+        signature.bind(object(), object())
+    except TypeError:
+        raise InvalidInputError(
+            f"{what} of {name} has the parameters {signature}; it must take self and "
+            + ("the logits" if what == "score_logits" else "the batch")
+        ) from None

@@ -1,0 +1,399 @@
+"""What is known of each method: a list of all, a page of one, and a trial of its promises."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from oodcli.methods import METHODS, parse_method
+from oodcli.methods.base import Method, MethodPart, MethodSpec, Value, choices_of
+from oodcli.methods.contract import Finding, findings
+from oodcli.methods.third_party import joined
+
+METHODS_SCHEMA = 1
+
+_KINDS = {int: "whole number", float: "number", bool: "true or false", str: "word"}
+_ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
+_YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+
+
+@dataclass(frozen=True)
+class ListedParameter:
+    """A parameter of a method.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    type
+        What it may be, in words.
+    default
+        Its default; None where fitting chooses it.
+    required
+        Whether it has no default.
+    grid
+        The published values that a search may choose.
+    meaning
+        What it is.
+    given
+        The value in the method that was asked for.
+    """
+
+    name: str
+    type: str
+    default: Value
+    required: bool
+    grid: tuple[Value, ...]
+    meaning: str
+    given: Value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**vars(self), "grid": list(self.grid)}
+
+
+@dataclass(frozen=True)
+class ListedMethod:
+    """A method, or one half of a combination.
+
+    Parameters
+    ----------
+    name
+        Its name on the command line.
+    title
+        Its name in papers.
+    paper
+        Authors and venue.
+    year
+        Year of the paper; None where it has none.
+    kind
+        ``detector``, ``logit scorer`` or ``shaper``.
+    inputs
+        What it looks at; empty where that is not said.
+    parameters
+        What can be chosen.
+    passes, train_passes
+        Forward passes per scored, and per training image, beyond the ordinary one.
+    cost
+        The forward passes it needs, in words.
+    package
+        The package that it comes from, if not ``ood``.
+    """
+
+    name: str
+    title: str
+    paper: str
+    year: int | None
+    kind: str
+    inputs: tuple[str, ...]
+    parameters: tuple[ListedParameter, ...]
+    passes: float
+    train_passes: float
+    cost: str
+    package: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            **vars(self),
+            "inputs": list(self.inputs),
+            "parameters": [each.to_json() for each in self.parameters],
+        }
+
+
+@dataclass(frozen=True)
+class MethodList:
+    """All methods there are.
+
+    Parameters
+    ----------
+    methods
+        Those of ``ood``, then those of installed packages.
+    refused
+        Why a method of an installed package cannot be used, by name.
+    """
+
+    methods: tuple[ListedMethod, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            "schema": METHODS_SCHEMA,
+            "methods": [each.to_json() for each in self.methods],
+            "refused": dict(self.refused),
+        }
+
+
+@dataclass(frozen=True)
+class MethodText:
+    """What the author of a method wrote of it; each text has lines of at most 100 characters.
+
+    Parameters
+    ----------
+    listed
+        What the list has of it.
+    type
+        Module and name of the class.
+    summary
+        What it is in one line.
+    formula
+        How a score, or new logits, are made.
+    source
+        The publications.
+    caveats
+        Departures from them, and what to mind.
+    """
+
+    listed: ListedMethod
+    type: str
+    summary: str
+    formula: str
+    source: str
+    caveats: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        texts = {key: value for key, value in vars(self).items() if key != "listed"}
+        return {**self.listed.to_json(), **texts}
+
+
+@dataclass(frozen=True)
+class MethodPage:
+    """All that is known of one method.
+
+    Parameters
+    ----------
+    name
+        Canonical name.
+    cost
+        The forward passes it needs, in words.
+    parts
+        The method, or the halves of a combination in order.
+    followed_by
+        The logit scorer that follows a shaper named alone.
+    """
+
+    name: str
+    cost: str
+    parts: tuple[MethodText, ...]
+    followed_by: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            "schema": METHODS_SCHEMA,
+            "name": self.name,
+            "cost": self.cost,
+            "followed_by": self.followed_by,
+            "parts": [each.to_json() for each in self.parts],
+        }
+
+
+@dataclass(frozen=True)
+class MethodTrial:
+    """What trying a method found.
+
+    Parameters
+    ----------
+    name
+        Canonical name.
+    findings
+        What each check found.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it keeps every promise."""
+        return all(each.broken is None for each in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            "schema": METHODS_SCHEMA,
+            "name": self.name,
+            "sound": self.is_sound,
+            "checks": [{"must": each.what, "broken": each.broken} for each in self.findings],
+        }
+
+
+def list_methods() -> MethodList:
+    """Describe every method, those of installed packages too."""
+    offered = joined(METHODS)
+    return MethodList(
+        tuple(
+            _listed(MethodPart(name, method, {}), offered.packages.get(name))
+            for name, method in {**METHODS, **offered.methods}.items()
+        ),
+        offered.refused,
+    )
+
+
+def show_method(text: str) -> MethodPage:
+    """Describe one method as written after ``--method``.
+
+    Raises
+    ------
+    OodError
+        If there is no such method.
+    """
+    spec = parse_method(text)
+    alone = len(spec.parts) == 2 and "+" not in text
+    parts = spec.parts[:1] if alone else spec.parts
+    packages = joined(METHODS).packages
+    return MethodPage(
+        name="+".join(part.canonical for part in parts),
+        cost=_cost(spec),
+        parts=tuple(_text(part, packages.get(part.name)) for part in parts),
+        followed_by=spec.parts[1].name if alone else None,
+    )
+
+
+def try_method(text: str) -> MethodTrial:
+    """Try on a toy problem whether a method keeps what every method promises.
+
+    Raises
+    ------
+    OodError
+        If there is no such method, or it cannot be tried.
+    """
+    return MethodTrial(parse_method(text).canonical, findings(text))
+
+
+def _listed(part: MethodPart, package: str | None) -> ListedMethod:
+    method = part.method
+    years = _YEAR.findall(method.paper)
+    return ListedMethod(
+        name=part.name,
+        title=method.title,
+        paper=method.paper,
+        year=int(years[-1]) if years else None,
+        kind=_kind(method),
+        inputs=method.inputs,
+        parameters=_parameters(part),
+        passes=method.passes,
+        train_passes=method.train_passes,
+        cost=_cost(MethodSpec((part,))),
+        package=package,
+    )
+
+
+def _kind(method: Method) -> str:
+    if method.is_shaper:
+        return "shaper"
+    return "logit scorer" if method.is_logit_scorer else "detector"
+
+
+def _cost(spec: MethodSpec) -> str:
+    """Say which images have to go through the network, and how often."""
+    if not spec.inputs:
+        return "not said"
+    own = f"{1 + spec.passes:g} pass" + ("es" if spec.passes else "")
+    others = []
+    if "train" in spec.inputs or spec.train_passes:
+        times = f" ×{1 + spec.train_passes:g}" if spec.train_passes else ""
+        others.append(f"training images{times}")
+    if "jigsaw" in spec.inputs:
+        others.append("jigsaws")
+    if "calibration" in spec.inputs:
+        others.append("calibration images")
+    return f"{own}; also {', '.join(others)}" if others else own
+
+
+def _parameters(part: MethodPart) -> tuple[ListedParameter, ...]:
+    meanings = _meanings(part.method.type)
+    listed = []
+    for name, parameter in part.method.parameters().items():
+        required = parameter.default is parameter.empty
+        default = None if required else parameter.default
+        listed.append(
+            ListedParameter(
+                name=name,
+                type=_in_words(parameter.annotation),
+                default=default,
+                required=required,
+                grid=tuple(part.method.grid.get(name, ())),
+                meaning=meanings.get(name, ""),
+                given=part.given.get(name, default),
+            )
+        )
+    return tuple(listed)
+
+
+def _in_words(annotation: object) -> str:
+    words, kinds = choices_of(annotation)
+    names = [_KINDS[kind] for kind in kinds if isinstance(kind, type) and kind in _KINDS]
+    return " or ".join([*words, *names])
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Return what the docstrings of a class and of its ``fit`` say of each parameter."""
+    meanings: dict[str, str] = {}
+    # What a user chooses may be documented with the class, or where it is chosen.
+    for owner in (getattr(kind, "fit", None), kind):
+        meanings |= described(_sections(_doc(owner)).get("Parameters", ""))
+    return meanings
+
+
+def _text(part: MethodPart, package: str | None) -> MethodText:
+    kind = part.method.type
+    sections = _sections(_doc(kind))
+    summary, _, rest = sections[""].partition("\n\n")
+    return MethodText(
+        listed=_listed(part, package),
+        type=f"{kind.__module__}.{kind.__qualname__}",
+        summary=_plain(summary).replace("\n", " "),
+        formula="\n\n".join(filter(None, [_plain(rest), *_what_it_returns(kind)])),
+        source=_plain(sections.get("References", "")),
+        caveats=_plain(sections.get("Notes", "")),
+    )
+
+
+def _what_it_returns(kind: type) -> list[str]:
+    """Return what the docstring of the function that scores says it returns."""
+    for name in ("score_logits", "logits", "score"):
+        head = _sections(_doc(getattr(kind, name, None)))[""]
+        if head:
+            return [_plain(head)]
+    return []
+
+
+def _doc(owner: object) -> str:
+    return inspect.cleandoc(getattr(owner, "__doc__", None) or "")
+
+
+def _sections(doc: str) -> dict[str, str]:
+    """Return the sections of a NumPy docstring by heading; what stands before them has none."""
+    lines = doc.splitlines()
+    heads = [
+        index
+        for index in range(len(lines) - 1)
+        if len(lines[index + 1]) >= 3 and set(lines[index + 1]) == {"-"}
+    ]
+    found = {"": "\n".join(lines[: heads[0]] if heads else lines).strip()}
+    for start, end in pairwise([*heads, len(lines)]):
+        found[lines[start].strip()] = "\n".join(lines[start + 2 : end]).strip()
+    return found
+
+
+def described(section: str) -> dict[str, str]:
+    """Return the texts of a ``Parameters`` section by name; ``a, b`` describes both."""
+    texts: dict[str, list[str]] = {}
+    names: Sequence[str] = ()
+    for line in section.splitlines():
+        if line and not line[0].isspace():
+            names = [name.strip() for name in line.partition(":")[0].split(",")]
+        else:
+            for name in names:
+                texts.setdefault(name, []).append(line.strip())
+    return {name: _plain(" ".join(lines).strip()) for name, lines in texts.items()}
+
+
+def _plain(text: str) -> str:
+    """Leave out the markup of cross-references; what is code keeps its backticks."""
+    return _ROLE.sub(r"``\1``", text).strip()

@@ -1,0 +1,236 @@
+"""Scores of activations that are in a file, whatever program made them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from oodcli.activations import ActivationSet, Reference
+from oodcli.data.dataset import CALIBRATION_ROWS, CALIBRATION_SEED, stratified
+from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.methods import MethodSpec, parse_methods
+from oodcli.metrics import Curve, convention_named
+from oodcli.progress import Progress, Silent
+from oodcli.results import Report, ResultRow, RunSummary, with_averages
+from oodcli.scores import LABELS, PREDICTIONS, Scores
+from oodcli.workflows.activation_file import (
+    JIGSAW,
+    TEST,
+    TRAIN,
+    VAL,
+    ActivationFile,
+    read_activations,
+)
+from oodcli.workflows.detect import Detectors, fit_all
+from oodcli.workflows.devices import find_device
+from oodcli.workflows.report import method_notes
+from oodcli.workflows.score import ScoreResult, export_scores, for_every_block
+
+CONVENTION = "neutral"
+
+
+@dataclass(frozen=True)
+class FileRequest:
+    """What to score, and how.
+
+    Parameters
+    ----------
+    path
+        File of activations: :mod:`oodcli.workflows.activation_file` has the layout.
+    methods
+        Methods as written on the command line; every method that works from activations if empty.
+    device
+        Where to compute.
+    export
+        File that gets all scores of this call.
+    """
+
+    path: Path
+    methods: Sequence[str] = ()
+    device: str = "auto"
+    export: Path | None = None
+
+
+def score_file(request: FileRequest, *, progress: Progress | None = None) -> ScoreResult:
+    """Score the ID test images and the OOD sets of a file with every method.
+
+    Nothing is stored; ``export`` writes the scores.
+
+    Parameters
+    ----------
+    request
+        What to score, and how.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    OodError
+        If the file, a method or the device cannot be used.
+    """
+    watch = progress or Silent()
+    # Wrong names are told before anything is opened.
+    parse_methods(for_every_block(request.methods, range(1)))
+    device = find_device(request.device)
+    file = read_activations(request.path, progress=watch)
+    specs, left_out = _usable(
+        parse_methods(for_every_block(request.methods, range(max(1, file.n_blocks)))), file
+    )
+    if VAL not in file.sets and TRAIN in file.sets:
+        watch.note(
+            f"{file.path.name} has no set {VAL}: methods are calibrated on a fixed tenth of {TRAIN}"
+        )
+    detectors = fit_all(
+        specs,
+        _reference(file, device),
+        progress=watch,
+        calibrated_on="val" if VAL in file.sets else "train",
+    )
+    detectors.left_out.update(left_out)
+    scores = _scores(file, detectors, device, watch)
+    if not detectors.fitted:
+        raise InvalidInputError("; ".join(detectors.left_out.values()))
+    labels = file.sets[TEST].labels
+    predictions = file.sets[TEST].activations(device).predictions.cpu()
+    accuracy = None if labels is None else float(np.mean(predictions.numpy() == labels.numpy()))
+    if request.export is not None:
+        extra: dict[tuple[str, str], Scores] = {(PREDICTIONS, TEST): predictions.numpy()}
+        if labels is not None:
+            extra[LABELS, TEST] = labels.numpy()
+        export_scores(request.export, {**extra, **scores})
+    return ScoreResult(
+        report=_report(file, detectors, scores, accuracy),
+        passes=(),
+        seconds=0.0,
+        normratio=None,
+        left_out=detectors.left_out,
+    )
+
+
+def _usable(
+    specs: Sequence[MethodSpec], file: ActivationFile
+) -> tuple[list[MethodSpec], dict[str, str]]:
+    """Return the methods that a file can serve, and why others of a group cannot be.
+
+    What ``train``, ``jigsaw`` and calibration are needed for shows when a method asks for them.
+    """
+    usable: list[MethodSpec] = []
+    left_out: dict[str, str] = {}
+    for spec in specs:
+        reason = None
+        if {"network", "regions"} & set(spec.inputs):
+            reason = "it looks into the network, and a file of activations has none"
+        elif "block norms" in spec.inputs and not file.n_blocks:
+            reason = (
+                f"it needs block norms, and {file.path.name} has none of "
+                f"{', '.join(file.without_norms)}"
+            )
+        if reason is None:
+            usable.append(spec)
+        elif spec.optional:
+            left_out[spec.canonical] = reason
+        else:
+            raise InvalidInputError(f"{spec.canonical} cannot be scored: {reason}")
+    return usable, left_out
+
+
+def _reference(file: ActivationFile, device: torch.device) -> Reference:
+    """Return what methods may learn from; a set that is not there is told when it is touched."""
+
+    def needs(name: str) -> Callable[..., NoReturn]:
+        def refuse(*_: object) -> NoReturn:
+            raise UndefinedMethodError(f"it needs {name}, and {file.path.name} has none")
+
+        return refuse
+
+    def activations(name: str, rows: NDArray[np.int64] | None = None) -> ActivationSet:
+        if name not in file.sets:
+            needs(f"a set {name!r}")()
+        return file.sets[name].activations(device, rows)
+
+    def labels(name: str) -> torch.Tensor:
+        found = file.sets[name].labels if name in file.sets else None
+        return needs(f"a set {name!r}")() if found is None else found.to(device)
+
+    def tenth() -> NDArray[np.int64]:
+        classes = labels(TRAIN).cpu().numpy()
+        wanted = min(max(1, round(len(classes) / 10)), CALIBRATION_ROWS)
+        return stratified(classes, wanted, seed=CALIBRATION_SEED)
+
+    has_val = VAL in file.sets
+    return Reference(
+        head=file.head.to(device),
+        load_train=lambda: activations(TRAIN),
+        load_labels=lambda: labels(TRAIN),
+        load_jigsaw=lambda: activations(JIGSAW),
+        load_calibration=lambda: activations(VAL) if has_val else activations(TRAIN, tenth()),
+        load_calibration_labels=lambda: (
+            labels(VAL) if has_val else labels(TRAIN)[torch.from_numpy(tenth()).to(device)]
+        ),
+        load_probed=needs("the network itself"),
+        load_state=needs("the network itself"),
+        n_blocks=file.n_blocks,
+    )
+
+
+def _scores(
+    file: ActivationFile, detectors: Detectors, device: torch.device, progress: Progress
+) -> dict[tuple[str, str], Scores]:
+    """Return the scores by method and set, of those methods that are defined for all sets."""
+    scores: dict[tuple[str, str], Scores] = {}
+    for name in (TEST, *file.ood):
+        activations = file.sets[name].activations(device)
+        for method, values in detectors.score(activations, name, progress=progress).items():
+            scores[method, name] = values
+    return {key: values for key, values in scores.items() if key[0] not in detectors.left_out}
+
+
+def _report(
+    file: ActivationFile,
+    detectors: Detectors,
+    scores: Mapping[tuple[str, str], Scores],
+    accuracy: float | None,
+) -> Report:
+    convention = convention_named(CONVENTION)
+    run = file.path.stem
+    rows = [
+        ResultRow.of(
+            Curve.of(
+                scores[each.canonical, TEST],
+                scores[each.canonical, name],
+                method=each.canonical,
+                dataset=name,
+            ).detection(convention),
+            run=run,
+            method=each.canonical,
+            params=dict(each.params),
+            dataset=name,
+            group="ood",
+            id_accuracy=accuracy,
+            convention=convention.name,
+        )
+        for each in detectors.fitted
+        for name in file.ood
+    ]
+    classes, width = file.head.weight.shape
+    return Report(
+        convention=convention.name,
+        description=convention.description,
+        benchmark=None,
+        runs=[
+            RunSummary(
+                name=run,
+                arch=f"{width} features, {classes} classes",
+                id_name=TEST,
+                n_id=len(file.sets[TEST]),
+                id_accuracy=accuracy,
+                seed=None,
+            )
+        ],
+        rows=with_averages(rows),
+        notes=method_notes(rows, detectors.left_out),
+    )

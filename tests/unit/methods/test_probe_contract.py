@@ -1,0 +1,122 @@
+"""What every method promises that looks at the network, on a small one and real passes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodcli.activations import Activations, ActivationSet, Part, Reference
+from oodcli.methods import METHODS, Fitted, parse_method
+from oodcli.models import Network, network_of, parse_architecture
+from oodcli.models.extraction import extract, learn
+from oodcli.probes import Learner, Probe
+
+NAMES = [name for name, method in METHODS.items() if {"network", "regions"} & set(method.inputs)]
+CLASSES = 3
+NORMALISED = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.3, 0.35)}
+
+
+def coloured(n: int, *, seed: int) -> NDArray[np.uint8]:
+    """Draw images of noise, each brighter in the channel of its class."""
+    pixels = np.random.default_rng(seed).integers(0, 150, (n, 3, 32, 32), dtype=np.uint8)
+    pixels[np.arange(n), np.arange(n) % CLASSES] += 100
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """Return a small network that was fitted to the colours for a moment."""
+    torch.manual_seed(0)
+    spec = parse_architecture("resnet18:width=4")
+    module = spec.build(CLASSES)
+    pixels = torch.from_numpy(coloured(48, seed=5)).float() / 255 / 0.3 - 1.7
+    labels = torch.arange(48) % CLASSES
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(12):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(module(pixels), labels).backward()
+        optimiser.step()
+    return network_of(spec, module)
+
+
+def activations(
+    network: Network, pixels: NDArray[np.uint8], *probes: Probe, batch_size: int | None = None
+) -> Activations:
+    return next(
+        iter(extract(network, [pixels], **NORMALISED, probes=probes, batch_size=batch_size))  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(network: Network) -> Reference:
+    """Return a reference that runs the network when it is asked to."""
+    train = coloured(48, seed=1)
+
+    def chosen(rows: Tensor | None) -> NDArray[np.uint8]:
+        return train if rows is None else train[rows.numpy()]
+
+    def probed(_part: Part, probe: Probe, rows: Tensor | None) -> ActivationSet:
+        return ActivationSet.of(activations(network, chosen(rows), probe))
+
+    def learned(learner: Learner, rows: Tensor | None) -> Mapping[str, Tensor]:
+        return learn(network, [chosen(rows)], learner, **NORMALISED, batch_size=20)  # type: ignore[arg-type]
+
+    def plain() -> ActivationSet:
+        return ActivationSet.of(activations(network, train))
+
+    return Reference(
+        head=network.head(),
+        load_train=plain,
+        load_labels=lambda: torch.arange(48) % CLASSES,
+        load_calibration=plain,
+        load_calibration_labels=lambda: torch.arange(48) % CLASSES,
+        load_probed=probed,
+        load_state=learned,
+        n_blocks=len(network.blocks),
+    )
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def fitted(request: pytest.FixtureRequest, reference: Reference) -> Fitted:
+    """Return each method in turn, fitted with its defaults."""
+    return parse_method(request.param).fit(reference)
+
+
+def test_gives_one_finite_float_per_image_whatever_the_batches(
+    fitted: Fitted, network: Network
+) -> None:
+    pixels = coloured(11, seed=2)
+    whole = fitted.detector.score(activations(network, pixels, *fitted.probes))
+    parts = fitted.detector.score(activations(network, pixels, *fitted.probes, batch_size=3))
+    assert whole.shape == (11,)
+    assert whole.is_floating_point()
+    assert whole.isfinite().all()
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-4)
+
+
+def test_does_not_depend_on_the_order_of_images(fitted: Fitted, network: Network) -> None:
+    pixels = coloured(11, seed=2)
+    order = np.random.default_rng(0).permutation(11)
+    scores = fitted.detector.score(activations(network, pixels, *fitted.probes))
+    mixed = fitted.detector.score(activations(network, pixels[order], *fitted.probes))
+    torch.testing.assert_close(mixed, scores[torch.from_numpy(order)], rtol=1e-3, atol=1e-4)
+
+
+def test_gives_the_same_twice_and_leaves_its_input_alone(fitted: Fitted, network: Network) -> None:
+    batch = activations(network, coloured(5, seed=2), *fitted.probes)
+    before = {name: values.clone() for name, values in batch.arrays().items()}
+    assert torch.equal(fitted.detector.score(batch), fitted.detector.score(batch))
+    assert all(torch.equal(values, before[name]) for name, values in batch.arrays().items())
+
+
+def test_one_image_and_a_black_one_have_scores(fitted: Fitted, network: Network) -> None:
+    for pixels in (coloured(1, seed=3), np.zeros((2, 3, 32, 32), dtype=np.uint8)):
+        assert fitted.detector.score(activations(network, pixels, *fitted.probes)).isfinite().all()
+
+
+def test_the_cost_in_the_registry_is_that_of_the_probes(fitted: Fitted) -> None:
+    declared = METHODS[fitted.canonical.split("+")[0]].passes
+    assert declared == pytest.approx(sum(probe.passes for probe in fitted.probes))
