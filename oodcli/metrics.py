@@ -192,6 +192,19 @@ class Curve:
             height = (precision + np.append(at_zero_recall, precision[:-1])) / 2
         return float(np.sum(np.diff(self.true_positives) * height) / self.n_positive)
 
+    def detection_error(self) -> float:
+        """Return the smallest mean of the shares of positives missed and of negatives accepted.
+
+        References
+        ----------
+        Liang, Li, Srikant. "Enhancing The Reliability of Out-of-distribution Image Detection in
+        Neural Networks". ICLR 2018, arXiv:1706.02690, section 3: both classes equally likely.
+        """
+        missed = self.n_positive - self.true_positives
+        # In whole numbers, so that the smallest is found exactly.
+        twice = missed * self.n_negative + self.false_positives * self.n_positive
+        return float(np.min(twice) / (2 * self.n_positive * self.n_negative))
+
     def detection(self, convention: Convention) -> Detection:
         """Return all numbers of one pair from the curve that :meth:`of` made, ID positive."""
         flipped = self.flipped()

@@ -17,6 +17,16 @@ GROUPS = ("near", "far", "ood")
 # Full spectrum: the same OOD sets against ID test images and covariate-shifted ID images together.
 FULL_SPECTRUM = {group: f"fs-{group}" for group in GROUPS}
 AVERAGE = "average"
+EXTRAS = {
+    "fpr80": "FPR at a TPR of 80 %",
+    "fpr90": "FPR at a TPR of 90 %",
+    "fpr99": "FPR at a TPR of 99 %",
+    "detection_error": "smallest mean of the share of ID rejected and the share of OOD accepted",
+    "threshold_95": "score that 95 % of the ID images reach",
+    "accuracy_at_95": "ID accuracy among the images at or above that score",
+    "aurc": "area under the risk-coverage curve on the ID images",
+}
+"""What stands in :attr:`ResultRow.extras`, where it is known; with OOD positive the rates swap."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,11 @@ class ResultRow:
         Number of runs behind the row.
     std
         Population standard deviation over the runs, by metric; empty for one run.
+    intervals
+        Lower and upper end of the 95 % confidence interval, by metric; empty where not asked for.
+    extras
+        Other fractions of the same scores, by name, see :data:`EXTRAS`; and ``threshold_95``, which
+        is in the unit of the scores.
     """
 
     run: str
@@ -66,6 +81,8 @@ class ResultRow:
     convention: str
     n_runs: int = 1
     std: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    extras: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -79,6 +96,7 @@ class ResultRow:
         group: str,
         id_accuracy: float | None,
         convention: str,
+        extras: Mapping[str, float] | None = None,
     ) -> "ResultRow":
         """Build the row of one pair of score sets."""
         return cls(
@@ -95,6 +113,7 @@ class ResultRow:
             n_ood=detection.n_ood,
             id_accuracy=id_accuracy,
             convention=convention,
+            extras=extras or {},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -102,9 +121,13 @@ class ResultRow:
         content: dict[str, Any] = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("std", "n_runs")
+            if name not in ("std", "n_runs", "intervals", "extras")
         }
         content["params"] = dict(self.params)
+        if self.intervals:
+            content["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
+        if self.extras:
+            content["extras"] = dict(self.extras)
         if self.n_runs > 1:
             content["n_runs"] = self.n_runs
             content["std"] = dict(self.std)
@@ -129,6 +152,8 @@ class RunSummary:
         Accuracy on them.
     seed
         Seed of training, or None.
+    versions
+        Versions of the packages that made the run; empty where they are not known.
     """
 
     name: str
@@ -137,6 +162,7 @@ class RunSummary:
     n_id: int
     id_accuracy: float | None
     seed: int | None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,6 +179,142 @@ class SplitUsed:
 
     key: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether two methods differ in AUROC on the same images of one OOD set.
+
+    Parameters
+    ----------
+    run
+        Name of the run; of several runs, their names joined by ``", "``.
+    method_a, method_b
+        Canonical names of the methods.
+    dataset
+        Name of the OOD set.
+    group
+        ``near``, ``far`` or ``ood``.
+    delta
+        AUROC of A less AUROC of B, a fraction.
+    interval
+        95 % confidence interval of ``delta``.
+    p
+        Two-sided p-value of DeLong's paired test.
+    p_holm
+        The same after Holm's correction for all comparisons of the report.
+    n_compared
+        How many comparisons that are.
+    """
+
+    run: str
+    method_a: str
+    method_b: str
+    dataset: str
+    group: str
+    delta: float
+    interval: tuple[float, float]
+    p: float
+    p_holm: float
+    n_compared: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference holds at 5 % after the correction."""
+        return self.p_holm < 0.05
+
+    @property
+    def sentence(self) -> str:
+        """What the test says, in plain words."""
+        low, high = (100 * end for end in self.interval)
+        corrected = (
+            f" after Holm's correction for {self.n_compared} comparisons"
+            if self.n_compared > 1
+            else ""
+        )
+        size = f"{100 * self.delta:+.2f} points of AUROC (95 % interval {low:+.2f} to {high:+.2f})"
+        chance = "p < 0.0001" if self.p_holm < 0.0001 else f"p = {self.p_holm:.4f}"
+        if not self.significant:
+            return (
+                f"on {self.dataset}, {self.method_a} and {self.method_b} cannot be told apart: "
+                f"{size}, {chance}{corrected}"
+            )
+        verb = "separates better than" if self.delta > 0 else "separates worse than"
+        return (
+            f"on {self.dataset}, {self.method_a} {verb} {self.method_b}: "
+            f"{size}, {chance}{corrected}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as it stands in the JSON of a report."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "interval": list(self.interval),
+            "significant": self.significant,
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True)
+class MeanRank:
+    """Mean rank of a method over the OOD sets that all methods were scored on; 1 is best.
+
+    Parameters
+    ----------
+    run
+        Name of the run; of several runs, their names joined by ``", "``.
+    method
+        Canonical name of the method.
+    n_methods
+        Number of methods that are ranked.
+    n_datasets
+        Number of OOD sets.
+    fpr95, auroc
+        Mean rank by each metric; equal values share the mean of their ranks.
+    """
+
+    run: str
+    method: str
+    n_methods: int
+    n_datasets: int
+    fpr95: float
+    auroc: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rank as it stands in the JSON of a report."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the confidence of a classifier is from its accuracy on the ID test images.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    ece
+        Expected calibration error over equally wide bins, a fraction.
+    n_bins
+        Number of bins.
+    confidence
+        Mean probability of the predicted class.
+    accuracy
+        Share of correct predictions.
+    n
+        Number of images.
+    """
+
+    run: str
+    ece: float
+    n_bins: int
+    confidence: float
+    accuracy: float
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the calibration as it stands in the JSON of a report."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -175,6 +337,12 @@ class Report:
         What else the reader must know, one sentence each.
     splits
         For sets of which a published list names the images: the list, and its checksum.
+    comparisons
+        Paired tests between methods, where asked for.
+    mean_ranks
+        Mean rank of every method of a run over its OOD sets; empty for fewer than two methods.
+    calibration
+        Calibration of the classifier of every run whose probabilities are known.
     """
 
     convention: str
@@ -184,9 +352,17 @@ class Report:
     rows: Sequence[ResultRow]
     notes: Sequence[str] = ()
     splits: Mapping[str, SplitUsed] = field(default_factory=dict)
+    comparisons: Sequence[Comparison] = ()
+    mean_ranks: Sequence[MeanRank] = ()
+    calibration: Sequence[Calibration] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
+        added = {
+            "comparisons": [each.to_json() for each in self.comparisons],
+            "mean_ranks": [each.to_json() for each in self.mean_ranks],
+            "calibration": [each.to_json() for each in self.calibration],
+        }
         return {
             "schema": REPORT_SCHEMA,
             "benchmark": self.benchmark,
@@ -200,6 +376,7 @@ class Report:
                 for name, split in self.splits.items()
             },
             "rows": [row.to_json() for row in self.rows],
+            **{name: entries for name, entries in added.items() if entries},
         }
 
 
@@ -294,9 +471,15 @@ def _key(row: ResultRow) -> tuple[str, str, str]:
 
 
 def _mean(rows: Sequence[ResultRow]) -> ResultRow:
-    """Return the first row with every metric replaced by its mean over all rows."""
+    """Return the first row with every metric replaced by its mean over all rows.
+
+    An interval of a mean is not the mean of intervals, so there is none.
+    """
+    shared = [name for name in rows[0].extras if all(name in row.extras for row in rows)]
     return replace(
         rows[0],
+        intervals={},
+        extras={name: float(np.mean([row.extras[name] for row in rows])) for name in shared},
         fpr95=float(np.mean([row.fpr95 for row in rows])),
         auroc=float(np.mean([row.auroc for row in rows])),
         aupr_in=float(np.mean([row.aupr_in for row in rows])),

@@ -14,8 +14,34 @@ class Format(StrEnum):
 
     TABLE = "table"
     MARKDOWN = "markdown"
+    LATEX = "latex"
     CSV = "csv"
     JSON = "json"
+    HTML = "html"
+
+
+class Layout(StrEnum):
+    """Whose tables a report is laid out like."""
+
+    FEATURENORM = "featurenorm"
+    MODE = "mode"
+    OPENOOD = "openood"
+
+
+class Per(StrEnum):
+    """What has a row of its own, or where methods are rows a column."""
+
+    SET = "set"
+    GROUP = "group"
+    BOTH = "both"
+
+
+class PlotFormat(StrEnum):
+    """How a picture is written."""
+
+    PNG = "png"
+    SVG = "svg"
+    PDF = "pdf"
 
 
 class Convention(StrEnum):

@@ -1,10 +1,25 @@
 """``ood report``."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodcli.cli.options import Convention, Format, FormatOption, OutputOption, StoreOption
+from oodcli.cli.options import (
+    Convention,
+    Format,
+    FormatOption,
+    Layout,
+    OutputOption,
+    Per,
+    PlotFormat,
+    StoreOption,
+)
+
+if TYPE_CHECKING:
+    from oodcli.literature import PublishedComparison
+    from oodcli.results import Report
 
 
 def report(
@@ -17,6 +32,22 @@ def report(
             show_default=False,
         ),
     ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scores",
+            metavar="[NAME=]FILE",
+            help="Scores of any program, .npz, .csv or .pkl, instead of a run; may be repeated, "
+            "and seeds are averaged. NAME is the method, where the file does not say.",
+            show_default=False,
+        ),
+    ] = None,
+    id_name: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="NAME", help="The in-distribution set, where --scores does not say."
+        ),
+    ] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
@@ -27,11 +58,27 @@ def report(
         ),
     ] = None,
     convention: Annotated[
-        Convention | None,
+        list[Convention] | None,
         typer.Option(
             "--convention",
-            help="Whose definition of the metrics [default: the benchmark's, else neutral].",
+            help="Whose definition of the metrics; may be repeated, and they stand side by side "
+            "[default: the benchmark's, else neutral].",
             show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Only this method; may be repeated, which gives the order [default: all].",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME", help="Only this OOD set; may be repeated [default: all]."
         ),
     ] = None,
     average: Annotated[
@@ -41,25 +88,175 @@ def report(
         int | None,
         typer.Option("--limit", metavar="N", help="Scores of the first N images of each set."),
     ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option("--layout", help="Methods as rows, as in the tables of this paper."),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="NAME,…",
+            help="Columns in their order: fpr95, auroc, aupr_in, aupr_out, fpr80, fpr90, fpr99, "
+            "detection_error, aurc, accuracy_at_95, threshold_95, accuracy, images, run, arch, "
+            "dataset, group, method.",
+        ),
+    ] = None,
+    per: Annotated[
+        Per | None,
+        typer.Option(
+            "--per",
+            help="Single sets, averages of groups, or both [default: both].",
+            show_default=False,
+        ),
+    ] = None,
+    transpose: Annotated[
+        bool, typer.Option("--transpose", help="Methods as rows, data sets as columns.")
+    ] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="METRIC", help="Methods by this metric, the best first."),
+    ] = None,
+    digits: Annotated[
+        int, typer.Option("--digits", metavar="N", help="Digits after the point of a percent.")
+    ] = 2,
+    ci: Annotated[
+        bool,
+        typer.Option(
+            "--ci", help="95 % intervals: DeLong's for AUROC, bootstrap over images for the others."
+        ),
+    ] = False,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="DeLong's paired test of AUROC between two methods, on every set; "
+            "all stands for every other method.",
+            show_default=False,
+        ),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published", help="Beside it what papers printed, or why that cannot be compared."
+        ),
+    ] = False,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            "--plots",
+            metavar="DIR",
+            help="Also draw into DIR: scores, ROC, precision and recall, and what the run knows.",
+        ),
+    ] = None,
+    plot_format: Annotated[
+        list[PlotFormat] | None,
+        typer.Option(
+            "--plot-format",
+            help="The format of --plots; may be repeated [default: png].",
+            show_default=False,
+        ),
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Pictures inside --format html.")
+    ] = True,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Tabulate stored scores: FPR95, AUROC and AUPR per method and OOD set."""
-    import sys
+    """Tabulate stored scores: FPR95, AUROC and AUPR per method and OOD set.
 
-    from oodcli.cli.render import deliver, render_report
+    The options of the layout, from --layout to --digits, are for tables; json and csv always have
+    everything in full.
+    """
+    import sys
+    from functools import partial
+
+    from oodcli.cli.render import Picture, View, deliver, render_report
+    from oodcli.errors import InvalidInputError
     from oodcli.store import Store
     from oodcli.workflows.report import report as report_workflow
+    from oodcli.workflows.report import report_files
 
-    result = report_workflow(
-        Store.at(store),
-        runs=tuple(run or ()),
-        convention=None if convention is None else convention.value,
-        average=average,
-        limit=limit,
-        benchmark=benchmark,
+    if scores and (run or limit is not None):
+        raise InvalidInputError("--scores replaces --run and --limit; give one or the other")
+    if id_name is not None and not scores:
+        raise InvalidInputError("--id says what --scores are of; a run knows it")
+    tabulate = (
+        partial(report_files, tuple(scores), id_name=id_name)
+        if scores
+        else partial(report_workflow, Store.at(store), runs=tuple(run or ()), limit=limit)
     )
-    if not run:
+    names = list(dict.fromkeys(each.value for each in convention or ()))
+    results = [
+        tabulate(
+            convention=name,
+            average=average,
+            methods=tuple(method or ()),
+            datasets=tuple(dataset or ()),
+            benchmark=benchmark,
+            ci=ci,
+            # By every convention the area under the ROC curve is the same.
+            compare=(compare,) if compare and index == 0 else (),
+        )
+        for index, name in enumerate(names or [None])
+    ]
+    result = results[0]
+    if not run and not scores:
         print(f"run: {result.runs[0].name}", file=sys.stderr)
-    deliver(render_report(result, format_, to_file=output is not None), output)
+    view = View(
+        columns=None if columns is None else tuple(name.strip() for name in columns.split(",")),
+        digits=digits,
+        per=per,
+        transpose=transpose,
+        sort=sort,
+        layout=layout,
+        statistics=ci or compare is not None,
+    )
+    drawn = []
+    if plots is not None or (pictures and format_ is Format.HTML):
+        from oodcli.cli.progress import TerminalProgress
+        from oodcli.workflows.pictures import encoded, write_plots
+        from oodcli.workflows.pictures import pictures as pictures_workflow
+
+        drawn = pictures_workflow(
+            None if scores else Store.at(store),
+            runs=tuple(run or ()),
+            files=tuple(scores or ()),
+            id_name=id_name,
+            limit=limit,
+            methods=tuple(method or ()),
+            datasets=tuple(dataset or ()),
+            benchmark=benchmark,
+            progress=TerminalProgress(),
+        )
+    if plots is not None:
+        formats = [each.value for each in plot_format or (PlotFormat.PNG,)]
+        for path in write_plots(drawn, plots, tuple(formats)):
+            print(f"wrote {path}", file=sys.stderr)
+    shown = drawn if pictures and format_ is Format.HTML else []
+    text = render_report(
+        result,
+        format_,
+        to_file=output is not None,
+        view=view,
+        others=results[1:],
+        comparisons=_compared(results, view.columns or ()) if published else None,
+        pictures=[Picture(each.title, each.alt, encoded(each, "png")) for each in shown],
+    )
+    deliver(text, output)
+
+
+def _compared(results: Sequence["Report"], columns: Sequence[str]) -> "list[PublishedComparison]":
+    """Compare the metrics that are shown; by further conventions not again what is the same."""
+    from oodcli.literature import compare
+    from oodcli.results import METRICS
+
+    shown = [name for name in METRICS if name in columns] or ["fpr95", "auroc"]
+    further = [name for name in shown if name != "auroc"]
+    return [
+        each
+        for index, result in enumerate(results)
+        for each in compare(result, further if index else shown)
+    ]

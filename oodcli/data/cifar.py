@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from oodcli.data.arrays import ArraySource
 from oodcli.data.dataset import Dataset
-from oodcli.data.pickles import load_pickle
 from oodcli.errors import CorruptArtifactError, MissingArtifactError, UnreadableImageError
 from oodcli.images import Part
+from oodcli.pickles import load_pickle
 from oodcli.store import Store, digest_of_json, read_json, write_json
 
 

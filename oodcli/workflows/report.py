@@ -1,10 +1,9 @@
-"""Tables of stored scores; no network, no torch."""
+"""Tables of stored scores, and of score files from elsewhere; no network, no torch."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from pathlib import Path
 
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.errors import (
@@ -13,10 +12,10 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
-from oodcli.metrics import Curve, convention_named
+from oodcli.foreign import ForeignRun, joined, read_score_file
+from oodcli.metrics import Convention, convention_named
 from oodcli.results import (
     AVERAGE,
-    FULL_SPECTRUM,
     GROUPS,
     Report,
     ResultRow,
@@ -25,19 +24,61 @@ from oodcli.results import (
     over_runs,
     with_averages,
 )
-from oodcli.runs import Run, RunFolder, find_run
-from oodcli.scores import ScoredSet, Scores, Scoring, read_scores, read_scorings
+from oodcli.runs import RunFolder, find_run
+from oodcli.scores import (
+    LABELS,
+    PREDICTIONS,
+    ScoredSet,
+    Scores,
+    Scoring,
+    read_scores,
+    read_scorings,
+)
 from oodcli.store import Store
+from oodcli.workflows.evaluate import (
+    Source,
+    calibration_of,
+    comparisons,
+    ranks_of,
+    rows_of,
+    with_intervals,
+)
 
 
 @dataclass(frozen=True)
 class _Scored:
     """A run with the scores that are shown of it."""
 
-    folder: RunFolder
-    record: Run
-    scoring: Scoring
+    source: Source
     rows: Sequence[ResultRow]
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def scoring(self) -> Scoring:
+        return self.source.scoring
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is said of a table beside its values.
+
+    Parameters
+    ----------
+    ci
+        Whether to give 95 % confidence intervals.
+    bootstraps, seed
+        Number of bootstrap samples behind intervals of FPR95 and AUPR, and their seed.
+    compare
+        Pairs of methods whose AUROC is compared on every OOD set.
+    """
+
+    ci: bool = False
+    bootstraps: int = 1000
+    seed: int = 0
+    compare: Sequence[tuple[str, str]] = ()
 
 
 def report(
@@ -50,6 +91,10 @@ def report(
     methods: Sequence[str] = (),
     datasets: Sequence[str] = (),
     benchmark: str | None = None,
+    ci: bool = False,
+    bootstraps: int = 1000,
+    seed: int = 0,
+    compare: Sequence[tuple[str, str]] = (),
 ) -> Report:
     """Tabulate the stored scores of runs.
 
@@ -69,6 +114,181 @@ def report(
         Show only these, in this order; by default all.
     benchmark
         Show the sets of this benchmark alone, as scored for it; by default what was scored last.
+    ci
+        Whether to give 95 % confidence intervals.
+    bootstraps, seed
+        Number of bootstrap samples behind intervals of FPR95 and AUPR, and their seed.
+    compare
+        Pairs of methods whose AUROC is compared on every OOD set; ``all`` as the second stands for
+        every other method.
+
+    Raises
+    ------
+    MissingArtifactError
+        If a run has no scores.
+    InvalidInputError
+        If the scores cannot stand in one table.
+    """
+    sources, known = stored_sources(
+        store, runs=runs, limit=limit, methods=methods, datasets=datasets, benchmark=benchmark
+    )
+    chosen = convention_named(convention or ("neutral" if known is None else known.convention))
+    each = [_Scored(source, rows_of(source, chosen)) for source in sources]
+    for one in each:
+        if not one.rows:
+            raise MissingArtifactError(
+                f"run {one.name} has no scores of these methods and sets; "
+                f"make them: ood score --run {one.name}"
+            )
+    scorings = [source.scoring for source in sources]
+    return _report(
+        each,
+        _by_seed(each, average=average),
+        chosen,
+        benchmark=benchmark or _benchmark(scorings),
+        notes=[] if known is None else _benchmark_notes(scorings, known),
+        statistics=Statistics(ci, bootstraps, seed, compare),
+    )
+
+
+def report_files(
+    files: Sequence[str | Path],
+    *,
+    id_name: str | None = None,
+    convention: str | None = None,
+    average: bool = False,
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    benchmark: str | None = None,
+    ci: bool = False,
+    bootstraps: int = 1000,
+    seed: int = 0,
+    compare: Sequence[tuple[str, str]] = (),
+) -> Report:
+    """Tabulate scores from files, see :data:`oodcli.foreign.LAYOUTS`.
+
+    Files with different methods for the same images go into one table; the same methods again are
+    another seed, and seeds are averaged.
+
+    Parameters
+    ----------
+    files
+        Score files, or ``NAME=FILE`` to name the method of a file that does not say.
+    id_name
+        Name of the ID test set, where a file does not say.
+    convention
+        Name of the metric convention; by default that of the benchmark or layout, else ``neutral``.
+    average
+        Whether to average even files that differ in their methods or sets.
+    methods, datasets
+        Show only these, in this order; by default all.
+    benchmark
+        Show the sets of this benchmark alone, in its groups.
+    ci, bootstraps, seed, compare
+        As in :func:`report`.
+
+    Raises
+    ------
+    OodError
+        If a file cannot be read, or the scores cannot stand in one table.
+    """
+    sources, known, layout = foreign_sources(
+        files, id_name=id_name, methods=methods, datasets=datasets, benchmark=benchmark
+    )
+    by_default = layout if known is None else known.convention
+    chosen = convention_named(convention or by_default or "neutral")
+    each = [_Scored(source, rows_of(source, chosen)) for source in sources]
+    for one in each:
+        if not one.rows:
+            raise MissingArtifactError(f"{one.name} has no scores of these methods and sets")
+    notes = []
+    if known is not None:
+        notes.append(
+            f"that the images are those of benchmark {known.name} is taken from the names of the "
+            "sets; the files do not tell"
+        )
+    if layout is not None and any(source.scoring.id_accuracy is not None for source in sources):
+        notes.append("ID accuracy is of the predictions in the files, which some methods change")
+    groups: list[list[_Scored]] = []
+    for one in each:
+        for group in groups:
+            if average or one.source.methods == group[0].source.methods:
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return _report(
+        each,
+        groups,
+        chosen,
+        benchmark=None if known is None else known.name,
+        notes=notes,
+        statistics=Statistics(ci, bootstraps, seed, compare),
+    )
+
+
+def _report(
+    each: Sequence[_Scored],
+    groups: Sequence[Sequence[_Scored]],
+    convention: Convention,
+    *,
+    benchmark: str | None,
+    notes: Sequence[str],
+    statistics: Statistics,
+) -> Report:
+    """Put together what all tables have; ``groups`` are the runs that are averaged together."""
+    rows: list[ResultRow] = []
+    said = _notes(each)
+    sources = [[one.source for one in group] for group in groups]
+    for group, own in zip(groups, sources, strict=True):
+        table, note = _averaged(group)
+        if statistics.ci:
+            table = with_intervals(
+                table, own, convention, bootstraps=statistics.bootstraps, seed=statistics.seed
+            )
+        rows += table
+        said += note
+    said += [*notes, *_tuning_notes(rows)]
+    if statistics.ci:
+        said.append(
+            "95 % intervals are over images, for these networks: DeLong's for AUROC, the others "
+            f"from {statistics.bootstraps:,} bootstrap samples (seed {statistics.seed})"
+        )
+    calibrations = [calibration_of(one.source) for one in each]
+    return Report(
+        convention=convention.name,
+        description=convention.description,
+        benchmark=benchmark,
+        runs=[one.source.summary for one in each],
+        rows=rows,
+        notes=list(dict.fromkeys(said)),
+        splits={
+            entry.name: SplitUsed(entry.split, entry.split_sha256)
+            for one in each
+            for entry in (one.scoring.id_set, *one.scoring.sets)
+            if entry.split
+        },
+        comparisons=comparisons(sources, statistics.compare) if statistics.compare else (),
+        mean_ranks=ranks_of(rows),
+        calibration=[found for found in calibrations if found is not None],
+    )
+
+
+def stored_sources(
+    store: Store,
+    *,
+    runs: Sequence[str] = (),
+    limit: int | None = None,
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    benchmark: str | None = None,
+) -> tuple[list[Source], Benchmark | None]:
+    """Find the stored scores of runs, as :func:`report` shows them.
+
+    Returns
+    -------
+    tuple
+        The scores of every run, and the benchmark that they are of.
 
     Raises
     ------
@@ -84,40 +304,158 @@ def report(
     wanted = None if benchmark is None else BENCHMARKS[benchmark]
     scorings = [_choose(folder, limit, wanted) for folder in folders]
     _comparable(folders, scorings)
-    benchmark = benchmark or _benchmark(scorings)
-    known = None if benchmark is None else BENCHMARKS.get(benchmark)
-    chosen = convention_named(convention or ("neutral" if known is None else known.convention))
-    each = [
-        _Scored(
-            folder,
-            record,
+    name = benchmark or _benchmark(scorings)
+    sources = [
+        _source(
+            RunSummary(
+                name=folder.name,
+                arch=record.arch,
+                id_name=scoring.id_set.name,
+                n_id=scoring.id_set.n,
+                id_accuracy=scoring.id_accuracy,
+                seed=record.seed,
+                versions=record.versions,
+            ),
             scoring,
-            _rows(folder, scoring, chosen.name, methods=methods, datasets=datasets),
+            lambda method, entry, folder=folder, scoring=scoring: _checked_scores(  # type: ignore[misc]
+                folder, scoring, method, entry
+            ),
+            methods=methods,
+            datasets=datasets,
         )
         for folder, record, scoring in zip(folders, records, scorings, strict=True)
     ]
-    for one in each:
-        if not one.rows:
-            raise MissingArtifactError(
-                f"run {one.folder.name} has no scores of these methods and sets; "
-                f"make them: ood score --run {one.folder.name}"
-            )
-    rows, notes = _tabulated(each, average=average)
-    if known is not None:
-        notes += _benchmark_notes(scorings, known)
-    return Report(
-        convention=chosen.name,
-        description=chosen.description,
-        benchmark=benchmark,
-        runs=[_summary(one) for one in each],
-        rows=rows,
-        notes=[*_notes(each), *notes, *_tuning_notes(rows)],
-        splits={
-            entry.name: SplitUsed(entry.split, entry.split_sha256)
-            for scoring in scorings
-            for entry in (scoring.id_set, *scoring.sets)
-            if entry.split
-        },
+    sources = [
+        replace(source, record=record) for source, record in zip(sources, records, strict=True)
+    ]
+    return sources, None if name is None else BENCHMARKS.get(name)
+
+
+def foreign_sources(
+    files: Sequence[str | Path],
+    *,
+    id_name: str | None = None,
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    benchmark: str | None = None,
+) -> tuple[list[Source], Benchmark | None, str | None]:
+    """Read score files, as :func:`report_files` shows them.
+
+    Returns
+    -------
+    tuple
+        The scores of every network, the benchmark whose sets they are by name, and the convention
+        that their layout belongs to.
+
+    Raises
+    ------
+    OodError
+        If a file cannot be read, or a benchmark is unknown or has other sets.
+    """
+    if benchmark is not None and benchmark not in BENCHMARKS:
+        raise UnknownNameError.among("benchmark", benchmark, BENCHMARKS)
+    read: list[ForeignRun] = []
+    for file in files:
+        method, path = _named_file(file)
+        read += read_score_file(path, id_name=id_name, method=method)
+    networks = joined(read)
+    known = _benchmark_of(networks) if benchmark is None else BENCHMARKS[benchmark]
+    sources = [
+        _foreign_source(run, known, methods=methods, datasets=datasets, only=benchmark is not None)
+        for run in networks
+    ]
+    conventions = {run.convention for run in networks}
+    return sources, known, conventions.pop() if len(conventions) == 1 else None
+
+
+def _named_file(file: str | Path) -> tuple[str | None, Path]:
+    """Split ``NAME=FILE``; a file that is called so is taken as it is."""
+    name, equals, rest = str(file).partition("=")
+    if not equals or not name or Path(file).expanduser().exists() or "/" in name:
+        return None, Path(file).expanduser()
+    return name, Path(rest).expanduser()
+
+
+def _benchmark_of(networks: Sequence[ForeignRun]) -> Benchmark | None:
+    """Return the benchmark that has the ID set and all OOD sets of the files by name."""
+    for known in BENCHMARKS.values():
+        names = {known.id_set, *known.near, *known.far, *known.ood, *known.shifted}
+        if all(run.id_name == known.id_set and names.issuperset(run.sizes) for run in networks):
+            return known
+    return None
+
+
+def _foreign_source(
+    run: ForeignRun,
+    benchmark: Benchmark | None,
+    *,
+    methods: Sequence[str],
+    datasets: Sequence[str],
+    only: bool,
+) -> Source:
+    sizes = run.sizes
+    groups = dict(run.groups)
+    order = [name for name in sizes if name != run.id_name]
+    if benchmark is not None:
+        ours = {name: group for group, names in benchmark.groups.items() for name in names}
+        ours |= dict.fromkeys(benchmark.shifted, "shifted")
+        groups |= ours
+        order = [name for name in ours if name in order] + (
+            [] if only else [name for name in order if name not in ours]
+        )
+    sets = tuple(
+        ScoredSet(
+            name=name,
+            group=groups.get(name, "ood"),
+            n=sizes[name],
+            digest=f"{sizes[name]} images",
+            accuracy=run.shifted_accuracy.get(name),
+        )
+        for name in order
+    )
+    id_set = ScoredSet(run.id_name, "id", sizes[run.id_name], f"{sizes[run.id_name]} images")
+    scoring = Scoring(
+        limit=None,
+        precision="float32",
+        id_set=id_set,
+        id_accuracy=run.id_accuracy,
+        sets=sets,
+        methods={method: {} for method in run.scores},
+    )
+
+    def read(method: str, entry: ScoredSet) -> Scores | None:
+        if method in (LABELS, PREDICTIONS):
+            return run.labels if method == LABELS else run.predictions
+        return run.scores.get(method, {}).get(entry.name)
+
+    summary = RunSummary(
+        name=run.name,
+        arch="",
+        id_name=run.id_name,
+        n_id=id_set.n,
+        id_accuracy=run.id_accuracy,
+        seed=None,
+    )
+    return _source(summary, scoring, read, methods=methods, datasets=datasets)
+
+
+def _source(
+    summary: RunSummary,
+    scoring: Scoring,
+    read: Callable[[str, ScoredSet], Scores | None],
+    *,
+    methods: Sequence[str],
+    datasets: Sequence[str],
+) -> Source:
+    known = scoring.methods or {}
+    shown = [entry for entry in scoring.sets if not datasets or entry.name in datasets]
+    return Source(
+        summary=summary,
+        scoring=scoring,
+        methods=[name for name in methods if name in known] if methods else list(known),
+        sets=[entry for entry in shown if entry.group != "shifted"],
+        shifted=_shifted(shown),
+        read=read,
     )
 
 
@@ -168,52 +506,6 @@ def _benchmark(scorings: Sequence[Scoring]) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
-def _rows(
-    folder: RunFolder,
-    scoring: Scoring,
-    convention: str,
-    *,
-    methods: Sequence[str],
-    datasets: Sequence[str],
-) -> list[ResultRow]:
-    known = scoring.methods or {}
-    wanted = [name for name in methods if name in known] if methods else list(known)
-    shown = [entry for entry in scoring.sets if not datasets or entry.name in datasets]
-    ood = [entry for entry in shown if entry.group != "shifted"]
-    shifted = _shifted(shown)
-    rows = []
-    for method in wanted:
-        plain = _checked_scores(folder, scoring, method, scoring.id_set)
-        if plain is None:
-            continue
-        spectra: list[tuple[Scores, float | None, Mapping[str, str]]] = [
-            (plain, scoring.id_accuracy, {})
-        ]
-        others = [_checked_scores(folder, scoring, method, entry) for entry in shifted]
-        if shifted and all(scores is not None for scores in others):
-            every = np.concatenate([plain, *(scores for scores in others if scores is not None)])
-            spectra.append((every, _spectrum_accuracy(scoring, shifted), FULL_SPECTRUM))
-        for entry in ood:
-            ood_scores = _checked_scores(folder, scoring, method, entry)
-            if ood_scores is None:
-                continue
-            for id_scores, accuracy, groups in spectra:
-                curve = Curve.of(id_scores, ood_scores, method=method, dataset=entry.name)
-                rows.append(
-                    ResultRow.of(
-                        curve.detection(convention_named(convention)),
-                        run=folder.name,
-                        method=method,
-                        params=known[method],
-                        dataset=entry.name,
-                        group=groups.get(entry.group, entry.group),
-                        id_accuracy=accuracy,
-                        convention=convention,
-                    )
-                )
-    return rows
-
-
 def _checked_scores(
     folder: RunFolder, scoring: Scoring, method: str, entry: ScoredSet
 ) -> Scores | None:
@@ -231,18 +523,10 @@ def _shifted(shown: Sequence[ScoredSet]) -> list[ScoredSet]:
     """Return the covariate-shifted ID sets, if all those of the benchmark were scored."""
     found = [entry for entry in shown if entry.group == "shifted"]
     benchmarks = {entry.benchmark for entry in found}
+    if benchmarks == {None}:  # from elsewhere: what the file has is all there is
+        return found
     wanted = {name for key, b in BENCHMARKS.items() if key in benchmarks for name in b.shifted}
     return found if wanted == {entry.name for entry in found} else []
-
-
-def _spectrum_accuracy(scoring: Scoring, shifted: Sequence[ScoredSet]) -> float | None:
-    """Return the accuracy on ID test images and covariate-shifted ones together."""
-    total, hits = scoring.id_set.n, (scoring.id_accuracy or 0.0) * scoring.id_set.n
-    for entry in shifted:
-        if entry.accuracy is None or scoring.id_accuracy is None:
-            return None
-        total, hits = total + entry.n, hits + entry.accuracy * entry.n
-    return hits / total
 
 
 def _notes(each: Sequence[_Scored]) -> list[str]:
@@ -325,22 +609,8 @@ def _benchmark_notes(scorings: Sequence[Scoring], benchmark: Benchmark) -> list[
     return list(dict.fromkeys(notes))
 
 
-def _summary(one: _Scored) -> RunSummary:
-    return RunSummary(
-        name=one.folder.name,
-        arch=one.record.arch,
-        id_name=one.scoring.id_set.name,
-        n_id=one.scoring.id_set.n,
-        id_accuracy=one.scoring.id_accuracy,
-        seed=one.record.seed,
-    )
-
-
-def _tabulated(each: Sequence[_Scored], *, average: bool) -> tuple[list[ResultRow], list[str]]:
-    """Return all rows with their averages, and what the reader must know of them.
-
-    Runs that differ by their seed alone are averaged, on request all of them.
-    """
+def _by_seed(each: Sequence[_Scored], *, average: bool) -> list[list[_Scored]]:
+    """Put together runs that differ by their seed alone, on request all of them."""
     groups: list[list[_Scored]] = []
     for one in each:
         for group in groups:
@@ -349,26 +619,27 @@ def _tabulated(each: Sequence[_Scored], *, average: bool) -> tuple[list[ResultRo
                 break
         else:
             groups.append([one])
-    rows: list[ResultRow] = []
-    notes: list[str] = []
-    for group in groups:
-        if len(group) == 1:
-            rows += with_averages(group[0].rows)
-            continue
-        _same_images(group)
-        tables = _common(group)
-        if any(len(table) < len(one.rows) for table, one in zip(tables, group, strict=True)):
-            notes.append("averaged over runs is only what all of them were scored on")
-        rows += over_runs([with_averages(table) for table in tables])
-    return rows, notes
+    return groups
+
+
+def _averaged(group: Sequence[_Scored]) -> tuple[list[ResultRow], list[str]]:
+    """Return the rows of runs averaged together, and what the reader must know of them."""
+    if len(group) == 1:
+        return with_averages(group[0].rows), []
+    _same_images(group)
+    tables = _common(group)
+    notes = []
+    if any(len(table) < len(one.rows) for table, one in zip(tables, group, strict=True)):
+        notes.append("averaged over runs is only what all of them were scored on")
+    return over_runs([with_averages(table) for table in tables]), notes
 
 
 def _differ_by_seed(one: _Scored, group: Sequence[_Scored]) -> bool:
-    return (
-        one.record.origin == "trained"
-        and one.record.but_for_seed() == group[0].record.but_for_seed()
-        and one.record.seed not in [other.record.seed for other in group]
-    )
+    own, first = one.source.record, group[0].source.record
+    if own is None or first is None or own.origin != "trained":
+        return False
+    others = [other.source.summary.seed for other in group]
+    return own.but_for_seed() == first.but_for_seed() and own.seed not in others
 
 
 def _same_images(group: Sequence[_Scored]) -> None:
@@ -376,10 +647,10 @@ def _same_images(group: Sequence[_Scored]) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for one in group:
         for entry in (one.scoring.id_set, *one.scoring.sets):
-            name, digest = seen.setdefault(entry.name, (one.folder.name, entry.digest))
+            name, digest = seen.setdefault(entry.name, (one.name, entry.digest))
             if digest != entry.digest:
                 raise InvalidInputError(
-                    f"runs {name} and {one.folder.name} were scored on different images called "
+                    f"runs {name} and {one.name} were scored on different images called "
                     f"{entry.name}; score them on the same, or report them one by one"
                 )
 
@@ -393,6 +664,6 @@ def _common(group: Sequence[_Scored]) -> list[list[ResultRow]]:
     keys = set.intersection(*({_place(r) for r in one.rows} for one in group))
     tables = [[r for r in one.rows if _place(r) in keys] for one in group]
     if not keys:
-        names = ", ".join(one.folder.name for one in group)
+        names = ", ".join(one.name for one in group)
         raise InvalidInputError(f"runs {names} have no method and set in common to average")
     return tables

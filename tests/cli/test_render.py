@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from oodcli import __version__
 from oodcli.cli.options import Format
 from oodcli.cli.render import deliver, human_bytes, render_normratio, render_report
 from oodcli.metrics import Detection
@@ -48,6 +49,7 @@ def report(table: list[ResultRow], *names: str, notes: tuple[str, ...] = ()) -> 
 TABLE = """\
 r: resnet18, ID cifar10 (1,000 test images, accuracy 95.06 %)
 benchmark bench, convention neutral: what it means; in percent
+tabulated by ood {version}
 
  OOD set       Group  Method                 FPR95 ↓  AUROC ↑  AUPR-in ↑  AUPR-out ↑  Images
  ───────────────────────────────────────────────────────────────────────────────────────────
@@ -67,17 +69,18 @@ benchmark bench, convention neutral: what it means; in percent
  average              featurenorm (block 6)    36.25    82.50      75.00       50.00   5,000
 
 note: a note
-"""
+""".replace("{version}", __version__)
 
 MARKDOWN = """\
 r: resnet18, ID cifar10 (1,000 test images, accuracy 95.06 %)  
-benchmark bench, convention neutral: what it means; in percent
+benchmark bench, convention neutral: what it means; in percent  
+tabulated by ood {version}
 
 | OOD set | Group | Method | FPR95 ↓ | AUROC ↑ | AUPR-in ↑ | AUPR-out ↑ | Images |
 |---|---|---|---:|---:|---:|---:|---:|
 | tin | near | msp | **50.00** | **80.00** | **75.00** | **50.00** | 2,500 |
 | tin | near | featurenorm (block 6) | 60.00 | 70.00 | **75.00** | **50.00** | 2,500 |
-"""  # noqa: W291 - two blanks end a line in Markdown
+""".replace("{version}", __version__)  # noqa: W291 - two blanks end a line in Markdown
 
 
 def test_the_table_on_100_columns() -> None:
@@ -95,7 +98,8 @@ def test_a_narrow_window_loses_columns_and_never_digits(monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "70")
     shown = render_report(report(rows()), Format.TABLE, to_file=False)
     assert max(len(line) for line in shown.splitlines() if line.startswith(" ")) <= 70
-    assert "AUPR-out" not in shown
+    assert "AUPR-out ↑" not in shown
+    assert shown.endswith("note: no room here for Images, AUPR-out, AUPR-in\n")
     assert "featurenorm (block 6)    12.50    95.00" in shown
     assert "…" not in shown
 
@@ -116,9 +120,13 @@ def test_runs_that_are_not_averaged_have_a_column() -> None:
 
 
 def test_names_from_outside_are_not_taken_for_markup() -> None:
-    evil = [row("msp", "[red]a|b*c[/red]", "ood", 0.5, 0.5)]
-    assert "[red]a|b*c[/red]" in render_report(report(evil), Format.TABLE, to_file=False)
-    assert "[red]a\\|b\\*c[/red]" in render_report(report(evil), Format.MARKDOWN, to_file=False)
+    name = "[red]a|b*c[/red]<b>`_x_~[l](u)\x1b[31m\n"
+    evil = [row("msp", name, "ood", 0.5, 0.5)]
+    shown = render_report(report(evil), Format.TABLE, to_file=False)
+    assert "[red]a|b*c[/red]<b>`_x_~[l](u)\ufffd[31m " in shown
+    shown = render_report(report(evil), Format.MARKDOWN, to_file=False)
+    assert r"| [red]a\|b\*c[/red]\<b>\`\_x\_\~[l\](u)" in shown
+    assert "\x1b" not in shown
 
 
 def test_one_set_has_no_average_in_print_and_has_it_in_json() -> None:

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from oodcli.metrics import Detection
-from oodcli.results import Report, ResultRow, RunSummary, best_of, over_runs, with_averages
+from oodcli.results import (
+    Calibration,
+    Comparison,
+    MeanRank,
+    Report,
+    ResultRow,
+    RunSummary,
+    best_of,
+    over_runs,
+    with_averages,
+)
 
 
 def row(
@@ -121,3 +131,76 @@ def test_the_json_of_a_report_is_the_documented_one() -> None:
     merged = over_runs([report.rows, report.rows])[0].to_json()
     assert merged["n_runs"] == 2
     assert set(merged["std"]) == {"fpr95", "auroc", "aupr_in", "aupr_out", "id_accuracy"}
+
+
+def test_extras_are_averaged_where_all_have_them_and_intervals_are_not() -> None:
+    from dataclasses import replace
+
+    intervals = {"auroc": (0.1, 0.2)}
+    first = replace(row("a", "near", 0.1), extras={"fpr80": 0.2, "aurc": 0.5}, intervals=intervals)
+    second = replace(row("b", "near", 0.1), extras={"fpr80": 0.4}, intervals=intervals)
+    average = next(r for r in with_averages([first, second]) if r.dataset == "average")
+    assert average.extras == {"fpr80": pytest.approx(0.3)}
+    assert average.intervals == {}
+    merged = over_runs([[first], [replace(first, run="s", extras={"fpr80": 0.6, "aurc": 0.1})]])[0]
+    assert merged.extras == {"fpr80": pytest.approx(0.4), "aurc": pytest.approx(0.3)}
+
+
+def test_what_was_asked_for_is_added_to_the_json() -> None:
+    from dataclasses import replace
+
+    shown = replace(row("a", "near", 0.1), intervals={"auroc": (0.1, 0.3)}, extras={"aurc": 0.2})
+    report = Report(
+        convention="neutral",
+        description="what it means",
+        benchmark=None,
+        runs=[],
+        rows=[shown],
+        comparisons=[comparison(0.02, 0.001)],
+        mean_ranks=[MeanRank("r", "msp", 2, 3, 1.5, 1.0)],
+        calibration=[Calibration("r", 0.05, 15, 0.9, 0.95, 100)],
+    )
+    content = report.to_json()
+    assert content["rows"][0]["intervals"] == {"auroc": [0.1, 0.3]}
+    assert content["rows"][0]["extras"] == {"aurc": 0.2}
+    assert content["comparisons"][0]["significant"] is True
+    assert content["comparisons"][0]["interval"] == [0.01, 0.03]
+    assert content["comparisons"][0]["sentence"] == report.comparisons[0].sentence
+    assert content["mean_ranks"] == [
+        {
+            "run": "r", "method": "msp", "n_methods": 2, "n_datasets": 3, "fpr95": 1.5,
+            "auroc": 1.0,
+        }
+    ]  # fmt: skip
+    assert content["calibration"][0]["ece"] == 0.05
+
+
+def comparison(delta: float, p_holm: float, *, n_compared: int = 1) -> Comparison:
+    """Make up a comparison."""
+    return Comparison(
+        run="r",
+        method_a="energy",
+        method_b="msp",
+        dataset="svhn",
+        group="far",
+        delta=delta,
+        interval=(0.01, 0.03),
+        p=p_holm / n_compared,
+        p_holm=p_holm,
+        n_compared=n_compared,
+    )
+
+
+def test_a_comparison_says_in_words_what_it_found() -> None:
+    assert comparison(0.02, 0.0123, n_compared=3).sentence == (
+        "on svhn, energy separates better than msp: +2.00 points of AUROC (95 % interval +1.00 to "
+        "+3.00), p = 0.0123 after Holm's correction for 3 comparisons"
+    )
+    assert comparison(-0.02, 0.00001).sentence == (
+        "on svhn, energy separates worse than msp: -2.00 points of AUROC (95 % interval +1.00 to "
+        "+3.00), p < 0.0001"
+    )
+    assert comparison(0.02, 0.05).sentence == (
+        "on svhn, energy and msp cannot be told apart: +2.00 points of AUROC (95 % interval +1.00 "
+        "to +3.00), p = 0.0500"
+    )

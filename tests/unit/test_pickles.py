@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from oodcli.data.pickles import load_pickle
 from oodcli.errors import CorruptArtifactError
+from oodcli.pickles import load_pickle
 
 
 def loads(value, protocol=2):
@@ -148,3 +148,58 @@ def test_damaged_pickle_is_never_a_crash():
             except CorruptArtifactError:
                 refused += 1
     assert refused > len(content)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", ["int64", "float32", "float64", "uint8", "bool", "float16"])
+def test_tensors_become_arrays_where_they_are_asked_for(protocol, kind):
+    import torch
+
+    tensor = torch.arange(12).reshape(3, 4).to(getattr(torch, kind))
+    content = pickle.dumps({"id_preds": tensor, "part": tensor[1:]}, protocol=protocol)
+    loaded = load_pickle(content, where="scores", tensors=True)
+    np.testing.assert_array_equal(loaded["id_preds"], tensor.numpy())
+    np.testing.assert_array_equal(loaded["part"], tensor[1:].numpy())
+    assert loaded["part"].dtype == kind
+    with pytest.raises(
+        CorruptArtifactError, match=r"it asks for torch\._utils\._rebuild_tensor_v2"
+    ):
+        load_pickle(content, where="scores")
+
+
+def test_tensor_of_another_layout_is_refused():
+    import torch
+
+    content = pickle.dumps(torch.zeros(3, 4).t(), protocol=2)
+    with pytest.raises(CorruptArtifactError, match="not in row order"):
+        load_pickle(content, where="scores", tensors=True)
+
+
+def test_storage_of_a_tensor_may_ask_for_nothing_else(tmp_path, monkeypatch):
+    """What stands inside a storage is a pickle too."""
+    import torch
+    from torch.storage import _load_from_bytes
+
+    monkeypatch.chdir(tmp_path)
+    inner = pickle.dumps(Evil(os.system, "touch owned"), protocol=2)
+    outer = pickle.dumps(Evil(_load_from_bytes, inner), protocol=2)
+    with pytest.raises(CorruptArtifactError, match=r"it asks for \w+\.system"):
+        load_pickle(outer, where="scores", tensors=True)
+    evil = pickle.dumps([torch.zeros(2), Evil(os.system, "touch owned")], protocol=2)
+    with pytest.raises(CorruptArtifactError, match=r"it asks for \w+\.system"):
+        load_pickle(evil, where="scores", tensors=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_tensor_is_never_a_crash():
+    import torch
+
+    content = pickle.dumps(torch.arange(5), protocol=2)
+    refused = 0
+    for at in range(0, len(content), 3):
+        for damaged in (content[:at], content[:at] + b"\xff" + content[at + 1 :]):
+            try:
+                load_pickle(damaged, where="scores", tensors=True)
+            except CorruptArtifactError:
+                refused += 1
+    assert refused > len(content) // 3

@@ -2,13 +2,15 @@
 
 A pickle names functions to call. This reader answers only the few names of which NumPy arrays are
 made, and answers them with records of its own, so that a crafted pickle reaches neither another
-function nor the inside of NumPy. Arrays are then built from the records' bytes.
+function nor the inside of NumPy. Arrays are then built from the records' bytes. Where a file may
+hold tensors of PyTorch, they become arrays in the same way, without PyTorch.
 """
 
 import io
 import math
 import pickle  # noqa: TID251 - this is the one restricted reader
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +78,32 @@ class _ScalarRecord:
         return _array(self.content, self.kind.dtype(), (1,), order="C")[0].item()
 
 
+@dataclass(frozen=True)
+class _StorageRecord:
+    """What a pickle says of the memory behind a tensor."""
+
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _TensorRecord:
+    """What a pickle says of a tensor."""
+
+    storage: _StorageRecord
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def array(self) -> NDArray[Any]:
+        count = math.prod(self.shape)
+        rows = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        if count and list(self.strides) != rows:
+            raise ValueError(f"a tensor {self.shape} is not in row order")
+        if min((*self.shape, self.offset), default=0) < 0:
+            raise ValueError(f"a tensor {self.shape} begins at {self.offset}")
+        return self.storage.values[self.offset : self.offset + count].reshape(self.shape).copy()
+
+
 def _array(
     content: bytes | bytearray, dtype: np.dtype[Any], shape: tuple[int, ...], *, order: str
 ) -> NDArray[Any]:
@@ -117,14 +145,72 @@ _NAMES = {
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO, names: Mapping[tuple[str, str], Any]) -> None:
+        super().__init__(stream, encoding="bytes")
+        self._names = names
+
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - as in the base class
         try:
-            return _NAMES[module, name]
+            return self._names[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
 
-def load_pickle(content: bytes, *, where: str) -> Any:  # noqa: ANN401 - it depends on the file
+class _StorageUnpickler(_RestrictedUnpickler):
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ANN401 - as in the base class
+        _kind, code, _key, _device, size, *_view = pid
+        if code not in _STORAGES.values():
+            raise ValueError("it holds a storage of unknown type")
+        return np.dtype(code), int(size)
+
+
+def _storage(content: bytes) -> _StorageRecord:
+    """Read the memory of a tensor: four pickles, their keys, then size and values."""
+    stream = io.BytesIO(content)
+    for _magic_version_system in range(3):
+        _RestrictedUnpickler(stream, {}).load()
+    loaded = _StorageUnpickler(stream, {("torch", n): code for n, code in _STORAGES.items()}).load()
+    dtype, size = loaded
+    _RestrictedUnpickler(stream, {}).load()
+    written = int.from_bytes(stream.read(8), "little")
+    if size < 0 or written != size:
+        raise ValueError(f"a storage of {size} values says it has {written}")
+    return _StorageRecord(_array(stream.read(size * dtype.itemsize), dtype, (size,), order="C"))
+
+
+def _tensor(
+    storage: _StorageRecord,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    *_ignored: object,
+) -> _TensorRecord:
+    if not isinstance(storage, _StorageRecord):
+        raise TypeError(f"a tensor of a {type(storage).__name__} is not read")
+    sizes, steps = tuple(int(size) for size in shape), tuple(int(step) for step in strides)
+    return _TensorRecord(storage, int(offset), sizes, steps)
+
+
+_STORAGES = {
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "|i1",
+    "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
+    "HalfStorage": "<f2",
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+}
+_TENSOR_NAMES = {
+    **_NAMES,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("collections", "OrderedDict"): dict,  # the hooks of a tensor, of which it has none
+}
+
+
+def load_pickle(content: bytes, *, where: str, tensors: bool = False) -> Any:  # noqa: ANN401 - it depends on the file
     """Read a pickle of arrays, bytes, text, numbers, lists, tuples and dicts.
 
     Parameters
@@ -133,11 +219,13 @@ def load_pickle(content: bytes, *, where: str) -> Any:  # noqa: ANN401 - it depe
         The pickle, of Python 2 or 3; text of Python 2 is returned as bytes.
     where
         How to call the file in an error.
+    tensors
+        Whether it may hold tensors of PyTorch on the CPU, in row order.
 
     Returns
     -------
     value
-        What was pickled. NumPy numbers become Python numbers.
+        What was pickled. NumPy numbers become Python numbers, tensors become arrays.
 
     Raises
     ------
@@ -145,7 +233,8 @@ def load_pickle(content: bytes, *, where: str) -> Any:  # noqa: ANN401 - it depe
         If the file is damaged, or asks for anything else.
     """
     try:
-        loaded = _RestrictedUnpickler(io.BytesIO(content), encoding="bytes").load()
+        names = _TENSOR_NAMES if tensors else _NAMES
+        loaded = _RestrictedUnpickler(io.BytesIO(content), names).load()
         return _plain(loaded, {})
     except Exception as error:  # noqa: BLE001 - a malformed pickle makes the reader raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -164,7 +253,7 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:  # noqa: ANN401 - any conte
         return value
     if id(value) in done:
         return done[id(value)]
-    if isinstance(value, (_ArrayRecord, _BufferRecord)):
+    if isinstance(value, (_ArrayRecord, _BufferRecord, _TensorRecord)):
         result: Any = value.array()
     elif isinstance(value, _ScalarRecord):
         result = value.number()

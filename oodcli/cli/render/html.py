@@ -1,0 +1,185 @@
+"""Tables as one page that a browser opens offline: no file beside it, nothing from elsewhere.
+
+The page brings its style, its script and its pictures with it, and tells the browser to load
+nothing else. Everything that is shown is escaped. The table can be sorted by its headings, which
+are buttons; it follows the light or dark setting of the reader, and scrolls sideways where a screen
+is narrow, its first column staying in sight.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+from oodcli.cli.render.table import Cell, Column, Picture, Table, printable
+
+_HERE = Path(__file__).parent
+
+
+def write_html(
+    tables: Sequence[Table], *, heading: str = "ood", pictures: Sequence[Picture] = ()
+) -> str:
+    """Write a page.
+
+    Parameters
+    ----------
+    tables
+        Its tables, one below the other.
+    heading
+        Its title.
+    pictures
+        What stands below the tables.
+    """
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    # Bars have their length in an attribute, which only this style directive lets through.
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{_digest(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(heading)}</title>",
+        f"<style>\n{style}</style>",
+        "</head>",
+        "<body>",
+        "<main>",
+        f"<h1>{_text(heading)}</h1>",
+        *(line for index, table in enumerate(tables) for line in _section(table, index)),
+        *(line for picture in pictures for line in _figure(picture)),
+        "</main>",
+        f"<script>{script}</script>",
+        "</body>",
+        "</html>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _text(text: str) -> str:
+    return escape(printable(text), quote=True)
+
+
+def _section(table: Table, index: int) -> list[str]:
+    about = f"about-{index}"
+    keys = [column.key for column in table.columns]
+    # On a narrow screen the column that stays names both.
+    both = keys[:1] == ["dataset"] and "method" in keys
+    lines = [
+        "<section>",
+        f'<div class="about" id="{about}">',
+        *(f"<p>{_text(line)}</p>" for line in table.title),
+        "</div>",
+        # What scrolls must be reachable without a mouse.
+        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{about}">',
+        "<table>",
+        "<thead>",
+        *_head(table.columns, doubled=both),
+        "</thead>",
+        "<tbody>",
+    ]
+    last = len(table.rows) - 1
+    for number, row in enumerate(table.rows):
+        ends = ' class="ends"' if number in table.sections and number != last else ""
+        cells = "".join(
+            _cell(
+                column,
+                row[column.key],
+                first=place == 0,
+                below=row["method"].text if both and place == 0 else "",
+                kind="doubled" if both and column.key == "method" else "",
+            )
+            for place, column in enumerate(table.columns)
+        )
+        lines.append(f"<tr{ends}>{cells}</tr>")
+    lines += ["</tbody>", "</table>", "</div>", '<p class="legend" aria-live="polite"></p>']
+    marked = [cell for row in table.rows for cell in row.values() if cell.value is not None]
+    if any(cell.bold or cell.second for cell in marked):
+        lines.append(
+            '<p class="legend"><strong>Bold</strong>: the best of its kind; '
+            "<u>underlined</u>: the second best.</p>"
+        )
+    if table.notes:
+        notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
+        lines.append(f'<ul class="notes">{notes}</ul>')
+    return [*lines, "</section>"]
+
+
+def _head(columns: Sequence[Column], *, doubled: bool) -> list[str]:
+    lines = []
+    if any(column.over for column in columns):
+        spans = []
+        for over, members in groupby(columns, key=lambda column: column.over):
+            width = len(list(members))
+            spans.append(
+                f'<th class="over" scope="colgroup" colspan="{width}">{_text(over)}</th>'
+                if over
+                else f'<td colspan="{width}"></td>'
+            )
+        lines.append(f"<tr>{''.join(spans)}</tr>")
+    headings = "".join(
+        _heading(column, "doubled" if doubled and column.key == "method" else "")
+        for column in columns
+    )
+    return [*lines, f"<tr>{headings}</tr>"]
+
+
+def _heading(column: Column, kind: str) -> str:
+    kind = _kind(column, kind)
+    if not column.heading:
+        return "<td></td>"
+    if column.bar:
+        return f'<th scope="col" aria-hidden="true">{_text(column.heading)}</th>'
+    return (
+        f'<th scope="col"{kind} aria-sort="none">'
+        f'<button type="button" data-name="{_text(column.full)}">{_text(column.heading)}</button>'
+        "</th>"
+    )
+
+
+def _kind(column: Column, kind: str) -> str:
+    names = " ".join([*(["number"] if column.right else []), *([kind] if kind else [])])
+    return f' class="{names}"' if names else ""
+
+
+def _cell(column: Column, cell: Cell, *, first: bool, below: str, kind: str) -> str:
+    if column.bar:
+        if cell.value is None:
+            return "<td></td>"
+        length = f"{100 * min(1.0, max(0.0, cell.value)):.1f}%"
+        return (
+            f'<td aria-hidden="true"><span class="bar"><span style="width:{length}"></span>'
+            "</span></td>"
+        )
+    text = _text(cell.text)
+    if cell.bold and text:
+        text = f"<strong>{text}</strong>"
+    elif cell.second and text:
+        text = f"<u>{text}</u>"
+    kind = _kind(column, kind)
+    if below:
+        text += f'<span class="below">{_text(below)}</span>'
+    value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+    if first:
+        return f'<th scope="row"{kind}{value}>{text}</th>'
+    return f"<td{kind}{value}>{text}</td>"
+
+
+def _figure(picture: Picture) -> list[str]:
+    data = base64.b64encode(picture.png).decode()
+    return [
+        "<figure>",
+        f"<figcaption>{_text(picture.title)}</figcaption>",
+        f'<img src="data:image/png;base64,{data}" alt="{_text(picture.alt)}">',
+        "</figure>",
+    ]

@@ -1,0 +1,407 @@
+"""Pictures of what is stored of runs, or of score files; no network, no torch."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data import DATASETS, open_dataset
+from oodcli.data.benchmarks import BENCHMARKS, Benchmark
+from oodcli.data.dataset import Dataset
+from oodcli.data.splits import split
+from oodcli.data.views import View
+from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnknownNameError
+from oodcli.images import ImageSet
+from oodcli.metrics import Curve
+from oodcli.plots import (
+    FORMATS,
+    MOST_LINES,
+    Picture,
+    Thumbnail,
+    block_auroc,
+    contact_sheet,
+    curves,
+    encoded,
+    histograms,
+    normratio_bars,
+    training_history,
+)
+from oodcli.progress import Progress, Silent
+from oodcli.runs import Run, RunFolder, find_run
+from oodcli.scores import ScoredSet, Scores
+from oodcli.store import Store, read_arrays, read_json, replacing
+from oodcli.workflows.evaluate import Source
+from oodcli.workflows.report import foreign_sources, stored_sources
+from oodcli.workflows.run_data import RunData
+
+__all__ = ["Picture", "encoded", "pictures", "write_plots"]
+
+_BLOCK = re.compile(r"featurenorm:block=(\d+)")
+_THUMBNAILS = 10
+
+
+def pictures(
+    store: Store | None,
+    *,
+    runs: Sequence[str] = (),
+    files: Sequence[str | Path] = (),
+    id_name: str | None = None,
+    limit: int | None = None,
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    benchmark: str | None = None,
+    progress: Progress | None = None,
+) -> list[Picture]:
+    """Draw everything that is known of the first run, or of the first network of score files.
+
+    Histograms, ROC and precision-recall curves are drawn of the methods that are named, or of the
+    :data:`~oodcli.plots.MOST_LINES` with the highest mean AUROC; the contact sheet is of the best.
+    NormRatio, AUROC of blocks, training history and images appear where the store has them.
+
+    Parameters
+    ----------
+    store
+        Where the runs are; may be None for score files.
+    runs
+        Names of runs; the finished run created last if there is none and no file.
+    files, id_name
+        Score files and their ID set, as `oodcli.workflows.report.report_files` takes them.
+    limit, methods, datasets, benchmark
+        What to show, as `oodcli.workflows.report.report` takes it.
+    progress
+        Told what cannot be drawn and why.
+
+    Raises
+    ------
+    OodError
+        If there are no such scores.
+    """
+    watch = progress or Silent()
+    if files:
+        sources, _, _ = foreign_sources(
+            files, id_name=id_name, methods=methods, datasets=datasets, benchmark=benchmark
+        )
+    else:
+        assert store is not None
+        sources, _ = stored_sources(
+            store, runs=runs, limit=limit, methods=methods, datasets=datasets, benchmark=benchmark
+        )
+    source = sources[0]
+    if len(sources) > 1:
+        watch.note(f"pictures are of {source.name}, the first of {len(sources)}")
+    ranking = _ranked(source)
+    if not ranking:
+        raise InvalidInputError(f"{source.name} has no scores of these methods and sets to draw")
+    left_out = [] if methods else ranking[MOST_LINES:]
+    shown = [name for name in source.methods if name in ranking and name not in left_out]
+    if left_out:
+        watch.note(
+            f"pictures show the {MOST_LINES} methods of highest mean AUROC; others: --method NAME"
+        )
+    id_set = source.scoring.id_set
+    scores = {method: _scores(source, method) for method in shown}
+    drawn = [
+        histograms(method, id_set.name, *scores[method]) for method in shown if scores[method][1]
+    ]
+    for at in range(0, len(shown), MOST_LINES):
+        few = {method: scores[method] for method in shown[at : at + MOST_LINES]}
+        for kind in ("roc", "pr"):
+            picture = curves(kind, id_set.name, few)
+            drawn.append(picture if at == 0 else replace(picture, name=f"{kind}-{at + 1}"))
+    if store is not None and source.record is not None:
+        drawn += _of_run(store, source, source.record, best=ranking[0], progress=watch)
+    else:
+        drawn += _blocks(source, _stored_block_scores(source), selected=None)
+    return drawn
+
+
+def write_plots(
+    drawn: Sequence[Picture], folder: Path, formats: Sequence[str] = ("png",)
+) -> list[Path]:
+    """Write pictures into a folder, which is made, and return their paths.
+
+    Parameters
+    ----------
+    drawn
+        What :func:`pictures` returned.
+    folder
+        Where to; files of the same name are replaced.
+    formats
+        ``png``, ``svg`` or ``pdf``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such format.
+    InvalidInputError
+        If the folder is a file.
+    """
+    for how in formats:
+        if how not in FORMATS:
+            raise UnknownNameError.among("picture format", how, FORMATS)
+    target = folder.expanduser()
+    if target.exists() and not target.is_dir():
+        raise InvalidInputError(f"{folder} is not a folder; name one for pictures: --plots DIR")
+    names: list[str] = []
+    for picture in drawn:
+        name = _file_name(picture.name)
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    paths = []
+    for (name, picture), how in itertools.product(zip(names, drawn, strict=True), formats):
+        path = target / f"{name}.{how}"
+        with replacing(path) as stream:
+            stream.write(encoded(picture, how))
+        paths.append(path)
+    return paths
+
+
+def _file_name(name: str) -> str:
+    """Return a name that every system takes for a file."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", name).strip("-.")[:100] or "picture"
+
+
+def _ranked(source: Source) -> list[str]:
+    """Return the methods that have scores, the one of highest mean AUROC first."""
+    means = {}
+    for method in source.methods:
+        id_scores, sets = _scores(source, method)
+        values = [Curve.of(id_scores, scores).auroc() for scores in sets.values()]
+        if values:
+            means[method] = float(np.mean(values))
+    return sorted(means, key=lambda method: -means[method])
+
+
+def _scores(source: Source, method: str) -> tuple[Scores, dict[str, Scores]]:
+    """Return the scores of the ID test images and of every OOD set that has any."""
+    id_scores = source.read(method, source.scoring.id_set)
+    if id_scores is None:
+        return np.empty(0), {}
+    found = {entry.name: source.read(method, entry) for entry in source.sets}
+    return id_scores, {name: scores for name, scores in found.items() if scores is not None}
+
+
+def _of_run(
+    store: Store, source: Source, record: Run, *, best: str, progress: Progress
+) -> Iterator[Picture]:
+    """Yield what is drawn of a run beside its scores."""
+    folder = find_run(store, source.name)
+    chosen = _normratio(folder)
+    if chosen is not None:
+        blocks = chosen["blocks"]
+        yield normratio_bars(
+            source.name,
+            [block["name"] for block in blocks],
+            [math.nan if block["ratio"] is None else block["ratio"] for block in blocks],
+            [math.nan if block["stderr"] is None else block["stderr"] for block in blocks],
+            selected=chosen["selected"],
+        )
+    images = _Images(store, folder, record, source, progress)
+    norms = images.block_norms() or _stored_block_scores(source)
+    yield from _blocks(source, norms, selected=None if chosen is None else chosen["selected"])
+    history = _history(folder)
+    if history:
+        yield training_history(source.name, history)
+    yield from images.contact_sheet(best)
+
+
+def _normratio(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the stored NormRatio of most images, normalised if there is a choice."""
+    if not folder.normratio.is_dir():
+        return None
+    results = [read_json(path) for path in sorted(folder.normratio.glob("*.json"))]
+    return max(results, key=lambda each: (each["n_images"], each["normalised"]), default=None)
+
+
+def _history(folder: RunFolder) -> list[dict[str, Any]]:
+    if not folder.history.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in folder.history.read_text().splitlines() if line]
+    except json.JSONDecodeError as error:
+        raise CorruptArtifactError(
+            f"{folder.history} is damaged: {error}; remove it, or go on without: no --plots"
+        ) from None
+
+
+def _stored_block_scores(source: Source) -> dict[str, list[Scores | None]]:
+    """Return the scores of ``featurenorm:block=N`` by data set, in the order of blocks."""
+    known = {
+        int(found[1]): method
+        for method in source.scoring.methods or {}
+        if (found := _BLOCK.fullmatch(method))
+    }
+    if len(known) < 2:
+        return {}
+    return {
+        entry.name: [
+            source.read(known[block], entry) if block in known else None
+            for block in range(max(known) + 1)
+        ]
+        for entry in (source.scoring.id_set, *source.sets)
+    }
+
+
+def _blocks(
+    source: Source, norms: Mapping[str, Sequence[Scores | None]], *, selected: int | None
+) -> list[Picture]:
+    """Draw AUROC of every block from the norms of every block, by data set."""
+    id_norms = norms.get(source.scoring.id_set.name)
+    if id_norms is None:
+        return []
+    auroc = {
+        entry.name: [
+            math.nan if a is None or b is None else Curve.of(a, b).auroc()
+            for a, b in zip(id_norms, norms[entry.name], strict=True)
+        ]
+        for entry in source.sets
+        if entry.name in norms
+    }
+    return [block_auroc(source.name, auroc, selected=selected)] if auroc else []
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of a run that were scored, as far as they are still here.
+
+    Nothing is downloaded, and a set whose images are not those that were scored is left out.
+    """
+
+    store: Store
+    folder: RunFolder
+    record: Run
+    source: Source
+    progress: Progress
+
+    def block_norms(self) -> dict[str, list[Scores | None]]:
+        """Return FeatureNorm of every block by data set, from stored activations."""
+        shards = self._stored_shards()
+        if not shards:
+            return {}
+        norms: dict[str, list[Scores | None]] = {}
+        for entry, images in self._sets:
+            paths = [shards.get(shard.digest) for shard in images.shards]
+            found = [path for path in paths if path is not None]
+            if len(found) == len(paths):
+                rows = np.concatenate([_block_norms_in(path) for path in found])
+                norms[entry.name] = list(rows.T)
+        return norms
+
+    def _stored_shards(self) -> dict[str, Path]:
+        """Return the file of every shard of activations as this run computes them."""
+        pre = self.record.preprocess
+        wanted = {
+            "network": self.record.network,
+            "mean": list(pre.mean),
+            "std": list(pre.std),
+            "precision": self.source.scoring.precision,
+            "view": View().key(),
+        }
+        parent = self.store.activations / self.record.network
+        found: list[tuple[int, Path]] = []
+        for manifest in sorted(parent.glob("*/manifest.json")):
+            key = read_json(manifest).get("key", {})
+            if {name: key.get(name) for name in wanted} == wanted:
+                found.append((key.get("schema", 0), manifest.parent))
+        if not found:
+            return {}
+        newest = max(found)[1]
+        return {path.name.split(".")[0]: path for path in newest.glob("*.*.safetensors")}
+
+    def contact_sheet(self, method: str) -> list[Picture]:
+        """Show the ID images that a method finds most OOD-like, and the other way round."""
+        rows: dict[str, list[Thumbnail]] = {}
+        for entry, images in self._sets:
+            scores = self.source.read(method, entry)
+            if scores is None:
+                continue
+            is_id = entry.group == "id"
+            order = np.argsort(scores if is_id else -scores, kind="stable")[:_THUMBNAILS]
+            what = (
+                f"{entry.name} (ID), least ID-like first"
+                if is_id
+                else f"{entry.name} (OOD), most ID-like first"
+            )
+            rows[what] = [
+                Thumbnail(pixels, f"{scores[at]:.4g}")
+                for at, pixels in zip(order, _pixels(images, order), strict=True)
+            ]
+        return [contact_sheet(method, rows)] if rows else []
+
+    @cached_property
+    def _sets(self) -> list[tuple[ScoredSet, ImageSet]]:
+        """The sets whose images are here and are those that were scored."""
+        return list(self._found())
+
+    def _found(self) -> Iterator[tuple[ScoredSet, ImageSet]]:
+        try:
+            data = RunData.of(
+                self.store,
+                self.folder,
+                self.record,
+                skip_unreadable=True,
+                progress=Silent(),
+            )
+        except OodError as error:
+            self.progress.note(f"no pictures of images: {error}")
+            return
+        scoring = self.source.scoring
+        names = {entry.benchmark for entry in scoring.sets}
+        benchmark = BENCHMARKS.get(names.pop() or "") if len(names) == 1 else None
+        try:
+            if benchmark is not None:
+                data, _ = data.on(benchmark)
+            images = data.prepared(data.dataset.id_test, name=scoring.id_set.name)
+        except OodError as error:
+            self.progress.note(f"no pictures of images: {error}")
+            return
+        for entry in (scoring.id_set, *self.source.sets):
+            try:
+                if entry.group != "id":
+                    dataset = self._opened(entry, benchmark)
+                    images = data.prepared(dataset.ood_part, name=entry.name)
+            except OodError as error:
+                self.progress.note(f"no pictures of {entry.name}: {error}")
+                continue
+            if len(images) > entry.n:
+                images = images.first(entry.n)
+            if images.digest == entry.digest:
+                yield entry, images
+            else:
+                self.progress.note(
+                    f"no pictures of {entry.name}: its images are not those that were scored"
+                )
+
+    def _opened(self, entry: ScoredSet, benchmark: Benchmark | None) -> Dataset:
+        known = DATASETS.get(entry.name)
+        if known is None:
+            raise InvalidInputError("where its images are is not stored")
+        if not known.is_present(self.store):
+            raise InvalidInputError("it is no longer in the store")
+        dataset = open_dataset(entry.name, self.store, role="ood", val_fraction=0.0)
+        if benchmark is not None and entry.name in benchmark.lists:
+            part = split(dataset, benchmark.lists[entry.name], self.store).part
+            return replace(dataset, parts={"test": part})
+        return dataset
+
+
+def _block_norms_in(path: Path) -> NDArray[np.float32]:
+    try:
+        return read_arrays(path, digest=path.name.split(".")[1])["block_norms"]
+    except KeyError:
+        raise CorruptArtifactError(f"{path} has no block norms; remove it") from None
+
+
+def _pixels(images: ImageSet, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """Return chosen images in the order given, each ``(h, w, 3)``."""
+    ascending = np.sort(rows)
+    pixels = images.take(ascending).pixels()
+    places = np.searchsorted(ascending, rows)
+    return [pixels[at].transpose(1, 2, 0) for at in places]

@@ -1,0 +1,279 @@
+"""Intervals, tests and rates against plain formulas and values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from oodcli.errors import InvalidInputError
+from oodcli.metrics import CONVENTIONS, Curve, evaluate
+from oodcli.statistics import (
+    Estimate,
+    Placements,
+    Resamples,
+    accuracy_above,
+    aurc,
+    auroc_difference,
+    auroc_estimate,
+    average,
+    bootstrap,
+    calibration_error,
+    holm,
+    mean_ranks,
+    percentile_interval,
+    placements,
+    rank_edges,
+    threshold_at,
+)
+
+
+def scores(n_id=200, n_ood=300, *, seed=0, tied=False):
+    rng = np.random.default_rng(seed)
+    id_scores, ood_scores = rng.normal(1, 1, n_id), rng.normal(0, 1.3, n_ood)
+    return (np.round(id_scores, 0), np.round(ood_scores, 0)) if tied else (id_scores, ood_scores)
+
+
+def kernel(id_scores, ood_scores):
+    """Compare all pairs: 1 where ID is above OOD, one half where they are equal, ``(n, m)``."""
+    return (id_scores[:, None] > ood_scores) + (id_scores[:, None] == ood_scores) / 2
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_variance_of_auroc_is_that_of_all_pairs(tied):
+    """DeLong et al., 1988, equations 4 to 6, in O(n m)."""
+    id_scores, ood_scores = scores(tied=tied)
+    pairs = kernel(id_scores, ood_scores)
+    v10, v01 = pairs.mean(axis=1), pairs.mean(axis=0)
+    estimate = auroc_estimate([placements(id_scores, ood_scores)])
+    assert estimate.value == pytest.approx(pairs.mean(), abs=1e-7)
+    variance = np.sum((v10 - v10.mean()) ** 2) / 199 / 200
+    variance += np.sum((v01 - v01.mean()) ** 2) / 299 / 300
+    assert estimate.stderr == pytest.approx(math.sqrt(variance), rel=1e-6)
+
+
+def test_variance_of_a_difference_holds_the_covariance():
+    """DeLong et al., 1988, equation 8: with L = (1, -1)."""
+    id_a, ood_a = scores()
+    rng = np.random.default_rng(1)
+    id_b, ood_b = id_a + rng.normal(0, 0.7, 200), ood_a + rng.normal(0, 0.7, 300)
+    a, b = kernel(id_a, ood_a), kernel(id_b, ood_b)
+    s10 = np.cov(np.stack([a.mean(axis=1), b.mean(axis=1)]))
+    s01 = np.cov(np.stack([a.mean(axis=0), b.mean(axis=0)]))
+    contrast = np.array([1, -1])
+    variance = contrast @ (s10 / 200 + s01 / 300) @ contrast
+    found = auroc_difference(placements(id_a, ood_a), placements(id_b, ood_b))
+    assert found.value == pytest.approx(a.mean() - b.mean(), abs=1e-7)
+    assert found.stderr == pytest.approx(math.sqrt(variance), rel=1e-5)
+    assert found.p == pytest.approx(math.erfc(found.value / found.stderr / math.sqrt(2)))
+
+
+def test_delong_and_the_bootstrap_agree():
+    id_scores, ood_scores = scores(400, 500)
+    rng = np.random.default_rng(2)
+    drawn = [
+        Curve.of(rng.choice(id_scores, 400), rng.choice(ood_scores, 500)).auroc()
+        for _ in range(2000)
+    ]
+    low, high = auroc_estimate([placements(id_scores, ood_scores)]).interval(low=0, high=1)
+    assert low == pytest.approx(np.percentile(drawn, 2.5), abs=0.003)
+    assert high == pytest.approx(np.percentile(drawn, 97.5), abs=0.003)
+
+
+def test_difference_and_the_paired_bootstrap_agree():
+    id_a, ood_a = scores(400, 500)
+    rng = np.random.default_rng(1)
+    id_b, ood_b = id_a + rng.normal(0, 0.7, 400), ood_a + rng.normal(0, 0.7, 500)
+    drawn = []
+    for _ in range(1500):
+        i, o = rng.integers(0, 400, 400), rng.integers(0, 500, 500)
+        drawn.append(Curve.of(id_a[i], ood_a[o]).auroc() - Curve.of(id_b[i], ood_b[o]).auroc())
+    found = auroc_difference(placements(id_a, ood_a), placements(id_b, ood_b))
+    assert found.stderr == pytest.approx(np.std(drawn), rel=0.08)
+
+
+def test_mean_auroc_over_sets_counts_the_shared_id_images_once():
+    id_scores, first = scores()
+    second = np.random.default_rng(5).normal(-0.5, 1, 250)
+    parts = [placements(id_scores, first), placements(id_scores, second)]
+    a, b = kernel(id_scores, first), kernel(id_scores, second)
+    ids = (a.mean(axis=1) + b.mean(axis=1)) / 2
+    variance = ids.var(ddof=1) / 200
+    variance += (a.mean(axis=0).var(ddof=1) / 300 + b.mean(axis=0).var(ddof=1) / 250) / 4
+    assert auroc_estimate(parts).stderr == pytest.approx(math.sqrt(variance), rel=1e-6)
+    assert auroc_estimate(parts).value == pytest.approx((a.mean() + b.mean()) / 2, abs=1e-7)
+
+
+def test_seeds_are_averaged_image_by_image():
+    first, second = placements(*scores(seed=0)), placements(*scores(seed=1))
+    mean = average([first, second])
+    np.testing.assert_allclose(mean.id_side, (first.id_side + second.id_side) / 2, rtol=1e-6)
+    assert mean.auroc == pytest.approx((first.auroc + second.auroc) / 2, abs=1e-7)
+    with pytest.raises(InvalidInputError, match="are not of the same images"):
+        average([first, placements(*scores(n_id=10))])
+    with pytest.raises(InvalidInputError, match="only be compared on the same images"):
+        auroc_difference(first, placements(*scores(n_id=10)))
+
+
+def test_integer_and_boolean_scores_are_placed():
+    found = placements(np.array([3, 1, 2]), np.array([1, 2]))
+    assert found.id_side.tolist() == [1.0, 0.25, 0.75]
+    np.testing.assert_allclose(found.ood_side, [2.5 / 3, 0.5], rtol=1e-6)
+
+
+def test_one_image_has_no_variance_of_its_own():
+    alone = Placements(np.array([0.5], np.float32), np.array([0.2, 0.8], np.float32))
+    assert auroc_estimate([alone]).stderr == pytest.approx(math.sqrt(0.18 / 2))
+
+
+def test_interval_ends_where_the_metric_does():
+    assert Estimate(0.99, 0.02).interval(low=0, high=1) == (pytest.approx(0.9508007), 1)
+    assert Estimate(0.0, 0.0).p == 1.0
+    assert Estimate(0.1, 0.0).p == 0.0
+    assert Estimate(1.959963984540054, 1.0).p == pytest.approx(0.05)
+
+
+def test_holm_by_hand():
+    """Sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2 (raised to the one before), 0.6 * 1."""
+    assert holm([0.03, 0.01, 0.6, 0.02]) == pytest.approx([0.06, 0.04, 0.6, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_mean_ranks_by_hand():
+    """Ranks 1 2 3, then 2.5 1 2.5 where two are equal."""
+    assert mean_ranks([[0.1, 0.2, 0.3], [0.5, 0.4, 0.5]]).tolist() == [1.75, 1.5, 2.75]
+
+
+def test_aurc_by_hand():
+    """Accepted one by one: 0/1, 1/2, 1/3, 2/4 wrong; their mean is 1/3."""
+    assert aurc([0.9, 0.8, 0.7, 0.6], [True, False, True, False]) == pytest.approx(1 / 3)
+
+
+def test_aurc_accepts_equal_scores_together():
+    """1 of 2 wrong for the first two images, 1 of 3 for the third."""
+    expected = (0.5 + 0.5 + 1 / 3) / 3
+    assert aurc([2.0, 2.0, 1.0], [True, False, True]) == pytest.approx(expected)
+    assert aurc([2.0, 2.0, 1.0], [False, True, True]) == pytest.approx(expected)
+    assert aurc([1, 1, 1, 1], [False, True, True, True]) == 0.25
+
+
+def test_threshold_is_the_score_that_95_percent_reach():
+    assert threshold_at(np.arange(100.0)) == 5.0
+    assert threshold_at(np.arange(20.0)) == 1.0
+    assert threshold_at([3.0]) == 3.0
+    # In floating point, 0.95 * 9000 is below 8550 or above it; in decimals it is neither.
+    assert threshold_at(np.arange(9000.0)) == 450.0
+
+
+def test_accuracy_above_a_threshold_counts_it_in():
+    assert accuracy_above([1.0, 2.0, 3.0], [True, False, True], threshold=2.0) == 0.5
+
+
+def test_calibration_error_by_hand():
+    """Two bins: |0.3 - 0| * 1/3 and |(0.9 + 0.7)/2 - 1/2| * 2/3."""
+    error = calibration_error([0.3, 0.9, 0.7], [False, True, False], n_bins=2)
+    assert error == pytest.approx(0.3 / 3 + 0.3 * 2 / 3)
+    assert calibration_error([0.5, 0.6], [True, False], n_bins=2) == pytest.approx(0.55)
+    assert calibration_error([1.0, 0.0], [True, False]) == 0.0
+    with pytest.raises(InvalidInputError, match="are no probabilities"):
+        calibration_error([1.2], [True])
+
+
+def test_ranks_are_binned_finest_at_the_ends_and_at_95_percent():
+    for n in (1, 2, 37, 800):
+        assert rank_edges(n).tolist() == list(range(n + 1))
+    edges = rank_edges(70_000)
+    assert edges[0] == 0
+    assert edges[-1] == 70_000
+    widths = np.diff(edges)
+    assert len(edges) < 1200
+    assert widths.min() > 0
+    assert widths[:32].max() == 1
+    assert widths[-32:].max() == 1
+    assert widths.max() <= 70_000 / 400
+    assert widths[(edges[1:] > 66_400) & (edges[1:] < 66_600)].max() <= 4
+
+
+def test_samples_draw_as_many_as_there_are_and_repeat_by_seed():
+    drawn = Resamples.draw(5000, samples=50, seed=3, name="svhn")
+    assert (drawn.drawn[-1] == 5000).all()
+    again = Resamples.draw(5000, samples=50, seed=3, name="svhn")
+    np.testing.assert_array_equal(drawn.drawn, again.drawn)
+    for other in (
+        Resamples.draw(5000, samples=50, seed=4, name="svhn"),
+        Resamples.draw(5000, samples=50, seed=3, name="mnist"),
+    ):
+        assert not np.array_equal(drawn.drawn, other.drawn)
+
+
+def by_image(n, samples, seed):
+    """Draw images one by one; return how often each rank, from the highest score, was drawn."""
+    rng = np.random.default_rng(seed)
+    return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(samples)])
+
+
+def binned(counts):
+    edges = rank_edges(counts.shape[1])
+    return Resamples.of_counts(np.add.reduceat(counts, edges[:-1], axis=1), edges)
+
+
+@pytest.mark.parametrize("convention", ["featurenorm", "knn", "openood", "neutral"])
+@pytest.mark.parametrize("kind", ["smooth", "rounded", "far apart", "short"])
+def test_binned_samples_give_the_intervals_of_exact_ones(convention, kind):
+    """The same draws, once with every image resampled and all metrics computed anew."""
+    n_id, n_ood = (700, 300) if kind == "short" else (3000, 5000)
+    id_scores, ood_scores = scores(n_id, n_ood, seed=7)
+    if kind == "rounded":
+        id_scores, ood_scores = np.round(id_scores, 1), np.round(ood_scores, 1)
+    if kind == "far apart":
+        id_scores = id_scores + 3
+    id_scores, ood_scores = np.sort(id_scores), np.sort(ood_scores)
+    id_counts, ood_counts = by_image(n_id, 200, 0), by_image(n_ood, 200, 1)
+    exact = []
+    for id_drawn, ood_drawn in zip(id_counts, ood_counts, strict=True):
+        found = evaluate(
+            np.repeat(id_scores[::-1], id_drawn),
+            np.repeat(ood_scores[::-1], ood_drawn),
+            convention=convention,
+        )
+        exact.append((found.fpr95, found.aupr_in, found.aupr_out))
+    found = bootstrap(
+        id_scores,
+        ood_scores,
+        convention=CONVENTIONS[convention],
+        id_resamples=binned(id_counts),
+        ood_resamples=binned(ood_counts),
+    )
+    for ours, wanted in zip(found, np.transpose(exact), strict=True):
+        if kind == "short":
+            np.testing.assert_allclose(ours, wanted, atol=2e-6)
+        np.testing.assert_allclose(
+            percentile_interval(ours), percentile_interval(wanted), atol=0.001
+        )
+
+
+def test_interval_of_a_perfect_method_is_a_point():
+    id_scores, ood_scores = np.arange(900.0) + 2000, np.arange(1000.0)
+    for convention in CONVENTIONS.values():
+        found = bootstrap(
+            id_scores,
+            ood_scores,
+            convention=convention,
+            id_resamples=Resamples.draw(900, samples=100, seed=0, name="id"),
+            ood_resamples=Resamples.draw(1000, samples=100, seed=0, name="ood"),
+        )
+        np.testing.assert_array_equal(found[0], 0)
+        lowest = 0.997 if convention.area == "trapezoid_from_zero" else 1 - 1e-6
+        assert found[1:].min() >= lowest
+
+
+def test_detection_error_is_the_smallest_mean_of_both_errors():
+    """Threshold 2: 1 of 4 ID missed, 0 of 2 OOD accepted."""
+    assert Curve.of([1.0, 2.0, 3.0, 4.0], [0.0, 1.5]).detection_error() == 0.125
+    assert Curve.of([1.0], [1.0]).detection_error() == 0.5
+    id_scores, ood_scores = scores()
+    slow = min(
+        (np.mean(id_scores < t) + np.mean(ood_scores >= t)) / 2
+        for t in np.concatenate([id_scores, ood_scores])
+    )
+    assert Curve.of(id_scores, ood_scores).detection_error() == pytest.approx(slow)

@@ -1,0 +1,261 @@
+"""Pictures of a run, and of score files, from what is stored."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
+from oodcli.metrics import Curve
+from oodcli.progress import Silent
+from oodcli.store import Store
+from oodcli.workflows.pictures import encoded, pictures, write_plots
+
+SETS = ("photographs-grey", "gaussian-noise")
+
+
+class Told(Silent):
+    """Remember what was said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train, choose a block and score, once."""
+    from oodcli.workflows.normratio import normratio
+    from oodcli.workflows.score import ScoreRequest, score
+    from oodcli.workflows.train import TrainRequest, train
+
+    store = Store(tmp_path_factory.mktemp("made") / "store")
+    train(store, TrainRequest(data="digits", arch="resnet18:width=2", name="tiny", epochs=2))
+    normratio(store)
+    score(store, ScoreRequest(methods=("msp", "featurenorm"), ood=SETS))
+    return store.root
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    shutil.copytree(made, tmp_path / "copy")
+    return Store(tmp_path / "copy")
+
+
+def test_a_run_is_drawn_in_full(store: Store) -> None:
+    told = Told()
+    drawn = {picture.name: picture for picture in pictures(store, progress=told)}
+    assert list(drawn)[:-1] == [
+        "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "history",
+    ]  # fmt: skip
+    assert told.notes == []
+    assert "2 epochs" in drawn["history"].alt
+    assert "8 blocks" in drawn["normratio"].alt
+    sheet = next(picture for name, picture in drawn.items() if name.startswith("images-"))
+    assert sheet.alt == (
+        "10 digits (ID), least ID-like first; 10 photographs-grey (OOD), most ID-like first; "
+        "10 gaussian-noise (OOD), most ID-like first"
+    )
+
+
+def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
+    import torch
+
+    from oodcli.data import open_dataset
+    from oodcli.data.prepare import prepare
+    from oodcli.runs import find_run
+    from oodcli.workflows.activate import Activator
+
+    folder = find_run(store, "tiny")
+    activator = Activator(
+        store,
+        folder,
+        folder.read(),
+        device=torch.device("cpu"),
+        amp=False,
+        batch_size=None,
+        progress=Silent(),
+    )
+    norms = {}
+    for name, role in (("digits", "id"), ("gaussian-noise", "ood")):
+        dataset = open_dataset(name, store, role=role, val_fraction=0.0)
+        part = dataset.id_test if role == "id" else dataset.ood_part
+        images = prepare(part, store, name=name, size=(32, 32), resize="exact")
+        norms[name] = activator.activations(images).block_norms.numpy()
+    drawn = {picture.name: picture for picture in pictures(store)}
+    line = next(
+        line
+        for line in drawn["blocks"].figure.axes[0].lines
+        if line.get_label() == "gaussian-noise"
+    )
+    expected = [
+        100 * Curve.of(norms["digits"][:, block], norms["gaussian-noise"][:, block]).auroc()
+        for block in range(8)
+    ]
+    np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
+
+
+def test_the_worst_images_come_first(store: Store) -> None:
+    from oodcli.data import open_dataset
+    from oodcli.data.prepare import prepare
+    from oodcli.scores import read_scores, read_scorings
+
+    scoring = read_scorings(store.runs / "tiny" / "scores")[0]
+    scores = read_scores(store.runs / "tiny" / "scores", scoring, "msp", "digits")
+    dataset = open_dataset("digits", store, role="id", val_fraction=0.0)
+    pixels = prepare(dataset.id_test, store, name="digits", size=(32, 32), resize="exact").pixels()
+    drawn = {picture.name: picture for picture in pictures(store, methods=["msp"])}
+    axes = drawn["images-msp"].figure.axes[0]
+    shown = np.asarray(axes.images[0].get_array())[::3, ::3]
+    np.testing.assert_array_equal(shown, pixels[np.argmin(scores)].transpose(1, 2, 0))
+    assert axes.get_title() == f"{scores.min():.4g}"
+
+
+def test_what_is_gone_is_left_out_and_said(store: Store) -> None:
+    shutil.rmtree(store.activations)
+    shutil.rmtree(store.runs / "tiny" / "normratio")
+    (store.runs / "tiny" / "history.jsonl").unlink()
+    names = [picture.name for picture in pictures(store)]
+    assert not {"normratio", "blocks", "history"} & set(names)
+    assert {"roc", "pr", "histogram-msp"} <= set(names)
+
+
+def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
+    import json
+
+    index = next((store.runs / "tiny" / "scores").glob("*/scoring.json"))
+    content = json.loads(index.read_text())
+    content["sets"][0]["digest"] = "other"
+    index.write_text(json.dumps(content))
+    told = Told()
+    drawn = pictures(store, progress=told)
+    assert "photographs-grey" not in drawn[-1].alt
+    assert (
+        "no pictures of photographs-grey: its images are not those that were scored" in told.notes
+    )
+
+
+def test_pictures_are_written_in_every_format(store: Store, tmp_path: Path) -> None:
+    drawn = pictures(store, methods=["msp"])[:2]
+    paths = write_plots(drawn, tmp_path / "new" / "plots", ("png", "svg", "pdf"))
+    assert [path.name for path in paths] == [
+        "histogram-msp.png", "histogram-msp.svg", "histogram-msp.pdf", "roc.png", "roc.svg",
+        "roc.pdf",
+    ]  # fmt: skip
+    assert paths[1].read_bytes() == encoded(drawn[0], "svg")
+    with pytest.raises(UnknownNameError, match="no picture format 'gif'"):
+        write_plots(drawn, tmp_path, ("gif",))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInputError, match="is not a folder; name one for pictures"):
+        write_plots(drawn, tmp_path / "file")
+
+
+def score_file(path: Path, methods: list[str]) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for at, method in enumerate(methods):
+        arrays |= {
+            f"{method}/id": rng.normal(1 + at, 1, 60),
+            f"{method}/near": rng.normal(0, 1, 50),
+            f"{method}/far": rng.normal(0, 1, 40),
+        }
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
+    return path
+
+
+def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
+    methods = [f"featurenorm:block={block}" for block in range(3)]
+    path = score_file(tmp_path / "mine.npz", methods)
+    drawn = {picture.name: picture for picture in pictures(None, files=[path], id_name="id")}
+    assert list(drawn) == [*(f"histogram-{m}" for m in methods), "roc", "pr", "blocks"]
+    assert len(drawn["blocks"].figure.axes[0].lines[0].get_ydata()) == 3
+
+
+def test_of_many_methods_the_best_are_drawn(tmp_path: Path) -> None:
+    path = score_file(tmp_path / "mine.npz", [f"m{at}" for at in range(8)])
+    told = Told()
+    drawn = pictures(None, files=[path], id_name="id", progress=told)
+    names = [picture.name for picture in drawn]
+    assert names == [*(f"histogram-m{at}" for at in range(2, 8)), "roc", "pr"]
+    assert told.notes == [
+        "pictures show the 6 methods of highest mean AUROC; others: --method NAME"
+    ]
+    asked = [f"m{at}" for at in range(8)]
+    named = pictures(None, files=[path], id_name="id", methods=asked)
+    assert [p.name for p in named][8:] == ["roc", "pr", "roc-7", "pr-7"]
+
+
+def test_names_from_outside_stay_in_the_folder(tmp_path: Path) -> None:
+    path = score_file(tmp_path / "mine.npz", ["../../up", "..:..:up"])
+    paths = write_plots(pictures(None, files=[path], id_name="id"), tmp_path / "plots")
+    assert {each.parent for each in paths} == {tmp_path / "plots"}
+    names = ["histogram-..-..-up.png", "histogram-..-..-up-2.png"]
+    assert [each.name for each in paths[:2]] == names
+
+
+def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
+    path = score_file(tmp_path / "mine.npz", ["m"])
+    with pytest.raises(InvalidInputError, match="mine has no scores of these methods and sets"):
+        pictures(None, files=[path], id_name="id", datasets=["other"])
+    with pytest.raises(MissingArtifactError, match="there is no finished run"):
+        pictures(Store(tmp_path / "empty"))
+
+
+def rescored(store: Store, **options: object) -> list[str]:
+    """Score anew with other options; return what was said while drawing, and the last picture."""
+    from oodcli.workflows.score import ScoreRequest, score
+
+    score(store, ScoreRequest(methods=("msp",), **options))
+    told = Told()
+    drawn = pictures(store, methods=["msp"], progress=told)
+    return [*told.notes, drawn[-1].name, drawn[-1].alt]
+
+
+def test_sets_of_a_benchmark_are_shown_as_it_has_them(store: Store) -> None:
+    shown = rescored(store)
+    assert shown[0] == "images-msp"
+    assert [part.split()[1] for part in shown[1].split("; ")] == [
+        "digits", "digits-6-9", "photographs-grey", "gaussian-noise", "uniform-noise",
+    ]  # fmt: skip
+
+
+def test_the_first_images_alone_are_shown_where_only_they_were_scored(store: Store) -> None:
+    name, alt = rescored(store, ood=SETS, limit=4)
+    assert name == "images-msp"
+    assert alt.startswith("4 digits (ID), least ID-like first; 4 photographs-grey")
+
+
+def test_a_set_of_the_users_own_is_left_out_and_said(store: Store, tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", images=np.zeros((6, 8, 8, 3), np.uint8))
+    note, name, alt = rescored(store, ood=(str(tmp_path / "mine.npz"),), limit=5)
+    assert note == "no pictures of mine: where its images are is not stored"
+    assert name == "images-msp"
+    assert "mine" not in alt
+
+
+def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
+    import json
+
+    shutil.copytree(store.runs / "tiny", store.runs / "twin")
+    record = store.runs / "twin" / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "seed": 7}))
+    told = Told()
+    drawn = pictures(store, runs=["twin", "tiny"], methods=["msp"], progress=told)
+    assert told.notes == ["pictures are of twin, the first of 2"]
+    assert "twin" in next(p for p in drawn if p.name == "history").title
+
+
+def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
+    import json
+
+    record = store.runs / "tiny" / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "data": "/gone/away"}))
+    told = Told()
+    names = [picture.name for picture in pictures(store, progress=told)]
+    assert names[-2:] == ["normratio", "history"]
+    (note,) = told.notes
+    assert note.startswith("no pictures of images: the data of run tiny cannot be opened")
