@@ -106,7 +106,7 @@ def report(
         Per | None,
         typer.Option(
             "--per",
-            help="Single sets, averages of groups, or both [default: both].",
+            help="Single sets, averages, or both [default: both; of many methods, averages].",
             show_default=False,
         ),
     ] = None,

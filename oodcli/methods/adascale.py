@@ -131,6 +131,21 @@ class AdaSCALE:
     ) -> Self:
         """Measure the calibration images.
 
+        Parameters
+        ----------
+        reference
+            The calibration images.
+        variant
+            ``a`` scales features, ``l`` logits.
+        low, high
+            Percentiles between which that of an image lies.
+        k1, k2
+            Shares of the features that are summed, in percent.
+        lmbda
+            Weight of the change of the features.
+        share
+            Share of the pixel values that are moved.
+
         Raises
         ------
         InvalidInputError

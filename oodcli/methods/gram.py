@@ -242,7 +242,15 @@ class Gram:
 
     @classmethod
     def fit(cls, reference: Reference, *, powers: int = 5) -> Self:
-        """Learn ranges on nine training images of ten, and the expected excess on the others."""
+        """Learn ranges on nine training images of ten, and the expected excess on the others.
+
+        Parameters
+        ----------
+        reference
+            The training images.
+        powers
+            Powers 1 to this of every map are correlated.
+        """
         at_least("gram:powers", powers, 1)
         count = len(reference.labels)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))

@@ -259,7 +259,23 @@ class NAC:
         least: int = 50,
         images: int = 1000,
     ) -> Self:
-        """Count the states of the neurons over training images drawn at random."""
+        """Count the states of the neurons over training images drawn at random.
+
+        Parameters
+        ----------
+        reference
+            The training images.
+        layers
+            How many stages are looked at, the last one first; 1 is the features alone.
+        alpha
+            Steepness of the states.
+        bins
+            Bins of the histogram of a neuron's states.
+        least
+            Training images in a bin that count as full coverage (``O*``).
+        images
+            Training images drawn.
+        """
         at_least("nac:layers", layers, 1)
         positive("nac:alpha", alpha)
         at_least("nac:bins", bins, 4)

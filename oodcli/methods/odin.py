@@ -93,7 +93,17 @@ class ODIN:
     def fit(
         cls, _reference: Reference, *, temperature: float = 1000.0, epsilon: float = 0.0014
     ) -> Self:
-        """Learn nothing."""
+        """Learn nothing.
+
+        Parameters
+        ----------
+        _reference
+            Not looked at.
+        temperature
+            What logits are divided by.
+        epsilon
+            How far each pixel value is moved, for values from 0 to 1.
+        """
         probe = PerturbedLogits(
             float(positive("odin:temperature", temperature)),
             float(positive("odin:epsilon", epsilon)),

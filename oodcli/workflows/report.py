@@ -1,7 +1,7 @@
 """Tables of stored scores, and of score files from elsewhere; no network, no torch."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,9 @@ def render_report(
         return write_json(_report_json(reports, comparisons))
     if how is Format.CSV:
         return _report_csv([row for each in reports for row in each.rows], comparisons)
-    chosen = view or View()
+    # A page can be sorted and searched, and has room for what is asked for elsewhere.
+    chosen = replace(view or View(), shorten=how is not Format.HTML)
     tables = report_tables(reports, chosen)
-    # A page has room for what is asked for elsewhere.
     if chosen.statistics or how is Format.HTML:
         tables += statistics_tables(report, chosen.digits)
     if comparisons is not None:

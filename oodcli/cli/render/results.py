@@ -7,7 +7,7 @@ per data set, as the papers print it.
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -63,6 +63,10 @@ _IDENTIFYING |= {"method": "Method"}
 _NAMES = (*_IDENTIFYING, *_METRICS, "images")
 
 
+# With more methods than this, a table of every method on every set is too long to read.
+_MANY_METHODS = 16
+
+
 @dataclass(frozen=True)
 class View:
     """How a report is laid out; what is None is as the layout has it.
@@ -84,6 +88,8 @@ class View:
         Whose tables to follow.
     statistics
         Whether tests between methods, mean ranks and calibration stand below.
+    shorten
+        Whether many methods may be shown by their averages alone, where ``per`` is None.
     """
 
     columns: tuple[str, ...] | None = None
@@ -93,6 +99,7 @@ class View:
     sort: str | None = None
     layout: Layout | None = None
     statistics: bool = False
+    shorten: bool = True
 
 
 @dataclass(frozen=True)
@@ -217,13 +224,23 @@ def report_tables(reports: Sequence[Report], view: View) -> list[Table]:
     paper = None if view.layout is None else _LAYOUTS[view.layout]
     wide = view.transpose or paper is not None
     metrics, fixed = _columns(view, paper, wide=wide)
-    per = view.per or (Per.BOTH if paper is None else paper.per)
+    short = view.per is None and view.shorten and _is_long(reports[0].rows) and not wide
+    per = Per.GROUP if short else view.per or (Per.BOTH if paper is None else paper.per)
     rows = _shown(reports[0].rows, per, overall=paper is None or "all" in paper.groups)
     if not rows:
         raise InvalidInputError(f"nothing to show per {per.value}; use --per both")
     by_convention = [{_key(row): row for row in report.rows} for report in reports]
     source = _Source(reports, rows, by_convention, metrics, fixed, view, paper)
-    return [_wide(source) if wide else _long(source)]
+    table = _wide(source) if wide else _long(source)
+    if short:
+        table = replace(table, notes=(*table.notes, "averages alone; every set: --per both"))
+    return [table]
+
+
+def _is_long(rows: Sequence[ResultRow]) -> bool:
+    """Return whether so many methods on several sets are better shown by their averages."""
+    sets = {row.dataset for row in rows if row.dataset != AVERAGE}
+    return len(sets) > 1 and len({row.method for row in rows}) > _MANY_METHODS
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_view_applies_what_its_key_says(random_images):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "blur"}, "no view 'blur'; there are: jigsaw, plain"),
+        ({"kind": "blur"}, "no view 'blur'; there are: framed, jigsaw, plain"),
         ({"seed": -1}, "a jigsaw seed of -1 is negative; give 0 or more"),
         ({"tiles": 1}, "a jigsaw needs 2 tiles a side or more, not 1"),
     ],
@@ -116,3 +116,16 @@ def test_view_refuses_what_it_cannot_show(fields, message):
     with pytest.raises(InvalidInputError) as caught:
         View(**fields)
     assert str(caught.value) == message
+
+
+def test_framed_images_differ_from_jigsaws_in_the_order_of_tiles_alone() -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (4, 3, 32, 34), dtype=np.uint8)
+    framed = View("framed").apply(pixels, np.arange(4))
+    puzzle = View("jigsaw").apply(pixels, np.arange(4))
+    assert np.array_equal(framed[:, :, :30, :33], pixels[:, :, :30, :33])
+    assert not framed[:, :, 30:].any()
+    assert not framed[:, :, :, 33:].any()
+    assert np.array_equal(framed == 0, puzzle == 0)
+    for image, shuffled in zip(framed, puzzle, strict=True):
+        assert np.array_equal(np.sort(image, axis=None), np.sort(shuffled, axis=None))
+    assert View("framed").key() != View("jigsaw").key() != View().key()
