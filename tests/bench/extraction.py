@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from oodcli.images import SHARD_ROWS
+from oodcli.methods.csd import Regions
 from oodcli.models import Network, network_of, parse_architecture
 from oodcli.models.extraction import extract
 
@@ -48,8 +49,9 @@ def hooked(
     device: torch.device,
     batch: int,
     precision: str,
+    regions: bool = False,
 ) -> None:
-    """Run the network through ``extract``."""
+    """Run the network through ``extract``, with the regions of the last map on request."""
     shards = (pixels[at : at + SHARD_ROWS] for at in range(0, len(pixels), SHARD_ROWS))
     outputs = extract(
         network,
@@ -59,6 +61,7 @@ def hooked(
         device=device,
         precision=precision,
         batch_size=batch,
+        probes=[Regions()] if regions else [],
     )
     for _ in outputs:
         pass
@@ -93,6 +96,9 @@ def main() -> None:
     ways = {
         "plain loop, float32": partial(plain_loop, network, pixels, **common),
         "extract, float32": partial(hooked, network, pixels, precision="float32", **common),
+        "extract with regions": partial(
+            hooked, network, pixels, precision="float32", regions=True, **common
+        ),
         "extract, bfloat16": partial(hooked, network, pixels, precision="bfloat16", **common),
     }
     for run in ways.values():
