@@ -9,6 +9,7 @@ from oodcli.models.checkpoint import (
     read_state,
     save_weights,
 )
+from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
 from oodcli.models.registry import ARCHITECTURES, parse_architecture
 
@@ -17,6 +18,7 @@ __all__ = [
     "Architecture",
     "ArchitectureSpec",
     "Network",
+    "UnitFeatureLinear",
     "load_head",
     "load_into",
     "load_run_network",
@@ -25,4 +27,5 @@ __all__ = [
     "parse_architecture",
     "read_state",
     "save_weights",
+    "unit_features",
 ]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from oodcli.activations import Head
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.heads import scoring_head, unit_features
 from oodcli.models.network import COUNTER, Network, network_of
 from oodcli.models.registry import ARCHITECTURES, parse_architecture
 from oodcli.store import replacing
@@ -171,7 +172,8 @@ def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
     state
         Tensors by name. ``downsample`` stands for ``shortcut``, and ``linear``, ``classifier`` or
         ``head`` for the last layer, where nothing else can be meant. Counts of batches
-        (``num_batches_tracked``) may be there or not.
+        (``num_batches_tracked``) may be there or not. A ``tau`` of the last layer makes it one of
+        unit features (T2FNorm).
 
     Returns
     -------
@@ -212,11 +214,16 @@ class _Fit:
 def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     head = spec.architecture.head
     weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    ours = _renamed(weights, _shapes(_shadow(spec, num_classes=1)), head=head)
+    temperatures = tuple(f"{head}.{name}" for name in ("tau", "scoring_tau"))
+    plain = _shapes(_shadow(spec, num_classes=1))
+    ours = _renamed(weights, {*plain, *temperatures}, head=head)
     # As many classes as the last layer has rows.
     last = ours.get(f"{head}.weight")
     rows = len(last) if last is not None and last.dim() == 2 else 0
     shadow = _shadow(spec, num_classes=max(rows, 1))
+    if temperatures[0] in ours:
+        unit_features(shadow, head)
+        ours.setdefault(temperatures[1], ours[temperatures[0]])
     wanted = _shapes(shadow)
     wrong = [
         f"{name} is {tuple(tensor.shape)}, not {wanted[name]}"
@@ -351,7 +358,7 @@ def load_run_network(path: Path, arch: str, num_classes: int) -> Network:
 
 
 def load_head(path: Path, arch: str) -> Head:
-    """Load only the last layer of a run's network.
+    """Load only the last layer of a run's network, as images are scored by it.
 
     Parameters
     ----------
@@ -369,7 +376,12 @@ def load_head(path: Path, arch: str) -> Head:
     """
     head = parse_architecture(arch).architecture.head
     with _own_file(path), safe_open(path, framework="pt") as tensors:
-        return Head(tensors.get_tensor(f"{head}.weight"), tensors.get_tensor(f"{head}.bias"))
+        name = f"{head}.scoring_tau"
+        return scoring_head(
+            tensors.get_tensor(f"{head}.weight"),
+            tensors.get_tensor(f"{head}.bias"),
+            scoring_tau=float(tensors.get_tensor(name)) if name in tensors.keys() else None,  # noqa: SIM118 - it is no mapping
+        )
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError
+from oodcli.models.heads import UnitFeatureLinear
 from oodcli.models.network import Network
 from oodcli.probes import Edit, Learner, Output, Probe
 
@@ -286,9 +287,14 @@ class _Forward:
                 logits,
                 every,
                 torch.cat(norms),  # (n, b)
-                logits.argmax(dim=1),
+                self._predicted(every, logits),
                 extra={key: torch.cat(parts).float() for key, parts in observed.items()},
             ).map(lambda values: values.cpu().clone())
+
+    def _predicted(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Return the classes ``(n,)`` of the network's own forward pass."""
+        last = self._module.get_submodule(self._network.head_path)
+        return (last(features) if isinstance(last, UnitFeatureLinear) else logits).argmax(dim=1)
 
     def looks(
         self, pixels: NDArray[np.uint8], probes: Sequence[Probe | Learner]

@@ -11,6 +11,7 @@ from oodcli.activations import Head
 from oodcli.errors import InvalidInputError
 from oodcli.images import digest_of
 from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.heads import UnitFeatureLinear, scoring_head
 from oodcli.store import digest_of_json
 
 # Batches that batch normalisation has seen in training; no forward pass depends on it.
@@ -54,12 +55,13 @@ class Network:
         )
 
     def head(self) -> Head:
-        """Return a float32 copy of the last layer, on the CPU."""
+        """Return a float32 copy of the last layer as images are scored by it, on the CPU."""
         last = self.module.get_submodule(self.head_path)
         assert isinstance(last, nn.Linear)  # network_of has seen to it
-        return Head(
+        return scoring_head(
             last.weight.detach().to("cpu", torch.float32, copy=True),
             last.bias.detach().to("cpu", torch.float32, copy=True),
+            scoring_tau=float(last.scoring_tau) if isinstance(last, UnitFeatureLinear) else None,
         )
 
     def check_image_size(self, height: int, width: int) -> None:
