@@ -11,6 +11,7 @@ from oodcli.models.checkpoint import (
 )
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
+from oodcli.models.pretrained import Pretrained, pretrained_state
 from oodcli.models.registry import ARCHITECTURES, parse_architecture
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Architecture",
     "ArchitectureSpec",
     "Network",
+    "Pretrained",
     "UnitFeatureLinear",
     "load_head",
     "load_into",
@@ -25,6 +27,7 @@ __all__ = [
     "load_weights",
     "network_of",
     "parse_architecture",
+    "pretrained_state",
     "read_state",
     "save_weights",
     "unit_features",

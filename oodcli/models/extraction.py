@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError
 from oodcli.models.heads import UnitFeatureLinear
+from oodcli.models.layout import Layout
 from oodcli.models.network import Network
 from oodcli.probes import Edit, Learner, Output, Probe
 
@@ -229,6 +230,7 @@ class _Forward:
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32, device=device).view(3, 1, 1)
         channels_last = half or device.type == "cpu"
+        channels_last &= network.spec.architecture.channels_last
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._head = network.head().to(device)
         # A copy, so that no hook, device or memory layout outlives the pass on the caller's module.
@@ -352,7 +354,7 @@ class _Forward:
                 hook(path, partial(_kept, maps, path))
             if norms is not None:
                 for name, path in self.blocks.items():
-                    hook(path, partial(_kept_norm, norms, name))
+                    hook(path, partial(_kept_norm, norms, name, self._network.layout(name)))
             head = self._module.get_submodule(self._network.head_path)
             hooks.callback(head.register_forward_pre_hook(partial(_kept_input, features)).remove)
             self._module(images)
@@ -381,9 +383,14 @@ def _kept(
 
 
 def _kept_norm(
-    norms: dict[str, Tensor], name: str, _module: nn.Module, _inputs: object, output: Tensor
+    norms: dict[str, Tensor],
+    name: str,
+    layout: Layout,
+    _module: nn.Module,
+    _inputs: object,
+    output: Tensor,
 ) -> None:
-    norms[name] = feature_norm(output)
+    norms[name] = feature_norm(layout.maps(output))
 
 
 def _kept_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
