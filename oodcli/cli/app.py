@@ -10,7 +10,18 @@ import typer
 from typer.core import TyperGroup
 
 from oodcli import __version__
-from oodcli.cli import datasets, importing, normratio, report, run, runs, score, train, tuning
+from oodcli.cli import (
+    datasets,
+    importing,
+    normratio,
+    recipes,
+    report,
+    run,
+    runs,
+    score,
+    train,
+    tuning,
+)
 from oodcli.errors import OodError
 
 INTERRUPTED = 130
@@ -95,6 +106,7 @@ app.command("score")(score.score)
 app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")
+app.add_typer(recipes.app, name="recipes")
 app.add_typer(datasets.app, name="datasets")
 
 

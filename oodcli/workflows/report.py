@@ -275,6 +275,11 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
             "calibrated on a tenth of the training images, for want of validation images: "
             + ", ".join(sorted(train))
         )
+    notes += [
+        f"the last layer of run {one.folder.name} is a {layer}, fitted after training"
+        for one in each
+        if (layer := one.record.training.get("last_layer", "trained")) != "trained"
+    ]
     for one in each:
         counts = Counter(row.method for row in one.rows)
         short = [name for name, count in counts.items() if count < max(counts.values())]
