@@ -12,7 +12,7 @@ from oodcli.models.checkpoint import (
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
 from oodcli.models.pretrained import Pretrained, pretrained_state
-from oodcli.models.registry import ARCHITECTURES, parse_architecture
+from oodcli.models.registry import ARCHITECTURES, is_foreign, parse_architecture
 
 __all__ = [
     "ARCHITECTURES",
@@ -21,6 +21,7 @@ __all__ = [
     "Network",
     "Pretrained",
     "UnitFeatureLinear",
+    "is_foreign",
     "load_head",
     "load_into",
     "load_run_network",

@@ -104,6 +104,8 @@ class Architecture:
         Whether it takes all images from ``smallest_image`` on; if not, a size has to be tried.
     selected_block
         Name of the block that FeatureNorm's authors selected for this network.
+    spare
+        How the names of tensors begin that weights may hold and that are left out.
     text
         What was found in a network that the tool did not know, in a line for the user.
     """
@@ -119,6 +121,7 @@ class Architecture:
     head_has_bias: bool = True
     any_image: bool = True
     selected_block: str | None = None
+    spare: tuple[str, ...] = ()
     text: str = ""
 
     @cached_property
@@ -139,15 +142,6 @@ class Architecture:
                 raise TypeError(f"parameter {name} of {self.name} has no default")
             found[name] = _declared(name, declared.default, hints[name])
         return MappingProxyType(found)
-
-    def remarks(self) -> tuple[str, ...]:
-        """Return what to tell the user of its blocks: what was found, and what was published."""
-        published = (
-            f"{self.name}: FeatureNorm's authors select block {self.selected_block}"
-            if self.selected_block
-            else ""
-        )
-        return tuple(line for line in (self.text, published) if line)
 
     def spec(self, texts: Mapping[str, str]) -> "ArchitectureSpec":
         """Choose parameters; the others keep their defaults.

@@ -218,7 +218,12 @@ class _Fit:
 
 def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     head = spec.architecture.head
-    weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
+    spare = spec.architecture.spare
+    weights = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.endswith(COUNTER) and not name.startswith(spare)
+    }
     temperatures = tuple(f"{head}.{name}" for name in ("tau", "scoring_tau"))
     # As many classes as the last layer has rows; names are the same for any number.
     shadow = _shadow(spec, num_classes=_rows(weights, head))

@@ -29,8 +29,8 @@ TIMM = "timm"
 _CLASSES = 7
 # How builders call the size of images, where they fix it.
 _SIDE_NAMES = ("image_size", "img_size")
-# Torchvision's networks with further classifiers for training only.
-_AUXILIARY = ("googlenet", "inception_v3")
+# Torchvision's networks with further classifiers for training only, and what those are called.
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 Make = Callable[[int], nn.Module]
 
@@ -118,7 +118,7 @@ def _of_torchvision(function: str, params: Mapping[str, int]) -> Make:
     if function not in known:
         raise UnknownNameError.among("torchvision network", function, known)
     builder = models.get_model_builder(function)
-    more: dict[str, Any] = {"aux_logits": False} if function in _AUXILIARY else {}
+    more: dict[str, Any] = {"aux_logits": False} if function in AUXILIARY else {}
 
     def make(num_classes: int) -> nn.Module:
         with warnings.catch_warnings():
@@ -258,6 +258,7 @@ def _searched(text: str, make: Make, params: Mapping[str, int]) -> Architecture:
         channels_last=found.channels_last,
         head_has_bias=found.head_has_bias,
         any_image=False,
+        spare=next((AUXILIARY[key] for key in AUXILIARY if text == f"{TORCHVISION}:{key}"), ()),
         text=found.text,
     )
 

@@ -76,6 +76,18 @@ class Network:
         """
         return self.spec.architecture.layouts.get(block, PLAIN)
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return lines to tell the user: what was found in the network, what is published of it."""
+        known = self.spec.architecture
+        lines = [known.text] if known.text else []
+        if known.selected_block is not None:
+            index = list(self.blocks).index(known.selected_block)
+            lines.append(
+                f"{self.spec}: FeatureNorm's authors take block {known.selected_block}, "
+                f"which is featurenorm:block={index}"
+            )
+        return tuple(lines)
+
     def check_image_size(self, height: int, width: int) -> None:
         """Refuse images of a size that the network cannot take.
 

@@ -20,7 +20,7 @@ from oodcli.errors import (
 )
 from oodcli.models.architecture import ArchitectureSpec
 from oodcli.models.checkpoint import read_state
-from oodcli.models.foreign import TIMM, TORCHVISION, timm_package
+from oodcli.models.foreign import AUXILIARY, TIMM, TORCHVISION, timm_package
 
 Three = tuple[float, float, float]
 
@@ -32,7 +32,7 @@ _IMAGENET_STD: Three = (0.229, 0.224, 0.225)
 _HALF: Three = (0.5, 0.5, 0.5)
 # Their published weights want images normalised by one half; torchvision's own builder gets there
 # from ImageNet's constants.
-_BY_HALF = ("googlenet", "inception_v3")
+_BY_HALF = {f"{TORCHVISION}:{function}" for function in AUXILIARY}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +99,8 @@ def pretrained_state(spec: ArchitectureSpec, source: str | Path | None = None) -
     function = rest.partition(":")[0]
     if source is not None and Path(source).is_file():
         path = Path(source).resolve()
-        constants = (_HALF, _HALF) if (package, function) in _halved() else ()
-        return Pretrained(str(path), _trimmed(read_state(path), function), *constants)
+        constants = (_HALF, _HALF) if spec.name in _BY_HALF else ()
+        return Pretrained(str(path), read_state(path), *constants)
     if package == TORCHVISION:
         return _of_torchvision(function, None if source is None else str(source))
     if package == TIMM and source is None:
@@ -113,17 +113,6 @@ def pretrained_state(spec: ArchitectureSpec, source: str | Path | None = None) -
     )
 
 
-def _halved() -> set[tuple[str, str]]:
-    return {(TORCHVISION, function) for function in _BY_HALF}
-
-
-def _trimmed(state: Mapping[str, Tensor], function: str) -> dict[str, Tensor]:
-    """Leave out the classifiers that only training needs."""
-    if function not in _BY_HALF:
-        return dict(state)
-    return {name: value for name, value in state.items() if not name.lower().startswith("aux")}
-
-
 def _of_torchvision(function: str, wanted: str | None) -> Pretrained:
     from torchvision import models
 
@@ -133,9 +122,9 @@ def _of_torchvision(function: str, wanted: str | None) -> Pretrained:
     if wanted not in sets:
         raise UnknownNameError.among(f"file or weights of {TORCHVISION}:{function}", wanted, sets)
     weights = sets[wanted]
-    state = _trimmed(read_state(_cached(weights.url)), function)
+    state = read_state(_cached(weights.url))
     shown = weights.transforms()
-    by_half = function in _BY_HALF
+    by_half = f"{TORCHVISION}:{function}" in _BY_HALF
     return Pretrained(
         f"{TORCHVISION}:{function} {wanted}",
         state,

@@ -7,6 +7,7 @@ from oodcli.data.prepare import Resizing
 from oodcli.errors import InvalidInputError
 from oodcli.models import (
     Pretrained,
+    is_foreign,
     load_into,
     parse_architecture,
     pretrained_state,
@@ -132,8 +133,13 @@ def import_checkpoint(
             command=command,
         )
         folder.write(record)
-    for line in spec.architecture.remarks():
+    for line in network.remarks():
         watch.note(line)
+    if mean is None and checkpoint is not None and is_foreign(arch):
+        watch.note(
+            "images are normalised by 0.5; if these are published weights, name theirs: "
+            "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
+        )
     watch.note(f"run {folder.name}: {spec.canonical} with {classes} classes, from {weights.source}")
     return ImportResult(folder.name, record)
 

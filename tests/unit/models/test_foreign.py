@@ -104,6 +104,13 @@ def test_imagenet_networks_have_the_published_blocks(
     assert spec.canonical == arch
 
 
+def test_a_network_tells_of_the_block_that_was_published() -> None:
+    assert seeded("torchvision:mobilenet_v3_large").remarks() == (
+        "torchvision:mobilenet_v3_large: FeatureNorm's authors take block last, "
+        "which is featurenorm:block=16",
+    )
+
+
 def test_vgg_maps_are_taken_before_every_pooling_and_after_relu() -> None:
     network = seeded("torchvision:vgg11")
     pixels = images(32)
@@ -192,7 +199,7 @@ def test_networks_of_torchvision_are_understood(arch: str, count: int, head: str
     spec = parse_architecture(f"torchvision:{arch}")
     assert len(spec.architecture.blocks(nn.Identity())) == count
     assert spec.architecture.head == head
-    assert str(count) in spec.architecture.remarks()[0]
+    assert f": {count} blocks (" in spec.architecture.text
 
 
 def test_a_squeezenet_has_no_linear_head_and_is_refused() -> None:
@@ -305,6 +312,43 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_thing"):
         parse_architecture("nets_that_fail:build")
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torchs_own_encoder_is_read_where_images_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_first: bool
+) -> None:
+    source = f"""
+import torch
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self, k):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first={batch_first})
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.head = nn.Linear(8, k)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), 1, 8), x], dim=1)
+        if {batch_first}:
+            return self.head(self.encoder(x)[:, 0])
+        return self.head(self.encoder(x.transpose(0, 1))[0])
+"""
+    name = f"encoders_{batch_first}".lower()
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    if not batch_first:
+        with pytest.raises(InvalidInputError, match="has no two repeated units"):
+            parse_architecture(f"{name}:Encoder")
+        return
+    network = seeded(f"{name}:Encoder")
+    assert list(network.blocks) == [f"encoder.layers.{i}" for i in range(3)]
+    assert network.block_shapes((32, 32))["encoder.layers.2"] == (8, 4, 4)
+    assert activations(network, images(32)).block_norms.shape == (3, 3)
 
 
 # timm
