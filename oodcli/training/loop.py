@@ -16,7 +16,7 @@ from oodcli.training.augment import augmented
 from oodcli.training.cross_entropy import CrossEntropy
 from oodcli.training.objective import Objective
 from oodcli.training.recipes import Recipe
-from oodcli.training.student import Student
+from oodcli.training.student import LastBlock, Student
 
 _EVALUATION_BATCH = 500
 # Steps between two looks at the loss, each of which makes an accelerator wait.
@@ -125,7 +125,9 @@ class Trainer:
     head
         Path of the last linear layer, for objectives and recipes that want to know.
     last_block
-        Path of the last block, for objectives that look at its map.
+        The last block, for objectives that look at its map.
+    channels_last
+        Whether the network takes images that lie channels-last in memory.
     """
 
     def __init__(
@@ -138,7 +140,8 @@ class Trainer:
         amp: bool,
         objective: Objective | None = None,
         head: str = "",
-        last_block: str = "",
+        last_block: LastBlock | None = None,
+        channels_last: bool = True,
     ) -> None:
         self._objective = objective or CrossEntropy()
         self._recipe = recipe
@@ -152,7 +155,8 @@ class Trainer:
         self._student = Student(module, self._objective, head=head, last_block=last_block).to(
             device
         )
-        module.to(memory_format=torch.channels_last)
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        module.to(memory_format=self._layout)
         self._optimiser = torch.optim.SGD(
             self._groups(),
             lr=recipe.lr,
@@ -345,7 +349,7 @@ class Trainer:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=self._layout)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._amp:

@@ -96,7 +96,10 @@ class Recipe:
 
     Notes
     -----
-    Milestones and the warm-up are shares, so that a shorter schedule keeps its proportions.
+    Milestones and the warm-up are shares, so that a shorter schedule keeps its proportions. Images
+    are cropped as they are prepared, at the size of the run: for ImageNet the published crops are
+    of the original images. ``lr_min`` stays where it is when ``lr`` is changed, although MODE's is
+    a thousandth of it.
     """
 
     name: str
@@ -339,7 +342,7 @@ _LOGITNORM_CIFAR = replace(
 _T2FNORM_IMAGENET200 = replace(
     _T2FNORM_CIFAR,
     name="t2fnorm-imagenet200",
-    arch="torchvision.models:resnet18",
+    arch="torchvision:resnet18",
     epochs=90,
     batch_size=256,
     augmentation=("resized-crop", "flip"),
@@ -349,7 +352,7 @@ _T2FNORM_IMAGENET200 = replace(
 _T2FNORM_IMAGENET = replace(
     _T2FNORM_IMAGENET200,
     name="t2fnorm-imagenet",
-    arch="torchvision.models:resnet50",
+    arch="torchvision:resnet50",
     start="trained",
     objective="t2fnorm:scoring=omitted",
     epochs=30,

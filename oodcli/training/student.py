@@ -1,12 +1,35 @@
 """A network in training together with the layers of its objective."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from oodcli.errors import InvalidInputError
 from oodcli.training.objective import Objective, Output
+
+
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """The block whose map an objective may look at.
+
+    Parameters
+    ----------
+    path
+        Path of its module.
+    channels
+        Channels of its map.
+    maps
+        Makes maps ``(m, c, h, w)`` of its output.
+    """
+
+    path: str
+    channels: int
+    maps: Callable[[Tensor], Tensor] = _as_it_is
 
 
 class Student(nn.Module):
@@ -21,7 +44,7 @@ class Student(nn.Module):
     head
         Path of the last linear layer of the network.
     last_block
-        Path of the block whose map the objective may look at.
+        The block whose map the objective may look at; None if it does not.
 
     Notes
     -----
@@ -29,7 +52,12 @@ class Student(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, objective: Objective, *, head: str, last_block: str
+        self,
+        network: nn.Module,
+        objective: Objective,
+        *,
+        head: str,
+        last_block: LastBlock | None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -40,10 +68,10 @@ class Student(nn.Module):
         last = network.get_submodule(head)
         assert isinstance(last, nn.Linear)  # every architecture sees to it
         last.register_forward_pre_hook(self._keep_features)
-        channels = 0
-        if "maps" in objective.looks_at:
-            network.get_submodule(last_block).register_forward_hook(self._keep_maps)
-            channels = _channels(network, last_block)
+        if last_block is not None and "maps" in objective.looks_at:
+            network.get_submodule(last_block.path).register_forward_hook(self._keep_maps)
+        channels = 0 if last_block is None else last_block.channels
+        self._maps = _as_it_is if last_block is None else last_block.maps
         self.extras = objective.extras(last.in_features, channels)
 
     def forward(self, images: Tensor) -> Output:
@@ -61,34 +89,6 @@ class Student(nn.Module):
         if self.training:
             self._seen["features"] = inputs[0]
 
-    def _keep_maps(self, _module: nn.Module, _inputs: Any, maps: Tensor) -> None:  # noqa: ANN401
+    def _keep_maps(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:  # noqa: ANN401
         if self.training:
-            self._seen["maps"] = maps.relu()
-
-
-def _channels(network: nn.Module, block: str) -> int:
-    """Return the channels of the map of a block.
-
-    Raises
-    ------
-    InvalidInputError
-        If its output is no map.
-    """
-    seen: list[tuple[int, ...]] = []
-    handle = network.get_submodule(block).register_forward_hook(
-        lambda _module, _inputs, maps: seen.append(tuple(maps.shape))
-    )
-    training = network.training
-    try:
-        with torch.no_grad():
-            parameter = next(network.parameters())
-            network.eval()(torch.zeros(1, 3, 32, 32, device=parameter.device))
-    finally:
-        handle.remove()
-        network.train(training)
-    if len(seen[0]) != 4:
-        raise InvalidInputError(
-            f"the last block {block} gives {len(seen[0])} dimensions and not a map (n, c, h, w), "
-            "which this objective aligns; take another objective or network"
-        )
-    return seen[0][1]
+            self._seen["maps"] = self._maps(output).relu()

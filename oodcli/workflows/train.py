@@ -51,6 +51,7 @@ from oodcli.training.objective import Objective
 from oodcli.training.probe import fit_probe
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.training.registry import parse_objective
+from oodcli.training.student import LastBlock
 from oodcli.workflows.devices import enough_memory, find_device, versions
 from oodcli.workflows.initial import Initial, initial_weights
 from oodcli.workflows.run_data import find_dataset, preprocess_for
@@ -523,6 +524,8 @@ def _train(
             watch.note(f"no state of run {folder.name} is whole: beginning again")
             trainer = build(from_init=True)
         begun = len(history)
+        for remark in network_of(spec, trainer.module).remarks():
+            watch.note(remark)
         watch.note(
             f"training {job.arch} on {len(parts['train'])} images of {dataset.name}, "
             f"{job.recipe.epochs} epochs, on {device}"
@@ -601,8 +604,12 @@ def _trainer(
     """Make the network as it is before its first step, and what trains it."""
     torch.manual_seed(job.seed)
     module = spec.build(classes)
-    blocks = list(network_of(spec, module).blocks.values())
-    network_of(spec, module).check_image_size(*size)
+    network = network_of(spec, module)
+    network.check_image_size(*size)
+    last_block = None
+    if "maps" in objective.looks_at:
+        name, (channels, _, _) = list(network.block_shapes(size).items())[-1]
+        last_block = LastBlock(network.blocks[name], channels, network.layout(name).maps)
     head = spec.architecture.head
     if job.init is not None and from_init:
         initial_weights(store, job.init.source).put_into(module, spec, digest=job.init.digest)
@@ -615,7 +622,8 @@ def _trainer(
         amp=job.amp,
         objective=objective,
         head=head,
-        last_block=blocks[-1],
+        last_block=last_block,
+        channels_last=spec.architecture.channels_last,
     )
 
 

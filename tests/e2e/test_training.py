@@ -301,3 +301,26 @@ def test_images_may_have_another_size(ood: Ood, store: Path) -> None:
     code, _, err = ood(*SMALL, "--resize", "stretch")
     assert "--resize must be exact, shorter-crop or shorter-crop:SIDE, not 'stretch'" in err
     assert torch.get_num_threads() == 1
+
+
+def test_networks_of_the_users_own_are_trained_and_aligned(
+    ood: Ood, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks and last layer are found, and objectives may change them."""
+    (tmp_path / "ownnet.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes):\n"
+        "    return nn.Sequential(\n"
+        "        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(),\n"
+        "        nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("train", "--data", "digits", "--arch", "ownnet:small", "--epochs", 1)
+    for objective in ("t2fnorm", "alpa"):
+        code, _, err = ood(*own, "--objective", objective, "--name", objective)
+        assert code == 0, err
+    assert weights(store, "t2fnorm")["6.tau"] == pytest.approx(0.1)
+    assert record(store, "alpa")["training"]["last_layer"] == "linear probe"
+    code, _, err = ood("score", "--run", "t2fnorm", "--method", "msp", "--limit", 20)
+    assert code == 0, err

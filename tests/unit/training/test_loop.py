@@ -11,6 +11,7 @@ from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer
 from oodcli.training.recipes import Recipe
 from oodcli.training.registry import OBJECTIVES, parse_objective
+from oodcli.training.student import LastBlock
 
 RECIPE = Recipe("test", "here", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
 
@@ -53,7 +54,7 @@ def trainer(
         amp=amp,
         objective=chosen,
         head="6",
-        last_block="2",
+        last_block=LastBlock("2", 8),
     )
 
 
