@@ -26,9 +26,13 @@ RECORD = "run.json"
 TRAINING = "training.json"
 WEIGHTS = "weights.safetensors"
 HISTORY = "history.jsonl"
+STATE = "state.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # All that the tool ever writes into the folder of a run; what else lies there is somebody's own.
-_OWN_FILES = (RECORD, TRAINING, WEIGHTS, HISTORY, "state.json", "state-*.safetensors", ".ood-tmp-*")
+_OWN_FILES = (
+    RECORD, TRAINING, WEIGHTS, HISTORY, STATE, "state-*.safetensors", "best-*.safetensors",
+    ".ood-tmp-*",
+)  # fmt: skip
 _OWN_FOLDERS = ("normratio", "scores")
 
 
@@ -97,7 +101,8 @@ class Run:
     command
         The command line that made it.
     training
-        Device, precision, seconds, final loss and accuracies.
+        Device, precision, seconds, loss and accuracies of the checkpoint that counts, which one
+        that is, what it began from, and whether its last layer was trained or is a linear probe.
     """
 
     origin: str
@@ -163,6 +168,7 @@ class Run:
             dict(self.recipe),
             self.val_fraction,
             self.training.get("amp"),
+            self.training.get("init"),
         )
 
 

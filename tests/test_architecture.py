@@ -12,6 +12,7 @@ COMMANDS = (
     "run", "train", "import", "normratio", "score", "report", "runs", "datasets", "runs list",
     "runs show", "runs rename", "runs remove", "datasets list", "datasets download",
     "datasets path", "datasets verify", "datasets add", "datasets remove", "datasets show",
+    "recipes", "recipes list", "recipes show",
 )  # fmt: skip
 SLOW = ("torch", "torchvision", "sklearn", "scipy")
 
@@ -55,7 +56,8 @@ def test_the_program_itself_loads_neither_rich_nor_workflows_for_its_help() -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["runs list", "report", "datasets list", "datasets path cifar10"]
+    "command",
+    ["runs list", "report", "datasets list", "datasets path cifar10", "recipes show mode-base"],
 )
 def test_commands_that_only_read_load_nothing_slow(command: str) -> None:
     assert loaded_by(*command.split()) == set()

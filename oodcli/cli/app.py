@@ -15,6 +15,7 @@ from oodcli.cli import (
     importing,
     methods,
     normratio,
+    recipes,
     report,
     run,
     runs,
@@ -107,6 +108,7 @@ app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
+app.add_typer(recipes.app, name="recipes")
 app.add_typer(datasets.app, name="datasets")
 
 

@@ -10,29 +10,65 @@ from oodcli.cli.train import NameOption, ValOption, command_line
 
 
 def import_(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            help="State dict: .pt, .pth, .th, .ckpt or .safetensors.", show_default=False
-        ),
-    ],
     arch: Annotated[
         str,
         typer.Option(
             "--arch",
             metavar="ARCH[:KEY=VALUE,…]",
-            help="Its architecture, such as resnet18:stem_padding=2.",
+            help="Its architecture: one of this tool, such as resnet18:stem_padding=2, or "
+            "torchvision:NAME, timm:NAME, package.module:function.",
             show_default=False,
         ),
     ],
     data: DataOption,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            help="State dict: .pt, .pth, .th, .ckpt or .safetensors.", show_default=False
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained",
+            help="Take the published weights of a network of torchvision or timm instead.",
+        ),
+    ] = False,
     mean: Annotated[
-        str,
-        typer.Option("--mean", help="Mean of the pixels it was trained with: one number or three."),
-    ] = "0.5",
+        str | None,
+        typer.Option(
+            "--mean",
+            help="Mean of the pixels it was trained with: one number or three "
+            "[default: 0.5, or that of published weights].",
+            show_default=False,
+        ),
+    ] = None,
     std: Annotated[
-        str, typer.Option("--std", help="Their standard deviation: one number or three.")
-    ] = "0.5",
+        str | None,
+        typer.Option(
+            "--std",
+            help="Their standard deviation: one number or three [default: as for --mean].",
+            show_default=False,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            metavar="N",
+            help="Height and width in pixels [default: that of published weights, or the data's].",
+            show_default=False,
+        ),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            "--resize",
+            metavar="HOW",
+            help="exact, shorter-crop or shorter-crop:SIDE [default: as for --image-size].",
+            show_default=False,
+        ),
+    ] = None,
     name: NameOption = None,
     val_fraction: ValOption = 0.0,
     store: StoreOption = None,
@@ -42,14 +78,18 @@ def import_(
     from oodcli.store import Store
     from oodcli.workflows.importing import import_checkpoint
 
+    if (checkpoint is None) is not pretrained:
+        raise typer.BadParameter("name a checkpoint, or else --pretrained", param_hint="CHECKPOINT")
     result = import_checkpoint(
         Store.at(store),
         checkpoint,
         arch=arch,
         data=data,
         name=name,
-        mean=three_numbers("--mean", mean),
-        std=three_numbers("--std", std),
+        mean=None if mean is None else three_numbers("--mean", mean),
+        std=None if std is None else three_numbers("--std", std),
+        image_size=image_size,
+        resize=resize,
         val_fraction=val_fraction,
         command=command_line(),
         progress=TerminalProgress(),

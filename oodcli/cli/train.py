@@ -29,6 +29,42 @@ TrainBatchOption = Annotated[
 LrOption = Annotated[
     float | None, typer.Option("--lr", help="First learning rate [default: the recipe's].")
 ]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="A published recipe, see: ood recipes [default: by objective and network].",
+        show_default=False,
+    ),
+]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="NAME[:KEY=VALUE,…]",
+        help="cross-entropy, t2fnorm, logitnorm, ish, supcon or alpa [default: the recipe's].",
+        show_default=False,
+    ),
+]
+SettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change any value of the recipe, as ood recipes show lists them; may be repeated.",
+        show_default=False,
+    ),
+]
+InitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="RUN|FILE",
+        help="Start from the weights of a run or checkpoint [default: random weights].",
+        show_default=False,
+    ),
+]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", metavar="RUN", help="Name of the run [default: data, network, seed]."),
@@ -49,7 +85,10 @@ def train(
             show_default=False,
         ),
     ] = None,
+    recipe: RecipeOption = None,
+    objective: ObjectiveOption = None,
     arch: ArchOption = None,
+    init: InitOption = None,
     device: DeviceOption = "auto",
     epochs: EpochsOption = None,
     batch_size: TrainBatchOption = None,
@@ -60,7 +99,30 @@ def train(
     weight_decay: Annotated[
         float | None, typer.Option("--weight-decay", help="L2 penalty [default: the recipe's].")
     ] = None,
+    set_: SettingOption = None,
     seed: SeedOption = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds",
+            metavar="N,N,…",
+            help="Train one run with each of these seeds, such as 0,1,2.",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size", metavar="N", help="Height and width in pixels [default: the data's]."
+        ),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            "--resize",
+            metavar="exact|shorter-crop[:SIDE]",
+            help="How images of another size get there [default: the data's].",
+        ),
+    ] = None,
     amp: AmpOption = False,
     name: NameOption = None,
     run: Annotated[
@@ -80,7 +142,7 @@ def train(
     """Train a classifier by the recipe of the paper, or an explicit change of it."""
     from oodcli.cli.progress import TerminalProgress
     from oodcli.store import Store
-    from oodcli.workflows.train import TrainRequest, resume_run
+    from oodcli.workflows.train import TrainRequest, resume_run, train_seeds
     from oodcli.workflows.train import train as train_workflow
 
     kept = Store.at(store)
@@ -95,6 +157,12 @@ def train(
             arch=arch,
             name=run if name is None else name,
             seed=seed,
+            recipe=recipe,
+            objective=objective,
+            settings=tuple(set_ or ()),
+            init=init,
+            image_size=image_size,
+            resize=resize,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -105,10 +173,30 @@ def train(
             val_fraction=val_fraction,
             skip_unreadable=skip_unreadable,
         )
+        if seeds is not None:
+            results = train_seeds(
+                kept,
+                request,
+                _numbers(seeds),
+                resume=resume,
+                command=command_line(),
+                progress=progress,
+            )
+            print("\n".join(each.run for each in results))
+            return
         result = train_workflow(
             kept, request, resume=resume, command=command_line(), progress=progress
         )
     print(result.run)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(piece) for piece in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of numbers such as 0,1,2", param_hint="--seeds"
+        ) from None
 
 
 def command_line() -> str:

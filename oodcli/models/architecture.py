@@ -7,7 +7,7 @@ gives the smallest and the largest.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
@@ -15,6 +15,7 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
+from oodcli.models.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,20 @@ class Architecture:
         Least height and width that leave something to pool, in pixels.
     visible
         Reads those parameters that show in weights, which have this architecture's own names.
+    layouts
+        How the outputs of blocks lie, by name of the block, where they are not ``(n, c, h, w)``.
+    channels_last
+        Whether the network takes images that lie channels-last in memory.
+    head_has_bias
+        Whether the last layer has a bias of its own; if not, it is built with one that stays zero.
+    any_image
+        Whether it takes all images from ``smallest_image`` on; if not, a size has to be tried.
+    selected_block
+        Name of the block that FeatureNorm's authors selected for this network.
+    spare
+        How the names of tensors begin that weights may hold and that are left out.
+    text
+        What was found in a network that the tool did not know, in a line for the user.
     """
 
     name: str
@@ -101,6 +116,13 @@ class Architecture:
     head: str
     smallest_image: int = 1
     visible: Callable[[Mapping[str, Tensor]], Mapping[str, int]] = _nothing
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    channels_last: bool = True
+    head_has_bias: bool = True
+    any_image: bool = True
+    selected_block: str | None = None
+    spare: tuple[str, ...] = ()
+    text: str = ""
 
     @cached_property
     def parameters(self) -> Mapping[str, Parameter]:

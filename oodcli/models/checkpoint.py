@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from oodcli.activations import Head
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.heads import scoring_head, unit_features
 from oodcli.models.network import COUNTER, Network, network_of
-from oodcli.models.registry import ARCHITECTURES, parse_architecture
+from oodcli.models.registry import ARCHITECTURES, is_foreign, parse_architecture
 from oodcli.store import replacing
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt")
@@ -33,7 +34,9 @@ _SAFETENSORS = ".safetensors"
 _NESTS = ("state_dict", "model_state_dict", "model")
 _SHORTCUTS = ("shortcut", "downsample", "convShortcut")
 _HEADS = ("fc", "linear", "classifier", "head")
+_NUMBERED = re.compile(r"\.(norm|conv)\.([12])\.")
 _SHOWN = 3
+_HEAD = "head"
 _AGAIN = "remove the run and make it again"
 
 # What torch's reader says where a pickle names a class or function, in its versions since 2.3.
@@ -171,7 +174,8 @@ def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
     state
         Tensors by name. ``downsample`` stands for ``shortcut``, and ``linear``, ``classifier`` or
         ``head`` for the last layer, where nothing else can be meant. Counts of batches
-        (``num_batches_tracked``) may be there or not.
+        (``num_batches_tracked``) may be there or not. A ``tau`` of the last layer makes it one of
+        unit features (T2FNorm).
 
     Returns
     -------
@@ -189,7 +193,10 @@ def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
         raise InvalidInputError(
             f"the weights do not fit {spec}: {'; '.join(fit.misfit)}; {_cure(spec, state)}"
         )
+    wanted = fit.shadow.state_dict()
     for name, tensor in fit.state.items():
+        if not wanted[name].is_floating_point() and not tensor.is_floating_point():
+            continue  # indices, such as those of relative positions
         if not tensor.is_floating_point():
             raise InvalidInputError(f"{name} is {tensor.dtype}; save the weights as float32")
         if not tensor.isfinite().all():
@@ -211,12 +218,23 @@ class _Fit:
 
 def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     head = spec.architecture.head
-    weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    ours = _renamed(weights, _shapes(_shadow(spec, num_classes=1)), head=head)
-    # As many classes as the last layer has rows.
-    last = ours.get(f"{head}.weight")
-    rows = len(last) if last is not None and last.dim() == 2 else 0
-    shadow = _shadow(spec, num_classes=max(rows, 1))
+    spare = spec.architecture.spare
+    weights = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.endswith(COUNTER) and not name.startswith(spare)
+    }
+    temperatures = tuple(f"{head}.{name}" for name in ("tau", "scoring_tau"))
+    # As many classes as the last layer has rows; names are the same for any number.
+    shadow = _shadow(spec, num_classes=_rows(weights, head))
+    ours = _renamed(weights, {*_shapes(shadow), *temperatures}, head=head)
+    if _rows(ours, head) != _rows(weights, head):
+        shadow = _shadow(spec, num_classes=_rows(ours, head))
+    if not spec.architecture.head_has_bias:
+        ours.setdefault(f"{head}.bias", torch.zeros(_rows(ours, head)))
+    if temperatures[0] in ours:
+        unit_features(shadow, head)
+        ours.setdefault(temperatures[1], ours[temperatures[0]])
     wanted = _shapes(shadow)
     wrong = [
         f"{name} is {tuple(tensor.shape)}, not {wanted[name]}"
@@ -230,6 +248,12 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     }
     misfit = tuple(f"{what}: {_first(names)}" for what, names in found.items() if names)
     return _Fit(ours, shadow, misfit)
+
+
+def _rows(state: Mapping[str, Tensor], head: str) -> int:
+    """Return the rows of a last layer, or 1 where there is none."""
+    last = state.get(f"{head}.weight")
+    return max(len(last), 1) if last is not None and last.dim() == 2 else 1
 
 
 def _shadow(spec: ArchitectureSpec, *, num_classes: int) -> nn.Module:
@@ -271,6 +295,7 @@ def _our_name(key: str, wanted: Collection[str], *, head: str) -> str:
     for ours in _SHORTCUTS:
         translated = [ours if part in _SHORTCUTS else part for part in path]
         guesses.append(".".join((*translated, leaf)))
+    guesses.append(_NUMBERED.sub(r".\1\2.", key))  # as torchvision's DenseNets were written once
     return next((guess for guess in guesses if guess in wanted), key)
 
 
@@ -300,8 +325,14 @@ def save_weights(network: Network, path: Path) -> None:
     path
         A ``.safetensors`` file, replaced if it is there.
     """
-    state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
-    content = safetensors.torch.save(state)
+    # Copies where two names share their memory, which the format does not allow.
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for name, tensor in network.module.state_dict().items():
+        memory = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.contiguous() if memory not in seen else tensor.clone()
+        seen.add(memory)
+    content = safetensors.torch.save(state, metadata={_HEAD: network.head_path})
     with replacing(path) as stream:
         stream.write(content)
 
@@ -351,7 +382,7 @@ def load_run_network(path: Path, arch: str, num_classes: int) -> Network:
 
 
 def load_head(path: Path, arch: str) -> Head:
-    """Load only the last layer of a run's network.
+    """Load only the last layer of a run's network, as images are scored by it.
 
     Parameters
     ----------
@@ -367,9 +398,16 @@ def load_head(path: Path, arch: str) -> Head:
     CorruptArtifactError
         If the file is not what was written.
     """
-    head = parse_architecture(arch).architecture.head
     with _own_file(path), safe_open(path, framework="pt") as tensors:
-        return Head(tensors.get_tensor(f"{head}.weight"), tensors.get_tensor(f"{head}.bias"))
+        # A network from elsewhere would have to be built to find its last layer.
+        written = (tensors.metadata() or {}).get(_HEAD) if is_foreign(arch) else None
+        head = written or parse_architecture(arch).architecture.head
+        name = f"{head}.scoring_tau"
+        return scoring_head(
+            tensors.get_tensor(f"{head}.weight"),
+            tensors.get_tensor(f"{head}.bias"),
+            scoring_tau=float(tensors.get_tensor(name)) if name in tensors.keys() else None,  # noqa: SIM118 - it is no mapping
+        )
 
 
 @contextlib.contextmanager

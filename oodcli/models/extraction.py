@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from oodcli.activations import Activations
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.models.heads import UnitFeatureLinear
+from oodcli.models.layout import Layout
 from oodcli.models.network import Network
 from oodcli.probes import Edit, Learner, Output, Probe
 
@@ -228,6 +230,7 @@ class _Forward:
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32, device=device).view(3, 1, 1)
         channels_last = half or device.type == "cpu"
+        channels_last &= network.spec.architecture.channels_last
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._head = network.head().to(device)
         # A copy, so that no hook, device or memory layout outlives the pass on the caller's module.
@@ -286,9 +289,14 @@ class _Forward:
                 logits,
                 every,
                 torch.cat(norms),  # (n, b)
-                logits.argmax(dim=1),
+                self._predicted(every, logits),
                 extra={key: torch.cat(parts).float() for key, parts in observed.items()},
             ).map(lambda values: values.cpu().clone())
+
+    def _predicted(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Return the classes ``(n,)`` of the network's own forward pass."""
+        last = self._module.get_submodule(self._network.head_path)
+        return (last(features) if isinstance(last, UnitFeatureLinear) else logits).argmax(dim=1)
 
     def looks(
         self, pixels: NDArray[np.uint8], probes: Sequence[Probe | Learner]
@@ -341,18 +349,35 @@ class _Forward:
                 hooks.callback(module.register_forward_hook(see).remove)
 
             for path, change in edit.items():
+                self._check_plain(path)
                 hook(path, partial(_edited, change))
             for path in keep:
-                hook(path, partial(_kept, maps, path))
+                if torch.is_grad_enabled():
+                    self._check_plain(path)
+                hook(path, partial(_kept, maps, path, self._layout_at(path)))
             if norms is not None:
                 for name, path in self.blocks.items():
-                    hook(path, partial(_kept_norm, norms, name))
+                    hook(path, partial(_kept_norm, norms, name, self._network.layout(name)))
             head = self._module.get_submodule(self._network.head_path)
             hooks.callback(head.register_forward_pre_hook(partial(_kept_input, features)).remove)
             self._module(images)
         with torch.autocast(self._device.type, enabled=False):
             rows = features[0].float()  # (n, d)
             return Output(self._head(rows), rows, maps)
+
+    def _layout_at(self, path: str) -> Layout:
+        """Return how the output of a module is read as maps."""
+        name = next((name for name, block in self.blocks.items() if block == path), "")
+        return self._network.layout(name)
+
+    def _check_plain(self, path: str) -> None:
+        """Refuse to change, or to differentiate by, what is a map only when it is read as one."""
+        kind = self._layout_at(path).kind
+        if kind != "nchw":
+            raise UndefinedMethodError(
+                f"methods that change the map of {path}, or its gradient, are not defined for "
+                f"{'tokens' if kind == 'tokens' else 'maps with channels last'}; leave them out"
+            )
 
     def _batch(self, height: int, width: int) -> int:
         pixels = _PIXELS_CPU if self._device.type == "cpu" else _PIXELS_GPU
@@ -369,15 +394,25 @@ def _edited(change: Edit, _module: nn.Module, _inputs: object, output: Tensor) -
 
 
 def _kept(
-    maps: dict[str, Tensor], path: str, _module: nn.Module, _inputs: object, output: Tensor
+    maps: dict[str, Tensor],
+    path: str,
+    layout: Layout,
+    _module: nn.Module,
+    _inputs: object,
+    output: Tensor,
 ) -> None:
-    maps[path] = output
+    maps[path] = layout.maps(output)
 
 
 def _kept_norm(
-    norms: dict[str, Tensor], name: str, _module: nn.Module, _inputs: object, output: Tensor
+    norms: dict[str, Tensor],
+    name: str,
+    layout: Layout,
+    _module: nn.Module,
+    _inputs: object,
+    output: Tensor,
 ) -> None:
-    norms[name] = feature_norm(output)
+    norms[name] = feature_norm(layout.maps(output))
 
 
 def _kept_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:

@@ -1,7 +1,7 @@
 """A network with its weights, and what the tool has to know of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -11,6 +11,8 @@ from oodcli.activations import Head
 from oodcli.errors import InvalidInputError
 from oodcli.images import digest_of
 from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.heads import UnitFeatureLinear, scoring_head
+from oodcli.models.layout import PLAIN, Layout
 from oodcli.store import digest_of_json
 
 # Batches that batch normalisation has seen in training; no forward pass depends on it.
@@ -40,6 +42,7 @@ class Network:
     num_classes: int
     blocks: Mapping[str, str]
     head_path: str
+    _tried: set[tuple[int, int]] = field(default_factory=set, init=False, repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -54,21 +57,45 @@ class Network:
         )
 
     def head(self) -> Head:
-        """Return a float32 copy of the last layer, on the CPU."""
+        """Return a float32 copy of the last layer as images are scored by it, on the CPU."""
         last = self.module.get_submodule(self.head_path)
         assert isinstance(last, nn.Linear)  # network_of has seen to it
-        return Head(
+        return scoring_head(
             last.weight.detach().to("cpu", torch.float32, copy=True),
             last.bias.detach().to("cpu", torch.float32, copy=True),
+            scoring_tau=float(last.scoring_tau) if isinstance(last, UnitFeatureLinear) else None,
         )
 
+    def layout(self, block: str) -> Layout:
+        """Return how the output of a block lies.
+
+        Parameters
+        ----------
+        block
+            Its name.
+        """
+        return self.spec.architecture.layouts.get(block, PLAIN)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return lines to tell the user: what was found in the network, what is published of it."""
+        known = self.spec.architecture
+        lines = [known.text] if known.text else []
+        if known.selected_block is not None:
+            index = list(self.blocks).index(known.selected_block)
+            lines.append(
+                f"{self.spec}: FeatureNorm's authors take block {known.selected_block}, "
+                f"which is featurenorm:block={index}"
+            )
+        return tuple(lines)
+
     def check_image_size(self, height: int, width: int) -> None:
-        """Refuse images that are too small.
+        """Refuse images of a size that the network cannot take.
 
         Raises
         ------
         InvalidInputError
-            If nothing would be left of them before the last layer.
+            If nothing would be left of them before the last layer, or a network that takes only
+            some sizes does not take this one.
         """
         least = self.spec.architecture.smallest_image
         if min(height, width) < least:
@@ -76,6 +103,22 @@ class Network:
                 f"{self.spec} needs images of at least {least} x {least} pixels, "
                 f"not {height} x {width}; resize them, or take another architecture"
             )
+        if self.spec.architecture.any_image or (height, width) in self._tried:
+            return
+        try:
+            with torch.inference_mode():
+                self.module(self._black(height, width))
+        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InvalidInputError(
+                f"{self.spec} takes no images of {height} x {width} pixels ({reason}); name the "
+                "size it was made for: --image-size N"
+            ) from None
+        self._tried.add((height, width))
+
+    def _black(self, height: int, width: int) -> Tensor:
+        """Return one image of zeros; the meta device would do, but its import takes longer."""
+        return torch.zeros(1, 3, height, width, device=next(self.module.parameters()).device)
 
     def block_shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
         """Return channels, height and width of the map of every block, by name.
@@ -94,18 +137,16 @@ class Network:
         shapes: dict[str, tuple[int, int, int]] = {}
 
         def keep(name: str, _module: nn.Module, _inputs: object, maps: Tensor) -> None:
-            _, channels, height, width = maps.shape
+            _, channels, height, width = self.layout(name).maps(maps).shape
             shapes[name] = (channels, height, width)
 
-        # One image of zeros; the meta device would do, but its import takes longer.
-        parameter = next(self.module.parameters())
         handles = [
             self.module.get_submodule(path).register_forward_hook(partial(keep, name))
             for name, path in self.blocks.items()
         ]
         try:
             with torch.inference_mode():
-                self.module(torch.zeros(1, 3, *size, device=parameter.device))
+                self.module(self._black(*size))
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,6 +1,7 @@
 """The architectures known by name, and how one is written: ``resnet18:stem_padding=2,width=16``.
 
-A new architecture is a module with a build function, and one line in :data:`ARCHITECTURES`.
+Those of other packages are written with the name of the package, as in ``torchvision:resnet50``. A
+new architecture is a module with a build function, and one line in :data:`ARCHITECTURES`.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from types import MappingProxyType
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.models.architecture import Architecture, ArchitectureSpec
+from oodcli.models.foreign import TIMM, TORCHVISION, foreign_architecture
 from oodcli.models.resnet import (
     build_resnet18,
     build_resnet20,
@@ -42,24 +44,48 @@ def parse_architecture(spec: str) -> ArchitectureSpec:
     Parameters
     ----------
     spec
-        A name, alone or with parameters: ``resnet18`` or ``resnet18:stem_padding=2,width=16``.
+        A name, alone or with parameters: ``resnet18`` or ``resnet18:stem_padding=2,width=16``. Or
+        a network from elsewhere, ``torchvision:NAME``, ``timm:NAME`` or
+        ``package.module:function``, alone or with integers for its builder: ``timm:NAME:KEY=8``.
 
     Raises
     ------
     UnknownNameError
         If there is no architecture of that name.
     InvalidInputError
-        If a parameter does not exist, has no value or two, or a value that is not allowed.
+        If a parameter does not exist, has no value or two, or a value that is not allowed; or if
+        a network from elsewhere cannot be used.
     """
     name, colon, rest = spec.partition(":")
+    if is_foreign(spec):
+        function, _, written = rest.partition(":")
+        texts = _texts(spec, f"{name}:{function}", written) if written else {}
+        return foreign_architecture(name, function, texts).spec({})
     if name not in ARCHITECTURES:
-        raise UnknownNameError.among("architecture", name, ARCHITECTURES)
+        known = (*ARCHITECTURES, f"{TORCHVISION}:NAME", f"{TIMM}:NAME", "package.module:function")
+        raise UnknownNameError.among("architecture", name, known)
+    return ARCHITECTURES[name].spec(_texts(spec, name, rest) if colon else {})
+
+
+def is_foreign(spec: str) -> bool:
+    """Tell whether a written architecture names a network that this package does not define."""
+    name, _, rest = spec.partition(":")
+    function = rest.partition(":")[0]
+    return (
+        name not in ARCHITECTURES
+        and all(part.isidentifier() for part in name.split("."))
+        and function != ""
+        and "=" not in function
+    )
+
+
+def _texts(spec: str, name: str, rest: str) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for item in rest.split(",") if colon else []:
+    for item in rest.split(","):
         key, equals, text = item.partition("=")
         if not equals:
             raise InvalidInputError(f"{item!r} in {spec!r} has no value; write {name}:key=value")
         if key in texts:
             raise InvalidInputError(f"{key} stands twice in {spec!r}; give it once")
         texts[key] = text
-    return ARCHITECTURES[name].spec(texts)
+    return texts

@@ -1,8 +1,237 @@
-"""Random changes of training images, made for a whole batch at once where the images are."""
+"""Random changes of training images, made for a whole batch at once where the images are.
+
+Every change is that of torchvision's transform of the same name for images of 8 bits: as likely,
+and rounded where that rounds.
+"""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from oodcli.training.recipes import Recipe
+
+# Luminance of red, green and blue, ITU-R 601.
+_LUMINANCE = (0.299, 0.587, 0.114)
+_ASPECT = (3 / 4, 4 / 3)
+_TRIES = 10
+
+
+def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Tensor:
+    """Return images changed at random as a recipe has it.
+
+    Parameters
+    ----------
+    pixels
+        uint8 ``(n, 3, h, w)``.
+    generator
+        Source of chance, on the device of the pixels.
+    recipe
+        Says what happens, and in which order.
+
+    Returns
+    -------
+    Tensor
+        uint8 ``(n, 3, h, w)``; every image and every choice independent of the others.
+    """
+    steps = recipe.augmentation
+    if steps in {(), ("flip",), ("crop",), ("flip", "crop")}:
+        return augment(
+            pixels,
+            generator,
+            flip="flip" in steps,
+            crop_padding=recipe.crop_padding if "crop" in steps else 0,
+        )
+    for step in steps:
+        if step == "flip":
+            pixels = augment(pixels, generator, flip=True, crop_padding=0)
+        elif step == "crop":
+            pixels = augment(pixels, generator, flip=False, crop_padding=recipe.crop_padding)
+        elif step == "resized-crop":
+            pixels = resized_crop(pixels, generator, scale=recipe.crop_scale)
+        elif step == "jitter":
+            pixels = jitter(pixels, generator, by=recipe.jitter, chance=recipe.jitter_chance)
+        else:
+            grey = _chosen(len(pixels), recipe.grey_chance, generator)[:, None, None, None]
+            pixels = torch.where(grey, greyscale(pixels), pixels)
+    return pixels
+
+
+def resized_crop(
+    pixels: Tensor, generator: torch.Generator, *, scale: tuple[float, float]
+) -> Tensor:
+    """Cut a random box out of each image, and resize it to the size of the image.
+
+    Parameters
+    ----------
+    pixels
+        uint8 ``(n, c, h, w)``.
+    generator
+        Source of chance.
+    scale
+        Smallest and largest share of the area; the ratio of width to height is from 3/4 to 4/3, on
+        a logarithmic scale.
+
+    Returns
+    -------
+    Tensor
+        uint8 ``(n, c, h, w)``: bilinear with antialiasing, rows first, rounded after each.
+
+    Notes
+    -----
+    A box that is not within the image is drawn again, ten times at most; then it is the largest
+    centred one with a possible ratio.
+    """
+    n, _, height, width = pixels.shape
+    device = pixels.device
+    draws = torch.rand(2, n, _TRIES, generator=generator, device=device, dtype=torch.float64)
+    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
+    low, high = (math.log(ratio) for ratio in _ASPECT)
+    ratio = (low + (high - low) * draws[1]).exp()
+    widths = (area * ratio).sqrt().round()
+    heights = (area / ratio).sqrt().round()
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
+    any_fits = fits.any(dim=1)
+    whole = width / height
+    last_width = round(height * _ASPECT[1]) if whole > _ASPECT[1] else width
+    last_height = round(width / _ASPECT[0]) if whole < _ASPECT[0] else height
+    box_width = torch.where(any_fits, widths.gather(1, first)[:, 0], float(last_width))
+    box_height = torch.where(any_fits, heights.gather(1, first)[:, 0], float(last_height))
+    place = torch.rand(2, n, generator=generator, device=device, dtype=torch.float64)
+    room_y, room_x = height - box_height, width - box_width
+    top = torch.where(any_fits, (place[0] * (room_y + 1)).floor(), (room_y / 2).floor())
+    left = torch.where(any_fits, (place[1] * (room_x + 1)).floor(), (room_x / 2).floor())
+    across = _resizing(left, box_width, size=width)  # (n, w, w)
+    down = _resizing(top, box_height, size=height)  # (n, h, h)
+    rows = torch.einsum("nchw,nvw->nchv", pixels.float(), across).round_()
+    return torch.einsum("nchv,nuh->ncuv", rows, down).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _resizing(start: Tensor, length: Tensor, *, size: int) -> Tensor:
+    """Return the weights of all pixels of a line in each pixel of its resized part.
+
+    Parameters
+    ----------
+    start, length
+        First pixel of the part, and their number, ``(n,)``.
+    size
+        Pixels of the line, and of the resized part.
+
+    Returns
+    -------
+    Tensor
+        ``(n, size, size)``; rows sum to 1.
+    """
+    at = torch.arange(size, device=start.device, dtype=torch.float64)
+    step = (length / size)[:, None]  # (n, 1)
+    centre = start[:, None] + (at + 0.5) * step  # (n, out)
+    reach = step.clamp(min=1)[:, :, None]  # (n, 1, 1)
+    weights = (1 - ((at + 0.5 - centre[:, :, None]) / reach).abs()).clamp_(min=0)  # (n, out, in)
+    within = (at >= start[:, None]) & (at < (start + length)[:, None])  # (n, in)
+    weights *= within[:, None, :]
+    return (weights / weights.sum(dim=2, keepdim=True)).float()
+
+
+def jitter(
+    pixels: Tensor,
+    generator: torch.Generator,
+    *,
+    by: tuple[float, float, float, float],
+    chance: float,
+) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each image, in random order.
+
+    Parameters
+    ----------
+    pixels
+        uint8 ``(n, 3, h, w)``.
+    generator
+        Source of chance.
+    by
+        How far each goes: a factor from ``1 - by`` to ``1 + by`` for the first three, a part of the
+        circle from ``-by`` to ``by`` for the hue.
+    chance
+        Probability that an image is changed.
+    """
+    n, device = len(pixels), pixels.device
+    draws = torch.rand(4, n, generator=generator, device=device) * 2 - 1
+    amounts = [1 + by[i] * draws[i] for i in range(3)] + [by[3] * draws[3]]
+    order = torch.rand(n, 4, generator=generator, device=device).argsort(dim=1)
+    chosen = _chosen(n, chance, generator)
+    changes: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+        brightened,
+        contrasted,
+        saturated,
+        hue_shifted,
+    )
+    for place in range(4):
+        for kind, change in enumerate(changes):
+            mine = ((order[:, place] == kind) & chosen).nonzero()[:, 0]
+            if len(mine):
+                pixels = pixels.index_copy(0, mine, change(pixels[mine], amounts[kind][mine]))
+    return pixels
+
+
+def _chosen(n: int, chance: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator, device=generator.device) < chance
+
+
+def _blended(pixels: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """Return ``factor`` of the pixels and the rest of another image, as 8 bits."""
+    share = factor[:, None, None, None]
+    mixed = pixels.float() * share + other.float() * (1 - share)
+    return mixed.clamp_(0, 255).to(torch.uint8)  # cut off, as torchvision does, not rounded
+
+
+def greyscale(pixels: Tensor) -> Tensor:
+    """Return the luminance of images in all three channels, uint8 ``(n, 3, h, w)``."""
+    return _luminance(pixels).to(torch.uint8).expand_as(pixels)
+
+
+def _luminance(pixels: Tensor) -> Tensor:
+    weights = torch.tensor(_LUMINANCE, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.float() * weights).sum(dim=1, keepdim=True).floor_()  # (n, 1, h, w)
+
+
+def brightened(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Return images times a factor each, ``(n,)``."""
+    return _blended(pixels, torch.zeros_like(pixels), factor)
+
+
+def contrasted(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Return images moved away from their mean luminance by a factor each, ``(n,)``."""
+    mean = _luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
+    return _blended(pixels, mean, factor)
+
+
+def saturated(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Return images moved away from their luminance by a factor each, ``(n,)``."""
+    return _blended(pixels, _luminance(pixels), factor)
+
+
+def hue_shifted(pixels: Tensor, turn: Tensor) -> Tensor:
+    """Return images with all hues turned by a part of the circle each, ``(n,)``."""
+    colours = pixels.float() / 255
+    value, _ = colours.max(dim=1)  # (n, h, w)
+    chroma = value - colours.amin(dim=1)
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    red, green, blue = colours.unbind(dim=1)
+    sector = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = torch.where(chroma > 0, sector / 6, torch.zeros_like(sector)) + turn[:, None, None]
+    # Each channel falls from the value to value - chroma with its distance on the circle of hues.
+    channels = []
+    for offset in (5, 3, 1):
+        k = (offset + hue * 6) % 6
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    turned = torch.stack(channels, dim=1)  # (n, 3, h, w)
+    return (turned * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def augment(pixels: Tensor, generator: torch.Generator, *, flip: bool, crop_padding: int) -> Tensor:

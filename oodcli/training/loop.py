@@ -9,14 +9,42 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Task
-from oodcli.training.augment import augment
+from oodcli.training.augment import augmented
+from oodcli.training.cross_entropy import CrossEntropy
+from oodcli.training.objective import Objective
 from oodcli.training.recipes import Recipe
+from oodcli.training.student import LastBlock, Student
 
 _EVALUATION_BATCH = 500
+# Steps between two looks at the loss, each of which makes an accelerator wait.
+_LOOK_EVERY = 64
+
+
+class NotFiniteError(InvalidInputError):
+    """A loss that is NaN or infinite; the weights of the epoch are spoiled.
+
+    Parameters
+    ----------
+    loss
+        The loss.
+    epoch
+        Number of the epoch, from 1.
+    step
+        Number of the step in the epoch, from 1.
+    lr
+        Learning rate of the step.
+    """
+
+    def __init__(self, loss: float, *, epoch: int, step: int, lr: float) -> None:
+        super().__init__(
+            f"the loss is {loss} at step {step} in epoch {epoch}; lower the learning rate, "
+            f"which is {lr:g}: --lr {lr / 10:g}"
+        )
+        self.epoch = epoch
+        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +56,12 @@ class EpochStats:
     epoch
         Number of the epoch, from 1.
     loss
-        Mean cross-entropy over the augmented training images.
+        Mean of what is minimised over the augmented training images.
     train_accuracy
-        Accuracy on them, while training.
+        Accuracy on them, while training; None where the last layer is not trained.
     val_accuracy
-        Accuracy on the validation images after the epoch; None without any.
+        Accuracy on the validation images after the epoch; None without any, or where the last layer
+        is not trained.
     lr
         Learning rate of the last step.
     seconds
@@ -43,7 +72,7 @@ class EpochStats:
 
     epoch: int
     loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     val_accuracy: float | None
     lr: float
     seconds: float
@@ -82,7 +111,7 @@ class Trainer:
     Parameters
     ----------
     module
-        The network, on ``device``; changed in place.
+        The network; changed in place, and put on ``device``.
     recipe
         The schedule.
     seed
@@ -91,30 +120,83 @@ class Trainer:
         Where to train.
     amp
         Whether to compute in bfloat16 where that is safe.
+    objective
+        What is minimised; it must have been attached to the network.
+    head
+        Path of the last linear layer, for objectives and recipes that want to know.
+    last_block
+        The last block, for objectives that look at its map.
+    channels_last
+        Whether the network takes images that lie channels-last in memory.
     """
 
     def __init__(
-        self, module: nn.Module, recipe: Recipe, *, seed: int, device: torch.device, amp: bool
+        self,
+        module: nn.Module,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        amp: bool,
+        objective: Objective | None = None,
+        head: str = "",
+        last_block: LastBlock | None = None,
+        channels_last: bool = True,
     ) -> None:
-        self._module = module.to(device).to(memory_format=torch.channels_last)
+        self._objective = objective or CrossEntropy()
         self._recipe = recipe
         self._seed = seed
         self._device = device
         self._amp = amp
+        self._head = head
         self._mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1)
+        self._module = module
+        self._student = Student(module, self._objective, head=head, last_block=last_block).to(
+            device
+        )
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        module.to(memory_format=self._layout)
         self._optimiser = torch.optim.SGD(
-            module.parameters(),
+            self._groups(),
             lr=recipe.lr,
             momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
             nesterov=recipe.nesterov and recipe.momentum > 0,
         )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the trained parameters, those of the last layer apart."""
+        last = f"{self._head}." if self._head else None
+        named = self._trained()
+        ours = [p for name, p in named if last is None or not name.startswith(last)]
+        own = [p for name, p in named if last is not None and name.startswith(last)]
+        plain = self._recipe.weight_decay
+        special = self._recipe.head_weight_decay
+        groups = [
+            {"params": ours, "weight_decay": plain},
+            {"params": own, "weight_decay": plain if special is None else special},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Return every parameter that is trained, by the name it has in a state."""
+        extras = self._student.extras
+        named = [*self._module.named_parameters()]
+        if extras is not None:
+            named += [(f"extras/{name}", p) for name, p in extras.named_parameters()]
+        return [(name, p) for name, p in named if p.requires_grad]
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self._module
 
     def state(self) -> dict[str, Tensor]:
         """Return weights, running statistics and momenta, named, on the CPU."""
         tensors = {f"module.{k}": v for k, v in self._module.state_dict().items()}
-        for name, parameter in self._module.named_parameters():
+        if self._student.extras is not None:
+            tensors |= {f"extras.{k}": v for k, v in self._student.extras.state_dict().items()}
+        for name, parameter in self._trained():
             momentum = self._optimiser.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
@@ -122,9 +204,11 @@ class Trainer:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up the state of a finished epoch."""
-        weights = {k.removeprefix("module."): v for k, v in state.items() if k[:7] == "module."}
-        self._module.load_state_dict(weights)
-        for name, parameter in self._module.named_parameters():
+        self._module.load_state_dict(weights_of(state))
+        if self._student.extras is not None:
+            extras = {k.removeprefix("extras."): v for k, v in state.items() if k[:7] == "extras."}
+            self._student.extras.load_state_dict(extras)
+        for name, parameter in self._trained():
             if f"momentum.{name}" in state:
                 # Momenta lie in memory as their parameters do, so that the arithmetic is the same.
                 momentum = torch.empty_like(parameter)
@@ -157,7 +241,7 @@ class Trainer:
 
         Raises
         ------
-        InvalidInputError
+        NotFiniteError
             If the loss is not finite.
         """
         for epoch in range(done + 1, self._recipe.epochs + 1):
@@ -172,63 +256,87 @@ class Trainer:
         batches = order.split(self._recipe.batch_size)
         total = torch.zeros((), device=self._device)
         right = torch.zeros((), device=self._device, dtype=torch.int64)
+        # First step with a loss that is not finite, found without waiting for the device.
+        bad = torch.full((), len(batches), device=self._device)
+        look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
         start = time.perf_counter()
         lr = self._recipe.lr
-        self._module.train()
+        views = self._objective.views
+        self._student.train()
         for step, rows in enumerate(batches):
             share = (epoch - 1 + step / len(batches)) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
             for group in self._optimiser.param_groups:
                 group["lr"] = lr
-            labels = train.labels[rows]
-            pixels = augment(
-                train.pixels[rows],
-                generator,
-                flip=self._recipe.flip,
-                crop_padding=self._recipe.crop_padding,
-            )
+            labels = train.labels[rows].repeat(views)
+            pixels = train.pixels[rows]
+            seen = [augmented(pixels, generator, self._recipe) for _ in range(views)]
             with self._precision():
-                logits = self._module(self._normalised(pixels))
-            loss = functional.cross_entropy(logits.float(), labels)
+                output = self._student(self._normalised(torch.cat(seen) if views > 1 else seen[0]))
+            loss = self._objective.loss(output, labels)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self._optimiser.step()
             total += loss.detach() * len(rows)
-            right += (logits.detach().argmax(dim=1) == labels).sum()
+            right += (output.logits.detach().argmax(dim=1) == labels).sum()
+            bad = torch.where(loss.detach().isfinite(), bad, bad.clamp(max=step))
+            if step % look_every == 0 or step == len(batches) - 1:
+                self._check(bad, loss, epoch=epoch, steps=len(batches))
             task.advance(len(rows))
         loss_value = float(total) / len(train)
         seconds = time.perf_counter() - start
-        if not np.isfinite(loss_value):
-            raise InvalidInputError(
-                f"the loss is {loss_value} in epoch {epoch}; lower the learning rate, "
-                f"which is {lr:g}: --lr {lr / 10:g}"
-            )
+        classifies = self._objective.trains_last_layer
         stats = EpochStats(
             epoch=epoch,
             loss=loss_value,
-            train_accuracy=int(right) / len(train),
-            val_accuracy=None if val is None else self.accuracy(val),
+            train_accuracy=int(right) / (views * len(train)) if classifies else None,
+            val_accuracy=self.accuracy(val) if classifies and val is not None else None,
             lr=lr,
             seconds=seconds,
             images_per_s=len(train) / seconds,
         )
-        val_text = (
-            {} if stats.val_accuracy is None else {"val": f"{100 * stats.val_accuracy:.1f} %"}
-        )
+        accuracies = {"train": stats.train_accuracy, "val": stats.val_accuracy}
         task.advance(
             0,
             epoch=f"{epoch}/{self._recipe.epochs}",
             loss=f"{loss_value:.3f}",
-            train=f"{100 * stats.train_accuracy:.1f} %",
-            **val_text,
+            **{k: f"{100 * v:.1f} %" for k, v in accuracies.items() if v is not None},
         )
         return stats
 
+    def _check(self, bad: Tensor, loss: Tensor, *, epoch: int, steps: int) -> None:
+        """Stop at a loss that is not finite."""
+        step = int(bad)
+        if step < steps:
+            share = (epoch - 1 + step / steps) / self._recipe.epochs
+            lr = self._recipe.learning_rate(epoch - 1, share)
+            # Once the weights are spoiled, the last loss may be NaN where the first was infinite.
+            raise NotFiniteError(float(loss.detach()), epoch=epoch, step=step + 1, lr=lr)
+
+    def features(self, images: LabelledPixels) -> Tensor:
+        """Return the inputs of the last layer for images without augmentation, ``(n, d)``."""
+        seen: list[Tensor] = []
+        head = self._module.get_submodule(self._head)
+        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
+        try:
+            self.accuracy(images)
+        finally:
+            handle.remove()
+        return torch.cat(seen).clone()
+
+    def set_last_layer(self, weight: Tensor, bias: Tensor) -> None:
+        """Replace the weights of the last layer, ``(k, d)`` and ``(k,)``."""
+        head = self._module.get_submodule(self._head)
+        assert isinstance(head, nn.Linear)  # every architecture sees to it
+        with torch.no_grad():
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
+
     def accuracy(self, images: LabelledPixels) -> float:
         """Return the share of images whose largest logit is that of their label."""
-        self._module.eval()
+        self._student.eval()
         right = 0
-        with torch.inference_mode():
+        with torch.no_grad():
             for pixels, labels in zip(
                 images.pixels.split(_EVALUATION_BATCH),
                 images.labels.split(_EVALUATION_BATCH),
@@ -241,12 +349,17 @@ class Trainer:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=self._layout)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._amp:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+
+def weights_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of the network out of what :meth:`Trainer.state` gives."""
+    return {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
 
 
 def _seed_of(*numbers: int) -> int:

@@ -1,17 +1,38 @@
 """Published training schedules, and explicit changes of them."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import cos, pi
 from types import MappingProxyType
 from typing import Any
 
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UnknownNameError
+
+# What can happen to a training image, in words.
+AUGMENTATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "flip": "mirrored with probability one half",
+        "crop": "padded with zeros on every side, and cropped to its size",
+        "resized-crop": "cropped to a random part of its area, which is resized to its size",
+        "jitter": "changed in brightness, contrast, saturation and hue, in random order",
+        "grey": "made grey",
+    }
+)
+SCHEDULES = ("step", "cosine", "warm-cosine")
+_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "schedule": SCHEDULES,
+        "per": ("step", "epoch"),
+        "keep": ("last", "best"),
+        "start": ("random", "trained"),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a classifier is trained with cross-entropy and stochastic gradient descent.
+    """How a network is trained with stochastic gradient descent.
 
     Parameters
     ----------
@@ -24,24 +45,61 @@ class Recipe:
     batch_size
         Images a step; the last batch of an epoch may be smaller.
     lr
-        Learning rate of the first epoch.
+        Highest learning rate; that of the first epoch unless there is a warm-up.
     momentum
         Momentum of the gradient.
     weight_decay
         L2 penalty on all parameters.
     nesterov
-        Whether the momentum is Nesterov's.
+        Whether the momentum is Nesterov's, where there is any.
     schedule
-        ``step``: the rate is divided by ten after each milestone; ``cosine``: it falls to zero
-        along half a cosine, step by step, after a linear warm-up over the first tenth of the steps.
+        ``step``: the rate is divided by ten after each milestone; ``cosine``: it falls along half a
+        cosine to ``lr_min``; ``warm-cosine``: it rises from zero in the first tenth of the steps,
+        then falls along half a cosine to zero.
     milestones
         Fractions of all epochs after which the rate falls, for ``step``.
-    flip
-        Whether images are mirrored at random.
-    crop_padding
-        Zero pixels put on every side before a random crop of the image's size; 0 for no crop.
     mean, std
         Normalisation of the three channels.
+    objective
+        What is minimised, such as ``t2fnorm:tau=0.1``.
+    arch
+        The network it is published for, trained when none is named.
+    start
+        ``random`` weights, or those of a ``trained`` network.
+    keep
+        Which checkpoint counts: the ``last``, or the ``best`` on validation images; of two that are
+        equally good, the later.
+    lr_min
+        Where the cosine ends.
+    per
+        Whether the rate of ``cosine`` changes with every ``step``, the first at ``lr``, or with
+        every ``epoch``, the last at ``lr_min``.
+    warm_up
+        Share of all steps in which the rate rises in a line, step by step, from ``warm_up_lr`` to
+        where the schedule then is; not for ``warm-cosine``, which has its own.
+    warm_up_lr
+        Where the warm-up begins.
+    warm_up_above
+        There is a warm-up only for batches larger than this.
+    head_weight_decay
+        L2 penalty on weight and bias of the last layer; None for that of all others.
+    augmentation
+        What happens to each image, in this order; see :data:`AUGMENTATIONS`.
+    crop_padding
+        Zero pixels put on every side for ``crop``.
+    crop_scale
+        Smallest and largest share of the area, for ``resized-crop``.
+    jitter
+        Brightness, contrast, saturation and hue: how far each may change.
+    jitter_chance, grey_chance
+        Probability that an image is jittered, or made grey.
+
+    Notes
+    -----
+    Milestones and the warm-up are shares, so that a shorter schedule keeps its proportions. Images
+    are cropped as they are prepared, at the size of the run: for ImageNet the published crops are
+    of the original images. ``lr_min`` stays where it is when ``lr`` is changed, although MODE's is
+    a thousandth of it.
     """
 
     name: str
@@ -54,30 +112,100 @@ class Recipe:
     nesterov: bool = False
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75, 0.9)
-    flip: bool = True
-    crop_padding: int = 4
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    objective: str = "cross-entropy"
+    arch: str = "resnet18"
+    start: str = "random"
+    keep: str = "last"
+    lr_min: float = 0.0
+    per: str = "step"
+    warm_up: float = 0.0
+    warm_up_lr: float = 0.0
+    warm_up_above: int = 0
+    head_weight_decay: float | None = None
+    augmentation: tuple[str, ...] = ("flip", "crop")
+    crop_padding: int = 4
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_chance: float = 0.8
+    grey_chance: float = 0.2
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_words()
+        self._check_lists()
+
+    def _check_numbers(self) -> None:
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if value < 1:
-                raise InvalidInputError(
-                    f"--{name.replace('_', '-')} must be at least 1, not {value}"
-                )
+                raise InvalidInputError(f"{_option(name)} must be at least 1, not {value}")
         if not 0 < self.lr < float("inf"):
             raise InvalidInputError(f"--lr must be a positive number, not {self.lr}")
-        for name in ("weight_decay", "momentum"):
+        for name in (
+            "weight_decay", "momentum", "lr_min", "warm_up_lr", "crop_padding", "warm_up_above",
+            "head_weight_decay",
+        ):  # fmt: skip
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if value is not None and not 0 <= value < float("inf"):
                 raise InvalidInputError(
-                    f"--{name.replace('_', '-')} must not be negative, nor infinite: {value}"
+                    f"{_option(name)} must not be negative, nor infinite: {value}"
                 )
+        for name in ("warm_up", "jitter_chance", "grey_chance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidInputError(f"{_option(name)} must be from 0 to 1")
+
+    def _check_words(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InvalidInputError(
+                    f"{_option(name)} must be {' or '.join(allowed)}, not {getattr(self, name)!r}"
+                )
+        for step in self.augmentation:
+            if step not in AUGMENTATIONS:
+                raise UnknownNameError.among("augmentation", step, AUGMENTATIONS)
+
+    def _check_lists(self) -> None:
+        if not all(0 < share <= 1 for share in self.milestones):
+            raise InvalidInputError("--set milestones must be shares of all epochs, from 0 to 1")
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise InvalidInputError("--set crop_scale must be two rising shares, such as 0.2,1")
+        if len(self.jitter) != 4 or not all(0 <= value <= 1 for value in self.jitter):
+            raise InvalidInputError("--set jitter must be four shares, such as 0.4,0.4,0.4,0.1")
+        if self.jitter[3] > 0.5:
+            raise InvalidInputError("the last number of --set jitter must be at most 0.5")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise InvalidInputError(f"--set {name} must be three numbers")
+        if min(self.std) <= 0:
+            raise InvalidInputError("--set std must be positive")
 
     def changed(self, **changes: float | None) -> "Recipe":
         """Return the recipe with every change that is not None."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
+
+    def with_settings(self, pairs: Iterable[str]) -> "Recipe":
+        """Return the recipe with changes as they are written, ``KEY=VALUE``.
+
+        Raises
+        ------
+        UnknownNameError
+            If a recipe has no such value.
+        InvalidInputError
+            If a value cannot be read, or is impossible.
+        """
+        known = [each.name for each in fields(self) if each.name not in ("name", "source")]
+        changes: dict[str, Any] = {}
+        for pair in pairs:
+            key, equals, text = pair.partition("=")
+            key = key.strip().replace("-", "_")
+            if not equals:
+                raise InvalidInputError(f"--set {pair!r} is not KEY=VALUE")
+            if key not in known:
+                raise UnknownNameError.among("value of a recipe", key, known)
+            changes[key] = _read(key, text.strip(), getattr(self, key))
+        return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored with a run."""
@@ -85,11 +213,22 @@ class Recipe:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Recipe":
-        """Read a stored recipe."""
+        """Read a stored recipe, also of the time when there was only cross-entropy."""
+        stored = dict(content)
+        if "augmentation" not in stored:
+            steps = [
+                *(["flip"] if stored.get("flip", True) else []),
+                *(["crop"] if stored.get("crop_padding", 4) else []),
+            ]
+            stored["augmentation"] = steps
+            if stored.get("schedule") == "cosine":
+                stored["schedule"] = "warm-cosine"
+            if stored.get("name") in RECIPES:
+                stored["arch"] = RECIPES[stored["name"]].arch
         values: dict[str, Any] = {
-            f.name: tuple(content[f.name]) if isinstance(content[f.name], list) else content[f.name]
+            f.name: tuple(stored[f.name]) if isinstance(stored[f.name], list) else stored[f.name]
             for f in fields(cls)
-            if f.name in content
+            if f.name in stored
         }
         return cls(**values)
 
@@ -103,13 +242,57 @@ class Recipe:
         progress
             Share of all steps finished so far, from 0 to 1.
         """
+        if self.schedule == "warm-cosine":
+            return self.lr * _warm_cosine(progress)
+        if progress < self.warm_up and self.batch_size > self.warm_up_above:
+            top = self._scheduled(round(self.warm_up * self.epochs), self.warm_up)
+            return self.warm_up_lr + (top - self.warm_up_lr) * progress / self.warm_up
+        return self._scheduled(
+            epoch, (epoch + 1) / self.epochs if self.per == "epoch" else progress
+        )
+
+    def _scheduled(self, epoch: int, progress: float) -> float:
         if self.schedule == "cosine":
-            return self.lr * _cosine(progress)
+            return self.lr_min + (self.lr - self.lr_min) * 0.5 * (1 + cos(pi * progress))
         passed = sum(epoch >= round(share * self.epochs) for share in self.milestones)
         return self.lr * 0.1**passed
 
 
-def _cosine(progress: float) -> float:
+def _option(name: str) -> str:
+    own = ("epochs", "batch_size", "lr", "momentum", "weight_decay")
+    return f"--{name.replace('_', '-')}" if name in own else f"--set {name}"
+
+
+def _read(key: str, text: str, present: object) -> object:
+    """Read a value of the type that the present one has."""
+    if isinstance(present, str):
+        return text
+    if key == "augmentation":
+        return tuple(step.strip() for step in text.split(",") if step.strip())
+    if key == "head_weight_decay" and text.lower() == "none":
+        return None
+    with contextlib.suppress(ValueError, KeyError):
+        return _number(key, text, present)
+    kinds: dict[type, str] = {
+        bool: "true or false",
+        tuple: "numbers with commas",
+        int: "an integer",
+    }
+    raise InvalidInputError(
+        f"--set {key} must be {kinds.get(type(present), 'a number')}, not {text!r}"
+    )
+
+
+def _number(key: str, text: str, present: object) -> object:
+    if isinstance(present, bool):
+        return {"true": True, "false": False}[text.lower()]
+    if isinstance(present, tuple):
+        numbers = tuple(float(piece) for piece in text.split(",") if piece.strip())
+        return numbers * 3 if key in ("mean", "std") and len(numbers) == 1 else numbers
+    return int(text) if isinstance(present, int) else float(text)
+
+
+def _warm_cosine(progress: float) -> float:
     warm_up = 0.1
     if progress < warm_up:
         return progress / warm_up
@@ -117,6 +300,12 @@ def _cosine(progress: float) -> float:
 
 
 _FEATURENORM = "Yu et al., CVPR 2023"
+_OPENOOD = "Zhang et al., OpenOOD v1.5"
+_T2FNORM = "Regmi et al., CVPRW 2024"
+_LOGITNORM = "Wei et al., ICML 2022, by OpenOOD v1.5"
+_ISH = "Xu et al., ICLR 2024"
+_MODE = "Zhang et al., IEEE TIP 2023"
+
 _DIGITS = Recipe(
     "digits",
     "this tool; small images on a processor in under a minute",
@@ -124,17 +313,131 @@ _DIGITS = Recipe(
     batch_size=32,
     lr=0.1,
     nesterov=True,
-    schedule="cosine",
-    flip=False,
+    schedule="warm-cosine",
+    arch="resnet18:width=16",
+    augmentation=("crop",),
     crop_padding=2,
 )
 _RESNET18 = Recipe("featurenorm-resnet18", _FEATURENORM, epochs=100)
-_WRN = Recipe("featurenorm-wrn28-10", _FEATURENORM, epochs=200, milestones=(0.5, 0.75))
-_VGG11 = Recipe("featurenorm-vgg11", _FEATURENORM, epochs=100, lr=0.05)
+_WRN = replace(
+    _RESNET18, name="featurenorm-wrn28-10", arch="wrn-28-10", epochs=200, milestones=(0.5, 0.75)
+)
+_VGG11 = replace(_RESNET18, name="featurenorm-vgg11", arch="vgg11", lr=0.05)
+
+_OPENOOD_CIFAR = Recipe(
+    "openood-cifar",
+    _OPENOOD,
+    epochs=100,
+    nesterov=True,
+    schedule="cosine",
+    lr_min=1e-6,
+    keep="best",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+_T2FNORM_CIFAR = replace(_OPENOOD_CIFAR, name="t2fnorm-cifar", source=_T2FNORM, objective="t2fnorm")
+_LOGITNORM_CIFAR = replace(
+    _OPENOOD_CIFAR, name="logitnorm-cifar", source=_LOGITNORM, objective="logitnorm"
+)
+_T2FNORM_IMAGENET200 = replace(
+    _T2FNORM_CIFAR,
+    name="t2fnorm-imagenet200",
+    arch="torchvision:resnet18",
+    epochs=90,
+    batch_size=256,
+    augmentation=("resized-crop", "flip"),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+_T2FNORM_IMAGENET = replace(
+    _T2FNORM_IMAGENET200,
+    name="t2fnorm-imagenet",
+    arch="torchvision:resnet50",
+    start="trained",
+    objective="t2fnorm:scoring=omitted",
+    epochs=30,
+    lr=0.001,
+)
+_ISH_IMAGENET = replace(
+    _T2FNORM_IMAGENET,
+    name="ish-imagenet",
+    source=_ISH,
+    objective="ish",
+    epochs=10,
+    batch_size=512,
+    lr=0.003,
+    head_weight_decay=5e-5,
+    keep="last",
+)
+_MODE_BASE = Recipe(
+    "mode-base",
+    _MODE,
+    objective="supcon",
+    epochs=500,
+    batch_size=512,
+    lr=0.5,
+    lr_min=0.5e-3,
+    weight_decay=1e-4,
+    schedule="cosine",
+    per="epoch",
+    warm_up=0.02,
+    warm_up_lr=0.01,
+    warm_up_above=256,
+    augmentation=("resized-crop", "flip", "jitter", "grey"),
+    crop_scale=(0.2, 1.0),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+)
+_MODE_TRAIN = replace(_MODE_BASE, name="mode-train", objective="alpa", batch_size=128)
+_MODE_FINETUNE = replace(
+    _MODE_TRAIN,
+    name="mode-finetune",
+    objective="alpa:base=none",
+    start="trained",
+    lr=0.1,
+    lr_min=0.1e-3,
+)
+_MODE_CE = replace(
+    _MODE_BASE,
+    name="mode-cross-entropy",
+    objective="cross-entropy",
+    batch_size=256,
+    lr=0.2,
+    lr_min=0.0,
+    schedule="step",
+    milestones=(0.7, 0.8, 0.9),
+    augmentation=("resized-crop", "flip"),
+)
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (_RESNET18, _WRN, _VGG11, _DIGITS)}
-)
+    {
+        recipe.name: recipe
+        for recipe in (
+            _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _T2FNORM_CIFAR, _T2FNORM_IMAGENET200,
+            _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN,
+            _MODE_FINETUNE, _DIGITS,
+        )
+    }
+)  # fmt: skip
+
+# What the same papers do otherwise for CIFAR-100.
+_CIFAR100_OPENOOD = {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
+_CIFAR100: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        name: {**_CIFAR100_OPENOOD, **({"arch": "resnet34"} if name.startswith("mode-") else {})}
+        for name in (
+            "openood-cifar", "t2fnorm-cifar", "logitnorm-cifar", "mode-base", "mode-cross-entropy",
+            "mode-train", "mode-finetune",
+        )
+    }
+)  # fmt: skip
+# Whose recipe an objective takes when only the objective is named.
+_RECIPE_OF = {
+    "t2fnorm": "t2fnorm-cifar",
+    "logitnorm": "logitnorm-cifar",
+    "supcon": "mode-base",
+    "alpa": "mode-train",
+}
 
 
 def default_architecture(data_name: str) -> str:
@@ -142,8 +445,28 @@ def default_architecture(data_name: str) -> str:
     return "resnet18:width=16" if data_name == "digits" else "resnet18"
 
 
-def recipe_for(arch: str, data_name: str) -> Recipe:
-    """Return the schedule of the paper for an architecture.
+def recipe_named(name: str, data_name: str = "") -> Recipe:
+    """Return a recipe as its authors have it for a data set.
+
+    Parameters
+    ----------
+    name
+        Key in the registry.
+    data_name
+        Name of the data set: CIFAR-100 has other constants in some recipes.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError.among("recipe", name, RECIPES)
+    return replace(RECIPES[name], **(_CIFAR100.get(name, {}) if data_name == "cifar100" else {}))
+
+
+def recipe_for(arch: str, data_name: str, objective: str = "cross-entropy") -> Recipe:
+    """Return the schedule to take when none is named.
 
     Parameters
     ----------
@@ -151,16 +474,24 @@ def recipe_for(arch: str, data_name: str) -> Recipe:
         Name of the architecture, without parameters.
     data_name
         Name of the data set; ``digits`` has a schedule of its own.
+    objective
+        Name of the objective, with or without parameters.
 
     Notes
     -----
-    The paper trained ResNet-18, WRN-28-10 and VGG-11. Other residual networks take the schedule of
-    ResNet-18, other wide ones that of WRN-28-10.
+    An objective other than cross-entropy takes the schedule of its paper; ISH has one for ImageNet
+    only, which starts from a trained network, and elsewhere takes that of cross-entropy. There, the
+    FeatureNorm paper trained ResNet-18, WRN-28-10 and VGG-11. Other residual networks take the
+    schedule of ResNet-18, other wide ones that of WRN-28-10.
     """
+    kind = objective.partition(":")[0]
     if data_name == "digits":
-        return _DIGITS
+        return replace(_DIGITS, objective=objective)
+    if kind in _RECIPE_OF:
+        return replace(recipe_named(_RECIPE_OF[kind], data_name), objective=objective)
+    recipe = _RESNET18
     if arch.startswith("wrn"):
-        return _WRN
-    if arch.startswith("vgg"):
-        return _VGG11
-    return _RESNET18
+        recipe = _WRN
+    elif arch.startswith("vgg"):
+        recipe = _VGG11
+    return replace(recipe, objective=objective)

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -239,20 +239,36 @@ class Activator:
 
     def timed_rate(self) -> float:
         """Return images a second of a few batches of noise, the first of which does not count."""
+        times = [time.perf_counter() for _ in self._on_noise(64, turns=3)]
+        return 64 * 2 / (times[2] - times[0])
+
+    def try_probes(self, probes: Sequence[Probe]) -> None:
+        """Run probes on two images of noise.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If one is not defined for this network.
+        """
+        for _ in self._on_noise(2, turns=1, probes=probes):
+            pass
+
+    def _on_noise(
+        self, n: int, *, turns: int, probes: Sequence[Probe] = ()
+    ) -> Iterator[Activations]:
         noise = np.random.default_rng(0).integers(
-            0, 256, (64, 3, *self._run.preprocess.size), dtype=np.uint8
+            0, 256, (n, 3, *self._run.preprocess.size), dtype=np.uint8
         )
-        outputs = extract(
+        return extract(
             self.network,
-            itertools.repeat(noise, 3),
+            itertools.repeat(noise, turns),
             mean=self._run.preprocess.mean,
             std=self._run.preprocess.std,
             device=self._device,
             precision=self._precision,
             batch_size=self._batch_size,
+            probes=probes,
         )
-        times = [time.perf_counter() for _ in outputs]
-        return len(noise) * 2 / (times[2] - times[0])
 
     def block_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Return channels, height and width of the map of every block, by name."""

@@ -1,6 +1,6 @@
 """Fitting many methods and scoring images with all of them, chunk by chunk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,6 +78,24 @@ class Detectors:
                 task.advance(len(chunk))
         kept = (each.canonical for each in self.fitted)
         return {name: np.concatenate(parts[name]) for name in kept}
+
+    def try_probes(self, attempt: Callable[[Sequence[Probe]], None]) -> None:
+        """Leave out the methods of a group whose probes are not defined for the network.
+
+        Parameters
+        ----------
+        attempt
+            Runs probes on a few images.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If that is so of a method that was asked for by name.
+        """
+        for each in list(self.fitted):
+            if each.probes:
+                with self._tolerating(each.canonical):
+                    attempt(each.probes)
 
     def leave_out(self, name: str, reason: str) -> None:
         """Take a method off the list, and remember why."""

@@ -548,6 +548,14 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
     for scoring in scorings:
         notes += method_notes(rows, scoring.left_out or {})
     for one in each:
+        record = one.source.record
+        layer = "trained" if record is None else record.training.get("last_layer", "trained")
+        if layer != "trained":
+            notes.append(
+                f"the last layer of run {one.source.summary.name} is a {layer}, fitted after "
+                "training"
+            )
+    for one in each:
         counts = Counter(row.method for row in one.rows)
         short = [name for name, count in counts.items() if count < max(counts.values())]
         if short:

@@ -147,7 +147,8 @@ class RunData:
         Parameters
         ----------
         benchmark
-            A benchmark for this ID set. Normalisation stays that of the network.
+            A benchmark for this ID set. Normalisation stays that of the network; so do size and
+            resizing, where the network was trained at another size than the benchmark's.
 
         Returns
         -------
@@ -161,7 +162,8 @@ class RunData:
         OodError
             If the images are not those that the lists are about, or a list cannot be had.
         """
-        preprocess = replace(self.run.preprocess, size=benchmark.size, resize=benchmark.resize)
+        own = self.run.preprocess
+        preprocess = own if own.size != benchmark.size else replace(own, resize=benchmark.resize)
         data = replace(self, run=replace(self.run, preprocess=preprocess))
         if not benchmark.id_test_list:
             return data, None

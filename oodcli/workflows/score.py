@@ -611,6 +611,7 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
     reference = session.reference()
     session.tell_cost([id_images, *ood_images])
     detectors = _fitted(session, reference, watch)
+    detectors.try_probes(session.activator.try_probes)
     chosen = _selection(session, reference) if session.needs_block() else None
 
     id_activations = session.activator.activations(id_images, probes=detectors.probes)

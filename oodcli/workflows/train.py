@@ -2,16 +2,20 @@
 
 import contextlib
 import json
+import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.dataset import Dataset
 from oodcli.data.prepare import prepare
+from oodcli.data.splits import split
 from oodcli.errors import (
     CorruptArtifactError,
     InvalidInputError,
@@ -20,13 +24,16 @@ from oodcli.errors import (
 )
 from oodcli.images import ImageSet
 from oodcli.models import (
+    ArchitectureSpec,
     Network,
     network_of,
     parse_architecture,
     save_weights,
+    unit_features,
 )
 from oodcli.progress import Progress, Silent
 from oodcli.runs import (
+    STATE,
     TRAINING,
     Preprocess,
     Run,
@@ -38,22 +45,28 @@ from oodcli.runs import (
     run_folders,
     training_lock,
 )
-from oodcli.store import (
-    Store,
-    digest_of_bytes,
-    read_arrays,
-    read_json,
-    replacing,
-    write_arrays,
-    write_json,
-)
-from oodcli.training.loop import LabelledPixels, Trainer
-from oodcli.training.recipes import Recipe, default_architecture, recipe_for
+from oodcli.store import Store, digest_of_bytes, write_json
+from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, weights_of
+from oodcli.training.objective import Objective
+from oodcli.training.probe import fit_probe
+from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
+from oodcli.training.registry import parse_objective
+from oodcli.training.student import LastBlock
 from oodcli.workflows.devices import enough_memory, find_device, versions
+from oodcli.workflows.initial import Initial, initial_weights
 from oodcli.workflows.run_data import find_dataset, preprocess_for
+from oodcli.workflows.training_state import (
+    History,
+    drop_state,
+    load_state,
+    read_best,
+    save_state,
+    write_history,
+)
 
 TRAINING_SCHEMA = 1
-_STATE = "state.json"
+PROBE = "linear probe"
+_RESIZE = re.compile(r"exact|shorter-crop(:[1-9][0-9]{0,4})?")
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,19 @@ class TrainRequest:
         Name of the run.
     seed
         Seed of the weights, the order of the images, augmentation and dropout.
+    recipe
+        Name of a published recipe; that of the objective and the architecture if None.
+    objective
+        What is minimised, such as ``t2fnorm:tau=0.05``.
     epochs, batch_size, lr, momentum, weight_decay
         Changes of the recipe.
+    settings
+        Further changes of the recipe, ``KEY=VALUE`` each.
+    init
+        A run or a checkpoint to start from; random weights if None.
+    image_size, resize
+        Height and width of the images, and how they get there; as the benchmark of the data set has
+        them if None.
     device, amp
         Where to compute, and whether in bfloat16.
     val_fraction
@@ -84,11 +108,17 @@ class TrainRequest:
     arch: str | None = None
     name: str | None = None
     seed: int = 0
+    recipe: str | None = None
+    objective: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    settings: tuple[str, ...] = ()
+    init: str | None = None
+    image_size: int | None = None
+    resize: str | None = None
     device: str = "auto"
     amp: bool = False
     val_fraction: float = 0.0
@@ -127,6 +157,8 @@ class _Job:
     skip_unreadable: bool
     command: str
     created: str
+    preprocess: Preprocess | None = None
+    init: Initial | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return what fixes the weights that come out."""
@@ -138,6 +170,9 @@ class _Job:
             "amp": self.amp,
             "val_fraction": self.val_fraction,
             "skip_unreadable": self.skip_unreadable,
+            "size": None if self.preprocess is None else list(self.preprocess.size),
+            "resize": None if self.preprocess is None else self.preprocess.resize,
+            "init": None if self.init is None else self.init.to_json(),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -152,16 +187,22 @@ class _Job:
     @classmethod
     def from_json(cls, content: Mapping[str, Any], name: str) -> "_Job":
         try:
+            recipe = Recipe.from_json(content["recipe"])
+            size, init = content.get("size"), content.get("init")
             return cls(
                 data=content["data"],
                 arch=content["arch"],
-                recipe=Recipe.from_json(content["recipe"]),
+                recipe=recipe,
                 seed=content["seed"],
                 amp=content["amp"],
                 val_fraction=content["val_fraction"],
                 skip_unreadable=content["skip_unreadable"],
                 command=content["command"],
                 created=content["created"],
+                preprocess=None
+                if size is None
+                else Preprocess((size[0], size[1]), content["resize"], recipe.mean, recipe.std),
+                init=None if init is None else Initial(**init),
             )
         except (KeyError, TypeError) as error:
             raise CorruptArtifactError(
@@ -210,14 +251,11 @@ def train(
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
-    spec = parse_architecture(request.arch or default_architecture(dataset.name))
-    recipe = recipe_for(spec.name, dataset.name).changed(
-        epochs=request.epochs,
-        batch_size=request.batch_size,
-        lr=request.lr,
-        momentum=request.momentum,
-        weight_decay=request.weight_decay,
-    )
+    initial = None if request.init is None else initial_weights(store, request.init).named
+    spec, recipe = _chosen(request, dataset.name, None if initial is None else initial.arch)
+    preprocess = _preprocess(request, dataset.name, recipe)
+    if initial is not None:
+        initial_weights(store, initial.source).network(spec)  # it fits, or is refused now
     job = _Job(
         data=dataset.spec,
         arch=spec.canonical,
@@ -228,11 +266,15 @@ def train(
         skip_unreadable=request.skip_unreadable,
         command=command,
         created=now(),
+        preprocess=preprocess,
+        init=initial,
     )
     with store.lock("runs"):
         same = _same(store, job, request.name) if resume else None
         if same is None:
-            default = f"{dataset.name}-{spec.canonical}-s{request.seed}"
+            kind = recipe.objective.partition(":")[0]
+            marks = [dataset.name, spec.canonical, *([] if kind == "cross-entropy" else [kind])]
+            default = "-".join([*marks, f"s{request.seed}"])
             folder = RunFolder(store.runs / new_name(store, request.name, default))
             write_json(folder.path / TRAINING, job.to_json())
     if same is not None:
@@ -241,9 +283,105 @@ def train(
         return _train(store, folder, job, dataset, device=device, watch=watch)
     except OodError:
         # Before its first epoch a run is nothing but in the way of the corrected command.
-        if not (folder.path / _STATE).is_file():
+        if not (folder.path / STATE).is_file():
             remove_run(store, folder.name)
         raise
+
+
+def train_seeds(
+    store: Store,
+    request: TrainRequest,
+    seeds: Sequence[int],
+    *,
+    resume: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> list[TrainResult]:
+    """Train the same request with several seeds, one after the other.
+
+    Parameters
+    ----------
+    store
+        Where the runs go.
+    request
+        What to train; its own seed does not matter, and its name becomes ``NAME-s0`` and so on.
+    seeds
+        The seeds.
+    resume
+        Go on with what is unfinished, and train no finished run again.
+    command
+        The command line, kept with every run.
+    progress
+        Told of every epoch.
+
+    Raises
+    ------
+    InvalidInputError
+        If a seed stands twice, or there is none.
+    OodError
+        If one cannot be trained.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise InvalidInputError("--seeds must be different numbers from 0, such as 0,1,2")
+    watch = progress or Silent()
+    results = []
+    for seed in seeds:
+        name = None if request.name is None else f"{request.name}-s{seed}"
+        results.append(
+            train(
+                store,
+                replace(request, seed=seed, name=name),
+                resume=resume,
+                command=command,
+                progress=watch,
+            )
+        )
+    every = " ".join(f"--run {result.run}" for result in results)
+    watch.note(f"score each run; their mean and spread: ood report {every}")
+    return results
+
+
+def _chosen(
+    request: TrainRequest, data_name: str, init_arch: str | None
+) -> tuple[ArchitectureSpec, Recipe]:
+    """Return the architecture and the recipe of a request."""
+    named = None if request.recipe is None else recipe_named(request.recipe, data_name)
+    arch = request.arch or init_arch or (named.arch if named else default_architecture(data_name))
+    spec = parse_architecture(arch)
+    objective = None if request.objective is None else parse_objective(request.objective).canonical
+    recipe = named or recipe_for(spec.name, data_name, objective or "cross-entropy")
+    changed = replace(recipe, objective=objective or recipe.objective).changed(
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        lr=request.lr,
+        momentum=request.momentum,
+        weight_decay=request.weight_decay,
+    )
+    changed = changed.with_settings(request.settings)
+    canonical = parse_objective(changed.objective).canonical
+    if changed.start == "trained" and request.init is None:
+        raise InvalidInputError(
+            f"recipe {changed.name} starts from a trained network; name one: --init RUN or "
+            "--init FILE, or start from random weights: --set start=random"
+        )
+    return spec, replace(changed, objective=canonical)
+
+
+def _preprocess(request: TrainRequest, data_name: str, recipe: Recipe) -> Preprocess:
+    """Return the size of the images, and how they get there."""
+    usual = preprocess_for(data_name, mean=recipe.mean, std=recipe.std)
+    size, resize = request.image_size, request.resize
+    if size is not None and not 1 <= size <= 4096:
+        raise InvalidInputError(f"--image-size must be from 1 to 4096, not {size}")
+    if resize is not None and not _RESIZE.fullmatch(resize):
+        raise InvalidInputError(
+            f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {resize!r}"
+        )
+    return replace(
+        usual,
+        size=usual.size if size is None else (size, size),
+        resize=resize or usual.resize,
+    )
 
 
 def resume_run(
@@ -324,21 +462,23 @@ def _identity(folder: RunFolder) -> dict[str, Any] | None:
 
 def _recorded(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.finished:
-        content = folder.read_training()
-        return {
-            k: v for k, v in content.items() if k not in ("kind", "schema", "command", "created")
-        }
+        return json.loads(
+            json.dumps(_Job.from_json(folder.read_training(), folder.name).identity())
+        )
     record = folder.read()
     if record.origin != "trained":
         return None
     identity = {
         "data": record.data,
         "arch": record.arch,
-        "recipe": dict(record.recipe),
+        "recipe": Recipe.from_json(record.recipe).to_json(),
         "seed": record.seed,
         "amp": record.training["amp"],
         "val_fraction": record.val_fraction,
         "skip_unreadable": record.training["skip_unreadable"],
+        "size": list(record.preprocess.size),
+        "resize": record.preprocess.resize,
+        "init": record.training.get("init"),
     }
     return json.loads(json.dumps(identity))
 
@@ -361,45 +501,167 @@ def _train(
     with store.lock(training_lock(folder.name), progress=watch):
         if folder.finished:
             return TrainResult(folder.name, folder.read(), 0)
-        preprocess = preprocess_for(dataset.name, mean=job.recipe.mean, std=job.recipe.std)
+        preprocess = job.preprocess or preprocess_for(
+            dataset.name, mean=job.recipe.mean, std=job.recipe.std
+        )
+        dataset = _with_val(store, dataset, job, watch)
         parts = {
             name: _prepared(store, dataset, name, job=job, preprocess=preprocess, watch=watch)
             for name in ("train", "val")
             if name in dataset.parts and not (name == "val" and "test" not in dataset.parts)
         }
         _deterministic(device)
-        torch.manual_seed(job.seed)
         spec = parse_architecture(job.arch)
-        module = spec.build(len(dataset.class_names))
-        trainer = Trainer(module, job.recipe, seed=job.seed, device=device, amp=job.amp)
-        history = _load_state(folder, trainer, watch)
+        classes = len(dataset.class_names)
+        objective = parse_objective(job.recipe.objective).objective
+        begun_before = (folder.path / STATE).is_file()
+        build = partial(
+            _trainer, store, job, spec, objective, classes, device=device, size=preprocess.size
+        )
+        trainer = build(from_init=not begun_before)
+        history, best = load_state(folder, trainer, watch)
+        if begun_before and not history:
+            watch.note(f"no state of run {folder.name} is whole: beginning again")
+            trainer = build(from_init=True)
         begun = len(history)
+        for remark in network_of(spec, trainer.module).remarks():
+            watch.note(remark)
         watch.note(
             f"training {job.arch} on {len(parts['train'])} images of {dataset.name}, "
             f"{job.recipe.epochs} epochs, on {device}"
             + (f", going on after epoch {begun}" if begun else "")
         )
+        watch.note(
+            f"recipe {job.recipe.name} ({job.recipe.source}), {job.recipe.objective}"
+            + ("" if job.init is None else f", from {job.init.source}")
+        )
         started = time.perf_counter()
         images = {name: _loaded(part, device) for name, part in parts.items()}
+        keep_best = job.recipe.keep == "best"
+        if keep_best and "val" not in images:
+            watch.note(
+                f"{dataset.name} has no validation images, so that the last checkpoint counts "
+                "and not the best; hold some out: --val-fraction 0.02"
+            )
         total = (job.recipe.epochs - begun) * len(images["train"])
         cure = "take fewer images a step: --batch-size N"
         with (
             enough_memory(device, cure),
             watch.task("training", total=total, unit="images") as task,
         ):
-            for stats in trainer.epochs(images["train"], images.get("val"), done=begun, task=task):
-                history.append(stats.to_json())
-                _save_state(folder, trainer, history)
-        network = network_of(spec, module.cpu())
+            try:
+                for stats in trainer.epochs(
+                    images["train"], images.get("val"), done=begun, task=task
+                ):
+                    history.append(stats.to_json())
+                    best = save_state(folder, trainer, history, keep_best=keep_best)
+            except NotFiniteError as error:
+                if not history:
+                    raise
+                raise InvalidInputError(
+                    f"{error}; the weights after epoch {len(history)} are kept, to start from: "
+                    f"--init {folder.name}"
+                ) from None
+        outcome = history[-1] if best is None else history[best["epoch"] - 1]
+        if objective.trains_last_layer:
+            weights = weights_of(trainer.state()) if best is None else read_best(folder, best)
+        else:
+            outcome = {**outcome, **_fit_probe(trainer, images, classes, watch)}
+            weights = weights_of(trainer.state())
+        network = _finished(spec, weights, classes)
         record = _record(
-            folder, job, dataset, network, preprocess=preprocess, history=history, device=device
+            folder,
+            job,
+            dataset,
+            network,
+            preprocess=preprocess,
+            history=history,
+            outcome=outcome,
+            last_layer="trained" if objective.trains_last_layer else PROBE,
+            device=device,
         )
         folder.write(record)
-        _drop_state(folder)
+        drop_state(folder)
+        if best is not None:
+            watch.note(f"the checkpoint of epoch {best['epoch']} counts, the best on validation")
         watch.note(
             f"run {folder.name} is ready after {time.perf_counter() - started:.1f} s of training"
         )
         return TrainResult(folder.name, record, len(history) - begun)
+
+
+def _trainer(
+    store: Store,
+    job: _Job,
+    spec: ArchitectureSpec,
+    objective: Objective,
+    classes: int,
+    *,
+    device: torch.device,
+    size: tuple[int, int],
+    from_init: bool,
+) -> Trainer:
+    """Make the network as it is before its first step, and what trains it."""
+    torch.manual_seed(job.seed)
+    module = spec.build(classes)
+    network = network_of(spec, module)
+    network.check_image_size(*size)
+    last_block = None
+    if "maps" in objective.looks_at:
+        name, (channels, _, _) = list(network.block_shapes(size).items())[-1]
+        last_block = LastBlock(network.blocks[name], channels, network.layout(name).maps)
+    head = spec.architecture.head
+    if job.init is not None and from_init:
+        initial_weights(store, job.init.source).put_into(module, spec, digest=job.init.digest)
+    objective.attach(module, head)
+    return Trainer(
+        module,
+        job.recipe,
+        seed=job.seed,
+        device=device,
+        amp=job.amp,
+        objective=objective,
+        head=head,
+        last_block=last_block,
+        channels_last=spec.architecture.channels_last,
+    )
+
+
+def _finished(spec: ArchitectureSpec, weights: Mapping[str, torch.Tensor], classes: int) -> Network:
+    """Return the network without anything that only training needs."""
+    with torch.random.fork_rng(devices=[]):
+        module = spec.build(classes)
+    if f"{spec.architecture.head}.tau" in weights:
+        unit_features(module, spec.architecture.head)
+    module.load_state_dict(weights)
+    return network_of(spec, module)
+
+
+def _with_val(store: Store, dataset: Dataset, job: _Job, watch: Progress) -> Dataset:
+    """Return the data with the published validation images, where a recipe wants any."""
+    if job.recipe.keep != "best" or "val" in dataset.parts or "test" not in dataset.parts:
+        return dataset
+    published = [b for b in BENCHMARKS.values() if b.id_set == dataset.name and b.id_val_list]
+    for benchmark in published:
+        with contextlib.suppress(OodError):
+            val = split(dataset, benchmark.id_val_list, store).part
+            watch.note(f"validation images: {len(val)} of the test images, as {benchmark.name} has")
+            return replace(dataset, parts={**dataset.parts, "val": val})
+    return dataset
+
+
+def _fit_probe(
+    trainer: Trainer, images: Mapping[str, LabelledPixels], classes: int, watch: Progress
+) -> dict[str, float | None]:
+    """Fit the last layer on what the network makes of the training images, and put it there."""
+    watch.note("fitting a linear probe, which becomes the last layer")
+    train = images["train"]
+    trainer.set_last_layer(*fit_probe(trainer.features(train), train.labels, classes))
+    val = images.get("val")
+    return {
+        "train_accuracy": trainer.accuracy(train),
+        "val_accuracy": None if val is None else trainer.accuracy(val),
+    }
 
 
 def _prepared(
@@ -442,39 +704,6 @@ def _deterministic(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def _save_state(folder: RunFolder, trainer: Trainer, history: list[dict[str, Any]]) -> None:
-    """Store the state after an epoch: first the tensors, then the note that they are good."""
-    epoch = len(history)
-    path = folder.path / f"state-{epoch:04d}.safetensors"
-    arrays = {name: tensor.numpy() for name, tensor in trainer.state().items()}
-    digest = write_arrays(path, arrays)
-    write_json(folder.path / _STATE, {"file": path.name, "digest": digest, "history": history})
-    for old in folder.path.glob("state-*.safetensors"):
-        if old != path:
-            old.unlink(missing_ok=True)
-
-
-def _load_state(folder: RunFolder, trainer: Trainer, watch: Progress) -> list[dict[str, Any]]:
-    """Take up the state of the last finished epoch and return the history up to it."""
-    path = folder.path / _STATE
-    if not path.is_file():
-        return []
-    try:
-        content = read_json(path)
-        arrays = read_arrays(folder.path / content["file"], digest=content["digest"])
-        trainer.load_state({name: torch.from_numpy(a.copy()) for name, a in arrays.items()})
-    except (CorruptArtifactError, FileNotFoundError, KeyError, RuntimeError):
-        watch.note(f"the saved state of run {folder.name} is damaged: beginning again")
-        return []
-    history = content["history"]
-    return list(history)
-
-
-def _drop_state(folder: RunFolder) -> None:
-    for path in (folder.path / _STATE, *folder.path.glob("state-*.safetensors")):
-        path.unlink(missing_ok=True)
-
-
 def _record(
     folder: RunFolder,
     job: _Job,
@@ -482,13 +711,13 @@ def _record(
     network: Network,
     *,
     preprocess: Preprocess,
-    history: list[dict[str, Any]],
+    history: History,
+    outcome: Mapping[str, Any],
+    last_layer: str,
     device: torch.device,
 ) -> Run:
     save_weights(network, folder.weights)
-    with replacing(folder.history) as stream:
-        stream.write("".join(json.dumps(line) + "\n" for line in history).encode())
-    last = history[-1]
+    write_history(folder, history)
     return Run(
         origin="trained",
         created=now(),
@@ -512,8 +741,11 @@ def _record(
             "skip_unreadable": job.skip_unreadable,
             "threads": torch.get_num_threads(),
             "seconds": sum(line["seconds"] for line in history),
-            "loss": last["loss"],
-            "train_accuracy": last["train_accuracy"],
-            "val_accuracy": last["val_accuracy"],
+            "loss": outcome["loss"],
+            "train_accuracy": outcome["train_accuracy"],
+            "val_accuracy": outcome["val_accuracy"],
+            "checkpoint": outcome["epoch"],
+            "last_layer": last_layer,
+            "init": None if job.init is None else job.init.to_json(),
         },
     )

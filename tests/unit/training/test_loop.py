@@ -1,15 +1,17 @@
 """The training loop: it learns, and cut off training ends as if it had not been."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from oodcli.errors import InvalidInputError
 from oodcli.progress import Silent
-from oodcli.training.loop import LabelledPixels, Trainer
+from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer
 from oodcli.training.recipes import Recipe
+from oodcli.training.registry import OBJECTIVES, parse_objective
+from oodcli.training.student import LastBlock
 
 RECIPE = Recipe("test", "here", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
 
@@ -38,9 +40,22 @@ def network() -> nn.Module:
     )
 
 
-def trainer(recipe: Recipe = RECIPE, *, seed: int = 0, amp: bool = False) -> Trainer:
+def trainer(
+    recipe: Recipe = RECIPE, *, seed: int = 0, amp: bool = False, objective: str = "cross-entropy"
+) -> Trainer:
     """Make a fresh trainer."""
-    return Trainer(network(), recipe, seed=seed, device=torch.device("cpu"), amp=amp)
+    module, chosen = network(), parse_objective(objective).objective
+    chosen.attach(module, "6")
+    return Trainer(
+        module,
+        recipe,
+        seed=seed,
+        device=torch.device("cpu"),
+        amp=amp,
+        objective=chosen,
+        head="6",
+        last_block=LastBlock("2", 8),
+    )
 
 
 def run(of: Trainer, *, done: int = 0, epochs: int | None = None) -> list[float]:
@@ -73,15 +88,78 @@ def test_goes_on_after_a_cut_as_if_there_had_been_none() -> None:
         assert torch.equal(tensor, second.state()[name]), name
 
 
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "alpa:base=none", "alpa:base=cross-entropy"])
+def test_every_objective_goes_on_after_a_cut_and_learns(objective: str) -> None:
+    recipe = RECIPE.changed(epochs=5)
+    whole = trainer(recipe, objective=objective)
+    before = whole.state()
+    losses = run(whole)
+    first = trainer(recipe, objective=objective)
+    begun = run(first, epochs=2)
+    second = trainer(recipe, objective=objective)
+    second.load_state(first.state())
+    assert begun + run(second, done=2) == losses
+    assert losses[-1] < losses[0]
+    after = whole.state()
+    assert after.keys() == second.state().keys()
+    for name, tensor in after.items():
+        assert torch.equal(tensor, second.state()[name]), name
+    trained = parse_objective(objective).objective.trains_last_layer
+    assert torch.equal(after["module.6.weight"], before["module.6.weight"]) is not trained
+    assert not torch.equal(after["module.0.weight"], before["module.0.weight"])
+
+
+def test_the_layers_of_an_objective_are_trained_and_are_no_part_of_the_network() -> None:
+    of = trainer(objective="alpa")
+    before = of.state()
+    run(of, epochs=1)
+    extras = [name for name in before if name.startswith("extras.")]
+    assert len(extras) == 6 + 4
+    assert all(not torch.equal(before[name], of.state()[name]) for name in extras)
+    assert of.module.state_dict().keys() == network().state_dict().keys()
+
+
+def test_the_last_layer_may_decay_on_its_own() -> None:
+    """Without a gradient to speak of, one step shrinks a weight by rate times decay."""
+    recipe = replace(
+        RECIPE, epochs=1, lr=1e-6, momentum=0.0, weight_decay=0.0, batch_size=48, milestones=(1.0,)
+    )
+    of = trainer(replace(recipe, head_weight_decay=1e5))
+    before = of.state()
+    run(of)
+    after = of.state()
+    torch.testing.assert_close(
+        after["module.6.weight"], 0.9 * before["module.6.weight"], rtol=1e-3, atol=1e-5
+    )
+    torch.testing.assert_close(
+        after["module.0.weight"], before["module.0.weight"], atol=1e-5, rtol=0
+    )
+
+
+def test_features_are_what_the_last_layer_sees() -> None:
+    of = trainer()
+    run(of, epochs=1)
+    features = of.features(images())
+    layer = of.module.get_submodule("6")
+    right = (layer(features).argmax(dim=1) == images().labels).float().mean()
+    assert float(right) == of.accuracy(images())
+    of.set_last_layer(torch.zeros(2, 32), torch.tensor([1.0, 0.0]))
+    assert of.accuracy(images()) == 0.5
+
+
 def test_another_seed_trains_otherwise_and_the_same_seed_alike() -> None:
     assert run(trainer(seed=1)) == run(trainer(seed=1))
     assert run(trainer(seed=1)) != run(trainer(seed=2))
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_the_rate() -> None:
-    with pytest.raises(InvalidInputError, match=r"in epoch \d+; lower the learning rate") as raised:
+    with pytest.raises(
+        NotFiniteError, match=r"at step \d in epoch 1; lower the learning"
+    ) as raised:
         run(trainer(RECIPE.changed(lr=1e20)))
     assert "\n" not in str(raised.value)
+    assert raised.value.epoch == 1
+    assert raised.value.step > 1  # the first step is taken with the weights of the start
 
 
 def test_half_precision_trains_too() -> None:

@@ -1,11 +1,13 @@
 """Published schedules."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 
-from oodcli.errors import InvalidInputError
-from oodcli.training.recipes import RECIPES, Recipe, recipe_for
+from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.training.recipes import RECIPES, Recipe, recipe_for, recipe_named
 
 
 @pytest.mark.parametrize(
@@ -22,8 +24,8 @@ def test_the_schedules_of_featurenorm(
     recipe = recipe_for(arch, "cifar10")
     assert (recipe.epochs, recipe.batch_size, recipe.lr) == (epochs, 128, lr)
     assert (recipe.momentum, recipe.weight_decay, recipe.nesterov) == (0.9, 5e-4, False)
-    assert (recipe.flip, recipe.crop_padding, recipe.mean, recipe.std) == (
-        True,
+    assert (recipe.augmentation, recipe.crop_padding, recipe.mean, recipe.std) == (
+        ("flip", "crop"),
         4,
         (0.5,) * 3,
         (0.5,) * 3,
@@ -32,6 +34,120 @@ def test_the_schedules_of_featurenorm(
     assert tuple(seen) == falls
     assert _rate(recipe, 0) == lr
     assert _rate(recipe, epochs - 1) == pytest.approx(lr * 0.1 ** len(falls))
+
+
+def test_openood_and_t2fnorm_fall_along_a_cosine_step_by_step() -> None:
+    for name in ("openood-cifar", "t2fnorm-cifar", "logitnorm-cifar"):
+        recipe = RECIPES[name]
+        assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.nesterov) == (
+            100,
+            128,
+            0.1,
+            True,
+        )
+        assert (recipe.weight_decay, recipe.momentum, recipe.keep) == (5e-4, 0.9, "best")
+        assert recipe.learning_rate(0, 0.0) == 0.1
+        assert recipe.learning_rate(50, 0.5) == pytest.approx(1e-6 + (0.1 - 1e-6) / 2)
+        assert recipe.learning_rate(99, 1.0) == pytest.approx(1e-6)
+        assert recipe.learning_rate(0, 0.001) < 0.1
+    assert recipe_named("t2fnorm-cifar", "cifar100").std == (0.2675, 0.2565, 0.2761)
+    assert RECIPES["t2fnorm-imagenet"].objective == "t2fnorm:scoring=omitted"
+    assert RECIPES["t2fnorm-imagenet"].start == "trained"
+
+
+def test_ish_decays_the_last_layer_less_and_keeps_the_last_checkpoint() -> None:
+    recipe = RECIPES["ish-imagenet"]
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.lr_min) == (10, 512, 0.003, 1e-6)
+    assert (recipe.weight_decay, recipe.head_weight_decay) == (5e-4, 5e-5)
+    assert (recipe.keep, recipe.start, recipe.nesterov) == ("last", "trained", True)
+    assert recipe.augmentation == ("resized-crop", "flip")
+
+
+def test_mode_counts_epochs_from_one_and_warms_up_large_batches() -> None:
+    recipe = RECIPES["mode-base"]
+    low, high = 0.5e-3, 0.5
+
+    def published(epoch: int) -> float:
+        return low + (high - low) * (1 + math.cos(math.pi * epoch / 500)) / 2
+
+    assert recipe.learning_rate(10, 10 / 500) == pytest.approx(published(11))
+    assert recipe.learning_rate(10, 10.7 / 500) == pytest.approx(published(11))
+    assert recipe.learning_rate(499, 499.5 / 500) == pytest.approx(low)
+    assert recipe.learning_rate(0, 0.0) == pytest.approx(0.01)
+    middle = 0.01 + (published(10) - 0.01) / 2
+    assert recipe.learning_rate(5, 5 / 500) == pytest.approx(middle)
+    assert RECIPES["mode-train"].learning_rate(0, 0.0) == pytest.approx(published(1))
+    fine = RECIPES["mode-finetune"]
+    assert (fine.lr, fine.lr_min, fine.objective, fine.start) == (
+        0.1,
+        1e-4,
+        "alpa:base=none",
+        "trained",
+    )
+    assert recipe_named("mode-base", "cifar100").arch == "resnet34"
+
+
+def test_every_value_can_be_set() -> None:
+    recipe = RECIPES["mode-base"].with_settings(
+        [
+            "nesterov=true", "schedule=step", "milestones=0.5,0.75", "mean=0.5", "epochs=3",
+            "augmentation=flip,crop", "crop-padding=2", "head_weight_decay=0.001", "keep=best",
+        ]
+    )  # fmt: skip
+    assert recipe.nesterov
+    assert (recipe.schedule, recipe.milestones, recipe.mean) == ("step", (0.5, 0.75), (0.5,) * 3)
+    assert (recipe.augmentation, recipe.crop_padding) == (("flip", "crop"), 2)
+    assert (recipe.epochs, recipe.head_weight_decay, recipe.keep) == (3, 0.001, "best")
+    assert recipe.with_settings(["head_weight_decay=none"]).head_weight_decay is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs", "--set 'epochs' is not KEY=VALUE"),
+        ("epochs=many", "--set epochs must be an integer, not 'many'"),
+        ("nesterov=perhaps", "--set nesterov must be true or false, not 'perhaps'"),
+        ("schedule=linear", "--set schedule must be step or cosine or warm-cosine, not 'linear'"),
+        ("mean=1,2", "--set mean must be three numbers"),
+        ("std=0", "--set std must be positive"),
+        ("jitter_chance=2", "--set jitter_chance must be from 0 to 1"),
+        ("crop_scale=0.5,0.2", "--set crop_scale must be two rising shares, such as 0.2,1"),
+        ("milestones=50,75", "--set milestones must be shares of all epochs, from 0 to 1"),
+        ("lr_min=-1", "--set lr_min must not be negative, nor infinite: -1.0"),
+    ],
+)
+def test_impossible_settings_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        RECIPES["openood-cifar"].with_settings([setting])
+    assert str(raised.value) == message
+
+
+def test_unknown_settings_and_recipes_are_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'nesterov'"):
+        RECIPES["digits"].with_settings(["nestrov=true"])
+    with pytest.raises(UnknownNameError, match="did you mean 'flip'"):
+        RECIPES["digits"].with_settings(["augmentation=flop"])
+    with pytest.raises(UnknownNameError, match="did you mean 'mode-base'"):
+        recipe_named("mode-bas")
+
+
+def test_an_objective_takes_the_recipe_of_its_paper() -> None:
+    assert recipe_for("resnet18", "cifar10", "t2fnorm").name == "t2fnorm-cifar"
+    assert recipe_for("resnet18", "cifar10", "supcon").name == "mode-base"
+    assert recipe_for("resnet18", "cifar10", "ish").name == "featurenorm-resnet18"
+    assert recipe_for("resnet18", "digits", "alpa").name == "digits"
+    assert recipe_for("resnet18", "cifar10", "t2fnorm:tau=0.2").objective == "t2fnorm:tau=0.2"
+
+
+def test_recipes_of_older_runs_are_understood() -> None:
+    stored = {
+        "name": "digits", "source": "x", "epochs": 10, "batch_size": 32, "lr": 0.1, "momentum": 0.9,
+        "weight_decay": 5e-4, "nesterov": True, "schedule": "cosine",
+        "milestones": [0.5, 0.75, 0.9], "flip": False, "crop_padding": 2,
+        "mean": [0.5] * 3, "std": [0.5] * 3,
+    }  # fmt: skip
+    read = Recipe.from_json(stored)
+    assert read == dataclasses.replace(RECIPES["digits"], source="x")
 
 
 def _rate(recipe: Recipe, epoch: int) -> float:

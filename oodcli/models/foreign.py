@@ -1,0 +1,275 @@
+"""Networks of torchvision, of timm, and of the user's own.
+
+They are written ``torchvision:resnet50``, ``timm:vit_tiny_patch16_224`` and
+``package.module:function``, each with integers for its builder where wanted:
+``torchvision:vit_b_16:image_size=64``.
+"""
+
+import difflib
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.models.architecture import Architecture, numbered_blocks
+from oodcli.models.discovery import dissect
+
+TORCHVISION = "torchvision"
+TIMM = "timm"
+# With any other number than this one, a builder that does not take it shows at once.
+_CLASSES = 7
+# How builders call the size of images, where they fix it.
+_SIDE_NAMES = ("image_size", "img_size")
+# Torchvision's networks with further classifiers for training only, and what those are called.
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+
+Make = Callable[[int], nn.Module]
+
+
+def foreign_architecture(name: str, function: str, texts: Mapping[str, str]) -> Architecture:
+    """Find out about a network that this package does not define.
+
+    Parameters
+    ----------
+    name
+        ``torchvision``, ``timm``, or a module that can be imported here or in the present folder.
+    function
+        Name of its builder.
+    texts
+        Integers for the builder, as they are written, by name.
+
+    Returns
+    -------
+    Architecture
+        Without parameters of its own: they are a part of its name.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such builder.
+    InvalidInputError
+        If the package is not installed, a value is no integer, the builder does not take it, or
+        blocks and last layer cannot be found; see :func:`oodcli.models.discovery.dissect`.
+
+    Notes
+    -----
+    The networks of torchvision for which FeatureNorm has been published keep its blocks: the
+    residual blocks of ResNets; the convolutions of VGGs, after ReLU and before any pooling; stem,
+    inverted residuals and last convolution of MobileNetV3. Every other network is searched.
+    """
+    return _found(name, function, tuple(sorted(_integers(texts).items())))
+
+
+def _integers(texts: Mapping[str, str]) -> dict[str, int]:
+    for key, text in texts.items():
+        if not (text.isascii() and text.isdigit()):
+            raise InvalidInputError(f"{key} is an integer, not {text!r}")
+    return {key: int(text) for key, text in texts.items()}
+
+
+@cache
+def _found(name: str, function: str, values: tuple[tuple[str, int], ...]) -> Architecture:
+    params = dict(values)
+    written = ",".join(f"{key}={value}" for key, value in values)
+    text = f"{name}:{function}:{written}" if written else f"{name}:{function}"
+    make = _maker(name, function, params, text)
+    known = _published(name, function, make) if not params else None
+    return known or _searched(text, make, params)
+
+
+def _maker(name: str, function: str, params: Mapping[str, int], text: str) -> Make:
+    if name == TORCHVISION:
+        make = _of_torchvision(function, params)
+    elif name == TIMM:
+        make = _of_timm(function, params)
+    else:
+        make = _of_user(name, function, params)
+
+    def build(num_classes: int) -> nn.Module:
+        try:
+            module: object = make(num_classes)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise InvalidInputError(f"{text} cannot be built: {error}; leave it out") from None
+        if not isinstance(module, nn.Module):
+            raise InvalidInputError(
+                f"{text} gives a {type(module).__name__}, not a torch.nn.Module; "
+                "name what builds one"
+            )
+        return module
+
+    return build
+
+
+def _of_torchvision(function: str, params: Mapping[str, int]) -> Make:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if function not in known:
+        raise UnknownNameError.among("torchvision network", function, known)
+    builder = models.get_model_builder(function)
+    more: dict[str, Any] = {"aux_logits": False} if function in AUXILIARY else {}
+
+    def make(num_classes: int) -> nn.Module:
+        with warnings.catch_warnings():
+            # Two builders announce another initialisation for one day.
+            warnings.simplefilter("ignore", FutureWarning)
+            return builder(weights=None, num_classes=num_classes, **more, **params)
+
+    return make
+
+
+def timm_package() -> Any:  # noqa: ANN401 - a package that need not be there
+    """Import timm.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not installed.
+    """
+    try:
+        return importlib.import_module("timm")
+    except ModuleNotFoundError:
+        raise InvalidInputError(
+            'networks of timm need that package; install it: pip install "oodcli[timm]"'
+        ) from None
+
+
+def _of_timm(function: str, params: Mapping[str, int]) -> Make:
+    timm = timm_package()
+    if not timm.is_model(function):
+        near = difflib.get_close_matches(function, timm.list_models(), n=1)
+        cure = f"did you mean {near[0]!r}?" if near else "list them: timm.list_models()"
+        raise UnknownNameError(f"no timm network {function!r}; {cure}")
+    return lambda num_classes: timm.create_model(
+        function, pretrained=False, num_classes=num_classes, **params
+    )
+
+
+def _of_user(name: str, function: str, params: Mapping[str, int]) -> Make:
+    builder = _builder(name, function)
+    try:
+        arguments = inspect.signature(builder).parameters
+    except ValueError:  # a builtin without one
+        arguments = MappingProxyType({})
+    if "num_classes" in arguments:
+        return lambda num_classes: builder(num_classes=num_classes, **params)
+    if any(
+        each.default is each.empty
+        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        for each in arguments.values()
+        if each.name not in params
+    ):
+        return lambda num_classes: builder(num_classes, **params)
+    return lambda _num_classes: builder(**params)
+
+
+def _builder(name: str, function: str) -> Callable[..., Any]:
+    here = str(Path.cwd())
+    sys.path.append(here)  # last, so that nothing there stands in for an installed package
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UnknownNameError(
+            f"there is no module {error.name!r} to take {name}:{function} from; go to the folder "
+            "that holds it, or install it"
+        ) from None
+    finally:
+        sys.path.remove(here)
+    builder = getattr(module, function, None)
+    if not callable(builder):
+        public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise UnknownNameError.among(f"function in {name}", function, public)
+    return builder
+
+
+def _published(name: str, function: str, make: Make) -> Architecture | None:
+    """Return the networks whose blocks are known; other members of their families go the same way.
+
+    References
+    ----------
+    Yu, Shin, Lee, Jun, Lee. "Block Selection Method for Using Feature Norm in Out-of-Distribution
+    Detection". CVPR 2023, arXiv:2212.02295: ResNet-50, VGG-16 and MobileNetV3-Large on ImageNet.
+    """
+    if name != TORCHVISION:
+        return None
+    text = f"{name}:{function}"
+    if function.startswith(("resnet", "resnext", "wide_resnet")):
+        selected = "4.2" if function == "resnet50" else None
+        return Architecture(text, make, _residual, head="fc", selected_block=selected)
+    if function.startswith("vgg"):
+        selected = "conv13" if function == "vgg16" else None
+        return Architecture(
+            text, make, _rectified, head="classifier.6", smallest_image=32, selected_block=selected
+        )
+    if function.startswith("mobilenet_v3"):
+        selected = "last" if function == "mobilenet_v3_large" else None
+        return Architecture(text, make, _inverted, head="classifier.3", selected_block=selected)
+    return None
+
+
+def _residual(module: nn.Module) -> Mapping[str, str]:
+    """Name the residual blocks of a ResNet of torchvision ``stage.position``."""
+    return numbered_blocks(module, [f"layer{stage}" for stage in (1, 2, 3, 4)])
+
+
+def _rectified(module: nn.Module) -> Mapping[str, str]:
+    """Name the convolutions of a VGG of torchvision, whose maps are taken after their ReLU."""
+    layers = module.get_submodule("features").named_children()
+    relus = [path for path, layer in layers if isinstance(layer, nn.ReLU)]
+    return {f"conv{number}": f"features.{path}" for number, path in enumerate(relus, start=1)}
+
+
+def _inverted(module: nn.Module) -> Mapping[str, str]:
+    """Name stem, inverted residuals and last 1x1 convolution of a MobileNetV3 of torchvision."""
+    paths = [f"features.{path}" for path, _ in module.get_submodule("features").named_children()]
+    between = {str(number): path for number, path in enumerate(paths[1:-1], start=1)}
+    return {"stem": paths[0], **between, "last": paths[-1]}
+
+
+def _searched(text: str, make: Make, params: Mapping[str, int]) -> Architecture:
+    side = next((params[key] for key in _SIDE_NAMES if key in params), None)
+    with torch.random.fork_rng(devices=[]):
+        found = dissect(make(_CLASSES), text, side=side)
+
+    def build(num_classes: int) -> nn.Module:
+        module = make(num_classes)
+        _give_head(module, found.head, num_classes)
+        return module
+
+    return Architecture(
+        text,
+        build,
+        lambda _module: found.blocks,
+        head=found.head,
+        layouts=found.layouts,
+        channels_last=found.channels_last,
+        head_has_bias=found.head_has_bias,
+        any_image=False,
+        spare=next((AUXILIARY[key] for key in AUXILIARY if text == f"{TORCHVISION}:{key}"), ()),
+        text=found.text,
+    )
+
+
+def _give_head(module: nn.Module, path: str, num_classes: int) -> None:
+    """Give the last layer as many rows as there are classes, and a bias."""
+    last = module.get_submodule(path)
+    assert isinstance(last, nn.Linear)  # dissect has seen to it
+    if last.out_features != num_classes:
+        last = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
+        module.set_submodule(path, last)
+    if last.bias is None:
+        # Not to be trained, so that the network stays the one that was named.
+        last.bias = nn.Parameter(torch.zeros(num_classes), requires_grad=False)

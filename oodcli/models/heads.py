@@ -1,0 +1,107 @@
+"""Last layers that see more than the feature as it is.
+
+The prediction forward of such a network is not what its images are scored by, so the layer knows
+both: its own forward pass, and the :class:`~oodcli.activations.Head` for scoring.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
+from torch import Tensor, nn
+
+from oodcli.activations import Head
+from oodcli.errors import InvalidInputError
+
+SMALLEST_NORM = 1e-12
+
+
+class UnitFeatureLinear(nn.Linear):
+    """A linear layer of the feature divided by its length and by ``tau``.
+
+    ``logits = weight @ (feature / max(||feature||, 1e-12) / tau) + bias``
+
+    Parameters
+    ----------
+    in_features
+        Length of a feature, ``d``.
+    out_features
+        Number of classes, ``k``.
+    tau
+        Temperature in training and prediction.
+    scoring_tau
+        What the feature, at its own length, is divided by for scoring; 1 leaves it as it is.
+
+    References
+    ----------
+    Regmi, Panthi, Dotel, Gyawali, Stoyanov, Bhattarai. "T2FNorm: Train-time Feature Normalization
+    for OOD Detection in Image Classification". CVPR workshops 2024, arXiv:2305.17797.
+
+    Notes
+    -----
+    Both temperatures are buffers, so that a checkpoint is complete without its recipe. The layer
+    computes in float32 under autocast too: it is small, and the length of a feature wants digits.
+    """
+
+    tau: Tensor
+    scoring_tau: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, tau: float = 1.0, scoring_tau: float = 1.0
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("tau", torch.tensor(float(tau)))
+        self.register_buffer("scoring_tau", torch.tensor(float(scoring_tau)))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        """Return the logits ``(n, k)`` of features ``(n, d)``, whatever their length."""
+        with torch.autocast(input.device.type, enabled=False):
+            unit = F.normalize(input.float(), dim=1, eps=SMALLEST_NORM)
+            return F.linear(unit / self.tau, self.weight, self.bias)
+
+
+def unit_features(
+    module: nn.Module, path: str, *, tau: float = 1.0, scoring_tau: float = 1.0
+) -> None:
+    """Replace the last layer of a network by one of unit features, with the same weights.
+
+    Parameters
+    ----------
+    module
+        The network, changed in place.
+    path
+        Path of its last linear layer.
+    tau, scoring_tau
+        As in :class:`UnitFeatureLinear`.
+    """
+    old = module.get_submodule(path)
+    assert isinstance(old, nn.Linear)  # every architecture sees to it
+    with torch.random.fork_rng(devices=[]):  # its own weights are thrown away
+        new = UnitFeatureLinear(
+            old.in_features, old.out_features, tau=tau, scoring_tau=scoring_tau
+        ).to(old.weight.device)
+    new.weight, new.bias = old.weight, old.bias
+    module.set_submodule(path, new)
+
+
+def scoring_head(weight: Tensor, bias: Tensor, *, scoring_tau: float | None) -> Head:
+    """Return what features are scored by.
+
+    Parameters
+    ----------
+    weight, bias
+        Those of the last layer, ``(k, d)`` and ``(k,)``.
+    scoring_tau
+        What features are divided by; None for an ordinary layer.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a positive number.
+    """
+    if scoring_tau is None:
+        return Head(weight, bias)
+    if not 0 < scoring_tau < float("inf"):
+        raise InvalidInputError(
+            f"the weights divide features by {scoring_tau:g}, which is no positive number; "
+            "take another checkpoint"
+        )
+    return Head(weight / scoring_tau, bias, scoring_tau)

@@ -1,0 +1,189 @@
+"""Published weights of networks from torchvision and timm."""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from oodcli.errors import (
+    CorruptArtifactError,
+    DownloadError,
+    InvalidInputError,
+    UnknownNameError,
+)
+from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.checkpoint import read_state
+from oodcli.models.foreign import AUXILIARY, TIMM, TORCHVISION, timm_package
+
+Three = tuple[float, float, float]
+
+# The weights that the papers of this field score.
+_USUAL = "IMAGENET1K_V1"
+_HASH = re.compile(r"-([0-9a-f]{8,})\.")
+_IMAGENET_MEAN: Three = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Three = (0.229, 0.224, 0.225)
+_HALF: Three = (0.5, 0.5, 0.5)
+# Their published weights want images normalised by one half; torchvision's own builder gets there
+# from ImageNet's constants.
+_BY_HALF = {f"{TORCHVISION}:{function}" for function in AUXILIARY}
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """Published weights, and what they expect of an image.
+
+    Parameters
+    ----------
+    source
+        Where they came from, as a run's record has it: a file, or the name of the weights.
+    state
+        Tensors by name.
+    mean, std
+        Normalisation of the three channels, for pixel values from 0 to 1; ImageNet's for a file.
+    size
+        Height and width in pixels; None if unknown.
+    resize
+        How images get there, as :class:`oodcli.runs.Preprocess` has it; None if unknown.
+    """
+
+    source: str
+    state: Mapping[str, Tensor]
+    mean: Three = _IMAGENET_MEAN
+    std: Three = _IMAGENET_STD
+    size: tuple[int, int] | None = None
+    resize: str | None = None
+
+
+def pretrained_state(spec: ArchitectureSpec, source: str | Path | None = None) -> Pretrained:
+    """Read or download published weights of a network.
+
+    Parameters
+    ----------
+    spec
+        The architecture, from torchvision, from timm, or any with a file.
+    source
+        A file of weights; or the name of one of torchvision's sets, such as ``IMAGENET1K_V2``; or
+        None for ``IMAGENET1K_V1``, or the only set, and for timm's own choice.
+
+    Returns
+    -------
+    Pretrained
+        Weights for as many classes as they were trained on;
+        :func:`oodcli.models.load_into` makes a network of them.
+
+    Raises
+    ------
+    UnknownNameError
+        If torchvision has no such set of weights.
+    InvalidInputError
+        If the file cannot be used, or the architecture has no published weights.
+    DownloadError
+        If they are not in the cache and cannot be had.
+    CorruptArtifactError
+        If what is in the cache is not what was published.
+
+    Notes
+    -----
+    Torchvision's weights are looked for in the cache of torch (``TORCH_HOME``), are checked against
+    the digest in their name, and are read without running any code. The images of some sets were
+    resized bicubically in training; here all are resized bilinearly.
+    """
+    package, _, rest = spec.name.partition(":")
+    function = rest.partition(":")[0]
+    if source is not None and Path(source).is_file():
+        path = Path(source).resolve()
+        constants = (_HALF, _HALF) if spec.name in _BY_HALF else ()
+        return Pretrained(str(path), read_state(path), *constants)
+    if package == TORCHVISION:
+        return _of_torchvision(function, None if source is None else str(source))
+    if package == TIMM and source is None:
+        return _of_timm(function)
+    if source is not None:
+        raise InvalidInputError(f"there is no file {source}; name one with weights of {spec}")
+    raise InvalidInputError(
+        f"{spec} has no published weights; name a file: --pretrained FILE, or a network of "
+        f"{TORCHVISION} or {TIMM}"
+    )
+
+
+def _of_torchvision(function: str, wanted: str | None) -> Pretrained:
+    from torchvision import models
+
+    sets = {each.name: each for each in models.get_model_weights(function)}
+    if wanted is None:
+        wanted = _USUAL if _USUAL in sets else next(iter(sets))
+    if wanted not in sets:
+        raise UnknownNameError.among(f"file or weights of {TORCHVISION}:{function}", wanted, sets)
+    weights = sets[wanted]
+    state = read_state(_cached(weights.url))
+    shown = weights.transforms()
+    by_half = f"{TORCHVISION}:{function}" in _BY_HALF
+    return Pretrained(
+        f"{TORCHVISION}:{function} {wanted}",
+        state,
+        _HALF if by_half else _three(shown.mean),
+        _HALF if by_half else _three(shown.std),
+        (shown.crop_size[0], shown.crop_size[0]),
+        f"shorter-crop:{shown.resize_size[0]}",
+    )
+
+
+def _three(values: Any) -> Three:  # noqa: ANN401 - a list or tuple of an untyped package
+    first, second, third = values
+    return float(first), float(second), float(third)
+
+
+def _cached(url: str) -> Path:
+    """Return the file of a URL in torch's cache, after downloading it where it is not there."""
+    name = url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    found = _HASH.search(name)
+    digest = found[1] if found else None
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
+        except (URLError, OSError, RuntimeError) as error:
+            raise DownloadError(
+                f"cannot get {url} ({error}); put it at {path}, or name a file: --pretrained FILE"
+            ) from None
+    if digest is not None and not _sha256(path).startswith(digest):
+        raise CorruptArtifactError(
+            f"{path} is not what was published under that name; remove it, and it is downloaded "
+            "again"
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _of_timm(function: str) -> Pretrained:
+    timm = timm_package()
+    try:
+        module = timm.create_model(function, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DownloadError(
+            f"timm cannot get its weights of {function} ({reason}); name a file: --pretrained FILE"
+        ) from None
+    shown = module.pretrained_cfg
+    side = int(shown["input_size"][1])
+    tag = shown.get("tag") or "default"
+    return Pretrained(
+        f"{TIMM}:{function} {tag}",
+        module.state_dict(),
+        _three(shown["mean"]),
+        _three(shown["std"]),
+        (side, side),
+        f"shorter-crop:{math.floor(side / shown.get('crop_pct', 1.0))}",
+    )

@@ -1,0 +1,105 @@
+"""Networks of other packages and of the user's own, from a checkpoint to scores."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from tests.cli.conftest import Ood, flat, tree
+
+VIT = """
+from torchvision.models import VisionTransformer
+
+def small(num_classes, *, width=16):
+    return VisionTransformer(
+        image_size=64, patch_size=16, num_layers=3, num_heads=2, hidden_dim=width,
+        mlp_dim=2 * width, num_classes=num_classes,
+    )
+"""
+
+
+def test_a_resnet_of_torchvision_is_imported_and_scored(ood: Ood, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = models.resnet18(num_classes=2)
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "mine.pt")
+    data, odd = tree(tmp_path / "colours"), flat(tmp_path / "odd")
+    code, out, err = ood(
+        "import", tmp_path / "mine.pt", "--arch", "torchvision:resnet18", "--data", data,
+        "--image-size", 64, "--resize", "shorter-crop:72",
+    )  # fmt: skip
+    assert (code, out) == (0, "mine\n"), err
+    record = json.loads(ood("runs", "show", "mine")[1])
+    assert record["arch"] == "torchvision:resnet18"
+    assert record["preprocess"]["size"] == [64, 64]
+    assert record["preprocess"]["resize"] == "shorter-crop:72"
+    assert record["blocks"] == ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2", "4.1", "4.2"]
+    argv = ["score", "--method", "featurenorm", "--method", "energy", "--ood", odd]
+    code, out, err = ood(*argv, "--format", "json")
+    assert code == 0, err
+    assert {row["method"] for row in json.loads(out)["rows"]} == {"energy", "featurenorm"}
+    assert "NormRatio chose block" in err
+    code, _, err = ood(*argv, "--format", "json")
+    assert "no forward pass" in err
+
+
+def test_a_small_transformer_of_the_users_own_is_imported_and_scored(
+    ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small_vits.py").write_text(VIT)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    module = models.VisionTransformer(64, 16, 3, 2, 16, 32, num_classes=2)
+    torch.save(module.state_dict(), tmp_path / "vit.pt")
+    data, odd = tree(tmp_path / "colours"), flat(tmp_path / "odd")
+    argv = ["import", tmp_path / "vit.pt", "--arch", "small_vits:small", "--data", data]
+    code, _, err = ood(*argv, "--image-size", 32)
+    assert code == 1
+    assert "small_vits:small takes no images of 32 x 32 pixels" in err
+    code, out, err = ood(*argv, "--image-size", 64)
+    assert (code, out) == (0, "vit\n"), err
+    shown = " ".join(err.split())
+    assert "3 blocks (EncoderBlock) from encoder.layers.encoder_layer_0" in shown
+    assert "with tokens as positions, the first 1 left out; last layer heads.head" in shown
+    code, out, err = ood("score", "--ood", odd, "--format", "json")
+    assert code == 0, err
+    assert "featurenorm" in {row["method"] for row in json.loads(out)["rows"]}
+
+
+def test_a_network_that_cannot_be_read_safely_is_refused(ood: Ood, tmp_path: Path) -> None:
+    data = tree(tmp_path / "colours")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pt")
+    code, _, err = ood(
+        "import", tmp_path / "x.pt", "--arch", "torchvision:squeezenet1_1", "--data", data
+    )
+    assert code == 1
+    assert "are not the output of a linear layer" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("more", [[], ["x.pt", "--pretrained"]])
+def test_an_import_wants_a_checkpoint_or_published_weights(
+    ood: Ood, tmp_path: Path, more: list[str]
+) -> None:
+    code, _, err = ood("import", *more, "--arch", "torchvision:resnet18", "--data", "digits")
+    assert code == 2
+    assert "name a checkpoint, or else --pretrained" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--image-size", "0", "--image-size must be at least 1, not 0"),
+        ("--resize", "wide", "images cannot be resized by 'wide'"),
+        ("--std", "0", "--std must be positive"),
+    ],
+)
+def test_an_import_refuses_images_that_cannot_be(
+    ood: Ood, tmp_path: Path, option: str, value: str, message: str
+) -> None:
+    data = tree(tmp_path / "colours", n=2)
+    torch.save(models.resnet18(num_classes=2).state_dict(), tmp_path / "mine.pt")
+    argv = ["import", tmp_path / "mine.pt", "--arch", "torchvision:resnet18", "--data", data]
+    code, _, err = ood(*argv, option, value)
+    assert code == 1
+    assert message in " ".join(err.split())

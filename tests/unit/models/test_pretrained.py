@@ -1,0 +1,121 @@
+"""Published weights; here only from files, for a test never leaves this machine."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision import models
+
+from oodcli.errors import CorruptArtifactError, DownloadError, InvalidInputError, UnknownNameError
+from oodcli.models import load_into, parse_architecture, pretrained_state
+
+
+def weights_file(path: Path, arch: str = "resnet18") -> Path:
+    torch.manual_seed(0)
+    torch.save(models.get_model(arch, weights=None, num_classes=4).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Pretend that a set of weights was published; return the file of torch's cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+
+    def publish(arch: str = "resnet18", *, names: tuple[str, ...] = ("IMAGENET1K_V1",)) -> Path:
+        path = weights_file(tmp_path / "net.pth", arch)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        kept = path.rename(cache / f"net-{digest}.pth")
+        transforms = SimpleNamespace(
+            crop_size=[224], resize_size=[256], mean=[0.485, 0.456, 0.406], std=[0.2, 0.3, 0.4]
+        )
+        sets = [
+            SimpleNamespace(
+                name=name, url=f"https://localhost:9/{kept.name}", transforms=lambda: transforms
+            )
+            for name in names
+        ]
+        monkeypatch.setattr(models, "get_model_weights", lambda _name: sets)
+        return kept
+
+    return publish
+
+
+def test_a_file_gives_its_weights_and_the_constants_of_imagenet(tmp_path: Path) -> None:
+    path = weights_file(tmp_path / "mine.pth")
+    spec = parse_architecture("torchvision:resnet18")
+    found = pretrained_state(spec, path)
+    assert found.source == str(path)
+    assert found.mean == (0.485, 0.456, 0.406)
+    assert load_into(spec, found.state).num_classes == 4
+    stored = torch.load(path, weights_only=True)
+    assert torch.equal(found.state["layer4.1.conv2.weight"], stored["layer4.1.conv2.weight"])
+
+
+def test_the_cache_of_torch_is_read(published: Callable[..., Path]) -> None:
+    published(names=("IMAGENET1K_V2", "IMAGENET1K_V1"))
+    spec = parse_architecture("torchvision:resnet18")
+    found = pretrained_state(spec)
+    assert found.source == "torchvision:resnet18 IMAGENET1K_V1"
+    assert (found.size, found.resize) == ((224, 224), "shorter-crop:256")
+    assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.2, 0.3, 0.4))
+    assert load_into(spec, found.state).num_classes == 4
+    assert pretrained_state(spec, "IMAGENET1K_V2").source.endswith("IMAGENET1K_V2")
+    with pytest.raises(UnknownNameError, match="did you mean 'IMAGENET1K_V"):
+        pretrained_state(spec, "IMAGENET1K_V3")
+
+
+def test_a_damaged_file_in_the_cache_is_seen(published: Callable[..., Path]) -> None:
+    path = published()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptArtifactError, match="is not what was published under that name"):
+        pretrained_state(parse_architecture("torchvision:resnet18"))
+
+
+def test_weights_that_cannot_be_had_name_the_file_to_put_there(
+    published: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published()
+    path.unlink()
+
+    def fail(*_args: object, **_more: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(DownloadError) as error:
+        pretrained_state(parse_architecture("torchvision:resnet18"))
+    assert f"put it at {path}, or name a file" in str(error.value)
+
+
+def test_a_googlenet_is_normalised_by_one_half_and_loses_its_training_classifiers(
+    tmp_path: Path,
+) -> None:
+    """Torchvision's own builder rescales its images; one half is where they end up."""
+    spec = parse_architecture("torchvision:googlenet")
+    state = spec.build(4).state_dict()
+    torch.save({**state, "aux1.fc1.weight": torch.ones(1)}, tmp_path / "google.pth")
+    found = pretrained_state(spec, tmp_path / "google.pth")
+    assert (found.mean, found.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert load_into(spec, found.state).num_classes == 4
+    image = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    rescaled = models.GoogLeNet._transform_input(
+        SimpleNamespace(transform_input=True),  # type: ignore[arg-type]
+        (image - mean) / std,
+    )
+    torch.testing.assert_close(rescaled, (image - 0.5) / 0.5)
+
+
+def test_refuses_where_nothing_is_published(tmp_path: Path) -> None:
+    spec = parse_architecture("resnet18")
+    with pytest.raises(InvalidInputError, match="resnet18 has no published weights; name a file"):
+        pretrained_state(spec)
+    with pytest.raises(InvalidInputError, match=r"there is no file .*gone\.pt"):
+        pretrained_state(spec, tmp_path / "gone.pt")
