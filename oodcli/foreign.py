@@ -114,7 +114,7 @@ def read_score_file(
     readers = {".npz": _read_npz, ".pkl": _read_pickle, ".pickle": _read_pickle, ".csv": _read_csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InvalidInputError(f"scores are not read from {path.name}; give {_one_of(readers)}")
+        raise InvalidInputError(f"scores are not read from {path}; give {_one_of(readers)}")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -204,6 +204,9 @@ def _checked(run: ForeignRun, path: Path) -> ForeignRun:
 
 
 def _read_npz(content: bytes, path: Path, id_name: str | None, method: str) -> list[ForeignRun]:
+    # NumPy would take a lone array for one, and advise to unpickle anything else.
+    if not content.startswith(b"PK"):
+        raise CorruptArtifactError(f"{path} is not an .npz file; write it with numpy.savez")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: np.asarray(archive[name]) for name in archive.files}

@@ -42,10 +42,11 @@ def tuning(
             f"run: ood score --run {folder.name} --tune pseudo"
         )
     if method is not None:
-        names = {name for search in searches for name in (search.method, search.name)}
-        if method not in names:
-            raise UnknownNameError.among("search", method, names)
-        searches = [search for search in searches if method in (search.method, search.name)]
+        found = [search for search in searches if method in _names(search)]
+        if not found:
+            known = {search.name for search in searches}
+            raise UnknownNameError.among("search", method, known)
+        searches = found
     content = {
         "schema": SEARCH_SCHEMA,
         "run": folder.name,
@@ -59,6 +60,14 @@ def tuning(
         for table in tables
     ]
     deliver("\n".join(texts), output)
+
+
+def _names(search: "Search") -> set[str]:
+    """Return what a search may be called: a shaper alone is followed by energy."""
+    method = search.method.removesuffix("+energy")
+    return {
+        search.method, search.name, method, f"{method}@{search.tuning}",
+    }  # fmt: skip
 
 
 def _chosen(searches: "Sequence[Search]") -> "Table":

@@ -33,6 +33,8 @@ class Energy:
 
     def score_logits(self, logits: Tensor) -> Tensor:
         """Return ``T · log Σ_c exp(z_c / T)``, ``(n,)``."""
+        if self.temperature == 1:
+            return logits.logsumexp(dim=1)
         return self.temperature * (logits / self.temperature).logsumexp(dim=1)
 
     def score(self, batch: Activations) -> Tensor:
