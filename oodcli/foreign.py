@@ -114,7 +114,8 @@ def read_score_file(
     readers = {".npz": _read_npz, ".pkl": _read_pickle, ".pickle": _read_pickle, ".csv": _read_csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InvalidInputError(f"scores are not read from {path}; give {_one_of(readers)}")
+        where = path.name or path
+        raise InvalidInputError(f"scores are not read from {where}; give {_one_of(readers)}")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -304,6 +304,7 @@ def stored_sources(
     wanted = None if benchmark is None else BENCHMARKS[benchmark]
     scorings = [_choose(folder, limit, wanted) for folder in folders]
     _comparable(folders, scorings)
+    _check_known(scorings, methods, datasets)
     name = benchmark or _benchmark(scorings)
     sources = [
         _source(
@@ -490,6 +491,22 @@ def _only(scoring: Scoring, benchmark: Benchmark) -> Scoring:
     return replace(scoring, sets=tuple(found[name] for name in groups if name in found))
 
 
+def _check_known(
+    scorings: Sequence[Scoring], methods: Sequence[str], datasets: Sequence[str]
+) -> None:
+    """Refuse a name that no run has scores of, which would be missing from the table unnoticed."""
+    limit = scorings[0].limit
+    of = "with scores" if limit is None else f"with scores of the first {limit:,} images"
+    known = {
+        "method": (methods, {name for scoring in scorings for name in scoring.methods or {}}),
+        "OOD set": (datasets, {entry.name for scoring in scorings for entry in scoring.sets}),
+    }
+    for kind, (names, there) in known.items():
+        for name in names:
+            if name not in there:
+                raise UnknownNameError.among(f"{kind} {of}", name, there)
+
+
 def _comparable(folders: Sequence[RunFolder], scorings: Sequence[Scoring]) -> None:
     first = scorings[0]
     for folder, scoring in zip(folders, scorings, strict=True):
@@ -545,8 +562,10 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
     ]
     notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
     rows = [row for one in each for row in one.rows]
-    for scoring in scorings:
-        notes += method_notes(rows, scoring.left_out or {})
+    for one in each:
+        # Who named the methods to show does not miss others.
+        every_method = len(one.source.methods) == len(one.scoring.methods or {})
+        notes += method_notes(rows, (one.scoring.left_out or {}) if every_method else {})
     for one in each:
         record = one.source.record
         layer = "trained" if record is None else record.training.get("last_layer", "trained")

@@ -46,7 +46,7 @@ from oodcli.workflows.activation_file import (
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, few, keep
-from oodcli.workflows.report import report
+from oodcli.workflows.report import method_notes, report
 from oodcli.workflows.run_data import RunData, find_dataset, missing_sets
 from oodcli.workflows.tune import ValidationSet, settings, tune
 
@@ -663,15 +663,17 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
             [i for e, i in zip(entries, ood_images, strict=True) if e.group != "shifted"],
         )
     passes = session.activator.passes
+    found = report(
+        store,
+        runs=[session.folder.name],
+        limit=session.limit,
+        methods=[each.canonical for each in detectors.fitted],
+        datasets=[entry.dataset.name for entry in entries],
+        benchmark=None if session.benchmark is None or request.ood else session.benchmark.name,
+    )
+    notes = (*found.notes, *method_notes(found.rows, detectors.left_out))
     return ScoreResult(
-        report=report(
-            store,
-            runs=[session.folder.name],
-            limit=session.limit,
-            methods=[each.canonical for each in detectors.fitted],
-            datasets=[entry.dataset.name for entry in entries],
-            benchmark=None if session.benchmark is None or request.ood else session.benchmark.name,
-        ),
+        report=replace(found, notes=list(dict.fromkeys(notes))),
         passes=tuple(
             Pass(name, passes.computed[name], passes.cached[name]) for name in passes.computed
         ),

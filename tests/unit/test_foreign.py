@@ -205,9 +205,15 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("1")
     with pytest.raises(InvalidInputError, match=r"not read from a\.txt; give \.npz, \.pkl"):
         read_score_file(tmp_path / "a.txt")
+    with pytest.raises(InvalidInputError, match=r"not read from \.; give"):
+        read_score_file(Path("."))
     (tmp_path / "a.npz").write_bytes(b"no zip")
-    with pytest.raises(CorruptArtifactError, match="is not a file of arrays"):
+    with pytest.raises(CorruptArtifactError, match=r"is not an \.npz file; write it with"):
         read_score_file(tmp_path / "a.npz")
+    np.save(tmp_path / "lone.npy", np.zeros(3))
+    (tmp_path / "lone.npy").rename(tmp_path / "lone.npz")
+    with pytest.raises(CorruptArtifactError, match=r"is not an \.npz file; write it with"):
+        read_score_file(tmp_path / "lone.npz")
     (tmp_path / "dir.npz").mkdir()
     with pytest.raises(InvalidInputError, match="cannot read"):
         read_score_file(tmp_path / "dir.npz")
