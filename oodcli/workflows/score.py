@@ -461,8 +461,10 @@ class _Session:
             )
         else:
             dataset = self.opened(benchmark.ood_val)
-            chosen = split(dataset, benchmark.ood_val_list, self.store)
-            dataset = replace(dataset, name=f"{dataset.name} val", parts={"test": chosen.part})
+            if benchmark.ood_val_list:
+                chosen = split(dataset, benchmark.ood_val_list, self.store)
+                dataset = replace(dataset, parts={"test": chosen.part})
+            dataset = replace(dataset, name=f"{dataset.name} val")
         images = self.data.prepared(dataset.ood_part, name=dataset.name)
         for entry in self.entries():
             if self.ood_images(entry).digest == images.digest:
@@ -691,9 +693,10 @@ def _fitted(session: _Session, reference: Reference, progress: Progress) -> Dete
         progress.note(f"tuning tries {count:,} settings of {len(tuned)} methods")
     plain = [spec for spec in session.specs if spec not in tuned]
     part = session.calibration_part if _calibrates(session.specs) else "val"
+    # Before anything is fitted: without these images there is no search.
+    validation = {each: session.validation_sets(each) for each in session.request.tune}
     detectors = fit_all(plain, reference, progress=progress, calibrated_on=part)
-    for tuning in dict.fromkeys(session.request.tune):
-        id_val, ood_val = session.validation_sets(tuning)
+    for tuning, (id_val, ood_val) in validation.items():
         found = tune(
             tuned, reference, tuning=tuning, id_val=id_val, ood_val=ood_val, progress=progress
         )

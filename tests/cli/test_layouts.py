@@ -222,6 +222,13 @@ def test_the_layout_of_mode_has_its_order_of_sets() -> None:
     ]  # fmt: skip
 
 
+def test_papers_name_a_shaper_that_energy_follows_by_itself() -> None:
+    names = ("react+energy", "scale", "csd", "react+gen")
+    table = [row(name, "isun", "ood", 0.3, 0.9) for name in names]
+    shown = markdown(report(with_averages(table)), View(layout=Layout.MODE))
+    assert [line[0] for line in shown[1:]] == ["ReAct", "SCALE", "MODE", "react+gen"]
+
+
 def test_the_layout_of_openood_has_full_spectrum_columns_and_the_accuracy() -> None:
     table = markdown(spectrum(), View(layout=Layout.OPENOOD))
     assert table[0] == [

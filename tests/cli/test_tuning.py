@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oodcli.data.benchmarks import Benchmark
+from oodcli.data.dataset import Dataset
+from oodcli.data.splits import Split
+from oodcli.store import Store
 from tests.cli.conftest import Ood, flat, tree
 
 
@@ -57,9 +61,12 @@ def test_tuning_says_what_it_lacks(ood: Ood, held_out: Path, tmp_path: Path) -> 
     assert code == 1
     assert "no parameters have been searched" in err
     folder = flat(tmp_path / "odd", n=9)
-    code, _, err = ood("score", "--method", "scale", "--tune", "openood", "--ood", folder)
+    code, _, err = ood(
+        "score", "--method", "scale", "--method", "knn:k=3", "--tune", "openood", "--ood", folder
+    )
     assert code == 1
     assert "--tune openood needs OOD validation images" in err
+    assert "fitting" not in err
     code, _, err = ood(
         "score", "--method", "scale", "--tune", "openood", "--ood", folder, "--tune-ood", folder
     )
@@ -81,3 +88,32 @@ def test_an_unknown_search_is_named_with_the_nearest(
     code, _, err = ood("tuning", "scal@pseudo")
     assert code == 1
     assert "did you mean 'scale+energy@pseudo'" in err
+
+
+def test_the_benchmark_names_the_ood_validation_images(
+    ood: Ood, held_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import oodcli.workflows.score
+    from oodcli.data.dataset import take
+
+    made = Benchmark(
+        name="made", title="two colours", id_set="colours", near=("digits-6-9",),
+        far=("uniform-noise",), ood_val="digits-6-9", ood_val_list="made/val",
+        lists={"digits-6-9": "made/test"},
+    )  # fmt: skip
+    for module in ("data.benchmarks", "workflows.score", "workflows.report"):
+        monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", {"made": made})
+    rows = {"made/val": np.arange(0, 40), "made/test": np.arange(40, 90)}
+
+    def split(dataset: Dataset, key: str, _store: Store) -> Split:
+        return Split(take(dataset.ood_part, rows[key]), key, "0" * 64)
+
+    monkeypatch.setattr(oodcli.workflows.score, "split", split)
+    code, out, err = ood(
+        "score", "--benchmark", "made", "--method", "scale", "--tune", "openood", "--format", "json"
+    )
+    assert code == 0, err
+    params = json.loads(out)["rows"][0]["params"]
+    assert params["tuned_on"] == "digits-6-9 val"
+    (search,) = json.loads(ood("tuning", "--format", "json")[1])["searches"]
+    assert (search["ood_set"], search["n_ood"]) == ("digits-6-9 val", 40)

@@ -206,7 +206,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match=r"not read from a\.txt; give \.npz, \.pkl"):
         read_score_file(tmp_path / "a.txt")
     with pytest.raises(InvalidInputError, match=r"not read from \.; give"):
-        read_score_file(Path("."))
+        read_score_file(Path())
     (tmp_path / "a.npz").write_bytes(b"no zip")
     with pytest.raises(CorruptArtifactError, match=r"is not an \.npz file; write it with"):
         read_score_file(tmp_path / "a.npz")

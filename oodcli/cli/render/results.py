@@ -114,22 +114,23 @@ class _Paper:
     by_arch: bool
 
 
+_SHAPERS = {"react": "ReAct", "dice": "DICE", "scale": "SCALE", "ash-b": "ASH"}
 _COMMON_NAMES = {
+    # Papers follow these by the energy score; scores of other programs have the name alone.
+    **_SHAPERS,
+    **{f"{name}+energy": title for name, title in _SHAPERS.items()},
     "msp": "MSP",
     "odin": "ODIN",
     "energy": "Energy",
     "maxlogit": "MaxLogit",
     "knn": "KNN",
-    "react": "ReAct",
-    "dice": "DICE",
-    "scale": "SCALE",
-    "ash-b": "ASH",
     "gen": "GEN",
     "rmds": "RMDS",
     "mds": "MDS",
     "vim": "ViM",
     "t2fnorm": "T2FNorm",
     "mode": "MODE",
+    "csd": "MODE",
     "featurenorm": "FeatureNorm",
     "norm+msp": "MSP + norm",
     "norm+odin": "ODIN + norm",

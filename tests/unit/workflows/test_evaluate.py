@@ -48,7 +48,15 @@ def arrays(seed: int, *, n_id: int = 120) -> dict[tuple[str, str], np.ndarray]:
     return made
 
 
-def add_run(store: Store, name: str, seed: int, *, digest: str = "d") -> None:
+def add_run(
+    store: Store,
+    name: str,
+    seed: int,
+    *,
+    digest: str = "d",
+    limit: int | None = None,
+    left_out: dict[str, str] | None = None,
+) -> None:
     folder = RunFolder(store.runs / name)
     folder.path.mkdir(parents=True)
     folder.write(
@@ -69,12 +77,13 @@ def add_run(store: Store, name: str, seed: int, *, digest: str = "d") -> None:
     made = arrays(seed)
     correct = made[LABELS, "id"] == made[PREDICTIONS, "id"]
     scoring = Scoring(
-        limit=None,
+        limit=limit,
         precision="float32",
         id_set=ScoredSet("id", "id", 120, digest),
         id_accuracy=float(correct.mean()),
         sets=tuple(ScoredSet(name, group, n, name) for name, (group, n) in SETS.items()),
         methods={"msp": {}, "weak": {}, "good": {}},
+        left_out=left_out,
     )
     add_scores(store, folder.scores, scoring, made)
 
@@ -333,3 +342,23 @@ def test_a_choice_that_leaves_nothing_is_refused(tmp_path):
     path.write_text("dataset,score\nid,1\nsvhn,0\n")
     with pytest.raises(MissingArtifactError, match="mine has no scores of these methods and sets"):
         report_files([path], id_name="id", datasets=["mnist"])
+
+
+def test_a_name_without_scores_is_refused_beside_names_that_have_them(store):
+    with pytest.raises(UnknownNameError, match="no method with scores 'god'; did you mean 'good'"):
+        report(store, runs=["r0"], methods=["msp", "god"])
+    name = next(iter(SETS))
+    with pytest.raises(UnknownNameError, match="no OOD set with scores 'nowhere'; there are: "):
+        report(store, runs=["r0"], datasets=[name, "nowhere"])
+
+
+def test_a_missing_method_says_that_the_scores_are_a_quick_look(store):
+    add_run(store, "quick", 0, limit=120)
+    with pytest.raises(UnknownNameError, match="scores of the first 120 images 'knn'; there are"):
+        report(store, runs=["quick"], methods=["knn"])
+
+
+def test_left_out_methods_are_named_where_all_are_shown_alone(store):
+    add_run(store, "other", 0, left_out={"vim": "too narrow"})
+    assert "without vim: too narrow" in report(store, runs=["other"]).notes
+    assert "without vim: too narrow" not in report(store, runs=["other"], methods=["msp"]).notes
