@@ -5,7 +5,7 @@ of each set, same precision. Its folder has an index, ``scoring.json``, and one 
 method and data set.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +132,21 @@ def _read(path: Path) -> Scoring:
         )
     except (KeyError, TypeError) as error:
         raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+
+
+def full_name(method: str, known: Collection[str]) -> str:
+    """Return the name that scores have: a shaper alone was followed by energy.
+
+    Parameters
+    ----------
+    method
+        What the user wrote.
+    known
+        Names that there are scores of.
+    """
+    name, at, tuning = method.partition("@")
+    followed = f"{name}+energy{at}{tuning}"
+    return followed if method not in known and followed in known else method
 
 
 def read_scores(folder: Path, scoring: Scoring, method: str, dataset: str) -> Scores | None:

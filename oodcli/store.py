@@ -64,6 +64,23 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def check_file_of_user(path: Path) -> None:
+    """Refuse, before long work, a file that cannot be written after it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is a folder, or its folder is not there.
+    """
+    target = path.expanduser().resolve()
+    if target.is_dir():
+        raise InvalidInputError(f"{path} is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise InvalidInputError(
+            f"there is no folder {target.parent} for {path.name}; make it first"
+        )
+
+
 @contextlib.contextmanager
 def file_of_user(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that the user named for writing; replace a regular one only when all went well.
@@ -80,13 +97,8 @@ def file_of_user(path: Path) -> Iterator[IO[bytes]]:
     OSError
         If it cannot be written.
     """
+    check_file_of_user(path)
     target = path.expanduser().resolve()
-    if target.is_dir():
-        raise InvalidInputError(f"{path} is a folder; name a file in it")
-    if not target.parent.is_dir():
-        raise InvalidInputError(
-            f"there is no folder {target.parent} for {path.name}; make it first"
-        )
     if target.exists() and not target.is_file():
         with target.open("wb") as stream:
             yield stream

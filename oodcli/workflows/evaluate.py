@@ -23,7 +23,7 @@ from oodcli.results import (
     RunSummary,
 )
 from oodcli.runs import Run
-from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring
+from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring, full_name
 from oodcli.statistics import (
     RESAMPLED,
     Floats,
@@ -369,7 +369,7 @@ def comparisons(
     Holm's correction is for all tests of the report together. Full-spectrum rows are not tested.
     """
     known = list(dict.fromkeys(m for group in groups for source in group for m in source.methods))
-    pairs = _spelled_out(pairs, known)
+    pairs = _spelled_out([(full_name(a, known), full_name(b, known)) for a, b in pairs], known)
     for pair in pairs:
         for method in pair:
             if method not in known:

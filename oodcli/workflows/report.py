@@ -31,6 +31,7 @@ from oodcli.scores import (
     ScoredSet,
     Scores,
     Scoring,
+    full_name,
     read_scores,
     read_scorings,
 )
@@ -109,7 +110,8 @@ def report(
     average
         Whether to average runs that are not known to differ by their seed alone.
     limit
-        Show the scores of the first ``limit`` images of each set; by default what was scored last.
+        Show the scores of the first ``limit`` images of each set; by default what was scored last
+        in full, or if nothing was, what was scored last.
     methods, datasets
         Show only these, in this order; by default all.
     benchmark
@@ -304,6 +306,8 @@ def stored_sources(
     wanted = None if benchmark is None else BENCHMARKS[benchmark]
     scorings = [_choose(folder, limit, wanted) for folder in folders]
     _comparable(folders, scorings)
+    there = {name for scoring in scorings for name in scoring.methods or {}}
+    methods = [full_name(method, there) for method in methods]
     _check_known(scorings, methods, datasets)
     name = benchmark or _benchmark(scorings)
     sources = [
@@ -474,7 +478,9 @@ def _choose(folder: RunFolder, limit: int | None, benchmark: Benchmark | None) -
             + ("" if benchmark is None else f" --benchmark {benchmark.name}")
             + ("" if limit is None else f" --limit {limit}")
         )
-    return scorings[0]
+    # A quick look must not hide what was scored in full.
+    whole = [scoring for scoring in scorings if scoring.limit is None]
+    return (whole or scorings)[0]
 
 
 def _only(scoring: Scoring, benchmark: Benchmark) -> Scoring:

@@ -33,7 +33,7 @@ from oodcli.scores import (
     check_distinct,
 )
 from oodcli.searches import Search, Tuning, keep_search
-from oodcli.store import Store, file_of_user
+from oodcli.store import Store, check_file_of_user, file_of_user
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.activation_file import (
     JIGSAW,
@@ -253,6 +253,9 @@ class _Session:
         request = self.request
         if request.limit is not None and request.limit < 1:
             raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
+        for path in (request.export, request.export_activations):
+            if path is not None:
+                check_file_of_user(path)
         # Wrong names are told before anything is opened.
         parse_methods(for_every_block(request.methods, range(1)))
         self.device = find_device(request.device)

@@ -6,6 +6,7 @@ same images. The border that a jigsaw blackens is black in the originals too, or
 detected.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -112,6 +113,13 @@ def tune(
                 except UndefinedMethodError as error:
                     fitted[name].append(str(error))
                 task.advance(1)
+            if not any(isinstance(each, Fitted) for each in fitted[name]):
+                # No published value suits this network, and the default, which may depend on the
+                # network, is the only one left.
+                spec = next(each for each in specs if each.canonical == name)
+                with contextlib.suppress(UndefinedMethodError):
+                    fitted[name].append(spec.fit(reference))
+                    candidates.append(spec)
     ready = {
         name: [each for each in found if isinstance(each, Fitted)] for name, found in fitted.items()
     }

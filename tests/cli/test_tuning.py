@@ -117,3 +117,26 @@ def test_the_benchmark_names_the_ood_validation_images(
     assert params["tuned_on"] == "digits-6-9 val"
     (search,) = json.loads(ood("tuning", "--format", "json")[1])["searches"]
     assert (search["ood_set"], search["n_ood"]) == ("digits-6-9 val", 40)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    code, _, err = ood("score", "--method", "msp", "--export", tmp_path / "none" / "scores.npz")
+    assert code == 1
+    assert "there is no folder" in err
+    assert "forward pass" not in err
+
+
+def test_a_quick_look_does_not_hide_what_was_scored_in_full(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    folder = flat(tmp_path / "odd", n=9)
+    assert ood("score", "--method", "scale", "--ood", folder)[0] == 0
+    code, out, _ = ood("score", "--method", "msp", "--ood", folder, "--limit", 3)
+    assert "a quick look: only the first 3 images" in out
+    code, out, _ = ood("report", "--method", "scale")
+    assert code == 0
+    assert "quick look" not in out
+    assert "scale+energy" in out
+    assert "a quick look" in ood("report", "--limit", 3)[1]

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from oodcli.errors import CorruptArtifactError
-from oodcli.scores import ScoredSet, Scoring, add_scores, check_distinct, read_scores, read_scorings
+from oodcli.scores import (
+    ScoredSet,
+    Scoring,
+    add_scores,
+    check_distinct,
+    full_name,
+    read_scores,
+    read_scorings,
+)
 from oodcli.store import Store
 
 ID = ScoredSet("digits", "id", 3, "d0")
@@ -120,3 +128,11 @@ def test_no_scores_yet(folder: Path) -> None:
 def test_the_first_name_that_stands_twice() -> None:
     assert check_distinct(["a", "b", "a", "b"]) == "a"
     assert check_distinct(["a", "b"]) is None
+
+
+def test_a_shaper_alone_is_found_under_the_name_with_its_scorer() -> None:
+    known = {"scale+energy", "scale+energy@pseudo", "msp", "energy"}
+    assert full_name("scale", known) == "scale+energy"
+    assert full_name("scale@pseudo", known) == "scale+energy@pseudo"
+    assert full_name("msp", known) == "msp"
+    assert full_name("knn", known) == "knn"

@@ -122,7 +122,15 @@ def test_both_halves_of_a_combination_are_searched() -> None:
 
 
 def test_a_method_of_which_no_setting_is_defined_gives_the_reason() -> None:
-    spec = parse_method("column", registry(9, 9))
+    @dataclass(frozen=True, slots=True)
+    class Never(Column):
+        @classmethod
+        def fit(cls, _reference: Reference, *, column: int = 1) -> Self:
+            """Refuse."""
+            raise UndefinedMethodError(f"column {column} is not there")
+
+    never = {"n": Method(Never, "N", "nobody", ("features",), grid={"column": (9, 9)})}
+    spec = parse_method("n", never)
     assert tuned(spec) == [(spec, "column 9 is not there")]
     spec = parse_method("column", registry(8))
     ((_, reason),) = tuned(spec)
@@ -150,3 +158,21 @@ def test_a_search_is_kept_and_read_back(tmp_path: Path) -> None:
     path.write_text('{"schema": 1}')
     with pytest.raises(CorruptArtifactError, match="is damaged"):
         read_searches(tmp_path)
+
+
+def test_the_default_is_left_where_no_published_value_is_defined() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Sized(Column):
+        @classmethod
+        def fit(cls, _reference: Reference, *, column: int | None = None) -> Self:
+            """Take column 1 where none is named; others are too large."""
+            if column is not None:
+                raise UndefinedMethodError("too large")
+            return cls(1)
+
+    methods = {"s": Method(Sized, "S", "nobody", ("features",), grid={"column": (256, 1000)})}
+    ((_, search, winner),) = tuned(parse_method("s", methods))
+    assert isinstance(search, Search)
+    assert isinstance(winner, Fitted)
+    assert [each.auroc for each in search.candidates] == [None, None, 1.0]
+    assert search.chosen == "s"
