@@ -104,8 +104,11 @@ def render_report(
     tables = report_tables(reports, chosen)
     if chosen.statistics or how is Format.HTML:
         tables += statistics_tables(report, chosen.digits)
-    if comparisons is not None:
+    if comparisons:
         tables.append(published_table(comparisons, chosen.digits))
+    elif comparisons is not None:
+        none = "no value is known to be published for these methods and sets"
+        tables[0] = replace(tables[0], notes=(*tables[0].notes, none))
     return _drawn(tables, how, to_file=to_file, heading=_heading(report), pictures=pictures)
 
 

@@ -721,8 +721,6 @@ def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2)
     }
     notes = [f"({number}) {reason}" for reason, number in reasons.items()]
     notes += dict.fromkeys(remark for each in comparisons for remark in each.remarks)
-    if not rows:
-        notes.append("no value is known to be published for these methods and sets")
     return Table(
         title=("beside what the papers printed, in percent",),
         columns=[
