@@ -304,9 +304,6 @@ _METHOD_ALIASES = {
     "ebo": "energy",
     "mls": "maxlogit",
     "ash": "ash-b",
-    "react+energy": "react",
-    "dice+energy": "dice",
-    "scale+energy": "scale",
 }
 # Sets that other benchmarks score as well, so that their names say the same images.
 _SAME_IMAGES = {"knn-cifar10": "mode-cifar10", "knn-cifar100": "mode-cifar100"}
@@ -495,7 +492,9 @@ def _place(dataset: str, group: str) -> str:
 
 
 def _method(name: str) -> str:
-    base = name.partition(":")[0].lower()
+    base = name.partition(":")[0].partition("@")[0].lower()
+    if not base.startswith("norm+"):
+        base = base.removesuffix("+energy")  # what a shaper alone is followed by
     return _METHOD_ALIASES.get(base, base)
 
 
@@ -517,7 +516,9 @@ def _reasons(
     arch = summary.arch
     if arch and arch != value.arch:
         reasons.append(f"architecture: ours is {arch}, theirs {value.arch}")
-    if value.training not in (_CROSS_ENTROPY, value.method):
+    if summary.training and summary.training != value.training:
+        reasons.append(f"training: ours is {summary.training}, theirs {value.training}")
+    elif not summary.training and value.training not in (_CROSS_ENTROPY, value.method):
         reasons.append(f"training: theirs is {value.training}")
     return reasons
 

@@ -154,6 +154,8 @@ class RunSummary:
         Seed of training, or None.
     versions
         Versions of the packages that made the run; empty where they are not known.
+    training
+        What it was trained by, as the literature calls it; empty where that is not known.
     """
 
     name: str
@@ -163,6 +165,7 @@ class RunSummary:
     id_accuracy: float | None
     seed: int | None
     versions: Mapping[str, str] = field(default_factory=dict)
+    training: str = ""
 
 
 @dataclass(frozen=True)

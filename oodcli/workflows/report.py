@@ -24,7 +24,7 @@ from oodcli.results import (
     over_runs,
     with_averages,
 )
-from oodcli.runs import RunFolder, find_run
+from oodcli.runs import Run, RunFolder, find_run
 from oodcli.scores import (
     LABELS,
     PREDICTIONS,
@@ -320,6 +320,7 @@ def stored_sources(
                 id_accuracy=scoring.id_accuracy,
                 seed=record.seed,
                 versions=record.versions,
+                training=_training(record),
             ),
             scoring,
             lambda method, entry, folder=folder, scoring=scoring: _checked_scores(  # type: ignore[misc]
@@ -481,6 +482,14 @@ def _choose(folder: RunFolder, limit: int | None, benchmark: Benchmark | None) -
     # A quick look must not hide what was scored in full.
     whole = [scoring for scoring in scorings if scoring.limit is None]
     return (whole or scorings)[0]
+
+
+def _training(record: Run) -> str:
+    """Return what the literature calls the training of a run; empty for an imported network."""
+    objective = str(record.recipe.get("objective", "")).partition(":")[0]
+    if objective == "alpa":
+        return ""  # its name depends on what it started from
+    return "contrastive" if objective == "supcon" else objective
 
 
 def _only(scoring: Scoring, benchmark: Benchmark) -> Scoring:

@@ -1,5 +1,7 @@
 """Printed values are read as they were printed, and ours are compared only with what is alike."""
 
+from dataclasses import replace
+
 import pytest
 
 from oodcli.data.benchmarks import BENCHMARKS
@@ -224,3 +226,17 @@ def test_values_of_the_named_benchmark_come_first() -> None:
 def test_what_nobody_printed_is_not_there() -> None:
     assert compare(report(method="my-own")) == []
     assert compare(report(sets={"photographs": ("ood", 10)}, benchmark=None)) == []
+
+
+def test_a_shaper_is_found_with_its_scorer_and_tuning() -> None:
+    for method in ("scale+energy", "scale:percentile=65+energy", "scale+energy@openood"):
+        assert near(report(method=method)).published.method == "scale"
+
+
+def test_another_training_cannot_be_compared() -> None:
+    made = report()
+    runs = [replace(run, training="t2fnorm") for run in made.runs]
+    reasons = near(replace(made, runs=runs)).reasons
+    assert "training: ours is t2fnorm, theirs cross-entropy" in reasons
+    own = [replace(run, training="cross-entropy") for run in made.runs]
+    assert near(replace(made, runs=own)).reasons == near(made).reasons
