@@ -178,8 +178,9 @@ def test_what_cannot_be_averaged_is_not(ood: Ood) -> None:
     assert "averaged over runs is only what all of them were scored on" in report["notes"]
     _, out, _ = ood("report", "--run", "b", "--run", "c", "--format", "json")
     assert {row["run"] for row in json.loads(out)["rows"]} == {"b", "c"}
-    ood("score", "--method", "msp", "--run", "b", "--limit", 9)
-    code, _, err = ood("report", "--run", "a", "--run", "b")
+    ood(*TRAIN, "--epochs", 1, "--name", "d", "--seed", 2)
+    ood("score", "--method", "msp", "--run", "d", "--limit", 9)
+    code, _, err = ood("report", "--run", "a", "--run", "d")
     assert code == 1
     assert "were scored on different numbers of images (all and 9 of each set)" in err
 
