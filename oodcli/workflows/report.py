@@ -613,7 +613,13 @@ def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list
 
 
 def _tuning_notes(rows: Sequence[ResultRow]) -> list[str]:
-    """Say what tuning without OOD data costs against tuning with them, where both are there."""
+    """Say what parameters were chosen on, and what tuning without OOD data costs."""
+    chosen_on = {
+        (str(row.params["tuned"]), str(row.params["tuned_on"]))
+        for row in rows
+        if "tuned_on" in row.params and isinstance(row.params["tuned_on"], str)
+    }
+    notes = [f"@{tuning}: parameters chosen against {name}" for tuning, name in sorted(chosen_on)]
     average = {
         (row.run, row.method): row
         for row in rows
@@ -626,13 +632,14 @@ def _tuning_notes(rows: Sequence[ResultRow]) -> list[str]:
         if tuning == "pseudo" and other is not None:
             gaps[run, name] = row.auroc - other.auroc
     if not gaps:
-        return []
+        return notes
     worst = min(gaps, key=lambda key: gaps[key])
     mean = sum(gaps.values()) / len(gaps)
     return [
+        *notes,
         f"tuned without OOD data (@pseudo) instead of with them (@openood): average AUROC "
         f"{100 * mean:+.2f} over {len(gaps)} methods, at worst {100 * gaps[worst]:+.2f} "
-        f"({worst[1]})"
+        f"({worst[1]})",
     ]
 
 

@@ -38,7 +38,10 @@ def test_parameters_are_chosen_with_and_without_ood_images(
     assert set(rows) == {"msp", "scale+energy@openood", "scale+energy@pseudo"}
     assert rows["scale+energy@openood"]["params"]["tuned_on"] == "grey"
     assert rows["scale+energy@pseudo"]["params"]["tuned"] == "pseudo"
-    assert any("tuned without OOD data" in note for note in json.loads(out)["notes"])
+    notes = json.loads(out)["notes"]
+    assert any("tuned without OOD data" in note for note in notes)
+    assert "@openood: parameters chosen against grey" in notes
+    assert "@pseudo: parameters chosen against jigsaws of colours val" in notes
 
     code, out, _ = ood("tuning", "scale@pseudo", "--format", "json")
     (search,) = json.loads(out)["searches"]
