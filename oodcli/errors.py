@@ -40,10 +40,12 @@ class UnknownNameError(OodError):
             The names that exist.
         """
         names = sorted(known)
-        lower = {each.lower(): each for each in reversed(names)}
-        near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+        lower = {each.lower(): each for each in names}
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [
+            lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+        ]
         if near:
-            return cls(f"no {kind} {name!r}; did you mean {lower[near[0]]!r}?")
+            return cls(f"no {kind} {name!r}; did you mean {near[0]!r}?")
         if not names:
             return cls(f"no {kind} {name!r}; there is none yet")
         return cls(f"no {kind} {name!r}; there are: {', '.join(names)}")

@@ -54,6 +54,7 @@ def test_a_method_asked_for_twice_is_scored_once() -> None:
     ("written", "error", "message"),
     [
         ("enrgy", UnknownNameError, "no method 'enrgy'; did you mean 'energy'?"),
+        ("KNN", UnknownNameError, "no method 'KNN'; did you mean 'knn'?"),
         (
             "energy:temprature=2",
             UnknownNameError,

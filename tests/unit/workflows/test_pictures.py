@@ -205,13 +205,13 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
         pictures(Store(tmp_path / "empty"))
 
 
-def rescored(store: Store, **options: object) -> list[str]:
+def rescored(store: Store, *, limit: int | None = None, **options: object) -> list[str]:
     """Score anew with other options; return what was said while drawing, and the last picture."""
     from oodcli.workflows.score import ScoreRequest, score
 
-    score(store, ScoreRequest(methods=("msp",), **options))
+    score(store, ScoreRequest(methods=("msp",), limit=limit, **options))
     told = Told()
-    drawn = pictures(store, methods=["msp"], progress=told)
+    drawn = pictures(store, methods=["msp"], limit=limit, progress=told)
     return [*told.notes, drawn[-1].name, drawn[-1].alt]
 
 
