@@ -28,7 +28,7 @@ _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # The others wait while the first one fits methods, and that may take hours; a process that has
 # died is noticed by its closed connections, or by torchrun.
 _PATIENCE = timedelta(days=7)
-_CONNECTION = ("gloo", "nccl", "connection", "peer", "store", "socket")
+_CONNECTION = ("gloo", "nccl", "connection", "by peer", "tcpstore", "socket")
 
 T = TypeVar("T")
 
@@ -88,6 +88,12 @@ class Processes:
     def meet(self) -> None:
         """Wait for all others."""
         self.total(0)
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """Return what a function makes, which the first process calls before the others."""
+        made = make() if self.first else None
+        self.meet()
+        return make() if made is None else made
 
     def agreed(self, value: T) -> T:
         """Return what the first process has; what the others have does not matter."""

@@ -253,12 +253,10 @@ def train(
     watch = progress or Silent()
     device = find_device(request.device)
     fraction = _fraction(request.val_fraction)
-    for turn in range(min(job_of.size, 2)):  # one process downloads, before the others look
-        if (turn == 0) == job_of.first:
-            dataset = find_dataset(
-                request.data, store, role="id", val_fraction=fraction, progress=watch
-            )
-        job_of.meet()
+    # One process downloads before the others look.
+    dataset = job_of.in_turn(
+        partial(find_dataset, request.data, store, role="id", val_fraction=fraction, progress=watch)
+    )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
     initial = None if request.init is None else initial_weights(store, request.init).named
