@@ -17,7 +17,8 @@ def begun(*argv: object, size: int = 2) -> subprocess.Popen[str]:
         port = free.getsockname()[1]
     options = ("--nproc-per-node", size, "--master-addr", "127.0.0.1", "--master-port", port)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(ROOT)
+    own = os.environ.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([own] if own else [])])
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *map(str, (*options, *argv))],
         env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -39,3 +40,15 @@ def ended(process: subprocess.Popen[str], *, within_s: float = 240) -> tuple[int
 def together(*argv: object, size: int = 2) -> tuple[int, str, str]:
     """Run a command of ``ood`` in several processes."""
     return ended(begun("-m", "--", "oodcli", *argv, size=size))
+
+
+def worker(process: subprocess.Popen[str], rank: int) -> int:
+    """Return the process id of one of the processes that torchrun has started."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    wanted = f"RANK={rank}".encode()
+    (found,) = [
+        int(child)
+        for child in children
+        if wanted in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+    ]
+    return found
