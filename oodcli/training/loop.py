@@ -277,8 +277,10 @@ class Trainer:
         with torch.no_grad():
             for buffer in self._student.buffers():
                 if buffer.is_floating_point():
-                    mean = self._processes.add(buffer.contiguous().clone()) / self._processes.size
-                    buffer.copy_(mean)
+                    own = buffer.clone()
+                    self._processes.follow([buffer])
+                    # By differences, so that what is the same in all processes stays as it is.
+                    buffer.add_(self._processes.add(own - buffer) / self._processes.size)
 
     def epochs(
         self,

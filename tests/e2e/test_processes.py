@@ -190,3 +190,31 @@ def test_two_processes_may_take_a_batch_each(store: Path, tmp_path: Path) -> Non
     assert code == 1
     assert "a batch of 1 images cannot be shared by 2 processes" in err
     assert [path.name for path in (store / "runs").iterdir()] == ["n"]
+
+
+def test_a_loss_that_is_not_finite_ends_all_and_is_told_once(store: Path) -> None:
+    argv = ("--data", "digits", "--arch", "ownnets:small", "--epochs", 2, "--lr", "1e30")
+    code, out, err = together("train", *argv, "--device", "cpu")
+    assert (code, out) == (1, "")
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "error: the loss is " in lines[0]
+    assert "in epoch 1; lower the learning rate" in lines[0]
+    assert not list((store / "runs").iterdir())
+
+
+def test_supcon_of_two_processes_ends_with_one_probe(ood: Ood, store: Path, tmp_path: Path) -> None:
+    data = pictures(tmp_path / "three.npz", train=75, test=30)
+    argv = (
+        "train", "--data", data, "--arch", "ownnets:small", "--objective", "supcon",
+        "--epochs", 2, "--batch-size", 16, "--lr", "0.05", "--device", "cpu",
+    )  # fmt: skip
+    code, out, err = together(*argv, "--name", "both")
+    assert (code, out) == (0, "both\n"), err
+    assert err.count("fitting a linear probe") == 1
+    assert ood(*argv, "--name", "one")[0] == 0
+    for name, tensor in weights(store, "one").items():
+        ours = weights(store, "both")[name]
+        # The probe magnifies what rounding has left of a difference.
+        tolerance = 0.02 * np.abs(tensor).max() if name.startswith("6.") else 1e-3
+        np.testing.assert_allclose(ours, tensor, atol=tolerance, err_msg=name)
