@@ -27,6 +27,8 @@ from oodcli.errors import OodError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+# Commands that several processes run together.
+SHARED = ("train", "score")
 
 
 class _Boundary(TyperGroup):
@@ -90,13 +92,18 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def program(
-    version: Annotated[
+    ctx: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback has used it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Out-of-distribution detection: train a classifier, find the block that notices images of
     a kind it was never taught, and print the tables that the field compares.
     """  # noqa: D205 - the first sentence is the help of the program
+    # Of the processes that torchrun starts, the first alone does what they do not share.
+    other = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
+    if other and ctx.invoked_subcommand not in SHARED:
+        raise typer.Exit
 
 
 app.command("run")(run.run)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -109,10 +110,10 @@ def score(
     store: StoreOption = None,
 ) -> None:
     """Score ID and OOD images by every method, from one forward pass."""
-    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.processes import job
     from oodcli.cli.render import deliver, render_plan, render_score
     from oodcli.store import Store
-    from oodcli.workflows.score import ScoreRequest, plan
+    from oodcli.workflows.score import ScoreRequest, help_to_score, plan
     from oodcli.workflows.score import score as score_workflow
 
     to_file = output is not None
@@ -135,11 +136,13 @@ def score(
         )
         from oodcli.workflows.score_file import FileRequest, score_file
 
-        found = score_file(
-            FileRequest(activations, tuple(method or ()), device, export),
-            progress=TerminalProgress(),
-        )
-        deliver(render_score(found, format_, to_file=to_file), output)
+        with job(device) as (processes, own_device, progress):
+            if processes.first:
+                found = score_file(
+                    FileRequest(activations, tuple(method or ()), own_device, export),
+                    progress=progress,
+                )
+                deliver(render_score(found, format_, to_file=to_file), output)
         return
     request = ScoreRequest(
         run=run,
@@ -158,12 +161,17 @@ def score(
         export_activations=export_activations,
     )
     kept = Store.at(store)
-    progress = TerminalProgress()
-    if dry_run:
-        planned = plan(kept, request, progress=progress)
-        deliver(render_plan(planned, format_, to_file=to_file), output)
-        return
-    result = score_workflow(kept, request, progress=progress)
+    with job(device) as (processes, own_device, progress):
+        request = replace(request, device=own_device)
+        if not processes.first:
+            if not dry_run:
+                help_to_score(kept, request, processes=processes)
+            return
+        if dry_run:
+            planned = plan(kept, request, progress=progress)
+            deliver(render_plan(planned, format_, to_file=to_file), output)
+            return
+        result = score_workflow(kept, request, progress=progress, processes=processes)
     computed = sum(each.computed for each in result.passes)
     total = computed + sum(each.cached for each in result.passes)
     if computed == 0:

@@ -136,58 +136,84 @@ def train(
         bool,
         typer.Option("--resume", help="Go on after the last finished epoch of a run cut off."),
     ] = False,
+    scale_batch: Annotated[
+        bool,
+        typer.Option(
+            "--scale-batch",
+            help="Under torchrun: the recipe's batch for each process, its learning rate times "
+            "their number [default: they share one batch].",
+        ),
+    ] = False,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
     """Train a classifier by the recipe of the paper, or an explicit change of it."""
-    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.processes import job
     from oodcli.store import Store
     from oodcli.workflows.train import TrainRequest, resume_run, train_seeds
     from oodcli.workflows.train import train as train_workflow
 
     kept = Store.at(store)
-    progress = TerminalProgress()
-    if data is None:
-        if not resume:
-            raise typer.BadParameter("name the data to train on", param_hint="--data")
-        result = resume_run(kept, name if run is None else run, device=device, progress=progress)
-    else:
-        request = TrainRequest(
-            data=data,
-            arch=arch,
-            name=run if name is None else name,
-            seed=seed,
-            recipe=recipe,
-            objective=objective,
-            settings=tuple(set_ or ()),
-            init=init,
-            image_size=image_size,
-            resize=resize,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            device=device,
-            amp=amp,
-            val_fraction=val_fraction,
-            skip_unreadable=skip_unreadable,
-        )
-        if seeds is not None:
-            results = train_seeds(
-                kept,
-                request,
-                _numbers(seeds),
-                resume=resume,
-                command=command_line(),
-                progress=progress,
+    if data is None and not resume:
+        raise typer.BadParameter("name the data to train on", param_hint="--data")
+    numbers = None if seeds is None else _numbers(seeds)
+    with job(device) as (processes, own_device, progress):
+        if data is None:
+            results = [
+                resume_run(
+                    kept,
+                    name if run is None else run,
+                    device=own_device,
+                    progress=progress,
+                    processes=processes,
+                )
+            ]
+        else:
+            request = TrainRequest(
+                data=data,
+                arch=arch,
+                name=run if name is None else name,
+                seed=seed,
+                recipe=recipe,
+                objective=objective,
+                settings=tuple(set_ or ()),
+                init=init,
+                image_size=image_size,
+                resize=resize,
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                device=own_device,
+                amp=amp,
+                val_fraction=val_fraction,
+                skip_unreadable=skip_unreadable,
+                scale_batch=scale_batch,
             )
+            if numbers is not None:
+                results = train_seeds(
+                    kept,
+                    request,
+                    numbers,
+                    resume=resume,
+                    command=command_line(),
+                    progress=progress,
+                    processes=processes,
+                )
+            else:
+                results = [
+                    train_workflow(
+                        kept,
+                        request,
+                        resume=resume,
+                        command=command_line(),
+                        progress=progress,
+                        processes=processes,
+                    )
+                ]
+        if processes.first:
             print("\n".join(each.run for each in results))
-            return
-        result = train_workflow(
-            kept, request, resume=resume, command=command_line(), progress=progress
-        )
-    print(result.run)
 
 
 def _numbers(text: str) -> list[int]:

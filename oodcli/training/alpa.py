@@ -72,6 +72,7 @@ class ALPA(PlainObjective):
 
     views: ClassVar[int] = 2
     looks_at: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features", "maps"})
+    compares_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("alpa:weight", self.weight)

@@ -2,19 +2,22 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Task
 from oodcli.training.augment import augmented
 from oodcli.training.cross_entropy import CrossEntropy
-from oodcli.training.objective import Objective
+from oodcli.training.objective import Objective, Output
+from oodcli.training.processes import Processes
 from oodcli.training.recipes import Recipe
 from oodcli.training.student import LastBlock, Student
 
@@ -106,7 +109,8 @@ class Trainer:
     """A network in training: its optimiser, its images and its place in the schedule.
 
     All chance of an epoch comes from the seed and the number of the epoch, so training that was cut
-    off and goes on from a finished epoch ends with the weights of training that was not.
+    off and goes on from a finished epoch ends with the weights of training that was not. Several
+    processes draw the same order and the same augmentation, and take their share of every batch.
 
     Parameters
     ----------
@@ -128,6 +132,14 @@ class Trainer:
         The last block, for objectives that look at its map.
     channels_last
         Whether the network takes images that lie channels-last in memory.
+    processes
+        The processes that train together; this one alone if None.
+
+    Notes
+    -----
+    On GPUs, several processes normalise every batch by the statistics of all of it. On the CPU
+    torch has no such layer: each process normalises its share, and the running statistics become
+    the mean of all processes after every epoch.
     """
 
     def __init__(
@@ -142,7 +154,11 @@ class Trainer:
         head: str = "",
         last_block: LastBlock | None = None,
         channels_last: bool = True,
+        processes: Processes | None = None,
     ) -> None:
+        self._processes = processes or Processes()
+        if self._processes.many and device.type == "cuda":
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         self._objective = objective or CrossEntropy()
         self._recipe = recipe
         self._seed = seed
@@ -163,6 +179,7 @@ class Trainer:
             momentum=recipe.momentum,
             nesterov=recipe.nesterov and recipe.momentum > 0,
         )
+        self._parallel: nn.Module | None = None
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters, those of the last layer apart."""
@@ -215,6 +232,56 @@ class Trainer:
                 momentum.copy_(state[f"momentum.{name}"])
                 self._optimiser.state[parameter]["momentum_buffer"] = momentum
 
+    def follow_first(self) -> None:
+        """Take up the state of the first process; every process calls it at the same time."""
+        if not self._processes.many:
+            return
+        trained = [parameter for _, parameter in self._trained()]
+        momenta = [self._optimiser.state[p].get("momentum_buffer") for p in trained]
+        kept = self._processes.agreed([momentum is not None for momentum in momenta])
+        for parameter, keeps in zip(trained, kept, strict=True):
+            if keeps:
+                self._optimiser.state[parameter].setdefault(
+                    "momentum_buffer", torch.empty_like(parameter)
+                )
+        buffers = [
+            self._optimiser.state[p]["momentum_buffer"]
+            for p, k in zip(trained, kept, strict=True)
+            if k
+        ]
+        self._processes.follow([*self._student.state_dict().values(), *buffers])
+
+    def _training_step(self) -> nn.Module:
+        """Return the student, whose gradients become those of all processes going backwards."""
+        if not self._processes.many:
+            return self._student
+        if self._parallel is None:
+            # Newer versions of torch have another name for it, and warn of the old one.
+            known = signature(DistributedDataParallel).parameters
+            name = (
+                "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            )
+            apart: dict[str, Any] = {name: False}  # they become the mean after every epoch
+            self._parallel = DistributedDataParallel(
+                self._student,
+                device_ids=[self._device.index] if self._device.type == "cuda" else None,
+                find_unused_parameters=not self._objective.trains_last_layer,
+                **apart,
+            )
+        return self._parallel
+
+    def _average_buffers(self) -> None:
+        """Make the running statistics the mean of those of all processes."""
+        if not self._processes.many:
+            return
+        with torch.no_grad():
+            for buffer in self._student.buffers():
+                if buffer.is_floating_point():
+                    own = buffer.clone()
+                    self._processes.follow([buffer])
+                    # By differences, so that what is the same in all processes stays as it is.
+                    buffer.add_(self._processes.add(own - buffer) / self._processes.size)
+
     def epochs(
         self,
         train: LabelledPixels,
@@ -251,7 +318,9 @@ class Trainer:
         self, epoch: int, train: LabelledPixels, val: LabelledPixels | None, task: Task
     ) -> EpochStats:
         generator = torch.Generator(self._device).manual_seed(_seed_of(self._seed, epoch))
-        torch.manual_seed(_seed_of(self._seed, epoch, 1))  # dropout
+        rank, size = self._processes.rank, self._processes.size
+        others = (rank,) if rank else ()
+        torch.manual_seed(_seed_of(self._seed, epoch, 1, *others))  # dropout
         order = torch.randperm(len(train), generator=generator, device=self._device)
         batches = order.split(self._recipe.batch_size)
         total = torch.zeros((), device=self._device)
@@ -263,27 +332,35 @@ class Trainer:
         lr = self._recipe.lr
         views = self._objective.views
         self._student.train()
+        model = self._training_step()
         for step, rows in enumerate(batches):
             share = (epoch - 1 + step / len(batches)) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
             for group in self._optimiser.param_groups:
                 group["lr"] = lr
-            labels = train.labels[rows].repeat(views)
-            pixels = train.pixels[rows]
-            seen = [augmented(pixels, generator, self._recipe) for _ in range(views)]
+            seen, labels, mine = self._batch(train, rows, generator)
             with self._precision():
-                output = self._student(self._normalised(torch.cat(seen) if views > 1 else seen[0]))
+                output = model(self._normalised(seen))
+            correct = output.logits.detach().argmax(dim=1) == labels
+            right += correct[: views * mine].sum()
+            if self._objective.compares_images and size > 1:
+                output, labels = self._of_all(output, labels, rows=views * mine)
             loss = self._objective.loss(output, labels)
+            # Gradients become the mean over processes, and those of the batch are the mean over
+            # images; a loss of all images is there in every process.
+            weight = 1.0 if self._objective.compares_images else mine * size / len(rows)
             self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            with self._processes.watched():
+                (loss if weight == 1 else loss * weight).backward()
             self._optimiser.step()
-            total += loss.detach() * len(rows)
-            right += (output.logits.detach().argmax(dim=1) == labels).sum()
+            total += loss.detach() * mine
             bad = torch.where(loss.detach().isfinite(), bad, bad.clamp(max=step))
             if step % look_every == 0 or step == len(batches) - 1:
                 self._check(bad, loss, epoch=epoch, steps=len(batches))
             task.advance(len(rows))
-        loss_value = float(total) / len(train)
+        loss_value = float(self._processes.add(total)) / len(train)
+        right = self._processes.add(right)
+        self._average_buffers()
         seconds = time.perf_counter() - start
         classifies = self._objective.trains_last_layer
         stats = EpochStats(
@@ -304,25 +381,58 @@ class Trainer:
         )
         return stats
 
+    def _batch(
+        self, train: LabelledPixels, rows: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, int]:
+        """Return the augmented images of this process, their labels, and how many count."""
+        views = self._objective.views
+        # All of the batch is changed, so that chance is that of one process with all of it.
+        pixels = train.pixels[rows]
+        seen = [augmented(pixels, generator, self._recipe) for _ in range(views)]
+        count = len(rows)
+        if self._processes.many:
+            mine = self._processes.share(torch.arange(count, device=self._device))
+            count = len(mine)
+            # Every process goes through the network, also where a last batch has too few images.
+            mine = mine if count else mine.new_zeros(1)
+            rows, seen = rows[mine], [view[mine] for view in seen]
+        return torch.cat(seen) if views > 1 else seen[0], train.labels[rows].repeat(views), count
+
+    def _of_all(self, output: Output, labels: Tensor, *, rows: int) -> tuple[Output, Tensor]:
+        """Return what all processes know of a batch, of which this one has some rows."""
+        parts = [part[:rows] for part in output.extras]
+        if self._objective.trains_last_layer:
+            parts.append(output.logits[:rows])
+        joined = self._processes.joined(parts)
+        (every,) = self._processes.joined([labels[:rows]])
+        extras = joined[: len(output.extras)]
+        nothing = output.logits.new_zeros(len(every), output.logits.shape[1])
+        logits = joined[-1] if self._objective.trains_last_layer else nothing
+        return Output(logits, output.features, output.maps, extras), every
+
     def _check(self, bad: Tensor, loss: Tensor, *, epoch: int, steps: int) -> None:
         """Stop at a loss that is not finite."""
-        step = int(bad)
+        step = int(self._processes.least(bad))
         if step < steps:
             share = (epoch - 1 + step / steps) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
             # Once the weights are spoiled, the last loss may be NaN where the first was infinite.
-            raise NotFiniteError(float(loss.detach()), epoch=epoch, step=step + 1, lr=lr)
+            value = float(self._processes.add(loss.detach().clone())) / self._processes.size
+            raise NotFiniteError(value, epoch=epoch, step=step + 1, lr=lr)
 
     def features(self, images: LabelledPixels) -> Tensor:
         """Return the inputs of the last layer for images without augmentation, ``(n, d)``."""
         seen: list[Tensor] = []
         head = self._module.get_submodule(self._head)
+        assert isinstance(head, nn.Linear)  # every architecture sees to it
+        features = torch.zeros(len(images), head.in_features, device=self._device)
         handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
         try:
-            self.accuracy(images)
+            for at, _ in self._over(images, lambda pixels: self._module(self._normalised(pixels))):
+                features[at] = seen.pop()
         finally:
             handle.remove()
-        return torch.cat(seen).clone()
+        return self._processes.add(features)
 
     def set_last_layer(self, weight: Tensor, bias: Tensor) -> None:
         """Replace the weights of the last layer, ``(k, d)`` and ``(k,)``."""
@@ -334,18 +444,24 @@ class Trainer:
 
     def accuracy(self, images: LabelledPixels) -> float:
         """Return the share of images whose largest logit is that of their label."""
-        self._student.eval()
+        logits = self._over(images, lambda pixels: self._module(self._normalised(pixels)))
         right = 0
         with torch.no_grad():
-            for pixels, labels in zip(
-                images.pixels.split(_EVALUATION_BATCH),
-                images.labels.split(_EVALUATION_BATCH),
-                strict=True,
-            ):
-                with self._precision():
-                    logits = self._module(self._normalised(pixels))
-                right += int((logits.argmax(dim=1) == labels).sum())
-        return right / len(images)
+            for at, values in logits:
+                right += int((values.argmax(dim=1) == images.labels[at]).sum())
+        return self._processes.total(right) / len(images)
+
+    def _over(
+        self, images: LabelledPixels, function: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield where the batches of this process are, and what a function makes of them."""
+        self._student.eval()
+        starts = range(0, len(images), _EVALUATION_BATCH)
+        for start in starts[self._processes.rank :: self._processes.size]:
+            at = slice(start, start + _EVALUATION_BATCH)
+            with torch.no_grad(), self._precision():
+                values = function(images.pixels[at])
+            yield at, values
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)

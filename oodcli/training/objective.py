@@ -33,9 +33,11 @@ class Output(NamedTuple):
     logits
         Output of the network, ``(m, k)``.
     features
-        Input of the last layer, ``(m, d)``; empty unless the objective looks at it.
+        Input of the last layer, ``(m, d)``; empty unless the objective looks at it. Gradients flow
+        through the objective's own layers alone.
     maps
-        Output of the last block, rectified, ``(m, c, h, w)``; empty unless it is looked at.
+        Output of the last block, rectified, ``(m, c, h, w)``; empty unless it is looked at. As for
+        features, gradients flow through the objective's own layers alone.
     extras
         What the objective's own layers make of features and maps.
     """
@@ -68,6 +70,10 @@ class Objective(Protocol):
     def trains_last_layer(self) -> bool:
         """Whether the last layer is trained; a linear probe takes its place otherwise."""
 
+    @property
+    def compares_images(self) -> bool:
+        """Whether the loss is of pairs of images, and not a mean over images."""
+
     def attach(self, module: nn.Module, head: str, /) -> None:
         """Change the network, whose last layer is at ``head``, before its training."""
 
@@ -84,6 +90,7 @@ class PlainObjective:
     views: ClassVar[int] = 1
     looks_at: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset()
     trains_last_layer: ClassVar[bool] = True
+    compares_images: ClassVar[bool] = False
 
     def attach(self, module: nn.Module, head: str, /) -> None:
         """Leave the network as it is."""

@@ -48,7 +48,9 @@ class Student(nn.Module):
 
     Notes
     -----
-    Maps are rectified, because some networks have blocks that end in a plain sum.
+    Maps are rectified, because some networks have blocks that end in a plain sum. What no loss of
+    the objective reaches comes without its graph, so that processes that train together do not wait
+    for gradients of it.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Student(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        self._trains_last_layer = objective.trains_last_layer
         self._seen: dict[str, Tensor] = {}
         self.extras: nn.Module | None = None
         if not objective.looks_at:
@@ -83,7 +86,9 @@ class Student(nn.Module):
         maps = self._seen.get("maps", nothing)
         self._seen.clear()  # a graph must not outlive its step
         extras = () if self.extras is None else self.extras(features, maps)
-        return Output(logits, features, maps, extras)
+        if not self._trains_last_layer:
+            logits = logits.detach()
+        return Output(logits, features.detach(), maps.detach(), extras)
 
     def _keep_features(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.training:

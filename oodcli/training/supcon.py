@@ -47,6 +47,7 @@ class SupCon(PlainObjective):
     views: ClassVar[int] = 2
     looks_at: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features"})
     trains_last_layer: ClassVar[bool] = False
+    compares_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("supcon:tau", self.tau)

@@ -22,7 +22,7 @@ from oodcli.images import ImageSet, ImageShard, digest_of
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import extract, learn
 from oodcli.probes import Learner, Probe
-from oodcli.progress import Progress
+from oodcli.progress import Progress, Task
 from oodcli.runs import Run, RunFolder
 from oodcli.store import (
     Store,
@@ -34,6 +34,7 @@ from oodcli.store import (
     replacing,
     write_json,
 )
+from oodcli.training.processes import Processes
 from oodcli.workflows.devices import enough_memory
 
 # Part of the key: raised whenever the same images and network give other activations.
@@ -171,6 +172,50 @@ class Activator:
             self.passes.count(images.name, computed=0, cached=len(images))
         return self._open(images, variant, wanted, probes)
 
+    def share_out(
+        self,
+        images: ImageSet,
+        processes: Processes,
+        *,
+        view: View | None = None,
+        normalise: bool = True,
+        probes: Sequence[Probe] = (),
+    ) -> None:
+        """Compute and store the activations of images together with other processes.
+
+        Each process takes whole shards, so that batches, and with them activations, are those of
+        one process. Every process calls this with the same images at the same time.
+
+        Parameters
+        ----------
+        images, view, normalise, probes
+            As for :meth:`activations`.
+        processes
+            The processes; they share the store.
+
+        Raises
+        ------
+        InvalidInputError
+            As for :meth:`activations`.
+        """
+        variant = self._variant(view or View(), normalise=normalise)
+        wanted = variant.wanted(images)
+        lock = f"activations of {images.name} ({variant.folder.name})"
+        one_writer = (
+            self._store.lock(lock, progress=self._progress)
+            if processes.first
+            else contextlib.nullcontext()
+        )
+        with one_writer:
+            # Nobody writes before all have seen what is missing.
+            missing = {each.key for each in variant.missing(wanted, probes)}
+            missing = processes.agreed(missing)
+            mine = [each for each in wanted if each[0] in missing]
+            mine = mine[processes.rank :: processes.size]
+            count = sum(len(shard) for key, shard in wanted if key in missing)
+            self._compute(images, variant, mine, probes, of=count)
+            processes.meet()
+
     def learned(self, images: ImageSet, learner: Learner) -> Mapping[str, Tensor]:
         """Return the state that a learner draws from images, computing it where it is not stored.
 
@@ -292,10 +337,16 @@ class Activator:
         variant: "_Variant",
         wanted: Sequence[tuple[str, ImageShard]],
         probes: Sequence[Probe],
+        *,
+        of: int | None = None,
     ) -> None:
+        """Compute what is missing; it may be this process's part of all there is to compute."""
         missing = variant.missing(wanted, probes)  # again: another process may have been at it
-        count = sum(len(each.shard) for each in missing)
-        self.passes.count(images.name, computed=count, cached=len(images) - count)
+        own = sum(len(each.shard) for each in missing)
+        count = own if of is None else of
+        # What is shared out is read later, and counted as stored then.
+        left = len(images) - count if of is None else -count
+        self.passes.count(images.name, computed=count, cached=left)
         if not missing:
             return
         self._check_room(count)
@@ -304,6 +355,7 @@ class Activator:
         with self._progress.task(
             f"forward pass: {images.name}", total=count, unit="images"
         ) as task:
+            pace = _Pace(task, own, count)
             # Usually one group; more where a pass for fewer probes was cut off or came before.
             for lacking in dict.fromkeys(each.probes for each in missing):
                 group = [each for each in missing if each.probes == lacking]
@@ -316,7 +368,7 @@ class Activator:
                     precision=self._precision,
                     batch_size=self._batch_size,
                     probes=lacking,
-                    advance=task.advance,
+                    advance=pace.advance,
                 )
                 with enough_memory(
                     self._device, "take fewer images at a time: --score-batch-size N"
@@ -326,7 +378,7 @@ class Activator:
         seconds = time.perf_counter() - started
         self.passes.seconds += seconds
         if all(each.core and not each.probes for each in missing):
-            variant.write_manifest(str(self._device), count / seconds)
+            variant.write_manifest(str(self._device), own / seconds)
 
     def _check_room(self, count: int) -> None:
         needed = count * self.bytes_per_image()
@@ -359,6 +411,32 @@ class Activator:
             return ActivationShard(len(shard), load)
 
         return ActivationSet([loader(key, shard) for key, shard in wanted], self._device)
+
+
+class _Pace:
+    """Shows the work of all processes by the part of it that this one has done.
+
+    Parameters
+    ----------
+    task
+        Shows it.
+    own, total
+        Images of this process, and of all.
+    """
+
+    def __init__(self, task: Task, own: int, total: int) -> None:
+        self._task = task
+        self._own = own
+        self._total = total
+        self._done = 0
+        self._shown = 0
+
+    def advance(self, images: int) -> None:
+        """Count images of this process."""
+        self._done += images
+        now = self._done * self._total // self._own
+        self._task.advance(now - self._shown)
+        self._shown = now
 
 
 @dataclass(frozen=True)

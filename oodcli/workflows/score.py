@@ -34,6 +34,7 @@ from oodcli.scores import (
 )
 from oodcli.searches import Search, Tuning, keep_search
 from oodcli.store import Store, check_file_of_user, file_of_user
+from oodcli.training.processes import Processes
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.activation_file import (
     JIGSAW,
@@ -585,7 +586,85 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
     )
 
 
-def score(store: Store, request: ScoreRequest, *, progress: Progress | None = None) -> ScoreResult:
+def _opened(
+    store: Store, request: ScoreRequest, processes: Processes, progress: Progress
+) -> tuple[_Session, list[_Entry], ImageSet, list[ImageSet]]:
+    """Open the run and all that is scored; one process downloads and decodes before the others.
+
+    Returns
+    -------
+    session
+        The run.
+    entries
+        The sets to score beside the ID test images.
+    id_images, ood_images
+        The images of them all.
+    """
+
+    def opened() -> tuple[_Session, list[_Entry], ImageSet, list[ImageSet]]:
+        session = _Session(store, request, progress)
+        entries = session.entries()
+        if request.export_activations is not None:
+            check_names([entry.dataset.name for entry in entries])
+        id_images = session.id_images()
+        ood_images = [session.ood_images(entry) for entry in entries]
+        if id_images.labels is None:
+            raise InvalidInputError(f"the test images of {session.id_name} have no labels")
+        return session, entries, id_images, ood_images
+
+    return processes.in_turn(opened)
+
+
+def _share_out_learning(session: _Session, processes: Processes) -> None:
+    """Compute what methods learn from, every process some shards of it."""
+    if not processes.many:
+        return
+    inputs = {name for spec in session.specs for name in spec.inputs}
+    if session.needs_train():
+        session.activator.share_out(session.train_images(), processes)
+    if session.needs_block():
+        session.activator.share_out(session.train_images(), processes, view=View("jigsaw"))
+    if "calibration" in inputs:
+        session.activator.share_out(session.calibration_images(), processes)
+
+
+def _share_out_scored(
+    session: _Session, sets: Sequence[ImageSet], processes: Processes, probes: Sequence[Probe]
+) -> None:
+    """Compute what is scored, every process some shards of it; the first knows the probes."""
+    if processes.many:
+        probes = processes.agreed(probes)
+        for images in sets:
+            session.activator.share_out(images, processes, probes=probes)
+
+
+def help_to_score(store: Store, request: ScoreRequest, *, processes: Processes) -> None:
+    """Compute this process's part of the activations that the first one scores.
+
+    Parameters
+    ----------
+    store, request
+        As for :func:`score`, which the first process calls at the same time.
+    processes
+        The processes, of which this is not the first.
+
+    Raises
+    ------
+    OodError
+        If something cannot be used, or another process has ended.
+    """
+    session, _, id_images, ood_images = _opened(store, request, processes, Silent())
+    _share_out_learning(session, processes)
+    _share_out_scored(session, [id_images, *ood_images], processes, ())
+
+
+def score(
+    store: Store,
+    request: ScoreRequest,
+    *,
+    progress: Progress | None = None,
+    processes: Processes | None = None,
+) -> ScoreResult:
     """Score the ID test images and OOD sets with every method, and store one score per image.
 
     The network sees each image once, and not at all where its activations are stored.
@@ -598,29 +677,34 @@ def score(store: Store, request: ScoreRequest, *, progress: Progress | None = No
         What to score, and how.
     progress
         Told of long work.
+    processes
+        The processes, of which this is the first; the others :func:`help_to_score`, and all share
+        the store. This one alone if None.
 
     Raises
     ------
     OodError
-        If the run, a data set, a method or the device cannot be used.
+        If the run, a data set, a method or the device cannot be used, or another process has ended.
+
+    Notes
+    -----
+    Several processes compute the ordinary activations of training, calibration and scored images
+    together, and what methods observe of scored images. The first one alone computes what a method
+    observes or learns of training images, and the validation images of a search.
     """
-    watch = progress or Silent()
-    session = _Session(store, request, watch)
-    entries = session.entries()
-    if request.export_activations is not None:
-        check_names([entry.dataset.name for entry in entries])
-    id_images = session.id_images()
-    ood_images = [session.ood_images(entry) for entry in entries]
-    if id_images.labels is None:
-        raise InvalidInputError(f"the test images of {session.id_name} have no labels")
+    watch, job_of = progress or Silent(), processes or Processes()
+    session, entries, id_images, ood_images = _opened(store, request, job_of, watch)
     reference = session.reference()
     session.tell_cost([id_images, *ood_images])
+    _share_out_learning(session, job_of)
     detectors = _fitted(session, reference, watch)
     detectors.try_probes(session.activator.try_probes)
+    _share_out_scored(session, [id_images, *ood_images], job_of, detectors.probes)
     chosen = _selection(session, reference) if session.needs_block() else None
 
     id_activations = session.activator.activations(id_images, probes=detectors.probes)
     labels = id_images.labels
+    assert labels is not None  # _opened has seen to it
     predictions = id_activations.predictions.cpu().numpy()
     scores: dict[tuple[str, str], Scores] = {
         (LABELS, session.id_name): labels,

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -49,6 +49,7 @@ from oodcli.store import Store, digest_of_bytes, write_json
 from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, weights_of
 from oodcli.training.objective import Objective
 from oodcli.training.probe import fit_probe
+from oodcli.training.processes import Processes, ProcessLostError
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.training.registry import parse_objective
 from oodcli.training.student import LastBlock
@@ -102,6 +103,9 @@ class TrainRequest:
         Share of the training images to hold out for validation.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
+    scale_batch
+        Whether each of several processes takes the batch of the recipe, at a learning rate that is
+        as many times as high; all of them share one batch otherwise.
     """
 
     data: str
@@ -123,6 +127,7 @@ class TrainRequest:
     amp: bool = False
     val_fraction: float = 0.0
     skip_unreadable: bool = False
+    scale_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ def train(
     resume: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> TrainResult:
     """Train a classifier and store it as a run.
 
@@ -233,26 +239,29 @@ def train(
         The command line, kept with the run.
     progress
         Told of every epoch.
+    processes
+        The processes that train together, each of which calls this with the same request; they
+        share the store, in which the first one alone writes the run. This one alone if None.
 
     Raises
     ------
     OodError
-        If the data, the architecture, the recipe or the device cannot be used, or the loss is not
-        finite.
+        If the data, the architecture, the recipe or the device cannot be used, the loss is not
+        finite, or another process has ended.
     """
+    job_of = processes or Processes()
     watch = progress or Silent()
     device = find_device(request.device)
-    dataset = find_dataset(
-        request.data,
-        store,
-        role="id",
-        val_fraction=_fraction(request.val_fraction),
-        progress=watch,
+    fraction = _fraction(request.val_fraction)
+    # One process downloads before the others look.
+    dataset = job_of.in_turn(
+        partial(find_dataset, request.data, store, role="id", val_fraction=fraction, progress=watch)
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
     initial = None if request.init is None else initial_weights(store, request.init).named
     spec, recipe = _chosen(request, dataset.name, None if initial is None else initial.arch)
+    recipe = _shared_out(recipe, job_of, watch, scale_batch=request.scale_batch)
     preprocess = _preprocess(request, dataset.name, recipe)
     if initial is not None:
         initial_weights(store, initial.source).network(spec)  # it fits, or is refused now
@@ -269,21 +278,27 @@ def train(
         preprocess=preprocess,
         init=initial,
     )
-    with store.lock("runs"):
-        same = _same(store, job, request.name) if resume else None
-        if same is None:
-            kind = recipe.objective.partition(":")[0]
-            marks = [dataset.name, spec.canonical, *([] if kind == "cross-entropy" else [kind])]
-            default = "-".join([*marks, f"s{request.seed}"])
-            folder = RunFolder(store.runs / new_name(store, request.name, default))
-            write_json(folder.path / TRAINING, job.to_json())
+    same, folder = None, None
+    if job_of.first:
+        with store.lock("runs"):
+            same = _same(store, job, request.name) if resume else None
+            if same is None:
+                kind = recipe.objective.partition(":")[0]
+                marks = [dataset.name, spec.canonical, *([] if kind == "cross-entropy" else [kind])]
+                default = "-".join([*marks, f"s{request.seed}"])
+                folder = RunFolder(store.runs / new_name(store, request.name, default))
+                write_json(folder.path / TRAINING, job.to_json())
+    same, folder = job_of.agreed((same, folder))
     if same is not None:
-        return _carry_on(store, same, device=device, watch=watch, dataset=dataset)
+        return _carry_on(store, same, device=device, watch=watch, dataset=dataset, job_of=job_of)
+    assert folder is not None
     try:
-        return _train(store, folder, job, dataset, device=device, watch=watch)
+        return _train(store, folder, job, dataset, device=device, watch=watch, job_of=job_of)
+    except ProcessLostError:
+        raise  # it tells how to go on
     except OodError:
         # Before its first epoch a run is nothing but in the way of the corrected command.
-        if not (folder.path / STATE).is_file():
+        if job_of.first and not (folder.path / STATE).is_file():
             remove_run(store, folder.name)
         raise
 
@@ -296,6 +311,7 @@ def train_seeds(
     resume: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> list[TrainResult]:
     """Train the same request with several seeds, one after the other.
 
@@ -313,6 +329,8 @@ def train_seeds(
         The command line, kept with every run.
     progress
         Told of every epoch.
+    processes
+        As for :func:`train`.
 
     Raises
     ------
@@ -334,6 +352,7 @@ def train_seeds(
                 resume=resume,
                 command=command,
                 progress=watch,
+                processes=processes,
             )
         )
     every = " ".join(f"--run {result.run}" for result in results)
@@ -367,6 +386,24 @@ def _chosen(
     return spec, replace(changed, objective=canonical)
 
 
+def _shared_out(recipe: Recipe, job_of: Processes, watch: Progress, *, scale_batch: bool) -> Recipe:
+    """Return the recipe for all processes: as it is, or a batch of it for each of them."""
+    size = job_of.size
+    if scale_batch and size > 1:
+        scaled = replace(
+            recipe,
+            batch_size=recipe.batch_size * size,
+            lr=recipe.lr * size,
+            lr_min=recipe.lr_min * size,
+        )
+        watch.note(
+            f"linear scaling: batch size {recipe.batch_size} becomes {scaled.batch_size}, and "
+            f"learning rate {recipe.lr:g} becomes {scaled.lr:g}"
+        )
+        return scaled
+    return recipe
+
+
 def _preprocess(request: TrainRequest, data_name: str, recipe: Recipe) -> Preprocess:
     """Return the size of the images, and how they get there."""
     usual = preprocess_for(data_name, mean=recipe.mean, std=recipe.std)
@@ -385,7 +422,12 @@ def _preprocess(request: TrainRequest, data_name: str, recipe: Recipe) -> Prepro
 
 
 def resume_run(
-    store: Store, name: str | None, *, device: str = "auto", progress: Progress | None = None
+    store: Store,
+    name: str | None,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> TrainResult:
     """Go on with an unfinished run by its own settings.
 
@@ -399,12 +441,15 @@ def resume_run(
         Where to compute.
     progress
         Told of every epoch.
+    processes
+        As for :func:`train`; there may be another number of them than before.
 
     Raises
     ------
     MissingArtifactError
         If there is no unfinished run.
     """
+    job_of = processes or Processes()
     watch = progress or Silent()
     torch_device = find_device(device)
     if name is None:
@@ -417,7 +462,7 @@ def resume_run(
         watch.note(f"run: {folder.name}")
     else:
         folder = find_run(store, name)
-    return _carry_on(store, folder, device=torch_device, watch=watch, dataset=None)
+    return _carry_on(store, folder, device=torch_device, watch=watch, dataset=None, job_of=job_of)
 
 
 def _carry_on(
@@ -427,15 +472,16 @@ def _carry_on(
     device: torch.device,
     watch: Progress,
     dataset: Dataset | None,
+    job_of: Processes,
 ) -> TrainResult:
-    if folder.finished:
+    if job_of.agreed(folder.finished):
         watch.note(f"run {folder.name} is finished already")
         return TrainResult(folder.name, folder.read(), 0)
     job = _Job.from_json(folder.read_training(), folder.name)
     opened = dataset or find_dataset(
         job.data, store, role="id", val_fraction=job.val_fraction, progress=watch
     )
-    return _train(store, folder, job, opened, device=device, watch=watch)
+    return _train(store, folder, job, opened, device=device, watch=watch, job_of=job_of)
 
 
 def _same(store: Store, job: _Job, name: str | None) -> RunFolder | None:
@@ -497,10 +543,17 @@ def _train(
     *,
     device: torch.device,
     watch: Progress,
+    job_of: Processes,
 ) -> TrainResult:
-    with store.lock(training_lock(folder.name), progress=watch):
-        if folder.finished:
+    one_writer = (
+        store.lock(training_lock(folder.name), progress=watch)
+        if job_of.first
+        else contextlib.nullcontext()
+    )
+    with one_writer:
+        if job_of.agreed(folder.finished):
             return TrainResult(folder.name, folder.read(), 0)
+        _check_shares(job.recipe, job_of)
         preprocess = job.preprocess or preprocess_for(
             dataset.name, mean=job.recipe.mean, std=job.recipe.std
         )
@@ -514,21 +567,24 @@ def _train(
         spec = parse_architecture(job.arch)
         classes = len(dataset.class_names)
         objective = parse_objective(job.recipe.objective).objective
-        begun_before = (folder.path / STATE).is_file()
         build = partial(
-            _trainer, store, job, spec, objective, classes, device=device, size=preprocess.size
+            _trainer,
+            store,
+            job,
+            spec,
+            objective,
+            classes,
+            device=device,
+            size=preprocess.size,
+            job_of=job_of,
         )
-        trainer = build(from_init=not begun_before)
-        history, best = load_state(folder, trainer, watch)
-        if begun_before and not history:
-            watch.note(f"no state of run {folder.name} is whole: beginning again")
-            trainer = build(from_init=True)
+        trainer, history, best = _begun(folder, build, watch, job_of)
         begun = len(history)
         for remark in network_of(spec, trainer.module).remarks():
             watch.note(remark)
         watch.note(
             f"training {job.arch} on {len(parts['train'])} images of {dataset.name}, "
-            f"{job.recipe.epochs} epochs, on {device}"
+            f"{job.recipe.epochs} epochs, on {_where(device, job_of)}"
             + (f", going on after epoch {begun}" if begun else "")
         )
         watch.note(
@@ -537,36 +593,20 @@ def _train(
         )
         started = time.perf_counter()
         images = {name: _loaded(part, device) for name, part in parts.items()}
-        keep_best = job.recipe.keep == "best"
-        if keep_best and "val" not in images:
+        if job.recipe.keep == "best" and "val" not in images:
             watch.note(
                 f"{dataset.name} has no validation images, so that the last checkpoint counts "
                 "and not the best; hold some out: --val-fraction 0.02"
             )
-        total = (job.recipe.epochs - begun) * len(images["train"])
-        cure = "take fewer images a step: --batch-size N"
-        with (
-            enough_memory(device, cure),
-            watch.task("training", total=total, unit="images") as task,
-        ):
-            try:
-                for stats in trainer.epochs(
-                    images["train"], images.get("val"), done=begun, task=task
-                ):
-                    history.append(stats.to_json())
-                    best = save_state(folder, trainer, history, keep_best=keep_best)
-            except NotFiniteError as error:
-                if not history:
-                    raise
-                raise InvalidInputError(
-                    f"{error}; the weights after epoch {len(history)} are kept, to start from: "
-                    f"--init {folder.name}"
-                ) from None
+        with enough_memory(device, "take fewer images a step: --batch-size N"):
+            best = _through_epochs(
+                folder, trainer, job.recipe, images, history, best=best, watch=watch, job_of=job_of
+            )
         outcome = history[-1] if best is None else history[best["epoch"] - 1]
         if objective.trains_last_layer:
             weights = weights_of(trainer.state()) if best is None else read_best(folder, best)
         else:
-            outcome = {**outcome, **_fit_probe(trainer, images, classes, watch)}
+            outcome = {**outcome, **_fit_probe(trainer, images, classes, watch, job_of)}
             weights = weights_of(trainer.state())
         network = _finished(spec, weights, classes)
         record = _record(
@@ -579,15 +619,87 @@ def _train(
             outcome=outcome,
             last_layer="trained" if objective.trains_last_layer else PROBE,
             device=device,
+            job_of=job_of,
         )
-        folder.write(record)
-        drop_state(folder)
+        if job_of.first:
+            folder.write(record)
+            drop_state(folder)
+        job_of.meet()
         if best is not None:
             watch.note(f"the checkpoint of epoch {best['epoch']} counts, the best on validation")
         watch.note(
             f"run {folder.name} is ready after {time.perf_counter() - started:.1f} s of training"
         )
         return TrainResult(folder.name, record, len(history) - begun)
+
+
+def _begun(
+    folder: RunFolder, build: Callable[..., Trainer], watch: Progress, job_of: Processes
+) -> tuple[Trainer, History, dict[str, Any] | None]:
+    """Make the network as it is after the last good epoch, if there is one.
+
+    Returns
+    -------
+    trainer
+        The network in training, the same in every process.
+    history
+        One entry per finished epoch.
+    best
+        Where the best weights are, if they count.
+    """
+    before = job_of.agreed((folder.path / STATE).is_file())
+    trainer = build(from_init=not before)
+    state = load_state(folder, trainer, watch) if job_of.first else None
+    history, best = job_of.agreed(state) or ([], None)
+    if before and not history:
+        watch.note(f"no state of run {folder.name} is whole: beginning again")
+        trainer = build(from_init=True)
+    trainer.follow_first()
+    job_of.cure = (
+        "the run goes on after its last finished epoch, with any number of processes: "
+        f"ood train --resume --run {folder.name}"
+    )
+    return trainer, history, best
+
+
+def _through_epochs(
+    folder: RunFolder,
+    trainer: Trainer,
+    recipe: Recipe,
+    images: Mapping[str, LabelledPixels],
+    history: History,
+    *,
+    best: dict[str, Any] | None,
+    watch: Progress,
+    job_of: Processes,
+) -> dict[str, Any] | None:
+    """Train the epochs that are left, add them to the history, and return where the best is."""
+    begun, train = len(history), images["train"]
+    total = (recipe.epochs - begun) * len(train)
+    keep_best = recipe.keep == "best"
+    with watch.task("training", total=total, unit="images") as task:
+        try:
+            for stats in trainer.epochs(train, images.get("val"), done=begun, task=task):
+                history.append(stats.to_json())
+                if job_of.first:
+                    best = save_state(folder, trainer, history, keep_best=keep_best)
+        except NotFiniteError as error:
+            if not history:
+                raise
+            raise InvalidInputError(
+                f"{error}; the weights after epoch {len(history)} are kept, to start from: "
+                f"--init {folder.name}"
+            ) from None
+    return job_of.agreed(best)
+
+
+def _check_shares(recipe: Recipe, job_of: Processes) -> None:
+    """Refuse a batch that has not an image for every process."""
+    if recipe.batch_size < job_of.size:
+        raise InvalidInputError(
+            f"a batch of {recipe.batch_size} images cannot be shared by {job_of.size} processes; "
+            "start fewer, or take more images a step: --batch-size N"
+        )
 
 
 def _trainer(
@@ -600,6 +712,7 @@ def _trainer(
     device: torch.device,
     size: tuple[int, int],
     from_init: bool,
+    job_of: Processes,
 ) -> Trainer:
     """Make the network as it is before its first step, and what trains it."""
     torch.manual_seed(job.seed)
@@ -624,6 +737,7 @@ def _trainer(
         head=head,
         last_block=last_block,
         channels_last=spec.architecture.channels_last,
+        processes=job_of,
     )
 
 
@@ -651,12 +765,19 @@ def _with_val(store: Store, dataset: Dataset, job: _Job, watch: Progress) -> Dat
 
 
 def _fit_probe(
-    trainer: Trainer, images: Mapping[str, LabelledPixels], classes: int, watch: Progress
+    trainer: Trainer,
+    images: Mapping[str, LabelledPixels],
+    classes: int,
+    watch: Progress,
+    job_of: Processes,
 ) -> dict[str, float | None]:
     """Fit the last layer on what the network makes of the training images, and put it there."""
     watch.note("fitting a linear probe, which becomes the last layer")
     train = images["train"]
-    trainer.set_last_layer(*fit_probe(trainer.features(train), train.labels, classes))
+    features = trainer.features(train)
+    if job_of.first:
+        trainer.set_last_layer(*fit_probe(features, train.labels, classes))
+    trainer.follow_first()
     val = images.get("val")
     return {
         "train_accuracy": trainer.accuracy(train),
@@ -689,6 +810,15 @@ def _prepared(
     return images
 
 
+def _where(device: torch.device, job_of: Processes) -> str:
+    """Say where training computes, and how several processes share it."""
+    if not job_of.many:
+        return str(device)
+    if device.type == "cuda":
+        return f"{job_of.size} GPUs, each batch shared out and normalised as a whole"
+    return f"{job_of.size} processes, each batch shared out and each share normalised by itself"
+
+
 def _loaded(images: ImageSet, device: torch.device) -> LabelledPixels:
     assert images.labels is not None  # _prepared has seen to it
     return LabelledPixels(
@@ -715,9 +845,12 @@ def _record(
     outcome: Mapping[str, Any],
     last_layer: str,
     device: torch.device,
+    job_of: Processes,
 ) -> Run:
-    save_weights(network, folder.weights)
-    write_history(folder, history)
+    if job_of.first:
+        save_weights(network, folder.weights)
+        write_history(folder, history)
+    job_of.meet()
     return Run(
         origin="trained",
         created=now(),
@@ -737,6 +870,7 @@ def _record(
         command=job.command,
         training={
             "device": str(device),
+            "processes": job_of.size,
             "amp": job.amp,
             "skip_unreadable": job.skip_unreadable,
             "threads": torch.get_num_threads(),

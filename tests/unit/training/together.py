@@ -1,0 +1,142 @@
+"""Small trainings that one process or several do the same way; torchrun runs this file."""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from oodcli.progress import Silent
+from oodcli.training.loop import LabelledPixels, Trainer
+from oodcli.training.processes import Processes, together
+from oodcli.training.recipes import Recipe
+from oodcli.training.registry import parse_objective
+from oodcli.training.student import LastBlock
+
+# 50 images make batches of 16, 16, 16 and 2; of 49, the last batch has one image for two processes.
+RECIPE = Recipe("test", "here", epochs=2, batch_size=16, lr=0.02, crop_padding=1)
+CASES = {
+    "plain": ("cross-entropy", False, 50),
+    "one-left": ("t2fnorm", False, 49),
+    "norm": ("cross-entropy", True, 48),
+    "uneven-norm": ("ish:p=0.5", True, 53),
+    "supcon": ("supcon", False, 50),
+    "alpa": ("alpa:base=cross-entropy", False, 50),
+    "fine": ("alpa:base=none", False, 49),
+}
+
+
+class Halved(nn.Module):
+    """Batch norm that normalises each half of a batch by itself.
+
+    Parameters
+    ----------
+    channels
+        Channels of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise maps, and keep the mean statistics of both halves."""
+        statistics = [(self.running_mean.clone(), self.running_var.clone()) for _ in range(2)]
+        parts = x.tensor_split(2) if self.training else [x]
+        seen = [
+            nn.functional.batch_norm(
+                part, mean, var, self.weight, self.bias, training=self.training
+            )
+            for part, (mean, var) in zip(parts, statistics, strict=False)
+        ]
+        if self.training:
+            for buffer, both in zip(
+                (self.running_mean, self.running_var), zip(*statistics, strict=True), strict=True
+            ):
+                buffer.copy_((both[0] + both[1]) / 2)
+            self.num_batches_tracked += 1
+        return torch.cat(seen)
+
+
+def network(norm: type[nn.Module] | None) -> nn.Module:
+    """Make a tiny network, with a layer between last block and last layer."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Identity() if norm is None else norm(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 16),
+        nn.ReLU(),
+        nn.Linear(16, 3),
+    )
+
+
+def images(n: int) -> LabelledPixels:
+    """Make three classes that differ by their bright channel."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 120, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(n) % 3
+    pixels[torch.arange(n), labels] += 80
+    return LabelledPixels(pixels, labels)
+
+
+def trained(
+    case: str, processes: Processes, *, halved: bool = False, done: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Train a case, after its first epoch if that is done, and return all that came of it."""
+    name, normalised, n = CASES[case]
+    objective = parse_objective(name).objective
+    module = network((Halved if halved else nn.BatchNorm2d) if normalised else None)
+    objective.attach(module, "7")
+    trainer = Trainer(
+        module,
+        RECIPE,
+        seed=5,
+        device=torch.device("cpu"),
+        amp=False,
+        objective=objective,
+        head="7",
+        last_block=LastBlock("2", 8),
+        processes=processes,
+    )
+    if done is not None and processes.first:
+        trainer.load_state(done)
+    trainer.follow_first()
+    lines, states = [], []
+    with Silent().task("", total=None, unit="") as task:
+        for stats in trainer.epochs(
+            images(n), images(30), done=0 if done is None else 1, task=task
+        ):
+            lines.append([stats.loss, stats.train_accuracy or -1, stats.val_accuracy or -1])
+            states.append(trainer.state())
+    found = {f"first.{key}": value for key, value in states[0].items()} if done is None else {}
+    found |= {f"last.{key}": value for key, value in states[-1].items()}
+    features = trainer.features(images(700))
+    return {**found, "history": torch.tensor(lines, dtype=torch.float64), "features": features}
+
+
+def main(folder: Path) -> None:
+    """Train every case, and one again after its first epoch; the first process writes them."""
+    torch.set_num_threads(1)
+    with together("cpu", say=print) as processes:
+        for case in CASES:
+            found = trained(case, processes)
+            if processes.first:
+                save_file(found, folder / f"{case}.safetensors")
+        kept = {k[6:]: v for k, v in found.items() if k.startswith("first.")}
+        again = trained(case, processes, done=kept)
+        if processes.first:
+            save_file(again, folder / "again.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
