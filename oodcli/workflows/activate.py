@@ -117,7 +117,7 @@ class Activator:
         self._store = store
         self._folder = folder
         self._run = run
-        self._device = device
+        self.device = device
         self._precision = "bfloat16" if amp else "float32"
         self._batch_size = batch_size
         self._progress = progress
@@ -244,7 +244,7 @@ class Activator:
             started = time.perf_counter()
             with (
                 self._progress.task(label, total=len(images), unit="images") as task,
-                enough_memory(self._device, "take fewer images at a time: --score-batch-size N"),
+                enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
             ):
                 state = learn(
                     self.network,
@@ -252,7 +252,7 @@ class Activator:
                     learner,
                     mean=pre.mean,
                     std=pre.std,
-                    device=self._device,
+                    device=self.device,
                     precision=self._precision,
                     batch_size=self._batch_size,
                     advance=task.advance,
@@ -279,7 +279,7 @@ class Activator:
         path = self._variant(View(), normalise=True).folder / _MANIFEST
         if not path.is_file():
             return None
-        value = read_json(path).get("images_per_s", {}).get(str(self._device))
+        value = read_json(path).get("images_per_s", {}).get(str(self.device))
         return float(value) if value else None
 
     def timed_rate(self) -> float:
@@ -309,7 +309,7 @@ class Activator:
             itertools.repeat(noise, turns),
             mean=self._run.preprocess.mean,
             std=self._run.preprocess.std,
-            device=self._device,
+            device=self.device,
             precision=self._precision,
             batch_size=self._batch_size,
             probes=probes,
@@ -364,21 +364,21 @@ class Activator:
                     (variant.view.apply(each.shard.load(), each.shard.indices) for each in group),
                     mean=variant.key["mean"],
                     std=variant.key["std"],
-                    device=self._device,
+                    device=self.device,
                     precision=self._precision,
                     batch_size=self._batch_size,
                     probes=lacking,
                     advance=pace.advance,
                 )
                 with enough_memory(
-                    self._device, "take fewer images at a time: --score-batch-size N"
+                    self.device, "take fewer images at a time: --score-batch-size N"
                 ):
                     for each, activations in zip(group, outputs, strict=True):
                         variant.write(each, activations)
         seconds = time.perf_counter() - started
         self.passes.seconds += seconds
         if all(each.core and not each.probes for each in missing):
-            variant.write_manifest(str(self._device), own / seconds)
+            variant.write_manifest(str(self.device), own / seconds)
 
     def _check_room(self, count: int) -> None:
         needed = count * self.bytes_per_image()
@@ -410,7 +410,7 @@ class Activator:
 
             return ActivationShard(len(shard), load)
 
-        return ActivationSet([loader(key, shard) for key, shard in wanted], self._device)
+        return ActivationSet([loader(key, shard) for key, shard in wanted], self.device)
 
 
 class _Pace:

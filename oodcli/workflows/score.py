@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from oodcli.activations import ActivationSet, Part, Reference
-from oodcli.data import places_of
+from oodcli.activations import Reference
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark, benchmark_of, own_benchmark
 from oodcli.data.dataset import Dataset
 from oodcli.data.splits import Split, split
@@ -18,8 +17,7 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameEr
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_methods
 from oodcli.methods.featurenorm import selection
-from oodcli.models import load_head
-from oodcli.probes import Learner, Probe
+from oodcli.probes import Probe
 from oodcli.progress import Progress, Silent, lasting
 from oodcli.results import AVERAGE, Report
 from oodcli.runs import Run, RunFolder, find_run
@@ -46,7 +44,8 @@ from oodcli.workflows.activation_file import (
 )
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.devices import find_device
-from oodcli.workflows.normratio import NormRatioResult, described, few, keep
+from oodcli.workflows.normratio import NormRatioResult, described, keep
+from oodcli.workflows.own_images import OwnImages
 from oodcli.workflows.report import method_notes, report
 from oodcli.workflows.run_data import RunData, find_dataset, missing_sets
 from oodcli.workflows.tune import ValidationSet, settings, tune
@@ -248,7 +247,7 @@ class _Session:
     specs: list[MethodSpec] = field(init=False)
     activator: Activator = field(init=False)
     device: torch.device = field(init=False)
-    limit: int | None = field(init=False, default=None)  # the limit, once a set had more images
+    own: OwnImages = field(init=False)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -286,6 +285,12 @@ class _Session:
             batch_size=request.batch_size,
             progress=self.progress,
         )
+        self.own = OwnImages(self.folder, data, self.activator, request.limit)
+
+    @property
+    def limit(self) -> int | None:
+        """The limit, once a set had more images."""
+        return self.request.limit if self.own.was_limited else None
 
     def _benchmark(self) -> Benchmark | None:
         """Return the benchmark to score on, if any; all of it is here, or may be missing."""
@@ -329,7 +334,7 @@ class _Session:
         if self.benchmark is None and not request.ood:
             entries = self._own_entries()
         entries += [_Entry(self.opened(text), "ood", None) for text in request.ood]
-        id_name = self.id_name
+        id_name = self.own.name
         names = [entry.dataset.name for entry in entries]
         if AVERAGE in names:
             raise InvalidInputError(
@@ -362,50 +367,17 @@ class _Session:
         return entries
 
     def _own_entries(self) -> list[_Entry]:
-        grey = _is_grey(self.id_images())
+        grey = _is_grey(self.own.test())
         return [
             _Entry(self.opened(dataset), group, None)
             for group, datasets in own_benchmark(grey=grey).groups.items()
             for dataset in datasets
         ]
 
-    @property
-    def id_name(self) -> str:
-        """Name of the ID test set."""
-        return self.data.dataset.name
-
-    def id_images(self) -> ImageSet:
-        """Return the ID test images."""
-        return self._cut(self.data.prepared(self.data.dataset.id_test, name=self.id_name))
-
     def ood_images(self, entry: _Entry) -> ImageSet:
         """Return the images of a set that was asked for."""
         dataset = entry.dataset
-        return self._cut(self.data.prepared(dataset.ood_part, name=dataset.name))
-
-    def train_images(self) -> ImageSet:
-        """Return the training images; with a limit, that many spread over all classes."""
-        images = self.data.train()
-        self._limits(images)
-        return few(images, self.request.limit)
-
-    def calibration_images(self) -> ImageSet:
-        """Return the ID images that thresholds are set on; no limit applies to them."""
-        part, rows = self.data.dataset.calibration()
-        images = self.data.images(part)
-        return images.take(places_of(images, rows))
-
-    def _cut(self, images: ImageSet) -> ImageSet:
-        limit = self.request.limit
-        return images if limit is None or not self._limits(images) else images.first(limit)
-
-    def _limits(self, images: ImageSet) -> bool:
-        """Return, and remember, whether the limit leaves images out."""
-        limit = self.request.limit
-        if limit is not None and len(images) > limit:
-            self.limit = limit
-            return True
-        return False
+        return self.own.first(self.data.prepared(dataset.ood_part, name=dataset.name))
 
     def needs_block(self) -> bool:
         """Return whether a method leaves the choice of the block to NormRatio."""
@@ -423,11 +395,6 @@ class _Session:
             for part in spec.parts
         )
 
-    @property
-    def calibration_part(self) -> str:
-        """``val``, or ``train`` where there are no validation images."""
-        return self.data.dataset.calibration()[0]
-
     def validation_sets(self, tuning: Tuning) -> tuple[ValidationSet, ValidationSet]:
         """Return the ID validation images, and what a search is to tell them from.
 
@@ -437,12 +404,12 @@ class _Session:
             If there are no ID validation images, or no OOD validation images are known.
         """
         name = self.data.dataset.name
-        if self.calibration_part != "val":
+        if self.own.calibration_part != "val":
             raise InvalidInputError(
                 f"--tune needs validation images, and {name} has none; hold some out of training: "
                 "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
             )
-        images = self.calibration_images()
+        images = self.own.calibration()
         if tuning == "pseudo":
             return (
                 self._validation(images, View("framed"), f"{name} val"),
@@ -491,7 +458,7 @@ class _Session:
         if not costly:
             return
         scored = sum(map(len, sets))
-        train = len(self.train_images()) if any(spec.train_passes for spec in costly) else 0
+        train = len(self.own.train()) if any(spec.train_passes for spec in costly) else 0
         passes = sum(spec.passes * scored + spec.train_passes * train for spec in costly)
         each = ", ".join(f"{spec.canonical} {_times(spec)}" for spec in costly)
         rate = self.activator.rate() or self.activator.timed_rate()
@@ -499,33 +466,6 @@ class _Session:
         self.progress.note(
             f"these methods take more than the one forward pass: {each}; for {count} about "
             f"{lasting(passes / rate)} at {rate:,.0f} images/s, less what is stored"
-        )
-
-    def _probed(self, part: Part, probe: Probe, rows: torch.Tensor | None) -> ActivationSet:
-        return self.activator.activations(self._rows_of(part, rows), probes=[probe])
-
-    def _state(self, learner: Learner, rows: torch.Tensor | None) -> Mapping[str, torch.Tensor]:
-        state = self.activator.learned(self._rows_of("train", rows), learner)
-        return {name: values.to(self.device) for name, values in state.items()}
-
-    def _rows_of(self, part: Part, rows: torch.Tensor | None) -> ImageSet:
-        images = self.train_images() if part == "train" else self.calibration_images()
-        return images if rows is None else images.take(rows.cpu().numpy())
-
-    def reference(self) -> Reference:
-        """Return what methods may learn from; each part is made when it is touched."""
-        return Reference(
-            head=load_head(self.folder.weights, self.record.arch).to(self.device),
-            load_train=lambda: self.activator.activations(self.train_images()),
-            load_labels=lambda: _labels(self.train_images()).to(self.device),
-            load_jigsaw=lambda: self.activator.activations(
-                self.train_images(), view=View("jigsaw")
-            ),
-            load_calibration=lambda: self.activator.activations(self.calibration_images()),
-            load_calibration_labels=lambda: _labels(self.calibration_images()).to(self.device),
-            load_probed=self._probed,
-            load_state=self._state,
-            n_blocks=len(self.record.blocks),
         )
 
 
@@ -555,13 +495,13 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
     """
     session = _Session(store, request, progress or Silent())
     entries = session.entries()
-    views: list[tuple[ImageSet, View]] = [(session.id_images(), View())]
+    views: list[tuple[ImageSet, View]] = [(session.own.test(), View())]
     views += [(session.ood_images(entry), View()) for entry in entries]
     session.tell_cost([images for images, _ in views])
     if session.needs_train():
-        views.append((session.train_images(), View()))
+        views.append((session.own.train(), View()))
     if session.needs_block():
-        views.append((session.train_images(), View("jigsaw")))
+        views.append((session.own.train(), View("jigsaw")))
     activator = session.activator
     rate = activator.rate() or activator.timed_rate()
     each = activator.bytes_per_image()
@@ -606,10 +546,10 @@ def _opened(
         entries = session.entries()
         if request.export_activations is not None:
             check_names([entry.dataset.name for entry in entries])
-        id_images = session.id_images()
+        id_images = session.own.test()
         ood_images = [session.ood_images(entry) for entry in entries]
         if id_images.labels is None:
-            raise InvalidInputError(f"the test images of {session.id_name} have no labels")
+            raise InvalidInputError(f"the test images of {session.own.name} have no labels")
         return session, entries, id_images, ood_images
 
     return processes.in_turn(opened)
@@ -621,11 +561,11 @@ def _share_out_learning(session: _Session, processes: Processes) -> None:
         return
     inputs = {name for spec in session.specs for name in spec.inputs}
     if session.needs_train():
-        session.activator.share_out(session.train_images(), processes)
+        session.activator.share_out(session.own.train(), processes)
     if session.needs_block():
-        session.activator.share_out(session.train_images(), processes, view=View("jigsaw"))
+        session.activator.share_out(session.own.train(), processes, view=View("jigsaw"))
     if "calibration" in inputs:
-        session.activator.share_out(session.calibration_images(), processes)
+        session.activator.share_out(session.own.calibration(), processes)
 
 
 def _share_out_scored(
@@ -694,7 +634,7 @@ def score(
     """
     watch, job_of = progress or Silent(), processes or Processes()
     session, entries, id_images, ood_images = _opened(store, request, job_of, watch)
-    reference = session.reference()
+    reference = session.own.reference()
     session.tell_cost([id_images, *ood_images])
     _share_out_learning(session, job_of)
     detectors = _fitted(session, reference, watch)
@@ -707,8 +647,8 @@ def score(
     assert labels is not None  # _opened has seen to it
     predictions = id_activations.predictions.cpu().numpy()
     scores: dict[tuple[str, str], Scores] = {
-        (LABELS, session.id_name): labels,
-        (PREDICTIONS, session.id_name): predictions,
+        (LABELS, session.own.name): labels,
+        (PREDICTIONS, session.own.name): predictions,
     }
     accuracies: dict[str, float] = {}
     for images in (id_images, *ood_images):
@@ -730,7 +670,7 @@ def score(
         limit=session.limit,
         precision=session.activator.precision,
         id_set=_scored_set(id_images, "id", None, session.id_split),
-        id_accuracy=accuracies[session.id_name],
+        id_accuracy=accuracies[session.own.name],
         sets=tuple(
             replace(
                 _scored_set(images, entry.group, entry.benchmark, entry.split),
@@ -779,7 +719,7 @@ def _fitted(session: _Session, reference: Reference, progress: Progress) -> Dete
         count = sum(len(settings(spec)) for spec in tuned)
         progress.note(f"tuning tries {count:,} settings of {len(tuned)} methods")
     plain = [spec for spec in session.specs if spec not in tuned]
-    part = session.calibration_part if _calibrates(session.specs) else "val"
+    part = session.own.calibration_part if _calibrates(session.specs) else "val"
     # Before anything is fitted: without these images there is no search.
     validation = {each: session.validation_sets(each) for each in session.request.tune}
     detectors = fit_all(plain, reference, progress=progress, calibrated_on=part)
@@ -833,11 +773,6 @@ def _times(spec: MethodSpec) -> str:
     return " and ".join(parts)
 
 
-def _labels(images: ImageSet) -> torch.Tensor:
-    assert images.labels is not None  # a data set with classes has labels in every part
-    return torch.from_numpy(images.labels)
-
-
 def _scored_set(
     images: ImageSet, group: str, benchmark: str | None, chosen: Split | None
 ) -> ScoredSet:
@@ -866,10 +801,10 @@ def _export_activations(
 
     Covariate-shifted ID sets are not among them: in the file every set of another name is OOD.
     """
-    id_images, train = session.id_images(), session.train_images()
+    id_images, train = session.own.test(), session.own.train()
     sets = {TRAIN: (reference.train, train.labels)}
-    if session.calibration_part == "val":
-        sets[VAL] = (reference.calibration, session.calibration_images().labels)
+    if session.own.calibration_part == "val":
+        sets[VAL] = (reference.calibration, session.own.calibration().labels)
     sets[TEST] = (session.activator.activations(id_images), id_images.labels)
     for images in ood_images:
         sets[images.name] = (session.activator.activations(images), images.labels)

@@ -1,0 +1,114 @@
+"""What the methods of a run may learn from: its own images, as its network sees them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from oodcli.activations import ActivationSet, Part, Reference
+from oodcli.data import places_of
+from oodcli.data.views import View
+from oodcli.images import ImageSet
+from oodcli.models import load_head
+from oodcli.probes import Learner, Probe
+from oodcli.runs import RunFolder
+from oodcli.workflows.activate import Activator
+from oodcli.workflows.normratio import few
+from oodcli.workflows.run_data import RunData
+
+
+@dataclass
+class OwnImages:
+    """The in-distribution images of a run, as methods learn from them.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    data
+        Its data set.
+    activator
+        Computes and keeps the activations.
+    limit
+        Take that many images only, those of training spread over all classes.
+
+    Attributes
+    ----------
+    was_limited
+        Whether the limit has left images out so far.
+    """
+
+    folder: RunFolder
+    data: RunData
+    activator: Activator
+    limit: int | None = None
+    was_limited: bool = field(init=False, default=False)
+
+    def train(self) -> ImageSet:
+        """Return the training images; with a limit, that many spread over all classes."""
+        images = self.data.train()
+        self.limits(images)
+        return few(images, self.limit)
+
+    def calibration(self) -> ImageSet:
+        """Return the images that thresholds are set on; no limit applies to them."""
+        part, rows = self.data.dataset.calibration()
+        images = self.data.images(part)
+        return images.take(places_of(images, rows))
+
+    def test(self) -> ImageSet:
+        """Return the test images."""
+        return self.first(self.data.prepared(self.data.dataset.id_test, name=self.name))
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.data.dataset.name
+
+    @property
+    def calibration_part(self) -> str:
+        """``val``, or ``train`` where there are no validation images."""
+        return self.data.dataset.calibration()[0]
+
+    def first(self, images: ImageSet) -> ImageSet:
+        """Return the first images, as many as the limit allows."""
+        limit = self.limit
+        return images if limit is None or not self.limits(images) else images.first(limit)
+
+    def limits(self, images: ImageSet) -> bool:
+        """Return, and remember, whether the limit leaves images out."""
+        if self.limit is not None and len(images) > self.limit:
+            self.was_limited = True
+            return True
+        return False
+
+    def reference(self) -> Reference:
+        """Return what methods may learn from; each part is made when it is touched."""
+        device, activator = self.activator.device, self.activator
+        return Reference(
+            head=load_head(self.folder.weights, self.data.run.arch).to(device),
+            load_train=lambda: activator.activations(self.train()),
+            load_labels=lambda: _labels(self.train()).to(device),
+            load_jigsaw=lambda: activator.activations(self.train(), view=View("jigsaw")),
+            load_calibration=lambda: activator.activations(self.calibration()),
+            load_calibration_labels=lambda: _labels(self.calibration()).to(device),
+            load_probed=self._probed,
+            load_state=self._state,
+            n_blocks=len(self.data.run.blocks),
+        )
+
+    def _probed(self, part: Part, probe: Probe, rows: torch.Tensor | None) -> ActivationSet:
+        return self.activator.activations(self._rows_of(part, rows), probes=[probe])
+
+    def _state(self, learner: Learner, rows: torch.Tensor | None) -> Mapping[str, torch.Tensor]:
+        state = self.activator.learned(self._rows_of("train", rows), learner)
+        return {name: values.to(self.activator.device) for name, values in state.items()}
+
+    def _rows_of(self, part: Part, rows: torch.Tensor | None) -> ImageSet:
+        images = self.train() if part == "train" else self.calibration()
+        return images if rows is None else images.take(rows.cpu().numpy())
+
+
+def _labels(images: ImageSet) -> torch.Tensor:
+    assert images.labels is not None  # a data set with classes has labels in every part
+    return torch.from_numpy(images.labels)
