@@ -65,6 +65,14 @@ InitOption = Annotated[
         show_default=False,
     ),
 ]
+PretrainedOption = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        help="Start from the published weights of a network of torchvision or timm; with --init, "
+        "from a file of them or one of torchvision's sets, such as IMAGENET1K_V2.",
+    ),
+]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", metavar="RUN", help="Name of the run [default: data, network, seed]."),
@@ -89,6 +97,7 @@ def train(
     objective: ObjectiveOption = None,
     arch: ArchOption = None,
     init: InitOption = None,
+    pretrained: PretrainedOption = False,
     device: DeviceOption = "auto",
     epochs: EpochsOption = None,
     batch_size: TrainBatchOption = None,
@@ -178,6 +187,7 @@ def train(
                 objective=objective,
                 settings=tuple(set_ or ()),
                 init=init,
+                pretrained=pretrained,
                 image_size=image_size,
                 resize=resize,
                 epochs=epochs,

@@ -108,7 +108,7 @@ def pretrained_state(spec: ArchitectureSpec, source: str | Path | None = None) -
     if source is not None:
         raise InvalidInputError(f"there is no file {source}; name one with weights of {spec}")
     raise InvalidInputError(
-        f"{spec} has no published weights; name a file: --pretrained FILE, or a network of "
+        f"{spec} has no published weights; name a file: --init FILE, or a network of "
         f"{TORCHVISION} or {TIMM}"
     )
 
@@ -152,7 +152,8 @@ def _cached(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
         except (URLError, OSError, RuntimeError) as error:
             raise DownloadError(
-                f"cannot get {url} ({error}); put it at {path}, or name a file: --pretrained FILE"
+                f"cannot get {url} ({error}); put it at {path}, or name a file: "
+                "ood train --pretrained --init FILE"
             ) from None
     if digest is not None and not _sha256(path).startswith(digest):
         raise CorruptArtifactError(
@@ -174,7 +175,8 @@ def _of_timm(function: str) -> Pretrained:
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DownloadError(
-            f"timm cannot get its weights of {function} ({reason}); name a file: --pretrained FILE"
+            f"timm cannot get its weights of {function} ({reason}); name a file: "
+            "ood train --pretrained --init FILE"
         ) from None
     shown = module.pretrained_cfg
     side = int(shown["input_size"][1])

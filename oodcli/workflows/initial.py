@@ -1,4 +1,4 @@
-"""Weights to start training from: those of a run, finished or not, or of a checkpoint."""
+"""Weights to start training from: those of a run, of a checkpoint, or published ones."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,8 +13,10 @@ from oodcli.images import digest_of
 from oodcli.models import (
     ArchitectureSpec,
     Network,
+    Pretrained,
     load_into,
     load_weights,
+    pretrained_state,
     read_state,
 )
 from oodcli.runs import RunFolder, run_folders
@@ -29,20 +31,45 @@ class Initial:
     Parameters
     ----------
     source
-        Name of a run, or path of a checkpoint.
+        Name of a run, path of a checkpoint, or name of published weights.
     digest
         Digest of the weights.
     arch
         Architecture of the run; None for a checkpoint, which does not say.
+    pretrained
+        Whether they are published weights of a network of torchvision or timm, or a file of such.
     """
 
     source: str
     digest: str
     arch: str | None = None
+    pretrained: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored."""
-        return asdict(self)
+        stored = asdict(self)
+        if not self.pretrained:
+            del stored["pretrained"]  # which older records do not have
+        return stored
+
+    def read(self, store: Store, spec: ArchitectureSpec) -> "InitialWeights":
+        """Read the weights again.
+
+        Parameters
+        ----------
+        store
+            Where the runs are.
+        spec
+            Architecture of the network that starts from them.
+
+        Raises
+        ------
+        OodError
+            If they are gone, or cannot be read.
+        """
+        if not self.pretrained:
+            return initial_weights(store, self.source)
+        return published_weights(spec, _again(self.source))[0]
 
 
 @dataclass(frozen=True)
@@ -128,6 +155,43 @@ def initial_weights(store: Store, source: str) -> InitialWeights:
         )
     state = read_state(path)
     return InitialWeights(Initial(str(path.resolve()), _digest(state)), state)
+
+
+def published_weights(
+    spec: ArchitectureSpec, source: str | None
+) -> tuple[InitialWeights, Pretrained]:
+    """Read published weights of a network to start from.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    source
+        A file of them, or the name of one of torchvision's sets; the usual set if None.
+
+    Returns
+    -------
+    weights
+        The weights.
+    published
+        The same, with what they expect of an image.
+
+    Raises
+    ------
+    OodError
+        If there are none, or they cannot be had.
+    """
+    found = pretrained_state(spec, source)
+    named = Initial(found.source, _digest(found.state), spec.canonical, pretrained=True)
+    return InitialWeights(named, found.state), found
+
+
+def _again(source: str) -> str | None:
+    """Return what :func:`published_weights` was asked for, from the name of what it found."""
+    if Path(source).is_absolute():
+        return source
+    network, _, name = source.partition(" ")
+    return name if network.startswith("torchvision:") else None
 
 
 def _of_run(folder: RunFolder) -> InitialWeights:

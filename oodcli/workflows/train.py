@@ -26,6 +26,7 @@ from oodcli.images import ImageSet
 from oodcli.models import (
     ArchitectureSpec,
     Network,
+    Pretrained,
     network_of,
     parse_architecture,
     save_weights,
@@ -54,7 +55,12 @@ from oodcli.training.recipes import Recipe, default_architecture, recipe_for, re
 from oodcli.training.registry import parse_objective
 from oodcli.training.student import LastBlock
 from oodcli.workflows.devices import enough_memory, find_device, versions
-from oodcli.workflows.initial import Initial, initial_weights
+from oodcli.workflows.initial import (
+    Initial,
+    InitialWeights,
+    initial_weights,
+    published_weights,
+)
 from oodcli.workflows.run_data import find_dataset, preprocess_for
 from oodcli.workflows.training_state import (
     History,
@@ -93,7 +99,11 @@ class TrainRequest:
     settings
         Further changes of the recipe, ``KEY=VALUE`` each.
     init
-        A run or a checkpoint to start from; random weights if None.
+        A run or a checkpoint to start from; random weights if None. With ``pretrained``, a file of
+        published weights or the name of a set of them; the usual set if None.
+    pretrained
+        Whether to start from published weights of the network: images then have the size and the
+        normalisation that these want, unless the request names others.
     image_size, resize
         Height and width of the images, and how they get there; as the benchmark of the data set has
         them if None.
@@ -121,6 +131,7 @@ class TrainRequest:
     weight_decay: float | None = None
     settings: tuple[str, ...] = ()
     init: str | None = None
+    pretrained: bool = False
     image_size: int | None = None
     resize: str | None = None
     device: str = "auto"
@@ -259,12 +270,15 @@ def train(
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
-    initial = None if request.init is None else initial_weights(store, request.init).named
+    start, published = _start(store, request, dataset.name, job_of)
+    initial = None if start is None else start.named
     spec, recipe = _chosen(request, dataset.name, None if initial is None else initial.arch)
+    if published is not None:
+        recipe = _as_published(recipe, published, request.settings)
     recipe = _shared_out(recipe, job_of, watch, scale_batch=request.scale_batch)
-    preprocess = _preprocess(request, dataset.name, recipe)
-    if initial is not None:
-        initial_weights(store, initial.source).network(spec)  # it fits, or is refused now
+    preprocess = _preprocess(request, dataset.name, recipe, published)
+    if start is not None:
+        start.network(spec)  # it fits, or is refused now
     job = _Job(
         data=dataset.spec,
         arch=spec.canonical,
@@ -360,6 +374,31 @@ def train_seeds(
     return results
 
 
+def _start(
+    store: Store, request: TrainRequest, data_name: str, job_of: Processes
+) -> tuple[InitialWeights | None, Pretrained | None]:
+    """Return the weights that a request starts from, and what published ones want of an image."""
+    if not request.pretrained:
+        if request.init is None:
+            return None, None
+        return initial_weights(store, request.init), None
+    if request.arch is None and request.recipe is None:
+        raise InvalidInputError(
+            "--pretrained needs a network that has published weights; name one: "
+            "--arch torchvision:resnet50 or --arch timm:NAME"
+        )
+    spec, _ = _chosen(replace(request, init=request.init or ""), data_name, None)
+    # One process downloads before the others look.
+    return job_of.in_turn(partial(published_weights, spec, request.init))
+
+
+def _as_published(recipe: Recipe, published: Pretrained, settings: Sequence[str]) -> Recipe:
+    """Return a recipe with the normalisation of published weights, unless it was set."""
+    given = {text.partition("=")[0].strip() for text in settings}
+    wanted: dict[str, Any] = {"mean": published.mean, "std": published.std}
+    return replace(recipe, **{name: wanted[name] for name in wanted if name not in given})
+
+
 def _chosen(
     request: TrainRequest, data_name: str, init_arch: str | None
 ) -> tuple[ArchitectureSpec, Recipe]:
@@ -378,10 +417,10 @@ def _chosen(
     )
     changed = changed.with_settings(request.settings)
     canonical = parse_objective(changed.objective).canonical
-    if changed.start == "trained" and request.init is None:
+    if changed.start == "trained" and request.init is None and not request.pretrained:
         raise InvalidInputError(
-            f"recipe {changed.name} starts from a trained network; name one: --init RUN or "
-            "--init FILE, or start from random weights: --set start=random"
+            f"recipe {changed.name} starts from a trained network; name one: --init RUN, "
+            "--init FILE or --pretrained, or start from random weights: --set start=random"
         )
     return spec, replace(changed, objective=canonical)
 
@@ -404,9 +443,16 @@ def _shared_out(recipe: Recipe, job_of: Processes, watch: Progress, *, scale_bat
     return recipe
 
 
-def _preprocess(request: TrainRequest, data_name: str, recipe: Recipe) -> Preprocess:
+def _preprocess(
+    request: TrainRequest, data_name: str, recipe: Recipe, published: Pretrained | None
+) -> Preprocess:
     """Return the size of the images, and how they get there."""
     usual = preprocess_for(data_name, mean=recipe.mean, std=recipe.std)
+    if published is not None and published.size is not None:
+        usual = replace(usual, size=published.size, resize=published.resize or usual.resize)
+        if request.image_size is not None:
+            # A side that belongs to another size means nothing at this one.
+            usual = replace(usual, resize=usual.resize.partition(":")[0])
     size, resize = request.image_size, request.resize
     if size is not None and not 1 <= size <= 4096:
         raise InvalidInputError(f"--image-size must be from 1 to 4096, not {size}")
@@ -725,7 +771,7 @@ def _trainer(
         last_block = LastBlock(network.blocks[name], channels, network.layout(name).maps)
     head = spec.architecture.head
     if job.init is not None and from_init:
-        initial_weights(store, job.init.source).put_into(module, spec, digest=job.init.digest)
+        job.init.read(store, spec).put_into(module, spec, digest=job.init.digest)
     objective.attach(module, head)
     return Trainer(
         module,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torchvision import models
 
 from tests.cli.conftest import Ood, flat, tree
@@ -103,3 +104,73 @@ def test_an_import_refuses_images_that_cannot_be(
     code, _, err = ood(*argv, option, value)
     assert code == 1
     assert message in " ".join(err.split())
+
+
+def published_file(path: Path) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    state = models.resnet18(num_classes=4).state_dict()
+    torch.save(state, path)
+    return state
+
+
+# A learning rate that moves no weight, so that those at the end are those at the start.
+STILL = ["--epochs", 1, "--lr", 1e-30, "--weight-decay", 0, "--batch-size", 16]
+
+
+def test_training_starts_from_a_file_of_published_weights(ood: Ood, tmp_path: Path) -> None:
+    published = published_file(tmp_path / "published.pth")
+    data = tree(tmp_path / "colours")
+    argv = ["train", "--data", data, "--arch", "torchvision:resnet18", "--pretrained", *STILL]
+    argv += ["--init", tmp_path / "published.pth", "--image-size", 64, "--name", "tuned"]
+    code, out, err = ood(*argv)
+    assert (code, out) == (0, "tuned\n"), err
+    record = json.loads(ood("runs", "show", "tuned")[1])
+    assert record["preprocess"]["mean"] == [0.485, 0.456, 0.406]
+    assert record["preprocess"]["std"] == [0.229, 0.224, 0.225]
+    assert record["preprocess"]["size"] == [64, 64]
+    assert record["training"]["init"]["source"] == str(tmp_path / "published.pth")
+    assert record["training"]["init"]["pretrained"] is True
+    weights = load_file(next(tmp_path.rglob("runs/tuned/weights.safetensors")))
+    assert weights["fc.weight"].shape == (2, 512)  # other classes, other last layer
+    name = "layer4.1.conv2.weight"
+    torch.testing.assert_close(weights[name], published[name], rtol=0, atol=1e-12)
+    # The same command finds what it made.
+    code, out, err = ood(*argv, "--resume")
+    assert (code, out) == (0, "tuned\n"), err
+    assert "is finished already" in err
+
+
+def test_the_normalisation_of_published_weights_can_be_set(ood: Ood, tmp_path: Path) -> None:
+    published_file(tmp_path / "published.pth")
+    data = tree(tmp_path / "colours", n=4)
+    code, _, err = ood(
+        "train", "--data", data, "--arch", "torchvision:resnet18", "--pretrained", *STILL,
+        "--init", tmp_path / "published.pth", "--image-size", 32, "--name", "own",
+        "--set", "mean=0.1,0.2,0.3",
+    )  # fmt: skip
+    assert code == 0, err
+    preprocess = json.loads(ood("runs", "show", "own")[1])["preprocess"]
+    assert preprocess["mean"] == [0.1, 0.2, 0.3]
+    assert preprocess["std"] == [0.229, 0.224, 0.225]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "--pretrained needs a network that has published weights"),
+        (["--arch", "resnet18"], "resnet18 has no published weights; name a file"),
+        (["--arch", "resnet18", "--init", "gone.pt"], "there is no file gone.pt"),
+        (
+            ["--arch", "torchvision:resnet18", "--init", "IMAGENET1K_V3"],
+            "no file or weights of torchvision:resnet18 'IMAGENET1K_V3'",
+        ),
+    ],
+)
+def test_training_refuses_published_weights_that_there_are_not(
+    ood: Ood, tmp_path: Path, more: list[str], message: str
+) -> None:
+    data = tree(tmp_path / "colours", n=2)
+    code, _, err = ood("train", "--data", data, "--pretrained", *more)
+    assert code == 1
+    assert message in " ".join(err.split())
+    assert "no run yet" in ood("runs", "list")[1]  # nothing is left behind

@@ -184,8 +184,8 @@ def test_fine_tuning_asks_for_a_network(ood: Ood) -> None:
     code, _, err = ood(*SMALL, "--recipe", "mode-finetune")
     assert code == 1
     assert err == (
-        "error: recipe mode-finetune starts from a trained network; name one: --init RUN or "
-        "--init FILE, or start from random weights: --set start=random\n"
+        "error: recipe mode-finetune starts from a trained network; name one: --init RUN, "
+        "--init FILE or --pretrained, or start from random weights: --set start=random\n"
     )
 
 
@@ -324,3 +324,16 @@ def test_networks_of_the_users_own_are_trained_and_aligned(
     assert record(store, "alpa")["training"]["last_layer"] == "linear probe"
     code, _, err = ood("score", "--run", "t2fnorm", "--method", "msp", "--limit", 20)
     assert code == 0, err
+
+
+def test_the_whole_job_takes_an_objective(ood: Ood, store: Path) -> None:
+    code, out, err = ood(
+        "run", "--arch", "resnet18:width=4", "--objective", "t2fnorm:tau=0.05", "--epochs", 1,
+        "--set", "augmentation=flip", "--format", "json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert {"knn", "featurenorm"} <= {row["method"] for row in json.loads(out)["rows"]}
+    (name,) = (path.name for path in (store / "runs").iterdir())
+    recipe = record(store, name)["recipe"]
+    assert recipe["objective"] == "t2fnorm:tau=0.05"
+    assert recipe["augmentation"] == ["flip"]
