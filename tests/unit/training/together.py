@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from oodcli.models import parse_architecture
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.processes import Processes, together
@@ -23,6 +24,7 @@ CASES = {
     "uneven-norm": ("ish:p=0.5", True, 53),
     "supcon": ("supcon", False, 50),
     "alpa": ("alpa:base=cross-entropy", False, 50),
+    "resnet": ("cross-entropy", True, 48),
     "fine": ("alpa:base=none", False, 49),
 }
 
@@ -80,6 +82,17 @@ def network(norm: type[nn.Module] | None) -> nn.Module:
     )
 
 
+def resnet(norm: type[nn.Module]) -> nn.Module:
+    """Make a narrow ResNet-18 with another batch norm."""
+    torch.manual_seed(3)
+    module = parse_architecture("resnet18:width=4").build(3)
+    named = [name for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    for name in named:
+        outer, _, inner = name.rpartition(".")
+        setattr(module.get_submodule(outer), inner, norm(module.get_submodule(name).num_features))
+    return module
+
+
 def images(n: int) -> LabelledPixels:
     """Make three classes that differ by their bright channel."""
     generator = torch.Generator().manual_seed(0)
@@ -95,8 +108,10 @@ def trained(
     """Train a case, after its first epoch if that is done, and return all that came of it."""
     name, normalised, n = CASES[case]
     objective = parse_objective(name).objective
-    module = network((Halved if halved else nn.BatchNorm2d) if normalised else None)
-    objective.attach(module, "7")
+    norm = Halved if halved else nn.BatchNorm2d
+    module = resnet(norm) if case == "resnet" else network(norm if normalised else None)
+    head = "fc" if case == "resnet" else "7"
+    objective.attach(module, head)
     trainer = Trainer(
         module,
         RECIPE,
@@ -104,7 +119,7 @@ def trained(
         device=torch.device("cpu"),
         amp=False,
         objective=objective,
-        head="7",
+        head=head,
         last_block=LastBlock("2", 8),
         processes=processes,
     )
