@@ -440,6 +440,8 @@ def _shared_out(recipe: Recipe, job_of: Processes, watch: Progress, *, scale_bat
             f"learning rate {recipe.lr:g} becomes {scaled.lr:g}"
         )
         return scaled
+    if scale_batch:
+        watch.note("--scale-batch changes nothing: torchrun has not started several processes")
     return recipe
 
 
