@@ -14,7 +14,8 @@ import torch
 
 from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.dataset import Dataset
-from oodcli.data.prepare import prepare
+from oodcli.data.decoders import Decoders, Originals, usual_workers
+from oodcli.data.prepare import Resizing, prepare
 from oodcli.data.splits import split
 from oodcli.errors import (
     CorruptArtifactError,
@@ -46,14 +47,21 @@ from oodcli.runs import (
     training_lock,
 )
 from oodcli.store import Store, digest_of_bytes, write_json
-from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, weights_of
+from oodcli.training.loop import (
+    MUCH_WAITING,
+    LabelledPixels,
+    NotFiniteError,
+    Trainer,
+    weights_of,
+)
 from oodcli.training.objective import Objective
 from oodcli.training.probe import fit_probe
 from oodcli.training.processes import Processes, ProcessLostError
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.training.registry import parse_objective
+from oodcli.training.streaming import StreamedImages, TrainingImages, crops_originals, fits
 from oodcli.training.student import LastBlock
-from oodcli.workflows.devices import enough_memory, find_device, versions
+from oodcli.workflows.devices import enough_memory, find_device, free_memory, versions
 from oodcli.workflows.initial import Initial, initial_weights
 from oodcli.workflows.run_data import find_dataset, preprocess_for
 from oodcli.workflows.training_state import (
@@ -106,6 +114,9 @@ class TrainRequest:
     scale_batch
         Whether each of several processes takes the batch of the recipe, at a learning rate that is
         as many times as high; all of them share one batch otherwise.
+    data_workers
+        Processes that decode images where those are streamed, of each process that trains; the
+        cores divided among these if None. The weights do not depend on it.
     """
 
     data: str
@@ -128,6 +139,7 @@ class TrainRequest:
     val_fraction: float = 0.0
     skip_unreadable: bool = False
     scale_batch: bool = False
+    data_workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +264,7 @@ def train(
     job_of = processes or Processes()
     watch = progress or Silent()
     device = find_device(request.device)
+    decoders = _decoders(request.data_workers, job_of, watch)
     fraction = _fraction(request.val_fraction)
     # One process downloads before the others look.
     dataset = job_of.in_turn(
@@ -290,10 +303,27 @@ def train(
                 write_json(folder.path / TRAINING, job.to_json())
     same, folder = job_of.agreed((same, folder))
     if same is not None:
-        return _carry_on(store, same, device=device, watch=watch, dataset=dataset, job_of=job_of)
+        return _carry_on(
+            store,
+            same,
+            device=device,
+            watch=watch,
+            dataset=dataset,
+            job_of=job_of,
+            decoders=decoders,
+        )
     assert folder is not None
     try:
-        return _train(store, folder, job, dataset, device=device, watch=watch, job_of=job_of)
+        return _train(
+            store,
+            folder,
+            job,
+            dataset,
+            device=device,
+            watch=watch,
+            job_of=job_of,
+            decoders=decoders,
+        )
     except ProcessLostError:
         raise  # it tells how to go on
     except OodError:
@@ -428,6 +458,7 @@ def resume_run(
     device: str = "auto",
     progress: Progress | None = None,
     processes: Processes | None = None,
+    data_workers: int | None = None,
 ) -> TrainResult:
     """Go on with an unfinished run by its own settings.
 
@@ -443,6 +474,8 @@ def resume_run(
         Told of every epoch.
     processes
         As for :func:`train`; there may be another number of them than before.
+    data_workers
+        As of a request; there may be another number of them than before.
 
     Raises
     ------
@@ -452,6 +485,7 @@ def resume_run(
     job_of = processes or Processes()
     watch = progress or Silent()
     torch_device = find_device(device)
+    decoders = _decoders(data_workers, job_of, watch)
     if name is None:
         unfinished = [folder for folder in run_folders(store) if not folder.finished]
         if not unfinished:
@@ -462,7 +496,20 @@ def resume_run(
         watch.note(f"run: {folder.name}")
     else:
         folder = find_run(store, name)
-    return _carry_on(store, folder, device=torch_device, watch=watch, dataset=None, job_of=job_of)
+    return _carry_on(
+        store,
+        folder,
+        device=torch_device,
+        watch=watch,
+        dataset=None,
+        job_of=job_of,
+        decoders=decoders,
+    )
+
+
+def _decoders(workers: int | None, job_of: Processes, watch: Progress) -> Decoders:
+    """Return who decodes; nobody is started yet."""
+    return Decoders(usual_workers(job_of.here) if workers is None else workers, progress=watch)
 
 
 def _carry_on(
@@ -473,6 +520,7 @@ def _carry_on(
     watch: Progress,
     dataset: Dataset | None,
     job_of: Processes,
+    decoders: Decoders,
 ) -> TrainResult:
     if job_of.agreed(folder.finished):
         watch.note(f"run {folder.name} is finished already")
@@ -481,7 +529,16 @@ def _carry_on(
     opened = dataset or find_dataset(
         job.data, store, role="id", val_fraction=job.val_fraction, progress=watch
     )
-    return _train(store, folder, job, opened, device=device, watch=watch, job_of=job_of)
+    return _train(
+        store,
+        folder,
+        job,
+        opened,
+        device=device,
+        watch=watch,
+        job_of=job_of,
+        decoders=decoders,
+    )
 
 
 def _same(store: Store, job: _Job, name: str | None) -> RunFolder | None:
@@ -544,13 +601,14 @@ def _train(
     device: torch.device,
     watch: Progress,
     job_of: Processes,
+    decoders: Decoders,
 ) -> TrainResult:
     one_writer = (
         store.lock(training_lock(folder.name), progress=watch)
         if job_of.first
         else contextlib.nullcontext()
     )
-    with one_writer:
+    with one_writer, decoders:
         if job_of.agreed(folder.finished):
             return TrainResult(folder.name, folder.read(), 0)
         _check_shares(job.recipe, job_of)
@@ -592,7 +650,17 @@ def _train(
             + ("" if job.init is None else f", from {job.init.source}")
         )
         started = time.perf_counter()
-        images = {name: _loaded(part, device) for name, part in parts.items()}
+        images = _images(
+            dataset,
+            parts,
+            job.recipe,
+            Resizing(preprocess.size, preprocess.resize),
+            seed=job.seed,
+            device=device,
+            decoders=decoders,
+            watch=watch,
+            job_of=job_of,
+        )
         if job.recipe.keep == "best" and "val" not in images:
             watch.note(
                 f"{dataset.name} has no validation images, so that the last checkpoint counts "
@@ -666,7 +734,7 @@ def _through_epochs(
     folder: RunFolder,
     trainer: Trainer,
     recipe: Recipe,
-    images: Mapping[str, LabelledPixels],
+    images: Mapping[str, TrainingImages],
     history: History,
     *,
     best: dict[str, Any] | None,
@@ -681,6 +749,12 @@ def _through_epochs(
         try:
             for stats in trainer.epochs(train, images.get("val"), done=begun, task=task):
                 history.append(stats.to_json())
+                share = train.waited / stats.seconds
+                if stats.epoch == begun + 1 and share > MUCH_WAITING:
+                    watch.note(
+                        f"waiting for images took {100 * share:.0f} % of the time; more cores, "
+                        "with --data-workers N for all of them, or smaller images help"
+                    )
                 if job_of.first:
                     best = save_state(folder, trainer, history, keep_best=keep_best)
         except NotFiniteError as error:
@@ -766,7 +840,7 @@ def _with_val(store: Store, dataset: Dataset, job: _Job, watch: Progress) -> Dat
 
 def _fit_probe(
     trainer: Trainer,
-    images: Mapping[str, LabelledPixels],
+    images: Mapping[str, TrainingImages],
     classes: int,
     watch: Progress,
     job_of: Processes,
@@ -819,12 +893,65 @@ def _where(device: torch.device, job_of: Processes) -> str:
     return f"{job_of.size} processes, each batch shared out and each share normalised by itself"
 
 
-def _loaded(images: ImageSet, device: torch.device) -> LabelledPixels:
-    assert images.labels is not None  # _prepared has seen to it
-    return LabelledPixels(
-        torch.from_numpy(np.ascontiguousarray(images.pixels())).to(device),
-        torch.from_numpy(images.labels).to(device),
+def _images(
+    dataset: Dataset,
+    parts: Mapping[str, ImageSet],
+    recipe: Recipe,
+    resizing: Resizing,
+    *,
+    seed: int,
+    device: torch.device,
+    decoders: Decoders,
+    watch: Progress,
+    job_of: Processes,
+) -> dict[str, TrainingImages]:
+    """Put the images on the device where they fit, and stream the others.
+
+    Notes
+    -----
+    Whether training images are cropped out of their originals depends on the recipe and the images
+    alone, and decides what comes out. Where images are held does not, and depends on the memory.
+    """
+    cropped = crops_originals(recipe) and Originals(dataset.parts["train"].source).differ_from(
+        resizing.size
     )
+    held = [name for name in parts if not (name == "train" and cropped)]
+    free = free_memory(device)
+    if free is not None and device.type != "cuda":
+        free //= job_of.here  # all processes of a host share its memory
+    free = job_of.agreed(free)
+    if not fits(sum(len(parts[name]) for name in held), resizing.size, free):
+        held = [
+            name for name in held if name != "train" and fits(len(parts[name]), resizing.size, free)
+        ]
+    images: dict[str, TrainingImages] = {}
+    for name, part in parts.items():
+        assert part.labels is not None  # _prepared has seen to it
+        labels = torch.from_numpy(part.labels).to(device)
+        if name in held:
+            pixels = torch.from_numpy(np.ascontiguousarray(part.pixels()))
+            images[name] = LabelledPixels(pixels.to(device), labels)
+        else:
+            images[name] = StreamedImages(
+                dataset.parts[name].source,
+                np.concatenate([shard.indices for shard in part.shards]),
+                labels,
+                resizing=resizing,
+                decoders=decoders,
+                crop_scale=recipe.crop_scale if name == "train" and cropped else None,
+                seed=seed,
+            )
+    if "train" not in held:
+        workers = f"{decoders.workers} processes" if decoders.workers else "this process"
+        watch.note(
+            f"training images are decoded as they are needed, by {workers}: "
+            + (
+                "they are cropped out of their originals"
+                if cropped
+                else "there are too many to be held in memory"
+            )
+        )
+    return images
 
 
 def _deterministic(device: torch.device) -> None:
