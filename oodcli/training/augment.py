@@ -257,6 +257,8 @@ def augment(pixels: Tensor, generator: torch.Generator, *, flip: bool, crop_padd
     columns = torch.arange(width, device=device).expand(n, width)
     if flip:
         mirrored = torch.rand(n, 1, generator=generator, device=device) < 0.5
+        if not crop_padding:
+            return torch.where(mirrored[:, :, None, None], pixels.flip(3), pixels)
         columns = torch.where(mirrored, width - 1 - columns, columns)  # (n, w)
     rows = torch.arange(height, device=device).expand(n, height)
     if crop_padding:
@@ -270,7 +272,7 @@ def augment(pixels: Tensor, generator: torch.Generator, *, flip: bool, crop_padd
             shifted = torch.where(mirrored, width + 2 * crop_padding - 1 - shifted, shifted)
         columns = shifted
         rows = rows + shifts[0]
-    elif not flip:
+    else:
         return pixels
     picked = torch.arange(n, device=device)[:, None, None]
     # Advanced indices on both sides of the channel slice put the channels last.
