@@ -142,6 +142,32 @@ def _lives(process: str) -> bool:
         return False
 
 
+@pytest.mark.slow
+def test_two_processes_stream_as_one(
+    ood: Ood, store: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.torchrun import together
+
+    (tmp_path / "streamnets.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes):\n"
+        "    return nn.Sequential(\n"
+        "        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2),\n"
+        "        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    line = command(photos, *CROPPING, "--arch", "streamnets:small", "--device", "cpu")
+    code, _, err = ood(*line, "--data-workers", 0, "--name", "alone")
+    assert code == 0, err
+    code, _, err = together(*line, "--data-workers", 1, "--store", store, "--name", "both")
+    assert code == 0, err
+    assert err.count("they are cropped out of their originals") == 1
+    both = weights(store, "both")
+    for name, tensor in weights(store, "alone").items():
+        np.testing.assert_allclose(both[name], tensor, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
 def test_unreadable_images_are_told_or_left_out(ood: Ood, photos: Path) -> None:
     (photos / "train" / "red" / "07.png").write_bytes(b"no image")
     line = command(photos, *CROPPING, "--data-workers", 0, "--epochs", 1)
