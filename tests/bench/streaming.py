@@ -8,11 +8,13 @@ order, and end with normalised float32 batches on the CPU: a random resized crop
 mirrored with probability one half. ``torchvision`` is ``ImageFolder`` behind a ``DataLoader`` whose
 workers persist. Epochs of both take turns; the first one of each, in which workers start, does not
 count. ``--grow`` first writes the images anew with a shorter side of that many pixels and some
-noise, as JPEG of quality 90, where those of a small set are to stand for large ones. ``--model``
+noise, as JPEG of quality 90, where those of a small set are to stand for large ones. On Linux the
+time that workers were on a processor is told too, which other programs disturb less. ``--model``
 also trains that network of torchvision for an epoch on either side.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -96,6 +98,16 @@ def torchvisions(folder: Path, workers: int, size: int, batch: int) -> Callable[
     return lambda _number: iter(loader)
 
 
+def worker_seconds() -> float:
+    """Return how long the processes that this one started have been on a processor."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    ticks = 0
+    for child in children.read_text().split() if children.exists() else ():
+        after_name = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(after_name[11]) + int(after_name[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def read(batches: Batches) -> tuple[float, int]:
     """Return seconds and images of an epoch that only reads."""
     start = time.perf_counter()
@@ -142,14 +154,20 @@ def main() -> None:
             "torchvision": torchvisions(root, options.workers, options.size, options.batch),
         }
         rates: dict[str, list[float]] = {name: [] for name in sides}
+        costs = dict.fromkeys(sides, 0.0)
         for number in range(options.repeat + 1):
             for name, epoch in sides.items():
+                before = worker_seconds()
                 seconds, count = read(epoch(number))
                 if number:
                     rates[name].append(count / seconds)
+                    costs[name] += (worker_seconds() - before) / count / options.repeat
         for name, values in rates.items():
             spread = ", ".join(f"{value:.0f}" for value in values)
-            print(f"{name:12s} {statistics.median(values):8.1f} images/s ({spread})")  # noqa: T201
+            print(  # noqa: T201
+                f"{name:12s} {statistics.median(values):8.1f} images/s ({spread}), "
+                f"{1000 * costs[name]:.1f} ms of a worker each"
+            )
         if options.model:
             classes = len({file.parent.name for file in files})
             for name, epoch in sides.items():
