@@ -153,6 +153,17 @@ def train(
             "their number [default: they share one batch].",
         ),
     ] = False,
+    data_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--data-workers",
+            min=0,
+            metavar="N",
+            help="Processes that decode images which are not held in memory; 0: threads "
+            "[default: the cores, 16 at most].",
+            show_default=False,
+        ),
+    ] = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -175,6 +186,7 @@ def train(
                     device=own_device,
                     progress=progress,
                     processes=processes,
+                    data_workers=data_workers,
                 )
             ]
         else:
@@ -200,6 +212,7 @@ def train(
                 val_fraction=val_fraction,
                 skip_unreadable=skip_unreadable,
                 scale_batch=scale_batch,
+                data_workers=data_workers,
             )
             if numbers is not None:
                 results = train_seeds(

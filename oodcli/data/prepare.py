@@ -455,18 +455,18 @@ class Resizing:
         """
         height, width = self.size
         if self.how == "exact":
-            return _scaled(image, height, width)
+            return scaled(image, height, width)
         side = int(self.how.partition(":")[2] or max(self.size))
         before = image.shape[:2]
         # Integer division rounds the longer side down, as torchvision does.
-        scaled = _scaled(image, *(side * length // min(before) for length in before))
+        larger = scaled(image, *(side * length // min(before) for length in before))
         top, left = (
-            round((have - want) / 2) for have, want in zip(scaled.shape[:2], self.size, strict=True)
+            round((have - want) / 2) for have, want in zip(larger.shape[:2], self.size, strict=True)
         )
-        return scaled[top : top + height, left : left + width]
+        return larger[top : top + height, left : left + width]
 
 
-def _scaled(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def scaled(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Return an image ``(h, w, 3)`` at the wanted height and width."""
     if image.shape[:2] == (height, width):
         return image

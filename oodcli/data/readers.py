@@ -94,7 +94,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "P" and "transparency" in image.info:
         # Pillow warns when it drops this kind of transparency in one step.
         image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def printable(path: Path | str) -> str:

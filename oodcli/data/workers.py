@@ -61,9 +61,7 @@ def resized(source: ImageSource, start: int, stop: int, resize: Resize) -> Itera
 def _by_workers(
     source: RandomAccess, start: int, stop: int, resize: Resize, *, workers: int
 ) -> Iterator[Image]:
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
-    )
+    pool = process_pool(workers)
     ahead: deque[Future[list[NDArray[np.uint8] | tuple[str, str]]]] = deque()
     try:
         for first in range(start, stop, _ROWS_PER_TASK):
@@ -75,6 +73,19 @@ def _by_workers(
             yield from map(_unpacked, ahead.popleft().result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of workers that leave Ctrl-C to this process, and end with it.
+
+    Parameters
+    ----------
+    workers
+        How many; they are started as they are needed.
+    """
+    return ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+    )
 
 
 def _begin() -> None:

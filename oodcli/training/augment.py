@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from oodcli.data.crops import ASPECT, TRIES
 from oodcli.training.recipes import Recipe
 
 # Luminance of red, green and blue, ITU-R 601.
 _LUMINANCE = (0.299, 0.587, 0.114)
-_ASPECT = (3 / 4, 4 / 3)
-_TRIES = 10
 
 
 def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Tensor:
@@ -86,9 +85,9 @@ def resized_crop(
     """
     n, _, height, width = pixels.shape
     device = pixels.device
-    draws = torch.rand(2, n, _TRIES, generator=generator, device=device, dtype=torch.float64)
+    draws = torch.rand(2, n, TRIES, generator=generator, device=device, dtype=torch.float64)
     area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
-    low, high = (math.log(ratio) for ratio in _ASPECT)
+    low, high = (math.log(ratio) for ratio in ASPECT)
     ratio = (low + (high - low) * draws[1]).exp()
     widths = (area * ratio).sqrt().round()
     heights = (area / ratio).sqrt().round()
@@ -96,8 +95,8 @@ def resized_crop(
     first = fits.int().argmax(dim=1, keepdim=True)  # the first that fits
     any_fits = fits.any(dim=1)
     whole = width / height
-    last_width = round(height * _ASPECT[1]) if whole > _ASPECT[1] else width
-    last_height = round(width / _ASPECT[0]) if whole < _ASPECT[0] else height
+    last_width = round(height * ASPECT[1]) if whole > ASPECT[1] else width
+    last_height = round(width / ASPECT[0]) if whole < ASPECT[0] else height
     box_width = torch.where(any_fits, widths.gather(1, first)[:, 0], float(last_width))
     box_height = torch.where(any_fits, heights.gather(1, first)[:, 0], float(last_height))
     place = torch.rand(2, n, generator=generator, device=device, dtype=torch.float64)
@@ -258,6 +257,8 @@ def augment(pixels: Tensor, generator: torch.Generator, *, flip: bool, crop_padd
     columns = torch.arange(width, device=device).expand(n, width)
     if flip:
         mirrored = torch.rand(n, 1, generator=generator, device=device) < 0.5
+        if not crop_padding:
+            return torch.where(mirrored[:, :, None, None], pixels.flip(3), pixels)
         columns = torch.where(mirrored, width - 1 - columns, columns)  # (n, w)
     rows = torch.arange(height, device=device).expand(n, height)
     if crop_padding:
@@ -271,7 +272,7 @@ def augment(pixels: Tensor, generator: torch.Generator, *, flip: bool, crop_padd
             shifted = torch.where(mirrored, width + 2 * crop_padding - 1 - shifted, shifted)
         columns = shifted
         rows = rows + shifts[0]
-    elif not flip:
+    else:
         return pixels
     picked = torch.arange(n, device=device)[:, None, None]
     # Advanced indices on both sides of the channel slice put the channels last.

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -19,11 +19,14 @@ from oodcli.training.cross_entropy import CrossEntropy
 from oodcli.training.objective import Objective, Output
 from oodcli.training.processes import Processes
 from oodcli.training.recipes import Recipe
+from oodcli.training.streaming import TrainingImages, after_crop
 from oodcli.training.student import LastBlock, Student
 
 _EVALUATION_BATCH = 500
 # Steps between two looks at the loss, each of which makes an accelerator wait.
 _LOOK_EVERY = 64
+# Share of an epoch spent in waiting for images from which on it is worth a word.
+MUCH_WAITING = 0.1
 
 
 class NotFiniteError(InvalidInputError):
@@ -103,6 +106,33 @@ class LabelledPixels:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the images of a batch have been cropped at random: these have not."""
+        return False
+
+    @property
+    def waited(self) -> float:
+        """Seconds that training has waited for images in the last epoch: none."""
+        return 0.0
+
+    def arriving(
+        self,
+        batches: Sequence[Tensor],
+        *,
+        epoch: int,  # noqa: ARG002
+        views: int,
+        share: Callable[[int], Tensor],  # noqa: ARG002
+    ) -> Iterator[list[Tensor]]:
+        """Yield the views of each batch; see :class:`TrainingImages`."""
+        for rows in batches:
+            yield [self.pixels[rows]] * views
+
+    def spans(self, spans: Sequence[slice]) -> Iterator[Tensor]:
+        """Yield the images of each span."""
+        for at in spans:
+            yield self.pixels[at]
 
 
 class Trainer:
@@ -284,8 +314,8 @@ class Trainer:
 
     def epochs(
         self,
-        train: LabelledPixels,
-        val: LabelledPixels | None,
+        train: TrainingImages,
+        val: TrainingImages | None,
         *,
         done: int,
         task: Task,
@@ -315,7 +345,7 @@ class Trainer:
             yield self._epoch(epoch, train, val, task)
 
     def _epoch(
-        self, epoch: int, train: LabelledPixels, val: LabelledPixels | None, task: Task
+        self, epoch: int, train: TrainingImages, val: TrainingImages | None, task: Task
     ) -> EpochStats:
         generator = torch.Generator(self._device).manual_seed(_seed_of(self._seed, epoch))
         rank, size = self._processes.rank, self._processes.size
@@ -333,12 +363,13 @@ class Trainer:
         views = self._objective.views
         self._student.train()
         model = self._training_step()
+        arriving = train.arriving(batches, epoch=epoch, views=views, share=self._share)
         for step, rows in enumerate(batches):
             share = (epoch - 1 + step / len(batches)) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
             for group in self._optimiser.param_groups:
                 group["lr"] = lr
-            seen, labels, mine = self._batch(train, rows, generator)
+            seen, labels, mine = self._batch(train, next(arriving), rows, generator)
             with self._precision():
                 output = model(self._normalised(seen))
             correct = output.logits.detach().argmax(dim=1) == labels
@@ -372,31 +403,43 @@ class Trainer:
             seconds=seconds,
             images_per_s=len(train) / seconds,
         )
+        waiting = train.waited / seconds
         accuracies = {"train": stats.train_accuracy, "val": stats.val_accuracy}
         task.advance(
             0,
             epoch=f"{epoch}/{self._recipe.epochs}",
             loss=f"{loss_value:.3f}",
             **{k: f"{100 * v:.1f} %" for k, v in accuracies.items() if v is not None},
+            **({"waiting": f"{100 * waiting:.0f} %"} if waiting > MUCH_WAITING else {}),
         )
         return stats
 
     def _batch(
-        self, train: LabelledPixels, rows: Tensor, generator: torch.Generator
+        self,
+        train: TrainingImages,
+        arrived: Sequence[Tensor],
+        rows: Tensor,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, int]:
         """Return the augmented images of this process, their labels, and how many count."""
         views = self._objective.views
+        recipe = self._recipe
+        if train.cropped:
+            recipe = replace(recipe, augmentation=after_crop(recipe))
         # All of the batch is changed, so that chance is that of one process with all of it.
-        pixels = train.pixels[rows]
-        seen = [augmented(pixels, generator, self._recipe) for _ in range(views)]
+        seen = [augmented(pixels, generator, recipe) for pixels in arrived]
         count = len(rows)
         if self._processes.many:
-            mine = self._processes.share(torch.arange(count, device=self._device))
-            count = len(mine)
-            # Every process goes through the network, also where a last batch has too few images.
-            mine = mine if count else mine.new_zeros(1)
+            mine = self._share(count).to(self._device)
             rows, seen = rows[mine], [view[mine] for view in seen]
+            count = len(self._processes.share(torch.arange(count)))
         return torch.cat(seen) if views > 1 else seen[0], train.labels[rows].repeat(views), count
+
+    def _share(self, count: int) -> Tensor:
+        """Return which images of a batch go through the network of this process."""
+        mine = self._processes.share(torch.arange(count))
+        # Every process goes through the network, also where a last batch has too few images.
+        return mine if len(mine) else mine.new_zeros(1)
 
     def _of_all(self, output: Output, labels: Tensor, *, rows: int) -> tuple[Output, Tensor]:
         """Return what all processes know of a batch, of which this one has some rows."""
@@ -420,7 +463,7 @@ class Trainer:
             value = float(self._processes.add(loss.detach().clone())) / self._processes.size
             raise NotFiniteError(value, epoch=epoch, step=step + 1, lr=lr)
 
-    def features(self, images: LabelledPixels) -> Tensor:
+    def features(self, images: TrainingImages) -> Tensor:
         """Return the inputs of the last layer for images without augmentation, ``(n, d)``."""
         seen: list[Tensor] = []
         head = self._module.get_submodule(self._head)
@@ -442,7 +485,7 @@ class Trainer:
             head.weight.copy_(weight)
             head.bias.copy_(bias)
 
-    def accuracy(self, images: LabelledPixels) -> float:
+    def accuracy(self, images: TrainingImages) -> float:
         """Return the share of images whose largest logit is that of their label."""
         logits = self._over(images, lambda pixels: self._module(self._normalised(pixels)))
         right = 0
@@ -452,15 +495,16 @@ class Trainer:
         return self._processes.total(right) / len(images)
 
     def _over(
-        self, images: LabelledPixels, function: Callable[[Tensor], Tensor]
+        self, images: TrainingImages, function: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[slice, Tensor]]:
         """Yield where the batches of this process are, and what a function makes of them."""
         self._student.eval()
         starts = range(0, len(images), _EVALUATION_BATCH)
-        for start in starts[self._processes.rank :: self._processes.size]:
-            at = slice(start, start + _EVALUATION_BATCH)
+        own = starts[self._processes.rank :: self._processes.size]
+        spans = [slice(start, min(start + _EVALUATION_BATCH, len(images))) for start in own]
+        for at, pixels in zip(spans, images.spans(spans), strict=True):
             with torch.no_grad(), self._precision():
-                values = function(images.pixels[at])
+                values = function(pixels)
             yield at, values
 
     def _normalised(self, pixels: Tensor) -> Tensor:

@@ -71,6 +71,11 @@ class Processes:
         return self.rank == 0
 
     @property
+    def here(self) -> int:
+        """How many of them this host has."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.many else 1
+
+    @property
     def many(self) -> bool:
         """Whether there are others."""
         return self.size > 1

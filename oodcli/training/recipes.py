@@ -96,9 +96,10 @@ class Recipe:
 
     Notes
     -----
-    Milestones and the warm-up are shares, so that a shorter schedule keeps its proportions. Images
-    are cropped as they are prepared, at the size of the run: for ImageNet the published crops are
-    of the original images. ``lr_min`` stays where it is when ``lr`` is changed, although MODE's is
+    Milestones and the warm-up are shares, so that a shorter schedule keeps its proportions. A
+    ``resized-crop`` that comes first, or after ``flip``, is cut out of the original image where
+    that has another size than the run, as for ImageNet; all else happens to images of the size of
+    the run. ``lr_min`` stays where it is when ``lr`` is changed, although MODE's is
     a thousandth of it.
     """
 

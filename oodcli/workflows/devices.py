@@ -1,8 +1,10 @@
 """Which device to compute on, and which packages made a result."""
 
 import contextlib
+import os
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,6 +61,27 @@ def enough_memory(device: torch.device, cure: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise InvalidInputError(f"{device} has too little memory; {cure}") from None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes of memory that are free where a device computes; None if nobody knows."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    with contextlib.suppress(OSError, ValueError):
+        # A container may have less than its host; what it keeps of files makes room when needed.
+        group = Path("/sys/fs/cgroup")
+        most, taken = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        known.append(most - taken + int(counts.get("inactive_file", 0)))
+    if known:
+        return max(0, min(known))
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,8 @@ import torch
 
 from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.dataset import Dataset
-from oodcli.data.prepare import prepare
+from oodcli.data.decoders import Decoders, Originals, usual_workers
+from oodcli.data.prepare import Resizing, prepare
 from oodcli.data.splits import split
 from oodcli.errors import (
     CorruptArtifactError,
@@ -47,14 +48,21 @@ from oodcli.runs import (
     training_lock,
 )
 from oodcli.store import Store, digest_of_bytes, write_json
-from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, weights_of
+from oodcli.training.loop import (
+    MUCH_WAITING,
+    LabelledPixels,
+    NotFiniteError,
+    Trainer,
+    weights_of,
+)
 from oodcli.training.objective import Objective
 from oodcli.training.probe import fit_probe
 from oodcli.training.processes import Processes, ProcessLostError
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.training.registry import parse_objective
+from oodcli.training.streaming import StreamedImages, TrainingImages, crops_originals, fits
 from oodcli.training.student import LastBlock
-from oodcli.workflows.devices import enough_memory, find_device, versions
+from oodcli.workflows.devices import enough_memory, find_device, free_memory, versions
 from oodcli.workflows.initial import (
     Initial,
     InitialWeights,
@@ -116,6 +124,9 @@ class TrainRequest:
     scale_batch
         Whether each of several processes takes the batch of the recipe, at a learning rate that is
         as many times as high; all of them share one batch otherwise.
+    data_workers
+        Processes that decode images where those are streamed, of each process that trains; the
+        cores divided among these if None. The weights do not depend on it.
     """
 
     data: str
@@ -139,6 +150,7 @@ class TrainRequest:
     val_fraction: float = 0.0
     skip_unreadable: bool = False
     scale_batch: bool = False
+    data_workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -263,6 +275,7 @@ def train(
     job_of = processes or Processes()
     watch = progress or Silent()
     device = find_device(request.device)
+    decoders = _decoders(request.data_workers, job_of, watch)
     fraction = _fraction(request.val_fraction)
     # One process downloads before the others look.
     dataset = job_of.in_turn(
@@ -304,10 +317,27 @@ def train(
                 write_json(folder.path / TRAINING, job.to_json())
     same, folder = job_of.agreed((same, folder))
     if same is not None:
-        return _carry_on(store, same, device=device, watch=watch, dataset=dataset, job_of=job_of)
+        return _carry_on(
+            store,
+            same,
+            device=device,
+            watch=watch,
+            dataset=dataset,
+            job_of=job_of,
+            decoders=decoders,
+        )
     assert folder is not None
     try:
-        return _train(store, folder, job, dataset, device=device, watch=watch, job_of=job_of)
+        return _train(
+            store,
+            folder,
+            job,
+            dataset,
+            device=device,
+            watch=watch,
+            job_of=job_of,
+            decoders=decoders,
+        )
     except ProcessLostError:
         raise  # it tells how to go on
     except OodError:
@@ -476,6 +506,7 @@ def resume_run(
     device: str = "auto",
     progress: Progress | None = None,
     processes: Processes | None = None,
+    data_workers: int | None = None,
 ) -> TrainResult:
     """Go on with an unfinished run by its own settings.
 
@@ -491,6 +522,8 @@ def resume_run(
         Told of every epoch.
     processes
         As for :func:`train`; there may be another number of them than before.
+    data_workers
+        As of a request; there may be another number of them than before.
 
     Raises
     ------
@@ -500,6 +533,7 @@ def resume_run(
     job_of = processes or Processes()
     watch = progress or Silent()
     torch_device = find_device(device)
+    decoders = _decoders(data_workers, job_of, watch)
     if name is None:
         unfinished = [folder for folder in run_folders(store) if not folder.finished]
         if not unfinished:
@@ -510,7 +544,20 @@ def resume_run(
         watch.note(f"run: {folder.name}")
     else:
         folder = find_run(store, name)
-    return _carry_on(store, folder, device=torch_device, watch=watch, dataset=None, job_of=job_of)
+    return _carry_on(
+        store,
+        folder,
+        device=torch_device,
+        watch=watch,
+        dataset=None,
+        job_of=job_of,
+        decoders=decoders,
+    )
+
+
+def _decoders(workers: int | None, job_of: Processes, watch: Progress) -> Decoders:
+    """Return who decodes; nobody is started yet."""
+    return Decoders(usual_workers(job_of.here) if workers is None else workers, progress=watch)
 
 
 def _carry_on(
@@ -521,6 +568,7 @@ def _carry_on(
     watch: Progress,
     dataset: Dataset | None,
     job_of: Processes,
+    decoders: Decoders,
 ) -> TrainResult:
     if job_of.agreed(folder.finished):
         watch.note(f"run {folder.name} is finished already")
@@ -529,7 +577,16 @@ def _carry_on(
     opened = dataset or find_dataset(
         job.data, store, role="id", val_fraction=job.val_fraction, progress=watch
     )
-    return _train(store, folder, job, opened, device=device, watch=watch, job_of=job_of)
+    return _train(
+        store,
+        folder,
+        job,
+        opened,
+        device=device,
+        watch=watch,
+        job_of=job_of,
+        decoders=decoders,
+    )
 
 
 def _same(store: Store, job: _Job, name: str | None) -> RunFolder | None:
@@ -592,13 +649,14 @@ def _train(
     device: torch.device,
     watch: Progress,
     job_of: Processes,
+    decoders: Decoders,
 ) -> TrainResult:
     one_writer = (
         store.lock(training_lock(folder.name), progress=watch)
         if job_of.first
         else contextlib.nullcontext()
     )
-    with one_writer:
+    with one_writer, decoders:
         if job_of.agreed(folder.finished):
             return TrainResult(folder.name, folder.read(), 0)
         _check_shares(job.recipe, job_of)
@@ -640,7 +698,17 @@ def _train(
             + ("" if job.init is None else f", from {job.init.source}")
         )
         started = time.perf_counter()
-        images = {name: _loaded(part, device) for name, part in parts.items()}
+        images = _images(
+            dataset,
+            parts,
+            job.recipe,
+            Resizing(preprocess.size, preprocess.resize),
+            seed=job.seed,
+            device=device,
+            decoders=decoders,
+            watch=watch,
+            job_of=job_of,
+        )
         if job.recipe.keep == "best" and "val" not in images:
             watch.note(
                 f"{dataset.name} has no validation images, so that the last checkpoint counts "
@@ -714,7 +782,7 @@ def _through_epochs(
     folder: RunFolder,
     trainer: Trainer,
     recipe: Recipe,
-    images: Mapping[str, LabelledPixels],
+    images: Mapping[str, TrainingImages],
     history: History,
     *,
     best: dict[str, Any] | None,
@@ -729,6 +797,12 @@ def _through_epochs(
         try:
             for stats in trainer.epochs(train, images.get("val"), done=begun, task=task):
                 history.append(stats.to_json())
+                share = train.waited / stats.seconds
+                if stats.epoch == begun + 1 and share > MUCH_WAITING:
+                    watch.note(
+                        f"waiting for images took {100 * share:.0f} % of the time; more cores, "
+                        "with --data-workers N for all of them, or smaller images help"
+                    )
                 if job_of.first:
                     best = save_state(folder, trainer, history, keep_best=keep_best)
         except NotFiniteError as error:
@@ -814,7 +888,7 @@ def _with_val(store: Store, dataset: Dataset, job: _Job, watch: Progress) -> Dat
 
 def _fit_probe(
     trainer: Trainer,
-    images: Mapping[str, LabelledPixels],
+    images: Mapping[str, TrainingImages],
     classes: int,
     watch: Progress,
     job_of: Processes,
@@ -867,12 +941,65 @@ def _where(device: torch.device, job_of: Processes) -> str:
     return f"{job_of.size} processes, each batch shared out and each share normalised by itself"
 
 
-def _loaded(images: ImageSet, device: torch.device) -> LabelledPixels:
-    assert images.labels is not None  # _prepared has seen to it
-    return LabelledPixels(
-        torch.from_numpy(np.ascontiguousarray(images.pixels())).to(device),
-        torch.from_numpy(images.labels).to(device),
+def _images(
+    dataset: Dataset,
+    parts: Mapping[str, ImageSet],
+    recipe: Recipe,
+    resizing: Resizing,
+    *,
+    seed: int,
+    device: torch.device,
+    decoders: Decoders,
+    watch: Progress,
+    job_of: Processes,
+) -> dict[str, TrainingImages]:
+    """Put the images on the device where they fit, and stream the others.
+
+    Notes
+    -----
+    Whether training images are cropped out of their originals depends on the recipe and the images
+    alone, and decides what comes out. Where images are held does not, and depends on the memory.
+    """
+    cropped = crops_originals(recipe) and Originals(dataset.parts["train"].source).differ_from(
+        resizing.size
     )
+    held = [name for name in parts if not (name == "train" and cropped)]
+    free = free_memory(device)
+    if free is not None and device.type != "cuda":
+        free //= job_of.here  # all processes of a host share its memory
+    free = job_of.agreed(free)
+    if not fits(sum(len(parts[name]) for name in held), resizing.size, free):
+        held = [
+            name for name in held if name != "train" and fits(len(parts[name]), resizing.size, free)
+        ]
+    images: dict[str, TrainingImages] = {}
+    for name, part in parts.items():
+        assert part.labels is not None  # _prepared has seen to it
+        labels = torch.from_numpy(part.labels).to(device)
+        if name in held:
+            pixels = torch.from_numpy(np.ascontiguousarray(part.pixels()))
+            images[name] = LabelledPixels(pixels.to(device), labels)
+        else:
+            images[name] = StreamedImages(
+                dataset.parts[name].source,
+                np.concatenate([shard.indices for shard in part.shards]),
+                labels,
+                resizing=resizing,
+                decoders=decoders,
+                crop_scale=recipe.crop_scale if name == "train" and cropped else None,
+                seed=seed,
+            )
+    if "train" not in held:
+        workers = f"{decoders.workers} processes" if decoders.workers else "this process"
+        watch.note(
+            f"training images are decoded as they are needed, by {workers}: "
+            + (
+                "they are cropped out of their originals"
+                if cropped
+                else "there are too many to be held in memory"
+            )
+        )
+    return images
 
 
 def _deterministic(device: torch.device) -> None:

@@ -1,0 +1,306 @@
+"""Images in any order, decoded ahead of who wants them by worker processes that stay.
+
+Chunks of rows go to the workers, and what comes back are pixels of one size: nothing is kept, and
+no more is under way than the next batches need.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.dataset import RandomAccess
+from oodcli.data.prepare import Resizing
+from oodcli.data.workers import process_pool
+from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.images import ImageSource, evenly_spaced
+from oodcli.progress import Progress, Silent
+
+MOST_WORKERS = 16
+
+_ROWS_PER_TASK = 16
+# Images that are looked at to tell whether all of a set have one size.
+_LOOKED_AT = 64
+
+_Pixels = NDArray[np.uint8]
+
+
+class Change(Protocol):
+    """What a worker does to an image; it can be pickled."""
+
+    def apply(self, image: NDArray[np.uint8], row: int, /) -> NDArray[np.uint8]:
+        """Return the views of an image ``(h, w, 3)`` of a row, uint8 ``(v, 3, h', w')``."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Brings an image to its size as `prepare` does, without any chance.
+
+    Parameters
+    ----------
+    resizing
+        How it gets there.
+    """
+
+    resizing: Resizing
+
+    def apply(self, image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:  # noqa: ARG002
+        """Return the image as one view, uint8 ``(1, 3, h, w)``."""
+        return self.resizing.apply(image).transpose(2, 0, 1)[None]
+
+
+class Readable(Protocol):
+    """Some images that can be read from front to back."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``, each ``(h, w, 3)``, or the error of a bad one."""
+
+
+class Originals:
+    """The images of a source at their own sizes, in any order.
+
+    Parameters
+    ----------
+    source
+        The images. A source that is read from front to back, as arrays are, is read once as a whole
+        and kept.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+        self._kept: list[NDArray[np.uint8] | UnreadableImageError] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> Readable:
+        """Return something to read chosen rows from, which can be pickled."""
+        if isinstance(self._source, RandomAccess):
+            return self._source.take(rows)
+        if self._kept is None:
+            self._kept = list(self._source.read(0, len(self._source)))
+        return Loaded([_plain(self._kept[row]) for row in rows])
+
+    def differ_from(self, size: tuple[int, int]) -> bool:
+        """Return whether any of some images, spread over all, has another height or width."""
+        rows = evenly_spaced(len(self._source), _LOOKED_AT)
+        chosen = self._source.take(rows) if isinstance(self._source, RandomAccess) else self._source
+        return any(
+            image.shape[:2] != size
+            for image in chosen.read(0, len(rows))
+            if not isinstance(image, UnreadableImageError)
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Some images in memory.
+
+    Parameters
+    ----------
+    images
+        Pixels each, ``(h, w, 3)``, or where and why there are none.
+    """
+
+    images: Sequence[NDArray[np.uint8] | tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``."""
+        for image in self.images[start:stop]:
+            yield UnreadableImageError(*image) if isinstance(image, tuple) else image
+
+
+def _plain(image: NDArray[np.uint8] | UnreadableImageError) -> NDArray[np.uint8] | tuple[str, str]:
+    return (image.where, image.reason) if isinstance(image, UnreadableImageError) else image
+
+
+@dataclass(slots=True)
+class _Task:
+    """A chunk of rows at work."""
+
+    source: Readable
+    rows: NDArray[np.int64]
+    pool: Executor
+    future: Future[_Pixels | tuple[str, str]]
+
+
+class Decoders:
+    """Worker processes that decode images, from their first use until the context ends.
+
+    They end with this process, however it ends, and leave Ctrl-C to it. Where no process can be
+    started, threads of this one decode.
+
+    Parameters
+    ----------
+    workers
+        Number of processes; 0 decodes in threads of this one. As :func:`usual_workers` if None.
+    progress
+        Told if the processes cannot be used.
+
+    Raises
+    ------
+    InvalidInputError
+        If the number is negative.
+    """
+
+    def __init__(self, workers: int | None = None, *, progress: Progress | None = None) -> None:
+        self.workers = usual_workers() if workers is None else workers
+        if self.workers < 0:
+            raise InvalidInputError(f"--data-workers must be 0 or more, not {workers}")
+        self.waited = 0.0
+        self._progress = progress or Silent()
+        self._pool: Executor | None = None
+        self._proven = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def batches(
+        self,
+        originals: Originals,
+        batches: Sequence[NDArray[np.int64]],
+        change: Change,
+        *,
+        settle: Callable[[], None] = lambda: None,
+    ) -> Iterator[_Pixels]:
+        """Yield the images of each batch, while the workers go on with the next ones.
+
+        Parameters
+        ----------
+        originals
+            The images.
+        batches
+            Row numbers of each batch, in any order, ``(m,)``.
+        change
+            Makes pixels of one size of every image.
+        settle
+            Called before this process waits for images; what it takes is no waiting for images.
+
+        Yields
+        ------
+        ndarray
+            uint8 ``(v, m, 3, h, w)``. ``waited`` grows by the seconds in which there was nothing
+            else to do, but for the first images after the workers were started.
+
+        Raises
+        ------
+        UnreadableImageError
+            If an image cannot be read.
+        """
+        ahead: deque[list[_Task]] = deque()
+        under_way, sent = 0, 0
+        try:
+            for batch in batches:
+                wanted = max(2 * len(batch), 3 * max(self.workers, 1) * _ROWS_PER_TASK)
+                while sent < len(batches) and (not ahead or under_way < wanted):
+                    rows = batches[sent]
+                    chunks = [
+                        rows[at : at + _ROWS_PER_TASK] for at in range(0, len(rows), _ROWS_PER_TASK)
+                    ]
+                    ahead.append([self._begin(originals.take(r), r, change) for r in chunks])
+                    under_way += len(rows)
+                    sent += 1
+                parts = [self._finished(task, change, settle) for task in ahead[0]]
+                ahead.popleft()
+                under_way -= len(batch)
+                yield np.concatenate(parts).swapaxes(0, 1)
+        finally:
+            for tasks in ahead:
+                for task in tasks:
+                    task.future.cancel()
+
+    def _begin(self, source: Readable, rows: NDArray[np.int64], change: Change) -> _Task:
+        try:
+            pool = self._start()
+            return _Task(source, rows, pool, pool.submit(_decode, source, rows, change))
+        except BrokenProcessPool:
+            self._replace()
+            return self._begin(source, rows, change)
+
+    def _finished(self, task: _Task, change: Change, settle: Callable[[], None]) -> _Pixels:
+        """Return what came of a chunk, ``(m, v, 3, h, w)``; wait for it if need be."""
+        if not task.future.done():
+            settle()
+        start = time.perf_counter()
+        counts = self._proven
+        while True:
+            try:
+                pixels = task.future.result()
+                break
+            except BrokenProcessPool:
+                # Every chunk under way is lost with the pool; each is begun again when wanted.
+                if self._pool is task.pool:
+                    self._replace()
+                again = self._begin(task.source, task.rows, change)
+                task.pool, task.future = again.pool, again.future
+        self._proven = True
+        if counts:
+            self.waited += time.perf_counter() - start
+        if isinstance(pixels, tuple):
+            raise UnreadableImageError(*pixels)
+        return pixels
+
+    def _start(self) -> Executor:
+        if self._pool is None:
+            self._pool = (
+                process_pool(self.workers)
+                if self.workers
+                else ThreadPoolExecutor(_cores(), thread_name_prefix="decode")
+            )
+        return self._pool
+
+    def _replace(self) -> None:
+        """Start other processes for those that died, or threads where none ever worked."""
+        self._end()
+        if self._proven:
+            self._progress.note("a process that decodes images has died; starting others")
+        else:
+            self._progress.note("no processes can be started; images are decoded in this one")
+            self.workers = 0
+        self._proven = False
+
+    def _end(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _decode(source: Readable, rows: NDArray[np.int64], change: Change) -> _Pixels | tuple[str, str]:
+    """Return the changed images, ``(m, v, 3, h, w)``; where and why one cannot be read."""
+    done = []
+    for image, row in zip(source.read(0, len(source)), rows.tolist(), strict=True):
+        if isinstance(image, UnreadableImageError):
+            return image.where, image.reason
+        done.append(change.apply(image, row))
+    return np.stack(done)
+
+
+def usual_workers(processes: int = 1) -> int:
+    """Return how many workers each of several processes takes: the cores divided, 16 at most."""
+    return max(1, min(MOST_WORKERS, _cores() // processes))
+
+
+def _cores() -> int:
+    # What this process may use, where that is known: a container may have fewer than the host.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

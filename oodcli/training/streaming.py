@@ -1,0 +1,218 @@
+"""Training images that are decoded as they are needed, for sets that no memory holds."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodcli.data.crops import RandomCrops
+from oodcli.data.decoders import Change, Decoders, Originals, Prepared
+from oodcli.data.prepare import Resizing
+from oodcli.images import ImageSource
+from oodcli.training.recipes import Recipe
+
+# Larger sets are streamed, and so are those that would take half of what is free.
+MOST_BYTES_IN_MEMORY = 8 * 1024**3
+
+
+class TrainingImages(Protocol):
+    """Labelled images to train and evaluate on, wherever they come from."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every image, int64 ``(n,)``, on the device that trains."""
+
+    @property
+    def cropped(self) -> bool:
+        """Whether images arrive cropped at random out of their originals."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds that training has waited for images in the last epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def arriving(
+        self,
+        batches: Sequence[Tensor],
+        *,
+        epoch: int,
+        views: int,
+        share: Callable[[int], Tensor],
+    ) -> Iterator[list[Tensor]]:
+        """Yield the images of each batch of an epoch.
+
+        Parameters
+        ----------
+        batches
+            Row numbers of each batch.
+        epoch
+            Number of the epoch, from 1.
+        views
+            How many views there are of each image.
+        share
+            Returns the places in a batch, of so many images, that this process needs.
+
+        Yields
+        ------
+        list of Tensor
+            uint8 ``(m, 3, h, w)`` for each view, on the device that trains, before augmentation
+            there; places that this process does not need may be black.
+        """
+
+    def spans(self, spans: Sequence[slice]) -> Iterator[Tensor]:
+        """Yield the images of each span as they are prepared, uint8 ``(m, 3, h, w)``."""
+
+
+def crops_originals(recipe: Recipe) -> bool:
+    """Return whether a recipe crops before anything that wants images of one size.
+
+    Notes
+    -----
+    Mirroring may come before: a random part of a mirrored image is as likely as the mirrored part.
+    """
+    steps = [step for step in recipe.augmentation if step != "flip"]
+    return steps[:1] == ["resized-crop"]
+
+
+def after_crop(recipe: Recipe) -> tuple[str, ...]:
+    """Return what is left to happen to images that have been cropped."""
+    steps = list(recipe.augmentation)
+    steps.remove("resized-crop")
+    return tuple(steps)
+
+
+def fits(images: int, size: tuple[int, int], free: int | None) -> bool:
+    """Return whether images are to be held in memory, by the bytes of it that are free."""
+    wanted = images * 3 * size[0] * size[1]
+    return wanted <= MOST_BYTES_IN_MEMORY and (free is None or wanted <= free // 2)
+
+
+class StreamedImages:
+    """Labelled images that worker processes decode, a few batches ahead.
+
+    Parameters
+    ----------
+    source
+        The originals.
+    rows
+        Row of every image in the source, ``(n,)``.
+    labels
+        Class of every image, int64 ``(n,)``, on the device that trains.
+    resizing
+        How images get to the size of the run.
+    decoders
+        Who decodes.
+    crop_scale
+        Smallest and largest share of the area of the random crops out of the originals; None
+        brings every image to its size by ``resizing``.
+    seed
+        Seed of the crops.
+
+    Notes
+    -----
+    A crop depends on the seed, the epoch, the row of the image and the view alone, so that neither
+    the number of workers nor that of processes matters, nor a training that was cut off.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        rows: NDArray[np.int64],
+        labels: Tensor,
+        *,
+        resizing: Resizing,
+        decoders: Decoders,
+        crop_scale: tuple[float, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._originals = Originals(source)
+        self._rows = rows
+        self._labels = labels
+        self._device = labels.device
+        self._resizing = resizing
+        self._decoders = decoders
+        self._scale = crop_scale
+        self._seed = seed
+        self._waited = 0.0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every image, on the device that trains."""
+        return self._labels
+
+    @property
+    def cropped(self) -> bool:
+        """Whether images arrive cropped at random out of their originals."""
+        return self._scale is not None
+
+    @property
+    def waited(self) -> float:
+        """Seconds that training has waited for images in the last epoch."""
+        return self._waited
+
+    def arriving(
+        self,
+        batches: Sequence[Tensor],
+        *,
+        epoch: int,
+        views: int,
+        share: Callable[[int], Tensor],
+    ) -> Iterator[list[Tensor]]:
+        """Yield the views of each batch; see :class:`TrainingImages`.
+
+        Raises
+        ------
+        UnreadableImageError
+            If an image cannot be read.
+        """
+        self._waited, before = 0.0, self._decoders.waited
+        change: Change = Prepared(self._resizing)
+        if self._scale is not None:
+            change = RandomCrops(self._resizing.size, self._scale, self._seed, epoch, views)
+        sizes = [len(batch) for batch in batches]
+        order = torch.cat(list(batches)).cpu().split(sizes)  # one copy from the device, not many
+        places = [share(size) for size in sizes]
+        wanted = [self._rows[rows[at].numpy()] for rows, at in zip(order, places, strict=True)]
+        decoded = self._decoded(wanted, change)
+        for size, at, pixels in zip(sizes, places, decoded, strict=True):
+            self._waited = self._decoders.waited - before
+            whole = pixels
+            if len(at) < size:
+                whole = pixels.new_zeros((len(pixels), size, *pixels.shape[2:]))
+                whole[:, at.to(self._device)] = pixels
+            seen = list(whole.unbind())
+            yield seen if len(seen) == views else seen * views
+
+    def spans(self, spans: Sequence[slice]) -> Iterator[Tensor]:
+        """Yield the images of each span as they are prepared, uint8 ``(m, 3, h, w)``.
+
+        Raises
+        ------
+        UnreadableImageError
+            If an image cannot be read.
+        """
+        for pixels in self._decoded([self._rows[at] for at in spans], Prepared(self._resizing)):
+            yield pixels[0]
+
+    def _decoded(self, batches: Sequence[NDArray[np.int64]], change: Change) -> Iterator[Tensor]:
+        """Yield the images of batches of rows on the device, uint8 ``(v, m, 3, h, w)``."""
+        for pixels in self._decoders.batches(self._originals, batches, change, settle=self._settle):
+            views = torch.from_numpy(pixels)
+            if self._device.type == "cuda":
+                # From pinned memory the copy goes on while the device computes.
+                pinned = torch.empty(views.shape, dtype=torch.uint8, pin_memory=True)
+                views = pinned.copy_(views).to(self._device, non_blocking=True)
+            yield views.contiguous().to(self._device)
+
+    def _settle(self) -> None:
+        """Let the device finish what it has to do, so that what follows is waiting for images."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

@@ -1,0 +1,219 @@
+"""``ood train`` on images that are not held in memory, as a user sees it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from oodcli.training import streaming
+
+Ood = Callable[..., tuple[int, str, str]]
+SIDE = 16
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Write two classes of images of different sizes, none of which is that of training."""
+    chance = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 6), ("test", 6)):
+        for label, name in enumerate(("blue", "red")):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                height, width = chance.integers(20, 40, 2)
+                pixels = chance.integers(0, 90, (height, width, 3), dtype=np.uint8)
+                pixels[..., 2 - 2 * label] += 150
+                Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Return the store that commands use."""
+    return tmp_path / "store"
+
+
+def command(photos: Path, *more: object) -> tuple[object, ...]:
+    return (
+        "train", "--data", photos, "--arch", "resnet18:width=2", "--image-size", SIDE,
+        "--resize", "shorter-crop:18", "--epochs", 3, "--batch-size", 8, "--lr", 0.05,
+        *more,
+    )  # fmt: skip
+
+
+CROPPING = ("--recipe", "t2fnorm-imagenet200")
+
+
+def weights(store: Path, name: str) -> dict[str, np.ndarray]:
+    return load_file(store / "runs" / name / "weights.safetensors")
+
+
+def assert_same(store: Path, first: str, second: str) -> None:
+    wanted = weights(store, first)
+    for name, tensor in weights(store, second).items():
+        np.testing.assert_array_equal(tensor, wanted[name], err_msg=name)
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "supcon"])
+def test_too_many_images_are_streamed_and_give_the_same_weights(
+    ood: Ood, store: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    line = (*command(photos), "--objective", objective, "--set", "augmentation=flip,crop")
+    code, _, err = ood(*line, "--name", "held")
+    assert code == 0, err
+    assert "decoded as they are needed" not in err
+    monkeypatch.setattr(streaming, "MOST_BYTES_IN_MEMORY", 100)
+    code, _, err = ood(*line, "--data-workers", 0, "--name", "streamed")
+    assert code == 0, err
+    assert (
+        "training images are decoded as they are needed, by this process: there are too many to "
+        "be held in memory"
+    ) in err
+    assert_same(store, "held", "streamed")
+
+
+def test_a_crop_comes_out_of_the_original_where_that_has_another_size(
+    ood: Ood, store: Path, photos: Path, tmp_path: Path
+) -> None:
+    code, _, err = ood(*command(photos, *CROPPING), "--data-workers", 0, "--name", "originals")
+    assert code == 0, err
+    assert "by this process: they are cropped out of their originals" in err
+    code, _, err = ood(*command(photos, *CROPPING), "--data-workers", 2, "--name", "workers")
+    assert code == 0, err
+    assert "by 2 processes: they are cropped out of their originals" in err
+    assert_same(store, "originals", "workers")
+    # The same images at the size of training beforehand: the original is what is prepared.
+    from oodcli.data.prepare import Resizing
+
+    resizing = Resizing((SIDE, SIDE), "shorter-crop:18")
+    for file in photos.rglob("*.png"):
+        small = tmp_path / "small" / file.relative_to(photos)
+        small.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(resizing.apply(np.asarray(Image.open(file)))).save(small)
+    code, _, err = ood(*command(tmp_path / "small", *CROPPING), "--name", "small")
+    assert code == 0, err
+    assert "decoded as they are needed" not in err
+    assert any(
+        not np.array_equal(tensor, weights(store, "originals")[name])
+        for name, tensor in weights(store, "small").items()
+    )
+
+
+def test_a_kill_changes_nothing_and_leaves_no_worker(ood: Ood, store: Path, photos: Path) -> None:
+    long = command(photos, *CROPPING, "--epochs", 4)
+    code, _, err = ood(*long, "--data-workers", 0, "--name", "whole")
+    assert code == 0, err
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    argv = [str(each) for each in (*long, "--data-workers", 1, "--name", "cut")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oodcli", *argv],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (store / "runs" / "cut" / "state.json").is_file():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert children
+    while any(map(_lives, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    code, _, err = ood("train", "--resume", "--run", "cut", "--data-workers", 1)
+    assert code == 0, err
+    assert "going on after epoch" in err
+    assert_same(store, "whole", "cut")
+
+
+def _lives(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_two_processes_stream_as_one(
+    ood: Ood, store: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.torchrun import together
+
+    (tmp_path / "streamnets.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes):\n"
+        "    return nn.Sequential(\n"
+        "        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2),\n"
+        "        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    line = command(photos, *CROPPING, "--arch", "streamnets:small", "--device", "cpu")
+    code, _, err = ood(*line, "--data-workers", 0, "--name", "alone")
+    assert code == 0, err
+    code, _, err = together(*line, "--data-workers", 1, "--store", store, "--name", "both")
+    assert code == 0, err
+    assert err.count("they are cropped out of their originals") == 1
+    both = weights(store, "both")
+    for name, tensor in weights(store, "alone").items():
+        np.testing.assert_allclose(both[name], tensor, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def test_unreadable_images_are_told_or_left_out(ood: Ood, photos: Path) -> None:
+    (photos / "train" / "red" / "07.png").write_bytes(b"no image")
+    line = command(photos, *CROPPING, "--data-workers", 0, "--epochs", 1)
+    code, out, err = ood(*line)
+    assert (code, out) == (1, "")
+    assert "07.png: not an image file; replace it, or go on without it: --skip-unreadable" in err
+    code, _, err = ood(*line, "--skip-unreadable")
+    assert code == 0, err
+    assert "on 39 images" in err
+
+
+def test_an_image_that_vanishes_while_training_is_named(
+    ood: Ood, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodcli.workflows import train as workflow
+
+    gone = photos / "train" / "red" / "07.png"
+    original = workflow._images
+
+    def unlinking(*args: object, **rest: object) -> object:
+        gone.unlink()
+        return original(*args, **rest)
+
+    monkeypatch.setattr(workflow, "_images", unlinking)
+    code, out, err = ood(*command(photos, *CROPPING, "--data-workers", 1))
+    assert (code, out) == (1, "")
+    assert err.count("\n") < 20
+    assert "07.png: the file is gone" in err
+    assert "Traceback" not in err
+
+
+def test_much_waiting_for_images_is_told_once(
+    ood: Ood, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming.StreamedImages, "waited", 1e6)
+    code, _, err = ood(*command(photos, *CROPPING, "--data-workers", 0))
+    assert code == 0, err
+    assert err.count("waiting for images took ") == 1
+    assert "more cores, with --data-workers N for all of them, or smaller images help" in err
+    lines = [line for line in err.splitlines() if line.startswith("training: epoch")]
+    assert len(lines) == 3
+    assert all("waiting " in line and "images/s" in line for line in lines)
+
+
+def test_a_number_of_workers_below_none_is_refused(ood: Ood, photos: Path) -> None:
+    code, out, err = ood(*command(photos, "--data-workers", -1))
+    assert (code, out) == (2, "")
+    assert "--data-workers" in err
+    assert ood(*command(photos, "--data-workers", "two"))[0] == 2
