@@ -185,7 +185,8 @@ def shuffled_pixels(
     pixels, indices, seed
         As for :func:`gaussian_noise`. The channels of a pixel stay together.
     """
-    flat = pixels.reshape(*pixels.shape[:2], -1)
+    count, channels, height, width = pixels.shape
+    flat = pixels.reshape(count, channels, height * width)
     shuffled = np.empty_like(flat)
     for image, rng, into in zip(flat, _generators(seed, indices), shuffled, strict=True):
         into[:] = image[:, np.argsort(rng.random(flat.shape[2]))]

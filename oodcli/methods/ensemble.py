@@ -1,6 +1,6 @@
 """Ensembles: the mean rank that several methods give an image among calibration images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -120,6 +120,12 @@ class RankEnsemble:
     members: tuple[Scorer, ...]
     scales: tuple[RankScale, ...]
 
+    @classmethod
+    def fit(cls, reference: Reference, members: Sequence[Fitted]) -> Self:
+        """Score the calibration images with every member, once each."""
+        scales = tuple(_scale(each, reference) for each in members)
+        return cls(tuple(each.detector for each in members), scales)
+
     @property
     def probes(self) -> tuple[Probe, ...]:
         """What the members need of the forward pass, each once."""
@@ -167,10 +173,9 @@ class EnsembleSpec(MethodSpec):
         return tuple(dict.fromkeys((*every, "calibration")))
 
     def fit(self, reference: Reference) -> Fitted:
-        """Fit every member, and score the calibration images with it once."""
+        """Fit every member, then the ensemble."""
         fitted = [each.fit(reference) for each in self.members]
-        scales = tuple(_scale(each, reference) for each in fitted)
-        detector = RankEnsemble(tuple(each.detector for each in fitted), scales)
+        detector = RankEnsemble.fit(reference, fitted)
         return Fitted(self.canonical, _params(self.members, fitted), detector)
 
 
