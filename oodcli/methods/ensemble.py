@@ -123,7 +123,7 @@ class RankEnsemble:
     @classmethod
     def fit(cls, reference: Reference, members: Sequence[Fitted]) -> Self:
         """Score the calibration images with every member, once each."""
-        scales = tuple(_scale(each, reference) for each in members)
+        scales = tuple(rank_scale(each, reference) for each in members)
         return cls(tuple(each.detector for each in members), scales)
 
     @property
@@ -218,7 +218,22 @@ def _short(spec: MethodSpec) -> str:
     return spec.parts[0].canonical
 
 
-def _scale(fitted: Fitted, reference: Reference) -> RankScale:
+def rank_scale(fitted: Fitted, reference: Reference) -> RankScale:
+    """Return the scale of a fitted method, made once for all ensembles of one reference.
+
+    Parameters
+    ----------
+    fitted
+        The method.
+    reference
+        Has the calibration images.
+
+    Raises
+    ------
+    UndefinedMethodError
+        If the method ranks nothing there.
+    """
+
     def scale() -> RankScale:
         with torch.no_grad():
             scores = [fitted.detector.score(chunk) for chunk in _chunks(fitted, reference)]
