@@ -1,6 +1,5 @@
 """``ood recommend``."""
 
-import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -98,11 +97,13 @@ def _table(found: "Recommendation", *, every: bool) -> "Table":
             **{way: Cell(percent(each.auroc[way]), value=each.auroc[way]) for way in ways},
         }
 
-    notes = [f"recommended: {found.method}", *_lines(_reason(found)), *_lines(_how_sure(found))]
-    notes += _lines(
-        "sure is the choice among these candidates on these spoilt images; no real OOD image had "
-        "a part in it, and those you will meet may be of another kind"
-    )
+    notes = [
+        f"recommended: {found.method}",
+        _reason(found),
+        _how_sure(found),
+        "that is said of these candidates and spoilt images; no real OOD image had a part in it, and "
+        "those you will meet may be of another kind",
+    ]
     if not every:
         count = len(found.candidates)
         notes.append(
@@ -157,7 +158,3 @@ def _how_sure(found: "Recommendation") -> str:
         f"images with one family left out; ahead of {found.runner_up} by {percent(found.lead)} "
         f"points (95 % of draws: {percent(found.lead_low)} to {percent(found.lead_high)})"
     )
-
-
-def _lines(text: str) -> list[str]:
-    return textwrap.wrap(text, 96)

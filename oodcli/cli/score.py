@@ -30,7 +30,8 @@ def score(
             "--method",
             metavar="NAME[:KEY=VALUE,…]",
             help="A method, a combination such as norm+energy, ensemble:A+B, "
-            "package.module:Class, auto for the recommended one, or all; may be repeated [default: every method that works from stored activations].",
+            "package.module:Class, auto for the recommended one, or all; may be repeated "
+            "[default: every method that works from stored activations].",
             show_default=False,
         ),
     ] = None,
