@@ -101,8 +101,8 @@ def _table(found: "Recommendation", *, every: bool) -> "Table":
         f"recommended: {found.method}",
         _reason(found),
         _how_sure(found),
-        "that is said of these candidates and spoilt images; no real OOD image had a part in it, and "
-        "those you will meet may be of another kind",
+        "that is said of these candidates and spoilt images; no real OOD image had a part in it, "
+        "and those you will meet may be of another kind",
     ]
     if not every:
         count = len(found.candidates)

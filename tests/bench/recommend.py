@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from oodcli.activations import ActivationSet
-from oodcli.data.benchmarks import own_benchmark
+from oodcli.data.benchmarks import benchmark_of, own_benchmark
 from oodcli.methods import parse_method
 from oodcli.metrics import evaluate
 from oodcli.progress import Silent
@@ -34,10 +34,11 @@ ALWAYS = ("msp", "energy", "knn", "featurenorm", "ensemble:knn+energy+featurenor
 
 
 def own_sets(own: OwnImages) -> list[str]:
-    """Name the sets that come with ood, for the colours of a run."""
+    """Name the OOD sets of a run's own benchmark, or those that come with ood."""
     pixels = own.test().shards[0].load()
     grey = bool((pixels == pixels[:, :1]).all())
-    return [name for names in own_benchmark(grey=grey).groups.values() for name in names]
+    benchmark = benchmark_of(own.name) or own_benchmark(grey=grey)
+    return [name for names in benchmark.groups.values() for name in names]
 
 
 def measured(
@@ -70,7 +71,7 @@ def measured(
                 each = evaluate(scores[""][:, column], scores[label][:, column])
             except ValueError:
                 continue
-            result[name][label] = 100 * each.auroc, 100 * each.fpr
+            result[name][label] = 100 * each.auroc, 100 * each.fpr95
     return result
 
 
