@@ -21,7 +21,6 @@ from oodcli.data.views import View
 from oodcli.errors import (
     CorruptArtifactError,
     InvalidInputError,
-    MissingArtifactError,
     OodError,
     UndefinedMethodError,
 )
@@ -604,7 +603,7 @@ def _stored(folder: RunFolder, record: Run, precision: str) -> Recommendation | 
     try:
         found = Recommendation.from_json(read_json(folder.recommendation), folder.recommendation)
         parse_method(found.method)
-    except (OodError, MissingArtifactError):
+    except OodError:
         return None  # it is made again
     fits = (found.weights, found.precision) == (record.weights, precision)
     return found if fits else None
