@@ -27,11 +27,12 @@ TRAINING = "training.json"
 WEIGHTS = "weights.safetensors"
 HISTORY = "history.jsonl"
 STATE = "state.json"
+RECOMMENDATION = "recommendation.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # All that the tool ever writes into the folder of a run; what else lies there is somebody's own.
 _OWN_FILES = (
-    RECORD, TRAINING, WEIGHTS, HISTORY, STATE, "state-*.safetensors", "best-*.safetensors",
-    ".ood-tmp-*",
+    RECORD, TRAINING, WEIGHTS, HISTORY, STATE, RECOMMENDATION, "state-*.safetensors",
+    "best-*.safetensors", ".ood-tmp-*",
 )  # fmt: skip
 _OWN_FOLDERS = ("normratio", "scores")
 
@@ -208,6 +209,11 @@ class RunFolder:
     def normratio(self) -> Path:
         """Folder of the NormRatio results."""
         return self.path / "normratio"
+
+    @property
+    def recommendation(self) -> Path:
+        """File of the method that was recommended."""
+        return self.path / RECOMMENDATION
 
     @property
     def finished(self) -> bool:

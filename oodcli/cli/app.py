@@ -16,6 +16,7 @@ from oodcli.cli import (
     methods,
     normratio,
     recipes,
+    recommend,
     report,
     run,
     runs,
@@ -111,6 +112,7 @@ app.command("train")(train.train)
 app.command("import")(importing.import_)
 app.command("normratio")(normratio.normratio)
 app.command("score")(score.score)
+app.command("recommend")(recommend.recommend)
 app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")

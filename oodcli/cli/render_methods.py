@@ -45,6 +45,7 @@ def render_methods(listing: "MethodList", how: Format) -> str:
         notes=(
             *(f"without {name}: {reason}" for name, reason in listing.refused.items()),
             "passes whose activations are stored cost nothing again",
+            "several by their mean rank: ensemble:A+B+C; see: ood methods show ensemble",
         ),
         droppable=("grid", "paper", "inputs", "title", "year"),
     )
@@ -66,7 +67,12 @@ def render_method(page: "MethodPage", how: Format) -> str:
     written = _markdown if how is Format.MARKDOWN else _paragraphs
     lines = [written(part) for part in page.parts]
     if len(page.parts) > 1:
-        whole = f"{page.name}: {page.cost}; the logits of the first half go to the second"
+        what = (
+            "the mean rank of what follows"
+            if page.parts[0].listed.kind == "ensemble"
+            else "the logits of the first half go to the second"
+        )
+        whole = f"{page.name}: {page.cost}; {what}"
         lines.insert(0, whole + "\n")
     if page.followed_by:
         lines.append(

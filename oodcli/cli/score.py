@@ -29,8 +29,9 @@ def score(
         typer.Option(
             "--method",
             metavar="NAME[:KEY=VALUE,…]",
-            help="A method, a combination such as norm+energy, package.module:Class, or all; "
-            "may be repeated [default: every method that works from stored activations].",
+            help="A method, a combination such as norm+energy, ensemble:A+B, "
+            "package.module:Class, auto for the recommended one, or all; may be repeated "
+            "[default: every method that works from stored activations].",
             show_default=False,
         ),
     ] = None,

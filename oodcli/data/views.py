@@ -1,12 +1,21 @@
-"""Deterministic views of images: plain, or cut into tiles that change places or stay."""
+"""Deterministic views of images: plain, or spoilt, so that they pass for out-of-distribution.
 
+What is random in a view depends on its seed and on the row of the image in its data set, never on
+the batch in which the image comes.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import InvalidInputError
+
+# A fifth of the range of values, and the noise of equal chances that is about as strong.
+NOISE_SD = 51.0
+NOISE_WIDTH = 89.0
 
 
 def jigsaw(
@@ -93,6 +102,125 @@ def framed(pixels: NDArray[np.uint8], *, tiles: int = 3) -> NDArray[np.uint8]:
     return bordered
 
 
+def gaussian_noise(
+    pixels: NDArray[np.uint8], indices: NDArray[np.int64], *, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Add normal noise of standard deviation ``NOISE_SD`` to every value, rounded and clipped.
+
+    Parameters
+    ----------
+    pixels
+        Images, ``(n, c, h, w)``.
+    indices
+        Row of every image in its data set, ``(n,)``.
+    seed
+        Other seeds give other noise.
+    """
+    noise = (rng.normal(0.0, NOISE_SD, pixels.shape[1:]) for rng in _generators(seed, indices))
+    return _with_noise(pixels, noise)
+
+
+def uniform_noise(
+    pixels: NDArray[np.uint8], indices: NDArray[np.int64], *, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Add uniform noise from ``-NOISE_WIDTH`` to ``NOISE_WIDTH`` to every value.
+
+    Parameters
+    ----------
+    pixels, indices, seed
+        As for :func:`gaussian_noise`.
+    """
+    noise = (
+        rng.uniform(-NOISE_WIDTH, NOISE_WIDTH, pixels.shape[1:])
+        for rng in _generators(seed, indices)
+    )
+    return _with_noise(pixels, noise)
+
+
+def blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Blur by a Gaussian whose standard deviation is a sixteenth of the shorter side.
+
+    Parameters
+    ----------
+    pixels
+        Images, ``(n, c, h, w)``.
+
+    Notes
+    -----
+    Beyond the border the image goes on as in a mirror that repeats the last pixel; the kernel ends
+    at four standard deviations.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    sd = min(pixels.shape[2:]) / 16
+    # One image at a time, or the copy in floating point would be four times the batch.
+    each = [gaussian_filter(image.astype(np.float32), (0, sd, sd)) for image in pixels]
+    return _whole(np.stack(each)) if each else pixels.copy()
+
+
+def rotated(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Turn images by 90, 180 or 270 degrees, by turns of their rows.
+
+    Parameters
+    ----------
+    pixels
+        Images, ``(n, c, h, w)``. Where they are not square, all are turned by 180 degrees.
+    indices
+        Row of every image in its data set, ``(n,)``: row ``i`` is turned ``1 + i mod 3`` times.
+    """
+    square = pixels.shape[2] == pixels.shape[3]
+    turned = np.empty_like(pixels)
+    for image, index, into in zip(pixels, indices, turned, strict=True):
+        into[:] = np.rot90(image, 1 + int(index) % 3 if square else 2, axes=(1, 2))
+    return turned
+
+
+def shuffled_pixels(
+    pixels: NDArray[np.uint8], indices: NDArray[np.int64], *, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Shuffle the pixels of images: a jigsaw of tiles of one pixel.
+
+    Parameters
+    ----------
+    pixels, indices, seed
+        As for :func:`gaussian_noise`. The channels of a pixel stay together.
+    """
+    count, channels, height, width = pixels.shape
+    flat = pixels.reshape(count, channels, height * width)
+    shuffled = np.empty_like(flat)
+    for image, rng, into in zip(flat, _generators(seed, indices), shuffled, strict=True):
+        into[:] = image[:, np.argsort(rng.random(flat.shape[2]))]
+    return shuffled.reshape(pixels.shape)
+
+
+def _generators(seed: int, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
+    return (np.random.default_rng((seed, int(index))) for index in indices)
+
+
+def _with_noise(
+    pixels: NDArray[np.uint8], noise: Iterator[NDArray[np.float64]]
+) -> NDArray[np.uint8]:
+    noisy = np.empty_like(pixels)
+    for image, added, into in zip(pixels, noise, noisy, strict=True):
+        into[:] = _whole(image + added)
+    return noisy
+
+
+def _whole(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+Kind = Literal[
+    "plain", "jigsaw", "framed",
+    "gaussian-noise", "uniform-noise", "blur", "rotation", "pixel-shuffle",
+]  # fmt: skip
+_SEEDED: dict[str, Callable[..., NDArray[np.uint8]]] = {
+    "gaussian-noise": gaussian_noise,
+    "uniform-noise": uniform_noise,
+    "pixel-shuffle": shuffled_pixels,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A way to look at images.
@@ -101,31 +229,39 @@ class View:
     ----------
     kind
         ``plain`` leaves the images as they are; ``jigsaw`` shuffles their tiles; ``framed``
-        blackens what the jigsaw does not fill.
+        blackens what the jigsaw does not fill. ``gaussian-noise``, ``uniform-noise``, ``blur``,
+        ``rotation`` and ``pixel-shuffle`` are the functions above.
     seed
-        Seed of the jigsaw.
+        Seed of what is random.
     tiles
         Tiles along each side of the jigsaw.
     """
 
-    kind: Literal["plain", "jigsaw", "framed"] = "plain"
+    kind: Kind = "plain"
     seed: int = 0
     tiles: int = 3
 
     def __post_init__(self) -> None:
-        if self.kind not in ("plain", "jigsaw", "framed"):
-            raise InvalidInputError(f"no view {self.kind!r}; there are: framed, jigsaw, plain")
+        if self.kind not in get_args(Kind):
+            known = ", ".join(sorted(get_args(Kind)))
+            raise InvalidInputError(f"no view {self.kind!r}; there are: {known}")
         if self.seed < 0:
             raise InvalidInputError(f"a jigsaw seed of {self.seed} is negative; give 0 or more")
         if self.tiles < 2:
             raise InvalidInputError(f"a jigsaw needs 2 tiles a side or more, not {self.tiles}")
 
-    def key(self) -> dict[str, str | int]:
+    def key(self) -> dict[str, str | int | float]:
         """Return what tells this view from others, as JSON; equal views have equal keys."""
-        if self.kind == "plain":
-            return {"kind": "plain"}
+        if self.kind in ("plain", "blur", "rotation"):
+            return {"kind": self.kind}
         if self.kind == "framed":
             return {"kind": "framed", "tiles": self.tiles}
+        if self.kind == "gaussian-noise":
+            return {"kind": self.kind, "seed": self.seed, "sd": NOISE_SD}
+        if self.kind == "uniform-noise":
+            return {"kind": self.kind, "seed": self.seed, "width": NOISE_WIDTH}
+        if self.kind == "pixel-shuffle":
+            return {"kind": self.kind, "seed": self.seed}
         return {"kind": "jigsaw", "seed": self.seed, "tiles": self.tiles}
 
     def apply(self, pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -142,4 +278,10 @@ class View:
             return pixels
         if self.kind == "framed":
             return framed(pixels, tiles=self.tiles)
+        if self.kind == "blur":
+            return blurred(pixels)
+        if self.kind == "rotation":
+            return rotated(pixels, indices)
+        if self.kind in _SEEDED:
+            return _SEEDED[self.kind](pixels, indices, seed=self.seed)
         return jigsaw(pixels, indices, seed=self.seed, tiles=self.tiles)

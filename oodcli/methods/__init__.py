@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from oodcli.errors import InvalidInputError
 from oodcli.methods import third_party
 from oodcli.methods.adascale import AdaSCALE
 from oodcli.methods.ash import ASHB, ASHP, ASHS
@@ -14,6 +15,7 @@ from oodcli.methods.csd import CSD
 from oodcli.methods.dice import DICE
 from oodcli.methods.doctor import Doctor
 from oodcli.methods.energy import Energy
+from oodcli.methods.ensemble import AUTO, ENSEMBLE, parse_ensemble
 from oodcli.methods.entropy import Entropy
 from oodcli.methods.fdbd import FDBD
 from oodcli.methods.featurenorm import FeatureNorm, SelectedNorm
@@ -296,7 +298,21 @@ def group(*, probes: bool) -> tuple[str, ...]:
 
 
 def parse_method(text: str) -> MethodSpec:
-    """Read one method as written on the command line."""
+    """Read one method as written on the command line.
+
+    Raises
+    ------
+    OodError
+        If there is no such method, or it cannot be as it is written.
+    """
+    first = text.partition(":")[0].strip()
+    if first == ENSEMBLE:
+        return parse_ensemble(text, parse_method)
+    if first == AUTO:
+        raise InvalidInputError(
+            "auto stands for the method that ood recommend chose for a run, and there is no run "
+            "here; name a method"
+        )
     return _parse_method(text, METHODS, lambda unknown: third_party.find(unknown, METHODS))
 
 

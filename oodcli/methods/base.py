@@ -30,7 +30,7 @@ Value = float | int | str | bool | None
 Find = Callable[[str], tuple[str, "Method"]]
 
 # What joins the halves of a method; the last plus of mds++ joins nothing.
-_JOIN = re.compile(r"\+(?=\s*\w)")
+JOIN = re.compile(r"\+(?=\s*\w)")
 
 # What a method may look at; those after the first line cost forward passes of their own.
 Input = Literal[
@@ -302,7 +302,7 @@ def parse_method(text: str, registry: Mapping[str, Method], find: Find | None = 
     InvalidInputError
         If a parameter is unknown or has a value it cannot have, or the halves do not fit together.
     """
-    parts = tuple(_parse_part(half.strip(), registry, find) for half in _JOIN.split(text))
+    parts = tuple(_parse_part(half.strip(), registry, find) for half in JOIN.split(text))
     if len(parts) == 1 and parts[0].method.is_shaper:
         parts = (parts[0], _parse_part("energy", registry, None))
     if len(parts) > 2:

@@ -24,7 +24,7 @@ GROUP = "ood.methods"
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _POINT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-_RESERVED = ("all",)
+_RESERVED = ("all", "auto", "ensemble")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,18 @@ from typing import Any
 from oodcli.methods import METHODS, parse_method
 from oodcli.methods.base import Method, MethodPart, MethodSpec, Value, choices_of
 from oodcli.methods.contract import Finding, findings
+from oodcli.methods.ensemble import ENSEMBLE, EnsembleSpec, RankEnsemble
 from oodcli.methods.third_party import joined
 
 METHODS_SCHEMA = 1
+
+# It is in no registry: what it looks at and costs beyond calibration images is up to its members.
+_AN_ENSEMBLE = Method(
+    RankEnsemble,  # type: ignore[arg-type]
+    "rank-averaged ensemble",
+    "members: ensemble:A+B",
+    ("calibration",),
+)
 
 _KINDS = {int: "whole number", float: "number", bool: "true or false", str: "word"}
 _ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
@@ -69,7 +78,7 @@ class ListedMethod:
     year
         Year of the paper; None where it has none.
     kind
-        ``detector``, ``logit scorer`` or ``shaper``.
+        ``detector``, ``logit scorer``, ``shaper`` or ``ensemble``.
     inputs
         What it looks at; empty where that is not said.
     parameters
@@ -171,7 +180,7 @@ class MethodPage:
     cost
         The forward passes it needs, in words.
     parts
-        The method, or the halves of a combination in order.
+        The method, the halves of a combination in order, or an ensemble and its members.
     followed_by
         The logit scorer that follows a shaper named alone.
     """
@@ -242,7 +251,12 @@ def show_method(text: str) -> MethodPage:
     OodError
         If there is no such method.
     """
+    if text == ENSEMBLE:
+        part = MethodPart(ENSEMBLE, _AN_ENSEMBLE, {})
+        return MethodPage(name=text, cost=_cost(MethodSpec((part,))), parts=(_text(part, None),))
     spec = parse_method(text)
+    if isinstance(spec, EnsembleSpec):
+        return _ensemble_page(spec)
     alone = len(spec.parts) == 2 and "+" not in text
     parts = spec.parts[:1] if alone else spec.parts
     packages = joined(METHODS).packages
@@ -251,6 +265,19 @@ def show_method(text: str) -> MethodPage:
         cost=_cost(spec),
         parts=tuple(_text(part, packages.get(part.name)) for part in parts),
         followed_by=spec.parts[1].name if alone else None,
+    )
+
+
+def _ensemble_page(spec: EnsembleSpec) -> MethodPage:
+    packages = joined(METHODS).packages
+    every = {part.canonical: part for part in spec.parts}
+    return MethodPage(
+        name=spec.canonical,
+        cost=_cost(spec),
+        parts=(
+            _text(MethodPart(ENSEMBLE, _AN_ENSEMBLE, {}), None),
+            *(_text(part, packages.get(part.name)) for part in every.values()),
+        ),
     )
 
 
@@ -284,6 +311,8 @@ def _listed(part: MethodPart, package: str | None) -> ListedMethod:
 
 
 def _kind(method: Method) -> str:
+    if method is _AN_ENSEMBLE:
+        return ENSEMBLE
     if method.is_shaper:
         return "shaper"
     return "logit scorer" if method.is_logit_scorer else "detector"

@@ -16,6 +16,7 @@ from oodcli.data.views import View
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_methods
+from oodcli.methods.ensemble import AUTO
 from oodcli.methods.featurenorm import selection
 from oodcli.probes import Probe
 from oodcli.progress import Progress, Silent, lasting
@@ -46,6 +47,7 @@ from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, keep
 from oodcli.workflows.own_images import OwnImages
+from oodcli.workflows.recommend import chosen_for, stored_for
 from oodcli.workflows.report import method_notes, report
 from oodcli.workflows.run_data import RunData, find_dataset, missing_sets
 from oodcli.workflows.tune import ValidationSet, settings, tune
@@ -194,6 +196,7 @@ class ScoreRequest:
         Name of the run; the one created last if None.
     methods
         Methods as written on the command line; every method that works from the cache if empty.
+        ``auto`` stands for the one that is recommended for the run.
     ood
         OOD sets: names, folders, ``.npz`` files, or ``NAME=PATH``.
     benchmark
@@ -239,6 +242,7 @@ class _Session:
     store: Store
     request: ScoreRequest
     progress: Progress
+    dry: bool = False
     folder: RunFolder = field(init=False)
     record: Run = field(init=False)
     data: RunData = field(init=False)
@@ -248,6 +252,7 @@ class _Session:
     activator: Activator = field(init=False)
     device: torch.device = field(init=False)
     own: OwnImages = field(init=False)
+    auto: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -257,11 +262,11 @@ class _Session:
             if path is not None:
                 check_file_of_user(path)
         # Wrong names are told before anything is opened.
-        parse_methods(for_every_block(request.methods, range(1)))
+        named = [text for text in request.methods if text != AUTO]
+        parse_methods(for_every_block(named, range(1)))
         self.device = find_device(request.device)
         self.folder = find_run(self.store, request.run)
         self.record = self.folder.read()
-        self.specs = parse_methods(for_every_block(request.methods, range(len(self.record.blocks))))
         if request.run is None:
             self.progress.note(f"run: {self.folder.name}")
         data = RunData.of(
@@ -286,6 +291,36 @@ class _Session:
             progress=self.progress,
         )
         self.own = OwnImages(self.folder, data, self.activator, request.limit)
+        if len(named) < len(request.methods):
+            self.auto = self._chosen()
+        methods = [self.auto if text == AUTO else text for text in request.methods]
+        self.specs = parse_methods(
+            for_every_block([text for text in methods if text], range(len(self.record.blocks)))
+        )
+
+    def _chosen(self) -> str:
+        """Return the method that is recommended for the run, chosen now if it was not yet.
+
+        Raises
+        ------
+        InvalidInputError
+            If it would have to be chosen on the images that are scored, or in a dry run.
+        """
+        if self.own.calibration_part != "val":
+            raise InvalidInputError(
+                f"--method auto needs validation images, and {self.own.name} has none: chosen on "
+                "the images that are scored it would look better than it is; hold some out of "
+                "training: ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
+            )
+        stored = stored_for(self.folder, self.own)
+        if stored is None and self.dry:
+            raise InvalidInputError(
+                f"no method has been recommended for run {self.folder.name} yet, and a dry run "
+                f"chooses none; run first: ood recommend --run {self.folder.name}"
+            )
+        chosen = stored or chosen_for(self.folder, self.own, progress=self.progress)
+        self.progress.note(f"--method auto: {chosen}; why: ood recommend --run {self.folder.name}")
+        return chosen
 
     @property
     def limit(self) -> int | None:
@@ -493,7 +528,7 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
     OodError
         If the run, a data set or the device cannot be used.
     """
-    session = _Session(store, request, progress or Silent())
+    session = _Session(store, request, progress or Silent(), dry=True)
     entries = session.entries()
     views: list[tuple[ImageSet, View]] = [(session.own.test(), View())]
     views += [(session.ood_images(entry), View()) for entry in entries]
@@ -714,7 +749,11 @@ def score(
 
 def _fitted(session: _Session, reference: Reference, progress: Progress) -> Detectors:
     """Fit every method as it was asked for, or with the parameters that a search chooses."""
-    tuned = [spec for spec in session.specs if session.request.tune and len(settings(spec)) > 1]
+    tuned = [
+        spec
+        for spec in session.specs
+        if session.request.tune and len(settings(spec)) > 1 and spec.canonical != session.auto
+    ]
     if tuned:
         count = sum(len(settings(spec)) for spec in tuned)
         progress.note(f"tuning tries {count:,} settings of {len(tuned)} methods")
@@ -745,6 +784,12 @@ def _fitted(session: _Session, reference: Reference, progress: Progress) -> Dete
         if spec.optional
         for tuning in session.request.tune
     }
+    detectors.fitted = [
+        replace(each, params={**each.params, "chosen": AUTO})
+        if each.canonical == session.auto
+        else each
+        for each in detectors.fitted
+    ]
     return detectors
 
 

@@ -19,6 +19,7 @@ from oodcli.activations import ActivationSet, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.methods.base import MethodPart, score_many
+from oodcli.methods.ensemble import EnsembleSpec
 from oodcli.metrics import evaluate
 from oodcli.probes import Probe
 from oodcli.progress import Progress
@@ -48,8 +49,10 @@ def settings(spec: MethodSpec) -> list[MethodSpec]:
     """Return a method with every value of the grids of its halves, in the order of the grids.
 
     Parameters that were given stay as they are. A method that has nothing to choose is returned as
-    it is.
+    it is, and so is an ensemble: its members are what it was asked for with.
     """
+    if isinstance(spec, EnsembleSpec):
+        return [spec]
     halves: list[list[MethodPart]] = []
     for part in spec.parts:
         free = {k: values for k, values in part.method.grid.items() if k not in part.given}

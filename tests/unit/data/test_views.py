@@ -107,7 +107,11 @@ def test_view_applies_what_its_key_says(random_images):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "blur"}, "no view 'blur'; there are: framed, jigsaw, plain"),
+        (
+            {"kind": "fog"},
+            "no view 'fog'; there are: blur, framed, gaussian-noise, jigsaw, pixel-shuffle, "
+            "plain, rotation, uniform-noise",
+        ),
         ({"seed": -1}, "a jigsaw seed of -1 is negative; give 0 or more"),
         ({"tiles": 1}, "a jigsaw needs 2 tiles a side or more, not 1"),
     ],
@@ -129,3 +133,83 @@ def test_framed_images_differ_from_jigsaws_in_the_order_of_tiles_alone() -> None
     for image, shuffled in zip(framed, puzzle, strict=True):
         assert np.array_equal(np.sort(image, axis=None), np.sort(shuffled, axis=None))
     assert View("framed").key() != View("jigsaw").key() != View().key()
+
+
+SPOILT = ("gaussian-noise", "uniform-noise", "blur", "rotation", "pixel-shuffle")
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_image_is_the_same_in_every_batch(random_images, kind):
+    pixels = random_images(6, 3, 32, 24)
+    rows = np.array([4, 9, 2, 31, 7, 8])
+    before = pixels.copy()
+    whole = View(kind).apply(pixels, rows)
+    assert whole.dtype == np.uint8
+    assert whole.shape == pixels.shape
+    np.testing.assert_array_equal(pixels, before)
+    order = [5, 0, 3]
+    np.testing.assert_array_equal(View(kind).apply(pixels[order], rows[order]), whole[order])
+    assert View(kind).apply(pixels[:0], rows[:0]).shape == (0, 3, 32, 24)
+    assert all((a != b).any() for a, b in zip(whole, pixels, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["gaussian-noise", "uniform-noise", "pixel-shuffle", "jigsaw"])
+def test_what_is_random_goes_by_seed_and_row(random_images, kind):
+    pixels = np.repeat(random_images(1, 3, 32, 32), 2, axis=0)
+    first = View(kind).apply(pixels, np.array([0, 1]))
+    assert (first[0] != first[1]).any()
+    assert (View(kind, seed=1).apply(pixels, np.array([0, 1])) != first).any()
+    assert View(kind, seed=1).key() != View(kind).key()
+
+
+def test_noise_has_its_strength_and_stays_in_range():
+    grey = np.full((8, 3, 64, 64), 128, dtype=np.uint8)
+    rows = np.arange(8)
+    normal = View("gaussian-noise").apply(grey, rows).astype(float) - 128
+    assert abs(normal.mean()) < 1
+    # What is clipped beyond 127 of a deviation of 51 takes little of it.
+    assert 49 < normal.std() < 51.5
+    uniform = View("uniform-noise").apply(grey, rows).astype(float) - 128
+    assert uniform.min() == -89
+    assert uniform.max() == 89
+    assert uniform.std() == pytest.approx(89 / np.sqrt(3), rel=0.01)
+    white = np.full((1, 3, 32, 32), 255, dtype=np.uint8)
+    noisy = View("gaussian-noise").apply(white, rows[:1])
+    assert 0.4 < (noisy == 255).mean() < 0.6
+
+
+def test_blurring_weighs_by_a_bell_curve_and_mirrors_the_border():
+    point = np.zeros((1, 3, 32, 32), dtype=np.uint8)
+    point[0, 1, 16, 10] = 255
+    away = np.arange(32)
+    bell = np.exp(-((away[:, None] - 16) ** 2 + (away - 10) ** 2) / (2 * 2.0**2))
+    expected = 255 * bell / bell.sum()
+    spread = View("blur").apply(point, np.array([0]))
+    assert not spread[0, [0, 2]].any()
+    np.testing.assert_allclose(spread[0, 1], expected, atol=0.51)
+    flat = np.full((2, 3, 32, 20), 77, dtype=np.uint8)
+    np.testing.assert_array_equal(View("blur").apply(flat, np.arange(2)), flat)
+
+
+def test_images_are_turned_by_their_row(random_images):
+    pixels = random_images(4, 3, 8, 8)
+    turned = View("rotation").apply(pixels, np.array([0, 1, 2, 3]))
+    for image, after, times in zip(pixels, turned, (1, 2, 3, 1), strict=True):
+        np.testing.assert_array_equal(after, np.rot90(image, times, axes=(1, 2)))
+    oblong = random_images(2, 3, 8, 6)
+    half = View("rotation").apply(oblong, np.array([0, 1]))
+    np.testing.assert_array_equal(half, oblong[:, :, ::-1, ::-1])
+
+
+def test_shuffled_pixels_keep_their_channels_together(random_images):
+    pixels = random_images(3, 3, 9, 7)
+    shuffled = View("pixel-shuffle").apply(pixels, np.arange(3))
+    for before, after in zip(pixels, shuffled, strict=True):
+        assert sorted(map(tuple, before.reshape(3, -1).T)) == sorted(
+            map(tuple, after.reshape(3, -1).T)
+        )
+
+
+def test_views_of_one_name_and_none_are_told_apart():
+    keys = [View(kind).key() for kind in (*SPOILT, "plain", "framed", "jigsaw")]
+    assert len({str(sorted(key.items())) for key in keys}) == len(keys)

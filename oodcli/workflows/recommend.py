@@ -1,0 +1,767 @@
+"""Recommending a method for a run from ID images alone.
+
+Every method that needs no more than the ordinary forward pass, with every published value of its
+parameters and every block, and ensembles of them, is tried on ID images that the network was not
+trained on, against the same images spoilt in several ways: jigsaws, noise, blur, rotation. No OOD
+image has a part in it.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from oodcli.activations import Activations, ActivationSet, Reference
+from oodcli.data.benchmarks import benchmark_of
+from oodcli.data.views import View
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    OodError,
+    UndefinedMethodError,
+)
+from oodcli.images import ImageSet
+from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_methods
+from oodcli.methods.base import score_many
+from oodcli.methods.ensemble import EnsembleSpec, rank_scale
+from oodcli.progress import Progress, Silent
+from oodcli.runs import Run, RunFolder, find_run, now
+from oodcli.store import Store, read_json, write_json
+from oodcli.workflows.activate import Activator
+from oodcli.workflows.choosing import Contrast, Floats, joined_greedily, merits, resampled
+from oodcli.workflows.devices import find_device
+from oodcli.workflows.normratio import few
+from oodcli.workflows.own_images import OwnImages
+from oodcli.workflows.run_data import RunData
+from oodcli.workflows.tune import settings
+
+RECOMMENDATION_SCHEMA = 1
+# More images make the choice no surer, since the ways to spoil them remain the same.
+MAX_IMAGES = 5000
+DRAWS = 400
+_TRIO = ("knn", "energy", "featurenorm")
+# Of how many methods, the best setting of each, an ensemble is chosen.
+_POOL = 12
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """A way to make pseudo-OOD images of ID images.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    family
+        Which ways are much the same; each family counts once.
+    view
+        What it does.
+    """
+
+    name: str
+    family: str
+    view: View
+
+    def beside(self, size: tuple[int, int]) -> View:
+        """Return how ID images of a size are shown beside the spoilt ones."""
+        tiles = self.view.tiles
+        whole = all(side % tiles == 0 for side in size)
+        return View() if self.view.kind != "jigsaw" or whole else View("framed", tiles=tiles)
+
+
+def ways_to_spoil(seed: int = 0) -> tuple[Spoilt, ...]:
+    """Return the ways to spoil images."""
+    return (
+        *(Spoilt(f"jigsaw-{n}", "jigsaw", View("jigsaw", seed, n)) for n in (2, 3, 4)),
+        Spoilt("pixel-shuffle", "noise", View("pixel-shuffle", seed)),
+        Spoilt("gaussian-noise", "noise", View("gaussian-noise", seed)),
+        Spoilt("uniform-noise", "noise", View("uniform-noise", seed)),
+        Spoilt("blur", "blur", View("blur")),
+        Spoilt("rotation", "rotation", View("rotation")),
+    )
+
+
+@dataclass(frozen=True)
+class RatedMethod:
+    """A candidate and what it was worth.
+
+    Parameters
+    ----------
+    method
+        Canonical name.
+    family
+        The method without its parameters.
+    merit
+        Mean AUROC over the families of ways to spoil images, a fraction.
+    auroc
+        AUROC by way, a fraction.
+    share
+        Share of draws in which it is the best.
+    """
+
+    method: str
+    family: str
+    merit: float
+    auroc: Mapping[str, float]
+    share: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The method that was recommended for a run, and why.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    network, weights
+        Digests of the network and of the file of its weights.
+    created
+        When, UTC.
+    data, part
+        Data set and part of the ID images.
+    n, digest
+        Their number and the digest of their pixels.
+    precision
+        ``float32`` or ``bfloat16``.
+    seed, draws
+        Of spoiling and of the draws, and the number of those.
+    families
+        Family of each way to spoil images, by way.
+    method
+        Canonical name of the recommended method.
+    share
+        Share of draws in which it wins with any setting of its parameters.
+    runner_up
+        The best other method.
+    lead, lead_low, lead_high
+        By how much the recommended one is ahead of it, and the 2.5th and 97.5th percentile of that
+        over draws; fractions.
+    candidates
+        All that were tried, the best first.
+    left_out
+        Why a candidate could not be tried, by name.
+    restricted
+        Whether candidates or images were limited; such a recommendation is not stored.
+    """
+
+    run: str
+    network: str
+    weights: str
+    created: str
+    data: str
+    part: str
+    n: int
+    digest: str
+    precision: str
+    seed: int
+    draws: int
+    families: Mapping[str, str]
+    method: str
+    share: float
+    runner_up: str | None
+    lead: float | None
+    lead_low: float | None
+    lead_high: float | None
+    candidates: tuple[RatedMethod, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    restricted: bool = False
+
+    @property
+    def sureness(self) -> str:
+        """How sure the choice is, in words."""
+        if self.runner_up is None:
+            return "the only candidate"
+        if self.share >= 0.95:
+            return "sure"
+        return "likely" if self.share >= 0.7 else f"a toss-up with {self.runner_up}"
+
+    def rated(self, method: str) -> RatedMethod | None:
+        """Return what a candidate was worth, by its canonical name."""
+        return next((each for each in self.candidates if each.method == method), None)
+
+    @property
+    def best_of_each(self) -> tuple[RatedMethod, ...]:
+        """The best candidate of every method, the best first."""
+        found: dict[str, RatedMethod] = {}
+        for each in self.candidates:
+            found.setdefault(each.family, each)
+        return tuple(found.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that is stored and that ``--format json`` prints."""
+        return {
+            "kind": "ood-recommendation",
+            "schema": RECOMMENDATION_SCHEMA,
+            "sureness": self.sureness,
+            **asdict(self),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: Path) -> Self:
+        """Read it back.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If it is not what was written.
+        """
+        if content.get("schema") != RECOMMENDATION_SCHEMA:
+            raise CorruptArtifactError(
+                f"{where} has schema {content.get('schema')!r}, not {RECOMMENDATION_SCHEMA}; "
+                "make it again: ood recommend"
+            )
+        derived = ("kind", "schema", "sureness")
+        fields = {name: value for name, value in content.items() if name not in derived}
+        try:
+            candidates = tuple(RatedMethod(**each) for each in fields.pop("candidates"))
+            return cls(**fields, candidates=candidates)
+        except (KeyError, TypeError) as error:
+            raise CorruptArtifactError(
+                f"{where} is damaged: {error}; make it again: ood recommend"
+            ) from None
+
+
+@dataclass(frozen=True)
+class RecommendRequest:
+    """For which run to recommend a method, and how.
+
+    Parameters
+    ----------
+    run
+        Name of the run; the one created last if None.
+    methods
+        The methods to choose from; all that need no more than the ordinary forward pass if empty.
+    limit
+        Take that many ID images only.
+    seed
+        Of spoiling images and of the draws.
+    device, amp, batch_size
+        Where and how to compute.
+    skip_unreadable
+        Whether to leave out images that cannot be decoded.
+    """
+
+    run: str | None = None
+    methods: Sequence[str] = ()
+    limit: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    amp: bool = False
+    batch_size: int | None = None
+    skip_unreadable: bool = False
+
+
+def recommend(
+    store: Store, request: RecommendRequest, *, progress: Progress | None = None
+) -> Recommendation:
+    """Choose a method for a run, and store the choice with the run.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    request
+        For which run, and how.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    OodError
+        If the run, its data or the device cannot be used, or no candidate can be tried.
+    """
+    watch = progress or Silent()
+    if request.limit is not None and request.limit < 2:
+        raise InvalidInputError(f"--limit must be at least 2, not {request.limit}")
+    if request.seed < 0:
+        raise InvalidInputError(f"--seed must be at least 0, not {request.seed}")
+    parse_methods(request.methods)  # wrong names are told before anything is opened
+    device = find_device(request.device)
+    folder = find_run(store, request.run)
+    if request.run is None:
+        watch.note(f"run: {folder.name}")
+    own = _own_images(store, folder, request, device, watch)
+    return choose(
+        folder, own, methods=request.methods, limit=request.limit, seed=request.seed, progress=watch
+    )
+
+
+def recommended_method(
+    store: Store,
+    folder: RunFolder,
+    *,
+    device: torch.device | str = "auto",
+    amp: bool = False,
+    progress: Progress | None = None,
+) -> str:
+    """Return the canonical name of the method recommended for a run, chosen now if it was not yet.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    folder
+        Of the run.
+    device, amp
+        Where and how to compute.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    OodError
+        As for :func:`recommend`.
+    """
+    watch = progress or Silent()
+    torch_device = device if isinstance(device, torch.device) else find_device(device)
+    stored = _stored(folder, folder.read(), "bfloat16" if amp else "float32")
+    if stored is not None:
+        return stored.method
+    own = _own_images(store, folder, RecommendRequest(amp=amp), torch_device, watch)
+    watch.note(f"no method has been recommended for run {folder.name} yet: choosing one")
+    return choose(folder, own, progress=watch).method
+
+
+def chosen_for(folder: RunFolder, own: OwnImages, *, progress: Progress) -> str:
+    """Return the recommended method of a run whose validation images are open already.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    own
+        Its images; they must have a validation part.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    OodError
+        As for :func:`recommend`.
+    """
+    stored = stored_for(folder, own)
+    if stored is not None:
+        return stored
+    progress.note(f"no method has been recommended for run {folder.name} yet: choosing one")
+    return choose(folder, own, progress=progress).method
+
+
+def stored_for(folder: RunFolder, own: OwnImages) -> str | None:
+    """Return the method that was recommended on just these images, or None."""
+    stored = _stored(folder, own.data.run, own.activator.precision)
+    if stored is None:
+        return None
+    images, _ = images_to_choose_on(own)
+    return stored.method if stored.digest == images.digest else None
+
+
+def choose(
+    folder: RunFolder,
+    own: OwnImages,
+    *,
+    methods: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress,
+) -> Recommendation:
+    """Choose a method for a run whose images are open, and store the choice with the run.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    own
+        Its images.
+    methods
+        The methods to choose from; all if empty.
+    limit
+        Take that many ID images only.
+    seed
+        Of spoiling images and of the draws.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    InvalidInputError
+        If no candidate can be tried.
+    """
+    record = own.data.run
+    images, part = images_to_choose_on(own)
+    if part != "val":
+        progress.note(
+            f"{own.name} has no validation images: choosing on test images of the run, which the "
+            "choice has then seen; for figures on them hold some out: ood train --val-fraction 0.1"
+        )
+    images = few(images, limit)
+    if len(images) < 2:
+        raise InvalidInputError(f"{images.name} has {len(images)} images, and a choice needs two")
+    trial = try_all(own, images, methods=methods, seed=seed, progress=progress)
+    contrasts = trial.contrasts
+    worth = merits(np.stack([each.auroc for each in contrasts]), list(trial.families.values()))
+    draws = resampled(contrasts, draws=DRAWS, seed=seed)
+    order = np.argsort(-worth, kind="stable")
+    winners = np.bincount(draws.argmax(axis=1), minlength=len(worth)) / len(draws)
+    names = [spec.canonical for spec in trial.specs]
+    families = [family_of(spec) for spec in trial.specs]
+    best = int(order[0])
+    alike = [index for index, family in enumerate(families) if family == families[best]]
+    other = next((int(i) for i in order if families[i] != families[best]), None)
+    lead = None if other is None else draws[:, best] - draws[:, other]
+    found = Recommendation(
+        run=folder.name,
+        network=record.network,
+        weights=record.weights,
+        created=now(),
+        data=own.name,
+        part=part,
+        n=len(images),
+        digest=images.digest,
+        precision=own.activator.precision,
+        seed=seed,
+        draws=DRAWS,
+        families=trial.families,
+        method=names[best],
+        share=float(winners[alike].sum()),
+        runner_up=None if other is None else names[other],
+        lead=None if other is None else float(worth[best] - worth[other]),
+        lead_low=None if lead is None else float(np.quantile(lead, 0.025)),
+        lead_high=None if lead is None else float(np.quantile(lead, 0.975)),
+        candidates=tuple(
+            RatedMethod(
+                method=names[index],
+                family=families[index],
+                merit=float(worth[index]),
+                auroc={each.kind: float(each.auroc[index]) for each in contrasts},
+                share=float(winners[index]),
+            )
+            for index in order
+        ),
+        left_out=trial.left_out,
+        restricted=bool(methods) or limit is not None,
+    )
+    if not found.restricted:
+        write_json(folder.recommendation, found.to_json())
+    return found
+
+
+def images_to_choose_on(own: OwnImages) -> tuple[ImageSet, str]:
+    """Return the ID images that a choice is made on, and the part they are of.
+
+    Validation images where there are any, or else test images; at most ``MAX_IMAGES``.
+    """
+    try:
+        part = own.calibration_part
+    except InvalidInputError:  # there is a test part only
+        part = "test"
+    if part == "val":
+        return few(own.calibration(), MAX_IMAGES), "val"
+    test = own.data.prepared(own.data.dataset.id_test, name=own.name)
+    return few(test, MAX_IMAGES), "test"
+
+
+def family_of(spec: MethodSpec) -> str:
+    """Return a method without its parameters; an ensemble is of its own kind."""
+    if isinstance(spec, EnsembleSpec):
+        return spec.canonical
+    return "+".join(part.name for part in spec.parts)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All candidates on ID images and on the same images spoilt.
+
+    Parameters
+    ----------
+    specs
+        The candidates that could be tried.
+    contrasts
+        Their scores, by way to spoil images.
+    families
+        Family of each way, by its name.
+    left_out
+        Why others could not be tried, by name.
+    """
+
+    specs: tuple[MethodSpec, ...]
+    contrasts: tuple[Contrast, ...]
+    families: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+
+def try_all(
+    own: OwnImages, images: ImageSet, *, methods: Sequence[str] = (), seed: int, progress: Progress
+) -> Trial:
+    """Score ID images and spoilt versions of them with every candidate.
+
+    Parameters
+    ----------
+    own
+        The images of the run.
+    images
+        The ID images to choose on.
+    methods
+        The methods to choose from; all if empty.
+    seed
+        Of spoiling.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    InvalidInputError
+        If no candidate can be tried, or the images cannot be spoilt in any way.
+    """
+    reference = own.reference()
+    sets, ways = _activations(own, images, seed, progress)
+    specs = candidates(len(own.data.run.blocks), methods)
+    ready, left_out = _fitted(specs, reference, progress)
+    tables = {
+        view: _scores([fitted for _, fitted in ready], activations, name, progress)
+        for view, (name, activations) in sets.items()
+    }
+    kept, reasons = _usable([fitted.canonical for _, fitted in ready], tables)
+    left_out |= reasons
+    ready = [ready[index] for index in kept]
+    tables = {view: table[:, kept] for view, table in tables.items()}
+    if not ready:
+        raise InvalidInputError("; ".join(left_out.values()) or "there is no method to choose from")
+    size = own.data.run.preprocess.size
+    contrasts = tuple(
+        Contrast(way.name, way.family, tables[way.beside(size)], tables[way.view]) for way in ways
+    )
+    if not methods:
+        contrasts, ready = _with_ensembles(contrasts, ready, reference)
+    return Trial(
+        tuple(spec for spec, _ in ready),
+        contrasts,
+        {way.name: way.family for way in ways},
+        left_out,
+    )
+
+
+def candidates(n_blocks: int, methods: Sequence[str] = ()) -> list[MethodSpec]:
+    """Return methods with every value of their grids, defaults first, and every block.
+
+    Parameters
+    ----------
+    n_blocks
+        Number of blocks of the network.
+    methods
+        As written on the command line; all that need no more than stored activations if empty.
+    """
+    found: dict[str, MethodSpec] = {}
+    for spec in parse_methods(list(methods or group(probes=False))):
+        # Of settings that make no difference the one with the shortest name is first, and wins.
+        each = [spec, *sorted(settings(spec), key=lambda one: len(one.canonical))]
+        if spec.canonical == "featurenorm":
+            each += [parse_method(f"featurenorm:block={block}") for block in range(n_blocks)]
+        for one in each:
+            found.setdefault(one.canonical, one)
+    return list(found.values())
+
+
+def _own_images(
+    store: Store,
+    folder: RunFolder,
+    request: RecommendRequest,
+    device: torch.device,
+    progress: Progress,
+) -> OwnImages:
+    record = folder.read()
+    data = RunData.of(
+        store, folder, record, skip_unreadable=request.skip_unreadable, progress=progress
+    )
+    benchmark = benchmark_of(record.data_name)
+    if benchmark is not None and benchmark.id_val_list and "val" not in data.dataset.parts:
+        # The benchmark's own validation images, where its lists are here.
+        try:
+            data, _ = data.on(benchmark)
+        except OodError as error:
+            progress.note(f"without the validation images of {benchmark.name}: {error}")
+    activator = Activator(
+        store,
+        folder,
+        data.run,
+        device=device,
+        amp=request.amp,
+        batch_size=request.batch_size,
+        progress=progress,
+    )
+    return OwnImages(folder, data, activator)
+
+
+def _stored(folder: RunFolder, record: Run, precision: str) -> Recommendation | None:
+    """Return the stored recommendation if it is for these weights, and can still be parsed."""
+    if not folder.recommendation.is_file():
+        return None
+    try:
+        found = Recommendation.from_json(read_json(folder.recommendation), folder.recommendation)
+        parse_method(found.method)
+    except OodError:
+        return None  # it is made again
+    fits = (found.weights, found.precision) == (record.weights, precision)
+    return found if fits else None
+
+
+def _activations(
+    own: OwnImages, images: ImageSet, seed: int, progress: Progress
+) -> tuple[dict[View, tuple[str, ActivationSet]], list[Spoilt]]:
+    """Return the activations of images under every view that is needed, and the ways that work."""
+    activator, size = own.activator, own.data.run.preprocess.size
+    sets: dict[View, tuple[str, ActivationSet]] = {
+        View(): (images.name, activator.activations(images))
+    }
+    ways: list[Spoilt] = []
+    for way in ways_to_spoil(seed):
+        if way.view.kind == "jigsaw" and min(size) < way.view.tiles:
+            progress.note(f"without {way.name}: images of {size[0]}x{size[1]} pixels are too small")
+            continue
+        ways.append(way)
+        for view in (way.beside(size), way.view):
+            if view not in sets:
+                name = f"{images.name} ({way.name if view == way.view else view.kind})"
+                sets[view] = name, activator.activations(images, view=view)
+    return sets, ways
+
+
+def _fitted(
+    specs: Sequence[MethodSpec], reference: Reference, progress: Progress
+) -> tuple[list[tuple[MethodSpec, Fitted]], dict[str, str]]:
+    ready: list[tuple[MethodSpec, Fitted]] = []
+    left_out: dict[str, str] = {}
+    with progress.task("fitting candidates", total=len(specs), unit="candidates") as task:
+        for spec in specs:
+            try:
+                ready.append((spec, spec.fit(reference)))
+            except InvalidInputError as error:  # not defined, or what it learns from is not there
+                left_out[spec.canonical] = str(error)
+            task.advance(1)
+    probing = [spec.canonical for spec, fitted in ready if fitted.probes]
+    left_out |= dict.fromkeys(probing, "it takes more than the ordinary forward pass")
+    return [each for each in ready if not each[1].probes], left_out
+
+
+def _scores(
+    fitted: Sequence[Fitted], activations: ActivationSet, name: str, progress: Progress
+) -> Floats:
+    """Return the scores of every candidate, ``(n, c)``; NaN where one is not defined."""
+    table = np.full((len(activations), len(fitted)), np.nan)
+    # Neighbours of one class share work, and are defined together or not at all.
+    alike = [
+        [index for index, _ in run]
+        for _, run in itertools.groupby(enumerate(fitted), key=lambda each: type(each[1].detector))
+    ]
+    row = 0
+    with (
+        torch.inference_mode(),
+        progress.task(f"trying candidates on {name}", total=len(table), unit="images") as task,
+    ):
+        for chunk in activations.chunks():
+            for run in alike:
+                for part in _tried([fitted[index] for index in run], chunk):
+                    table[row : row + len(chunk), [run[i] for i in part[0]]] = part[1]
+            row += len(chunk)
+            task.advance(len(chunk))
+    return table
+
+
+def _tried(fitted: Sequence[Fitted], chunk: Activations) -> Iterator[tuple[list[int], Floats]]:
+    detectors = [each.detector for each in fitted]
+    try:
+        yield list(range(len(fitted))), score_many(detectors, chunk).cpu().numpy()
+    except UndefinedMethodError:
+        for index, detector in enumerate(detectors):
+            try:
+                yield [index], score_many([detector], chunk).cpu().numpy()
+            except UndefinedMethodError:
+                continue
+
+
+def _usable(
+    names: Sequence[str], tables: Mapping[View, Floats]
+) -> tuple[list[int], dict[str, str]]:
+    """Return the candidates that give finite scores that differ from those of the ones before."""
+    kept: list[int] = []
+    reasons: dict[str, str] = {}
+    seen: dict[bytes, str] = {}
+    for index, name in enumerate(names):
+        columns = [table[:, index] for table in tables.values()]
+        if not all(np.isfinite(column).all() for column in columns):
+            reasons[name] = f"{name} gives scores that are not finite"
+            continue
+        same = seen.setdefault(b"".join(column.tobytes() for column in columns[:3]), name)
+        if same == name:
+            kept.append(index)
+        else:
+            reasons[name] = f"{name} gives the scores of {same}"
+    return kept, reasons
+
+
+def _with_ensembles(
+    contrasts: tuple[Contrast, ...],
+    ready: list[tuple[MethodSpec, Fitted]],
+    reference: Reference,
+) -> tuple[tuple[Contrast, ...], list[tuple[MethodSpec, Fitted]]]:
+    """Add the ensemble of three methods of three kinds, and one chosen greedily."""
+    families = [each.family for each in contrasts]
+    worth = merits(np.stack([each.auroc for each in contrasts]), families)
+    best: dict[str, int] = {}
+    for index in np.argsort(-worth, kind="stable"):
+        best.setdefault(family_of(ready[index][0]), int(index))
+    names = [spec.canonical for spec, _ in ready]
+    pool = list(best.values())[:_POOL]
+    trio = [names.index(name) for name in _TRIO if name in names]
+    scales = {}
+    for index in dict.fromkeys((*pool, *trio)):
+        try:
+            scales[index] = rank_scale(ready[index][1], reference)
+        except InvalidInputError:  # no calibration images, or nothing to rank
+            continue
+    ranked = {
+        index: [
+            [scale.ranks(torch.from_numpy(table[:, index]).to(scale.scores.device)).cpu().numpy()
+             for table in (each.id_scores, each.pseudo_scores)]
+            for each in contrasts
+        ]
+        for index, scale in scales.items()
+    }  # fmt: skip
+    pool = [index for index in pool if index in scales]
+    groups: dict[str, list[int]] = {}
+    if len(trio) == len(_TRIO) and all(index in scales for index in trio):
+        groups["trio"] = trio
+    if len(pool) > 1:
+        ranks = [
+            Contrast(
+                each.kind,
+                each.family,
+                np.column_stack([ranked[index][at][0] for index in pool]),
+                np.column_stack([ranked[index][at][1] for index in pool]),
+            )
+            for at, each in enumerate(contrasts)
+        ]
+        chosen = joined_greedily(ranks)
+        if len(chosen) > 1 and sorted(pool[c] for c in chosen) != sorted(trio):
+            groups["greedy"] = [pool[column] for column in chosen]
+    for members in groups.values():
+        spec = EnsembleSpec.of(*(ready[index][0] for index in members))
+        contrasts = tuple(
+            replace(
+                each,
+                id_scores=_appended(each.id_scores, [ranked[i][at][0] for i in members]),
+                pseudo_scores=_appended(each.pseudo_scores, [ranked[i][at][1] for i in members]),
+            )
+            for at, each in enumerate(contrasts)
+        )
+        # It is fitted for real where it is used; here its scores are known.
+        ready = [*ready, (spec, ready[members[0]][1])]
+    return contrasts, ready
+
+
+def _appended(table: Floats, ranks: Sequence[Floats]) -> Floats:
+    return np.column_stack([table, np.mean(ranks, axis=0)])

@@ -1,0 +1,164 @@
+"""``ood recommend`` and ``--method auto``."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oodcli.methods import parse_method
+from oodcli.runs import RunFolder
+from oodcli.store import Store
+from oodcli.workflows.recommend import RecommendRequest, recommend, recommended_method
+from tests.cli.conftest import Ood, flat, tree
+
+FEW = ("--method", "msp", "--method", "scale", "--method", "knn:k=3", "--method", "featurenorm")
+
+
+@pytest.fixture
+def held_out(ood: Ood, tmp_path: Path) -> RunFolder:
+    """Train a run that has 12 validation images."""
+    data = tree(tmp_path / "colours", n=20)
+    argv = ["train", "--data", data, "--arch", "resnet18:width=2", "--epochs", 1, "--name", "r"]
+    assert ood(*argv, "--val-fraction", 0.3, "--batch-size", 8)[0] == 0
+    return RunFolder(tmp_path / "store" / "runs" / "r")
+
+
+def test_a_method_is_recommended_stored_and_used(
+    ood: Ood, held_out: RunFolder, tmp_path: Path
+) -> None:
+    folder = flat(tmp_path / "odd", n=9)
+    code, _, err = ood("score", "--method", "auto", "--ood", folder, "--dry-run")
+    assert code == 1
+    assert "no method has been recommended for run r yet" in err
+
+    code, out, err = ood("recommend", "--format", "json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["schema"] == 1
+    assert found == json.loads(held_out.recommendation.read_text())
+    assert (found["part"], found["n"], found["data"]) == ("val", 12, "colours")
+    ways = set(found["families"])
+    assert ways == {
+        "jigsaw-2", "jigsaw-3", "jigsaw-4", "pixel-shuffle", "gaussian-noise", "uniform-noise",
+        "blur", "rotation",
+    }  # fmt: skip
+    by_name = {each["method"]: each for each in found["candidates"]}
+    assert found["candidates"][0]["method"] == found["method"]
+    assert {"msp", "knn", "featurenorm:block=0", "ensemble:knn+energy+featurenorm"} <= set(by_name)
+    worth = [each["merit"] for each in found["candidates"]]
+    assert worth == sorted(worth, reverse=True)
+    chosen = by_name[found["method"]]
+    means: dict[str, list[float]] = {}
+    for way, family in found["families"].items():
+        means.setdefault(family, []).append(chosen["auroc"][way])
+    assert chosen["merit"] == pytest.approx(np.mean([np.mean(v) for v in means.values()]))
+    assert sum(each["share"] for each in found["candidates"]) == pytest.approx(1)
+    assert found["lead_low"] <= found["lead_high"]
+
+    code, out, err = ood(
+        "score", "--method", "auto", "--method", "msp", "--ood", folder, "--format", "json"
+    )
+    assert code == 0, err
+    assert f"--method auto: {found['method']}" in err
+    rows = {row["method"]: row["params"] for row in json.loads(out)["rows"]}
+    assert rows[found["method"]]["chosen"] == "auto"
+    assert found["method"] == "msp" or "chosen" not in rows["msp"]
+    code, out, _ = ood("score", "--method", "auto", "--ood", folder, "--dry-run")
+    assert (code, found["method"] in out) == (0, True)
+    assert ood("runs", "remove", "r")[0] == 0
+    assert not held_out.path.exists()
+
+
+def test_what_is_chosen_is_what_the_fitted_method_gives(held_out: RunFolder) -> None:
+    from oodcli.progress import Silent
+    from oodcli.workflows.activate import Activator
+    from oodcli.workflows.devices import find_device
+    from oodcli.workflows.own_images import OwnImages
+    from oodcli.workflows.recommend import images_to_choose_on, try_all
+    from oodcli.workflows.run_data import RunData
+
+    store, record = Store(held_out.path.parents[1]), held_out.read()
+    data = RunData.of(store, held_out, record, skip_unreadable=False, progress=Silent())
+    activator = Activator(
+        store, held_out, record, device=find_device("cpu"), amp=False, batch_size=None,
+        progress=Silent(),
+    )  # fmt: skip
+    own = OwnImages(held_out, data, activator)
+    images, _ = images_to_choose_on(own)
+    trial = try_all(own, images, seed=0, progress=Silent())
+    names = [spec.canonical for spec in trial.specs]
+    name = "ensemble:knn+energy+featurenorm"
+    fitted = parse_method(name).fit(own.reference())
+    (plain,) = activator.activations(images).chunks()
+    way = next(each for each in trial.contrasts if each.kind == "blur")
+    np.testing.assert_allclose(
+        way.id_scores[:, names.index(name)], fitted.detector.score(plain).numpy(), rtol=1e-9
+    )
+    assert not any("scores of" in reason and n == "energy" for n, reason in trial.left_out.items())
+
+
+def test_the_stored_choice_is_for_these_weights(held_out: RunFolder) -> None:
+    store = Store(held_out.path.parents[1])
+    content = {
+        **recommend(store, RecommendRequest(run="r", methods=["msp", "energy"])).to_json(),
+        "method": "she",
+    }
+    assert not held_out.recommendation.exists()  # its candidates were limited
+    held_out.recommendation.write_text(json.dumps(content))
+    assert recommended_method(store, held_out, device="cpu") == "she"
+    # Other weights, an unknown method or a damaged file: it is made again.
+    for change in ({"weights": "other"}, {"method": "gone"}, {"schema": 0}, {"candidates": 3}):
+        held_out.recommendation.write_text(json.dumps(content | change))
+        made = recommended_method(store, held_out, device="cpu")
+        assert made != "she"
+        assert json.loads(held_out.recommendation.read_text())["method"] == made
+
+
+def test_the_table_says_what_why_and_how_sure(ood: Ood, held_out: RunFolder) -> None:
+    code, out, err = ood("recommend", *FEW, "--limit", 10)
+    assert code == 0, err
+    assert "10 val images of colours" in out
+    for text in ("recommended: ", "why: ", "how sure: ", "not stored", "draws of images"):
+        assert text in out
+    code, out, _ = ood("recommend", *FEW, "--format", "markdown", "--all")
+    assert code == 0
+    assert "| featurenorm:block=3 |" in out
+    code, out, _ = ood("recommend", *FEW, "--format", "csv", "--output", held_out.path / "x.csv")
+    assert (code, out) == (0, "")
+    assert (held_out.path / "x.csv").read_text().startswith("method,merit,gap,jigsaw-2")
+    code, out, _ = ood("recommend", "--method", "msp")
+    assert code == 0
+    assert "the only candidate" in out
+
+
+def test_a_run_without_validation_images_is_told(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    code, out, err = ood("recommend", "--method", "msp", "--method", "energy")
+    assert code == 0
+    assert "choosing on test images" in err
+    assert "test images of colours" in out
+    code, _, err = ood("score", "--method", "auto", "--ood", flat(tmp_path / "odd"))
+    assert code == 1
+    assert "--method auto needs validation images" in err
+    assert "--val-fraction" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--method", "ensemble:knn"), "has 1 member"),
+        (("--method", "mspp"), "did you mean 'msp'"),
+        (("--run", "nobody"), "no run 'nobody'"),
+        (("--limit", 1), "--limit must be at least 2, not 1"),
+        (("--seed", -1), "--seed must be at least 0, not -1"),
+        (("--method", "auto"), "there is no run here; name a method"),
+        (("--method", "rankfeat"), "more than the ordinary forward pass"),
+    ],
+)
+def test_what_cannot_be_is_told(
+    ood: Ood, tiny: Path, argv: tuple[object, ...], message: str
+) -> None:
+    code, out, err = ood("recommend", *argv)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.strip().splitlines()[-1].startswith("error: ")
