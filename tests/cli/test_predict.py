@@ -257,6 +257,23 @@ def test_ood_images_are_copied_and_nothing_is_overwritten(
     assert not list(copies.rglob(".ood-tmp-*"))
 
 
+def test_copies_are_not_copied_again(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat(tmp_path / "noise", n=3)
+
+    class Stdin:
+        buffer = (os.fsencode(tmp_path / "noise"),)
+
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    copies = tmp_path / "noise" / "copies"
+    options = ("--method", "energy", "--threshold", "1e9", "--copy-ood", copies)
+    for _ in range(2):
+        code, out, _ = ood("predict", "-", *options)
+        assert (code, "3 images: 0 id, 3 ood" in out) == (0, True)
+        assert len(list(copies.rglob("*.png"))) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
