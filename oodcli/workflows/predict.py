@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.data import readers
-from oodcli.data.incoming import STDIN, Item, decoded, items, shown
+from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array, shown
 from oodcli.data.prepare import Resizing
 from oodcli.errors import InvalidInputError
 from oodcli.methods import parse_method
@@ -288,6 +288,8 @@ def _check(request: PredictRequest) -> None:
     for path in request.paths:
         if path != STDIN and not Path(path).exists():
             raise InvalidInputError(f"there is no file or folder {path}; check its name")
+        if is_array(path) and not Path(path).is_dir():
+            open_array(Path(path))
     if request.output is not None:
         check_file_of_user(request.output)
     if request.copy_ood is not None:
