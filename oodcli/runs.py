@@ -34,7 +34,7 @@ _OWN_FILES = (
     RECORD, TRAINING, WEIGHTS, HISTORY, STATE, RECOMMENDATION, "state-*.safetensors",
     "best-*.safetensors", ".ood-tmp-*",
 )  # fmt: skip
-_OWN_FOLDERS = ("normratio", "scores")
+_OWN_FOLDERS = ("normratio", "scores", "detectors")
 
 
 def now() -> str:
@@ -214,6 +214,11 @@ class RunFolder:
     def recommendation(self) -> Path:
         """File of the method that was recommended."""
         return self.path / RECOMMENDATION
+
+    @property
+    def detectors(self) -> Path:
+        """Folder of the fitted methods."""
+        return self.path / "detectors"
 
     @property
     def finished(self) -> bool:

@@ -15,6 +15,7 @@ from oodcli.cli import (
     importing,
     methods,
     normratio,
+    predict,
     recipes,
     recommend,
     report,
@@ -113,6 +114,7 @@ app.command("import")(importing.import_)
 app.command("normratio")(normratio.normratio)
 app.command("score")(score.score)
 app.command("recommend")(recommend.recommend)
+app.command("predict")(predict.predict)
 app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")

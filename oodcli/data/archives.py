@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -125,10 +125,13 @@ class ArchiveSource:
         The archive.
     members
         The images, in order.
+    as_published
+        As for `readers.decode`.
     """
 
     path: Path
     members: Sequence[Member]
+    as_published: bool = False
 
     def __len__(self) -> int:
         return len(self.members)
@@ -139,6 +142,7 @@ class ArchiveSource:
         status = self.path.stat()
         text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}"
         state = hashlib.blake2b(os.fsencode(text), digest_size=16)
+        state.update(b"\0as published" if self.as_published else b"")
         for member in self.members:
             state.update(f"\0{member.name}\0{member.offset}".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
@@ -151,7 +155,7 @@ class ArchiveSource:
         rows
             Ascending row numbers, ``(m,)``.
         """
-        return ArchiveSource(self.path, [self.members[row] for row in rows])
+        return replace(self, members=[self.members[row] for row in rows])
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1`` in order, decoding a few ahead.
@@ -182,7 +186,7 @@ class ArchiveSource:
             content = _content(descriptor, member)
         except (OSError, ValueError, zlib.error) as error:
             raise UnreadableImageError(where, str(error)) from None
-        return decode_stream(io.BytesIO(content), where=where)
+        return decode_stream(io.BytesIO(content), where=where, as_published=self.as_published)
 
 
 def read_member(path: Path, member: Member) -> bytes:

@@ -113,7 +113,8 @@ def open_list(
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
     images = parse_list(content, where=str(path))
-    source = FileSource(folder, [image.path for image in images])
+    # Lists are the form of published benchmarks, and their images are read as those are.
+    source = FileSource(folder, [image.path for image in images], as_published=True)
     if role == "ood":
         return Dataset(name, {"test": Part(source)}, (), str(path), spec)
     labels = np.array([image.label for image in images], dtype=np.int64)

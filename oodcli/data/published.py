@@ -97,8 +97,9 @@ class Tree:
             Their paths, in order.
         """
         if self.members is None:
-            return FileSource(self.root, list(images))
-        return ArchiveSource(self.root, [self.members[self.prefix + path] for path in images])
+            return FileSource(self.root, list(images), as_published=True)
+        members = [self.members[self.prefix + path] for path in images]
+        return ArchiveSource(self.root, members, as_published=True)
 
     def text(self, path: str) -> str:
         """Return a text file that stands among the images.

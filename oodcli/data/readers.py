@@ -1,12 +1,14 @@
 """Image files: find them, tell them apart, decode them to 8-bit RGB."""
 
+import contextlib
 import hashlib
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -20,20 +22,46 @@ from oodcli.errors import InvalidInputError, UnreadableImageError
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 )
+_TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
-# A small file that unpacks to a huge picture is an error like any other unreadable file. Filters
-# are set once, for the process: the context manager of the warnings module is not safe in threads.
+# Photographs of 200 megapixels exist. A small file that unpacks to a larger picture yet is an
+# error like any other unreadable file: Pillow warns, and such warnings are errors. Filters are
+# set once, for the process: the context manager of the warnings module is not safe in threads.
+Image.MAX_IMAGE_PIXELS = 2**28
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 # What Pillow warns of otherwise is metadata, such as damaged EXIF, that no pixel depends on.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _FILES_PER_TASK = 4
 MOST_THREADS = 8
+# Larger images are decoded one at a time, so that threads do not hold several of 2 GB.
+_LARGE_PIXELS = 2**25
+_one_large = threading.Lock()
+
+# What turns an image upright, by the orientation that its metadata name.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
     """Decode the first frame of an image file to RGB, uint8 ``(h, w, 3)``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    as_published
+        Whether to leave out what the code behind published numbers leaves out: the orientation in
+        EXIF metadata, and transparency.
 
     Raises
     ------
@@ -42,19 +70,22 @@ def decode(path: Path) -> NDArray[np.uint8]:
 
     Notes
     -----
-    Transparency is dropped, not blended; the orientation in EXIF is not applied, as in the
-    published benchmarks. Greyscale of 16 bits is divided by 257, where Pillow would clip it at 255.
+    The picture is what an image viewer shows: turned upright by its EXIF orientation, and laid over
+    white where it is transparent. Greyscale of 16 bits is divided by 257, where Pillow would clip
+    it at 255.
     """
     try:
         with path.open("rb") as file:
-            return decode_stream(file, where=printable(path))
+            return decode_stream(file, where=printable(path), as_published=as_published)
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         reason = "the file is gone" if gone else error.strerror or str(error)
         raise UnreadableImageError(printable(path), reason) from None
 
 
-def decode_stream(stream: IO[bytes], *, where: str) -> NDArray[np.uint8]:
+def decode_stream(
+    stream: IO[bytes], *, where: str, as_published: bool = False
+) -> NDArray[np.uint8]:
     """Decode an image as `decode` does.
 
     Parameters
@@ -63,6 +94,8 @@ def decode_stream(stream: IO[bytes], *, where: str) -> NDArray[np.uint8]:
         The bytes of the image file, at its first byte.
     where
         How to call it in an error.
+    as_published
+        As for `decode`.
 
     Raises
     ------
@@ -71,8 +104,12 @@ def decode_stream(stream: IO[bytes], *, where: str) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(stream) as image:
-            image.load()
-            return _to_rgb(image)
+            large = image.width * image.height > _LARGE_PIXELS
+            with _one_large if large else contextlib.nullcontext():
+                image.load()
+                if as_published:
+                    return _to_rgb(image, opaque=True)
+                return _to_rgb(_upright(image), opaque=False)
     except UnidentifiedImageError:
         stream.seek(0)
         reason = "not an image file" if stream.read(1) else "the file is empty"
@@ -82,7 +119,20 @@ def decode_stream(stream: IO[bytes], *, where: str) -> NDArray[np.uint8]:
         raise UnreadableImageError(where, " ".join(reason.split())) from None
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image as it is meant to be seen; TIFF files are upright once they are loaded."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - damaged metadata raise anything, and no pixel depends on them
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.update(image.info)
+    return turned
+
+
+def _to_rgb(image: Image.Image, *, opaque: bool) -> NDArray[np.uint8]:
     if image.mode in SIXTEEN_BIT_MODES:
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
@@ -91,9 +141,13 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.repeat(narrow[:, :, None], 3, axis=2)  # (h, w, 3)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range")
-    if image.mode == "P" and "transparency" in image.info:
-        # Pillow warns when it drops this kind of transparency in one step.
-        image = image.convert("RGBA")
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        if opaque:
+            return np.asarray(layer.convert("RGB"))
+        return np.asarray(
+            Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        )
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -157,10 +211,13 @@ class FileSource:
         Folder that holds them all.
     files
         Paths relative to ``root``, in order.
+    as_published
+        As for `decode`.
     """
 
     root: Path
     files: Sequence[str]
+    as_published: bool = False
 
     def __len__(self) -> int:
         return len(self.files)
@@ -175,6 +232,7 @@ class FileSource:
         name, size and time.
         """
         state = hashlib.blake2b(os.fsencode(self.root), digest_size=16)
+        state.update(b"\0as published" if self.as_published else b"")
         for file in self.files:
             try:
                 status = os.stat(os.path.join(self.root, file))  # noqa: PTH116, PTH118 - a million
@@ -186,7 +244,7 @@ class FileSource:
 
     def take(self, rows: NDArray[np.int64], /) -> "FileSource":
         """Return a source of chosen files."""
-        return FileSource(self.root, [self.files[row] for row in rows])
+        return replace(self, files=[self.files[row] for row in rows])
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1`` in order, decoding a few ahead.
@@ -196,7 +254,10 @@ class FileSource:
         start, stop
             First row, and the row after the last.
         """
-        return in_order(lambda row: decode(self.root / self.files[row]), range(start, stop))
+        return in_order(
+            lambda row: decode(self.root / self.files[row], as_published=self.as_published),
+            range(start, stop),
+        )
 
 
 def in_order(

@@ -227,6 +227,7 @@ def test_textures_read_alike_from_the_archive_and_unpacked(textures, store, tmp_
         for folder in (tmp_path / "mine", tmp_path / "mine" / "dtd", archive)
     ]
     for dataset in (from_archive, *same):
+        assert dataset.ood_part.source.as_published
         assert dataset.ood_part.source.files == sorted(
             path.removeprefix("dtd/images/") for path in textures
         )

@@ -1,0 +1,140 @@
+"""``ood predict``."""
+
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oodcli.cli.options import (
+    AmpOption,
+    BatchOption,
+    DeviceOption,
+    RunOption,
+    SkipOption,
+    StoreOption,
+)
+
+FOUND_OOD = 3
+_INTERRUPTED = 130
+
+
+class VerdictFormat(StrEnum):
+    """How verdicts are written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Images, folders with all images below them, .npz files; - reads paths, one a "
+            "line, from stdin.",
+            show_default=False,
+        ),
+    ],
+    run: RunOption = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME[:KEY=VALUE,…]",
+            help="A method, a combination such as norm+energy, or auto for the recommended one.",
+        ),
+    ] = "auto",
+    tpr: Annotated[
+        float | None,
+        typer.Option(
+            "--tpr", metavar="SHARE", help="Share of ID images to accept [default: 0.95]."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", metavar="SCORE", help="Accept images from this score on."),
+    ] = None,
+    format_: Annotated[
+        VerdictFormat | None,
+        typer.Option(
+            "--format",
+            help="How to write verdicts [default: by the ending of --output, else table].",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write a row an image to FILE, .csv or .jsonl; one that is there is gone on with.",
+        ),
+    ] = None,
+    copy_ood: Annotated[
+        Path | None,
+        typer.Option("--copy-ood", metavar="DIR", help="Copy the OOD images into a folder."),
+    ] = None,
+    fail_on_ood: Annotated[
+        bool, typer.Option("--fail-on-ood", help="End with exit code 3 if an image is OOD.")
+    ] = False,
+    device: DeviceOption = "auto",
+    amp: AmpOption = False,
+    score_batch_size: BatchOption = None,
+    skip_unreadable: SkipOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Tell images that the classifier should not be trusted on from those that it knows."""
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import deliver
+    from oodcli.cli.render_verdicts import render_verdicts, summary
+    from oodcli.store import Store
+    from oodcli.workflows.predict import PredictRequest
+    from oodcli.workflows.predict import predict as predict_workflow
+
+    request = PredictRequest(
+        paths=tuple(paths),
+        listed=_lines(),
+        run=run,
+        method=method,
+        tpr=tpr,
+        threshold=threshold,
+        format=None if format_ is None else format_.value,
+        output=output,
+        copy_ood=copy_ood,
+        device=device,
+        amp=amp,
+        batch_size=score_batch_size,
+        skip_unreadable=skip_unreadable,
+    )
+    try:
+        result = predict_workflow(
+            Store.at(store), request, rows_to=sys.stdout, progress=TerminalProgress()
+        )
+    except KeyboardInterrupt:
+        cure = (
+            "with --output FILE it could go on"
+            if output is None
+            else f"the same command goes on after the rows in {output}"
+        )
+        print(f"error: interrupted; {cure}", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from None
+    as_table = output is None and format_ in (None, VerdictFormat.TABLE)
+    if as_table:
+        deliver(render_verdicts(result), None)
+    else:
+        for line in summary(result):
+            print(line, file=sys.stderr)
+    if fail_on_ood and result.counts.ood:
+        raise typer.Exit(FOUND_OOD)
+
+
+def _lines() -> Iterator[str]:
+    """Yield the paths on stdin as they come."""
+    import os
+
+    for line in sys.stdin.buffer:
+        yield os.fsdecode(line.rstrip(b"\r\n"))
