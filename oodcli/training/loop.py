@@ -24,6 +24,8 @@ from oodcli.training.student import LastBlock, Student
 _EVALUATION_BATCH = 500
 # Steps between two looks at the loss, each of which makes an accelerator wait.
 _LOOK_EVERY = 64
+# Devices on which one kernel makes the whole step of the optimiser in every version of torch.
+_FUSED = ("cpu", "cuda")
 
 
 class NotFiniteError(InvalidInputError):
@@ -132,6 +134,9 @@ class Trainer:
         The last block, for objectives that look at its map.
     channels_last
         Whether the network takes images that lie channels-last in memory.
+    compiled
+        Whether torch compiles the network, and the layers of the objective, for their training
+        steps; images without augmentation go through it as it is.
     processes
         The processes that train together; this one alone if None.
 
@@ -154,6 +159,7 @@ class Trainer:
         head: str = "",
         last_block: LastBlock | None = None,
         channels_last: bool = True,
+        compiled: bool = False,
         processes: Processes | None = None,
     ) -> None:
         self._processes = processes or Processes()
@@ -178,8 +184,10 @@ class Trainer:
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov and recipe.momentum > 0,
+            fused=device.type in _FUSED,
         )
-        self._parallel: nn.Module | None = None
+        self._compiled = compiled
+        self._model: nn.Module | None = None
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters, those of the last layer apart."""
@@ -253,22 +261,25 @@ class Trainer:
 
     def _training_step(self) -> nn.Module:
         """Return the student, whose gradients become those of all processes going backwards."""
-        if not self._processes.many:
-            return self._student
-        if self._parallel is None:
-            # Newer versions of torch have another name for it, and warn of the old one.
-            known = signature(DistributedDataParallel).parameters
-            name = (
-                "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-            )
-            apart: dict[str, Any] = {name: False}  # they become the mean after every epoch
-            self._parallel = DistributedDataParallel(
-                self._student,
-                device_ids=[self._device.index] if self._device.type == "cuda" else None,
-                find_unused_parameters=not self._objective.trains_last_layer,
-                **apart,
-            )
-        return self._parallel
+        if self._model is None:
+            student: Any = self._student
+            if self._compiled:
+                # Not dynamic: an epoch has two sizes of batches, and each gets code of its own.
+                student = torch.compile(student, dynamic=False)
+            self._model = self._in_parallel(student) if self._processes.many else student
+        return self._model
+
+    def _in_parallel(self, student: nn.Module) -> nn.Module:
+        # Newer versions of torch have another name for it, and warn of the old one.
+        known = signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        apart: dict[str, Any] = {name: False}  # they become the mean after every epoch
+        return DistributedDataParallel(
+            student,
+            device_ids=[self._device.index] if self._device.type == "cuda" else None,
+            find_unused_parameters=not self._objective.trains_last_layer,
+            **apart,
+        )
 
     def _average_buffers(self) -> None:
         """Make the running statistics the mean of those of all processes."""
@@ -327,7 +338,7 @@ class Trainer:
         right = torch.zeros((), device=self._device, dtype=torch.int64)
         # First step with a loss that is not finite, found without waiting for the device.
         bad = torch.full((), len(batches), device=self._device)
-        look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
+        looks = _Looks(len(batches), self._device)
         start = time.perf_counter()
         lr = self._recipe.lr
         views = self._objective.views
@@ -339,7 +350,7 @@ class Trainer:
             for group in self._optimiser.param_groups:
                 group["lr"] = lr
             seen, labels, mine = self._batch(train, rows, generator)
-            with self._precision():
+            with self._precision(), _compiling():
                 output = model(self._normalised(seen))
             correct = output.logits.detach().argmax(dim=1) == labels
             right += correct[: views * mine].sum()
@@ -350,14 +361,17 @@ class Trainer:
             # images; a loss of all images is there in every process.
             weight = 1.0 if self._objective.compares_images else mine * size / len(rows)
             self._optimiser.zero_grad(set_to_none=True)
-            with self._processes.watched():
+            with self._processes.watched(), _compiling():
                 (loss if weight == 1 else loss * weight).backward()
             self._optimiser.step()
             total += loss.detach() * mine
             bad = torch.where(loss.detach().isfinite(), bad, bad.clamp(max=step))
-            if step % look_every == 0 or step == len(batches) - 1:
-                self._check(bad, loss, epoch=epoch, steps=len(batches))
+            if step % looks.every == 0:
+                # What was bad at the last look, or is now where nothing has to be waited for.
+                seen_bad = looks.next(self._processes.least(bad))
+                self._check(seen_bad, loss, epoch=epoch, steps=len(batches))
             task.advance(len(rows))
+        self._check(int(self._processes.least(bad)), loss, epoch=epoch, steps=len(batches))
         loss_value = float(self._processes.add(total)) / len(train)
         right = self._processes.add(right)
         self._average_buffers()
@@ -377,9 +391,18 @@ class Trainer:
             0,
             epoch=f"{epoch}/{self._recipe.epochs}",
             loss=f"{loss_value:.3f}",
+            lr=f"{lr:.3g}",
             **{k: f"{100 * v:.1f} %" for k, v in accuracies.items() if v is not None},
+            **self._memory(),
         )
         return stats
+
+    def _memory(self) -> dict[str, str]:
+        """Return how much of a GPU's memory training has taken at most, to be shown."""
+        if self._device.type != "cuda":
+            return {}
+        taken = torch.cuda.max_memory_reserved(self._device)
+        return {"memory": f"{taken / 2**30:.1f} GiB"}
 
     def _batch(
         self, train: LabelledPixels, rows: Tensor, generator: torch.Generator
@@ -410,9 +433,8 @@ class Trainer:
         logits = joined[-1] if self._objective.trains_last_layer else nothing
         return Output(logits, output.features, output.maps, extras), every
 
-    def _check(self, bad: Tensor, loss: Tensor, *, epoch: int, steps: int) -> None:
+    def _check(self, step: int, loss: Tensor, *, epoch: int, steps: int) -> None:
         """Stop at a loss that is not finite."""
-        step = int(self._processes.least(bad))
         if step < steps:
             share = (epoch - 1 + step / steps) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
@@ -471,6 +493,65 @@ class Trainer:
         if self._amp:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+
+class _Looks:
+    """Looks at the number of the first bad step, for which no process waits.
+
+    Parameters
+    ----------
+    steps
+        Steps of the epoch: the number as long as no step was bad.
+    device
+        The device that trains.
+
+    Notes
+    -----
+    A look at a GPU sees what the number was at the look before, whose copy has long arrived. That
+    is the same step in every process.
+    """
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.every = 1 if device.type == "cpu" else _LOOK_EVERY
+        self._later = device.type == "cuda"
+        self._steps = steps
+        self._copy: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def next(self, bad: Tensor) -> int:
+        """Look at the number, ``()``."""
+        if not self._later:
+            return int(bad)
+        before = self._steps
+        if self._copy is None or self._arrived is None:
+            self._copy = torch.empty(bad.shape, dtype=bad.dtype, pin_memory=True)
+            self._arrived = torch.cuda.Event()
+        else:
+            self._arrived.synchronize()
+            before = int(self._copy)
+        self._copy.copy_(bad, non_blocking=True)
+        self._arrived.record()
+        return before
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Say in one line that torch cannot compile a network.
+
+    Raises
+    ------
+    InvalidInputError
+        If it fails while the context lasts.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise InvalidInputError(
+            f"torch cannot compile this network: {reason}; leave --compile out"
+        ) from error
 
 
 def weights_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
