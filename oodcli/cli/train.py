@@ -124,6 +124,14 @@ def train(
         ),
     ] = None,
     amp: AmpOption = False,
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Let torch compile the network first; it pays for long training, above all on a "
+            "GPU.",
+        ),
+    ] = False,
     name: NameOption = None,
     run: Annotated[
         str | None,
@@ -189,6 +197,7 @@ def train(
                 amp=amp,
                 val_fraction=val_fraction,
                 skip_unreadable=skip_unreadable,
+                compile=compile_,
                 scale_batch=scale_batch,
             )
             if numbers is not None:

@@ -53,7 +53,13 @@ from oodcli.training.processes import Processes, ProcessLostError
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.training.registry import parse_objective
 from oodcli.training.student import LastBlock
-from oodcli.workflows.devices import enough_memory, find_device, versions
+from oodcli.workflows.devices import (
+    check_compiler,
+    enough_memory,
+    find_device,
+    quick_in_bfloat16,
+    versions,
+)
 from oodcli.workflows.initial import Initial, initial_weights
 from oodcli.workflows.run_data import find_dataset, preprocess_for
 from oodcli.workflows.training_state import (
@@ -103,6 +109,8 @@ class TrainRequest:
         Share of the training images to hold out for validation.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
+    compile
+        Whether torch compiles the network for its training steps.
     scale_batch
         Whether each of several processes takes the batch of the recipe, at a learning rate that is
         as many times as high; all of them share one batch otherwise.
@@ -127,6 +135,7 @@ class TrainRequest:
     amp: bool = False
     val_fraction: float = 0.0
     skip_unreadable: bool = False
+    compile: bool = False
     scale_batch: bool = False
 
 
@@ -164,6 +173,7 @@ class _Job:
     created: str
     preprocess: Preprocess | None = None
     init: Initial | None = None
+    compile: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Return what fixes the weights that come out."""
@@ -173,6 +183,7 @@ class _Job:
             "recipe": self.recipe.to_json(),
             "seed": self.seed,
             "amp": self.amp,
+            "compile": self.compile,
             "val_fraction": self.val_fraction,
             "skip_unreadable": self.skip_unreadable,
             "size": None if self.preprocess is None else list(self.preprocess.size),
@@ -208,6 +219,7 @@ class _Job:
                 if size is None
                 else Preprocess((size[0], size[1]), content["resize"], recipe.mean, recipe.std),
                 init=None if init is None else Initial(**init),
+                compile=content.get("compile", False),
             )
         except (KeyError, TypeError) as error:
             raise CorruptArtifactError(
@@ -253,6 +265,8 @@ def train(
     watch = progress or Silent()
     device = find_device(request.device)
     fraction = _fraction(request.val_fraction)
+    if request.compile:
+        _check_compiled(device, job_of)
     # One process downloads before the others look.
     dataset = job_of.in_turn(
         partial(find_dataset, request.data, store, role="id", val_fraction=fraction, progress=watch)
@@ -277,6 +291,7 @@ def train(
         created=now(),
         preprocess=preprocess,
         init=initial,
+        compile=request.compile,
     )
     same, folder = None, None
     if job_of.first:
@@ -520,6 +535,7 @@ def _recorded(folder: RunFolder) -> dict[str, Any] | None:
         "recipe": Recipe.from_json(record.recipe).to_json(),
         "seed": record.seed,
         "amp": record.training["amp"],
+        "compile": record.training.get("compile", False),
         "val_fraction": record.val_fraction,
         "skip_unreadable": record.training["skip_unreadable"],
         "size": list(record.preprocess.size),
@@ -553,6 +569,8 @@ def _train(
     with one_writer:
         if job_of.agreed(folder.finished):
             return TrainResult(folder.name, folder.read(), 0)
+        if job.compile:
+            _check_compiled(device, job_of)
         _check_shares(job.recipe, job_of)
         preprocess = job.preprocess or preprocess_for(
             dataset.name, mean=job.recipe.mean, std=job.recipe.std
@@ -591,6 +609,11 @@ def _train(
             f"recipe {job.recipe.name} ({job.recipe.source}), {job.recipe.objective}"
             + ("" if job.init is None else f", from {job.init.source}")
         )
+        if job.amp and not quick_in_bfloat16(device):
+            watch.note(
+                f"{device} has no instructions for bfloat16, so that --amp makes training slower; "
+                "leave it out"
+            )
         started = time.perf_counter()
         images = {name: _loaded(part, device) for name, part in parts.items()}
         if job.recipe.keep == "best" and "val" not in images:
@@ -702,6 +725,16 @@ def _check_shares(recipe: Recipe, job_of: Processes) -> None:
         )
 
 
+def _check_compiled(device: torch.device, job_of: Processes) -> None:
+    """Refuse to compile where that cannot be done, or is not tested."""
+    if job_of.many:
+        raise InvalidInputError(
+            f"--compile is for one process, not for {job_of.size} that share batches; leave "
+            "--compile out, or train a run that was begun with it in one process"
+        )
+    check_compiler(device)
+
+
 def _trainer(
     store: Store,
     job: _Job,
@@ -737,6 +770,7 @@ def _trainer(
         head=head,
         last_block=last_block,
         channels_last=spec.architecture.channels_last,
+        compiled=job.compile,
         processes=job_of,
     )
 
@@ -872,6 +906,7 @@ def _record(
             "device": str(device),
             "processes": job_of.size,
             "amp": job.amp,
+            "compile": job.compile,
             "skip_unreadable": job.skip_unreadable,
             "threads": torch.get_num_threads(),
             "seconds": sum(line["seconds"] for line in history),
