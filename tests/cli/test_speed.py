@@ -1,7 +1,6 @@
 """``ood train --compile`` and ``--amp``: what is said, what is kept with the run."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def test_without_a_compiler_nothing_is_begun(
 def test_a_compiled_run_says_so_and_is_no_other_run(
     ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     command = ("train", "--data", tree(tmp_path / "colours"), "--device", "cpu", *SHORT)
     code, out, err = ood(*command, "--compile")
     assert (code, out) == (0, "quick\n"), err
