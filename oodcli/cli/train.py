@@ -128,8 +128,7 @@ def train(
         bool,
         typer.Option(
             "--compile",
-            help="Let torch compile the network first; it pays for long training, above all on a "
-            "GPU.",
+            help="Let torch compile the network before the first step, for long training.",
         ),
     ] = False,
     name: NameOption = None,
