@@ -19,9 +19,12 @@ class Progress(Protocol):
         """Say one line that the user should know."""
 
     def task(
-        self, description: str, /, *, total: int | None, unit: str
+        self, description: str, /, *, total: int | None, unit: str, passing: bool = False
     ) -> AbstractContextManager[Task]:
-        """Announce work of ``total`` units (None: unknown), for as long as the context lasts."""
+        """Announce work of ``total`` units (None: unknown), for as long as the context lasts.
+
+        What is ``passing`` leaves nothing behind: it is one of many parts of longer work.
+        """
 
 
 class _SilentTask:
@@ -38,7 +41,15 @@ class Silent:
         """Do nothing."""
 
     @contextmanager
-    def task(self, _description: str, /, *, total: int | None, unit: str) -> Iterator[Task]:  # noqa: ARG002
+    def task(
+        self,
+        _description: str,
+        /,
+        *,
+        total: int | None,  # noqa: ARG002
+        unit: str,  # noqa: ARG002
+        passing: bool = False,  # noqa: ARG002
+    ) -> Iterator[Task]:
         """Yield a task that does nothing."""
         yield _SilentTask()
 

@@ -169,6 +169,7 @@ class Run:
             dict(self.recipe),
             self.val_fraction,
             self.training.get("amp"),
+            self.training.get("compile", False),
             self.training.get("init"),
         )
 

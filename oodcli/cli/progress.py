@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from oodcli.progress import Task
+from oodcli.progress import Silent, Task
 
 if TYPE_CHECKING:
     import rich.progress
@@ -67,9 +67,15 @@ class TerminalProgress:
         print(message, file=sys.stderr)
 
     @contextmanager
-    def task(self, description: str, /, *, total: int | None, unit: str) -> Iterator[Task]:
+    def task(
+        self, description: str, /, *, total: int | None, unit: str, passing: bool = False
+    ) -> Iterator[Task]:
         """Show the work as a bar on a terminal; elsewhere say how it ended."""
         if not sys.stderr.isatty():
+            if passing:
+                with Silent().task(description, total=total, unit=unit) as unseen:
+                    yield unseen
+                return
             lines = _Lines(description, unit)
             yield lines
             print(f"{description}: {_amount(lines.done, unit)}, {lines.rate()}", file=sys.stderr)
@@ -78,6 +84,8 @@ class TerminalProgress:
         try:
             task = display.add_task(description, total=total, fields="", unit=unit)
             yield _Bar(display, task)
+            if passing:
+                display.remove_task(task)
         finally:
             self._end()
 

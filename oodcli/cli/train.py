@@ -133,6 +133,13 @@ def train(
         ),
     ] = None,
     amp: AmpOption = False,
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Let torch compile the network before the first step, for long training.",
+        ),
+    ] = False,
     name: NameOption = None,
     run: Annotated[
         str | None,
@@ -211,6 +218,7 @@ def train(
                 amp=amp,
                 val_fraction=val_fraction,
                 skip_unreadable=skip_unreadable,
+                compile=compile_,
                 scale_batch=scale_batch,
                 data_workers=data_workers,
             )

@@ -5,7 +5,7 @@ and rounded where that rounds.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -166,12 +166,40 @@ def jitter(
         saturated,
         hue_shifted,
     )
+    if device.type != "cpu":
+        # Which images a change is for is not known here without waiting for the device.
+        order = torch.where(chosen[:, None], order, len(changes))
+        for place in range(4):
+            pixels = _changed(pixels, order[:, place], amounts)
+        return pixels
     for place in range(4):
         for kind, change in enumerate(changes):
             mine = ((order[:, place] == kind) & chosen).nonzero()[:, 0]
             if len(mine):
                 pixels = pixels.index_copy(0, mine, change(pixels[mine], amounts[kind][mine]))
     return pixels
+
+
+def _changed(pixels: Tensor, kinds: Tensor, amounts: Sequence[Tensor]) -> Tensor:
+    """Make one change of each image, all of them at once.
+
+    Parameters
+    ----------
+    pixels
+        uint8 ``(n, 3, h, w)``.
+    kinds
+        Which change: of brightness, contrast, saturation, hue, or none, from 0 to 4, ``(n,)``.
+    amounts
+        How far each of the four goes, ``(n,)`` each.
+    """
+    brightness, contrast, saturation, turn = amounts
+    kind = kinds[:, None, None, None]
+    luminance = _luminance(pixels)
+    mean = luminance.mean(dim=(1, 2, 3), keepdim=True)
+    towards = torch.where(kind == 1, mean, torch.where(kind == 2, luminance, 0.0))
+    factor = torch.where(kinds == 0, brightness, torch.where(kinds == 1, contrast, saturation))
+    turned = torch.where(kind == 3, hue_shifted(pixels, turn), pixels)
+    return torch.where(kind < 3, _blended(pixels, towards, factor), turned)
 
 
 def _chosen(n: int, chance: float, generator: torch.Generator) -> Tensor:
@@ -191,8 +219,12 @@ def greyscale(pixels: Tensor) -> Tensor:
 
 
 def _luminance(pixels: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMINANCE, device=pixels.device).view(1, 3, 1, 1)
-    return (pixels.float() * weights).sum(dim=1, keepdim=True).floor_()  # (n, 1, h, w)
+    # Numbers of Python go to a device without a wait, which a tensor made of them would not.
+    red, green, blue = (
+        channel * weight
+        for channel, weight in zip(pixels.float().split(1, dim=1), _LUMINANCE, strict=True)
+    )
+    return (red + green + blue).floor_()  # (n, 1, h, w)
 
 
 def brightened(pixels: Tensor, factor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from oodcli.errors import InvalidInputError
-from oodcli.progress import Task
+from oodcli.progress import Progress, Silent, Task
 from oodcli.training.augment import augmented
 from oodcli.training.cross_entropy import CrossEntropy
 from oodcli.training.objective import Objective, Output
@@ -27,6 +28,8 @@ _EVALUATION_BATCH = 500
 _LOOK_EVERY = 64
 # Share of an epoch spent in waiting for images from which on it is worth a word.
 MUCH_WAITING = 0.1
+# Devices on which one kernel makes the whole step of the optimiser in every version of torch.
+_FUSED = ("cpu", "cuda")
 
 
 class NotFiniteError(InvalidInputError):
@@ -162,6 +165,9 @@ class Trainer:
         The last block, for objectives that look at its map.
     channels_last
         Whether the network takes images that lie channels-last in memory.
+    compiled
+        Whether torch compiles the network, and the layers of the objective, for their training
+        steps; images without augmentation go through it as it is.
     processes
         The processes that train together; this one alone if None.
 
@@ -184,6 +190,7 @@ class Trainer:
         head: str = "",
         last_block: LastBlock | None = None,
         channels_last: bool = True,
+        compiled: bool = False,
         processes: Processes | None = None,
     ) -> None:
         self._processes = processes or Processes()
@@ -201,15 +208,18 @@ class Trainer:
         self._student = Student(module, self._objective, head=head, last_block=last_block).to(
             device
         )
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        last = channels_last and not (device.type == "cpu" and overruns(module))
+        self._layout = torch.channels_last if last else torch.contiguous_format
         module.to(memory_format=self._layout)
         self._optimiser = torch.optim.SGD(
             self._groups(),
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov and recipe.momentum > 0,
+            fused=device.type in _FUSED,
         )
-        self._parallel: nn.Module | None = None
+        self._compiled = compiled
+        self._model: nn.Module | None = None
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters, those of the last layer apart."""
@@ -283,22 +293,25 @@ class Trainer:
 
     def _training_step(self) -> nn.Module:
         """Return the student, whose gradients become those of all processes going backwards."""
-        if not self._processes.many:
-            return self._student
-        if self._parallel is None:
-            # Newer versions of torch have another name for it, and warn of the old one.
-            known = signature(DistributedDataParallel).parameters
-            name = (
-                "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-            )
-            apart: dict[str, Any] = {name: False}  # they become the mean after every epoch
-            self._parallel = DistributedDataParallel(
-                self._student,
-                device_ids=[self._device.index] if self._device.type == "cuda" else None,
-                find_unused_parameters=not self._objective.trains_last_layer,
-                **apart,
-            )
-        return self._parallel
+        if self._model is None:
+            student: Any = self._student
+            if self._compiled:
+                # Not dynamic: an epoch has two sizes of batches, and each gets code of its own.
+                student = torch.compile(student, dynamic=False)
+            self._model = self._in_parallel(student) if self._processes.many else student
+        return self._model
+
+    def _in_parallel(self, student: nn.Module) -> nn.Module:
+        # Newer versions of torch have another name for it, and warn of the old one.
+        known = signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        apart: dict[str, Any] = {name: False}  # they become the mean after every epoch
+        return DistributedDataParallel(
+            student,
+            device_ids=[self._device.index] if self._device.type == "cuda" else None,
+            find_unused_parameters=not self._objective.trains_last_layer,
+            **apart,
+        )
 
     def _average_buffers(self) -> None:
         """Make the running statistics the mean of those of all processes."""
@@ -319,6 +332,7 @@ class Trainer:
         *,
         done: int,
         task: Task,
+        progress: Progress | None = None,
     ) -> Iterator[EpochStats]:
         """Train epoch by epoch.
 
@@ -330,6 +344,8 @@ class Trainer:
             Epochs finished before.
         task
             Told of every image trained, and of what each epoch brought.
+        progress
+            Told of the epoch under way, and of its mean loss so far.
 
         Yields
         ------
@@ -342,10 +358,27 @@ class Trainer:
             If the loss is not finite.
         """
         for epoch in range(done + 1, self._recipe.epochs + 1):
-            yield self._epoch(epoch, train, val, task)
+            yield self._epoch(epoch, train, val, task, progress or Silent())
 
     def _epoch(
-        self, epoch: int, train: TrainingImages, val: TrainingImages | None, task: Task
+        self,
+        epoch: int,
+        train: TrainingImages,
+        val: TrainingImages | None,
+        task: Task,
+        progress: Progress,
+    ) -> EpochStats:
+        now = f"epoch {epoch}/{self._recipe.epochs}"
+        with progress.task(now, total=len(train), unit="images", passing=True) as part:
+            return self._trained_epoch(epoch, train, val, task, part)
+
+    def _trained_epoch(
+        self,
+        epoch: int,
+        train: TrainingImages,
+        val: TrainingImages | None,
+        task: Task,
+        part: Task,
     ) -> EpochStats:
         generator = torch.Generator(self._device).manual_seed(_seed_of(self._seed, epoch))
         rank, size = self._processes.rank, self._processes.size
@@ -357,7 +390,8 @@ class Trainer:
         right = torch.zeros((), device=self._device, dtype=torch.int64)
         # First step with a loss that is not finite, found without waiting for the device.
         bad = torch.full((), len(batches), device=self._device)
-        look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
+        looks = _Looks(len(batches), self._device)
+        images = 0
         start = time.perf_counter()
         lr = self._recipe.lr
         views = self._objective.views
@@ -365,12 +399,9 @@ class Trainer:
         model = self._training_step()
         arriving = train.arriving(batches, epoch=epoch, views=views, share=self._share)
         for step, rows in enumerate(batches):
-            share = (epoch - 1 + step / len(batches)) / self._recipe.epochs
-            lr = self._recipe.learning_rate(epoch - 1, share)
-            for group in self._optimiser.param_groups:
-                group["lr"] = lr
+            lr = self._set_rate(epoch, step / len(batches))
             seen, labels, mine = self._batch(train, next(arriving), rows, generator)
-            with self._precision():
+            with self._precision(), _compiling():
                 output = model(self._normalised(seen))
             correct = output.logits.detach().argmax(dim=1) == labels
             right += correct[: views * mine].sum()
@@ -381,14 +412,21 @@ class Trainer:
             # images; a loss of all images is there in every process.
             weight = 1.0 if self._objective.compares_images else mine * size / len(rows)
             self._optimiser.zero_grad(set_to_none=True)
-            with self._processes.watched():
+            with self._processes.watched(), _compiling():
                 (loss if weight == 1 else loss * weight).backward()
             self._optimiser.step()
             total += loss.detach() * mine
+            images += mine
             bad = torch.where(loss.detach().isfinite(), bad, bad.clamp(max=step))
-            if step % look_every == 0 or step == len(batches) - 1:
-                self._check(bad, loss, epoch=epoch, steps=len(batches))
+            if step % looks.every == 0:
+                # What was bad at the last look, or is now where nothing has to be waited for.
+                seen_bad, mean = looks.next(self._processes.least(bad), total / images)
+                self._check(seen_bad, loss, epoch=epoch, steps=len(batches))
+                if math.isfinite(mean):
+                    part.advance(0, loss=f"{mean:.3f}")
             task.advance(len(rows))
+            part.advance(len(rows))
+        self._check(int(self._processes.least(bad)), loss, epoch=epoch, steps=len(batches))
         loss_value = float(self._processes.add(total)) / len(train)
         right = self._processes.add(right)
         self._average_buffers()
@@ -403,16 +441,35 @@ class Trainer:
             seconds=seconds,
             images_per_s=len(train) / seconds,
         )
-        waiting = train.waited / seconds
+        self._tell(task, stats, waiting=train.waited / seconds)
+        return stats
+
+    def _set_rate(self, epoch: int, part: float) -> float:
+        """Set the learning rate of a step, after that part of an epoch, and return it."""
+        lr = self._recipe.learning_rate(epoch - 1, (epoch - 1 + part) / self._recipe.epochs)
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _tell(self, task: Task, stats: EpochStats, *, waiting: float) -> None:
+        """Tell what an epoch brought."""
         accuracies = {"train": stats.train_accuracy, "val": stats.val_accuracy}
         task.advance(
             0,
-            epoch=f"{epoch}/{self._recipe.epochs}",
-            loss=f"{loss_value:.3f}",
+            epoch=f"{stats.epoch}/{self._recipe.epochs}",
+            loss=f"{stats.loss:.3f}",
+            lr=f"{stats.lr:.3g}",
             **{k: f"{100 * v:.1f} %" for k, v in accuracies.items() if v is not None},
             **({"waiting": f"{100 * waiting:.0f} %"} if waiting > MUCH_WAITING else {}),
+            **self._memory(),
         )
-        return stats
+
+    def _memory(self) -> dict[str, str]:
+        """Return how much of a GPU's memory training has taken at most, to be shown."""
+        if self._device.type != "cuda":
+            return {}
+        taken = torch.cuda.max_memory_reserved(self._device)
+        return {"memory": f"{taken / 2**30:.1f} GiB"}
 
     def _batch(
         self,
@@ -453,9 +510,8 @@ class Trainer:
         logits = joined[-1] if self._objective.trains_last_layer else nothing
         return Output(logits, output.features, output.maps, extras), every
 
-    def _check(self, bad: Tensor, loss: Tensor, *, epoch: int, steps: int) -> None:
+    def _check(self, step: int, loss: Tensor, *, epoch: int, steps: int) -> None:
         """Stop at a loss that is not finite."""
-        step = int(self._processes.least(bad))
         if step < steps:
             share = (epoch - 1 + step / steps) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
@@ -515,6 +571,85 @@ class Trainer:
         if self._amp:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+
+class _Looks:
+    """Looks at the number of the first bad step and at the mean loss, for which nobody waits.
+
+    Parameters
+    ----------
+    steps
+        Steps of the epoch: the number as long as no step was bad.
+    device
+        The device that trains.
+
+    Notes
+    -----
+    A look at a GPU sees what they were at the look before, whose copy has long arrived. That is the
+    same step in every process.
+    """
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.every = 1 if device.type == "cpu" else _LOOK_EVERY
+        self._later = device.type == "cuda"
+        self._steps = steps
+        self._copy: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def next(self, bad: Tensor, mean: Tensor) -> tuple[int, float]:
+        """Look at number and loss, ``()`` each; at the first look no step of a GPU is bad."""
+        if not self._later:
+            return int(bad), float(mean)
+        # In 64 bits, which hold every number of a step.
+        both = torch.stack((bad.double(), mean.double()))
+        before, loss = self._steps, math.nan
+        if self._copy is None or self._arrived is None:
+            self._copy = torch.empty(both.shape, dtype=both.dtype, pin_memory=True)
+            self._arrived = torch.cuda.Event()
+        else:
+            self._arrived.synchronize()
+            before, loss = int(self._copy[0]), float(self._copy[1])
+        self._copy.copy_(both, non_blocking=True)
+        self._arrived.record()
+        return before, loss
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Say in one line that torch cannot compile a network.
+
+    Raises
+    ------
+    InvalidInputError
+        If it fails while the context lasts.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise InvalidInputError(
+            f"torch cannot compile this network: {reason}; leave --compile out"
+        ) from error
+
+
+def overruns(module: nn.Module) -> bool:
+    """Return whether a CPU must not train a network channels-last.
+
+    Notes
+    -----
+    oneDNN, issue 6035: the weight gradient of a 1×1 convolution that skips pixels writes past its
+    memory where images lie channels-last and the layer has fewer channels than a vector of the
+    processor, which are 16 at most. torch 2.15 dies of it, or computes on spoiled memory.
+    """
+    return any(
+        isinstance(part, nn.Conv2d)
+        and max(part.kernel_size) == 1
+        and max(part.stride) > 1
+        and part.in_channels // part.groups < 16
+        for part in module.modules()
+    )
 
 
 def weights_of(state: dict[str, Tensor]) -> dict[str, Tensor]:

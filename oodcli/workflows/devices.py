@@ -3,6 +3,8 @@
 import contextlib
 import os
 import platform
+import shutil
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,44 @@ def free_memory(device: torch.device) -> int | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
+
+
+def quick_in_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16; true where torch does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return known is None or bool(known())
+    return True
+
+
+def check_compiler(device: torch.device) -> None:
+    """See that ``torch.compile`` has what it needs on this machine.
+
+    Raises
+    ------
+    InvalidInputError
+        If it does not.
+    """
+    cure = "leave --compile out"
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInputError(f"--compile is for CPUs and CUDA GPUs, not for {device}; {cure}")
+    # The choice of torch; what it starts for a GPU needs a compiler of C alone.
+    usual = {"Darwin": "clang++", "Windows": "cl"}.get(platform.system(), "g++")
+    name = os.environ.get("CXX") or usual
+    if device.type == "cuda":
+        name = os.environ.get("CC") or ("gcc" if shutil.which("gcc") else "clang")
+    if shutil.which(name) is None:
+        raise InvalidInputError(
+            f"--compile needs a compiler, and there is no {name}; install one, or {cure}"
+        )
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").is_file():
+        raise InvalidInputError(
+            f"--compile needs the headers of Python, and there is no {headers / 'Python.h'}; "
+            f"install them (python3-dev), or {cure}"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -62,7 +62,14 @@ from oodcli.training.recipes import Recipe, default_architecture, recipe_for, re
 from oodcli.training.registry import parse_objective
 from oodcli.training.streaming import StreamedImages, TrainingImages, crops_originals, fits
 from oodcli.training.student import LastBlock
-from oodcli.workflows.devices import enough_memory, find_device, free_memory, versions
+from oodcli.workflows.devices import (
+    check_compiler,
+    enough_memory,
+    find_device,
+    free_memory,
+    quick_in_bfloat16,
+    versions,
+)
 from oodcli.workflows.initial import (
     Initial,
     InitialWeights,
@@ -121,6 +128,8 @@ class TrainRequest:
         Share of the training images to hold out for validation.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
+    compile
+        Whether torch compiles the network for its training steps.
     scale_batch
         Whether each of several processes takes the batch of the recipe, at a learning rate that is
         as many times as high; all of them share one batch otherwise.
@@ -149,6 +158,7 @@ class TrainRequest:
     amp: bool = False
     val_fraction: float = 0.0
     skip_unreadable: bool = False
+    compile: bool = False
     scale_batch: bool = False
     data_workers: int | None = None
 
@@ -187,6 +197,7 @@ class _Job:
     created: str
     preprocess: Preprocess | None = None
     init: Initial | None = None
+    compile: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Return what fixes the weights that come out."""
@@ -196,6 +207,7 @@ class _Job:
             "recipe": self.recipe.to_json(),
             "seed": self.seed,
             "amp": self.amp,
+            "compile": self.compile,
             "val_fraction": self.val_fraction,
             "skip_unreadable": self.skip_unreadable,
             "size": None if self.preprocess is None else list(self.preprocess.size),
@@ -231,6 +243,7 @@ class _Job:
                 if size is None
                 else Preprocess((size[0], size[1]), content["resize"], recipe.mean, recipe.std),
                 init=None if init is None else Initial(**init),
+                compile=content.get("compile", False),
             )
         except (KeyError, TypeError) as error:
             raise CorruptArtifactError(
@@ -277,6 +290,8 @@ def train(
     device = find_device(request.device)
     decoders = _decoders(request.data_workers, job_of, watch)
     fraction = _fraction(request.val_fraction)
+    if request.compile:
+        _check_compiled(device, job_of)
     # One process downloads before the others look.
     dataset = job_of.in_turn(
         partial(find_dataset, request.data, store, role="id", val_fraction=fraction, progress=watch)
@@ -304,6 +319,7 @@ def train(
         created=now(),
         preprocess=preprocess,
         init=initial,
+        compile=request.compile,
     )
     same, folder = None, None
     if job_of.first:
@@ -625,6 +641,7 @@ def _recorded(folder: RunFolder) -> dict[str, Any] | None:
         "recipe": Recipe.from_json(record.recipe).to_json(),
         "seed": record.seed,
         "amp": record.training["amp"],
+        "compile": record.training.get("compile", False),
         "val_fraction": record.val_fraction,
         "skip_unreadable": record.training["skip_unreadable"],
         "size": list(record.preprocess.size),
@@ -659,6 +676,8 @@ def _train(
     with one_writer, decoders:
         if job_of.agreed(folder.finished):
             return TrainResult(folder.name, folder.read(), 0)
+        if job.compile:
+            _check_compiled(device, job_of)
         _check_shares(job.recipe, job_of)
         preprocess = job.preprocess or preprocess_for(
             dataset.name, mean=job.recipe.mean, std=job.recipe.std
@@ -697,6 +716,11 @@ def _train(
             f"recipe {job.recipe.name} ({job.recipe.source}), {job.recipe.objective}"
             + ("" if job.init is None else f", from {job.init.source}")
         )
+        if job.amp and not quick_in_bfloat16(device):
+            watch.note(
+                f"{device} has no instructions for bfloat16, so that --amp makes training slower; "
+                "leave it out"
+            )
         started = time.perf_counter()
         images = _images(
             dataset,
@@ -795,7 +819,9 @@ def _through_epochs(
     keep_best = recipe.keep == "best"
     with watch.task("training", total=total, unit="images") as task:
         try:
-            for stats in trainer.epochs(train, images.get("val"), done=begun, task=task):
+            for stats in trainer.epochs(
+                train, images.get("val"), done=begun, task=task, progress=watch
+            ):
                 history.append(stats.to_json())
                 share = train.waited / stats.seconds
                 if stats.epoch == begun + 1 and share > MUCH_WAITING:
@@ -822,6 +848,16 @@ def _check_shares(recipe: Recipe, job_of: Processes) -> None:
             f"a batch of {recipe.batch_size} images cannot be shared by {job_of.size} processes; "
             "start fewer, or take more images a step: --batch-size N"
         )
+
+
+def _check_compiled(device: torch.device, job_of: Processes) -> None:
+    """Refuse to compile where that cannot be done, or is not tested."""
+    if job_of.many:
+        raise InvalidInputError(
+            f"--compile is for one process, not for {job_of.size} that share batches; leave "
+            "--compile out, or train a run that was begun with it in one process"
+        )
+    check_compiler(device)
 
 
 def _trainer(
@@ -859,6 +895,7 @@ def _trainer(
         head=head,
         last_block=last_block,
         channels_last=spec.architecture.channels_last,
+        compiled=job.compile,
         processes=job_of,
     )
 
@@ -1047,6 +1084,7 @@ def _record(
             "device": str(device),
             "processes": job_of.size,
             "amp": job.amp,
+            "compile": job.compile,
             "skip_unreadable": job.skip_unreadable,
             "threads": torch.get_num_threads(),
             "seconds": sum(line["seconds"] for line in history),

@@ -25,7 +25,9 @@ class Recorder:
     def note(self, message: str, /) -> None:
         self.notes.append(message)
 
-    def task(self, description: str, /, *, total: int | None, unit: str) -> "Recorder":
+    def task(
+        self, description: str, /, *, total: int | None, unit: str, passing: bool = False
+    ) -> "Recorder":
         self.tasks.append((description, total, unit))
         self.advanced = 0
         return self

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from oodcli.training.augment import (
+    _changed,
     _resizing,
     augment,
     augmented,
@@ -189,6 +190,41 @@ def test_jitter_is_distributed_as_that_of_torchvision() -> None:
         edges = torch.arange(0, 257, 8) - 0.5
         both = [torch.searchsorted(each, edges) / 2000 for each in (a, b)]
         assert float((both[0] - both[1]).abs().max()) < 1.95 * (2 / 2000) ** 0.5
+
+
+def test_all_images_changed_at_once_are_what_each_change_makes_of_its_own() -> None:
+    """A GPU changes all images at once, the CPU those of each change: with the same result."""
+    pixels = batch(40)
+    kinds = torch.arange(40) % 5
+    draws = torch.rand(4, 40, generator=torch.Generator().manual_seed(3))
+    amounts = [0.6 + 0.8 * draws[0], 0.6 + 0.8 * draws[1], 0.6 + 0.8 * draws[2], draws[3] - 0.5]
+    found = _changed(pixels, kinds, amounts)
+    for kind, change in enumerate((brightened, contrasted, saturated, hue_shifted)):
+        mine = kinds == kind
+        assert torch.equal(found[mine], change(pixels[mine], amounts[kind][mine]))
+        assert not torch.equal(found[mine], pixels[mine])
+    assert torch.equal(found[kinds == 4], pixels[kinds == 4])
+
+
+@pytest.mark.gpu
+def test_a_gpu_jitters_as_the_cpu_does() -> None:
+    from oodcli.training import augment as module
+
+    pixels = batch(64)
+    kept = [torch.rand(4, 64), torch.rand(64, 4), torch.rand(64)]
+    results = []
+    for device in ("cpu", "cuda"):
+        numbers = iter(kept)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.torch, "rand", lambda *_, **__: next(numbers).to(device))  # noqa: B023
+            found = jitter(
+                pixels.to(device),
+                torch.Generator(device),
+                by=(0.4, 0.4, 0.4, 0.1),
+                chance=0.8,
+            )
+        results.append(found.cpu().int())
+    assert (results[0] - results[1]).abs().max() <= 1
 
 
 def test_every_recipe_augments_every_image_on_its_own() -> None:

@@ -1,15 +1,19 @@
 """The training loop: it learns, and cut off training ends as if it had not been."""
 
-from contextlib import nullcontext
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from oodcli.errors import InvalidInputError
 from oodcli.progress import Silent
-from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer
-from oodcli.training.recipes import Recipe
+from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, overruns
+from oodcli.training.recipes import Recipe, recipe_named
 from oodcli.training.registry import OBJECTIVES, parse_objective
 from oodcli.training.student import LastBlock
 
@@ -41,7 +45,13 @@ def network() -> nn.Module:
 
 
 def trainer(
-    recipe: Recipe = RECIPE, *, seed: int = 0, amp: bool = False, objective: str = "cross-entropy"
+    recipe: Recipe = RECIPE,
+    *,
+    seed: int = 0,
+    amp: bool = False,
+    objective: str = "cross-entropy",
+    compiled: bool = False,
+    device: str = "cpu",
 ) -> Trainer:
     """Make a fresh trainer."""
     module, chosen = network(), parse_objective(objective).objective
@@ -50,19 +60,23 @@ def trainer(
         module,
         recipe,
         seed=seed,
-        device=torch.device("cpu"),
+        device=torch.device(device),
         amp=amp,
         objective=chosen,
         head="6",
         last_block=LastBlock("2", 8),
+        compiled=compiled,
     )
 
 
-def run(of: Trainer, *, done: int = 0, epochs: int | None = None) -> list[float]:
+def run(
+    of: Trainer, *, done: int = 0, epochs: int | None = None, device: str = "cpu"
+) -> list[float]:
     """Train some epochs and return their losses."""
     losses = []
+    seen = LabelledPixels(images().pixels.to(device), images().labels.to(device))
     with Silent().task("training", total=None, unit="images") as task:
-        for stats in of.epochs(images(), images(), done=done, task=task):
+        for stats in of.epochs(seen, seen, done=done, task=task):
             losses.append(stats.loss)
             if epochs is not None and len(losses) == epochs:
                 break
@@ -167,6 +181,118 @@ def test_half_precision_trains_too() -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(amp: bool) -> None:
+    first, second = trainer(amp=amp), trainer(amp=amp)
+    assert run(first) == run(second)
+    other = second.state()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in first.state().items())
+
+
+def test_a_step_is_that_of_sgd_with_nesterov_momentum_and_decay() -> None:
+    """One kernel for the whole step follows the formula, here written out for two steps."""
+    recipe = replace(RECIPE, epochs=2, batch_size=48, augmentation=(), nesterov=True)
+    of = trainer(recipe)
+    of.module.get_submodule("5").p = 0.0
+    by_hand = network()
+    by_hand.get_submodule("5").p = 0.0
+    run(of)
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (recipe.mean, recipe.std))
+    seen = (images().pixels / 255 - mean) / std
+    momenta = [torch.zeros_like(parameter) for parameter in by_hand.parameters()]
+    for epoch in range(2):
+        loss = nn.functional.cross_entropy(by_hand(seen), images().labels)
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for parameter, gradient, momentum in zip(
+                by_hand.parameters(), gradients, momenta, strict=True
+            ):
+                decayed = gradient + recipe.weight_decay * parameter
+                momentum.mul_(recipe.momentum).add_(decayed)
+                rate = recipe.learning_rate(epoch, epoch / 2)
+                parameter.sub_(rate * (decayed + recipe.momentum * momentum))
+    for name, wanted in by_hand.named_parameters():
+        found = of.state()[f"module.{name}"]
+        torch.testing.assert_close(found, wanted.detach(), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "objective", ["cross-entropy", "ish", pytest.param("alpa", marks=pytest.mark.slow)]
+)
+def test_a_compiled_network_has_its_hooks_and_its_names(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything but the making of machine code, which changes rounding and takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain, compiled = trainer(objective=objective), trainer(objective=objective, compiled=True)
+    assert run(compiled, epochs=2) == run(plain, epochs=2)
+    assert compiled.state().keys() == plain.state().keys()
+
+
+def test_a_network_that_cannot_be_compiled_is_told_of_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise NotImplementedError("no such layer")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    with pytest.raises(InvalidInputError, match=r"leave --compile out$") as raised:
+        run(trainer(compiled=True))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch, about itself
+@pytest.mark.parametrize("objective", ["cross-entropy", "ish", "alpa"])
+def test_compiled_training_learns_and_goes_on_after_a_cut(objective: str) -> None:
+    recipe = RECIPE.changed(epochs=3)
+    whole = trainer(recipe, objective=objective, compiled=True)
+    losses = run(whole)
+    assert losses[-1] < losses[0]
+    first = trainer(recipe, objective=objective, compiled=True)
+    begun = run(first, epochs=1)
+    second = trainer(recipe, objective=objective, compiled=True)
+    second.load_state(first.state())
+    assert begun + run(second, done=1) == losses
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, second.state()[name]), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["featurenorm-resnet18", "mode-base"])
+def test_no_step_waits_for_a_gpu(name: str) -> None:
+    """Only the end of an epoch does; a step that waits would raise here."""
+    augmentation = recipe_named(name, "cifar10").augmentation
+    recipe = replace(RECIPE, augmentation=augmentation, epochs=2)
+    of = trainer(recipe, device="cuda")
+    run(of, epochs=1, device="cuda")
+    waits = []
+
+    class Task:
+        def advance(self, _amount: int, /, **fields: str) -> None:
+            if not fields:
+                torch.cuda.set_sync_debug_mode("error")
+                waits.append("step")
+
+    seen = LabelledPixels(images().pixels.cuda(), images().labels.cuda())
+    epochs = of.epochs(seen, None, done=1, task=Task())
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):  # the end of the epoch
+            next(epochs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_same_seed_gives_the_same_weights_on_a_gpu(amp: bool) -> None:
+    first, second = trainer(amp=amp, device="cuda"), trainer(amp=amp, device="cuda")
+    assert run(first, device="cuda") == run(second, device="cuda")
+    other = second.state()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in first.state().items())
+
+
 def test_stats_tell_what_happened() -> None:
     told: list[dict[str, str]] = []
     counted = []
@@ -185,6 +311,76 @@ def test_stats_tell_what_happened() -> None:
     assert 0 <= stats.train_accuracy <= 1
     assert sum(counted) == 48
     assert told[0]["epoch"] == "4/4"
+    assert told[0]["lr"] == "0.0005"
     assert set(stats.to_json()) == {
         "epoch", "loss", "train_accuracy", "val_accuracy", "lr", "seconds", "images_per_s",
     }  # fmt: skip
+
+
+def test_the_epoch_under_way_has_a_bar_of_its_own() -> None:
+    told: list[tuple[str, int | None, bool]] = []
+    losses: list[str] = []
+
+    class Watch(Silent):
+        @contextmanager
+        def task(self, description, /, *, total, unit, passing=False):
+            told.append((description, total, passing))
+
+            class Part:
+                done = 0
+
+                def advance(self, amount, /, **fields):
+                    self.done += amount
+                    losses.extend(fields.values())
+
+            part = Part()
+            yield part
+            assert part.done == total
+
+    of = trainer()
+    with Silent().task("", total=None, unit="") as task:
+        stats = list(of.epochs(images(), None, done=0, task=task, progress=Watch()))
+    epochs = len(stats)
+    assert told == [(f"epoch {i}/{epochs}", len(images()), True) for i in range(1, epochs + 1)]
+    steps = len(losses) // epochs
+    for index, each in enumerate(stats):
+        assert float(losses[(index + 1) * steps - 1]) == pytest.approx(each.loss, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "overrun"),
+    [(8, 1, 2, True), (16, 1, 2, False), (8, 3, 2, False), (8, 1, 1, False)],
+)
+def test_what_onednn_gets_wrong_is_not_trained_channels_last(
+    channels: int, kernel: int, stride: int, overrun: bool
+) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, channels, 3), nn.Conv2d(channels, 6, kernel, stride), nn.Flatten(),
+        nn.LazyLinear(2),
+    )  # fmt: skip
+    module(torch.zeros(1, 3, 8, 8))
+    assert overruns(module) is overrun
+    Trainer(module, recipe_named("digits", "digits"), seed=0, device=torch.device("cpu"), amp=False)
+    assert module[0].weight.is_contiguous() is overrun
+
+
+def test_a_narrow_network_survives_larger_images() -> None:
+    """Channels-last, a process dies of this, and not always at once."""
+    program = """
+import torch
+from oodcli.models import parse_architecture
+from oodcli.progress import Silent
+from oodcli.training.loop import LabelledPixels, Trainer
+from oodcli.training.recipes import Recipe
+torch.set_num_threads(1)
+module = parse_architecture("resnet18:width=4").build(3)
+recipe = Recipe("test", "here", epochs=1, batch_size=128)
+of = Trainer(module, recipe, seed=0, device=torch.device("cpu"), amp=False, head="fc")
+seen = LabelledPixels(torch.zeros(384, 3, 64, 64, dtype=torch.uint8), torch.zeros(384).long())
+with Silent().task("", total=None, unit="") as task:
+    print(len(list(of.epochs(seen, None, done=0, task=task))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

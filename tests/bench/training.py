@@ -1,0 +1,276 @@
+"""Images a second of training, beside the loop that papers publish.
+
+::
+
+    python tests/bench/training.py --images 512 --data cifar10.npz
+    python tests/bench/training.py --device cuda --images 50000 --compile
+    python tests/bench/training.py --recipe mode-finetune --steps 3
+
+The published-style loop has a DataLoader with 4 workers, torchvision's transforms of each image,
+float32, and looks at the loss after every step. The ways take turns in one process, so that other
+work on the machine slows all of them alike; ratios are of the same turn, and the median counts.
+Where other work never ends, processor time tells more than the clock; it is that of this process
+and its workers, and wants ``OMP_WAIT_POLICY=passive``, so that waiting takes none.
+With ``--steps`` a recipe takes some full steps instead, and its memory is told.
+
+``--data`` names an ``.npz`` file with uint8 ``train_images`` ``(n, 32, 32, 3)`` and
+``train_labels``; images are random without it.
+"""
+
+import argparse
+import contextlib
+import itertools
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from oodcli.models import network_of, parse_architecture
+from oodcli.progress import Silent
+from oodcli.training.loop import LabelledPixels, Trainer
+from oodcli.training.recipes import Recipe, recipe_for, recipe_named
+from oodcli.training.registry import parse_objective
+from oodcli.training.student import LastBlock
+
+CLASSES = 10
+
+
+class Published(Dataset[tuple[torch.Tensor, int]]):
+    """Images that torchvision changes one by one, as they are asked for."""
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], recipe: Recipe
+    ) -> None:
+        known = {
+            "flip": transforms.RandomHorizontalFlip(),
+            "crop": transforms.RandomCrop(pixels.shape[1], padding=recipe.crop_padding),
+        }
+        self._change = transforms.Compose(
+            [
+                transforms.ToPILImage(),
+                *(known[step] for step in recipe.augmentation),
+                transforms.ToTensor(),
+                transforms.Normalize(recipe.mean, recipe.std),
+            ]
+        )
+        self._pixels, self._labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, at: int) -> tuple[torch.Tensor, int]:
+        return self._change(self._pixels[at]), int(self._labels[at])
+
+
+def loaded(path: str | None, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return uint8 images ``(count, 32, 32, 3)`` and their labels."""
+    random = np.random.default_rng(0)
+    if path is None:
+        pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        return pixels, random.integers(0, CLASSES, count)
+    with np.load(path) as arrays:
+        pixels, labels = arrays["train_images"], arrays["train_labels"].astype(np.int64)
+    rows = random.permutation(len(labels))[:count]
+    return pixels[rows], labels[rows]
+
+
+def published(
+    arch: str, recipe: Recipe, data: tuple[NDArray[np.uint8], NDArray[np.int64]], device: str
+) -> Iterator[None]:
+    """Train epoch by epoch as published code does."""
+    torch.manual_seed(0)
+    module = parse_architecture(arch).build(CLASSES).to(device)
+    loader = DataLoader(
+        Published(*data, recipe),
+        recipe.batch_size,
+        shuffle=True,
+        num_workers=4,
+        pin_memory=device != "cpu",
+        persistent_workers=True,  # so that an epoch of a few images starts no processes
+    )
+    optimiser = torch.optim.SGD(
+        module.parameters(),
+        recipe.lr,
+        recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )
+    module.train()
+    while True:
+        for images, labels in loader:
+            loss = nn.functional.cross_entropy(module(images.to(device)), labels.to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            loss.item()
+        yield
+
+
+def trainer_of(arch: str, recipe: Recipe, device: str, *, amp: bool, compiled: bool) -> Trainer:
+    """Make a network and what trains it, as ``ood train`` does."""
+    torch.manual_seed(0)
+    spec = parse_architecture(arch)
+    module = spec.build(CLASSES)
+    network = network_of(spec, module)
+    objective = parse_objective(recipe.objective).objective
+    last_block = None
+    if "maps" in objective.looks_at:
+        name, (channels, _, _) = list(network.block_shapes((32, 32)).items())[-1]
+        last_block = LastBlock(network.blocks[name], channels, network.layout(name).maps)
+    objective.attach(module, spec.architecture.head)
+    return Trainer(
+        module,
+        recipe,
+        seed=0,
+        device=torch.device(device),
+        amp=amp,
+        objective=objective,
+        head=spec.architecture.head,
+        last_block=last_block,
+        channels_last=spec.architecture.channels_last,
+        compiled=compiled,
+    )
+
+
+def ours(of: Trainer, images: LabelledPixels) -> Iterator[None]:
+    """Train epoch by epoch with ``of``."""
+    with Silent().task("training", total=None, unit="images") as task:
+        for _ in of.epochs(images, None, done=0, task=task):
+            yield
+
+
+def on_device(data: tuple[NDArray[np.uint8], NDArray[np.int64]], device: str) -> LabelledPixels:
+    """Put images where they are trained on."""
+    pixels, labels = data
+    planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    return LabelledPixels(torch.from_numpy(planes).to(device), torch.from_numpy(labels).to(device))
+
+
+def processor_time() -> float:
+    """Return the processor time of this process and its workers, in seconds; 0 without /proc."""
+    ticks = 0
+    for process in multiprocessing.active_children():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def seconds(run: Callable[[], object], device: str) -> tuple[float, float]:
+    """Return the time that one call takes to the end of its work, by clock and processors."""
+    started, used = time.perf_counter(), processor_time()
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, processor_time() - used
+
+
+def compare(options: argparse.Namespace, recipe: Recipe) -> None:
+    """Let all ways take turns, and print their rates."""
+    device, write = options.device, sys.stdout.write
+    data = loaded(options.data, options.images)
+    recipe = recipe.changed(epochs=options.turns + 1)
+    images = on_device(data, device)
+    choices = {"ours, float32": (False, False), "ours, --amp": (True, False)}
+    if options.compile:
+        choices["ours, --amp --compile"] = (True, True)
+    common = (options.arch, recipe)
+    ways = {"published-style": published(*common, data, device)}
+    for name, (amp, compiled) in choices.items():
+        ways[name] = ours(trainer_of(*common, device, amp=amp, compiled=compiled), images)
+    write(
+        f"torch {torch.__version__}, {options.arch}, {recipe.name}, batch {recipe.batch_size}, "
+        f"{options.images} images a turn, {device}, {torch.get_num_threads()} threads\n"
+    )
+    for name, way in ways.items():
+        first, _ = seconds(partial(next, way), device)
+        write(f"{name:24s}first turn {first:6.1f} s\n")
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(1, options.turns + 1):
+        for name, way in ways.items():
+            times[name].append(seconds(partial(next, way), device))
+        lasts = [
+            f"{name} {every[-1][0]:.1f} s ({every[-1][1]:.1f} s)" for name, every in times.items()
+        ]
+        write(f"turn {turn}: {', '.join(lasts)}\n")
+        sys.stdout.flush()
+    for name, taken in times.items():
+        ratios = [
+            [a[kind] / b[kind] for a, b in zip(times["published-style"], taken, strict=True)]
+            for kind in range(2)
+        ]
+        clock, used = (
+            f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in ratios
+        )
+        rate = options.images / statistics.median(each for each, _ in taken)
+        write(
+            f"{name:24s}{rate:9.1f} images/s, times published-style: {clock} by the clock, "
+            f"{used} by processor time\n"
+        )
+
+
+def full_steps(options: argparse.Namespace, recipe: Recipe) -> None:
+    """Take steps with all of a batch, and print their time and memory."""
+    device, write = options.device, sys.stdout.write
+    data = loaded(options.data, recipe.batch_size)
+    recipe = recipe.changed(epochs=options.steps)  # an epoch of one step
+    of = trainer_of(options.arch, recipe, device, amp=options.amp, compiled=options.compile)
+    way = ours(of, on_device(data, device))
+    views = parse_objective(recipe.objective).objective.views
+    write(f"{options.arch}, {recipe.name}, {recipe.objective}, {views * recipe.batch_size} views\n")
+    for step in itertools.count(1):
+        try:
+            taken, _ = seconds(partial(next, way), device)
+        except StopIteration:
+            break
+        peak = (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            if device == "cpu"
+            else torch.cuda.max_memory_reserved() / 2**30
+        )
+        write(f"step {step}: {taken:.1f} s, at most {peak:.2f} GiB so far\n")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Measure images a second of training.")
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--recipe", help="a published recipe [default: that of the network]")
+    parser.add_argument("--data", help=".npz file with train_images and train_labels")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--amp", action="store_true", help="with --steps: in bfloat16")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--steps", type=int, help="take full steps, and tell the memory")
+    options = parser.parse_args()
+    arch = parse_architecture(options.arch).name
+    recipe = (
+        recipe_named(options.recipe, "cifar10")
+        if options.recipe
+        else recipe_for(arch, "cifar10", "cross-entropy")
+    )
+    if options.batch_size:
+        recipe = replace(recipe, batch_size=options.batch_size)
+    if options.steps:
+        full_steps(options, recipe)
+    else:
+        compare(options, recipe)
+
+
+if __name__ == "__main__":
+    main()
