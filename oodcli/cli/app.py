@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from oodcli import __version__
 from oodcli.cli import (
     datasets,
+    doctor,
     importing,
     methods,
     normratio,
@@ -113,6 +114,7 @@ app.command("normratio")(normratio.normratio)
 app.command("score")(score.score)
 app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
 app.add_typer(recipes.app, name="recipes")
