@@ -33,7 +33,7 @@ _OWN_FILES = (
     RECORD, TRAINING, WEIGHTS, HISTORY, STATE, "state-*.safetensors", "best-*.safetensors",
     ".ood-tmp-*",
 )  # fmt: skip
-_OWN_FOLDERS = ("normratio", "scores")
+_OWN_FOLDERS = ("normratio", "scores", "detectors")
 
 
 def now() -> str:
@@ -208,6 +208,11 @@ class RunFolder:
     def normratio(self) -> Path:
         """Folder of the NormRatio results."""
         return self.path / "normratio"
+
+    @property
+    def detectors(self) -> Path:
+        """Folder of the fitted methods."""
+        return self.path / "detectors"
 
     @property
     def finished(self) -> bool:

@@ -3,7 +3,7 @@
 ::
 
     <store>/
-      runs/<name>/            run.json, weights, history, NormRatio, scores
+      runs/<name>/            run.json, weights, history, NormRatio, scores, detectors
       activations/<network>/  activations of image shards, by digest
       images/<key>/           decoded pixels in shards
       datasets/<name>/        downloaded archives

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods.class_means import directions
+from oodcli.methods.stored import Rows
 
 # Numbers in one block of the bank, and in one block of products: 64 MB each, so that a search
 # takes less than 512 MB beside the bank and the vectors that are looked up.
@@ -102,6 +103,22 @@ class Bank:
         assert filled == size
         return replace(streamed, held=held)
 
+    def to_stored(self) -> Mapping[str, object]:
+        """Return the vectors, which alone are kept of a fitted method's bank."""
+        if self.held is not None:
+            return {"vectors": self.held}
+        return {"vectors": Rows((self.size, self.width), lambda: (b for _, b in self.blocks()))}
+
+    @staticmethod
+    def from_stored(fields: Mapping[str, object], device: torch.device) -> "Bank":
+        """Return the bank of stored vectors; they stay on the disk where ``device`` lacks room."""
+        vectors = fields["vectors"]
+        if not isinstance(vectors, Tensor) or vectors.dim() != 2:
+            raise TypeError("the vectors of a bank")
+        if 4 * vectors.numel() <= free_memory(device) // 2:
+            vectors = vectors.to(device)
+        return Bank(ActivationSet([], device), _gone, *vectors.shape, held=vectors)
+
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield the position of a first vector and the vectors from there, ``(m, d)``.
 
@@ -116,7 +133,8 @@ class Bank:
             rows = min(_ROWS, max(1, _NUMBERS // self.width))
         if self.held is not None:
             for first in range(0, self.size, rows):
-                yield first, self.held[first : first + rows]
+                # A stored bank that its device has no room for is read from the disk.
+                yield first, self.held[first : first + rows].to(self.source.device)
             return
         block = torch.empty(min(rows, self.size), self.width, device=self.source.device)
         first = filled = 0
@@ -234,6 +252,10 @@ def unit_features(reference: Reference) -> Bank:
             size=len(reference.train),
         ),
     )
+
+
+def _gone(_images: Activations) -> Tensor:
+    raise AssertionError("a stored bank is held")  # so nothing is read again
 
 
 def _pieces(source: ActivationSet) -> Iterator[Activations]:

@@ -1,0 +1,280 @@
+"""Fitted methods on disk: a JSON object for their structure, safetensors for their arrays.
+
+A fitted method is a tree of dataclasses. It is read back without running any code that the file
+names: a class is taken from the modules of this package or not at all, and is given its fields.
+
+A class whose fields are not what has to be kept has two functions: ``to_stored()`` returns the
+fields to keep, by name, and the static ``from_stored(fields, device)`` makes the instance of them.
+"""
+
+import importlib
+import json
+import math
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from oodcli.errors import CorruptArtifactError
+
+Json = Any  # what json reads and writes; every use below looks at its type
+
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+# Where arrays begin in the file, so that products of mapped ones are those of ones in memory.
+_ALIGNED = 64
+_BLOCK_BYTES = 2**26
+# These hold no fitted method of the package itself, or need another package.
+_LEFT_ASIDE = frozenset({"contract", "pytorch_ood", "third_party"})
+
+
+class UnstorableError(Exception):
+    """Something in a fitted method that no file of this kind can hold."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix that is written block by block, since it may be larger than memory.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns.
+    blocks
+        Yields its rows in order, float32 ``(m, columns)``.
+    """
+
+    shape: tuple[int, int]
+    blocks: Callable[[], Iterator[Tensor]]
+
+
+Stored = Tensor | Rows
+
+
+def pack(value: object) -> tuple[Json, dict[str, Stored]]:
+    """Take a fitted method apart.
+
+    Parameters
+    ----------
+    value
+        A tree of this package's dataclasses, sequences, mappings, numbers, texts and arrays.
+
+    Returns
+    -------
+    structure
+        What JSON can hold.
+    arrays
+        The arrays that the structure names.
+
+    Raises
+    ------
+    UnstorableError
+        If there is anything else in it, such as an object of another package.
+    """
+    packer = _Packer({}, {})
+    return packer.packed(value), packer.arrays
+
+
+@dataclass(frozen=True)
+class _Packer:
+    arrays: dict[str, Stored]
+    seen: dict[int, tuple[str, object]]  # by id, so that what two halves share is kept once
+
+    def packed(self, value: object) -> Json:  # noqa: PLR0911 - one for each kind
+        """Return the structure of a value."""
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+        if isinstance(value, (Tensor, Rows, np.ndarray)):
+            return self._array(value)
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, (list, tuple)):
+            kind = "list" if isinstance(value, list) else "tuple"
+            return {kind: [self.packed(each) for each in value]}
+        if isinstance(value, Mapping):
+            return {"dict": [[self.packed(k), self.packed(v)] for k, v in value.items()]}
+        name = f"{type(value).__module__}:{type(value).__qualname__}"
+        if name not in known_classes() or isinstance(value, type):
+            raise UnstorableError(f"it holds a {name}")
+        return {"class": name, "fields": {k: self.packed(v) for k, v in _kept(value).items()}}
+
+    def _array(self, value: Tensor | Rows | np.ndarray) -> Json:
+        if isinstance(value, np.ndarray):
+            try:
+                return {"array": self._named(value, torch.from_numpy(value.copy()))}
+            except TypeError:
+                raise UnstorableError(f"it holds an array of {value.dtype}") from None
+        if isinstance(value, Rows):
+            return {"tensor": self._named(value, value)}
+        if value.dtype not in _DTYPES or value.layout != torch.strided:
+            raise UnstorableError(f"it holds a tensor of {value.dtype}")
+        # The order of the axes in memory is kept, since rounding of products depends on it.
+        strides = value.stride()
+        axes = sorted(range(value.dim()), key=lambda axis: -strides[axis])
+        flat = value.detach().permute(axes).contiguous()
+        return {"tensor": self._named(value, flat), "axes": axes}
+
+    def _named(self, value: object, array: Stored) -> str:
+        if id(value) not in self.seen:
+            name = f"{len(self.arrays):03d}"
+            self.arrays[name] = array
+            self.seen[id(value)] = name, value  # held, so that nothing else gets its id
+        return self.seen[id(value)][0]
+
+
+def _kept(value: object) -> Mapping[str, object]:
+    own = getattr(value, "to_stored", None)
+    if own is not None:
+        return own()
+    assert is_dataclass(value)  # known classes are
+    return {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+
+
+@cache
+def known_classes() -> Mapping[str, type]:
+    """Return the dataclasses that a stored method may consist of, by module and name."""
+    package = importlib.import_module("oodcli.methods")
+    modules = [
+        importlib.import_module(f"oodcli.methods.{each.name}")
+        for each in pkgutil.iter_modules(package.__path__)
+        if each.name not in _LEFT_ASIDE
+    ]
+    modules.append(importlib.import_module("oodcli.activations"))
+    return {
+        f"{module.__name__}:{name}": found
+        for module in modules
+        for name, found in vars(module).items()
+        if isinstance(found, type) and is_dataclass(found) and found.__module__ == module.__name__
+    }
+
+
+def unpack(
+    structure: Json, arrays: Mapping[str, Tensor], device: torch.device | str = "cpu"
+) -> object:
+    """Put a fitted method together again.
+
+    Parameters
+    ----------
+    structure, arrays
+        What :func:`pack` returned, and was written.
+    device
+        Where its arrays are put.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If the structure is not one that :func:`pack` makes, or was made of other classes.
+    """
+    try:
+        return _unpacked(structure, arrays, torch.device(device))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise CorruptArtifactError(f"a stored method is damaged: {error!r}; remove it") from None
+
+
+def _unpacked(  # noqa: PLR0911 - one for each kind
+    node: Json, arrays: Mapping[str, Tensor], device: torch.device | None
+) -> object:
+    """Return what a node stands for; without a device, arrays stay where they are."""
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    if not isinstance(node, dict):
+        raise TypeError(type(node).__name__)
+    if "class" in node:
+        kind: Any = known_classes()[node["class"]]
+        own = getattr(kind, "from_stored", None)
+        inner = device if own is None else None
+        values = {str(k): _unpacked(v, arrays, inner) for k, v in node["fields"].items()}
+        return kind(**values) if own is None else own(values, device)
+    if "tensor" in node:
+        values_ = arrays[node["tensor"]]
+        axes = node.get("axes", list(range(values_.dim())))
+        return (values_ if device is None else values_.to(device)).permute(_inverse(axes))
+    if "array" in node:
+        return arrays[node["array"]].numpy().copy()
+    if "float" in node:
+        return float(node["float"])
+    if "dtype" in node:
+        return {str(kind): kind for kind in _DTYPES}[f"torch.{node['dtype']}"]
+    if "list" in node:
+        return [_unpacked(each, arrays, device) for each in node["list"]]
+    if "tuple" in node:
+        return tuple(_unpacked(each, arrays, device) for each in node["tuple"])
+    return {_unpacked(k, arrays, device): _unpacked(v, arrays, device) for k, v in node["dict"]}
+
+
+def _inverse(axes: list[int]) -> list[int]:
+    return sorted(range(len(axes)), key=lambda axis: axes[axis])
+
+
+def write_arrays(stream: IO[bytes], arrays: Mapping[str, Stored]) -> None:
+    """Write arrays as safetensors, one block after another.
+
+    Parameters
+    ----------
+    stream
+        Where to.
+    arrays
+        The arrays by name.
+    """
+    entries: dict[str, Json] = {}
+    at = 0
+    for index, (name, array) in enumerate(arrays.items()):
+        dtype = torch.float32 if isinstance(array, Rows) else array.dtype
+        size = math.prod(array.shape) * dtype.itemsize
+        entries[name] = {
+            "dtype": _DTYPES[dtype], "shape": list(array.shape), "data_offsets": [at, at + size],
+        }  # fmt: skip
+        at += size
+        # The format knows no gaps, so that what fills them is an array, too.
+        if (gap := -at % _ALIGNED) and index + 1 < len(arrays):
+            entries[f"gap-{name}"] = {
+                "dtype": "U8", "shape": [gap], "data_offsets": [at, at + gap],
+            }  # fmt: skip
+            at += gap
+    header = json.dumps(entries).encode()
+    header += b" " * (-(len(header) + 8) % _ALIGNED)
+    stream.write(len(header).to_bytes(8, "little") + header)
+    for name, array in arrays.items():
+        for block in array.blocks() if isinstance(array, Rows) else _in_blocks(array):
+            stream.write(block.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        if f"gap-{name}" in entries:
+            stream.write(bytes(entries[f"gap-{name}"]["shape"][0]))
+
+
+def _in_blocks(array: Tensor) -> Iterator[Tensor]:
+    if array.numel():
+        yield from array.flatten().split(_BLOCK_BYTES // array.itemsize)
+
+
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """Read arrays, which stay on the disk until they are touched.
+
+    Parameters
+    ----------
+    path
+        What :func:`write_arrays` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CorruptArtifactError
+        If it is not what was written.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
