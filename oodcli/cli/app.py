@@ -13,6 +13,7 @@ from oodcli import __version__
 from oodcli.cli import (
     datasets,
     doctor,
+    export,
     importing,
     methods,
     normratio,
@@ -114,6 +115,7 @@ app.command("normratio")(normratio.normratio)
 app.command("score")(score.score)
 app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
