@@ -17,6 +17,7 @@ from oodcli.cli import (
     importing,
     methods,
     normratio,
+    predict,
     recipes,
     report,
     run,
@@ -113,6 +114,7 @@ app.command("train")(train.train)
 app.command("import")(importing.import_)
 app.command("normratio")(normratio.normratio)
 app.command("score")(score.score)
+app.command("predict")(predict.predict)
 app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
 app.command("export")(export.export)

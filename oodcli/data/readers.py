@@ -1,7 +1,9 @@
 """Image files: find them, tell them apart, decode them to 8-bit RGB."""
 
+import contextlib
 import hashlib
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +22,34 @@ from oodcli.errors import InvalidInputError, UnreadableImageError
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 )
+_TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
-# A small file that unpacks to a huge picture is an error like any other unreadable file. Filters
-# are set once, for the process: the context manager of the warnings module is not safe in threads.
+# Photographs of 200 megapixels exist. A small file that unpacks to a larger picture yet is an
+# error like any other unreadable file: Pillow warns, and such warnings are errors. Filters are
+# set once, for the process: the context manager of the warnings module is not safe in threads.
+Image.MAX_IMAGE_PIXELS = 2**28
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 # What Pillow warns of otherwise is metadata, such as damaged EXIF, that no pixel depends on.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _FILES_PER_TASK = 4
 MOST_THREADS = 8
+# Larger images are decoded one at a time, so that threads do not hold several of 2 GB.
+_LARGE_PIXELS = 2**25
+_one_large = threading.Lock()
+
+# What turns an image upright, by the orientation that its metadata name.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
@@ -42,8 +62,9 @@ def decode(path: Path) -> NDArray[np.uint8]:
 
     Notes
     -----
-    Transparency is dropped, not blended; the orientation in EXIF is not applied, as in the
-    published benchmarks. Greyscale of 16 bits is divided by 257, where Pillow would clip it at 255.
+    The picture is what an image viewer shows: turned upright by its EXIF orientation, and laid over
+    white where it is transparent. Published code drops both. Greyscale of 16 bits is divided by
+    257, where Pillow would clip it at 255.
     """
     try:
         with path.open("rb") as file:
@@ -71,8 +92,10 @@ def decode_stream(stream: IO[bytes], *, where: str) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(stream) as image:
-            image.load()
-            return _to_rgb(image)
+            large = image.width * image.height > _LARGE_PIXELS
+            with _one_large if large else contextlib.nullcontext():
+                image.load()
+                return _to_rgb(_upright(image))
     except UnidentifiedImageError:
         stream.seek(0)
         reason = "not an image file" if stream.read(1) else "the file is empty"
@@ -80,6 +103,19 @@ def decode_stream(stream: IO[bytes], *, where: str) -> NDArray[np.uint8]:
     except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(where, " ".join(reason.split())) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image as it is meant to be seen; TIFF files are upright once they are loaded."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - damaged metadata raise anything, and no pixel depends on them
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.update(image.info)
+    return turned
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -91,9 +127,11 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.repeat(narrow[:, :, None], 3, axis=2)  # (h, w, 3)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range")
-    if image.mode == "P" and "transparency" in image.info:
-        # Pillow warns when it drops this kind of transparency in one step.
-        image = image.convert("RGBA")
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return np.asarray(
+            Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        )
     return np.asarray(image.convert("RGB"))
 
 

@@ -117,7 +117,8 @@ class Bank:
             raise TypeError("the vectors of a bank")
         if 4 * vectors.numel() <= free_memory(device) // 2:
             vectors = vectors.to(device)
-        return Bank(ActivationSet([], device), _gone, *vectors.shape, held=vectors)
+        size, width = vectors.shape
+        return Bank(ActivationSet([], device), _gone, size, width, held=vectors)
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield the position of a first vector and the vectors from there, ``(m, d)``.

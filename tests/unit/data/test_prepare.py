@@ -144,7 +144,7 @@ def test_manifest_says_what_is_there(prepared, source, store):
         "source": source.fingerprint,
         "size": [8, 8],
         "resize": "bilinear",
-        "schema": 1,
+        "schema": 2,
     }
     assert (manifest["name"], manifest["rows"], manifest["stored"]) == ("toy", ROWS, True)
     assert manifest["shards"] == [

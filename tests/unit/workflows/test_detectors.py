@@ -78,7 +78,7 @@ class Notes:
         """Remember a note."""
         self.notes.append(message)
 
-    def task(self, description: str, /, *, total: int | None, unit: str):  # noqa: ANN201
+    def task(self, description: str, /, *, total: int | None, unit: str):
         """Remember a task."""
         from oodcli.progress import Silent
 

@@ -1,0 +1,192 @@
+"""Images that come in to be judged: files, folders, arrays and lists of paths, read as a stream.
+
+Nothing here holds more than a bounded number of paths or images, however many there are.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data import readers
+from oodcli.data.arrays import open_npz
+from oodcli.data.readers import decode, is_image_name, printable
+from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
+
+STDIN = "-"
+# Entries of a folder that are sorted at a time.
+SORTED = 2**16
+_PER_TASK = 4
+
+Pixels = NDArray[np.uint8]
+Resize = Callable[[Pixels], Pixels]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """An image to read.
+
+    Parameters
+    ----------
+    name
+        How it is called in results: the path as it was given, or ``FILE.npz[ROW]``.
+    path
+        The file.
+    relative
+        Where it belongs below a folder that a copy of it is put into.
+    row
+        Row of the array in an ``.npz`` file; None for an image file.
+    pixels
+        The image ``(h, w, 3)``, where it comes out of an array.
+    error
+        Why there is no image.
+    """
+
+    name: str
+    path: str
+    relative: str
+    row: int | None = None
+    pixels: Pixels | None = None
+    error: str | None = None
+
+
+def items(paths: Sequence[str], listed: Iterable[str] = ()) -> Iterator[Item]:
+    """Yield all images of files, folders and arrays, in the order in which they were named.
+
+    Parameters
+    ----------
+    paths
+        Files, folders with all below them, and ``.npz`` files; ``-`` stands for ``listed``.
+    listed
+        More of them. What is wrong with one of these is the error of its item.
+
+    Raises
+    ------
+    InvalidInputError
+        If an array that was named in ``paths`` cannot be read.
+
+    Notes
+    -----
+    A folder is read name by name, sorted; of one with more than 65,536 entries each so many are
+    sorted for themselves. Hidden files and folders, and files whose ending is not that of an image,
+    are passed over, unless they are named themselves. Links are followed, but not in circles.
+    """
+    for text in paths:
+        if text == STDIN:
+            for line in listed:
+                if line:
+                    yield from _listed(line)
+        else:
+            # With several folders their own names tell what is copied from them apart.
+            yield from _named(text, prefix=Path(text).resolve().name if len(paths) > 1 else "")
+
+
+def _listed(text: str) -> Iterator[Item]:
+    try:
+        yield from _named(text, prefix=_below(text))
+    except OodError as error:
+        yield Item(text, text, _below(text), error=str(error))
+
+
+def _below(text: str) -> str:
+    """Return a path that cannot lead out of the folder that it is put below."""
+    return "/".join(part for part in PurePath(text).parts if part not in ("/", "\\", "..", "."))
+
+
+def _named(text: str, *, prefix: str) -> Iterator[Item]:
+    if os.path.isdir(text):  # noqa: PTH112 - a million lines may name one each
+        yield from _walk(text, prefix, ())
+    elif text.lower().endswith(".npz"):
+        yield from _of_array(Path(text), prefix or Path(text).name)
+    else:
+        yield Item(text, text, prefix or Path(text).name)
+
+
+def _of_array(path: Path, relative: str) -> Iterator[Item]:
+    if not path.is_file():
+        raise InvalidInputError(f"there is no file {path}; check its name")
+    source = open_npz(path, name=path.name, spec=str(path), role="ood").ood_part.source
+    for row, image in enumerate(source.read(0, len(source))):
+        name = f"{path}[{row}]"
+        if isinstance(image, UnreadableImageError):
+            yield Item(name, str(path), f"{relative}[{row}]", row, error=image.reason)
+        else:
+            yield Item(name, str(path), f"{relative}[{row}].png", row, image)
+
+
+def _walk(folder: str, relative: str, above: tuple[str, ...]) -> Iterator[Item]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            while some := list(islice(entries, SORTED)):
+                for entry in sorted(some, key=lambda each: each.name):
+                    if entry.name.startswith("."):
+                        continue
+                    below = f"{relative}/{entry.name}" if relative else entry.name
+                    if entry.is_dir():
+                        yield from _walk(entry.path, below, (*above, real))
+                    # A link to nothing is kept, so that it is reported; pipes are not.
+                    elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
+                        yield Item(entry.path, entry.path, below)
+    except OSError as error:
+        reason = f"cannot list the folder: {error.strerror or error}"
+        yield Item(folder, folder, relative, error=reason)
+
+
+def decoded(
+    wanted: Iterable[Item], resize: Resize, pool: Executor
+) -> Iterator[tuple[Item, Pixels | str]]:
+    """Decode and resize images ahead of the reader, and yield them in order.
+
+    Parameters
+    ----------
+    wanted
+        The images.
+    resize
+        Brings an image to its size.
+    pool
+        Threads that do it.
+
+    Yields
+    ------
+    item
+        The image's item.
+    image
+        Its pixels ``(h, w, 3)`` at their size, or why it cannot be read.
+    """
+    threads = min(readers.MOST_THREADS, os.cpu_count() or 1)
+    ahead: deque[Future[list[tuple[Item, Pixels | str]]]] = deque()
+    iterator = iter(wanted)
+    while some := list(islice(iterator, _PER_TASK)):
+        ahead.append(pool.submit(_each, some, resize))
+        if len(ahead) > 4 * threads:
+            yield from ahead.popleft().result()
+    while ahead:
+        yield from ahead.popleft().result()
+
+
+def _each(some: Sequence[Item], resize: Resize) -> list[tuple[Item, Pixels | str]]:
+    return [(item, _pixels(item, resize)) for item in some]
+
+
+def _pixels(item: Item, resize: Resize) -> Pixels | str:
+    if item.error is not None:
+        return item.error
+    try:
+        # Resized at once, so that no more than one large image a thread is held.
+        return resize(decode(Path(item.path)) if item.pixels is None else item.pixels)
+    except UnreadableImageError as error:
+        return error.reason
+
+
+def shown(item: Item) -> str:
+    """Return the name of an item as text; bytes that are not UTF-8 become escapes."""
+    return printable(item.name)

@@ -1,0 +1,559 @@
+"""Judging incoming images one by one: whether they are of a kind that the classifier knows.
+
+Images are listed, decoded and resized ahead of the network, in threads; what is held at a time is
+bounded, however many images there are.
+"""
+
+import contextlib
+import heapq
+import importlib
+import itertools
+import math
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from oodcli.data import readers
+from oodcli.data.incoming import STDIN, Item, decoded, items, shown
+from oodcli.data.prepare import Resizing
+from oodcli.errors import InvalidInputError
+from oodcli.methods import parse_method
+from oodcli.models.extraction import extract
+from oodcli.progress import Progress, Silent
+from oodcli.runs import RunFolder, find_run
+from oodcli.store import Store, check_file_of_user, replacing
+from oodcli.workflows.detectors import TPR, Detector, Threshold, detector_for
+from oodcli.workflows.devices import enough_memory, find_device
+from oodcli.workflows.verdict_file import (
+    Counts,
+    Lines,
+    Verdict,
+    as_lines,
+    header,
+    verdict_file,
+)
+
+PREDICT_SCHEMA = 1
+AUTO = "auto"
+# Of so few images a table shows all, of more the least in-distribution ones and the first errors.
+SHOWN = 40
+_SHOWN_ERRORS = 10
+# Pixels of images that are on their way together, and of the first ones, whose verdict comes soon.
+_PIXELS = 2**20
+_FIRST_PIXELS = 2**16
+_MOST_ROWS = 1024
+_COPIES = 1000
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What to judge, and how.
+
+    Parameters
+    ----------
+    paths
+        Files, folders, ``.npz`` files, and ``-`` for the paths in ``listed``.
+    listed
+        Paths that come as a stream.
+    run
+        Name of the run; the one created last if None.
+    method
+        The method as written on the command line, or ``auto``.
+    tpr
+        Share of ID images to accept; 0.95 if None.
+    threshold
+        The threshold itself.
+    format
+        ``csv`` or ``jsonl`` for rows, ``table`` for a table at the end; by the ending of ``output``
+        if None, else a table.
+    output
+        File that gets the rows.
+    copy_ood
+        Folder that gets copies of the OOD images.
+    device, amp, batch_size
+        Where and how to compute.
+    skip_unreadable
+        Whether images of the run's own data that cannot be decoded are left out in fitting.
+    """
+
+    paths: Sequence[str]
+    listed: Iterable[str] = ()
+    run: str | None = None
+    method: str = AUTO
+    tpr: float | None = None
+    threshold: float | None = None
+    format: Literal["table", "csv", "jsonl"] | None = None
+    output: Path | None = None
+    copy_ood: Path | None = None
+    device: str = "auto"
+    amp: bool = False
+    batch_size: int | None = None
+    skip_unreadable: bool = False
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What was found, all in all.
+
+    Parameters
+    ----------
+    detector
+        Run, method, and the ID images behind the threshold.
+    threshold
+        The threshold.
+    counts
+        The verdicts, those of earlier runs into the same file included.
+    before
+        The verdicts that the file had already.
+    expected
+        Share of ID images below the threshold.
+    seconds
+        Time from the first image to the last.
+    rows
+        All verdicts if they are few, else those of the lowest OOD scores and the first errors.
+    complete
+        Whether ``rows`` are all.
+    """
+
+    detector: dict[str, Any]
+    threshold: Threshold
+    counts: Counts
+    before: Counts
+    expected: float
+    seconds: float
+    rows: tuple[Verdict, ...]
+    complete: bool
+
+    @property
+    def share(self) -> float | None:
+        """Share of OOD verdicts among the images that could be read."""
+        judged = self.counts.id + self.counts.ood
+        return self.counts.ood / judged if judged else None
+
+    @property
+    def share_stderr(self) -> float:
+        """Standard error of ``expected`` as the share of so many ID images, were they all ID."""
+        judged = max(self.counts.id + self.counts.ood, 1)
+        chance = self.expected * (1 - self.expected)
+        return math.sqrt(chance / judged + chance / self.threshold.n)
+
+
+def predict(
+    store: Store,
+    request: PredictRequest,
+    *,
+    rows_to: IO[str] | None = None,
+    progress: Progress | None = None,
+) -> PredictResult:
+    """Judge images, and write their rows as they come.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    request
+        What to judge, and how.
+    rows_to
+        Where rows go that no file was named for.
+    progress
+        Told of long work.
+
+    Raises
+    ------
+    OodError
+        If the run, the method, the device or a path cannot be used. An image that cannot be read is
+        a row with the reason.
+    """
+    watch = progress or Silent()
+    kind = _kind(request)
+    _check(request)
+    device = find_device(request.device)
+    folder = find_run(store, request.run)
+    if request.run is None:
+        watch.note(f"run: {folder.name}")
+    method = _method_of(store, folder, request.method, device, amp=request.amp, progress=watch)
+    detector = detector_for(
+        store,
+        folder,
+        method,
+        device=device,
+        amp=request.amp,
+        batch_size=request.batch_size,
+        skip_unreadable=request.skip_unreadable,
+        progress=watch,
+    )
+    threshold = (
+        detector.threshold(TPR if request.tpr is None else request.tpr)
+        if request.threshold is None
+        else detector.given_threshold(request.threshold)
+    )
+    found = _Findings()
+    with contextlib.ExitStack() as stack:
+        file = None
+        wanted = items(request.paths, request.listed)
+        if request.output is not None:
+            assert kind != "table"  # _kind has seen to it
+            file = stack.enter_context(
+                verdict_file(request.output, kind, _settings(detector, threshold, request), store)
+            )
+            done = file.done
+            wanted = (item for item in wanted if not done.take(shown(item), file.kind))
+            if file.before.total:
+                watch.note(f"{request.output} has {file.before.total:,} rows: going on after them")
+        elif kind != "table" and rows_to is not None:
+            rows_to.write(header(kind))
+        copies = None if request.copy_ood is None else _Copies(request.copy_ood)
+        started = time.perf_counter()
+        task = stack.enter_context(watch.task("judging", total=None, unit="images"))
+        for block in _judged(detector, folder, threshold, wanted, request=request, device=device):
+            verdicts = [verdict for _, verdict in block]
+            # Copied before they are written, so that every row of an image comes with its copy.
+            if copies is not None:
+                for item, verdict in block:
+                    if verdict.verdict == "ood":
+                        copies.add(item)
+            if file is not None:
+                file.write(verdicts)
+            elif kind != "table" and rows_to is not None:
+                rows_to.write(as_lines(verdicts, kind))
+                rows_to.flush()
+            found.add(verdicts)
+            task.advance(len(block))
+        seconds = time.perf_counter() - started
+    before = Counts() if file is None else file.before
+    counts = found.counts
+    return PredictResult(
+        detector=detector.origin(),
+        threshold=threshold,
+        counts=Counts(
+            before.id + counts.id, before.ood + counts.ood, before.errors + counts.errors
+        ),
+        before=before,
+        expected=float(detector.percentile([threshold.value])[0]) / 100,
+        seconds=seconds,
+        rows=found.rows(),
+        complete=found.complete,
+    )
+
+
+def _kind(request: PredictRequest) -> Literal["table"] | Lines:
+    """Return how results are written."""
+    if request.output is None:
+        return request.format or "table"
+    endings: dict[str, Lines] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    ending = request.output.suffix.lower()
+    if request.format == "table":
+        raise InvalidInputError(
+            f"a table is for the screen, not for {request.output}; take --format csv or jsonl"
+        )
+    if request.format is not None:
+        return request.format
+    if ending not in endings:
+        raise InvalidInputError(
+            f"the ending of {request.output} is neither .csv nor .jsonl; "
+            "say what to write: --format csv or --format jsonl"
+        )
+    return endings[ending]
+
+
+def _check(request: PredictRequest) -> None:
+    """Refuse what cannot be done before anything is opened."""
+    if not request.paths:
+        raise InvalidInputError("there is nothing to judge; name files or folders, or - for stdin")
+    if request.tpr is not None and request.threshold is not None:
+        raise InvalidInputError("--tpr and --threshold both set the threshold; give one of them")
+    if request.tpr is not None and not 0 < request.tpr <= 1:
+        raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {request.tpr:g}")
+    if request.threshold is not None and not math.isfinite(request.threshold):
+        raise InvalidInputError(f"--threshold must be a finite number, not {request.threshold}")
+    if request.paths.count(STDIN) > 1:
+        raise InvalidInputError("- stands for stdin, which can be read once; name it once")
+    if request.method != AUTO:
+        parse_method(request.method)
+    for path in request.paths:
+        if path != STDIN and not Path(path).exists():
+            raise InvalidInputError(f"there is no file or folder {path}; check its name")
+    if request.output is not None:
+        check_file_of_user(request.output)
+    if request.copy_ood is not None:
+        _check_copies(request.copy_ood, request.paths)
+
+
+def _check_copies(into: Path, paths: Sequence[str]) -> None:
+    target = into.expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        raise InvalidInputError(f"{into} is no folder; name one for the copies")
+    for path in paths:
+        if path != STDIN and Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
+            raise InvalidInputError(
+                f"{into} lies in {path}, which is read; name a folder elsewhere for the copies"
+            )
+
+
+def _method_of(
+    store: Store,
+    folder: RunFolder,
+    method: str,
+    device: torch.device,
+    *,
+    amp: bool,
+    progress: Progress,
+) -> str:
+    """Return the method to take, which is the recommended one for ``auto``."""
+    if method != AUTO:
+        return method
+    try:
+        recommend: Any = importlib.import_module("oodcli.workflows.recommend")
+    except ModuleNotFoundError:
+        raise InvalidInputError(
+            "no method can be chosen for you yet; name one, such as --method featurenorm"
+        ) from None
+    return str(
+        recommend.recommended_method(store, folder, device=device, amp=amp, progress=progress)
+    )
+
+
+def _settings(detector: Detector, threshold: Threshold, request: PredictRequest) -> dict[str, Any]:
+    """Return what rows depend on, and what cannot be done later for rows that are there."""
+    copies = request.copy_ood
+    return {
+        **detector.origin(),
+        "threshold": threshold.value,
+        "tpr": None if threshold.given else threshold.tpr,
+        "threshold_stderr": threshold.stderr,
+        "copy_ood": None if copies is None else str(copies.expanduser().resolve()),
+    }
+
+
+@dataclass
+class _Group:
+    """Images that go through the network together, between those that cannot be read."""
+
+    rows: list[tuple[Item, str | None]] = field(default_factory=list)
+    images: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def add(self, item: Item, image: NDArray[np.uint8] | str) -> None:
+        """Add an image, or the reason why there is none."""
+        if isinstance(image, str):
+            self.rows.append((item, image))
+        else:
+            self.rows.append((item, None))
+            self.images.append(image)
+
+    def seen(self, *, keep_pixels: bool) -> "_Group":
+        """Return the rows without the pixels that nobody will ask for again."""
+        light = (
+            (item if keep_pixels and why is None else replace(item, pixels=None), why)
+            for item, why in self.rows
+        )
+        return _Group(list(light))
+
+    def pixels(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the pixels, ``(n, 3, h, w)``; a black image if there are none."""
+        if not self.images:
+            # Something has to go through the network for the rows to come out in order.
+            return np.zeros((1, 3, *size), dtype=np.uint8)
+        return np.ascontiguousarray(np.stack(self.images).transpose(0, 3, 1, 2))
+
+
+def _judged(
+    detector: Detector,
+    folder: RunFolder,
+    threshold: Threshold,
+    wanted: Iterator[Item],
+    *,
+    request: PredictRequest,
+    device: torch.device,
+) -> Iterator[list[tuple[Item, Verdict]]]:
+    """Yield blocks of images in order with their verdicts."""
+    pre = detector.record.preprocess
+    classes = detector.record.class_names
+    threads = min(readers.MOST_THREADS, os.cpu_count() or 1)
+    under_way: deque[_Group] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    images = decoded(wanted, Resizing(pre.size, pre.resize).apply, pool)
+
+    def shards() -> Iterator[NDArray[np.uint8]]:
+        for group in _grouped(images, pre.size):
+            pixels = group.pixels(pre.size)
+            under_way.append(group.seen(keep_pixels=request.copy_ood is not None))
+            yield pixels
+
+    passes = extract(
+        detector.network(folder),
+        shards(),
+        mean=pre.mean,
+        std=pre.std,
+        device=device,
+        precision=detector.precision,
+        batch_size=request.batch_size,
+        probes=detector.fitted.probes,
+    )
+    try:
+        with (
+            contextlib.closing(passes),  # type: ignore[type-var]
+            enough_memory(device, "take fewer images at a time: --score-batch-size N"),
+        ):
+            for activations in passes:
+                group = under_way.popleft()
+                scores = detector.score(activations.map(lambda values: values.to(device)))
+                _check_finite(detector.method, scores)
+                probabilities = activations.logits.double().softmax(dim=1)
+                predicted = activations.predictions
+                chances = probabilities.gather(1, predicted[:, None])[:, 0].tolist()
+                # Of a group without images there is one more, which no row takes.
+                columns = zip(
+                    predicted.tolist(),
+                    chances,
+                    scores.tolist(),
+                    detector.percentile(scores).tolist(),
+                    detector.verdicts(scores, threshold).tolist(),
+                    strict=True,
+                )
+                block = []
+                for item, why in group.rows:
+                    if why is not None:
+                        block.append((item, Verdict(shown(item), error=why)))
+                        continue
+                    label, chance, score, percentile, known = next(columns)
+                    verdict = Verdict(
+                        shown(item),
+                        classes[label],
+                        round(chance, 6),
+                        score,
+                        threshold.value,
+                        round(percentile, 4),
+                        "id" if known else "ood",
+                    )
+                    block.append((item, verdict))
+                yield block
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _grouped(
+    images: Iterable[tuple[Item, NDArray[np.uint8] | str]], size: tuple[int, int]
+) -> Iterator[_Group]:
+    """Gather images into groups of bounded size, the first of which is small."""
+    each = size[0] * size[1]
+    largest = max(1, min(_MOST_ROWS, _PIXELS // each))
+    rows = max(1, min(_MOST_ROWS, _FIRST_PIXELS // each))
+    group = _Group()
+    for item, image in images:
+        group.add(item, image)
+        if len(group.rows) >= rows:
+            yield group
+            group, rows = _Group(), min(2 * rows, largest)
+    if group.rows:
+        yield group
+
+
+def _check_finite(method: str, scores: NDArray[np.float64]) -> None:
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        raise InvalidInputError(
+            f"{method} gives {bad} scores that are not finite; "
+            "check its parameters and the weights of the run"
+        )
+
+
+class _Findings:
+    """Counts verdicts, and remembers those that a table shows."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._first: list[Verdict] = []
+        self._errors: list[Verdict] = []
+        # The largest negated score is that of the least in-distribution image.
+        self._lowest: list[tuple[float, int, Verdict]] = []
+        self._order = itertools.count(0, -1)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all are remembered."""
+        return self.counts.total == len(self._first)
+
+    def add(self, verdicts: Iterable[Verdict]) -> None:
+        """Add some."""
+        for each in verdicts:
+            self.counts.count(each.verdict)
+            if len(self._first) < SHOWN:
+                self._first.append(each)
+            if each.error is not None and len(self._errors) < _SHOWN_ERRORS:
+                self._errors.append(each)
+            if each.verdict == "ood" and each.score is not None:
+                entry = (-each.score, next(self._order), each)
+                if len(self._lowest) < SHOWN:
+                    heapq.heappush(self._lowest, entry)
+                elif entry > self._lowest[0]:
+                    heapq.heapreplace(self._lowest, entry)
+
+    def rows(self) -> tuple[Verdict, ...]:
+        """Return what a table shows."""
+        if self.complete:
+            return tuple(self._first)
+        lowest = sorted(self._lowest, reverse=True)
+        return (*(verdict for _, _, verdict in lowest), *self._errors)
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """A folder that gets copies of images; a file that is there is never changed.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
+
+    folder: Path
+
+    def add(self, item: Item) -> None:
+        """Copy an image to its relative path, or beside another image that is there."""
+        wanted = self.folder.expanduser() / item.relative
+        for number in range(1, _COPIES):
+            target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+            if not os.path.lexists(target):
+                with replacing(target) as stream:
+                    self._write(item, stream)
+                return
+            if self._is_copy(item, target):
+                return
+        raise InvalidInputError(
+            f"there are {_COPIES} other images called {wanted}; name another folder: --copy-ood DIR"
+        )
+
+    def _write(self, item: Item, stream: IO[bytes]) -> None:
+        if item.pixels is None:
+            with Path(item.path).open("rb") as source:
+                shutil.copyfileobj(source, stream)
+        else:
+            Image.fromarray(item.pixels).save(stream, format="PNG")
+
+    def _is_copy(self, item: Item, target: Path) -> bool:
+        """Tell whether a file holds the image already."""
+        if not target.is_file():
+            return False
+        if item.pixels is not None:
+            with contextlib.suppress(OSError), Image.open(target) as image:
+                return bool(np.array_equal(np.asarray(image), item.pixels))
+            return False
+        source = Path(item.path)
+        if source.stat().st_size != target.stat().st_size:
+            return False
+        with source.open("rb") as one, target.open("rb") as other:
+            while block := one.read(2**20):
+                if block != other.read(2**20):
+                    return False
+        return True
