@@ -82,7 +82,8 @@ def export(
     from oodcli.cli.render import deliver, render_table
     from oodcli.errors import InvalidInputError
     from oodcli.store import Store
-    from oodcli.workflows.export import TPR, ExportRequest
+    from oodcli.workflows.detectors import TPR
+    from oodcli.workflows.export import ExportRequest
     from oodcli.workflows.export import export as export_workflow
 
     if tpr is not None and threshold is not None:

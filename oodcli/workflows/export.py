@@ -1,6 +1,7 @@
 """A run's classifier and detector as one ONNX file, checked against what ood itself computes."""
 
 import importlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -310,7 +311,9 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     )
     test = OwnImages(folder, data, activator).test()
     real = test.take(evenly_spaced(len(test), _REAL_IMAGES)).pixels()
-    verification = _verified(content, network, detector, threshold, request.input, size, real)
+    verification = _verified(
+        content, network, detector, threshold, kind=request.input, size=size, real=real
+    )
     description["verification"] = asdict(verification)
     description["file"] = {
         "name": MODEL,
@@ -495,6 +498,7 @@ def _verified(
     network: Network,
     detector: Detector,
     threshold: Threshold,
+    *,
     kind: Input,
     size: tuple[int, int],
     real: NDArray[np.uint8],
@@ -599,7 +603,7 @@ def run_model(
 def _batches(pixels: NDArray[np.uint8], kind: Input) -> Iterator[NDArray[Any]]:
     """Yield images as a file takes them, the first one alone."""
     starts = [0, *range(1, len(pixels), _BATCH), len(pixels)]
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in itertools.pairwise(starts):
         batch = pixels[start:stop]
         yield batch if kind == "uint8" else batch.astype(np.float32) / np.float32(255)
 
