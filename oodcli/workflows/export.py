@@ -223,7 +223,8 @@ class _Screening(nn.Module):
 def _not_below(value: float) -> float:
     """Return the least float32 that is not below a number, so that comparisons come out alike."""
     near = np.float32(value)
-    return float(near if near >= value else np.nextafter(near, np.float32(np.inf)))
+    # As Python's numbers: NumPy would round the other one to float32 first.
+    return float(near if float(near) >= value else np.nextafter(near, np.float32(np.inf)))
 
 
 def export(store: Store, request: ExportRequest, *, progress: Progress | None = None) -> Exported:
@@ -260,6 +261,8 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     _check_output(folder_out, overwrite=request.overwrite)
     if request.threshold is None and not 0 < request.tpr <= 1:
         raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {request.tpr:g}")
+    if request.threshold is not None and not np.isfinite(request.threshold):
+        raise InvalidInputError(f"--threshold must be a finite number, not {request.threshold}")
     folder = find_run(store, request.run)
     record = folder.read()
     if request.run is None:

@@ -16,7 +16,7 @@ from oodcli.methods.traced import (
 )
 
 WIDTH, CLASSES, BLOCKS = 24, 5, 3
-EXTRA = ("ash-s:percentile=97+msp", "scale:signed=clamp+maxlogit", "knn:k=1", "ash-b:percentile=20")
+EXTRA = ("ash-s:percentile=97+msp", "scale:signed=clamp+maxlogit", "knn:k=1")
 
 
 def rows(n: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,16 +70,9 @@ class Scores(nn.Module):
 
 def specs() -> list:
     """Return every method that can be recorded, shapers with a scorer."""
-    names = [f"{n}+energy" if METHODS[n].is_shaper else n for n in sorted(TRACEABLE)]
-    return [
-        parse_method(n if "+" in n or not parse_shaper(n) else f"{n}+energy")
-        for n in (*names, *EXTRA)
-    ]
-
-
-def parse_shaper(name: str) -> bool:
-    """Return whether a written method needs a scorer to follow."""
-    return METHODS[name.partition(":")[0]].is_shaper
+    bare = [*sorted(TRACEABLE), "ash-b:percentile=20"]
+    names = [f"{n}+energy" if METHODS[n.partition(":")[0]].is_shaper else n for n in bare]
+    return [parse_method(name) for name in (*names, *EXTRA)]
 
 
 def test_every_method_scores_in_onnxruntime_as_it_does_itself(
