@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,12 +16,6 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
 )
-from oodcli.cli.render import Cell, Column, Table, percent
-from oodcli.cli.render.terminal import write_terminal
-
-if TYPE_CHECKING:
-    from oodcli.workflows.predict import PredictResult
-    from oodcli.workflows.verdict_file import Verdict
 
 FOUND_OOD = 3
 _INTERRUPTED = 130
@@ -95,6 +89,8 @@ def predict(
 ) -> None:
     """Tell images that the classifier should not be trusted on from those that it knows."""
     from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import deliver
+    from oodcli.cli.render_verdicts import render_verdicts, summary
     from oodcli.store import Store
     from oodcli.workflows.predict import PredictRequest
     from oodcli.workflows.predict import predict as predict_workflow
@@ -128,8 +124,7 @@ def predict(
         raise typer.Exit(_INTERRUPTED) from None
     as_table = output is None and format_ in (None, VerdictFormat.TABLE)
     if as_table:
-        sys.stdout.write(write_terminal(_table(result), to_file=False))
-        sys.stdout.flush()
+        deliver(render_verdicts(result), None)
     else:
         for line in summary(result):
             print(line, file=sys.stderr)
@@ -143,84 +138,3 @@ def _lines() -> Iterator[str]:
 
     for line in sys.stdin.buffer:
         yield os.fsdecode(line.rstrip(b"\r\n"))
-
-
-_COLUMNS = (
-    Column("path", "image"),
-    Column("class", "class"),
-    Column("probability", "probability", right=True),
-    Column("score", "score", right=True),
-    Column("percentile", "ID percentile", right=True),
-    Column("verdict", "verdict"),
-)
-
-
-def _table(result: "PredictResult") -> Table:
-    """Return the rows that there is room for, and the summary below them."""
-    shown = len(result.rows)
-    title = [f"{result.detector['method']} on {result.detector['run']}"]
-    if not result.complete:
-        title.append(
-            f"the {shown:,} rows of {result.counts.total:,} to look at first: the lowest OOD "
-            "scores, then what cannot be read; all rows: --output FILE.csv"
-        )
-    return Table(
-        title,
-        _COLUMNS,
-        [_row(each) for each in result.rows],
-        notes=summary(result),
-        droppable=("probability", "percentile"),
-    )
-
-
-def _row(verdict: "Verdict") -> dict[str, Cell]:
-    if verdict.error is not None:
-        cells = {column.key: Cell("") for column in _COLUMNS}
-        return cells | {
-            "path": Cell(verdict.path),
-            "verdict": Cell(f"unreadable: {verdict.error}"),
-        }
-    return {
-        "path": Cell(verdict.path),
-        "class": Cell(verdict.predicted or ""),
-        "probability": Cell(f"{verdict.probability:.4f}"),
-        "score": Cell(f"{verdict.score:.6g}"),
-        "percentile": Cell(f"{verdict.percentile:.2f}"),
-        "verdict": Cell(verdict.verdict or "", bold=verdict.verdict == "ood"),
-    }
-
-
-def summary(result: "PredictResult") -> list[str]:
-    """Return what was found, all in all, and what the threshold is worth."""
-    counts, before, threshold = result.counts, result.before, result.threshold
-    lines = [f"{counts.total:,} images: {counts.id:,} id, {counts.ood:,} ood"]
-    if counts.errors:
-        lines[0] += f", {counts.errors:,} unreadable"
-    new = counts.total - before.total
-    if new and result.seconds:
-        lines[0] += f"; {new:,} judged at {new / result.seconds:,.0f} images/s"
-    expected = f"of ID images {percent(result.expected)} %"
-    if result.share is None:
-        lines.append(f"share of OOD verdicts: none could be judged; expected {expected}")
-    else:
-        error = f" ± {percent(result.share_stderr)} %" if result.share_stderr else ""
-        lines.append(
-            f"share of OOD verdicts: {percent(result.share)} %; expected {expected}{error} "
-            "(standard error)"
-            if error
-            else f"share of OOD verdicts: {percent(result.share)} %; expected {expected}"
-        )
-    origin = result.detector
-    images = f"{threshold.n:,} {origin['id_part']} images of {origin['id_data']}"
-    if threshold.given:
-        lines.append(
-            f"threshold {threshold.value:.6g}, as given: {percent(threshold.tpr)} % of {images} "
-            "score at least that"
-        )
-    else:
-        lines.append(
-            f"threshold {threshold.value:.6g} ± {threshold.stderr:.2g} (standard error): "
-            f"{percent(threshold.tpr)} % of {images} score at least that; {origin['method']}, "
-            f"fitted {origin['created'][:10]}"
-        )
-    return lines

@@ -1,0 +1,359 @@
+"""``ood predict``: which incoming images the classifier knows."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Ood, flat
+
+FIELDS = ["path", "class", "probability", "score", "threshold", "percentile", "verdict", "error"]
+
+
+@pytest.fixture
+def incoming(tiny: Path, tmp_path: Path) -> Path:
+    """Return a folder of ID images, noise, and two files that are no images."""
+    root = tmp_path / "incoming"
+    shutil.copytree(tiny / "test", root / "a")
+    flat(root / "b")
+    (root / "b" / "broken.png").write_bytes(b"no image")
+    (root / "c.png").symlink_to("nowhere")
+    (root / "notes.txt").write_text("passed over")
+    return root
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+def objects(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_image_gets_a_row_in_order(ood: Ood, incoming: Path) -> None:
+    code, out, err = ood("predict", incoming, "--method", "energy", "--format", "csv")
+    assert code == 0, err
+    found = rows(out)
+    assert list(found[0]) == FIELDS
+    names = [Path(row["path"]).relative_to(incoming).as_posix() for row in found]
+    assert names == sorted(names)
+    assert len(names) == 24 + 7 + 2
+    bad = {Path(row["path"]).name: row["error"] for row in found if row["error"]}
+    assert bad == {"broken.png": "not an image file", "c.png": "the file is gone"}
+    for row in found:
+        if not row["error"]:
+            assert row["class"] in ("blue", "red")
+            assert 0.5 <= float(row["probability"]) <= 1
+            known = float(row["score"]) >= float(row["threshold"])
+            assert row["verdict"] == ("id" if known else "ood")
+            assert 0 <= float(row["percentile"]) <= 100
+    counted = [sum(row["verdict"] == each for row in found) for each in ("id", "ood")]
+    assert f"33 images: {counted[0]} id, {counted[1]} ood, 2 unreadable" in err
+    assert "± " in err
+    assert "of 24 test images of colours score at least that; energy, fitted 20" in err
+
+
+def test_the_scores_are_those_of_ood_score(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    noise = flat(tmp_path / "noise", n=30)
+    methods = ("energy", "featurenorm", "knn:k=3", "react", "odin")
+    export = tmp_path / "scores.npz"
+    named = [piece for method in methods for piece in ("--method", method)]
+    assert ood("score", *named, "--ood", noise, "--export", export)[0] == 0
+    with np.load(export) as stored:
+        for method in methods:
+            options = ("--method", method, "--format", "jsonl", "--score-batch-size", "7")
+            code, out, err = ood("predict", noise, *options)
+            assert code == 0, err
+            canonical = next(n for n in stored if n.startswith(method) and n.endswith("/noise"))
+            got = {Path(str(each["path"])).name: each["score"] for each in objects(out)}
+            # The set has the files in the same order, sorted by name.
+            np.testing.assert_allclose(
+                [got[name] for name in sorted(got)], stored[canonical], rtol=1e-6, atol=1e-9
+            )
+
+
+def test_arrays_stdin_and_single_files_are_read(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = flat(tmp_path / "noise", n=3)
+    pixels = np.stack([np.asarray(Image.open(noise / f"{n}.png")) for n in range(3)])
+    np.savez(tmp_path / "x.npz", images=pixels)
+    other = shutil.copy(noise / "0.png", tmp_path / "no-ending")
+
+    class Stdin:
+        buffer: Iterator[bytes] = iter(
+            [
+                os.fsencode(noise / "1.png") + b"\n",
+                b"\n",
+                os.fsencode(noise) + b"\r\n",
+                b"gone.png\n",
+                b"gone.npz",
+            ]
+        )
+
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    code, out, err = ood(
+        "predict", tmp_path / "x.npz", "-", other, noise / "1.png", "--method", "msp",
+        "--format", "jsonl",
+    )  # fmt: skip
+    assert code == 0, err
+    found = objects(out)
+    npz = [f"{tmp_path / 'x.npz'}[{n}]" for n in range(3)]
+    files = [str(noise / f"{n}.png") for n in range(3)]
+    assert [each["path"] for each in found] == [
+        *npz, files[1], *files, "gone.png", "gone.npz", str(other), files[1],
+    ]  # fmt: skip
+    score = {str(each["path"]): each["score"] for each in found}
+    for array, file in zip(npz, files, strict=True):
+        assert score[array] == pytest.approx(score[file], rel=1e-6)
+    assert score[str(other)] == pytest.approx(score[files[0]], rel=1e-6)
+    assert found[7]["error"] == "the file is gone"
+    assert found[8]["error"] == "there is no file gone.npz; check its name"
+    assert {each["schema"] for each in found} == {1}
+
+
+def test_the_table_shows_few_images_and_of_many_the_least_known(
+    ood: Ood, incoming: Path, tmp_path: Path
+) -> None:
+    code, out, _ = ood("predict", incoming, "--method", "energy")
+    assert code == 0
+    assert "unreadable: not an image file" in out
+    assert out.count(".png") == 33
+    flat(incoming / "many", n=60)
+    code, out, err = ood("predict", incoming, "--method", "energy", "--threshold", "1e9")
+    assert (code, err.count("threshold")) == (0, 0)
+    assert "the 42 rows of 93 to look at first" in " ".join(out.split())
+    assert "note: threshold 1e+09, as given: 0.00 % of 24 test images of colours" in out
+
+
+def test_exit_code_three_says_that_there_is_an_ood_image(ood: Ood, incoming: Path) -> None:
+    options = ("predict", incoming / "b", "--method", "energy", "--format", "csv")
+    assert ood(*options, "--threshold", "1e9")[0] == 0
+    assert ood(*options, "--threshold", "1e9", "--fail-on-ood")[0] == 3
+    assert ood(*options, "--threshold=-1e9", "--fail-on-ood")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_that_was_cut_is_gone_on_with(
+    ood: Ood, incoming: Path, tmp_path: Path, kind: str
+) -> None:
+    (incoming / "b" / 'new\nline, "quoted".png').write_bytes((incoming / "b/0.png").read_bytes())
+    output = tmp_path / f"verdicts.{kind}"
+    options = ("predict", incoming, incoming / "b", "--method", "energy", "--output", output)
+    code, out, err = ood(*options)
+    assert (code, out) == (0, "")
+    whole = output.read_bytes()
+    assert whole.count(b"\n") == 34 + 9 + (kind == "csv")
+    for cut in (0, 5, 70, 150, len(whole) // 2, len(whole) - 1, len(whole)):
+        output.write_bytes(whole[:cut])
+        code, _, again = ood(*options)
+        assert code == 0, again
+        assert rounded(output.read_text(), kind) == rounded(whole.decode(), kind)
+        assert again.splitlines()[-3].split(";")[0] == err.splitlines()[-3].split(";")[0]
+    assert f"{output} has 43 rows: going on after them" in again
+
+
+def rounded(text: str, kind: str) -> list[dict[str, object]]:
+    """Return rows whose scores may differ by the rounding of another batch."""
+    found = rows(text) if kind == "csv" else objects(text)
+    return [
+        {key: value for key, value in row.items() if key not in ("score", "probability")}
+        | {"score": row["score"] and f"{float(str(row['score'])):.4f}"}
+        for row in found
+    ]
+
+
+def test_what_has_come_since_is_added(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+    output = tmp_path / "verdicts.csv"
+    options = ("predict", incoming, "--method", "energy", "--output", output)
+    assert ood(*options)[0] == 0
+    before = output.read_text()
+    shutil.copy(incoming / "b" / "0.png", incoming / "a" / "0.png")
+    assert ood(*options)[0] == 0
+    assert output.read_text().startswith(before)
+    assert [row["path"] for row in rows(output.read_text())][33:] == [str(incoming / "a/0.png")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "msp"), "was written with another method (energy, now msp)"),
+        (("--tpr", "0.9"), "was written with another threshold ("),
+        (("--format", "jsonl"), "was written with another format (csv, now jsonl)"),
+        (("--amp",), "was written with another precision (float32, now bfloat16)"),
+    ],
+)
+def test_rows_of_other_settings_are_not_mixed(
+    ood: Ood, incoming: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    output = tmp_path / "verdicts.csv"
+    plain = ("predict", incoming, "--output", output)
+    assert ood(*plain, "--method", "energy")[0] == 0
+    content = output.read_bytes()
+    given = options if "--method" in options else ("--method", "energy", *options)
+    code, _, err = ood(*plain, *given)
+    assert code == 1
+    assert message in err
+    assert "name another file, or remove this one" in err
+    assert output.read_bytes() == content
+
+
+def test_a_file_of_another_program_is_left_alone(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+    output = tmp_path / "verdicts.csv"
+    output.write_text("mine\n")
+    code, _, err = ood("predict", incoming, "--method", "energy", "--output", output)
+    assert code == 1
+    assert f"{output} is there already, without verdicts.csv.ood.json beside it" in err
+    assert output.read_text() == "mine\n"
+
+
+def test_a_line_that_is_no_row_is_told(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+    output = tmp_path / "verdicts.jsonl"
+    options = ("predict", incoming, "--method", "energy", "--output", output)
+    assert ood(*options)[0] == 0
+    output.write_bytes(output.read_bytes() + b"hello\n")
+    code, _, err = ood(*options)
+    assert code == 1
+    assert f"line 34 of {output} is not a row of verdicts" in err
+
+
+def test_ood_images_are_copied_and_nothing_is_overwritten(
+    ood: Ood, incoming: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", images=np.full((2, 8, 8), 7, dtype=np.uint8))
+    copies = tmp_path / "copies"
+    (copies / "incoming" / "b").mkdir(parents=True)
+    (copies / "incoming" / "b" / "0.png").write_bytes(b"mine")
+    options = (
+        "predict", incoming, tmp_path / "x.npz", "--method", "energy", "--threshold", "1e9",
+        "--copy-ood", copies, "--format", "csv",
+    )  # fmt: skip
+    for _ in range(2):
+        assert ood(*options)[0] == 0
+        found = {path.relative_to(copies).as_posix() for path in copies.rglob("*.png")}
+        wanted = {
+            f"incoming/{path.relative_to(incoming).as_posix()}"
+            for path in incoming.rglob("*.png")
+            if path.name not in ("broken.png", "c.png")
+        }
+        assert found == {*wanted, "incoming/b/0-2.png", "x.npz[0].png", "x.npz[1].png"}
+    assert (copies / "incoming/b/0.png").read_bytes() == b"mine"
+    assert (copies / "incoming/b/0-2.png").read_bytes() == (incoming / "b/0.png").read_bytes()
+    assert not list(copies.rglob(".ood-tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("gone",), "there is no file or folder gone; check its name"),
+        ((".", "--tpr", "0"), "--tpr must be above 0 and at most 1, not 0"),
+        ((".", "--tpr", "1.5"), "--tpr must be above 0 and at most 1, not 1.5"),
+        ((".", "--threshold", "nan"), "--threshold must be a finite number, not nan"),
+        ((".", "--tpr", "0.9", "--threshold", "1"), "both set the threshold"),
+        ((".", "--method", "enrgy"), "did you mean 'energy'?"),
+        ((".", "--run", "tny"), "did you mean 'tiny'?"),
+        ((".", "--output", "x.txt"), "the ending of x.txt is neither .csv nor .jsonl"),
+        ((".", "--output", "x.csv", "--format", "table"), "a table is for the screen"),
+        ((".", "--output", "nowhere/x.csv"), "there is no folder"),
+        ((".", "--copy-ood", "./inside"), "inside lies in ., which is read"),
+        (("-", "-"), "- stands for stdin, which can be read once"),
+        (("text.npz",), "text.npz is not an .npz file"),
+    ],
+)
+@pytest.mark.usefixtures("tiny", "workplace")
+def test_wrong_inputs_are_one_clear_line(ood: Ood, options: tuple[str, ...], message: str) -> None:
+    Path("text.npz").write_text("hello")
+    method = () if "--method" in options else ("--method", "energy")
+    code, out, err = ood("predict", *options, *method)
+    assert (code, out if "npz" not in message else "") == (1, "")
+    assert message in err.splitlines()[-1]
+
+
+def test_links_in_a_circle_end(ood: Ood, incoming: Path) -> None:
+    (incoming / "loop").symlink_to(incoming)
+    code, out, _ = ood("predict", incoming, "--method", "energy", "--format", "csv")
+    assert (code, len(rows(out))) == (0, 33)
+
+
+def test_an_empty_folder_has_no_share(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, _ = ood("predict", tmp_path / "empty", "--method", "energy")
+    assert code == 0
+    assert "0 images: 0 id, 0 ood" in out
+    assert "none could be judged" in out
+
+
+def test_only_unreadable_files_are_rows(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    for number in range(100):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    code, out, err = ood("predict", tmp_path, "--method", "energy", "--format", "jsonl")
+    assert code == 0
+    assert sum(each["error"] == "not an image file" for each in objects(out)) == 100
+    assert "0 id, 0 ood, 100 unreadable" in err
+
+
+def test_images_of_every_kind_are_seen_alike(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    """One picture in many ways to store it gets one score."""
+    rng = np.random.default_rng(0)
+    grey = np.kron(rng.integers(0, 256, (4, 6)), np.ones((16, 16), dtype=np.int64))
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    plain = Image.fromarray(grey.astype(np.uint8))
+    plain.save(folder / "grey.png")
+    plain.convert("RGB").save(folder / "rgb.png")
+    plain.convert("RGBA").save(folder / "rgba.png")
+    Image.fromarray((257 * grey).astype(np.uint16)).save(folder / "deep.png")
+    plain.convert("RGB").convert("CMYK").save(folder / "cmyk.tif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+    code, out, _ = ood("predict", folder, "--method", "energy", "--format", "jsonl")
+    assert code == 0
+    scores = {Path(str(each["path"])).name: each["score"] for each in objects(out)}
+    assert len(scores) == 6
+    for score in scores.values():
+        assert score == pytest.approx(scores["rgb.png"], rel=1e-5)
+
+
+def test_interrupted_says_how_to_go_on(
+    ood: Ood, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("oodcli.workflows.predict.predict", interrupted)
+    code, _, err = ood("predict", incoming, "--output", tmp_path / "x.csv")
+    assert code == 130
+    assert f"the same command goes on after the rows in {tmp_path / 'x.csv'}" in err
+    code, _, err = ood("predict", incoming)
+    assert (code, err.strip()) == (130, "error: interrupted; with --output FILE it could go on")
+
+
+def test_rows_reach_a_reader_that_goes_away(tiny: Path, tmp_path: Path) -> None:
+    noise = flat(tmp_path / "noise", n=200)
+    command = [
+        sys.executable, "-m", "oodcli", "predict", noise, "--method", "msp", "--format", "csv",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline().decode().strip() == ",".join(FIELDS)
+        program.stdout.close()
+        assert program.stderr is not None
+        told = program.stderr.read().decode()
+    assert "Traceback" not in told
+    assert program.returncode in (0, 141)
