@@ -25,7 +25,7 @@ from oodcli.models import Network
 from oodcli.models.extraction import extract
 from oodcli.models.graph import ActivationsOf
 from oodcli.progress import Progress, Silent
-from oodcli.runs import Preprocess, find_run, now
+from oodcli.runs import Preprocess, RunFolder, find_run, now
 from oodcli.store import Store, digest_of_bytes, read_json, replacing, write_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.detectors import TPR, Detector, Threshold, detector_for
@@ -330,7 +330,7 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     return Exported(folder_out, description, verification)
 
 
-def _moved(store: Store, detector: Detector, folder: Any, progress: Progress) -> Detector:  # noqa: ANN401
+def _moved(store: Store, detector: Detector, folder: RunFolder, progress: Progress) -> Detector:
     """Return the detector on the CPU: as it was stored, or fitted again."""
     return detector_for(
         store, folder, detector.method, device=torch.device("cpu"), progress=progress
