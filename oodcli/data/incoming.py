@@ -18,6 +18,7 @@ from oodcli.data import readers
 from oodcli.data.arrays import open_npz
 from oodcli.data.readers import decode, is_image_name, printable
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
+from oodcli.images import ImageSource
 
 STDIN = "-"
 # Entries of a folder that are sorted at a time.
@@ -88,6 +89,9 @@ def items(paths: Sequence[str], listed: Iterable[str] = ()) -> Iterator[Item]:
 
 
 def _listed(text: str) -> Iterator[Item]:
+    if "\0" in text:
+        yield Item(text, "", "", error="a path cannot hold a zero byte; write one path a line")
+        return
     try:
         yield from _named(text, prefix=_below(text))
     except OodError as error:
@@ -102,22 +106,47 @@ def _below(text: str) -> str:
 def _named(text: str, *, prefix: str) -> Iterator[Item]:
     if os.path.isdir(text):  # noqa: PTH112 - a million lines may name one each
         yield from _walk(text, prefix, ())
-    elif text.lower().endswith(".npz"):
+    elif is_array(text):
         yield from _of_array(Path(text), prefix or Path(text).name)
     else:
         yield Item(text, text, prefix or Path(text).name)
 
 
+def is_array(path: str) -> bool:
+    """Tell whether a path is taken for an array file."""
+    return path.lower().endswith(".npz")
+
+
+def open_array(path: Path) -> ImageSource:
+    """Open the images of an ``.npz`` file.
+
+    Parameters
+    ----------
+    path
+        The file, as :func:`oodcli.data.arrays.open_npz` takes it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it holds no images.
+    """
+    return open_npz(path, name=path.name, spec=str(path), role="ood").ood_part.source
+
+
 def _of_array(path: Path, relative: str) -> Iterator[Item]:
     if not path.is_file():
         raise InvalidInputError(f"there is no file {path}; check its name")
-    source = open_npz(path, name=path.name, spec=str(path), role="ood").ood_part.source
-    for row, image in enumerate(source.read(0, len(source))):
-        name = f"{path}[{row}]"
-        if isinstance(image, UnreadableImageError):
-            yield Item(name, str(path), f"{relative}[{row}]", row, error=image.reason)
-        else:
-            yield Item(name, str(path), f"{relative}[{row}].png", row, image)
+    source = open_array(path)
+    row = 0
+    try:
+        for row, image in enumerate(source.read(0, len(source))):
+            name, below = f"{path}[{row}]", f"{relative}[{row}].png"
+            if isinstance(image, UnreadableImageError):
+                yield Item(name, str(path), below, row, error=image.reason)
+            else:
+                yield Item(name, str(path), below, row, image)
+    except InvalidInputError as error:
+        yield Item(str(path), str(path), relative, error=f"damaged after row {row}: {error}")
 
 
 def _walk(folder: str, relative: str, above: tuple[str, ...]) -> Iterator[Item]:

@@ -178,7 +178,7 @@ class Detector:
     def score(self, batch: Activations) -> NDArray[np.float64]:
         """Return the scores of images from their activations, ``(n,)``, larger for more ID."""
         with torch.inference_mode():
-            return self.fitted.detector.score(batch).double().cpu().numpy()
+            return self.fitted.detector.score(batch).cpu().double().numpy()
 
     def percentile(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Return the share of ID scores below each score, in percent, ``(n,)``."""
@@ -284,17 +284,6 @@ def detector_for(
     return detector
 
 
-def stored_detectors(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the records of the detectors that a run has, in the order of their methods."""
-    records = []
-    for path in sorted(folder.detectors.glob(f"*/{_RECORD}")):
-        try:
-            records.append(dict(read_json(path)["origin"]))
-        except (CorruptArtifactError, KeyError, TypeError, ValueError, OSError):
-            continue  # it is made again when it is asked for
-    return sorted(records, key=lambda record: str(record.get("method")))
-
-
 def _fitted(kept: "_Kept", spec: MethodSpec, own: OwnImages, progress: Progress) -> Detector:
     """Fit a method, and score ID images that the network was not trained on."""
     data, activator = own.data, own.activator
@@ -368,6 +357,7 @@ class _Kept:
                 "kind": "ood-detector",
                 "key": self.key,
                 "origin": detector.origin(),
+                "threshold": asdict(detector.threshold()),
                 "version": __version__,
                 "size": path.stat().st_size,
                 "digest": _digest(path),

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.data import readers
-from oodcli.data.incoming import STDIN, Item, decoded, items, shown
+from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array, shown
 from oodcli.data.prepare import Resizing
 from oodcli.errors import InvalidInputError
 from oodcli.methods import parse_method
@@ -46,6 +47,7 @@ from oodcli.workflows.verdict_file import (
 
 PREDICT_SCHEMA = 1
 AUTO = "auto"
+_RECOMMEND = "oodcli.workflows.recommend"
 # Of so few images a table shows all, of more the least in-distribution ones and the first errors.
 SHOWN = 40
 _SHOWN_ERRORS = 10
@@ -214,6 +216,8 @@ def predict(
         elif kind != "table" and rows_to is not None:
             rows_to.write(header(kind))
         copies = None if request.copy_ood is None else _Copies(request.copy_ood)
+        if copies is not None:
+            wanted = (item for item in wanted if not copies.holds(item))
         started = time.perf_counter()
         task = stack.enter_context(watch.task("judging", total=None, unit="images"))
         for block in _judged(detector, folder, threshold, wanted, request=request, device=device):
@@ -284,6 +288,8 @@ def _check(request: PredictRequest) -> None:
     for path in request.paths:
         if path != STDIN and not Path(path).exists():
             raise InvalidInputError(f"there is no file or folder {path}; check its name")
+        if is_array(path) and not Path(path).is_dir():
+            open_array(Path(path))
     if request.output is not None:
         check_file_of_user(request.output)
     if request.copy_ood is not None:
@@ -314,8 +320,10 @@ def _method_of(
     if method != AUTO:
         return method
     try:
-        recommend: Any = importlib.import_module("oodcli.workflows.recommend")
-    except ModuleNotFoundError:
+        recommend: Any = importlib.import_module(_RECOMMEND)
+    except ModuleNotFoundError as error:
+        if error.name != _RECOMMEND:
+            raise
         raise InvalidInputError(
             "no method can be chosen for you yet; name one, such as --method featurenorm"
         ) from None
@@ -507,6 +515,11 @@ class _Findings:
         return (*(verdict for _, _, verdict in lowest), *self._errors)
 
 
+@lru_cache(maxsize=1024)
+def _resolved(folder: str) -> Path:
+    return Path(folder).resolve()
+
+
 @dataclass(frozen=True)
 class _Copies:
     """A folder that gets copies of images; a file that is there is never changed.
@@ -518,6 +531,11 @@ class _Copies:
     """
 
     folder: Path
+
+    def holds(self, item: Item) -> bool:
+        """Tell whether an image is such a copy, which must not be copied again and again."""
+        parent = _resolved(os.path.dirname(item.path))  # noqa: PTH120 - a million items
+        return parent.is_relative_to(_resolved(str(self.folder.expanduser())))
 
     def add(self, item: Item) -> None:
         """Copy an image to its relative path, or beside another image that is there."""

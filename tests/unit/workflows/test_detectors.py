@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from oodcli.metrics import fpr_at_tpr
 from oodcli.models.extraction import extract
 from oodcli.runs import RunFolder, find_run, remove_run
 from oodcli.store import Store
-from oodcli.workflows.detectors import Detector, detector_for, stored_detectors
+from oodcli.workflows.detectors import Detector, detector_for
 from oodcli.workflows.train import TrainRequest, train
 
 CPU = torch.device("cpu")
@@ -160,10 +160,21 @@ def test_another_precision_or_network_is_another_detector(store: Store, folder: 
     half = detector_for(store, folder, "energy", device=CPU, amp=True)
     assert half.precision == "bfloat16"
     assert detector_for(store, folder, "energy", device=CPU).created == first.created
-    assert [each["precision"] for each in stored_detectors(folder)] != ["float32"]
+    assert len(list(folder.detectors.iterdir())) == 2
     record = folder.read()
     folder.write(replace(record, preprocess=replace(record.preprocess, mean=(0.4, 0.5, 0.5))))
     assert detector_for(store, folder, "energy", device=CPU).created > first.created
+
+
+def test_the_threshold_is_stored_with_method_data_and_date(store: Store, folder: RunFolder) -> None:
+    detector = detector_for(store, folder, "knn:k=3", device=CPU)
+    (path,) = folder.detectors.glob("*/detector.json")
+    content = json.loads(path.read_text())
+    assert content["threshold"] == asdict(detector.threshold(0.95))
+    assert content["threshold"]["stderr"] > 0
+    origin = content["origin"]
+    assert (origin["method"], origin["id_data"], origin["id_part"]) == ("knn:k=3", "colours", "val")
+    assert origin["created"][:2] == "20"
 
 
 def test_a_removed_run_takes_its_detectors_along(store: Store, folder: RunFolder) -> None:
@@ -176,7 +187,7 @@ def test_wrong_methods_are_told(store: Store, folder: RunFolder) -> None:
     for method in ("enrgy", "knn:k=0", "msp+energy"):
         with pytest.raises(OodError):
             detector_for(store, folder, method, device=CPU)
-    assert stored_detectors(folder) == []
+    assert not folder.detectors.exists()
 
 
 def _detector(scores: np.ndarray) -> Detector:
