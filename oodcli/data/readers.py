@@ -144,7 +144,8 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
         If it is of a kind that has no 8-bit meaning.
     """
     try:
-        return _to_rgb(image)
+        image.load()
+        return _to_rgb(_upright(image))
     except Exception as error:  # noqa: BLE001 - a file that is read only now makes decoders raise
         raise InvalidInputError(
             f"a Pillow image of mode {image.mode} cannot be read: {error}; convert it to RGB"

@@ -96,6 +96,23 @@ def test_every_kind_of_image_gives_the_same_scores(
     assert names == (str(paths[0]), "image 1", "image 2", "image 3")
 
 
+def test_pillow_images_are_read_as_their_files_are(
+    detector: oodcli.Detector, tmp_path: Path
+) -> None:
+    """Turned upright, narrowed from 16 bits, and without transparency, as files are."""
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(0, 256, (24, 40, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    Image.fromarray(rng.integers(0, 65536, (24, 40), dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    opened = [Image.open(path) for path in paths]
+    np.testing.assert_array_equal(detector.score(opened), detector.score(paths))
+
+
 def test_images_of_several_sizes_go_together(detector: oodcli.Detector) -> None:
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((9, 9), (64, 32))]
