@@ -106,6 +106,29 @@ def test_the_reference_network_gives_the_published_table(
                     assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
+def test_incoming_images_get_the_published_scores(
+    ood: Ood, shared: Path, images: Path, tmp_path: Path
+) -> None:
+    checkpoint = shared / "reference" / "resnet18_cifar10.pt"
+    data = images / "cifar10-part.npz"
+    argv = ["import", checkpoint, "--arch", "resnet18:stem_padding=2", "--data", data]
+    assert ood(*argv, "--name", "reference")[0] == 0
+    code, out, err = ood(
+        "predict", images / "svhn_crops.npz", "--method", "energy", "--format", "jsonl",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "of 1,000 val images of cifar10-part score at least that" in err
+    rows = [json.loads(line) for line in out.splitlines()]
+    with np.load(shared / "reference" / "scores.npz") as theirs:
+        np.testing.assert_allclose(
+            [row["score"] for row in rows], theirs["energy/svhn_crops"], rtol=1e-4
+        )
+    with np.load(shared / "reference" / "activations.npz") as stored:
+        labels = stored["svhn_crops/logits"].argmax(axis=1)
+    assert np.mean([int(row["class"]) for row in rows] == labels) >= 0.999
+
+
 def test_a_published_resnet20_gives_its_accuracy_and_areas(
     ood: Ood, shared: Path, images: Path
 ) -> None:

@@ -131,6 +131,31 @@ def test_a_stored_detector_needs_no_data(
         moved.rename(made[1])
 
 
+def test_a_method_of_others_is_fitted_anew_each_time(
+    store: Store, folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acme_detect.py").write_text(
+        "class Mine:\n"
+        "    @classmethod\n"
+        "    def fit(cls, reference):\n"
+        "        return cls()\n"
+        "    def score(self, batch):\n"
+        "        return batch.logits.amax(dim=1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    made = []
+    for _ in range(2):
+        watch = Notes()
+        made.append(detector_for(store, folder, "acme_detect:Mine", device=CPU, progress=watch))
+        assert watch.notes == [
+            "acme_detect:Mine cannot be stored (it holds a acme_detect:Mine): "
+            "it is fitted anew each time"
+        ]
+    assert made[1].created > made[0].created
+    np.testing.assert_array_equal(made[0].id_scores, made[1].id_scores)
+    assert not folder.detectors.exists()
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
