@@ -224,16 +224,6 @@ def test_the_temperatures_of_t2fnorm_are_exported(ood: Ood, tiny: Path, tmp_path
     assert json.loads(out)["verification"]["logits"]["relative"] < 1e-4
 
 
-def test_a_threshold_between_two_float32_numbers_decides_alike() -> None:
-    from oodcli.workflows.export import _not_below
-
-    for value in (0.1, 0.3, 0.7, -0.7, 1.0, 1e-3):
-        least = np.float32(_not_below(value))
-        assert float(least) >= value
-        below = np.nextafter(least, np.float32(-np.inf))
-        assert float(below) < value
-
-
 def test_sizes_are_checked_without_the_command_line_too(tiny: Path, tmp_path: Path) -> None:
     from oodcli.store import Store
     from oodcli.workflows.export import ExportRequest, export
