@@ -12,7 +12,7 @@ COMMANDS = (
     "run", "train", "import", "normratio", "score", "report", "runs", "datasets", "runs list",
     "runs show", "runs rename", "runs remove", "datasets list", "datasets download",
     "datasets path", "datasets verify", "datasets add", "datasets remove", "datasets show",
-    "recipes", "recipes list", "recipes show",
+    "recipes", "recipes list", "recipes show", "export", "doctor",
 )  # fmt: skip
 SLOW = ("torch", "torchvision", "sklearn", "scipy")
 

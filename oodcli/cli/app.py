@@ -12,6 +12,8 @@ from typer.core import TyperGroup
 from oodcli import __version__
 from oodcli.cli import (
     datasets,
+    doctor,
+    export,
     importing,
     methods,
     normratio,
@@ -117,6 +119,8 @@ app.command("recommend")(recommend.recommend)
 app.command("predict")(predict.predict)
 app.command("tuning")(tuning.tuning)
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(methods.app, name="methods")
 app.add_typer(recipes.app, name="recipes")

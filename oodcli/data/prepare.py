@@ -455,16 +455,24 @@ class Resizing:
             Pixels, ``(h, w, 3)``.
         """
         height, width = self.size
+        larger, (top, left) = self.plan((image.shape[0], image.shape[1]))
+        return scaled(image, *larger)[top : top + height, left : left + width]
+
+    def plan(self, before: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the size that images of a size are scaled to, and the corner to cut from there.
+
+        Parameters
+        ----------
+        before
+            Height and width.
+        """
         if self.how == "exact":
-            return scaled(image, height, width)
+            return self.size, (0, 0)
         side = int(self.how.partition(":")[2] or max(self.size))
-        before = image.shape[:2]
         # Integer division rounds the longer side down, as torchvision does.
-        larger = scaled(image, *(side * length // min(before) for length in before))
-        top, left = (
-            round((have - want) / 2) for have, want in zip(larger.shape[:2], self.size, strict=True)
-        )
-        return larger[top : top + height, left : left + width]
+        height, width = (side * length // min(before) for length in before)
+        top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
+        return (height, width), (top, left)
 
 
 def scaled(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -151,6 +151,23 @@ def _to_rgb(image: Image.Image, *, opaque: bool) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a Pillow image as `decode` gives those of a file, uint8 ``(h, w, 3)``.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is of a kind that has no 8-bit meaning.
+    """
+    try:
+        image.load()
+        return _to_rgb(_upright(image), opaque=False)
+    except Exception as error:  # noqa: BLE001 - a file that is read only now makes decoders raise
+        raise InvalidInputError(
+            f"a Pillow image of mode {image.mode} cannot be read: {error}; convert it to RGB"
+        ) from None
+
+
 def printable(path: Path | str) -> str:
     """Return a path as text; bytes that are not UTF-8 become escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode()

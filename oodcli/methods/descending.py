@@ -16,6 +16,8 @@ Signed = Literal["refuse", "clamp"]
 FLOAT32_PERCENTILE = 95.0
 # exp of more than 709 leaves the range of float64; logits multiplied by this still stay inside.
 LARGEST_EXPONENT = 600.0
+# What all methods of a batch share it by.
+ORDERED = "features in descending order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Descending:
 
 def descending(batch: Activations) -> Descending:
     """Sort the features of a batch, once for all methods."""
-    return batch.once("features in descending order", lambda: _descending(batch.features))
+    return batch.once(ORDERED, lambda: _descending(batch.features))
 
 
 def _descending(features: Tensor) -> Descending:

@@ -10,6 +10,9 @@ from oodcli.activations import Activations, Reference
 from oodcli.methods.class_means import class_means, wide_blocks
 from oodcli.methods.moments import Spectrum, moments, squared_distances, within_classes
 
+# What all methods of a batch share distances by, together with the Gaussians.
+NEAREST = "mahalanobis"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussians:
@@ -34,15 +37,20 @@ class Gaussians:
 
     def nearest(self, batch: Activations) -> Tensor:
         """Return the least squared Mahalanobis distance to a mean, float64, ``(n,)``, made once."""
-        return batch.once(("mahalanobis", self), lambda: self._nearest(batch.features))
+        return batch.once((NEAREST, self), lambda: self._nearest(batch.features))
 
     def _nearest(self, features: Tensor) -> Tensor:
         blocks = wide_blocks(features, normalised=self.normalised)
-        least = [
-            squared_distances(block.sub_(self.origin) @ self.whitening, self.centres).amin(dim=1)
-            for block in blocks
-        ]
-        return torch.cat(least)
+        return torch.cat([self._least(block.sub_(self.origin)) for block in blocks])
+
+    def least(self, wide: Tensor) -> Tensor:
+        """Return the least distance for float64 features ``(n, d)``, all at once, ``(n,)``."""
+        if self.normalised:
+            wide = wide / wide.norm(dim=1, keepdim=True).clamp(min=1e-10)
+        return self._least(wide - self.origin)
+
+    def _least(self, shifted: Tensor) -> Tensor:
+        return squared_distances(shifted @ self.whitening, self.centres).amin(dim=1)
 
 
 def of_classes(reference: Reference, *, normalised: bool) -> Gaussians:

@@ -1,0 +1,169 @@
+"""``ood export``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oodcli.cli.options import (
+    DeviceOption,
+    Format,
+    FormatOption,
+    RunOption,
+    SkipOption,
+    StoreOption,
+)
+
+if TYPE_CHECKING:
+    from oodcli.cli.render import Table
+    from oodcli.workflows.export import Exported
+
+
+class InputKind(StrEnum):
+    """What the pixels of an image are."""
+
+    UINT8 = "uint8"
+    FLOAT32 = "float32"
+
+
+def export(
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", metavar="NAME[:KEY=VALUE,…]", help="The method.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder for model.onnx and model.json.",
+            show_default=False,
+        ),
+    ],
+    run: RunOption = None,
+    tpr: Annotated[
+        float | None,
+        typer.Option(
+            "--tpr",
+            metavar="SHARE",
+            help="Share of ID images that the threshold lets pass [default: 0.95].",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", metavar="X", help="The threshold itself, instead of --tpr."),
+    ] = None,
+    input_: Annotated[
+        InputKind,
+        typer.Option("--input", help="Pixels from 0 to 255 as uint8, or from 0 to 1 as float32."),
+    ] = InputKind.UINT8,
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            "--input-size",
+            metavar="HxW",
+            help="Take images of this size, and resize them inside [default: the network's].",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are no export of ood.")
+    ] = False,
+    device: DeviceOption = "auto",
+    skip_unreadable: SkipOption = False,
+    format_: FormatOption = Format.TABLE,
+    store: StoreOption = None,
+) -> None:
+    """Write classifier and detector as one ONNX file, checked in ONNX Runtime on real images."""
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import deliver, render_table
+    from oodcli.errors import InvalidInputError
+    from oodcli.store import Store
+    from oodcli.workflows.detectors import TPR
+    from oodcli.workflows.export import ExportRequest
+    from oodcli.workflows.export import export as export_workflow
+
+    if tpr is not None and threshold is not None:
+        raise InvalidInputError("--tpr and --threshold each set the threshold; leave out one")
+    request = ExportRequest(
+        method=method,
+        output=output,
+        run=run,
+        tpr=TPR if tpr is None else tpr,
+        threshold=threshold,
+        input="uint8" if input_ is InputKind.UINT8 else "float32",
+        input_size=None if input_size is None else _size(input_size),
+        overwrite=overwrite,
+        device=device,
+        skip_unreadable=skip_unreadable,
+    )
+    found = export_workflow(Store.at(store), request, progress=TerminalProgress())
+    deliver(render_table(_table(found), format_, json_content=found.to_json()), None)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read height and width, or one number for both."""
+    from oodcli.errors import InvalidInputError
+
+    pieces = text.lower().split("x")
+    if len(pieces) > 2 or not all(piece.isascii() and piece.isdecimal() for piece in pieces):
+        raise InvalidInputError(
+            f"--input-size must be height and width, such as 480x640, not {text!r}"
+        )
+    return int(pieces[0]), int(pieces[-1])
+
+
+def _table(found: "Exported") -> "Table":
+    """Lay out what goes in, what comes out, and how that compares with ood's own results."""
+    from oodcli.cli.render import Cell, Column, Table, human_bytes
+
+    about = found.description
+    checked = found.verification
+    differences = {
+        "logits": checked.logits,
+        "probability": checked.probability,
+        "score": checked.score,
+    }
+    rows = []
+    for each in (*about["inputs"], *about["outputs"]):
+        difference = differences.get(each["name"])
+        rows.append(
+            {
+                "name": Cell(each["name"]),
+                "type": Cell(each["type"]),
+                "shape": Cell("×".join(map(str, each["shape"]))),
+                "meaning": Cell(each["meaning"]),
+                "difference": Cell(
+                    "" if difference is None else f"{difference.relative:.1e}",
+                    value=None if difference is None else difference.relative,
+                ),
+            }
+        )
+    threshold = about["threshold"]
+    size = human_bytes(about["file"]["bytes"])
+    return Table(
+        title=(
+            f"{found.folder / about['file']['name']}: {size}, run {about['run']}, "
+            f"{about['method']}",
+            f"threshold {threshold['value']:.6g}, reached by {100 * threshold['tpr']:.1f} % of "
+            f"{threshold['n']:,} ID images",
+        ),
+        columns=(
+            Column("name", "Name"),
+            Column("type", "Type"),
+            Column("shape", "Shape"),
+            Column("meaning", "Meaning"),
+            Column("difference", "Difference", right=True),
+        ),
+        rows=rows,
+        sections=frozenset({0}),
+        notes=(
+            f"Difference: the largest one from ood's own results on {checked.real} test images "
+            f"and {checked.noise} of noise, as a share of their standard deviation; "
+            f"{checked.tolerance:g} is let pass",
+        ),
+        droppable=("meaning",),
+    )

@@ -1,0 +1,74 @@
+"""The forward pass of scoring as one module, from normalised images to activations, for export."""
+
+import copy
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from oodcli.models.extraction import feature_norm
+from oodcli.models.heads import UnitFeatureLinear
+from oodcli.models.layout import Layout
+from oodcli.models.network import Network
+
+
+class ActivationsOf(nn.Module):
+    """What :func:`~oodcli.models.extraction.extract` gives, from images in any number.
+
+    Parameters
+    ----------
+    network
+        The network, which is copied.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self._network = network
+        self.module = copy.deepcopy(network.module).eval().to("cpu", torch.float32)
+        for each in self.module.modules():
+            if getattr(each, "inplace", False):
+                each.inplace = False  # type: ignore[assignment]
+        head = network.head()
+        self.register_buffer("weight", head.weight)
+        self.register_buffer("bias", head.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return logits, features, block norms and predictions of normalised images."""
+        norms: dict[str, Tensor] = {}
+        seen: list[Tensor] = []
+        last = self.module.get_submodule(self._network.head_path)
+        hooks = [
+            self.module.get_submodule(path).register_forward_hook(
+                partial(_keep_norm, norms, name, self._network.layout(name))
+            )
+            for name, path in self._network.blocks.items()
+        ]
+        hooks.append(last.register_forward_pre_hook(partial(_keep_input, seen)))
+        try:
+            self.module(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        features = seen[0]  # (n, d)
+        logits = features @ self.weight.T + self.bias  # (n, k)
+        own = last(features) if isinstance(last, UnitFeatureLinear) else logits
+        block_norms = torch.stack([norms[name] for name in self._network.blocks], dim=1)
+        return logits, features, block_norms, own.argmax(dim=1)
+
+
+def _keep_norm(
+    norms: dict[str, Tensor],
+    name: str,
+    layout: Layout,
+    _module: nn.Module,
+    _inputs: object,
+    output: Tensor,
+) -> None:
+    norms[name] = feature_norm(layout.maps(output))
+
+
+def _keep_input(seen: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
+    seen.append(inputs[0])

@@ -1,0 +1,462 @@
+"""What is installed, where everything is kept, and whether one image gets through: for bug reports.
+
+Nothing here is imported at the top that may be broken: a report is wanted most where something is.
+"""
+
+import base64
+import importlib
+import importlib.metadata
+import io
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oodcli import __version__
+from oodcli.errors import CorruptArtifactError, OodError
+
+DOCTOR_SCHEMA = 1
+
+# What the tool cannot do without, as it is called on the package index and in an import.
+PACKAGES: Mapping[str, str] = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "scipy": "scipy",
+    "scikit-learn": "sklearn",
+    "safetensors": "safetensors",
+    "matplotlib": "matplotlib",
+    "filelock": "filelock",
+    "platformdirs": "platformdirs",
+    "rich": "rich",
+    "tomlkit": "tomlkit",
+    "typer": "typer",
+}
+# What can be installed besides, by the name of the extra.
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "pytorch-ood": ("pytorch-ood",),
+    "timm": ("timm",),
+}
+# Below this, the activations of an ordinary run may not fit.
+LITTLE_ROOM = 2**30
+
+# 8 x 8 pixels: red rises to the right, green downwards, blue is a chess board.
+IMAGE = (
+    b"iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAJ0lEQVR42mNkYGBQYfivwsCIRrIwqPxnYGBkYEAn"
+    b"WRhUsIgyDLAOAIUKIhXGy/WgAAAAAElFTkSuQmCC"
+)
+
+
+@dataclass(frozen=True)
+class StoreState:
+    """The folder in which everything is kept.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+    exists
+        Whether it has been made.
+    writable
+        Whether a file can be made in it, or the folder itself.
+    free_bytes
+        Free room on its disk; None if that cannot be told.
+    usage
+        Bytes of each part.
+    finished, unfinished
+        Number of runs whose record can be read, and of those still in training.
+    damaged
+        What is wrong with each of the others, by name.
+    """
+
+    path: str
+    exists: bool
+    writable: bool
+    free_bytes: int | None
+    usage: Mapping[str, int] = field(default_factory=dict)
+    finished: int = 0
+    unfinished: int = 0
+    damaged: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """One image through a small network and two detectors.
+
+    Parameters
+    ----------
+    device
+        Where.
+    passed
+        Whether the results were right.
+    seconds
+        How long it took.
+    reason
+        What went wrong.
+    """
+
+    device: str
+    passed: bool
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What can compute.
+
+    Parameters
+    ----------
+    name
+        As ``--device`` takes it.
+    description
+        What it is.
+    memory_bytes
+        Its memory; None if that cannot be told.
+    """
+
+    name: str
+    description: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that is worth knowing when something is wrong.
+
+    Parameters
+    ----------
+    versions
+        Of ood, Python and the packages it needs; None for one that is not installed.
+    system
+        The operating system and its processor.
+    python
+        The interpreter.
+    devices
+        What can compute, ``cpu`` first.
+    store
+        The folder in which everything is kept; None if it cannot be opened.
+    extras
+        Versions of the packages of every extra; None for one that is not installed.
+    self_tests
+        One for every kind of device; none where torch cannot be imported.
+    problems
+        What is broken, each with its cure.
+    remarks
+        What is worth knowing, and no fault.
+    """
+
+    versions: Mapping[str, str | None]
+    system: str
+    python: str
+    devices: tuple[Device, ...]
+    store: StoreState | None
+    extras: Mapping[str, Mapping[str, str | None]]
+    self_tests: tuple[SelfTest, ...]
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is broken."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {"schema": DOCTOR_SCHEMA, "healthy": self.healthy, **asdict(self)}
+
+
+def diagnose(store: Path | None = None) -> Diagnosis:
+    """Look at everything that ood needs; whatever is broken becomes a line, never an exception.
+
+    Parameters
+    ----------
+    store
+        The store; None for the one that every command would take.
+    """
+    problems: list[str] = []
+    remarks: list[str] = []
+    versions = {name: _imported(name, module, problems) for name, module in PACKAGES.items()}
+    torch_works = "torch" in sys.modules and not any(p.startswith("torch ") for p in problems)
+    devices = [_cpu()]
+    if torch_works:
+        with _noting(problems, "devices cannot be listed"):
+            devices += _accelerators()
+    tests: list[SelfTest] = []
+    if torch_works:
+        kinds = {device.name.partition(":")[0]: device.name for device in reversed(devices)}
+        tests = [_self_test(kinds[kind]) for kind in ("cpu", "cuda", "mps") if kind in kinds]
+        problems += [
+            f"the self-test on {each.device} failed: {each.reason}"
+            for each in tests
+            if not each.passed
+        ]
+    state = _store_state(store, problems, remarks)
+    extras = {
+        extra: {name: _version(name) for name in packages} for extra, packages in EXTRAS.items()
+    }
+    for extra, packages in extras.items():
+        missing = [name for name, version in packages.items() if version is None]
+        if missing and len(missing) < len(packages):
+            remarks.append(
+                f"extra {extra} lacks {', '.join(missing)}; complete it: "
+                f'pip install "oodcli[{extra}]"'
+            )
+    return Diagnosis(
+        versions={
+            "ood": __version__,
+            "python": platform.python_version(),
+            **versions,
+        },
+        system=f"{platform.platform()}, {platform.machine()}",
+        python=sys.executable,
+        devices=tuple(devices),
+        store=state,
+        extras=extras,
+        self_tests=tuple(tests),
+        problems=tuple(problems),
+        remarks=tuple(remarks),
+    )
+
+
+class _noting:  # noqa: N801 - reads as the context manager it is
+    """Turns any failure of what it surrounds into a line."""
+
+    def __init__(self, lines: list[str], what: str) -> None:
+        self._lines = lines
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._lines.append(f"{self._what}: {_in_a_line(error)}")
+        return True
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Return an error in one line, with its kind where ood does not know it."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, OodError) else f"{type(error).__name__}: {text}"
+
+
+def _version(name: str) -> str | None:
+    """Return the version of an installed package."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _imported(name: str, module: str, problems: list[str]) -> str | None:
+    """Return what a package itself says it is, which for torch includes the build."""
+    try:
+        package = importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - a broken package raises anything
+        problems.append(
+            f"{name} cannot be imported ({_in_a_line(error)}); "
+            f"install it again: pip install --force-reinstall {name}"
+        )
+        return _version(name)
+    own = getattr(package, "__version__", None)
+    return str(own) if own else _version(name)
+
+
+def _cpu() -> Device:
+    memory = None
+    with suppress(AttributeError, ValueError, OSError):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Device("cpu", f"{os.cpu_count() or 1} cores", memory)
+
+
+def _accelerators() -> list[Device]:
+    import torch
+
+    found = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            known = torch.cuda.get_device_properties(index)
+            text = f"{known.name}, CUDA {torch.version.cuda}"
+            found.append(Device(f"cuda:{index}", text, int(known.total_memory)))
+    if torch.backends.mps.is_available():
+        found.append(Device("mps", "Apple GPU", None))
+    return found
+
+
+def _self_test(device: str) -> SelfTest:
+    """Bring one image through decoding, a network and two detectors, and check what comes out."""
+    start = time.perf_counter()
+    reason = ""
+    try:
+        _one_image(device)
+    except Exception as error:  # noqa: BLE001 - whatever is broken is what is asked for
+        reason = _in_a_line(error)
+    return SelfTest(device, not reason, round(time.perf_counter() - start, 3), reason)
+
+
+def _one_image(device: str) -> None:
+    """Run the self-test.
+
+    Raises
+    ------
+    RuntimeError
+        If a result is wrong.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from oodcli.activations import ActivationSet, Reference
+    from oodcli.data.prepare import Resizing
+    from oodcli.methods import parse_methods
+    from oodcli.models import network_of, parse_architecture
+    from oodcli.models.extraction import extract
+
+    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(IMAGE))))
+    y, x = np.mgrid[:8, :8]
+    _check(
+        np.array_equal(decoded, np.stack([36 * x, 36 * y, 255 * ((x + y) % 2)], axis=2)),
+        "an image was decoded to other pixels than it has",
+    )
+    pixels = Resizing((16, 16)).apply(decoded).transpose(2, 0, 1)[None]
+    # The image itself, and three that are not it.
+    images = np.concatenate([pixels, pixels[..., ::-1], 255 - pixels, pixels[:, ::-1]])
+    spec = parse_architecture("resnet18:width=2")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = network_of(spec, spec.build(4))
+    mean = std = (0.5, 0.5, 0.5)
+    passes = {
+        place: next(extract(network, [images], mean=mean, std=std, device=place))
+        for place in dict.fromkeys(("cpu", device))
+    }
+    _check(
+        all(
+            torch.allclose(values, passes["cpu"].arrays()[name], rtol=1e-3, atol=1e-4)
+            for name, values in passes[device].arrays().items()
+            if name != "predictions"
+        ),
+        "the network gives other activations there than on the cpu",
+    )
+    activations = passes[device].map(lambda values: values.to(device))
+    reference = Reference(
+        head=network.head().to(device),
+        load_train=lambda: ActivationSet.of(activations, device),
+        n_blocks=len(network.blocks),
+    )
+    energy, knn = (spec.fit(reference).detector for spec in parse_methods(["energy", "knn:k=1"]))
+    wanted = np.logaddexp.reduce(activations.logits.cpu().double().numpy(), axis=1)
+    _check(
+        np.allclose(energy.score(activations).cpu().numpy(), wanted, rtol=1e-4, atol=1e-4),
+        "energy gives other scores than its formula",
+    )
+    _check(
+        bool((knn.score(activations).abs() < 1e-6).all()),
+        "knn does not find an image among itself and others",
+    )
+
+
+def _check(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads like an assertion
+    if not holds:
+        raise RuntimeError(otherwise)
+
+
+def _store_state(root: Path | None, problems: list[str], remarks: list[str]) -> StoreState | None:
+    """Look at the store without changing it."""
+    with _noting(problems, "the store cannot be opened"):
+        from oodcli.store import Store, free_bytes
+
+        store = Store.at(root)
+        exists = store.root.is_dir()
+        writable = _writable(store.root)
+        if not writable:
+            problems.append(
+                f"the store {store.root} cannot be written; change its permissions, "
+                "or name another: --store DIR"
+            )
+        free = None
+        with suppress(OSError):
+            free = free_bytes(store.root)
+        if free is not None and free < LITTLE_ROOM:
+            remarks.append(
+                f"little room on the disk of the store: {free / 2**20:.0f} MiB; make some, "
+                "or keep everything elsewhere: --store DIR"
+            )
+        state = StoreState(str(store.root), exists, writable, free)
+        if not exists:
+            remarks.append(f"there is no store at {store.root} yet; the first command makes it")
+            return state
+        with _noting(problems, f"the store {store.root} cannot be read"):
+            return _with_runs(state, store, problems)
+        return state
+    return None
+
+
+def _with_runs(state: StoreState, store: Any, problems: list[str]) -> StoreState:  # noqa: ANN401 - its module may not import
+    """Return the state of a store with what is in it."""
+    from oodcli.runs import run_folders
+
+    finished = unfinished = 0
+    damaged: dict[str, str] = {}
+    for folder in run_folders(store):
+        read: Callable[[], object] = folder.read if folder.finished else folder.read_training
+        try:
+            read()
+            if folder.finished:
+                _check_weights(folder.weights)
+        except (OodError, OSError, ValueError) as error:
+            damaged[folder.name] = _in_a_line(error)
+            problems.append(f"run {folder.name} is damaged: {_in_a_line(error)}")
+            continue
+        finished += folder.finished
+        unfinished += not folder.finished
+    return StoreState(
+        state.path, state.exists, state.writable, state.free_bytes,
+        store.usage(), finished, unfinished, damaged,
+    )  # fmt: skip
+
+
+def _check_weights(path: Path) -> None:
+    """Refuse weights that are gone or cut short; their digest would take a minute a hundred runs.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If they cannot be opened.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    cure = f"make the run again: ood runs remove {path.parent.name}"
+    if not path.is_file():
+        raise CorruptArtifactError(f"{path} is gone; {cure}")
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            weights.keys()
+    except SafetensorError as error:
+        raise CorruptArtifactError(f"{path} is damaged ({error}); {cure}") from None
+
+
+def _writable(root: Path) -> bool:
+    """Tell whether a file can be made in a folder, or the folder itself where it is not there."""
+    place = root
+    while not place.exists():
+        place = place.parent
+    if place != root:
+        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    probe = root / f".ood-tmp-doctor-{os.getpid()}"
+    try:
+        # What access() says is not the whole truth: the disk may be mounted to be read only.
+        probe.write_bytes(b"ood")
+        probe.unlink()
+    except OSError:
+        return False
+    return True

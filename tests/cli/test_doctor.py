@@ -1,0 +1,173 @@
+"""``ood doctor``: what is there, what is broken, and no traceback whatever is."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oodcli.workflows import doctor
+
+Ood = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def found(ood: Ood, *argv: object) -> tuple[int, dict[str, Any]]:
+    """Return the exit code and the object of ``ood doctor --format json``."""
+    code, out, err = ood("doctor", "--format", "json", *argv)
+    assert err == ""
+    content = json.loads(out)
+    assert content["schema"] == 1
+    assert content["healthy"] is (code == 0)
+    return code, content
+
+
+def test_all_is_well_where_there_is_no_store_yet(ood: Ood, tmp_path: Path) -> None:
+    code, out, err = ood("doctor")
+    assert (code, err) == (0, "")
+    assert "all is well" in out
+    assert "self-test on cpu" in out
+    assert "not made yet" in out
+    assert not (tmp_path / "store").exists()
+
+
+def test_versions_devices_and_the_self_test_are_told(ood: Ood) -> None:
+    import torch
+
+    code, content = found(ood)
+    assert code == 0
+    assert content["versions"]["torch"] == torch.__version__
+    assert content["devices"][0]["name"] == "cpu"
+    tests = {test["device"]: test for test in content["self_tests"]}
+    assert tests["cpu"]["passed"]
+    assert tests["cpu"]["reason"] == ""
+
+
+def test_it_knows_every_dependency_and_extra_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(listed: list[str]) -> set[str]:
+        return {re.split(r"[<>=]", each)[0] for each in listed}
+
+    assert set(doctor.PACKAGES) == names(project["dependencies"])
+    extras = {n: names(d) for n, d in project["optional-dependencies"].items() if n != "test"}
+    assert {name: set(packages) for name, packages in doctor.EXTRAS.items()} == extras
+
+
+def test_runs_are_counted_and_damaged_ones_named(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "store" / "runs"
+    for name in ("garbled", "headless", "short", "gone"):
+        folder = runs / name
+        folder.mkdir()
+        for path in (runs / "tiny").glob("*.*"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    (runs / "garbled" / "run.json").write_text("{")
+    (runs / "headless" / "run.json").write_text('{"schema": 1}')
+    weights = runs / "short" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-40])
+    (runs / "gone" / "weights.safetensors").unlink()
+    (runs / "begun").mkdir()
+    (runs / "begun" / "training.json").write_text('{"created": "2026"}')
+    code, content = found(ood)
+    assert code == 1
+    state = content["store"]
+    assert (state["finished"], state["unfinished"]) == (1, 1)
+    assert set(state["damaged"]) == {"garbled", "headless", "short", "gone"}
+    assert state["usage"]["runs"] > 0
+    assert len(content["problems"]) == 4
+    out = ood("doctor")[1]
+    assert "1 finished, 1 unfinished, 4 damaged" in out
+    assert "ood runs remove short" in " ".join(out.split())
+
+
+def test_a_store_that_is_a_file_is_a_line(ood: Ood, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    code, content = found(ood, "--store", path)
+    assert code == 1
+    assert content["store"] is None
+    assert content["problems"] == [
+        f"the store cannot be opened: the store {path} is not a folder; name another: --store DIR"
+    ]
+    assert ood("doctor", "--store", path)[0] == 1
+
+
+def test_a_store_that_cannot_be_written_is_a_line(
+    ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    write = Path.write_bytes
+
+    def refuse(self: Path, content: bytes) -> int:
+        if self.parent == tmp_path / "store":
+            raise OSError(30, "Read-only file system")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    code, content = found(ood)
+    assert code == 1
+    assert content["store"]["writable"] is False
+    assert "cannot be written" in content["problems"][0]
+
+
+def test_little_room_is_worth_a_remark(ood: Ood, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oodcli.store.free_bytes", lambda path: 5 * 2**20)
+    code, content = found(ood)
+    assert code == 0
+    assert any("5 MiB" in remark for remark in content["remarks"])
+
+
+def test_a_wrong_network_fails_the_self_test(ood: Ood, monkeypatch: pytest.MonkeyPatch) -> None:
+    from oodcli.methods.energy import Energy
+
+    monkeypatch.setattr(Energy, "score", lambda self, batch: batch.logits.amax(dim=1))
+    code, content = found(ood)
+    assert code == 1
+    assert content["problems"] == [
+        "the self-test on cpu failed: RuntimeError: energy gives other scores than its formula"
+    ]
+    code, out, _ = ood("doctor")
+    assert code == 1
+    assert "failed in" in out
+
+
+def test_an_image_decoded_wrongly_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(Image, "open", lambda stream: np.zeros((8, 8, 3), np.uint8))
+    (problem,) = doctor.diagnose().problems
+    assert "other pixels" in problem
+
+
+def test_an_extra_that_is_there_in_part_is_told(ood: Ood, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "EXTRAS", {"onnx": ("numpy", "no-such-package")})
+    code, content = found(ood)
+    assert code == 0
+    assert 'onnx lacks no-such-package; complete it: pip install "oodcli[onnx]"' in str(
+        content["remarks"]
+    )
+
+
+def test_torch_that_cannot_be_imported_is_a_line(tmp_path: Path) -> None:
+    fake = tmp_path / "fake" / "torch"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text("raise OSError('libtorch.so: cannot open\\nshared object')\n")
+    paths = os.pathsep.join([str(fake.parent), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "oodcli", "doctor", "--format", "json"],
+        check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    content = json.loads(done.stdout)
+    assert content["self_tests"] == []
+    assert content["problems"][0] == (
+        "torch cannot be imported (OSError: libtorch.so: cannot open shared object); "
+        "install it again: pip install --force-reinstall torch"
+    )

@@ -1,0 +1,235 @@
+"""``ood export``: one file that screens images as ood does, or one line that says why not."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oodcli.errors import InvalidInputError
+
+pytest.importorskip("onnxscript", reason="needs the extra onnx")
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+Ood = Callable[..., tuple[int, str, str]]
+
+
+def images_of(folder: Path) -> np.ndarray:
+    """Return the test images of the tiny run at their own size, ``(n, 3, h, w)``."""
+    from PIL import Image
+
+    files = sorted(folder.glob("test/*/*.png"))
+    return np.stack([np.asarray(Image.open(path)) for path in files]).transpose(0, 3, 1, 2)
+
+
+def session_of(folder: Path) -> Any:
+    return onnxruntime.InferenceSession(
+        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+
+
+def test_the_file_screens_images_as_predict_does(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    """Images of another size than the network's, resized inside."""
+    out = tmp_path / "out"
+    code, text, err = ood(
+        "export", "--method", "knn:k=3", "--output", out, "--input-size", "20x24", "--tpr", "0.8",
+        "--format", "json",
+    )  # fmt: skip
+    assert code == 0, err
+    about = json.loads((out / "model.json").read_text())
+    assert json.loads(text) == {**about, "folder": str(out)}
+    assert (about["schema"], about["kind"], about["method"]) == (1, "ood-export", "knn:k=3")
+    assert about["inputs"][0]["shape"] == ["batch", 3, 20, 24]
+    assert about["classes"] == ["blue", "red"]
+    assert about["verification"]["score"]["relative"] <= 1e-4
+    assert about["file"]["bytes"] == (out / "model.onnx").stat().st_size
+
+    code, text, err = ood(
+        "predict", tiny / "test", "--method", "knn:k=3", "--tpr", "0.8", "--format", "jsonl"
+    )
+    assert code == 0, err
+    wanted = [json.loads(line) for line in text.splitlines()]
+    wanted = [row for row in wanted if "path" in row]
+    names = ["logits", "class", "probability", "score", "verdict"]
+    session = session_of(out)
+    assert [each.name for each in session.get_outputs()] == names
+    values = dict(zip(names, session.run(names, {"images": images_of(tiny)}), strict=True))
+    assert len(wanted) == len(values["score"]) == 24
+    scores = np.array([row["score"] for row in wanted])
+    spread = scores.std()
+    np.testing.assert_allclose(values["score"], scores, atol=1e-4 * spread)
+    assert [about["classes"][i] for i in values["class"]] == [row["class"] for row in wanted]
+    np.testing.assert_allclose(
+        values["probability"], [row["probability"] for row in wanted], atol=1e-5
+    )
+    clear = np.abs(scores - about["threshold"]["value"]) > 1e-4 * spread
+    verdicts = np.array([row["verdict"] == "ood" for row in wanted])
+    assert (values["verdict"][clear] == verdicts[clear]).all()
+    assert 0 < verdicts.sum() < len(verdicts)
+    alone = session.run(["score"], {"images": images_of(tiny)[:1]})[0]
+    np.testing.assert_allclose(alone, scores[:1], atol=1e-4 * spread)
+
+
+def test_the_file_says_what_it_is_and_takes_floats(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    code, text, err = ood(
+        "export", "--run", "tiny", "--method", "react+energy", "--output", tmp_path / "out",
+        "--input", "float32", "--threshold", "0.5",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "verdict" in text
+    assert "run tiny, react+energy" in text
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    told = {each.key: each.value for each in model.metadata_props}
+    assert told["ood.run"] == "tiny"
+    assert told["ood.method"] == "react+energy"
+    assert json.loads(told["ood.classes"]) == ["blue", "red"]
+    assert json.loads(told["ood.threshold"])["value"] == 0.5
+    session = session_of(tmp_path / "out")
+    (given,) = session.get_inputs()
+    assert (given.type, given.shape[1:]) == ("tensor(float)", [3, 32, 32])
+    noise = np.random.default_rng(0).random((5, 3, 32, 32), dtype=np.float32)
+    scores, verdicts = session.run(["score", "verdict"], {"images": noise})
+    np.testing.assert_array_equal(verdicts, scores < 0.5)
+    assert verdicts.dtype == np.int64
+
+
+def test_an_export_is_replaced_and_other_files_are_not(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    from oodcli.workflows.export import _check_output
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.onnx").write_bytes(b"mine")
+    argv = ("export", "--method", "msp", "--output", out)
+    code, _, err = ood(*argv)
+    assert code == 1
+    assert f"{out / 'model.onnx'} is no export of ood; name another folder" in err
+    assert (out / "model.onnx").read_bytes() == b"mine"
+    code, _, err = ood(*argv, "--overwrite")
+    assert code == 0, err
+    _check_output(out, overwrite=False)  # its own files it replaces unasked
+    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("--method", "odin"), "odin cannot be written as an ONNX file; these can: ash-b,"),
+        (("--method", "enrgy"), "did you mean 'energy'?"),
+        (("--method", "msp", "--tpr", "1.5"), "--tpr must be above 0 and at most 1, not 1.5"),
+        (("--method", "msp", "--tpr", "0.9", "--threshold", "1"), "leave out one"),
+        (("--method", "msp", "--threshold", "nan"), "--threshold must be a finite number"),
+        (("--method", "msp", "--input-size", "ten"), "such as 480x640, not 'ten'"),
+        (("--method", "msp", "--input-size", "0"), "must be 1 to 16384 pixels, not 0x0"),
+        (("--method", "msp", "--run", "tinny"), "did you mean 'tiny'?"),
+    ],
+)
+def test_what_cannot_be_exported_is_a_line(
+    ood: Ood, tiny: Path, tmp_path: Path, argv: tuple[str, ...], told: str
+) -> None:
+    code, out, err = ood("export", "--output", tmp_path / "out", *argv)
+    assert (code, out) == (1, "")
+    assert told in err
+    assert err.count("\n") == 1 + ("run: " in err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_is_a_line(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "no" / "out")
+    assert (code, err) == (1, f"error: there is no folder {tmp_path / 'no'}; make it first\n")
+    (tmp_path / "file").write_text("")
+    code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "file")
+    assert code == 1
+    assert "is a file; name a folder" in err
+
+
+def test_method_and_output_are_needed(ood: Ood) -> None:
+    assert ood("export", "--output", "out")[0] == 2
+    assert ood("export", "--method", "msp")[0] == 2
+    assert ood("export", "--method", "msp", "--output", "out", "--input", "int8")[0] == 2
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_the_extra_there_is_one_line(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "out")
+    assert code == 1
+    assert err == (
+        f'error: ood export needs {missing}, which is not installed; pip install "oodcli[onnx]"\n'
+    )
+
+
+def test_a_bank_that_is_too_large_is_refused(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oodcli.workflows.export.MOST_BANK_BYTES", 1000)
+    code, _, err = ood("export", "--method", "knn", "--output", tmp_path / "out")
+    assert code == 1
+    assert "take a method without a bank, such as mds or vim" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_differs_is_not_written(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodcli.workflows.export import run_model
+
+    def off(*args: Any) -> dict[str, np.ndarray]:
+        values = run_model(*args)
+        values["score"] = values["score"] * np.float32(1.01)
+        return values
+
+    monkeypatch.setattr("oodcli.workflows.export.run_model", off)
+    code, out, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert "gives other results than ood: score differ by up to" in err
+    assert "nothing was written" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_verdict_is_noticed(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodcli.workflows.export import run_model
+
+    monkeypatch.setattr(
+        "oodcli.workflows.export.run_model",
+        lambda *args: {**(got := run_model(*args)), "verdict": 1 - got["verdict"]},
+    )
+    code, _, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
+    assert code == 1
+    assert "the verdict of " in err
+
+
+def test_the_temperatures_of_t2fnorm_are_exported(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    """A last layer of unit features, whose classes are not those of the scored logits."""
+    code, _, err = ood(
+        "train", "--data", tiny, "--arch", "resnet18:width=2", "--name", "unit", "--epochs", "1",
+        "--objective", "t2fnorm", "--set", "batch_size=8",
+    )  # fmt: skip
+    assert code == 0, err
+    code, out, err = ood(
+        "export", "--run", "unit", "--method", "t2fnorm", "--output", tmp_path / "out",
+        "--format", "json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["verification"]["logits"]["relative"] < 1e-4
+
+
+def test_sizes_are_checked_without_the_command_line_too(tiny: Path, tmp_path: Path) -> None:
+    from oodcli.store import Store
+    from oodcli.workflows.export import ExportRequest, export
+
+    with pytest.raises(InvalidInputError, match="--input-size"):
+        export(
+            Store(tmp_path / "store"),
+            ExportRequest("msp", tmp_path / "out", input_size=(20000, 5)),
+        )
