@@ -32,6 +32,7 @@ from oodcli.data.incoming import Item, decoded
 from oodcli.data.prepare import Resizing
 from oodcli.data.readers import printable, rgb_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.methods.ensemble import AUTO
 from oodcli.models import Network
 from oodcli.models.extraction import extract
 from oodcli.progress import Progress
@@ -237,7 +238,7 @@ class LoadedRun:
 
     def detector(
         self,
-        method: str,
+        method: str = AUTO,
         *,
         tpr: float = TPR,
         threshold: float | None = None,
@@ -249,7 +250,8 @@ class LoadedRun:
         Parameters
         ----------
         method
-            As on the command line: ``knn``, ``react:percentile=85+energy``.
+            As on the command line: ``knn``, ``react:percentile=85+energy``; ``auto`` for the
+            recommended one, which is chosen now if it was not yet.
         tpr
             Share of ID images that the threshold lets pass.
         threshold
@@ -292,7 +294,7 @@ def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = 
 
 def predict(
     images: Images,
-    method: str,
+    method: str = AUTO,
     *,
     run: str | None = None,
     tpr: float = TPR,

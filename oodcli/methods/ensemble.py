@@ -78,7 +78,7 @@ class RankScale:
         rises everywhere and images that are far out do not tie.
         """
         values = scores.double()
-        at = torch.searchsorted(self.scores, values).clamp(1, len(self.scores) - 1)
+        at = self._less(values).clamp(1, len(self.scores) - 1)
         left, right = self.scores[at - 1], self.scores[at]
         step = self.shares[at] - self.shares[at - 1]
         inside = self.shares[at - 1] + step * ((values - left) / (right - left))
@@ -87,6 +87,10 @@ class RankScale:
         lower = self.shares[0] - under.log1p() / self.count
         upper = self.shares[-1] + over.log1p() / self.count
         return torch.where(under > 0, lower, torch.where(over > 0, upper, inside))
+
+    def _less(self, values: Tensor) -> Tensor:
+        """Return how many of the distinct calibration scores are less, int64 ``(n,)``."""
+        return torch.searchsorted(self.scores, values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Fitted methods as graphs of tensor operations, which no branch on data may interrupt.
 
 A method's own ``score`` is what is traced, so that there is one formula. Only what methods share
-is exchanged, where it looks at data: the features in order, distances to Gaussians, and the search
-for neighbours.
+is exchanged, where it looks at data: the features in order, distances to Gaussians, the search for
+neighbours, and that for a rank.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -17,6 +17,7 @@ from oodcli.errors import UndefinedMethodError
 from oodcli.methods.bank import Bank
 from oodcli.methods.base import Combined, MethodSpec, Scorer
 from oodcli.methods.descending import ORDERED, Descending
+from oodcli.methods.ensemble import RankEnsemble, RankScale
 from oodcli.methods.mahalanobis import NEAREST, Gaussians
 
 # Those that are known to come out right; a test exports each of them.
@@ -148,6 +149,14 @@ class _TracedBank:
         return torch.cat([distances[:, :-1], last], dim=1)
 
 
+@dataclass(frozen=True, slots=True)
+class _TracedScale(RankScale):
+    """A scale that compares a score with every calibration score."""
+
+    def _less(self, values: Tensor) -> Tensor:
+        return (self.scores < values[:, None]).sum(dim=1)
+
+
 def traced(scorer: Scorer) -> Callable[[TracedBatch], Tensor]:
     """Return the score of a fitted method as a function that can be recorded.
 
@@ -156,15 +165,26 @@ def traced(scorer: Scorer) -> Callable[[TracedBatch], Tensor]:
     scorer
         The method, one that :func:`check_traceable` lets pass.
     """
-    if isinstance(scorer, Combined):
-        ready: Scorer = replace(scorer, shaper=_with_banks(scorer.shaper))
-    else:
-        ready = _with_banks(scorer)
+    ready = _ready(scorer)
     return lambda batch: ready.score(cast("Activations", batch))
+
+
+def _ready(scorer: Scorer) -> Scorer:
+    if isinstance(scorer, Combined):
+        return replace(scorer, shaper=_with_banks(scorer.shaper))
+    if isinstance(scorer, RankEnsemble):
+        scales = (
+            _TracedScale(each.scores, each.shares, each.below, each.above, each.count)
+            for each in scorer.scales
+        )
+        return RankEnsemble(tuple(map(_ready, scorer.members)), tuple(scales))
+    return _with_banks(scorer)
 
 
 def bank_bytes(scorer: Scorer) -> int:
     """Return the bytes of the banks of training vectors that a fitted method carries."""
+    if isinstance(scorer, RankEnsemble):
+        return sum(map(bank_bytes, scorer.members))
     return sum(4 * bank.size * bank.width for _, bank in _banks(scorer))
 
 

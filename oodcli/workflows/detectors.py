@@ -26,6 +26,7 @@ from oodcli.activations import Activations
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
+from oodcli.methods.ensemble import AUTO
 from oodcli.methods.stored import UnstorableError, pack, read_arrays, unpack, write_arrays
 from oodcli.models import Network, load_run_network
 from oodcli.progress import Progress, Silent
@@ -42,6 +43,7 @@ from oodcli.store import (
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.own_images import OwnImages
+from oodcli.workflows.recommend import recommended_method
 from oodcli.workflows.run_data import RunData
 
 # Raised whenever the same fitted method would be stored, or would score, otherwise.
@@ -236,7 +238,8 @@ def detector_for(
     folder
         The run.
     method
-        The method as written on the command line.
+        The method as written on the command line; ``auto`` for the recommended one, which is
+        chosen now if it was not yet.
     device
         Where it scores.
     amp
@@ -261,8 +264,11 @@ def detector_for(
     images may have been added to the data since.
     """
     watch = progress or Silent()
-    spec = parse_method(method)
     record = folder.read()
+    if method == AUTO:
+        method = recommended_method(store, folder, device=device, amp=amp, progress=watch)
+        watch.note(f"method: {method}, recommended for run {folder.name}")
+    spec = parse_method(method)
     kept = _Kept(folder, record, spec.canonical, "bfloat16" if amp else "float32")
     found = kept.read(device)
     if found is not None:

@@ -20,6 +20,7 @@ from oodcli.data.prepare import Resizing
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import evenly_spaced
 from oodcli.methods import parse_method
+from oodcli.methods.ensemble import AUTO
 from oodcli.methods.traced import TracedBatch, bank_bytes, check_traceable, traced
 from oodcli.models import Network
 from oodcli.models.extraction import extract
@@ -255,8 +256,8 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     """
     watch = progress or Silent()
     onnx = _packages()
-    spec = parse_method(request.method)
-    check_traceable(spec, what="an ONNX file")
+    if request.method != AUTO:
+        check_traceable(parse_method(request.method), what="an ONNX file")
     folder_out = request.output.expanduser().resolve()
     _check_output(folder_out, overwrite=request.overwrite)
     if request.threshold is None and not 0 < request.tpr <= 1:
@@ -271,13 +272,15 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     matrices = _matrices(record.preprocess, size)
     device = find_device(request.device)
     detector = detector_for(
-        store, folder, spec.canonical,
+        store, folder, request.method,
         device=device, skip_unreadable=request.skip_unreadable, progress=watch,
     )  # fmt: skip
+    if request.method == AUTO:
+        check_traceable(parse_method(detector.method), what="an ONNX file")
     needed = bank_bytes(detector.fitted.detector)
     if needed > MOST_BANK_BYTES:
         raise InvalidInputError(
-            f"the training vectors of {spec.canonical} take {needed / 2**20:,.0f} MiB, and a file "
+            f"the training vectors of {detector.method} take {needed / 2**20:,.0f} MiB, and a file "
             f"may hold {MOST_BANK_BYTES // 2**20} MiB of them; take a method without a bank, "
             "such as mds or vim"
         )

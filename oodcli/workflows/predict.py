@@ -6,7 +6,6 @@ bounded, however many images there are.
 
 import contextlib
 import heapq
-import importlib
 import itertools
 import math
 import os
@@ -30,6 +29,7 @@ from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_arr
 from oodcli.data.prepare import Resizing
 from oodcli.errors import InvalidInputError
 from oodcli.methods import parse_method
+from oodcli.methods.ensemble import AUTO
 from oodcli.models.extraction import extract
 from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, find_run
@@ -46,8 +46,6 @@ from oodcli.workflows.verdict_file import (
 )
 
 PREDICT_SCHEMA = 1
-AUTO = "auto"
-_RECOMMEND = "oodcli.workflows.recommend"
 # Of so few images a table shows all, of more the least in-distribution ones and the first errors.
 SHOWN = 40
 _SHOWN_ERRORS = 10
@@ -184,11 +182,10 @@ def predict(
     folder = find_run(store, request.run)
     if request.run is None:
         watch.note(f"run: {folder.name}")
-    method = _method_of(store, folder, request.method, device, amp=request.amp, progress=watch)
     detector = detector_for(
         store,
         folder,
-        method,
+        request.method,
         device=device,
         amp=request.amp,
         batch_size=request.batch_size,
@@ -305,31 +302,6 @@ def _check_copies(into: Path, paths: Sequence[str]) -> None:
             raise InvalidInputError(
                 f"{into} lies in {path}, which is read; name a folder elsewhere for the copies"
             )
-
-
-def _method_of(
-    store: Store,
-    folder: RunFolder,
-    method: str,
-    device: torch.device,
-    *,
-    amp: bool,
-    progress: Progress,
-) -> str:
-    """Return the method to take, which is the recommended one for ``auto``."""
-    if method != AUTO:
-        return method
-    try:
-        recommend: Any = importlib.import_module(_RECOMMEND)
-    except ModuleNotFoundError as error:
-        if error.name != _RECOMMEND:
-            raise
-        raise InvalidInputError(
-            "no method can be chosen for you yet; name one, such as --method featurenorm"
-        ) from None
-    return str(
-        recommend.recommended_method(store, folder, device=device, amp=amp, progress=progress)
-    )
 
 
 def _settings(detector: Detector, threshold: Threshold, request: PredictRequest) -> dict[str, Any]:

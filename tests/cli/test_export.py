@@ -233,3 +233,18 @@ def test_sizes_are_checked_without_the_command_line_too(tiny: Path, tmp_path: Pa
             Store(tmp_path / "store"),
             ExportRequest("msp", tmp_path / "out", input_size=(20000, 5)),
         )
+
+
+def test_the_recommended_method_or_an_ensemble_is_exported(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    wanted = "ensemble:knn:k=2+energy+featurenorm:block=1"
+    code, _, err = ood("export", "--method", wanted, "--output", tmp_path / "a")
+    assert code == 0, err
+    assert json.loads((tmp_path / "a" / "model.json").read_text())["method"] == wanted
+    code, _, err = ood("export", "--method", "auto", "--output", tmp_path / "b")
+    if code == 0:
+        chosen = json.loads((tmp_path / "b" / "model.json").read_text())["method"]
+        assert f"method: {chosen}, recommended for run" in err
+    else:
+        assert "cannot be written as an ONNX file; these can:" in err

@@ -376,3 +376,19 @@ def test_rows_reach_a_reader_that_goes_away(tiny: Path, tmp_path: Path) -> None:
         told = program.stderr.read().decode()
     assert "Traceback" not in told
     assert program.returncode in (0, 141)
+
+
+def test_without_a_method_the_recommended_one_is_taken(ood: Ood, incoming: Path) -> None:
+    code, out, err = ood("predict", incoming, "--format", "csv")
+    assert code == 0, err
+    assert "no method has been recommended" in err
+    (method,) = (
+        line.split(": ")[1].partition(", recommended for run")[0]
+        for line in err.splitlines()
+        if line.startswith("method: ")
+    )
+    code, again, err = ood("predict", incoming, "--method", "auto", "--format", "csv")
+    assert code == 0, err
+    assert "no method has been recommended" not in err
+    assert again == out
+    assert ood("predict", incoming, "--method", method, "--format", "csv")[1] == out

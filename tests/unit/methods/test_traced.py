@@ -16,7 +16,10 @@ from oodcli.methods.traced import (
 )
 
 WIDTH, CLASSES, BLOCKS = 24, 5, 3
-EXTRA = ("ash-s:percentile=97+msp", "scale:signed=clamp+maxlogit", "knn:k=1")
+EXTRA = (
+    "ash-s:percentile=97+msp", "scale:signed=clamp+maxlogit", "knn:k=1",
+    "ensemble:knn+react+featurenorm",
+)  # fmt: skip
 
 
 def rows(n: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
