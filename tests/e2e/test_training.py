@@ -94,7 +94,7 @@ def test_t2fnorm_predicts_normalised_and_scores_as_it_is(
 
 def test_the_best_checkpoint_counts_where_the_recipe_says_so(ood: Ood, store: Path) -> None:
     """At a constant rate, the weights after an epoch do not depend on how many follow."""
-    steady = ("--set", "schedule=step", "--set", "milestones=1", "--lr", "0.3", "--seed", 2)
+    steady = ("--set", "schedule=step", "--set", "milestones=1", "--lr", "0.3", "--seed", 1)
     code, _, err = ood(*SMALL, *steady, "--epochs", 5, "--name", "b", "--set", "keep=best")
     assert code == 0, err
     lines = (store / "runs/b/history.jsonl").read_text().splitlines()
