@@ -59,7 +59,7 @@ class _Boundary(TyperGroup):
 
 def _explained(error: OSError) -> str:
     """Say what the operating system refused, and what helps."""
-    where = f" {error.filename}" if error.filename else ""
+    where = error.filename or "a file"
     cures = {
         errno.ENOSPC: "make room on the disk, or keep everything elsewhere: --store DIR",
         errno.EDQUOT: "make room in your quota, or keep everything elsewhere: --store DIR",
@@ -70,7 +70,7 @@ def _explained(error: OSError) -> str:
     }
     cure = cures.get(error.errno or 0)
     reason = (error.strerror or str(error)).lower()
-    return f"cannot use{where}: {reason}" + (f"; {cure}" if cure else "")
+    return f"cannot use {where}: {reason}" + (f"; {cure}" if cure else "")
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

@@ -82,8 +82,12 @@ ValOption = Annotated[
     typer.Option("--val-fraction", help="Share of the training images to hold out for validation."),
 ]
 
+# What may stand beside --resume without --data.
+_RESUMING = ("--resume", "--run", "--name", "--device", "--data-workers", "--store")
+
 
 def train(
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Option(
@@ -181,8 +185,7 @@ def train(
     from oodcli.workflows.train import train as train_workflow
 
     kept = Store.at(store)
-    if data is None and not resume:
-        raise typer.BadParameter("name the data to train on", param_hint="--data")
+    _check_usage(_given(context))
     numbers = None if seeds is None else _numbers(seeds)
     with job(device) as (processes, own_device, progress):
         if data is None:
@@ -200,7 +203,7 @@ def train(
             request = TrainRequest(
                 data=data,
                 arch=arch,
-                name=run if name is None else name,
+                name=name,
                 seed=seed,
                 recipe=recipe,
                 objective=objective,
@@ -245,6 +248,41 @@ def train(
                 ]
         if processes.first:
             print("\n".join(each.run for each in results))
+
+
+def _given(context: typer.Context) -> list[str]:
+    """Return the options on the command line, by their names there."""
+    return [
+        each.opts[0]
+        for each in context.command.params
+        if each.name is not None
+        and (source := context.get_parameter_source(each.name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+
+
+def _check_usage(given: list[str]) -> None:
+    """Refuse options that contradict each other, or would do nothing.
+
+    Raises
+    ------
+    typer.BadParameter
+        If there are any.
+    """
+    if "--run" in given and "--resume" not in given:
+        raise typer.BadParameter("it wants --resume; name a new run: --name", param_hint="--run")
+    for one, other in (("--run", "--data"), ("--run", "--name"), ("--seed", "--seeds")):
+        if one in given and other in given:
+            raise typer.BadParameter(f"give it or {other}, not both", param_hint=one)
+    if "--data" in given:
+        return
+    if "--resume" not in given:
+        raise typer.BadParameter("name the data to train on", param_hint="--data")
+    for option in given:
+        if option not in _RESUMING:
+            raise typer.BadParameter(
+                "a run goes on with its own settings; leave it out", param_hint=option
+            )
 
 
 def _numbers(text: str) -> list[int]:

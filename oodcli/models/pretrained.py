@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -46,7 +46,8 @@ class Pretrained:
     state
         Tensors by name.
     mean, std
-        Normalisation of the three channels, for pixel values from 0 to 1; ImageNet's for a file.
+        Normalisation of the three channels, for pixel values from 0 to 1; for a file, that of the
+        usual weights of the network.
     size
         Height and width in pixels; None if unknown.
     resize
@@ -99,8 +100,7 @@ def pretrained_state(spec: ArchitectureSpec, source: str | Path | None = None) -
     function = rest.partition(":")[0]
     if source is not None and Path(source).is_file():
         path = Path(source).resolve()
-        constants = (_HALF, _HALF) if spec.name in _BY_HALF else ()
-        return Pretrained(str(path), read_state(path), *constants)
+        return replace(_wanted(package, function), source=str(path), state=read_state(path))
     if package == TORCHVISION:
         return _of_torchvision(function, None if source is None else str(source))
     if package == TIMM and source is None:
@@ -118,16 +118,42 @@ def _of_torchvision(function: str, wanted: str | None) -> Pretrained:
 
     sets = {each.name: each for each in models.get_model_weights(function)}
     if wanted is None:
-        wanted = _USUAL if _USUAL in sets else next(iter(sets))
+        wanted = _usual(sets)
     if wanted not in sets:
         raise UnknownNameError.among(f"file or weights of {TORCHVISION}:{function}", wanted, sets)
     weights = sets[wanted]
-    state = read_state(_cached(weights.url))
+    return replace(
+        _shown_to_torchvision(function, weights),
+        source=f"{TORCHVISION}:{function} {wanted}",
+        state=read_state(_cached(weights.url)),
+    )
+
+
+def _wanted(package: str, function: str) -> Pretrained:
+    """Return what the usual weights of a network expect of an image, without the weights."""
+    if package == TORCHVISION:
+        from torchvision import models
+
+        sets = {each.name: each for each in models.get_model_weights(function)}
+        if sets:
+            return _shown_to_torchvision(function, sets[_usual(sets)])
+    if package == TIMM:
+        shown = timm_package().get_pretrained_cfg(function)
+        if shown is not None:
+            return _shown_to_timm(shown.to_dict())
+    return Pretrained("", {})
+
+
+def _usual(sets: Mapping[str, object]) -> str:
+    return _USUAL if _USUAL in sets else next(iter(sets))
+
+
+def _shown_to_torchvision(function: str, weights: Any) -> Pretrained:  # noqa: ANN401 - an enumeration of an untyped package
     shown = weights.transforms()
     by_half = f"{TORCHVISION}:{function}" in _BY_HALF
     return Pretrained(
-        f"{TORCHVISION}:{function} {wanted}",
-        state,
+        "",
+        {},
         _HALF if by_half else _three(shown.mean),
         _HALF if by_half else _three(shown.std),
         (shown.crop_size[0], shown.crop_size[0]),
@@ -179,11 +205,17 @@ def _of_timm(function: str) -> Pretrained:
             "ood train --pretrained --init FILE"
         ) from None
     shown = module.pretrained_cfg
-    side = int(shown["input_size"][1])
     tag = shown.get("tag") or "default"
+    return replace(
+        _shown_to_timm(shown), source=f"{TIMM}:{function} {tag}", state=module.state_dict()
+    )
+
+
+def _shown_to_timm(shown: Mapping[str, Any]) -> Pretrained:
+    side = int(shown["input_size"][1])
     return Pretrained(
-        f"{TIMM}:{function} {tag}",
-        module.state_dict(),
+        "",
+        {},
         _three(shown["mean"]),
         _three(shown["std"]),
         (side, side),

@@ -71,7 +71,6 @@ class ALPA(PlainObjective):
     tau: float = 0.1
 
     views: ClassVar[int] = 2
-    looks_at: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features", "maps"})
     compares_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -80,6 +79,11 @@ class ALPA(PlainObjective):
         positive("alpa:tau", self.tau)
         if self.width < 1:
             raise InvalidInputError(f"alpa:width must be at least 1, not {self.width}")
+
+    @property
+    def looks_at(self) -> frozenset[Literal["features", "maps"]]:  # type: ignore[override]
+        """What it needs beside the logits: features for SupCon alone."""
+        return frozenset({"features", "maps"} if self.base == "supcon" else {"maps"})
 
     @property
     def trains_last_layer(self) -> bool:  # type: ignore[override]

@@ -309,7 +309,9 @@ class Trainer:
         return DistributedDataParallel(
             student,
             device_ids=[self._device.index] if self._device.type == "cuda" else None,
-            find_unused_parameters=not self._objective.trains_last_layer,
+            # What lies behind the last block learns nothing from its maps alone.
+            find_unused_parameters=not self._objective.trains_last_layer
+            and "features" not in self._objective.looks_at,
             **apart,
         )
 
@@ -401,7 +403,7 @@ class Trainer:
         for step, rows in enumerate(batches):
             lr = self._set_rate(epoch, step / len(batches))
             seen, labels, mine = self._batch(train, next(arriving), rows, generator)
-            with self._precision(), _compiling():
+            with self._precision(), _explained():
                 output = model(self._normalised(seen))
             correct = output.logits.detach().argmax(dim=1) == labels
             right += correct[: views * mine].sum()
@@ -412,7 +414,7 @@ class Trainer:
             # images; a loss of all images is there in every process.
             weight = 1.0 if self._objective.compares_images else mine * size / len(rows)
             self._optimiser.zero_grad(set_to_none=True)
-            with self._processes.watched(), _compiling():
+            with self._processes.watched(), _explained():
                 (loss if weight == 1 else loss * weight).backward()
             self._optimiser.step()
             total += loss.detach() * mine
@@ -615,8 +617,8 @@ class _Looks:
 
 
 @contextlib.contextmanager
-def _compiling() -> Iterator[None]:
-    """Say in one line that torch cannot compile a network.
+def _explained() -> Iterator[None]:
+    """Say in one line that torch cannot compile a network, or normalise a batch.
 
     Raises
     ------
@@ -625,6 +627,13 @@ def _compiling() -> Iterator[None]:
     """
     try:
         yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise InvalidInputError(
+            "this network cannot normalise a batch of one image, as the last one of an epoch may "
+            "be, or a process's share of it; change --batch-size, or take a larger --image-size"
+        ) from error
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise

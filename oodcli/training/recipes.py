@@ -9,12 +9,12 @@ from typing import Any
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 
-# What can happen to a training image, in words.
+# What can happen to training images, in words.
 AUGMENTATIONS: Mapping[str, str] = MappingProxyType(
     {
         "flip": "mirrored with probability one half",
-        "crop": "padded with zeros on every side, and cropped to its size",
-        "resized-crop": "cropped to a random part of its area, which is resized to its size",
+        "crop": "padded with zeros on every side, and cropped to their size",
+        "resized-crop": "cropped to a random part of their area, which is resized to their size",
         "jitter": "changed in brightness, contrast, saturation and hue, in random order",
         "grey": "made grey",
     }
@@ -153,6 +153,8 @@ class Recipe:
                 raise InvalidInputError(
                     f"{_option(name)} must not be negative, nor infinite: {value}"
                 )
+        if self.momentum >= 1:
+            raise InvalidInputError(f"--momentum must be below 1, not {self.momentum:g}")
         for name in ("warm_up", "jitter_chance", "grey_chance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInputError(f"{_option(name)} must be from 0 to 1")

@@ -287,6 +287,7 @@ def train(
     """
     job_of = processes or Processes()
     watch = progress or Silent()
+    request = _named_apart(request)
     device = find_device(request.device)
     decoders = _decoders(request.data_workers, job_of, watch)
     fraction = _fraction(request.val_fraction)
@@ -294,10 +295,13 @@ def train(
         _check_compiled(device, job_of)
     # One process downloads before the others look.
     dataset = job_of.in_turn(
-        partial(find_dataset, request.data, store, role="id", val_fraction=fraction, progress=watch)
+        partial(find_dataset, request.data, store, role="id", val_fraction=0, progress=watch)
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
+    if fraction > 0 and "val" in dataset.parts:
+        watch.note(f"{dataset.name} has validation images, so that --val-fraction changes nothing")
+    dataset = dataset.holding_out(fraction)
     start, published = _start(store, request, dataset.name, job_of)
     initial = None if start is None else start.named
     spec, recipe = _chosen(request, dataset.name, None if initial is None else initial.arch)
@@ -418,6 +422,21 @@ def train_seeds(
     every = " ".join(f"--run {result.run}" for result in results)
     watch.note(f"score each run; their mean and spread: ood report {every}")
     return results
+
+
+def _named_apart(request: TrainRequest) -> TrainRequest:
+    """Return the request with a network and an objective out of its settings."""
+    apart: dict[str, Any] = {}
+    others = []
+    for pair in request.settings:
+        key, _, text = (piece.strip() for piece in pair.partition("="))
+        if key not in ("arch", "objective"):
+            others.append(pair)
+        elif getattr(request, key) is not None:
+            raise InvalidInputError(f"--set {key} and --{key} contradict each other; leave one out")
+        else:
+            apart[key] = text
+    return replace(request, settings=tuple(others), **apart)
 
 
 def _start(
@@ -688,6 +707,7 @@ def _train(
             for name in ("train", "val")
             if name in dataset.parts and not (name == "val" and "test" not in dataset.parts)
         }
+        _check_classes(parts["train"], dataset)
         _deterministic(device)
         spec = parse_architecture(job.arch)
         classes = len(dataset.class_names)
@@ -709,7 +729,7 @@ def _train(
             watch.note(remark)
         watch.note(
             f"training {job.arch} on {len(parts['train'])} images of {dataset.name}, "
-            f"{job.recipe.epochs} epochs, on {_where(device, job_of)}"
+            f"{job.recipe.epochs} epoch{'s' * (job.recipe.epochs > 1)}, on {_where(device, job_of)}"
             + (f", going on after epoch {begun}" if begun else "")
         )
         watch.note(
@@ -967,6 +987,20 @@ def _prepared(
     if images.labels is None or len(images) == 0:
         raise InvalidInputError(f"the {part} part of {dataset.name} has no labelled images")
     return images
+
+
+def _check_classes(train: ImageSet, dataset: Dataset) -> None:
+    """Refuse a classifier of one class, or one that never sees a class."""
+    names = dataset.class_names
+    if len(names) < 2:
+        raise InvalidInputError(f"{dataset.name} has one class; a classifier needs two at least")
+    assert train.labels is not None  # _prepared has seen to it
+    seen = np.bincount(train.labels, minlength=len(names))
+    if not seen.all():
+        name = names[int(seen.argmin())]
+        raise InvalidInputError(
+            f"class {name} of {dataset.name} has no training images left; add some, or remove it"
+        )
 
 
 def _where(device: torch.device, job_of: Processes) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,68 @@ def test_a_misspelt_architecture(ood: Ood) -> None:
 def test_an_impossible_recipe(ood: Ood) -> None:
     assert says(ood, "train", "--data", "digits", "--epochs", 0) == (
         "--epochs must be at least 1, not 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        (("--data", "digits", "--seed", 1, "--seeds", "0,1"), "--seed"),
+        (("--data", "digits", "--run", "x"), "--run"),
+        (("--data", "digits", "--resume", "--run", "x"), "--run"),
+        (("--resume", "--run", "x", "--name", "y"), "--run"),
+        (("--resume", "--run", "x", "--epochs", 3), "--epochs"),
+        (("--resume", "--amp"), "--amp"),
+    ],
+)
+def test_options_of_training_that_contradict_each_other(
+    ood: Ood, tmp_path: Path, argv: tuple[object, ...], option: str
+) -> None:
+    code, out, err = ood("train", *argv)
+    assert (code, out) == (2, "")
+    assert f"Invalid value for {option}: " in err
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_a_network_is_set_or_named(ood: Ood) -> None:
+    argv = ("train", "--data", "digits", "--epochs", 1, "--set", "arch=resnet18:width=2")
+    assert says(ood, *argv, "--arch", "vgg11") == (
+        "--set arch and --arch contradict each other; leave one out"
+    )
+    code, out, _ = ood(*argv)
+    assert (code, out) == (0, "digits-resnet18-width-2-s0\n")
+
+
+def test_a_share_that_is_not_held_out_is_told(ood: Ood) -> None:
+    argv = ("train", "--data", "digits", "--epochs", 1, "--arch", "resnet18:width=2")
+    note = "digits has validation images, so that --val-fraction changes nothing\n"
+    assert note in ood(*argv, "--val-fraction", 0.1)[2]
+
+
+def test_a_momentum_that_cannot_be(ood: Ood) -> None:
+    assert says(ood, "train", "--data", "digits", "--momentum", 1.5) == (
+        "--momentum must be below 1, not 1.5"
+    )
+
+
+def test_a_class_that_cannot_be_learnt(ood: Ood, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    argv = ("train", "--data", root, "--arch", "resnet18:width=2", "--skip-unreadable")
+    for image in (root / "train" / "red").iterdir():
+        image.write_bytes(b"no image")
+    assert says(ood, *argv) == (
+        "class red of data has no training images left; add some, or remove it"
+    )
+    shutil.rmtree(root / "train" / "red")
+    shutil.rmtree(root / "test" / "red")
+    assert says(ood, *argv) == "data has one class; a classifier needs two at least"
+
+
+def test_a_batch_that_cannot_be_normalised(ood: Ood, tmp_path: Path) -> None:
+    argv = ("--arch", "torchvision:resnet18", "--image-size", 32, "--batch-size", 23)
+    assert says(ood, "train", "--data", tree(tmp_path / "data"), *argv) == (
+        "this network cannot normalise a batch of one image, as the last one of an epoch may be, "
+        "or a process's share of it; change --batch-size, or take a larger --image-size"
     )
 
 
@@ -249,7 +312,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: cannot use")
+    assert done.stderr.splitlines()[-1].startswith("error: cannot use a file: ")
     assert "Traceback" not in done.stderr
     left = [path.name for path in store.rglob("*") if path.is_file() and "tmp" in path.name]
     assert left == []

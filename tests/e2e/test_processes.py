@@ -212,6 +212,7 @@ def test_supcon_of_two_processes_ends_with_one_probe(ood: Ood, store: Path, tmp_
     code, out, err = together(*argv, "--name", "both")
     assert (code, out) == (0, "both\n"), err
     assert err.count("fitting a linear probe") == 1
+    assert "find_unused_parameters" not in err
     assert ood(*argv, "--name", "one")[0] == 0
     for name, tensor in weights(store, "one").items():
         ours = weights(store, "both")[name]

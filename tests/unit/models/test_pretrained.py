@@ -57,6 +57,18 @@ def test_a_file_gives_its_weights_and_the_constants_of_imagenet(tmp_path: Path) 
     assert torch.equal(found.state["layer4.1.conv2.weight"], stored["layer4.1.conv2.weight"])
 
 
+def test_a_file_wants_images_as_the_published_weights_do(tmp_path: Path) -> None:
+    path = weights_file(tmp_path / "mine.pth")
+    found = pretrained_state(parse_architecture("torchvision:resnet18"), path)
+    assert (found.size, found.resize) == ((224, 224), "shorter-crop:256")
+    timm = pytest.importorskip("timm")
+    name = "vit_tiny_patch16_224"
+    torch.save(timm.create_model(name).state_dict(), path)
+    found = pretrained_state(parse_architecture(f"timm:{name}"), path)
+    assert (found.mean, found.std, found.size) == ((0.5,) * 3, (0.5,) * 3, (224, 224))
+    assert found.source == str(path)
+
+
 def test_the_cache_of_torch_is_read(published: Callable[..., Path]) -> None:
     published(names=("IMAGENET1K_V2", "IMAGENET1K_V1"))
     spec = parse_architecture("torchvision:resnet18")
