@@ -354,6 +354,7 @@ def test_copies_are_not_copied_again(
         ((".", "--threshold", "nan"), "--threshold must be a finite number, not nan"),
         ((".", "--tpr", "0.9", "--threshold", "1"), "both set the threshold"),
         ((".", "--method", "enrgy"), "did you mean 'energy'?"),
+        ((".", "--method", "auto:k=1"), "auto has no parameters, and 'auto:k=1' gives it some"),
         ((".", "--run", "tny"), "did you mean 'tiny'?"),
         ((".", "--output", "x.txt"), "the ending of x.txt is neither .csv nor .jsonl"),
         ((".", "--output", "x.csv", "--format", "table"), "a table is for the screen"),
