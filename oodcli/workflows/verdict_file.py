@@ -247,7 +247,7 @@ def verdict_file(
     target = path.expanduser().resolve()
     try:
         with contextlib.ExitStack() as stack:
-            if not target.exists() or target.is_file():
+            if not _is_stream(path):
                 stack.enter_context(store.lock(f"verdicts {target}", progress=progress))
             yield stack.enter_context(_opened(path, target, kind, settings))
     except BrokenPipeError:
@@ -263,12 +263,18 @@ def verdict_file(
         ) from None
 
 
+def _is_stream(path: Path) -> bool:
+    """Tell whether a path is a pipe or a device; what a link to a pipe resolves to is no path."""
+    given = path.expanduser()
+    return given.exists() and not given.is_file()
+
+
 @contextlib.contextmanager
 def _opened(
     path: Path, target: Path, kind: Lines, settings: Mapping[str, Any]
 ) -> Iterator[VerdictFile]:
-    if target.exists() and not target.is_file():
-        with target.open("wb") as stream:
+    if _is_stream(path):
+        with path.expanduser().open("wb") as stream:
             stream.write(header(kind).encode())
             yield VerdictFile(stream, kind, Done(np.empty(0, np.uint64)), Counts())
         return

@@ -292,6 +292,23 @@ def test_copies_that_cannot_be_made_are_told_with_the_image(
     assert f"into {copies}: " in err.splitlines()[-1]
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no such link")
+@pytest.mark.parametrize("command", ["predict", "report"])
+def test_a_pipe_may_be_the_file(ood: Ood, incoming: Path, command: str) -> None:
+    options: tuple[object, ...] = ("report", "--format", "json")
+    if command == "predict":
+        options = ("predict", incoming, "--method", "energy", "--format", "csv")
+    else:
+        assert (
+            ood("score", "--method", "energy", "--ood", incoming / "b", "--skip-unreadable")[0] == 0
+        )
+    program = [sys.executable, "-m", "oodcli", *map(str, options), "--output", "/dev/stdout"]
+    done = subprocess.run(program, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert len(rows(text)) == 33 if command == "predict" else "schema" in json.loads(text)
+
+
 def test_paths_cannot_come_from_a_closed_stdin(
     ood: Ood, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
