@@ -369,6 +369,7 @@ def _of_array(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
         raise InvalidInputError(
             f"an array of images is uint8 with pixels from 0 to 255, not {array.dtype}; convert it"
         )
+    _check_size(array.shape)
     if array.ndim in (3, 4) and array.shape[-1] == 3:
         yield from array if array.ndim == 4 else array[None]
     elif array.ndim in (3, 4) and array.shape[-3] == 3:
@@ -385,6 +386,7 @@ def _of_tensor(tensor: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
         raise InvalidInputError(
             f"a tensor of images is (n, 3, h, w) or (3, h, w), not {tuple(tensor.shape)}"
         )
+    _check_size(tensor.shape)
     values = tensor.detach().cpu()
     if values.is_floating_point():
         low, high = (float(f(values)) for f in (torch.amin, torch.amax)) if len(values) else (0, 0)
@@ -399,3 +401,9 @@ def _of_tensor(tensor: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
             f"a tensor of images is uint8, or floating-point from 0 to 1, not {tensor.dtype}"
         )
     yield from (values if values.ndim == 4 else values[None]).permute(0, 2, 3, 1).numpy()
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    """Refuse images without pixels; that there are no images at all is no fault."""
+    if 0 in shape[-3:]:
+        raise InvalidInputError(f"images of shape {tuple(shape)} have no pixels; leave them out")

@@ -98,12 +98,13 @@ def file_of_user(path: Path) -> Iterator[IO[bytes]]:
         If it cannot be written.
     """
     check_file_of_user(path)
-    target = path.expanduser().resolve()
-    if target.exists() and not target.is_file():
-        with target.open("wb") as stream:
+    # What a link to a pipe, such as /dev/stdout, resolves to is no path.
+    given = path.expanduser()
+    if given.exists() and not given.is_file():
+        with given.open("wb") as stream:
             yield stream
         return
-    with replacing(target) as stream:
+    with replacing(given.resolve()) as stream:
         yield stream
 
 

@@ -112,7 +112,10 @@ def predict(
     )
     try:
         result = predict_workflow(
-            Store.at(store), request, rows_to=sys.stdout, progress=TerminalProgress()
+            Store.at(store),
+            request,
+            rows_to=lambda text: deliver(text, None),
+            progress=TerminalProgress(),
         )
     except KeyboardInterrupt:
         cure = (
@@ -136,5 +139,9 @@ def _lines() -> Iterator[str]:
     """Yield the paths on stdin as they come."""
     import os
 
+    from oodcli.errors import InvalidInputError
+
+    if sys.stdin is None:
+        raise InvalidInputError("stdin is closed, and - reads paths from there; leave it open")
     for line in sys.stdin.buffer:
         yield os.fsdecode(line.rstrip(b"\r\n"))

@@ -28,7 +28,8 @@ SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 # Photographs of 200 megapixels exist. A small file that unpacks to a larger picture yet is an
 # error like any other unreadable file: Pillow warns, and such warnings are errors. Filters are
 # set once, for the process: the context manager of the warnings module is not safe in threads.
-Image.MAX_IMAGE_PIXELS = 2**28
+_MOST_PIXELS = 2**28
+Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 # What Pillow warns of otherwise is metadata, such as damaged EXIF, that no pixel depends on.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -113,6 +114,9 @@ def decode_stream(
     except UnidentifiedImageError:
         stream.seek(0)
         reason = "not an image file" if stream.read(1) else "the file is empty"
+        raise UnreadableImageError(where, reason) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"more than {_MOST_PIXELS:,} pixels, perhaps a decompression bomb"
         raise UnreadableImageError(where, reason) from None
     except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -308,6 +308,10 @@ def parse_method(text: str) -> MethodSpec:
     first = text.partition(":")[0].strip()
     if first == ENSEMBLE:
         return parse_ensemble(text, parse_method)
+    if first == AUTO and ":" in text:
+        raise InvalidInputError(
+            f"auto has no parameters, and {text!r} gives it some; write auto, or name a method"
+        )
     if first == AUTO:
         raise InvalidInputError(
             "auto stands for the method that ood recommend chose for a run, and there is no run "

@@ -385,6 +385,8 @@ class _Kept:
             arrays = read_arrays(path)
             origin = content["origin"]
             scorer: Any = unpack(content["detector"], arrays, device)
+            if not callable(getattr(scorer, "score", None)):
+                return None
             return Detector(
                 run=self.folder.name,
                 record=self.record,

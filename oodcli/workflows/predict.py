@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -27,6 +27,7 @@ from PIL import Image
 from oodcli.data import readers
 from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array, shown
 from oodcli.data.prepare import Resizing
+from oodcli.data.readers import printable
 from oodcli.errors import InvalidInputError
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
@@ -153,7 +154,7 @@ def predict(
     store: Store,
     request: PredictRequest,
     *,
-    rows_to: IO[str] | None = None,
+    rows_to: Callable[[str], object] | None = None,
     progress: Progress | None = None,
 ) -> PredictResult:
     """Judge images, and write their rows as they come.
@@ -165,7 +166,7 @@ def predict(
     request
         What to judge, and how.
     rows_to
-        Where rows go that no file was named for.
+        Takes rows, as text, that no file was named for.
     progress
         Told of long work.
 
@@ -204,14 +205,20 @@ def predict(
         if request.output is not None:
             assert kind != "table"  # _kind has seen to it
             file = stack.enter_context(
-                verdict_file(request.output, kind, _settings(detector, threshold, request), store)
+                verdict_file(
+                    request.output,
+                    kind,
+                    _settings(detector, threshold, request),
+                    store,
+                    progress=watch,
+                )
             )
             done = file.done
             wanted = (item for item in wanted if not done.take(shown(item), file.kind))
             if file.before.total:
                 watch.note(f"{request.output} has {file.before.total:,} rows: going on after them")
         elif kind != "table" and rows_to is not None:
-            rows_to.write(header(kind))
+            rows_to(header(kind))
         copies = None if request.copy_ood is None else _Copies(request.copy_ood)
         if copies is not None:
             wanted = (item for item in wanted if not copies.holds(item))
@@ -227,13 +234,17 @@ def predict(
             if file is not None:
                 file.write(verdicts)
             elif kind != "table" and rows_to is not None:
-                rows_to.write(as_lines(verdicts, kind))
-                rows_to.flush()
+                rows_to(as_lines(verdicts, kind))
             found.add(verdicts)
             task.advance(len(block))
         seconds = time.perf_counter() - started
     before = Counts() if file is None else file.before
     counts = found.counts
+    if not counts.total and not before.total:
+        watch.note(
+            f"there is no image in {', '.join(map(_named, request.paths))}: in folders, files with "
+            "the ending of an image are looked at, and hidden ones are not"
+        )
     return PredictResult(
         detector=detector.origin(),
         threshold=threshold,
@@ -291,6 +302,10 @@ def _check(request: PredictRequest) -> None:
         check_file_of_user(request.output)
     if request.copy_ood is not None:
         _check_copies(request.copy_ood, request.paths)
+
+
+def _named(path: str) -> str:
+    return "stdin" if path == STDIN else printable(path)
 
 
 def _check_copies(into: Path, paths: Sequence[str]) -> None:
@@ -512,14 +527,21 @@ class _Copies:
     def add(self, item: Item) -> None:
         """Copy an image to its relative path, or beside another image that is there."""
         wanted = self.folder.expanduser() / item.relative
-        for number in range(1, _COPIES):
-            target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
-            if not os.path.lexists(target):
-                with replacing(target) as stream:
-                    self._write(item, stream)
-                return
-            if self._is_copy(item, target):
-                return
+        try:
+            for number in range(1, _COPIES):
+                target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+                if not os.path.lexists(target):
+                    with replacing(target) as stream:
+                        self._write(item, stream)
+                    return
+                if self._is_copy(item, target):
+                    return
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise InvalidInputError(
+                f"cannot copy {shown(item)} into {self.folder}: {reason}; make that possible, or "
+                "name another folder: --copy-ood DIR"
+            ) from None
         raise InvalidInputError(
             f"there are {_COPIES} other images called {wanted}; name another folder: --copy-ood DIR"
         )

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.progress import Progress
 from oodcli.store import Store, read_json, write_json
 
 Lines = Literal["csv", "jsonl"]
@@ -215,7 +216,12 @@ def settings_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def verdict_file(
-    path: Path, kind: Lines, settings: Mapping[str, Any], store: Store
+    path: Path,
+    kind: Lines,
+    settings: Mapping[str, Any],
+    store: Store,
+    *,
+    progress: Progress | None = None,
 ) -> Iterator[VerdictFile]:
     """Open a file for verdicts, new or to go on with.
 
@@ -229,38 +235,68 @@ def verdict_file(
         What its rows depend on; rows of other settings are not mixed with them.
     store
         Whose locks keep two processes from writing the same file.
+    progress
+        Told once when another process is writing it.
 
     Raises
     ------
     InvalidInputError
-        If the file is there and not of these settings, or not written by this function at all.
+        If the file is there and not of these settings, or not written by this function at all; or
+        if it cannot be written.
     """
     target = path.expanduser().resolve()
-    if target.exists() and not target.is_file():
-        with target.open("wb") as stream:
+    try:
+        with contextlib.ExitStack() as stack:
+            if not _is_stream(path):
+                stack.enter_context(store.lock(f"verdicts {target}", progress=progress))
+            yield stack.enter_context(_opened(path, target, kind, settings))
+    except BrokenPipeError:
+        raise  # whoever reads it has gone, which is no fault
+    except OSError as error:
+        # A write that fails names no file; what names another one is not about this one.
+        if error.filename is not None and Path(str(error.filename)).parent != target.parent:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidInputError(
+            f"cannot write {path}: {reason}; once that is cured the same command goes on, or name "
+            "another file"
+        ) from None
+
+
+def _is_stream(path: Path) -> bool:
+    """Tell whether a path is a pipe or a device; what a link to a pipe resolves to is no path."""
+    given = path.expanduser()
+    return given.exists() and not given.is_file()
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Path, target: Path, kind: Lines, settings: Mapping[str, Any]
+) -> Iterator[VerdictFile]:
+    if _is_stream(path):
+        with path.expanduser().open("wb") as stream:
             stream.write(header(kind).encode())
             yield VerdictFile(stream, kind, Done(np.empty(0, np.uint64)), Counts())
         return
     wanted = {"kind": "ood-verdicts", "schema": ROW_SCHEMA, "format": kind, **settings}
-    with store.lock(f"verdicts {target}"):
-        begun = target.is_file() and target.stat().st_size > 0
+    begun = target.is_file() and target.stat().st_size > 0
+    if begun:
+        _check_settings(path, settings_path(target), wanted)
+    else:
+        write_json(settings_path(target), wanted)
+    with target.open("r+b" if begun else "wb") as stream:
         if begun:
-            _check_settings(path, settings_path(target), wanted)
+            done, before = _read(path, stream, kind)
         else:
-            write_json(settings_path(target), wanted)
-        with target.open("r+b" if begun else "wb") as stream:
-            if begun:
-                done, before = _read(path, stream, kind)
-            else:
-                done, before = Done(np.empty(0, np.uint64)), Counts()
-            if stream.tell() == 0:
-                stream.write(header(kind).encode())
-            file = VerdictFile(stream, kind, done, before)
-            try:
-                yield file
-            finally:
-                stream.flush()
-                file.sync()
+            done, before = Done(np.empty(0, np.uint64)), Counts()
+        if stream.tell() == 0:
+            stream.write(header(kind).encode())
+        file = VerdictFile(stream, kind, done, before)
+        try:
+            yield file
+        finally:
+            stream.flush()
+            file.sync()
 
 
 def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None:
@@ -304,7 +340,7 @@ def _read(path: Path, stream: IO[bytes], kind: Lines) -> tuple[Done, Counts]:
             continue
         try:
             name, verdict = _row(line.decode(), kind)
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, IndexError, TypeError, csv.Error):
             raise InvalidInputError(
                 f"line {number + 1} of {path} is not a row of verdicts; {_CURE}"
             ) from None

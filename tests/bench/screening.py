@@ -132,7 +132,7 @@ def main() -> None:
         request = PredictRequest(
             paths, run=options.run, method=options.method, device=options.device, format="csv"
         )
-        predict(store, request, rows_to=sink)
+        predict(store, request, rows_to=sink.write)
 
     if options.verdicts:
         sink = io.StringIO()

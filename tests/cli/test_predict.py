@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodcli.store import Store
 from tests.cli.conftest import Ood, flat
 
 FIELDS = ["path", "class", "probability", "score", "threshold", "percentile", "verdict", "error"]
@@ -234,6 +235,91 @@ def test_a_line_that_is_no_row_is_told(ood: Ood, incoming: Path, tmp_path: Path)
     assert f"line 34 of {output} is not a row of verdicts" in err
 
 
+def test_a_quote_without_an_end_is_no_row(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+    output = tmp_path / "verdicts.csv"
+    options = ("predict", incoming, "--method", "energy", "--output", output)
+    assert ood(*options)[0] == 0
+    output.write_bytes(output.read_bytes() + b'"hello\n')
+    code, _, err = ood(*options)
+    assert code == 1
+    assert f"line 35 of {output} is not a row of verdicts" in err
+
+
+def test_a_file_that_another_process_writes_is_waited_for(
+    ood: Ood, incoming: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "verdicts.csv"
+    options = ("predict", incoming, "--method", "energy", "--output", output)
+    assert ood(*options)[0] == 0
+    command = [sys.executable, "-m", "oodcli", *map(str, options)]
+    with Store.at().lock(f"verdicts {output.resolve()}"):
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert other.stderr is not None
+        told = [other.stderr.readline().decode() for _ in range(2)]
+    assert "waiting for another ood process that is making verdicts" in told[1], told
+    assert other.communicate(timeout=60)[0] == b""
+    assert other.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+def test_a_full_disk_is_told_with_the_file(ood: Ood, incoming: Path) -> None:
+    options = ("predict", incoming, "--method", "energy", "--format", "csv")
+    code, _, err = ood(*options, "--output", "/dev/full")
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: cannot write /dev/full: no space left on device; once that is cured the same "
+        "command goes on, or name another file"
+    )
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "oodcli", *map(str, options)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    told = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert told[-1] == "error: cannot write to stdout: No space left on device"
+
+
+def test_copies_that_cannot_be_made_are_told_with_the_image(
+    ood: Ood, incoming: Path, tmp_path: Path
+) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    (copies / "a").write_text("no folder")
+    code, _, err = ood(
+        "predict", incoming, "--method", "energy", "--threshold", "1e9", "--copy-ood", copies
+    )
+    assert code == 1
+    assert f"cannot copy {incoming / 'a'}" in err.splitlines()[-1]
+    assert f"into {copies}: " in err.splitlines()[-1]
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no such link")
+@pytest.mark.parametrize("command", ["predict", "report"])
+def test_a_pipe_may_be_the_file(ood: Ood, incoming: Path, command: str) -> None:
+    options: tuple[object, ...] = ("report", "--format", "json")
+    if command == "predict":
+        options = ("predict", incoming, "--method", "energy", "--format", "csv")
+    else:
+        assert (
+            ood("score", "--method", "energy", "--ood", incoming / "b", "--skip-unreadable")[0] == 0
+        )
+    program = [sys.executable, "-m", "oodcli", *map(str, options), "--output", "/dev/stdout"]
+    done = subprocess.run(program, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert len(rows(text)) == 33 if command == "predict" else "schema" in json.loads(text)
+
+
+def test_paths_cannot_come_from_a_closed_stdin(
+    ood: Ood, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    code, _, err = ood("predict", "-", "--method", "energy")
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: stdin is closed, and - reads paths from there; leave it open"
+    )
+
+
 def test_ood_images_are_copied_and_nothing_is_overwritten(
     ood: Ood, incoming: Path, tmp_path: Path
 ) -> None:
@@ -285,6 +371,7 @@ def test_copies_are_not_copied_again(
         ((".", "--threshold", "nan"), "--threshold must be a finite number, not nan"),
         ((".", "--tpr", "0.9", "--threshold", "1"), "both set the threshold"),
         ((".", "--method", "enrgy"), "did you mean 'energy'?"),
+        ((".", "--method", "auto:k=1"), "auto has no parameters, and 'auto:k=1' gives it some"),
         ((".", "--run", "tny"), "did you mean 'tiny'?"),
         ((".", "--output", "x.txt"), "the ending of x.txt is neither .csv nor .jsonl"),
         ((".", "--output", "x.csv", "--format", "table"), "a table is for the screen"),
@@ -311,8 +398,9 @@ def test_links_in_a_circle_end(ood: Ood, incoming: Path) -> None:
 
 def test_an_empty_folder_has_no_share(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    code, out, _ = ood("predict", tmp_path / "empty", "--method", "energy")
+    code, out, err = ood("predict", tmp_path / "empty", "--method", "energy")
     assert code == 0
+    assert f"there is no image in {tmp_path / 'empty'}" in err
     assert "0 images: 0 id, 0 ood" in out
     assert "none could be judged" in out
 

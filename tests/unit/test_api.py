@@ -140,6 +140,8 @@ def test_no_images_are_no_predictions(detector: oodcli.Detector) -> None:
         (torch.full((1, 3, 8, 8), -0.5), "do not normalise it"),
         (torch.full((1, 3, 8, 8), float("nan")), "do not normalise it"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "not torch.int64"),
+        (np.zeros((2, 0, 5, 3), np.uint8), r"\(2, 0, 5, 3\) have no pixels"),
+        (torch.zeros(3, 0, 5), r"\(3, 0, 5\) have no pixels"),
         ([3], "a int is no image"),
         (7, "a int is no image"),
         (Image.new("F", (8, 8)), "mode F cannot be read"),

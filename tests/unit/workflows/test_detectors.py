@@ -16,7 +16,7 @@ from oodcli.methods import METHODS
 from oodcli.metrics import fpr_at_tpr
 from oodcli.models.extraction import extract
 from oodcli.runs import RunFolder, find_run, remove_run
-from oodcli.store import Store
+from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.detectors import Detector, detector_for
 from oodcli.workflows.train import TrainRequest, train
 
@@ -177,6 +177,15 @@ def test_a_damaged_detector_is_fitted_again(
     after = detector_for(store, folder, "energy", device=CPU)
     # A last byte of the JSON file that is another blank changes nothing.
     assert after.created > before.created or (name, damage) == ("detector.json", _truncate)
+    np.testing.assert_array_equal(after.id_scores, before.id_scores)
+
+
+def test_what_is_no_method_any_more_is_fitted_again(store: Store, folder: RunFolder) -> None:
+    before = detector_for(store, folder, "energy", device=CPU)
+    (path,) = folder.detectors.glob("*/detector.json")
+    write_json(path, {**read_json(path), "detector": {"list": []}})
+    after = detector_for(store, folder, "energy", device=CPU)
+    assert after.created > before.created
     np.testing.assert_array_equal(after.id_scores, before.id_scores)
 
 
