@@ -342,15 +342,18 @@ _T2FNORM_CIFAR = replace(_OPENOOD_CIFAR, name="t2fnorm-cifar", source=_T2FNORM, 
 _LOGITNORM_CIFAR = replace(
     _OPENOOD_CIFAR, name="logitnorm-cifar", source=_LOGITNORM, objective="logitnorm"
 )
-_T2FNORM_IMAGENET200 = replace(
-    _T2FNORM_CIFAR,
-    name="t2fnorm-imagenet200",
+_OPENOOD_IMAGENET200 = replace(
+    _OPENOOD_CIFAR,
+    name="openood-imagenet200",
     arch="torchvision:resnet18",
     epochs=90,
     batch_size=256,
     augmentation=("resized-crop", "flip"),
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
+)
+_T2FNORM_IMAGENET200 = replace(
+    _OPENOOD_IMAGENET200, name="t2fnorm-imagenet200", source=_T2FNORM, objective="t2fnorm"
 )
 _T2FNORM_IMAGENET = replace(
     _T2FNORM_IMAGENET200,
@@ -416,9 +419,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         recipe.name: recipe
         for recipe in (
-            _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _T2FNORM_CIFAR, _T2FNORM_IMAGENET200,
-            _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN,
-            _MODE_FINETUNE, _DIGITS,
+            _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _OPENOOD_IMAGENET200, _T2FNORM_CIFAR,
+            _T2FNORM_IMAGENET200, _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ISH_IMAGENET, _MODE_BASE,
+            _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, _DIGITS,
         )
     }
 )  # fmt: skip
@@ -434,7 +437,20 @@ _CIFAR100: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         )
     }
 )  # fmt: skip
-# Whose recipe an objective takes when only the objective is named.
+# What is trained on a data set when no network is named.
+_NETWORK_OF = {
+    "digits": "resnet18:width=16",
+    "imagenet200": "torchvision:resnet18",
+    "imagenet": "torchvision:resnet50",
+}
+# Recipes of objectives on ImageNet, where they are not those of OpenOOD's cross-entropy.
+_ON_IMAGENET: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
+    {
+        "imagenet200": {"t2fnorm": _T2FNORM_IMAGENET200},
+        "imagenet": {"t2fnorm": _T2FNORM_IMAGENET, "ish": _ISH_IMAGENET},
+    }
+)
+# Whose recipe an objective takes elsewhere, when only the objective is named.
 _RECIPE_OF = {
     "t2fnorm": "t2fnorm-cifar",
     "logitnorm": "logitnorm-cifar",
@@ -445,7 +461,7 @@ _RECIPE_OF = {
 
 def default_architecture(data_name: str) -> str:
     """Return the network that is trained on a data set when none is named."""
-    return "resnet18:width=16" if data_name == "digits" else "resnet18"
+    return _NETWORK_OF.get(data_name, "resnet18")
 
 
 def recipe_named(name: str, data_name: str = "") -> Recipe:
@@ -483,13 +499,20 @@ def recipe_for(arch: str, data_name: str, objective: str = "cross-entropy") -> R
     Notes
     -----
     An objective other than cross-entropy takes the schedule of its paper; ISH has one for ImageNet
-    only, which starts from a trained network, and elsewhere takes that of cross-entropy. There, the
-    FeatureNorm paper trained ResNet-18, WRN-28-10 and VGG-11. Other residual networks take the
-    schedule of ResNet-18, other wide ones that of WRN-28-10.
+    only, and elsewhere takes that of cross-entropy. On ImageNet, ISH and T2FNorm start from a
+    trained network, as in their papers; all else there, and on ImageNet-200, takes OpenOOD's
+    schedule for ImageNet-200, but for SupCon and ALPA. Elsewhere cross-entropy takes that of the
+    FeatureNorm paper, which trained ResNet-18, WRN-28-10 and VGG-11. Other residual networks take
+    the schedule of ResNet-18, other wide ones that of WRN-28-10.
     """
     kind = objective.partition(":")[0]
     if data_name == "digits":
         return replace(_DIGITS, objective=objective)
+    if data_name in _ON_IMAGENET and kind not in ("supcon", "alpa"):
+        own = _ON_IMAGENET[data_name].get(kind, _OPENOOD_IMAGENET200)
+        # T2FNorm's own has a parameter, which the bare name stands for.
+        known = own.objective.partition(":")[0] == kind and objective == kind
+        return own if known else replace(own, objective=objective)
     if kind in _RECIPE_OF:
         return replace(recipe_named(_RECIPE_OF[kind], data_name), objective=objective)
     recipe = _RESNET18

@@ -357,27 +357,27 @@ class _Kept:
         path = self.place / _ARRAYS
         with replacing(path) as stream:
             write_arrays(stream, arrays)
-        write_json(
-            self.place / _RECORD,
-            {
-                "kind": "ood-detector",
-                "key": self.key,
-                "origin": detector.origin(),
-                "threshold": asdict(detector.threshold()),
-                "version": __version__,
-                "size": path.stat().st_size,
-                "digest": _digest(path),
-                "detector": structure,
-            },
-        )
+        content = {
+            "kind": "ood-detector",
+            "key": self.key,
+            "origin": detector.origin(),
+            "threshold": asdict(detector.threshold()),
+            "version": __version__,
+            "size": path.stat().st_size,
+            "digest": _digest(path),
+            "detector": structure,
+        }
+        write_json(self.place / _RECORD, {**content, "seal": digest_of_json(_plain(content))})
 
     def read(self, device: torch.device) -> Detector | None:
         """Return the stored detector; None if there is none that can be relied on."""
         try:
             content = read_json(self.place / _RECORD)
             path = self.place / _ARRAYS
+            seal = content.pop("seal")
             if (
-                content["key"] != self.key
+                seal != digest_of_json(content)
+                or content["key"] != self.key
                 or content["size"] != path.stat().st_size
                 or content["digest"] != _digest(path)
             ):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -255,7 +256,10 @@ def test_a_file_that_another_process_writes_is_waited_for(
     with Store.at().lock(f"verdicts {output.resolve()}"):
         other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert other.stderr is not None
+        late = threading.Timer(60, other.kill)
+        late.start()
         told = [other.stderr.readline().decode() for _ in range(2)]
+        late.cancel()
     assert "waiting for another ood process that is making verdicts" in told[1], told
     assert other.communicate(timeout=60)[0] == b""
     assert other.returncode == 0

@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("objective", "epochs", "lr"),
-    # Short training wants a smaller rate where gradients are larger: by a power of e for ISH, and by
+    # Short training wants a smaller rate where gradients are larger: by a power of e for ISH, by
     # the short logits of the first steps for LogitNorm.
     [("logitnorm", 5, 0.02), ("ish", 5, 0.01), ("supcon", 3, 0.1), ("alpa", 2, 0.1)],
 )

@@ -7,7 +7,13 @@ import math
 import pytest
 
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.training.recipes import RECIPES, Recipe, recipe_for, recipe_named
+from oodcli.training.recipes import (
+    RECIPES,
+    Recipe,
+    default_architecture,
+    recipe_for,
+    recipe_named,
+)
 
 
 @pytest.mark.parametrize(
@@ -193,3 +199,29 @@ def test_impossible_changes_are_refused(change: dict[str, float], message: str) 
     with pytest.raises(InvalidInputError) as raised:
         recipe_for("resnet18", "cifar10").changed(**change)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("data", "objective", "name", "wanted"),
+    [
+        ("imagenet200", "cross-entropy", "openood-imagenet200", "cross-entropy"),
+        ("imagenet200", "t2fnorm", "t2fnorm-imagenet200", "t2fnorm"),
+        ("imagenet200", "logitnorm", "openood-imagenet200", "logitnorm"),
+        ("imagenet", "t2fnorm", "t2fnorm-imagenet", "t2fnorm:scoring=omitted"),
+        ("imagenet", "t2fnorm:tau=0.05", "t2fnorm-imagenet", "t2fnorm:tau=0.05"),
+        ("imagenet", "ish", "ish-imagenet", "ish"),
+        ("imagenet", "supcon", "mode-base", "supcon"),
+    ],
+)
+def test_imagenet_has_recipes_of_its_own(data, objective, name, wanted) -> None:
+    recipe = recipe_for(default_architecture(data), data, objective)
+    assert (recipe.name, recipe.objective) == (name, wanted)
+
+
+def test_openood_trains_imagenet_200_for_90_epochs_in_batches_of_256() -> None:
+    recipe = RECIPES["openood-imagenet200"]
+    assert (recipe.arch, recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (
+        "torchvision:resnet18", 90, 256, 0.1, 5e-4,
+    )  # fmt: skip
+    assert (recipe.augmentation, recipe.keep) == (("resized-crop", "flip"), "best")
+    assert default_architecture("imagenet200") == recipe.arch

@@ -189,6 +189,17 @@ def test_what_is_no_method_any_more_is_fitted_again(store: Store, folder: RunFol
     np.testing.assert_array_equal(after.id_scores, before.id_scores)
 
 
+def test_a_number_that_was_changed_is_not_believed(store: Store, folder: RunFolder) -> None:
+    before = detector_for(store, folder, "knn:k=3", device=CPU)
+    (path,) = folder.detectors.glob("*/detector.json")
+    content = json.loads(path.read_text())
+    content["origin"]["id_data"] = "others"
+    path.write_text(json.dumps(content))
+    after = detector_for(store, folder, "knn:k=3", device=CPU)
+    assert after.created > before.created
+    assert after.id_data == before.id_data
+
+
 def test_another_precision_or_network_is_another_detector(store: Store, folder: RunFolder) -> None:
     first = detector_for(store, folder, "energy", device=CPU)
     half = detector_for(store, folder, "energy", device=CPU, amp=True)
