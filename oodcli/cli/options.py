@@ -89,7 +89,10 @@ SkipOption = Annotated[
 BatchOption = Annotated[
     int | None,
     typer.Option(
-        "--score-batch-size", min=1, metavar="N", help="Images a forward pass; no effect on scores."
+        "--score-batch-size",
+        min=1,
+        metavar="N",
+        help="Images a forward pass; scores differ by rounding at most.",
     ),
 ]
 DataOption = Annotated[
