@@ -357,9 +357,9 @@ class _Forward:
                 hook(path, partial(_kept, maps, path, self._layout_at(path)))
             if norms is not None:
                 for name, path in self.blocks.items():
-                    hook(path, partial(_kept_norm, norms, name, self._network.layout(name)))
+                    hook(path, partial(keep_norm, norms, name, self._network.layout(name)))
             head = self._module.get_submodule(self._network.head_path)
-            hooks.callback(head.register_forward_pre_hook(partial(_kept_input, features)).remove)
+            hooks.callback(head.register_forward_pre_hook(partial(keep_input, features)).remove)
             self._module(images)
         with torch.autocast(self._device.type, enabled=False):
             rows = features[0].float()  # (n, d)
@@ -404,7 +404,7 @@ def _kept(
     maps[path] = layout.maps(output)
 
 
-def _kept_norm(
+def keep_norm(
     norms: dict[str, Tensor],
     name: str,
     layout: Layout,
@@ -412,10 +412,12 @@ def _kept_norm(
     _inputs: object,
     output: Tensor,
 ) -> None:
+    """Keep the FeatureNorm of a block's output, as a forward hook."""
     norms[name] = feature_norm(layout.maps(output))
 
 
-def _kept_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
+def keep_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Keep the input of the last layer, as a hook before it."""
     features.append(inputs[0])
 
 

@@ -6,9 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from oodcli.models.extraction import feature_norm
+from oodcli.models.extraction import keep_input, keep_norm
 from oodcli.models.heads import UnitFeatureLinear
-from oodcli.models.layout import Layout
 from oodcli.models.network import Network
 
 
@@ -42,11 +41,11 @@ class ActivationsOf(nn.Module):
         last = self.module.get_submodule(self._network.head_path)
         hooks = [
             self.module.get_submodule(path).register_forward_hook(
-                partial(_keep_norm, norms, name, self._network.layout(name))
+                partial(keep_norm, norms, name, self._network.layout(name))
             )
             for name, path in self._network.blocks.items()
         ]
-        hooks.append(last.register_forward_pre_hook(partial(_keep_input, seen)))
+        hooks.append(last.register_forward_pre_hook(partial(keep_input, seen)))
         try:
             self.module(images)
         finally:
@@ -57,18 +56,3 @@ class ActivationsOf(nn.Module):
         own = last(features) if isinstance(last, UnitFeatureLinear) else logits
         block_norms = torch.stack([norms[name] for name in self._network.blocks], dim=1)
         return logits, features, block_norms, own.argmax(dim=1)
-
-
-def _keep_norm(
-    norms: dict[str, Tensor],
-    name: str,
-    layout: Layout,
-    _module: nn.Module,
-    _inputs: object,
-    output: Tensor,
-) -> None:
-    norms[name] = feature_norm(layout.maps(output))
-
-
-def _keep_input(seen: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
-    seen.append(inputs[0])
