@@ -92,7 +92,8 @@ def test_the_readme_gives_a_reason_for_every_dependency() -> None:
     readme = (ROOT / "README.md").read_text()
     for dependency in listed:
         name = re.split(r"[<>=!~\[; ]", dependency)[0]
-        assert f"| `{name}` |" in readme, name
+        if name != "oodcli":  # an extra that takes in another one
+            assert f"| `{name}` |" in readme, name
 
 
 def test_the_readme_has_exactly_two_set_up_commands() -> None:

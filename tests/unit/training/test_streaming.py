@@ -172,8 +172,8 @@ def trainer_of(processes: Processes) -> Trainer:
 def test_recipes_that_crop_originals() -> None:
     cropping = {name for name, recipe in RECIPES.items() if crops_originals(recipe)}
     assert cropping == {
-        "t2fnorm-imagenet200", "t2fnorm-imagenet", "ish-imagenet", "mode-base",
-        "mode-cross-entropy", "mode-train", "mode-finetune",
+        "openood-imagenet200", "t2fnorm-imagenet200", "t2fnorm-imagenet", "ish-imagenet",
+        "mode-base", "mode-cross-entropy", "mode-train", "mode-finetune",
     }  # fmt: skip
     assert after_crop(RECIPES["mode-base"]) == ("flip", "jitter", "grey")
     later = replace(RECIPE, augmentation=("flip", "resized-crop", "grey"))
