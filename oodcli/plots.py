@@ -18,6 +18,7 @@ from PIL import Image
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.metrics import Curve
+from oodcli.pillow import open_image
 from oodcli.statistics import threshold_at
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
 def _smaller(content: bytes) -> bytes:
     """Return a drawing as PNG with 256 colours, which nobody tells apart from all of them."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as drawing:
+    with open_image(io.BytesIO(content)) as drawing:
         few = drawing.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(stream, "PNG", optimize=True, dpi=(_DPI, _DPI))
     return stream.getvalue()

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,24 +14,13 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.pillow import EXTENSIONS, MOST_PIXELS, check_opened, open_image
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-)
 _TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
-
-# Photographs of 200 megapixels exist. A small file that unpacks to a larger picture yet is an
-# error like any other unreadable file: Pillow warns, and such warnings are errors. Filters are
-# set once, for the process: the context manager of the warnings module is not safe in threads.
-_MOST_PIXELS = 2**28
-Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
-warnings.simplefilter("error", Image.DecompressionBombWarning)
-# What Pillow warns of otherwise is metadata, such as damaged EXIF, that no pixel depends on.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _FILES_PER_TASK = 4
 MOST_THREADS = 8
@@ -104,19 +92,15 @@ def decode_stream(
         If it cannot be decoded.
     """
     try:
-        with Image.open(stream) as image:
+        with open_image(stream) as image:
             large = image.width * image.height > _LARGE_PIXELS
             with _one_large if large else contextlib.nullcontext():
                 image.load()
                 if as_published:
                     return _to_rgb(image, opaque=True)
                 return _to_rgb(_upright(image), opaque=False)
-    except UnidentifiedImageError:
-        stream.seek(0)
-        reason = "not an image file" if stream.read(1) else "the file is empty"
-        raise UnreadableImageError(where, reason) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        reason = f"more than {_MOST_PIXELS:,} pixels, perhaps a decompression bomb"
+        reason = f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb"
         raise UnreadableImageError(where, reason) from None
     except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -164,6 +148,7 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
         If it is of a kind that has no 8-bit meaning.
     """
     try:
+        check_opened(image)
         image.load()
         return _to_rgb(_upright(image), opaque=False)
     except Exception as error:  # noqa: BLE001 - a file that is read only now makes decoders raise

@@ -313,15 +313,15 @@ def _one_image(device: str) -> None:
     """
     import numpy as np
     import torch
-    from PIL import Image
 
     from oodcli.activations import ActivationSet, Reference
     from oodcli.data.prepare import Resizing
+    from oodcli.data.readers import decode_stream
     from oodcli.methods import parse_methods
     from oodcli.models import network_of, parse_architecture
     from oodcli.models.extraction import extract
 
-    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(IMAGE))))
+    decoded = decode_stream(io.BytesIO(base64.b64decode(IMAGE)), where="of the self-test")
     y, x = np.mgrid[:8, :8]
     _check(
         np.array_equal(decoded, np.stack([36 * x, 36 * y, 255 * ((x + y) % 2)], axis=2)),

@@ -27,8 +27,8 @@ from PIL import Image
 from oodcli.data import readers
 from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array, shown
 from oodcli.data.prepare import Resizing
-from oodcli.data.readers import printable
-from oodcli.errors import InvalidInputError
+from oodcli.data.readers import decode, printable
+from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
 from oodcli.models.extraction import extract
@@ -558,8 +558,8 @@ class _Copies:
         if not target.is_file():
             return False
         if item.pixels is not None:
-            with contextlib.suppress(OSError), Image.open(target) as image:
-                return bool(np.array_equal(np.asarray(image), item.pixels))
+            with contextlib.suppress(UnreadableImageError):
+                return np.array_equal(decode(target), item.pixels)
             return False
         source = Path(item.path)
         if source.stat().st_size != target.stat().st_size:

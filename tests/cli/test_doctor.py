@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from oodcli.workflows import doctor
@@ -141,7 +140,7 @@ def test_a_wrong_network_fails_the_self_test(ood: Ood, monkeypatch: pytest.Monke
 def test_an_image_decoded_wrongly_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    monkeypatch.setattr(Image, "open", lambda stream: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(Image, "open", lambda stream, formats: Image.new("RGB", (8, 8)))
     (problem,) = doctor.diagnose().problems
     assert "other pixels" in problem
 

@@ -1,0 +1,138 @@
+"""Images are opened in one place, which takes a few formats and none that starts a program."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from oodcli.data.readers import decode, decode_stream, rgb_of
+from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.pillow import EXTENSIONS, FORMATS
+
+ROOT = Path(__file__).resolve().parents[2]
+EPS = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
+    b"%%Trailer\n%%EOF\n"
+)
+READ = "those that are: JPEG, PNG, BMP, WEBP, TIFF, GIF, PPM"
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """Put a program in the place of Ghostscript that leaves a file; return that file."""
+    trace = tmp_path / "started"
+    for name in ("gs", "gswin32c", "gswin64c"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\ntouch '{trace}'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    return trace
+
+
+@pytest.mark.parametrize("content", [EPS, b"\xc5\xd0\xd3\xc6\x20\0\0\0\xff\0\0\0" + EPS])
+def test_a_picture_starts_no_program(tmp_path, ghostscript, content):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImageError) as caught:
+        decode(path)
+    assert caught.value.reason == (
+        "it is EPS, a format that is not read (Pillow would start Ghostscript for it); " + READ
+    )
+    assert not ghostscript.exists()
+
+
+def test_the_trap_would_have_shown_a_program(tmp_path, ghostscript):
+    """Pillow by itself does start it, so that the test above can fail."""
+    (tmp_path / "x.png").write_bytes(EPS)
+    with Image.open(tmp_path / "x.png") as image, pytest.raises(OSError):
+        image.load()
+    assert ghostscript.exists()
+
+
+def test_an_opened_picture_starts_no_program(tmp_path, ghostscript):
+    with (
+        Image.open(io.BytesIO(EPS)) as image,
+        pytest.raises(InvalidInputError, match=r"it is EPS, a format that is not read .Pillow"),
+    ):
+        rgb_of(image)
+    assert not ghostscript.exists()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_the_list_is_read(name):
+    if name == "WEBP" and not features.check("webp"):
+        pytest.skip("Pillow was built without WebP")
+    image = Image.new("RGB", (5, 3), (200, 10, 30))
+    stream = io.BytesIO()
+    image.save(stream, name, **({"quality": 100} if name == "JPEG" else {}))
+    stream.seek(0)
+    pixels = decode_stream(stream, where="x")
+    assert pixels.shape == (3, 5, 3)
+    assert np.abs(pixels.astype(int) - (200, 10, 30)).max() <= 4
+
+
+def test_the_pictures_of_a_camera_in_one_file_are_a_jpeg():
+    stream = io.BytesIO()
+    first = Image.new("RGB", (16, 8), "red")
+    first.save(stream, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 8), "blue")])
+    stream.seek(0)
+    assert decode_stream(stream, where="x")[0, 0, 0] > 250
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"no picture", "not an image file"),
+        (b"%PDF-1.7\n", f"it is PDF, a format that is not read; {READ}"),
+        (b"\0\0\0\x20ftypavif", f"it is AVIF, a format that is not read; {READ}"),
+        (b"\0\0\0\x18ftypheic", f"it is HEIC, a format that is not read; {READ}"),
+        (
+            b"\xd7\xcd\xc6\x9a\0\0",
+            "it is WMF, a format that is not read "
+            f"(Pillow would leave it to the operating system); {READ}",
+        ),
+        (
+            b"\x89HDF\r\n\x1a\n",
+            "it is HDF5, a format that is not read "
+            f"(Pillow would leave it to another program); {READ}",
+        ),
+    ],
+)
+def test_other_formats_are_refused_by_name(content, reason):
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_stream(io.BytesIO(content), where="x.png")
+    assert caught.value.reason == reason
+
+
+def test_names_and_formats_are_one_list():
+    assert {
+        suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS
+    } >= EXTENSIONS
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from PIL import Image\n\nImage.open",
+        "import PIL.Image as I\n\nI.open",
+        "from PIL.Image import open as see\n\nsee",
+        "from PIL import ImageFile\n\nImageFile.Parser",
+        "from torchvision.io import read_image\n\nread_image",
+        "from matplotlib.pyplot import imread\n\nimread",
+    ],
+)
+def test_the_linter_bans_every_other_door(code):
+    argv = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "TID251"]
+    told = subprocess.run(
+        [*argv, "--stdin-filename", "oodcli/data/other.py", "-"],
+        input=code, capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert "TID251" in told.stdout
