@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,31 @@ Ood = Callable[..., tuple[int, str, str]]
 TRAIN = ("train", "--data", "digits", "--arch", "resnet18:width=4", "--epochs", "3")
 
 
+@pytest.fixture(scope="session")
+def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a small network on digits for seeds 0 and 1; return the store, to be copied."""
+    root = tmp_path_factory.mktemp("digits") / "store"
+    command = [sys.executable, "-m", "oodcli", *TRAIN, "--store", str(root)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for seed in (0, 1):
+        line = [*command, "--name", f"d{seed}", "--seed", str(seed)]
+        subprocess.run(line, check=True, capture_output=True, env=environment)
+    return root
+
+
 @pytest.fixture
-def trained(ood: Ood) -> Ood:
-    """Train a small network on digits."""
-    code, out, err = ood(*TRAIN, "--name", "d")
-    assert (code, out) == (0, "d\n"), err
+def seeds(ood: Ood, digits_store: Path, tmp_path: Path) -> Ood:
+    """Copy the store with the runs ``d0`` and ``d1`` for this test."""
+    shutil.copytree(digits_store, tmp_path / "store")
     return ood
+
+
+@pytest.fixture
+def trained(seeds: Ood) -> Ood:
+    """Leave the run ``d`` alone in the store of this test."""
+    seeds("runs", "remove", "d1")
+    assert seeds("runs", "rename", "d0", "d")[0] == 0
+    return seeds
 
 
 def test_the_whole_job_in_one_command(ood: Ood) -> None:
@@ -149,21 +169,21 @@ def test_normratio_variants_stand_side_by_side(trained: Ood) -> None:
     assert set(shown["normratio"]) == {"normalised-all", "unnormalised-all", "normalised-100"}
 
 
-def test_seeds_are_averaged(ood: Ood) -> None:
-    for seed in (0, 1):
-        ood(*TRAIN, "--name", f"s{seed}", "--seed", seed)
-        ood("score", "--method", "msp", "--run", f"s{seed}")
-    code, out, _ = ood("report", "--run", "s0", "--run", "s1", "--format", "json")
+def test_seeds_are_averaged(seeds: Ood) -> None:
+    ood = seeds
+    for name in ("d0", "d1"):
+        ood("score", "--method", "msp", "--run", name)
+    code, out, _ = ood("report", "--run", "d0", "--run", "d1", "--format", "json")
     assert code == 0
     rows = json.loads(out)["rows"]
     singles = [
-        json.loads(ood("report", "--run", f"s{s}", "--format", "json")[1])["rows"] for s in (0, 1)
+        json.loads(ood("report", "--run", f"d{s}", "--format", "json")[1])["rows"] for s in (0, 1)
     ]
     for row, a, b in zip(rows, *singles, strict=True):
         assert row["n_runs"] == 2
         assert row["auroc"] == pytest.approx((a["auroc"] + b["auroc"]) / 2)
         assert row["std"]["auroc"] == pytest.approx(abs(a["auroc"] - b["auroc"]) / 2)
-    assert " ± " in ood("report", "--run", "s0", "--run", "s1")[1]
+    assert " ± " in ood("report", "--run", "d0", "--run", "d1")[1]
 
 
 def test_what_cannot_be_averaged_is_not(ood: Ood) -> None:
