@@ -19,7 +19,7 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
-from oodcli.store import Store, digest_of_bytes, read_json, remove_leftovers, size_of, write_json
+from oodcli.store import Store, digest_of_file, read_json, remove_leftovers, size_of, write_json
 
 RUN_SCHEMA = 1
 RECORD = "run.json"
@@ -103,7 +103,8 @@ class Run:
         The command line that made it.
     training
         Device, precision, seconds, loss and accuracies of the checkpoint that counts, which one
-        that is, what it began from, and whether its last layer was trained or is a linear probe.
+        that is, what it began from, whether its last layer was trained or is a linear probe, and
+        the digest of the file of the training history.
     """
 
     origin: str
@@ -246,7 +247,11 @@ class RunFolder:
             raise MissingArtifactError(
                 f"run {self.name} is not finished; go on with: ood train --resume --run {self.name}"
             )
-        return Run.from_json(read_json(path), path)
+        cure = (
+            f"restore it, or remove the run (ood runs remove {self.name}) and make it again; its "
+            f"weights can still be imported: ood import {self.weights} --arch ARCH --data DATA"
+        )
+        return Run.from_json(read_json(path, cure=cure), path)
 
     def write(self, run: Run) -> None:
         """Write the record, which completes the run."""
@@ -262,7 +267,7 @@ class RunFolder:
             If they are gone, or not what was written.
         """
         try:
-            digest = digest_of_bytes(self.weights.read_bytes())
+            digest = digest_of_file(self.weights)
         except FileNotFoundError:
             digest = "gone"
         if digest != run.weights:
@@ -272,8 +277,15 @@ class RunFolder:
             )
 
     def read_training(self) -> dict[str, Any]:
-        """Read what an unfinished run is being trained with."""
-        return read_json(self.path / TRAINING)
+        """Read what an unfinished run is being trained with.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If it is damaged.
+        """
+        cure = f"remove the run (ood runs remove {self.name}) and train it again"
+        return read_json(self.path / TRAINING, cure=cure)
 
 
 def check_name(name: str) -> str:

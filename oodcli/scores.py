@@ -121,7 +121,8 @@ def read_scorings(folder: Path) -> list[Scoring]:
 
 
 def _read(path: Path) -> Scoring:
-    content = read_json(path)
+    cure = f"restore it, or remove it and score again: ood score --run {path.parents[2].name}"
+    content = read_json(path, cure=cure)
     if content.pop("schema", None) != SCORING_SCHEMA:
         raise CorruptArtifactError(f"{path} was written by another version of ood; score again")
     try:
@@ -131,7 +132,7 @@ def _read(path: Path) -> Scoring:
             **content,
         )
     except (KeyError, TypeError) as error:
-        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+        raise CorruptArtifactError(f"{path} is damaged: {error}; {cure}") from None
 
 
 def full_name(method: str, known: Collection[str]) -> str:

@@ -10,6 +10,9 @@
 
 A file is written under a temporary name in its own folder, flushed, and then renamed, so that a
 reader sees all of it or nothing. Whatever is made once for all is made under a lock.
+
+Nothing is believed that is not what was written: a JSON file has a seal, the digest of its content,
+as its last field; every other file has its digest in its name or in a sealed JSON file.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +38,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.progress import Progress, Silent
 
 _TEMPORARY = ".ood-tmp-"
+_SEAL = "seal"
 
 
 @contextlib.contextmanager
@@ -109,27 +113,49 @@ def file_of_user(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, readable by people, in one step."""
+    """Write a JSON object, readable by people, with its seal, in one step.
+
+    Parameters
+    ----------
+    path
+        The file.
+    content
+        The object. ``seal`` is added to it as the last field: the digest of all others.
+    """
+    # As it will be read: tuples are lists there, and keys are strings.
+    plain = json.loads(json.dumps(content))
+    sealed = {**plain, _SEAL: digest_of_json(plain)}
     with replacing(path) as stream:
-        stream.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        stream.write((json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_json(path: Path, *, cure: str = "remove it") -> dict[str, Any]:
+    """Read a JSON object that :func:`write_json` wrote, without its seal.
+
+    Parameters
+    ----------
+    path
+        The file.
+    cure
+        What helps where it is not what was written.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     CorruptArtifactError
-        If the file is not a JSON object.
+        If the file is not a JSON object, or its content does not match its seal.
     """
     try:
         content = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; {cure}") from None
     if not isinstance(content, dict):
-        raise CorruptArtifactError(f"{path} is damaged: not a JSON object; remove it")
+        raise CorruptArtifactError(f"{path} is damaged: not a JSON object; {cure}")
+    if content.pop(_SEAL, None) != digest_of_json(content):
+        raise CorruptArtifactError(
+            f"{path} is damaged or was edited: its content does not match its seal; {cure}"
+        )
     return content
 
 
@@ -163,6 +189,18 @@ def read_arrays(path: Path, *, digest: str | None = None) -> dict[str, NDArray[A
 def digest_of_bytes(content: bytes) -> str:
     """Return a 32-digit hexadecimal digest."""
     return blake2b(content, digest_size=16).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the digest of a file's content, whatever its size, as of :func:`digest_of_bytes`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return file_digest(stream, lambda: blake2b(digest_size=16)).hexdigest()
 
 
 def digest_of_json(content: object) -> str:

@@ -294,13 +294,10 @@ def _labels(
     """Return the labels of both parts and the class names; from the store where they are known."""
     path = store.datasets / batches.release.name / f"labels-{batches.digest}.json"
     try:
-        known = read_json(path)
+        content = read_json(path)
     except (FileNotFoundError, CorruptArtifactError):
-        known = {}
-    content = known.get("content")
-    if not content or known.get("digest") != digest_of_json(content):
         content = {part: batches.labels(part) for part in batches.release.parts}
         content["class_names"] = batches.class_names()
-        write_json(path, {"content": content, "digest": digest_of_json(content)})
+        write_json(path, content)
     labels = {part: np.asarray(content[part], dtype=np.int64) for part in batches.release.parts}
     return labels, tuple(content["class_names"])

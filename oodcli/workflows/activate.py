@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -27,20 +26,15 @@ from oodcli.runs import Run, RunFolder
 from oodcli.store import (
     Store,
     digest_of_bytes,
+    digest_of_file,
     digest_of_json,
     free_bytes,
-    read_json,
     remove_leftovers,
     replacing,
-    write_json,
 )
 from oodcli.training.processes import Processes
+from oodcli.workflows.activation_folder import SUFFIX, ActivationFolder, digest_in, files_in
 from oodcli.workflows.devices import enough_memory
-
-# Part of the key: raised whenever the same images and network give other activations.
-EXTRACTION_SCHEMA = 1
-_MANIFEST = "manifest.json"
-_SUFFIX = ".safetensors"
 
 
 @dataclass
@@ -165,8 +159,7 @@ class Activator:
         variant = self._variant(view or View(), normalise=normalise)
         wanted = variant.wanted(images)
         if variant.missing(wanted, probes):
-            lock = f"activations of {images.name} ({variant.folder.name})"
-            with self._store.lock(lock, progress=self._progress):
+            with self._writing(images, variant):
                 self._compute(images, variant, wanted, probes)
         else:
             self.passes.count(images.name, computed=0, cached=len(images))
@@ -200,12 +193,7 @@ class Activator:
         """
         variant = self._variant(view or View(), normalise=normalise)
         wanted = variant.wanted(images)
-        lock = f"activations of {images.name} ({variant.folder.name})"
-        one_writer = (
-            self._store.lock(lock, progress=self._progress)
-            if processes.first
-            else contextlib.nullcontext()
-        )
+        one_writer = self._writing(images, variant) if processes.first else contextlib.nullcontext()
         with one_writer:
             # Nobody writes before all have seen what is missing.
             missing = {each.key for each in variant.missing(wanted, probes)}
@@ -276,11 +264,7 @@ class Activator:
 
     def rate(self) -> float | None:
         """Return images a second of the last pass of this network on this device, if known."""
-        path = self._variant(View(), normalise=True).folder / _MANIFEST
-        if not path.is_file():
-            return None
-        value = read_json(path).get("images_per_s", {}).get(str(self.device))
-        return float(value) if value else None
+        return self._variant(View(), normalise=True).folder.rates().get(str(self.device))
 
     def timed_rate(self) -> float:
         """Return images a second of a few batches of noise, the first of which does not count."""
@@ -320,16 +304,16 @@ class Activator:
         return self.network.block_shapes(self._run.preprocess.size)
 
     def _variant(self, view: View, *, normalise: bool) -> "_Variant":
-        pre = self._run.preprocess
-        key = {
-            "schema": EXTRACTION_SCHEMA,
-            "network": self._run.network,
-            "mean": list(pre.mean) if normalise else [0.0, 0.0, 0.0],
-            "std": list(pre.std) if normalise else [1.0, 1.0, 1.0],
-            "precision": self._precision,
-            "view": view.key(),
-        }
-        return _Variant(self._store.activations / self._run.network, key, view, self._whole)
+        folder = ActivationFolder.of(
+            self._store, self._run, precision=self._precision, view=view, normalise=normalise
+        )
+        return _Variant(folder, view, self._whole)
+
+    def _writing(
+        self, images: ImageSet, variant: "_Variant"
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock without which no activations of images are written or removed."""
+        return self._store.lock(variant.folder.lock_name(images.name), progress=self._progress)
 
     def _compute(
         self,
@@ -350,7 +334,8 @@ class Activator:
         if not missing:
             return
         self._check_room(count)
-        remove_leftovers(variant.folder)
+        remove_leftovers(variant.folder.path)
+        variant.folder.write_manifest()
         started = time.perf_counter()
         with self._progress.task(
             f"forward pass: {images.name}", total=count, unit="images"
@@ -362,8 +347,8 @@ class Activator:
                 outputs = extract(
                     self.network,
                     (variant.view.apply(each.shard.load(), each.shard.indices) for each in group),
-                    mean=variant.key["mean"],
-                    std=variant.key["std"],
+                    mean=variant.folder.key["mean"],
+                    std=variant.folder.key["std"],
                     device=self.device,
                     precision=self._precision,
                     batch_size=self._batch_size,
@@ -378,7 +363,7 @@ class Activator:
         seconds = time.perf_counter() - started
         self.passes.seconds += seconds
         if all(each.core and not each.probes for each in missing):
-            variant.write_manifest(str(self.device), own / seconds)
+            variant.folder.write_manifest(str(self.device), own / seconds)
 
     def _check_room(self, count: int) -> None:
         needed = count * self.bytes_per_image()
@@ -399,13 +384,17 @@ class Activator:
     ) -> ActivationSet:
         def loader(key: str, shard: ImageShard) -> ActivationShard:
             def load() -> Activations:
-                try:
+                with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
                     return variant.read(key, len(shard), probes)
-                except (CorruptArtifactError, FileNotFoundError):
-                    self._progress.note(f"a stored shard of {images.name} is damaged: made again")
+                with self._writing(images, variant):
+                    # Another process may have made it again while this one waited.
+                    with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
+                        return variant.read(key, len(shard), probes)
+                    self._progress.note(
+                        f"a stored shard of activations of {images.name} is damaged: made again"
+                    )
                     variant.forget(key, probes)
-                    with self._store.lock(f"activations of {images.name}", progress=self._progress):
-                        self._compute(images, variant, [(key, shard)], probes)
+                    self._compute(images, variant, [(key, shard)], probes)
                     return variant.read(key, len(shard), probes)
 
             return ActivationShard(len(shard), load)
@@ -468,18 +457,12 @@ class _Kept:
 
     def stored(self) -> dict[str, Path]:
         """Return the file of every key that is there."""
-        if not self.folder.is_dir():
-            return {}
-        return {
-            path.name.split(".")[0]: path
-            for path in self.folder.iterdir()
-            if path.suffix == _SUFFIX and path.name.count(".") == 2
-        }
+        return files_in(self.folder)
 
     def write(self, key: str, arrays: Mapping[str, Tensor]) -> None:
         """Store arrays."""
         content = safetensors.torch.save({n: array.contiguous() for n, array in arrays.items()})
-        with replacing(self.folder / f"{key}.{digest_of_bytes(content)}{_SUFFIX}") as stream:
+        with replacing(self.folder / f"{key}.{digest_of_bytes(content)}{SUFFIX}") as stream:
             stream.write(content)
 
     def read(self, key: str) -> dict[str, Tensor]:
@@ -496,7 +479,7 @@ class _Kept:
         if path is None:
             raise FileNotFoundError(key)
         if path not in self._whole:
-            if digest_of_bytes(path.read_bytes()) != path.name.split(".")[1]:
+            if digest_of_file(path) != digest_in(path):
                 raise CorruptArtifactError(f"{path} is damaged; remove it")
             self._whole.add(path)
         try:
@@ -518,12 +501,11 @@ class _Variant:
     A shard is named by its pixels. What each probe left has a folder of its own.
     """
 
-    def __init__(self, parent: Path, key: Mapping[str, Any], view: View, whole: set[Path]) -> None:
-        self.key = key
+    def __init__(self, folder: ActivationFolder, view: View, whole: set[Path]) -> None:
         self.view = view
-        self.folder = parent / digest_of_json(key)[:16]
-        self.states = _Kept(self.folder / "states", whole)
-        self._core = _Kept(self.folder, whole)
+        self.folder = folder
+        self.states = _Kept(folder.path / "states", whole)
+        self._core = _Kept(folder.path, whole)
         self._whole = whole
 
     def wanted(self, images: ImageSet) -> list[tuple[str, ImageShard]]:
@@ -556,21 +538,9 @@ class _Variant:
         """Store what was missing of one shard."""
         arrays = activations.arrays()
         if missing.core:
-            if not (self.folder / _MANIFEST).is_file():
-                self.write_manifest(None, 0.0)
             self._core.write(missing.key, {name: arrays[name] for name in CORE})
         for probe in missing.probes:
             self._observed(probe).write(missing.key, {probe.key: arrays[probe.key]})
-
-    def write_manifest(self, device: str | None, images_per_s: float) -> None:
-        """Store the key in clear, and how fast the last pass was."""
-        path = self.folder / _MANIFEST
-        rates: dict[str, float] = {}
-        if path.is_file():
-            rates = read_json(path).get("images_per_s", {})
-        if device is not None:
-            rates[device] = images_per_s
-        write_json(path, {"kind": "ood-activations", "key": dict(self.key), "images_per_s": rates})
 
     def read(self, key: str, rows: int, probes: Sequence[Probe]) -> Activations:
         """Read one shard.
@@ -589,11 +559,12 @@ class _Variant:
             activations = Activations.of(arrays)
         except (KeyError, ValueError) as error:
             raise CorruptArtifactError(
-                f"shard {key} in {self.folder} is not whole: {error}; remove it"
+                f"shard {key} in {self.folder.path} is not whole: {error}; remove it"
             ) from None
         if len(activations) != rows:
             raise CorruptArtifactError(
-                f"shard {key} in {self.folder} has {len(activations)} rows, not {rows}; remove it"
+                f"shard {key} in {self.folder.path} has {len(activations)} rows, not {rows}; "
+                "remove it"
             )
         return activations
 
@@ -603,4 +574,4 @@ class _Variant:
             kept.forget(key)
 
     def _observed(self, probe: Probe) -> _Kept:
-        return _Kept(self.folder / f"probe-{digest_of_json(probe.key)[:16]}", self._whole)
+        return _Kept(self.folder.path / f"probe-{digest_of_json(probe.key)[:16]}", self._whole)

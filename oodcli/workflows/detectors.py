@@ -33,7 +33,7 @@ from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, RunFolder, now
 from oodcli.store import (
     Store,
-    digest_of_bytes,
+    digest_of_file,
     digest_of_json,
     read_json,
     remove_leftovers,
@@ -53,8 +53,6 @@ TPR = 0.95
 _RECORD = "detector.json"
 _ARRAYS = "detector.safetensors"
 _ID_SCORES = "id-scores"
-# Of larger files the size alone is checked, for a digest takes a second a gigabyte.
-_MOST_DIGESTED = 2**29
 
 
 @dataclass(frozen=True)
@@ -363,24 +361,17 @@ class _Kept:
             "origin": detector.origin(),
             "threshold": asdict(detector.threshold()),
             "version": __version__,
-            "size": path.stat().st_size,
-            "digest": _digest(path),
+            "digest": digest_of_file(path),
             "detector": structure,
         }
-        write_json(self.place / _RECORD, {**content, "seal": digest_of_json(_plain(content))})
+        write_json(self.place / _RECORD, content)
 
     def read(self, device: torch.device) -> Detector | None:
         """Return the stored detector; None if there is none that can be relied on."""
         try:
             content = read_json(self.place / _RECORD)
             path = self.place / _ARRAYS
-            seal = content.pop("seal")
-            if (
-                seal != digest_of_json(content)
-                or content["key"] != self.key
-                or content["size"] != path.stat().st_size
-                or content["digest"] != _digest(path)
-            ):
+            if content["key"] != self.key or content["digest"] != digest_of_file(path):
                 return None
             arrays = read_arrays(path)
             origin = content["origin"]
@@ -400,11 +391,6 @@ class _Kept:
             )
         except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
             return None
-
-
-def _digest(path: Path) -> str:
-    """Return the digest of a file, or an empty one if it is so large that this would take long."""
-    return "" if path.stat().st_size > _MOST_DIGESTED else digest_of_bytes(path.read_bytes())
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - what JSON reads back

@@ -16,7 +16,7 @@ from oodcli.models import (
 )
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Preprocess, Run, RunFolder, new_name, now
-from oodcli.store import Store, digest_of_bytes
+from oodcli.store import Store, digest_of_file
 from oodcli.workflows.devices import versions
 from oodcli.workflows.run_data import find_dataset, preprocess_for
 
@@ -126,7 +126,7 @@ def import_checkpoint(
             preprocess=preprocess,
             blocks=tuple(network.blocks),
             network=network.digest,
-            weights=digest_of_bytes(folder.weights.read_bytes()),
+            weights=digest_of_file(folder.weights),
             parts={part: len(images) for part, images in dataset.parts.items()},
             val_fraction=val_fraction,
             versions=versions(),

@@ -37,7 +37,8 @@ from oodcli.plots import (
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, RunFolder, find_run
 from oodcli.scores import ScoredSet, Scores
-from oodcli.store import Store, read_arrays, read_json, replacing
+from oodcli.store import Store, digest_of_file, read_arrays, read_json, replacing
+from oodcli.workflows.activation_folder import ActivationFolder, digest_in, files_in
 from oodcli.workflows.evaluate import Source
 from oodcli.workflows.report import foreign_sources, stored_sources
 from oodcli.workflows.run_data import RunData
@@ -206,7 +207,7 @@ def _of_run(
     images = _Images(store, folder, record, source, progress)
     norms = images.block_norms() or _stored_block_scores(source)
     yield from _blocks(source, norms, selected=None if chosen is None else chosen["selected"])
-    history = _history(folder)
+    history = _history(folder, record)
     if history:
         yield training_history(source.name, history)
     yield from images.contact_sheet(best)
@@ -220,15 +221,16 @@ def _normratio(folder: RunFolder) -> dict[str, Any] | None:
     return max(results, key=lambda each: (each["n_images"], each["normalised"]), default=None)
 
 
-def _history(folder: RunFolder) -> list[dict[str, Any]]:
-    if not folder.history.is_file():
+def _history(folder: RunFolder, record: Run) -> list[dict[str, Any]]:
+    """Return one entry per epoch; none for a network that was not trained here."""
+    if not folder.history.is_file() or record.origin != "trained":
         return []
-    try:
-        return [json.loads(line) for line in folder.history.read_text().splitlines() if line]
-    except json.JSONDecodeError as error:
+    if digest_of_file(folder.history) != record.training.get("history"):
         raise CorruptArtifactError(
-            f"{folder.history} is damaged: {error}; remove it, or go on without: no --plots"
-        ) from None
+            f"{folder.history} is damaged or was edited: it is not what training wrote; restore "
+            "it, or remove it to do without a picture of the training"
+        )
+    return [json.loads(line) for line in folder.history.read_text().splitlines()]
 
 
 def _stored_block_scores(source: Source) -> dict[str, list[Scores | None]]:
@@ -296,24 +298,9 @@ class _Images:
 
     def _stored_shards(self) -> dict[str, Path]:
         """Return the file of every shard of activations as this run computes them."""
-        pre = self.record.preprocess
-        wanted = {
-            "network": self.record.network,
-            "mean": list(pre.mean),
-            "std": list(pre.std),
-            "precision": self.source.scoring.precision,
-            "view": View().key(),
-        }
-        parent = self.store.activations / self.record.network
-        found: list[tuple[int, Path]] = []
-        for manifest in sorted(parent.glob("*/manifest.json")):
-            key = read_json(manifest).get("key", {})
-            if {name: key.get(name) for name in wanted} == wanted:
-                found.append((key.get("schema", 0), manifest.parent))
-        if not found:
-            return {}
-        newest = max(found)[1]
-        return {path.name.split(".")[0]: path for path in newest.glob("*.*.safetensors")}
+        precision = self.source.scoring.precision
+        folder = ActivationFolder.of(self.store, self.record, precision=precision, view=View())
+        return files_in(folder.path)
 
     def contact_sheet(self, method: str) -> list[Picture]:
         """Show the ID images that a method finds most OOD-like, and the other way round."""
@@ -394,7 +381,7 @@ class _Images:
 
 def _block_norms_in(path: Path) -> NDArray[np.float32]:
     try:
-        return read_arrays(path, digest=path.name.split(".")[1])["block_norms"]
+        return read_arrays(path, digest=digest_in(path))["block_norms"]
     except KeyError:
         raise CorruptArtifactError(f"{path} has no block norms; remove it") from None
 

@@ -128,8 +128,9 @@ class RunData:
                 run.data, store, role="id", val_fraction=run.val_fraction, progress=progress
             )
         except OodError as error:
+            back = "; put the data back, or a link to them" if "/" in run.data else ""
             raise MissingArtifactError(
-                f"the data of run {folder.name} cannot be opened: {error}"
+                f"the data of run {folder.name} cannot be opened: {error}{back}"
             ) from None
         if tuple(dataset.class_names) != tuple(run.class_names):
             raise InvalidInputError(

@@ -30,6 +30,7 @@ from oodcli.scores import (
     Scoring,
     add_scores,
     check_distinct,
+    read_scorings,
 )
 from oodcli.searches import Search, Tuning, keep_search
 from oodcli.store import Store, check_file_of_user, file_of_user
@@ -267,6 +268,7 @@ class _Session:
         self.device = find_device(request.device)
         self.folder = find_run(self.store, request.run)
         self.record = self.folder.read()
+        read_scorings(self.folder.scores)  # a damaged index is refused before the work
         if request.run is None:
             self.progress.note(f"run: {self.folder.name}")
         data = RunData.of(

@@ -47,7 +47,7 @@ from oodcli.runs import (
     run_folders,
     training_lock,
 )
-from oodcli.store import Store, digest_of_bytes, write_json
+from oodcli.store import Store, digest_of_file, write_json
 from oodcli.training.loop import (
     MUCH_WAITING,
     LabelledPixels,
@@ -1107,7 +1107,7 @@ def _record(
         preprocess=preprocess,
         blocks=tuple(network.blocks),
         network=network.digest,
-        weights=digest_of_bytes(folder.weights.read_bytes()),
+        weights=digest_of_file(folder.weights),
         recipe=job.recipe.to_json(),
         seed=job.seed,
         parts={name: len(part) for name, part in dataset.parts.items()},
@@ -1128,5 +1128,6 @@ def _record(
             "checkpoint": outcome["epoch"],
             "last_layer": last_layer,
             "init": None if job.init is None else job.init.to_json(),
+            "history": digest_of_file(folder.history),
         },
     )

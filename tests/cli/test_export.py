@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from oodcli.errors import InvalidInputError
+from oodcli.store import read_json
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -40,7 +41,7 @@ def test_the_file_screens_images_as_predict_does(ood: Ood, tiny: Path, tmp_path:
         "--format", "json",
     )  # fmt: skip
     assert code == 0, err
-    about = json.loads((out / "model.json").read_text())
+    about = read_json(out / "model.json")
     assert json.loads(text) == {**about, "folder": str(out)}
     assert (about["schema"], about["kind"], about["method"]) == (1, "ood-export", "knn:k=3")
     assert about["inputs"][0]["shape"] == ["batch", 3, 20, 24]

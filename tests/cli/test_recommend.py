@@ -8,7 +8,7 @@ import pytest
 
 from oodcli.methods import parse_method
 from oodcli.runs import RunFolder
-from oodcli.store import Store
+from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.recommend import RecommendRequest, recommend, recommended_method
 from tests.cli.conftest import Ood, flat, tree
 
@@ -36,7 +36,7 @@ def test_a_method_is_recommended_stored_and_used(
     assert code == 0, err
     found = json.loads(out)
     assert found["schema"] == 1
-    assert found == json.loads(held_out.recommendation.read_text())
+    assert found == read_json(held_out.recommendation)
     assert (found["part"], found["n"], found["data"]) == ("val", 12, "colours")
     ways = set(found["families"])
     assert ways == {
@@ -105,14 +105,14 @@ def test_the_stored_choice_is_for_these_weights(held_out: RunFolder) -> None:
         "method": "she",
     }
     assert not held_out.recommendation.exists()  # its candidates were limited
-    held_out.recommendation.write_text(json.dumps(content))
+    write_json(held_out.recommendation, content)
     assert recommended_method(store, held_out, device="cpu") == "she"
     # Other weights, an unknown method or a damaged file: it is made again.
     for change in ({"weights": "other"}, {"method": "gone"}, {"schema": 0}, {"candidates": 3}):
-        held_out.recommendation.write_text(json.dumps(content | change))
+        write_json(held_out.recommendation, content | change)
         made = recommended_method(store, held_out, device="cpu")
         assert made != "she"
-        assert json.loads(held_out.recommendation.read_text())["method"] == made
+        assert read_json(held_out.recommendation)["method"] == made
 
 
 def test_the_table_says_what_why_and_how_sure(ood: Ood, held_out: RunFolder) -> None:

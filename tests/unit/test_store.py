@@ -1,5 +1,7 @@
 """What is written is there whole or not at all, and nobody else's files are touched."""
 
+import contextlib
+import json
 import multiprocessing
 import os
 import time
@@ -11,6 +13,8 @@ import pytest
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.store import (
     Store,
+    digest_of_bytes,
+    digest_of_file,
     digest_of_json,
     free_bytes,
     read_arrays,
@@ -50,6 +54,64 @@ def test_damaged_json_is_told(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CorruptArtifactError, match="is damaged"):
         read_json(path)
+
+
+def test_json_ends_with_a_seal_that_is_not_part_of_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    content = {"a": (1, 2.5), 3: None, "ö": float("nan"), "big": 2**70}
+    write_json(path, content)
+    written = json.loads(path.read_text())
+    assert list(written)[-1] == "seal"
+    back = read_json(path)
+    assert list(back) == ["a", "3", "ö", "big"]
+    assert (back["a"], back["3"], back["big"]) == ([1, 2.5], None, 2**70)
+    write_json(tmp_path / "b.json", {"big": 2**70, "ö": float("nan"), "3": None, "a": [1, 2.5]})
+    assert json.loads((tmp_path / "b.json").read_text())["seal"] == written["seal"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0.945", "0.954"),
+        ("near", "far"),
+        ('"n": 7', '"n": 8'),
+        ('"seal"', '"saal"'),
+        ('"n": 7,', ""),
+        ('"n": 7', '"n": 7, "n": 8'),
+    ],
+)
+def test_an_edited_json_file_is_refused_by_name_with_its_cure(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"accuracy": 0.945, "group": "near", "n": 7, "last": True})
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(CorruptArtifactError) as error:
+        read_json(path, cure="score again")
+    assert str(error.value) == (
+        f"{path} is damaged or was edited: its content does not match its seal; score again"
+    )
+
+
+def test_every_flipped_bit_of_a_json_file_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    content = {"accuracy": 0.945, "group": "näher", "sets": [{"n": 7}, {"n": 12}], "x": None}
+    write_json(path, content)
+    written = path.read_bytes()
+    for at in range(len(written)):
+        for bit in range(8):
+            damaged = bytearray(written)
+            damaged[at] ^= 1 << bit
+            path.write_bytes(bytes(damaged))
+            with contextlib.suppress(CorruptArtifactError):
+                assert read_json(path) == content
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert digest_of_file(tmp_path / "x") == digest_of_bytes(b"abc" * 100_000)
 
 
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """Activations and what probes leave, stored and found again."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from oodcli.data.views import View
 from oodcli.images import ImageSet, ImageShard
 from oodcli.models import network_of, parse_architecture, save_weights
-from oodcli.progress import Silent
+from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, find_run
-from oodcli.store import Store
+from oodcli.store import Store, read_json
 from oodcli.workflows.activate import Activator
+from oodcli.workflows.activation_folder import ActivationFolder, files_in
 from oodcli.workflows.importing import import_checkpoint
 from tests.unit.models.test_probes import PROBES, Largest, LastMap, Slope
 
@@ -39,10 +43,10 @@ def images() -> ImageSet:
     return ImageSet("noise", [shard(slice(0, 5)), shard(slice(5, 9))])
 
 
-def activator(folder: RunFolder) -> Activator:
+def activator(folder: RunFolder, progress: Progress | None = None) -> Activator:
     return Activator(
         Store(folder.path.parents[1]), folder, folder.read(), device=torch.device("cpu"),
-        amp=False, batch_size=None, progress=Silent(),
+        amp=False, batch_size=None, progress=progress or Silent(),
     )  # fmt: skip
 
 
@@ -123,3 +127,49 @@ def test_a_damaged_state_is_learned_again(folder: RunFolder, images: ImageSet) -
     again = activator(folder)
     assert torch.equal(again.learned(images, Largest())["largest"], state["largest"])
     assert again.passes.computed == {"noise": 9}
+
+
+def test_a_repair_waits_for_whoever_writes_the_same_activations(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    made = activator(folder).activations(images).features
+    store = Store(folder.path.parents[1])
+    place = ActivationFolder.of(store, folder.read(), precision="float32", view=View())
+    damaged = files_in(place.path)[images.shards[1].digest]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    waiting, said = threading.Event(), []
+
+    class Listener(Silent):
+        def note(self, message: str) -> None:
+            said.append(message)
+            waiting.set()
+
+    reader = activator(folder, Listener())
+    with ThreadPoolExecutor(1) as pool:
+        with store.lock(place.lock_name("noise")):  # as a writer holds it
+            found = pool.submit(lambda: reader.activations(images).features)
+            assert waiting.wait(60)
+            assert said == [
+                f"waiting for another ood process that is making {place.lock_name('noise')}"
+            ]
+            assert not found.done()
+            assert damaged.exists()  # nothing is removed under the writer's hands
+            damaged.write_bytes(whole)
+        assert torch.equal(found.result(60), made)
+    # The writer had made it again.
+    assert reader.passes.computed == {"noise": 0}
+
+
+def test_a_damaged_manifest_is_written_anew(folder: RunFolder, images: ImageSet) -> None:
+    activator(folder).activations(images)
+    place = ActivationFolder.of(
+        Store(folder.path.parents[1]), folder.read(), precision="float32", view=View()
+    )
+    (manifest,) = place.path.glob("manifest.json")
+    manifest.write_text(manifest.read_text().replace('"cpu": ', '"cpu": 9'))
+    assert activator(folder).rate() is None
+    files_in(place.path)[images.shards[0].digest].unlink()
+    activator(folder).activations(images)
+    assert read_json(manifest)["key"] == place.key
+    assert activator(folder).rate()

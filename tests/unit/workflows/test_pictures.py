@@ -9,7 +9,7 @@ import pytest
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.metrics import Curve
 from oodcli.progress import Silent
-from oodcli.store import Store
+from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.pictures import encoded, pictures, write_plots
 
 SETS = ("photographs-grey", "gaussian-noise")
@@ -124,12 +124,10 @@ def test_what_is_gone_is_left_out_and_said(store: Store) -> None:
 
 
 def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
-    import json
-
     index = next((store.runs / "tiny" / "scores").glob("*/scoring.json"))
-    content = json.loads(index.read_text())
+    content = read_json(index)
     content["sets"][0]["digest"] = "other"
-    index.write_text(json.dumps(content))
+    write_json(index, content)
     told = Told()
     drawn = pictures(store, progress=told)
     assert "photographs-grey" not in drawn[-1].alt
@@ -238,11 +236,9 @@ def test_a_set_of_the_users_own_is_left_out_and_said(store: Store, tmp_path: Pat
 
 
 def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
-    import json
-
     shutil.copytree(store.runs / "tiny", store.runs / "twin")
     record = store.runs / "twin" / "run.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "seed": 7}))
+    write_json(record, {**read_json(record), "seed": 7})
     told = Told()
     drawn = pictures(store, runs=["twin", "tiny"], methods=["msp"], progress=told)
     assert told.notes == ["pictures are of twin, the first of 2"]
@@ -250,10 +246,8 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
 
 
 def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
-    import json
-
     record = store.runs / "tiny" / "run.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "data": "/gone/away"}))
+    write_json(record, {**read_json(record), "data": "/gone/away"})
     told = Told()
     names = [picture.name for picture in pictures(store, progress=told)]
     assert names[-2:] == ["normratio", "history"]
