@@ -23,6 +23,9 @@ Positive = Literal["id", "ood"]
 Rule = Literal["first_ge", "nearest", "rank"]
 PrecisionArea = Literal["average_precision", "trapezoid_from_one", "trapezoid_from_zero"]
 
+# Where more than this share of scores tie, ranks say little.
+MOSTLY_TIED = 0.5
+
 _METHOD = "unnamed method"
 _DATASET = "unnamed data set"
 
@@ -149,6 +152,11 @@ class Curve:
         """Number of negative images."""
         return int(self.false_positives[-1])
 
+    @property
+    def tied(self) -> float:
+        """Share of the images whose score another image has, too."""
+        return _share_of_ties(np.diff(self.true_positives + self.false_positives))
+
     def flipped(self) -> "Curve":
         """Return the curve of the negated scores with the other class positive."""
         return Curve(
@@ -217,6 +225,16 @@ class Curve:
             n_id=self.n_positive,
             n_ood=self.n_negative,
         )
+
+
+def tied_share(scores: ArrayLike) -> float:
+    """Return the share of scores ``(n,)`` that stand more than once; 0 of none."""
+    return _share_of_ties(np.unique(np.asarray(scores), return_counts=True)[1])
+
+
+def _share_of_ties(counts: NDArray[np.int64]) -> float:
+    """Return the share of ties from how often every distinct score stands."""
+    return float(counts[counts > 1].sum() / max(counts.sum(), 1))
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +57,9 @@ def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
     Raises
     ------
     InvalidInputError
-        If the arrays are empty, differ in shape, or hold values that are negative or not finite, or
-        if every block has too many zero norms to be selected.
+        If the arrays are empty, differ in shape, or hold values that are negative or not finite.
+    UndefinedMethodError
+        If every block has too many zero norms to be selected.
 
     References
     ----------
@@ -91,7 +92,7 @@ def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
     selectable = np.flatnonzero(1000 * excluded <= n_images)
     if not len(selectable):
         zeros = ", ".join(f"block {block}: {count}" for block, count in enumerate(excluded))
-        raise InvalidInputError(
+        raise UndefinedMethodError(
             f"no block can be selected: more than 0.1 % of {n_images} jigsaw puzzles have norm 0 "
             f"in each ({zeros}); name a block yourself, or train the network further"
         )

@@ -166,6 +166,7 @@ def _facts(part: "MethodText") -> list[tuple[str, str]]:
         ("paper", listed.paper),
         ("kind", listed.kind),
         ("looks at", ", ".join(listed.inputs) or "not said"),
+        *([("needs", "; ".join(listed.needs))] if listed.needs else []),
         ("forward passes", listed.cost),
         ("class", part.type),
         *([("package", listed.package)] if listed.package else []),

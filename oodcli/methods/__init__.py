@@ -18,24 +18,32 @@ from oodcli.methods.energy import Energy
 from oodcli.methods.ensemble import AUTO, ENSEMBLE, parse_ensemble
 from oodcli.methods.entropy import Entropy
 from oodcli.methods.fdbd import FDBD
-from oodcli.methods.featurenorm import FeatureNorm, SelectedNorm
+from oodcli.methods.featurenorm import SEVERAL_IMAGES, FeatureNorm, SelectedNorm
 from oodcli.methods.gen import GEN
 from oodcli.methods.gmm import GMM
 from oodcli.methods.gradnorm import GradNorm
-from oodcli.methods.gram import Gram
-from oodcli.methods.klm import KLMatching
+from oodcli.methods.gram import ONE_HELD_OUT, Gram
+from oodcli.methods.klm import TYPICAL, KLMatching
 from oodcli.methods.knn import KNN
 from oodcli.methods.lts import LTS
 from oodcli.methods.mahalanobis import MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
 from oodcli.methods.maxcosine import MaxCosine
 from oodcli.methods.maxlogit import MaxLogit
 from oodcli.methods.msp import MSP
-from oodcli.methods.nac import NAC
+from oodcli.methods.nac import COVERED, NAC
 from oodcli.methods.nci import NCI
-from oodcli.methods.neco import NECO
+from oodcli.methods.neco import MORE_IMAGES_THAN_COMPONENTS, NECO
+from oodcli.methods.needs import (
+    CLASSES,
+    CLASSES_WITH_IMAGES,
+    CLASSIFIED_RIGHT,
+    DIFFERENT_FEATURES,
+    varied,
+    varied_within_classes,
+)
 from oodcli.methods.nnguide import NNGuide
 from oodcli.methods.odin import ODIN
-from oodcli.methods.openmax import OpenMax
+from oodcli.methods.openmax import BEYOND_TAIL, OpenMax
 from oodcli.methods.optfs import OptFS
 from oodcli.methods.pnml import PNML
 from oodcli.methods.rankfeat import RankFeat
@@ -44,7 +52,7 @@ from oodcli.methods.relation import Relation
 from oodcli.methods.scale import Scale
 from oodcli.methods.she import SHE
 from oodcli.methods.t2fnorm import T2FNorm
-from oodcli.methods.tempscale import TempScale
+from oodcli.methods.tempscale import OPTIMUM, TempScale
 from oodcli.methods.vim import Residual, ViM
 from oodcli.methods.vra import VRA
 from oodcli.methods.weiper import WeiPer
@@ -57,15 +65,18 @@ PRUNED = (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         # From logits.
-        "msp": Method(MSP, "MSP", "Hendrycks and Gimpel, ICLR 2017", ("logits",)),
+        "msp": Method(MSP, "MSP", "Hendrycks and Gimpel, ICLR 2017", ("logits",), needs=(CLASSES,)),
         "maxlogit": Method(MaxLogit, "MaxLogit", "Hendrycks et al., ICML 2022", ("logits",)),
         "energy": Method(Energy, "Energy", "Liu et al., NeurIPS 2020", ("logits",)),
-        "entropy": Method(Entropy, "entropy", "Chan et al., ICCV 2021", ("logits",)),
+        "entropy": Method(
+            Entropy, "entropy", "Chan et al., ICCV 2021", ("logits",), needs=(CLASSES,)
+        ),
         "tempscale": Method(
             TempScale,
             "temperature scaling",
             "Guo et al., ICML 2017",
             ("logits", "calibration", "calibration labels"),
+            needs=(CLASSES, OPTIMUM),
         ),
         "gen": Method(
             GEN,
@@ -76,20 +87,32 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
                 "m": (10, 50, 100, 200, 500, 1000),
             },
+            needs=(CLASSES,),
         ),
         "klm": Method(
-            KLMatching, "KL matching", "Hendrycks et al., ICML 2022", ("logits", "calibration")
+            KLMatching,
+            "KL matching",
+            "Hendrycks et al., ICML 2022",
+            ("logits", "calibration"),
+            needs=(CLASSES, TYPICAL),
         ),
-        "doctor": Method(Doctor, "DOCTOR", "Granese et al., NeurIPS 2021", ("logits",)),
+        "doctor": Method(
+            Doctor, "DOCTOR", "Granese et al., NeurIPS 2021", ("logits",), needs=(CLASSES,)
+        ),
         # From block norms.
         "featurenorm": Method(
-            FeatureNorm, "FeatureNorm", "Yu et al., CVPR 2023", ("block norms", "train", "jigsaw")
+            FeatureNorm,
+            "FeatureNorm",
+            "Yu et al., CVPR 2023",
+            ("block norms", "train", "jigsaw"),
+            needs=(SEVERAL_IMAGES,),
         ),
         "norm": Method(
             SelectedNorm,
             "selected norm",
             "Yu et al., CVPR 2023",
             ("features", "block norms", "head", "train", "jigsaw"),
+            needs=(SEVERAL_IMAGES,),
         ),
         # From features and the last layer.
         "react": Method(
@@ -151,9 +174,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             # The published grid has 3,600 settings; these 20 are those that cost no new densities.
             grid={"lambda_1": (0.1, 1.0, 2.5, 4.0), "lambda_2": (0.1, 0.25, 1.0, 2.5, 5.0)},
         ),
-        "t2fnorm": Method(T2FNorm, "T2FNorm", "Regmi et al., CVPRW 2024", ("logits", "head")),
+        "t2fnorm": Method(
+            T2FNorm, "T2FNorm", "Regmi et al., CVPRW 2024", ("logits", "head"), needs=(CLASSES,)
+        ),
         "gradnorm": Method(
-            GradNorm, "GradNorm", "Huang et al., NeurIPS 2021", ("logits", "features")
+            GradNorm,
+            "GradNorm",
+            "Huang et al., NeurIPS 2021",
+            ("logits", "features"),
+            needs=(CLASSES,),
         ),
         "fdbd": Method(
             FDBD,
@@ -161,6 +190,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Liu and Qin, ICML 2024",
             ("logits", "features", "head", "train"),
             grid={"distance_as_normalizer": (True, False)},
+            needs=(CLASSES, DIFFERENT_FEATURES),
         ),
         "nci": Method(
             NCI,
@@ -168,6 +198,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Liu and Qin, CVPR 2025",
             ("logits", "features", "head", "train"),
             grid={"alpha": (0.0001, 0.001, 0.01, 0.1)},
+            needs=(DIFFERENT_FEATURES,),
         ),
         # From neighbours and class statistics of the training images.
         "knn": Method(
@@ -176,9 +207,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Sun et al., ICML 2022",
             ("features", "train"),
             grid={"k": (50, 100, 200, 500, 1000)},
+            needs=(DIFFERENT_FEATURES,),
         ),
         "nnguide": Method(
-            NNGuide, "NNGuide", "Park et al., ICCV 2023", ("logits", "features", "train")
+            NNGuide,
+            "NNGuide",
+            "Park et al., ICCV 2023",
+            ("logits", "features", "train"),
+            needs=(DIFFERENT_FEATURES,),
         ),
         "relation": Method(
             Relation,
@@ -186,20 +222,40 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Kim et al., NeurIPS 2023",
             ("logits", "features", "train"),
             grid={"power": (1.0, 2.0, 4.0, 6.0, 8.0)},
+            needs=(DIFFERENT_FEATURES,),
         ),
-        "mds": Method(MDS, "MDS", "Lee et al., NeurIPS 2018", ("features", "train", "labels")),
-        "rmds": Method(RMDS, "RMDS", "Ren et al., 2021", ("features", "train", "labels")),
+        "mds": Method(
+            MDS,
+            "MDS",
+            "Lee et al., NeurIPS 2018",
+            ("features", "train", "labels"),
+            needs=(DIFFERENT_FEATURES, varied_within_classes()),
+        ),
+        "rmds": Method(
+            RMDS,
+            "RMDS",
+            "Ren et al., 2021",
+            ("features", "train", "labels"),
+            needs=(CLASSES_WITH_IMAGES, DIFFERENT_FEATURES, varied_within_classes(), varied()),
+        ),
         "mds++": Method(
             MDSPlusPlus,
             "Mahalanobis++",
             "Mueller and Hein, ICML 2025",
             ("features", "train", "labels"),
+            needs=(DIFFERENT_FEATURES, varied_within_classes(normalised=True)),
         ),
         "rmds++": Method(
             RMDSPlusPlus,
             "relative Mahalanobis++",
             "Mueller and Hein, ICML 2025",
             ("features", "train", "labels"),
+            needs=(
+                CLASSES_WITH_IMAGES,
+                DIFFERENT_FEATURES,
+                varied_within_classes(normalised=True),
+                varied(normalised=True),
+            ),
         ),
         "vim": Method(
             ViM,
@@ -207,30 +263,70 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Wang et al., CVPR 2022",
             ("logits", "features", "head", "train"),
             grid={"dim": (256, 1000)},
+            needs=(DIFFERENT_FEATURES, varied()),
         ),
         "residual": Method(
-            Residual, "Residual", "Wang et al., CVPR 2022", ("features", "head", "train")
+            Residual,
+            "Residual",
+            "Wang et al., CVPR 2022",
+            ("features", "head", "train"),
+            needs=(DIFFERENT_FEATURES, varied()),
         ),
         "neco": Method(
-            NECO, "NECO", "Ben Ammar et al., ICLR 2024", ("logits", "features", "train")
+            NECO,
+            "NECO",
+            "Ben Ammar et al., ICLR 2024",
+            ("logits", "features", "train"),
+            needs=(DIFFERENT_FEATURES, MORE_IMAGES_THAN_COMPONENTS),
         ),
         "she": Method(
-            SHE, "SHE", "Zhang et al., ICLR 2023", ("logits", "features", "train", "labels")
+            SHE,
+            "SHE",
+            "Zhang et al., ICLR 2023",
+            ("logits", "features", "train", "labels"),
+            needs=(DIFFERENT_FEATURES, CLASSIFIED_RIGHT),
         ),
         "maxcosine": Method(
-            MaxCosine, "MaxCosine", "Nguyen et al., 2023", ("features", "train", "labels")
+            MaxCosine,
+            "MaxCosine",
+            "Nguyen et al., 2023",
+            ("features", "train", "labels"),
+            needs=(DIFFERENT_FEATURES,),
         ),
-        "caref": Method(CARef, "CARef", "Ling et al., CVPR 2025", ("logits", "features", "train")),
+        "caref": Method(
+            CARef,
+            "CARef",
+            "Ling et al., CVPR 2025",
+            ("logits", "features", "train"),
+            needs=(DIFFERENT_FEATURES,),
+        ),
         "cadref": Method(
-            CADRef, "CADRef", "Ling et al., CVPR 2025", ("logits", "features", "head", "train")
+            CADRef,
+            "CADRef",
+            "Ling et al., CVPR 2025",
+            ("logits", "features", "head", "train"),
+            needs=(DIFFERENT_FEATURES,),
         ),
-        "gmm": Method(GMM, "GMM", "Yang et al., NeurIPS 2022", ("features", "train")),
-        "pnml": Method(PNML, "pNML", "Bibas et al., NeurIPS 2021", ("features", "head", "train")),
+        "gmm": Method(
+            GMM,
+            "GMM",
+            "Yang et al., NeurIPS 2022",
+            ("features", "train"),
+            needs=(DIFFERENT_FEATURES,),
+        ),
+        "pnml": Method(
+            PNML,
+            "pNML",
+            "Bibas et al., NeurIPS 2021",
+            ("features", "head", "train"),
+            needs=(CLASSES, DIFFERENT_FEATURES, varied(normalised=True)),
+        ),
         "openmax": Method(
             OpenMax,
             "OpenMax",
             "Bendale and Boult, CVPR 2016",
             ("logits", "head", "train", "labels"),
+            needs=(BEYOND_TAIL,),
         ),
         # From probes.
         "csd": Method(
@@ -247,6 +343,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("network",),
             grid={"temperature": (1.0, 10.0, 100.0, 1000.0), "epsilon": (0.0014, 0.0028)},
             passes=4.0,
+            needs=(CLASSES,),
         ),
         "gram": Method(
             Gram,
@@ -254,6 +351,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Sastry and Oore, ICML 2020",
             ("logits", "labels", "network"),
             train_passes=1.0,
+            needs=(ONE_HELD_OUT,),
         ),
         "rankfeat": Method(
             RankFeat, "RankFeat", "Song et al., NeurIPS 2022", ("network",), passes=2.0
@@ -268,6 +366,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "bins": (50, 500),
                 "least": (10, 50, 500),
             },
+            needs=(CLASSES, DIFFERENT_FEATURES, COVERED),
         ),
         "adascale": Method(
             AdaSCALE,

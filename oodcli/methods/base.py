@@ -15,15 +15,16 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import SimpleNamespace, UnionType
-from typing import Literal, Protocol, Self, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Protocol, Self, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
+from oodcli.methods.needs import Need
 from oodcli.probes import Probe
 
 Value = float | int | str | bool | None
@@ -92,6 +93,8 @@ class Method:
         Forward passes per scored image beyond the ordinary one; a backward pass counts 2.
     train_passes
         Forward passes per training image beyond the ordinary one.
+    needs
+        What it needs to be defined; see :mod:`oodcli.methods.needs`.
     """
 
     type: type[Detector] | type[Shaper]
@@ -101,6 +104,7 @@ class Method:
     grid: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     passes: float = 0.0
     train_passes: float = 0.0
+    needs: tuple[Need, ...] = ()
 
     @property
     def is_shaper(self) -> bool:
@@ -115,6 +119,10 @@ class Method:
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of ``fit`` with their types and defaults."""
         return choosable(self.type.fit)
+
+
+def _is_value(value: object) -> TypeGuard[Value]:
+    return isinstance(value, (bool, int, float, str))
 
 
 def choosable(fit: Callable[..., object]) -> dict[str, inspect.Parameter]:
@@ -165,15 +173,38 @@ class MethodPart:
         return f"{self.name}:{pairs}"
 
     def fit(self, reference: Reference) -> "Detector | Shaper":
-        """Fit this half."""
+        """Fit this half.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If the method needs something that is not there, or is not defined for other reasons.
+        """
+        arguments = {
+            name: self.given.get(name, parameter.default)
+            for name, parameter in self.method.parameters().items()
+        }
+        for need in self.method.needs:
+            refusal = need.refusal(reference, arguments)
+            if refusal is not None:
+                raise UndefinedMethodError(f"{self.name} is not defined here: {refusal}")
         return self.method.type.fit(reference, **self.given)
 
     def effective(self, fitted: object) -> dict[str, Value]:
-        """Return the value of every parameter, those that fitting chose included."""
+        """Return every parameter, with the value that is in use, and what fitting found beside.
+
+        A number, word or truth value that the fitted method has under the name of a parameter is
+        what it uses: ``k`` of KNN is no more than there are training images. What else fitting
+        found stands in the other fields of that kind, such as the temperature of ``tempscale``.
+        """
         values: dict[str, Value] = {}
         for name, parameter in self.method.parameters().items():
-            value = self.given.get(name, parameter.default)
-            values[name] = getattr(fitted, name) if value is None else value
+            value = getattr(fitted, name, None)
+            values[name] = value if _is_value(value) else self.given.get(name, parameter.default)
+        found = fields(fitted) if is_dataclass(fitted) else ()
+        for name in (each.name for each in found if each.name not in values):
+            if _is_value(value := getattr(fitted, name)):
+                values[name] = value
         return values
 
 
@@ -186,7 +217,7 @@ class Fitted:
     canonical
         Its canonical name.
     params
-        The value of every parameter, those that fitting chose included.
+        The value of every parameter that is in use, and what fitting found.
     detector
         What scores.
     """

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import parse_method
 from oodcli.methods.base import Fitted, Method, MethodPart, MethodSpec
 from oodcli.methods.third_party import method_of
-from oodcli.metrics import evaluate
+from oodcli.metrics import MOSTLY_TIED, Curve, evaluate
 
 CLASSES, WIDTH, BLOCKS = 4, 64, 3
 _SHARE = 8  # features of one class
@@ -123,7 +123,8 @@ def toy_activations(
 def toy_problem() -> Problem:
     """Make a problem: a class is a direction of feature space, OOD images go less far along it.
 
-    They also go in a direction of their own. Jigsaws of the training images have smaller norms,
+    One calibration image of twenty has another label, for a temperature can be fitted then. OOD
+    images also go in a direction of their own. Jigsaws of the training images have smaller norms,
     most of all in block 1.
     """
     directions = _directions()
@@ -132,11 +133,103 @@ def toy_problem() -> Problem:
     )
     train = toy_activations(200, strength=1.0, seed=3, head=head)
     puzzle = train.block_norms / torch.tensor([0.9, 1.4, 1.1])
+    labels = torch.arange(200) % CLASSES
     return Problem(
-        _reference(head, train, replace(train, block_norms=puzzle), torch.arange(200) % CLASSES),
+        _reference(head, train, replace(train, block_norms=puzzle), labels, _some_wrong(labels)),
         toy_activations(120, strength=1.0, seed=1, head=head),
         toy_activations(80, strength=0.3, seed=2, head=head, novelty=0.7),
     )
+
+
+def _fewer(images: int) -> Problem:
+    """Return the problem with the first training images alone, which are of each class in turn."""
+    whole = toy_problem()
+    train, jigsaw = (
+        _all_of(each).map(lambda values: values[:images])
+        for each in (whole.reference.train, whole.reference.jigsaw)
+    )
+    labels = whole.reference.labels[:images]
+    return replace(whole, reference=_reference(whole.reference.head, train, jigsaw, labels))
+
+
+def _one_class() -> Problem:
+    """Return the problem with a network that knows the sum of all classes alone."""
+    whole = toy_problem()
+    head = Head(whole.reference.head.weight.abs().sum(dim=0, keepdim=True), torch.zeros(1))
+    train, jigsaw, *batches = (
+        replace(each, logits=head(each.features), predictions=torch.zeros_like(each.predictions))
+        for each in (
+            _all_of(whole.reference.train),
+            _all_of(whole.reference.jigsaw),
+            whole.id_batch,
+            whole.ood_batch,
+        )
+    )
+    labels = torch.zeros_like(whole.reference.labels)
+    return Problem(_reference(head, train, jigsaw, labels), *batches)
+
+
+def _many_classes(calibration: int) -> Problem:
+    """Return a problem of 100 classes, each a random direction, with so many calibration images.
+
+    An image of a class goes along its direction, and an OOD image along that of no class.
+    """
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(200, WIDTH, generator=generator).relu()
+    directions /= directions.norm(dim=1, keepdim=True)
+    head = Head(2 * (directions[:100] - directions[:100].mean(dim=0)), torch.zeros(100))
+    rows = torch.cat([torch.arange(720) % 100, torch.arange(100, 180)])
+    noise = torch.randn(800, WIDTH, generator=generator)
+    features = (6 * directions[rows] + 0.3 * noise).relu()
+    logits = head(features)
+    norms = features.norm(dim=1, keepdim=True) * torch.tensor([0.5, 1.0, 0.9])
+    every = Activations(logits, features, norms, logits.argmax(dim=1))
+    train, id_batch, ood_batch = (
+        every.map(lambda values, part=part: values[part])  # type: ignore[misc]
+        for part in (slice(600), slice(600, 720), slice(720, 800))
+    )
+    jigsaw = replace(train, block_norms=train.block_norms / torch.tensor([0.9, 1.4, 1.1]))
+    labels = rows[:600]
+    reference = replace(
+        _reference(head, train, jigsaw, labels),
+        load_calibration=lambda: ActivationSet.of(train.map(lambda values: values[:calibration])),
+        load_calibration_labels=lambda: labels[:calibration],
+    )
+    return Problem(reference, id_batch, ood_batch)
+
+
+def _labelled(*, right: bool) -> Problem:
+    """Return the problem with classes that the network gets right for every image, or for none."""
+    whole = toy_problem()
+    train, jigsaw = _all_of(whole.reference.train), _all_of(whole.reference.jigsaw)
+    labels = train.predictions if right else (train.predictions + 1) % CLASSES
+    return replace(whole, reference=_reference(whole.reference.head, train, jigsaw, labels))
+
+
+def _constant() -> Problem:
+    """Return the problem with training images that all have the same features."""
+    whole = toy_problem()
+    head = whole.reference.head
+    features = torch.full((40, WIDTH), 0.5)
+    train = Activations(head(features), features, torch.ones(40, BLOCKS), torch.zeros(40).long())
+    labels = torch.arange(40) % CLASSES
+    jigsaw = replace(train, block_norms=train.block_norms / torch.tensor([0.9, 1.4, 1.1]))
+    return replace(whole, reference=_reference(head, train, jigsaw, labels))
+
+
+# What a method may be fitted on that gives it less than it needs; see _defined_or_refused.
+DEGENERATE: Mapping[str, Callable[[], Problem]] = MappingProxyType(
+    {
+        "one training image a class": lambda: _fewer(CLASSES),
+        "two training images a class": lambda: _fewer(2 * CLASSES),
+        "fewer training images than features": lambda: _fewer(WIDTH // 2),
+        "one class": _one_class,
+        "few calibration images for many classes": lambda: _many_classes(20),
+        "every image classified correctly": lambda: _labelled(right=True),
+        "every image classified wrongly": lambda: _labelled(right=False),
+        "constant training features": _constant,
+    }
+)
 
 
 def _directions() -> Tensor:
@@ -272,6 +365,7 @@ def _bank_order(trial: Trial) -> None:
         _all_of(reference.train).map(lambda values: values[order]),
         _all_of(reference.jigsaw).map(lambda values: values[order]),
         reference.labels[order],
+        reference.calibration_labels[order],
     )
     again = Trial(trial.spec, Problem(shuffled, batch, trial.problem.ood_batch))
     _same(again.scores(batch), trial.scores(batch), relative=1e-4)
@@ -317,6 +411,35 @@ def _declared(trial: Trial) -> None:
         )
 
 
+def _defined_or_refused(trial: Trial, problem: Problem) -> None:
+    """Refuse scores of a degenerate fit: they are not finite, mostly tie, or are below chance.
+
+    What a method does on images as well where it learns from all there are is not the fit's fault.
+    """
+    try:
+        curve = _curve(trial.spec.fit(problem.reference), problem)
+    except UndefinedMethodError as refusal:
+        if not any(letter.isdigit() for letter in str(refusal)):
+            raise InvalidInputError(f"the refusal has no numbers: {refusal}") from None
+        return
+    enough = toy_problem() if len(problem.reference.head.weight) < 100 else _many_classes(600)
+    usual = _curve(trial.spec.fit(enough.reference), enough)
+    if curve.tied > max(MOSTLY_TIED, usual.tied):
+        raise InvalidInputError(f"{100 * curve.tied:.0f} % of the scores tie with another")
+    if curve.auroc() < min(0.5, usual.auroc()):
+        raise InvalidInputError(f"AUROC {curve.auroc():.3f}, below chance")
+
+
+def _curve(fitted: Fitted, problem: Problem) -> Curve:
+    pair = [fitted.detector.score(each).detach() for each in (problem.id_batch, problem.ood_batch)]
+    _finite(torch.cat(pair))
+    return Curve.of(*(each.cpu().numpy() for each in pair))
+
+
+def _in_case(case: str) -> Callable[[Trial], None]:
+    return lambda trial: _defined_or_refused(trial, DEGENERATE[case]())
+
+
 CHECKS: Mapping[str, Callable[[Trial], None]] = MappingProxyType(
     {
         "give one finite float per image": _one_finite_float,
@@ -328,19 +451,32 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = MappingProxyType(
         "give finite scores for zero features": _zero_features,
         "not depend on the order of training images": _bank_order,
         "look at nothing but its declared inputs": _declared,
+        **{f"be refused with numbers, or tell apart, with {c}": _in_case(c) for c in DEGENERATE},
     }
 )
 
 
-def _reference(head: Head, train: Activations, jigsaw: Activations, labels: Tensor) -> Reference:
+def _some_wrong(labels: Tensor) -> Tensor:
+    """Return labels of which one of twenty is another."""
+    return torch.where(torch.arange(len(labels)) % 20 == 7, (labels + 1) % CLASSES, labels)
+
+
+def _reference(
+    head: Head,
+    train: Activations,
+    jigsaw: Activations,
+    labels: Tensor,
+    calibration_labels: Tensor | None = None,
+) -> Reference:
     """Return a reference that is calibrated on its training images."""
+    calibration_labels = labels if calibration_labels is None else calibration_labels
     return Reference(
         head=head,
         load_train=lambda: ActivationSet.of(train),
         load_jigsaw=lambda: ActivationSet.of(jigsaw),
         load_calibration=lambda: ActivationSet.of(train),
         load_labels=lambda: labels,
-        load_calibration_labels=lambda: labels,
+        load_calibration_labels=lambda: calibration_labels,
         n_blocks=train.block_norms.shape[1],
     )
 

@@ -6,6 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
+from oodcli.errors import UndefinedMethodError
 from oodcli.methods.base import percentile
 from oodcli.methods.class_means import class_means
 from oodcli.methods.percentiles import ascending, at_percentile
@@ -51,6 +52,8 @@ class DICE:
         ------
         InvalidInputError
             If ``p`` is not at least 0 and less than 100.
+        UndefinedMethodError
+            If no weight contributes more than that percentile.
         """
         percent = percentile("dice:p", p)
         head = reference.head
@@ -59,6 +62,12 @@ class DICE:
             "contributions of weights in order", lambda: ascending(products.flatten())
         )
         mask = products > at_percentile(ordered, percent)
+        if not mask.any():
+            raise UndefinedMethodError(
+                f"dice is not defined here: none of {mask.numel():,} weights contributes more than "
+                f"percentile {percent:g} ({float(ordered[-1]):.3g}), and no weight would be left; "
+                "take another method"
+            )
         return cls(Head(head.weight * mask, head.bias, head.tau))
 
     def logits(self, batch: Activations) -> Tensor:

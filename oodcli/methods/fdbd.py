@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.errors import UndefinedMethodError
 from oodcli.methods.class_means import feature_mean
 
 # Weights whose distance is below this share of their lengths are the same.
@@ -48,9 +49,20 @@ class FDBD:
 
     @classmethod
     def fit(cls, reference: Reference, *, distance_as_normalizer: bool = True) -> Self:
-        """Measure how far the weights lie apart, and average all training features."""
+        """Measure how far the weights lie apart, and average all training features.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If all classes have the same weights.
+        """
         weight = reference.head.weight
         nearness = reference.once("nearness of weights", lambda: _nearness(weight))
+        if not nearness.any():
+            raise UndefinedMethodError(
+                f"fdbd is not defined here: the weights of all {len(weight):,} classes are the "
+                "same, so that no boundary lies between them; take another method"
+            )
         origin = torch.zeros_like(weight[0])
         if distance_as_normalizer:
             origin = feature_mean(reference).to(weight.dtype)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError
+from oodcli.methods.needs import Arguments, Need
 from oodcli.normratio import NormRatio, norm_ratio
 
 
@@ -79,6 +80,19 @@ class SelectedNorm:
         directions = batch.features / lengths.clamp(min=1e-12)
         norms = batch.block_norms[:, self.block, None]  # (n, 1)
         return self.head(norms * directions)
+
+
+def _one_image(reference: Reference, arguments: Arguments) -> str | None:
+    if arguments["block"] is not None or len(reference.train) > 1:
+        return None
+    return f"there is {len(reference.train)}"
+
+
+SEVERAL_IMAGES = Need(
+    "at least 2 training images to select a block",
+    _one_image,
+    "name the block, as in featurenorm:block=0",
+)
 
 
 def selection(reference: Reference) -> NormRatio:

@@ -76,7 +76,8 @@ class GMM:
         InvalidInputError
             If a parameter is less than 1.
         UndefinedMethodError
-            If the training features do not vary in so many directions, or are too few.
+            If the training features do not vary in so many directions, or are too few for a
+            covariance in them.
         """
         everything = moments(reference)
         spectrum = reference.once(
@@ -97,6 +98,12 @@ class GMM:
             raise UndefinedMethodError(
                 f"gmm is not defined for {components} components on {everything.count} training "
                 f"images; choose no more, as in gmm:components={everything.count}"
+            )
+        if everything.count - components <= dim:
+            raise UndefinedMethodError(
+                f"gmm is not defined here: a covariance in {dim} dimensions needs more training "
+                f"images, less one for each of {components} components, and there are "
+                f"{everything.count:,}; choose less, as in gmm:dim={max(1, everything.count // 10)}"
             )
         # In units of the largest standard deviation, as scikit-learn adds a constant to variances.
         basis = _signed(spectrum.vectors[:, :dim]) / spectrum.values[0].sqrt()

@@ -11,6 +11,7 @@ from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.images import digest_of
 from oodcli.methods.base import at_least
+from oodcli.methods.needs import Arguments, Need
 from oodcli.probes import Output, Probe, ProbedNetwork
 
 _SEED = 0
@@ -194,6 +195,18 @@ class Excess:
         return torch.stack(columns, dim=1)
 
 
+def _too_few(reference: Reference, _arguments: Arguments) -> str | None:
+    number = len(reference.labels)
+    return None if number >= _HELD_OUT else f"there are {number}"
+
+
+ONE_HELD_OUT = Need(
+    f"at least {_HELD_OUT} training images, one of {_HELD_OUT} of which is held out",
+    _too_few,
+    "train on more images",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Gram:
     """Negative total excess of channel correlations over their range in training.
@@ -256,8 +269,6 @@ class Gram:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
         held_out, rest = (part.sort().values for part in order.tensor_split([count // _HELD_OUT]))
         probe = Excess.over(reference.learned(Ranges(powers), rows=rest), powers=powers)
-        if not len(held_out):
-            return cls(probe.low.new_ones(()), (probe,))
         chunks = reference.probed("train", probe, rows=held_out).chunks()
         total = sum(chunk.extra[probe.key].double().sum(dim=0) for chunk in chunks)
         assert isinstance(total, Tensor)  # there is at least one chunk

@@ -7,9 +7,37 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.methods.needs import Arguments, Need
 
 # The smallest positive number that a mean probability may be: log of it is finite.
 TINY = 5e-324
+
+
+# Share of images without a typical prediction of their class above which there is no score.
+MOST_UNSEEN = 0.1
+
+
+def _unseen(reference: Reference, _arguments: Arguments) -> str | None:
+    predicted = reference.calibration.logits.argmax(dim=1)
+    counts = torch.bincount(predicted, minlength=reference.calibration.logits.shape[1])
+    alone, classes = int((counts == 1).sum()), int((counts > 0).sum())
+    if classes < 2:
+        return f"all {len(predicted):,} are predicted as {classes} class"
+    if alone <= MOST_UNSEEN * len(predicted):
+        return None
+    share = 100 * alone / len(predicted)
+    return (
+        f"{len(predicted):,} are predicted as {classes:,} of {len(counts):,} classes, {alone:,} of "
+        f"them as the only one of its class, so that about {share:.0f} % of all images would find "
+        "no typical prediction of their class"
+    )
+
+
+TYPICAL = Need(
+    "calibration images of several predicted classes, and several of most of these",
+    _unseen,
+    "calibrate on more images: --val-fraction",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +60,11 @@ class KLMatching:
     Notes
     -----
     A class that no calibration image is predicted to be of is left out. Published code takes its
-    one-hot vector instead, from which every other prediction is infinitely far.
+    one-hot vector instead, from which every other prediction is infinitely far. How many images
+    are predicted to be of such a class is estimated from the classes that one calibration image
+    alone is predicted to be of (Good, "The population frequencies of species and the estimation of
+    population parameters", Biometrika 1953): their share among the calibration images. Above 10 %
+    the method is refused, since the images without a typical prediction would look OOD.
 
     Both steps are in float64, since the distance of a confident image is a small difference. A mean
     probability of 0, which takes logits more than 700 apart, counts as 5e-324: its distance is

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.methods.class_means import class_means, wide_blocks
-from oodcli.methods.moments import Spectrum, moments, squared_distances, within_classes
+from oodcli.methods.moments import Spectrum, moments, squared_distances, within_spectrum
 
 # What all methods of a batch share distances by, together with the Gaussians.
 NEAREST = "mahalanobis"
@@ -63,7 +63,7 @@ def of_classes(reference: Reference, *, normalised: bool) -> Gaussians:
     def fit() -> Gaussians:
         everything = moments(reference, normalised=normalised)
         by_class = class_means(reference, normalised=normalised)
-        spectrum = Spectrum.of(within_classes(reference, normalised=normalised))
+        spectrum = within_spectrum(reference, normalised=normalised)
         whitening = spectrum.whitening(everything.power)
         present = by_class.means[by_class.present]
         centres = (present - everything.mean) @ whitening

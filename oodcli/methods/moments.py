@@ -133,6 +133,14 @@ def within_classes(reference: Reference, *, normalised: bool = False) -> Tensor:
     return everything.covariance - apart.T @ apart
 
 
+def within_spectrum(reference: Reference, *, normalised: bool = False) -> Spectrum:
+    """Return the eigenvectors of :func:`within_classes`, made once."""
+    return reference.once(
+        ("within classes", normalised),
+        lambda: Spectrum.of(within_classes(reference, normalised=normalised)),
+    )
+
+
 def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
     """Return the squared distance of every point to every centre, ``(n, c)``, by a matrix product.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods.base import at_least, positive
+from oodcli.methods.needs import Arguments, Need
 from oodcli.methods.stages import last_of_stages
 from oodcli.probes import Output, Probe, ProbedNetwork
 
@@ -319,6 +320,23 @@ class NAC:
         covered = (met / self.least).clamp(max=1)
         # NaN lies in no interval, and the search would put it into the last.
         return torch.where(products.isnan(), products, covered).mean(dim=1)
+
+
+def _never_covered(reference: Reference, arguments: Arguments) -> str | None:
+    images, least = arguments["images"], arguments["least"]
+    assert isinstance(images, int)  # the types and defaults of both are
+    assert isinstance(least, int)
+    drawn = min(images, len(reference.train))
+    if drawn >= least or images < 1:
+        return None
+    return f"there are {drawn} of the {least} of nac:least={least}"
+
+
+COVERED = Need(
+    "as many training images as an interval needs to count as covered",
+    _never_covered,
+    "choose less, as in nac:least=5",
+)
 
 
 def _feature_products(head: Head, features: Tensor, logits: Tensor) -> Tensor:

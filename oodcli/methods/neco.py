@@ -10,6 +10,7 @@ from oodcli.activations import Activations, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods.base import at_least
 from oodcli.methods.moments import Moments, Spectrum, moments
+from oodcli.methods.needs import Arguments, Need
 
 # Share of its mean square below which the variance of a feature is rounding to float32.
 _ROUNDING = 1e-14
@@ -58,9 +59,7 @@ class NECO:
     def fit(cls, reference: Reference, *, dim: int | None = None) -> Self:
         """Standardise the training features and take their principal components."""
         width = reference.head.weight.shape[1]
-        if dim is None:
-            dim = 100 if width > 100 else max(1, width // 2)
-        at_least("neco:dim", dim, 1)
+        dim = at_least("neco:dim", _dim(width, dim), 1)
         if dim >= width:
             raise UndefinedMethodError(
                 f"neco is not defined for dim {dim}: features of width {width} lie in their "
@@ -78,6 +77,27 @@ class NECO:
         inside = (centred @ self.components).norm(dim=1)
         whole = (centred / self.scale).norm(dim=1).clamp(min=1e-10)
         return inside / whole * batch.logits.amax(dim=1)
+
+
+def _dim(width: int, dim: int | None) -> int:
+    """Return the given number of principal components, or the default for features of a width."""
+    if dim is not None:
+        return dim
+    return 100 if width > 100 else max(1, width // 2)
+
+
+def _too_few(reference: Reference, arguments: Arguments) -> str | None:
+    given = arguments["dim"]
+    dim = _dim(reference.head.weight.shape[1], given if isinstance(given, int) else None)
+    number = len(reference.train)
+    return None if number > dim else f"there are {number:,} for dim {dim:,}"
+
+
+MORE_IMAGES_THAN_COMPONENTS = Need(
+    "more training images than principal components",
+    _too_few,
+    "choose fewer, as in neco:dim=10, or train on more images",
+)
 
 
 def _standardised(everything: Moments) -> tuple[Tensor, Spectrum]:

@@ -10,6 +10,7 @@ from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods.base import at_least
 from oodcli.methods.class_means import chosen_classes
+from oodcli.methods.needs import Arguments, Need
 
 # What libmr adds to the distances before it fits, so that the smallest of a tail lies here.
 _TRANSLATION = 10_000.0
@@ -141,8 +142,7 @@ class OpenMax:
         """
         at_least("openmax:tail", tail, 1)
         at_least("openmax:alpha", alpha, 1)
-        basis = reference.once("logit basis", lambda: _basis(reference.head))
-        means, counts = reference.once("logit means", lambda: _means(reference, basis))
+        basis, means, counts = _logit_means(reference)
         largest = _largest(reference, means, basis, tail)
         return cls(means, counts > 0, Weibull.of(largest), basis, tail, alpha)
 
@@ -164,6 +164,29 @@ class OpenMax:
         total = torch.cat([revised, unknown[:, None]], dim=1).logsumexp(dim=1)
         known = revised.masked_fill(~self.present, -torch.inf).amax(dim=1)
         return (known - total).exp() - (unknown - total).exp()
+
+
+def _logit_means(reference: Reference) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the basis, the means and the counts of images of every class, made once."""
+    basis = reference.once("logit basis", lambda: _basis(reference.head))
+    return basis, *reference.once("logit means", lambda: _means(reference, basis))
+
+
+def _all_tail(reference: Reference, arguments: Arguments) -> str | None:
+    tail = arguments["tail"]
+    assert isinstance(tail, int)  # its type and its default are
+    counts = _logit_means(reference)[2]
+    images, classes = int(counts.sum()), int((counts > 0).sum())
+    if images > tail * classes:
+        return None
+    return f"there are {images / classes:.3g} (tail {tail})"
+
+
+BEYOND_TAIL = Need(
+    "more correctly classified training images a class than the tail of their distances has",
+    _all_tail,
+    "choose a shorter one, as in openmax:tail=3, or train on more images",
+)
 
 
 def _basis(head: Head) -> Tensor | None:
@@ -190,8 +213,8 @@ def _means(reference: Reference, basis: Tensor | None) -> tuple[Tensor, Tensor]:
     counts = counts[:classes]
     if int(counts.sum()) == 0:
         raise UndefinedMethodError(
-            "openmax is not defined where no training image is classified correctly; "
-            "choose a method without class means"
+            "openmax is not defined where no training image is classified correctly: of "
+            f"{len(reference.train):,} none is; choose a method without class means"
         )
     return sums[:classes] / counts.clamp(min=1)[:, None], counts
 

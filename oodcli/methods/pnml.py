@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from oodcli.activations import Activations, Head, Reference
-from oodcli.errors import UndefinedMethodError
 from oodcli.methods.class_means import feature_rows, wide_blocks
 from oodcli.methods.moments import Spectrum, moments
 
@@ -49,17 +48,7 @@ class PNML:
 
     @classmethod
     def fit(cls, reference: Reference) -> Self:
-        """Take the second moment of the normalised training features.
-
-        Raises
-        ------
-        UndefinedMethodError
-            If there is but one class.
-        """
-        if len(reference.head.weight) < 2:
-            raise UndefinedMethodError(
-                "pnml is not defined for 1 class; choose a method that does not look at classes"
-            )
+        """Take the second moment of the normalised training features."""
         return cls(reference.head, reference.once("pnml", lambda: _whitening(reference)))
 
     def score(self, batch: Activations) -> Tensor:

@@ -22,8 +22,9 @@ from pytorch_ood.api import (
 from torch import Tensor, nn
 
 from oodcli.activations import Activations, Head, Reference
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods.base import Input, Method, Scorer, Value, choices_of
+from oodcli.methods.needs import DIFFERENT_FEATURES
 
 # What a constructor may ask for that is here already.
 _SUPPLIED = ("model", "encoder", "head", "w", "b")
@@ -147,13 +148,15 @@ def method_of_detector(kind: type, name: str) -> Method:
             **fields,
         },
     )
+    inputs = _inputs(kind, supplied)
     info = getattr(kind, "info", None)
     paper = info.paper if info else None
     return Method(
         made,
         f"{kind.__name__} of pytorch-ood",
         f"{paper.title}, {paper.venue} {paper.year}" if paper else "",
-        _inputs(kind, supplied),
+        inputs,
+        needs=(DIFFERENT_FEATURES,) if {"features", "train"} <= set(inputs) else (),
     )
 
 
@@ -175,7 +178,7 @@ def _fitting(
             detector = kind(**arguments)
             return cls(_fitted(detector, reference) if kind.requires_fit else detector)
         except (ValueError, AssertionError) as error:
-            raise InvalidInputError(f"{name} cannot be fitted: {error}") from error
+            raise UndefinedMethodError(f"{name} cannot be fitted: {error}") from error
 
     first = [
         inspect.Parameter(word, inspect.Parameter.POSITIONAL_ONLY) for word in ("cls", "reference")

@@ -6,6 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
+from oodcli.errors import UndefinedMethodError
 from oodcli.methods.base import percentile as valid
 from oodcli.methods.percentiles import calibration_percentile
 
@@ -52,9 +53,18 @@ class ReAct:
         ------
         InvalidInputError
             If it is not at least 0 and less than 100.
+        UndefinedMethodError
+            If no calibration feature lies below that percentile.
         """
         percent = valid("react:percentile", percentile)
-        return cls(reference.head, calibration_percentile(reference, percent))
+        threshold = calibration_percentile(reference, percent)
+        if threshold <= (least := calibration_percentile(reference, 0)):
+            raise UndefinedMethodError(
+                f"react is not defined here: percentile {percent:g} of the calibration features is "
+                f"{threshold:.3g}, and none is below {least:.3g}, so that all features would "
+                "become the same; choose a higher one, as in react:percentile=99"
+            )
+        return cls(reference.head, threshold)
 
     def logits(self, batch: Activations) -> Tensor:
         """Return the logits of the clipped features, ``(n, k)``."""

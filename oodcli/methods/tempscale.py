@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.methods.msp import MSP
+from oodcli.methods.needs import Arguments, Need
 
 FIRST_TEMPERATURE = 1.5
 STEPS = 50
@@ -36,8 +37,9 @@ class TempScale:
     The loss is convex in ``1 / T``, so its minimum is found by safeguarded Newton steps in float64.
     Published code takes 50 L-BFGS steps of length 0.01 from 1.5 (or 1) and stops on the way.
 
-    Where every calibration image is classified correctly there is no minimum, for the loss falls as
-    long as ``T`` does; the search ends where the loss no longer changes.
+    There is a minimum where some calibration images are classified wrongly, and the logit of the
+    true class is above the mean logit on average. Without the first, the loss falls as long as
+    ``T`` does; without the second, as long as it rises. The method is refused then.
 
     Fitted on the logits of the network, it means nothing after a shaper.
     """
@@ -56,8 +58,39 @@ class TempScale:
         return MSP(self.temperature).score_logits(batch.logits)
 
 
+def _without_optimum(logits: Tensor, labels: Tensor) -> str | None:
+    """Return why no temperature minimises the loss of logits ``(n, k)``, or None where one does.
+
+    The derivative of the loss by ``1 / T`` rises from ``mean(mean_c z_c - z_y)`` at ``1 / T = 0``
+    towards ``mean(max_c z_c - z_y)``; between the two it has to change its sign.
+    """
+    wide = logits.double()
+    true = wide.gather(1, labels[:, None])[:, 0]
+    wrong = int((true < wide.amax(dim=1)).sum())
+    images = (
+        f"{wrong:,} of {len(labels):,} calibration images {'is' if wrong == 1 else 'are'} wrong"
+    )
+    if not wrong:
+        return f"{images}: the likelihood rises as long as T falls"
+    if float((true - wide.mean(dim=1)).mean()) <= 0:
+        return f"{images}, at random or worse: the likelihood rises as long as T does"
+    return None
+
+
+def _lacking(reference: Reference, _arguments: Arguments) -> str | None:
+    logits = reference.calibration.logits
+    return _without_optimum(logits, reference.calibration_labels.to(logits.device))
+
+
+OPTIMUM = Need(
+    "calibration images of which some are classified wrongly, and others better than at random",
+    _lacking,
+    "calibrate on more images that the network was not trained on (--val-fraction 0.1)",
+)
+
+
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature that minimises the negative log-likelihood.
+    """Return the temperature that minimises the negative log-likelihood, where one does.
 
     Parameters
     ----------

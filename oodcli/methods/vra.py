@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods.base import percentile
 from oodcli.methods.percentiles import calibration_percentile
 
@@ -25,10 +25,10 @@ class VRA:
     ----------
     head
         Last linear layer of the classifier.
-    low
-        Lower threshold.
-    high
-        Upper threshold.
+    low_threshold
+        Lower threshold, ``low`` above.
+    high_threshold
+        Upper threshold, ``high`` above.
     floor
         What features below ``low`` become: ``low`` itself or ``zero``.
 
@@ -45,8 +45,8 @@ class VRA:
     """
 
     head: Head
-    low: float
-    high: float
+    low_threshold: float
+    high_threshold: float
     floor: Floor = "low"
 
     @classmethod
@@ -70,20 +70,24 @@ class VRA:
         ------
         InvalidInputError
             If they are not at least 0 and less than 100, or ``low`` is not less than ``high``.
+        UndefinedMethodError
+            If both percentiles have the same value.
         """
         low, high = percentile("vra:low", low), percentile("vra:high", high)
         if low >= high:
             raise InvalidInputError(f"vra:low must be less than vra:high, not {low:g} and {high:g}")
-        return cls(
-            reference.head,
-            calibration_percentile(reference, low),
-            calibration_percentile(reference, high),
-            floor,
-        )
+        least, most = (calibration_percentile(reference, each) for each in (low, high))
+        if least >= most:
+            raise UndefinedMethodError(
+                f"vra is not defined here: both percentiles of the calibration features, {low:g} "
+                f"and {high:g}, are {most:.3g}, and all features would become the same; choose "
+                "others, as in vra:high=99"
+            )
+        return cls(reference.head, least, most, floor)
 
     def logits(self, batch: Activations) -> Tensor:
         """Return the logits of the clipped features, ``(n, k)``."""
         if self.floor == "low":
-            return self.head(batch.features.clamp(self.low, self.high))
-        clipped = batch.features.clamp(max=self.high)
-        return self.head(torch.where(batch.features < self.low, 0.0, clipped))
+            return self.head(batch.features.clamp(self.low_threshold, self.high_threshold))
+        clipped = batch.features.clamp(max=self.high_threshold)
+        return self.head(torch.where(batch.features < self.low_threshold, 0.0, clipped))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
+from oodcli.errors import UndefinedMethodError
 from oodcli.methods.base import at_least, positive
 
 SEED = 0
@@ -143,6 +144,8 @@ class WeiPer:
         ------
         InvalidInputError
             If one of them is not positive, or ``bins`` less than 2.
+        UndefinedMethodError
+            If all training features, or all perturbed logits, are the same.
         """
         at_least("weiper:repeats", repeats, 1)
         at_least("weiper:bins", bins, 2)
@@ -151,6 +154,7 @@ class WeiPer:
         ranges = reference.once(
             ("weiper ranges", repeats, distance), lambda: _ranges(reference, noise, distance)
         )
+        _check_spread(ranges)
         trained = reference.once(
             ("weiper densities", repeats, distance, bins),
             lambda: _trained(reference, noise, distance, bins, ranges),
@@ -231,6 +235,15 @@ def _ranges(
     low, high = torch.stack(features).aminmax()
     least, most = torch.stack(projections).aminmax()
     return (float(low), float(high)), (float(least), float(most))
+
+
+def _check_spread(ranges: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    for what, (low, high) in zip(("features", "perturbed logits"), ranges, strict=True):
+        if low >= high:
+            raise UndefinedMethodError(
+                f"weiper is not defined here: all {what} of the training images are {low:.3g}, and "
+                "have no density; take another method"
+            )
 
 
 def _trained(

@@ -47,7 +47,7 @@ from oodcli.workflows.recommend import recommended_method
 from oodcli.workflows.run_data import RunData
 
 # Raised whenever the same fitted method would be stored, or would score, otherwise.
-DETECTOR_SCHEMA = 1
+DETECTOR_SCHEMA = 2
 TPR = 0.95
 
 _RECORD = "detector.json"

@@ -89,6 +89,8 @@ class ListedMethod:
         The forward passes it needs, in words.
     package
         The package that it comes from, if not ``ood``.
+    needs
+        What it needs to be defined, in words.
     """
 
     name: str
@@ -102,12 +104,14 @@ class ListedMethod:
     train_passes: float
     cost: str
     package: str | None = None
+    needs: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return {
             **vars(self),
             "inputs": list(self.inputs),
+            "needs": list(self.needs),
             "parameters": [each.to_json() for each in self.parameters],
         }
 
@@ -307,6 +311,7 @@ def _listed(part: MethodPart, package: str | None) -> ListedMethod:
         train_passes=method.train_passes,
         cost=_cost(MethodSpec((part,))),
         package=package,
+        needs=tuple(need.says for need in method.needs),
     )
 
 

@@ -54,7 +54,12 @@ def test_the_list_as_json(ood: Ood) -> None:
         "train_passes": 0.0,
         "cost": "1 pass",
         "package": None,
+        "needs": [],
     }
+    assert found["rmds++"]["needs"][:2] == [
+        "training images of at least 2 classes",
+        "training features that differ from image to image",
+    ]
     assert found["norm"]["kind"] == "shaper"
     assert found["featurenorm"]["kind"] == "detector"
     assert found["featurenorm"]["parameters"][0]["default"] is None

@@ -160,10 +160,13 @@ def test_a_layer_that_never_leaves_its_range_counts_undivided() -> None:
     assert torch.equal(Gram.fit(reference_of(network, train)).expected, torch.ones(6))
 
 
-def test_with_too_few_images_none_is_held_out() -> None:
-    network, train = Small(), pictures(9, seed=1)
-    detector = Gram.fit(reference_of(network, train))
-    assert detector.score(activations(network, train, *detector.probes)).eq(0).all()
+def test_too_few_images_to_hold_one_out_are_refused() -> None:
+    with pytest.raises(
+        UndefinedMethodError,
+        match=r"^gram is not defined here: it needs at least 10 training images, one of 10 of "
+        r"which is held out, and there are 9; train on more images$",
+    ):
+        parse_method("gram").fit(reference_of(Small(), pictures(9, seed=1)))
 
 
 def test_a_class_that_was_never_predicted_has_the_range_of_all() -> None:

@@ -170,7 +170,7 @@ def test_refuses_more_stages_than_there_are() -> None:
         UndefinedMethodError,
         match=r"^nac:layers=3 is not defined for a network of 2 stages; take at most 2 layers$",
     ):
-        parse_method("nac:layers=3").fit(reference_of(Small(), pictures(9, seed=1)))
+        parse_method("nac:layers=3").fit(reference_of(Small(), pictures(50, seed=1)))
 
 
 def test_refuses_maps_that_are_not_finite() -> None:
@@ -184,7 +184,7 @@ def test_refuses_maps_that_are_not_finite() -> None:
 
 
 def test_searches_share_what_is_seen_of_scored_images() -> None:
-    reference = reference_of(Small(), pictures(20, seed=1))
+    reference = reference_of(Small(), pictures(50, seed=1))
     names = ("nac:layers=2", "nac:layers=2,alpha=3", "nac:layers=2,bins=20,least=3")
     assert len({parse_method(name).fit(reference).probes[0].key for name in names}) == 1
     plain, deeper = (parse_method(name).fit(reference) for name in ("nac", "nac:layers=2"))
@@ -208,4 +208,16 @@ def test_searches_share_what_is_seen_of_scored_images() -> None:
 )
 def test_parameters_out_of_range_are_refused(given: str, message: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^{message}$"):
-        parse_method(f"nac:{given}").fit(reference_of(Small(), pictures(9, seed=1)))
+        parse_method(f"nac:{given}").fit(reference_of(Small(), pictures(50, seed=1)))
+
+
+def test_fewer_images_than_an_interval_needs_are_refused() -> None:
+    reference = reference_of(Small(), pictures(9, seed=1))
+    with pytest.raises(
+        UndefinedMethodError,
+        match=r"^nac is not defined here: it needs as many training images as an interval needs to "
+        r"count as covered, and there are 9 of the 50 of nac:least=50; choose less, as in "
+        r"nac:least=5$",
+    ):
+        parse_method("nac").fit(reference)
+    assert parse_method("nac:least=9").fit(reference).params["least"] == 9

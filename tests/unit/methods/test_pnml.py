@@ -7,6 +7,7 @@ import torch
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods import parse_method
 from oodcli.methods.pnml import PNML
 
 
@@ -56,6 +57,7 @@ def test_what_no_training_image_has_does_not_count() -> None:
 def test_a_single_class_is_refused() -> None:
     head = Head(torch.ones(1, 2), torch.zeros(1))
     with pytest.raises(
-        UndefinedMethodError, match=r"^pnml is not defined for 1 class; choose a met"
+        UndefinedMethodError,
+        match=r"^pnml is not defined here: it needs at least 2 classes, and the network has 1; ",
     ):
-        PNML.fit(reference_of(POINTS, [0] * 4, head))
+        parse_method("pnml").fit(reference_of(POINTS, [0] * 4, head))

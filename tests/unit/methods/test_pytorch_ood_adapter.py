@@ -72,7 +72,10 @@ def test_detectors_of_logits(
 ) -> None:
     theirs = build()
     if theirs.requires_fit or written == "KLMatching":
-        theirs.fit_logits(reference.train.logits, reference.labels)
+        labels = reference.labels
+        if written == "TemperatureScaling":
+            labels = reference.calibration_labels
+        theirs.fit_logits(reference.train.logits, labels)
     fitted = parse_method(f"pytorch_ood.detector:{written}").fit(reference)
     wanted = -theirs.predict_logits(id_batch.logits).detach()
     assert torch.equal(fitted.detector.score(id_batch), wanted)

@@ -50,7 +50,12 @@ def test_alone_it_is_followed_by_energy(reference: Reference) -> None:
 def test_both_halves_of_a_combination_have_parameters(reference: Reference) -> None:
     fitted = parse_method("react:percentile=95+gen:gamma=0.5").fit(reference)
     assert fitted.canonical == "react:percentile=95+gen:gamma=0.5"
-    assert fitted.params == {"react.percentile": 95.0, "gen.gamma": 0.5, "gen.m": 100}
+    assert fitted.params == {
+        "react.percentile": 95.0,
+        "react.threshold": pytest.approx(9.55),
+        "gen.gamma": 0.5,
+        "gen.m": 100,
+    }
     of = activations([[1.0, 20.0], [9.7, 0.0]])
     clipped = HEAD(of.features.clamp(max=9.55))
     torch.testing.assert_close(fitted.detector.score(of), GEN(gamma=0.5).score_logits(clipped))

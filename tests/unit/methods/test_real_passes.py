@@ -14,7 +14,7 @@ from oodcli.models import Network, network_of, parse_architecture
 from oodcli.models.extraction import extract, learn
 from oodcli.probes import Learner, Probe
 
-NAMES = ("odin", "gram:powers=2", "rankfeat", "nac:layers=2", "adascale")
+NAMES = ("odin", "gram:powers=2", "rankfeat", "nac:layers=2,least=5", "adascale")
 NORMALISED = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.3, 0.35)}
 TRAIN = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
 SCORED = np.random.default_rng(1).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)

@@ -5,10 +5,12 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
-from oodcli.methods import tempscale
+from oodcli.errors import UndefinedMethodError
+from oodcli.methods import parse_method, tempscale
 from oodcli.methods.tempscale import TempScale, best_temperature
 
 
@@ -34,17 +36,48 @@ def test_no_other_temperature_has_a_smaller_loss(scale: float) -> None:
     assert np.argmin(losses) == 3
 
 
-def test_calibration_images_that_are_all_right_leave_a_finite_temperature() -> None:
-    logits = torch.eye(4).repeat(5, 1) * 3
-    found = best_temperature(logits, torch.arange(20) % 4)
-    assert 0.01 < found < 1.0
+def refusal(logits: Tensor, labels: Tensor) -> str:
+    """Return why temperature scaling is refused."""
+    with pytest.raises(UndefinedMethodError) as raised:
+        parse_method("tempscale").fit(reference_of(logits, labels))
+    return str(raised.value)
 
 
-def test_calibration_images_that_are_all_wrong_leave_a_finite_temperature() -> None:
-    logits = torch.eye(4).repeat(5, 1) * 1e6
-    found = best_temperature(logits, (torch.arange(20) + 1) % 4)
-    assert np.isfinite(found)
-    assert found > 1e6
+def reference_of(logits: Tensor, labels: Tensor) -> Reference:
+    """Return a reference with these calibration images."""
+    n, k = logits.shape
+    images = Activations(logits, torch.zeros(n, 1), torch.zeros(n, 1), logits.argmax(dim=1))
+    return Reference(
+        Head(torch.zeros(k, 1), torch.zeros(k)),
+        load_calibration=lambda: ActivationSet.of(images),
+        load_calibration_labels=lambda: labels,
+    )
+
+
+def test_calibration_images_that_are_all_right_are_refused() -> None:
+    """The likelihood rises as long as T falls."""
+    assert refusal(torch.eye(4).repeat(5, 1) * 3, torch.arange(20) % 4) == (
+        "tempscale is not defined here: it needs calibration images of which some are classified "
+        "wrongly, and others better than at random, and 0 of 20 calibration images are wrong: the "
+        "likelihood rises as long as T falls; calibrate on more images that the network was not "
+        "trained on (--val-fraction 0.1)"
+    )
+
+
+def test_calibration_images_that_are_all_wrong_are_refused() -> None:
+    """The likelihood rises as long as T does."""
+    said = refusal(torch.eye(4).repeat(5, 1) * 1e6, (torch.arange(20) + 1) % 4)
+    assert "and 20 of 20 calibration images are wrong, at random or worse: the likel" in said
+
+
+def test_constant_logits_are_refused() -> None:
+    assert "0 of 8 calibration images are wrong" in refusal(torch.ones(8, 3), torch.arange(8) % 3)
+
+
+def test_a_single_wrong_image_has_an_optimum_and_it_stands_in_the_parameters() -> None:
+    logits = torch.tensor([[2.0, 0.0]] * 4)
+    fitted = parse_method("tempscale").fit(reference_of(logits, torch.tensor([0, 0, 0, 1])))
+    assert fitted.params == {"temperature": pytest.approx(2 / log(3), rel=1e-6)}
 
 
 def test_the_search_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,18 +89,9 @@ def test_the_search_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found != pytest.approx(2 / log(3), rel=0.01)
 
 
-def test_constant_logits_leave_the_temperature_where_it_began() -> None:
-    assert best_temperature(torch.ones(8, 3), torch.arange(8) % 3) == pytest.approx(1.5)
-
-
 def test_scores_are_the_largest_probability_at_that_temperature() -> None:
-    calibration = Activations(
-        torch.tensor([[2.0, 0.0]] * 4), torch.zeros(4, 1), torch.zeros(4, 1), torch.zeros(4).long()
-    )
-    reference = Reference(
-        Head(torch.zeros(2, 1), torch.zeros(2)),
-        load_calibration=lambda: ActivationSet.of(calibration),
-        load_calibration_labels=lambda: torch.tensor([0, 0, 0, 1]),
-    )
+    logits = torch.tensor([[2.0, 0.0]] * 4)
+    reference = reference_of(logits, torch.tensor([0, 0, 0, 1]))
     fitted = TempScale.fit(reference)
+    (calibration,) = reference.calibration.chunks()
     assert fitted.score(calibration).tolist() == pytest.approx([0.75] * 4, rel=1e-5)

@@ -41,8 +41,12 @@ def test_low_features_become_zero_in_the_form_of_the_paper() -> None:
 def test_both_thresholds_are_percentiles_of_all_calibration_features(reference: Reference) -> None:
     fitted = VRA.fit(reference)
     wanted = np.percentile(range(6), [10, 90])
-    assert (fitted.low, fitted.high) == pytest.approx(tuple(wanted))
+    assert (fitted.low_threshold, fitted.high_threshold) == pytest.approx(tuple(wanted))
     assert fitted.floor == "low"
+    params = parse_method("vra").fit(reference).params
+    assert (params["vra.low"], params["vra.high"]) == (10.0, 90.0)
+    assert params["vra.low_threshold"] == pytest.approx(wanted[0])
+    assert params["vra.high_threshold"] == pytest.approx(wanted[1])
 
 
 def test_the_parameters_are_written_as_words_and_numbers(reference: Reference) -> None:
