@@ -13,10 +13,9 @@
 Results are those of ``ood predict``. What the user can cure is an ``oodcli.errors.OodError``.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -34,7 +33,8 @@ from oodcli.data.readers import printable, rgb_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.methods.ensemble import AUTO
 from oodcli.models import Network
-from oodcli.models.extraction import extract
+from oodcli.models.extraction import extract, read_ahead
+from oodcli.pools import decoding
 from oodcli.progress import Progress
 from oodcli.runs import Run, RunFolder, find_run
 from oodcli.store import Store
@@ -160,9 +160,8 @@ class Detector:
         names: list[str] = []
         rows = max(1, min(_MOST_ROWS, _PIXELS // (pre.size[0] * pre.size[1])))
         resize = Resizing(pre.size, pre.resize).apply
-        threads = min(8, os.cpu_count() or 1)
 
-        def shards(pool: ThreadPoolExecutor) -> Iterator[NDArray[np.uint8]]:
+        def shards(pool: Executor) -> Iterator[NDArray[np.uint8]]:
             ready = decoded(_items(images), resize, pool)
             while some := list(islice(ready, rows)):
                 for item, pixels in some:
@@ -174,19 +173,18 @@ class Detector:
 
         scores, predicted, chances = [], [], []
         with (
-            ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool,
+            decoding() as pools,
+            read_ahead(shards(pools.threads())) as ready,
             enough_memory(self._device, 'take another: run.detector(..., device="cpu")'),
         ):
-            passes = extract(
-                self._network, shards(pool), mean=pre.mean, std=pre.std, device=self._device,
+            for batch in extract(
+                self._network, ready, mean=pre.mean, std=pre.std, device=self._device,
                 precision=self._fitted.precision, probes=self._fitted.fitted.probes,
-            )  # fmt: skip
-            with contextlib.closing(passes):  # type: ignore[type-var]
-                for batch in passes:
-                    scores.append(self._fitted.score(batch.map(lambda v: v.to(self._device))))
-                    predicted.append(batch.predictions.numpy())
-                    share = batch.logits.double().softmax(dim=1)
-                    chances.append(share.gather(1, batch.predictions[:, None])[:, 0].numpy())
+            ):  # fmt: skip
+                scores.append(self._fitted.score(batch.map(lambda v: v.to(self._device))))
+                predicted.append(batch.predictions.numpy())
+                share = batch.logits.double().softmax(dim=1)
+                chances.append(share.gather(1, batch.predictions[:, None])[:, 0].numpy())
         score = _joined(scores, np.float64)
         if not np.isfinite(score).all():
             raise InvalidInputError(

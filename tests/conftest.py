@@ -1,8 +1,10 @@
 """What every test shares: a store of its own, one thread, no colour, no way to the internet."""
 
+import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,24 @@ def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Find no thread that reads or decodes, and no process that does, after each test."""
+    yield
+    assert threads_of_ours() == []
+    assert multiprocessing.active_children() == []
+
+
+def threads_of_ours() -> list[str]:
+    """Return the names of the threads that belong to ood, or to a pool of its."""
+    names = ("decode", "ood-", "ThreadPoolExecutor")
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(names) or "ExecutorManager" in type(thread).__name__
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

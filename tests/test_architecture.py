@@ -1,5 +1,6 @@
 """Rules that hold for the whole project."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -127,3 +128,69 @@ def test_only_the_agreed_names_stand_at_the_top() -> None:
         pytest.skip("not a git checkout")
     tops = {line.split("/")[0] for line in tracked.stdout.splitlines()}
     assert {name for name in tops if not name.startswith(".")} <= agreed
+
+
+# Generators that hold something while they wait for their reader, and why nothing waits for
+# anything where the garbage collector closes one that was left unfinished.
+HELD = {
+    ("oodcli/data/arrays.py", "read"): "an open file",
+    ("oodcli/data/cifar.py", "_files"): "an open file",
+    ("oodcli/data/incoming.py", "_walk"): "an open folder",
+    ("oodcli/data/unpack.py", "entries"): "no more than the name of the archive",
+    ("oodcli/data/unpack.py", "_tar_entries"): "an open file",
+    ("oodcli/data/unpack.py", "_zip_entries"): "an open file",
+    ("oodcli/models/checkpoint.py", "_candidates"): "nothing",
+    ("oodcli/models/extraction.py", "looks"): "settings of torch; both its callers close it",
+}
+
+
+def test_no_generator_owns_what_has_to_be_waited_for() -> None:
+    """The collector closes it at any moment, in any thread: what owns is a context manager."""
+    found = {
+        (str(path.relative_to(ROOT)), function.name)
+        for path in (ROOT / "oodcli").rglob("*.py")
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        and not any("contextmanager" in ast.unparse(each) for each in function.decorator_list)
+        and any(yields_within(block) for block in holders(function))
+    }
+    assert found == set(HELD)
+
+
+def holders(function: ast.FunctionDef) -> list[ast.stmt]:
+    """Return the statements of a function itself that do something when they are left."""
+    return [
+        each
+        for each in own_nodes(function)
+        if isinstance(each, ast.With) or (isinstance(each, ast.Try) and each.finalbody)
+    ]
+
+
+def yields_within(block: ast.stmt) -> bool:
+    return any(isinstance(each, (ast.Yield, ast.YieldFrom)) for each in own_nodes(block))
+
+
+def own_nodes(parent: ast.AST) -> list[ast.AST]:
+    """Return all nodes below one, but for those of functions in it."""
+    found: list[ast.AST] = []
+    for each in ast.iter_child_nodes(parent):
+        if not isinstance(each, (ast.FunctionDef, ast.Lambda, ast.GeneratorExp)):
+            found += [each, *own_nodes(each)]
+    return found
+
+
+def test_threads_and_processes_are_started_where_something_ends_them() -> None:
+    """One module has the pools for images; the others end theirs in the function they start in."""
+    starting = re.compile(r"\b(ThreadPoolExecutor|ProcessPoolExecutor|threading\.Thread)\(")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "oodcli").rglob("*.py")
+        if starting.search(path.read_text())
+    }
+    assert found == {
+        "oodcli/pools.py",
+        "oodcli/data/download.py",  # joins its threads
+        "oodcli/models/extraction.py",  # read_ahead, a context manager
+        "oodcli/training/processes.py",  # a context manager
+        "oodcli/workflows/evaluate.py",  # a with statement
+    }

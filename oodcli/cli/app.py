@@ -28,6 +28,7 @@ from oodcli.cli import (
     tuning,
 )
 from oodcli.errors import OodError
+from oodcli.pools import one_for_all
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -41,7 +42,8 @@ class _Boundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - Typer's own signature
         """Run a command; 1 for an error, 130 when interrupted."""
         try:
-            return super().invoke(ctx)
+            with one_for_all():
+                return super().invoke(ctx)
         except OodError as error:
             _fail(str(error))
         except KeyboardInterrupt:

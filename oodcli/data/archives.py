@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.readers import decode_stream, in_order, is_image_name, printable
+from oodcli.data.readers import decode_stream, is_image_name, printable
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.images import Part
 
@@ -117,7 +117,7 @@ def _members_of_tar(path: Path) -> list[Member]:
 
 @dataclass(frozen=True)
 class ArchiveSource:
-    """Images in an archive, decoded a few at a time by a small pool of threads.
+    """Images in an archive, decoded one at a time as they are read.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class ArchiveSource:
         return replace(self, members=[self.members[row] for row in rows])
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
-        """Yield images ``start`` to ``stop - 1`` in order, decoding a few ahead.
+        """Yield images ``start`` to ``stop - 1``.
 
         Parameters
         ----------
@@ -170,22 +170,26 @@ class ArchiveSource:
         CorruptArtifactError
             If the archive is gone.
         """
+        for member in self.members[start:stop]:
+            try:
+                image = self._decode(member)
+            except UnreadableImageError as error:
+                yield error
+            else:
+                yield image
+
+    def _decode(self, member: Member) -> NDArray[np.uint8]:
+        where = printable(f"{self.path}/{member.name}")
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise CorruptArtifactError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
-            yield from in_order(lambda row: self._decode(descriptor, row), range(start, stop))
-        finally:
-            os.close(descriptor)
-
-    def _decode(self, descriptor: int, row: int) -> NDArray[np.uint8]:
-        member = self.members[row]
-        where = printable(f"{self.path}/{member.name}")
-        try:
             content = _content(descriptor, member)
         except (OSError, ValueError, zlib.error) as error:
             raise UnreadableImageError(where, str(error)) from None
+        finally:
+            os.close(descriptor)
         return decode_stream(io.BytesIO(content), where=where, as_published=self.as_published)
 
 
@@ -215,7 +219,7 @@ def read_member(path: Path, member: Member) -> bytes:
 
 
 def _content(descriptor: int, member: Member) -> bytes:
-    """Read one file, by position, so that threads may share the archive."""
+    """Read one file, by position."""
     if max(member.size, member.packed) > _MOST_IMAGE_BYTES:
         raise ValueError(f"it claims to have {member.size:,} bytes")
     offset = member.offset

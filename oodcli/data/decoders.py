@@ -4,11 +4,11 @@ Chunks of rows go to the workers, and what comes back are pixels of one size: no
 no more is under way than the next batches need.
 """
 
-import os
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from oodcli.data.dataset import RandomAccess
 from oodcli.data.prepare import Resizing
-from oodcli.data.workers import process_pool
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import ImageSource, evenly_spaced
+from oodcli.pools import Pools, decoding, worker_count
 from oodcli.progress import Progress, Silent
-
-MOST_WORKERS = 16
 
 _ROWS_PER_TASK = 16
 # Images that are looked at to tell whether all of a set have one size.
@@ -136,15 +134,15 @@ class _Task:
 
 
 class Decoders:
-    """Worker processes that decode images, from their first use until the context ends.
+    """Worker processes of the command that decode images, or of this context where none runs.
 
-    They end with this process, however it ends, and leave Ctrl-C to it. Where no process can be
-    started, threads of this one decode.
+    Where no process can be started, threads of this one decode.
 
     Parameters
     ----------
     workers
-        Number of processes; 0 decodes in threads of this one. As :func:`usual_workers` if None.
+        Number of processes; 0 decodes in threads of this one. As
+        :func:`oodcli.pools.worker_count` if None.
     progress
         Told if the processes cannot be used.
 
@@ -155,15 +153,18 @@ class Decoders:
     """
 
     def __init__(self, workers: int | None = None, *, progress: Progress | None = None) -> None:
-        self.workers = usual_workers() if workers is None else workers
+        self.workers = worker_count() if workers is None else workers
         if self.workers < 0:
             raise InvalidInputError(f"--data-workers must be 0 or more, not {workers}")
         self.waited = 0.0
         self._progress = progress or Silent()
-        self._pool: Executor | None = None
+        self._open = contextlib.ExitStack()
+        self._pools: Pools | None = None
         self._proven = False
 
     def __enter__(self) -> Self:
+        self._pools = self._open.enter_context(decoding())
+        self._pools.resize(self.workers)
         return self
 
     def __exit__(
@@ -172,7 +173,8 @@ class Decoders:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end()
+        self._pools = None
+        self._open.close()
 
     def batches(
         self,
@@ -208,25 +210,20 @@ class Decoders:
         """
         ahead: deque[list[_Task]] = deque()
         under_way, sent = 0, 0
-        try:
-            for batch in batches:
-                wanted = max(2 * len(batch), 3 * max(self.workers, 1) * _ROWS_PER_TASK)
-                while sent < len(batches) and (not ahead or under_way < wanted):
-                    rows = batches[sent]
-                    chunks = [
-                        rows[at : at + _ROWS_PER_TASK] for at in range(0, len(rows), _ROWS_PER_TASK)
-                    ]
-                    ahead.append([self._begin(originals.take(r), r, change) for r in chunks])
-                    under_way += len(rows)
-                    sent += 1
-                parts = [self._finished(task, change, settle) for task in ahead[0]]
-                ahead.popleft()
-                under_way -= len(batch)
-                yield np.concatenate(parts).swapaxes(0, 1)
-        finally:
-            for tasks in ahead:
-                for task in tasks:
-                    task.future.cancel()
+        for batch in batches:
+            wanted = max(2 * len(batch), 3 * max(self.workers, 1) * _ROWS_PER_TASK)
+            while sent < len(batches) and (not ahead or under_way < wanted):
+                rows = batches[sent]
+                chunks = [
+                    rows[at : at + _ROWS_PER_TASK] for at in range(0, len(rows), _ROWS_PER_TASK)
+                ]
+                ahead.append([self._begin(originals.take(r), r, change) for r in chunks])
+                under_way += len(rows)
+                sent += 1
+            parts = [self._finished(task, change, settle) for task in ahead[0]]
+            ahead.popleft()
+            under_way -= len(batch)
+            yield np.concatenate(parts).swapaxes(0, 1)
 
     def _begin(self, source: Readable, rows: NDArray[np.int64], change: Change) -> _Task:
         try:
@@ -248,7 +245,7 @@ class Decoders:
                 break
             except BrokenProcessPool:
                 # Every chunk under way is lost with the pool; each is begun again when wanted.
-                if self._pool is task.pool:
+                if self._start() is task.pool:
                     self._replace()
                 again = self._begin(task.source, task.rows, change)
                 task.pool, task.future = again.pool, again.future
@@ -260,28 +257,19 @@ class Decoders:
         return pixels
 
     def _start(self) -> Executor:
-        if self._pool is None:
-            self._pool = (
-                process_pool(self.workers)
-                if self.workers
-                else ThreadPoolExecutor(_cores(), thread_name_prefix="decode")
-            )
-        return self._pool
+        assert self._pools is not None  # whoever decodes has entered the context
+        return self._pools.processes() if self.workers else self._pools.threads()
 
     def _replace(self) -> None:
         """Start other processes for those that died, or threads where none ever worked."""
-        self._end()
+        assert self._pools is not None
+        self._pools.lose_processes()
         if self._proven:
             self._progress.note("a process that decodes images has died; starting others")
         else:
             self._progress.note("no processes can be started; images are decoded in this one")
             self.workers = 0
         self._proven = False
-
-    def _end(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
 
 
 def _decode(source: Readable, rows: NDArray[np.int64], change: Change) -> _Pixels | tuple[str, str]:
@@ -292,15 +280,3 @@ def _decode(source: Readable, rows: NDArray[np.int64], change: Change) -> _Pixel
             return image.where, image.reason
         done.append(change.apply(image, row))
     return np.stack(done)
-
-
-def usual_workers(processes: int = 1) -> int:
-    """Return how many workers each of several processes takes: the cores divided, 16 at most."""
-    return max(1, min(MOST_WORKERS, _cores() // processes))
-
-
-def _cores() -> int:
-    # What this process may use, where that is known: a container may have fewer than the host.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -4,21 +4,21 @@ Nothing here holds more than a bounded number of paths or images, however many t
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data import readers
 from oodcli.data.arrays import open_npz
 from oodcli.data.readers import decode, is_image_name, printable
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.images import ImageSource
+from oodcli.pools import ahead, thread_count
 
 STDIN = "-"
 # Entries of a folder that are sorted at a time.
@@ -191,18 +191,13 @@ def decoded(
     image
         Its pixels ``(h, w, 3)`` at their size, or why it cannot be read.
     """
-    threads = min(readers.MOST_THREADS, os.cpu_count() or 1)
-    ahead: deque[Future[list[tuple[Item, Pixels | str]]]] = deque()
     iterator = iter(wanted)
-    while some := list(islice(iterator, _PER_TASK)):
-        ahead.append(pool.submit(_each, some, resize))
-        if len(ahead) > 4 * threads:
-            yield from ahead.popleft().result()
-    while ahead:
-        yield from ahead.popleft().result()
+    tasks = iter(lambda: list(islice(iterator, _PER_TASK)), [])
+    for done in ahead(pool, partial(_each, resize), tasks, depth=4 * thread_count()):
+        yield from done
 
 
-def _each(some: Sequence[Item], resize: Resize) -> list[tuple[Item, Pixels | str]]:
+def _each(resize: Resize, some: Sequence[Item]) -> list[tuple[Item, Pixels | str]]:
     return [(item, _pixels(item, resize)) for item in some]
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from oodcli.data.workers import resized
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, ImageSource, Part, digest_of
+from oodcli.pools import decoding
 from oodcli.progress import Progress, Silent, Task
 from oodcli.store import (
     Store,
@@ -296,11 +297,14 @@ class _Shards:
         remove_leftovers(self.folder, older_than_s=0)
         records = list(self._finished())
         done = min(len(records) * SHARD_ROWS, len(self.source))
-        with self.progress.task(
-            f"reading {self.name}", total=len(self.source), unit="images"
-        ) as task:
+        with (
+            decoding() as pools,
+            self.progress.task(
+                f"reading {self.name}", total=len(self.source), unit="images"
+            ) as task,
+        ):
             task.advance(done)
-            images = resized(self.source, done, len(self.source), self.resizing.apply)
+            images = resized(pools, self.source, done, len(self.source), self.resizing.apply)
             for at in range(len(records), self.count):
                 pixels, record = self._gather(
                     images, at, skip_unreadable=skip_unreadable, task=task
@@ -380,8 +384,9 @@ class _Shards:
         """Decode a shard that was decoded before."""
         known = manifest.records[at]
         rows = self.rows(at)
-        images = resized(self.source, rows.start, rows.stop, self.resizing.apply)
-        pixels, record = self._gather(images, at, skip_unreadable=bool(known.skipped))
+        with decoding() as pools:
+            images = resized(pools, self.source, rows.start, rows.stop, self.resizing.apply)
+            pixels, record = self._gather(images, at, skip_unreadable=bool(known.skipped))
         if record != known:
             # Results are stored under the old digest, so these pixels must not pass for the others.
             (self.folder / "manifest.json").unlink(missing_ok=True)

@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +20,6 @@ from oodcli.pillow import EXTENSIONS, MOST_PIXELS, check_opened, open_image
 _TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
-_FILES_PER_TASK = 4
-MOST_THREADS = 8
 # Larger images are decoded one at a time, so that threads do not hold several of 2 GB.
 _LARGE_PIXELS = 2**25
 _one_large = threading.Lock()
@@ -209,7 +205,7 @@ def list_folder(folder: Path | str) -> list[os.DirEntry[str]]:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Image files, decoded a few at a time by a small pool of threads.
+    """Image files, decoded one at a time as they are read.
 
     Parameters
     ----------
@@ -253,52 +249,17 @@ class FileSource:
         return replace(self, files=[self.files[row] for row in rows])
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
-        """Yield images ``start`` to ``stop - 1`` in order, decoding a few ahead.
+        """Yield images ``start`` to ``stop - 1``.
 
         Parameters
         ----------
         start, stop
             First row, and the row after the last.
         """
-        return in_order(
-            lambda row: decode(self.root / self.files[row], as_published=self.as_published),
-            range(start, stop),
-        )
-
-
-def in_order(
-    decode_row: Callable[[int], NDArray[np.uint8]], rows: range
-) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
-    """Decode rows in a small pool of threads, a few ahead of the reader, and yield them in order.
-
-    Parameters
-    ----------
-    decode_row
-        Decodes one row; its `UnreadableImageError` is yielded.
-    rows
-        Which rows.
-    """
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    ahead: deque[Future[list[NDArray[np.uint8] | UnreadableImageError]]] = deque()
-    try:
-        for first in range(0, len(rows), _FILES_PER_TASK):
-            ahead.append(pool.submit(_each, decode_row, rows[first : first + _FILES_PER_TASK]))
-            if len(ahead) > threads:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _each(
-    decode_row: Callable[[int], NDArray[np.uint8]], rows: range
-) -> list[NDArray[np.uint8] | UnreadableImageError]:
-    decoded: list[NDArray[np.uint8] | UnreadableImageError] = []
-    for row in rows:
-        try:
-            decoded.append(decode_row(row))
-        except UnreadableImageError as error:
-            decoded.append(error)
-    return decoded
+        for file in self.files[start:stop]:
+            try:
+                image = decode(self.root / file, as_published=self.as_published)
+            except UnreadableImageError as error:
+                yield error
+            else:
+                yield image

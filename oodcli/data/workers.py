@@ -1,112 +1,103 @@
-"""Many images decoded and resized by worker processes.
+"""Many images decoded and resized ahead of who wants them, by threads or by worker processes.
 
-Pillow lets threads decode side by side, but not resize; with threads alone, resizing large images
-keeps all but one processor waiting.
+Threads are there at once, but hinder each other in what Pillow and NumPy do under the interpreter's
+lock; processes take a second or two to start.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data import readers
 from oodcli.data.dataset import RandomAccess
 from oodcli.errors import UnreadableImageError
 from oodcli.images import ImageSource
+from oodcli.pools import Pools, ahead, thread_count
 
-# Starting the workers takes a second or two, in which threads read some thousand small images.
-LEAST_ROWS = 8192
-
-_ROWS_PER_TASK = 32
-_MOST_WORKERS = 16
+# Work is counted in pixels of the originals, and every file counts as some more. About so much is
+# done by threads while processes start: 8,000 images of 32 x 32, or 650 of 500 x 375.
+LEAST_WORK = 2**27
+_WORK_OF_FILE = 2**14
+# A task takes a tenth of a second or so, which is what Ctrl-C has to wait for.
+_WORK_PER_TASK = 2**22
+_MOST_ROWS_PER_TASK = 32
+# Rows that are read first, to see how large images are.
+_FIRST_ROWS = 16
+_ROWS_PER_FIRST_TASK = 2
 
 Image = NDArray[np.uint8] | UnreadableImageError
 Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+# The images of a task, or where and why there is none; and the work that it was.
+_Done = tuple[list[NDArray[np.uint8] | tuple[str, str]], int]
 
 
-def resized(source: ImageSource, start: int, stop: int, resize: Resize) -> Iterator[Image]:
+def resized(
+    pools: Pools, source: ImageSource, start: int, stop: int, resize: Resize
+) -> Iterator[Image]:
     """Yield images ``start`` to ``stop - 1`` at their new size, or the errors of bad ones.
 
     Parameters
     ----------
+    pools
+        Who decodes. Processes do where they are running already, or where the work is worth
+        starting them.
     source
-        The images. Large sets of files are divided among processes, all else is read here.
+        The images. One that is read from front to back, as arrays are, is read here.
     start, stop
         First row, and the row after the last.
     resize
         Brings an image to its size; a function or method that can be pickled.
     """
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
-    if isinstance(source, RandomAccess) and stop - start >= LEAST_ROWS and workers > 1:
-        try:
-            for image in _by_workers(source, start, stop, resize, workers=workers):
-                yield image
-                start += 1
-        except BrokenProcessPool:
-            # No process can be started, as from a script without a main guard: go on in this one.
-            pass
+    if not isinstance(source, RandomAccess):
+        for image in source.read(start, stop):
+            yield image if isinstance(image, UnreadableImageError) else resize(image)
+        return
+    work = partial(_work, resize)
+    rows, total, at = _ROWS_PER_FIRST_TASK, 0, start
+    first = min(stop, start + _FIRST_ROWS)
+    for end in (first, stop):
+        if _by_processes(pools, total // max(1, at - start) * (stop - at)):
+            try:
+                tasks = _tasks(source, at, end, rows)
+                for images, cost in ahead(pools.processes(), work, tasks, depth=3 * pools.workers):
+                    yield from map(_unpacked, images)
+                    at, total = at + len(images), total + cost
+            except BrokenProcessPool:
+                # None can be started, as from a script without a main guard, or one was killed.
+                pools.lose_processes()
+        for images, cost in ahead(
+            pools.threads(), work, _tasks(source, at, end, rows), depth=thread_count()
+        ):
+            yield from map(_unpacked, images)
+            at, total = at + len(images), total + cost
+        rows = max(1, min(_MOST_ROWS_PER_TASK, _WORK_PER_TASK * (at - start) // max(1, total)))
+
+
+def _by_processes(pools: Pools, work: int) -> bool:
+    if pools.lost or pools.workers < 2:
+        return False
+    return pools.has_processes or work >= LEAST_WORK
+
+
+def _tasks(source: RandomAccess, start: int, stop: int, rows: int) -> Iterator[ImageSource]:
+    for first in range(start, stop, rows):
+        yield source.take(np.arange(first, min(first + rows, stop), dtype=np.int64))
+
+
+def _work(resize: Resize, source: ImageSource) -> _Done:
+    images: list[NDArray[np.uint8] | tuple[str, str]] = []
+    work = 0
+    for image in source.read(0, len(source)):
+        work += _WORK_OF_FILE
+        if isinstance(image, UnreadableImageError):
+            images.append((image.where, image.reason))
         else:
-            return
-    for image in source.read(start, stop):
-        yield image if isinstance(image, UnreadableImageError) else resize(image)
-
-
-def _by_workers(
-    source: RandomAccess, start: int, stop: int, resize: Resize, *, workers: int
-) -> Iterator[Image]:
-    pool = process_pool(workers)
-    ahead: deque[Future[list[NDArray[np.uint8] | tuple[str, str]]]] = deque()
-    try:
-        for first in range(start, stop, _ROWS_PER_TASK):
-            rows = np.arange(first, min(first + _ROWS_PER_TASK, stop), dtype=np.int64)
-            ahead.append(pool.submit(_work, source.take(rows), resize))
-            if len(ahead) > 3 * workers:
-                yield from map(_unpacked, ahead.popleft().result())
-        while ahead:
-            yield from map(_unpacked, ahead.popleft().result())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of workers that leave Ctrl-C to this process, and end with it.
-
-    Parameters
-    ----------
-    workers
-        How many; they are started as they are needed.
-    """
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
-    )
-
-
-def _begin() -> None:
-    """Prepare a worker: one thread, no answer to Ctrl-C, and an end with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    readers.MOST_THREADS = 1
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(source: ImageSource, resize: Resize) -> list[NDArray[np.uint8] | tuple[str, str]]:
-    return [
-        (image.where, image.reason) if isinstance(image, UnreadableImageError) else resize(image)
-        for image in source.read(0, len(source))
-    ]
+            work += image.shape[0] * image.shape[1]
+            # A copy, where the image is a part of a larger one that would be held with it.
+            images.append(np.ascontiguousarray(resize(image)))
+    return images, work
 
 
 def _unpacked(image: NDArray[np.uint8] | tuple[str, str]) -> Image:

@@ -66,14 +66,15 @@ def extract(
     probes: Sequence[Probe] = (),
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Activations]:
-    """Run a network over shards of images; while it computes, the next shard is read.
+    """Run a network over shards of images.
 
     Parameters
     ----------
     network
         The network; neither it nor its module is changed.
     pixels_batches
-        Shards of images, ``(n, 3, h, w)``; read in a thread of its own, one ahead.
+        Shards of images, ``(n, 3, h, w)``; :func:`read_ahead` reads them while the network
+        computes.
     mean, std
         Normalisation of the three channels, for pixel values from 0 to 1.
     device
@@ -160,12 +161,11 @@ def learn(
         advance=advance,
     )
     state: Mapping[str, Tensor] = {}
-    with contextlib.closing(_read_ahead(pixels_batches)) as shards:
-        for pixels in shards:
-            with contextlib.closing(forward.looks(pixels, [learner])) as looks:
-                for images, output, _ in looks:
-                    with forward.again():
-                        state = learner.update(state, forward, images, output)
+    for pixels in pixels_batches:
+        with contextlib.closing(forward.looks(pixels, [learner])) as looks:
+            for images, output, _ in looks:
+                with forward.again():
+                    state = learner.update(state, forward, images, output)
     return {name: values.cpu().clone() for name, values in state.items()}
 
 
@@ -200,12 +200,11 @@ def _extracted(
     forward: "_Forward", pixels_batches: Iterable[NDArray[np.uint8]], probes: Sequence[Probe]
 ) -> Iterator[Activations]:
     first = 0
-    with contextlib.closing(_read_ahead(pixels_batches)) as shards:
-        for pixels in shards:
-            activations = forward.activations(pixels, probes)
-            _check_finite(activations, first=first)
-            yield activations
-            first += len(activations)
+    for pixels in pixels_batches:
+        activations = forward.activations(pixels, probes)
+        _check_finite(activations, first=first)
+        yield activations
+        first += len(activations)
 
 
 class _Forward:
@@ -446,13 +445,17 @@ def _check_finite(activations: Activations, *, first: int) -> None:
         )
 
 
-def _read_ahead(
-    shards: Iterable[NDArray[np.uint8]],
-) -> Generator[NDArray[np.uint8], None, None]:
-    """Yield shards, the next of which is read in a thread meanwhile.
+@contextlib.contextmanager
+def read_ahead(shards: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[NDArray[np.uint8]]]:
+    """Give shards, the next of which is read in a thread meanwhile; the thread ends with this.
 
     The thread reads only when told to, and puts each answer where there is always room, so that
     neither side can wait for one that has gone.
+
+    Parameters
+    ----------
+    shards
+        What is read.
     """
     wanted = threading.Semaphore(1)
     stop = threading.Event()
@@ -466,15 +469,18 @@ def _read_ahead(
         except BaseException as error:  # noqa: BLE001 - raised again where the shard is waited for
             answers.put(error)
 
-    # A daemon, so that a disk that does not answer cannot hold up the end of the program.
-    thread = threading.Thread(target=read, name="ood-read-ahead", daemon=True)
-    thread.start()
-    try:
+    def arriving() -> Iterator[NDArray[np.uint8]]:
         while not isinstance(answer := answers.get(), StopIteration):
             if isinstance(answer, BaseException):
                 raise answer
             wanted.release()
             yield answer
+
+    # A daemon, so that a disk that does not answer cannot hold up the end of the program.
+    thread = threading.Thread(target=read, name="ood-read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield arriving()
     finally:
         stop.set()
         wanted.release()

@@ -19,7 +19,7 @@ from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet, ImageShard, digest_of
 from oodcli.models import Network, load_run_network
-from oodcli.models.extraction import extract, learn
+from oodcli.models.extraction import extract, learn, read_ahead
 from oodcli.probes import Learner, Probe
 from oodcli.progress import Progress, Task
 from oodcli.runs import Run, RunFolder
@@ -233,10 +233,11 @@ class Activator:
             with (
                 self._progress.task(label, total=len(images), unit="images") as task,
                 enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
+                read_ahead(shard.load() for shard in images.shards) as shards,
             ):
                 state = learn(
                     self.network,
-                    (shard.load() for shard in images.shards),
+                    shards,
                     learner,
                     mean=pre.mean,
                     std=pre.std,
@@ -344,20 +345,24 @@ class Activator:
             # Usually one group; more where a pass for fewer probes was cut off or came before.
             for lacking in dict.fromkeys(each.probes for each in missing):
                 group = [each for each in missing if each.probes == lacking]
-                outputs = extract(
-                    self.network,
-                    (variant.view.apply(each.shard.load(), each.shard.indices) for each in group),
-                    mean=variant.folder.key["mean"],
-                    std=variant.folder.key["std"],
-                    device=self.device,
-                    precision=self._precision,
-                    batch_size=self._batch_size,
-                    probes=lacking,
-                    advance=pace.advance,
+                loaded = (
+                    variant.view.apply(each.shard.load(), each.shard.indices) for each in group
                 )
-                with enough_memory(
-                    self.device, "take fewer images at a time: --score-batch-size N"
+                with (
+                    enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
+                    read_ahead(loaded) as shards,
                 ):
+                    outputs = extract(
+                        self.network,
+                        shards,
+                        mean=variant.folder.key["mean"],
+                        std=variant.folder.key["std"],
+                        device=self.device,
+                        precision=self._precision,
+                        batch_size=self._batch_size,
+                        probes=lacking,
+                        advance=pace.advance,
+                    )
                     for each, activations in zip(group, outputs, strict=True):
                         variant.write(each, activations)
         seconds = time.perf_counter() - started

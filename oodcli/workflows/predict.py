@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,14 +24,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from oodcli.data import readers
+from oodcli.activations import Activations
 from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array, shown
 from oodcli.data.prepare import Resizing
 from oodcli.data.readers import decode, printable
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
-from oodcli.models.extraction import extract
+from oodcli.models.extraction import extract, read_ahead
+from oodcli.pools import decoding
 from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store, check_file_of_user, replacing
@@ -224,7 +225,10 @@ def predict(
             wanted = (item for item in wanted if not copies.holds(item))
         started = time.perf_counter()
         task = stack.enter_context(watch.task("judging", total=None, unit="images"))
-        for block in _judged(detector, folder, threshold, wanted, request=request, device=device):
+        blocks = stack.enter_context(
+            _judging(detector, folder, threshold, wanted, request=request, device=device)
+        )
+        for block in blocks:
             verdicts = [verdict for _, verdict in block]
             # Copied before they are written, so that every row of an image comes with its copy.
             if copies is not None:
@@ -362,7 +366,8 @@ class _Group:
         return np.ascontiguousarray(np.stack(self.images).transpose(0, 3, 1, 2))
 
 
-def _judged(
+@contextlib.contextmanager
+def _judging(
     detector: Detector,
     folder: RunFolder,
     threshold: Threshold,
@@ -370,71 +375,79 @@ def _judged(
     *,
     request: PredictRequest,
     device: torch.device,
-) -> Iterator[list[tuple[Item, Verdict]]]:
-    """Yield blocks of images in order with their verdicts."""
+) -> Iterator[Iterator[list[tuple[Item, Verdict]]]]:
+    """Give blocks of images in order with their verdicts, read ahead as long as the context."""
     pre = detector.record.preprocess
-    classes = detector.record.class_names
-    threads = min(readers.MOST_THREADS, os.cpu_count() or 1)
     under_way: deque[_Group] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    images = decoded(wanted, Resizing(pre.size, pre.resize).apply, pool)
 
-    def shards() -> Iterator[NDArray[np.uint8]]:
+    def shards(pool: Executor) -> Iterator[NDArray[np.uint8]]:
+        images = decoded(wanted, Resizing(pre.size, pre.resize).apply, pool)
         for group in _grouped(images, pre.size):
             pixels = group.pixels(pre.size)
             under_way.append(group.seen(keep_pixels=request.copy_ood is not None))
             yield pixels
 
-    passes = extract(
-        detector.network(folder),
-        shards(),
-        mean=pre.mean,
-        std=pre.std,
-        device=device,
-        precision=detector.precision,
-        batch_size=request.batch_size,
-        probes=detector.fitted.probes,
+    with (
+        decoding() as pools,
+        read_ahead(shards(pools.threads())) as ready,
+        enough_memory(device, "take fewer images at a time: --score-batch-size N"),
+    ):
+        passes = extract(
+            detector.network(folder),
+            ready,
+            mean=pre.mean,
+            std=pre.std,
+            device=device,
+            precision=detector.precision,
+            batch_size=request.batch_size,
+            probes=detector.fitted.probes,
+        )
+        yield (
+            _verdicts(detector, threshold, under_way.popleft(), activations, device)
+            for activations in passes
+        )
+
+
+def _verdicts(
+    detector: Detector,
+    threshold: Threshold,
+    group: _Group,
+    activations: Activations,
+    device: torch.device,
+) -> list[tuple[Item, Verdict]]:
+    """Return the verdicts of images that went through the network together."""
+    classes = detector.record.class_names
+    scores = detector.score(activations.map(lambda values: values.to(device)))
+    _check_finite(detector.method, scores)
+    probabilities = activations.logits.double().softmax(dim=1)
+    predicted = activations.predictions
+    chances = probabilities.gather(1, predicted[:, None])[:, 0].tolist()
+    # Of a group without images there is one more, which no row takes.
+    columns = zip(
+        predicted.tolist(),
+        chances,
+        scores.tolist(),
+        detector.percentile(scores).tolist(),
+        detector.verdicts(scores, threshold).tolist(),
+        strict=True,
     )
-    try:
-        with (
-            contextlib.closing(passes),  # type: ignore[type-var]
-            enough_memory(device, "take fewer images at a time: --score-batch-size N"),
-        ):
-            for activations in passes:
-                group = under_way.popleft()
-                scores = detector.score(activations.map(lambda values: values.to(device)))
-                _check_finite(detector.method, scores)
-                probabilities = activations.logits.double().softmax(dim=1)
-                predicted = activations.predictions
-                chances = probabilities.gather(1, predicted[:, None])[:, 0].tolist()
-                # Of a group without images there is one more, which no row takes.
-                columns = zip(
-                    predicted.tolist(),
-                    chances,
-                    scores.tolist(),
-                    detector.percentile(scores).tolist(),
-                    detector.verdicts(scores, threshold).tolist(),
-                    strict=True,
-                )
-                block = []
-                for item, why in group.rows:
-                    if why is not None:
-                        block.append((item, Verdict(shown(item), error=why)))
-                        continue
-                    label, chance, score, percentile, known = next(columns)
-                    verdict = Verdict(
-                        shown(item),
-                        classes[label],
-                        round(chance, 6),
-                        score,
-                        threshold.value,
-                        round(percentile, 4),
-                        "id" if known else "ood",
-                    )
-                    block.append((item, verdict))
-                yield block
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    block = []
+    for item, why in group.rows:
+        if why is not None:
+            block.append((item, Verdict(shown(item), error=why)))
+            continue
+        label, chance, score, percentile, known = next(columns)
+        verdict = Verdict(
+            shown(item),
+            classes[label],
+            round(chance, 6),
+            score,
+            threshold.value,
+            round(percentile, 4),
+            "id" if known else "ood",
+        )
+        block.append((item, verdict))
+    return block
 
 
 def _grouped(

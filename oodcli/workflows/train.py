@@ -14,7 +14,7 @@ import torch
 
 from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoders import Decoders, Originals, usual_workers
+from oodcli.data.decoders import Decoders, Originals
 from oodcli.data.prepare import Resizing, prepare
 from oodcli.data.splits import split
 from oodcli.errors import (
@@ -33,6 +33,7 @@ from oodcli.models import (
     save_weights,
     unit_features,
 )
+from oodcli.pools import worker_count
 from oodcli.progress import Progress, Silent
 from oodcli.runs import (
     STATE,
@@ -592,7 +593,7 @@ def resume_run(
 
 def _decoders(workers: int | None, job_of: Processes, watch: Progress) -> Decoders:
     """Return who decodes; nobody is started yet."""
-    return Decoders(usual_workers(job_of.here) if workers is None else workers, progress=watch)
+    return Decoders(worker_count(job_of.here) if workers is None else workers, progress=watch)
 
 
 def _carry_on(

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oodcli import pools
 from oodcli.data.arrays import ArraySource
 from oodcli.data.crops import RandomCrops
-from oodcli.data.decoders import Decoders, Originals, Prepared, usual_workers
+from oodcli.data.decoders import Decoders, Originals, Prepared
 from oodcli.data.prepare import Resizing
 from oodcli.data.readers import FileSource
 from oodcli.errors import InvalidInputError, UnreadableImageError
@@ -97,7 +98,7 @@ def test_reading_goes_on_after_a_worker_has_died(source, recorder):
     with Decoders(1, progress=recorder) as decoders:
         batches = decoders.batches(Originals(source), [np.arange(100)] * 3, CHANGES[0])
         first = next(batches)
-        (worker,) = decoders._pool._processes
+        (worker,) = decoders._pools.processes()._processes
         os.kill(worker, signal.SIGKILL)
         rest = list(batches)
     assert len(rest) == 2
@@ -109,8 +110,6 @@ def test_reading_goes_on_after_a_worker_has_died(source, recorder):
 def test_threads_read_where_no_process_can_be_started(source, recorder, monkeypatch):
     from concurrent.futures.process import BrokenProcessPool
 
-    from oodcli.data import decoders as module
-
     class Broken:
         def submit(self, *_args):
             raise BrokenProcessPool
@@ -118,7 +117,7 @@ def test_threads_read_where_no_process_can_be_started(source, recorder, monkeypa
         def shutdown(self, **_how):
             pass
 
-    monkeypatch.setattr(module, "process_pool", lambda _workers: Broken())
+    monkeypatch.setattr(pools, "process_pool", lambda _count: Broken())
     with Decoders(2, progress=recorder) as decoders:
         found = list(decoders.batches(Originals(source), BATCHES, CHANGES[0]))
     for ours, wanted in zip(found, read(source, CHANGES[0], 0), strict=True):
@@ -153,7 +152,7 @@ def test_waiting_for_images_is_counted_and_that_for_the_device_is_not(source, mo
         def shutdown(self, **_how):
             pass
 
-    monkeypatch.setattr(module, "process_pool", lambda _workers: Pool())
+    monkeypatch.setattr(pools, "process_pool", lambda _count: Pool())
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock)
     with Decoders(1) as decoders:
         batches = [np.arange(16)] * 4
@@ -176,11 +175,11 @@ def test_workers_end_with_a_parent_that_is_killed(source, tmp_path):
         "from oodcli.data.readers import FileSource\n"
         "if __name__ == '__main__':\n"
         "    source = FileSource(Path(sys.argv[1]), sys.argv[2:])\n"
-        "    decoders = Decoders(1)\n"
-        "    change = Prepared(Resizing((8, 8)))\n"
-        "    next(decoders.batches(Originals(source), [np.arange(3)] * 9, change))\n"
-        "    print(*decoders._pool._processes, flush=True)\n"
-        "    time.sleep(60)\n"
+        "    with Decoders(1) as decoders:\n"
+        "        change = Prepared(Resizing((8, 8)))\n"
+        "        next(decoders.batches(Originals(source), [np.arange(3)] * 9, change))\n"
+        "        print(*decoders._pools.processes()._processes, flush=True)\n"
+        "        time.sleep(60)\n"
     )
     argv = [sys.executable, str(program), str(source.root), *source.files[:3]]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
@@ -209,6 +208,6 @@ def test_originals_know_whether_they_have_a_size(images, source):
 
 def test_the_number_of_workers_is_that_of_the_cores_and_no_less_than_none(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(24)), raising=False)
-    assert [usual_workers(n) for n in (1, 2, 8, 50)] == [16, 12, 3, 1]
+    assert [pools.worker_count(n) for n in (1, 2, 8, 50)] == [16, 12, 3, 1]
     with pytest.raises(InvalidInputError, match="--data-workers must be 0 or more, not -1"):
         Decoders(-1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError
 from oodcli.models import Network, load_into, parse_architecture, read_state
-from oodcli.models.extraction import extract, feature_norm
+from oodcli.models.extraction import extract, feature_norm, read_ahead
 
 MakeNetwork = Callable[..., Network]
 Pixels = NDArray[np.uint8]
@@ -284,10 +284,11 @@ def test_reads_the_next_shard_while_the_network_computes(network: Network, pixel
         asked.set()
         yield pixels
 
-    outputs = extract(network, shards(), **HALF)  # type: ignore[arg-type]
-    next(outputs)
-    assert asked.wait(5)
-    assert len(list(outputs)) == 1
+    with read_ahead(shards()) as ready:
+        outputs = extract(network, ready, **HALF)  # type: ignore[arg-type]
+        next(outputs)
+        assert asked.wait(5)
+        assert len(list(outputs)) == 1
     assert no_reader_left()
 
 
@@ -299,12 +300,12 @@ def test_reads_no_more_than_one_shard_ahead(network: Network, pixels: Pixels) ->
             read.append(number)
             yield pixels[:2]
 
-    outputs = extract(network, shards(), **HALF)  # type: ignore[arg-type]
-    for _ in range(3):
-        next(outputs)
-    time.sleep(0.1)
-    assert len(read) <= 4
-    outputs.close()  # type: ignore[attr-defined]
+    with read_ahead(shards()) as ready:
+        outputs = extract(network, ready, **HALF)  # type: ignore[arg-type]
+        for _ in range(3):
+            next(outputs)
+        time.sleep(0.1)
+        assert len(read) <= 4
     assert no_reader_left()
 
 
@@ -315,10 +316,11 @@ def test_an_error_of_the_reader_comes_out_after_what_was_read(
         yield pixels
         raise OSError("the disk is gone")
 
-    outputs = extract(network, shards(), **HALF)  # type: ignore[arg-type]
-    assert len(next(outputs)) == 20
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(outputs)
+    with read_ahead(shards()) as ready:
+        outputs = extract(network, ready, **HALF)  # type: ignore[arg-type]
+        assert len(next(outputs)) == 20
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(outputs)
     assert no_reader_left()
 
 
@@ -330,9 +332,8 @@ def test_an_interrupt_during_the_pass_ends_the_reader(network: Network, pixels: 
         while True:
             yield pixels
 
-    outputs = extract(network, endless(), **HALF, advance=interrupt)  # type: ignore[arg-type]
-    with pytest.raises(KeyboardInterrupt):
-        next(outputs)
+    with pytest.raises(KeyboardInterrupt), read_ahead(endless()) as ready:
+        next(extract(network, ready, **HALF, advance=interrupt))  # type: ignore[arg-type]
     assert no_reader_left()
 
 
@@ -343,10 +344,9 @@ def test_a_reader_that_hangs_does_not_hold_up_the_end(network: Network, pixels: 
         yield pixels
         release.wait(60)
 
-    outputs = extract(network, shards(), **HALF)  # type: ignore[arg-type]
-    next(outputs)
-    started = time.monotonic()
-    outputs.close()  # type: ignore[attr-defined]
+    with read_ahead(shards()) as ready:
+        next(extract(network, ready, **HALF))  # type: ignore[arg-type]
+        started = time.monotonic()
     taken = time.monotonic() - started
     release.set()
     assert taken < 10
