@@ -65,6 +65,18 @@ def enough_memory(device: torch.device, cure: str) -> Iterator[None]:
         raise InvalidInputError(f"{device} has too little memory; {cure}") from None
 
 
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Compute on this number of CPU threads while the context lasts; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Return the bytes of memory that are free where a device computes; None if nobody knows."""
     if device.type == "cuda":

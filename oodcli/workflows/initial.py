@@ -47,10 +47,7 @@ class Initial:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored."""
-        stored = asdict(self)
-        if not self.pretrained:
-            del stored["pretrained"]  # which older records do not have
-        return stored
+        return asdict(self)
 
     def read(self, store: Store, spec: ArchitectureSpec) -> "InitialWeights":
         """Read the weights again.

@@ -65,6 +65,7 @@ from oodcli.training.streaming import StreamedImages, TrainingImages, crops_orig
 from oodcli.training.student import LastBlock
 from oodcli.workflows.devices import (
     check_compiler,
+    cpu_threads,
     enough_memory,
     find_device,
     free_memory,
@@ -244,7 +245,7 @@ class _Job:
                 if size is None
                 else Preprocess((size[0], size[1]), content["resize"], recipe.mean, recipe.std),
                 init=None if init is None else Initial(**init),
-                compile=content.get("compile", False),
+                compile=content["compile"],
             )
         except (KeyError, TypeError) as error:
             raise CorruptArtifactError(
@@ -693,7 +694,7 @@ def _train(
         if job_of.first
         else contextlib.nullcontext()
     )
-    with one_writer, decoders:
+    with one_writer, decoders, cpu_threads(job.recipe.threads):
         if job_of.agreed(folder.finished):
             return TrainResult(folder.name, folder.read(), 0)
         if job.compile:

@@ -143,11 +143,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
 
 def _states(folder: RunFolder) -> list[dict[str, Any]]:
     """Return what is known of the stored states, the newest first."""
-    content = _content(folder)
-    if "file" in content:  # as it was when one state was kept
-        only = {key: content[key] for key in ("file", "digest")}
-        return [{"epoch": len(content["history"]), **only, "best": None}]
-    return list(content.get("states", []))
+    return list(_content(folder).get("states", []))
 
 
 def _history(folder: RunFolder) -> History:

@@ -71,6 +71,17 @@ def test_the_whole_job_in_one_command(ood: Ood) -> None:
     assert json.loads(again)["rows"] == result["rows"]
 
 
+def test_the_table_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    for threads in ("1", "2"):
+        subprocess.run(
+            [sys.executable, "-m", "oodcli", *TRAIN, "--epochs", "1", "--name", "d"],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OOD_HOME": str(tmp_path / threads)},
+        )
+    assert weights(tmp_path / "1", "d") == weights(tmp_path / "2", "d")
+
+
 def test_the_commands_one_by_one(trained: Ood, tmp_path: Path) -> None:
     ood = trained
     code, out, err = ood("normratio")
