@@ -64,13 +64,17 @@ class UnreadableImageError(InvalidInputError):
         Path of the file.
     reason
         What the decoder said.
+    cure
+        What helps.
     """
 
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(
-            f"cannot read image {where}: {reason}; "
-            "replace it, or go on without it: --skip-unreadable"
-        )
+    def __init__(
+        self,
+        where: str,
+        reason: str,
+        cure: str = "replace it, or go on without it: --skip-unreadable",
+    ) -> None:
+        super().__init__(f"cannot read image {where}: {reason}; {cure}")
         self.where = where
         self.reason = reason
 

@@ -80,19 +80,15 @@ def export(
     """Write classifier and detector as one ONNX file, checked in ONNX Runtime on real images."""
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver, render_table
-    from oodcli.errors import InvalidInputError
     from oodcli.store import Store
-    from oodcli.workflows.detectors import TPR
     from oodcli.workflows.export import ExportRequest
     from oodcli.workflows.export import export as export_workflow
 
-    if tpr is not None and threshold is not None:
-        raise InvalidInputError("--tpr and --threshold each set the threshold; leave out one")
     request = ExportRequest(
         method=method,
         output=output,
         run=run,
-        tpr=TPR if tpr is None else tpr,
+        tpr=tpr,
         threshold=threshold,
         input="uint8" if input_ is InputKind.UINT8 else "float32",
         input_size=None if input_size is None else _size(input_size),

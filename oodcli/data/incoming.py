@@ -3,19 +3,20 @@
 Nothing here holds more than a bounded number of paths or images, however many there are.
 """
 
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.arrays import open_npz
-from oodcli.data.readers import decode, is_image_name, printable
+from oodcli.data.readers import decode, decode_stream, is_image_name, printable
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.images import ImageSource
 from oodcli.pools import ahead, thread_count
@@ -45,6 +46,8 @@ class Item:
         Row of the array in an ``.npz`` file; None for an image file.
     pixels
         The image ``(h, w, 3)``, where it comes out of an array.
+    data
+        The bytes of an image file that has no path.
     error
         Why there is no image.
     """
@@ -54,6 +57,7 @@ class Item:
     relative: str
     row: int | None = None
     pixels: Pixels | None = None
+    data: bytes | None = None
     error: str | None = None
 
 
@@ -192,6 +196,11 @@ def decoded(
         Its pixels ``(h, w, 3)`` at their size, or why it cannot be read.
     """
     iterator = iter(wanted)
+    some = list(islice(iterator, _PER_TASK))
+    if len(some) < _PER_TASK:  # so few that a thread is not worth its start
+        yield from _each(resize, some)
+        return
+    iterator = chain(some, iterator)
     tasks = iter(lambda: list(islice(iterator, _PER_TASK)), [])
     for done in ahead(pool, partial(_each, resize), tasks, depth=4 * thread_count()):
         yield from done
@@ -206,9 +215,17 @@ def _pixels(item: Item, resize: Resize) -> Pixels | str:
         return item.error
     try:
         # Resized at once, so that no more than one large image a thread is held.
-        return resize(decode(Path(item.path)) if item.pixels is None else item.pixels)
+        return resize(_full_size(item))
     except UnreadableImageError as error:
         return error.reason
+
+
+def _full_size(item: Item) -> Pixels:
+    if item.pixels is not None:
+        return item.pixels
+    if item.data is not None:
+        return decode_stream(io.BytesIO(item.data), where=printable(item.name))
+    return decode(Path(item.path))
 
 
 def shown(item: Item) -> str:

@@ -6,14 +6,16 @@ Probes may look at maps and run the network again, batch by batch.
 
 import contextlib
 import copy
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from oodcli.activations import Activations
@@ -29,6 +31,10 @@ PRECISIONS = ("float32", "bfloat16")
 _PIXELS_CPU = 64 * 32 * 32
 _PIXELS_GPU = 512 * 32 * 32
 _SMALLEST_BATCH = 8
+# Multiplications that take a core some milliseconds. With several threads each layer ends with
+# waiting for the slowest, which costs more than it saves, and a hundred times that where another
+# program uses the same cores.
+_LIGHT = 2**27
 
 
 def feature_norm(maps: Tensor) -> Tensor:
@@ -54,6 +60,209 @@ def feature_norm(maps: Tensor) -> Tensor:
     return squares.sum(dim=(2, 3)).sqrt().mean(dim=1)
 
 
+class ReadyNetwork:
+    """A copy of a network on a device, in its memory layout, ready for any number of passes.
+
+    The copy is what a pass hooks and moves, so that the caller's module is never changed; it is
+    made once. Passes may come from several threads: each forward pass holds the copy for itself.
+
+    Parameters
+    ----------
+    network
+        The network.
+    device
+        Where to compute.
+    precision
+        ``float32``, or ``bfloat16`` for automatic mixed precision. FeatureNorms, and the logits of
+        the features, are computed in float32 in both.
+
+    Raises
+    ------
+    InvalidInputError
+        If the precision is unknown.
+
+    Notes
+    -----
+    Maps lie channels-last in memory on the CPU and in bfloat16, where that is faster than torch's
+    ordinary layout by more than the hooks cost.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InvalidInputError(
+                f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}"
+            )
+        self.network = network
+        self.device = torch.device(device)
+        self.half = precision == "bfloat16"
+        channels_last = self.half or self.device.type == "cpu"
+        channels_last &= network.spec.architecture.channels_last
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.head = network.head().to(self.device)
+        self.module = copy.deepcopy(network.module).eval()
+        self.module.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        # Hooks belong to a module, not to a thread: two passes at once would see each other's maps.
+        self.alone = threading.RLock()
+        self._work: dict[tuple[int, int], float] = {}
+
+    def extract(
+        self,
+        pixels_batches: Iterable[NDArray[np.uint8]],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int | None = None,
+        probes: Sequence[Probe] = (),
+        advance: Callable[[int], None] | None = None,
+    ) -> Iterator[Activations]:
+        """Run the network over shards of images.
+
+        Parameters
+        ----------
+        pixels_batches
+            Shards of images, ``(n, 3, h, w)``; :func:`read_ahead` reads them while the network
+            computes.
+        mean, std
+            Normalisation of the three channels, for pixel values from 0 to 1.
+        batch_size
+            Images at a time; None for what suits the device. It changes results by rounding only.
+        probes
+            What else to observe; each leaves an array under its key in ``extra``.
+        advance
+            Called with the number of images of every batch that is under way.
+
+        Yields
+        ------
+        Activations
+            Of one shard each, in float32 on the CPU.
+
+        Raises
+        ------
+        InvalidInputError
+            If a standard deviation is not positive, the images are too small for the network, or
+            it gives values that are not finite.
+        ValueError
+            If a shard is not uint8 ``(n, 3, h, w)``.
+
+        Notes
+        -----
+        TensorFloat-32 is off. On a CPU, a batch of so little work that threads would wait for each
+        other longer than they compute is computed by the calling thread alone.
+        """
+        forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
+        return _extracted(forward, pixels_batches, probes)
+
+    def learn(
+        self,
+        pixels_batches: Iterable[NDArray[np.uint8]],
+        learner: Learner,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """Let a learner look at shards of images while the network runs over them.
+
+        Parameters
+        ----------
+        pixels_batches, mean, std, batch_size, advance
+            As in :meth:`extract`.
+        learner
+            What draws a state from the images.
+
+        Returns
+        -------
+        dict
+            The state after the last batch, on the CPU.
+
+        Raises
+        ------
+        InvalidInputError
+            If a standard deviation is not positive, or the images are too small for the network.
+        """
+        forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
+        state: Mapping[str, Tensor] = {}
+        for pixels in pixels_batches:
+            with contextlib.closing(forward.looks(pixels, [learner])) as looks:
+                for images, output, _ in looks:
+                    with forward.again():
+                        state = learner.update(state, forward, images, output)
+        return {name: values.cpu().clone() for name, values in state.items()}
+
+    def is_light(self, images: int, size: tuple[int, int]) -> bool:
+        """Tell whether a batch is so little work that one thread computes it soonest.
+
+        Parameters
+        ----------
+        images
+            How many.
+        size
+            Height and width of each, in pixels; the network must take it.
+
+        Notes
+        -----
+        What is counted are the multiplications of convolutions and linear layers. One black image
+        goes through the network for it, once for every size, and no further than to the limit.
+        """
+        with self.alone:
+            if size not in self._work:
+                self._work[size] = self._multiplications(size)
+            return images * self._work[size] <= _LIGHT
+
+    def _multiplications(self, size: tuple[int, int]) -> float:
+        """Return how many one image takes; infinite if they are too many for one thread."""
+        found = 0
+
+        def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
+            nonlocal found
+            assert isinstance(module.weight, Tensor)
+            found += output.numel() * module.weight[0].numel()
+            if found > _LIGHT:
+                raise _EnoughError
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(one_thread())
+            for each in self.module.modules():
+                if isinstance(each, (nn.Conv2d, nn.Linear)):
+                    stack.callback(each.register_forward_hook(count).remove)
+            try:
+                self.module(torch.zeros(1, 3, *size, device=self.device))
+            except _EnoughError:
+                return math.inf
+        return found
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass of which enough is known."""
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let the calling thread compute alone while the context lasts.
+
+    Notes
+    -----
+    ``torch.set_num_threads`` would do it for the whole process: other threads that compute
+    meanwhile would change with it, and two such contexts would restore each other's one.
+    """
+    torch.get_num_threads()  # a thread takes the number that was set for all at its first question
+    with _thread_pools().limit(limits=1, user_api="openmp"):
+        yield
+
+
 def extract(
     network: Network,
     pixels_batches: Iterable[NDArray[np.uint8]],
@@ -66,133 +275,18 @@ def extract(
     probes: Sequence[Probe] = (),
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Activations]:
-    """Run a network over shards of images.
+    """Run a network over shards of images once, as :meth:`ReadyNetwork.extract` does.
 
     Parameters
     ----------
-    network
-        The network; neither it nor its module is changed.
-    pixels_batches
-        Shards of images, ``(n, 3, h, w)``; :func:`read_ahead` reads them while the network
-        computes.
-    mean, std
-        Normalisation of the three channels, for pixel values from 0 to 1.
-    device
-        Where to compute.
-    precision
-        ``float32``, or ``bfloat16`` for automatic mixed precision. FeatureNorms, and the logits of
-        the features, are computed in float32 in both.
-    batch_size
-        Images at a time; None for what suits the device. It changes results by rounding only.
-    probes
-        What else to observe; each leaves an array under its key in ``extra``.
-    advance
-        Called with the number of images of every batch that is under way.
-
-    Yields
-    ------
-    Activations
-        Of one shard each, in float32 on the CPU.
-
-    Raises
-    ------
-    InvalidInputError
-        If the precision is unknown, a standard deviation is not positive, the images are too small
-        for the network, or it gives values that are not finite.
-    ValueError
-        If a shard is not uint8 ``(n, 3, h, w)``.
-
-    Notes
-    -----
-    Maps lie channels-last in memory on the CPU and in bfloat16, where that is faster than torch's
-    ordinary layout by more than the hooks cost. TensorFloat-32 is off.
+    network, device, precision
+        As for :class:`ReadyNetwork`.
+    pixels_batches, mean, std, batch_size, probes, advance
+        As for :meth:`ReadyNetwork.extract`.
     """
-    forward = _forward(
-        network,
-        mean=mean,
-        std=std,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        advance=advance,
-    )
-    return _extracted(forward, pixels_batches, probes)
-
-
-def learn(
-    network: Network,
-    pixels_batches: Iterable[NDArray[np.uint8]],
-    learner: Learner,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-    batch_size: int | None = None,
-    advance: Callable[[int], None] | None = None,
-) -> dict[str, Tensor]:
-    """Let a learner look at shards of images while a network runs over them.
-
-    Parameters
-    ----------
-    network, pixels_batches, mean, std, device, precision, batch_size, advance
-        As in :func:`extract`.
-    learner
-        What draws a state from the images.
-
-    Returns
-    -------
-    dict
-        The state after the last batch, on the CPU.
-
-    Raises
-    ------
-    InvalidInputError
-        If the precision is unknown, a standard deviation is not positive, or the images are too
-        small for the network.
-    """
-    forward = _forward(
-        network,
-        mean=mean,
-        std=std,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        advance=advance,
-    )
-    state: Mapping[str, Tensor] = {}
-    for pixels in pixels_batches:
-        with contextlib.closing(forward.looks(pixels, [learner])) as looks:
-            for images, output, _ in looks:
-                with forward.again():
-                    state = learner.update(state, forward, images, output)
-    return {name: values.cpu().clone() for name, values in state.items()}
-
-
-def _forward(
-    network: Network,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str,
-    precision: str,
-    batch_size: int | None,
-    advance: Callable[[int], None] | None,
-) -> "_Forward":
-    if precision not in PRECISIONS:
-        raise InvalidInputError(f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}")
-    if not all(value > 0 for value in std):
-        raise InvalidInputError(f"a standard deviation must be positive, not {min(std):g}")
-    if batch_size is not None and batch_size < 1:
-        raise InvalidInputError(f"the batch size is at least 1, not {batch_size}")
-    return _Forward(
-        network,
-        mean=mean,
-        std=std,
-        device=torch.device(device),
-        half=precision == "bfloat16",
-        batch_size=batch_size,
-        advance=advance,
+    ready = ReadyNetwork(network, device=device, precision=precision)
+    return ready.extract(
+        pixels_batches, mean=mean, std=std, batch_size=batch_size, probes=probes, advance=advance
     )
 
 
@@ -208,33 +302,32 @@ def _extracted(
 
 
 class _Forward:
-    """A copy of a network on a device; what probes know as a ``ProbedNetwork``."""
+    """A pass of a network; what probes know as a ``ProbedNetwork``."""
 
     def __init__(
         self,
-        network: Network,
+        ready: ReadyNetwork,
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        device: torch.device,
-        half: bool,
         batch_size: int | None,
         advance: Callable[[int], None] | None,
     ) -> None:
-        self._network = network
-        self._device = device
-        self._half = half
+        if not all(value > 0 for value in std):
+            raise InvalidInputError(f"a standard deviation must be positive, not {min(std):g}")
+        if batch_size is not None and batch_size < 1:
+            raise InvalidInputError(f"the batch size is at least 1, not {batch_size}")
+        self._ready = ready
+        self._network = ready.network
+        self._module = ready.module
+        self._head = ready.head
+        self._device = device = ready.device
+        self._half = ready.half
+        self._layout = ready.memory_format
         self._batch_size = batch_size
         self._advance = advance
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(3, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32, device=device).view(3, 1, 1)
-        channels_last = half or device.type == "cpu"
-        channels_last &= network.spec.architecture.channels_last
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._head = network.head().to(device)
-        # A copy, so that no hook, device or memory layout outlives the pass on the caller's module.
-        self._module = copy.deepcopy(network.module).eval()
-        self._module.to(device=device, memory_format=self._layout)  # type: ignore[call-overload]
 
     @property
     def blocks(self) -> Mapping[str, str]:
@@ -295,7 +388,10 @@ class _Forward:
     def _predicted(self, features: Tensor, logits: Tensor) -> Tensor:
         """Return the classes ``(n,)`` of the network's own forward pass."""
         last = self._module.get_submodule(self._network.head_path)
-        return (last(features) if isinstance(last, UnitFeatureLinear) else logits).argmax(dim=1)
+        if isinstance(last, UnitFeatureLinear):
+            with self._ready.alone:
+                logits = last(features)
+        return logits.argmax(dim=1)
 
     def looks(
         self, pixels: NDArray[np.uint8], probes: Sequence[Probe | Learner]
@@ -316,7 +412,7 @@ class _Forward:
         # One context for all batches, so that weights are cast once.
         with _no_tf32(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             for batch in images.split(self._batch(*pixels.shape[2:])):
-                with mode():
+                with self._threads(len(batch), *pixels.shape[2:]), mode():
                     normalised = self._normalised(batch)
                     norms: dict[str, Tensor] = {}
                     output = self._look(normalised, keep=keep, edit={}, norms=norms)
@@ -324,6 +420,14 @@ class _Forward:
                 yield normalised, output, block_norms
                 if self._advance is not None:
                     self._advance(len(batch))
+
+    def _threads(self, images: int, *size: int) -> contextlib.AbstractContextManager[object]:
+        """Return the context in which a batch is computed."""
+        if self._device.type != "cpu" or torch.get_num_threads() == 1:
+            return contextlib.nullcontext()
+        height, width = size
+        light = self._ready.is_light(images, (height, width))
+        return one_thread() if light else contextlib.nullcontext()
 
     def _keep_maps_whole(self) -> None:
         """Let no module write over the map that another one gave."""
@@ -341,7 +445,7 @@ class _Forward:
     ) -> Output:
         maps: dict[str, Tensor] = {}
         features: list[Tensor] = []
-        with contextlib.ExitStack() as hooks:
+        with self._ready.alone, contextlib.ExitStack() as hooks:
 
             def hook(path: str, see: Callable[..., Tensor | None]) -> None:
                 module = self._module.get_submodule(path)

@@ -19,7 +19,7 @@ from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet, ImageShard, digest_of
 from oodcli.models import Network, load_run_network
-from oodcli.models.extraction import extract, learn, read_ahead
+from oodcli.models.extraction import ReadyNetwork, read_ahead
 from oodcli.probes import Learner, Probe
 from oodcli.progress import Progress, Task
 from oodcli.runs import Run, RunFolder
@@ -130,6 +130,11 @@ class Activator:
         """The network of the run, loaded when first needed."""
         return load_run_network(self._folder.weights, self._run.arch, len(self._run.class_names))
 
+    @cached_property
+    def _ready(self) -> ReadyNetwork:
+        """The network on its device, made when a pass first needs it."""
+        return ReadyNetwork(self.network, device=self.device, precision=self._precision)
+
     def activations(
         self,
         images: ImageSet,
@@ -235,14 +240,11 @@ class Activator:
                 enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
                 read_ahead(shard.load() for shard in images.shards) as shards,
             ):
-                state = learn(
-                    self.network,
+                state = self._ready.learn(
                     shards,
                     learner,
                     mean=pre.mean,
                     std=pre.std,
-                    device=self.device,
-                    precision=self._precision,
                     batch_size=self._batch_size,
                     advance=task.advance,
                 )
@@ -289,13 +291,10 @@ class Activator:
         noise = np.random.default_rng(0).integers(
             0, 256, (n, 3, *self._run.preprocess.size), dtype=np.uint8
         )
-        return extract(
-            self.network,
+        return self._ready.extract(
             itertools.repeat(noise, turns),
             mean=self._run.preprocess.mean,
             std=self._run.preprocess.std,
-            device=self.device,
-            precision=self._precision,
             batch_size=self._batch_size,
             probes=probes,
         )
@@ -352,13 +351,10 @@ class Activator:
                     enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
                     read_ahead(loaded) as shards,
                 ):
-                    outputs = extract(
-                        self.network,
+                    outputs = self._ready.extract(
                         shards,
                         mean=variant.folder.key["mean"],
                         std=variant.folder.key["std"],
-                        device=self.device,
-                        precision=self._precision,
                         batch_size=self._batch_size,
                         probes=lacking,
                         advance=pace.advance,

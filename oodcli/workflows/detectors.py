@@ -146,8 +146,7 @@ class Detector:
         difference of the scores that stand ``s`` ranks above and below it. That of the share of
         other ID images is ``sqrt(p (1 - p) / n)``.
         """
-        if not 0 < tpr <= 1:
-            raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {tpr:g}")
+        check_threshold(tpr, None)
         scores = self.id_scores
         n = len(scores)
         rank = n - math.ceil(Fraction(str(tpr)) * n)
@@ -170,10 +169,15 @@ class Detector:
         InvalidInputError
             If it is no finite number.
         """
-        if not math.isfinite(value):
-            raise InvalidInputError(f"--threshold must be a finite number, not {value}")
+        check_threshold(None, value)
         below = int(np.searchsorted(self.id_scores, value, side="left"))
         return Threshold(value, 1 - below / len(self.id_scores), len(self.id_scores), given=True)
+
+    def chosen(self, tpr: float | None, value: float | None) -> Threshold:
+        """Return the threshold that is given, or that of a share of ID images, 0.95 if None."""
+        if value is not None:
+            return self.given_threshold(value)
+        return self.threshold(TPR if tpr is None else tpr)
 
     def score(self, batch: Activations) -> NDArray[np.float64]:
         """Return the scores of images from their activations, ``(n,)``, larger for more ID."""
@@ -214,6 +218,29 @@ class Detector:
             "id_digest": self.id_digest,
             "created": self.created,
         }
+
+
+def check_threshold(tpr: float | None, value: float | None) -> None:
+    """Refuse what sets no threshold, before anything is opened.
+
+    Parameters
+    ----------
+    tpr
+        Share of ID images to accept, if it was given.
+    value
+        The threshold itself, if it was given.
+
+    Raises
+    ------
+    InvalidInputError
+        If both are given, the share is not above 0 and at most 1, or the threshold is not finite.
+    """
+    if tpr is not None and value is not None:
+        raise InvalidInputError("--tpr and --threshold both set the threshold; give one of them")
+    if tpr is not None and not 0 < tpr <= 1:
+        raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {tpr:g}")
+    if value is not None and not math.isfinite(value):
+        raise InvalidInputError(f"--threshold must be a finite number, not {value}")
 
 
 def detector_for(

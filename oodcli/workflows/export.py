@@ -29,7 +29,7 @@ from oodcli.progress import Progress, Silent
 from oodcli.runs import Preprocess, RunFolder, find_run, now
 from oodcli.store import Store, digest_of_bytes, read_json, replacing, write_json
 from oodcli.workflows.activate import Activator
-from oodcli.workflows.detectors import TPR, Detector, Threshold, detector_for
+from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.own_images import OwnImages
 from oodcli.workflows.run_data import RunData
@@ -71,7 +71,7 @@ class ExportRequest:
     run
         Name of the run; the finished one created last if None.
     tpr
-        Share of ID images that the threshold lets pass.
+        Share of ID images that the threshold lets pass; 0.95 if None.
     threshold
         The threshold itself, instead.
     input
@@ -89,7 +89,7 @@ class ExportRequest:
     method: str
     output: Path
     run: str | None = None
-    tpr: float = TPR
+    tpr: float | None = None
     threshold: float | None = None
     input: Input = "uint8"
     input_size: tuple[int, int] | None = None
@@ -260,10 +260,7 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
         check_traceable(parse_method(request.method), what="an ONNX file")
     folder_out = request.output.expanduser().resolve()
     _check_output(folder_out, overwrite=request.overwrite)
-    if request.threshold is None and not 0 < request.tpr <= 1:
-        raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {request.tpr:g}")
-    if request.threshold is not None and not np.isfinite(request.threshold):
-        raise InvalidInputError(f"--threshold must be a finite number, not {request.threshold}")
+    check_threshold(request.tpr, request.threshold)
     folder = find_run(store, request.run)
     record = folder.read()
     if request.run is None:
@@ -287,11 +284,7 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     cpu = torch.device("cpu")
     if device != cpu:
         detector = _moved(store, detector, folder, watch)
-    threshold = (
-        detector.threshold(request.tpr)
-        if request.threshold is None
-        else detector.given_threshold(request.threshold)
-    )
+    threshold = detector.chosen(request.tpr, request.threshold)
     network = detector.network(folder)
     with watch.task("writing the graph", total=1, unit="files") as task:
         model = _recorded(

@@ -36,7 +36,7 @@ from oodcli.pools import decoding
 from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store, check_file_of_user, replacing
-from oodcli.workflows.detectors import TPR, Detector, Threshold, detector_for
+from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
 from oodcli.workflows.devices import enough_memory, find_device
 from oodcli.workflows.verdict_file import (
     Counts,
@@ -194,11 +194,7 @@ def predict(
         skip_unreadable=request.skip_unreadable,
         progress=watch,
     )
-    threshold = (
-        detector.threshold(TPR if request.tpr is None else request.tpr)
-        if request.threshold is None
-        else detector.given_threshold(request.threshold)
-    )
+    threshold = detector.chosen(request.tpr, request.threshold)
     found = _Findings()
     with contextlib.ExitStack() as stack:
         file = None
@@ -287,12 +283,7 @@ def _check(request: PredictRequest) -> None:
     """Refuse what cannot be done before anything is opened."""
     if not request.paths:
         raise InvalidInputError("there is nothing to judge; name files or folders, or - for stdin")
-    if request.tpr is not None and request.threshold is not None:
-        raise InvalidInputError("--tpr and --threshold both set the threshold; give one of them")
-    if request.tpr is not None and not 0 < request.tpr <= 1:
-        raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {request.tpr:g}")
-    if request.threshold is not None and not math.isfinite(request.threshold):
-        raise InvalidInputError(f"--threshold must be a finite number, not {request.threshold}")
+    check_threshold(request.tpr, request.threshold)
     if request.paths.count(STDIN) > 1:
         raise InvalidInputError("- stands for stdin, which can be read once; name it once")
     if request.method != AUTO:

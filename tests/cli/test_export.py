@@ -124,7 +124,7 @@ def test_an_export_is_replaced_and_other_files_are_not(
         (("--method", "odin"), "odin cannot be written as an ONNX file; these can: ash-b,"),
         (("--method", "enrgy"), "did you mean 'energy'?"),
         (("--method", "msp", "--tpr", "1.5"), "--tpr must be above 0 and at most 1, not 1.5"),
-        (("--method", "msp", "--tpr", "0.9", "--threshold", "1"), "leave out one"),
+        (("--method", "msp", "--tpr", "0.9", "--threshold", "1"), "both set the threshold"),
         (("--method", "msp", "--threshold", "nan"), "--threshold must be a finite number"),
         (("--method", "msp", "--input-size", "ten"), "such as 480x640, not 'ten'"),
         (("--method", "msp", "--input-size", "0"), "must be 1 to 16384 pixels, not 0x0"),

@@ -1,10 +1,13 @@
 """The names for programs give what ``ood predict`` gives, for every kind of image."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +93,13 @@ def test_every_kind_of_image_gives_the_same_scores(
         [paths[0], array[1], torch.from_numpy(first[2]), Image.open(paths[3]), array[4:5]],
     ):
         np.testing.assert_allclose(detector.score(images), wanted, rtol=1e-6)
-    for one in (paths[0], str(paths[0]), array[0], first[0], Image.open(paths[0])):
+    data = [path.read_bytes() for path in paths]
+    streams = [io.BytesIO(each) for each in data]
+    for images in (data, streams, [bytearray(data[0]), memoryview(data[1]), *paths[2:]]):
+        np.testing.assert_array_equal(detector.score(images), wanted)
+    with paths[0].open("rb") as file:
+        assert detector.predict([file, data[1]]).names == (str(paths[0]), "image 1")
+    for one in (paths[0], str(paths[0]), array[0], first[0], Image.open(paths[0]), data[0]):
         np.testing.assert_allclose(detector.score(one), wanted[:1], rtol=1e-6)
     names = detector.predict([paths[0], array[1], array[2:4]]).names
     assert names == (str(paths[0]), "image 1", "image 2", "image 3")
@@ -142,8 +151,9 @@ def test_no_images_are_no_predictions(detector: oodcli.Detector) -> None:
         (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "not torch.int64"),
         (np.zeros((2, 0, 5, 3), np.uint8), r"\(2, 0, 5, 3\) have no pixels"),
         (torch.zeros(3, 0, 5), r"\(3, 0, 5\) have no pixels"),
-        ([3], "a int is no image"),
-        (7, "a int is no image"),
+        ([3], "int is no type of an image"),
+        (7, "int is no type of an image"),
+        (io.StringIO("text"), r'gives str, not bytes; open it in binary mode: "rb"'),
         (Image.new("F", (8, 8)), "mode F cannot be read"),
     ],
 )
@@ -158,6 +168,137 @@ def test_a_file_that_cannot_be_read_is_named(detector: oodcli.Detector, tmp_path
         detector.score([tmp_path / "broken.png"])
     with pytest.raises(UnreadableImageError, match="gone"):
         detector.score(tmp_path / "gone.png")
+
+
+def test_with_errors_as_rows_every_image_has_a_row(
+    made: tuple[Path, Path], detector: oodcli.Detector, tmp_path: Path
+) -> None:
+    good = files(made)
+    closed = io.BytesIO(good[0].read_bytes())
+    closed.close()
+    images = [
+        tmp_path / "gone.png", good[0], b"no image", good[1].read_bytes(), b"",
+        Image.new("F", (8, 8)), closed, np.asarray(Image.open(good[2])),
+    ]  # fmt: skip
+    found = detector.predict(images, errors="row")
+    wanted = detector.predict(good[:3])
+    read = np.array([False, True, False, True, False, False, False, True])
+    assert [each is None for each in found.errors] == read.tolist()
+    told = ("the file is gone", "not an image file", "the file is empty", "mode F", "closed file")
+    for reason, text in zip([each for each in found.errors if each], told, strict=True):
+        assert text in reason
+    assert len(found) == 8
+    assert found.names[2:4] == ("image 2", "image 3")
+    np.testing.assert_array_equal(found.score[read], wanted.score)
+    np.testing.assert_array_equal(found.ood[read], wanted.ood)
+    for values in (found.score, found.probability, found.percentile):
+        assert np.isnan(values[~read]).all()
+        assert not np.isnan(values[read]).any()
+    assert found.ood[~read].all()
+    assert found.class_indices[~read].tolist() == [-1] * 5
+    assert [each is None for each in found.classes] == (~read).tolist()
+    nothing = detector.predict([b"", b"x"], errors="row")
+    assert (len(nothing), nothing.ood.tolist()) == (2, [True, True])
+    with pytest.raises(
+        UnreadableImageError, match=r'image 1: .*a row with the reason: errors="row"'
+    ):
+        detector.predict([good[0], b"no image", good[1]])
+    with pytest.raises(InvalidInputError, match="errors must be 'raise' or 'row', not 'skip'"):
+        detector.predict(good, errors="skip")  # type: ignore[arg-type]
+
+
+def test_rows_stand_where_they_belong_when_shards_are_many(
+    made: tuple[Path, Path], detector: oodcli.Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = files(made)
+    wanted = detector.score(good)
+    monkeypatch.setattr(detector, "_rows", 3)
+    images = [each for path in good for each in (path, b"no image")]
+    found = detector.predict(iter(images), errors="row")
+    np.testing.assert_allclose(found.score[::2], wanted, rtol=1e-5)
+    assert found.errors[1::2] == ("not an image file",) * 16
+
+
+def test_the_network_is_copied_once_for_a_detector(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import copy
+
+    from torch import nn
+
+    copied = []
+    whole = copy.deepcopy
+
+    def counting(value: object, *rest: object) -> object:
+        copied.extend([type(value)] if isinstance(value, nn.Module) else [])
+        return whole(value, *rest)
+
+    monkeypatch.setattr("oodcli.models.extraction.copy.deepcopy", counting)
+    detector = oodcli.load_run("tiny", store=made[0]).detector("energy", device="cpu")
+    copied.clear()
+    for _ in range(3):
+        detector.score(files(made)[:2])
+    assert len(copied) == 1
+
+
+def test_one_image_starts_no_thread(
+    made: tuple[Path, Path], detector: oodcli.Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = detector.score(files(made)[0])
+    started: list[object] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    assert detector.score(files(made)[0]) == wanted
+    assert detector.score(files(made)[0].read_bytes()) == wanted
+    assert started == []
+
+
+def test_threads_that_share_a_detector_get_their_own_scores(
+    made: tuple[Path, Path], detector: oodcli.Detector
+) -> None:
+    """Hooks belong to the module: without turns a thread would see the features of another."""
+    good = files(made)
+    wanted = [detector.score(path)[0] for path in good]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert [each[0] for each in pool.map(detector.score, good)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"tpr": 2.0}, "tpr must be above 0 and at most 1, not 2"),
+        ({"threshold": float("nan")}, "threshold must be a finite number, not nan"),
+        ({"tpr": 0.9, "threshold": 1.0}, "tpr and threshold both set the threshold; give one"),
+        ({"device": "cuda"}, 'use device="cpu"'),
+    ],
+)
+def test_errors_speak_of_arguments(
+    made: tuple[Path, Path], wrong: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And come before anything is fitted."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("oodcli.workflows.detectors.RunData.of", None)
+    with pytest.raises(InvalidInputError) as caught:
+        oodcli.load_run("tiny", store=made[0]).detector("nci", **wrong)  # type: ignore[arg-type]
+    assert told in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+def test_options_become_arguments_and_commands_stay() -> None:
+    from oodcli.api import speaking_of_arguments
+
+    for text, told in (
+        ("cpu has too little memory; take fewer images at a time: --score-batch-size N",
+         "cpu has too little memory; take fewer images at a time: batch_size=N"),
+        ("cannot read image a.png: gone; replace it, or go on without it: --skip-unreadable",
+         "cannot read image a.png: gone; replace it, or go on without it: skip_unreadable=True"),
+        ("hold some out: ood train --val-fraction 0.1; or name another: --store DIR",
+         "hold some out: ood train --val-fraction 0.1; or name another: store=DIR"),
+        ("train one: ood train --data digits --device cpu", None),
+    ):  # fmt: skip
+        with pytest.raises(UnknownNameError) as caught, speaking_of_arguments():
+            raise UnknownNameError(text)
+        assert str(caught.value) == (told or text)
 
 
 def test_runs_and_methods_that_are_not_there_are_refused(made: tuple[Path, Path]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from oodcli.activations import Activations, ActivationSet, Part, Reference
 from oodcli.methods import METHODS, Fitted, parse_method
 from oodcli.models import Network, network_of, parse_architecture
-from oodcli.models.extraction import extract, learn
+from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.probes import Learner, Probe
 
 NAMES = [name for name, method in METHODS.items() if {"network", "regions"} & set(method.inputs)]
@@ -62,7 +62,7 @@ def reference(network: Network) -> Reference:
         return ActivationSet.of(activations(network, chosen(rows), probe))
 
     def learned(learner: Learner, rows: Tensor | None) -> Mapping[str, Tensor]:
-        return learn(network, [chosen(rows)], learner, **NORMALISED, batch_size=20)  # type: ignore[arg-type]
+        return ReadyNetwork(network).learn([chosen(rows)], learner, **NORMALISED, batch_size=20)  # type: ignore[arg-type]
 
     def plain() -> ActivationSet:
         return ActivationSet.of(activations(network, train))

@@ -11,7 +11,7 @@ from torch import Tensor
 from oodcli.activations import Activations, ActivationSet, Part, Reference
 from oodcli.methods import parse_method
 from oodcli.models import Network, network_of, parse_architecture
-from oodcli.models.extraction import extract, learn
+from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.probes import Learner, Probe
 
 NAMES = ("odin", "gram:powers=2", "rankfeat", "nac:layers=2,least=5", "adascale")
@@ -42,7 +42,8 @@ def reference_of(network: Network, **how: object) -> Reference:
         return ActivationSet.of(activations(network, chosen(rows), probe, **how))
 
     def learned(learner: Learner, rows: Tensor | None) -> Mapping[str, Tensor]:
-        return learn(network, [chosen(rows)], learner, **NORMALISED, **how)  # type: ignore[arg-type]
+        ready = ReadyNetwork(network, device=str(how.get("device", "cpu")))
+        return ready.learn([chosen(rows)], learner, **NORMALISED)  # type: ignore[arg-type]
 
     return Reference(
         head=network.head(),

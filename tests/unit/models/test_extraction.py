@@ -1,5 +1,7 @@
 """The one forward pass."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError
 from oodcli.models import Network, load_into, parse_architecture, read_state
-from oodcli.models.extraction import extract, feature_norm, read_ahead
+from oodcli.models.extraction import ReadyNetwork, extract, feature_norm, read_ahead
 
 MakeNetwork = Callable[..., Network]
 Pixels = NDArray[np.uint8]
@@ -393,3 +395,55 @@ def test_a_published_resnet20_classifies_cifar10(
     constants = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     found = run(network, images[::10], **constants)
     assert (found.predictions.numpy() == labels[::10]).mean() > 0.89
+
+
+# Threads
+
+
+def test_small_batches_are_computed_by_one_thread_and_others_are_left_alone() -> None:
+    """In a process of its own, for tests run torch on one thread."""
+    code = """
+import numpy as np, threading, torch
+from oodcli.models import network_of, parse_architecture
+from oodcli.models.extraction import ReadyNetwork, one_thread
+
+torch.set_num_threads(3)
+spec = parse_architecture("resnet20")
+ready = ReadyNetwork(network_of(spec, spec.build(10)))
+seen = []
+def note(_module, _inputs):
+    seen.append(torch.get_num_threads())
+ready.module.conv1.register_forward_pre_hook(note)
+how = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+pixels = np.zeros((40, 3, 32, 32), np.uint8)
+for n in (1, 3, 4, 40):
+    seen.clear()
+    list(ready.extract([pixels[:n]], **how))
+    print(n, seen, torch.get_num_threads())
+# 40.55 million multiplications an image, by hand: the limit lies between three and four.
+assert ready._work == {(32, 32): 40_551_040}, ready._work
+others = []
+with one_thread():
+    inner = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
+    inner.start()
+    inner.join()
+    print(torch.get_num_threads(), others, torch.get_num_threads())
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "1 [1, 1] 3", "3 [1] 3", "4 [3] 3", "40 [3] 3", "1 [3] 1", "3",
+    ]  # fmt: skip
+
+
+def test_a_ready_network_gives_what_a_pass_of_its_own_gives(
+    network: Network, pixels: Pixels
+) -> None:
+    ready = ReadyNetwork(network)
+    for shards in ([pixels[:5]], [pixels[5:9], pixels[9:]], [pixels[:5]]):
+        found = [each.logits for each in ready.extract(shards, **HALF)]  # type: ignore[arg-type]
+        wanted = [each.logits for each in extract(network, shards, **HALF)]  # type: ignore[arg-type]
+        for one, other in zip(found, wanted, strict=True):
+            assert torch.equal(one, other)
+    assert not any(m._forward_hooks for m in ready.module.modules())
+    assert list(ready.extract([], **HALF)) == []  # type: ignore[arg-type]

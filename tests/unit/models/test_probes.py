@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oodcli.activations import Activations
 from oodcli.models import Network
-from oodcli.models.extraction import extract, learn
+from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.probes import Output, Probe, ProbedNetwork
 from tests.unit.models.test_extraction import HALF, MakeNetwork, Pixels, normalised
 
@@ -157,7 +157,9 @@ def test_the_callers_network_is_left_alone(network: Network, pixels: Pixels) -> 
 def test_a_learner_takes_in_every_batch(network: Network, pixels: Pixels) -> None:
     seen = []
     shards = [pixels[:6], pixels[6:]]
-    state = learn(network, shards, Largest(), **HALF, batch_size=4, advance=seen.append)  # type: ignore[arg-type]
+    state = ReadyNetwork(network).learn(
+        shards, Largest(), **HALF, batch_size=4, advance=seen.append
+    )  # type: ignore[arg-type]
     features = next(iter(extract(network, [pixels], **HALF))).features
     torch.testing.assert_close(state["largest"], features.amax(dim=0))
     assert seen == [4, 2, 4, 1]
