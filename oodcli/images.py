@@ -7,9 +7,9 @@ computed twice.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -74,11 +74,14 @@ class ImageShard:
         Returns the pixels, uint8 ``(n, 3, h, w)``.
     known_digest
         Digest of the pixels where it is already known; computed when asked for otherwise.
+    pieces
+        Rows of other shards that these images are, in order; empty where that is not known.
     """
 
     indices: NDArray[np.int64]
     load: Callable[[], NDArray[np.uint8]]
     known_digest: str | None = None
+    pieces: "Sequence[Piece]" = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -87,6 +90,22 @@ class ImageShard:
     def digest(self) -> str:
         """Digest of the pixels."""
         return self.known_digest or digest_of(self.load())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some images of a shard.
+
+    Parameters
+    ----------
+    shard
+        The shard.
+    rows
+        Ascending places in it, ``(m,)``.
+    """
+
+    shard: ImageShard
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -124,18 +143,6 @@ class ImageSet:
         """Return all images at once, ``(n, 3, h, w)``."""
         return np.concatenate([shard.load() for shard in self.shards])
 
-    def first(self, rows: int) -> "ImageSet":
-        """Return the first ``rows`` images; whole shards keep their identity."""
-        shards: list[ImageShard] = []
-        left = rows
-        for shard in self.shards:
-            if left <= 0:
-                break
-            shards.append(shard if len(shard) <= left else _head(shard, left))
-            left -= len(shard)
-        labels = None if self.labels is None else self.labels[:rows]
-        return ImageSet(self.name, tuple(shards), labels, self.skipped)
-
     def take(self, rows: NDArray[np.int64]) -> "ImageSet":
         """Return chosen images, in ascending order of their row, in shards of their own.
 
@@ -148,36 +155,44 @@ class ImageSet:
         shards: list[ImageShard] = []
         for at in range(0, len(rows), SHARD_ROWS):
             chosen = rows[at : at + SHARD_ROWS]
-            indices = np.concatenate(
-                [
-                    shard.indices[chosen[(chosen >= start) & (chosen < start + len(shard))] - start]
-                    for shard, start in zip(self.shards, starts, strict=False)
-                ]
+            pieces = _pieces(
+                (shard, chosen[(chosen >= start) & (chosen < start + len(shard))] - start)
+                for shard, start in zip(self.shards, starts, strict=False)
             )
-            shards.append(ImageShard(indices, _Gather(self.shards, starts, chosen)))
+            indices = np.concatenate([piece.shard.indices[piece.rows] for piece in pieces])
+            shards.append(ImageShard(indices, partial(_gathered, pieces), pieces=pieces))
         labels = None if self.labels is None else self.labels[rows]
         return ImageSet(self.name, tuple(shards), labels, self.skipped)
 
+    def chosen_from(self, rows: NDArray[np.int64], whole: "ImageSet | None") -> "ImageSet":
+        """Return the same images, told where they stand in the part that they were chosen from.
 
-def _head(shard: ImageShard, rows: int) -> ImageShard:
-    return ImageShard(shard.indices[:rows], lambda: shard.load()[:rows])
+        Parameters
+        ----------
+        rows
+            Row in the part of every row that these images were made of, ``(m,)``, ascending.
+        whole
+            All images of the part, if they are prepared: what is stored of them serves these too.
+        """
+        shards = []
+        for shard in self.shards:
+            indices = rows[shard.indices]
+            pieces = _pieces(
+                (other, np.flatnonzero(np.isin(other.indices, indices)))
+                for other in (() if whole is None else whole.shards)
+            )
+            known = sum(len(piece.rows) for piece in pieces) == len(shard)
+            shards.append(replace(shard, indices=indices, pieces=pieces if known else ()))
+        return replace(self, shards=tuple(shards))
 
 
-@dataclass(frozen=True)
-class _Gather:
-    """Load chosen rows from the shards that hold them."""
+def _pieces(found: Iterable[tuple[ImageShard, NDArray[np.int64]]]) -> tuple[Piece, ...]:
+    """Return the pieces that hold images."""
+    return tuple(Piece(shard, rows) for shard, rows in found if len(rows))
 
-    shards: Sequence[ImageShard]
-    starts: NDArray[np.int64]
-    rows: NDArray[np.int64]
 
-    def __call__(self) -> NDArray[np.uint8]:
-        parts = []
-        for shard, start in zip(self.shards, self.starts, strict=False):
-            chosen = self.rows[(self.rows >= start) & (self.rows < start + len(shard))]
-            if len(chosen):
-                parts.append(shard.load()[chosen - start])
-        return np.concatenate(parts)
+def _gathered(pieces: Sequence[Piece]) -> NDArray[np.uint8]:
+    return np.concatenate([piece.shard.load()[piece.rows] for piece in pieces])
 
 
 def evenly_spaced(total: int, wanted: int) -> NDArray[np.int64]:

@@ -86,7 +86,7 @@ def report(
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", help="Scores of the first N images of each set."),
+        typer.Option("--limit", metavar="N", help="Scores of N images of each set."),
     ] = None,
     layout: Annotated[
         Layout | None,

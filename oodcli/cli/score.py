@@ -75,7 +75,7 @@ def score(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", help="Only the first N images of each set."),
+        typer.Option("--limit", metavar="N", help="N images of each set, spread evenly."),
     ] = None,
     export: Annotated[
         Path | None,

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from oodcli.data.dataset import take
 from oodcli.data.workers import resized
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, ImageSource, Part, digest_of
@@ -112,17 +113,54 @@ def prepare(
             f"none of the {len(part)} images of {name} can be read; the first is "
             f"{skipped[0].where}: {skipped[0].reason}"
         )
-    kept = [shards.kept_rows(at, record) for at, record in enumerate(manifest.records)]
-    return ImageSet(
-        name,
-        tuple(
-            ImageShard(rows, partial(shards.load, at, manifest), manifest.records[at].digest)
-            for at, rows in enumerate(kept)
-            if len(rows)
-        ),
-        None if part.labels is None else part.labels[np.concatenate(kept)],
-        tuple(left_out.where for left_out in skipped),
+    return shards.images(part, manifest)
+
+
+def prepare_some(
+    part: Part,
+    rows: NDArray[np.int64],
+    store: Store,
+    *,
+    name: str,
+    size: tuple[int, int] = (32, 32),
+    resize: str = "exact",
+    progress: Progress | None = None,
+    skip_unreadable: bool = False,
+) -> ImageSet:
+    """Return chosen images of a part at one size; the others are not decoded.
+
+    Parameters
+    ----------
+    part
+        Images of any size.
+    rows
+        Ascending row numbers of the part, ``(m,)``.
+    store, name, size, resize, progress, skip_unreadable
+        As for `prepare`.
+
+    Returns
+    -------
+    images
+        With their row numbers in the part; if all of the part was prepared before, what is stored
+        of its images serves these too.
+
+    Raises
+    ------
+    OodError
+        As `prepare`.
+    """
+    some = prepare(
+        take(part, rows),
+        store,
+        name=name,
+        size=size,
+        resize=resize,
+        progress=progress,
+        skip_unreadable=skip_unreadable,
     )
+    shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
+    manifest = shards.manifest()
+    return some.chosen_from(rows, None if manifest is None else shards.images(part, manifest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +327,20 @@ class _Shards:
         except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
             pass
         return None
+
+    def images(self, part: Part, manifest: _Manifest) -> ImageSet:
+        """Return the images of a part that could be read."""
+        kept = [self.kept_rows(at, record) for at, record in enumerate(manifest.records)]
+        return ImageSet(
+            self.name,
+            tuple(
+                ImageShard(rows, partial(self.load, at, manifest), manifest.records[at].digest)
+                for at, rows in enumerate(kept)
+                if len(rows)
+            ),
+            None if part.labels is None else part.labels[np.concatenate(kept)],
+            tuple(one.where for record in manifest.records for one in record.skipped),
+        )
 
     def make(self, *, skip_unreadable: bool, stored: bool) -> _Manifest:
         """Decode all images that are not yet decoded."""

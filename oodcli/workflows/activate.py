@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -386,17 +386,17 @@ class Activator:
         def loader(key: str, shard: ImageShard) -> ActivationShard:
             def load() -> Activations:
                 with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
-                    return variant.read(key, len(shard), probes)
+                    return variant.read(shard, probes)
                 with self._writing(images, variant):
                     # Another process may have made it again while this one waited.
                     with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
-                        return variant.read(key, len(shard), probes)
+                        return variant.read(shard, probes)
                     self._progress.note(
                         f"a stored shard of activations of {images.name} is damaged: made again"
                     )
-                    variant.forget(key, probes)
+                    variant.forget(shard, probes)
                     self._compute(images, variant, [(key, shard)], probes)
-                    return variant.read(key, len(shard), probes)
+                    return variant.read(shard, probes)
 
             return ActivationShard(len(shard), load)
 
@@ -511,12 +511,12 @@ class _Variant:
 
     def wanted(self, images: ImageSet) -> list[tuple[str, ImageShard]]:
         """Return every shard of images with its key."""
+        return [(self._key_of(shard), shard) for shard in images.shards]
+
+    def _key_of(self, shard: ImageShard) -> str:
         if self.view.kind != "plain":
-            return [
-                (digest_of_json([shard.digest, digest_of(shard.indices)]), shard)
-                for shard in images.shards
-            ]
-        return [(shard.digest, shard) for shard in images.shards]
+            return digest_of_json([shard.digest, digest_of(shard.indices)])
+        return shard.digest
 
     def missing(
         self, wanted: Sequence[tuple[str, ImageShard]], probes: Sequence[Probe]
@@ -528,12 +528,18 @@ class _Variant:
             _Missing(
                 key,
                 shard,
-                core=key not in core,
-                probes=tuple(probe for probe in probes if key not in observed[probe]),
+                core=not self._has(core, shard),
+                probes=tuple(probe for probe in probes if not self._has(observed[probe], shard)),
             )
             for key, shard in wanted
         ]
         return [one for one in each if one.core or one.probes]
+
+    def _has(self, stored: Collection[str], shard: ImageShard) -> bool:
+        """Return whether a shard, or else every shard that its images come from, is stored."""
+        return self._key_of(shard) in stored or (
+            bool(shard.pieces) and all(self._has(stored, piece.shard) for piece in shard.pieces)
+        )
 
     def write(self, missing: _Missing, activations: Activations) -> None:
         """Store what was missing of one shard."""
@@ -543,8 +549,8 @@ class _Variant:
         for probe in missing.probes:
             self._observed(probe).write(missing.key, {probe.key: arrays[probe.key]})
 
-    def read(self, key: str, rows: int, probes: Sequence[Probe]) -> Activations:
-        """Read one shard.
+    def read(self, shard: ImageShard, probes: Sequence[Probe]) -> Activations:
+        """Read one shard, from the shards that its images come from where it is not stored itself.
 
         Raises
         ------
@@ -553,26 +559,44 @@ class _Variant:
         CorruptArtifactError
             If it is not what was written.
         """
-        arrays = self._core.read(key)
+        arrays = self._arrays(self._core, shard)
+        key = self._key_of(shard)
         try:
             for probe in probes:
-                arrays[probe.key] = self._observed(probe).read(key)[probe.key]
+                arrays[probe.key] = self._arrays(self._observed(probe), shard)[probe.key]
             activations = Activations.of(arrays)
         except (KeyError, ValueError) as error:
             raise CorruptArtifactError(
                 f"shard {key} in {self.folder.path} is not whole: {error}; remove it"
             ) from None
-        if len(activations) != rows:
+        if len(activations) != len(shard):
             raise CorruptArtifactError(
-                f"shard {key} in {self.folder.path} has {len(activations)} rows, not {rows}; "
+                f"shard {key} in {self.folder.path} has {len(activations)} rows, not {len(shard)}; "
                 "remove it"
             )
         return activations
 
-    def forget(self, key: str, probes: Sequence[Probe]) -> None:
-        """Remove one shard, and what probes left of it."""
+    def _arrays(self, kept: _Kept, shard: ImageShard) -> dict[str, Tensor]:
+        try:
+            return kept.read(self._key_of(shard))
+        except FileNotFoundError:
+            if not shard.pieces:
+                raise
+        parts = [
+            {name: values[piece.rows] for name, values in self._arrays(kept, piece.shard).items()}
+            for piece in shard.pieces
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def forget(self, shard: ImageShard, probes: Sequence[Probe]) -> None:
+        """Remove one shard, what probes left of it, and what is damaged of where it comes from."""
         for kept in (self._core, *(self._observed(probe) for probe in probes)):
-            kept.forget(key)
+            kept.forget(self._key_of(shard))
+            for piece in shard.pieces:
+                try:
+                    self._arrays(kept, piece.shard)
+                except (CorruptArtifactError, FileNotFoundError):
+                    kept.forget(self._key_of(piece.shard))
 
     def _observed(self, probe: Probe) -> _Kept:
         return _Kept(self.folder.path / f"probe-{digest_of_json(probe.key)[:16]}", self._whole)

@@ -143,8 +143,7 @@ def normratio(
         batch_size=batch_size,
         progress=watch,
     )
-    images = data.train()
-    chosen = few(images, max_images)
+    chosen = data.train(limit=max_images)
     plain = activator.activations(chosen, normalise=normalise)
     puzzles = activator.activations(chosen, view=View("jigsaw"), normalise=normalise)
     ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
@@ -154,7 +153,7 @@ def normratio(
         arch=record.arch,
         data=record.data_name,
         shapes=activator.block_shapes(),
-        of_images=len(images),
+        of_images=data.n_train(chosen),
         normalised=normalise,
     )
     keep(folder, result, precision=activator.precision)

@@ -9,11 +9,11 @@ from oodcli.activations import ActivationSet, Part, Reference
 from oodcli.data import places_of
 from oodcli.data.views import View
 from oodcli.images import ImageSet
+from oodcli.images import Part as ImagePart
 from oodcli.models import load_head
 from oodcli.probes import Learner, Probe
 from oodcli.runs import RunFolder
 from oodcli.workflows.activate import Activator
-from oodcli.workflows.normratio import few
 from oodcli.workflows.run_data import RunData
 
 
@@ -30,7 +30,7 @@ class OwnImages:
     activator
         Computes and keeps the activations.
     limit
-        Take that many images only, those of training spread over all classes.
+        Take that many images of each set only, spread evenly over it.
 
     Attributes
     ----------
@@ -45,10 +45,10 @@ class OwnImages:
     was_limited: bool = field(init=False, default=False)
 
     def train(self) -> ImageSet:
-        """Return the training images; with a limit, that many spread over all classes."""
-        images = self.data.train()
-        self.limits(images)
-        return few(images, self.limit)
+        """Return the training images."""
+        images = self.data.train(limit=self.limit)
+        self._remember(self.data.dataset.parts["train"])
+        return images
 
     def calibration(self) -> ImageSet:
         """Return the images that thresholds are set on; no limit applies to them."""
@@ -58,7 +58,7 @@ class OwnImages:
 
     def test(self) -> ImageSet:
         """Return the test images."""
-        return self.first(self.data.prepared(self.data.dataset.id_test, name=self.name))
+        return self.limited(self.data.dataset.id_test, name=self.name)
 
     @property
     def name(self) -> str:
@@ -70,17 +70,14 @@ class OwnImages:
         """``val``, or ``train`` where there are no validation images."""
         return self.data.dataset.calibration()[0]
 
-    def first(self, images: ImageSet) -> ImageSet:
-        """Return the first images, as many as the limit allows."""
-        limit = self.limit
-        return images if limit is None or not self.limits(images) else images.first(limit)
+    def limited(self, part: ImagePart, *, name: str) -> ImageSet:
+        """Return the images of one part of any data set, as many as the limit allows."""
+        self._remember(part)
+        return self.data.prepared(part, name=name, limit=self.limit)
 
-    def limits(self, images: ImageSet) -> bool:
-        """Return, and remember, whether the limit leaves images out."""
-        if self.limit is not None and len(images) > self.limit:
-            self.was_limited = True
-            return True
-        return False
+    def _remember(self, part: ImagePart) -> None:
+        """Remember whether the limit has left images out."""
+        self.was_limited |= self.limit is not None and len(part) > self.limit
 
     def reference(self) -> Reference:
         """Return what methods may learn from; each part is made when it is touched."""

@@ -19,7 +19,7 @@ from oodcli.data.dataset import Dataset
 from oodcli.data.splits import split
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnknownNameError
-from oodcli.images import ImageSet
+from oodcli.images import ImageSet, ImageShard
 from oodcli.metrics import Curve
 from oodcli.plots import (
     FORMATS,
@@ -289,11 +289,10 @@ class _Images:
             return {}
         norms: dict[str, list[Scores | None]] = {}
         for entry, images in self._sets:
-            paths = [shards.get(shard.digest) for shard in images.shards]
-            found = [path for path in paths if path is not None]
-            if len(found) == len(paths):
-                rows = np.concatenate([_block_norms_in(path) for path in found])
-                norms[entry.name] = list(rows.T)
+            found = [_block_norms_of(shard, shards) for shard in images.shards]
+            rows = [each for each in found if each is not None]
+            if len(rows) == len(found):
+                norms[entry.name] = list(np.concatenate(rows).T)
         return norms
 
     def _stored_shards(self) -> dict[str, Path]:
@@ -345,7 +344,9 @@ class _Images:
         try:
             if benchmark is not None:
                 data, _ = data.on(benchmark)
-            images = data.prepared(data.dataset.id_test, name=scoring.id_set.name)
+            images = data.prepared(
+                data.dataset.id_test, name=scoring.id_set.name, limit=scoring.limit
+            )
         except OodError as error:
             self.progress.note(f"no pictures of images: {error}")
             return
@@ -353,12 +354,10 @@ class _Images:
             try:
                 if entry.group != "id":
                     dataset = self._opened(entry, benchmark)
-                    images = data.prepared(dataset.ood_part, name=entry.name)
+                    images = data.prepared(dataset.ood_part, name=entry.name, limit=scoring.limit)
             except OodError as error:
                 self.progress.note(f"no pictures of {entry.name}: {error}")
                 continue
-            if len(images) > entry.n:
-                images = images.first(entry.n)
             if images.digest == entry.digest:
                 yield entry, images
             else:
@@ -377,6 +376,22 @@ class _Images:
             part = split(dataset, benchmark.lists[entry.name], self.store).part
             return replace(dataset, parts={"test": part})
         return dataset
+
+
+def _block_norms_of(shard: ImageShard, files: Mapping[str, Path]) -> NDArray[np.float32] | None:
+    """Return the stored norms of a shard, or of where its images come from; None if there are none.
+
+    Their shape is ``(n, blocks)``.
+    """
+    if shard.digest in files:
+        return _block_norms_in(files[shard.digest])
+    parts = []
+    for piece in shard.pieces:
+        norms = _block_norms_of(piece.shard, files)
+        if norms is None:
+            return None
+        parts.append(norms[piece.rows])
+    return np.concatenate(parts) if parts else None
 
 
 def _block_norms_in(path: Path) -> NDArray[np.float32]:

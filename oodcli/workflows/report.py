@@ -110,8 +110,8 @@ def report(
     average
         Whether to average runs that are not known to differ by their seed alone.
     limit
-        Show the scores of the first ``limit`` images of each set; by default what was scored last
-        in full, or if nothing was, what was scored last.
+        Show the scores of ``limit`` images of each set; by default what was scored last in full, or
+        if nothing was, what was scored last.
     methods, datasets
         Show only these, in this order; by default all.
     benchmark
@@ -472,7 +472,7 @@ def _choose(folder: RunFolder, limit: int | None, benchmark: Benchmark | None) -
     if limit is not None:
         scorings = [scoring for scoring in scorings if scoring.limit == limit]
     if not scorings:
-        what = "no scores" if limit is None else f"no scores of the first {limit} images"
+        what = "no scores" if limit is None else f"no scores of {limit} images of each set"
         on = "" if benchmark is None else f" on {benchmark.name}"
         raise MissingArtifactError(
             f"run {folder.name} has {what}{on}; make them: ood score --run {folder.name}"
@@ -511,7 +511,7 @@ def _check_known(
 ) -> None:
     """Refuse a name that no run has scores of, which would be missing from the table unnoticed."""
     limit = scorings[0].limit
-    of = "with scores" if limit is None else f"with scores of the first {limit:,} images"
+    of = "with scores" if limit is None else f"with scores of {limit:,} images of each set"
     known = {
         "method": (methods, {name for scoring in scorings for name in scoring.methods or {}}),
         "OOD set": (datasets, {entry.name for scoring in scorings for entry in scoring.sets}),
@@ -565,7 +565,7 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
     notes = []
     scorings = [one.scoring for one in each]
     if scorings[0].limit is not None:
-        notes.append(f"a quick look: only the first {scorings[0].limit:,} images of each set")
+        notes.append(f"a quick look: {scorings[0].limit:,} images of each set, spread evenly")
     if scorings[0].precision != "float32":
         notes.append(f"activations were computed in {scorings[0].precision}")
     shown = {row.dataset for one in each for row in one.rows}

@@ -1,15 +1,15 @@
 """The data of a run: opened again as they were when it was made, decoded at its size."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.dataset import Dataset
-from oodcli.data.prepare import prepare
+from oodcli.data.prepare import prepare, prepare_some
 from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
-from oodcli.images import ImageSet, Part
+from oodcli.images import ImageSet, Part, evenly_spaced
 from oodcli.progress import Progress
 from oodcli.runs import Preprocess, Run, RunFolder
 from oodcli.store import Store
@@ -173,24 +173,37 @@ class RunData:
         parts = {**self.dataset.parts, "val": val.part, "test": test.part}
         return replace(data, dataset=replace(self.dataset, parts=parts)), test
 
-    def images(self, part: str) -> ImageSet:
-        """Return the images of one part: train, val or test."""
-        return self.prepared(self.dataset.parts[part], name=f"{self.dataset.name} {part}")
+    def images(self, part: str, *, limit: int | None = None) -> ImageSet:
+        """Return the images of one part: train, val or test; see :meth:`prepared`."""
+        name = f"{self.dataset.name} {part}"
+        return self.prepared(self.dataset.parts[part], name=name, limit=limit)
 
-    def prepared(self, part: Part, *, name: str) -> ImageSet:
-        """Return the images of one part of any data set at the size of the run."""
-        return prepare(
-            part,
-            self.store,
-            name=name,
-            size=self.run.preprocess.size,
-            resize=self.run.preprocess.resize,
-            progress=self.progress,
-            skip_unreadable=self.skip_unreadable,
-        )
+    def prepared(self, part: Part, *, name: str, limit: int | None = None) -> ImageSet:
+        """Return the images of one part of any data set at the size of the run.
 
-    def train(self) -> ImageSet:
-        """Return the training images.
+        Parameters
+        ----------
+        part
+            The part.
+        name
+            How to call its images.
+        limit
+            Take that many images, spread evenly over the part, and decode no others; all if None,
+            or if there are no more.
+        """
+        how: dict[str, Any] = {
+            "name": name,
+            "size": self.run.preprocess.size,
+            "resize": self.run.preprocess.resize,
+            "progress": self.progress,
+            "skip_unreadable": self.skip_unreadable,
+        }
+        if limit is None or limit >= len(part):
+            return prepare(part, self.store, **how)
+        return prepare_some(part, evenly_spaced(len(part), limit), self.store, **how)
+
+    def train(self, *, limit: int | None = None) -> ImageSet:
+        """Return the training images; see :meth:`prepared`.
 
         Raises
         ------
@@ -202,4 +215,8 @@ class RunData:
                 f"{self.dataset.name} has no training images, which NormRatio and methods that "
                 "learn need; name a data set with a train part, or a block: featurenorm:block=N"
             )
-        return self.images("train")
+        return self.images("train", limit=limit)
+
+    def n_train(self, images: ImageSet) -> int:
+        """Return how many training images there are of which ``images`` were taken."""
+        return max(len(self.dataset.parts["train"]) - len(images.skipped), len(images))

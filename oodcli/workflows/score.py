@@ -209,7 +209,7 @@ class ScoreRequest:
     tune_ood
         OOD validation images for ``openood`` in place of the benchmark's.
     limit
-        Take the first images of each set only.
+        Take that many images of each set only, spread evenly over it.
     device, amp, batch_size
         Where and how to compute.
     skip_unreadable
@@ -414,7 +414,7 @@ class _Session:
     def ood_images(self, entry: _Entry) -> ImageSet:
         """Return the images of a set that was asked for."""
         dataset = entry.dataset
-        return self.own.first(self.data.prepared(dataset.ood_part, name=dataset.name))
+        return self.own.limited(dataset.ood_part, name=dataset.name)
 
     def needs_block(self) -> bool:
         """Return whether a method leaves the choice of the block to NormRatio."""
@@ -807,7 +807,7 @@ def _selection(session: _Session, reference: Reference) -> NormRatioResult:
         arch=session.record.arch,
         data=session.record.data_name,
         shapes=session.activator.block_shapes(),
-        of_images=len(session.data.train()),
+        of_images=session.data.n_train(session.own.train()),
         normalised=True,
     )
     keep(session.folder, result, precision=session.activator.precision)

@@ -134,3 +134,34 @@ def test_normalisation_of_an_import_changes_its_scores(
     assert {row["run"] for row in rows(out)} == {"a", "b"}
     merged = rows(ood("report", "--run", "a", "--run", "b", "--average", "--format", "json")[1])
     assert merged[0]["n_runs"] == 2
+
+
+def test_a_limit_takes_images_of_every_class_and_what_is_stored_of_all(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    odd = flat(tmp_path / "odd", n=20)
+    command = ("score", "--method", "msp", "--method", "featurenorm", "--ood", odd)
+    few = (*command, "--limit", 4, "--export", tmp_path / "few.npz", "--format", "json")
+    code, out, err = ood(*few)
+    assert code == 0, err
+    scores = np.load(tmp_path / "few.npz")
+    assert scores["@labels/colours"].tolist() == [0, 0, 1, 1]  # 12 images of each class, in order
+    computed = {each["dataset"]: each["computed"] for each in json.loads(out)["passes"]}
+    # Jigsaws of 4 training images go through the network too.
+    assert computed == {"colours": 4, "odd": 4, "colours train": 8}
+    # Nothing but what is taken was decoded.
+    images = (json.loads(path.read_text()) for path in tmp_path.rglob("images/*/manifest.json"))
+    assert {(each["name"], each["rows"]) for each in images} >= {("colours", 4), ("odd", 4)}
+
+    ood(*command, "--export", tmp_path / "all.npz")
+    for folder in (tmp_path / "store" / "activations").iterdir():
+        for path in folder.rglob("*.safetensors"):
+            path.unlink()
+    _, _, err = ood(*command, "--export", tmp_path / "all.npz")
+    assert "forward pass: " in err
+    # From here on the network is not needed for a part of what it has seen.
+    _, out, err = ood(*few)
+    assert "no forward pass: all " in err
+    every, scores = np.load(tmp_path / "all.npz"), np.load(tmp_path / "few.npz")
+    np.testing.assert_array_equal(scores["msp/odd"], every["msp/odd"][[0, 5, 10, 15]])
+    np.testing.assert_array_equal(scores["msp/colours"], every["msp/colours"][[0, 6, 12, 18]])

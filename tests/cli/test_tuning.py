@@ -137,7 +137,7 @@ def test_a_quick_look_does_not_hide_what_was_scored_in_full(
     folder = flat(tmp_path / "odd", n=9)
     assert ood("score", "--method", "scale", "--ood", folder)[0] == 0
     code, out, _ = ood("score", "--method", "msp", "--ood", folder, "--limit", 3)
-    assert "a quick look: only the first 3 images" in out
+    assert "a quick look: 3 images of each set, spread evenly" in out
     code, out, _ = ood("report", "--method", "scale")
     assert code == 0
     assert "quick look" not in out

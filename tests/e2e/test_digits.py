@@ -144,12 +144,12 @@ def test_conventions_move_fpr_and_leave_auroc(trained: Ood) -> None:
 def test_a_quick_look_says_that_it_is_one(trained: Ood) -> None:
     code, out, _ = trained("score", "--limit", 50)
     assert code == 0
-    assert "a quick look: only the first 50 images of each set" in out
+    assert "a quick look: 50 images of each set, spread evenly" in out
     assert "(50 test images" in out
-    assert "only the first 50" in trained("report")[1]
+    assert "50 images of each set" in trained("report")[1]
     trained("score", "--method", "msp")
-    assert "only the first" not in trained("report")[1]
-    assert "only the first 50" in trained("report", "--limit", 50)[1]
+    assert "quick look" not in trained("report")[1]
+    assert "50 images of each set" in trained("report", "--limit", 50)[1]
 
 
 def test_a_dry_run_computes_nothing(trained: Ood, tmp_path: Path) -> None:

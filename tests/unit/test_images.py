@@ -16,22 +16,6 @@ def image_set(n: int, *, rows: int = 10) -> tuple[ImageSet, np.ndarray]:
     return ImageSet("set", tuple(shards), labels=np.arange(n) % 4), pixels
 
 
-@pytest.mark.parametrize("rows", [1, 9, 10, 11, 24, 25, 99])
-def test_the_first_images_are_a_prefix_of_all(rows: int) -> None:
-    images, pixels = image_set(25)
-    head = images.first(rows)
-    np.testing.assert_array_equal(head.pixels(), pixels[:rows])
-    assert head.labels is not None
-    assert len(head.labels) == len(head) == min(rows, 25)
-
-
-def test_whole_shards_of_a_prefix_keep_their_digest() -> None:
-    images, _ = image_set(25)
-    head = images.first(15)
-    assert head.shards[0].digest == images.shards[0].digest
-    assert head.shards[1].digest != images.shards[1].digest
-
-
 def test_chosen_rows_come_from_wherever_they_are() -> None:
     images, pixels = image_set(3000, rows=700)
     rows = np.sort(np.random.default_rng(1).permutation(3000)[:2000])
@@ -49,6 +33,30 @@ def test_rows_of_chosen_rows_keep_their_first_number() -> None:
     assert twice.shards[0].indices.tolist() == [50, 99]
 
 
+def test_chosen_rows_name_the_shards_that_they_come_from() -> None:
+    images, pixels = image_set(30)
+    (shard,) = images.take(np.array([3, 8, 25])).shards
+    assert [piece.shard.digest for piece in shard.pieces] == [
+        images.shards[0].digest, images.shards[2].digest,
+    ]  # fmt: skip
+    assert [piece.rows.tolist() for piece in shard.pieces] == [[3, 8], [5]]
+    np.testing.assert_array_equal(shard.load(), pixels[[3, 8, 25]])
+
+
+def test_images_prepared_by_themselves_know_their_place_in_the_whole() -> None:
+    images, pixels = image_set(30)
+    rows = np.array([3, 8, 25])
+    # The image in row 8 could not be read.
+    alone = ImageSet("set", (ImageShard(np.array([0, 2]), lambda: pixels[[3, 25]]),))
+    (shard,) = alone.chosen_from(rows, images).shards
+    assert shard.indices.tolist() == [3, 25]
+    assert [piece.rows.tolist() for piece in shard.pieces] == [[3], [5]]
+    (shard,) = alone.chosen_from(rows, None).shards
+    assert (shard.indices.tolist(), shard.pieces) == ([3, 25], ())
+    without = ImageSet("set", images.shards[:2])
+    assert alone.chosen_from(rows, without).shards[0].pieces == ()
+
+
 def test_equal_pixels_have_equal_digests_and_other_shapes_have_not() -> None:
     zeros = np.zeros((2, 3), np.uint8)
     assert digest_of(zeros) == digest_of(zeros.copy())
@@ -56,7 +64,7 @@ def test_equal_pixels_have_equal_digests_and_other_shapes_have_not() -> None:
     assert digest_of(zeros) != digest_of(zeros.astype(np.int8))
     images, _ = image_set(25)
     assert images.digest == image_set(25)[0].digest
-    assert images.digest != images.first(24).digest
+    assert images.digest != images.take(np.arange(24)).digest
 
 
 @pytest.mark.parametrize(("total", "wanted"), [(10, 3), (10, 10), (10, 99), (50_000, 7), (1, 1)])

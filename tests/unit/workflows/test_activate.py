@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from oodcli.data.views import View
+from oodcli.data.views import Kind, View
 from oodcli.images import ImageSet, ImageShard
 from oodcli.models import network_of, parse_architecture, save_weights
 from oodcli.progress import Progress, Silent
@@ -106,6 +106,59 @@ def test_a_damaged_array_of_a_probe_is_made_again(
     again = activator(folder)
     assert torch.equal(again.activations(images, probes=[Slope()]).column("slope"), made)
     assert 0 < again.passes.computed["noise"] < 9
+
+
+CHOSEN = np.array([1, 4, 7])
+
+
+@pytest.mark.parametrize("view", ["plain", "jigsaw"])
+def test_chosen_images_take_what_is_stored_of_all(
+    folder: RunFolder, images: ImageSet, view: Kind
+) -> None:
+    whole = activator(folder).activations(images, view=View(view))
+    few = activator(folder)
+    found = few.activations(images.take(CHOSEN), view=View(view))
+    assert (few.passes.computed, few.passes.cached) == ({"noise": 0}, {"noise": 3})
+    for name in ("features", "logits", "block_norms"):
+        assert torch.equal(found.column(name), whole.column(name)[CHOSEN])
+
+
+def test_chosen_images_take_what_probes_left_and_compute_what_none_did(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    slopes = activator(folder).activations(images, probes=[Slope()]).column("slope")
+    few = activator(folder)
+    found = few.activations(images.take(CHOSEN), probes=[Slope()])
+    assert few.passes.computed == {"noise": 0}
+    assert torch.equal(found.column("slope"), slopes[CHOSEN])
+    few.activations(images.take(CHOSEN), probes=[Slope(), LastMap()])
+    assert few.passes.computed == {"noise": 3}
+
+
+def test_chosen_images_of_which_a_part_is_stored_are_computed(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    activator(folder).activations(ImageSet("part", images.shards[:1]))
+    few = activator(folder)
+    few.activations(images.take(CHOSEN))
+    assert few.passes.computed == {"noise": 3}
+
+
+@pytest.mark.parametrize("harm", ["flipped", "removed"])
+def test_chosen_images_are_computed_where_what_they_come_from_is_damaged(
+    folder: RunFolder, images: ImageSet, harm: str
+) -> None:
+    whole = activator(folder).activations(images).column("logits")
+    opened = activator(folder).activations(images.take(CHOSEN))
+    for victim in folder.path.parents[1].rglob("activations/**/*.safetensors"):
+        content = victim.read_bytes()
+        victim.unlink()
+        if harm == "flipped":
+            victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    torch.testing.assert_close(opened.column("logits"), whole[CHOSEN])
+    again = activator(folder)
+    torch.testing.assert_close(again.activations(images).column("logits"), whole)
+    assert again.passes.computed == {"noise": 9}
 
 
 def test_a_state_is_learned_once_for_the_same_images(folder: RunFolder, images: ImageSet) -> None:

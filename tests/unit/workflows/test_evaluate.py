@@ -354,7 +354,7 @@ def test_a_name_without_scores_is_refused_beside_names_that_have_them(store):
 
 def test_a_missing_method_says_that_the_scores_are_a_quick_look(store):
     add_run(store, "quick", 0, limit=120)
-    with pytest.raises(UnknownNameError, match="scores of the first 120 images 'knn'; there are"):
+    with pytest.raises(UnknownNameError, match="scores of 120 images of each set 'knn'; there are"):
         report(store, runs=["quick"], methods=["knn"])
 
 

@@ -221,7 +221,7 @@ def test_sets_of_a_benchmark_are_shown_as_it_has_them(store: Store) -> None:
     ]  # fmt: skip
 
 
-def test_the_first_images_alone_are_shown_where_only_they_were_scored(store: Store) -> None:
+def test_a_few_images_are_shown_where_only_they_were_scored(store: Store) -> None:
     name, alt = rescored(store, ood=SETS, limit=4)
     assert name == "images-msp"
     assert alt.startswith("4 digits (ID), least ID-like first; 4 photographs-grey")
