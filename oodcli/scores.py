@@ -85,7 +85,7 @@ class Scoring:
     updated
         When scores were added last, UTC.
     left_out
-        Why a method of a group was not scored, by its name.
+        Why a method was not scored, by its name.
     """
 
     limit: int | None
@@ -175,6 +175,8 @@ def add_scores(
     folder: Path,
     scoring: Scoring,
     scores: Mapping[tuple[str, str], Scores],
+    *,
+    withdrawn: Collection[str] = (),
 ) -> None:
     """Add scores to a scoring, in place of those of the same method and set.
 
@@ -188,6 +190,8 @@ def add_scores(
         The sets and methods at hand; those stored before are kept beside them.
     scores
         The scores by method and name of the set.
+    withdrawn
+        Methods whose earlier scores no longer count, since they are not defined for the network.
     """
     target = folder / scoring.key
     digests = {
@@ -198,7 +202,7 @@ def add_scores(
     }
     with store.lock(f"the index of scores in {target}"):
         index = target / _INDEX
-        merged = _merge(_read(index), scoring) if index.is_file() else scoring
+        merged = _merge(_read(index), scoring, withdrawn) if index.is_file() else scoring
         merged = replace(
             merged,
             files={**(merged.files or {}), **digests},
@@ -207,7 +211,7 @@ def add_scores(
         write_json(index, {"schema": SCORING_SCHEMA, **asdict(merged)})
 
 
-def _merge(old: Scoring, new: Scoring) -> Scoring:
+def _merge(old: Scoring, new: Scoring, withdrawn: Collection[str]) -> Scoring:
     fresh = {entry.name: entry for entry in new.sets}
     kept = [entry for entry in old.sets if entry.name not in fresh]
     # A set of the same name with other images makes the old scores on it worthless.
@@ -219,12 +223,13 @@ def _merge(old: Scoring, new: Scoring) -> Scoring:
     files = {
         key: digest
         for key, digest in (old.files or {}).items()
-        if key.rpartition("/")[2] not in stale
+        if key.rpartition("/")[2] not in stale and key.rpartition("/")[0] not in withdrawn
     }
+    methods = {k: params for k, params in (old.methods or {}).items() if k not in withdrawn}
     return replace(
         new,
         sets=(*kept, *new.sets),
-        methods={**(old.methods or {}), **(new.methods or {})},
+        methods={**methods, **(new.methods or {})},
         left_out={
             name: reason
             for name, reason in {**(old.left_out or {}), **(new.left_out or {})}.items()

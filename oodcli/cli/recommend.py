@@ -54,6 +54,7 @@ def recommend(
     """Choose method, parameters and block without OOD images, and say how sure that is."""
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver, render_table
+    from oodcli.cli.undefined import end_without
     from oodcli.store import Store
     from oodcli.workflows.recommend import RecommendRequest
     from oodcli.workflows.recommend import recommend as recommend_workflow
@@ -79,6 +80,7 @@ def recommend(
         to_file=output is not None,
     )
     deliver(text, output)
+    end_without(found.undefined(method) if method else {})
 
 
 def _table(found: "Recommendation", *, every: bool) -> "Table":

@@ -113,6 +113,7 @@ def score(
     """Score ID and OOD images by every method, from one forward pass."""
     from oodcli.cli.processes import job
     from oodcli.cli.render import deliver, render_plan, render_score
+    from oodcli.cli.undefined import end_without
     from oodcli.store import Store
     from oodcli.workflows.score import ScoreRequest, help_to_score, plan
     from oodcli.workflows.score import score as score_workflow
@@ -138,12 +139,14 @@ def score(
         from oodcli.workflows.score_file import FileRequest, score_file
 
         with job(device) as (processes, own_device, progress):
-            if processes.first:
-                found = score_file(
-                    FileRequest(activations, tuple(method or ()), own_device, export),
-                    progress=progress,
-                )
-                deliver(render_score(found, format_, to_file=to_file), output)
+            if not processes.first:
+                return
+            found = score_file(
+                FileRequest(activations, tuple(method or ()), own_device, export),
+                progress=progress,
+            )
+        deliver(render_score(found, format_, to_file=to_file), output)
+        end_without({name: found.left_out[name] for name in found.undefined})
         return
     request = ScoreRequest(
         run=run,
@@ -193,6 +196,7 @@ def score(
             file=sys.stderr,
         )
     deliver(render_score(result, format_, to_file=to_file), output)
+    end_without({name: result.left_out[name] for name in result.undefined})
 
 
 def _refuse_with_activations(options: Mapping[str, object]) -> None:

@@ -271,7 +271,7 @@ class MethodSpec:
     parts
         The halves in order.
     optional
-        Whether it may be left out where it is not defined, because a group named it.
+        Whether a group named it, so that nobody misses it where it is not defined.
     """
 
     parts: tuple[MethodPart, ...]

@@ -153,7 +153,7 @@ class EnsembleSpec(MethodSpec):
     parts
         Those of all members.
     optional
-        Whether it may be left out where it is not defined.
+        Whether a group named it.
     members
         Its members in order.
     """

@@ -1,5 +1,6 @@
 """Fitting many methods and scoring images with all of them, chunk by chunk."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from oodcli.activations import ActivationSet, Reference
-from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.probes import Probe
 from oodcli.progress import Progress
 
 ScoreArray = NDArray[np.floating[Any]]
+
+# What a refusal of all methods says the reasons of.
+_MOST_REASONS = 3
 
 
 @dataclass
@@ -26,9 +30,9 @@ class Detectors:
     fitted
         The methods in the order in which they were asked for.
     optional
-        Canonical names of those that may be left out, because a group named them.
+        Canonical names of those that a group named.
     left_out
-        Why a method was left out, by canonical name.
+        Why a method is not defined here, by canonical name.
     """
 
     fitted: list[Fitted]
@@ -41,12 +45,40 @@ class Detectors:
         every = {probe.key: probe for each in self.fitted for probe in each.probes}
         return tuple(every.values())
 
+    @property
+    def undefined(self) -> tuple[str, ...]:
+        """Canonical names of the methods that were asked for by name and are not defined here."""
+        return tuple(name for name in self.left_out if name not in self.optional)
+
+    def require_one(self) -> None:
+        """Refuse to go on without any method.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If all were left out.
+        """
+        if not self.fitted:
+            raise UndefinedMethodError(together(self.left_out))
+
+    def require_all(self) -> None:
+        """Refuse to go on without one of the methods.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If one was left out.
+        """
+        if self.left_out:
+            raise UndefinedMethodError(together(self.left_out))
+
     def score(
         self, activations: ActivationSet, dataset: str, *, progress: Progress
     ) -> Mapping[str, ScoreArray]:
         """Return the scores of every method on every image, by canonical name.
 
-        A method of a group that is not defined for these images is left out from here on.
+        A method that is not defined for these images, or gives scores that are not finite, is left
+        out from here on.
 
         Parameters
         ----------
@@ -56,12 +88,6 @@ class Detectors:
             Name of the set, for messages.
         progress
             Told how far scoring is.
-
-        Raises
-        ------
-        InvalidInputError
-            If a method that was asked for by name is not defined for these images, or gives scores
-            that are not finite.
         """
         parts: dict[str, list[ScoreArray]] = {each.canonical: [] for each in self.fitted}
         label = f"scoring {dataset}"
@@ -80,17 +106,12 @@ class Detectors:
         return {name: np.concatenate(parts[name]) for name in kept}
 
     def try_probes(self, attempt: Callable[[Sequence[Probe]], None]) -> None:
-        """Leave out the methods of a group whose probes are not defined for the network.
+        """Leave out the methods whose probes are not defined for the network.
 
         Parameters
         ----------
         attempt
             Runs probes on a few images.
-
-        Raises
-        ------
-        UndefinedMethodError
-            If that is so of a method that was asked for by name.
         """
         for each in list(self.fitted):
             if each.probes:
@@ -108,7 +129,7 @@ class Detectors:
 
 @dataclass
 class _Tolerating:
-    """Leaves a method of a group out where it is not defined."""
+    """Leaves a method out where it is not defined."""
 
     detectors: Detectors
     name: str
@@ -117,7 +138,7 @@ class _Tolerating:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, UndefinedMethodError) and self.name in self.detectors.optional:
+        if isinstance(error, UndefinedMethodError):
             self.detectors.leave_out(self.name, str(error))
             return True
         return False
@@ -130,7 +151,7 @@ def fit_all(
     progress: Progress,
     calibrated_on: str = "val",
 ) -> Detectors:
-    """Fit methods on one reference.
+    """Fit methods on one reference; those that are not defined there are left out.
 
     Those that need probes come first, so that the pass over the training images that they cause
     serves the others too.
@@ -149,7 +170,7 @@ def fit_all(
     Raises
     ------
     OodError
-        If a method that was asked for by name cannot be fitted.
+        If a method cannot be fitted for another reason, such as a wrong parameter.
     """
     order = sorted(range(len(specs)), key=lambda index: "network" not in specs[index].inputs)
     order.sort(key=lambda index: "regions" not in specs[index].inputs)
@@ -171,7 +192,21 @@ def fit_all(
 def _check_finite(method: str, scores: ScoreArray, dataset: str) -> None:
     bad = int((~np.isfinite(scores)).sum())
     if bad:
-        raise InvalidInputError(
+        raise UndefinedMethodError(
             f"{method} gives {bad} scores on {dataset} that are not finite; "
             "check its parameters and the weights of the run"
         )
+
+
+def refused(name: str, reason: str) -> str:
+    """Return the reason why a method is not defined, with its name."""
+    named = reason.startswith(re.split(r"[:+@]", name)[0])
+    return reason if named else f"{name} cannot be scored: {reason}"
+
+
+def together(left_out: Mapping[str, str]) -> str:
+    """Say why methods are not defined; of many, the first three."""
+    reasons = [refused(name, reason) for name, reason in left_out.items()]
+    more = len(reasons) - _MOST_REASONS
+    others = [f"and {more} other methods are not defined"] if more > 0 else []
+    return "; ".join([*reasons[:_MOST_REASONS], *others])

@@ -12,7 +12,7 @@ screened without the training set, which may be gone.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -322,14 +322,17 @@ def _fitted(kept: "_Kept", spec: MethodSpec, own: OwnImages, progress: Progress)
     images: ImageSet = data.images(part)
     calibrates = {"calibration", "calibration labels"} & set(spec.inputs)
     found: Detectors = fit_all(
-        [replace(spec, optional=False)],
+        [spec],
         own.reference(),
         progress=progress,
         calibrated_on=own.calibration_part if calibrates else "val",
     )
     found.try_probes(activator.try_probes)
+    found.require_all()
     activations = activator.activations(images, probes=found.probes)
-    (scores,) = found.score(activations, images.name, progress=progress).values()
+    scored = found.score(activations, images.name, progress=progress)
+    found.require_all()
+    (scores,) = scored.values()
     return Detector(
         run=kept.folder.name,
         record=kept.record,

@@ -33,6 +33,7 @@ from oodcli.runs import Run, RunFolder, find_run, now
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.choosing import Contrast, Floats, joined_greedily, merits, resampled
+from oodcli.workflows.detect import together
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import few
 from oodcli.workflows.own_images import OwnImages
@@ -46,6 +47,7 @@ DRAWS = 400
 _TRIO = ("knn", "energy", "featurenorm")
 # Of how many methods, the best setting of each, an ensemble is chosen.
 _POOL = 12
+_SAME = " gives the scores of "
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,13 @@ class Recommendation:
     def rated(self, method: str) -> RatedMethod | None:
         """Return what a candidate was worth, by its canonical name."""
         return next((each for each in self.candidates if each.method == method), None)
+
+    def undefined(self, methods: Sequence[str]) -> dict[str, str]:
+        """Return which of the methods, as a user named them, could not be tried, and why."""
+        tried = {each.family for each in self.candidates}
+        named = [spec.canonical for spec in parse_methods(methods) if family_of(spec) not in tried]
+        reasons = {name: self.left_out[name] for name in named if name in self.left_out}
+        return {name: reason for name, reason in reasons.items() if _SAME not in reason}
 
     @property
     def best_of_each(self) -> tuple[RatedMethod, ...]:
@@ -530,7 +539,7 @@ def try_all(
     ready = [ready[index] for index in kept]
     tables = {view: table[:, kept] for view, table in tables.items()}
     if not ready:
-        raise InvalidInputError("; ".join(left_out.values()) or "there is no method to choose from")
+        raise InvalidInputError(together(left_out) or "there is no method to choose from")
     size = own.data.run.preprocess.size
     contrasts = tuple(
         Contrast(way.name, way.family, tables[way.beside(size)], tables[way.view]) for way in ways
@@ -699,7 +708,7 @@ def _usable(
         if same == name:
             kept.append(index)
         else:
-            reasons[name] = f"{name} gives the scores of {same}"
+            reasons[name] = f"{name}{_SAME}{same}"
     return kept, reasons
 
 

@@ -92,7 +92,9 @@ class ScoreResult:
     normratio
         How the block was selected, if a method needed that.
     left_out
-        Why a method of a group is not in the table, by its name.
+        Why a method is not in the table, by its name.
+    undefined
+        Names of those among them that were asked for by name, not by a group.
     """
 
     report: Report
@@ -100,6 +102,7 @@ class ScoreResult:
     seconds: float
     normratio: NormRatioResult | None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    undefined: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
@@ -111,6 +114,7 @@ class ScoreResult:
                 for p in self.passes
             ],
             "left_out": dict(self.left_out),
+            "undefined": list(self.undefined),
         }
 
 
@@ -644,6 +648,8 @@ def score(
 ) -> ScoreResult:
     """Score the ID test images and OOD sets with every method, and store one score per image.
 
+    A method that is not defined here is left out, with the reason; the others are scored.
+
     The network sees each image once, and not at all where its activations are stored.
 
     Parameters
@@ -661,7 +667,8 @@ def score(
     Raises
     ------
     OodError
-        If the run, a data set, a method or the device cannot be used, or another process has ended.
+        If the run, a data set, a method or the device cannot be used, no method is defined here, or
+        another process has ended.
 
     Notes
     -----
@@ -676,6 +683,8 @@ def score(
     _share_out_learning(session, job_of)
     detectors = _fitted(session, reference, watch)
     detectors.try_probes(session.activator.try_probes)
+    detectors.require_one()
+    nowhere = frozenset(detectors.left_out)
     _share_out_scored(session, [id_images, *ood_images], job_of, detectors.probes)
     chosen = _selection(session, reference) if session.needs_block() else None
 
@@ -700,8 +709,7 @@ def score(
         for method, values in detectors.score(activations, images.name, progress=watch).items():
             scores[method, images.name] = values
     scores = {key: values for key, values in scores.items() if key[0] not in detectors.left_out}
-    if not detectors.fitted:
-        raise InvalidInputError("; ".join(detectors.left_out.values()))
+    detectors.require_one()
 
     scoring = Scoring(
         limit=session.limit,
@@ -718,7 +726,7 @@ def score(
         methods={each.canonical: dict(each.params) for each in detectors.fitted},
         left_out=detectors.left_out,
     )
-    add_scores(store, session.folder.scores, scoring, scores)
+    add_scores(store, session.folder.scores, scoring, scores, withdrawn=nowhere)
     if request.export is not None:
         export_scores(request.export, scores)
     if request.export_activations is not None:
@@ -746,6 +754,7 @@ def score(
         seconds=passes.seconds,
         normratio=chosen,
         left_out=detectors.left_out,
+        undefined=detectors.undefined,
     )
 
 
@@ -770,10 +779,7 @@ def _fitted(session: _Session, reference: Reference, progress: Progress) -> Dete
         )
         for spec, *outcome in found:
             if len(outcome) == 1:
-                reason = str(outcome[0])
-                if not spec.optional:
-                    raise InvalidInputError(reason)
-                detectors.left_out[f"{spec.canonical}@{tuning}"] = reason
+                detectors.left_out[f"{spec.canonical}@{tuning}"] = str(outcome[0])
                 continue
             search, winner = outcome
             assert isinstance(search, Search)

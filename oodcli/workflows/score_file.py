@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from oodcli.activations import ActivationSet, Reference
 from oodcli.data.dataset import CALIBRATION_ROWS, CALIBRATION_SEED, stratified
-from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.errors import UndefinedMethodError
 from oodcli.methods import MethodSpec, parse_methods
 from oodcli.metrics import Curve, convention_named
 from oodcli.progress import Progress, Silent
@@ -77,9 +77,8 @@ def score_file(request: FileRequest, *, progress: Progress | None = None) -> Sco
     parse_methods(for_every_block(request.methods, range(1)))
     device = find_device(request.device)
     file = read_activations(request.path, progress=watch)
-    specs, left_out = _usable(
-        parse_methods(for_every_block(request.methods, range(max(1, file.n_blocks)))), file
-    )
+    named = parse_methods(for_every_block(request.methods, range(max(1, file.n_blocks))))
+    specs, left_out = _usable(named, file)
     if VAL not in file.sets and TRAIN in file.sets:
         watch.note(
             f"{file.path.name} has no set {VAL}: methods are calibrated on a fixed tenth of {TRAIN}"
@@ -91,9 +90,9 @@ def score_file(request: FileRequest, *, progress: Progress | None = None) -> Sco
         calibrated_on="val" if VAL in file.sets else "train",
     )
     detectors.left_out.update(left_out)
+    detectors.optional |= {spec.canonical for spec in named if spec.optional}
     scores = _scores(file, detectors, device, watch)
-    if not detectors.fitted:
-        raise InvalidInputError("; ".join(detectors.left_out.values()))
+    detectors.require_one()
     labels = file.sets[TEST].labels
     predictions = file.sets[TEST].activations(device).predictions.cpu()
     accuracy = None if labels is None else float(np.mean(predictions.numpy() == labels.numpy()))
@@ -108,13 +107,14 @@ def score_file(request: FileRequest, *, progress: Progress | None = None) -> Sco
         seconds=0.0,
         normratio=None,
         left_out=detectors.left_out,
+        undefined=detectors.undefined,
     )
 
 
 def _usable(
     specs: Sequence[MethodSpec], file: ActivationFile
 ) -> tuple[list[MethodSpec], dict[str, str]]:
-    """Return the methods that a file can serve, and why others of a group cannot be.
+    """Return the methods that a file can serve, and why others cannot be scored.
 
     What ``train``, ``jigsaw`` and calibration are needed for shows when a method asks for them.
     """
@@ -131,10 +131,8 @@ def _usable(
             )
         if reason is None:
             usable.append(spec)
-        elif spec.optional:
-            left_out[spec.canonical] = reason
         else:
-            raise InvalidInputError(f"{spec.canonical} cannot be scored: {reason}")
+            left_out[spec.canonical] = reason
     return usable, left_out
 
 

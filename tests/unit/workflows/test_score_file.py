@@ -179,6 +179,52 @@ def test_what_looks_into_the_network_is_refused(
         scored(made(), "looks")
 
 
+def test_methods_that_are_not_defined_leave_the_others(scored: Scored) -> None:
+    result, scores = scored(made(), "msp", "vim:dim=6", "nac:least=900", "energy", "odin")
+    assert list(dict.fromkeys(row.method for row in result.report.rows)) == ["msp", "energy"]
+    assert result.undefined == ("vim:dim=6", "nac:least=900", "odin")
+    assert dict(result.left_out) == {
+        "vim:dim=6": "vim is not defined for dim 6: features of width 6 have no residual then; "
+        "choose less, as in vim:dim=3",
+        "nac:least=900": "nac is not defined here: it needs as many training images as an interval "
+        "needs to count as covered, and there are 80 of the 900 of nac:least=900; choose less, as "
+        "in nac:least=5",
+        "odin": "it looks into the network, and a file of activations has none",
+    }
+    assert result.to_json()["undefined"] == list(result.undefined)
+    for name, reason in result.left_out.items():
+        assert f"without {name}: {reason}" in result.report.notes
+    scored_names = {name.partition("/")[0] for name in scores}
+    assert scored_names == {"msp", "energy", "@labels", "@predictions"}
+
+
+def test_of_a_group_nobody_misses_what_is_not_defined(scored: Scored) -> None:
+    arrays = {k: v for k, v in made().items() if not k.startswith("jigsaw")}
+    result, _ = scored(arrays)
+    assert "featurenorm" in result.left_out
+    assert result.undefined == ()
+    assert scored(arrays, "", "featurenorm")[0].undefined == ("featurenorm",)
+
+
+def test_scores_that_are_not_finite_leave_the_others(scored: Scored) -> None:
+    arrays = made()
+    arrays["far/features"][3] *= np.float32(1e30)
+    arrays["far/logits"] = arrays["far/features"] @ arrays["weight"].T + arrays["bias"]
+    result, _ = scored(arrays, "maxlogit", "residual")
+    assert {row.method for row in result.report.rows} == {"maxlogit"}
+    assert result.left_out == {
+        "residual": "residual gives 1 scores on far that are not finite; check its parameters and "
+        "the weights of the run"
+    }
+
+
+def test_where_no_method_is_defined_the_first_reasons_are_given(scored: Scored) -> None:
+    with pytest.raises(UndefinedMethodError) as raised:
+        scored(made(), *(f"vim:dim={dim}" for dim in (6, 7, 8, 9, 10)))
+    assert str(raised.value).count("have no residual then") == 3
+    assert str(raised.value).endswith("; and 2 other methods are not defined")
+
+
 def test_without_labels_of_the_test_images_there_is_no_accuracy(scored: Scored) -> None:
     result, scores = scored(without(made(), "test/labels"), "msp")
     assert result.report.runs[0].id_accuracy is None
