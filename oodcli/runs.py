@@ -105,6 +105,10 @@ class Run:
         Device, precision, seconds, loss and accuracies of the checkpoint that counts, which one
         that is, what it began from, whether its last layer was trained or is a linear probe, and
         the digest of the file of the training history.
+    imported
+        Of an imported network: where the weights and each setting of the images come from
+        (``source``, ``preprocess_from``), and how it did on some labelled images
+        (``plausibility``), with what looked wrong there.
     """
 
     origin: str
@@ -124,6 +128,12 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
+    imported: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What looked wrong when the network was imported, a line each."""
+        return tuple(self.imported.get("plausibility", {}).get("warnings", ()))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is written."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from oodcli.cli.options import DataOption, StoreOption, three_numbers
+from oodcli.cli.options import DataOption, DeviceOption, StoreOption, three_numbers
 from oodcli.cli.train import NameOption, ValOption, command_line
 
 
@@ -39,7 +39,7 @@ def import_(
         typer.Option(
             "--mean",
             help="Mean of the pixels it was trained with: one number or three "
-            "[default: 0.5, or that of published weights].",
+            "[default: that of published weights, else 0.5].",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +56,8 @@ def import_(
         typer.Option(
             "--image-size",
             metavar="N",
-            help="Height and width in pixels [default: that of published weights, or the data's].",
+            help="Height and width in pixels [default: that of published weights "
+            "or of the network; 32 for small images].",
             show_default=False,
         ),
     ] = None,
@@ -71,26 +72,41 @@ def import_(
     ] = None,
     name: NameOption = None,
     val_fraction: ValOption = 0.0,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            "--classes",
+            metavar="FILE",
+            help="Names of the classes, one per line, in the order of the network's outputs "
+            "[default: the order of the data].",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
     store: StoreOption = None,
 ) -> None:
     """Make a run of a checkpoint trained elsewhere."""
     from oodcli.cli.progress import TerminalProgress
     from oodcli.store import Store
-    from oodcli.workflows.importing import import_checkpoint
+    from oodcli.workflows.importing import ImportRequest, import_checkpoint
 
     if (checkpoint is None) is not pretrained:
         raise typer.BadParameter("name a checkpoint, or else --pretrained", param_hint="CHECKPOINT")
     result = import_checkpoint(
         Store.at(store),
-        checkpoint,
-        arch=arch,
-        data=data,
-        name=name,
-        mean=None if mean is None else three_numbers("--mean", mean),
-        std=None if std is None else three_numbers("--std", std),
-        image_size=image_size,
-        resize=resize,
-        val_fraction=val_fraction,
+        ImportRequest(
+            checkpoint,
+            arch=arch,
+            data=data,
+            name=name,
+            mean=None if mean is None else three_numbers("--mean", mean),
+            std=None if std is None else three_numbers("--std", std),
+            image_size=image_size,
+            resize=resize,
+            val_fraction=val_fraction,
+            classes=classes,
+            device=device,
+        ),
         command=command_line(),
         progress=TerminalProgress(),
     )

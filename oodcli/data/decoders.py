@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import RandomAccess
 from oodcli.data.prepare import Resizing
 from oodcli.errors import InvalidInputError, UnreadableImageError
-from oodcli.images import ImageSource, evenly_spaced
+from oodcli.images import ImageSource
 from oodcli.pools import Pools, decoding, worker_count
 from oodcli.progress import Progress, Silent
 
 _ROWS_PER_TASK = 16
-# Images that are looked at to tell whether all of a set have one size.
-_LOOKED_AT = 64
 
 _Pixels = NDArray[np.uint8]
 
@@ -86,16 +84,6 @@ class Originals:
         if self._kept is None:
             self._kept = list(self._source.read(0, len(self._source)))
         return Loaded([_plain(self._kept[row]) for row in rows])
-
-    def differ_from(self, size: tuple[int, int]) -> bool:
-        """Return whether any of some images, spread over all, has another height or width."""
-        rows = evenly_spaced(len(self._source), _LOOKED_AT)
-        chosen = self._source.take(rows) if isinstance(self._source, RandomAccess) else self._source
-        return any(
-            image.shape[:2] != size
-            for image in chosen.read(0, len(rows))
-            if not isinstance(image, UnreadableImageError)
-        )
 
 
 @dataclass(frozen=True)

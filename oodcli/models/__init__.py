@@ -2,25 +2,29 @@
 
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.checkpoint import (
+    Checkpoint,
     load_head,
     load_into,
     load_run_network,
     load_weights,
+    read_checkpoint,
     read_state,
     save_weights,
 )
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
-from oodcli.models.pretrained import Pretrained, pretrained_state
-from oodcli.models.registry import ARCHITECTURES, is_foreign, parse_architecture
+from oodcli.models.pretrained import Pretrained, pretrained_state, published_configuration
+from oodcli.models.registry import ARCHITECTURES, builder_side_of, is_foreign, parse_architecture
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "ArchitectureSpec",
+    "Checkpoint",
     "Network",
     "Pretrained",
     "UnitFeatureLinear",
+    "builder_side_of",
     "is_foreign",
     "load_head",
     "load_into",
@@ -29,6 +33,8 @@ __all__ = [
     "network_of",
     "parse_architecture",
     "pretrained_state",
+    "published_configuration",
+    "read_checkpoint",
     "read_state",
     "save_weights",
     "unit_features",

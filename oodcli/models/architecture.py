@@ -102,6 +102,9 @@ class Architecture:
         Whether the last layer has a bias of its own; if not, it is built with one that stays zero.
     any_image
         Whether it takes all images from ``smallest_image`` on; if not, a size has to be tried.
+    followed_at
+        Height and width of the images that it was followed at, in pixels, and so takes; None where
+        it was not.
     selected_block
         Name of the block that FeatureNorm's authors selected for this network.
     spare
@@ -120,6 +123,7 @@ class Architecture:
     channels_last: bool = True
     head_has_bias: bool = True
     any_image: bool = True
+    followed_at: int | None = None
     selected_block: str | None = None
     spare: tuple[str, ...] = ()
     text: str = ""

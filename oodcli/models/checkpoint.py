@@ -36,6 +36,11 @@ _SHORTCUTS = ("shortcut", "downsample", "convShortcut")
 _HEADS = ("fc", "linear", "classifier", "head")
 _NUMBERED = re.compile(r"\.(norm|conv)\.([12])\.")
 _SHOWN = 3
+# What people call an accuracy beside the weights: best_prec1, acc, test_acc, best_top1, acc1, ….
+_ACCURACY = re.compile(
+    r"(?:(?:best|val|valid|validation|test|eval)[_-]?){0,2}"
+    r"(?:acc|accuracy|prec|precision|top)[_-]?@?1?"
+)
 _HEAD = "head"
 _AGAIN = "remove the run and make it again"
 
@@ -47,18 +52,48 @@ _CODE = re.compile(
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint, plain or nested, with float16 widened to float32.
+    """Read the state dict of a checkpoint, as :func:`read_checkpoint` does.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`read_checkpoint` does.
+    """
+    return dict(read_checkpoint(path).state)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a checkpoint file holds that is of use here.
+
+    Parameters
+    ----------
+    state
+        Tensors by name, without the ``module.`` that data-parallel training puts in front.
+    accuracy
+        The accuracy that stands beside the weights, from 0 to 1; None if none does.
+    accuracy_name
+        What it is called there, such as ``best_prec1``.
+    """
+
+    state: Mapping[str, Tensor]
+    accuracy: float | None = None
+    accuracy_name: str = ""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, its state dict plain or nested, with float16 widened to float32.
 
     Parameters
     ----------
     path
         A file that ``torch.save`` wrote (``.pt``, ``.pth``, ``.th``, ``.ckpt``), or
         ``.safetensors``.
-
-    Returns
-    -------
-    dict
-        Tensors by name, without the ``module.`` that data-parallel training puts in front.
 
     Raises
     ------
@@ -77,7 +112,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     else:
         known = ", ".join((*_TORCH_SUFFIXES, _SAFETENSORS))
         raise InvalidInputError(f"{path} is not called like a checkpoint; the name ends in {known}")
-    return _state_dict(path, content)
+    return Checkpoint(_state_dict(path, content), *_stored_accuracy(content))
+
+
+def _stored_accuracy(content: object) -> tuple[float | None, str]:
+    """Return the accuracy beside a state dict from 0 to 1, and its name; of several the best."""
+    if not isinstance(content, Mapping):
+        return None, ""
+    found: list[tuple[float, str]] = []
+    for name, value in content.items():
+        if not isinstance(name, str) or not _ACCURACY.fullmatch(name.lower()):
+            continue
+        is_one = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if is_one or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()):
+            number = float(value)
+            if 0 < number <= 100:
+                # No classifier that is worth keeping has less than one percent.
+                found.append((number if number <= 1 else number / 100, name))
+    return max(found, default=(None, ""), key=lambda each: each[0] or 0)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -351,7 +403,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
-def load_run_network(path: Path, arch: str, num_classes: int) -> Network:
+def load_run_network(
+    path: Path,
+    arch: str,
+    num_classes: int,
+    *,
+    size: tuple[int, int] | None = None,
+    blocks: Sequence[str] | None = None,
+) -> Network:
     """Load the network of a run.
 
     Parameters
@@ -362,21 +421,33 @@ def load_run_network(path: Path, arch: str, num_classes: int) -> Network:
         Its architecture.
     num_classes
         Its number of classes.
+    size
+        Height and width of its images, in pixels: a network from elsewhere is followed at that
+        size, as it was when the run was made.
+    blocks
+        Names of its blocks in forward order, where the record has them.
 
     Raises
     ------
     MissingArtifactError
         If there is no such file.
     CorruptArtifactError
-        If the file is not what was written, or does not belong to such a network.
+        If the file is not what was written, or does not belong to such a network, or other blocks
+        are found in it than when the run was made.
     """
+    side = size[0] if size is not None and size[0] == size[1] else None
     try:
-        network = load_into(parse_architecture(arch), load_weights(path))
+        network = load_into(parse_architecture(arch, side=side), load_weights(path))
     except InvalidInputError as error:
         raise CorruptArtifactError(f"{path} is damaged: {error}") from None
     if network.num_classes != num_classes:
         raise CorruptArtifactError(
             f"{path} has {network.num_classes} classes, and its run has {num_classes}; {_AGAIN}"
+        )
+    if blocks is not None and tuple(network.blocks) != tuple(blocks):
+        raise CorruptArtifactError(
+            f"{len(network.blocks)} blocks are found in {arch} now, from "
+            f"{next(iter(network.blocks))} on, and its run has {len(blocks)}; {_AGAIN}"
         )
     return network
 

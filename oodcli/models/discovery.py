@@ -19,10 +19,12 @@ from oodcli.errors import InvalidInputError
 from oodcli.models.layout import Layout
 from oodcli.models.tracing import Call, Trace, memory_of, trace
 
-# Sides of the images that are tried, in pixels: a small one first, then those in common use.
+# Sides of the images that are tried where the size is unknown, in pixels: a small one first, then
+# those in common use.
 _SIDES = (64, 224, 32, 28, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512)
 _IMAGES = 2
 _LEAST_BLOCKS = 2
+_REASON_LETTERS = 100
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Anatomy:
         Whether that layer has a bias of its own.
     channels_last
         Whether the network takes images that lie channels-last in memory.
+    side
+        Height and width of the images that were followed, in pixels.
     text
         All this in a line for the user.
     """
@@ -50,6 +54,7 @@ class Anatomy:
     head: str
     head_has_bias: bool
     channels_last: bool
+    side: int
     text: str
 
 
@@ -63,14 +68,15 @@ def dissect(module: nn.Module, name: str, *, side: int | None = None) -> Anatomy
     name
         What it is called in messages.
     side
-        Height and width of the images it takes, in pixels; usual ones are tried if None.
+        Height and width of the images it will be used with, in pixels: no other size is tried.
+        If None, that is unknown, and usual sizes are tried until one works.
 
     Raises
     ------
     InvalidInputError
-        If the network takes no square image of a usual size; if it gives anything but logits
-        ``(n, k)``; if these are not the output of one linear layer of a feature vector ``(n, d)``;
-        or if it has no two blocks whose maps can be read safely.
+        If the network takes no square image of that size, or of a usual one; if it gives anything
+        but logits ``(n, k)``; if these are not the output of one linear layer of a feature vector
+        ``(n, d)``; or if it has no two blocks whose maps can be read safely.
 
     Notes
     -----
@@ -102,21 +108,31 @@ def dissect(module: nn.Module, name: str, *, side: int | None = None) -> Anatomy
         head,
         last.bias is not None,
         _takes_channels_last(module, images),
+        images.shape[-1],
         text,
     )
 
 
 def _first_pass(module: nn.Module, name: str, side: int | None) -> tuple[Tensor, Trace]:
-    reasons = []
+    refused: dict[str, list[int]] = {}
     for tried in _SIDES if side is None else (side,):
         images = _noise(tried)
         try:
             return images, trace(module, images)
         except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-            reasons.append(f"{tried} x {tried}: {_line(error)}")
+            refused.setdefault(_line(error)[:_REASON_LETTERS], []).append(tried)
+    if side is not None:
+        raise InvalidInputError(
+            f"{name} takes no images of {side} x {side} pixels ({next(iter(refused))}); name the "
+            "size it was made for: --image-size N"
+        )
+    outcomes = "; ".join(
+        f"{', '.join(f'{each} x {each}' for each in sides)}: {reason}"
+        for reason, sides in refused.items()
+    )
     raise InvalidInputError(
-        f"{name} takes no images of the sizes that were tried ({'; '.join(reasons[:2])}); "
-        "it has to take normalised images (n, 3, h, w)"
+        f"{name} takes no images of the sizes that were tried ({outcomes}); it has to take "
+        "normalised images (n, 3, h, w); if it wants another size, name it: --image-size N"
     )
 
 

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -35,7 +35,9 @@ AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 Make = Callable[[int], nn.Module]
 
 
-def foreign_architecture(name: str, function: str, texts: Mapping[str, str]) -> Architecture:
+def foreign_architecture(
+    name: str, function: str, texts: Mapping[str, str], *, side: int | None = None
+) -> Architecture:
     """Find out about a network that this package does not define.
 
     Parameters
@@ -46,6 +48,10 @@ def foreign_architecture(name: str, function: str, texts: Mapping[str, str]) -> 
         Name of its builder.
     texts
         Integers for the builder, as they are written, by name.
+    side
+        Height and width of the images it will be used with, in pixels: the network is followed at
+        that size alone. If None, the size that its builder is given, else usual ones until one
+        works.
 
     Returns
     -------
@@ -66,7 +72,87 @@ def foreign_architecture(name: str, function: str, texts: Mapping[str, str]) -> 
     residual blocks of ResNets; the convolutions of VGGs, after ReLU and before any pooling; stem,
     inverted residuals and last convolution of MobileNetV3. Every other network is searched.
     """
-    return _found(name, function, tuple(sorted(_integers(texts).items())))
+    return _found(name, function, tuple(sorted(_integers(texts).items())), side)
+
+
+def builder_side(texts: Mapping[str, str]) -> int | None:
+    """Return the height and width of images that a builder is given, in pixels; None if it is not.
+
+    Parameters
+    ----------
+    texts
+        Integers for the builder, as they are written, by name.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is no integer.
+    """
+    values = _integers(texts)
+    return next((values[key] for key in _SIDE_NAMES if key in values), None)
+
+
+def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
+    """Refuse a network that nothing builds; it is not built here.
+
+    Parameters
+    ----------
+    name, function, texts
+        As for :func:`foreign_architecture`.
+
+    Raises
+    ------
+    OodError
+        If there is no such builder, its package is not installed, or a value is no integer.
+    """
+    values = _integers(texts)
+    _maker(name, function, values, _written(name, function, tuple(values.items())))
+
+
+def carried(
+    name: str, function: str, texts: Mapping[str, str]
+) -> tuple[Mapping[str, Any], int | None]:
+    """Return what a network of the user's own says of its images.
+
+    Parameters
+    ----------
+    name, function, texts
+        As for :func:`foreign_architecture`.
+
+    Returns
+    -------
+    configuration
+        What timm's networks carry as ``pretrained_cfg``; empty if there is none.
+    side
+        Height and width that it fixes as ``image_size`` or ``img_size``, in pixels; None if it
+        names none.
+
+    Raises
+    ------
+    OodError
+        If it cannot be built.
+    """
+    return _carried(name, function, tuple(sorted(_integers(texts).items())))
+
+
+@cache
+def _carried(
+    name: str, function: str, values: tuple[tuple[str, int], ...]
+) -> tuple[Mapping[str, Any], int | None]:
+    with torch.random.fork_rng(devices=[]):
+        module = _maker(name, function, dict(values), _written(name, function, values))(_CLASSES)
+    configuration = getattr(module, "pretrained_cfg", None)
+    if not isinstance(configuration, Mapping) or "input_size" not in configuration:
+        configuration = {}
+    sides = (_square(getattr(module, key, None)) for key in _SIDE_NAMES)
+    return configuration, next((side for side in sides if side is not None), None)
+
+
+def _square(value: object) -> int | None:
+    """Return the side of a square that is written as a number or two."""
+    first, *others = value if isinstance(value, tuple | list) and value else (value,)
+    whole = isinstance(first, int) and not isinstance(first, bool) and first > 0
+    return first if whole and all(each == first for each in others) else None
 
 
 def _integers(texts: Mapping[str, str]) -> dict[str, int]:
@@ -77,13 +163,23 @@ def _integers(texts: Mapping[str, str]) -> dict[str, int]:
 
 
 @cache
-def _found(name: str, function: str, values: tuple[tuple[str, int], ...]) -> Architecture:
+def _found(
+    name: str, function: str, values: tuple[tuple[str, int], ...], side: int | None
+) -> Architecture:
     params = dict(values)
-    written = ",".join(f"{key}={value}" for key, value in values)
-    text = f"{name}:{function}:{written}" if written else f"{name}:{function}"
+    text = _written(name, function, values)
     make = _maker(name, function, params, text)
     known = _published(name, function, make) if not params else None
-    return known or _searched(text, make, params)
+    if known is not None:
+        return known
+    if side is None:
+        side = next((params[key] for key in _SIDE_NAMES if key in params), None)
+    return _searched(text, make, side)
+
+
+def _written(name: str, function: str, values: Sequence[tuple[str, int]]) -> str:
+    written = ",".join(f"{key}={value}" for key, value in values)
+    return f"{name}:{function}:{written}" if written else f"{name}:{function}"
 
 
 def _maker(name: str, function: str, params: Mapping[str, int], text: str) -> Make:
@@ -239,8 +335,7 @@ def _inverted(module: nn.Module) -> Mapping[str, str]:
     return {"stem": paths[0], **between, "last": paths[-1]}
 
 
-def _searched(text: str, make: Make, params: Mapping[str, int]) -> Architecture:
-    side = next((params[key] for key in _SIDE_NAMES if key in params), None)
+def _searched(text: str, make: Make, side: int | None) -> Architecture:
     with torch.random.fork_rng(devices=[]):
         found = dissect(make(_CLASSES), text, side=side)
 
@@ -258,6 +353,7 @@ def _searched(text: str, make: Make, params: Mapping[str, int]) -> Architecture:
         channels_last=found.channels_last,
         head_has_bias=found.head_has_bias,
         any_image=False,
+        followed_at=found.side,
         spare=next((AUXILIARY[key] for key in AUXILIARY if text == f"{TORCHVISION}:{key}"), ()),
         text=found.text,
     )

@@ -103,7 +103,9 @@ class Network:
                 f"{self.spec} needs images of at least {least} x {least} pixels, "
                 f"not {height} x {width}; resize them, or take another architecture"
             )
-        if self.spec.architecture.any_image or (height, width) in self._tried:
+        known = self.spec.architecture
+        followed = height == width == known.followed_at
+        if known.any_image or followed or (height, width) in self._tried:
             return
         try:
             with torch.inference_mode():

@@ -18,9 +18,9 @@ from oodcli.errors import (
     InvalidInputError,
     UnknownNameError,
 )
-from oodcli.models.architecture import ArchitectureSpec
 from oodcli.models.checkpoint import read_state
-from oodcli.models.foreign import AUXILIARY, TIMM, TORCHVISION, timm_package
+from oodcli.models.foreign import AUXILIARY, TIMM, TORCHVISION, carried, check_builder, timm_package
+from oodcli.models.registry import builder_of, is_foreign
 
 Three = tuple[float, float, float]
 
@@ -52,6 +52,12 @@ class Pretrained:
         Height and width in pixels; None if unknown.
     resize
         How images get there, as :class:`oodcli.runs.Preprocess` has it; None if unknown.
+    filter
+        The filter that they were resized with in evaluation, such as ``bicubic``; None if unknown.
+    classes
+        How many classes the published weights have; None if unknown.
+    configuration
+        What says all this, for people to read; empty if nothing does.
     """
 
     source: str
@@ -60,15 +66,56 @@ class Pretrained:
     std: Three = _IMAGENET_STD
     size: tuple[int, int] | None = None
     resize: str | None = None
+    filter: str | None = None
+    classes: int | None = None
+    configuration: str = ""
 
 
-def pretrained_state(spec: ArchitectureSpec, source: str | Path | None = None) -> Pretrained:
+def published_configuration(arch: str, source: str | Path | None = None) -> Pretrained | None:
+    """Return what published weights of a network expect of an image, without the weights.
+
+    Parameters
+    ----------
+    arch
+        A written architecture.
+    source
+        The file that holds weights, or the name of one of torchvision's sets. Torchvision's file
+        names tell its sets apart, too; the usual set where nothing does.
+
+    Returns
+    -------
+    Pretrained
+        Its ``configuration`` says where this comes from; None if nothing is published. Networks of
+        torchvision and timm are not built for it; one of the user's own is, for it may carry a
+        configuration of timm.
+
+    Raises
+    ------
+    InvalidInputError
+        If timm is wanted and not installed.
+    UnknownNameError
+        If there is no such network.
+    """
+    if not is_foreign(arch):
+        return None
+    package = arch.partition(":")[0]
+    function, texts = builder_of(arch)
+    check_builder(package, function, texts)
+    if package not in (TORCHVISION, TIMM):
+        shown, _ = carried(package, function, texts)
+        title = f"the network that {package}:{function} builds"
+        return _shown_to_timm(title, shown) if shown else None
+    found = _wanted(package, function, source)
+    return found if found.configuration else None
+
+
+def pretrained_state(arch: str, source: str | Path | None = None) -> Pretrained:
     """Read or download published weights of a network.
 
     Parameters
     ----------
-    spec
-        The architecture, from torchvision, from timm, or any with a file.
+    arch
+        The written architecture, from torchvision, from timm, or any with a file.
     source
         A file of weights; or the name of one of torchvision's sets, such as ``IMAGENET1K_V2``; or
         None for ``IMAGENET1K_V1``, or the only set, and for timm's own choice.
@@ -96,19 +143,19 @@ def pretrained_state(spec: ArchitectureSpec, source: str | Path | None = None) -
     the digest in their name, and are read without running any code. The images of some sets were
     resized bicubically in training; here all are resized bilinearly.
     """
-    package, _, rest = spec.name.partition(":")
+    package, _, rest = arch.partition(":")
     function = rest.partition(":")[0]
     if source is not None and Path(source).is_file():
         path = Path(source).resolve()
-        return replace(_wanted(package, function), source=str(path), state=read_state(path))
+        return replace(_wanted(package, function, path), source=str(path), state=read_state(path))
     if package == TORCHVISION:
         return _of_torchvision(function, None if source is None else str(source))
     if package == TIMM and source is None:
         return _of_timm(function)
     if source is not None:
-        raise InvalidInputError(f"there is no file {source}; name one with weights of {spec}")
+        raise InvalidInputError(f"there is no file {source}; name one with weights of {arch}")
     raise InvalidInputError(
-        f"{spec} has no published weights; name a file: --init FILE, or a network of "
+        f"{arch} has no published weights; name a file: --init FILE, or a network of "
         f"{TORCHVISION} or {TIMM}"
     )
 
@@ -129,18 +176,19 @@ def _of_torchvision(function: str, wanted: str | None) -> Pretrained:
     )
 
 
-def _wanted(package: str, function: str) -> Pretrained:
-    """Return what the usual weights of a network expect of an image, without the weights."""
+def _wanted(package: str, function: str, source: str | Path | None = None) -> Pretrained:
+    """Return what published weights of a network expect of an image, without the weights."""
     if package == TORCHVISION:
         from torchvision import models
 
         sets = {each.name: each for each in models.get_model_weights(function)}
         if sets:
-            return _shown_to_torchvision(function, sets[_usual(sets)])
+            named = None if source is None else _set_called(str(source), sets)
+            return _shown_to_torchvision(function, sets[named or _usual(sets)])
     if package == TIMM:
         shown = timm_package().get_pretrained_cfg(function)
         if shown is not None:
-            return _shown_to_timm(shown.to_dict())
+            return _shown_to_timm(function, shown.to_dict())
     return Pretrained("", {})
 
 
@@ -148,9 +196,19 @@ def _usual(sets: Mapping[str, object]) -> str:
     return _USUAL if _USUAL in sets else next(iter(sets))
 
 
+def _set_called(source: str, sets: Mapping[str, Any]) -> str | None:
+    """Return the set of weights of a name, or that torchvision publishes as a file of a name."""
+    if source in sets:
+        return source
+    file = Path(source).name
+    return next((name for name, each in sets.items() if each.url.rpartition("/")[2] == file), None)
+
+
 def _shown_to_torchvision(function: str, weights: Any) -> Pretrained:  # noqa: ANN401 - an enumeration of an untyped package
     shown = weights.transforms()
     by_half = f"{TORCHVISION}:{function}" in _BY_HALF
+    meta = getattr(weights, "meta", {})
+    filter_ = getattr(shown, "interpolation", None)
     return Pretrained(
         "",
         {},
@@ -158,6 +216,9 @@ def _shown_to_torchvision(function: str, weights: Any) -> Pretrained:  # noqa: A
         _HALF if by_half else _three(shown.std),
         (shown.crop_size[0], shown.crop_size[0]),
         f"shorter-crop:{shown.resize_size[0]}",
+        filter=None if filter_ is None else str(filter_.value),
+        classes=len(meta["categories"]) if "categories" in meta else None,
+        configuration=f"torchvision's configuration of {function} {weights.name}",
     )
 
 
@@ -207,17 +268,26 @@ def _of_timm(function: str) -> Pretrained:
     shown = module.pretrained_cfg
     tag = shown.get("tag") or "default"
     return replace(
-        _shown_to_timm(shown), source=f"{TIMM}:{function} {tag}", state=module.state_dict()
+        _shown_to_timm(function, shown),
+        source=f"{TIMM}:{function} {tag}",
+        state=module.state_dict(),
     )
 
 
-def _shown_to_timm(shown: Mapping[str, Any]) -> Pretrained:
-    side = int(shown["input_size"][1])
+def _shown_to_timm(function: str, shown: Mapping[str, Any]) -> Pretrained:
+    """Read a configuration of timm; ``test_input_size``, which is larger, is left aside."""
+    height, width = (int(side) for side in shown["input_size"][1:])
+    share = float(shown.get("crop_pct") or 1.0)
+    tag = shown.get("tag")
+    squashed = shown.get("crop_mode") == "squash" and share == 1.0
     return Pretrained(
         "",
         {},
         _three(shown["mean"]),
         _three(shown["std"]),
-        (side, side),
-        f"shorter-crop:{math.floor(side / shown.get('crop_pct', 1.0))}",
+        (height, width),
+        "exact" if squashed else f"shorter-crop:{math.floor(max(height, width) / share)}",
+        filter=shown.get("interpolation"),
+        classes=shown.get("num_classes"),
+        configuration=f"timm's configuration of {function}" + (f" ({tag})" if tag else ""),
     )

@@ -9,7 +9,13 @@ from types import MappingProxyType
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.models.architecture import Architecture, ArchitectureSpec
-from oodcli.models.foreign import TIMM, TORCHVISION, foreign_architecture
+from oodcli.models.foreign import (
+    TIMM,
+    TORCHVISION,
+    builder_side,
+    carried,
+    foreign_architecture,
+)
 from oodcli.models.resnet import (
     build_resnet18,
     build_resnet20,
@@ -38,7 +44,7 @@ _ALL = (
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({a.name: a for a in _ALL})
 
 
-def parse_architecture(spec: str) -> ArchitectureSpec:
+def parse_architecture(spec: str, *, side: int | None = None) -> ArchitectureSpec:
     """Read an architecture as it is written on the command line.
 
     Parameters
@@ -47,6 +53,9 @@ def parse_architecture(spec: str) -> ArchitectureSpec:
         A name, alone or with parameters: ``resnet18`` or ``resnet18:stem_padding=2,width=16``. Or
         a network from elsewhere, ``torchvision:NAME``, ``timm:NAME`` or
         ``package.module:function``, alone or with integers for its builder: ``timm:NAME:KEY=8``.
+    side
+        Height and width of the images it will be used with, in pixels, where they are known: a
+        network from elsewhere is followed at that size.
 
     Raises
     ------
@@ -58,13 +67,59 @@ def parse_architecture(spec: str) -> ArchitectureSpec:
     """
     name, colon, rest = spec.partition(":")
     if is_foreign(spec):
-        function, _, written = rest.partition(":")
-        texts = _texts(spec, f"{name}:{function}", written) if written else {}
-        return foreign_architecture(name, function, texts).spec({})
+        function, texts = builder_of(spec)
+        return foreign_architecture(name, function, texts, side=side).spec({})
     if name not in ARCHITECTURES:
         known = (*ARCHITECTURES, f"{TORCHVISION}:NAME", f"{TIMM}:NAME", "package.module:function")
         raise UnknownNameError.among("architecture", name, known)
     return ARCHITECTURES[name].spec(_texts(spec, name, rest) if colon else {})
+
+
+def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
+    """Return the function that builds a network from elsewhere, and the integers that it is given.
+
+    Parameters
+    ----------
+    spec
+        A written architecture of which :func:`is_foreign` is true.
+
+    Raises
+    ------
+    InvalidInputError
+        If an integer has no value or two.
+    """
+    name, _, rest = spec.partition(":")
+    function, _, written = rest.partition(":")
+    return function, _texts(spec, f"{name}:{function}", written) if written else {}
+
+
+def builder_side_of(spec: str) -> int | None:
+    """Return the height and width that a written architecture fixes, in pixels.
+
+    Parameters
+    ----------
+    spec
+        A written architecture, such as ``timm:vit_tiny_patch16_224:img_size=64``. A network of the
+        user's own is built to see whether it names an ``image_size``.
+
+    Returns
+    -------
+    int
+        None if it fixes none.
+
+    Raises
+    ------
+    OodError
+        If the network cannot be built.
+    """
+    if not is_foreign(spec):
+        return None
+    package = spec.partition(":")[0]
+    function, texts = builder_of(spec)
+    side = builder_side(texts)
+    if side is None and package not in (TORCHVISION, TIMM):
+        _, side = carried(package, function, texts)
+    return side
 
 
 def is_foreign(spec: str) -> bool:

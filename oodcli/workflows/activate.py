@@ -128,7 +128,14 @@ class Activator:
     @cached_property
     def network(self) -> Network:
         """The network of the run, loaded when first needed."""
-        return load_run_network(self._folder.weights, self._run.arch, len(self._run.class_names))
+        run = self._run
+        return load_run_network(
+            self._folder.weights,
+            run.arch,
+            len(run.class_names),
+            size=run.preprocess.size,
+            blocks=run.blocks,
+        )
 
     @cached_property
     def _ready(self) -> ReadyNetwork:

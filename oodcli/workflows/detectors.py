@@ -202,7 +202,14 @@ class Detector:
             If its weights are not what was written.
         """
         folder.check_weights(self.record)
-        return load_run_network(folder.weights, self.record.arch, len(self.record.class_names))
+        run = self.record
+        return load_run_network(
+            folder.weights,
+            run.arch,
+            len(run.class_names),
+            size=run.preprocess.size,
+            blocks=run.blocks,
+        )
 
     def origin(self) -> dict[str, Any]:
         """Return what a threshold has to be stored with: method, data and date."""
@@ -274,7 +281,7 @@ def detector_for(
     skip_unreadable
         Whether to leave out images of the run that cannot be decoded.
     progress
-        Told of fitting.
+        Told of fitting, and of what looked wrong when the run was imported.
 
     Raises
     ------
@@ -290,6 +297,8 @@ def detector_for(
     """
     watch = progress or Silent()
     record = folder.read()
+    for warning in record.warnings:
+        watch.note(f"warning: when run {folder.name} was imported, {warning}")
     if method == AUTO:
         method = recommended_method(store, folder, device=device, amp=amp, progress=watch)
         watch.note(f"method: {method}, recommended for run {folder.name}")

@@ -178,7 +178,7 @@ def published_weights(
     OodError
         If there are none, or they cannot be had.
     """
-    found = pretrained_state(spec, source)
+    found = pretrained_state(str(spec), source)
     named = Initial(found.source, _digest(found.state), spec.canonical, pretrained=True)
     return InitialWeights(named, found.state), found
 

@@ -1,10 +1,12 @@
 """The data of a run: opened again as they were when it was made, decoded at its size."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark, benchmark_of
+from oodcli.data.class_order import in_order
 from oodcli.data.dataset import Dataset
 from oodcli.data.prepare import prepare, prepare_some
 from oodcli.data.splits import Split, split
@@ -13,6 +15,9 @@ from oodcli.images import ImageSet, Part, evenly_spaced
 from oodcli.progress import Progress
 from oodcli.runs import Preprocess, Run, RunFolder
 from oodcli.store import Store
+
+_LARGEST_SIDE = 4096
+_RESIZE = re.compile(r"exact|shorter-crop(:[1-9][0-9]{0,4})?")
 
 
 def find_dataset(
@@ -44,6 +49,27 @@ def find_dataset(
         progress.note(f"{spec} is not in the store: downloading{size} to {store.datasets}")
         download(spec, store, progress=progress)
     return open_dataset(spec, store, role=role, val_fraction=val_fraction)
+
+
+def check_size_options(image_size: int | None, resize: str | None) -> None:
+    """Refuse a size of images, or a way to get there, that cannot be.
+
+    Parameters
+    ----------
+    image_size, resize
+        The options; None where they are not given.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is out of range or unknown.
+    """
+    if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
+        raise InvalidInputError(f"--image-size must be from 1 to {_LARGEST_SIDE}, not {image_size}")
+    if resize is not None and not _RESIZE.fullmatch(resize):
+        raise InvalidInputError(
+            f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {resize!r}"
+        )
 
 
 def preprocess_for(
@@ -96,6 +122,9 @@ class RunData:
         Whether to leave out images that cannot be decoded.
     progress
         Told of decoding.
+    as_opened
+        The data set with its classes in its own order, which published lists go by; None where that
+        is the order of the run.
     """
 
     store: Store
@@ -103,6 +132,7 @@ class RunData:
     run: Run
     skip_unreadable: bool
     progress: Progress
+    as_opened: Dataset | None = None
 
     @classmethod
     def of(
@@ -132,7 +162,9 @@ class RunData:
             raise MissingArtifactError(
                 f"the data of run {folder.name} cannot be opened: {error}{back}"
             ) from None
-        if tuple(dataset.class_names) != tuple(run.class_names):
+        if set(dataset.class_names) != set(run.class_names) or len(dataset.class_names) != len(
+            run.class_names
+        ):
             raise InvalidInputError(
                 f"the data of run {folder.name} at {dataset.location} have other classes than the "
                 f"run ({len(dataset.class_names)} against {len(run.class_names)}, or other names); "
@@ -140,7 +172,8 @@ class RunData:
             )
         # A run that was trained without some of its images is scored without them, too.
         skip = skip_unreadable or bool(run.training.get("skip_unreadable"))
-        return cls(store, dataset, run, skip, progress)
+        ordered = in_order(dataset, run.class_names, where=f"run {folder.name}")
+        return cls(store, ordered, run, skip, progress, dataset)
 
     def on(self, benchmark: Benchmark) -> tuple["RunData", Split | None]:
         """Return the same data as a benchmark has them: its resizing, validation and test images.
@@ -168,10 +201,13 @@ class RunData:
         data = replace(self, run=replace(self.run, preprocess=preprocess))
         if not benchmark.id_test_list:
             return data, None
-        test = split(self.dataset, benchmark.id_test_list, self.store)
-        val = split(self.dataset, benchmark.id_val_list, self.store)
-        parts = {**self.dataset.parts, "val": val.part, "test": test.part}
-        return replace(data, dataset=replace(self.dataset, parts=parts)), test
+        opened = self.as_opened or self.dataset
+        test = split(opened, benchmark.id_test_list, self.store)
+        val = split(opened, benchmark.id_val_list, self.store)
+        parts = {**opened.parts, "val": val.part, "test": test.part}
+        listed = replace(opened, parts=parts)
+        ordered = in_order(listed, self.run.class_names, where=f"benchmark {benchmark.name}")
+        return replace(data, dataset=ordered, as_opened=listed), test
 
     def images(self, part: str, *, limit: int | None = None) -> ImageSet:
         """Return the images of one part: train, val or test; see :meth:`prepared`."""

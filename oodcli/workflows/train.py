@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ import torch
 
 from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoders import Decoders, Originals
+from oodcli.data.decoders import Decoders
+from oodcli.data.originals import OriginalSizes
 from oodcli.data.prepare import Resizing, prepare
 from oodcli.data.splits import split
 from oodcli.errors import (
@@ -30,6 +30,7 @@ from oodcli.models import (
     Pretrained,
     network_of,
     parse_architecture,
+    published_configuration,
     save_weights,
     unit_features,
 )
@@ -74,10 +75,10 @@ from oodcli.workflows.devices import (
 )
 from oodcli.workflows.initial import (
     Initial,
-    InitialWeights,
     initial_weights,
     published_weights,
 )
+from oodcli.workflows.preprocessing import size_of_training
 from oodcli.workflows.run_data import find_dataset, preprocess_for
 from oodcli.workflows.training_state import (
     History,
@@ -90,7 +91,6 @@ from oodcli.workflows.training_state import (
 
 TRAINING_SCHEMA = 1
 PROBE = "linear probe"
-_RESIZE = re.compile(r"exact|shorter-crop(:[1-9][0-9]{0,4})?")
 
 
 @dataclass(frozen=True)
@@ -304,36 +304,14 @@ def train(
     if fraction > 0 and "val" in dataset.parts:
         watch.note(f"{dataset.name} has validation images, so that --val-fraction changes nothing")
     dataset = dataset.holding_out(fraction)
-    start, published = _start(store, request, dataset.name, job_of)
-    initial = None if start is None else start.named
-    spec, recipe = _chosen(request, dataset.name, None if initial is None else initial.arch)
-    if published is not None:
-        recipe = _as_published(recipe, published, request.settings)
-    recipe = _shared_out(recipe, job_of, watch, scale_batch=request.scale_batch)
-    preprocess = _preprocess(request, dataset.name, recipe, published)
-    if start is not None:
-        start.network(spec)  # it fits, or is refused now
-    job = _Job(
-        data=dataset.spec,
-        arch=spec.canonical,
-        recipe=recipe,
-        seed=request.seed,
-        amp=request.amp,
-        val_fraction=request.val_fraction,
-        skip_unreadable=request.skip_unreadable,
-        command=command,
-        created=now(),
-        preprocess=preprocess,
-        init=initial,
-        compile=request.compile,
-    )
+    job = _planned(store, request, dataset, command=command, watch=watch, job_of=job_of)
     same, folder = None, None
     if job_of.first:
         with store.lock("runs"):
             same = _same(store, job, request.name) if resume else None
             if same is None:
-                kind = recipe.objective.partition(":")[0]
-                marks = [dataset.name, spec.canonical, *([] if kind == "cross-entropy" else [kind])]
+                kind = job.recipe.objective.partition(":")[0]
+                marks = [dataset.name, job.arch, *([] if kind == "cross-entropy" else [kind])]
                 default = "-".join([*marks, f"s{request.seed}"])
                 folder = RunFolder(store.runs / new_name(store, request.name, default))
                 write_json(folder.path / TRAINING, job.to_json())
@@ -367,6 +345,59 @@ def train(
         if job_of.first and not (folder.path / STATE).is_file():
             remove_run(store, folder.name)
         raise
+
+
+def _planned(
+    store: Store,
+    request: TrainRequest,
+    dataset: Dataset,
+    *,
+    command: str,
+    watch: Progress,
+    job_of: Processes,
+) -> _Job:
+    """Settle all that fixes the weights, and refuse what does not fit together."""
+    start = None
+    if request.init is not None and not request.pretrained:
+        start = initial_weights(store, request.init)
+    arch, named = _network_of(request, dataset.name, None if start is None else start.named.arch)
+    sizing = size_of_training(
+        dataset,
+        arch,
+        published=published_configuration(arch, request.init if request.pretrained else None),
+        certain=request.pretrained,
+        image_size=request.image_size,
+        resize=request.resize,
+    )
+    spec = parse_architecture(arch, side=sizing.side)
+    recipe = _recipe_of(request, spec, dataset.name, named)
+    published = None
+    if request.pretrained:
+        # One process downloads before the others look.
+        start, published = job_of.in_turn(partial(published_weights, spec, request.init))
+    initial = None if start is None else start.named
+    if published is not None:
+        recipe = _as_published(recipe, published, request.settings)
+    recipe = _shared_out(recipe, job_of, watch, scale_batch=request.scale_batch)
+    preprocess = Preprocess(sizing.size, sizing.resize, recipe.mean, recipe.std)
+    for line in sizing.changes(dataset.name):
+        watch.note(line)
+    if start is not None:
+        start.network(spec)  # it fits, or is refused now
+    return _Job(
+        data=dataset.spec,
+        arch=spec.canonical,
+        recipe=recipe,
+        seed=request.seed,
+        amp=request.amp,
+        val_fraction=request.val_fraction,
+        skip_unreadable=request.skip_unreadable,
+        command=command,
+        created=now(),
+        preprocess=preprocess,
+        init=initial,
+        compile=request.compile,
+    )
 
 
 def train_seeds(
@@ -441,24 +472,6 @@ def _named_apart(request: TrainRequest) -> TrainRequest:
     return replace(request, settings=tuple(others), **apart)
 
 
-def _start(
-    store: Store, request: TrainRequest, data_name: str, job_of: Processes
-) -> tuple[InitialWeights | None, Pretrained | None]:
-    """Return the weights that a request starts from, and what published ones want of an image."""
-    if not request.pretrained:
-        if request.init is None:
-            return None, None
-        return initial_weights(store, request.init), None
-    if request.arch is None and request.recipe is None:
-        raise InvalidInputError(
-            "--pretrained needs a network that has published weights; name one: "
-            "--arch torchvision:resnet50 or --arch timm:NAME"
-        )
-    spec, _ = _chosen(replace(request, init=request.init or ""), data_name, None)
-    # One process downloads before the others look.
-    return job_of.in_turn(partial(published_weights, spec, request.init))
-
-
 def _as_published(recipe: Recipe, published: Pretrained, settings: Sequence[str]) -> Recipe:
     """Return a recipe with the normalisation of published weights, unless it was set."""
     given = {text.partition("=")[0].strip() for text in settings}
@@ -466,13 +479,24 @@ def _as_published(recipe: Recipe, published: Pretrained, settings: Sequence[str]
     return replace(recipe, **{name: wanted[name] for name in wanted if name not in given})
 
 
-def _chosen(
+def _network_of(
     request: TrainRequest, data_name: str, init_arch: str | None
-) -> tuple[ArchitectureSpec, Recipe]:
-    """Return the architecture and the recipe of a request."""
+) -> tuple[str, Recipe | None]:
+    """Return the architecture of a request as it is written, and the recipe that was named."""
+    if request.pretrained and request.arch is None and request.recipe is None:
+        raise InvalidInputError(
+            "--pretrained needs a network that has published weights; name one: "
+            "--arch torchvision:resnet50 or --arch timm:NAME"
+        )
     named = None if request.recipe is None else recipe_named(request.recipe, data_name)
-    arch = request.arch or init_arch or (named.arch if named else default_architecture(data_name))
-    spec = parse_architecture(arch)
+    usual = named.arch if named else default_architecture(data_name)
+    return request.arch or init_arch or usual, named
+
+
+def _recipe_of(
+    request: TrainRequest, spec: ArchitectureSpec, data_name: str, named: Recipe | None
+) -> Recipe:
+    """Return the recipe of a request with its changes."""
     objective = None if request.objective is None else parse_objective(request.objective).canonical
     recipe = named or recipe_for(spec.name, data_name, objective or "cross-entropy")
     changed = replace(recipe, objective=objective or recipe.objective).changed(
@@ -489,7 +513,7 @@ def _chosen(
             f"recipe {changed.name} starts from a trained network; name one: --init RUN, "
             "--init FILE or --pretrained, or start from random weights: --set start=random"
         )
-    return spec, replace(changed, objective=canonical)
+    return replace(changed, objective=canonical)
 
 
 def _shared_out(recipe: Recipe, job_of: Processes, watch: Progress, *, scale_batch: bool) -> Recipe:
@@ -510,30 +534,6 @@ def _shared_out(recipe: Recipe, job_of: Processes, watch: Progress, *, scale_bat
     if scale_batch:
         watch.note("--scale-batch changes nothing: torchrun has not started several processes")
     return recipe
-
-
-def _preprocess(
-    request: TrainRequest, data_name: str, recipe: Recipe, published: Pretrained | None
-) -> Preprocess:
-    """Return the size of the images, and how they get there."""
-    usual = preprocess_for(data_name, mean=recipe.mean, std=recipe.std)
-    if published is not None and published.size is not None:
-        usual = replace(usual, size=published.size, resize=published.resize or usual.resize)
-        if request.image_size is not None:
-            # A side that belongs to another size means nothing at this one.
-            usual = replace(usual, resize=usual.resize.partition(":")[0])
-    size, resize = request.image_size, request.resize
-    if size is not None and not 1 <= size <= 4096:
-        raise InvalidInputError(f"--image-size must be from 1 to 4096, not {size}")
-    if resize is not None and not _RESIZE.fullmatch(resize):
-        raise InvalidInputError(
-            f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {resize!r}"
-        )
-    return replace(
-        usual,
-        size=usual.size if size is None else (size, size),
-        resize=resize or usual.resize,
-    )
 
 
 def resume_run(
@@ -711,7 +711,8 @@ def _train(
         }
         _check_classes(parts["train"], dataset)
         _deterministic(device)
-        spec = parse_architecture(job.arch)
+        height, width = preprocess.size
+        spec = parse_architecture(job.arch, side=height if height == width else None)
         classes = len(dataset.class_names)
         objective = parse_objective(job.recipe.objective).objective
         build = partial(
@@ -1033,9 +1034,8 @@ def _images(
     Whether training images are cropped out of their originals depends on the recipe and the images
     alone, and decides what comes out. Where images are held does not, and depends on the memory.
     """
-    cropped = crops_originals(recipe) and Originals(dataset.parts["train"].source).differ_from(
-        resizing.size
-    )
+    originals = OriginalSizes.of(dataset.parts["train"].source)
+    cropped = crops_originals(recipe) and originals.differ_from(resizing.size)
     held = [name for name in parts if not (name == "train" and cropped)]
     free = free_memory(device)
     if free is not None and device.type != "cuda":

@@ -39,7 +39,9 @@ from oodcli.workflows.predict import PredictRequest, predict
 def bare_loop(folder: RunFolder, files: Sequence[str], *, device: torch.device, batch: int) -> None:
     """Decode images of the network's size and run the network, one batch after another."""
     run = folder.read()
-    network = load_run_network(folder.weights, run.arch, len(run.class_names))
+    network = load_run_network(
+        folder.weights, run.arch, len(run.class_names), size=run.preprocess.size
+    )
     module = network.module.eval().to(device)
     mean, std = (
         torch.tensor(each, device=device).view(3, 1, 1)

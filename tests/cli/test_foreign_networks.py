@@ -70,7 +70,7 @@ def test_a_small_transformer_of_the_users_own_is_imported_and_scored(
 
 def test_a_network_that_cannot_be_read_safely_is_refused(ood: Ood, tmp_path: Path) -> None:
     data = tree(tmp_path / "colours")
-    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pt")
+    torch.save(models.squeezenet1_1(num_classes=2).state_dict(), tmp_path / "x.pt")
     code, _, err = ood(
         "import", tmp_path / "x.pt", "--arch", "torchvision:squeezenet1_1", "--data", data
     )
@@ -90,8 +90,12 @@ def test_an_import_wants_a_checkpoint_or_published_weights(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--image-size", "0", "--image-size must be at least 1, not 0"),
-        ("--resize", "wide", "images cannot be resized by 'wide'"),
+        ("--image-size", "0", "--image-size must be from 1 to 4096, not 0"),
+        (
+            "--resize",
+            "wide",
+            "--resize must be exact, shorter-crop or shorter-crop:SIDE, not 'wide'",
+        ),
         ("--std", "0", "--std must be positive"),
     ],
 )

@@ -200,12 +200,6 @@ def _lives(process):
         return False
 
 
-def test_originals_know_whether_they_have_a_size(images, source):
-    assert not Originals(source).differ_from((12, 17))
-    assert Originals(source).differ_from((17, 12))
-    assert Originals(ArraySource(images)).differ_from((12, 16))
-
-
 def test_the_number_of_workers_is_that_of_the_cores_and_no_less_than_none(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(24)), raising=False)
     assert [pools.worker_count(n) for n in (1, 2, 8, 50)] == [16, 12, 3, 1]

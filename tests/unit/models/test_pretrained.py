@@ -49,7 +49,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def test_a_file_gives_its_weights_and_the_constants_of_imagenet(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "mine.pth")
     spec = parse_architecture("torchvision:resnet18")
-    found = pretrained_state(spec, path)
+    found = pretrained_state(str(spec), path)
     assert found.source == str(path)
     assert found.mean == (0.485, 0.456, 0.406)
     assert load_into(spec, found.state).num_classes == 4
@@ -59,12 +59,12 @@ def test_a_file_gives_its_weights_and_the_constants_of_imagenet(tmp_path: Path) 
 
 def test_a_file_wants_images_as_the_published_weights_do(tmp_path: Path) -> None:
     path = weights_file(tmp_path / "mine.pth")
-    found = pretrained_state(parse_architecture("torchvision:resnet18"), path)
+    found = pretrained_state("torchvision:resnet18", path)
     assert (found.size, found.resize) == ((224, 224), "shorter-crop:256")
     timm = pytest.importorskip("timm")
     name = "vit_tiny_patch16_224"
     torch.save(timm.create_model(name).state_dict(), path)
-    found = pretrained_state(parse_architecture(f"timm:{name}"), path)
+    found = pretrained_state(f"timm:{name}", path)
     assert (found.mean, found.std, found.size) == ((0.5,) * 3, (0.5,) * 3, (224, 224))
     assert found.source == str(path)
 
@@ -72,21 +72,21 @@ def test_a_file_wants_images_as_the_published_weights_do(tmp_path: Path) -> None
 def test_the_cache_of_torch_is_read(published: Callable[..., Path]) -> None:
     published(names=("IMAGENET1K_V2", "IMAGENET1K_V1"))
     spec = parse_architecture("torchvision:resnet18")
-    found = pretrained_state(spec)
+    found = pretrained_state(str(spec))
     assert found.source == "torchvision:resnet18 IMAGENET1K_V1"
     assert (found.size, found.resize) == ((224, 224), "shorter-crop:256")
     assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.2, 0.3, 0.4))
     assert load_into(spec, found.state).num_classes == 4
-    assert pretrained_state(spec, "IMAGENET1K_V2").source.endswith("IMAGENET1K_V2")
+    assert pretrained_state(str(spec), "IMAGENET1K_V2").source.endswith("IMAGENET1K_V2")
     with pytest.raises(UnknownNameError, match="did you mean 'IMAGENET1K_V"):
-        pretrained_state(spec, "IMAGENET1K_V3")
+        pretrained_state(str(spec), "IMAGENET1K_V3")
 
 
 def test_a_damaged_file_in_the_cache_is_seen(published: Callable[..., Path]) -> None:
     path = published()
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptArtifactError, match="is not what was published under that name"):
-        pretrained_state(parse_architecture("torchvision:resnet18"))
+        pretrained_state("torchvision:resnet18")
 
 
 def test_weights_that_cannot_be_had_name_the_file_to_put_there(
@@ -100,7 +100,7 @@ def test_weights_that_cannot_be_had_name_the_file_to_put_there(
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(DownloadError) as error:
-        pretrained_state(parse_architecture("torchvision:resnet18"))
+        pretrained_state("torchvision:resnet18")
     assert f"put it at {path}, or name a file" in str(error.value)
 
 
@@ -111,7 +111,7 @@ def test_a_googlenet_is_normalised_by_one_half_and_loses_its_training_classifier
     spec = parse_architecture("torchvision:googlenet")
     state = spec.build(4).state_dict()
     torch.save({**state, "aux1.fc1.weight": torch.ones(1)}, tmp_path / "google.pth")
-    found = pretrained_state(spec, tmp_path / "google.pth")
+    found = pretrained_state(str(spec), tmp_path / "google.pth")
     assert (found.mean, found.std) == ((0.5,) * 3, (0.5,) * 3)
     assert load_into(spec, found.state).num_classes == 4
     image = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -128,6 +128,6 @@ def test_a_googlenet_is_normalised_by_one_half_and_loses_its_training_classifier
 def test_refuses_where_nothing_is_published(tmp_path: Path) -> None:
     spec = parse_architecture("resnet18")
     with pytest.raises(InvalidInputError, match="resnet18 has no published weights; name a file"):
-        pretrained_state(spec)
+        pretrained_state(str(spec))
     with pytest.raises(InvalidInputError, match=r"there is no file .*gone\.pt"):
-        pretrained_state(spec, tmp_path / "gone.pt")
+        pretrained_state(str(spec), tmp_path / "gone.pt")

@@ -16,7 +16,7 @@ from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store, read_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.activation_folder import ActivationFolder, files_in
-from oodcli.workflows.importing import import_checkpoint
+from oodcli.workflows.importing import ImportRequest, import_checkpoint
 from tests.unit.models.test_probes import PROBES, Largest, LastMap, Slope
 
 
@@ -27,7 +27,9 @@ def folder(tmp_path: Path) -> RunFolder:
     spec = parse_architecture("resnet18:width=2")
     save_weights(network_of(spec, spec.build(6)), tmp_path / "random.safetensors")
     store = Store(tmp_path / "store")
-    import_checkpoint(store, tmp_path / "random.safetensors", arch=spec.canonical, data="digits")
+    import_checkpoint(
+        store, ImportRequest(tmp_path / "random.safetensors", arch=spec.canonical, data="digits")
+    )
     return find_run(store, None)
 
 

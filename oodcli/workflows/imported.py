@@ -1,0 +1,241 @@
+"""The network of an import: read, brought to its images, tried on some, and stored as a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oodcli.data.dataset import Dataset
+from oodcli.errors import InvalidInputError
+from oodcli.models import (
+    ArchitectureSpec,
+    Checkpoint,
+    Network,
+    Pretrained,
+    is_foreign,
+    load_into,
+    parse_architecture,
+    pretrained_state,
+    published_configuration,
+    read_checkpoint,
+    save_weights,
+)
+from oodcli.progress import Progress
+from oodcli.runs import Preprocess, Run, RunFolder, new_name, now
+from oodcli.store import Store, digest_of_file
+from oodcli.workflows.devices import find_device, versions
+from oodcli.workflows.importing import ImportRequest, ImportResult, Three
+from oodcli.workflows.plausibility import Plausibility, plausibility
+from oodcli.workflows.preprocessing import filter_line, size_of_import
+
+_HALF: Three = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class _Normalisation:
+    """Mean and standard deviation of the three channels, and what says so."""
+
+    mean: Three
+    std: Three
+    mean_from: str
+    std_from: str
+    assumed: bool
+
+    @property
+    def line(self) -> str:
+        """What was taken and why."""
+        mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        if self.mean_from == self.std_from:
+            return f"mean {mean} and std {std}: {self.mean_from}"
+        return f"mean {mean}: {self.mean_from}; std {std}: {self.std_from}"
+
+
+def imported_run(
+    store: Store,
+    request: ImportRequest,
+    dataset: Dataset,
+    *,
+    command: str,
+    progress: Progress,
+) -> ImportResult:
+    """Make the run of an import whose options, file and data have been looked at.
+
+    Parameters
+    ----------
+    store
+        Where the run goes.
+    request
+        What to import.
+    dataset
+        The data, with the classes in the order of the outputs.
+    command
+        The command line, kept with the run.
+    progress
+        Told what was taken from where, and of what looks wrong.
+
+    Raises
+    ------
+    OodError
+        If the file, the architecture or the data cannot be used or do not fit together.
+    """
+    device = find_device(request.device)
+    spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
+    published = published_configuration(request.arch, request.checkpoint)
+    source, checkpoint = _weights(request, published, dataset)
+    # What is known without a size is refused before a size is asked for.
+    network = None if spec is None else _network(spec, checkpoint, source, dataset)
+    classes = len(dataset.class_names)
+    certain = request.checkpoint is None or (published is not None and published.classes == classes)
+    sizing = size_of_import(
+        dataset,
+        request.arch,
+        published=published,
+        certain=certain,
+        image_size=request.image_size,
+        resize=request.resize,
+    )
+    if network is None:
+        spec = parse_architecture(request.arch, side=sizing.side)
+        network = _network(spec, checkpoint, source, dataset)
+    network.check_image_size(*sizing.size)
+    normalised = _normalisation(request, published)
+    preprocess = Preprocess(sizing.size, sizing.resize, normalised.mean, normalised.std)
+    for line in (
+        *network.remarks(),
+        f"{dataset.name}: images of {sizing.originals}",
+        *sizing.lines,
+        filter_line(published),
+        normalised.line,
+    ):
+        progress.note(line)
+    tried = plausibility(
+        network,
+        dataset,
+        preprocess,
+        checkpoint,
+        assumed=normalised.assumed,
+        device=device,
+        progress=progress,
+    )
+    imported = {
+        "source": source,
+        "preprocess_from": {
+            "size": sizing.size_from,
+            "resize": sizing.resize_from,
+            "filter": filter_line(published).removeprefix("filter "),
+            "mean": normalised.mean_from,
+            "std": normalised.std_from,
+        },
+        "plausibility": {} if tried is None else tried.to_json(),
+    }
+    result = _stored(
+        store, request, dataset, network, preprocess, imported=imported, command=command
+    )
+    _tell_outcome(result, tried, source, progress)
+    return result
+
+
+def _weights(
+    request: ImportRequest, published: Pretrained | None, dataset: Dataset
+) -> tuple[str, Checkpoint]:
+    """Read the weights, and refuse those that cannot have the classes of the data."""
+    classes = len(dataset.class_names)
+    path = request.checkpoint
+    if path is None:
+        if published is not None and published.classes not in (None, classes):
+            raise InvalidInputError(
+                f"the published weights of {request.arch} have {published.classes} classes and "
+                f"{dataset.name} has {classes}; to train a last layer for these: ood train "
+                f"--pretrained --arch {request.arch} --data DATA"
+            )
+        found = pretrained_state(request.arch)
+        return found.source, Checkpoint(found.state)
+    checkpoint = read_checkpoint(path)
+    if is_foreign(request.arch) and not any(
+        tensor.dim() > 0 and len(tensor) == classes for tensor in checkpoint.state.values()
+    ):
+        raise InvalidInputError(
+            f"the checkpoint {path} has no layer with an output for each of the {classes} classes "
+            f"of {dataset.name}; name the data it was trained on: --data"
+        )
+    return str(path), checkpoint
+
+
+def _network(
+    spec: ArchitectureSpec, checkpoint: Checkpoint, source: str, dataset: Dataset
+) -> Network:
+    """Build the network, and refuse one that has not the classes of the data."""
+    network = load_into(spec, checkpoint.state)
+    classes = len(dataset.class_names)
+    if network.num_classes != classes:
+        raise InvalidInputError(
+            f"the checkpoint {source} has {network.num_classes} classes and {dataset.name} has "
+            f"{classes}; name the data it was trained on: --data"
+        )
+    return network
+
+
+def _normalisation(request: ImportRequest, published: Pretrained | None) -> _Normalisation:
+    """Return what was asked for, else what published weights want, else one half."""
+    usual = "nothing says it, so that one half is assumed"
+    mean, std, source = _HALF, _HALF, usual
+    if published is not None:
+        mean, std, source = published.mean, published.std, published.configuration
+    return _Normalisation(
+        request.mean or mean,
+        request.std or std,
+        source if request.mean is None else "--mean",
+        source if request.std is None else "--std",
+        assumed=published is None and request.mean is None,
+    )
+
+
+def _tell_outcome(
+    result: ImportResult, tried: Plausibility | None, source: str, progress: Progress
+) -> None:
+    record = result.record
+    if tried is not None:
+        progress.note(tried.line)
+    for warning in record.warnings:
+        progress.note(f"warning: {warning}")
+    progress.note(
+        f"run {result.run}: {record.arch} with {len(record.class_names)} classes, from {source}"
+    )
+
+
+def _stored(
+    store: Store,
+    request: ImportRequest,
+    dataset: Dataset,
+    network: Network,
+    preprocess: Preprocess,
+    *,
+    imported: dict[str, Any],
+    command: str,
+) -> ImportResult:
+    """Write weights and record."""
+    arch = network.spec.canonical
+    path: Path | None = request.checkpoint
+    with store.lock("runs"):
+        folder = RunFolder(
+            store.runs / new_name(store, request.name, arch if path is None else path.stem)
+        )
+        save_weights(network, folder.weights)
+        record = Run(
+            origin="imported",
+            created=now(),
+            arch=arch,
+            data=dataset.spec,
+            data_name=dataset.name,
+            class_names=tuple(dataset.class_names),
+            preprocess=preprocess,
+            blocks=tuple(network.blocks),
+            network=network.digest,
+            weights=digest_of_file(folder.weights),
+            parts={part: len(images) for part, images in dataset.parts.items()},
+            val_fraction=request.val_fraction,
+            versions=versions(),
+            command=command,
+            imported=imported,
+        )
+        folder.write(record)
+    return ImportResult(folder.name, record)

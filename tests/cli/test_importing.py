@@ -1,0 +1,431 @@
+"""What ``ood import`` takes for the images of a network, where from, and what it finds odd."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+
+from tests.cli.conftest import Ood, tree
+
+# A classifier of plain colours that needs no training: the largest of 2 c.x - |c| over the colours
+# c, for the mean x of the channels.
+COLOURS = {
+    "blue": (0, 0, 1), "cyan": (0, 1, 1), "green": (0, 1, 0), "pink": (1, 0, 1), "red": (1, 0, 0),
+    "yellow": (1, 1, 0),
+}  # fmt: skip
+NETWORK = """
+import torch
+from torch import nn
+
+SIDES = []
+
+class Colours(nn.Module):
+    def __init__(self, classes, only=None):
+        super().__init__()
+        self.convs = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.ReLU())
+        self.head = nn.Linear(3, classes)
+        self.only = only
+        if only is not None:
+            self.image_size = only
+
+    def forward(self, x):
+        SIDES.append(x.shape[-1])
+        if self.only is not None:
+            assert x.shape[-1] == self.only, f"wants {self.only}"
+        return self.head(self.convs(x).mean(dim=(2, 3)))
+
+def any_size(num_classes):
+    return Colours(num_classes)
+
+def only_48(num_classes):
+    return Colours(num_classes, 48)
+
+def small(num_classes):
+    network = Colours(num_classes)
+    network.pretrained_cfg = {
+        "input_size": (3, 40, 40), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6),
+        "crop_pct": 0.8, "interpolation": "lanczos", "num_classes": num_classes,
+    }
+    return network
+
+def nowhere(num_classes):
+    class Nowhere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(7, num_classes)
+
+        def forward(self, x):
+            if x.shape[-1] > 100:
+                raise ValueError("too large")
+            return self.head(x.flatten(1))
+
+    return Nowhere()
+"""
+
+
+def photos(root: Path, *, height: int = 20, width: int = 24, n: int = 9) -> Path:
+    """Write a test part of plain colours with some noise, a folder for each."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        folder = root / "test" / name
+        folder.mkdir(parents=True)
+        for index in range(n):
+            noise = rng.integers(0, 40, (height, width, 3))
+            pixels = np.abs(255 * np.array(colour) - noise).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+def colours_state(order: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Return the weights of the network above, its outputs in an order of the colours."""
+    values = torch.tensor([COLOURS[name] for name in order or COLOURS], dtype=torch.float32)
+    one = torch.eye(3)[:, :, None, None]
+    return {
+        "convs.0.weight": one, "convs.0.bias": torch.zeros(3), "convs.2.weight": one,
+        "convs.2.bias": torch.zeros(3), "head.weight": 2 * values, "head.bias": -values.sum(dim=1),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write the module of the network into the present folder, and its weights; return its name."""
+    name = f"colours_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    torch.save(colours_state(), tmp_path / "colours.pt")
+    return name
+
+
+def record_of(ood: Ood, name: str) -> dict[str, object]:
+    return json.loads(ood("runs", "show", name)[1])
+
+
+# Where the size comes from
+
+
+@pytest.mark.parametrize("folder", ["ilsvrc", "imagenet", "imagenet200", "cifar10"])
+def test_the_size_does_not_depend_on_what_a_folder_is_called(
+    ood: Ood, tmp_path: Path, colours: str, folder: str
+) -> None:
+    data = photos(tmp_path / folder, height=70, width=90, n=2)
+    argv = ["import", "colours.pt", "--arch", f"{colours}:any_size", "--data", data]
+    code, out, err = ood(*argv)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        f"error: nothing says at which size {colours}:any_size was trained, and the images of "
+        f"{folder} are of 70 x 90 pixels; name it: --image-size N, and --resize shorter-crop:SIDE "
+        "if a margin was cut off"
+    )
+    code, out, err = ood(*argv, "--image-size", 64)
+    assert code == 0, err
+    record = record_of(ood, "colours")
+    assert record["preprocess"]["size"] == [64, 64]
+    assert record["preprocess"]["resize"] == "shorter-crop"
+    assert record["imported"]["preprocess_from"]["size"] == "--image-size"
+
+
+def test_small_images_keep_the_usual_size(ood: Ood, tmp_path: Path, colours: str) -> None:
+    data = photos(tmp_path / "plain")
+    code, _, err = ood("import", "colours.pt", "--arch", f"{colours}:any_size", "--data", data)
+    assert code == 0, err
+    lines = err.splitlines()
+    assert "plain: images of 20 x 24 pixels" in lines
+    assert "size 32 x 32: usual for images of 20 x 24 pixels" in lines
+    assert any(line.startswith("resize exact (") for line in lines)
+    assert "filter bilinear: there is no other in ood" in lines
+    assert (
+        "mean 0.5, 0.5, 0.5 and std 0.5, 0.5, 0.5: nothing says it, so that one half is assumed"
+        in lines
+    )
+    assert "accuracy 100.00 % on 54 test images (chance 16.67 %)" in lines
+    assert "warning" not in err
+
+
+def test_a_network_that_names_its_size_gets_it(ood: Ood, tmp_path: Path, colours: str) -> None:
+    data = photos(tmp_path / "plain", height=70, width=90, n=2)
+    code, _, err = ood("import", "colours.pt", "--arch", f"{colours}:only_48", "--data", data)
+    assert code == 0, err
+    assert f"size 48 x 48: the network that {colours}:only_48 builds" in err
+    assert record_of(ood, "colours")["preprocess"]["size"] == [48, 48]
+
+
+def test_a_configuration_that_a_network_carries_is_read(
+    ood: Ood, tmp_path: Path, colours: str
+) -> None:
+    data = photos(tmp_path / "plain", height=70, width=90, n=2)
+    code, _, err = ood("import", "colours.pt", "--arch", f"{colours}:small", "--data", data)
+    assert code == 0, err
+    source = f"timm's configuration of the network that {colours}:small builds"
+    record = record_of(ood, "colours")
+    assert record["preprocess"] == {
+        "size": [40, 40], "resize": "shorter-crop:50", "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+    }  # fmt: skip
+    assert f"size 40 x 40: {source}" in err
+    assert f"filter bilinear: there is no other in ood, but {source} has lanczos" in err
+    came_from = record["imported"]["preprocess_from"]
+    assert {came_from[key] for key in ("size", "resize", "mean", "std")} == {source}
+
+
+@pytest.mark.parametrize(("side", "size"), [(20, [32, 32]), (100, [224, 224])])
+def test_a_file_for_a_network_of_torchvision_is_used_as_its_published_weights_are(
+    ood: Ood, tmp_path: Path, side: int, size: list[int]
+) -> None:
+    """With other classes it was trained further, or on small images from the start."""
+    data = photos(tmp_path / "plain", height=side, width=side, n=2)
+    torch.manual_seed(0)
+    torch.save(models.resnet18(num_classes=6).state_dict(), tmp_path / "mine.pt")
+    argv = ["import", tmp_path / "mine.pt", "--arch", "torchvision:resnet18", "--data", data]
+    code, _, err = ood(*argv)
+    assert code == 0, err
+    preprocess = record_of(ood, "mine")["preprocess"]
+    assert preprocess["size"] == size
+    assert preprocess["resize"] == ("shorter-crop:256" if side == 100 else "exact")
+    assert preprocess["mean"] == [0.485, 0.456, 0.406]
+    assert preprocess["std"] == [0.229, 0.224, 0.225]
+    source = "torchvision's configuration of resnet18 IMAGENET1K_V1"
+    assert f"filter bilinear: {source}" in err
+    assert f"mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225: {source}" in err
+    assert ood(*argv, "--mean", 0.4, "--name", "other")[0] == 0
+    other = record_of(ood, "other")
+    assert other["preprocess"]["mean"] == [0.4, 0.4, 0.4]
+    assert other["preprocess"]["std"] == [0.229, 0.224, 0.225]
+    assert other["imported"]["preprocess_from"]["mean"] == "--mean"
+
+
+def test_the_file_names_of_torchvision_tell_its_sets_apart(tmp_path: Path) -> None:
+    from oodcli.models import published_configuration
+
+    found = published_configuration("torchvision:resnet50", tmp_path / "resnet50-11ad3fa6.pth")
+    assert found is not None
+    assert found.configuration.endswith("resnet50 IMAGENET1K_V2")
+    assert found.resize == "shorter-crop:232"
+    assert found.classes == 1000
+
+
+def test_the_configuration_of_timm_is_read_for_a_file(ood: Ood, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    data = photos(tmp_path / "plain", height=70, width=90, n=1)
+    torch.manual_seed(0)
+    module = timm.create_model("test_efficientnet", num_classes=6)
+    torch.save(module.state_dict(), tmp_path / "mine.pt")
+    code, _, err = ood(
+        "import", tmp_path / "mine.pt", "--arch", "timm:test_efficientnet", "--data", data
+    )
+    assert code == 0, err
+    shown = module.pretrained_cfg
+    preprocess = record_of(ood, "mine")["preprocess"]
+    assert preprocess["size"] == list(shown["input_size"][1:])
+    assert preprocess["mean"] == list(shown["mean"])
+    assert preprocess["std"] == list(shown["std"])
+    assert "filter bilinear: there is no other in ood, but timm's configuration of" in err
+    assert f"has {shown['interpolation']}, so that accuracy and scores differ a little" in err
+
+
+# The network is followed at the size that it is used at
+
+
+def test_a_network_is_followed_at_its_own_size_alone(
+    ood: Ood, tmp_path: Path, colours: str
+) -> None:
+    data = photos(tmp_path / "plain")
+    argv = ["import", "colours.pt", "--arch", f"{colours}:any_size", "--data", data]
+    assert ood(*argv, "--image-size", 72)[0] == 0
+    assert ood("score", "--method", "energy", "--ood", "uniform-noise")[0] == 0
+    assert set(sys.modules[colours].SIDES) == {72}
+
+
+def test_a_size_that_a_network_refuses_is_named(ood: Ood, tmp_path: Path, colours: str) -> None:
+    data = photos(tmp_path / "plain")
+    argv = ["import", "colours.pt", "--arch", f"{colours}:only_48", "--data", data]
+    code, _, err = ood(*argv, "--image-size", 50)
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"error: {colours}:only_48 takes no images of 50 x 50 pixels (wants 48); name the size it "
+        "was made for: --image-size N"
+    )
+
+
+def test_every_size_that_was_tried_is_named(colours: str) -> None:
+    from oodcli.errors import InvalidInputError
+    from oodcli.models import parse_architecture
+
+    with pytest.raises(InvalidInputError) as error:
+        parse_architecture(f"{colours}:nowhere")
+    message = str(error.value)
+    for side in (64, 224, 32, 28, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512):
+        assert f"{side} x {side}" in message
+    assert "224 x 224, 128 x 128, 160 x 160, 192 x 192, 240 x 240" in message
+    assert "512 x 512: too large" in message
+    assert "64 x 64: mat1 and mat2 shapes cannot be multiplied (2x12288 and 7x7)" in message
+
+
+# The order of the classes
+
+
+def rolled(names: list[str]) -> list[str]:
+    return [*names[-1:], *names[:-1]]
+
+
+def test_outputs_in_another_order_are_seen_and_named(
+    ood: Ood, tmp_path: Path, colours: str
+) -> None:
+    data = photos(tmp_path / "plain")
+    order = rolled(list(COLOURS))
+    torch.save({"state_dict": colours_state(order), "best_acc": 99.5}, tmp_path / "rolled.pt")
+    argv = ["import", "rolled.pt", "--arch", f"{colours}:any_size", "--data", data]
+    code, _, err = ood(*argv)
+    assert code == 0, err
+    assert (
+        "accuracy 0.00 % on 54 test images (chance 16.67 %; best_acc in the file: 99.50 %)" in err
+    )
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: accuracy was 0.00 %, and best_acc in the file is 99.50 %: check normalisation, "
+        "size, and the order of the classes",
+        "warning: accuracy was 0.00 %, no better than chance (16.67 %): the network, its images or "
+        "the order of its classes are not what they should be",
+        "warning: accuracy was 0.00 %, but 100.00 % with the classes in another order (the outputs "
+        "are shifted by 1; output 0, here 'blue', is 'yellow'): name them in the order of the "
+        "outputs, one per line: --classes FILE",
+    ]
+    assert record_of(ood, "rolled")["imported"]["plausibility"] == {
+        "part": "test", "images": 54, "accuracy": 0.0, "chance": pytest.approx(1 / 6),
+        "stored": 0.995, "stored_name": "best_acc",
+        "warnings": [line.removeprefix("warning: ") for line in warnings],
+    }  # fmt: skip
+    # Every command that judges by this network says so again.
+    image = data / "test" / "red" / "0.png"
+    code, _, err = ood("predict", image, "--method", "msp", "--run", "rolled")
+    assert code == 0, err
+    for line in warnings:
+        again = line.removeprefix("warning: ")
+        assert f"warning: when run rolled was imported, {again}" in err
+
+
+def test_the_order_of_the_outputs_can_be_given(ood: Ood, tmp_path: Path, colours: str) -> None:
+    data = photos(tmp_path / "plain")
+    order = rolled(list(COLOURS))
+    torch.save(colours_state(order), tmp_path / "rolled.pt")
+    (tmp_path / "order.txt").write_text("\n".join(order))
+    argv = ["import", "rolled.pt", "--arch", f"{colours}:any_size", "--data", data]
+    code, _, err = ood(*argv, "--classes", "order.txt")
+    assert code == 0, err
+    assert "accuracy 100.00 % on 54 test images" in err
+    assert "warning" not in err
+    assert record_of(ood, "rolled")["class_names"] == order
+    # The data are opened in that order again.
+    code, out, err = ood("score", "--method", "msp", "--ood", "uniform-noise", "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)["rows"][0]["id_accuracy"] == 1.0
+    code, out, err = ood(
+        "predict", data / "test" / "red" / "0.png", "--method", "msp", "--format", "jsonl"
+    )
+    assert code == 0, err
+    assert json.loads(out)["class"] == "red"
+
+
+def test_a_network_at_chance_is_said_to_be(ood: Ood, tmp_path: Path, colours: str) -> None:
+    data = photos(tmp_path / "plain")
+    state = colours_state()
+    state["head.bias"] = torch.tensor([9.0, 0, 0, 0, 0, 0])
+    torch.save(state, tmp_path / "one.pt")
+    code, _, err = ood("import", "one.pt", "--arch", f"{colours}:any_size", "--data", data)
+    assert code == 0, err
+    assert "warning: accuracy was 16.67 %, no better than chance (16.67 %)" in err
+
+
+def test_wrong_normalisation_of_a_published_network_is_seen(
+    ood: Ood, shared: Path, tmp_path: Path
+) -> None:
+    """ResNet-20 with 91.73 % on all test images, by the constants of ImageNet."""
+    tiles = np.asarray(Image.open(shared / "data" / "cifar10" / "test.webp"))
+    side = tiles.shape[1] // 32
+    images = tiles.reshape(-1, 32, side, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)[::20]
+    labels = np.repeat(np.arange(10), 1000)[::20]
+    np.savez(tmp_path / "some.npz", test_images=images, test_labels=labels)
+    checkpoint = next((shared / "data" / "checkpoints").glob("resnet20-*.th"))
+    argv = ["import", checkpoint, "--arch", "resnet20", "--data", tmp_path / "some.npz"]
+    code, _, err = ood(*argv, "--name", "half")
+    assert code == 0, err
+    found = record_of(ood, "half")["imported"]["plausibility"]
+    assert found["images"] == 500
+    assert found["stored"] == pytest.approx(0.9178, abs=1e-4)
+    assert 0.78 < found["accuracy"] < 0.88
+    assert len(found["warnings"]) == 2
+    assert "and best_prec1 in the file is 91.78 %" in found["warnings"][0]
+    assert "of ImageNet (--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225)" in found["warnings"][1]
+    code, _, err = ood(
+        *argv, "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--name", "right"
+    )
+    assert code == 0, err
+    found = record_of(ood, "right")["imported"]["plausibility"]
+    assert found["accuracy"] > 0.89
+    assert found["warnings"] == []
+
+
+# What can be refused first is refused first
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data", "nosuch"], "no data set 'nosuch'"),
+        (["--data", "digits", "--std", "0"], "--std must be positive"),
+        (["--data", "digits", "--image-size", "0"], "--image-size must be from 1 to 4096"),
+        (["--data", "digits", "--resize", "wide"], "--resize must be exact"),
+        (["--data", "digits", "--classes", "gone.txt"], "there is no file gone.txt"),
+        (["--data", "digits", "--classes", "two.txt"], "two.txt does not name the 6 classes"),
+        (["--data", "digits", "--val-fraction", "2"], "a validation share of 2"),
+        (["--data", "digits", "--name", "a/b"], "a run cannot be called 'a/b'"),
+        (["--data", "uniform-noise"], "has no labels"),
+    ],
+)
+def test_data_and_options_are_refused_before_torch_is_loaded(
+    tmp_path: Path, more: list[str], message: str
+) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pt")
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    script = (
+        "import sys\n"
+        "class Never:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        assert name != 'torch', 'torch is loaded'\n"
+        "sys.meta_path.insert(0, Never())\n"
+        "from oodcli.cli.app import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    argv = ["import", "x.pt", "--arch", "timm:resnet18", "--store", "store", *more]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv],
+        check=False, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_weights_without_the_classes_are_refused_before_the_network_is_built(
+    ood: Ood, tmp_path: Path, colours: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tree(tmp_path / "colours", n=2)
+
+    def never(*_args: object, **_more: object) -> None:
+        raise AssertionError("the network is followed")
+
+    monkeypatch.setattr("oodcli.models.foreign.dissect", never)
+    code, _, err = ood("import", "colours.pt", "--arch", f"{colours}:any_size", "--data", data)
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: the checkpoint colours.pt has no layer with an output for each of the 2 classes of "
+        "colours; name the data it was trained on: --data"
+    )
+    code, _, err = ood("import", "--pretrained", "--arch", "torchvision:resnet18", "--data", data)
+    assert code == 1
+    assert "the published weights of torchvision:resnet18 have 1000 classes" in err
