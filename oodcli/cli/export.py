@@ -31,7 +31,10 @@ def export(
     method: Annotated[
         str,
         typer.Option(
-            "--method", metavar="NAME[:KEY=VALUE,…]", help="The method.", show_default=False
+            "--method",
+            metavar="NAME[:KEY=VALUE,…]",
+            help="The method; auto is the one that ood recommend chose or chooses.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -159,7 +162,6 @@ def _table(found: "Exported") -> "Table":
         notes=(
             f"Difference: the largest one from ood's own results on {checked.real} test images "
             f"and {checked.noise} of noise, as a share of their standard deviation; "
-            f"{checked.tolerance:g} is let pass",
+            f"{checked.tolerance:g} is accepted",
         ),
-        droppable=("meaning",),
     )

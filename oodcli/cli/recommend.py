@@ -1,5 +1,6 @@
 """``ood recommend``."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -100,11 +101,9 @@ def _table(found: "Recommendation", *, every: bool) -> "Table":
         }
 
     notes = [
-        f"recommended: {found.method}",
         _reason(found),
-        _how_sure(found),
-        "that is said of these candidates and spoilt images; no real OOD image had a part in it, "
-        "and those you will meet may be of another kind",
+        _confidence(found),
+        "the ranking uses ID images and corrupted copies of them; real OOD images may differ",
     ]
     if not every:
         count = len(found.candidates)
@@ -115,9 +114,10 @@ def _table(found: "Recommendation", *, every: bool) -> "Table":
     if found.restricted:
         notes.append("not stored, since methods or images were limited")
     return Table(
+        lead=(f"recommended: {found.method} ({found.sureness})", f"next: {_next(found)}"),
         title=(
-            f"{found.run}: AUROC of {found.n:,} {found.part} images of {found.data} against the "
-            "same images spoilt",
+            f"{found.run}: AUROC of {found.n:,} {found.part} images of {found.data} against "
+            "corrupted copies of them",
         ),
         columns=(
             Column("method", "Method"),
@@ -148,15 +148,22 @@ def _reason(found: "Recommendation") -> str:
     return text
 
 
-def _how_sure(found: "Recommendation") -> str:
+def _next(found: "Recommendation") -> str:
+    """Return the command that screens images by what was chosen."""
+    method = found.method if found.restricted else "auto"
+    return f"ood predict IMAGES --run {shlex.quote(found.run)} --method {shlex.quote(method)}"
+
+
+def _confidence(found: "Recommendation") -> str:
     from oodcli.cli.render import percent
 
     if found.runner_up is None or found.lead is None:
-        return f"how sure: {found.sureness}"
+        return f"confidence: {found.sureness}"
     assert found.lead_low is not None  # they come together
     assert found.lead_high is not None
     return (
-        f"how sure: {found.sureness}; it wins {100 * found.share:.0f} % of {found.draws} draws of "
-        f"images with one family left out; ahead of {found.runner_up} by {percent(found.lead)} "
-        f"points (95 % of draws: {percent(found.lead_low)} to {percent(found.lead_high)})"
+        f"confidence: it wins in {100 * found.share:.0f} % of {found.draws} bootstrap samples of "
+        f"images with one kind of corruption left out; ahead of {found.runner_up} by "
+        f"{percent(found.lead)} points (95 % of samples: {percent(found.lead_low)} to "
+        f"{percent(found.lead_high)})"
     )

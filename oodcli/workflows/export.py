@@ -43,18 +43,20 @@ Input = Literal["uint8", "float32"]
 # A bank of training vectors may take this much; the whole file, what protocol buffers allow.
 MOST_BANK_BYTES = 512 * 2**20
 _MOST_BYTES = 2**31 - 2**20
-# Largest difference that is let pass, as a share of the standard deviation of what is compared.
+# Largest difference that is accepted, as a share of the spread of what is compared.
 TOLERANCE = 1e-4
+# Roundings of float32, at the largest value, that are accepted however little an output varies.
+ROUNDINGS = 16
 _REAL_IMAGES = 256
 _NOISE_IMAGES = 64
 _BATCH = 64
 
 _OUTPUTS: Mapping[str, str] = {
-    "logits": "output of the last layer, as images are scored by it",
+    "logits": "logits that are scored",
     "class": "index of the predicted class",
-    "probability": "softmax probability of the predicted class",
-    "score": "larger for more in-distribution",
-    "verdict": "1 for out-of-distribution (score below the threshold), 0 for in-distribution",
+    "probability": "softmax of that class",
+    "score": "higher: more in-distribution",
+    "verdict": "1: OOD, score < threshold",
 }
 
 
@@ -107,7 +109,8 @@ class Difference:
     largest
         Largest difference.
     relative
-        The same as a share of the standard deviation of the output over all compared images.
+        The same as a share of the standard deviation of the output over all compared images, or
+        of a floor where the output hardly varies.
     """
 
     largest: float
@@ -456,8 +459,7 @@ def _described(
                 "name": "images",
                 "type": kind,
                 "shape": ["batch", 3, *size],
-                "meaning": "RGB, channels first, pixels from 0 to "
-                + ("255" if kind == "uint8" else "1"),
+                "meaning": f"RGB, from 0 to {'255' if kind == 'uint8' else '1'}",
             }
         ],
         "outputs": [
@@ -525,8 +527,8 @@ def _verified(
         if not difference.relative <= TOLERANCE:
             raise InvalidInputError(
                 f"the file gives other results than ood: {name} differ by up to "
-                f"{difference.largest:.2g}, which is {difference.relative:.2g} of their standard "
-                f"deviation, and {TOLERANCE:g} is let pass; nothing was written"
+                f"{difference.largest:.2g}, which is {difference.relative:.2g} of their spread; "
+                f"{TOLERANCE:g} is accepted; nothing was written"
             )
     ordered = np.sort(logits, axis=1)
     margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else np.ones(len(logits))
@@ -608,9 +610,14 @@ def _batches(pixels: NDArray[np.uint8], kind: Input) -> Iterator[NDArray[Any]]:
 
 
 def _spread(values: NDArray[Any]) -> float:
-    """Return what a difference is a share of: the standard deviation, where there is any."""
+    """Return what a difference is a share of.
+
+    The standard deviation, but no less than makes `ROUNDINGS` of the largest value acceptable: the
+    outputs of a degenerate network hardly vary, and differ by a rounding all the same.
+    """
     wide = values.astype(np.float64)
-    return float(wide.std()) or float(np.abs(wide).max()) or 1.0
+    floor = ROUNDINGS * float(np.finfo(np.float32).eps) / TOLERANCE * float(np.abs(wide).max())
+    return max(float(wide.std()), floor) or 1.0
 
 
 def _difference(got: NDArray[Any], wanted: NDArray[Any]) -> Difference:

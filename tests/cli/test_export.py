@@ -249,3 +249,17 @@ def test_the_recommended_method_or_an_ensemble_is_exported(
         assert f"method: {chosen}, recommended for run" in err
     else:
         assert "cannot be written as an ONNX file; these can:" in err
+
+
+def test_a_rounding_of_outputs_that_hardly_vary_is_accepted() -> None:
+    from oodcli.workflows.export import ROUNDINGS, TOLERANCE, _difference
+
+    same = np.full(8, 3.0, dtype=np.float32)
+    same[0] += np.spacing(same[0])
+    rounded = np.nextafter(same, np.float32(9))
+    assert 0 < _difference(rounded, same.astype(np.float64)).relative <= TOLERANCE
+    allowed = ROUNDINGS * np.finfo(np.float32).eps * 3
+    assert _difference(same + np.float32(1.1 * allowed), same).relative > TOLERANCE
+    # Where outputs vary, their own spread counts.
+    spread = np.linspace(-3, 3, 100)
+    assert _difference(spread + 1e-3, spread).relative == pytest.approx(1e-3 / spread.std())

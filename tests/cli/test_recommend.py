@@ -1,6 +1,7 @@
 """``ood recommend`` and ``--method auto``."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,12 @@ def test_the_table_says_what_why_and_how_sure(ood: Ood, held_out: RunFolder) -> 
     code, out, err = ood("recommend", *FEW, "--limit", 10)
     assert code == 0, err
     assert "10 val images of colours" in out
-    for text in ("recommended: ", "why: ", "how sure: ", "not stored", "draws of images"):
+    lead, following = out.splitlines()[:2]
+    chosen = re.fullmatch(r"recommended: (\S+) \(.+\)", lead)
+    assert chosen, lead
+    # What was chosen among few candidates is not stored, so that auto would choose again.
+    assert following == f"next: ood predict IMAGES --run r --method {chosen[1]}"
+    for text in ("why: ", "confidence: ", "not stored", "bootstrap samples of images"):
         assert text in out
     code, out, _ = ood("recommend", *FEW, "--format", "markdown", "--all")
     assert code == 0

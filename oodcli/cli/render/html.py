@@ -78,7 +78,8 @@ def _section(table: Table, index: int) -> list[str]:
     lines = [
         "<section>",
         f'<div class="about" id="{about}">',
-        *(f"<p>{_text(line)}</p>" for line in table.title),
+        *(f"<p><strong>{_text(line)}</strong></p>" for line in table.lead[:1]),
+        *(f"<p>{_text(line)}</p>" for line in (*table.lead[1:], *table.title)),
         "</div>",
         # What scrolls must be reachable without a mouse.
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{about}">',

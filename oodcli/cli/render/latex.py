@@ -65,7 +65,7 @@ def write_latex(table: Table) -> str:
         r"\centering",
         r"\small",
         r"\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{_sentence('; '.join(table.title))}}}",
+        rf"\caption{{{_sentence('; '.join((*table.lead[:1], *table.title)))}}}",
         rf"\begin{{tabular}}{{@{{}}{''.join('r' if c.right else 'l' for c in columns)}@{{}}}}",
         r"\toprule",
         *_header(columns),

@@ -12,7 +12,10 @@ def write_markdown(table: Table) -> str:
     """Write a table; the best in bold, the second best underlined."""
     columns = table.texts
     title = [escaped(line) for line in table.title]
-    lines = [f"{line}  " for line in title[:-1]] + title[-1:] + [""]
+    lead = [escaped(line) for line in table.lead]
+    lines = [f"**{line}**" for line in lead[:1]] + [f"\n{line}" for line in lead[1:]]
+    lines += [""] * bool(lead)
+    lines += [f"{line}  " for line in title[:-1]] + title[-1:] + [""]
     lines.append("| " + " | ".join(escaped(column.full) for column in columns) + " |")
     lines.append("|" + "|".join("---:" if column.right else "---" for column in columns) + "|")
     lines += [

@@ -75,6 +75,8 @@ class Table:
     droppable
         Keys of columns that may be left out, in the order in which they go; those of one entry go
         together.
+    lead
+        The result in words: lines above the title, the first in bold.
     """
 
     title: Sequence[str]
@@ -83,6 +85,7 @@ class Table:
     sections: frozenset[int] = frozenset()
     notes: Sequence[str] = ()
     droppable: Sequence[str | tuple[str, ...]] = ()
+    lead: Sequence[str] = ()
 
     @property
     def texts(self) -> list[Column]:

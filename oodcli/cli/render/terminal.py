@@ -42,6 +42,10 @@ def write_terminal(table: Table, *, to_file: bool) -> str:
         highlight=False,
     )
     drawn, left_out = _fitted(table, console, _window(on_terminal=on_terminal), cut=on_terminal)
+    for index, line in enumerate(table.lead):
+        console.print(Text(printable(line), style="" if index else "bold"), soft_wrap=True)
+    if table.lead:
+        console.print()
     for line in table.title:
         console.print(Text(printable(line)), soft_wrap=True)
     console.print(drawn)
