@@ -39,7 +39,7 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.models.extraction import ReadyNetwork, read_ahead
 from oodcli.pools import decoding
 from oodcli.progress import Progress
-from oodcli.runs import Run, RunFolder, find_run
+from oodcli.runs import Run, RunFolder, find_run, using_run
 from oodcli.store import Store
 from oodcli.workflows import detectors
 from oodcli.workflows.detectors import Threshold, check_threshold, detector_for
@@ -369,11 +369,12 @@ class LoadedRun:
         with speaking_of_arguments():
             check_threshold(tpr, threshold)
             place = find_device(device)
-            fitted = detector_for(
-                self._store, self._folder, method, device=place, batch_size=batch_size,
-                skip_unreadable=skip_unreadable, progress=progress,
-            )  # fmt: skip
-            return Detector(fitted, self._folder, fitted.chosen(tpr, threshold), place, batch_size)
+            with using_run(self._store, self.name) as folder:
+                fitted = detector_for(
+                    self._store, folder, method, device=place, batch_size=batch_size,
+                    skip_unreadable=skip_unreadable, progress=progress,
+                )  # fmt: skip
+            return Detector(fitted, folder, fitted.chosen(tpr, threshold), place, batch_size)
 
 
 def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = None) -> LoadedRun:

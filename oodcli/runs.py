@@ -7,11 +7,11 @@ A run is a folder of the store. ``run.json`` is written last, so a run that has 
 import contextlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from oodcli.errors import (
     CorruptArtifactError,
@@ -19,7 +19,16 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
-from oodcli.store import Store, digest_of_file, read_json, remove_leftovers, size_of, write_json
+from oodcli.progress import Progress, Silent
+from oodcli.store import (
+    Store,
+    digest_of_file,
+    read_json,
+    remove_leftovers,
+    size_of,
+    temporary_files,
+    write_json,
+)
 
 RUN_SCHEMA = 1
 RECORD = "run.json"
@@ -378,6 +387,11 @@ def new_name(store: Store, wanted: str | None, default: str) -> str:
                 f"run {wanted} was begun and is not finished; go on with it "
                 f"(ood train --resume --run {wanted}) or name another: --name RUN"
             )
+        if _taken(folder.path) and not folder.ours and folder.path.is_dir():
+            raise InvalidInputError(
+                f"the folder {folder.path} is there already, and is no run; if it is what was left "
+                f"of one, remove it (ood runs remove {wanted}), or name another: --name RUN"
+            )
         if _taken(folder.path):
             raise InvalidInputError(
                 f"there is a run {wanted} already; remove it (ood runs remove {wanted}) "
@@ -400,30 +414,104 @@ def _taken(path: Path) -> bool:
     return any(entry not in own for entry in path.iterdir())
 
 
+@contextlib.contextmanager
+def using_run(
+    store: Store, name: str | None, *, progress: Progress | None = None
+) -> Iterator[RunFolder]:
+    """Find a run, and keep others from removing or renaming it meanwhile.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    name
+        Its name; the finished run created last if None, which is said.
+    progress
+        Told which run is taken.
+
+    Yields
+    ------
+    RunFolder
+        The run.
+
+    Raises
+    ------
+    OodError
+        As :func:`find_run`, or if the run was removed or renamed just now.
+    """
+    watch = progress or Silent()
+    folder = find_run(store, name)
+    if name is None:
+        watch.note(f"run: {folder.name}")
+    with store.shared(run_lock(folder.name), progress=watch):
+        if not folder.ours:
+            raise MissingArtifactError(
+                f"run {folder.name} was removed or renamed just now; see: ood runs list"
+            )
+        yield folder
+
+
+@contextlib.contextmanager
+def using_runs(store: Store, names: Sequence[str]) -> Iterator[list[RunFolder]]:
+    """Find several runs, each once, as :func:`using_run` does; the default one if none is named."""
+    with contextlib.ExitStack() as held:
+        yield [
+            held.enter_context(using_run(store, name)) for name in dict.fromkeys(names) or [None]
+        ]
+
+
 def rename_run(store: Store, old: str, new: str) -> None:
-    """Give a run another name."""
+    """Give a run another name.
+
+    Raises
+    ------
+    InvalidInputError
+        If the run is in use, or the new name is taken.
+    """
     folder = find_run(store, old)
-    with store.lock(training_lock(old)), store.lock("runs"):
+    with store.alone(run_lock(old)), store.lock("runs"):
         folder.path.rename(store.runs / new_name(store, new, new))
+
+
+def check_removable(store: Store, name: str) -> None:
+    """Refuse a name that neither a run nor what was left of one has.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such run.
+    """
+    known = [folder.name for folder in run_folders(store)]
+    known += [rest.path.name for rest in leftovers(store) if rest.kind == "run"]
+    if name not in known:
+        raise UnknownNameError.among("run", name, known)
 
 
 def remove_run(store: Store, name: str) -> tuple[int, Sequence[Path]]:
     """Remove a run, and the activations of its network if no other run has the same network.
 
-    Files that are not the tool's stay where they are.
+    What is left of a run that was removed only in part can be removed as well. Files that are not
+    the tool's stay where they are.
 
     Returns
     -------
     tuple
         Bytes set free, and what was left alone.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such run.
+    InvalidInputError
+        If it is in use.
     """
-    folder = find_run(store, name)
-    with store.lock(training_lock(name)):
-        return _remove(store, folder)
+    check_removable(store, name)
+    with store.alone(run_lock(name)), store.lock("runs"):
+        return _remove(store, RunFolder(store.runs / name))
 
 
-def training_lock(name: str) -> str:
-    """Return the name of the lock that is held while a run is trained, renamed or removed."""
+def run_lock(name: str) -> str:
+    """Return the name of the lock that is held while a run is used, renamed or removed."""
     return f"run {name}"
 
 
@@ -436,17 +524,97 @@ def _remove(store: Store, folder: RunFolder) -> tuple[int, Sequence[Path]]:
         freed += size_of(activations)
         shutil.rmtree(activations, ignore_errors=True)
     # The record goes first: from then on nobody takes what is left for a run.
-    for pattern in _OWN_FILES:
-        for path in folder.path.glob(pattern):
+    for path in _own_parts(folder.path):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
-    for sub in _OWN_FOLDERS:
-        shutil.rmtree(folder.path / sub, ignore_errors=True)
     left = sorted(folder.path.iterdir())
     if not left:
         folder.path.rmdir()
     freed -= size_of(folder.path) if left else 0
     remove_leftovers(store.runs)
     return freed, left
+
+
+def _own_parts(path: Path) -> list[Path]:
+    """Return the files and folders in the folder of a run that are the tool's, the record first."""
+    files = [found for pattern in _OWN_FILES for found in sorted(path.glob(pattern))]
+    return files + [path / sub for sub in _OWN_FOLDERS if (path / sub).is_dir()]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something in the store that no run has, left by a process that was killed.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+    kind
+        ``run`` (parts of a run without its record), ``activations`` (of a network that no run has)
+        or ``temporary`` (a file that was not finished).
+    bytes
+        Its size.
+    """
+
+    path: Path
+    kind: Literal["run", "activations", "temporary"]
+    bytes: int
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """Return what is in the store though no run has it and no command will use it.
+
+    While the record of a run cannot be read, activations may be those of that run, and none are
+    returned.
+    """
+    runs = [RunFolder(path) for path in _folders_in(store.runs)]
+    rests = [folder.path for folder in runs if not folder.ours and _own_parts(folder.path)]
+    networks = [_network(folder) for folder in runs if folder.finished]
+    stale = (
+        []
+        if None in networks
+        else [path for path in _folders_in(store.activations) if path.name not in networks]
+    )
+    inside = (*rests, *stale)
+    files = [
+        path
+        for path in temporary_files(store.root)
+        if not any(path.is_relative_to(each) for each in inside)
+    ]
+    return [
+        *(Leftover(path, "run", sum(map(size_of, _own_parts(path)))) for path in rests),
+        *(Leftover(path, "activations", size_of(path)) for path in stale),
+        *(Leftover(path, "temporary", size_of(path)) for path in files),
+    ]
+
+
+def remove_leftover(store: Store, leftover: Leftover) -> None:
+    """Remove what no run has, unless a run has got it meanwhile.
+
+    Raises
+    ------
+    InvalidInputError
+        If a process uses it.
+    """
+    path = leftover.path
+    unused = (
+        store.alone(run_lock(path.name)) if leftover.kind == "run" else contextlib.nullcontext()
+    )
+    with unused, store.lock("runs"):
+        if not any(path == each.path for each in leftovers(store)):
+            return
+        if leftover.kind == "run":
+            _remove(store, RunFolder(path))
+        elif leftover.kind == "activations":
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _folders_in(path: Path) -> list[Path]:
+    return sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
 
 
 def _network(folder: RunFolder) -> str | None:

@@ -20,6 +20,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b, file_digest
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock, ReadWriteLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_data_path
 from safetensors import SafetensorError
@@ -280,6 +281,76 @@ class Store:
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def shared(self, name: str, *, progress: Progress | None = None) -> Iterator[None]:
+        """Hold a lock together with others who use what it stands for; it ends with the process.
+
+        Whoever wants to remove it holds it :meth:`alone`. Where the store cannot be written,
+        nothing can be removed either, and nothing is held.
+
+        Parameters
+        ----------
+        name
+            What is used.
+        progress
+            Told once when another process is removing it.
+        """
+        try:
+            lock = self._shared_lock(name)
+        except OSError:
+            yield
+            return
+        try:
+            try:
+                lock.acquire_read(timeout=0)
+            except Timeout:
+                (progress or Silent()).note(f"waiting for another ood process that removes {name}")
+                lock.acquire_read()
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            lock.close()
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Hold a lock that nobody holds :meth:`shared`, and keep others from it.
+
+        Parameters
+        ----------
+        name
+            What is removed or renamed.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is in use; there is no waiting.
+        OSError
+            If the store cannot be written.
+        """
+        lock = self._shared_lock(name)
+        try:
+            try:
+                lock.acquire_write(timeout=0)
+            except Timeout:
+                raise InvalidInputError(
+                    f"{name} is in use by another ood process; stop it, or wait until it has ended"
+                ) from None
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            lock.close()
+
+    def _shared_lock(self, name: str) -> ReadWriteLock:
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{digest_of_bytes(name.encode())}.users"
+        path.touch()  # a folder that cannot be written is an OSError, not one of SQLite
+        return ReadWriteLock(path, is_singleton=False)
+
     def usage(self) -> dict[str, int]:
         """Return the bytes on disk of each part of the store."""
         parts = {
@@ -312,6 +383,19 @@ def remove_leftovers(folder: Path, *, older_than_s: float = 3600.0) -> None:
         with contextlib.suppress(FileNotFoundError):
             if newest - path.stat().st_mtime >= older_than_s:
                 path.unlink()
+
+
+def temporary_files(folder: Path, *, older_than_s: float = 3600.0) -> list[Path]:
+    """Return the temporary files below a folder that no process writes any more."""
+    latest = time.time() - older_than_s
+    found: list[Path] = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            with contextlib.suppress(FileNotFoundError):
+                if name.startswith(_TEMPORARY) and path.lstat().st_mtime < latest:
+                    found.append(path)
+    return sorted(found)
 
 
 def free_bytes(path: Path) -> int:

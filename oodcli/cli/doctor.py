@@ -1,6 +1,7 @@
 """``ood doctor``."""
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +12,24 @@ if TYPE_CHECKING:
     from oodcli.workflows.doctor import Diagnosis
 
 
-def doctor(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
+def doctor(
+    format_: FormatOption = Format.TABLE,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="First remove what killed processes left in the store and no run has.",
+        ),
+    ] = False,
+    store: StoreOption = None,
+) -> None:
     """Say what is installed and whether it works; the first thing to paste into a bug report."""
-    from oodcli.cli.render import deliver, render_table
-    from oodcli.workflows.doctor import diagnose
+    from oodcli.cli.render import deliver, human_bytes, render_table
+    from oodcli.workflows.doctor import diagnose, repaired
 
+    if repair:
+        for path, size in repaired(store):
+            print(f"removed {path}: {human_bytes(size)}", file=sys.stderr)
     found = diagnose(store)
     deliver(render_table(_table(found), format_, json_content=found.to_json()), None)
     if not found.healthy:

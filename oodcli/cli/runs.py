@@ -20,10 +20,10 @@ NameArgument = Annotated[
 
 @app.command("list")
 def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
-    """List all runs, the oldest first, and the room that the store takes."""
+    """List all runs, the oldest first, the room that the store takes, and leftovers in it."""
     from oodcli.cli.render import Cell, Column, Table, deliver, human_bytes, percent, render_table
     from oodcli.errors import CorruptArtifactError
-    from oodcli.runs import run_folders
+    from oodcli.runs import leftovers, run_folders
     from oodcli.store import Store, size_of
 
     kept = Store.at(store)
@@ -37,6 +37,14 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
             entry |= {"seed": None, "val_accuracy": None}
         entries.append({**entry, "bytes": size_of(folder.path)})
     usage = kept.usage()
+    rests = leftovers(kept)
+    notes = [] if entries else ["no run yet; train one: ood train --data digits"]
+    if rests:
+        notes.append(
+            f"{human_bytes(sum(rest.bytes for rest in rests))} are leftovers that no run has: "
+            + ", ".join(str(rest.path.relative_to(kept.root)) for rest in rests)
+            + "; remove them: ood doctor --repair"
+        )
     rows = [
         {
             "name": Cell(entry["name"]),
@@ -64,10 +72,23 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
             Column("size", "Size", right=True),
         ),
         rows=rows,
-        notes=() if rows else ("no run yet; train one: ood train --data digits",),
+        notes=notes,
         droppable=("created", "size", "origin", "val"),
     )
-    content = {"schema": RUNS_SCHEMA, "store": str(kept.root), "usage": usage, "runs": entries}
+    content = {
+        "schema": RUNS_SCHEMA,
+        "store": str(kept.root),
+        "usage": usage,
+        "runs": entries,
+        "leftovers": [
+            {
+                "path": rest.path.relative_to(kept.root).as_posix(),
+                "kind": rest.kind,
+                "bytes": rest.bytes,
+            }
+            for rest in rests
+        ],
+    }
     deliver(render_table(table, format_, json_content=content), None)
 
 
@@ -144,14 +165,18 @@ def remove(
     ],
     store: StoreOption = None,
 ) -> None:
-    """Remove runs, with the activations of their networks where no other run has them."""
+    """Remove runs, with the activations of their networks where no other run has them.
+
+    A run that another process uses is not removed. What is left of a run that was removed only in
+    part is removed by its name as well.
+    """
     from oodcli.cli.render import human_bytes
-    from oodcli.runs import find_run, remove_run
+    from oodcli.runs import check_removable, remove_run
     from oodcli.store import Store
 
     kept = Store.at(store)
     for run in runs:
-        find_run(kept, run)  # all names are right, or nothing is removed
+        check_removable(kept, run)  # all names are right, or nothing is removed
     for run in dict.fromkeys(runs):
         freed, left = remove_run(kept, run)
         print(f"removed {run}: {human_bytes(freed)}", file=sys.stderr)

@@ -74,6 +74,8 @@ class StoreState:
         Number of runs whose record can be read, and of those still in training.
     damaged
         What is wrong with each of the others, by name.
+    leftovers
+        Bytes of what no run has, left by processes that were killed, by path in the store.
     """
 
     path: str
@@ -84,6 +86,7 @@ class StoreState:
     finished: int = 0
     unfinished: int = 0
     damaged: Mapping[str, str] = field(default_factory=dict)
+    leftovers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -396,14 +399,49 @@ def _store_state(root: Path | None, problems: list[str], remarks: list[str]) -> 
             remarks.append(f"there is no store at {store.root} yet; the first command makes it")
             return state
         with _noting(problems, f"the store {store.root} cannot be read"):
-            return _with_runs(state, store, problems)
+            return _with_runs(state, store, problems, remarks)
         return state
     return None
 
 
-def _with_runs(state: StoreState, store: Any, problems: list[str]) -> StoreState:  # noqa: ANN401 - its module may not import
+def repaired(root: Path | None = None) -> list[tuple[str, int]]:
+    """Remove what killed processes left in a store and no run has.
+
+    Parameters
+    ----------
+    root
+        The store; None for the one that every command would take.
+
+    Returns
+    -------
+    list
+        Path and bytes of what was removed. What a process uses is not.
+
+    Raises
+    ------
+    OodError
+        If the store cannot be opened.
+    """
+    from oodcli.runs import leftovers, remove_leftover
+    from oodcli.store import Store
+
+    store = Store.at(root)
+    removed = []
+    for each in leftovers(store):
+        with suppress(OodError):
+            remove_leftover(store, each)
+            removed.append((str(each.path), each.bytes))
+    return removed
+
+
+def _with_runs(
+    state: StoreState,
+    store: Any,  # noqa: ANN401 - its module may not import
+    problems: list[str],
+    remarks: list[str],
+) -> StoreState:
     """Return the state of a store with what is in it."""
-    from oodcli.runs import run_folders
+    from oodcli.runs import leftovers, run_folders
 
     finished = unfinished = 0
     damaged: dict[str, str] = {}
@@ -419,9 +457,15 @@ def _with_runs(state: StoreState, store: Any, problems: list[str]) -> StoreState
             continue
         finished += folder.finished
         unfinished += not folder.finished
+    rests = {each.path.relative_to(store.root).as_posix(): each.bytes for each in leftovers(store)}
+    if rests:
+        remarks.append(
+            f"{sum(rests.values()) / 2**20:.1f} MiB of the store are leftovers of killed processes "
+            f"that no run has ({', '.join(rests)}); remove them: ood doctor --repair"
+        )
     return StoreState(
         state.path, state.exists, state.writable, state.free_bytes,
-        store.usage(), finished, unfinished, damaged,
+        store.usage(), finished, unfinished, damaged, rests,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from oodcli.models import Network
 from oodcli.models.extraction import extract
 from oodcli.models.graph import ActivationsOf
 from oodcli.progress import Progress, Silent
-from oodcli.runs import Preprocess, RunFolder, find_run, now
+from oodcli.runs import Preprocess, RunFolder, now, using_run
 from oodcli.store import Store, digest_of_bytes, read_json, replacing, write_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
@@ -264,10 +264,21 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     folder_out = request.output.expanduser().resolve()
     _check_output(folder_out, overwrite=request.overwrite)
     check_threshold(request.tpr, request.threshold)
-    folder = find_run(store, request.run)
+    with using_run(store, request.run, progress=watch) as folder:
+        return _exported(store, folder, request, onnx, into=folder_out, watch=watch)
+
+
+def _exported(
+    store: Store,
+    folder: RunFolder,
+    request: ExportRequest,
+    onnx: Any,  # noqa: ANN401 - a module
+    *,
+    into: Path,
+    watch: Progress,
+) -> Exported:
+    """Export the detector of a run that is open."""
     record = folder.read()
-    if request.run is None:
-        watch.note(f"run: {folder.name}")
     size = request.input_size or record.preprocess.size
     matrices = _matrices(record.preprocess, size)
     device = find_device(request.device)
@@ -322,11 +333,11 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
         "bytes": len(content),
         "digest": digest_of_bytes(content),
     }
-    folder_out.mkdir(exist_ok=True)
-    with replacing(folder_out / MODEL) as stream:
+    into.mkdir(exist_ok=True)
+    with replacing(into / MODEL) as stream:
         stream.write(content)
-    write_json(folder_out / DESCRIPTION, description)
-    return Exported(folder_out, description, verification)
+    write_json(into / DESCRIPTION, description)
+    return Exported(into, description, verification)
 
 
 def _moved(store: Store, detector: Detector, folder: RunFolder, progress: Progress) -> Detector:

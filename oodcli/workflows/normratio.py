@@ -11,7 +11,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.images import ImageSet, evenly_spaced
 from oodcli.normratio import NormRatio, norm_ratio
 from oodcli.progress import Progress, Silent
-from oodcli.runs import RunFolder, find_run
+from oodcli.runs import RunFolder, using_run
 from oodcli.store import Store, write_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.devices import find_device
@@ -129,35 +129,33 @@ def normratio(
     if max_images is not None and max_images < 1:
         raise InvalidInputError(f"--max-images must be at least 1, not {max_images}")
     torch_device = find_device(device)
-    folder = find_run(store, run)
-    record = folder.read()
-    if run is None:
-        watch.note(f"run: {folder.name}")
-    data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=watch)
-    activator = Activator(
-        store,
-        folder,
-        record,
-        device=torch_device,
-        amp=amp,
-        batch_size=batch_size,
-        progress=watch,
-    )
-    chosen = data.train(limit=max_images)
-    plain = activator.activations(chosen, normalise=normalise)
-    puzzles = activator.activations(chosen, view=View("jigsaw"), normalise=normalise)
-    ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
-    result = described(
-        ratios,
-        folder=folder,
-        arch=record.arch,
-        data=record.data_name,
-        shapes=activator.block_shapes(),
-        of_images=data.n_train(chosen),
-        normalised=normalise,
-    )
-    keep(folder, result, precision=activator.precision)
-    return result
+    with using_run(store, run, progress=watch) as folder:
+        record = folder.read()
+        data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=watch)
+        activator = Activator(
+            store,
+            folder,
+            record,
+            device=torch_device,
+            amp=amp,
+            batch_size=batch_size,
+            progress=watch,
+        )
+        chosen = data.train(limit=max_images)
+        plain = activator.activations(chosen, normalise=normalise)
+        puzzles = activator.activations(chosen, view=View("jigsaw"), normalise=normalise)
+        ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
+        result = described(
+            ratios,
+            folder=folder,
+            arch=record.arch,
+            data=record.data_name,
+            shapes=activator.block_shapes(),
+            of_images=data.n_train(chosen),
+            normalised=normalise,
+        )
+        keep(folder, result, precision=activator.precision)
+        return result
 
 
 def few(images: ImageSet, count: int | None) -> ImageSet:

@@ -35,7 +35,7 @@ from oodcli.plots import (
     training_history,
 )
 from oodcli.progress import Progress, Silent
-from oodcli.runs import Run, RunFolder, find_run
+from oodcli.runs import Run, RunFolder, find_run, using_runs
 from oodcli.scores import ScoredSet, Scores
 from oodcli.store import Store, digest_of_file, read_arrays, read_json, replacing
 from oodcli.workflows.activation_folder import ActivationFolder, digest_in, files_in
@@ -90,11 +90,24 @@ def pictures(
         sources, _, _ = foreign_sources(
             files, id_name=id_name, methods=methods, datasets=datasets, benchmark=benchmark
         )
-    else:
-        assert store is not None
+        return _drawn(store, sources, methods, watch)
+    assert store is not None
+    with using_runs(store, runs) as folders:
         sources, _ = stored_sources(
-            store, runs=runs, limit=limit, methods=methods, datasets=datasets, benchmark=benchmark
+            store,
+            runs=[folder.name for folder in folders],
+            limit=limit,
+            methods=methods,
+            datasets=datasets,
+            benchmark=benchmark,
         )
+        return _drawn(store, sources, methods, watch)
+
+
+def _drawn(
+    store: Store | None, sources: Sequence[Source], methods: Sequence[str], watch: Progress
+) -> list[Picture]:
+    """Draw all that is known of the first of several runs or networks."""
     source = sources[0]
     if len(sources) > 1:
         watch.note(f"pictures are of {source.name}, the first of {len(sources)}")

@@ -34,7 +34,7 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.models.extraction import extract, read_ahead
 from oodcli.pools import decoding
 from oodcli.progress import Progress, Silent
-from oodcli.runs import RunFolder, find_run
+from oodcli.runs import RunFolder, using_run
 from oodcli.store import Store, check_file_of_user, replacing
 from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
 from oodcli.workflows.devices import enough_memory, find_device
@@ -181,9 +181,23 @@ def predict(
     kind = _kind(request)
     _check(request)
     device = find_device(request.device)
-    folder = find_run(store, request.run)
-    if request.run is None:
-        watch.note(f"run: {folder.name}")
+    with using_run(store, request.run, progress=watch) as folder:
+        return _screened(
+            store, folder, request, kind=kind, device=device, rows_to=rows_to, watch=watch
+        )
+
+
+def _screened(
+    store: Store,
+    folder: RunFolder,
+    request: PredictRequest,
+    *,
+    kind: Literal["table"] | Lines,
+    device: torch.device,
+    rows_to: Callable[[str], object] | None,
+    watch: Progress,
+) -> PredictResult:
+    """Judge the images of a request whose run is open."""
     detector = detector_for(
         store,
         folder,

@@ -29,7 +29,7 @@ from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_method
 from oodcli.methods.base import score_many
 from oodcli.methods.ensemble import EnsembleSpec, rank_scale
 from oodcli.progress import Progress, Silent
-from oodcli.runs import Run, RunFolder, find_run, now
+from oodcli.runs import Run, RunFolder, now, using_run
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.choosing import Contrast, Floats, joined_greedily, merits, resampled
@@ -291,13 +291,15 @@ def recommend(
         raise InvalidInputError(f"--seed must be at least 0, not {request.seed}")
     parse_methods(request.methods)  # wrong names are told before anything is opened
     device = find_device(request.device)
-    folder = find_run(store, request.run)
-    if request.run is None:
-        watch.note(f"run: {folder.name}")
-    own = _own_images(store, folder, request, device, watch)
-    return choose(
-        folder, own, methods=request.methods, limit=request.limit, seed=request.seed, progress=watch
-    )
+    with using_run(store, request.run, progress=watch) as folder:
+        return choose(
+            folder,
+            _own_images(store, folder, request, device, watch),
+            methods=request.methods,
+            limit=request.limit,
+            seed=request.seed,
+            progress=watch,
+        )
 
 
 def recommended_method(

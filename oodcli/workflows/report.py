@@ -24,7 +24,7 @@ from oodcli.results import (
     over_runs,
     with_averages,
 )
-from oodcli.runs import Run, RunFolder, find_run
+from oodcli.runs import Run, RunFolder, find_run, using_runs
 from oodcli.scores import (
     LABELS,
     PREDICTIONS,
@@ -131,26 +131,32 @@ def report(
     InvalidInputError
         If the scores cannot stand in one table.
     """
-    sources, known = stored_sources(
-        store, runs=runs, limit=limit, methods=methods, datasets=datasets, benchmark=benchmark
-    )
-    chosen = convention_named(convention or ("neutral" if known is None else known.convention))
-    each = [_Scored(source, rows_of(source, chosen)) for source in sources]
-    for one in each:
-        if not one.rows:
-            raise MissingArtifactError(
-                f"run {one.name} has no scores of these methods and sets; "
-                f"make them: ood score --run {one.name}"
-            )
-    scorings = [source.scoring for source in sources]
-    return _report(
-        each,
-        _by_seed(each, average=average),
-        chosen,
-        benchmark=benchmark or _benchmark(scorings),
-        notes=[] if known is None else _benchmark_notes(scorings, known),
-        statistics=Statistics(ci, bootstraps, seed, compare),
-    )
+    with using_runs(store, runs) as folders:
+        sources, known = stored_sources(
+            store,
+            runs=[folder.name for folder in folders],
+            limit=limit,
+            methods=methods,
+            datasets=datasets,
+            benchmark=benchmark,
+        )
+        chosen = convention_named(convention or ("neutral" if known is None else known.convention))
+        each = [_Scored(source, rows_of(source, chosen)) for source in sources]
+        for one in each:
+            if not one.rows:
+                raise MissingArtifactError(
+                    f"run {one.name} has no scores of these methods and sets; "
+                    f"make them: ood score --run {one.name}"
+                )
+        scorings = [source.scoring for source in sources]
+        return _report(
+            each,
+            _by_seed(each, average=average),
+            chosen,
+            benchmark=benchmark or _benchmark(scorings),
+            notes=[] if known is None else _benchmark_notes(scorings, known),
+            statistics=Statistics(ci, bootstraps, seed, compare),
+        )
 
 
 def report_files(

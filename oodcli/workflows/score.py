@@ -1,5 +1,6 @@
 """Scores of images by every method asked for, from one forward pass."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from oodcli.methods.featurenorm import selection
 from oodcli.probes import Probe
 from oodcli.progress import Progress, Silent, lasting
 from oodcli.results import AVERAGE, Report
-from oodcli.runs import Run, RunFolder, find_run
+from oodcli.runs import Run, RunFolder, using_run
 from oodcli.scores import (
     LABELS,
     PREDICTIONS,
@@ -242,11 +243,12 @@ class ScoreRequest:
 
 @dataclass
 class _Session:
-    """Everything that scoring and its dry run share."""
+    """Everything that scoring and its dry run share; the run is held until ``held`` is closed."""
 
     store: Store
     request: ScoreRequest
     progress: Progress
+    held: contextlib.ExitStack
     dry: bool = False
     folder: RunFolder = field(init=False)
     record: Run = field(init=False)
@@ -270,11 +272,11 @@ class _Session:
         named = [text for text in request.methods if text != AUTO]
         parse_methods(for_every_block(named, range(1)))
         self.device = find_device(request.device)
-        self.folder = find_run(self.store, request.run)
+        self.folder = self.held.enter_context(
+            using_run(self.store, request.run, progress=self.progress)
+        )
         self.record = self.folder.read()
         read_scorings(self.folder.scores)  # a damaged index is refused before the work
-        if request.run is None:
-            self.progress.note(f"run: {self.folder.name}")
         data = RunData.of(
             self.store,
             self.folder,
@@ -534,7 +536,11 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
     OodError
         If the run, a data set or the device cannot be used.
     """
-    session = _Session(store, request, progress or Silent(), dry=True)
+    with contextlib.ExitStack() as held:
+        return _planned(_Session(store, request, progress or Silent(), held, dry=True))
+
+
+def _planned(session: _Session) -> Plan:
     entries = session.entries()
     views: list[tuple[ImageSet, View]] = [(session.own.test(), View())]
     views += [(session.ood_images(entry), View()) for entry in entries]
@@ -568,7 +574,11 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
 
 
 def _opened(
-    store: Store, request: ScoreRequest, processes: Processes, progress: Progress
+    store: Store,
+    request: ScoreRequest,
+    processes: Processes,
+    progress: Progress,
+    held: contextlib.ExitStack,
 ) -> tuple[_Session, list[_Entry], ImageSet, list[ImageSet]]:
     """Open the run and all that is scored; one process downloads and decodes before the others.
 
@@ -583,7 +593,7 @@ def _opened(
     """
 
     def opened() -> tuple[_Session, list[_Entry], ImageSet, list[ImageSet]]:
-        session = _Session(store, request, progress)
+        session = _Session(store, request, progress, held)
         entries = session.entries()
         if request.export_activations is not None:
             check_names([entry.dataset.name for entry in entries])
@@ -634,9 +644,10 @@ def help_to_score(store: Store, request: ScoreRequest, *, processes: Processes) 
     OodError
         If something cannot be used, or another process has ended.
     """
-    session, _, id_images, ood_images = _opened(store, request, processes, Silent())
-    _share_out_learning(session, processes)
-    _share_out_scored(session, [id_images, *ood_images], processes, ())
+    with contextlib.ExitStack() as held:
+        session, _, id_images, ood_images = _opened(store, request, processes, Silent(), held)
+        _share_out_learning(session, processes)
+        _share_out_scored(session, [id_images, *ood_images], processes, ())
 
 
 def score(
@@ -676,8 +687,25 @@ def score(
     together, and what methods observe of scored images. The first one alone computes what a method
     observes or learns of training images, and the validation images of a search.
     """
-    watch, job_of = progress or Silent(), processes or Processes()
-    session, entries, id_images, ood_images = _opened(store, request, job_of, watch)
+    with contextlib.ExitStack() as held:
+        return _score(
+            store,
+            request,
+            watch=progress or Silent(),
+            job_of=processes or Processes(),
+            held=held,
+        )
+
+
+def _score(
+    store: Store,
+    request: ScoreRequest,
+    *,
+    watch: Progress,
+    job_of: Processes,
+    held: contextlib.ExitStack,
+) -> ScoreResult:
+    session, entries, id_images, ood_images = _opened(store, request, job_of, watch, held)
     reference = session.own.reference()
     session.tell_cost([id_images, *ood_images])
     _share_out_learning(session, job_of)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -47,7 +47,7 @@ from oodcli.runs import (
     now,
     remove_run,
     run_folders,
-    training_lock,
+    run_lock,
 )
 from oodcli.store import Store, digest_of_file, write_json
 from oodcli.training.loop import (
@@ -343,7 +343,8 @@ def train(
     except OodError:
         # Before its first epoch a run is nothing but in the way of the corrected command.
         if job_of.first and not (folder.path / STATE).is_file():
-            remove_run(store, folder.name)
+            with contextlib.suppress(InvalidInputError):  # another process has taken it up
+                remove_run(store, folder.name)
         raise
 
 
@@ -672,6 +673,18 @@ def _recorded(folder: RunFolder) -> dict[str, Any] | None:
     return json.loads(json.dumps(identity))
 
 
+@contextlib.contextmanager
+def _writing(store: Store, folder: RunFolder, watch: Progress) -> Iterator[None]:
+    """Keep other processes from training a run, and from removing it."""
+    name = run_lock(folder.name)
+    with store.shared(name, progress=watch), store.lock(name, progress=watch):
+        if not folder.ours:
+            raise MissingArtifactError(
+                f"run {folder.name} was removed or renamed just now; see: ood runs list"
+            )
+        yield
+
+
 def _fraction(value: float) -> float:
     if not 0 <= value < 1:
         raise InvalidInputError(f"--val-fraction must be from 0 to below 1, not {value}")
@@ -689,11 +702,7 @@ def _train(
     job_of: Processes,
     decoders: Decoders,
 ) -> TrainResult:
-    one_writer = (
-        store.lock(training_lock(folder.name), progress=watch)
-        if job_of.first
-        else contextlib.nullcontext()
-    )
+    one_writer = _writing(store, folder, watch) if job_of.first else contextlib.nullcontext()
     with one_writer, decoders, cpu_threads(job.recipe.threads):
         if job_of.agreed(folder.finished):
             return TrainResult(folder.name, folder.read(), 0)

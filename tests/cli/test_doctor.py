@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from oodcli.store import write_json
 from oodcli.workflows import doctor
 
 Ood = Callable[..., tuple[int, str, str]]
@@ -72,8 +73,7 @@ def test_runs_are_counted_and_damaged_ones_named(ood: Ood, tiny: Path, tmp_path:
     weights = runs / "short" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-40])
     (runs / "gone" / "weights.safetensors").unlink()
-    (runs / "begun").mkdir()
-    (runs / "begun" / "training.json").write_text('{"created": "2026"}')
+    write_json(runs / "begun" / "training.json", {"created": "2026"})
     code, content = found(ood)
     assert code == 1
     state = content["store"]
@@ -84,6 +84,39 @@ def test_runs_are_counted_and_damaged_ones_named(ood: Ood, tiny: Path, tmp_path:
     out = ood("doctor")[1]
     assert "1 finished, 1 unfinished, 4 damaged" in out
     assert "ood runs remove short" in " ".join(out.split())
+
+
+def test_leftovers_are_named_counted_and_repaired(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert found(ood)[1]["store"]["leftovers"] == {}
+    rests = {
+        "runs/gone": store / "runs" / "gone" / "normratio" / "normalised-all.json",
+        f"activations/{'f' * 32}": store / "activations" / ("f" * 32) / "k" / "x.safetensors",
+        "images/.ood-tmp-1": store / "images" / ".ood-tmp-1",
+    }
+    for path in rests.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12345")
+    os.utime(rests["images/.ood-tmp-1"], (0, 0))
+    code, content = found(ood)
+    assert code == 0
+    assert content["store"]["leftovers"] == dict.fromkeys(rests, 5)
+    (remark,) = content["remarks"]
+    assert remark == (
+        "0.0 MiB of the store are leftovers of killed processes that no run has "
+        f"({', '.join(rests)}); remove them: ood doctor --repair"
+    )
+    code, out, _ = ood("runs", "list", "--format", "json")
+    assert {each["path"]: each["bytes"] for each in json.loads(out)["leftovers"]} == dict.fromkeys(
+        rests, 5
+    )
+    assert "15 B are leftovers that no run has: runs/gone" in ood("runs", "list")[1]
+    code, out, err = ood("doctor", "--repair", "--format", "json")
+    assert code == 0
+    assert err.splitlines() == [f"removed {store / name}: 5 B" for name in rests]
+    assert json.loads(out)["store"]["leftovers"] == {}
+    assert not any(path.exists() for path in rests.values())
+    assert [each["name"] for each in json.loads(ood("runs", "list", "--format", "json")[1])["runs"]]
 
 
 def test_a_store_that_is_a_file_is_a_line(ood: Ood, tmp_path: Path) -> None:

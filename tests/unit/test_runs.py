@@ -1,5 +1,7 @@
 """Runs in the store: found, named, renamed and removed."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +15,18 @@ from oodcli.errors import (
 )
 from oodcli.runs import (
     TRAINING,
+    Leftover,
     Preprocess,
     Run,
     RunFolder,
     find_run,
+    leftovers,
     new_name,
+    remove_leftover,
     remove_run,
     rename_run,
     run_folders,
+    using_run,
 )
 from oodcli.store import Store, write_json
 
@@ -168,3 +174,115 @@ def test_a_record_of_another_kind_is_told(store: Store, change: dict[str, object
     write_json(folder.path / "run.json", content)
     with pytest.raises(CorruptArtifactError):
         folder.read()
+
+
+def _rest(store: Store, name: str = "gone") -> Path:
+    """Leave in the store what a removal that was cut off leaves of a run."""
+    folder = add(store, name)
+    (folder.scores / "0123").mkdir(parents=True)
+    (folder.scores / "0123" / "x.safetensors").write_bytes(b"12345")
+    (folder.path / "run.json").unlink()
+    return folder.path
+
+
+def test_a_run_in_use_is_neither_removed_nor_renamed(store: Store) -> None:
+    add(store, "a")
+    with using_run(store, "a") as folder, using_run(store, "a"):
+        for change in (lambda: remove_run(store, "a"), lambda: rename_run(store, "a", "b")):
+            with pytest.raises(InvalidInputError) as error:
+                change()
+            assert str(error.value) == (
+                "run a is in use by another ood process; stop it, or wait until it has ended"
+            )
+        assert folder.read() == RUN
+    rename_run(store, "a", "b")
+    remove_run(store, "b")
+    assert run_folders(store) == []
+
+
+def test_a_run_that_is_removed_while_one_waits_for_it_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = add(store, "a")
+    found = find_run
+
+    def just_before(store: Store, name: str | None) -> RunFolder:
+        there = found(store, name)
+        shutil.rmtree(folder.path)
+        return there
+
+    monkeypatch.setattr("oodcli.runs.find_run", just_before)
+    with (
+        pytest.raises(MissingArtifactError, match="run a was removed or renamed just now"),
+        using_run(store, "a"),
+    ):
+        pass
+
+
+def test_a_store_that_cannot_be_written_can_still_be_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, "a")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with using_run(store, "a") as folder:
+        assert folder.read() == RUN
+    with pytest.raises(PermissionError):
+        remove_run(store, "a")
+
+
+def test_what_is_left_of_a_run_is_listed_and_can_be_removed_by_its_name(store: Store) -> None:
+    rest = _rest(store)
+    add(store, "kept")
+    (rest / "notes.md").write_text("mine")
+    assert leftovers(store) == [Leftover(rest, "run", len(b"weights") + 5)]
+    with pytest.raises(InvalidInputError, match="ood runs remove gone"):
+        new_name(store, "gone", "")
+    freed, left = remove_run(store, "gone")
+    assert freed == len(b"weights") + 5
+    assert left == [rest / "notes.md"]
+    assert leftovers(store) == []
+    assert [folder.name for folder in run_folders(store)] == ["kept"]
+
+
+def test_activations_of_no_run_are_left_over_unless_a_record_cannot_be_read(store: Store) -> None:
+    add(store, "a")
+    for network in (RUN.network, "f" * 32):
+        (store.activations / network).mkdir(parents=True)
+        (store.activations / network / "x").write_bytes(b"123")
+    stale = Leftover(store.activations / ("f" * 32), "activations", 3)
+    assert leftovers(store) == [stale]
+    other = add(store, "b", network="f" * 32)
+    assert leftovers(store) == []
+    (other.path / "run.json").write_text("{")
+    assert leftovers(store) == []  # they may be those of b
+    remove_run(store, "b")
+    assert leftovers(store) == [stale]
+    remove_leftover(store, stale)
+    assert not stale.path.exists()
+    assert (store.activations / RUN.network / "x").exists()
+
+
+def test_old_temporary_files_are_left_over_wherever_they_lie(store: Store) -> None:
+    folder = add(store, "a")
+    old, new = folder.path / ".ood-tmp-old", store.images / "k" / ".ood-tmp-new"
+    for path in (old, new):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+    os.utime(old, (0, 0))
+    assert leftovers(store) == [Leftover(old, "temporary", 4)]
+    remove_leftover(store, Leftover(old, "temporary", 4))
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_leftover_that_became_a_run_meanwhile_is_not_removed(store: Store) -> None:
+    rest = _rest(store)
+    (found,) = leftovers(store)
+    add(store, "gone")
+    remove_leftover(store, found)
+    assert find_run(store, "gone").read() == RUN
+    assert rest.exists()
