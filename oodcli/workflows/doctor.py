@@ -35,6 +35,7 @@ PACKAGES: Mapping[str, str] = {
     "filelock": "filelock",
     "platformdirs": "platformdirs",
     "rich": "rich",
+    "threadpoolctl": "threadpoolctl",
     "tomlkit": "tomlkit",
     "typer": "typer",
 }
