@@ -21,6 +21,7 @@ EXTRAS = {
     "fpr80": "FPR at a TPR of 80 %",
     "fpr90": "FPR at a TPR of 90 %",
     "fpr99": "FPR at a TPR of 99 %",
+    "tied": "share of the images whose score another image has, too",
     "detection_error": "smallest mean of the share of ID rejected and the share of OOD accepted",
     "threshold_95": "score that 95 % of the ID images reach",
     "accuracy_at_95": "ID accuracy among the images at or above that score",

@@ -28,6 +28,7 @@ from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
 from oodcli.methods.ensemble import AUTO
 from oodcli.methods.stored import UnstorableError, pack, read_arrays, unpack, write_arrays
+from oodcli.metrics import MOSTLY_TIED, tied_share
 from oodcli.models import Network, load_run_network
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, RunFolder, now
@@ -296,31 +297,58 @@ def detector_for(
     images may have been added to the data since.
     """
     watch = progress or Silent()
+    detector = _found_or_fitted(
+        store, folder, method,
+        device=device, amp=amp, batch_size=batch_size, skip_unreadable=skip_unreadable,
+        progress=watch,
+    )  # fmt: skip
+    tied = tied_share(detector.id_scores)
+    if tied > MOSTLY_TIED:
+        watch.note(
+            f"{100 * tied:.0f} % of the {len(detector.id_scores):,} ID scores of {detector.method} "
+            "tie with another, so that its threshold is coarse; another method ranks images better"
+        )
+    return detector
+
+
+def _found_or_fitted(
+    store: Store,
+    folder: RunFolder,
+    method: str,
+    *,
+    device: torch.device,
+    amp: bool,
+    batch_size: int | None,
+    skip_unreadable: bool,
+    progress: Progress,
+) -> Detector:
     record = folder.read()
     for warning in record.warnings:
-        watch.note(f"warning: when run {folder.name} was imported, {warning}")
+        progress.note(f"warning: when run {folder.name} was imported, {warning}")
     if method == AUTO:
-        method = recommended_method(store, folder, device=device, amp=amp, progress=watch)
-        watch.note(f"method: {method}, recommended for run {folder.name}")
+        method = recommended_method(store, folder, device=device, amp=amp, progress=progress)
+        progress.note(f"method: {method}, recommended for run {folder.name}")
     spec = parse_method(method)
     kept = _Kept(folder, record, spec.canonical, "bfloat16" if amp else "float32")
     found = kept.read(device)
     if found is not None:
         return found
-    with store.lock(f"detector {spec.canonical} of run {folder.name}", progress=watch):
+    with store.lock(f"detector {spec.canonical} of run {folder.name}", progress=progress):
         # Another process may have made it while this one waited.
         found = kept.read(device)
         if found is not None:
             return found
         activator = Activator(
-            store, folder, record, device=device, amp=amp, batch_size=batch_size, progress=watch
+            store, folder, record, device=device, amp=amp, batch_size=batch_size, progress=progress
         )
-        data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=watch)
-        detector = _fitted(kept, spec, OwnImages(folder, data, activator), watch)
+        data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=progress)
+        detector = _fitted(kept, spec, OwnImages(folder, data, activator), progress)
         try:
             kept.write(detector)
         except UnstorableError as error:
-            watch.note(f"{spec.canonical} cannot be stored ({error}): it is fitted anew each time")
+            progress.note(
+                f"{spec.canonical} cannot be stored ({error}): it is fitted anew each time"
+            )
     return detector
 
 

@@ -198,7 +198,7 @@ def _id_extras(scores: Scores, correct: NDArray[np.bool_] | None) -> dict[str, f
 def _curve_extras(curve: Curve, convention: Convention) -> dict[str, float]:
     side = curve if convention.positive == "id" else curve.flipped()
     rates = {name: side.fpr_at(tpr, rule=convention.rule) for name, tpr in _LEVELS.items()}
-    return {**rates, "detection_error": curve.detection_error()}
+    return {**rates, "tied": curve.tied, "detection_error": curve.detection_error()}
 
 
 def with_intervals(

@@ -13,7 +13,7 @@ from oodcli.errors import (
     UnknownNameError,
 )
 from oodcli.foreign import ForeignRun, joined, read_score_file
-from oodcli.metrics import Convention, convention_named
+from oodcli.metrics import MOSTLY_TIED, Convention, convention_named
 from oodcli.results import (
     AVERAGE,
     GROUPS,
@@ -606,7 +606,7 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
 
 
 def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list[str]:
-    """Say which methods were left out and why, and which were calibrated on training images."""
+    """Say which methods were left out and why, are calibrated on training images, or mostly tie."""
     shown = {row.method for row in rows}
     notes = [f"without {name}: {reason}" for name, reason in left_out.items() if name not in shown]
     train = {row.method for row in rows if row.params.get("calibration") == "train"}
@@ -615,7 +615,27 @@ def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list
             "calibrated on a tenth of the training images, for want of validation images: "
             + ", ".join(sorted(train))
         )
-    return notes
+    return [*notes, *_ties(rows)]
+
+
+def _ties(rows: Sequence[ResultRow]) -> list[str]:
+    """Name the methods most of whose scores tie, each with the set where that is worst."""
+    worst: dict[str, ResultRow] = {}
+    for row in rows:
+        tied = row.extras.get("tied", 0.0)
+        if row.dataset != AVERAGE and tied > MOSTLY_TIED:
+            known = worst.setdefault(row.method, row)
+            worst[row.method] = row if tied > known.extras["tied"] else known
+    if not worst:
+        return []
+    shares = [
+        f"{method} ({100 * row.extras['tied']:.0f} % on {row.dataset})"
+        for method, row in worst.items()
+    ]
+    return [
+        "most images share their score with another image, and are not ranked among those: "
+        + ", ".join(shares)
+    ]
 
 
 def _tuning_notes(rows: Sequence[ResultRow]) -> list[str]:

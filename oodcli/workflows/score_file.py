@@ -195,14 +195,19 @@ def _report(
 ) -> Report:
     convention = convention_named(CONVENTION)
     run = file.path.stem
+    curves = {
+        (each.canonical, name): Curve.of(
+            scores[each.canonical, TEST],
+            scores[each.canonical, name],
+            method=each.canonical,
+            dataset=name,
+        )
+        for each in detectors.fitted
+        for name in file.ood
+    }
     rows = [
         ResultRow.of(
-            Curve.of(
-                scores[each.canonical, TEST],
-                scores[each.canonical, name],
-                method=each.canonical,
-                dataset=name,
-            ).detection(convention),
+            curves[each.canonical, name].detection(convention),
             run=run,
             method=each.canonical,
             params=dict(each.params),
@@ -210,6 +215,7 @@ def _report(
             group="ood",
             id_accuracy=accuracy,
             convention=convention.name,
+            extras={"tied": curves[each.canonical, name].tied},
         )
         for each in detectors.fitted
         for name in file.ood

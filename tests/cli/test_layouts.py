@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -128,6 +129,15 @@ def test_columns_come_in_the_order_asked_for() -> None:
     )
     assert table[0] == ["OOD set", "AUROC ↑", "Method", "Threshold", "FPR90 ↓"]
     assert table[1] == ["svhn", "93.0", "msp", "12.346", "15.0"]
+
+
+def test_parameters_are_a_column_on_request() -> None:
+    fitted = [replace(row, params={"k": 20, "temperature": 2.283456}) for row in rows()]
+    table = markdown(report(fitted), View(columns=("method", "params", "auroc")))
+    assert table[0] == ["OOD set", "Method", "Parameters", "AUROC ↑"]
+    assert table[1][:3] == ["svhn", "msp", "k=20, temperature=2.283"]
+    wide = markdown(report(fitted), View(columns=("params", "auroc"), transpose=True))
+    assert wide[0][0] == "Method"
 
 
 def test_an_unknown_column_is_refused() -> None:

@@ -89,6 +89,18 @@ def test_the_scores_are_those_of_ood_score(ood: Ood, tiny: Path, tmp_path: Path)
             )
 
 
+def test_a_threshold_among_tied_scores_is_said_to_be_coarse(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    noise = flat(tmp_path / "noise", n=3)
+    # Each of 16 neurons is covered or not, so that 24 images have few scores between them.
+    for _ in ("fitted", "stored"):
+        code, _, err = ood("predict", noise, "--method", "nac:least=1")
+        assert code == 0
+        assert "% of the 24 ID scores of nac:least=1 tie with another" in err
+    assert "tie with another" not in ood("predict", noise, "--method", "energy")[2]
+
+
 def test_arrays_stdin_and_single_files_are_read(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oodcli.errors import InvalidInputError
-from oodcli.metrics import CONVENTIONS, Curve, evaluate
+from oodcli.metrics import CONVENTIONS, Curve, evaluate, tied_share
 from oodcli.statistics import (
     Estimate,
     Placements,
@@ -265,6 +265,14 @@ def test_interval_of_a_perfect_method_is_a_point():
         np.testing.assert_array_equal(found[0], 0)
         lowest = 0.997 if convention.area == "trapezoid_from_zero" else 1 - 1e-6
         assert found[1:].min() >= lowest
+
+
+def test_ties_are_counted_over_both_sides():
+    """2 stands three times, 3 twice, and 0 and 1 once each."""
+    curve = Curve.of([2.0, 3.0, 3.0, 2.0], [0.0, 1.0, 2.0])
+    assert curve.tied == curve.flipped().tied == 5 / 7
+    assert tied_share([2.0, 3.0, 3.0, 2.0, 0.0, 1.0, 2.0]) == 5 / 7
+    assert tied_share([]) == Curve.of([1.0, 2.0], [0.5]).tied == 0
 
 
 def test_detection_error_is_the_smallest_mean_of_both_errors():

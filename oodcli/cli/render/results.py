@@ -30,7 +30,7 @@ from oodcli.results import (
 
 _MOST_DIGITS = 10
 # In what order columns of a long table go when the window is too narrow for all.
-_FIRST_TO_GO = ("images", "accuracy", *EXTRAS, "aupr_out", "aupr_in", "group")
+_FIRST_TO_GO = ("images", "params", "accuracy", *EXTRAS, "aupr_out", "aupr_in", "group")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ _METRICS: Mapping[str, _Metric] = MappingProxyType(
         "fpr90": _Metric("FPR90 ↓", "least"),
         "fpr99": _Metric("FPR99 ↓", "least"),
         "detection_error": _Metric("Det. error ↓", "least"),
+        "tied": _Metric("Ties ↓", "least"),
         "aurc": _Metric("AURC ↓", "least"),
         "accuracy_at_95": _Metric("Acc. at 95 ↑", "most"),
         "threshold_95": _Metric("Threshold", unit="score"),
@@ -60,7 +61,7 @@ _METRICS: Mapping[str, _Metric] = MappingProxyType(
 )
 _IDENTIFYING = {"run": "Run", "arch": "Network", "dataset": "OOD set", "group": "Group"}
 _IDENTIFYING |= {"method": "Method"}
-_NAMES = (*_IDENTIFYING, *_METRICS, "images")
+_NAMES = (*_IDENTIFYING, *_METRICS, "images", "params")
 
 
 # With more methods than this, a table of every method on every set is too long to read.
@@ -386,6 +387,8 @@ def _long(source: _Source) -> Table:
             ]
         elif name == "images":
             columns.append(Column("images", "Images", right=True))
+        elif name == "params":
+            columns.append(Column("params", "Parameters"))
         else:
             columns.append(Column(name, _IDENTIFYING[name]))
     if len(conventions) > 1:
@@ -407,6 +410,7 @@ def _long(source: _Source) -> Table:
                     "dataset": Cell(_dataset(row, source.paper)),
                     "group": Cell("" if row.dataset == AVERAGE else row.group),
                     "images": Cell(f"{row.n_ood:,}", value=row.n_ood),
+                    "params": Cell(_parameters(row)),
                     "bar": Cell("", value=row.auroc),
                     **{_place_key(*place): cell for place, cell in cells.items()},
                 }
@@ -621,6 +625,14 @@ def _method(row: ResultRow) -> str:
         chosen = "/".join(map(str, blocks[0])) if isinstance(blocks[0], list) else blocks[0]
         return f"{row.method} (block {chosen})"
     return row.method
+
+
+def _parameters(row: ResultRow) -> str:
+    """Write what the method worked with, and what fitting found."""
+    return ", ".join(
+        f"{name}={f'{value:.4g}' if isinstance(value, float) else value}"
+        for name, value in row.params.items()
+    )
 
 
 def _notes(reports: Sequence[Report]) -> list[str]:

@@ -1,5 +1,6 @@
 """Tables with intervals, tests, ranks and calibration, from stored scores and from files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameEr
 from oodcli.metrics import CONVENTIONS, evaluate
 from oodcli.results import METRICS, Report
 from oodcli.runs import Preprocess, Run, RunFolder
-from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores
+from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores, read_scorings
 from oodcli.store import Store
 from oodcli.workflows.report import report, report_files
 
@@ -254,6 +255,27 @@ def test_extras_follow_the_convention(store, convention):
         assert row.extras["fpr90"] == np.mean(ood_scores >= accepted)
     assert 0 < row.extras["detection_error"] < row.extras["fpr99"]
     assert set(row.extras) == set(report(store, runs=["r0"]).to_json()["rows"][0]["extras"])
+
+
+def test_a_method_most_of_whose_scores_tie_is_named(store):
+    """Of 120 ID scores 100 are 1, of each OOD set all but ten: that is more than half."""
+    rng = np.random.default_rng(0)
+    made = {("saturated", "id"): np.concatenate([np.ones(100), rng.uniform(0, 1, 20)])}
+    for name, (_, n) in SETS.items():
+        made["saturated", name] = np.concatenate([rng.uniform(0, 1, 10), np.ones(n - 10)])
+    folder = RunFolder(store.runs / "r0")
+    (scoring,) = read_scorings(folder.scores)
+    add_scores(store, folder.scores, replace(scoring, methods={"saturated": {}}), made)
+    table = report(store, runs=["r0"])
+    shares = {r.dataset: r.extras["tied"] for r in table.rows if r.method == "saturated"}
+    assert all(shares[name] == pytest.approx((90 + n) / (120 + n)) for name, (_, n) in SETS.items())
+    worst = max(SETS, key=lambda name: SETS[name][1])
+    assert (
+        "most images share their score with another image, and are not ranked among those: "
+        f"saturated ({100 * shares[worst]:.0f} % on {worst})"
+    ) in table.notes
+    assert all(r.extras["tied"] == 0 for r in table.rows if r.method in ("weak", "good"))
+    assert not any("share their score" in n for n in report(store, runs=["r1"]).notes)
 
 
 def test_stored_scores_and_their_export_give_one_table(store, tmp_path):
