@@ -1,17 +1,27 @@
 """A reader of foreign pickles that runs no code.
 
-A pickle names functions to call. This reader answers only the few names of which NumPy arrays are
-made, and answers them with records of its own, so that a crafted pickle reaches neither another
-function nor the inside of NumPy. Arrays are then built from the records' bytes. Where a file may
-hold tensors of PyTorch, they become arrays in the same way, without PyTorch.
+A pickle is a program for a small machine that puts values onto a stack, and names functions to
+call. This is such a machine, of which every instruction makes plain values only. It answers the few
+names of which NumPy arrays are made with records of its own, so that a crafted pickle reaches no
+function, no class and not the inside of NumPy. Arrays are then built from the records' bytes. Where
+a file may hold tensors of PyTorch, they become arrays in the same way, without PyTorch.
+
+Time and memory are in proportion to the file: nothing is allocated for what a pickle only claims,
+and values that contain themselves, nest deeply, or are so often repeated by reference that they
+would unpack to many times the file are refused.
+
+References
+----------
+Instructions and their arguments: ``pickletools`` of the Python standard library.
 """
 
-import io
+import codecs
 import math
-import pickle  # noqa: TID251 - this is the one restricted reader
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,18 +29,44 @@ from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError
 
-_PLAIN_TYPES = (bytes, str, int, float, complex, bool, type(None))
-_DTYPE = re.compile(r"[biufcSU]\d+")
+MOST_DEPTH = 50
+"""How deep values may nest."""
+MOST_GROWTH = 16
+"""How many values and bytes of arrays a pickle may unpack to, in bytes of the pickle."""
+MOST_SLACK = 1 << 20
+"""The same beside that, for small pickles."""
+
+_ATOMS = (bytes, str, int, float, bool, type(None))
+_DTYPE = re.compile(r"[biufcSU][1-9]\d{0,5}")
+_LARGEST_KEY = 1 << 63
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Name:
+    """What stands for a function or class that a pickle names.
+
+    Parameters
+    ----------
+    make
+        Makes a record of the arguments of a call.
+    code
+        Of the class of a storage, the data type.
+    """
+
+    make: Callable[..., Any]
+    code: str = ""
 
 
 class _DtypeRecord:
     """What a pickle says of a NumPy data type."""
 
+    __slots__ = ("code", "order")
+
     def __init__(self, code: str | bytes, *_ignored: object) -> None:
         self.code = code.decode("ascii") if isinstance(code, bytes) else code
         self.order = "|"
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
         order = state[1]
         self.order = order.decode("ascii") if isinstance(order, bytes) else order
 
@@ -43,18 +79,25 @@ class _DtypeRecord:
 class _ArrayRecord:
     """What a pickle says of a NumPy array."""
 
+    __slots__ = ("state",)
+
     def __init__(self, *_ignored: object) -> None:
         self.state: tuple[Any, ...] = ()
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
         self.state = state
+
+    @property
+    def size(self) -> int:
+        """Bytes that are copied."""
+        return _length(self.state[4])
 
     def array(self) -> NDArray[Any]:
         _version, shape, dtype, is_fortran, content = self.state
         return _array(content, dtype.dtype(), shape, order="F" if is_fortran else "C")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class _BufferRecord:
     """What a pickle of protocol 5 says of a NumPy array."""
 
@@ -63,29 +106,62 @@ class _BufferRecord:
     shape: tuple[int, ...]
     order: str
 
+    @property
+    def size(self) -> int:
+        """Bytes that are copied."""
+        return _length(self.content)
+
     def array(self) -> NDArray[Any]:
         return _array(self.content, self.kind.dtype(), self.shape, order=self.order)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class _ScalarRecord:
     """What a pickle says of a NumPy number."""
 
     kind: _DtypeRecord
-    content: bytes
+    content: Any
 
     def number(self) -> Any:  # noqa: ANN401 - whatever Python number the data type stands for
         return _array(self.content, self.kind.dtype(), (1,), order="C")[0].item()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
+class _EncodedRecord:
+    """Bytes, as Python 3 writes them in old protocols: text, and its encoding."""
+
+    text: str
+    encoding: str | bytes
+
+    def content(self) -> bytes:
+        if self.encoding not in ("latin1", b"latin1"):
+            raise ValueError(f"text in encoding {self.encoding!r} is not read")
+        return self.text.encode("latin1")
+
+
+@dataclass(frozen=True, eq=False)
 class _StorageRecord:
-    """What a pickle says of the memory behind a tensor."""
+    """What a pickle says of the memory behind a tensor: four pickles, then size and values."""
 
-    values: NDArray[Any]
+    written: Any
+
+    @cached_property
+    def values(self) -> NDArray[Any]:
+        content = _bytes_of(self.written)
+        place = 0
+        for _magic_version_system in range(3):
+            place = _Machine(content, {}, start=place).run()[1]
+        names = {("torch", name): _Name(_no_call, code) for name, code in _STORAGES.items()}
+        (dtype, size), place = _Machine(content, names, start=place, takes_storages=True).run()
+        place = _Machine(content, {}, start=place).run()[1]
+        written = int.from_bytes(content[place : place + 8], "little")
+        if size < 0 or written != size:
+            raise ValueError(f"a storage of {size} values says it has {written}")
+        place += 8
+        return _array(content[place : place + size * dtype.itemsize], dtype, (size,), order="C")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class _TensorRecord:
     """What a pickle says of a tensor."""
 
@@ -93,6 +169,11 @@ class _TensorRecord:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes that are copied, which is the whole storage at first."""
+        return _length(self.storage.written)
 
     def array(self) -> NDArray[Any]:
         count = math.prod(self.shape)
@@ -104,78 +185,32 @@ class _TensorRecord:
         return self.storage.values[self.offset : self.offset + count].reshape(self.shape).copy()
 
 
+def _length(content: Any) -> int:  # noqa: ANN401 - any content of a pickle
+    return len(content.text if isinstance(content, _EncodedRecord) else content)
+
+
+def _bytes_of(content: Any) -> bytes | bytearray:  # noqa: ANN401 - any content of a pickle
+    return content.content() if isinstance(content, _EncodedRecord) else content
+
+
 def _array(
-    content: bytes | bytearray, dtype: np.dtype[Any], shape: tuple[int, ...], *, order: str
+    content: Any,  # noqa: ANN401 - any content of a pickle
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    *,
+    order: str,
 ) -> NDArray[Any]:
+    raw = _bytes_of(content)
     sizes = [int(size) for size in shape]
-    if min(sizes, default=1) < 0 or len(content) != math.prod(sizes) * dtype.itemsize:
-        raise ValueError(f"{len(content)} bytes do not fill an array {tuple(sizes)} of {dtype}")
-    flat = np.frombuffer(content, dtype=dtype)
+    if min(sizes, default=1) < 0 or len(raw) != math.prod(sizes) * dtype.itemsize:
+        raise ValueError(f"{len(raw)} bytes do not fill an array {tuple(sizes)} of {dtype}")
+    flat = np.frombuffer(raw, dtype=dtype)
     return flat.reshape(sizes, order="F" if order == "F" else "C").copy()
-
-
-def _encode(text: str, encoding: str | bytes) -> bytes:
-    """Undo how Python 3 writes bytes in old protocols."""
-    if encoding not in ("latin1", b"latin1"):
-        raise ValueError(f"text in encoding {encoding!r} is not read")
-    return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
     """Undo how Python 3 writes empty bytes in old protocols."""
     return b""
-
-
-_NAMES = {
-    ("__builtin__", "bytes"): _no_bytes,
-    ("numpy", "ndarray"): _ArrayRecord,
-    ("numpy", "dtype"): _DtypeRecord,
-    ("_codecs", "encode"): _encode,
-    # NumPy moved its inside in version 2; old files have the old names.
-    **{
-        (f"numpy.{core}.{module}", name): record
-        for core in ("core", "_core")
-        for module, name, record in (
-            ("multiarray", "_reconstruct", _ArrayRecord),
-            ("multiarray", "scalar", _ScalarRecord),
-            ("numeric", "_frombuffer", _BufferRecord),
-        )
-    },
-}
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO, names: Mapping[tuple[str, str], Any]) -> None:
-        super().__init__(stream, encoding="bytes")
-        self._names = names
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - as in the base class
-        try:
-            return self._names[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
-
-
-class _StorageUnpickler(_RestrictedUnpickler):
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ANN401 - as in the base class
-        _kind, code, _key, _device, size, *_view = pid
-        if code not in _STORAGES.values():
-            raise ValueError("it holds a storage of unknown type")
-        return np.dtype(code), int(size)
-
-
-def _storage(content: bytes) -> _StorageRecord:
-    """Read the memory of a tensor: four pickles, their keys, then size and values."""
-    stream = io.BytesIO(content)
-    for _magic_version_system in range(3):
-        _RestrictedUnpickler(stream, {}).load()
-    loaded = _StorageUnpickler(stream, {("torch", n): code for n, code in _STORAGES.items()}).load()
-    dtype, size = loaded
-    _RestrictedUnpickler(stream, {}).load()
-    written = int.from_bytes(stream.read(8), "little")
-    if size < 0 or written != size:
-        raise ValueError(f"a storage of {size} values says it has {written}")
-    return _StorageRecord(_array(stream.read(size * dtype.itemsize), dtype, (size,), order="C"))
 
 
 def _tensor(
@@ -191,6 +226,31 @@ def _tensor(
     return _TensorRecord(storage, int(offset), sizes, steps)
 
 
+def _hooks(*_ignored: object) -> dict[Any, Any]:
+    """Return the hooks of a tensor, of which it has none."""
+    return {}
+
+
+def _no_call(*_ignored: object) -> None:
+    raise ValueError("it makes a storage by hand")
+
+
+_NAMES: Mapping[tuple[str, str], _Name] = {
+    ("__builtin__", "bytes"): _Name(_no_bytes),
+    ("numpy", "ndarray"): _Name(_ArrayRecord),
+    ("numpy", "dtype"): _Name(_DtypeRecord),
+    ("_codecs", "encode"): _Name(_EncodedRecord),
+    # NumPy moved its inside in version 2; old files have the old names.
+    **{
+        (f"numpy.{core}.{module}", name): _Name(record)
+        for core in ("core", "_core")
+        for module, name, record in (
+            ("multiarray", "_reconstruct", _ArrayRecord),
+            ("multiarray", "scalar", _ScalarRecord),
+            ("numeric", "_frombuffer", _BufferRecord),
+        )
+    },
+}
 _STORAGES = {
     "LongStorage": "<i8",
     "IntStorage": "<i4",
@@ -202,11 +262,270 @@ _STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
 }
-_TENSOR_NAMES = {
+_TENSOR_NAMES: Mapping[tuple[str, str], _Name] = {
     **_NAMES,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("collections", "OrderedDict"): dict,  # the hooks of a tensor, of which it has none
+    ("torch._utils", "_rebuild_tensor_v2"): _Name(_tensor),
+    ("torch.storage", "_load_from_bytes"): _Name(_StorageRecord),
+    ("collections", "OrderedDict"): _Name(_hooks),
+}
+
+
+class _Mark:
+    """Where a run of values on the stack begins."""
+
+
+_MARK = _Mark()
+
+
+class _Machine:
+    """Runs one pickle.
+
+    Parameters
+    ----------
+    content
+        Bytes with a pickle in them.
+    names
+        What the names that it may use stand for.
+    start
+        Where it begins.
+    takes_storages
+        Whether persistent ids stand for storages of tensors.
+    """
+
+    def __init__(
+        self,
+        content: bytes | bytearray,
+        names: Mapping[tuple[str, str], _Name],
+        *,
+        start: int = 0,
+        takes_storages: bool = False,
+    ) -> None:
+        self.content = content
+        self.names = names
+        self.at = start
+        self.takes_storages = takes_storages
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> tuple[Any, int]:
+        """Return what was pickled, and where the pickle ends."""
+        while True:
+            code = self.content[self.at]
+            self.at += 1
+            if code == _STOP:
+                return self.stack[-1], self.at
+            _INSTRUCTIONS[code](self)
+
+    def take(self, size: int) -> bytes | bytearray:
+        start, self.at = self.at, self.at + size
+        if size < 0 or self.at > len(self.content):
+            raise ValueError(f"it ends within a value of {size:,} bytes")
+        return self.content[start : self.at]
+
+    def number(self, size: int, *, signed: bool = False) -> int:
+        return int.from_bytes(self.take(size), "little", signed=signed)
+
+    def line(self) -> bytes | bytearray:
+        end = self.content.find(b"\n", self.at)
+        if end < 0:
+            raise ValueError("it ends within a line")
+        line = self.content[self.at : end]
+        self.at = end + 1
+        return line
+
+    def since_mark(self) -> list[Any]:
+        at = len(self.stack) - 1
+        while self.stack[at] is not _MARK:
+            at -= 1
+            if at < 0:
+                raise ValueError("it has no mark")
+        values = self.stack[at + 1 :]
+        del self.stack[at:]
+        return values
+
+    def pop(self) -> Any:  # noqa: ANN401 - any content of a pickle
+        value = self.stack.pop()
+        if value is _MARK:
+            raise ValueError("it has a mark where a value belongs")
+        return value
+
+    def top(self, kind: type) -> Any:  # noqa: ANN401 - a value of the kind
+        value = self.stack[-1]
+        if not isinstance(value, kind):
+            raise TypeError(f"it fills a {type(value).__name__} as a {kind.__name__}")
+        return value
+
+    def skip(self, size: int) -> None:
+        self.take(size)
+
+    def push(self, value: Any) -> None:  # noqa: ANN401 - any content of a pickle
+        self.stack.append(value)
+
+    def put_int_line(self) -> None:
+        line = bytes(self.line())
+        known = {b"00": False, b"01": True}
+        self.push(known[line] if line in known else int(line.removesuffix(b"L")))
+
+    def put_float(self) -> None:
+        self.push(struct.unpack(">d", self.take(8))[0])
+
+    def put_text_line(self) -> None:
+        self.push(self.line().decode("raw-unicode-escape"))
+
+    def put_bytes_line(self) -> None:
+        line = bytes(self.line()).strip()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+            raise ValueError("it has text without quotes")
+        self.push(codecs.escape_decode(line[1:-1])[0])
+
+    def put_text(self, width: int) -> None:
+        self.push(self.take(self.number(width)).decode("utf-8", "surrogatepass"))
+
+    def put_bytes(self, width: int) -> None:
+        self.push(bytes(self.take(self.number(width))))
+
+    def put_bytearray(self) -> None:
+        self.push(bytearray(self.take(self.number(8))))
+
+    def put_tuple(self, size: int) -> None:
+        values = [self.pop() for _ in range(size)]
+        self.push(tuple(reversed(values)))
+
+    def append(self) -> None:
+        value = self.pop()
+        self.top(list).append(value)
+
+    def appends(self) -> None:
+        values = self.since_mark()
+        self.top(list).extend(values)
+
+    def set_item(self) -> None:
+        value, key = self.pop(), self.pop()
+        _fill(self.top(dict), [key, value])
+
+    def set_items(self) -> None:
+        values = self.since_mark()
+        _fill(self.top(dict), values)
+
+    def put_dict(self) -> None:
+        self.push(_fill({}, self.since_mark()))
+
+    def remember(self, key: int) -> None:
+        self.memo[key] = self.stack[-1]
+
+    def recall(self, key: int) -> None:
+        self.push(self.memo[key])
+
+    def name(self, module: str, name: str) -> None:
+        if (module, name) not in self.names:
+            raise ValueError(f"it asks for {module}.{name}")
+        self.push(self.names[module, name])
+
+    def name_on_stack(self) -> None:
+        name, module = self.pop(), self.pop()
+        self.name(str(module), str(name))
+
+    def call(self) -> None:
+        arguments, function = self.pop(), self.pop()
+        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+            raise TypeError(f"it calls a {type(function).__name__}")
+        self.push(function.make(*arguments))
+
+    def build(self) -> None:
+        state = self.pop()
+        record = self.stack[-1]
+        if not isinstance(record, (_DtypeRecord, _ArrayRecord)) or not isinstance(state, tuple):
+            raise TypeError(f"it alters a {type(record).__name__}")
+        record.set_state(state)
+
+    def storage(self) -> None:
+        if not self.takes_storages:
+            raise ValueError("it refers to something outside of it")
+        _kind, name, _key, _device, size, *_view = self.pop()
+        if not isinstance(name, _Name):
+            raise TypeError("it holds a storage of unknown type")
+        self.push((np.dtype(name.code), int(size)))
+
+    def refuse(self, what: str) -> None:
+        raise ValueError(f"it holds {what}")
+
+
+def _fill(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
+    """Put keys and values into a dict; keys are such that hashing them takes no time."""
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if not isinstance(key, (*_ATOMS, _EncodedRecord)):
+            raise TypeError(f"it has a {type(key).__name__} for a key")
+        if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
+            raise ValueError("it has a number of more than 64 bits for a key")
+        target[key] = value
+    return target
+
+
+_STOP = ord(".")
+_INSTRUCTIONS: Mapping[int, Callable[[_Machine], object]] = {
+    ord(code): instruction
+    for code, instruction in {
+        "\x80": lambda m: m.skip(1),
+        "\x95": lambda m: m.skip(8),
+        "(": lambda m: m.push(_MARK),
+        "0": lambda m: m.stack.pop(),
+        "1": lambda m: m.since_mark(),
+        "2": lambda m: m.push(m.stack[-1]),
+        "N": lambda m: m.push(None),
+        "\x88": lambda m: m.push(value=True),
+        "\x89": lambda m: m.push(value=False),
+        "I": lambda m: m.put_int_line(),
+        "L": lambda m: m.put_int_line(),
+        "J": lambda m: m.push(m.number(4, signed=True)),
+        "K": lambda m: m.push(m.number(1)),
+        "M": lambda m: m.push(m.number(2)),
+        "\x8a": lambda m: m.push(m.number(m.number(1), signed=True)),
+        "\x8b": lambda m: m.push(m.number(m.number(4), signed=True)),
+        "F": lambda m: m.push(float(m.line())),
+        "G": lambda m: m.put_float(),
+        "S": lambda m: m.put_bytes_line(),
+        "T": lambda m: m.put_bytes(4),
+        "U": lambda m: m.put_bytes(1),
+        "B": lambda m: m.put_bytes(4),
+        "C": lambda m: m.put_bytes(1),
+        "\x8e": lambda m: m.put_bytes(8),
+        "\x96": lambda m: m.put_bytearray(),
+        "V": lambda m: m.put_text_line(),
+        "X": lambda m: m.put_text(4),
+        "\x8c": lambda m: m.put_text(1),
+        "\x8d": lambda m: m.put_text(8),
+        "]": lambda m: m.push([]),
+        "l": lambda m: m.push(m.since_mark()),
+        "a": lambda m: m.append(),
+        "e": lambda m: m.appends(),
+        ")": lambda m: m.push(()),
+        "t": lambda m: m.push(tuple(m.since_mark())),
+        "\x85": lambda m: m.put_tuple(1),
+        "\x86": lambda m: m.put_tuple(2),
+        "\x87": lambda m: m.put_tuple(3),
+        "}": lambda m: m.push({}),
+        "d": lambda m: m.put_dict(),
+        "s": lambda m: m.set_item(),
+        "u": lambda m: m.set_items(),
+        "g": lambda m: m.recall(int(m.line())),
+        "h": lambda m: m.recall(m.number(1)),
+        "j": lambda m: m.recall(m.number(4)),
+        "p": lambda m: m.remember(int(m.line())),
+        "q": lambda m: m.remember(m.number(1)),
+        "r": lambda m: m.remember(m.number(4)),
+        "\x94": lambda m: m.remember(len(m.memo)),
+        "c": lambda m: m.name(m.line().decode(), m.line().decode()),
+        "\x93": lambda m: m.name_on_stack(),
+        "R": lambda m: m.call(),
+        "b": lambda m: m.build(),
+        "Q": lambda m: m.storage(),
+        "\x8f": lambda m: m.refuse("a set"),
+        "\x91": lambda m: m.refuse("a frozenset"),
+        "\x81": lambda m: m.refuse("an object"),
+        "\x92": lambda m: m.refuse("an object"),
+        "o": lambda m: m.refuse("an object"),
+        "i": lambda m: m.name(m.line().decode(), m.line().decode()),
+    }.items()
 }
 
 
@@ -230,43 +549,84 @@ def load_pickle(content: bytes, *, where: str, tensors: bool = False) -> Any:  #
     Raises
     ------
     CorruptArtifactError
-        If the file is damaged, or asks for anything else.
+        If the file is damaged, asks for anything else, contains itself, nests deeper than
+        ``MOST_DEPTH``, or would unpack to more than ``MOST_GROWTH`` times its size.
     """
     try:
-        names = _TENSOR_NAMES if tensors else _NAMES
-        loaded = _RestrictedUnpickler(io.BytesIO(content), names).load()
-        return _plain(loaded, {})
+        loaded, _ = _Machine(content, _TENSOR_NAMES if tensors else _NAMES).run()
+        return _Unpacking(MOST_GROWTH * len(content) + MOST_SLACK).plain(loaded, MOST_DEPTH)[0]
     except Exception as error:  # noqa: BLE001 - a malformed pickle makes the reader raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise CorruptArtifactError(
-            f"{where} is not a pickle of arrays and plain values: {reason}; get the file again"
+            f"{where} is not a pickle of arrays and plain values: {_reason(error)}; "
+            "get the file again"
         ) from None
 
 
-def _plain(value: Any, done: dict[int, Any]) -> Any:  # noqa: ANN401 - any content of a pickle
-    """Replace records by what they stand for, at any depth.
+def _reason(error: Exception) -> str:
+    if isinstance(error, (IndexError, KeyError)):
+        return "it is damaged"
+    return " ".join(str(error).split()) or type(error).__name__
 
-    ``done`` keeps what was replaced by identity: shared values stay shared, and a pickle that nests
-    the same list many times costs no more than one list.
+
+class _Unpacking:
+    """Replaces records by what they stand for, at any depth.
+
+    Parameters
+    ----------
+    most
+        How many values and bytes of arrays there may be, where one that is referred to twice counts
+        twice: whoever makes an array of nested lists would write it out.
     """
-    if isinstance(value, _PLAIN_TYPES):
-        return value
-    if id(value) in done:
-        return done[id(value)]
-    if isinstance(value, (_ArrayRecord, _BufferRecord, _TensorRecord)):
-        result: Any = value.array()
-    elif isinstance(value, _ScalarRecord):
-        result = value.number()
-    elif isinstance(value, list):
-        done[id(value)] = result = []
-        result.extend(_plain(item, done) for item in value)
-    elif isinstance(value, tuple):
-        result = tuple(_plain(item, done) for item in value)
-    elif isinstance(value, dict):
-        done[id(value)] = result = {}
-        for key, item in value.items():
-            result[_plain(key, done)] = _plain(item, done)
-    else:
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._copied = 0
+        self._done: dict[int, tuple[Any, int] | None] = {}
+
+    def plain(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - any content of a pickle
+        """Return a value without records, and how many values and bytes it is."""
+        if isinstance(value, _ATOMS):
+            return value, 1
+        known = self._done.get(id(value), ())
+        if known is None:
+            raise ValueError("it contains itself")
+        if known:
+            return known
+        if depth == 0:
+            raise ValueError(f"it nests deeper than {MOST_DEPTH} levels")
+        self._done[id(value)] = None
+        result, size = self._unpacked(value, depth - 1)
+        self._check(size)
+        self._done[id(value)] = result, size
+        return result, size
+
+    def _check(self, size: int) -> None:
+        if size > self._most:
+            raise ValueError(f"it unpacks to more than {self._most:,} values")
+
+    def _copies(self, size: int) -> None:
+        """Count bytes before they are copied."""
+        self._copied += size
+        self._check(self._copied)
+
+    def _unpacked(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - the same
+        if isinstance(value, (_ArrayRecord, _BufferRecord, _TensorRecord)):
+            self._copies(value.size)
+            array = value.array()
+            return array, 1 + array.nbytes
+        if isinstance(value, _ScalarRecord):
+            return value.number(), 1
+        if isinstance(value, _EncodedRecord):
+            self._copies(len(value.text))
+            return value.content(), 1
+        if isinstance(value, dict):
+            pairs = [
+                (self.plain(key, depth)[0], self.plain(item, depth)) for key, item in value.items()
+            ]
+            return {key: item for key, (item, _) in pairs}, 1 + sum(n for _, (_, n) in pairs)
+        if isinstance(value, (list, tuple)):
+            items = [self.plain(item, depth) for item in value]
+            return type(value)(item for item, _ in items), 1 + sum(n for _, n in items)
+        if isinstance(value, _StorageRecord):
+            raise TypeError(f"it holds a storage of {value.values.dtype} without a tensor")
         raise TypeError(f"it holds a {type(value).__name__}")
-    done[id(value)] = result
-    return result

@@ -1,15 +1,17 @@
 """Foreign pickles are read without running anything in them."""
 
 import collections
+import contextlib
 import functools
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from oodcli.errors import CorruptArtifactError
-from oodcli.pickles import load_pickle
+from oodcli.pickles import MOST_DEPTH, load_pickle
 
 
 def loads(value, protocol=2):
@@ -120,22 +122,87 @@ def test_array_that_lies_about_its_size_is_refused():
         load_pickle(lying, where="batch")
 
 
-def test_value_nested_many_times_costs_no_more_than_once():
-    value = [1]
-    for _ in range(60):
-        value = [value, value]
-    loaded = loads(value)
-    for _ in range(60):
-        assert loaded[0] is loaded[1]
-        loaded = loaded[0]
-    assert loaded == [1]
+def test_shared_values_are_read_and_shared_lists_do_not_multiply():
+    row = [1, 2]
+    assert loads({"a": row, "b": [row, row]}) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+    value = [1] * 10
+    for _ in range(9):  # 10 kB that would be 10⁹ values in an array
+        value = [value] * 10
+    with pytest.raises(
+        CorruptArtifactError, match=r"it unpacks to more than 1,\d\d\d,\d\d\d values"
+    ):
+        loads(value)
 
 
-def test_list_inside_itself_stays_so():
+def test_shared_bytes_are_not_copied_without_end():
+    """A thousand bytes objects on the same megabyte are refused before they are made."""
+    shared = b"\x80\x02(X" + (2**20).to_bytes(4, "little") + bytes(2**20) + b"r\0\0\1\x000"
+    shared += b"c_codecs\nencode\nr\1\0\1\x000X\x06\0\0\0latin1r\2\0\1\x000"
+    shared += b"j\1\0\1\0j\0\0\1\0j\2\0\1\0\x86R" * 1000 + b"t."
+    with pytest.raises(CorruptArtifactError, match="it unpacks to more than"):
+        load_pickle(shared, where="batch")
+
+
+def test_values_that_contain_themselves_or_nest_deeply_are_refused():
     value = []
     value.append(value)
-    loaded = loads(value)
-    assert loaded[0] is loaded
+    with pytest.raises(CorruptArtifactError, match="it contains itself"):
+        loads(value)
+    table = {}
+    table["again"] = [table]
+    with pytest.raises(CorruptArtifactError, match="it contains itself"):
+        loads(table)
+    deep = 1
+    for _ in range(MOST_DEPTH):
+        deep = [deep]
+    assert loads(deep) == deep
+    with pytest.raises(CorruptArtifactError, match="it nests deeper than 50 levels"):
+        loads([deep])
+    very = b"\x80\x02" + b"(" * 10**6 + b"t" * 10**6 + b"."
+    with pytest.raises(CorruptArtifactError, match="it nests deeper than 50 levels"):
+        load_pickle(very, where="batch")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02Nr\xff\xff\xff\x0f.",  # a memo of 2²⁸ places
+        b"\x80\x02Np99999999999\n.",
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\0\0\0.",  # 2⁴⁰ bytes
+        b"\x80\x05\x96\xff\xff\xff\xff\xff\0\0\0.",
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\0\0\0N.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    ],
+)
+def test_memory_is_in_proportion_to_the_file(content):
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(CorruptArtifactError):
+            assert load_pickle(content, where="batch") is None
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_keys_are_such_that_they_are_hashed_at_once():
+    """The hash of pairs of pairs of … takes twice as long at every level."""
+    key = (1, 2)
+    for _ in range(60):
+        key = (key, key)
+    content = pickle.dumps([key], protocol=2)[:-2] + b"}h\x01Ns."
+    with pytest.raises(CorruptArtifactError, match="it has a tuple for a key"):
+        load_pickle(content, where="batch")
+    with pytest.raises(CorruptArtifactError, match="more than 64 bits for a key"):
+        loads({2**64: 1})
+
+
+@pytest.mark.parametrize("name", ["cnumpy\ndtype\n", "cnumpy\nndarray\n", "c_codecs\nencode\n"])
+@pytest.mark.parametrize("state", ["}X\x04\0\0\0codeK\x01s", "N}X\x05\0\0\0arrayNs\x86", ")"])
+def test_a_pickle_cannot_alter_the_reader(name, state):
+    """BUILD on a name is refused; the next file is read as before."""
+    with pytest.raises(CorruptArtifactError, match="it alters a _Name"):
+        load_pickle(f"\x80\x02{name}{state}b.".encode("latin1"), where="batch")
+    np.testing.assert_array_equal(loads([np.arange(3)])[0], [0, 1, 2])
 
 
 def test_damaged_pickle_is_never_a_crash():
