@@ -7,7 +7,6 @@ and data set, larger = more in-distribution (ID).
 import csv
 import io
 import re
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.files import reading, regular
+from oodcli.npz import read_npz
 from oodcli.pickles import load_pickle
 from oodcli.scores import LABELS, PREDICTIONS, Scores
 
@@ -117,12 +118,11 @@ def read_score_file(
         where = path.name or path
         raise InvalidInputError(f"scores are not read from {where}; give {_one_of(readers)}")
     try:
-        content = path.read_bytes()
+        runs = reader(regular(path), id_name, method or path.stem)
     except FileNotFoundError:
         raise MissingArtifactError(f"there is no file {path}; name one with scores") from None
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}; name a file") from None
-    runs = reader(content, path, id_name, method or path.stem)
     return [_checked(run, path) for run in runs]
 
 
@@ -204,15 +204,8 @@ def _checked(run: ForeignRun, path: Path) -> ForeignRun:
     return run
 
 
-def _read_npz(content: bytes, path: Path, id_name: str | None, method: str) -> list[ForeignRun]:
-    # NumPy would take a lone array for one, and advise to unpickle anything else.
-    if not content.startswith(b"PK"):
-        raise CorruptArtifactError(f"{path} is not an .npz file; write it with numpy.savez")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as e:
-        raise CorruptArtifactError(f"{path} is not a file of arrays: {e}; get it again") from None
+def _read_npz(path: Path, id_name: str | None, method: str) -> list[ForeignRun]:
+    arrays = read_npz(path, cure="write it with numpy.savez", error=CorruptArtifactError)
     if any(_ROLE.fullmatch(name) for name in arrays):
         return _by_role(arrays, path, id_name, method)
     return [_by_method(arrays, path, id_name)]
@@ -240,8 +233,10 @@ def _by_method(arrays: Mapping[str, NDArray[Any]], path: Path, id_name: str | No
         name=path.stem,
         id_name=chosen,
         scores=scores,
-        labels=_classes(arrays.get(f"{LABELS}/{chosen}")),
-        predictions=_classes(arrays.get(f"{PREDICTIONS}/{chosen}")),
+        labels=_classes(arrays.get(f"{LABELS}/{chosen}"), f"{path}: {LABELS}/{chosen}"),
+        predictions=_classes(
+            arrays.get(f"{PREDICTIONS}/{chosen}"), f"{path}: {PREDICTIONS}/{chosen}"
+        ),
     )
 
 
@@ -270,16 +265,16 @@ def _by_role(
                 id_name=chosen,
                 scores={method: scores},
                 groups=groups,
-                labels=_classes(arrays.get(f"{before}id_label")),
-                predictions=_classes(arrays.get(f"{before}id_pred")),
+                labels=_classes(arrays.get(f"{before}id_label"), f"{path}: {before}id_label"),
+                predictions=_classes(arrays.get(f"{before}id_pred"), f"{path}: {before}id_pred"),
                 convention="openood",
             )
         )
     return runs
 
 
-def _read_pickle(content: bytes, path: Path, id_name: str | None, method: str) -> list[ForeignRun]:
-    loaded = load_pickle(content, where=str(path), tensors=True)
+def _read_pickle(path: Path, id_name: str | None, method: str) -> list[ForeignRun]:
+    loaded = load_pickle(path.read_bytes(), where=str(path), tensors=True)
     chosen = id_name or "id"
     try:
         tested = loaded["id"]["test"]
@@ -310,22 +305,21 @@ def _read_pickle(content: bytes, path: Path, id_name: str | None, method: str) -
             id_name=chosen,
             scores={method: scores},
             groups=groups,
-            labels=_classes(labels),
-            predictions=_classes(predictions),
+            labels=_classes(labels, f"{path}: the labels"),
+            predictions=_classes(predictions, f"{path}: the predictions"),
             shifted_accuracy=accuracy,
             convention="openood",
         )
     ]
 
 
-def _read_csv(content: bytes, path: Path, id_name: str | None, method: str) -> list[ForeignRun]:
-    try:
-        lines = csv.reader(io.StringIO(content.decode("utf-8-sig")), strict=True)
-        header = [name.strip() for name in next(lines)]
+def _read_csv(path: Path, id_name: str | None, method: str) -> list[ForeignRun]:
+    with reading(path, wrong="is not a CSV file", cure="get it again", disk=True):
+        lines = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig")), strict=True)
+        header = [name.strip() for name in next(lines, ())]
+        if not header:
+            raise ValueError("it is empty")
         table = [line for line in lines if line]
-    except (UnicodeDecodeError, csv.Error, StopIteration) as error:
-        reason = str(error) or "it is empty"
-        raise CorruptArtifactError(f"{path} is not a CSV file: {reason}; get it again") from None
     if "dataset" not in header:
         raise InvalidInputError(
             f"{path} has columns {_some(header)} and none called dataset; see: ood report --help"
@@ -392,7 +386,10 @@ class _Rows:
         if at is None or column not in self.columns:
             return None
         written = [self.columns[column][row] for row in at]
-        return None if "" in written else _classes(_numbers(written, column, self.path))
+        if "" in written:
+            return None
+        where = f"{self.path}: column {column}"
+        return _classes(_numbers(written, column, self.path), where)
 
 
 def _numbers(texts: Sequence[str], column: str, path: Path) -> NDArray[np.float64]:
@@ -402,8 +399,24 @@ def _numbers(texts: Sequence[str], column: str, path: Path) -> NDArray[np.float6
         raise InvalidInputError(f"{path}: column {column} is not all numbers: {error}") from None
 
 
-def _classes(values: object) -> NDArray[np.int64] | None:
-    return None if values is None else np.asarray(values).astype(np.int64)
+def _classes(values: object, where: str) -> NDArray[np.int64] | None:
+    """Return classes as whole numbers; None where there are none."""
+    if values is None:
+        return None
+    with reading(where, cure="give a number for each class, from 0", error=InvalidInputError):
+        given = np.asarray(values)
+        if given.dtype.kind not in "biuf":
+            raise ValueError(f"{_shown(given)} is no number")
+        whole = given.astype(np.int64)
+        if not np.array_equal(whole, given):
+            raise ValueError(f"{_shown(given[whole != given])} is no whole number")
+    return whole
+
+
+def _shown(values: NDArray[Any]) -> str:
+    """Show the first of some values, in a few characters."""
+    first = next(iter(values.flat), None)
+    return repr(first.item() if isinstance(first, np.generic) else first)[:40]
 
 
 def _some(names: Iterable[str]) -> str:

@@ -16,10 +16,12 @@ as its last field; every other file has its digest in its name or in a sealed JS
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,15 +33,19 @@ import numpy as np
 from filelock import FileLock, ReadWriteLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_data_path
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.files import expanded, reading
 from oodcli.progress import Progress, Silent
+
+PIPE_WAIT_S = 10.0
+"""How long a pipe to write to may be without a reader, in seconds."""
 
 _TEMPORARY = ".ood-tmp-"
 _SEAL = "seal"
+_PIPE_POLL_S = 0.05
 
 
 @contextlib.contextmanager
@@ -77,7 +83,7 @@ def check_file_of_user(path: Path) -> None:
     InvalidInputError
         If it is a folder, or its folder is not there.
     """
-    target = path.expanduser().resolve()
+    target = expanded(path).resolve()
     if target.is_dir():
         raise InvalidInputError(f"{path} is a folder; name a file in it")
     if not target.parent.is_dir():
@@ -103,14 +109,49 @@ def file_of_user(path: Path) -> Iterator[IO[bytes]]:
         If it cannot be written.
     """
     check_file_of_user(path)
-    # What a link to a pipe, such as /dev/stdout, resolves to is no path.
-    given = path.expanduser()
-    if given.exists() and not given.is_file():
-        with given.open("wb") as stream:
+    if is_stream(path):
+        with open_stream(path) as stream:
             yield stream
         return
-    with replacing(given.resolve()) as stream:
+    with replacing(expanded(path).resolve()) as stream:
         yield stream
+
+
+def is_stream(path: Path) -> bool:
+    """Tell whether a path is a pipe or a device; what a link to a pipe resolves to is no path."""
+    given = expanded(path)
+    return given.exists() and not given.is_file()
+
+
+def open_stream(path: Path) -> IO[bytes]:
+    """Open a device or a pipe for writing.
+
+    Raises
+    ------
+    InvalidInputError
+        If nobody reads the pipe, not even after ``PIPE_WAIT_S`` seconds.
+    OSError
+        If it cannot be written.
+    """
+    given = expanded(path)
+    if not stat.S_ISFIFO(given.stat().st_mode):
+        return given.open("wb")
+    until = time.monotonic() + PIPE_WAIT_S
+    while True:
+        try:
+            # To open a pipe without a reader waits for one, however long that takes.
+            descriptor = os.open(given, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > until:
+                raise InvalidInputError(
+                    f"nobody reads the pipe {path}; start its reader first, or name a file"
+                ) from None
+            time.sleep(_PIPE_POLL_S)
+        else:
+            os.set_blocking(descriptor, True)
+            return os.fdopen(descriptor, "wb")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -147,10 +188,9 @@ def read_json(path: Path, *, cure: str = "remove it") -> dict[str, Any]:
     CorruptArtifactError
         If the file is not a JSON object, or its content does not match its seal.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(f"{path} is damaged: {error}; {cure}") from None
+    raw = path.read_bytes()
+    with reading(path, wrong="is damaged", cure=cure):
+        content = json.loads(raw)
     if not isinstance(content, dict):
         raise CorruptArtifactError(f"{path} is damaged: not a JSON object; {cure}")
     if content.pop(_SEAL, None) != digest_of_json(content):
@@ -181,10 +221,8 @@ def read_arrays(path: Path, *, digest: str | None = None) -> dict[str, NDArray[A
     content = path.read_bytes()
     if digest is not None and digest_of_bytes(content) != digest:
         raise CorruptArtifactError(f"{path} is damaged: its digest is not {digest}; remove it")
-    try:
+    with reading(path, wrong="is damaged", cure="remove it"):
         return load_safetensors(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
 
 
 def digest_of_bytes(content: bytes) -> str:
@@ -232,7 +270,7 @@ class Store:
         """
         named = os.environ.get("OOD_HOME")
         path = root or (Path(named) if named else user_data_path("ood", appauthor=False))
-        path = path.expanduser().absolute()
+        path = expanded(path).absolute()
         if path.exists() and not path.is_dir():
             raise InvalidInputError(f"the store {path} is not a folder; name another: --store DIR")
         return cls(path)

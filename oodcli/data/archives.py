@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import Dataset
 from oodcli.data.readers import decode_stream, is_image_name, printable
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
+from oodcli.files import reading, reason_of, regular
 from oodcli.images import Part
 
 SUFFIXES = (".tar", ".zip")
@@ -69,17 +70,11 @@ def members_of(path: Path) -> list[Member]:
     CorruptArtifactError
         If it is not such an archive, or is cut short.
     """
-    try:
+    regular(path)
+    with reading(path, wrong="cannot be read as an archive", cure="get it again"):
         if zipfile.is_zipfile(path):
             return _members_of_zip(path)
         return _members_of_tar(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a malformed archive makes the readers raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptArtifactError(
-            f"{path} cannot be read as an archive: {reason}; get it again"
-        ) from None
 
 
 def _members_of_zip(path: Path) -> list[Member]:
@@ -186,8 +181,8 @@ class ArchiveSource:
             raise CorruptArtifactError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
             content = _content(descriptor, member)
-        except (OSError, ValueError, zlib.error) as error:
-            raise UnreadableImageError(where, str(error)) from None
+        except Exception as error:  # noqa: BLE001 - places out of any range make the reader raise anything
+            raise UnreadableImageError(where, reason_of(error)) from None
         finally:
             os.close(descriptor)
         return decode_stream(io.BytesIO(content), where=where, as_published=self.as_published)
@@ -208,14 +203,12 @@ def read_member(path: Path, member: Member) -> bytes:
     CorruptArtifactError
         If they are damaged.
     """
-    try:
+    with reading(f"{path}: {member.name}", cure="get the archive again"):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             return _content(descriptor, member)
         finally:
             os.close(descriptor)
-    except (OSError, ValueError, zlib.error) as error:
-        raise CorruptArtifactError(f"{path}: {member.name} cannot be read: {error}") from None
 
 
 def _content(descriptor: int, member: Member) -> bytes:

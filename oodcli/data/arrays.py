@@ -6,6 +6,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
-from oodcli.errors import (
-    CorruptArtifactError,
-    InvalidInputError,
-    OodError,
-    UnreadableImageError,
-)
+from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
+from oodcli.files import reading, regular
 from oodcli.images import Part, digest_of
+from oodcli.npz import (
+    Header,
+    array_names,
+    exactly,
+    open_member,
+    read_header,
+    read_member,
+    read_values,
+)
 
 MOST_CLASSES = 65_536
 MOST_PIXELS = 2**28
 
 _BLOCK_BYTES = 1 << 22
+_NPZ_CURE = "write it with numpy.savez"
 _WANTED = "wanted are images and labels, or train_images, train_labels, test_images and test_labels"
 
 
@@ -119,61 +126,23 @@ class WholeFileSource:
         yield from map(as_rgb, images[start:stop])
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What an array in an .npz file says of itself."""
-
-    shape: tuple[int, ...]
-    is_fortran: bool
-    dtype: np.dtype[Any]
-
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 @contextlib.contextmanager
-def _damage_is_told(path: Path, name: str) -> Iterator[None]:
-    """Turn what zipfile and NumPy raise on a damaged member into one line."""
-    try:
-        yield
-    except OodError:
-        raise
-    except Exception as error:  # noqa: BLE001 - malformed headers make NumPy raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidInputError(
-            f"{path}: array {name!r} cannot be read: {reason}; write the file again"
-        ) from None
-
-
-@contextlib.contextmanager
-def _open_array(path: Path, name: str) -> Iterator[tuple[_Header, IO[bytes]]]:
+def _open_array(path: Path, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
     """Open one array of an .npz file at its first value."""
-    with _damage_is_told(path, name), zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(f"{name}.npy")
-        with archive.open(info) as stream:
-            yield _read_header(stream, size=info.file_size), stream
+    with (
+        _damage_is_told(path, repr(name)),
+        zipfile.ZipFile(regular(path)) as archive,
+        open_member(archive, name) as opened,
+    ):
+        yield opened
 
 
-def _read_header(stream: IO[bytes], *, size: int) -> _Header:
-    """Read what stands before the first value of an array that takes ``size`` bytes in all."""
-    start = stream.tell()
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        header = _Header(*np.lib.format.read_array_header_1_0(stream))
-    elif version == (2, 0):
-        header = _Header(*np.lib.format.read_array_header_2_0(stream))
-    else:
-        raise ValueError(f"its format version is {version[0]}.{version[1]}")
-    if header.dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    values = size - (stream.tell() - start)
-    if values != header.size_bytes:
-        raise ValueError(f"shape {header.shape} of {header.dtype} does not fit {values} bytes")
-    return header
+def _damage_is_told(path: Path, array: str) -> AbstractContextManager[None]:
+    where = f"{path}: array {array}"
+    return reading(where, cure="write the file again", error=InvalidInputError)
 
 
-def _check_images(header: _Header, where: str) -> None:
+def _check_images(header: Header, where: str) -> None:
     """Refuse an array that does not hold images."""
     shape, dtype = header.shape, header.dtype
     if dtype != np.uint8:
@@ -192,23 +161,15 @@ def _check_images(header: _Header, where: str) -> None:
         )
 
 
-def _header(path: Path, name: str) -> _Header:
+def _header(path: Path, name: str) -> Header:
     with _open_array(path, name) as (header, _):
         return header
 
 
 def _whole(path: Path, name: str) -> NDArray[Any]:
-    """Read one array at once; its header has been checked before."""
-    with _open_array(path, name) as (header, stream):
-        flat = np.frombuffer(_exactly(stream, header.size_bytes), dtype=header.dtype)
-        return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
-
-
-def _exactly(stream: IO[bytes], size: int) -> bytes:
-    content = stream.read(size)
-    if len(content) != size:
-        raise ValueError(f"it ends {size - len(content)} bytes early")
-    return content
+    """Read one array at once."""
+    with _damage_is_told(path, repr(name)), zipfile.ZipFile(regular(path)) as archive:
+        return read_member(archive, name)
 
 
 @dataclass(frozen=True)
@@ -239,7 +200,7 @@ class NpzSource:
         _check_images(self._header, f"{self.path}: array {self.array!r}")
 
     @cached_property
-    def _header(self) -> _Header:
+    def _header(self) -> Header:
         return _header(self.path, self.array)
 
     def __len__(self) -> int:
@@ -273,9 +234,9 @@ class NpzSource:
         with _open_array(self.path, self.array) as (_, stream):
             # Rows before the first are read too, not sought past: only then is their checksum seen.
             for rows in _blocks(start, row_bytes):
-                _exactly(stream, rows * row_bytes)
+                exactly(stream, rows * row_bytes)
             for rows in _blocks(stop - start, row_bytes):
-                block = np.frombuffer(_exactly(stream, rows * row_bytes), dtype=np.uint8)
+                block = np.frombuffer(exactly(stream, rows * row_bytes), dtype=np.uint8)
                 yield from map(as_rgb, block.reshape(rows, *row_shape))
 
 
@@ -306,16 +267,16 @@ class NpySource:
         _check_images(self._header, str(self.path))
 
     @cached_property
-    def _begin(self) -> tuple[_Header, int]:
+    def _begin(self) -> tuple[Header, int]:
         """Header of the array, and where its first value is."""
-        size = self.path.stat().st_size - self.offset if self.size is None else self.size
-        with self.path.open("rb") as stream, _damage_is_told(self.path, "of images"):
+        with _damage_is_told(self.path, "of images"), regular(self.path).open("rb") as stream:
+            size = self.path.stat().st_size - self.offset if self.size is None else self.size
             stream.seek(self.offset)
-            header = _read_header(stream, size=size)
+            header = read_header(stream, size=size)
             return header, stream.tell()
 
     @property
-    def _header(self) -> _Header:
+    def _header(self) -> Header:
         return self._begin[0]
 
     def __len__(self) -> int:
@@ -511,12 +472,10 @@ def read_npy(path: Path, *, offset: int = 0, size: int | None = None) -> NDArray
     InvalidInputError
         If it is damaged.
     """
-    with path.open("rb") as stream, _damage_is_told(path, "of labels"):
+    with _damage_is_told(path, "of labels"), regular(path).open("rb") as stream:
         stream.seek(offset)
         size = path.stat().st_size - offset if size is None else size
-        header = _read_header(stream, size=size)
-        flat = np.frombuffer(_exactly(stream, header.size_bytes), dtype=header.dtype)
-        return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
+        return read_values(stream, read_header(stream, size=size))
 
 
 def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[np.int64]:
@@ -536,12 +495,7 @@ def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[n
     InvalidInputError
         If they are not one whole number from 0 an image.
     """
-    if values.dtype.kind not in "iu":
-        raise InvalidInputError(f"{where} is {values.dtype}; labels are whole numbers from 0")
-    if values.shape != (count,):
-        raise InvalidInputError(
-            f"{where} has shape {values.shape}; {count} images need shape ({count},)"
-        )
+    _check_labels(values.dtype, values.shape, where, count=count)
     if values.min() < 0:
         raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
     if values.max() >= MOST_CLASSES:
@@ -551,17 +505,23 @@ def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[n
     return values.astype(np.int64)
 
 
+def _check_labels(dtype: np.dtype[Any], shape: tuple[int, ...], where: str, *, count: int) -> None:
+    if dtype.kind not in "iu":
+        raise InvalidInputError(f"{where} is {dtype}; labels are whole numbers from 0")
+    if shape != (count,):
+        raise InvalidInputError(f"{where} has shape {shape}; {count} images need shape ({count},)")
+
+
 def _preferred(found: list[str]) -> str:
     return next(part for part in ("test", "val", "train") if part in found)
 
 
 def _array_names(path: Path) -> set[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InvalidInputError(f"{path} is not an .npz file: {error}") from None
-    return {member.removesuffix(".npy") for member in members if member.endswith(".npy")}
+    with (
+        reading(path, wrong="is not an .npz file", cure=_NPZ_CURE, error=InvalidInputError),
+        zipfile.ZipFile(regular(path)) as archive,
+    ):
+        return set(array_names(archive))
 
 
 def _listed(arrays: set[str]) -> str:
@@ -570,8 +530,10 @@ def _listed(arrays: set[str]) -> str:
 
 def _labelled(path: Path, images: str, labels: str) -> Part:
     source = NpzSource(path, images)
-    values = _whole(path, labels)
-    return Part(source, checked_labels(values, f"{path}: array {labels!r}", count=len(source)))
+    where = f"{path}: array {labels!r}"
+    header = _header(path, labels)
+    _check_labels(header.dtype, header.shape, where, count=len(source))  # before they are read
+    return Part(source, checked_labels(_whole(path, labels), where, count=len(source)))
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

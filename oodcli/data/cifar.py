@@ -8,7 +8,6 @@ Toronto, 2009.
 
 import hashlib
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from oodcli.data.arrays import ArraySource
 from oodcli.data.dataset import Dataset
 from oodcli.errors import CorruptArtifactError, MissingArtifactError, UnreadableImageError
+from oodcli.files import reading
 from oodcli.images import Part
 from oodcli.pickles import load_pickle
 from oodcli.store import Store, digest_of_json, read_json, write_json
@@ -216,19 +216,17 @@ class _Batches:
                 if (self.location / member).is_file():
                     yield member, (self.location / member).read_bytes()
             return
-        try:
+        with (
+            reading(self.location, wrong="cannot be unpacked", cure="get the archive again"),
             # As a stream: the archive is unpacked once, in memory, whatever it holds.
-            with tarfile.open(self.location, "r|gz") as archive:
-                for entry in archive:
-                    member = entry.name.removeprefix(f"{self.release.folder}/")
-                    wanted = member in self.release.members and member != entry.name
-                    if wanted and entry.isfile() and entry.size <= _MOST_MEMBER_BYTES:
-                        stream = archive.extractfile(entry)
-                        yield member, b"" if stream is None else stream.read()
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise CorruptArtifactError(
-                f"{self.location} cannot be unpacked: {error}; get the archive again"
-            ) from None
+            tarfile.open(self.location, "r|gz") as archive,
+        ):
+            for entry in archive:
+                member = entry.name.removeprefix(f"{self.release.folder}/")
+                wanted = member in self.release.members and member != entry.name
+                if wanted and entry.isfile() and entry.size <= _MOST_MEMBER_BYTES:
+                    stream = archive.extractfile(entry)
+                    yield member, b"" if stream is None else stream.read()
 
     def labels(self, part: str) -> list[int]:
         key = self.release.label_key

@@ -11,6 +11,7 @@ from oodcli.data.arrays import MOST_CLASSES
 from oodcli.data.dataset import Dataset
 from oodcli.data.readers import FileSource
 from oodcli.errors import InvalidInputError
+from oodcli.files import regular
 from oodcli.images import Part
 
 _MOST_LIST_BYTES = 1 << 30
@@ -107,7 +108,7 @@ def open_list(
     """
     folder = path.parent if root is None else root
     try:
-        if path.stat().st_size > _MOST_LIST_BYTES:
+        if regular(path).stat().st_size > _MOST_LIST_BYTES:
             raise InvalidInputError(f"{path} is too large for a list of images; name a text file")
         content = path.read_bytes()
     except OSError as error:

@@ -8,7 +8,6 @@ Proceedings of the IEEE, 1998.
 
 import gzip
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from oodcli.data.arrays import WholeFileSource
 from oodcli.data.dataset import Dataset
-from oodcli.errors import CorruptArtifactError, MissingArtifactError
+from oodcli.errors import MissingArtifactError
+from oodcli.files import reading
 from oodcli.images import Part
 from oodcli.store import Store
 
@@ -72,10 +72,8 @@ def read_idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
     CorruptArtifactError
         If the file is not such an array, or cut short.
     """
-    try:
+    with reading(path, wrong="is not an idx file", cure="get it again"):
         return _idx_array(path, dimensions)
-    except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
-        raise CorruptArtifactError(f"{path} is not an idx file: {error}; get it again") from None
 
 
 def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:

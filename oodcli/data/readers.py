@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.files import regular
 from oodcli.pillow import EXTENSIONS, MOST_PIXELS, check_opened, open_image
 
 _TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
@@ -60,7 +61,7 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
     it at 255.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return decode_stream(file, where=printable(path), as_published=as_published)
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)

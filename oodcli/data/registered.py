@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.files import reading, regular
 from oodcli.store import Store, replacing
 
 FILE = "datasets.toml"
@@ -74,12 +75,11 @@ def registered(store: Store) -> dict[str, RegisteredDataset]:
     """
     path = store.root / FILE
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        raw = regular(path).read_bytes()
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        # Wrong TOML and wrong UTF-8 alike.
-        raise InvalidInputError(f"{path} cannot be read: {_line(error)}; correct it") from None
+    with reading(path, cure="correct it", error=InvalidInputError):
+        content = tomllib.loads(raw.decode("utf-8"))
     return {name: _entry(path, name, table) for name, table in content.items()}
 
 
@@ -148,7 +148,8 @@ def _document(store: Store) -> Any:  # noqa: ANN401 - tomlkit's documents take a
 
     path = store.root / FILE
     if path.exists():
-        return tomlkit.parse(path.read_text("utf-8"))
+        with reading(path, cure="correct it", error=InvalidInputError):
+            return tomlkit.parse(path.read_text("utf-8"))
     document = tomlkit.document()
     document.add(tomlkit.comment("Data sets of your own, and known ones that lie elsewhere."))
     document.add(tomlkit.comment('[NAME] with path = "…", and labels = "…" or root = "…".'))
@@ -180,7 +181,3 @@ def _entry(file: Path, name: str, table: object) -> RegisteredDataset:
     # Path.expanduser raises where there is no such user; this leaves the name as it stands.
     paths = {key: file.parent / os.path.expanduser(value) for key, value in table.items()}  # noqa: PTH111
     return RegisteredDataset(name, **paths)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

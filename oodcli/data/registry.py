@@ -17,6 +17,7 @@ from oodcli.data.lists import open_list
 from oodcli.data.published import Collection, open_collection
 from oodcli.data.registered import FILE, RegisteredDataset, registered
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
+from oodcli.files import expanded
 from oodcli.store import Store
 
 Read = Callable[[Path, Store], Dataset]
@@ -881,7 +882,7 @@ def _named_path(spec: str) -> tuple[str | None, Path]:
 
 def _absolute(path: str) -> Path:
     # Without "." and "..", but with the links in it: a folder goes by the name it was given.
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+    return Path(os.path.abspath(expanded(Path(path))))  # noqa: PTH100
 
 
 def _is_bare_name(spec: str) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from oodcli.data.arrays import WholeFileSource
 from oodcli.data.dataset import Dataset
 from oodcli.errors import CorruptArtifactError, MissingArtifactError
+from oodcli.files import reading
 from oodcli.images import Part
 from oodcli.store import Store
 
@@ -86,12 +87,8 @@ def _array(path: Path, name: str) -> NDArray[Any]:
     """Read one array of a MATLAB file."""
     from scipy.io import loadmat
 
-    try:
-        return np.asarray(loadmat(path, variable_names=[name])[name])
-    except KeyError:
-        raise CorruptArtifactError(f"{path} has no array {name!r}; get it again") from None
-    except Exception as error:  # noqa: BLE001 - a malformed file makes the reader raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptArtifactError(
-            f"{path} is not a MATLAB file of SVHN: {reason}; get it again"
-        ) from None
+    with reading(path, wrong="is not a MATLAB file of SVHN", cure="get it again"):
+        content = loadmat(path, variable_names=[name])
+    if name not in content:
+        raise CorruptArtifactError(f"{path} has no array {name!r}; get it again")
+    return np.asarray(content[name])

@@ -8,7 +8,6 @@ unpacks to far more than its own size.
 
 import bz2
 import contextlib
-import errno
 import gzip
 import lzma
 import posixpath
@@ -23,7 +22,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from oodcli.errors import CorruptArtifactError, MissingArtifactError, OodError
+from oodcli.errors import CorruptArtifactError, MissingArtifactError
+from oodcli.files import reading
 
 # Archives of images hardly shrink what is in them; text and index files do so tenfold.
 MOST_GROWTH = 200
@@ -201,26 +201,13 @@ def damage_is_told(archive: Path) -> Iterator[None]:
     CorruptArtifactError
         In place of what was raised; errors of the disk stay as they are.
     """
-    try:
-        yield
-    except OodError:
-        raise
-    except _UnsafeError as error:
-        raise CorruptArtifactError(
-            f"archive {archive} is not unpacked: {error}; get it from where it is published"
-        ) from None
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):
-            # The disk, not the archive; a number that leads nowhere in the archive is EINVAL.
-            raise
-        raise _damaged(archive, error) from None
-    except Exception as error:  # noqa: BLE001 - malformed archives make their readers raise anything
-        raise _damaged(archive, error) from None
-
-
-def _damaged(archive: Path, error: Exception) -> CorruptArtifactError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return CorruptArtifactError(f"archive {archive} is damaged: {reason}; download it again")
+    with reading(f"archive {archive}", wrong="is damaged", cure="download it again", disk=True):
+        try:
+            yield
+        except _UnsafeError as error:
+            raise CorruptArtifactError(
+                f"archive {archive} is not unpacked: {error}; get it from where it is published"
+            ) from None
 
 
 def _is_zip(archive: Path) -> bool:

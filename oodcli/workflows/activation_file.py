@@ -35,6 +35,8 @@ from torch import Tensor
 
 from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, ActivationShard, Head
 from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.files import reading
+from oodcli.npz import array_names, open_member, read_member
 from oodcli.progress import Progress
 from oodcli.store import file_of_user
 
@@ -45,6 +47,7 @@ _WRITTEN = ("features", "logits", "block_norms", "predictions")
 _HEAD = ("weight", "bias", "tau")
 # Half precision rounds by 2⁻¹¹ of each value; this is what two roundings can make of a logit.
 _TOLERANCE = 1e-3
+_CURE = "write it with numpy.savez"
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,11 @@ class _Member:
     @cached_property
     def values(self) -> NDArray[Any]:
         """All values, mapped from the file where that can be."""
-        if self.offset is not None and 0 not in self.shape:
-            return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
+        with reading(self.where, cure=_CURE, error=InvalidInputError):
+            if self.offset is not None and 0 not in self.shape:
+                return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+            with zipfile.ZipFile(self.path) as archive:
+                return read_member(archive, self.name)
 
     def floats(self, rows: slice | NDArray[np.int64]) -> Tensor:
         """Return chosen rows as float32."""
@@ -328,17 +332,11 @@ def _members(path: Path) -> dict[str, _Member]:
     """Return every array of the file by name."""
     if not path.is_file():
         raise InvalidInputError(f"no file {path}; check the path")
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
-            found = {
-                info.filename.removesuffix(".npy"): _member(path, archive, info, raw)
-                for info in archive.infolist()
-            }
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidInputError(
-            f"{path} is not an .npz file of arrays: {reason}; write it with numpy.savez"
-        ) from None
+    with path.open("rb") as raw:
+        with reading(path, wrong="is not an .npz file", cure=_CURE, error=InvalidInputError):
+            archive = zipfile.ZipFile(raw)
+            names = array_names(archive)
+        found = {name: _member(path, archive, name, raw) for name in names}
     for name in found:
         head, slash, array = name.rpartition("/")
         if not slash and name in _HEAD:
@@ -352,27 +350,21 @@ def _members(path: Path) -> dict[str, _Member]:
     return found
 
 
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: IO[bytes]) -> _Member:
-    name = info.filename.removesuffix(".npy")
-    with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, is_fortran, dtype = read(stream)
-        header = stream.tell()
-    if dtype.hasobject:
-        raise ValueError(f"array {name!r} holds Python objects")
-    offset = None
-    if info.compress_type == zipfile.ZIP_STORED and not is_fortran:
-        # The name and the extra field stand between the header of the member and its bytes.
-        raw.seek(info.header_offset + 26)
-        lengths = raw.read(4)
-        extra = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-        offset = info.header_offset + 30 + extra + header
-    return _Member(path, name, shape, dtype, offset)
+def _member(path: Path, archive: zipfile.ZipFile, name: str, raw: IO[bytes]) -> _Member:
+    info = archive.getinfo(f"{name}.npy")
+    where = f"{path}: array {name!r}"
+    with (
+        reading(where, cure=_CURE, error=InvalidInputError),
+        open_member(archive, name) as (header, _),
+    ):
+        offset = None
+        if info.compress_type == zipfile.ZIP_STORED and not header.is_fortran:
+            # The name and the extra field stand between the header of the member and its bytes.
+            raw.seek(info.header_offset + 26)
+            lengths = raw.read(4)
+            extra = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+            offset = info.header_offset + 30 + extra + header.length
+    return _Member(path, name, header.shape, header.dtype, offset)
 
 
 def _head(path: Path, members: Mapping[str, _Member]) -> Head:

@@ -18,6 +18,7 @@ from oodcli.activations import Activations
 from oodcli.data.bilinear import Matrices, resizing_matrices
 from oodcli.data.prepare import Resizing
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.files import expanded
 from oodcli.images import evenly_spaced
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
@@ -261,7 +262,7 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     onnx = _packages()
     if request.method != AUTO:
         check_traceable(parse_method(request.method), what="an ONNX file")
-    folder_out = request.output.expanduser().resolve()
+    folder_out = expanded(request.output).resolve()
     _check_output(folder_out, overwrite=request.overwrite)
     check_threshold(request.tpr, request.threshold)
     with using_run(store, request.run, progress=watch) as folder:

@@ -19,6 +19,7 @@ from oodcli.data.dataset import Dataset
 from oodcli.data.splits import split
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnknownNameError
+from oodcli.files import expanded
 from oodcli.images import ImageSet, ImageShard
 from oodcli.metrics import Curve
 from oodcli.plots import (
@@ -161,7 +162,7 @@ def write_plots(
     for how in formats:
         if how not in FORMATS:
             raise UnknownNameError.among("picture format", how, FORMATS)
-    target = folder.expanduser()
+    target = expanded(folder)
     if target.exists() and not target.is_dir():
         raise InvalidInputError(f"{folder} is not a folder; name one for pictures: --plots DIR")
     names: list[str] = []

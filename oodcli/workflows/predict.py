@@ -29,6 +29,7 @@ from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_arr
 from oodcli.data.prepare import Resizing
 from oodcli.data.readers import decode, printable
 from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.files import expanded
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
 from oodcli.models.extraction import extract, read_ahead
@@ -318,7 +319,7 @@ def _named(path: str) -> str:
 
 
 def _check_copies(into: Path, paths: Sequence[str]) -> None:
-    target = into.expanduser().resolve()
+    target = expanded(into).resolve()
     if target.exists() and not target.is_dir():
         raise InvalidInputError(f"{into} is no folder; name one for the copies")
     for path in paths:
@@ -336,7 +337,7 @@ def _settings(detector: Detector, threshold: Threshold, request: PredictRequest)
         "threshold": threshold.value,
         "tpr": None if threshold.given else threshold.tpr,
         "threshold_stderr": threshold.stderr,
-        "copy_ood": None if copies is None else str(copies.expanduser().resolve()),
+        "copy_ood": None if copies is None else str(expanded(copies).resolve()),
     }
 
 
@@ -540,11 +541,11 @@ class _Copies:
     def holds(self, item: Item) -> bool:
         """Tell whether an image is such a copy, which must not be copied again and again."""
         parent = _resolved(os.path.dirname(item.path))  # noqa: PTH120 - a million items
-        return parent.is_relative_to(_resolved(str(self.folder.expanduser())))
+        return parent.is_relative_to(_resolved(str(expanded(self.folder))))
 
     def add(self, item: Item) -> None:
         """Copy an image to its relative path, or beside another image that is there."""
-        wanted = self.folder.expanduser() / item.relative
+        wanted = expanded(self.folder) / item.relative
         try:
             for number in range(1, _COPIES):
                 target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")

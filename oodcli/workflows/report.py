@@ -12,6 +12,7 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
+from oodcli.files import expanded
 from oodcli.foreign import ForeignRun, joined, read_score_file
 from oodcli.metrics import MOSTLY_TIED, Convention, convention_named
 from oodcli.results import (
@@ -383,9 +384,9 @@ def foreign_sources(
 def _named_file(file: str | Path) -> tuple[str | None, Path]:
     """Split ``NAME=FILE``; a file that is called so is taken as it is."""
     name, equals, rest = str(file).partition("=")
-    if not equals or not name or Path(file).expanduser().exists() or "/" in name:
-        return None, Path(file).expanduser()
-    return name, Path(rest).expanduser()
+    if not equals or not name or expanded(Path(file)).exists() or "/" in name:
+        return None, expanded(Path(file))
+    return name, expanded(Path(rest))
 
 
 def _benchmark_of(networks: Sequence[ForeignRun]) -> Benchmark | None:

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.files import expanded
 from oodcli.progress import Progress
-from oodcli.store import Store, read_json, write_json
+from oodcli.store import Store, is_stream, open_stream, read_json, write_json
 
 Lines = Literal["csv", "jsonl"]
 ROW_SCHEMA = 1
@@ -244,10 +245,10 @@ def verdict_file(
         If the file is there and not of these settings, or not written by this function at all; or
         if it cannot be written.
     """
-    target = path.expanduser().resolve()
+    target = expanded(path).resolve()
     try:
         with contextlib.ExitStack() as stack:
-            if not _is_stream(path):
+            if not is_stream(path):
                 stack.enter_context(store.lock(f"verdicts {target}", progress=progress))
             yield stack.enter_context(_opened(path, target, kind, settings))
     except BrokenPipeError:
@@ -263,18 +264,12 @@ def verdict_file(
         ) from None
 
 
-def _is_stream(path: Path) -> bool:
-    """Tell whether a path is a pipe or a device; what a link to a pipe resolves to is no path."""
-    given = path.expanduser()
-    return given.exists() and not given.is_file()
-
-
 @contextlib.contextmanager
 def _opened(
     path: Path, target: Path, kind: Lines, settings: Mapping[str, Any]
 ) -> Iterator[VerdictFile]:
-    if _is_stream(path):
-        with path.expanduser().open("wb") as stream:
+    if is_stream(path):
+        with open_stream(path) as stream:
             stream.write(header(kind).encode())
             yield VerdictFile(stream, kind, Done(np.empty(0, np.uint64)), Counts())
         return
