@@ -17,6 +17,7 @@ Instructions and their arguments: ``pickletools`` of the Python standard library
 
 import codecs
 import math
+import mmap
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -39,6 +40,10 @@ MOST_SLACK = 1 << 20
 _ATOMS = (bytes, str, int, float, bool, type(None))
 _DTYPE = re.compile(r"[biufcSU][1-9]\d{0,5}")
 _LARGEST_KEY = 1 << 63
+
+
+class ExcessError(ValueError):
+    """A pickle asks for time or memory out of proportion to its size."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -294,7 +299,7 @@ class _Machine:
 
     def __init__(
         self,
-        content: bytes | bytearray,
+        content: bytes | bytearray | mmap.mmap,
         names: Mapping[tuple[str, str], _Name],
         *,
         start: int = 0,
@@ -446,6 +451,9 @@ class _Machine:
             raise TypeError("it holds a storage of unknown type")
         self.push((np.dtype(name.code), int(size)))
 
+    def make(self) -> None:
+        self.refuse("an object")
+
     def refuse(self, what: str) -> None:
         raise ValueError(f"it holds {what}")
 
@@ -453,10 +461,11 @@ class _Machine:
 def _fill(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
     """Put keys and values into a dict; keys are such that hashing them takes no time."""
     for key, value in zip(values[::2], values[1::2], strict=True):
-        if not isinstance(key, (*_ATOMS, _EncodedRecord)):
-            raise TypeError(f"it has a {type(key).__name__} for a key")
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, (*_ATOMS, _EncodedRecord, _Name, _Inert)) for part in parts):
+            raise ExcessError("it has a key of several levels")
         if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
-            raise ValueError("it has a number of more than 64 bits for a key")
+            raise ExcessError("it has a number of more than 64 bits for a key")
         target[key] = value
     return target
 
@@ -521,7 +530,7 @@ _INSTRUCTIONS: Mapping[int, Callable[[_Machine], object]] = {
         "Q": lambda m: m.storage(),
         "\x8f": lambda m: m.refuse("a set"),
         "\x91": lambda m: m.refuse("a frozenset"),
-        "\x81": lambda m: m.refuse("an object"),
+        "\x81": lambda m: m.make(),
         "\x92": lambda m: m.refuse("an object"),
         "o": lambda m: m.refuse("an object"),
         "i": lambda m: m.name(m.line().decode(), m.line().decode()),
@@ -589,11 +598,11 @@ class _Unpacking:
             return value, 1
         known = self._done.get(id(value), ())
         if known is None:
-            raise ValueError("it contains itself")
+            raise ExcessError("it contains itself")
         if known:
             return known
         if depth == 0:
-            raise ValueError(f"it nests deeper than {MOST_DEPTH} levels")
+            raise ExcessError("it nests too deep")
         self._done[id(value)] = None
         result, size = self._unpacked(value, depth - 1)
         self._check(size)
@@ -602,7 +611,7 @@ class _Unpacking:
 
     def _check(self, size: int) -> None:
         if size > self._most:
-            raise ValueError(f"it unpacks to more than {self._most:,} values")
+            raise ExcessError(f"it unpacks to more than {self._most:,} values")
 
     def _copies(self, size: int) -> None:
         """Count bytes before they are copied."""
@@ -630,3 +639,91 @@ class _Unpacking:
         if isinstance(value, _StorageRecord):
             raise TypeError(f"it holds a storage of {value.values.dtype} without a tensor")
         raise TypeError(f"it holds a {type(value).__name__}")
+
+
+class _Inert(dict[Any, Any]):
+    """What another reader would make an object of; here it keeps what it would be made of."""
+
+    __slots__ = ("parts",)
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__()
+        self.parts = list(parts)
+
+
+class _AnyName(dict[tuple[str, str], _Name]):
+    """Every name, as something that makes nothing."""
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+    def __missing__(self, name: tuple[str, str]) -> _Name:
+        return _Name(_no_memory if name[1] == "bytearray" else _Inert)
+
+
+def _no_memory(*arguments: object) -> _Inert:
+    if arguments and isinstance(arguments[0], int):
+        raise ExcessError(f"it asks for {arguments[0]:,} bytes")
+    return _Inert(*arguments)
+
+
+class _InertMachine(_Machine):
+    """Runs a pickle that is meant for another reader, which makes objects of what it names."""
+
+    def build(self) -> None:
+        state = self.pop()
+        if isinstance(self.stack[-1], _Inert):
+            self.stack[-1].parts.append(state)
+
+    def storage(self) -> None:
+        self.push(_Inert(self.pop()))
+
+    def make(self) -> None:
+        self.call()
+
+    def refuse(self, _what: str) -> None:
+        self.push(_Inert())
+
+
+class _Weighing(_Unpacking):
+    """Finds out how many values there are in what another reader would make."""
+
+    def _unpacked(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - the same
+        if isinstance(value, _Inert):
+            parts = [*value.parts, *value.keys(), *value.values()]
+            return None, 1 + sum(self.plain(part, depth)[1] for part in parts)
+        if isinstance(value, (_Name, bytearray)):
+            return None, 1
+        return super()._unpacked(value, depth)
+
+
+def check_pickle(content: bytes | mmap.mmap, *, start: int = 0) -> tuple[Any, int]:
+    """Run a pickle that another reader is about to read, and make nothing of it.
+
+    Parameters
+    ----------
+    content
+        Bytes with a pickle in them.
+    start
+        Where it begins.
+
+    Returns
+    -------
+    value
+        What was pickled, with inert dicts in the place of objects.
+    end
+        Where the pickle ends.
+
+    Raises
+    ------
+    ExcessError
+        If it would take time or memory out of proportion to its size: it asks for bytes by their
+        number, contains itself, nests deeply, unpacks to many times its size, or has keys that take
+        long to hash.
+    Exception
+        Whatever a damaged pickle makes the machine raise.
+    """
+    loaded, end = _InertMachine(content, _AnyName(), start=start).run()
+    _Weighing(MOST_GROWTH * (end - start) + MOST_SLACK).plain(loaded, 2 * MOST_DEPTH)
+    return loaded, end

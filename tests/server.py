@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
         self.headers: dict[str, str | None] = {}  # said instead of the true ones; None: not said
         self.redirects_to = ""
         self.stalls_after: int | None = None
+        self.drips: str = ""  # "head" or "body": what is sent byte by byte, without end
         self.released = threading.Event()  # ends a stall
         self.shift = 0  # by how much a partial answer begins too late
         self.most_at_once = 0
@@ -56,6 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         server.ranges.append(self.headers["Range"])
         server.paths.append(self.path)
+        if server.drips == "head":
+            self.drip(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            return
         if server.redirects_to:
             self.send_response(302)
             self.send_header("Location", server.redirects_to)
@@ -82,12 +86,22 @@ class Handler(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
+        if server.drips == "body":
+            self.drip(body[:10])
+            return
         if server.stalls_after is not None:
             self.wfile.write(body[: server.stalls_after])
             self.wfile.flush()
             server.released.wait(30)
             return
         self.wfile.write(body[: server.break_after.pop(0)] if server.break_after else body)
+
+    def drip(self, start: bytes):
+        """Send a beginning, and then a byte now and then."""
+        self.wfile.write(start)
+        while not self.server.released.wait(0.02):
+            self.wfile.write(b"x")
+            self.wfile.flush()
 
     def log_message(self, *_arguments):
         pass

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from oodcli.data.patience import SlowServerError, open_url
 from oodcli.data.registry import DATASETS, Source
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.progress import Progress, Silent, Task
@@ -199,7 +200,8 @@ def fetch(
     back_off_s
         Pause before the second attempt at an address, in seconds; it doubles with each one.
     timeout_s
-        How long a server may keep silent, in seconds.
+        How long a server may keep silent, in seconds; it may send fewer than 1,000 bytes/s for
+        twice as long.
 
     Returns
     -------
@@ -447,7 +449,7 @@ class _Job:
             headers["Range"] = f"bytes={start}-"
         try:
             request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the registry's, or --from's, http alone
-            return urllib.request.urlopen(request, timeout=self.timeout_s)  # noqa: S310 - the same
+            return open_url(request, timeout_s=self.timeout_s)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
@@ -473,7 +475,7 @@ class _Job:
     def _reason(self, error: Exception) -> str:
         """Say in one line why a connection failed."""
         cause = getattr(error, "reason", error)
-        if isinstance(cause, TimeoutError):
+        if isinstance(cause, TimeoutError) and not isinstance(cause, SlowServerError):
             return f"the server kept silent for {self.timeout_s:g} seconds"
         return " ".join(str(cause).split()) or type(error).__name__
 

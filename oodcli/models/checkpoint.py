@@ -6,8 +6,10 @@ network of them only where every tensor has its place. A run's own weights are s
 
 import contextlib
 import errno
+import mmap
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +20,32 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from oodcli.activations import Head
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.files import reading, regular
 from oodcli.models.architecture import ArchitectureSpec
 from oodcli.models.heads import scoring_head, unit_features
 from oodcli.models.network import COUNTER, Network, network_of
 from oodcli.models.registry import ARCHITECTURES, is_foreign, parse_architecture
+from oodcli.pickles import ExcessError, check_pickle
 from oodcli.store import replacing
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt")
 _SAFETENSORS = ".safetensors"
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+_WRONG = "is not a checkpoint, or only a part of one"
+# A state dict that refers to the same values again and again takes no more than this many times its
+# file, and a nest in a nest no more than this many levels.
+_MOST_GROWTH = 8
+_MOST_SLACK_BYTES = 1 << 20
+_MOST_NESTS = 8
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SAVE = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+MOST_CLASSES = 65_536
 _NESTS = ("state_dict", "model_state_dict", "model")
 _SHORTCUTS = ("shortcut", "downsample", "convShortcut")
 _HEADS = ("fc", "linear", "classifier", "head")
@@ -102,8 +117,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_dir():
         raise InvalidInputError(f"{path} is a folder; name the checkpoint file in it")
-    if not path.exists():
-        raise InvalidInputError(f"there is no file {path}; name a checkpoint")
+    try:
+        regular(path)
+    except FileNotFoundError:
+        raise InvalidInputError(f"there is no file {path}; name a checkpoint") from None
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}; name a file") from None
     suffix = path.suffix.lower()
     if suffix == _SAFETENSORS:
         content: object = _read_safetensors(path)
@@ -133,21 +152,20 @@ def _stored_accuracy(content: object) -> tuple[float | None, str]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with reading(path, wrong=_WRONG, cure="get it again", error=InvalidInputError):
         return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise InvalidInputError(_damaged(path, error)) from None
-    except OSError as error:
-        raise InvalidInputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _read_torch(path: Path) -> object:
     try:
+        _check_pickles(path)
         with warnings.catch_warnings():
             # On a plain pickle torch asks for a bug report; the error below says what matters.
             warnings.simplefilter("ignore")
             with torch.serialization.safe_globals(_numpy_data()):
                 return torch.load(path, map_location="cpu", weights_only=True)
+    except ExcessError as error:
+        raise InvalidInputError(f"{path} is not read: {error}; {_SAVE}") from None
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # a seek to where the file no longer is
             raise InvalidInputError(_damaged(path, error)) from None
@@ -158,11 +176,56 @@ def _read_torch(path: Path) -> object:
             raise InvalidInputError(_damaged(path, error)) from None
         name = (found["name"] or found["blocked"]) if found else None
         raise InvalidInputError(
-            f"{path} holds code (pickled {name or 'objects'}), which is never run; "
-            "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+            f"{path} holds code (pickled {name or 'objects'}), which is never run; {_SAVE}"
         ) from None
     except Exception as error:  # noqa: BLE001 - bytes that are no checkpoint break the reader anyhow
         raise InvalidInputError(_damaged(path, error)) from None
+
+
+def _check_pickles(path: Path) -> None:
+    """Refuse a file that would take torch time or memory out of proportion to its size.
+
+    Raises
+    ------
+    ExcessError
+        If it would.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(_ZIP))
+        if start == _ZIP:
+            _check_zip(path)
+        elif start[:1] == _PICKLE:
+            _check_old(path)
+    except (ExcessError, OSError):
+        raise
+    except Exception:  # noqa: BLE001, S110 - a malformed file makes its readers raise anything
+        pass  # What else is wrong with it, torch says in its own words.
+
+
+def _check_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+        size = path.stat().st_size
+        if unpacked > size:
+            raise ExcessError(f"{size:,} bytes would unpack to {unpacked:,}")
+        for name in archive.namelist():
+            if name.endswith(".pkl"):
+                check_pickle(archive.read(name))
+
+
+def _check_old(path: Path) -> None:
+    """Check a file as torch wrote before 1.6: magic number, version, system, and the content."""
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        magic, place = check_pickle(content)
+        if magic == torch.serialization.MAGIC_NUMBER:
+            for _version_system_content in range(3):
+                _, place = check_pickle(content, start=place)
 
 
 def _numpy_data() -> list[Any]:
@@ -190,17 +253,21 @@ def _damaged(path: Path, error: Exception) -> str:
     # The rest of torch's text recommends to run the code in the file.
     reason = first_line.partition(". ")[0].removeprefix("Weights only load failed")
     detail = f" ({reason})" if " " in reason else ""  # a lone word or number says nothing
-    return f"{path} is not a checkpoint, or only a part of one{detail}; get it again"
+    return f"{path} {_WRONG}{detail}; get it again"
 
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        nested = [content[key] for key in _NESTS if isinstance(content.get(key), Mapping)]
-        if not nested:
+    for _ in range(_MOST_NESTS):
+        nested = content if isinstance(content, Mapping) else {}
+        inner = [nested[key] for key in _NESTS if isinstance(nested.get(key), Mapping)]
+        if not inner:
             break
-        content = nested[0]
+        content = inner[0]
+    else:
+        raise InvalidInputError(f"{path} nests a state dict in a state dict without end; {_SAVE}")
     if not isinstance(content, Mapping) or not content:
         raise InvalidInputError(f"{path} holds no state dict; save one: model.state_dict()")
+    room = _MOST_GROWTH * path.stat().st_size + _MOST_SLACK_BYTES
     state: dict[str, Tensor] = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -211,9 +278,34 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
         name = key.removeprefix("module.")
         if name in state:
             raise InvalidInputError(f"{path} holds {name} with and without 'module.'; keep one")
+        _check_kind(path, name, value)
+        room -= value.numel() * value.element_size()
+        if room < 0:
+            raise InvalidInputError(
+                f"{path}: {name} {tuple(value.shape)} repeats values of the file, with which it "
+                f"would take more than {_MOST_GROWTH} times its size; "
+                "save contiguous tensors: tensor.contiguous()"
+            )
         half = value.dtype in (torch.float16, torch.bfloat16)
         state[name] = value.detach().float() if half else value.detach()
     return state
+
+
+def _check_kind(path: Path, name: str, value: Tensor) -> None:
+    """Refuse tensors that are no plain arrays of numbers in memory."""
+    kinds = {
+        f"sparse ({value.layout})": value.layout is not torch.strided,
+        "without values, on the device meta": value.is_meta,
+        "quantized": value.is_quantized,
+        f"of complex numbers ({value.dtype})": value.is_complex(),
+        f"of {value.dtype}": value.is_floating_point() and value.dtype not in _FLOATS,
+    }
+    found = next((kind for kind, is_so in kinds.items() if is_so), None)
+    if found is not None:
+        raise InvalidInputError(
+            f"{path}: {name} is {found}; save the weights as dense float32: "
+            "{k: v.float() for k, v in model.state_dict().items()}"
+        )
 
 
 def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
@@ -305,7 +397,13 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
 def _rows(state: Mapping[str, Tensor], head: str) -> int:
     """Return the rows of a last layer, or 1 where there is none."""
     last = state.get(f"{head}.weight")
-    return max(len(last), 1) if last is not None and last.dim() == 2 else 1
+    rows = max(len(last), 1) if last is not None and last.dim() == 2 else 1
+    if rows > MOST_CLASSES:
+        raise InvalidInputError(
+            f"the last layer {head} has {rows:,} rows; a classifier may have {MOST_CLASSES:,} "
+            "classes at most"
+        )
+    return rows
 
 
 def _shadow(spec: ArchitectureSpec, *, num_classes: int) -> nn.Module:
@@ -484,8 +582,7 @@ def load_head(path: Path, arch: str) -> Head:
 @contextlib.contextmanager
 def _own_file(path: Path) -> Iterator[None]:
     try:
-        yield
+        with reading(path, wrong="is damaged", cure=_AGAIN, disk=True):
+            yield
     except FileNotFoundError:
         raise MissingArtifactError(f"the weights {path} are gone; {_AGAIN}") from None
-    except SafetensorError as error:
-        raise CorruptArtifactError(f"{path} is damaged: {error}; {_AGAIN}") from None

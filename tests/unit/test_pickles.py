@@ -156,10 +156,10 @@ def test_values_that_contain_themselves_or_nest_deeply_are_refused():
     for _ in range(MOST_DEPTH):
         deep = [deep]
     assert loads(deep) == deep
-    with pytest.raises(CorruptArtifactError, match="it nests deeper than 50 levels"):
+    with pytest.raises(CorruptArtifactError, match="it nests too deep"):
         loads([deep])
-    very = b"\x80\x02" + b"(" * 10**6 + b"t" * 10**6 + b"."
-    with pytest.raises(CorruptArtifactError, match="it nests deeper than 50 levels"):
+    very = b"\x80\x02" + b"(" * 10**5 + b"t" * 10**5 + b"."
+    with pytest.raises(CorruptArtifactError, match="it nests too deep"):
         load_pickle(very, where="batch")
 
 
@@ -186,12 +186,10 @@ def test_memory_is_in_proportion_to_the_file(content):
 
 def test_keys_are_such_that_they_are_hashed_at_once():
     """The hash of pairs of pairs of … takes twice as long at every level."""
-    key = (1, 2)
-    for _ in range(60):
-        key = (key, key)
-    content = pickle.dumps([key], protocol=2)[:-2] + b"}h\x01Ns."
-    with pytest.raises(CorruptArtifactError, match="it has a tuple for a key"):
-        load_pickle(content, where="batch")
+    nested = b"K\x01" + b"2\x86" * 60  # a pair of the same pair, 60 times
+    with pytest.raises(CorruptArtifactError, match="it has a key of several levels"):
+        load_pickle(b"\x80\x02}" + nested + b"Ns.", where="batch")
+    assert loads({(1, "a"): 2}) == {(1, "a"): 2}
     with pytest.raises(CorruptArtifactError, match="more than 64 bits for a key"):
         loads({2**64: 1})
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from oodcli.data import DATASETS, Source, download
-from oodcli.data.download import WantedFile, fetch, wanted_files
+from oodcli.data.download import ATTEMPTS, WantedFile, fetch, wanted_files
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
 from tests.server import Server, serving
 
@@ -257,6 +257,18 @@ def test_redirect_to_a_file_of_this_machine_is_not_followed(get, server, tmp_pat
     server.redirects_to = f"file://{tmp_path}/secret"
     assert server.url in refused(get)
     assert not part.exists()
+
+
+@pytest.mark.parametrize("drips", ["head", "body"])
+def test_server_that_drips_is_given_up(store, server, part, target, drips):
+    """Each byte comes within the time limit, so that the limit alone would never end it."""
+    server.drips = drips
+    source = Source("file.bin", (server.url,), MD5, len(CONTENT))
+    (missing,) = fetch([WantedFile("cifar10", source, target)], store, back_off_s=0, timeout_s=0.2)
+    assert missing.reason == (
+        f"{server.url}: the server sent fewer than 1,000 bytes/s in 0.4 seconds"
+    )
+    assert len(server.ranges) == ATTEMPTS
 
 
 def test_server_that_keeps_silent_is_given_up(store, server, part, target):

@@ -1,6 +1,9 @@
 """Weights in and out of files."""
 
 import pickle
+import re
+import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -336,3 +339,122 @@ def test_numbers_and_arrays_of_numpy_beside_the_weights_are_no_code(tmp_path: Pa
     beside = {"best_acc": np.float64(0.93), "epoch": np.int64(3), "curve": np.arange(3.0)}
     torch.save({"state_dict": weights, **beside}, path)
     assert list(read_state(path)) == ["w"]
+
+
+def written(path, content):
+    torch.save(content, path)
+    return path
+
+
+def test_a_checkpoint_that_contains_itself_ends(tmp_path):
+    state: dict[str, object] = {}
+    state["state_dict"] = state
+    path = written(tmp_path / "a.pt", state)
+    assert refusal(lambda: read_state(path)) == (
+        f"{path} is not read: it contains itself; "
+        "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+    )
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert "is not read: it contains itself" in refusal(lambda: read_state(path))
+    deep: object = {"a": torch.ones(1)}
+    for _ in range(12):
+        deep = {"model": deep}
+    path = written(tmp_path / "b.pt", deep)
+    assert "nests a state dict in a state dict without end" in refusal(lambda: read_state(path))
+
+
+def crafted(path, pickle, *, old=False):
+    """Write a pickle as torch would have written it."""
+    if old:
+        start = pickle_of(torch.serialization.MAGIC_NUMBER) + pickle_of(1001) + pickle_of({})
+        path.write_bytes(start + pickle)
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    return path
+
+
+def pickle_of(value):
+    return pickle.dumps(value, protocol=2)
+
+
+PAIRS = b"K\x01" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(60))
+BOMBS = {
+    "bytes by their number": b"\x80\x02}cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85RNs.",
+    "the same in Python 2": b"\x80\x02}c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85RNs.",
+    "a key of pairs of pairs": b"\x80\x02}" + PAIRS + b"Ns.",
+    "a set of pairs of pairs": b"\x80\x02cbuiltins\nset\n]" + PAIRS + b"a\x85R.",
+}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_pickles_take_neither_time_nor_memory(tmp_path, name, old):
+    path = crafted(tmp_path / "a.pt", BOMBS[name], old=old)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    told = refusal(lambda: read_state(path))
+    assert re.search("is not read: it (asks for|has a key|unpacks to)", told)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # kB
+
+
+def test_an_archive_unpacks_to_no_more_than_it_is(tmp_path):
+    path = written(tmp_path / "a.pt", {"a": torch.zeros(2**20)})
+    packed = tmp_path / "b.pt"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert re.search(
+        r"b\.pt is not read: [\d,]+ bytes would unpack to 4,19\d,\d{3}; save the weights alone",
+        refusal(lambda: read_state(packed)),
+    )
+
+
+def test_tensors_that_repeat_their_values_are_refused_out_of_proportion(tmp_path):
+    """80 kB that would be 32 GB."""
+    wide = torch.zeros(1, 10_000).expand(800_000, 10_000)
+    path = written(tmp_path / "a.pt", {"fc.weight": wide})
+    assert path.stat().st_size < 2**17
+    assert refusal(lambda: read_state(path)) == (
+        f"{path}: fc.weight (800000, 10000) repeats values of the file, with which it would take "
+        "more than 8 times its size; save contiguous tensors: tensor.contiguous()"
+    )
+    few = torch.zeros(1).expand(4, 4)
+    shared = torch.rand(300, 300)
+    path = written(tmp_path / "b.pt", {"a": few, "b": shared, "c": shared.T})
+    assert torch.equal(read_state(path)["c"], shared.T)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "sparse (torch.sparse_coo)"),
+        (lambda: torch.eye(3).to_sparse_csr(), "sparse (torch.sparse_csr)"),
+        (lambda: torch.ones(3, device="meta"), "without values, on the device meta"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized"),
+        (lambda: torch.ones(3, dtype=torch.complex64), "of complex numbers (torch.complex64)"),
+        (lambda: torch.ones(3).to(torch.float8_e4m3fn), "of torch.float8_e4m3fn"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_tensors_of_other_kinds_are_refused_by_name(tmp_path, tensor, kind):
+    path = written(tmp_path / "a.pt", {"fc.weight": tensor()})
+    assert refusal(lambda: read_state(path)) == (
+        f"{path}: fc.weight is {kind}; save the weights as dense float32: "
+        "{k: v.float() for k, v in model.state_dict().items()}"
+    )
+
+
+def test_float8_of_safetensors_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(3).to(torch.float8_e5m2)}, path)
+    assert "a is of torch.float8_e5m2" in refusal(lambda: read_state(path))
+
+
+def test_a_last_layer_of_millions_of_rows_builds_no_network():
+    spec = parse_architecture("resnet18:width=2")
+    state = {"fc.weight": torch.zeros(2**20, 1), "fc.bias": torch.zeros(2**20)}
+    assert "the last layer fc has 1,048,576 rows; a classifier may have 65,536" in refusal(
+        lambda: load_into(spec, state)
+    )
