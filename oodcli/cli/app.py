@@ -86,6 +86,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog=(
+        "First steps: ood run (a table in a minute, no download); "
+        "ood import --help (a network that you have); ood doctor (is all well?)"
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -103,8 +107,8 @@ def program(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Out-of-distribution detection: train a classifier, find the block that notices images of
-    a kind it was never taught, and print the tables that the field compares.
+    """Out-of-distribution (OOD) detection for image classifiers: train or import a network, score
+    images by dozens of methods, report FPR95, AUROC and AUPR, screen incoming images.
     """  # noqa: D205 - the first sentence is the help of the program
     # Of the processes that torchrun starts, the first alone does what they do not share.
     other = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oodcli.data.download import MissingFile
     from oodcli.workflows.datasets import ListedBenchmark, ListedDataset, Listing
 
-app = typer.Typer(no_args_is_help=True, help="List, download, verify, add and look at data sets.")
+app = typer.Typer(no_args_is_help=True, help="List, download, verify, add and show data sets.")
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the data set.", show_default=False)

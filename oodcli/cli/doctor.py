@@ -23,7 +23,10 @@ def doctor(
     ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Say what is installed and whether it works; the first thing to paste into a bug report."""
+    """Check the installation and the store.
+
+    Paste the result into a bug report.
+    """
     from oodcli.cli.render import deliver, human_bytes, render_table
     from oodcli.workflows.doctor import diagnose, repaired
 

@@ -80,7 +80,10 @@ def export(
     format_: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Write classifier and detector as one ONNX file, checked in ONNX Runtime on real images."""
+    """Write classifier and detector as one ONNX file.
+
+    The file is compared with ood in ONNX Runtime on real images before it is written.
+    """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver, render_table
     from oodcli.store import Store

@@ -85,7 +85,7 @@ def import_(
     device: DeviceOption = "auto",
     store: StoreOption = None,
 ) -> None:
-    """Make a run of a checkpoint trained elsewhere."""
+    """Import a trained network from a checkpoint."""
     from oodcli.cli.progress import TerminalProgress
     from oodcli.store import Store
     from oodcli.workflows.importing import ImportRequest, import_checkpoint

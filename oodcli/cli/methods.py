@@ -6,7 +6,7 @@ import typer
 
 from oodcli.cli.options import Format, FormatOption, OutputOption
 
-app = typer.Typer(help="List the methods, show one with its formula, try one.")
+app = typer.Typer(help="List, show and check methods.")
 
 NameArgument = Annotated[
     str,

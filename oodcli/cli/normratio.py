@@ -39,7 +39,10 @@ def normratio(
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Compare training images with jigsaw puzzles of themselves, and select a block."""
+    """Select a block by NormRatio, without OOD images.
+
+    The norms of training images are compared with those of jigsaw puzzles of them.
+    """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver, render_normratio
     from oodcli.store import Store

@@ -87,7 +87,10 @@ def predict(
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Tell images that the classifier should not be trusted on from those that it knows."""
+    """Flag images that are out of distribution.
+
+    Each image gets a class, a score and a verdict.
+    """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver
     from oodcli.cli.render_verdicts import render_verdicts, summary

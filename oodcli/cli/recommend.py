@@ -52,7 +52,10 @@ def recommend(
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Choose method, parameters and block without OOD images, and say how sure that is."""
+    """Choose a method without OOD images.
+
+    Candidates are compared on validation images and corrupted copies of them.
+    """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver, render_table
     from oodcli.cli.undefined import end_without

@@ -165,7 +165,7 @@ def report(
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Tabulate stored scores: FPR95, AUROC and AUPR per method and OOD set.
+    """Tabulate FPR95, AUROC and AUPR of stored scores.
 
     The options of the layout, from --layout to --digits, are for tables; json and csv always have
     everything in full.

@@ -52,7 +52,10 @@ def run(
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Do the whole job: train, normratio, score, report."""
+    """Train, select a block, score and report in one command.
+
+    A finished run of the same settings is not trained again.
+    """
     print("starting ood run (the first import of torch takes a few seconds)", file=sys.stderr)
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver, render_run

@@ -110,7 +110,10 @@ def score(
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Score ID and OOD images by every method, from one forward pass."""
+    """Score ID and OOD images by every method.
+
+    The network sees each image once; activations are stored and read by later calls.
+    """
     from oodcli.cli.processes import job
     from oodcli.cli.render import deliver, render_plan, render_score
     from oodcli.cli.undefined import end_without

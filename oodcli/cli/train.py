@@ -178,7 +178,10 @@ def train(
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Train a classifier by the recipe of the paper, or an explicit change of it."""
+    """Train a classifier by a published recipe.
+
+    Every value of the recipe can be changed: ood recipes, --set KEY=VALUE.
+    """
     from oodcli.cli.processes import job
     from oodcli.store import Store
     from oodcli.workflows.train import TrainRequest, resume_run, train_seeds

@@ -27,7 +27,7 @@ def tuning(
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Show how ``ood score --tune`` chose the parameters of methods."""
+    """Show how score --tune chose parameters."""
     from oodcli.cli.render import deliver, render_table
     from oodcli.errors import MissingArtifactError, UnknownNameError
     from oodcli.runs import find_run
