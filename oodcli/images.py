@@ -25,7 +25,7 @@ class ImageSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Cheap identity, other whenever the images may be (paths, sizes and times of files)."""
+        """Cheap identity, other whenever the images may be, see `oodcli.data.identity`."""
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
+from oodcli.data.identity import identity_of
 from oodcli.data.readers import decode_stream, is_image_name, printable
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.files import reading, reason_of, regular
@@ -133,10 +134,8 @@ class ArchiveSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the path, size and time of the archive and of the names in it."""
-        status = self.path.stat()
-        text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}"
-        state = hashlib.blake2b(os.fsencode(text), digest_size=16)
+        """Digest of the archive, see :mod:`oodcli.data.identity`, and of the names in it."""
+        state = hashlib.blake2b(identity_of(self.path).encode(), digest_size=16)
         state.update(b"\0as published" if self.as_published else b"")
         for member in self.members:
             state.update(f"\0{member.name}\0{member.offset}".encode("utf-8", "surrogateescape"))

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
+from oodcli.data.identity import identity_of
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.files import reading, regular
 from oodcli.images import Part, digest_of
@@ -28,6 +28,7 @@ from oodcli.npz import (
     read_member,
     read_values,
 )
+from oodcli.store import digest_of_json
 
 MOST_CLASSES = 65_536
 MOST_PIXELS = 2**28
@@ -99,10 +100,8 @@ class WholeFileSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the path, size and time of the file."""
-        status = self.path.stat()
-        text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}"
-        return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+        """Digest of the file, see :mod:`oodcli.data.identity`."""
+        return identity_of(self.path)
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.
@@ -208,10 +207,8 @@ class NpzSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the path, size and time of the file and of the name of the array."""
-        status = self.path.stat()
-        text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}\0{self.array}"
-        return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+        """Digest of the file, see :mod:`oodcli.data.identity`, and of the name of the array."""
+        return digest_of_json([identity_of(self.path), self.array])
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.
@@ -284,10 +281,8 @@ class NpySource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the path, size and time of the file and of the place in it."""
-        status = self.path.stat()
-        text = f"{self.path}\0{status.st_size}\0{status.st_mtime_ns}\0{self.offset}"
-        return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
+        """Digest of the file, see :mod:`oodcli.data.identity`, and of the place in it."""
+        return digest_of_json([identity_of(self.path), self.offset])
 
     def array(self) -> NDArray[np.uint8]:
         """Return all images; only those that are looked at are read from the disk."""

@@ -4,8 +4,6 @@ Zip and plain tar archives are read where they lie. Compressed tar archives, whi
 from the front, are unpacked into the store once.
 """
 
-import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from oodcli.data.archives import (
 from oodcli.data.arrays import NpySource, PickedSource, checked_labels, read_npy
 from oodcli.data.dataset import Dataset
 from oodcli.data.folders import open_folder
+from oodcli.data.identity import identity_of
 from oodcli.data.readers import FileSource, find_images
 from oodcli.data.unpack import unpack
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
@@ -154,9 +153,7 @@ def find_tree(folder: Path, store: Store, collection: Collection) -> Tree:
             f"{collection.folder or 'its images'}; run: ood datasets download {collection.name}"
         )
     if archive.name.endswith(PACKED_SUFFIXES):
-        status = archive.stat()
-        state = f"{archive}\0{status.st_size}\0{status.st_mtime_ns}"
-        mark = hashlib.blake2b(os.fsencode(state), digest_size=4).hexdigest()
+        mark = identity_of(archive)[:8]
         target = store.datasets / collection.name / f"unpacked-{mark}"
         with store.lock(f"unpacking {archive}"):
             unpack(archive, target)

@@ -1,7 +1,6 @@
 """Image files: find them, tell them apart, decode them to 8-bit RGB."""
 
 import contextlib
-import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import regular
 from oodcli.pillow import EXTENSIONS, MOST_PIXELS, check_opened, open_image
+from oodcli.store import digest_of_json
 
 _TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -227,23 +228,8 @@ class FileSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the folder and of the name, size and time of every file.
-
-        Notes
-        -----
-        The folder counts, because archives unpacked with fixed times hold different images of equal
-        name, size and time.
-        """
-        state = hashlib.blake2b(os.fsencode(self.root), digest_size=16)
-        state.update(b"\0as published" if self.as_published else b"")
-        for file in self.files:
-            try:
-                status = os.stat(os.path.join(self.root, file))  # noqa: PTH116, PTH118 - a million
-            except OSError:
-                state.update(os.fsencode(f"\0{file}\0missing"))
-            else:
-                state.update(os.fsencode(f"\0{file}\0{status.st_size}\0{status.st_mtime_ns}"))
-        return state.hexdigest()
+        """Digest of the files, see :mod:`oodcli.data.identity`, and of how they are decoded."""
+        return digest_of_json([identity_of(self.root, self.files), self.as_published])
 
     def take(self, rows: NDArray[np.int64], /) -> "FileSource":
         """Return a source of chosen files."""

@@ -298,6 +298,8 @@ def test_fingerprint_changes_with_files_and_only_then(tmp_path, random_images, w
     assert fingerprint(files[::-1]) != before
     status = (tmp_path / files[0]).stat()
     os.utime(tmp_path / files[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert fingerprint() == before  # the same content at another time
+    (tmp_path / files[0]).write_bytes((tmp_path / files[1]).read_bytes())
     later = fingerprint()
     assert later != before
     (tmp_path / files[0]).unlink()
