@@ -40,6 +40,7 @@ from oodcli.models.extraction import ReadyNetwork, read_ahead
 from oodcli.pools import decoding
 from oodcli.progress import Progress
 from oodcli.runs import Run, RunFolder, find_run, using_run
+from oodcli.statistics import surplus_p
 from oodcli.store import Store
 from oodcli.workflows import detectors
 from oodcli.workflows.detectors import Threshold, check_threshold, detector_for
@@ -120,6 +121,18 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def p(self) -> float:
+        """How likely so many OOD images are, or more, if all that can be read are ID.
+
+        See :func:`oodcli.statistics.surplus_p`; 1 where none can be read.
+        """
+        read = np.array([why is None for why in self.errors], dtype=np.bool_)
+        return surplus_p(
+            int(self.ood[read].sum()), int(read.sum()),
+            below=self.threshold.below, of=self.threshold.n,
+        )  # fmt: skip
 
 
 class Detector:

@@ -8,7 +8,7 @@ by their ranks only, so that a thousand resamples of all methods cost seconds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, erfc, sqrt
+from math import ceil, erfc, lgamma, sqrt
 from typing import Any
 from zlib import crc32
 
@@ -211,6 +211,42 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(raised, 1.0)
     return [float(value) for value in corrected]
+
+
+def surplus_p(flagged: int, judged: int, *, below: int, of: int) -> float:
+    """Return how likely so many flagged images are, or more, if all judged images are ID.
+
+    Parameters
+    ----------
+    flagged, judged
+        How many of how many judged images score below a threshold.
+    below, of
+        How many of how many ID images do: those that the threshold is from, which the network was
+        not trained on. For the threshold that is the ``i``-th smallest of their scores ``i - 1``.
+
+    Notes
+    -----
+    Fisher's exact test of the two shares, one-sided (Fisher, "The Logic of Inductive Inference",
+    Journal of the Royal Statistical Society 98, 1935). The share of all ID images below the
+    ``(below + 1)``-th smallest of ``of`` scores has the distribution Beta(below + 1, of - below);
+    given that share the number of flagged ones is binomial; and the tail of that mixture, the
+    beta-binomial one, equals Fisher's. So the uncertainty of the threshold is in it, whatever the
+    distribution of scores; equal scores make it too large at most. It takes images for independent,
+    which successive frames of a camera are not.
+    """
+    if flagged == 0:
+        return 1.0
+    lowest = below + flagged
+    first = _log_choices(judged, flagged) + _log_choices(of, below)
+    first -= _log_choices(judged + of, lowest)
+    more = np.arange(flagged, min(judged, lowest), dtype=np.float64)
+    steps = np.log((judged - more) * (lowest - more) / ((more + 1) * (of - lowest + more + 1)))
+    logs = first + np.cumsum(np.append(0.0, steps))
+    return min(1.0, float(np.exp(logs - logs.max()).sum() * np.exp(logs.max())))
+
+
+def _log_choices(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
 
 def mean_ranks(values: ArrayLike) -> Floats:

@@ -17,7 +17,8 @@ from oodcli.cli.options import (
     StoreOption,
 )
 
-FOUND_OOD = 3
+ALARM = 3
+FOUND_OOD = 4
 _INTERRUPTED = 130
 
 
@@ -79,8 +80,31 @@ def predict(
         typer.Option("--copy-ood", metavar="DIR", help="Copy the OOD images into a folder."),
     ] = None,
     fail_on_ood: Annotated[
-        bool, typer.Option("--fail-on-ood", help="End with exit code 3 if an image is OOD.")
+        bool,
+        typer.Option(
+            "--fail-on-ood",
+            help="End with exit code 3 if the share of OOD images is far above that of ID images "
+            "(--alarm-level).",
+        ),
     ] = False,
+    fail_on_any_ood: Annotated[
+        bool,
+        typer.Option("--fail-on-any-ood", help="End with exit code 4 if a single image is OOD."),
+    ] = False,
+    alarm_level: Annotated[
+        float,
+        typer.Option(
+            "--alarm-level",
+            metavar="P",
+            help="A share is far above if ID images alone reach it with a probability below P.",
+        ),
+    ] = 0.001,
+    summary_: Annotated[
+        Path | None,
+        typer.Option(
+            "--summary", metavar="FILE.json", help="Write counts, shares and the test as JSON."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     amp: AmpOption = False,
     score_batch_size: BatchOption = None,
@@ -89,11 +113,16 @@ def predict(
 ) -> None:
     """Flag images that are out of distribution.
 
-    Each image gets a class, a score and a verdict.
+    Each image gets a class, a score and a verdict. Exit codes: 0 where images were judged,
+    whatever the verdicts; 1 where none could be; 3 and 4 as asked for by --fail-on-ood and
+    --fail-on-any-ood, 3 where both hold.
     """
+    import json
+
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver
     from oodcli.cli.render_verdicts import render_verdicts, summary
+    from oodcli.errors import InvalidInputError
     from oodcli.store import Store
     from oodcli.workflows.predict import PredictRequest
     from oodcli.workflows.predict import predict as predict_workflow
@@ -108,6 +137,8 @@ def predict(
         format=None if format_ is None else format_.value,
         output=output,
         copy_ood=copy_ood,
+        summary=summary_,
+        alarm_level=alarm_level,
         device=device,
         amp=amp,
         batch_size=score_batch_size,
@@ -134,7 +165,13 @@ def predict(
     else:
         for line in summary(result):
             print(line, file=sys.stderr)
-    if fail_on_ood and result.counts.ood:
+    if summary_ is not None:
+        deliver(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", summary_)
+    if result.fault is not None:
+        raise InvalidInputError(result.fault)
+    if fail_on_ood and result.alarm:
+        raise typer.Exit(ALARM)
+    if fail_on_any_ood and result.tested.ood:
         raise typer.Exit(FOUND_OOD)
 
 

@@ -75,6 +75,7 @@ def summary(result: "PredictResult") -> list[str]:
             if error
             else f"share of OOD verdicts: {percent(result.share)} %; expected {expected}"
         )
+    lines += _verdict_on_share(result)
     origin = result.detector
     images = f"{threshold.n:,} {origin['id_part']} images of {origin['id_data']}"
     if threshold.given:
@@ -89,3 +90,18 @@ def summary(result: "PredictResult") -> list[str]:
             f"fitted {origin['created'][:10]}"
         )
     return lines
+
+
+def _verdict_on_share(result: "PredictResult") -> list[str]:
+    """Say whether chance explains the share of OOD verdicts."""
+    p, tested = result.p, result.tested
+    if p is None:
+        return []
+    of = f"{tested.ood:,} of {tested.judged:,}"
+    if result.alarm:
+        return [
+            f"ALARM: {of} images are OOD, far above what ID images give (p = {p:.2g}): they are "
+            f"of another kind than the {result.detector['id_part']} images of "
+            f"{result.detector['id_data']}, or are taken or stored in another way"
+        ]
+    return [f"chance explains {of} OOD verdicts among ID images (p = {p:.2g})"]

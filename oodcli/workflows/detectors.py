@@ -68,6 +68,8 @@ class Threshold:
         Share of ID images with at least that score.
     n
         Number of ID scores that say so.
+    below
+        How many of these are taken to lie below it.
     given
         Whether the user gave the score.
     stderr
@@ -80,6 +82,7 @@ class Threshold:
     value: float
     tpr: float
     n: int
+    below: int
     given: bool = False
     stderr: float | None = None
     share_stderr: float | None = None
@@ -159,7 +162,12 @@ class Detector:
             # Where a side ends before that many ranks, the other one speaks for it.
             stderr = float(ends[1] - ends[0]) / (high - low) * spread
         return Threshold(
-            float(scores[rank]), tpr, n, stderr=stderr, share_stderr=math.sqrt(tpr * (1 - tpr) / n)
+            float(scores[rank]),
+            tpr,
+            n,
+            rank,
+            stderr=stderr,
+            share_stderr=math.sqrt(tpr * (1 - tpr) / n),
         )
 
     def given_threshold(self, value: float) -> Threshold:
@@ -172,7 +180,8 @@ class Detector:
         """
         check_threshold(None, value)
         below = int(np.searchsorted(self.id_scores, value, side="left"))
-        return Threshold(value, 1 - below / len(self.id_scores), len(self.id_scores), given=True)
+        n = len(self.id_scores)
+        return Threshold(value, 1 - below / n, n, below, given=True)
 
     def chosen(self, tpr: float | None, value: float | None) -> Threshold:
         """Return the threshold that is given, or that of a share of ID images, 0.95 if None."""

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -36,6 +36,7 @@ from oodcli.models.extraction import extract, read_ahead
 from oodcli.pools import decoding
 from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, using_run
+from oodcli.statistics import surplus_p
 from oodcli.store import Store, check_file_of_user, replacing
 from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
 from oodcli.workflows.devices import enough_memory, find_device
@@ -57,6 +58,8 @@ _PIXELS = 2**20
 _FIRST_PIXELS = 2**16
 _MOST_ROWS = 1024
 _COPIES = 1000
+# Of 1,000 nights with ID images alone, one ends with an alarm.
+ALARM_LEVEL = 0.001
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,14 @@ class PredictRequest:
         File that gets the rows.
     copy_ood
         Folder that gets copies of the OOD images.
+    summary
+        File that gets what was found, all in all, as JSON.
     device, amp, batch_size
         Where and how to compute.
     skip_unreadable
         Whether images of the run's own data that cannot be decoded are left out in fitting.
+    alarm_level
+        How unlikely the share of OOD images must be among ID images alone for an alarm.
     """
 
     paths: Sequence[str]
@@ -99,10 +106,12 @@ class PredictRequest:
     format: Literal["table", "csv", "jsonl"] | None = None
     output: Path | None = None
     copy_ood: Path | None = None
+    summary: Path | None = None
     device: str = "auto"
     amp: bool = False
     batch_size: int | None = None
     skip_unreadable: bool = False
+    alarm_level: float = ALARM_LEVEL
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,8 @@ class PredictResult:
         All verdicts if they are few, else those of the lowest OOD scores and the first errors.
     complete
         Whether ``rows`` are all.
+    alarm_level
+        As it was asked for.
     """
 
     detector: dict[str, Any]
@@ -137,17 +148,75 @@ class PredictResult:
     seconds: float
     rows: tuple[Verdict, ...]
     complete: bool
+    alarm_level: float = ALARM_LEVEL
+
+    @property
+    def tested(self) -> Counts:
+        """The verdicts of this call; of all rows of the file where every image had its row."""
+        new = Counts(
+            self.counts.id - self.before.id,
+            self.counts.ood - self.before.ood,
+            self.counts.errors - self.before.errors,
+        )
+        return new if new.total else self.before
+
+    @property
+    def p(self) -> float | None:
+        """How likely so many OOD verdicts are, or more, if all tested images are ID.
+
+        See :func:`oodcli.statistics.surplus_p`; None where none could be judged.
+        """
+        tested = self.tested
+        if not tested.judged:
+            return None
+        threshold = self.threshold
+        return surplus_p(tested.ood, tested.judged, below=threshold.below, of=threshold.n)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the share of OOD verdicts is far above what ID images give."""
+        p = self.p
+        return p is not None and p < self.alarm_level
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing could be judged; None where something was."""
+        if self.tested.judged:
+            return None
+        first = next((each for each in self.rows if each.error is not None), None)
+        example = "" if first is None else f", such as {first.path}: {first.error}"
+        return (
+            f"none of {self.tested.total:,} images could be judged, for none can be read{example}; "
+            "see that the files are whole"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--summary`` writes."""
+        tested = self.tested
+        return {
+            "kind": "ood-screening",
+            "schema": PREDICT_SCHEMA,
+            **self.detector,
+            "threshold": asdict(self.threshold),
+            "images": {**asdict(self.counts), "total": self.counts.total},
+            "share": self.share,
+            "expected": self.expected,
+            "tested": {**asdict(tested), "total": tested.total},
+            "p": self.p,
+            "alarm": self.alarm,
+            "alarm_level": self.alarm_level,
+            "seconds": self.seconds,
+        }
 
     @property
     def share(self) -> float | None:
         """Share of OOD verdicts among the images that could be read."""
-        judged = self.counts.id + self.counts.ood
-        return self.counts.ood / judged if judged else None
+        return self.counts.ood / self.counts.judged if self.counts.judged else None
 
     @property
     def share_stderr(self) -> float:
         """Standard error of ``expected`` as the share of so many ID images, were they all ID."""
-        judged = max(self.counts.id + self.counts.ood, 1)
+        judged = max(self.counts.judged, 1)
         chance = self.expected * (1 - self.expected)
         return math.sqrt(chance / judged + chance / self.threshold.n)
 
@@ -175,8 +244,8 @@ def predict(
     Raises
     ------
     OodError
-        If the run, the method, the device or a path cannot be used. An image that cannot be read is
-        a row with the reason.
+        If the run, the method, the device or a path cannot be used, or there is no image. One that
+        cannot be read is a row with the reason.
     """
     watch = progress or Silent()
     kind = _kind(request)
@@ -199,6 +268,9 @@ def _screened(
     watch: Progress,
 ) -> PredictResult:
     """Judge the images of a request whose run is open."""
+    wanted = items(request.paths, request.listed)
+    if STDIN not in request.paths:  # what comes there may be waited for while a method is fitted
+        wanted = _at_least_one(wanted, request.paths)
     detector = detector_for(
         store,
         folder,
@@ -210,10 +282,10 @@ def _screened(
         progress=watch,
     )
     threshold = detector.chosen(request.tpr, request.threshold)
+    wanted = _at_least_one(wanted, request.paths)
     found = _Findings()
     with contextlib.ExitStack() as stack:
         file = None
-        wanted = items(request.paths, request.listed)
         if request.output is not None:
             assert kind != "table"  # _kind has seen to it
             file = stack.enter_context(
@@ -255,11 +327,6 @@ def _screened(
         seconds = time.perf_counter() - started
     before = Counts() if file is None else file.before
     counts = found.counts
-    if not counts.total and not before.total:
-        watch.note(
-            f"there is no image in {', '.join(map(_named, request.paths))}: in folders, files with "
-            "the ending of an image are looked at, and hidden ones are not"
-        )
     return PredictResult(
         detector=detector.origin(),
         threshold=threshold,
@@ -271,7 +338,26 @@ def _screened(
         seconds=seconds,
         rows=found.rows(),
         complete=found.complete,
+        alarm_level=request.alarm_level,
     )
+
+
+def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]:
+    """Return the same images, the first of which has been seen.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none.
+    """
+    first = next(wanted, None)
+    if first is None:
+        raise InvalidInputError(
+            f"there is no image in {', '.join(map(_named, paths))}, so that nothing can be judged; "
+            "name others: in folders, files with the ending of an image are looked at, and hidden "
+            "ones are not"
+        )
+    return itertools.chain([first], wanted)
 
 
 def _kind(request: PredictRequest) -> Literal["table"] | Lines:
@@ -299,6 +385,10 @@ def _check(request: PredictRequest) -> None:
     if not request.paths:
         raise InvalidInputError("there is nothing to judge; name files or folders, or - for stdin")
     check_threshold(request.tpr, request.threshold)
+    if not 0 < request.alarm_level < 1:
+        raise InvalidInputError(
+            f"--alarm-level must be above 0 and below 1, not {request.alarm_level:g}"
+        )
     if request.paths.count(STDIN) > 1:
         raise InvalidInputError("- stands for stdin, which can be read once; name it once")
     if request.method != AUTO:
@@ -308,8 +398,9 @@ def _check(request: PredictRequest) -> None:
             raise InvalidInputError(f"there is no file or folder {path}; check its name")
         if is_array(path) and not Path(path).is_dir():
             open_array(Path(path))
-    if request.output is not None:
-        check_file_of_user(request.output)
+    for file in (request.output, request.summary):
+        if file is not None:
+            check_file_of_user(file)
     if request.copy_ood is not None:
         _check_copies(request.copy_ood, request.paths)
 

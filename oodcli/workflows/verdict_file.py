@@ -133,6 +133,11 @@ class Counts:
         """All images."""
         return self.id + self.ood + self.errors
 
+    @property
+    def judged(self) -> int:
+        """Images that could be read."""
+        return self.id + self.ood
+
     def count(self, verdict: str | None) -> None:
         """Count one image."""
         if verdict == "id":

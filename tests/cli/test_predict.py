@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -157,11 +158,83 @@ def test_the_table_shows_few_images_and_of_many_the_least_known(
     assert "note: threshold 1e+09, as given: 0.00 % of 24 test images of colours" in out
 
 
-def test_exit_code_three_says_that_there_is_an_ood_image(ood: Ood, incoming: Path) -> None:
-    options = ("predict", incoming / "b", "--method", "energy", "--format", "csv")
-    assert ood(*options, "--threshold", "1e9")[0] == 0
-    assert ood(*options, "--threshold", "1e9", "--fail-on-ood")[0] == 3
-    assert ood(*options, "--threshold=-1e9", "--fail-on-ood")[0] == 0
+def test_the_exit_code_tells_a_share_far_above_the_expected_from_single_images(
+    ood: Ood, incoming: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """A quarter of the ID images lie below the threshold: so many on a good night are no alarm."""
+    night = ("predict", "--method", "energy", "--tpr", "0.75", "--format", "csv")
+    code, out, err = ood(*night, tiny / "test", "--fail-on-ood")
+    assert (code, sum(row["verdict"] == "ood" for row in rows(out))) == (0, 6)
+    assert "chance explains 6 of 24 OOD verdicts among ID images (p = 0.63)" in err
+    assert ood(*night, tiny / "test", "--fail-on-ood", "--fail-on-any-ood")[0] == 4
+    bad = ("predict", incoming / "b", "--method", "energy", "--threshold", "1e9", "--format", "csv")
+    assert ood(*bad)[0] == 0
+    assert ood(*bad, "--fail-on-ood")[0] == 0  # above all ID scores too
+    assert ood(*bad, "--fail-on-any-ood")[0] == 4
+    assert ood(*bad[:-4], "--threshold=-1e9", "--fail-on-ood", "--fail-on-any-ood")[0] == 0
+
+
+def lowest(ood: Ood, folder: Path) -> tuple[Path, float]:
+    """Return the image of a folder with the lowest energy, and a threshold just above it."""
+    _, out, _ = ood("predict", folder, "--method", "energy", "--format", "jsonl")
+    first, second, *_ = sorted(objects(out), key=lambda each: float(str(each["score"])))
+    scores = [float(str(each["score"])) for each in (first, second)]
+    return Path(str(first["path"])), sum(scores) / 2
+
+
+def test_an_alarm_is_said_in_words_in_json_and_by_the_exit_code(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    """24 ID images with one below the threshold, against 12 all below it: 1 in 96 million."""
+    image, threshold = lowest(ood, tiny / "test")
+    for number in range(12):
+        shutil.copy(image, tmp_path / f"{number}.png")
+    options = (
+        "predict", *sorted(tmp_path.glob("*.png")), "--method", "energy",
+        "--threshold", threshold, "--summary", tmp_path / "night.json",
+    )  # fmt: skip
+    # Of 36 images the 13 lowest hold all 12 new ones: C(24, 1) / C(36, 13).
+    p = 24 / math.comb(36, 13)
+    code, out, _ = ood(*options, "--fail-on-ood", "--fail-on-any-ood")
+    assert code == 3
+    said = " ".join(out.split())
+    assert f"ALARM: 12 of 12 images are OOD, far above what ID images give (p = {p:.2g})" in said
+    found = json.loads((tmp_path / "night.json").read_text())
+    assert (found["kind"], found["schema"], found["alarm"]) == ("ood-screening", 1, True)
+    assert found["p"] == pytest.approx(p)
+    assert found["images"] == found["tested"] == {"id": 0, "ood": 12, "errors": 0, "total": 12}
+    assert (found["threshold"]["below"], found["threshold"]["n"]) == (1, 24)
+    assert found["share"] == 1
+    assert found["expected"] == pytest.approx(1 / 24)
+    code, out, _ = ood(*options, "--fail-on-ood", "--alarm-level", p / 2)
+    assert (code, "ALARM" in out) == (0, False)
+
+
+def test_a_night_is_tested_for_itself_whatever_the_file_held_before(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    night, output, found = tmp_path / "night", tmp_path / "all.csv", tmp_path / "summary.json"
+    image, threshold = lowest(ood, tiny / "test")
+    shutil.copytree(tiny / "test", night)
+    options = (
+        "predict", night, "--method", "energy", "--threshold", threshold, "--output", output,
+        "--summary", found, "--fail-on-ood",
+    )  # fmt: skip
+    assert ood(*options)[0] == 0
+    for number in range(3):
+        shutil.copy(image, night / f"new-{number}.png")
+    assert ood(*options)[0] == 0
+    summary = json.loads(found.read_text())
+    assert summary["p"] == pytest.approx(24 / math.comb(27, 4))  # 0.0014
+    for number in range(3, 7):
+        shutil.copy(image, night / f"new-{number}.png")
+    assert ood(*options)[0] == 3
+    summary = json.loads(found.read_text())
+    assert summary["tested"] == {"id": 0, "ood": 4, "errors": 0, "total": 4}
+    assert summary["images"] == {"id": 23, "ood": 8, "errors": 0, "total": 31}
+    assert summary["p"] == pytest.approx(24 / math.comb(28, 5))
+    assert ood(*options)[0] == 0  # every image has its row: all of them, 8 of 31, are tested
+    assert json.loads(found.read_text())["tested"]["total"] == 31
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -386,6 +459,8 @@ def test_copies_are_not_copied_again(
         ((".", "--tpr", "1.5"), "--tpr must be above 0 and at most 1, not 1.5"),
         ((".", "--threshold", "nan"), "--threshold must be a finite number, not nan"),
         ((".", "--tpr", "0.9", "--threshold", "1"), "both set the threshold"),
+        ((".", "--alarm-level", "1"), "--alarm-level must be above 0 and below 1, not 1"),
+        ((".", "--summary", "."), ". is a folder; name a file in it"),
         ((".", "--method", "enrgy"), "did you mean 'energy'?"),
         ((".", "--method", "auto:k=1"), "auto has no parameters, and 'auto:k=1' gives it some"),
         ((".", "--run", "tny"), "did you mean 'tiny'?"),
@@ -412,22 +487,53 @@ def test_links_in_a_circle_end(ood: Ood, incoming: Path) -> None:
     assert (code, len(rows(out))) == (0, 33)
 
 
-def test_an_empty_folder_has_no_share(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_where_there_is_no_image_nothing_is_begun(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is a method fitted, nor a file written."""
     (tmp_path / "empty").mkdir()
-    code, out, err = ood("predict", tmp_path / "empty", "--method", "energy")
-    assert code == 0
-    assert f"there is no image in {tmp_path / 'empty'}" in err
-    assert "0 images: 0 id, 0 ood" in out
-    assert "none could be judged" in out
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    output = tmp_path / "verdicts.csv"
+    options = ("--method", "energy", "--output", output)
+
+    class Stdin:
+        buffer: Iterator[bytes] = iter([b"\n"])
+
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    for path, named in ((tmp_path / "empty", str(tmp_path / "empty")), ("-", "stdin")):
+        code, out, err = ood("predict", path, *options)
+        assert (code, out) == (1, "")
+        assert err.splitlines()[-1].startswith(
+            f"error: there is no image in {named}, so that nothing can be judged; name others"
+        )
+        assert not output.exists()
+        fitted = list((tmp_path / "store").glob("runs/tiny/detectors/*"))
+        assert bool(fitted) is (path == "-")
 
 
-def test_only_unreadable_files_are_rows(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_a_night_of_unreadable_files_is_an_error_after_its_rows(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
     for number in range(100):
         (tmp_path / f"{number}.png").write_bytes(b"x")
     code, out, err = ood("predict", tmp_path, "--method", "energy", "--format", "jsonl")
-    assert code == 0
+    assert code == 1
     assert sum(each["error"] == "not an image file" for each in objects(out)) == 100
     assert "0 id, 0 ood, 100 unreadable" in err
+    assert err.splitlines()[-1] == (
+        f"error: none of 100 images could be judged, for none can be read, such as "
+        f"{tmp_path / '0.png'}: not an image file; see that the files are whole"
+    )
+    output = tmp_path / "verdicts.csv"
+    night = tmp_path / "night"
+    shutil.copytree(tiny / "test", night)
+    options = ("predict", night, "--method", "energy", "--output", output)
+    assert ood(*options)[0] == 0
+    assert ood(*options)[0] == 0  # every image has its row already
+    (night / "new.png").write_bytes(b"x")
+    code, _, err = ood(*options)
+    assert code == 1
+    assert "none of 1 images could be judged" in err
 
 
 def test_images_of_every_kind_are_seen_alike(ood: Ood, tiny: Path, tmp_path: Path) -> None:

@@ -197,7 +197,9 @@ def test_with_errors_as_rows_every_image_has_a_row(
     assert found.ood[~read].all()
     assert found.class_indices[~read].tolist() == [-1] * 5
     assert [each is None for each in found.classes] == (~read).tolist()
+    assert found.p == pytest.approx(wanted.p)
     nothing = detector.predict([b"", b"x"], errors="row")
+    assert nothing.p == 1
     assert (len(nothing), nothing.ood.tolist()) == (2, [True, True])
     with pytest.raises(
         UnreadableImageError, match=r'image 1: .*a row with the reason: errors="row"'

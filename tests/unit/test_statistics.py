@@ -23,6 +23,7 @@ from oodcli.statistics import (
     percentile_interval,
     placements,
     rank_edges,
+    surplus_p,
     threshold_at,
 )
 
@@ -285,3 +286,42 @@ def test_detection_error_is_the_smallest_mean_of_both_errors():
         for t in np.concatenate([id_scores, ood_scores])
     )
     assert Curve.of(id_scores, ood_scores).detection_error() == pytest.approx(slow)
+
+
+# The share of flagged images
+
+
+@pytest.mark.parametrize(
+    ("flagged", "judged", "below", "of"),
+    [
+        (0, 10, 20, 400), (1, 1, 20, 400), (10, 100, 20, 400), (252, 1000, 20, 400),
+        (3000, 50_000, 450, 9000), (7, 7, 0, 50), (5, 9, 50, 50), (1, 10**6, 50_000, 10**6),
+    ],
+)  # fmt: skip
+def test_the_share_of_flagged_images_is_tested_as_scipy_has_it(
+    flagged: int, judged: int, below: int, of: int
+) -> None:
+    from scipy.stats import betabinom, hypergeom
+
+    found = surplus_p(flagged, judged, below=below, of=of)
+    wanted = hypergeom.sf(flagged - 1, judged + of, below + flagged, judged)
+    assert found == pytest.approx(wanted, rel=1e-6)
+    if below < of and wanted > 1e-8:  # the other is one minus the rest
+        mixture = betabinom.sf(flagged - 1, judged, below + 1, of - below)
+        assert found == pytest.approx(mixture, rel=1e-5)
+
+
+def test_among_id_images_alone_alarms_are_as_rare_as_they_are_said_to_be() -> None:
+    """Nights of ID images, each against a threshold from another draw of few ID scores."""
+    rng = np.random.default_rng(0)
+    of, judged, below, nights = 100, 60, 5, 4000
+    p = np.empty(nights)
+    for night in range(nights):
+        threshold = np.sort(rng.normal(size=of))[below]
+        flagged = int((rng.normal(size=judged) < threshold).sum())
+        p[night] = surplus_p(flagged, judged, below=below, of=of)
+    for level in (0.2, 0.05, 0.01):
+        share = float((p <= level).mean())
+        assert share <= level + 3 * np.sqrt(level / nights)
+    # And no rarer than steps of whole images have it.
+    assert (p <= 0.2).mean() > 0.1
