@@ -83,7 +83,6 @@ def _fail(message: str, code: int = 1) -> NoReturn:
 app = typer.Typer(
     cls=_Boundary,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=(

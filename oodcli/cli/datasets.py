@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, OutputOption, StoreOption
 
 if TYPE_CHECKING:
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, download, verify, add and show data sets.")
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of the data set.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="NAME",
+        autocompletion=completion.datasets,
+        help="Name of the data set.",
+        show_default=False,
+    ),
 ]
 
 
@@ -149,12 +156,21 @@ def _urls_table(listing: "Listing") -> "Table":
 def download(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME…", help="Names of data sets.", show_default=False),
+        typer.Argument(
+            metavar="NAME…",
+            autocompletion=completion.datasets,
+            help="Names of data sets.",
+            show_default=False,
+        ),
     ] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
-            "--benchmark", metavar="NAME", help="All sets of a benchmark.", show_default=False
+            "--benchmark",
+            autocompletion=completion.benchmarks,
+            metavar="NAME",
+            help="All sets of a benchmark.",
+            show_default=False,
         ),
     ] = None,
     origin: Annotated[
@@ -224,7 +240,11 @@ def path(name: NameArgument, store: StoreOption = None) -> None:
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="One data set; else all that are here."),
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=completion.datasets,
+            help="One data set; else all that are here.",
+        ),
     ] = None,
     format_: FormatOption = Format.TABLE,
     store: StoreOption = None,
@@ -323,6 +343,7 @@ def show(
         str | None,
         typer.Option(
             "--benchmark",
+            autocompletion=completion.benchmarks,
             metavar="NAME",
             help="Whose preprocessing to use [default: the first with this set].",
             show_default=False,

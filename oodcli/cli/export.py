@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import (
     DeviceOption,
     Format,
@@ -32,6 +33,7 @@ def export(
         str,
         typer.Option(
             "--method",
+            autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
             help="The method; auto is the one that ood recommend chose or chooses.",
             show_default=False,

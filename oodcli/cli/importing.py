@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import DataOption, DeviceOption, StoreOption, three_numbers
 from oodcli.cli.train import NameOption, ValOption, command_line
 
@@ -14,6 +15,7 @@ def import_(
         str,
         typer.Option(
             "--arch",
+            autocompletion=completion.architectures,
             metavar="ARCH[:KEY=VALUE,…]",
             help="Its architecture: one of this tool, such as resnet18:stem_padding=2, or "
             "torchvision:NAME, timm:NAME, package.module:function.",

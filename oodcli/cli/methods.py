@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, OutputOption
 
 app = typer.Typer(help="List, show and check methods.")
@@ -12,6 +13,7 @@ NameArgument = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
+        autocompletion=completion.methods,
         help="A method as after --method, such as energy:temperature=2 or norm+msp.",
         show_default=False,
     ),

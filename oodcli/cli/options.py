@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.errors import InvalidInputError
 
 
@@ -71,7 +72,12 @@ StoreOption = Annotated[
 ]
 RunOption = Annotated[
     str | None,
-    typer.Option("--run", metavar="RUN", help="Name of the run [default: the one created last]."),
+    typer.Option(
+        "--run",
+        autocompletion=completion.runs,
+        metavar="RUN",
+        help="Name of the run [default: the one created last].",
+    ),
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")
@@ -99,6 +105,7 @@ DataOption = Annotated[
     str,
     typer.Option(
         "--data",
+        autocompletion=completion.images,
         metavar="NAME|FOLDER|FILE.npz",
         help="A known data set, a folder with train/<class>/… and test/<class>/…, or arrays.",
     ),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -45,6 +46,7 @@ def predict(
         str,
         typer.Option(
             "--method",
+            autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
             help="A method, a combination such as norm+energy, or auto for the recommended one.",
         ),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, OutputOption
 
 if TYPE_CHECKING:
@@ -69,7 +70,13 @@ def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> 
 @app.command("show")
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the recipe.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=completion.recipes,
+            help="Name of the recipe.",
+            show_default=False,
+        ),
     ],
     data: Annotated[
         str,

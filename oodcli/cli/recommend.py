@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -30,6 +31,7 @@ def recommend(
         list[str] | None,
         typer.Option(
             "--method",
+            autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
             help="Choose among these alone; may be repeated [default: every method that works "
             "from stored activations, and ensembles].",

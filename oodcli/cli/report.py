@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import (
     Convention,
     Format,
@@ -27,6 +28,7 @@ def report(
         list[str] | None,
         typer.Option(
             "--run",
+            autocompletion=completion.runs,
             metavar="RUN",
             help="A run; may be repeated, and seeds are averaged [default: the one created last].",
             show_default=False,
@@ -52,6 +54,7 @@ def report(
         str | None,
         typer.Option(
             "--benchmark",
+            autocompletion=completion.benchmarks,
             metavar="NAME",
             help="The sets of a benchmark [default: what was scored last].",
             show_default=False,
@@ -70,6 +73,7 @@ def report(
         list[str] | None,
         typer.Option(
             "--method",
+            autocompletion=completion.methods,
             metavar="NAME",
             help="Only this method; may be repeated, which gives the order [default: all].",
             show_default=False,
@@ -78,7 +82,10 @@ def report(
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME", help="Only this OOD set; may be repeated [default: all]."
+            "--set",
+            autocompletion=completion.datasets,
+            metavar="NAME",
+            help="Only this OOD set; may be repeated [default: all].",
         ),
     ] = None,
     average: Annotated[

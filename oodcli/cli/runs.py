@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, StoreOption
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ app = typer.Typer(no_args_is_help=True, help="List, show, rename and remove runs
 
 RUNS_SCHEMA = 1
 NameArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Name of the run.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN", autocompletion=completion.runs, help="Name of the run.", show_default=False
+    ),
 ]
 
 
@@ -161,7 +165,13 @@ def rename(
 @app.command("remove")
 def remove(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="Names of runs.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="RUN…",
+            autocompletion=completion.runs,
+            help="Names of runs.",
+            show_default=False,
+        ),
     ],
     store: StoreOption = None,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -28,6 +29,7 @@ def score(
         list[str] | None,
         typer.Option(
             "--method",
+            autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
             help="A method, a combination such as norm+energy, ensemble:A+B, "
             "package.module:Class, auto for the recommended one, or all; may be repeated "
@@ -39,6 +41,7 @@ def score(
         list[str] | None,
         typer.Option(
             "--ood",
+            autocompletion=completion.images,
             metavar="NAME|FOLDER|FILE",
             help="An OOD set, or NAME=PATH; may be repeated.",
             show_default=False,
@@ -47,7 +50,10 @@ def score(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            "--benchmark", metavar="NAME", help="The OOD sets of a benchmark [default: the data's]."
+            "--benchmark",
+            autocompletion=completion.benchmarks,
+            metavar="NAME",
+            help="The OOD sets of a benchmark [default: the data's].",
         ),
     ] = None,
     allow_missing: Annotated[
@@ -69,6 +75,7 @@ def score(
         str | None,
         typer.Option(
             "--tune-ood",
+            autocompletion=completion.images,
             metavar="NAME|FOLDER|FILE",
             help="OOD validation images for --tune openood [default: the benchmark's].",
         ),

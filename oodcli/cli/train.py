@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption
 
 ArchOption = Annotated[
     str | None,
     typer.Option(
         "--arch",
+        autocompletion=completion.architectures,
         metavar="ARCH[:KEY=VALUE,…]",
         help="Such as resnet18:stem_padding=2 [default: the data set's own, or resnet18].",
         show_default=False,
@@ -33,6 +35,7 @@ RecipeOption = Annotated[
     str | None,
     typer.Option(
         "--recipe",
+        autocompletion=completion.recipes,
         metavar="NAME",
         help="A published recipe, see: ood recipes [default: by objective and network].",
         show_default=False,
@@ -42,6 +45,7 @@ ObjectiveOption = Annotated[
     str | None,
     typer.Option(
         "--objective",
+        autocompletion=completion.objectives,
         metavar="NAME[:KEY=VALUE,…]",
         help="cross-entropy, t2fnorm, logitnorm, ish, supcon or alpa [default: the recipe's].",
         show_default=False,
@@ -60,6 +64,7 @@ InitOption = Annotated[
     str | None,
     typer.Option(
         "--init",
+        autocompletion=completion.runs,
         metavar="RUN|FILE",
         help="Start from the weights of a run or checkpoint [default: random weights].",
         show_default=False,
@@ -92,6 +97,7 @@ def train(
         str | None,
         typer.Option(
             "--data",
+            autocompletion=completion.images,
             metavar="NAME|FOLDER|FILE.npz",
             help="A known data set, a folder with train/<class>/… and test/<class>/…, or arrays.",
             show_default=False,
@@ -148,7 +154,10 @@ def train(
     run: Annotated[
         str | None,
         typer.Option(
-            "--run", metavar="RUN", help="With --resume: the unfinished run to go on with."
+            "--run",
+            autocompletion=completion.runs,
+            metavar="RUN",
+            help="With --resume: the unfinished run to go on with.",
         ),
     ] = None,
     val_fraction: ValOption = 0.0,

@@ -1,0 +1,104 @@
+"""What the shell completes: names of runs, methods, sets, benchmarks, architectures and recipes.
+
+Somebody waits for every answer, so nothing here imports torch. Names that stand in modules which
+do are repeated here; a test holds the two equal.
+"""
+
+import contextlib
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+METHODS = (
+    "msp", "maxlogit", "energy", "entropy", "tempscale", "gen", "klm", "doctor", "featurenorm",
+    "norm", "react", "vra", "ash-p", "ash-b", "ash-s", "scale", "lts", "dice", "optfs", "weiper",
+    "t2fnorm", "gradnorm", "fdbd", "nci", "knn", "nnguide", "relation", "mds", "rmds", "mds++",
+    "rmds++", "vim", "residual", "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml",
+    "openmax", "csd", "odin", "gram", "rankfeat", "nac", "adascale",
+)  # fmt: skip
+# Words that stand where a method may: the recommended one, and all.
+METHOD_WORDS = ("auto", "all")
+ARCHITECTURES = (
+    "resnet18", "resnet34", "wrn-28-10", "wrn-40-2", "vgg11", "resnet20", "resnet32", "resnet44",
+    "resnet56",
+)  # fmt: skip
+OBJECTIVES = ("cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa")
+
+
+def runs(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a run of the store."""
+    from oodcli.errors import OodError
+    from oodcli.runs import run_folders
+    from oodcli.store import Store
+
+    try:
+        named = [folder.name for folder in run_folders(Store.at(context.params.get("store")))]
+    except (OodError, OSError):
+        return []
+    return _beginning(named, incomplete)
+
+
+def methods(incomplete: str) -> list[str]:
+    """Complete the name of a method, and of each part of ``react+msp`` or an ensemble."""
+    from importlib.metadata import entry_points
+
+    joined = [point.name for point in entry_points(group="ood.methods")]
+    at = max(incomplete.rfind("+"), len("ensemble") if incomplete.startswith("ensemble:") else -1)
+    head, rest = incomplete[: at + 1], incomplete[at + 1 :]
+    words = () if head else (*METHOD_WORDS, "ensemble:")
+    return [head + name for name in _beginning([*METHODS, *joined, *words], rest)]
+
+
+def architectures(incomplete: str) -> list[str]:
+    """Complete the name of an architecture."""
+    return _beginning([*ARCHITECTURES, "torchvision:", "timm:"], incomplete)
+
+
+def objectives(incomplete: str) -> list[str]:
+    """Complete the name of an objective."""
+    return _beginning(OBJECTIVES, incomplete)
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Complete the name of a recipe."""
+    from oodcli.training.recipes import RECIPES
+
+    return _beginning(RECIPES, incomplete)
+
+
+def datasets(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a known or registered set."""
+    from oodcli.data.registered import registered
+    from oodcli.data.registry import DATASETS
+    from oodcli.errors import OodError
+    from oodcli.store import Store
+
+    own: Iterable[str] = ()
+    with contextlib.suppress(OodError, OSError):
+        own = registered(Store.at(context.params.get("store")))
+    return _beginning([*DATASETS, *own], incomplete)
+
+
+def images(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a set, or a path to images."""
+    return [*datasets(context, incomplete), *_paths(incomplete)]
+
+
+def benchmarks(incomplete: str) -> list[str]:
+    """Complete the name of a benchmark."""
+    from oodcli.data.benchmarks import BENCHMARKS
+
+    return _beginning(BENCHMARKS, incomplete)
+
+
+def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def _paths(incomplete: str) -> list[str]:
+    """Return what is on the disk under this beginning; folders end in a separator."""
+    found = sorted(glob.glob(f"{glob.escape(incomplete)}*"))  # noqa: PTH207 - as it was typed
+    return [f"{path}{os.sep}" if Path(path).is_dir() else path for path in found]
