@@ -131,7 +131,9 @@ def train(
     image_size: Annotated[
         int | None,
         typer.Option(
-            "--image-size", metavar="N", help="Height and width in pixels [default: the data's]."
+            "--image-size",
+            metavar="N",
+            help="Height and width in pixels [default: by the images and the network].",
         ),
     ] = None,
     resize: Annotated[

@@ -1,6 +1,7 @@
 """Published weights of networks from torchvision and timm."""
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ Three = tuple[float, float, float]
 
 # The weights that the papers of this field score.
 _USUAL = "IMAGENET1K_V1"
+_MOST_CONFIGURATION_BYTES = 1 << 20
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 _IMAGENET_MEAN: Three = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Three = (0.229, 0.224, 0.225)
@@ -80,7 +82,8 @@ def published_configuration(arch: str, source: str | Path | None = None) -> Pret
         A written architecture.
     source
         The file that holds weights, or the name of one of torchvision's sets. Torchvision's file
-        names tell its sets apart, too; the usual set where nothing does.
+        names tell its sets apart, too; the usual set where nothing does. The ``config.json`` that
+        timm writes beside a file of weights goes before what it has by name.
 
     Returns
     -------
@@ -105,6 +108,10 @@ def published_configuration(arch: str, source: str | Path | None = None) -> Pret
         shown, _ = carried(package, function, texts)
         title = f"the network that {package}:{function} builds"
         return _shown_to_timm(title, shown) if shown else None
+    if package == TIMM and source is not None:
+        beside = _beside(Path(source), function)
+        if beside is not None:
+            return beside
     found = _wanted(package, function, source)
     return found if found.configuration else None
 
@@ -158,6 +165,22 @@ def pretrained_state(arch: str, source: str | Path | None = None) -> Pretrained:
         f"{arch} has no published weights; name a file: --init FILE, or a network of "
         f"{TORCHVISION} or {TIMM}"
     )
+
+
+def _beside(file: Path, function: str) -> Pretrained | None:
+    """Return what the ``config.json`` beside a file says, if it is timm's and of this network."""
+    path = file.parent / "config.json"
+    try:
+        if not file.is_file() or path.stat().st_size > _MOST_CONFIGURATION_BYTES:
+            return None
+        content = json.loads(path.read_text("utf-8"))
+        if content["architecture"] != function.partition(".")[0]:
+            return None
+        found = _shown_to_timm(function, content["pretrained_cfg"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
+        return None  # a file of another program
+    classes = content.get("num_classes", found.classes)
+    return replace(found, classes=classes, configuration=str(path))
 
 
 def _of_torchvision(function: str, wanted: str | None) -> Pretrained:
@@ -278,6 +301,8 @@ def _shown_to_timm(function: str, shown: Mapping[str, Any]) -> Pretrained:
     """Read a configuration of timm; ``test_input_size``, which is larger, is left aside."""
     height, width = (int(side) for side in shown["input_size"][1:])
     share = float(shown.get("crop_pct") or 1.0)
+    if not (0 < share <= 1 and min(height, width) > 0):
+        raise ValueError(f"a crop of {share} to {height} x {width} pixels is none")
     tag = shown.get("tag")
     squashed = shown.get("crop_mode") == "squash" and share == 1.0
     return Pretrained(

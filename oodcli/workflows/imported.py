@@ -79,8 +79,9 @@ def imported_run(
     """
     device = find_device(request.device)
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
+    # The file comes first: timm takes seconds to load.
+    source, checkpoint = _weights(request, dataset)
     published = published_configuration(request.arch, request.checkpoint)
-    source, checkpoint = _weights(request, published, dataset)
     # What is known without a size is refused before a size is asked for.
     network = None if spec is None else _network(spec, checkpoint, source, dataset)
     classes = len(dataset.class_names)
@@ -134,13 +135,12 @@ def imported_run(
     return result
 
 
-def _weights(
-    request: ImportRequest, published: Pretrained | None, dataset: Dataset
-) -> tuple[str, Checkpoint]:
+def _weights(request: ImportRequest, dataset: Dataset) -> tuple[str, Checkpoint]:
     """Read the weights, and refuse those that cannot have the classes of the data."""
     classes = len(dataset.class_names)
     path = request.checkpoint
     if path is None:
+        published = published_configuration(request.arch)
         if published is not None and published.classes not in (None, classes):
             raise InvalidInputError(
                 f"the published weights of {request.arch} have {published.classes} classes and "

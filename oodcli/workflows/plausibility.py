@@ -34,6 +34,8 @@ _SHARD_ROWS = 64
 # How unlikely a result has to be, and how large a difference, before it is a warning.
 _CHANCE_LEVEL = 0.01
 _LEVEL = 1e-3
+# Of the way from chance to 100 %, so much is hardly better than chance.
+_LEAST_SKILL = 0.05
 _LEAST_LOSS = 0.02
 _LEAST_GAIN_OF_ORDER = 0.05
 # An assignment of so many classes takes a second.
@@ -233,10 +235,15 @@ def _against_stored(checkpoint: Checkpoint, accuracy: float, n: int) -> Iterator
 
 def _against_chance(accuracy: float, n: int, chance: float) -> Iterator[str]:
     if binom.sf(round(accuracy * n) - 1, n, chance) > _CHANCE_LEVEL:
-        yield (
-            f"accuracy was {_percent(accuracy)}, no better than chance ({_percent(chance)}): the "
-            "network, its images or the order of its classes are not what they should be"
-        )
+        better = "no better"
+    elif accuracy - chance < _LEAST_SKILL * (1 - chance):
+        better = "hardly better"
+    else:
+        return
+    yield (
+        f"accuracy was {_percent(accuracy)}, {better} than chance ({_percent(chance)}): the "
+        "network, the size or normalisation of its images, or the order of its classes is wrong"
+    )
 
 
 def _against_usual(

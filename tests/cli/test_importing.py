@@ -228,6 +228,41 @@ def test_the_configuration_of_timm_is_read_for_a_file(ood: Ood, tmp_path: Path) 
     assert f"has {shown['interpolation']}, so that accuracy and scores differ a little" in err
 
 
+@pytest.mark.parametrize(
+    ("content", "side"),
+    [
+        (
+            {
+                "architecture": "test_efficientnet", "num_classes": 6,
+                "pretrained_cfg": {
+                    "input_size": [3, 96, 96], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
+                    "crop_pct": 0.75, "interpolation": "bilinear",
+                },
+            },
+            96,
+        ),
+        ({"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 96, 96]}}, 160),
+        ({"architecture": "test_efficientnet", "pretrained_cfg": {"input_size": "x"}}, 160),
+        ([1, 2], 160),
+    ],
+)  # fmt: skip
+def test_the_configuration_beside_a_file_of_timm_goes_first(
+    tmp_path: Path, content: object, side: int
+) -> None:
+    pytest.importorskip("timm")
+    from oodcli.models import published_configuration
+
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = published_configuration("timm:test_efficientnet", tmp_path / "model.safetensors")
+    assert found is not None
+    assert found.size == (side, side)
+    if side == 96:
+        assert found.configuration == str(tmp_path / "config.json")
+        assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+        assert (found.resize, found.classes) == ("shorter-crop:128", 6)
+
+
 # The network is followed at the size that it is used at
 
 
@@ -289,8 +324,8 @@ def test_outputs_in_another_order_are_seen_and_named(
     assert warnings == [
         "warning: accuracy was 0.00 %, and best_acc in the file is 99.50 %: check normalisation, "
         "size, and the order of the classes",
-        "warning: accuracy was 0.00 %, no better than chance (16.67 %): the network, its images or "
-        "the order of its classes are not what they should be",
+        "warning: accuracy was 0.00 %, no better than chance (16.67 %): the network, the size "
+        "or normalisation of its images, or the order of its classes is wrong",
         "warning: accuracy was 0.00 %, but 100.00 % with the classes in another order (the outputs "
         "are shifted by 1; output 0, here 'blue', is 'yellow'): name them in the order of the "
         "outputs, one per line: --classes FILE",
@@ -329,6 +364,16 @@ def test_the_order_of_the_outputs_can_be_given(ood: Ood, tmp_path: Path, colours
     )
     assert code == 0, err
     assert json.loads(out)["class"] == "red"
+
+
+def test_a_network_hardly_above_chance_is_said_to_be() -> None:
+    from oodcli.workflows.plausibility import _against_chance
+
+    assert "no better than chance" in next(_against_chance(0.0, 256, 0.001), "")
+    # 5 of 500 images in 1,000 classes are more than chance, and yet nothing.
+    assert "hardly better than chance (0.10 %)" in next(_against_chance(0.01, 500, 0.001), "")
+    assert list(_against_chance(0.2, 500, 0.1)) == []
+    assert list(_against_chance(0.6, 500, 0.5)) == []
 
 
 def test_a_network_at_chance_is_said_to_be(ood: Ood, tmp_path: Path, colours: str) -> None:
