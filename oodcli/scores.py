@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from oodcli.errors import CorruptArtifactError
 from oodcli.store import Store, digest_of_json, read_arrays, read_json, write_arrays, write_json
 
-SCORING_SCHEMA = 1
+SCORING_SCHEMA = 2
 LABELS = "@labels"
 PREDICTIONS = "@predictions"
 _INDEX = "scoring.json"
@@ -124,7 +124,7 @@ def _read(path: Path) -> Scoring:
     cure = f"restore it, or remove it and score again: ood score --run {path.parents[2].name}"
     content = read_json(path, cure=cure)
     if content.pop("schema", None) != SCORING_SCHEMA:
-        raise CorruptArtifactError(f"{path} was written by another version of ood; score again")
+        raise CorruptArtifactError(f"{path} was written by another version of ood; {cure}")
     try:
         return Scoring(
             id_set=ScoredSet(**content.pop("id_set")),

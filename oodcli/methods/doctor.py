@@ -3,17 +3,24 @@
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.methods.softmax import Scale, Softmax
 
 
 @dataclass(frozen=True, slots=True)
 class Doctor:
-    """Sum of the squared class probabilities.
+    """Sum of the squared class probabilities, as log-odds.
 
-    ``g = Σ_c p_c²`` with ``p = softmax(z)``: 1 for a certain image, ``1 / k`` for a uniform
-    prediction.
+    ``log(g / (1 - g))`` with ``g = Σ_c p_c²`` and ``p = softmax(z)``: the more, the more certain;
+    ``-log(k - 1)`` for a uniform prediction over ``k`` classes.
+
+    Parameters
+    ----------
+    scale
+        ``log-odds``, or ``probability`` for ``g`` itself in the precision of the logits.
 
     References
     ----------
@@ -22,21 +29,41 @@ class Doctor:
 
     Notes
     -----
-    The paper compares ``(1 - g) / g`` with a threshold, which falls as ``g`` grows: images are
-    ranked the same. Its perturbation of the input, a second variant, is left out.
+    The paper compares ``(1 - g) / g`` with a threshold; the score is minus its logarithm. With
+    ``s_c = exp(z_c - max z)``, ``q`` the sum of the ``s_c`` but the largest, and ``r`` that of
+    their squares, ``(1 - g) / g = (2 q + q² - r) / (1 + r)``, in which nothing is rounded away.
 
-    In float32 ``g`` of a very confident image rounds to 1, so the most confident images tie.
+    Published code computes ``g`` in float32, where it is 1 for very confident images, which tie:
+    ``scale=probability`` gives that. The paper's perturbation of the input, a second variant, is
+    left out.
     """
 
+    scale: Scale = "log-odds"
+
     @classmethod
-    def fit(cls, _reference: Reference) -> Self:
-        """Learn nothing."""
-        return cls()
+    def fit(cls, _reference: Reference, *, scale: Scale = "log-odds") -> Self:
+        """Learn nothing.
+
+        Parameters
+        ----------
+        _reference
+            Not looked at.
+        scale
+            How the sum is written: ``probability`` as published, with its ties.
+        """
+        return cls(scale)
 
     def score_logits(self, logits: Tensor) -> Tensor:
-        """Return ``Σ_c p_c²``, ``(n,)``."""
-        return logits.softmax(dim=1).square().sum(dim=1)
+        """Return the log-odds in float64, or ``Σ_c p_c²``, ``(n,)``."""
+        if self.scale == "probability":
+            return logits.softmax(dim=1).square().sum(dim=1)
+        found = Softmax.of(logits)
+        squares = (2 * found.below).scatter(1, found.first, -torch.inf)
+        # r / q, which stays a number where both are too small to be one.
+        ratio = (squares - found.log_rest).exp().sum(dim=1)
+        rest = found.log_rest[:, 0]
+        return squares.exp().sum(dim=1).log1p() - rest - (2 + rest.exp() - ratio).log()
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the sum of the squared class probabilities, ``(n,)``."""
+        """Return the score of the sum of the squared class probabilities, ``(n,)``."""
         return self.score_logits(batch.logits)

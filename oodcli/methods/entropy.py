@@ -6,6 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.methods.softmax import Softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,9 @@ class Entropy:
     Notes
     -----
     The paper also trains the network for high entropy outside the distribution; here the score
-    alone is taken. Published code returns the entropy, larger for OOD; the sign is turned.
+    alone is taken. Published code returns the entropy, larger for OOD; the sign is turned. There it
+    is computed in float32 and rounds for confident images; here it keeps its digits down to 1e-300,
+    a lead of 690 nats over all other classes.
     """
 
     @classmethod
@@ -32,13 +35,12 @@ class Entropy:
         return cls()
 
     def score_logits(self, logits: Tensor) -> Tensor:
-        """Return ``Σ_c p_c log p_c``, ``(n,)``."""
-        largest = logits.max(dim=1, keepdim=True)
-        below = logits - largest.values
-        shares = below.exp()  # p_c over the largest p
-        others = shares.scatter(1, largest.indices, 0.0).sum(dim=1)
+        """Return ``Σ_c p_c log p_c``, float64, ``(n,)``."""
+        found = Softmax.of(logits)
+        shares = (found.below.exp() * found.below).sum(dim=1)
+        total = found.log_total[:, 0]
         # Neither term loses the small entropy of a confident image in rounding.
-        return (shares * below).sum(dim=1) / (1 + others) - others.log1p()
+        return shares * (-total).exp() - total
 
     def score(self, batch: Activations) -> Tensor:
         """Return the negative entropy, ``(n,)``."""

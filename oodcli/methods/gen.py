@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.methods.base import at_least, positive
+from oodcli.methods.softmax import Softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class GEN:
 
     Notes
     -----
-    ``1 - p`` of the largest probability is the sum of the others. Published code subtracts in
-    float32, where what is left of a very confident image is rounding, and an exponent of 0.1 makes
-    much of it: scores of images above 0.999 differ by that. One other library clamps ``p`` at 1e-7
-    and divides by ``m``.
+    Probabilities are in float64, and ``1 - p`` of the largest is the sum of the others. Published
+    code subtracts in float32, where what is left of a very confident image is rounding, and an
+    exponent of 0.1 makes much of it: scores of images above 0.999 differ by that.
+    One other library clamps ``p`` at 1e-7 and divides by ``m``.
     """
 
     gamma: float = 0.1
@@ -61,18 +61,14 @@ class GEN:
 
 
 def _products(logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return ``p_c (1 - p_c)``, ``(n, min(largest count, k))``.
+    """Return ``p_c (1 - p_c)``, float64, ``(n, min(largest count, k))``.
 
     They are in descending order of ``p_c`` if any of the counts leaves classes out.
     """
-    probabilities = logits.softmax(dim=1)
-    if min(counts) < probabilities.shape[1]:
-        most = min(max(counts), probabilities.shape[1])
-        largest = probabilities.topk(most, dim=1)
-        first, values = largest.indices[:, :1], largest.values
-        place = torch.zeros_like(first)
-    else:
-        first = place = probabilities.argmax(dim=1, keepdim=True)
-        values = probabilities
-    others = probabilities.scatter(1, first, 0.0).sum(dim=1, keepdim=True)
-    return (1 - values).scatter_(1, place, others).mul_(values)
+    found = Softmax.of(logits)
+    values = found.log_p.exp()
+    products = values * found.complement(values)
+    most = min(max(counts), logits.shape[1])
+    if min(counts) < logits.shape[1]:
+        return products.gather(1, found.below.topk(most, dim=1).indices)
+    return products

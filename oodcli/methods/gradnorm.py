@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
@@ -24,6 +25,9 @@ class GradNorm:
     -----
     The paper's mean over classes would divide by ``K``, a constant; the published code and OpenOOD
     sum. No backward pass is needed. The gradient of the bias is left out, as in the published code.
+
+    For a confident image ``Σ_c |K p_c - 1|`` comes near ``2 (K - 1)``, in float32 to a rounding:
+    here it is in float64.
     """
 
     @classmethod
@@ -32,7 +36,7 @@ class GradNorm:
         return cls()
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the norm, ``(n,)``."""
+        """Return the norm, float64, ``(n,)``."""
         classes = batch.logits.shape[1]
-        outputs = (classes * batch.logits.softmax(dim=1) - 1).abs().sum(dim=1)
-        return batch.features.abs().sum(dim=1) * outputs
+        outputs = (classes * batch.logits.double().softmax(dim=1) - 1).abs().sum(dim=1)
+        return batch.features.abs().sum(dim=1, dtype=torch.float64) * outputs

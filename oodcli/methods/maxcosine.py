@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.class_means import class_means, directions, feature_rows
+from oodcli.methods.class_means import class_means, directions, wide_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class MaxCosine:
     Parameters
     ----------
     prototypes
-        Class means of length 1, ``(c, n)``, of the classes that have training images.
+        Class means of length 1, float64, ``(c, n)``, of the classes that have training images.
 
     References
     ----------
@@ -29,6 +30,8 @@ class MaxCosine:
     Notes
     -----
     A class without training images is left out. A feature of length zero has cosine 0 with all.
+    Cosines are in float64: in float32, where published code has them, those of a network whose
+    features have collapsed on their class means are 1 but for rounding.
     """
 
     prototypes: Tensor
@@ -37,9 +40,9 @@ class MaxCosine:
     def fit(cls, reference: Reference) -> Self:
         """Average the training features of every class."""
         by_class = class_means(reference)
-        prototypes = directions(by_class.means[by_class.present])
-        return cls(prototypes.to(reference.head.weight.dtype))
+        return cls(directions(by_class.means[by_class.present]))
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the largest cosine, ``(n,)``."""
-        return (feature_rows(batch, normalised=True) @ self.prototypes.T).amax(dim=1)
+        """Return the largest cosine, float64, ``(n,)``."""
+        blocks = wide_blocks(batch.features, normalised=True)
+        return torch.cat([(block @ self.prototypes.T).amax(dim=1) for block in blocks])

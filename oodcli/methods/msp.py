@@ -7,16 +7,22 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.methods.base import positive
+from oodcli.methods.softmax import Scale, Softmax
 
 
 @dataclass(frozen=True, slots=True)
 class MSP:
-    """Largest class probability.
+    """Largest class probability, as log-odds.
+
+    ``log(p / (1 - p))`` with ``p = max_c softmax(z / T)_c``, which rises with ``p`` and ranks
+    images as it does.
 
     Parameters
     ----------
     temperature
-        Divisor of the logits; 1 in the paper.
+        ``T`` above; 1 in the paper.
+    scale
+        ``log-odds``, or ``probability`` for ``p`` itself in the precision of the logits.
 
     References
     ----------
@@ -25,21 +31,38 @@ class MSP:
 
     Notes
     -----
-    In float32 the probability of a very confident image rounds to 1, so the most confident images
-    tie. Published numbers have these ties too.
+    Published code compares the probability itself. In float32 it is 1 from a lead of 17 nats over
+    all other classes on, so that the most confident images tie, and AUROC and FPR95 of a network
+    with large logits are those of the ties. Log-odds, in float64, keep distinct logits distinct.
+    ``scale=probability`` gives the published value with its ties.
     """
 
     temperature: float = 1.0
+    scale: Scale = "log-odds"
 
     @classmethod
-    def fit(cls, _reference: Reference, *, temperature: float = 1.0) -> Self:
-        """Learn nothing."""
-        return cls(positive("msp:temperature", temperature))
+    def fit(
+        cls, _reference: Reference, *, temperature: float = 1.0, scale: Scale = "log-odds"
+    ) -> Self:
+        """Learn nothing.
+
+        Parameters
+        ----------
+        _reference
+            Not looked at.
+        temperature
+            What logits are divided by.
+        scale
+            How the probability is written: ``probability`` as published, with its ties.
+        """
+        return cls(positive("msp:temperature", temperature), scale)
 
     def score_logits(self, logits: Tensor) -> Tensor:
-        """Return ``max_c softmax(z / T)_c``, ``(n,)``."""
-        return (logits / self.temperature).softmax(dim=1).amax(dim=1)
+        """Return the log-odds in float64, or ``max_c softmax(z / T)_c``, ``(n,)``."""
+        if self.scale == "probability":
+            return (logits / self.temperature).softmax(dim=1).amax(dim=1)
+        return -Softmax.of(logits.double() / self.temperature).log_rest[:, 0]
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the largest class probability, ``(n,)``."""
+        """Return the score of the largest class probability, ``(n,)``."""
         return self.score_logits(batch.logits)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
 from oodcli.methods.base import positive
+from oodcli.methods.msp import MSP
 from oodcli.probes import Output, Probe, ProbedNetwork
 
 
@@ -62,7 +63,7 @@ class ODIN:
 
     ``x' = x - ε · sign(∇ₓ -log softmax(z(x) / T)_ŷ) / s`` with ``ŷ = argmax z(x)`` and ``s`` the
     standard deviation that divides each channel, so that ``ε`` is in pixel values from 0 to 1; then
-    ``max_c softmax(z(x') / T)_c``.
+    ``log(p / (1 - p))`` with ``p = max_c softmax(z(x') / T)_c``, which ranks images as ``p`` does.
 
     Parameters
     ----------
@@ -111,7 +112,6 @@ class ODIN:
         return cls(probe.temperature, (probe,))
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the largest class probability at the temperature, float64 ``(n,)``."""
-        # At T = 1000 all probabilities are near 1 / k; float64 keeps what tells them apart.
-        logits = batch.extra[self.probes[0].key].double() / self.temperature
-        return logits.softmax(dim=1).amax(dim=1)
+        """Return the log-odds of the largest class probability, float64 ``(n,)``."""
+        # At T = 1000 all probabilities are near 1 / k, at T = 1 many are near 1.
+        return MSP(self.temperature).score_logits(batch.extra[self.probes[0].key])

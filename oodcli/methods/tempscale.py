@@ -17,10 +17,10 @@ TOLERANCE = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class TempScale:
-    """Largest class probability after temperature scaling.
+    """Largest class probability after temperature scaling, as log-odds.
 
-    ``max_c softmax(z / T)_c``, where ``T`` minimises the mean negative log-likelihood of the true
-    class over the calibration images.
+    ``log(p / (1 - p))`` with ``p = max_c softmax(z / T)_c``, which ranks images as ``p`` does.
+    ``T`` minimises the mean negative log-likelihood of the true class over the calibration images.
 
     Parameters
     ----------
@@ -41,6 +41,9 @@ class TempScale:
     true class is above the mean logit on average. Without the first, the loss falls as long as
     ``T`` does; without the second, as long as it rises. The method is refused then.
 
+    Published code compares ``p`` in float32, in which the most confident images tie:
+    ``msp:temperature=T,scale=probability`` with the ``T`` found gives that.
+
     Fitted on the logits of the network, it means nothing after a shaper.
     """
 
@@ -54,7 +57,7 @@ class TempScale:
         return cls(best_temperature(logits, labels))
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the largest class probability, ``(n,)``."""
+        """Return the log-odds of the largest class probability, float64, ``(n,)``."""
         return MSP(self.temperature).score_logits(batch.logits)
 
 

@@ -44,7 +44,7 @@ from oodcli.statistics import (
 )
 
 _LEVELS = {"fpr80": 0.80, "fpr90": 0.90, "fpr99": 0.99}
-_CONFIDENCE = "msp"  # the method whose score is the probability of the predicted class
+_CONFIDENCE = "msp"  # the method whose score is that of the probability of the predicted class
 _ECE_BINS = 15
 
 _Item = TypeVar("_Item")
@@ -454,12 +454,18 @@ def calibration_of(source: Source) -> Calibration | None:
 
     Notes
     -----
-    The confidence is the score of ``msp``, the probability of the predicted class.
+    The confidence is the probability of the predicted class, whose log-odds are the score of
+    ``msp``; scores of other programs are that probability itself.
     """
-    if _CONFIDENCE not in (source.scoring.methods or {}):
+    params = (source.scoring.methods or {}).get(_CONFIDENCE)
+    if params is None:
         return None
     confidence, correct = source.read(_CONFIDENCE, source.scoring.id_set), source.correct()
-    if confidence is None or correct is None or confidence.min() < 0 or confidence.max() > 1.00001:
+    if confidence is None or correct is None:
+        return None
+    if params.get("scale") == "log-odds":
+        confidence = 1 / (1 + np.exp(-confidence.astype(np.float64).clip(min=-700)))
+    if confidence.min() < 0 or confidence.max() > 1.00001:
         return None
     return Calibration(
         run=source.name,

@@ -37,12 +37,16 @@ def score(method: str, of: Activations, reference: Reference) -> list[float]:
 
 
 def test_msp_is_the_largest_softmax_value(bare: Reference) -> None:
-    got = score("msp", batch([[1.0, 3.0], [0.0, 0.0]]), bare)
+    of = batch([[1.0, 3.0], [0.0, 0.0]])
+    got = score("msp:scale=probability", of, bare)
     assert got == pytest.approx([exp(3) / (exp(1) + exp(3)), 0.5])
+    assert score("msp", of, bare) == [2.0, 0.0]
 
 
 def test_msp_divides_logits_by_its_temperature(bare: Reference) -> None:
     got = score("msp:temperature=2", batch([[1.0, 3.0]]), bare)
+    assert got == [1.0]
+    got = score("msp:temperature=2,scale=probability", batch([[1.0, 3.0]]), bare)
     assert got == pytest.approx([1 / (1 + exp(-1))])
 
 
@@ -141,5 +145,6 @@ def test_agrees_with_published_code_on_real_activations(
     of = Activations(
         logits, torch.zeros(len(logits), 1), torch.zeros(len(logits), 1), logits.argmax(dim=1)
     )
-    got = np.array(score(method, of, bare))
+    published = "msp:scale=probability" if method == "msp" else method
+    got = np.array(score(published, of, bare))
     np.testing.assert_allclose(got, wanted, rtol=1e-4)

@@ -89,9 +89,9 @@ def test_the_search_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found != pytest.approx(2 / log(3), rel=0.01)
 
 
-def test_scores_are_the_largest_probability_at_that_temperature() -> None:
+def test_scores_are_the_odds_of_the_largest_probability_at_that_temperature() -> None:
     logits = torch.tensor([[2.0, 0.0]] * 4)
     reference = reference_of(logits, torch.tensor([0, 0, 0, 1]))
     fitted = TempScale.fit(reference)
     (calibration,) = reference.calibration.chunks()
-    assert fitted.score(calibration).tolist() == pytest.approx([0.75] * 4, rel=1e-5)
+    assert fitted.score(calibration).tolist() == pytest.approx([log(3)] * 4, rel=1e-5)

@@ -57,6 +57,7 @@ def add_run(
     digest: str = "d",
     limit: int | None = None,
     left_out: dict[str, str] | None = None,
+    log_odds: bool = False,
 ) -> None:
     folder = RunFolder(store.runs / name)
     folder.path.mkdir(parents=True)
@@ -77,13 +78,15 @@ def add_run(
     )
     made = arrays(seed)
     correct = made[LABELS, "id"] == made[PREDICTIONS, "id"]
+    for key in [key for key in made if key[0] == "msp" and log_odds]:
+        made[key] = np.log(made[key] / (1 - made[key]))
     scoring = Scoring(
         limit=limit,
         precision="float32",
         id_set=ScoredSet("id", "id", 120, digest),
         id_accuracy=float(correct.mean()),
         sets=tuple(ScoredSet(name, group, n, name) for name, (group, n) in SETS.items()),
-        methods={"msp": {}, "weak": {}, "good": {}},
+        methods={"msp": {"scale": "log-odds"} if log_odds else {}, "weak": {}, "good": {}},
         left_out=left_out,
     )
     add_scores(store, folder.scores, scoring, made)
@@ -229,7 +232,10 @@ def test_ranks_are_means_over_the_sets(store):
     assert report(store, runs=["r0"], methods=["good"]).mean_ranks == []
 
 
-def test_calibration_is_that_of_the_probabilities(store):
+@pytest.mark.parametrize("log_odds", [False, True])
+def test_calibration_is_that_of_the_probabilities(tmp_path, log_odds):
+    store = Store(tmp_path / "store")
+    add_run(store, "r0", 0, log_odds=log_odds)
     (calibration,) = report(store, runs=["r0"]).calibration
     made = arrays(0)
     correct = made[LABELS, "id"] == made[PREDICTIONS, "id"]
