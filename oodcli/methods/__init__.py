@@ -11,7 +11,7 @@ from oodcli.methods.ash import ASHB, ASHP, ASHS
 from oodcli.methods.base import Fitted, Method, MethodSpec
 from oodcli.methods.base import parse_method as _parse_method
 from oodcli.methods.cadref import CADRef, CARef
-from oodcli.methods.csd import CSD
+from oodcli.methods.csd import CSD, DIFFERENT_REGIONS
 from oodcli.methods.dice import DICE
 from oodcli.methods.doctor import Doctor
 from oodcli.methods.energy import Energy
@@ -335,6 +335,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Zhang et al., TIP 2023",
             ("train", "regions"),
             grid={"k": (1, 5, 10, 20, 50, 100, 200)},
+            needs=(DIFFERENT_REGIONS,),
         ),
         "odin": Method(
             ODIN,

@@ -16,6 +16,7 @@ from oodcli.errors import UndefinedMethodError
 from oodcli.methods.bank import Bank, by_bank
 from oodcli.methods.base import at_least
 from oodcli.methods.class_means import directions
+from oodcli.methods.needs import Arguments, Need, alike, counted
 from oodcli.probes import Output, ProbedNetwork
 
 # The largest squared distance between two unit vectors.
@@ -151,6 +152,20 @@ class CSD:
             return [-votes[:, k - 1] for k in ks]
 
         return by_bank([(each.bank, each.k) for each in detectors], search)
+
+
+def _all_alike(reference: Reference, _arguments: Arguments) -> str | None:
+    train = reference.probed("train", Regions())
+    if not alike(chunk.extra[Regions().key] for chunk in train.chunks()):
+        return None
+    return f"those of {counted(len(train), 'image')} do not"
+
+
+DIFFERENT_REGIONS = Need(
+    "training images whose regions differ from image to image",
+    _all_alike,
+    "train on more images, or check the weights",
+)
 
 
 def _bank(reference: Reference) -> Bank:

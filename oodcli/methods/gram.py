@@ -16,6 +16,8 @@ from oodcli.probes import Output, Probe, ProbedNetwork
 
 _SEED = 0
 _HELD_OUT = 10  # one training image of ten
+# Relative width up to which a range is that of one image in several batches.
+_ROUNDING = 1e-5
 _EPSILON = 1e-6
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -263,12 +265,22 @@ class Gram:
             The training images.
         powers
             Powers 1 to this of every map are correlated.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If no predicted class has two training images that differ.
         """
         at_least("gram:powers", powers, 1)
         count = len(reference.labels)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
         held_out, rest = (part.sort().values for part in order.tensor_split([count // _HELD_OUT]))
         probe = Excess.over(reference.learned(Ranges(powers), rows=rest), powers=powers)
+        if not bool((probe.high - probe.low > _ROUNDING * probe.high.abs()).any()):
+            raise UndefinedMethodError(
+                f"gram is not defined here: the maps of {len(rest):,} training images are the same "
+                "within each predicted class, so that there is no range; train on more images"
+            )
         chunks = reference.probed("train", probe, rows=held_out).chunks()
         total = sum(chunk.extra[probe.key].double().sum(dim=0) for chunk in chunks)
         assert isinstance(total, Tensor)  # there is at least one chunk

@@ -5,7 +5,7 @@ does not hold, the refusal has the numbers. Those here serve several methods; on
 method has stands with that method.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,7 @@ class Need:
     def refusal(self, reference: Reference, arguments: Arguments) -> str | None:
         """Return why a method with this need is not defined here, or None where it is."""
         lacking = self.lacking(reference, arguments)
-        return None if lacking is None else f"it needs {self.says}, and {lacking}; {self.cure}"
+        return None if lacking is None else f"it needs {self.says}, but {lacking}; {self.cure}"
 
 
 def counted(number: int, thing: str, plural: str | None = None) -> str:
@@ -97,16 +97,28 @@ CLASSIFIED_RIGHT = Need(
 )
 
 
-def _all_alike(reference: Reference, _arguments: Arguments) -> str | None:
+def alike(chunks: Iterable[Tensor]) -> bool:
+    """Return whether all rows are the same, but for rounding; the first chunk mostly tells.
+
+    Parameters
+    ----------
+    chunks
+        Of any number of rows each, ``(n, …)``.
+    """
     first: Tensor | None = None
-    for chunk in reference.train.chunks():
-        first = chunk.features[:1] if first is None else first
-        if bool(((chunk.features - first).abs() > _ROUNDING * first.abs()).any()):
-            return None
+    for chunk in chunks:
+        first = chunk[:1] if first is None else first
+        if bool(((chunk - first).abs() > _ROUNDING * first.abs()).any()):
+            return False
+    return True
+
+
+def _all_alike(reference: Reference, _arguments: Arguments) -> str | None:
+    if not alike(chunk.features for chunk in reference.train.chunks()):
+        return None
     return f"those of {counted(len(reference.train), 'image')} do not"
 
 
-# The first chunk mostly says so.
 DIFFERENT_FEATURES = Need(
     "training features that differ from image to image",
     _all_alike,

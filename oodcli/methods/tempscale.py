@@ -86,7 +86,7 @@ def _lacking(reference: Reference, _arguments: Arguments) -> str | None:
 
 
 OPTIMUM = Need(
-    "calibration images of which some are classified wrongly, and others better than at random",
+    "calibration images that are classified wrongly, and others better than at random",
     _lacking,
     "calibrate on more images that the network was not trained on (--val-fraction 0.1)",
 )

@@ -19,7 +19,7 @@ VIM = (
 )
 NAC = (
     "nac is not defined here: it needs as many training images as an interval needs to count as "
-    "covered, and there are 24 of the 900 of nac:least=900; choose less, as in nac:least=5"
+    "covered, but there are 24 of the 900 of nac:least=900; choose less, as in nac:least=5"
 )
 NAMED = ("--method", "msp", "--method", "vim:dim=16", "--method", "energy")
 

@@ -156,7 +156,8 @@ def test_one_training_image_of_ten_is_held_out_from_the_ranges() -> None:
 
 def test_a_layer_that_never_leaves_its_range_counts_undivided() -> None:
     network = Small()
-    train = pictures(1, seed=1).expand(20, -1, -1, -1)
+    # Eight images five times: what is held out is among the others.
+    train = pictures(8, seed=1).repeat(5, 1, 1, 1)
     assert torch.equal(Gram.fit(reference_of(network, train)).expected, torch.ones(6))
 
 
@@ -164,7 +165,7 @@ def test_too_few_images_to_hold_one_out_are_refused() -> None:
     with pytest.raises(
         UndefinedMethodError,
         match=r"^gram is not defined here: it needs at least 10 training images, one of 10 of "
-        r"which is held out, and there are 9; train on more images$",
+        r"which is held out, but there are 9; train on more images$",
     ):
         parse_method("gram").fit(reference_of(Small(), pictures(9, seed=1)))
 

@@ -216,7 +216,7 @@ def test_fewer_images_than_an_interval_needs_are_refused() -> None:
     with pytest.raises(
         UndefinedMethodError,
         match=r"^nac is not defined here: it needs as many training images as an interval needs to "
-        r"count as covered, and there are 9 of the 50 of nac:least=50; choose less, as in "
+        r"count as covered, but there are 9 of the 50 of nac:least=50; choose less, as in "
         r"nac:least=5$",
     ):
         parse_method("nac").fit(reference)

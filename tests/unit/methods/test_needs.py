@@ -54,7 +54,7 @@ def refusal(name: str, reference: Reference) -> str:
 def test_one_image_a_class_has_no_covariance_within_classes(name: str) -> None:
     assert refusal(name, reference_of(CLASSES)) == (
         f"{name} is not defined here: it needs more training images, less one of each class, than "
-        "directions in which features vary within classes, and there is 1 of each of 3 classes; "
+        "directions in which features vary within classes, but there is 1 of each of 3 classes; "
         f"{TAIL}"
     )
 
@@ -76,7 +76,7 @@ def test_features_that_are_always_zero_are_no_directions() -> None:
 @pytest.mark.parametrize("name", ["vim:dim=2", "residual", "pnml"])
 def test_second_moments_need_more_images_than_directions(name: str) -> None:
     assert refusal(name, reference_of(9)).endswith(
-        "it needs more training images than directions in which their features vary, and 9 images "
+        "it needs more training images than directions in which their features vary, but 9 images "
         f"vary in 8 of 8; {TAIL}"
     )
     parse_method(name).fit(reference_of(10))
@@ -105,7 +105,7 @@ LEARNERS = (
 @pytest.mark.parametrize("name", LEARNERS)
 def test_images_that_all_have_the_same_features_teach_nothing(name: str) -> None:
     assert (
-        "it needs training features that differ from image to image, and those of 60 images do not"
+        "it needs training features that differ from image to image, but those of 60 images do not"
     ) in refusal(name, reference_of(60, constant=True))
 
 
@@ -128,7 +128,7 @@ ONE = ("msp", "entropy", "doctor", "gen", "tempscale", "klm", "t2fnorm", "gradno
 @pytest.mark.parametrize("name", [*ONE, "pnml", "nac", "odin", "norm+msp"])
 def test_what_compares_classes_needs_two(name: str) -> None:
     assert refusal(name, reference_of(60, classes=1)).endswith(
-        "is not defined here: it needs at least 2 classes, and the network has 1; take a method "
+        "is not defined here: it needs at least 2 classes, but the network has 1; take a method "
         "that compares no classes"
     )
 
@@ -136,7 +136,7 @@ def test_what_compares_classes_needs_two(name: str) -> None:
 @pytest.mark.parametrize("name", ["rmds", "rmds++"])
 def test_what_is_relative_to_all_classes_needs_images_of_two(name: str) -> None:
     reference = replace(reference_of(60), load_labels=lambda: torch.ones(60).long())
-    assert "training images of at least 2 classes, and they are all of 1 class" in refusal(
+    assert "training images of at least 2 classes, but they are all of 1 class" in refusal(
         name, reference
     )
 
@@ -145,7 +145,7 @@ def test_no_image_that_is_classified_correctly() -> None:
     whole = reference_of(60)
     wrong = (whole.train.predictions + 1) % CLASSES
     reference = replace(whole, load_labels=lambda: wrong)
-    assert "classifies correctly, and of 60 none is; check" in refusal("she", reference)
+    assert "classifies correctly, but of 60 none is; check" in refusal("she", reference)
     assert "of 60 none is" in refusal("openmax", reference)
 
 
@@ -154,7 +154,7 @@ def test_a_tail_needs_images_beyond_it() -> None:
     (images,) = whole.train.chunks()
     right = replace(images, predictions=whole.labels)
     reference = replace(whole, load_train=lambda: ActivationSet.of(right))
-    assert "than the tail of their distances has, and there are 20 (tail 20); choose" in refusal(
+    assert "than the tail of their distances has, but there are 20 (tail 20); choose" in refusal(
         "openmax", reference
     )
     parse_method("openmax:tail=19").fit(reference)
@@ -173,7 +173,7 @@ def test_typical_predictions_need_calibration_images_of_most_classes() -> None:
     pairs = [c for c in range(9) for _ in range(2)]
     parse_method("klm").fit(klm_on([*pairs, 9, 10], 1000))
     assert (
-        "and 21 are predicted as 12 of 1,000 classes, 3 of them as the only one of its class, so "
+        "but 21 are predicted as 12 of 1,000 classes, 3 of them as the only one of its class, so "
         "that about 14 % of all images would find no typical prediction of their class; calibrate"
     ) in refusal("klm", klm_on([*pairs, 9, 10, 11], 1000))
     assert "all 7 are predicted as 1 class" in refusal("klm", klm_on([2] * 7, 4))
@@ -181,7 +181,7 @@ def test_typical_predictions_need_calibration_images_of_most_classes() -> None:
 
 def test_selecting_a_block_needs_two_images_and_a_named_block_none() -> None:
     for name in ("featurenorm", "norm+energy"):
-        assert "2 training images to select a block, and there is 1; name the block" in refusal(
+        assert "2 training images to select a block, but there is 1; name the block" in refusal(
             name, reference_of(1)
         )
     assert parse_method("featurenorm:block=1").fit(reference_of(1)).params == {"block": 1}

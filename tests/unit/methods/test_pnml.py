@@ -58,6 +58,6 @@ def test_a_single_class_is_refused() -> None:
     head = Head(torch.ones(1, 2), torch.zeros(1))
     with pytest.raises(
         UndefinedMethodError,
-        match=r"^pnml is not defined here: it needs at least 2 classes, and the network has 1; ",
+        match=r"^pnml is not defined here: it needs at least 2 classes, but the network has 1; ",
     ):
         parse_method("pnml").fit(reference_of(POINTS, [0] * 4, head))

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet, Part, Reference
+from oodcli.errors import UndefinedMethodError
 from oodcli.methods import METHODS, Fitted, parse_method
+from oodcli.metrics import MOSTLY_TIED, tied_share
 from oodcli.models import Network, network_of, parse_architecture
 from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.probes import Learner, Probe
@@ -50,10 +52,8 @@ def activations(
     )
 
 
-@pytest.fixture(scope="module")
-def reference(network: Network) -> Reference:
-    """Return a reference that runs the network when it is asked to."""
-    train = coloured(48, seed=1)
+def reference_of(network: Network, train: NDArray[np.uint8]) -> Reference:
+    """Return a reference that runs the network when it is asked to, calibrated on ``train``."""
 
     def chosen(rows: Tensor | None) -> NDArray[np.uint8]:
         return train if rows is None else train[rows.numpy()]
@@ -67,16 +67,25 @@ def reference(network: Network) -> Reference:
     def plain() -> ActivationSet:
         return ActivationSet.of(activations(network, train))
 
+    def labels() -> Tensor:
+        return torch.arange(len(train)) % CLASSES
+
     return Reference(
         head=network.head(),
         load_train=plain,
-        load_labels=lambda: torch.arange(48) % CLASSES,
+        load_labels=labels,
         load_calibration=plain,
-        load_calibration_labels=lambda: torch.arange(48) % CLASSES,
+        load_calibration_labels=labels,
         load_probed=probed,
         load_state=learned,
         n_blocks=len(network.blocks),
     )
+
+
+@pytest.fixture(scope="module")
+def reference(network: Network) -> Reference:
+    """Return the reference that every method is fitted on."""
+    return reference_of(network, coloured(48, seed=1))
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -115,6 +124,42 @@ def test_gives_the_same_twice_and_leaves_its_input_alone(fitted: Fitted, network
 def test_one_image_and_a_black_one_have_scores(fitted: Fitted, network: Network) -> None:
     for pixels in (coloured(1, seed=3), np.zeros((2, 3, 32, 32), dtype=np.uint8)):
         assert fitted.detector.score(activations(network, pixels, *fitted.probes)).isfinite().all()
+
+
+REFUSED = {
+    ("gram", "one image a class"): "at least 10 training images, one of 10 of which is held out, "
+    "but there are 3;",
+    ("gram", "two images a class"): "held out, but there are 6;",
+    ("gram", "one image many times"): "the maps of 27 training images are the same within",
+    ("csd", "one image many times"): "from image to image, but those of 30 images do not;",
+    ("odin", "one class"): "it needs at least 2 classes, but the network has 1;",
+}
+FEW: Mapping[str, NDArray[np.uint8]] = {
+    "one image a class": coloured(CLASSES, seed=1),
+    "two images a class": coloured(2 * CLASSES, seed=1),
+    "one image many times": coloured(1, seed=1).repeat(30, axis=0),
+    "one class": coloured(30, seed=1),
+}
+
+
+@pytest.mark.parametrize("case", FEW)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_degenerate_fit_is_refused_with_numbers_or_tells_images_apart(
+    name: str, case: str, network: Network
+) -> None:
+    if case == "one class":
+        torch.manual_seed(0)
+        network = network_of(network.spec, network.spec.build(1))
+    reference = reference_of(network, FEW[case])
+    if (name, case) in REFUSED:
+        with pytest.raises(UndefinedMethodError) as raised:
+            parse_method(name).fit(reference)
+        assert REFUSED[name, case] in str(raised.value)
+        return
+    fitted = parse_method(name).fit(reference)
+    scores = fitted.detector.score(activations(network, coloured(30, seed=2), *fitted.probes))
+    assert scores.isfinite().all()
+    assert tied_share(scores.detach().numpy()) <= MOSTLY_TIED
 
 
 def test_the_cost_in_the_registry_is_that_of_the_probes(fitted: Fitted) -> None:

@@ -57,8 +57,8 @@ def reference_of(logits: Tensor, labels: Tensor) -> Reference:
 def test_calibration_images_that_are_all_right_are_refused() -> None:
     """The likelihood rises as long as T falls."""
     assert refusal(torch.eye(4).repeat(5, 1) * 3, torch.arange(20) % 4) == (
-        "tempscale is not defined here: it needs calibration images of which some are classified "
-        "wrongly, and others better than at random, and 0 of 20 calibration images are wrong: the "
+        "tempscale is not defined here: it needs calibration images that are classified wrongly, "
+        "and others better than at random, but 0 of 20 calibration images are wrong: the "
         "likelihood rises as long as T falls; calibrate on more images that the network was not "
         "trained on (--val-fraction 0.1)"
     )
@@ -67,7 +67,7 @@ def test_calibration_images_that_are_all_right_are_refused() -> None:
 def test_calibration_images_that_are_all_wrong_are_refused() -> None:
     """The likelihood rises as long as T does."""
     said = refusal(torch.eye(4).repeat(5, 1) * 1e6, (torch.arange(20) + 1) % 4)
-    assert "and 20 of 20 calibration images are wrong, at random or worse: the likel" in said
+    assert "but 20 of 20 calibration images are wrong, at random or worse: the likel" in said
 
 
 def test_constant_logits_are_refused() -> None:
