@@ -49,18 +49,26 @@ _PIPE_POLL_S = 0.05
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(
+    path: Path, *, size: int | None = None, cure: str = "keep everything elsewhere: --store DIR"
+) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes the place of ``path`` only when all went well.
 
     Parameters
     ----------
     path
         The file to write; its folder is made.
+    size
+        About how many bytes it will have, where that is known.
+    cure
+        What helps beside making room where the disk is full.
 
     Raises
     ------
+    InvalidInputError
+        If the disk is full, with the room that is needed and free; ``path`` is then as it was.
     OSError
-        If the disk is full or the folder cannot be written; ``path`` is then as it was.
+        If the file cannot be written otherwise, with its name; ``path`` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}")
@@ -70,9 +78,45 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        written = size_of(temporary)
         temporary.unlink(missing_ok=True)
-        raise
+        if not isinstance(error, OSError) or error.filename not in (None, str(temporary)):
+            raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(path)
+            raise
+        needed = f"{size / 1e6:.1f} MB" if size else f"more than {written / 1e6:.1f} MB"
+        full = "the quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
+        raise InvalidInputError(
+            f"cannot write {path}: {full}: it needs {needed}, and "
+            f"{free_bytes(path.parent) / 1e6:.1f} MB are free; make room, or {cure}"
+        ) from None
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse, before long work, what does not fit on the disk of a store.
+
+    Parameters
+    ----------
+    folder
+        A folder on the disk.
+    needed
+        Bytes to be written.
+    what
+        What needs them, in the plural.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is less room.
+    """
+    free = free_bytes(folder)
+    if needed > free:
+        raise InvalidInputError(
+            f"{what} need {needed / 1e6:.1f} MB, and the disk of {folder} has {free / 1e6:.1f} MB "
+            "free; make room, or keep everything elsewhere: --store DIR"
+        )
 
 
 def check_file_of_user(path: Path) -> None:
@@ -81,7 +125,7 @@ def check_file_of_user(path: Path) -> None:
     Raises
     ------
     InvalidInputError
-        If it is a folder, or its folder is not there.
+        If it is a folder, or its folder is not there or cannot be written.
     """
     target = expanded(path).resolve()
     if target.is_dir():
@@ -89,6 +133,40 @@ def check_file_of_user(path: Path) -> None:
     if not target.parent.is_dir():
         raise InvalidInputError(
             f"there is no folder {target.parent} for {path.name}; make it first"
+        )
+    if not is_stream(path):
+        _check_writable(path, target.parent)
+
+
+def check_folder_of_user(path: Path, *, option: str) -> None:
+    """Refuse, before long work, a folder for results that cannot be made or written after it.
+
+    Parameters
+    ----------
+    path
+        The folder, which need not be there.
+    option
+        The option that named it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it, or a folder above it, is a file or cannot be written.
+    """
+    place = expanded(path).resolve()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        what = path if place == expanded(path).resolve() else place
+        raise InvalidInputError(f"{what} is not a folder; name one: {option} DIR")
+    _check_writable(path, place)
+
+
+def _check_writable(path: Path, folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInputError(
+            f"cannot write {path}: the folder {folder} cannot be written; change its permissions, "
+            "or name another"
         )
 
 
@@ -113,7 +191,7 @@ def file_of_user(path: Path) -> Iterator[IO[bytes]]:
         with open_stream(path) as stream:
             yield stream
         return
-    with replacing(expanded(path).resolve()) as stream:
+    with replacing(expanded(path).resolve(), cure="name a file elsewhere") as stream:
         yield stream
 
 
@@ -203,7 +281,7 @@ def read_json(path: Path, *, cure: str = "remove it") -> dict[str, Any]:
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     """Write named arrays as safetensors in one step and return the digest of the file."""
     content = save_safetensors({name: np.ascontiguousarray(a) for name, a in arrays.items()})
-    with replacing(path) as stream:
+    with replacing(path, size=len(content)) as stream:
         stream.write(content)
     return digest_of_bytes(content)
 

@@ -14,6 +14,7 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    writable_folder,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def export(
         typer.Option(
             "--output",
             metavar="DIR",
+            callback=writable_folder,
             help="Folder for model.onnx and model.json.",
             show_default=False,
         ),

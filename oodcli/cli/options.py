@@ -61,6 +61,24 @@ class Tuning(StrEnum):
     PSEUDO = "pseudo"
 
 
+def writable_file(path: Path | None) -> Path | None:
+    """Refuse a file for a result before any work, if it cannot be written after it."""
+    if path is not None:
+        from oodcli.store import check_file_of_user
+
+        check_file_of_user(path)
+    return path
+
+
+def writable_folder(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse a folder for results before any work, if it cannot be written after it."""
+    if path is not None:
+        from oodcli.store import check_folder_of_user
+
+        check_folder_of_user(path, option=param.opts[0])
+    return path
+
+
 StoreOption = Annotated[
     Path | None,
     typer.Option(
@@ -86,7 +104,12 @@ AmpOption = Annotated[bool, typer.Option("--amp", help="Compute in bfloat16 wher
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", metavar="FILE", help="Write the result to FILE, not to stdout."),
+    typer.Option(
+        "--output",
+        metavar="FILE",
+        help="Write the result to FILE, not to stdout.",
+        callback=writable_file,
+    ),
 ]
 SkipOption = Annotated[
     bool,

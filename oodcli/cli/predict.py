@@ -16,6 +16,8 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    writable_file,
+    writable_folder,
 )
 
 ALARM = 3
@@ -74,12 +76,18 @@ def predict(
         typer.Option(
             "--output",
             metavar="FILE",
+            callback=writable_file,
             help="Write a row an image to FILE, .csv or .jsonl; one that is there is gone on with.",
         ),
     ] = None,
     copy_ood: Annotated[
         Path | None,
-        typer.Option("--copy-ood", metavar="DIR", help="Copy the OOD images into a folder."),
+        typer.Option(
+            "--copy-ood",
+            metavar="DIR",
+            help="Copy the OOD images into a folder.",
+            callback=writable_folder,
+        ),
     ] = None,
     fail_on_ood: Annotated[
         bool,

@@ -16,6 +16,7 @@ from oodcli.cli.options import (
     Per,
     PlotFormat,
     StoreOption,
+    writable_folder,
 )
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def report(
         typer.Option(
             "--plots",
             metavar="DIR",
+            callback=writable_folder,
             help="Also draw into DIR: scores, ROC, precision and recall, and what the run knows.",
         ),
     ] = None,

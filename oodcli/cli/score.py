@@ -20,6 +20,7 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
     Tuning,
+    writable_file,
 )
 
 
@@ -86,7 +87,12 @@ def score(
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option("--export", metavar="FILE.npz", help="Write the scores of this call."),
+        typer.Option(
+            "--export",
+            metavar="FILE.npz",
+            help="Write the scores of this call.",
+            callback=writable_file,
+        ),
     ] = None,
     activations: Annotated[
         Path | None,
@@ -102,6 +108,7 @@ def score(
         typer.Option(
             "--export-activations",
             metavar="FILE.npz",
+            callback=writable_file,
             help="Write the activations of this call, and those of the training images.",
             show_default=False,
         ),

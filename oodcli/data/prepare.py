@@ -11,6 +11,7 @@ The key stands for the source and the size. A shard holds the images of ``SHARD_
 source, less those that could not be read, so that each can be made again on its own.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -29,6 +30,7 @@ from oodcli.pools import decoding
 from oodcli.progress import Progress, Silent, Task
 from oodcli.store import (
     Store,
+    check_room,
     digest_of_json,
     read_json,
     remove_leftovers,
@@ -349,6 +351,9 @@ class _Shards:
         remove_leftovers(self.folder, older_than_s=0)
         records = list(self._finished())
         done = min(len(records) * SHARD_ROWS, len(self.source))
+        if stored:
+            needed = (len(self.source) - done) * 3 * math.prod(self.resizing.size)
+            check_room(self.store.root, needed, f"the {len(self.source):,} images of {self.name}")
         with (
             decoding() as pools,
             self.progress.task(
@@ -457,8 +462,11 @@ class _Shards:
             return None
 
     def _write(self, at: int, pixels: NDArray[np.uint8]) -> None:
-        with replacing(self._path(at)) as stream:
-            np.save(stream, pixels, allow_pickle=False)
+        with replacing(self._path(at), size=pixels.nbytes) as stream:
+            # As numpy.save, which hides from what the system says why nothing can be written.
+            header = np.lib.format.header_data_from_array_1_0(pixels)
+            np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(np.ascontiguousarray(pixels).data)
 
     def _path(self, at: int) -> Path:
         return self.folder / f"{at:05d}.npy"

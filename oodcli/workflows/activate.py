@@ -16,7 +16,7 @@ from torch import Tensor
 
 from oodcli.activations import CORE, Activations, ActivationSet, ActivationShard
 from oodcli.data.views import View
-from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.errors import CorruptArtifactError
 from oodcli.images import ImageSet, ImageShard, digest_of
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork, read_ahead
@@ -25,10 +25,10 @@ from oodcli.progress import Progress, Task
 from oodcli.runs import Run, RunFolder
 from oodcli.store import (
     Store,
+    check_room,
     digest_of_bytes,
     digest_of_file,
     digest_of_json,
-    free_bytes,
     remove_leftovers,
     replacing,
 )
@@ -375,13 +375,7 @@ class Activator:
 
     def _check_room(self, count: int) -> None:
         needed = count * self.bytes_per_image()
-        free = free_bytes(self._store.root)
-        if needed > free:
-            raise InvalidInputError(
-                f"activations of {count} images need {needed / 1e6:.0f} MB, and the disk of "
-                f"{self._store.root} has {free / 1e6:.0f} MB free; make room, or use another "
-                "--store"
-            )
+        check_room(self._store.root, needed, f"activations of {count:,} images")
 
     def _open(
         self,
@@ -470,7 +464,8 @@ class _Kept:
     def write(self, key: str, arrays: Mapping[str, Tensor]) -> None:
         """Store arrays."""
         content = safetensors.torch.save({n: array.contiguous() for n, array in arrays.items()})
-        with replacing(self.folder / f"{key}.{digest_of_bytes(content)}{SUFFIX}") as stream:
+        path = self.folder / f"{key}.{digest_of_bytes(content)}{SUFFIX}"
+        with replacing(path, size=len(content)) as stream:
             stream.write(content)
 
     def read(self, key: str) -> dict[str, Tensor]:

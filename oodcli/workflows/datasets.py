@@ -682,7 +682,7 @@ def draw_sheet(
         f"{shape.size[0]}x{shape.size[1]} pixels (resize: {shape.resize}), {how}",
     )
     sheet = contact_sheet(pixels, captions, title=title)
-    with replacing(output) as stream:
+    with replacing(output, cure="name a file elsewhere: --output FILE") as stream:
         sheet.save(stream, "PNG")
     return output
 

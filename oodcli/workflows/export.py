@@ -28,7 +28,14 @@ from oodcli.models.extraction import extract
 from oodcli.models.graph import ActivationsOf
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Preprocess, RunFolder, now, using_run
-from oodcli.store import Store, digest_of_bytes, read_json, replacing, write_json
+from oodcli.store import (
+    Store,
+    check_folder_of_user,
+    digest_of_bytes,
+    read_json,
+    replacing,
+    write_json,
+)
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
 from oodcli.workflows.devices import find_device
@@ -335,7 +342,9 @@ def _exported(
         "digest": digest_of_bytes(content),
     }
     into.mkdir(exist_ok=True)
-    with replacing(into / MODEL) as stream:
+    with replacing(
+        into / MODEL, size=len(content), cure="name a folder elsewhere: --output DIR"
+    ) as stream:
         stream.write(content)
     write_json(into / DESCRIPTION, description)
     return Exported(into, description, verification)
@@ -378,6 +387,7 @@ def _check_output(folder: Path, *, overwrite: bool) -> None:
         raise InvalidInputError(f"{folder} is a file; name a folder: --output DIR")
     if not folder.parent.is_dir():
         raise InvalidInputError(f"there is no folder {folder.parent}; make it first")
+    check_folder_of_user(folder, option="--output")
     there = [name for name in (MODEL, DESCRIPTION) if (folder / name).exists()]
     if there and not overwrite and not _ours(folder):
         raise InvalidInputError(

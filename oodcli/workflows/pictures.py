@@ -38,7 +38,14 @@ from oodcli.plots import (
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, RunFolder, find_run, using_runs
 from oodcli.scores import ScoredSet, Scores
-from oodcli.store import Store, digest_of_file, read_arrays, read_json, replacing
+from oodcli.store import (
+    Store,
+    check_folder_of_user,
+    digest_of_file,
+    read_arrays,
+    read_json,
+    replacing,
+)
 from oodcli.workflows.activation_folder import ActivationFolder, digest_in, files_in
 from oodcli.workflows.evaluate import Source
 from oodcli.workflows.report import foreign_sources, stored_sources
@@ -162,9 +169,8 @@ def write_plots(
     for how in formats:
         if how not in FORMATS:
             raise UnknownNameError.among("picture format", how, FORMATS)
+    check_folder_of_user(folder, option="--plots")
     target = expanded(folder)
-    if target.exists() and not target.is_dir():
-        raise InvalidInputError(f"{folder} is not a folder; name one for pictures: --plots DIR")
     names: list[str] = []
     for picture in drawn:
         name = _file_name(picture.name)
@@ -172,7 +178,7 @@ def write_plots(
     paths = []
     for (name, picture), how in itertools.product(zip(names, drawn, strict=True), formats):
         path = target / f"{name}.{how}"
-        with replacing(path) as stream:
+        with replacing(path, cure="name a folder elsewhere: --plots DIR") as stream:
             stream.write(encoded(picture, how))
         paths.append(path)
     return paths

@@ -37,7 +37,7 @@ from oodcli.pools import decoding
 from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, using_run
 from oodcli.statistics import surplus_p
-from oodcli.store import Store, check_file_of_user, replacing
+from oodcli.store import Store, check_file_of_user, check_folder_of_user, replacing
 from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
 from oodcli.workflows.devices import enough_memory, find_device
 from oodcli.workflows.verdict_file import (
@@ -411,8 +411,7 @@ def _named(path: str) -> str:
 
 def _check_copies(into: Path, paths: Sequence[str]) -> None:
     target = expanded(into).resolve()
-    if target.exists() and not target.is_dir():
-        raise InvalidInputError(f"{into} is no folder; name one for the copies")
+    check_folder_of_user(into, option="--copy-ood")
     for path in paths:
         if path != STDIN and Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
             raise InvalidInputError(
@@ -641,7 +640,7 @@ class _Copies:
             for number in range(1, _COPIES):
                 target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
                 if not os.path.lexists(target):
-                    with replacing(target) as stream:
+                    with replacing(target, cure="name a folder elsewhere") as stream:
                         self._write(item, stream)
                     return
                 if self._is_copy(item, target):

@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,7 +314,11 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: cannot use a file: ")
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        f"error: cannot use {store}/.+: file too large; the limit on file sizes is too low: .+",
+        last,
+    )
     assert "Traceback" not in done.stderr
     left = [path.name for path in store.rglob("*") if path.is_file() and "tmp" in path.name]
     assert left == []
@@ -406,3 +412,39 @@ def test_a_limit_that_cuts_nothing_is_no_quick_look(ood: Ood, tiny: Path) -> Non
     code, out, _ = ood("score", "--method", "msp", "--ood", "uniform-noise", "--limit", 5000)
     assert code == 0
     assert "quick look" not in out
+
+
+def _options() -> list[tuple[tuple[str, ...], str, str]]:
+    """Return every option of every command that names a file or folder for results."""
+    from typer.main import get_command
+
+    from oodcli.cli.app import app
+
+    found = []
+
+    def walk(command: Any, names: tuple[str, ...]) -> None:
+        for name, each in getattr(command, "commands", {}).items():
+            walk(each, (*names, name))
+        for param in command.params:
+            if param.opts[0] in ("--output", "--plots", "--export", "--export-activations",
+                                 "--copy-ood"):  # fmt: skip
+                needed = ["x"] * sum(
+                    p.required and p.param_type_name == "argument" for p in command.params
+                )
+                found.append(((*names, *needed), param.opts[0], str(param.metavar)))
+
+    walk(get_command(app), ())
+    return found
+
+
+def test_outputs_are_checked_before_anything_else(ood: Ood, tmp_path: Path) -> None:
+    """The commands have no run and no data; that is not what they complain of."""
+    (tmp_path / "file").write_text("x")
+    options = _options()
+    assert len(options) >= 14
+    for argv, option, metavar in options:
+        if metavar == "DIR":
+            wrong, said = tmp_path / "file", f"{tmp_path / 'file'} is not a folder; name one"
+        else:
+            wrong, said = tmp_path, f"{tmp_path} is a folder; name a file in it"
+        assert said in says(ood, *argv, option, wrong), (argv, option)

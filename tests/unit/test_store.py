@@ -1,6 +1,7 @@
 """What is written is there whole or not at all, and nobody else's files are touched."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -13,6 +14,9 @@ import pytest
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.store import (
     Store,
+    check_file_of_user,
+    check_folder_of_user,
+    check_room,
     digest_of_bytes,
     digest_of_file,
     digest_of_json,
@@ -234,3 +238,91 @@ def test_waiting_for_a_lock_is_said_once(tmp_path: Path) -> None:
     with store.lock("thing", progress=Listener()):
         pass
     assert said == ["waiting for another ood process that is making thing"]
+
+
+def test_a_full_disk_names_the_file_the_room_and_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/full refuses every byte, as a full disk does."""
+    monkeypatch.setattr("oodcli.store.free_bytes", lambda path: 1_000_000)
+    path = tmp_path / "a" / "x.npy"
+
+    def fill(**known: object) -> str:
+        def write() -> None:
+            with replacing(path, **known) as stream:  # type: ignore[arg-type]
+                stream.write(bytes(300_000))
+                stream.flush()
+                with Path("/dev/full").open("wb", buffering=0) as full:
+                    full.write(b"x")
+
+        with pytest.raises(InvalidInputError) as error:
+            write()
+        assert list(path.parent.iterdir()) == []
+        return str(error.value)
+
+    assert fill(size=2_500_000) == (
+        f"cannot write {path}: the disk is full: it needs 2.5 MB, and 1.0 MB are free; make room, "
+        "or keep everything elsewhere: --store DIR"
+    )
+    assert fill(cure="name another") == (
+        f"cannot write {path}: the disk is full: it needs more than 0.3 MB, and 1.0 MB are free; "
+        "make room, or name another"
+    )
+
+
+def test_an_error_of_the_system_names_the_file_unless_it_is_of_another(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="File too large") as error, replacing(tmp_path / "x"):
+        raise OSError(errno.EFBIG, "File too large")
+    assert error.value.filename == str(tmp_path / "x")
+    with pytest.raises(FileNotFoundError) as error, replacing(tmp_path / "x"):
+        (tmp_path / "other").open()
+    assert error.value.filename == str(tmp_path / "other")
+
+
+def test_room_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oodcli.store.free_bytes", lambda path: 1_500_000)
+    check_room(tmp_path, 1_500_000, "images of x")
+    with pytest.raises(InvalidInputError) as error:
+        check_room(tmp_path, 1_600_000, "images of x")
+    assert str(error.value) == (
+        f"images of x need 1.6 MB, and the disk of {tmp_path} has 1.5 MB free; make room, or keep "
+        "everything elsewhere: --store DIR"
+    )
+
+
+def test_outputs_that_cannot_be_written_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode)
+    )
+    check_file_of_user(tmp_path / "new.csv")
+    check_folder_of_user(tmp_path / "a" / "b", option="--plots")
+    check_file_of_user(Path("/dev/null"))
+    for refused, said in (
+        (lambda: check_file_of_user(tmp_path), f"{tmp_path} is a folder; name a file in it"),
+        (
+            lambda: check_file_of_user(tmp_path / "locked" / "x"),
+            f"cannot write {tmp_path}/locked/x: the folder {tmp_path}/locked cannot be written; "
+            "change its permissions, or name another",
+        ),
+        (
+            lambda: check_folder_of_user(tmp_path / "locked" / "a" / "b", option="--plots"),
+            f"cannot write {tmp_path}/locked/a/b: the folder {tmp_path}/locked cannot be written; "
+            "change its permissions, or name another",
+        ),
+        (
+            lambda: check_folder_of_user(tmp_path / "file", option="--plots"),
+            f"{tmp_path}/file is not a folder; name one: --plots DIR",
+        ),
+        (
+            lambda: check_folder_of_user(tmp_path / "file" / "b", option="--plots"),
+            f"{tmp_path}/file is not a folder; name one: --plots DIR",
+        ),
+    ):
+        with pytest.raises(InvalidInputError) as error:
+            refused()
+        assert str(error.value) == said

@@ -369,3 +369,21 @@ def test_unknown_way_to_resize_is_refused(store, random_images, resize):
     part = Part(ArraySource(random_images(1, 20, 20, 3)))
     with pytest.raises(InvalidInputError, match="there are: exact, shorter-crop"):
         prepare(part, store, name="a", size=(16, 16), resize=resize)
+
+
+def test_images_that_do_not_fit_on_the_disk_are_refused_before_the_first_is_decoded(
+    source, prepared, monkeypatch
+):
+    monkeypatch.setattr("oodcli.store.free_bytes", lambda path: ROWS * 3 * 64 - 1)
+    with pytest.raises(InvalidInputError, match=r"the 2,348 images of toy need 0.5 MB, and the"):
+        prepared(source)
+    assert source.read_rows == []
+    # What is above the limit is not stored, and needs no room.
+    prepared(source, max_pixels_bytes=1000)
+    assert len(source.read_rows) == ROWS
+
+
+def test_stored_pixels_are_a_npy_file(source, prepared, store, images):
+    prepared(source)
+    first = np.load(next(iter(sorted(store.images.rglob("*.npy")))), allow_pickle=False)
+    np.testing.assert_array_equal(first, images[:SHARD_ROWS].transpose(0, 3, 1, 2))

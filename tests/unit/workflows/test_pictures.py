@@ -147,7 +147,7 @@ def test_pictures_are_written_in_every_format(store: Store, tmp_path: Path) -> N
     with pytest.raises(UnknownNameError, match="no picture format 'gif'"):
         write_plots(drawn, tmp_path, ("gif",))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInputError, match="is not a folder; name one for pictures"):
+    with pytest.raises(InvalidInputError, match="is not a folder; name one: --plots DIR"):
         write_plots(drawn, tmp_path / "file")
 
 
