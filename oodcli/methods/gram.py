@@ -241,8 +241,8 @@ class Gram:
 
     As in the paper, ranges belong to *predicted* classes; the corrected code groups training images
     by label. One image of ten is held out from all, not from each class. A class that was never
-    predicted gets the range over all classes, and a layer without excess on held-out images counts
-    undivided, where published code divides by 0.
+    predicted gets the range over all classes, and a layer without excess on held-out images (up
+    to 1e-6, which is rounding) counts undivided, where published code divides by it.
 
     A ReLU that is a function call and not a module is not seen, as in published code, and a module
     that a network calls several times is seen at its last call. Training images are run once more.
@@ -285,7 +285,7 @@ class Gram:
         total = sum(chunk.extra[probe.key].double().sum(dim=0) for chunk in chunks)
         assert isinstance(total, Tensor)  # there is at least one chunk
         expected = (total / len(held_out)).float()
-        return cls(torch.where(expected > 0, expected, torch.ones_like(expected)), (probe,))
+        return cls(torch.where(expected > _EPSILON, expected, torch.ones_like(expected)), (probe,))
 
     def score(self, batch: Activations) -> Tensor:
         """Return the negative total excess over the confidence, ``(n,)``."""
