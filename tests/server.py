@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
         self.headers: dict[str, str | None] = {}  # said instead of the true ones; None: not said
         self.redirects_to = ""
         self.stalls_after: int | None = None
+        self.reason: str | None = None  # said with each status
         self.drips: str = ""  # "head" or "body": what is sent byte by byte, without end
         self.released = threading.Event()  # ends a stall
         self.shift = 0  # by how much a partial answer begins too late
@@ -66,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         if server.statuses:
-            self.send_error(server.statuses.pop(0))
+            self.send_error(server.statuses.pop(0), server.reason)
             return
         said: dict[str, str | None] = {}
         start = 0

@@ -27,6 +27,7 @@ from oodcli.cli import (
     train,
     tuning,
 )
+from oodcli.cli.speech import printable_lines, say, tell
 from oodcli.errors import OodError
 from oodcli.pools import one_for_all
 
@@ -38,6 +39,14 @@ SHARED = ("train", "score")
 
 class _Boundary(TyperGroup):
     """Turns errors that the user can cure into one line and an exit code."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> Any:  # noqa: ANN401 - Typer's own signature
+        """Read the options of the program."""
+        try:
+            return super().make_context(*arguments, **extra)
+        except Exception as error:
+            _make_printable(error)
+            raise
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - Typer's own signature
         """Run a command; 1 for an error, 130 when interrupted."""
@@ -57,6 +66,16 @@ class _Boundary(TyperGroup):
             sys.exit(BROKEN_PIPE)
         except OSError as error:
             _fail(_explained(error))
+        except Exception as error:
+            _make_printable(error)
+            raise
+
+
+def _make_printable(error: Exception) -> None:
+    """Let an error of wrong usage, which Typer prints, repeat what was typed without steering."""
+    if hasattr(error, "format_message"):
+        text = printable_lines(error.format_message())
+        error.format_message = lambda: text
 
 
 def _explained(error: OSError) -> str:
@@ -76,7 +95,7 @@ def _explained(error: OSError) -> str:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     sys.exit(code)
 
 
@@ -95,7 +114,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"ood {__version__}")
+        tell(f"ood {__version__}")
         raise typer.Exit
 
 

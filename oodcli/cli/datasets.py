@@ -9,6 +9,7 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, OutputOption, StoreOption
+from oodcli.cli.speech import say, tell
 
 if TYPE_CHECKING:
     from oodcli.cli.render import Table
@@ -205,7 +206,7 @@ def download(
         progress=TerminalProgress(),
     )
     for folder in dict.fromkeys(result.folders.values()):
-        print(folder)
+        tell(folder)
     if result.missing:
         sys.stdout.flush()
         _report(result.missing)
@@ -218,13 +219,10 @@ def download(
 def _report(missing: "tuple[MissingFile, ...]") -> None:
     """Say of every file what went wrong, where to get it and where to put it."""
     for entry in missing:
-        print(
-            f"{entry.dataset}: no {entry.file}\n"
-            f"  why:      {entry.reason}\n"
-            f"  get it:   {entry.by_hand}\n"
-            f"  put it:   {entry.place}",
-            file=sys.stderr,
-        )
+        say(f"{entry.dataset}: no {entry.file}")
+        say(f"  why:      {entry.reason}")
+        say(f"  get it:   {entry.by_hand}")
+        say(f"  put it:   {entry.place}")
 
 
 @app.command("path")
@@ -233,7 +231,7 @@ def path(name: NameArgument, store: StoreOption = None) -> None:
     from oodcli.store import Store
     from oodcli.workflows.datasets import path_of
 
-    print(path_of(Store.at(store), name))
+    tell(path_of(Store.at(store), name))
 
 
 @app.command("verify")
@@ -318,8 +316,8 @@ def add(
     added = add_dataset(Store.at(store), name, path_, labels=labels, root=root)
     parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
     classes = f" in {len(added.class_names)} classes" if added.class_names else ", no classes"
-    print(f"{name}: {parts} images{classes}", file=sys.stderr)
-    print(added.location)
+    say(f"{name}: {parts} images{classes}")
+    tell(added.location)
 
 
 @app.command("remove")
@@ -329,7 +327,7 @@ def remove(name: NameArgument, store: StoreOption = None) -> None:
     from oodcli.workflows.datasets import remove_dataset
 
     left = remove_dataset(Store.at(store), name)
-    print(f"forgot {name}; its images stay at {left}", file=sys.stderr)
+    say(f"forgot {name}; its images stay at {left}")
 
 
 @app.command("show")
@@ -358,4 +356,4 @@ def show(
 
     suffix = "" if view is ViewKind.PLAIN else f"-{view.value}"
     target = output or Path(f"{Path(name).stem}{suffix}.png")
-    print(draw_sheet(Store.at(store), name, target, view=View(view.value), benchmark=benchmark))
+    tell(draw_sheet(Store.at(store), name, target, view=View(view.value), benchmark=benchmark))

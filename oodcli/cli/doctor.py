@@ -1,11 +1,11 @@
 """``ood doctor``."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oodcli.cli.options import Format, FormatOption, StoreOption
+from oodcli.cli.speech import say
 
 if TYPE_CHECKING:
     from oodcli.cli.render import Table
@@ -32,7 +32,7 @@ def doctor(
 
     if repair:
         for path, size in repaired(store):
-            print(f"removed {path}: {human_bytes(size)}", file=sys.stderr)
+            say(f"removed {path}: {human_bytes(size)}")
     found = diagnose(store)
     deliver(render_table(_table(found), format_, json_content=found.to_json()), None)
     if not found.healthy:

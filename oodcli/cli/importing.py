@@ -7,6 +7,7 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.options import DataOption, DeviceOption, StoreOption, three_numbers
+from oodcli.cli.speech import tell
 from oodcli.cli.train import NameOption, ValOption, command_line
 
 
@@ -112,4 +113,4 @@ def import_(
         command=command_line(),
         progress=TerminalProgress(),
     )
-    print(result.run)
+    tell(result.run)

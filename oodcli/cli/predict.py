@@ -19,6 +19,7 @@ from oodcli.cli.options import (
     writable_file,
     writable_folder,
 )
+from oodcli.cli.speech import say
 
 ALARM = 3
 FOUND_OOD = 4
@@ -167,14 +168,14 @@ def predict(
             if output is None
             else f"the same command goes on after the rows in {output}"
         )
-        print(f"error: interrupted; {cure}", file=sys.stderr)
+        say(f"error: interrupted; {cure}")
         raise typer.Exit(_INTERRUPTED) from None
     as_table = output is None and format_ in (None, VerdictFormat.TABLE)
     if as_table:
         deliver(render_verdicts(result), None)
     else:
         for line in summary(result):
-            print(line, file=sys.stderr)
+            say(line)
     if summary_ is not None:
         deliver(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", summary_)
     if result.fault is not None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from time import sleep
 from typing import TYPE_CHECKING
 
+from oodcli.cli.speech import interject
 from oodcli.errors import OodError
 from oodcli.progress import Progress, Silent
 
@@ -43,7 +44,7 @@ def job(device: str) -> Iterator[tuple["Processes", str, Progress]]:
     from oodcli.training.processes import ProcessLostError, device_of, together
 
     own = device_of(device)
-    with together(own, say=_say) as processes:
+    with together(own, say=interject) as processes:
         progress = TerminalProgress() if processes.first else Silent()
         try:
             yield processes, own, progress
@@ -59,10 +60,3 @@ def job(device: str) -> Iterator[tuple["Processes", str, Progress]]:
             ):
                 raise OodError(f"process {processes.rank} of {processes.size}: {error}") from error
             raise
-
-
-def _say(message: str) -> None:
-    """Write an error at once, on a line of its own below any progress."""
-    cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""
-    sys.stderr.write(f"{cursor}error: {message}\n")
-    sys.stderr.flush()

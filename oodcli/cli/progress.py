@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from oodcli.cli.speech import printable, say
 from oodcli.progress import Silent, Task
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class _Lines:
         """Count, and print a line when there is something to say."""
         self.done += amount
         if fields:
-            print(f"{self._description}: {_joined(fields)}, {self.rate()}", file=sys.stderr)
+            say(f"{self._description}: {_joined(fields)}, {self.rate()}")
 
     def rate(self) -> str:
         """Return units a second so far."""
@@ -51,7 +52,7 @@ class _Lines:
 
 
 def _joined(fields: dict[str, str]) -> str:
-    return "  ".join(f"{name} {value}" for name, value in fields.items())
+    return printable("  ".join(f"{name} {value}" for name, value in fields.items()))
 
 
 class TerminalProgress:
@@ -64,7 +65,7 @@ class TerminalProgress:
 
     def note(self, message: str, /) -> None:
         """Print one line."""
-        print(message, file=sys.stderr)
+        say(message)
 
     @contextmanager
     def task(
@@ -78,11 +79,11 @@ class TerminalProgress:
                 return
             lines = _Lines(description, unit)
             yield lines
-            print(f"{description}: {_amount(lines.done, unit)}, {lines.rate()}", file=sys.stderr)
+            say(f"{description}: {_amount(lines.done, unit)}, {lines.rate()}")
             return
         display = self._begin()
         try:
-            task = display.add_task(description, total=total, fields="", unit=unit)
+            task = display.add_task(printable(description), total=total, fields="", unit=unit)
             yield _Bar(display, task)
             if passing:
                 display.remove_task(task)

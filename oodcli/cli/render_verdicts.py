@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from oodcli.cli.render import Cell, Column, Table, percent
 from oodcli.cli.render.terminal import write_terminal
+from oodcli.cli.speech import Drawn
 
 if TYPE_CHECKING:
     from oodcli.workflows.predict import PredictResult
@@ -35,7 +36,7 @@ def render_verdicts(result: "PredictResult") -> str:
         notes=summary(result),
         droppable=("probability", "percentile"),
     )
-    return write_terminal(table, to_file=False)
+    return Drawn(write_terminal(table, to_file=False))
 
 
 def _row(verdict: "Verdict") -> dict[str, Cell]:

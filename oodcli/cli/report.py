@@ -18,6 +18,7 @@ from oodcli.cli.options import (
     StoreOption,
     writable_folder,
 )
+from oodcli.cli.speech import say
 
 if TYPE_CHECKING:
     from oodcli.literature import PublishedComparison
@@ -179,7 +180,6 @@ def report(
     The options of the layout, from --layout to --digits, are for tables; json and csv always have
     everything in full.
     """
-    import sys
     from functools import partial
 
     from oodcli.cli.render import Picture, View, deliver, render_report
@@ -213,7 +213,7 @@ def report(
     ]
     result = results[0]
     if not run and not scores:
-        print(f"run: {result.runs[0].name}", file=sys.stderr)
+        say(f"run: {result.runs[0].name}")
     view = View(
         columns=None if columns is None else tuple(name.strip() for name in columns.split(",")),
         digits=digits,
@@ -243,7 +243,7 @@ def report(
     if plots is not None:
         formats = [each.value for each in plot_format or (PlotFormat.PNG,)]
         for path in write_plots(drawn, plots, tuple(formats)):
-            print(f"wrote {path}", file=sys.stderr)
+            say(f"wrote {path}")
     shown = drawn if pictures and format_ is Format.HTML else []
     text = render_report(
         result,

@@ -1,7 +1,5 @@
 """``ood run``."""
 
-import sys
-
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -13,6 +11,7 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
 )
+from oodcli.cli.speech import say
 from oodcli.cli.train import (
     ArchOption,
     EpochsOption,
@@ -56,7 +55,7 @@ def run(
 
     A finished run of the same settings is not trained again.
     """
-    print("starting ood run (the first import of torch takes a few seconds)", file=sys.stderr)
+    say("starting ood run (the first import of torch takes a few seconds)")
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import deliver, render_run
     from oodcli.store import Store
@@ -88,5 +87,5 @@ def run(
         progress=TerminalProgress(),
     )
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
-    print(f"time: {steps}", file=sys.stderr)
+    say(f"time: {steps}")
     deliver(render_run(result, format_, to_file=output is not None), output)

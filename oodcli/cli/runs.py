@@ -1,12 +1,12 @@
 """``ood runs``: what has been trained or imported, and how much room everything takes."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, StoreOption
+from oodcli.cli.speech import say, tell
 
 if TYPE_CHECKING:
     from oodcli.runs import RunFolder
@@ -122,8 +122,8 @@ def _described(folder: "RunFolder") -> dict[str, Any]:
 @app.command("show")
 def show(run: NameArgument, store: StoreOption = None) -> None:
     """Print everything that is kept about a run, as JSON."""
-    import json
-
+    from oodcli.cli.render import deliver
+    from oodcli.cli.render.plain import write_json
     from oodcli.runs import find_run
     from oodcli.scores import read_scorings
     from oodcli.store import Store, read_json
@@ -145,7 +145,7 @@ def show(run: NameArgument, store: StoreOption = None) -> None:
         }
         for scoring in read_scorings(folder.scores)
     ]
-    print(json.dumps(content, indent=1, ensure_ascii=False))
+    deliver(write_json(content), None)
 
 
 @app.command("rename")
@@ -159,7 +159,7 @@ def rename(
     from oodcli.store import Store
 
     rename_run(Store.at(store), run, new)
-    print(new)
+    tell(new)
 
 
 @app.command("remove")
@@ -189,7 +189,7 @@ def remove(
         check_removable(kept, run)  # all names are right, or nothing is removed
     for run in dict.fromkeys(runs):
         freed, left = remove_run(kept, run)
-        print(f"removed {run}: {human_bytes(freed)}", file=sys.stderr)
+        say(f"removed {run}: {human_bytes(freed)}")
         if left:
             names = ", ".join(path.name for path in left)
-            print(f"left alone in {left[0].parent}: {names}", file=sys.stderr)
+            say(f"left alone in {left[0].parent}: {names}")

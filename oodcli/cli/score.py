@@ -1,6 +1,5 @@
 """``ood score``."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from oodcli.cli.options import (
     Tuning,
     writable_file,
 )
+from oodcli.cli.speech import say
 
 
 def score(
@@ -196,21 +196,19 @@ def score(
     computed = sum(each.computed for each in result.passes)
     total = computed + sum(each.cached for each in result.passes)
     if computed == 0:
-        print(f"no forward pass: all {total:,} activations were stored", file=sys.stderr)
+        say(f"no forward pass: all {total:,} activations were stored")
     else:
-        print(
+        say(
             f"forward pass: {computed:,} images in {result.seconds:.1f} s; "
-            f"{total - computed:,} were stored",
-            file=sys.stderr,
+            f"{total - computed:,} were stored"
         )
     if result.normratio is not None:
         chosen = result.normratio
         block = chosen.blocks[chosen.selected]
-        print(
+        say(
             f"NormRatio chose block {block.index} ({block.name}) "
             f"on {chosen.n_images:,} of {chosen.of_images:,} training images"
-            + ("" if chosen.clear else ", but its lead is within two standard errors"),
-            file=sys.stderr,
+            + ("" if chosen.clear else ", but its lead is within two standard errors")
         )
     deliver(render_score(result, format_, to_file=to_file), output)
     end_without({name: result.left_out[name] for name in result.undefined})

@@ -8,6 +8,7 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption
+from oodcli.cli.speech import tell
 
 ArchOption = Annotated[
     str | None,
@@ -261,7 +262,7 @@ def train(
                     )
                 ]
         if processes.first:
-            print("\n".join(each.run for each in results))
+            tell("\n".join(each.run for each in results))
 
 
 def _given(context: typer.Context) -> list[str]:

@@ -1,9 +1,10 @@
 """The end of a command that did without a method that was asked for."""
 
-import sys
 from collections.abc import Mapping
 
 import typer
+
+from oodcli.cli.speech import say
 
 
 def end_without(reasons: Mapping[str, str]) -> None:
@@ -17,6 +18,6 @@ def end_without(reasons: Mapping[str, str]) -> None:
     from oodcli.workflows.detect import refused
 
     for name, reason in reasons.items():
-        print(f"error: {refused(name, reason)}", file=sys.stderr)
+        say(f"error: {refused(name, reason)}")
     if reasons:
         raise typer.Exit(1)

@@ -123,7 +123,7 @@ def test_names_from_outside_are_not_taken_for_markup() -> None:
     name = "[red]a|b*c[/red]<b>`_x_~[l](u)\x1b[31m\n"
     evil = [row("msp", name, "ood", 0.5, 0.5)]
     shown = render_report(report(evil), Format.TABLE, to_file=False)
-    assert "[red]a|b*c[/red]<b>`_x_~[l](u)\ufffd[31m " in shown
+    assert r"[red]a|b*c[/red]<b>`_x_~[l](u)\x1b[31m " in shown
     shown = render_report(report(evil), Format.MARKDOWN, to_file=False)
     assert r"| [red]a\|b\*c[/red]\<b>\`\_x\_\~[l\](u)" in shown
     assert "\x1b" not in shown

@@ -19,6 +19,7 @@ from oodcli.cli.render.plain import write_csv, write_json
 from oodcli.cli.render.results import View, published_table, report_tables, statistics_tables
 from oodcli.cli.render.table import Cell, Column, Picture, Table, human_bytes, percent
 from oodcli.cli.render.terminal import write_terminal
+from oodcli.cli.speech import Drawn, for_stdout
 from oodcli.errors import InvalidInputError
 from oodcli.literature import PublishedComparison
 from oodcli.results import METRICS, Report, ResultRow
@@ -55,7 +56,7 @@ def deliver(text: str, output: Path | None) -> None:
             stream.write(text.encode())
         return
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(for_stdout(text))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -224,7 +225,7 @@ def _drawn(
         return "\n".join(write_markdown(table) for table in tables)
     if how is Format.LATEX:
         return "\n".join(write_latex(table) for table in tables)
-    return "\n".join(write_terminal(table, to_file=to_file) for table in tables)
+    return Drawn("\n".join(write_terminal(table, to_file=to_file) for table in tables))
 
 
 def _heading(report: Report) -> str:

@@ -13,7 +13,8 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from oodcli.cli.render.table import Cell, Column, Picture, Table, printable
+from oodcli.cli.render.table import Cell, Column, Picture, Table
+from oodcli.cli.speech import printable
 
 _HERE = Path(__file__).parent
 

@@ -8,7 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-from oodcli.cli.render.table import Cell, Column, Table, printable
+from oodcli.cli.render.table import Cell, Column, Table
+from oodcli.cli.speech import printable
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

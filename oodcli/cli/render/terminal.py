@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from oodcli.cli.render.table import Cell, Column, Table, printable
+from oodcli.cli.render.table import Cell, Column, Table
+from oodcli.cli.speech import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
