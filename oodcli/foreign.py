@@ -286,15 +286,22 @@ def _read_pickle(path: Path, id_name: str | None, method: str) -> list[ForeignRu
                 if part is not None:
                     parts[name], groups[name] = part, _GROUPS[key]
         scores = {name: np.asarray(part[1]) for name, part in parts.items()}
-        accuracy = {
-            name: float(np.mean(np.asarray(parts[name][0]) == np.asarray(parts[name][2])))
-            for name, group in groups.items()
-            if group == "shifted"
-        }
-        # The plain classifier's classes, where they are kept: shaped logits may predict others.
-        labels, predictions = loaded.get("id_labels"), loaded.get("id_preds")
-        if tested is not None and (labels is None or predictions is None):
-            predictions, _, labels = tested
+        predictions, labels = _plain_classes(
+            loaded.get("id_preds"), loaded.get("id_labels"), tested
+        )
+        accuracy: dict[str, float] = {}
+        for name in (name for name, group in groups.items() if group == "shifted"):
+            ours, true = _plain_classes(
+                (loaded.get("csid_preds") or {}).get(name),
+                (loaded.get("csid_labels") or {}).get(name),
+                parts[name],
+            )
+            if len(ours) != len(parts[name][1]) or len(true) != len(ours):
+                raise InvalidInputError(
+                    f"{path}: {name} has {len(ours)} predictions and {len(true)} labels for "
+                    f"{len(parts[name][1])} scores; get it again"
+                )
+            accuracy[name] = float(np.mean(np.asarray(ours) == np.asarray(true)))
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         raise InvalidInputError(
             f"{path} is a pickle of another layout; see: ood report --help"
@@ -311,6 +318,21 @@ def _read_pickle(path: Path, id_name: str | None, method: str) -> list[ForeignRu
             convention="openood",
         )
     ]
+
+
+def _plain_classes(predictions: Any, labels: Any, part: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """Return the plain classifier's classes where they are kept: shaped logits may predict others.
+
+    Parameters
+    ----------
+    predictions, labels
+        Those of the plain classifier, or None.
+    part
+        Predictions, scores and labels as the method has them, or None.
+    """
+    if part is not None and (predictions is None or labels is None):
+        return part[0], part[2]
+    return predictions, labels
 
 
 def _read_csv(path: Path, id_name: str | None, method: str) -> list[ForeignRun]:

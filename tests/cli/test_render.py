@@ -1,6 +1,7 @@
 """What is printed, letter by letter."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -109,6 +110,30 @@ def test_several_runs_are_averaged_with_their_spread() -> None:
     shown = render_report(report(merged, "a", "b"), Format.TABLE, to_file=False)
     assert "mean ± population standard deviation of 2 runs, accuracy 95.06 ± 0.00 %" in shown
     assert "51.00 ± 1.00" in shown
+
+
+def test_the_mean_accuracy_of_several_runs_is_that_of_their_test_images() -> None:
+    """Full-spectrum rows come last, and have the accuracy on other images."""
+
+    def of_run(run: str, plain: float, full: float) -> list[ResultRow]:
+        own = [
+            replace(each, id_accuracy=full if each.group == "fs-near" else plain)
+            for each in (
+                row("msp", "tin", "near", 0.5, 0.8, run=run),
+                row("msp", "tin", "fs-near", 0.7, 0.6, run=run),
+            )
+        ]
+        return with_averages(own)
+
+    merged = over_runs([of_run("a", 0.86, 0.44), of_run("b", 0.87, 0.43)])
+    shown = render_report(report(merged, "a", "b"), Format.TABLE, to_file=False)
+    assert (
+        "mean ± population standard deviation of 2 runs, accuracy 86.50 ± 0.50 %, "
+        "full-spectrum accuracy 43.50 ± 0.50 %\n"
+    ) in shown
+    plain = over_runs([of_run("a", 0.86, 0.44)[:2], of_run("b", 0.87, 0.43)[:2]])
+    shown = render_report(report(plain, "a", "b"), Format.TABLE, to_file=False)
+    assert "2 runs, accuracy 86.50 ± 0.50 %\n" in shown
 
 
 def test_runs_that_are_not_averaged_have_a_column() -> None:

@@ -101,6 +101,25 @@ def test_the_pickle_of_openood_is_read(tmp_path, as_tensors):
     assert run.id_accuracy == pytest.approx(1.0 if as_tensors else 2 / 3)
 
 
+def test_full_spectrum_accuracy_is_of_the_plain_predictions_where_the_pickle_has_them(tmp_path):
+    """As OpenOOD's evaluator counts it; those of the method may be of shaped logits."""
+    plain = {"cifar10c": np.array([LABELS[0], LABELS[1], 1 - LABELS[2]])}
+    labels = {"cifar10c": np.array(LABELS)}
+    path = tmp_path / "scale.pkl"
+
+    def accuracy(**changes):
+        (run,) = read_score_file(scale_pickle(path, **changes), id_name="cifar10")
+        return run.shifted_accuracy["cifar10c"]
+
+    assert accuracy(csid_preds=plain, csid_labels=labels) == pytest.approx(2 / 3)
+    # As they are written by a call that never counted them.
+    assert accuracy(csid_preds={"cifar10c": None}, csid_labels={"cifar10c": None}) == 1.0
+    assert accuracy(csid_preds=plain) == 1.0
+    for wrong in ({"cifar10c": plain["cifar10c"][:2]}, {"cifar10c": np.zeros(4)}):
+        with pytest.raises(InvalidInputError, match=r"cifar10c has . predictions and 3 labels"):
+            accuracy(csid_preds=wrong, csid_labels=labels)
+
+
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
     class Evil:
         def __reduce__(self):

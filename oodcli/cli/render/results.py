@@ -649,14 +649,18 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         )
         arch = f"{run.arch}, " if run.arch else ""
         lines.append(f"{run.name}: {arch}ID {run.id_name} ({run.n_id:,} test images{accuracy})")
-    means = {row.run: row for row in report.rows if row.n_runs > 1}
-    for row in means.values():
-        spread = f"mean ± population standard deviation of {row.n_runs} runs"
-        if row.id_accuracy is not None and "id_accuracy" in row.std:
-            spread += (
-                f", accuracy {percent(row.id_accuracy, digits)} "
-                f"± {percent(row.std['id_accuracy'], digits)} %"
-            )
+    averaged = [row for row in report.rows if row.n_runs > 1]
+    for joined in dict.fromkeys(row.run for row in averaged):
+        own = [row for row in averaged if row.run == joined]
+        spread = f"mean ± population standard deviation of {own[0].n_runs} runs"
+        # On the images of the full spectrum it is another accuracy.
+        for name, full in (("accuracy", False), ("full-spectrum accuracy", True)):
+            row = next((r for r in own if (r.group in FULL_SPECTRUM.values()) is full), None)
+            if row is not None and row.id_accuracy is not None and "id_accuracy" in row.std:
+                spread += (
+                    f", {name} {percent(row.id_accuracy, digits)} "
+                    f"± {percent(row.std['id_accuracy'], digits)} %"
+                )
         lines.append(spread)
     if report.splits:
         lists = (f"{name} {split.sha256[:8]}" for name, split in report.splits.items())
