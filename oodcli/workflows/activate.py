@@ -33,7 +33,7 @@ from oodcli.store import (
     replacing,
 )
 from oodcli.training.processes import Processes
-from oodcli.workflows.activation_folder import SUFFIX, ActivationFolder, digest_in, files_in
+from oodcli.workflows.activation_folder import NORMS, SUFFIX, ActivationFolder, digest_in, files_in
 from oodcli.workflows.devices import enough_memory
 
 
@@ -149,6 +149,7 @@ class Activator:
         view: View | None = None,
         normalise: bool = True,
         probes: Sequence[Probe] = (),
+        norms_only: bool = False,
     ) -> ActivationSet:
         """Return the activations of images, computing the shards that are not stored.
 
@@ -162,13 +163,16 @@ class Activator:
             Whether pixel values are normalised with the constants of the run.
         probes
             What else to observe in the same pass; what each leaves is stored under its own key.
+        norms_only
+            Whether block norms are all that is stored and returned: features and logits are then
+            ``(n, 0)``, and predictions are zeros.
 
         Raises
         ------
         InvalidInputError
             If the disk has no room for them, or the network gives values that are not finite.
         """
-        variant = self._variant(view or View(), normalise=normalise)
+        variant = self._variant(view or View(), normalise=normalise, norms_only=norms_only)
         wanted = variant.wanted(images)
         if variant.missing(wanted, probes):
             with self._writing(images, variant):
@@ -185,6 +189,7 @@ class Activator:
         view: View | None = None,
         normalise: bool = True,
         probes: Sequence[Probe] = (),
+        norms_only: bool = False,
     ) -> None:
         """Compute and store the activations of images together with other processes.
 
@@ -193,7 +198,7 @@ class Activator:
 
         Parameters
         ----------
-        images, view, normalise, probes
+        images, view, normalise, probes, norms_only
             As for :meth:`activations`.
         processes
             The processes; they share the store.
@@ -203,7 +208,7 @@ class Activator:
         InvalidInputError
             As for :meth:`activations`.
         """
-        variant = self._variant(view or View(), normalise=normalise)
+        variant = self._variant(view or View(), normalise=normalise, norms_only=norms_only)
         wanted = variant.wanted(images)
         one_writer = self._writing(images, variant) if processes.first else contextlib.nullcontext()
         with one_writer:
@@ -266,11 +271,13 @@ class Activator:
         missing = variant.missing(variant.wanted(images), ())
         return Plan(total=len(images), missing=sum(len(each.shard) for each in missing))
 
-    def bytes_per_image(self) -> int:
-        """Return the room that the activations of one image take on disk."""
-        head = self.network.head()
-        classes, width = head.weight.shape
-        return 4 * (classes + width + len(self.network.blocks)) + 8
+    def bytes_per_image(self, *, norms_only: bool = False) -> int:
+        """Return the room that the activations of one image take on disk, or its block norms."""
+        norms = 4 * len(self.network.blocks)
+        if norms_only:
+            return norms
+        classes, width = self.network.head().weight.shape
+        return norms + 4 * (classes + width) + 8
 
     def rate(self) -> float | None:
         """Return images a second of the last pass of this network on this device, if known."""
@@ -310,11 +317,11 @@ class Activator:
         """Return channels, height and width of the map of every block, by name."""
         return self.network.block_shapes(self._run.preprocess.size)
 
-    def _variant(self, view: View, *, normalise: bool) -> "_Variant":
+    def _variant(self, view: View, *, normalise: bool, norms_only: bool = False) -> "_Variant":
         folder = ActivationFolder.of(
             self._store, self._run, precision=self._precision, view=view, normalise=normalise
         )
-        return _Variant(folder, view, self._whole)
+        return _Variant(folder, view, self._whole, norms_only=norms_only)
 
     def _writing(
         self, images: ImageSet, variant: "_Variant"
@@ -340,7 +347,8 @@ class Activator:
         self.passes.count(images.name, computed=count, cached=left)
         if not missing:
             return
-        self._check_room(count)
+        needed = count * self.bytes_per_image(norms_only=variant.norms_only)
+        check_room(self._store.root, needed, f"activations of {count:,} images")
         remove_leftovers(variant.folder.path)
         variant.folder.write_manifest()
         started = time.perf_counter()
@@ -372,10 +380,6 @@ class Activator:
         self.passes.seconds += seconds
         if all(each.core and not each.probes for each in missing):
             variant.folder.write_manifest(str(self.device), own / seconds)
-
-    def _check_room(self, count: int) -> None:
-        needed = count * self.bytes_per_image()
-        check_room(self._store.root, needed, f"activations of {count:,} images")
 
     def _open(
         self,
@@ -501,15 +505,22 @@ class _Kept:
 class _Variant:
     """One network's activations under one way to present images to it.
 
-    A shard is named by its pixels. What each probe left has a folder of its own.
+    A shard is named by its pixels. What each probe left has a folder of its own, and so have block
+    norms of which nothing else is wanted.
     """
 
-    def __init__(self, folder: ActivationFolder, view: View, whole: set[Path]) -> None:
+    def __init__(
+        self, folder: ActivationFolder, view: View, whole: set[Path], *, norms_only: bool = False
+    ) -> None:
         self.view = view
         self.folder = folder
+        self.norms_only = norms_only
         self.states = _Kept(folder.path / "states", whole)
-        self._core = _Kept(folder.path, whole)
         self._whole = whole
+        core = _Kept(folder.path, whole)
+        # Where what is wanted of every image may be; what is computed goes to the first.
+        self._core = (_Kept(folder.path / NORMS, whole), core) if norms_only else (core,)
+        self._names = ("block_norms",) if norms_only else CORE
 
     def wanted(self, images: ImageSet) -> list[tuple[str, ImageShard]]:
         """Return every shard of images with its key."""
@@ -524,7 +535,7 @@ class _Variant:
         self, wanted: Sequence[tuple[str, ImageShard]], probes: Sequence[Probe]
     ) -> list[_Missing]:
         """Return the shards of which something is not stored."""
-        core = self._core.stored()
+        core = {key for place in self._core for key in place.stored()}
         observed = {probe: self._observed(probe).stored() for probe in probes}
         each = [
             _Missing(
@@ -547,7 +558,7 @@ class _Variant:
         """Store what was missing of one shard."""
         arrays = activations.arrays()
         if missing.core:
-            self._core.write(missing.key, {name: arrays[name] for name in CORE})
+            self._core[0].write(missing.key, {name: arrays[name] for name in self._names})
         for probe in missing.probes:
             self._observed(probe).write(missing.key, {probe.key: arrays[probe.key]})
 
@@ -561,12 +572,12 @@ class _Variant:
         CorruptArtifactError
             If it is not what was written.
         """
-        arrays = self._arrays(self._core, shard)
         key = self._key_of(shard)
         try:
+            arrays = self._arrays(self._core, self._names, shard)
             for probe in probes:
-                arrays[probe.key] = self._arrays(self._observed(probe), shard)[probe.key]
-            activations = Activations.of(arrays)
+                arrays |= self._arrays([self._observed(probe)], [probe.key], shard)
+            activations = Activations.of(_padded(arrays) if self.norms_only else arrays)
         except (KeyError, ValueError) as error:
             raise CorruptArtifactError(
                 f"shard {key} in {self.folder.path} is not whole: {error}; remove it"
@@ -578,27 +589,37 @@ class _Variant:
             )
         return activations
 
-    def _arrays(self, kept: _Kept, shard: ImageShard) -> dict[str, Tensor]:
-        try:
-            return kept.read(self._key_of(shard))
-        except FileNotFoundError:
-            if not shard.pieces:
-                raise
-        parts = [
-            {name: values[piece.rows] for name, values in self._arrays(kept, piece.shard).items()}
-            for piece in shard.pieces
-        ]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    def _arrays(
+        self, places: Sequence[_Kept], names: Sequence[str], shard: ImageShard
+    ) -> dict[str, Tensor]:
+        for place in places:
+            with contextlib.suppress(FileNotFoundError):
+                stored = place.read(self._key_of(shard))
+                return {name: stored[name] for name in names}
+        if not shard.pieces:
+            raise FileNotFoundError(self._key_of(shard))
+        parts = []
+        for piece in shard.pieces:
+            arrays = self._arrays(places, names, piece.shard)
+            parts.append({name: values[piece.rows] for name, values in arrays.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
 
     def forget(self, shard: ImageShard, probes: Sequence[Probe]) -> None:
         """Remove one shard, what probes left of it, and what is damaged of where it comes from."""
-        for kept in (self._core, *(self._observed(probe) for probe in probes)):
+        for kept in (*self._core, *(self._observed(probe) for probe in probes)):
             kept.forget(self._key_of(shard))
             for piece in shard.pieces:
                 try:
-                    self._arrays(kept, piece.shard)
+                    self._arrays([kept], (), piece.shard)
                 except (CorruptArtifactError, FileNotFoundError):
                     kept.forget(self._key_of(piece.shard))
 
     def _observed(self, probe: Probe) -> _Kept:
         return _Kept(self.folder.path / f"probe-{digest_of_json(probe.key)[:16]}", self._whole)
+
+
+def _padded(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return arrays with block norms as activations of which nothing else is known."""
+    rows = len(arrays["block_norms"])
+    nothing = {"logits": torch.zeros(rows, 0), "features": torch.zeros(rows, 0)}
+    return {**nothing, "predictions": torch.zeros(rows, dtype=torch.int64), **arrays}

@@ -282,7 +282,9 @@ def write_activations(
             _write(archive, "tau", [torch.tensor(head.tau)], ())
         for name, (rows, labels) in sets.items():
             first = next(rows.chunks(rows=1)).arrays()
-            widths = {array: tuple(first[array].shape[1:]) for array in _WRITTEN}
+            # Of jigsaw puzzles there are block norms only.
+            written = _WRITTEN if first["features"].shape[1] else ("block_norms",)
+            widths = {array: tuple(first[array].shape[1:]) for array in written}
             del first
             for array, width in widths.items():
                 columns = (chunk.arrays()[array] for chunk in rows.chunks())

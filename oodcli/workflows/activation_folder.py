@@ -5,6 +5,7 @@
     activations/<network>/<key>/
       manifest.json                     the key in clear, and how fast the last pass was
       <shard>.<digest>.safetensors      activations of a shard of images
+      norms/                            block norms alone, of shards of which no more is wanted
       probe-<probe>/, states/           what probes observed and learners learned, named alike
 """
 
@@ -21,6 +22,7 @@ from oodcli.store import Store, digest_of_json, read_json, write_json
 # Part of the key: raised whenever the same images and network give other activations.
 EXTRACTION_SCHEMA = 1
 SUFFIX = ".safetensors"
+NORMS = "norms"
 _MANIFEST = "manifest.json"
 
 

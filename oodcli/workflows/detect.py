@@ -144,6 +144,15 @@ class _Tolerating:
         return False
 
 
+def learns_from_train(specs: Sequence[MethodSpec]) -> bool:
+    """Return whether a method learns from the training images."""
+    return any(
+        "train" in part.method.inputs and "block" not in part.given
+        for spec in specs
+        for part in spec.parts
+    )
+
+
 def fit_all(
     specs: Sequence[MethodSpec],
     reference: Reference,
@@ -154,7 +163,8 @@ def fit_all(
     """Fit methods on one reference; those that are not defined there are left out.
 
     Those that need probes come first, so that the pass over the training images that they cause
-    serves the others too.
+    serves the others too. Training images come before calibration images, which may be some of
+    them: what is stored of those is not computed again.
 
     Parameters
     ----------
@@ -174,12 +184,15 @@ def fit_all(
     """
     order = sorted(range(len(specs)), key=lambda index: "network" not in specs[index].inputs)
     order.sort(key=lambda index: "regions" not in specs[index].inputs)
+    train_first = learns_from_train(specs)
     found: dict[int, Fitted] = {}
     detectors = Detectors([], frozenset(spec.canonical for spec in specs if spec.optional))
     with progress.task("fitting methods", total=len(specs), unit="methods") as task:
         for index in order:
             spec = specs[index]
             with detectors._tolerating(spec.canonical):  # noqa: SLF001 - the same module
+                if {"calibration", "network"} & set(spec.inputs) == {"calibration"} and train_first:
+                    reference.train  # noqa: B018 - it is made by being looked at
                 fitted = spec.fit(reference)
                 if calibrated_on == "train" and "calibration" in spec.inputs:
                     fitted = replace(fitted, params={**fitted.params, "calibration": "train"})

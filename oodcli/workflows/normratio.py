@@ -143,7 +143,9 @@ def normratio(
         )
         chosen = data.train(limit=max_images)
         plain = activator.activations(chosen, normalise=normalise)
-        puzzles = activator.activations(chosen, view=View("jigsaw"), normalise=normalise)
+        puzzles = activator.activations(
+            chosen, view=View("jigsaw"), normalise=normalise, norms_only=True
+        )
         ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
         result = described(
             ratios,

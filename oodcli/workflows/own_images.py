@@ -86,7 +86,9 @@ class OwnImages:
             head=load_head(self.folder.weights, self.data.run.arch).to(device),
             load_train=lambda: activator.activations(self.train()),
             load_labels=lambda: _labels(self.train()).to(device),
-            load_jigsaw=lambda: activator.activations(self.train(), view=View("jigsaw")),
+            load_jigsaw=lambda: activator.activations(
+                self.train(), view=View("jigsaw"), norms_only=True
+            ),
             load_calibration=lambda: activator.activations(self.calibration()),
             load_calibration_labels=lambda: _labels(self.calibration()).to(device),
             load_probed=self._probed,

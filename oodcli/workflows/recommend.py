@@ -33,7 +33,7 @@ from oodcli.runs import Run, RunFolder, now, using_run
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.choosing import Contrast, Floats, joined_greedily, merits, resampled
-from oodcli.workflows.detect import together
+from oodcli.workflows.detect import learns_from_train, together
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import few
 from oodcli.workflows.own_images import OwnImages
@@ -529,8 +529,11 @@ def try_all(
         If no candidate can be tried, or the images cannot be spoilt in any way.
     """
     reference = own.reference()
-    sets, ways = _activations(own, images, seed, progress)
     specs = candidates(len(own.data.run.blocks), methods)
+    if own.calibration_part == "train" and learns_from_train(specs):
+        # The images to choose on are some of them, and are not computed again.
+        reference.train  # noqa: B018 - it is made by being looked at
+    sets, ways = _activations(own, images, seed, progress)
     ready, left_out = _fitted(specs, reference, progress)
     tables = {
         view: _scores([fitted for _, fitted in ready], activations, name, progress)

@@ -45,7 +45,7 @@ from oodcli.workflows.activation_file import (
     check_names,
     write_activations,
 )
-from oodcli.workflows.detect import Detectors, fit_all
+from oodcli.workflows.detect import Detectors, fit_all, learns_from_train
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, keep
 from oodcli.workflows.own_images import OwnImages
@@ -432,11 +432,7 @@ class _Session:
 
     def needs_train(self) -> bool:
         """Return whether a method learns from the training images."""
-        return any(
-            "train" in part.method.inputs and "block" not in part.given
-            for spec in self.specs
-            for part in spec.parts
-        )
+        return learns_from_train(self.specs)
 
     def validation_sets(self, tuning: Tuning) -> tuple[ValidationSet, ValidationSet]:
         """Return the ID validation images, and what a search is to tell them from.
@@ -614,7 +610,9 @@ def _share_out_learning(session: _Session, processes: Processes) -> None:
     if session.needs_train():
         session.activator.share_out(session.own.train(), processes)
     if session.needs_block():
-        session.activator.share_out(session.own.train(), processes, view=View("jigsaw"))
+        session.activator.share_out(
+            session.own.train(), processes, view=View("jigsaw"), norms_only=True
+        )
     if "calibration" in inputs:
         session.activator.share_out(session.own.calibration(), processes)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from oodcli.data.views import Kind, View
@@ -228,3 +229,69 @@ def test_a_damaged_manifest_is_written_anew(folder: RunFolder, images: ImageSet)
     activator(folder).activations(images)
     assert read_json(manifest)["key"] == place.key
     assert activator(folder).rate()
+
+
+# Block norms alone
+
+
+def test_block_norms_alone_are_those_of_the_whole_pass_and_take_no_more_room_than_they_need(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    view = View("jigsaw")
+    norms = activator(folder).activations(images, view=view, norms_only=True)
+    assert norms.features.shape == (9, 0)
+    stored = list((folder.path.parents[1] / "activations").rglob("*.safetensors"))
+    assert len(stored) == 2
+    arrays = [safetensors.torch.load_file(path) for path in stored]
+    assert {tuple(each) for each in arrays} == {("block_norms",)}
+    assert sum(each["block_norms"].nbytes for each in arrays) == 9 * 8 * 4
+    again = activator(folder)
+    again.activations(images, view=view, norms_only=True)
+    assert again.passes.computed == {"noise": 0}
+    # The whole activations are another thing, and serve those who want the norms alone.
+    whole = activator(folder)
+    made = whole.activations(images, view=view)
+    assert whole.passes.computed == {"noise": 9}
+    assert torch.equal(made.block_norms, norms.block_norms)
+    assert made.features.shape == (9, 16)
+
+
+def test_whole_activations_serve_who_wants_block_norms_alone(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    whole = activator(folder).activations(images, view=View("jigsaw"))
+    later = activator(folder)
+    norms = later.activations(images, view=View("jigsaw"), norms_only=True)
+    assert later.passes.computed == {"noise": 0}
+    assert torch.equal(norms.block_norms, whole.block_norms)
+    some = images.take(np.array([1, 4, 5, 8]))
+    assert torch.equal(
+        activator(folder).activations(some, norms_only=True).block_norms,
+        activator(folder).activations(images).block_norms[[1, 4, 5, 8]],
+    )
+
+
+def test_damaged_block_norms_are_made_again(folder: RunFolder, images: ImageSet) -> None:
+    made = activator(folder).activations(images, norms_only=True).block_norms
+    victim = next(folder.path.parents[1].rglob("norms/*.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-3])
+    again = activator(folder)
+    assert torch.equal(again.activations(images, norms_only=True).block_norms, made)
+    assert 0 < again.passes.computed["noise"] < 9
+
+
+def test_images_of_stored_shards_are_neither_read_nor_computed(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    made = activator(folder).activations(images)
+
+    def read() -> None:
+        raise AssertionError("its pixels were read")
+
+    known = ImageSet(
+        "noise", [ImageShard(each.indices, read, each.digest) for each in images.shards]
+    )
+    some = activator(folder)
+    rows = np.array([0, 3, 7])
+    assert torch.equal(some.activations(known.take(rows)).features, made.features[rows])
+    assert some.passes.cached == {"noise": 3}
