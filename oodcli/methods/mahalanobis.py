@@ -105,10 +105,10 @@ class MDS:
     -----
     Of the paper this is the confidence score of the penultimate feature alone: neither the scores
     of other layers, nor their weighting on OOD images, nor input preprocessing. Means and
-    covariance are in float64. ``Σ⁺`` leaves out eigenvalues that are not above ``d · 2.2e-16``
-    times the largest (or times the largest mean square of a feature, if that is more), so
-    directions in which no training feature moves do not count. A class without training images is
-    left out.
+    covariance are in float64. ``Σ⁺`` leaves out eigenvalues that are not above ``d · 1.4e-14``
+    times the largest (or times the largest mean square of a feature, if that is more), which is
+    rounding of float32 features: directions in which no training feature moves do not count. A
+    class without training images is left out.
     """
 
     classes: Gaussians

@@ -78,10 +78,11 @@ class Spectrum:
         ----------
         power
             Largest mean square of what the matrix was made of; an eigenvalue not above
-            ``d · 2.2e-16`` times the larger of this and the largest eigenvalue counts as zero.
+            ``d · 1.4e-14`` times the larger of this and the largest eigenvalue counts as zero: a
+            standard deviation of ``√d · 1.2e-7``, which is rounding of float32 features.
         """
         largest = max(float(self.values[0]), power)
-        cutoff = len(self.values) * torch.finfo(torch.float64).eps * largest
+        cutoff = len(self.values) * torch.finfo(torch.float32).eps ** 2 * largest
         return int((self.values > cutoff).sum())
 
     def whitening(self, power: float) -> Tensor:

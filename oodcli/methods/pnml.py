@@ -41,7 +41,7 @@ class PNML:
     lead of 37 nats on. What ``f̂`` has outside the space of the training features does not count, as
     in the authors' code (an earlier version of it took that part for ``κ``, where larger).
     ``XᵀX`` and its eigenvectors are in float64; eigenvalues not above
-    ``n · 2.2e-16`` times the largest count as zero.
+    ``n · 1.4e-14`` times the largest, rounding of float32 features, count as zero.
     """
 
     head: Head

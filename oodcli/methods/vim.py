@@ -57,8 +57,10 @@ def residual_space(reference: Reference, dim: int) -> ResidualSpace:
 
 
 def _directions(reference: Reference) -> tuple[Tensor, Spectrum]:
-    weight, bias = reference.head.weight.double(), reference.head.bias.double()
-    origin = -torch.linalg.pinv(weight) @ bias
+    weight, bias = reference.head.weight, reference.head.bias.double()
+    # A singular value that is rounding of the weights as they came must not be inverted.
+    rtol = max(weight.shape) * torch.finfo(torch.float32).eps
+    origin = -torch.linalg.pinv(weight.double(), rtol=rtol) @ bias
     return origin, Spectrum.of(moments(reference).about(origin))
 
 
@@ -107,6 +109,8 @@ class Residual:
     -----
     ``dim`` is 1000 for features of width 2048 and more, 512 from 768 on, and half the width below,
     as in ViM. Eigenvectors are in float64. OpenOOD takes them from ID validation images instead.
+    Singular values of ``W`` not above ``max(k, n) · 1.2e-7`` times the largest are rounding of
+    float32 weights, and count as zero in ``W⁺``.
     """
 
     space: ResidualSpace
@@ -150,7 +154,7 @@ class ViM:
     The paper's score is the softmax probability of the virtual logit, which falls as this rises;
     the published code and OpenOOD use this form. ``dim`` is 1000 for features of width 2048 and
     more, 512 from 768 on, and half the width below, where the paper gives none. Eigenvectors are in
-    float64.
+    float64; ``W⁺`` as for Residual.
     """
 
     space: ResidualSpace

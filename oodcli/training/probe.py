@@ -47,7 +47,9 @@ def fit_probe(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, T
     wide = torch.float32 if features.device.type == "mps" else torch.float64
     mean = features.to(wide).mean(dim=0)
     spread = features.to(wide).std(dim=0, correction=0)
-    spread = torch.where(spread > _TINY, spread, torch.ones_like(spread))
+    # What varies less than float32 rounds does not vary.
+    constant = spread <= (torch.finfo(torch.float32).eps * mean.abs()).clamp(min=_TINY)
+    spread = spread.masked_fill(constant, 1.0)
     standard = (features.to(wide) - mean) / spread
     weight = torch.zeros(
         classes, features.shape[1], dtype=wide, device=features.device, requires_grad=True

@@ -105,3 +105,20 @@ def test_squared_distances_are_those_of_a_loop() -> None:
     expected = [[float((p - c).square().sum()) for c in centres] for p in points]
     np.testing.assert_allclose(squared_distances(points, centres), expected, rtol=1e-10)
     assert squared_distances(centres, centres).diagonal().min() >= 0
+
+
+@pytest.mark.parametrize(("width", "rank"), [(3, 2), (64, 40), (200, 150)])
+def test_features_that_depend_on_each_other_but_for_float32_have_the_rank_before_rounding(
+    width: int, rank: int
+) -> None:
+    """A direction that exists by rounding alone would give distances of any size."""
+    generator = torch.Generator().manual_seed(1)
+    exact = torch.randn(900, rank, generator=generator, dtype=torch.float64) @ torch.randn(
+        rank, width, generator=generator, dtype=torch.float64
+    )
+    reference = reference_of(exact.float(), [0] * 900, Head(torch.eye(3, width), torch.zeros(3)))
+    for normalised in (False, True):
+        found = moments(reference, normalised=normalised)
+        spectrum = Spectrum.of(found.covariance)
+        assert spectrum.rank(found.power) == rank
+        assert spectrum.whitening(found.power).shape == (width, rank)

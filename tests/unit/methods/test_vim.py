@@ -83,3 +83,19 @@ def test_both_share_the_residual() -> None:
     assert vim.space is residual.space
     batch = batch_of(POINTS, HEAD)
     assert vim.space.lengths(batch) is residual.space.lengths(batch)
+
+
+def test_a_head_of_less_than_full_rank_has_its_origin_where_it_was_before_rounding() -> None:
+    """Rounded to float32, the tenth singular value is not zero but noise, and is not inverted."""
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(10, 16, generator=generator, dtype=torch.float64)
+    exact -= exact.mean(dim=0)  # the rows add up to zero: rank 9
+    bias = torch.randn(10, generator=generator)
+    wanted = -torch.linalg.pinv(exact, rtol=1e-12) @ bias.double()
+    features = torch.randn(40, 16, generator=generator)
+    reference = reference_of(features, [0] * 40, Head(exact.float(), bias))
+    assert torch.linalg.matrix_rank(exact.float().double()) == 10
+    space = Residual.fit(reference).space
+    # What the space leaves of a feature is seen from the origin.
+    assert float(space.lengths_of(wanted.float()[None])) < 1e-4
+    assert space.offset.norm() < wanted.norm() < 2

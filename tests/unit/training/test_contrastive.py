@@ -203,3 +203,15 @@ def test_the_probe_takes_a_feature_that_never_changes() -> None:
 def test_the_probe_refuses_features_that_are_not_finite() -> None:
     with pytest.raises(InvalidInputError, match="features that are not finite"):
         fit_probe(torch.full((2, 2), torch.nan), torch.tensor([0, 1]), 2)
+
+
+def test_a_feature_that_varies_by_rounding_alone_does_not_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 3, generator=generator)
+    labels = (features[:, 0] > 0).long()
+    plain, _ = fit_probe(features, labels, 2)
+    steady = 1000 + 5e-5 * torch.randn(60, 1, generator=generator)
+    assert 0 < steady.std() < 1e-4
+    weight, _ = fit_probe(torch.cat([features, steady], dim=1), labels, 2)
+    torch.testing.assert_close(weight[:, :3], plain, rtol=1e-3, atol=1e-3)
+    assert weight[:, 3].abs().max() < 1e-3
