@@ -33,7 +33,7 @@ from PIL import Image
 
 from oodcli.data.incoming import Item, decoded
 from oodcli.data.prepare import Resizing
-from oodcli.data.readers import printable, rgb_of
+from oodcli.data.readers import rgb_of
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.methods.ensemble import AUTO
 from oodcli.models.extraction import ReadyNetwork, read_ahead
@@ -292,7 +292,7 @@ class Detector:
         """
         group: list[NDArray[np.uint8]] = []
         for item, pixels in decoded(_items(images), self._resize, pool):
-            name, why = printable(item.name), pixels if isinstance(pixels, str) else None
+            name, why = item.name, pixels if isinstance(pixels, str) else None
             if why is not None and strict:
                 raise UnreadableImageError(
                     name, why, cure='replace it, or take it as a row with the reason: errors="row"'

@@ -39,6 +39,7 @@ from safetensors.numpy import save as save_safetensors
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded, reading
 from oodcli.progress import Progress, Silent
+from oodcli.text import json_text
 
 PIPE_WAIT_S = 10.0
 """How long a pipe to write to may be without a reader, in seconds."""
@@ -246,7 +247,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(content))
     sealed = {**plain, _SEAL: digest_of_json(plain)}
     with replacing(path) as stream:
-        stream.write((json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode())
+        stream.write((json_text(sealed, indent=1) + "\n").encode())
 
 
 def read_json(path: Path, *, cure: str = "remove it") -> dict[str, Any]:

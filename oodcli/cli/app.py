@@ -1,6 +1,7 @@
 """The program: its commands, and the one place where errors become messages and exit codes."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from oodcli.cli import (
 from oodcli.cli.speech import printable_lines, say, tell
 from oodcli.errors import OodError
 from oodcli.pools import one_for_all
+from oodcli.text import LEGIBLE
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -163,4 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the program
     if sys.stdout is None:
         _fail("stdout is closed, and there the result goes; leave it open")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A result is never lost to a stream that lacks a character of it.
+        sys.stdout.reconfigure(errors=LEGIBLE)
     app(args=argv, prog_name="ood")

@@ -155,12 +155,13 @@ def predict(
         batch_size=score_batch_size,
         skip_unreadable=skip_unreadable,
     )
+    progress = TerminalProgress()
     try:
         result = predict_workflow(
             Store.at(store),
             request,
-            rows_to=lambda text: deliver(text, None),
-            progress=TerminalProgress(),
+            rows_to=progress.write,
+            progress=progress,
         )
     except KeyboardInterrupt:
         cure = (

@@ -63,6 +63,17 @@ class TerminalProgress:
         self._display: rich.progress.Progress | None = None
         self._running = 0
 
+    def write(self, text: str) -> None:
+        """Print lines of a result as they come, above the bars where both are on one terminal."""
+        from oodcli.cli.render import deliver
+
+        with self._lock:
+            if self._display is not None and sys.stdout.isatty():
+                # Rich would wrap and colour what is printed; this passes it on as it is.
+                self._display.console.out(text, end="", highlight=False)
+                return
+        deliver(text, None)
+
     def note(self, message: str, /) -> None:
         """Print one line."""
         say(message)
@@ -147,4 +158,5 @@ def _display() -> "rich.progress.Progress":
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[fields]}", markup=False),
         console=Console(stderr=True),
+        redirect_stdout=False,
     )

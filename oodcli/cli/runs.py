@@ -121,7 +121,7 @@ def _described(folder: "RunFolder") -> dict[str, Any]:
 
 @app.command("show")
 def show(run: NameArgument, store: StoreOption = None) -> None:
-    """Print everything that is kept about a run, as JSON."""
+    """Print everything that is stored about a run, as JSON."""
     from oodcli.cli.render import deliver
     from oodcli.cli.render.plain import write_json
     from oodcli.runs import find_run

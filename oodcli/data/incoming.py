@@ -226,8 +226,3 @@ def _full_size(item: Item) -> Pixels:
     if item.data is not None:
         return decode_stream(io.BytesIO(item.data), where=printable(item.name))
     return decode(Path(item.path))
-
-
-def shown(item: Item) -> str:
-    """Return the name of an item as text; bytes that are not UTF-8 become escapes."""
-    return printable(item.name)

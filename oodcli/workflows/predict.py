@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.activations import Activations
-from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array, shown
+from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array
 from oodcli.data.prepare import Resizing
 from oodcli.data.readers import decode, printable
 from oodcli.errors import InvalidInputError, UnreadableImageError
@@ -298,7 +298,7 @@ def _screened(
                 )
             )
             done = file.done
-            wanted = (item for item in wanted if not done.take(shown(item), file.kind))
+            wanted = (item for item in wanted if not done.take(item.name))
             if file.before.total:
                 watch.note(f"{request.output} has {file.before.total:,} rows: going on after them")
         elif kind != "table" and rows_to is not None:
@@ -530,11 +530,11 @@ def _verdicts(
     block = []
     for item, why in group.rows:
         if why is not None:
-            block.append((item, Verdict(shown(item), error=why)))
+            block.append((item, Verdict(item.name, error=why)))
             continue
         label, chance, score, percentile, known = next(columns)
         verdict = Verdict(
-            shown(item),
+            item.name,
             classes[label],
             round(chance, 6),
             score,
@@ -648,8 +648,8 @@ class _Copies:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise InvalidInputError(
-                f"cannot copy {shown(item)} into {self.folder}: {reason}; make that possible, or "
-                "name another folder: --copy-ood DIR"
+                f"cannot copy {printable(item.name)} into {self.folder}: {reason}; make that "
+                "possible, or name another folder: --copy-ood DIR"
             ) from None
         raise InvalidInputError(
             f"there are {_COPIES} other images called {wanted}; name another folder: --copy-ood DIR"

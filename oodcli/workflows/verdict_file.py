@@ -24,6 +24,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded
 from oodcli.progress import Progress
 from oodcli.store import Store, is_stream, open_stream, read_json, write_json
+from oodcli.text import escaped, json_text, unescaped
 
 Lines = Literal["csv", "jsonl"]
 ROW_SCHEMA = 1
@@ -79,23 +80,21 @@ def as_object(verdict: Verdict) -> dict[str, Any]:
 
 
 def as_lines(verdicts: Sequence[Verdict], kind: Lines) -> str:
-    r"""Return verdicts as text, one line each.
+    """Return verdicts as text, one line each.
 
     Notes
     -----
-    In CSV a line break in a path is written as ``\n``, so that a line is always a row.
+    In CSV text is written as :func:`oodcli.text.escaped` has it, so that a line is always a row,
+    and every path can be read back.
     """
     if kind == "jsonl":
-        return "".join(
-            json.dumps(as_object(each), ensure_ascii=False, allow_nan=False) + "\n"
-            for each in verdicts
-        )
+        return "".join(json_text(as_object(each)) + "\n" for each in verdicts)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for each in verdicts:
         values = (getattr(each, field.name) for field in fields(Verdict))
         writer.writerow(
-            _in_a_line(value) if isinstance(value, str) else value
+            escaped(value) if isinstance(value, str) else value
             for value in ("" if value is None else value for value in values)
         )
     return text.getvalue()
@@ -104,10 +103,6 @@ def as_lines(verdicts: Sequence[Verdict], kind: Lines) -> str:
 def header(kind: Lines) -> str:
     """Return the line above the rows."""
     return ",".join(COLUMNS) + "\n" if kind == "csv" else ""
-
-
-def _in_a_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 @dataclass
@@ -160,11 +155,11 @@ class Done:
     def __init__(self, digests: NDArray[np.uint64]) -> None:
         self._digests, self._left = np.unique(digests, return_counts=True)
 
-    def take(self, path: str, kind: Lines) -> bool:
+    def take(self, path: str) -> bool:
         """Return whether there is a row for an image; each row stands for one."""
         if not len(self._digests):
             return False
-        digest = _digest(path, kind)
+        digest = _digest(path)
         at = int(np.searchsorted(self._digests, digest))
         if at == len(self._digests) or self._digests[at] != digest or not self._left[at]:
             return False
@@ -172,9 +167,9 @@ class Done:
         return True
 
 
-def _digest(path: str, kind: Lines) -> np.uint64:
-    text = _in_a_line(path) if kind == "csv" else path
-    return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), np.uint64)[0]
+def _digest(path: str) -> np.uint64:
+    raw = path.encode("utf-8", "surrogatepass")
+    return np.frombuffer(hashlib.blake2b(raw, digest_size=8).digest(), np.uint64)[0]
 
 
 @dataclass
@@ -345,7 +340,7 @@ def _read(path: Path, stream: IO[bytes], kind: Lines) -> tuple[Done, Counts]:
                 f"line {number + 1} of {path} is not a row of verdicts; {_CURE}"
             ) from None
         counts.count(verdict)
-        digests += _digest(name, kind).tobytes()
+        digests += _digest(name).tobytes()
     stream.seek(whole)
     stream.truncate()
     return Done(np.frombuffer(bytes(digests), np.uint64)), counts
@@ -361,4 +356,4 @@ def _row(line: str, kind: Lines) -> tuple[str, str | None]:
     row = dict(zip(COLUMNS, values, strict=True))
     if row["score"] and not math.isfinite(float(row["score"])):
         raise ValueError(line)
-    return row["path"], row["verdict"] or None
+    return unescaped(row["path"]), row["verdict"] or None
