@@ -298,10 +298,16 @@ def _of_timm(function: str) -> Pretrained:
 
 
 def _shown_to_timm(function: str, shown: Mapping[str, Any]) -> Pretrained:
-    """Read a configuration of timm; ``test_input_size``, which is larger, is left aside."""
+    """Read a configuration of timm.
+
+    Notes
+    -----
+    ``test_input_size``, which is larger, is left aside. A ``crop_pct`` above 1, which two families
+    have and for which timm adds a black margin, counts as 1.
+    """
     height, width = (int(side) for side in shown["input_size"][1:])
-    share = float(shown.get("crop_pct") or 1.0)
-    if not (0 < share <= 1 and min(height, width) > 0):
+    share = min(float(shown.get("crop_pct") or 1.0), 1.0)
+    if not (share > 0 and min(height, width) > 0):
         raise ValueError(f"a crop of {share} to {height} x {width} pixels is none")
     tag = shown.get("tag")
     squashed = shown.get("crop_mode") == "squash" and share == 1.0

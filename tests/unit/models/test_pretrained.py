@@ -69,6 +69,24 @@ def test_a_file_wants_images_as_the_published_weights_do(tmp_path: Path) -> None
     assert found.source == str(path)
 
 
+def test_every_configuration_of_timm_is_understood() -> None:
+    from oodcli.data.prepare import Resizing
+    from oodcli.models import published_configuration
+
+    timm = pytest.importorskip("timm")
+    names = timm.list_models()
+    assert len(names) > 1000
+    for name in names:
+        found = published_configuration(f"timm:{name}")
+        if found is not None:
+            assert found.size is not None
+            assert found.resize is not None
+            Resizing(found.size, found.resize)
+    known = published_configuration("timm:volo_d5_512")
+    assert known is not None
+    assert known.resize == "shorter-crop:512"
+
+
 def test_the_cache_of_torch_is_read(published: Callable[..., Path]) -> None:
     published(names=("IMAGENET1K_V2", "IMAGENET1K_V1"))
     spec = parse_architecture("torchvision:resnet18")
