@@ -373,7 +373,7 @@ class _Forward:
                     with self.again():
                         values = probe.observe(self, images, output).detach()
                     observed[probe.key].append(values)
-        with _no_tf32(), torch.no_grad():
+        with self._threads(len(pixels), *pixels.shape[2:]), _no_tf32(), torch.no_grad():
             every = torch.cat(features)  # (n, d)
             logits = self._head(every)  # (n, k)
             # Clones made out here are ordinary tensors, which autograd may use.

@@ -47,6 +47,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 }
 # Below this, the activations of an ordinary run may not fit.
 LITTLE_ROOM = 2**30
+# What decides how many threads there are on a CPU, and how they wait.
+_THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 # 8 x 8 pixels: red rises to the right, green downwards, blue is a chess board.
 IMAGE = (
@@ -279,7 +281,8 @@ def _cpu() -> Device:
     memory = None
     with suppress(AttributeError, ValueError, OSError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Device("cpu", f"{os.cpu_count() or 1} cores", memory)
+    settings = [f"{name}={os.environ[name]}" for name in _THREADS if name in os.environ]
+    return Device("cpu", ", ".join([f"{os.cpu_count() or 1} cores", *settings]), memory)
 
 
 def _accelerators() -> list[Device]:

@@ -45,6 +45,7 @@ def test_versions_devices_and_the_self_test_are_told(ood: Ood) -> None:
     assert code == 0
     assert content["versions"]["torch"] == torch.__version__
     assert content["devices"][0]["name"] == "cpu"
+    assert "OMP_WAIT_POLICY=PASSIVE" in content["devices"][0]["description"]
     tests = {test["device"]: test for test in content["self_tests"]}
     assert tests["cpu"]["passed"]
     assert tests["cpu"]["reason"] == ""
