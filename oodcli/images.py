@@ -34,6 +34,20 @@ class ImageSource(Protocol):
         """Yield images ``start`` to ``stop - 1``, each ``(h, w, 3)``, or the error of a bad one."""
 
 
+def name_in(source: ImageSource, row: int) -> str:
+    """Return what an image is called: its file, as far as it has one, else its number from 0.
+
+    Parameters
+    ----------
+    source
+        The images; one whose images have names has a method ``name_of(row)``.
+    row
+        Which image.
+    """
+    name_of = getattr(source, "name_of", None)
+    return f"image {row}" if name_of is None else str(name_of(row))
+
+
 @dataclass(frozen=True)
 class Part:
     """One part (train, val or test) of a data set, before its images are decoded.

@@ -75,7 +75,7 @@ class Thumbnail:
     pixels
         uint8 ``(h, w, 3)``.
     caption
-        One or two short lines.
+        A few short lines.
     """
 
     pixels: NDArray[np.uint8]
@@ -414,11 +414,13 @@ def contact_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
     rows
         Images by what they have in common; all rows begin at the left.
     """
-    title = f"Where {method} errs most, with the score below each image"
+    title = f"Where {method} errs most: file, true and predicted class, and score"
     across = max(map(len, rows.values()))
     side, gap, line = 0.95, 0.1, 0.2  # inches
+    captions = [each.caption for thumbnails in rows.values() for each in thumbnails]
+    below = 0.13 * max(caption.count("\n") + 1 for caption in captions)
     width = max(5.0, across * (side + gap) + 2 * gap)
-    band = side + 2 * line + 2 * gap
+    band = side + line + below + 2 * gap
     height = 2 * line + gap + len(rows) * band
     with _drawing():
         from matplotlib.figure import Figure

@@ -49,6 +49,8 @@ class ScoredSet:
         Checksum of that list.
     accuracy
         Accuracy of the plain classifier on a covariate-shifted ID set; None where not known.
+    data
+        How to open the set again; empty where that is not known.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ScoredSet:
     split: str = ""
     split_sha256: str = ""
     accuracy: float | None = None
+    data: str = ""
 
 
 @dataclass(frozen=True)

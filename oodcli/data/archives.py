@@ -141,6 +141,10 @@ class ArchiveSource:
             state.update(f"\0{member.name}\0{member.offset}".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 
+    def name_of(self, row: int) -> str:
+        """Return the path of an image in the archive."""
+        return self.members[row].name
+
     def take(self, rows: NDArray[np.int64], /) -> "ArchiveSource":
         """Return a source of chosen images.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import InvalidInputError, UnreadableImageError
-from oodcli.images import ImageSource, Part, digest_of
+from oodcli.images import ImageSource, Part, digest_of, name_in
 from oodcli.store import digest_of_json
 
 CALIBRATION_ROWS = 5000
@@ -221,6 +221,10 @@ class Rows:
         """Digest of the source's fingerprint and of the rows."""
         return digest_of_json([self.source.fingerprint, digest_of(self.rows)])
 
+    def name_of(self, row: int) -> str:
+        """Return what an image is called in the source."""
+        return name_in(self.source, int(self.rows[row]))
+
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.
 
@@ -274,6 +278,11 @@ class Joined:
     def fingerprint(self) -> str:
         """Digest of both fingerprints."""
         return digest_of_json([self.first.fingerprint, self.second.fingerprint])
+
+    def name_of(self, row: int) -> str:
+        """Return what an image is called in its source."""
+        border = len(self.first)
+        return name_in(self.first, row) if row < border else name_in(self.second, row - border)
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.

@@ -231,6 +231,10 @@ class FileSource:
         """Digest of the files, see :mod:`oodcli.data.identity`, and of how they are decoded."""
         return digest_of_json([identity_of(self.root, self.files), self.as_published])
 
+    def name_of(self, row: int) -> str:
+        """Return the path of an image in the folder."""
+        return self.files[row]
+
     def take(self, rows: NDArray[np.int64], /) -> "FileSource":
         """Return a source of chosen files."""
         return replace(self, files=[self.files[row] for row in rows])

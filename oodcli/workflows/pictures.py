@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from oodcli.data import DATASETS, open_dataset
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.dataset import Dataset
+from oodcli.data.readers import printable
 from oodcli.data.splits import split
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnknownNameError
 from oodcli.files import expanded
-from oodcli.images import ImageSet, ImageShard
+from oodcli.images import ImageSet, ImageShard, Part, name_in
 from oodcli.metrics import Curve
 from oodcli.plots import (
     FORMATS,
@@ -37,7 +38,8 @@ from oodcli.plots import (
 )
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, RunFolder, find_run, using_runs
-from oodcli.scores import ScoredSet, Scores
+from oodcli.scores import PREDICTIONS, ScoredSet, Scores
+from oodcli.statistics import threshold_at
 from oodcli.store import (
     Store,
     check_folder_of_user,
@@ -55,6 +57,7 @@ __all__ = ["Picture", "encoded", "pictures", "write_plots"]
 
 _BLOCK = re.compile(r"featurenorm:block=(\d+)")
 _THUMBNAILS = 10
+_CAPTION = 17
 
 
 def pictures(
@@ -290,6 +293,15 @@ def _blocks(
 
 
 @dataclass(frozen=True)
+class _Pictured:
+    """A set that was scored, with its images, and where these come from."""
+
+    entry: ScoredSet
+    images: ImageSet
+    part: Part
+
+
+@dataclass(frozen=True)
 class _Images:
     """The images of a run that were scored, as far as they are still here.
 
@@ -308,11 +320,11 @@ class _Images:
         if not shards:
             return {}
         norms: dict[str, list[Scores | None]] = {}
-        for entry, images in self._sets:
-            found = [_block_norms_of(shard, shards) for shard in images.shards]
-            rows = [each for each in found if each is not None]
+        for each in self._sets:
+            found = [_block_norms_of(shard, shards) for shard in each.images.shards]
+            rows = [values for values in found if values is not None]
             if len(rows) == len(found):
-                norms[entry.name] = list(np.concatenate(rows).T)
+                norms[each.entry.name] = list(np.concatenate(rows).T)
         return norms
 
     def _stored_shards(self) -> dict[str, Path]:
@@ -322,31 +334,64 @@ class _Images:
         return files_in(folder.path)
 
     def contact_sheet(self, method: str) -> list[Picture]:
-        """Show the ID images that a method finds most OOD-like, and the other way round."""
+        """Show the images that a method judges wrongly where it passes 95 % of the ID images.
+
+        ID images below that threshold are errors, and OOD images that reach it; the worst first.
+        """
+        id_scores = self.source.read(method, self.source.scoring.id_set)
+        if id_scores is None:
+            return []
+        threshold = threshold_at(id_scores)
         rows: dict[str, list[Thumbnail]] = {}
-        for entry, images in self._sets:
-            scores = self.source.read(method, entry)
+        for each in self._sets:
+            scores = self.source.read(method, each.entry)
             if scores is None:
                 continue
-            is_id = entry.group == "id"
-            order = np.argsort(scores if is_id else -scores, kind="stable")[:_THUMBNAILS]
+            is_id = each.entry.group == "id"
+            order = np.argsort(scores if is_id else -scores, kind="stable")
+            wrong = order[scores[order] < threshold] if is_id else order[scores[order] >= threshold]
             what = (
-                f"{entry.name} (ID), least ID-like first"
+                f"{each.entry.name} (ID): {len(wrong):,} of {len(scores):,} taken for OOD, "
+                "least ID-like first"
                 if is_id
-                else f"{entry.name} (OOD), most ID-like first"
+                else f"{each.entry.name} (OOD): {len(wrong):,} of {len(scores):,} taken for ID, "
+                "most ID-like first"
             )
-            rows[what] = [
-                Thumbnail(pixels, f"{scores[at]:.4g}")
-                for at, pixels in zip(order, _pixels(images, order), strict=True)
-            ]
-        return [contact_sheet(method, rows)] if rows else []
+            rows[what] = self._thumbnails(each, scores, wrong[:_THUMBNAILS])
+        if any(rows.values()):
+            return [contact_sheet(method, rows)]
+        if rows:
+            self.progress.note(f"no pictures of errors: {method} makes none on these images")
+        return []
+
+    def _thumbnails(
+        self, pictured: "_Pictured", scores: Scores, rows: NDArray[np.int64]
+    ) -> list[Thumbnail]:
+        """Return images with file, true and predicted class, and score below each."""
+        if not len(rows):
+            return []
+        entry, images = pictured.entry, pictured.images
+        sources = np.concatenate([shard.indices for shard in images.shards])
+        predictions = self.source.read(PREDICTIONS, entry)
+        names = self.record.class_names
+        thumbnails = []
+        for row, pixels in zip(rows, _pixels(images, rows), strict=True):
+            name = name_in(pictured.part.source, int(sources[row]))
+            lines = [name.replace("\\", "/").rpartition("/")[2]]
+            if entry.group == "id" and images.labels is not None:
+                lines.append(f"is {names[int(images.labels[row])]}")
+            if predictions is not None:
+                lines.append(f"seen as {names[int(predictions[row])]}")
+            caption = [*(_shortened(printable(line)) for line in lines), f"{scores[row]:.4g}"]
+            thumbnails.append(Thumbnail(pixels, "\n".join(caption)))
+        return thumbnails
 
     @cached_property
-    def _sets(self) -> list[tuple[ScoredSet, ImageSet]]:
+    def _sets(self) -> list["_Pictured"]:
         """The sets whose images are here and are those that were scored."""
         return list(self._found())
 
-    def _found(self) -> Iterator[tuple[ScoredSet, ImageSet]]:
+    def _found(self) -> Iterator["_Pictured"]:
         try:
             data = RunData.of(
                 self.store,
@@ -364,38 +409,40 @@ class _Images:
         try:
             if benchmark is not None:
                 data, _ = data.on(benchmark)
-            images = data.prepared(
-                data.dataset.id_test, name=scoring.id_set.name, limit=scoring.limit
-            )
+            part = data.dataset.id_test
+            images = data.prepared(part, name=scoring.id_set.name, limit=scoring.limit)
         except OodError as error:
             self.progress.note(f"no pictures of images: {error}")
             return
         for entry in (scoring.id_set, *self.source.sets):
             try:
                 if entry.group != "id":
-                    dataset = self._opened(entry, benchmark)
-                    images = data.prepared(dataset.ood_part, name=entry.name, limit=scoring.limit)
+                    part = self._opened(entry, benchmark).ood_part
+                    images = data.prepared(part, name=entry.name, limit=scoring.limit)
             except OodError as error:
                 self.progress.note(f"no pictures of {entry.name}: {error}")
                 continue
             if images.digest == entry.digest:
-                yield entry, images
+                yield _Pictured(entry, images, part)
             else:
                 self.progress.note(
                     f"no pictures of {entry.name}: its images are not those that were scored"
                 )
 
     def _opened(self, entry: ScoredSet, benchmark: Benchmark | None) -> Dataset:
-        known = DATASETS.get(entry.name)
-        if known is None:
-            raise InvalidInputError("where its images are is not stored")
-        if not known.is_present(self.store):
+        spec = entry.data or entry.name
+        if spec in DATASETS and not DATASETS[spec].is_present(self.store):
             raise InvalidInputError("it is no longer in the store")
-        dataset = open_dataset(entry.name, self.store, role="ood", val_fraction=0.0)
+        dataset = open_dataset(spec, self.store, role="ood", val_fraction=0.0)
         if benchmark is not None and entry.name in benchmark.lists:
             part = split(dataset, benchmark.lists[entry.name], self.store).part
             return replace(dataset, parts={"test": part})
         return dataset
+
+
+def _shortened(text: str) -> str:
+    """Return a line that is no wider than a thumbnail; of names the end tells most."""
+    return text if len(text) <= _CAPTION else f"…{text[1 - _CAPTION :]}"
 
 
 def _block_norms_of(shard: ImageShard, files: Mapping[str, Path]) -> NDArray[np.float32] | None:

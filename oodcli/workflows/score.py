@@ -717,11 +717,7 @@ def _score(
     id_activations = session.activator.activations(id_images, probes=detectors.probes)
     labels = id_images.labels
     assert labels is not None  # _opened has seen to it
-    predictions = id_activations.predictions.cpu().numpy()
-    scores: dict[tuple[str, str], Scores] = {
-        (LABELS, session.own.name): labels,
-        (PREDICTIONS, session.own.name): predictions,
-    }
+    scores: dict[tuple[str, str], Scores] = {(LABELS, session.own.name): labels}
     accuracies: dict[str, float] = {}
     for images in (id_images, *ood_images):
         activations = (
@@ -729,9 +725,10 @@ def _score(
             if images is id_images
             else session.activator.activations(images, probes=detectors.probes)
         )
+        predictions = activations.predictions.cpu().numpy()
+        scores[PREDICTIONS, images.name] = predictions
         if images.labels is not None:
-            hits = activations.predictions.cpu().numpy() == images.labels
-            accuracies[images.name] = float(np.mean(hits))
+            accuracies[images.name] = float(np.mean(predictions == images.labels))
         for method, values in detectors.score(activations, images.name, progress=watch).items():
             scores[method, images.name] = values
     scores = {key: values for key, values in scores.items() if key[0] not in detectors.left_out}
@@ -740,11 +737,13 @@ def _score(
     scoring = Scoring(
         limit=session.limit,
         precision=session.activator.precision,
-        id_set=_scored_set(id_images, "id", None, session.id_split),
+        id_set=_scored_set(id_images, "id", None, session.id_split, data=session.data.dataset.spec),
         id_accuracy=accuracies[session.own.name],
         sets=tuple(
             replace(
-                _scored_set(images, entry.group, entry.benchmark, entry.split),
+                _scored_set(
+                    images, entry.group, entry.benchmark, entry.split, data=entry.dataset.spec
+                ),
                 accuracy=accuracies.get(images.name) if entry.group == "shifted" else None,
             )
             for entry, images in zip(entries, ood_images, strict=True)
@@ -754,7 +753,10 @@ def _score(
     )
     add_scores(store, session.folder.scores, scoring, scores, withdrawn=nowhere)
     if request.export is not None:
-        export_scores(request.export, scores)
+        others = {(PREDICTIONS, images.name) for images in ood_images}
+        export_scores(
+            request.export, {key: each for key, each in scores.items() if key not in others}
+        )
     if request.export_activations is not None:
         _export_activations(
             session,
@@ -853,7 +855,7 @@ def _times(spec: MethodSpec) -> str:
 
 
 def _scored_set(
-    images: ImageSet, group: str, benchmark: str | None, chosen: Split | None
+    images: ImageSet, group: str, benchmark: str | None, chosen: Split | None, *, data: str
 ) -> ScoredSet:
     return ScoredSet(
         name=images.name,
@@ -864,6 +866,7 @@ def _scored_set(
         benchmark=benchmark,
         split="" if chosen is None else chosen.key,
         split_sha256="" if chosen is None else chosen.sha256,
+        data=data,
     )
 
 

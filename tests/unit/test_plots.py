@@ -46,7 +46,8 @@ def drawn() -> list[Picture]:
             "msp",
             {
                 "svhn": [Thumbnail(np.zeros((8, 8, 3), np.uint8), "0.5")] * 3,
-                "dtd": [Thumbnail(np.full((224, 224, 3), 255, np.uint8), "0.1")],
+                "dtd": [Thumbnail(np.full((224, 224, 3), 255, np.uint8), "a.png\nis x$1$\n0.1")],
+                "none": [],
             },
         ),
     ]

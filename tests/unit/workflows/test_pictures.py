@@ -1,5 +1,6 @@
 """Pictures of a run, and of score files, from what is stored."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -55,9 +56,11 @@ def test_a_run_is_drawn_in_full(store: Store) -> None:
     assert "2 epochs" in drawn["history"].alt
     assert "8 blocks" in drawn["normratio"].alt
     sheet = next(picture for name, picture in drawn.items() if name.startswith("images-"))
-    assert sheet.alt == (
-        "10 digits (ID), least ID-like first; 10 photographs-grey (OOD), most ID-like first; "
-        "10 gaussian-noise (OOD), most ID-like first"
+    assert re.fullmatch(
+        r"\d+ digits \(ID\): \d+ of \d+ taken for OOD, least ID-like first; "
+        r"\d+ photographs-grey \(OOD\): \d+ of [\d,]+ taken for ID, most ID-like first; "
+        r"\d+ gaussian-noise \(OOD\): \d+ of [\d,]+ taken for ID, most ID-like first",
+        sheet.alt,
     )
 
 
@@ -111,7 +114,14 @@ def test_the_worst_images_come_first(store: Store) -> None:
     axes = drawn["images-msp"].figure.axes[0]
     shown = np.asarray(axes.images[0].get_array())[::3, ::3]
     np.testing.assert_array_equal(shown, pixels[np.argmin(scores)].transpose(1, 2, 0))
-    assert axes.get_title() == f"{scores.min():.4g}"
+    worst = int(np.argmin(scores))
+    labels, predictions = (
+        read_scores(store.runs / "tiny" / "scores", scoring, name, "digits")[worst]
+        for name in ("@labels", "@predictions")
+    )
+    assert axes.get_title() == (
+        f"image {worst}\nis {labels}\nseen as {predictions}\n{scores.min():.4g}"
+    )
 
 
 def test_what_is_gone_is_left_out_and_said(store: Store) -> None:
@@ -224,15 +234,81 @@ def test_sets_of_a_benchmark_are_shown_as_it_has_them(store: Store) -> None:
 def test_a_few_images_are_shown_where_only_they_were_scored(store: Store) -> None:
     name, alt = rescored(store, ood=SETS, limit=4)
     assert name == "images-msp"
-    assert alt.startswith("4 digits (ID), least ID-like first; 4 photographs-grey")
+    assert re.match(r"\d digits \(ID\): \d of 4 taken for OOD, least .* photographs-grey", alt)
 
 
-def test_a_set_of_the_users_own_is_left_out_and_said(store: Store, tmp_path: Path) -> None:
-    np.savez(tmp_path / "mine.npz", images=np.zeros((6, 8, 8, 3), np.uint8))
-    note, name, alt = rescored(store, ood=(str(tmp_path / "mine.npz"),), limit=5)
-    assert note == "no pictures of mine: where its images are is not stored"
-    assert name == "images-msp"
-    assert "mine" not in alt
+def own_images(folder: Path, count: int = 12) -> Path:
+    """Write digits, which the network knows, into a folder: most are taken for ID."""
+    from PIL import Image
+
+    from oodcli.data import open_dataset
+
+    source = open_dataset("digits", Store(folder / "none"), role="id", val_fraction=0.0)
+    folder.mkdir()
+    images = source.id_test.source.read(0, count)
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels).save(folder / f"own-{number:02d}.png")
+    return folder
+
+
+def test_only_errors_are_shown_with_file_and_classes(store: Store, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from oodcli.scores import read_scores, read_scorings
+    from oodcli.statistics import threshold_at
+
+    folder = own_images(tmp_path / "mine")
+    assert rescored(store, ood=(str(folder),))[0] == "images-msp"
+    kept = store.runs / "tiny" / "scores"
+    scoring = read_scorings(kept)[0]
+
+    def read(method: str, name: str) -> np.ndarray:
+        values = read_scores(kept, scoring, method, name)
+        assert values is not None
+        return values
+
+    threshold = threshold_at(read("msp", "digits"))
+    scores, predictions = read("msp", "mine"), read("@predictions", "mine")
+    wrong = [at for at in np.argsort(-scores, kind="stable") if scores[at] >= threshold]
+    assert wrong
+    (sheet,) = [p for p in pictures(store, methods=["msp"]) if p.name == "images-msp"]
+    assert f"mine (OOD): {len(wrong)} of 12 taken for ID, most ID-like first" in sheet.alt
+    shown = [axes for axes in sheet.figure.axes if axes.get_title().startswith("own-")]
+    assert [axes.get_title() for axes in shown] == [
+        f"own-{at:02d}.png\nseen as {predictions[at]}\n{scores[at]:.4g}" for at in wrong[:10]
+    ]
+    with Image.open(folder / f"own-{wrong[0]:02d}.png") as image:
+        first = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(np.asarray(shown[0].images[0].get_array())[::3, ::3], first)
+    # ID images are shown where they are below the threshold, and no others.
+    others = [axes for axes in sheet.figure.axes if "\nis " in axes.get_title()]
+    below = int((read("msp", "digits") < threshold).sum())
+    assert len(others) == min(below, 10)
+    assert all(float(axes.get_title().splitlines()[-1]) < threshold + 1e-3 for axes in others)
+
+
+def test_own_images_that_are_gone_are_left_out_and_said(store: Store, tmp_path: Path) -> None:
+    folder = own_images(tmp_path / "mine")
+    rescored(store, ood=(str(folder),))
+    folder.rename(tmp_path / "away")
+    told = Told()
+    drawn = pictures(store, methods=["msp"], progress=told)
+    assert told.notes == [f"no pictures of mine: no folder or file {folder}; check the path"]
+    assert "mine" not in drawn[-1].alt
+
+
+def test_a_method_without_errors_has_no_picture_of_them(store: Store, tmp_path: Path) -> None:
+    from oodcli.scores import add_scores, read_scorings
+
+    folder = store.runs / "tiny" / "scores"
+    scoring = read_scorings(folder)[0]
+    n = {entry.name: entry.n for entry in (scoring.id_set, *scoring.sets)}
+    perfect = {("msp", name): np.full(count, float(name == "digits")) for name, count in n.items()}
+    add_scores(store, folder, scoring, perfect)
+    told = Told()
+    drawn = pictures(store, methods=["msp"], progress=told)
+    assert not any(picture.name.startswith("images-") for picture in drawn)
+    assert told.notes == ["no pictures of errors: msp makes none on these images"]
 
 
 def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
