@@ -95,7 +95,7 @@ class OriginalSizes:
 
         Notes
         -----
-        Shares are medians over the images that were looked at: of the area of an image that is not
+        Shares are means over the images that were looked at: of the area of an image that is not
         cut off, and of its pixels, which is the area of the result in pixels over that of the
         original; enlarged images keep all.
         """
@@ -109,13 +109,15 @@ class OriginalSizes:
             shares.append(area)
             ratios.append(height * width / (before[0] * before[1] * area))
             stretched.append(abs(high * before[1] / (wide * before[0]) - 1))
-        area, ratio = float(np.median(shares)), float(np.median(ratios))
+        area, ratio = float(np.mean(shares)), float(np.mean(ratios))
         said = [f"{100 * area:.0f} % of the area"]
         if ratio < 1:
             said.append(f"{_percent(ratio)} of the pixels there")
         text = f"this keeps {' and '.join(said)}"
         if ratio > 1:
             text += f", enlarged {ratio**0.5:.1f} times"
+        if len(np.unique(self.values, axis=0)) > 1:
+            text += ", on average"
         # Rounding to whole pixels is no change of form.
         if np.median(stretched) > 0.05:
             text += "; height and width are scaled differently"

@@ -81,3 +81,11 @@ def test_the_smallest_the_middle_and_the_largest_are_named() -> None:
 )
 def test_what_is_kept_is_said(before: tuple[int, int], resizing: Resizing, kept: str) -> None:
     assert sizes(before).kept(resizing) == kept
+
+
+def test_shares_of_images_of_several_sizes_are_means() -> None:
+    """Of a square all is kept, of the other half; a quarter and all of the pixels there."""
+    found = sizes((64, 64), (32, 64))
+    assert found.kept(Resizing((32, 32), "shorter-crop")) == (
+        "this keeps 75 % of the area and 62 % of the pixels there, on average"
+    )
