@@ -1,12 +1,14 @@
 """Files that the user named: what may be one, and how the errors of those who read them are said.
 
 Every reader of files from outside begins with :func:`regular`, and does its work inside
-:func:`reading`, the one place where exceptions of libraries become errors of this package.
+:func:`reading`, the one place where exceptions of libraries become errors of this package. Code of
+the user's is called inside :func:`code_of_others`.
 """
 
 import contextlib
 import errno
 import stat
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +100,36 @@ def reading(
         raise error(f"{what} {wrong}: {reason_of(caught)}; {cure}") from None
     except Exception as caught:  # noqa: BLE001 - malformed files make their readers raise anything
         raise error(f"{what} {wrong}: {reason_of(caught)}; {cure}") from None
+
+
+@contextlib.contextmanager
+def code_of_others(what: str, *, cure: str) -> Iterator[None]:
+    """Turn whatever code of the user's or of another package raises into one line with its place.
+
+    Parameters
+    ----------
+    what
+        What was being done, such as "NAME cannot be built".
+    cure
+        What helps.
+
+    Raises
+    ------
+    InvalidInputError
+        In place of what was raised; errors of ours stay.
+    """
+    try:
+        yield
+    except OodError:
+        raise
+    except (Exception, SystemExit) as caught:
+        kind = type(caught).__name__
+        reason = reason_of(caught)
+        said = reason if reason.startswith(kind) else f"{kind}: {reason}"
+        frame = traceback.extract_tb(caught.__traceback__)[-1]
+        raise InvalidInputError(
+            f"{what}: {said} ({frame.filename}, line {frame.lineno}); {cure}"
+        ) from caught
 
 
 def reason_of(error: BaseException) -> str:

@@ -144,7 +144,10 @@ def _stored_accuracy(content: object) -> tuple[float | None, str]:
             continue
         is_one = isinstance(value, int | float | np.number) and not isinstance(value, bool)
         if is_one or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()):
-            number = float(value)
+            try:
+                number = float(value)
+            except (ArithmeticError, ValueError, RuntimeError, NotImplementedError):
+                continue  # a tensor without a value, or a number beyond all floats
             if 0 < number <= 100:
                 # No classifier that is worth keeping has less than one percent.
                 found.append((number if number <= 1 else number / 100, name))

@@ -20,11 +20,13 @@ import torch
 from torch import nn
 
 from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.files import code_of_others
 from oodcli.models.architecture import Architecture, numbered_blocks
 from oodcli.models.discovery import dissect
 
 TORCHVISION = "torchvision"
 TIMM = "timm"
+_BUILD = "name what builds the network, called with num_classes or with nothing"
 # With any other number than this one, a builder that does not take it shows at once.
 _CLASSES = 7
 # How builders call the size of images, where they fix it.
@@ -191,12 +193,13 @@ def _maker(name: str, function: str, params: Mapping[str, int], text: str) -> Ma
         make = _of_user(name, function, params)
 
     def build(num_classes: int) -> nn.Module:
-        try:
-            module: object = make(num_classes)
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
-                raise
-            raise InvalidInputError(f"{text} cannot be built: {error}; leave it out") from None
+        with code_of_others(f"{text} cannot be built", cure=_BUILD):
+            try:
+                module: object = make(num_classes)
+            except TypeError as error:
+                if "unexpected keyword argument" not in str(error):
+                    raise
+                raise InvalidInputError(f"{text} cannot be built: {error}; leave it out") from None
         if not isinstance(module, nn.Module):
             raise InvalidInputError(
                 f"{text} gives a {type(module).__name__}, not a torch.nn.Module; "
@@ -274,14 +277,16 @@ def _builder(name: str, function: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     sys.path.append(here)  # last, so that nothing there stands in for an installed package
     try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise UnknownNameError(
-            f"there is no module {error.name!r} to take {name}:{function} from; go to the folder "
-            "that holds it, or install it"
-        ) from None
+        with code_of_others(f"module {name} cannot be imported", cure="correct it"):
+            try:
+                module = importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                    raise
+                raise UnknownNameError(
+                    f"there is no module {error.name!r} to take {name}:{function} from; go to the "
+                    "folder that holds it, or install it"
+                ) from None
     finally:
         sys.path.remove(here)
     builder = getattr(module, function, None)

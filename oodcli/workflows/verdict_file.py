@@ -335,7 +335,7 @@ def _read(path: Path, stream: IO[bytes], kind: Lines) -> tuple[Done, Counts]:
             continue
         try:
             name, verdict = _row(line.decode(), kind)
-        except (ValueError, KeyError, IndexError, TypeError, csv.Error):
+        except Exception:  # noqa: BLE001 - a malformed line makes its readers raise anything
             raise InvalidInputError(
                 f"line {number + 1} of {path} is not a row of verdicts; {_CURE}"
             ) from None

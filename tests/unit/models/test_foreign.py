@@ -305,13 +305,53 @@ def test_refuses_what_cannot_be_built(
     assert message in str(raised.value)
 
 
-def test_an_error_of_the_users_own_code_keeps_its_traceback(
+def test_an_error_of_the_users_own_code_is_one_line_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "nets_that_fail.py").write_text("import no_such_thing\n")
+    file = tmp_path / "nets_that_fail.py"
+    file.write_text("import no_such_thing\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_thing"):
+    with pytest.raises(InvalidInputError) as caught:
         parse_architecture("nets_that_fail:build")
+    assert str(caught.value) == (
+        "module nets_that_fail cannot be imported: ModuleNotFoundError: No module named "
+        f"'no_such_thing' ({file}, line 1); correct it"
+    )
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("raises", "said"),
+    [
+        ("assert isinstance(k, list), 'should be a list'", "AssertionError: should be a list"),
+        ("{}['key']", "KeyError 'key'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("k.shape", "AttributeError: 'int' object has no attribute 'shape'"),
+    ],
+)
+def test_a_constructor_that_raises_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: str, said: str
+) -> None:
+    file = tmp_path / f"nets{abs(hash(raises))}.py"
+    file.write_text(f"def build(k):\n    {raises}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError) as caught:
+        parse_architecture(f"{file.stem}:build").build(5)
+    assert str(caught.value) == (
+        f"{file.stem}:build cannot be built: {said} ({file}, line 2); name what builds the "
+        "network, called with num_classes or with nothing"
+    )
+
+
+def test_a_network_that_raises_on_images_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets_on_images.py").write_text(
+        f"{OWN}\nclass Bad(Two):\n    def forward(self, x):\n        return {{}}[x.shape]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError, match="takes no images of the sizes that were tried"):
+        parse_architecture("nets_on_images:Bad").build(5)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

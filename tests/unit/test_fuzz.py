@@ -1,0 +1,337 @@
+"""Every reader of files from outside takes damage for what it is: one line, or the content.
+
+Each file is flipped, cut or made longer in a few places; 50 times for each reader by default, and
+2,000 times with the slow tests. Images, archives, lists and ``datasets.toml`` have a campaign of
+their own in ``tests/unit/data/test_malformed.py``.
+"""
+
+import gzip
+import io
+import pickle
+import random
+import resource
+import struct
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from oodcli.data.archives import open_archive
+from oodcli.data.arrays import open_npy, open_npz
+from oodcli.data.cifar import CIFAR10, find_release, open_cifar
+from oodcli.data.class_order import read_class_names
+from oodcli.data.lists import open_list
+from oodcli.data.mnist import read_idx
+from oodcli.data.registered import registered
+from oodcli.data.svhn import open_svhn
+from oodcli.errors import OodError
+from oodcli.foreign import read_score_file
+from oodcli.methods.stored import read_arrays as read_detector
+from oodcli.models.checkpoint import load_weights, read_checkpoint
+from oodcli.progress import Silent
+from oodcli.store import Store, read_arrays, read_json, write_arrays, write_json
+from oodcli.workflows.activation_file import read_activations
+from oodcli.workflows.verdict_file import Verdict, verdict_file
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(6) % 3
+SCORES = RNG.normal(size=(2, 6))
+
+
+def saved(write: Callable[..., Any], *arguments: Any, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    write(stream, *arguments, **options)
+    return stream.getvalue()
+
+
+def zipped(method: int, **arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, values in arrays.items():
+            archive.writestr(f"{name}.npy", saved(np.save, values))
+    return stream.getvalue()
+
+
+def openood() -> dict[str, Any]:
+    one = [LABELS, SCORES[0], LABELS]
+    return {
+        "id": {"test": one},
+        "ood": {"near": {"tin": one}, "far": {"svhn": one}},
+        "csid": {"c": one},
+        "id_preds": LABELS,
+        "id_labels": LABELS,
+    }
+
+
+def activations() -> dict[str, Any]:
+    weight, bias = RNG.normal(size=(3, 4)).astype("f4"), np.zeros(3, "f4")
+    arrays = {"weight": weight, "bias": bias}
+    for name in ("train", "test", "near"):
+        features = RNG.normal(size=(6, 4)).astype("f4")
+        arrays[f"{name}/features"] = features
+        arrays[f"{name}/labels"] = LABELS
+    return arrays
+
+
+def state() -> dict[str, Any]:
+    tensors = {"conv.weight": torch.ones(2, 3), "fc.weight": torch.rand(3, 2), "n": torch.tensor(3)}
+    return {"state_dict": tensors, "best_prec1": np.float64(91.7), "epoch": 3}
+
+
+def mat() -> bytes:
+    from scipy.io import savemat
+
+    return saved(savemat, {"X": PIXELS.transpose(1, 2, 3, 0), "y": LABELS[:, None] + 1})
+
+
+def all_of(dataset: Any) -> None:
+    for part in dataset.parts.values():
+        for image in part.source.read(0, len(part)):
+            if isinstance(image, OodError):
+                raise image
+
+
+def verdicts(path: Path) -> None:
+    with verdict_file(path, "csv", {}, Store(path.parent / "store")):
+        pass
+
+
+def of_verdicts(folder: Path) -> bytes:
+    path = folder / "made.csv"
+    with verdict_file(path, "csv", {}, Store(folder / "store")) as file:
+        file.write([Verdict(path=f"{n}.png", error="no") for n in range(4)])
+    (folder / "a.csv.ood.json").write_bytes((folder / "made.csv.ood.json").read_bytes())
+    return path.read_bytes()
+
+
+def of_json(folder: Path) -> bytes:
+    write_json(folder / "made", {"a": [1, {"b": None}], "c": "text"})
+    return (folder / "made").read_bytes()
+
+
+def of_arrays(folder: Path) -> bytes:
+    write_arrays(folder / "made", {"a": SCORES})
+    return (folder / "made").read_bytes()
+
+
+def of_cifar(_folder: Path) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for member in CIFAR10.members:
+            content = pickle.dumps({b"data": PIXELS, b"labels": [1, 2]}, protocol=2)
+            info = tarfile.TarInfo(f"{CIFAR10.folder}/{member}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def read_cifar(path: Path) -> None:
+    found = find_release(path)
+    if found is not None:
+        release, location = found
+        open_cifar(location, Store(path.parent), release=release, name="x", spec="x")
+
+
+def read_toml(path: Path) -> None:
+    registered(Store(path.parent))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, and a file that it reads."""
+
+    name: str
+    content: Callable[[Path], bytes]
+    read: Callable[[Path], object]
+
+
+def fixed(make: Callable[[], bytes]) -> Callable[[Path], bytes]:
+    return lambda _folder: make()
+
+
+def npz(path: Path) -> None:
+    all_of(open_npz(path, name="x", spec="x", role="id"))
+
+
+def scores(path: Path) -> object:
+    return read_score_file(path, id_name=None if path.suffix == ".pkl" else "id")
+
+
+TOML = b'[fog]\npath = "/x"\n[birds]\npath = "y"\nroot = "z"\n'
+IMAGES = {"images": PIXELS, "labels": LABELS, "class_names": np.array(["a", "b", "c"])}
+BY_METHOD = {"msp/id": SCORES[0], "msp/svhn": SCORES[1], "@labels/id": LABELS}
+READERS = {
+    "images, stored": Reader("a.npz", fixed(lambda: zipped(0, **IMAGES)), npz),
+    "images, deflated": Reader("a.npz", fixed(lambda: zipped(8, **IMAGES)), npz),
+    "images, bzip2": Reader("a.npz", fixed(lambda: zipped(12, **IMAGES)), npz),
+    "images, lzma": Reader("a.npz", fixed(lambda: zipped(14, **IMAGES)), npz),
+    "images, npy": Reader(
+        "a.npy",
+        fixed(lambda: saved(np.save, PIXELS)),
+        lambda p: all_of(open_npy(p, name="x", spec="x", role="ood")),
+    ),
+    "labels, npy": Reader(
+        "a.npy",
+        fixed(lambda: saved(np.save, PIXELS)),
+        lambda p: all_of(open_npy(p, name="x", spec="x", role="id", labels=p)),
+    ),
+    "list": Reader(
+        "a.txt",
+        fixed(lambda: b"a.png 1\nb c.png 0\n# no\nd.png\n"),
+        lambda p: open_list(p, name="x", spec="x", role="ood"),
+    ),
+    "archive": Reader(
+        "a.zip",
+        fixed(lambda: zipped(8, **{"a.png": PIXELS, "b.jpg": PIXELS}).replace(b".npy", b".png")),
+        lambda p: all_of(open_archive(p, name="x", spec="x", role="ood")),
+    ),
+    "names of classes": Reader("a.txt", fixed(lambda: b"a\nb\n\xc3\xa4\n"), read_class_names),
+    "datasets.toml": Reader(
+        "datasets.toml",
+        fixed(lambda: b'[fog]\npath = "/x"\n[b]\npath = "y"\nroot="z"\n'),
+        read_toml,
+    ),
+    "scores, stored": Reader("a.npz", fixed(lambda: zipped(0, **BY_METHOD)), scores),
+    "scores, deflated": Reader("a.npz", fixed(lambda: zipped(8, **BY_METHOD)), scores),
+    "scores, lzma": Reader("a.npz", fixed(lambda: zipped(14, **BY_METHOD)), scores),
+    "scores, pickle 2": Reader("a.pkl", fixed(lambda: pickle.dumps(openood(), 2)), scores),
+    "scores, pickle 5": Reader("a.pkl", fixed(lambda: pickle.dumps(openood(), 5)), scores),
+    "scores, tensors": Reader(
+        "a.pkl",
+        fixed(lambda: pickle.dumps({**openood(), "id_preds": torch.tensor([0, 1] * 3)}, 2)),
+        scores,
+    ),
+    "scores, csv": Reader(
+        "a.csv",
+        fixed(lambda: b'dataset,score,label,prediction\nid,1,0,1\n"id",2,1,1\nsvhn,-.5,,\n'),
+        scores,
+    ),
+    "activations": Reader(
+        "a.npz",
+        fixed(lambda: zipped(0, **activations())),
+        lambda p: read_activations(p, progress=Silent()),
+    ),
+    "activations, deflated": Reader(
+        "a.npz",
+        fixed(lambda: zipped(8, **activations())),
+        lambda p: read_activations(p, progress=Silent()),
+    ),
+    "checkpoint": Reader(
+        "a.pt", fixed(lambda: saved(lambda f, v: torch.save(v, f), state())), read_checkpoint
+    ),
+    "checkpoint, old": Reader(
+        "a.pth",
+        fixed(
+            lambda: saved(
+                lambda f, v: torch.save(v, f, _use_new_zipfile_serialization=False), state()
+            )
+        ),
+        read_checkpoint,
+    ),
+    "checkpoint, safetensors": Reader(
+        "a.safetensors",
+        fixed(lambda: safetensors.torch.save(state()["state_dict"])),
+        read_checkpoint,
+    ),
+    "weights": Reader(
+        "a.safetensors", fixed(lambda: safetensors.torch.save(state()["state_dict"])), load_weights
+    ),
+    "detector": Reader(
+        "a.safetensors", fixed(lambda: safetensors.torch.save(state()["state_dict"])), read_detector
+    ),
+    "cifar": Reader("cifar-10-python.tar.gz", of_cifar, read_cifar),
+    "mnist": Reader(
+        "a.gz",
+        fixed(lambda: gzip.compress(b"\0\0\x08\3" + struct.pack(">3I", 2, 4, 4) + bytes(32))),
+        lambda p: read_idx(p, dimensions=3),
+    ),
+    "svhn": Reader(
+        "test_32x32.mat", fixed(mat), lambda p: all_of(open_svhn(p.parent, Store(p.parent)))
+    ),
+    "json": Reader("a.json", of_json, read_json),
+    "arrays": Reader("a.safetensors", of_arrays, read_arrays),
+    "verdicts": Reader("a.csv", of_verdicts, verdicts),
+}
+
+# Pixels that stand for labels, for a published archive, and for images in an archive.
+NEVER_RIGHT = ("labels, npy", "cifar", "archive")
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Flip, cut or lengthen a file in a few places."""
+    changed = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 5, 30])):
+        at = chance.randrange(len(changed) + 1)
+        match chance.randrange(6):
+            case 0 if at < len(changed):
+                changed[at] ^= 1 << chance.randrange(8)
+            case 1 if at < len(changed):
+                changed[at] = chance.randrange(256)
+            case 2:
+                del changed[at:]
+            case 3:
+                del changed[at : at + chance.randrange(40)]
+            case 4:
+                changed[at:at] = changed[: chance.randrange(400)]
+            case 5:
+                word = chance.choice([b"\xff" * 8, bytes(8), b"99999999", b"-1", b"\n", b"{[(\"'"])
+                changed[at : at + chance.choice([0, len(word)])] = word
+    return bytes(changed)
+
+
+def outcome(reader: Reader, path: Path) -> OodError | None:
+    """Read a file; return the error of ours that it ends in."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of equal names in an archive, and the like
+        try:
+            reader.read(path)
+        except OodError as error:
+            return error
+    return None
+
+
+def campaign(name: str, folder: Path, cases: int) -> int:
+    """Read damaged files of a kind; return how many were refused."""
+    reader = READERS[name]
+    content = reader.content(folder)
+    path = folder / reader.name
+    path.write_bytes(content)
+    if name not in NEVER_RIGHT:
+        assert outcome(reader, path) is None
+    refused = 0
+    for case in range(cases):
+        path.write_bytes(damaged(content, random.Random(f"{name}-{case}")))  # noqa: S311 - no secrets
+        try:
+            error = outcome(reader, path)
+        except Exception as other:
+            raise AssertionError(f"case {case} of {name}: {other!r}") from other
+        if error is not None:
+            refused += 1
+            assert "\n" not in str(error), (name, case)
+            assert path.stem in str(error) or str(path) in str(error), (name, case)
+    return refused
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_fifty_damaged_files_of_each_kind_end_in_one_line_each(tmp_path: Path, name: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert campaign(name, tmp_path, 50) > 3
+    # In kB: nothing is allocated for what a damaged header claims.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_two_thousand_damaged_files_of_each_kind_end_in_one_line_each(
+    tmp_path: Path, name: str
+) -> None:
+    assert campaign(name, tmp_path, 2000) > 100
