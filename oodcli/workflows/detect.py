@@ -1,6 +1,7 @@
 """Fitting many methods and scoring images with all of them, chunk by chunk."""
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,12 +14,14 @@ from oodcli.activations import ActivationSet, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.probes import Probe
-from oodcli.progress import Progress
+from oodcli.progress import Progress, lasting
 
 ScoreArray = NDArray[np.floating[Any]]
 
 # What a refusal of all methods says the reasons of.
 _MOST_REASONS = 3
+# Seconds, and share of the time of all methods, from which on a method is said to be slow.
+_SLOW_S, _SLOW_SHARE = 10.0, 0.2
 
 
 @dataclass
@@ -33,11 +36,14 @@ class Detectors:
         Canonical names of those that a group named.
     left_out
         Why a method is not defined here, by canonical name.
+    seconds
+        Time that fitting and scoring with each method has taken, by canonical name.
     """
 
     fitted: list[Fitted]
     optional: frozenset[str]
     left_out: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -118,6 +124,24 @@ class Detectors:
                 with self._tolerating(each.canonical):
                     attempt(each.probes)
 
+    def slow(self) -> str | None:
+        """Say which methods took most of the time; None where none took long.
+
+        A method is slow that took 10 s and a fifth of what all took together.
+        """
+        total = sum(self.seconds.values())
+        slow = [
+            f"{name} {lasting(seconds)}"
+            for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])
+            if seconds >= max(_SLOW_S, _SLOW_SHARE * total)
+        ]
+        if not slow or len(self.seconds) < 2:
+            return None
+        return (
+            f"most of the {lasting(total)} of fitting and scoring went to: {', '.join(slow)} "
+            "(--method names those that are wanted)"
+        )
+
     def leave_out(self, name: str, reason: str) -> None:
         """Take a method off the list, and remember why."""
         self.left_out[name] = reason
@@ -129,15 +153,18 @@ class Detectors:
 
 @dataclass
 class _Tolerating:
-    """Leaves a method out where it is not defined."""
+    """Leaves a method out where it is not defined, and takes its time."""
 
     detectors: Detectors
     name: str
+    started: float = 0.0
 
     def __enter__(self) -> None:
-        pass
+        self.started = time.perf_counter()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        spent = self.detectors.seconds
+        spent[self.name] = spent.get(self.name, 0.0) + time.perf_counter() - self.started
         if isinstance(error, UndefinedMethodError):
             self.detectors.leave_out(self.name, str(error))
             return True
@@ -190,7 +217,10 @@ def fit_all(
     with progress.task("fitting methods", total=len(specs), unit="methods") as task:
         for index in order:
             spec = specs[index]
-            with detectors._tolerating(spec.canonical):  # noqa: SLF001 - the same module
+            running = progress.task(
+                f"fitting {spec.canonical}", total=None, unit="images", passing=True
+            )
+            with detectors._tolerating(spec.canonical), running:  # noqa: SLF001 - the same module
                 if {"calibration", "network"} & set(spec.inputs) == {"calibration"} and train_first:
                     reference.train  # noqa: B018 - it is made by being looked at
                 fitted = spec.fit(reference)

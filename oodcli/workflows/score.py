@@ -733,6 +733,8 @@ def _score(
             scores[method, images.name] = values
     scores = {key: values for key, values in scores.items() if key[0] not in detectors.left_out}
     detectors.require_one()
+    if (slow := detectors.slow()) is not None:
+        watch.note(slow)
 
     scoring = Scoring(
         limit=session.limit,

@@ -184,6 +184,8 @@ def _scores(
         activations = file.sets[name].activations(device)
         for method, values in detectors.score(activations, name, progress=progress).items():
             scores[method, name] = values
+    if (slow := detectors.slow()) is not None:
+        progress.note(slow)
     return {key: values for key, values in scores.items() if key[0] not in detectors.left_out}
 
 
