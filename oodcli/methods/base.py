@@ -172,6 +172,13 @@ class MethodPart:
         pairs = ",".join(f"{key}={_written(self.given[key])}" for key in sorted(self.given))
         return f"{self.name}:{pairs}"
 
+    def arguments(self) -> dict[str, Value]:
+        """Return the value of every parameter as given or by default, None if fitting chooses."""
+        return {
+            name: self.given.get(name, parameter.default)
+            for name, parameter in self.method.parameters().items()
+        }
+
     def fit(self, reference: Reference) -> "Detector | Shaper":
         """Fit this half.
 
@@ -180,15 +187,23 @@ class MethodPart:
         UndefinedMethodError
             If the method needs something that is not there, or is not defined for other reasons.
         """
-        arguments = {
-            name: self.given.get(name, parameter.default)
-            for name, parameter in self.method.parameters().items()
-        }
+        arguments = self.arguments()
         for need in self.method.needs:
             refusal = need.refusal(reference, arguments)
             if refusal is not None:
                 raise UndefinedMethodError(f"{self.name} is not defined here: {refusal}")
         return self.method.type.fit(reference, **self.given)
+
+    def instead(self, params: Mapping[str, Value]) -> dict[str, tuple[Value, Value]]:
+        """Return value asked for and value in use, by name, of parameters where the two differ.
+
+        Parameters
+        ----------
+        params
+            What :meth:`effective` returned.
+        """
+        asked = {name: value for name, value in self.arguments().items() if value is not None}
+        return {n: (value, params[n]) for n, value in asked.items() if params[n] != value}
 
     def effective(self, fitted: object) -> dict[str, Value]:
         """Return every parameter, with the value that is in use, and what fitting found beside.

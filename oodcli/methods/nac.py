@@ -335,7 +335,7 @@ def _never_covered(reference: Reference, arguments: Arguments) -> str | None:
 COVERED = Need(
     "as many training images as an interval needs to count as covered",
     _never_covered,
-    "choose less, as in nac:least=5",
+    "choose less with nac:least=N, or train on more images",
 )
 
 

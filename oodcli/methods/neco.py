@@ -96,7 +96,7 @@ def _too_few(reference: Reference, arguments: Arguments) -> str | None:
 MORE_IMAGES_THAN_COMPONENTS = Need(
     "more training images than principal components",
     _too_few,
-    "choose fewer, as in neco:dim=10, or train on more images",
+    "choose fewer with neco:dim=N, or train on more images",
 )
 
 

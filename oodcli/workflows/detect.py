@@ -224,6 +224,9 @@ def fit_all(
                 if {"calibration", "network"} & set(spec.inputs) == {"calibration"} and train_first:
                     reference.train  # noqa: B018 - it is made by being looked at
                 fitted = spec.fit(reference)
+                if len(spec.parts) == 1:
+                    for name, (asked, used) in spec.parts[0].instead(fitted.params).items():
+                        progress.note(f"{spec.canonical}: {name} is {used} here, not {asked}")
                 if calibrated_on == "train" and "calibration" in spec.inputs:
                     fitted = replace(fitted, params={**fitted.params, "calibration": "train"})
                 found[index] = fitted

@@ -19,7 +19,8 @@ VIM = (
 )
 NAC = (
     "nac is not defined here: it needs as many training images as an interval needs to count as "
-    "covered, but there are 24 of the 900 of nac:least=900; choose less, as in nac:least=5"
+    "covered, but there are 24 of the 900 of nac:least=900; choose less with "
+    "nac:least=N, or train on more images"
 )
 NAMED = ("--method", "msp", "--method", "vim:dim=16", "--method", "energy")
 
@@ -44,6 +45,15 @@ def test_of_a_group_the_exit_code_is_0(ood: Ood, tiny: Path) -> None:
     assert (code, json.loads(out)["undefined"]) == (0, [])
     assert {"openmax", "nac"} <= set(json.loads(out)["left_out"])
     assert "error:" not in err
+
+
+def test_a_parameter_that_is_reduced_is_said_to_be(ood: Ood, tiny: Path) -> None:
+    code, out, err = ood("score", "--method", "knn", "--method", "knn:k=9", "--format", "json")
+    assert code == 0
+    assert "knn: k is 24 here, not 50" in err.splitlines()
+    assert "knn:k=9: k is" not in err
+    params = {row["method"]: row["params"] for row in json.loads(out)["rows"]}
+    assert params == {"knn": {"k": 24}, "knn:k=9": {"k": 9}}
 
 
 def test_without_any_method_nothing_goes_through_the_network_in_vain(ood: Ood, tiny: Path) -> None:

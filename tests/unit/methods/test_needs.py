@@ -197,6 +197,9 @@ def test_what_fitting_found_and_what_is_in_use_stand_in_the_parameters() -> None
     reference = reference_of(20)
     knn = parse_method("knn").fit(reference)
     assert (knn.canonical, knn.params) == ("knn", {"k": 20})
+    (part,) = parse_method("knn").parts
+    assert part.instead(knn.params) == {"k": (50, 20)}
+    assert part.instead({"k": 50}) == {}
     assert parse_method("knn:k=7").fit(reference).params == {"k": 7}
     assert parse_method("nnguide").fit(reference).params == {"k": 20, "alpha": 0.01}
     vim = parse_method("vim").fit(reference)

@@ -187,8 +187,8 @@ def test_methods_that_are_not_defined_leave_the_others(scored: Scored) -> None:
         "vim:dim=6": "vim is not defined for dim 6: features of width 6 have no residual then; "
         "choose less, as in vim:dim=3",
         "nac:least=900": "nac is not defined here: it needs as many training images as an interval "
-        "needs to count as covered, but there are 80 of the 900 of nac:least=900; choose less, as "
-        "in nac:least=5",
+        "needs to count as covered, but there are 80 of the 900 of nac:least=900; choose less "
+        "with nac:least=N, or train on more images",
         "odin": "it looks into the network, and a file of activations has none",
     }
     assert result.to_json()["undefined"] == list(result.undefined)
