@@ -42,6 +42,8 @@ from oodcli.store import (
 SCHEMA = 2
 RESIZE = "bilinear"
 MAX_PIXELS_BYTES = 8 * 1024**3
+# In place of the digest of images that were not to be decoded.
+UNDECODED = "undecoded"
 
 _ROWS_PER_ADVANCE = 32
 
@@ -56,6 +58,7 @@ def prepare(
     progress: Progress | None = None,
     skip_unreadable: bool = False,
     max_pixels_bytes: int = MAX_PIXELS_BYTES,
+    decode: bool = True,
 ) -> ImageSet:
     """Return the images of a part at one size; decode them only if that was not done before.
 
@@ -79,6 +82,9 @@ def prepare(
         Whether to leave out images that cannot be read.
     max_pixels_bytes
         Above this size only digests are kept, and images are decoded whenever they are loaded.
+    decode
+        Whether to decode them if that was not done before. If not, shards stand for them whose
+        digest is ``UNDECODED``, of all images, also of those that may turn out unreadable.
 
     Returns
     -------
@@ -100,6 +106,8 @@ def prepare(
     """
     shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
     manifest = shards.manifest()
+    if manifest is None and not decode:
+        return shards.undecoded(part)
     if manifest is None:
         with store.lock(shards.lock_name, progress=progress):
             # Another process may have made them while this one waited.
@@ -128,6 +136,7 @@ def prepare_some(
     resize: str = "exact",
     progress: Progress | None = None,
     skip_unreadable: bool = False,
+    decode: bool = True,
 ) -> ImageSet:
     """Return chosen images of a part at one size; the others are not decoded.
 
@@ -137,7 +146,7 @@ def prepare_some(
         Images of any size.
     rows
         Ascending row numbers of the part, ``(m,)``.
-    store, name, size, resize, progress, skip_unreadable
+    store, name, size, resize, progress, skip_unreadable, decode
         As for `prepare`.
 
     Returns
@@ -159,6 +168,7 @@ def prepare_some(
         resize=resize,
         progress=progress,
         skip_unreadable=skip_unreadable,
+        decode=decode,
     )
     shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
     manifest = shards.manifest()
@@ -343,6 +353,15 @@ class _Shards:
             None if part.labels is None else part.labels[np.concatenate(kept)],
             tuple(one.where for record in manifest.records for one in record.skipped),
         )
+
+    def undecoded(self, part: Part) -> ImageSet:
+        """Return what stands for images that are not decoded."""
+        rows = [np.array(self.rows(at), dtype=np.int64) for at in range(self.count)]
+        shards = (ImageShard(each, partial(self._first, each), UNDECODED) for each in rows)
+        return ImageSet(self.name, tuple(shards), part.labels)
+
+    def _first(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        raise ValueError(f"images {rows[0]} to {rows[-1]} of {self.name} were not to be decoded")
 
     def make(self, *, skip_unreadable: bool, stored: bool) -> _Manifest:
         """Decode all images that are not yet decoded."""

@@ -265,9 +265,9 @@ class Activator:
             states.write(key, state)
         return state
 
-    def plan(self, images: ImageSet, *, view: View | None = None, normalise: bool = True) -> Plan:
+    def plan(self, images: ImageSet, *, view: View | None = None, norms_only: bool = False) -> Plan:
         """Say what :meth:`activations` would compute, without computing it."""
-        variant = self._variant(view or View(), normalise=normalise)
+        variant = self._variant(view or View(), normalise=True, norms_only=norms_only)
         missing = variant.missing(variant.wanted(images), ())
         return Plan(total=len(images), missing=sum(len(each.shard) for each in missing))
 

@@ -125,6 +125,8 @@ class RunData:
     as_opened
         The data set with its classes in its own order, which published lists go by; None where that
         is the order of the run.
+    decode
+        Whether images that are not decoded yet are to be; a dry run only counts them.
     """
 
     store: Store
@@ -133,6 +135,7 @@ class RunData:
     skip_unreadable: bool
     progress: Progress
     as_opened: Dataset | None = None
+    decode: bool = True
 
     @classmethod
     def of(
@@ -233,6 +236,7 @@ class RunData:
             "resize": self.run.preprocess.resize,
             "progress": self.progress,
             "skip_unreadable": self.skip_unreadable,
+            "decode": self.decode,
         }
         if limit is None or limit >= len(part):
             return prepare(part, self.store, **how)

@@ -11,11 +11,17 @@ import torch
 
 from oodcli.activations import Reference
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark, benchmark_of, own_benchmark
-from oodcli.data.dataset import Dataset
+from oodcli.data.dataset import Dataset, take
+from oodcli.data.prepare import UNDECODED
 from oodcli.data.splits import Split, split
 from oodcli.data.views import View
-from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
-from oodcli.images import ImageSet
+from oodcli.errors import (
+    InvalidInputError,
+    MissingArtifactError,
+    UnknownNameError,
+    UnreadableImageError,
+)
+from oodcli.images import ImageSet, Part, evenly_spaced
 from oodcli.methods import Fitted, MethodSpec, parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.methods.featurenorm import selection
@@ -57,6 +63,8 @@ from oodcli.workflows.tune import ValidationSet, settings, tune
 SCORE_SCHEMA = 1
 # Written as the block of a method, it stands for one method per block of the network.
 _EVERY_BLOCK = "block=all"
+# Images that are looked at to tell whether those of a set are grey.
+_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,9 @@ class PlannedPass:
         Expected time; None if the rate of the network is not known.
     bytes
         Room that the new activations will take.
+    undecoded
+        Images that have to be decoded first. Whether activations of them are stored is not known
+        before, and they count as missing.
     """
 
     dataset: str
@@ -142,6 +153,7 @@ class PlannedPass:
     missing: int
     seconds: float | None
     bytes: int
+    undecoded: int = 0
 
 
 @dataclass(frozen=True)
@@ -284,6 +296,7 @@ class _Session:
             skip_unreadable=request.skip_unreadable,
             progress=self.progress,
         )
+        data = replace(data, decode=not self.dry)
         self.benchmark = self._benchmark()
         if self.benchmark is not None:
             data, self.id_split = data.on(self.benchmark)
@@ -410,7 +423,7 @@ class _Session:
         return entries
 
     def _own_entries(self) -> list[_Entry]:
-        grey = _is_grey(self.own.test())
+        grey = _is_grey(self.data.dataset.id_test)
         return [
             _Entry(self.opened(dataset), group, None)
             for group, datasets in own_benchmark(grey=grey).groups.items()
@@ -433,6 +446,12 @@ class _Session:
     def needs_train(self) -> bool:
         """Return whether a method learns from the training images."""
         return learns_from_train(self.specs)
+
+    def needs_calibration(self) -> bool:
+        """Return whether calibration images are computed for themselves, not as training images."""
+        if not any("calibration" in spec.inputs for spec in self.specs):
+            return False
+        return not (self.needs_train() and self.own.calibration_part == "train")
 
     def validation_sets(self, tuning: Tuning) -> tuple[ValidationSet, ValidationSet]:
         """Return the ID validation images, and what a search is to tell them from.
@@ -524,8 +543,8 @@ def for_every_block(methods: Sequence[str], blocks: range) -> list[str]:
 def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = None) -> Plan:
     """Say what :func:`score` would do, without a forward pass over any data.
 
-    Images are decoded, so that what is stored already can be told; a network that has not run on
-    this device yet is timed on a few batches of noise.
+    No image is decoded, but for a few where it has to be known whether they are grey. A network
+    that has not run on this device yet is timed on a few batches of noise.
 
     Raises
     ------
@@ -545,19 +564,23 @@ def _planned(session: _Session) -> Plan:
         views.append((session.own.train(), View()))
     if session.needs_block():
         views.append((session.own.train(), View("jigsaw")))
+    if session.needs_calibration():
+        views.append((session.own.calibration(), View()))
     activator = session.activator
     rate = activator.rate() or activator.timed_rate()
-    each = activator.bytes_per_image()
     passes = []
     for images, view in views:
-        found = activator.plan(images, view=view)
+        puzzles = view.kind == "jigsaw"
+        found = activator.plan(images, view=view, norms_only=puzzles)
         passes.append(
             PlannedPass(
-                dataset=images.name if view.kind == "plain" else f"{images.name} ({view.kind})",
+                dataset=f"{images.name} (jigsaw)" if puzzles else images.name,
                 images=found.total,
                 missing=found.missing,
                 seconds=found.missing / rate,
-                bytes=found.missing * each,
+                bytes=found.missing * activator.bytes_per_image(norms_only=puzzles),
+                # Puzzles are made of images that another pass has decoded.
+                undecoded=0 if puzzles else _undecoded(images),
             )
         )
     return Plan(
@@ -897,6 +920,20 @@ def _export_activations(
     write_activations(path, reference.head, sets)
 
 
-def _is_grey(images: ImageSet) -> bool:
-    pixels = images.shards[0].load()
-    return bool((pixels == pixels[:, :1]).all())
+def _undecoded(images: ImageSet) -> int:
+    """Return how many images have to be decoded for some: all of the shards that they are in."""
+    shards = {
+        id(each): each
+        for shard in images.shards
+        for each in ([shard] if shard.known_digest else [piece.shard for piece in shard.pieces])
+    }
+    return sum(len(each) for each in shards.values() if each.known_digest == UNDECODED)
+
+
+def _is_grey(part: Part) -> bool:
+    """Return whether some images, spread over all, have no colour."""
+    some = take(part, evenly_spaced(len(part), _LOOKED_AT)).source
+    return all(
+        isinstance(image, UnreadableImageError) or bool((image == image[:, :, :1]).all())
+        for image in some.read(0, len(some))
+    )

@@ -1,9 +1,15 @@
 """What ``ood score`` decodes, runs through the network and stores, counted."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from oodcli.data import readers
+from oodcli.data.readers import decode
 from tests.cli.conftest import flat
 
 Ood = Callable[..., tuple[int, str, str]]
@@ -21,3 +27,88 @@ def test_no_image_is_computed_twice_for_training_calibration_and_puzzles(
     computed = {each["dataset"]: each["computed"] for each in json.loads(out)["passes"]}
     # Of training, every image and its puzzle.
     assert computed == {"colours": 24, "odd": 7, "colours train": 48}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the list of files that are decoded."""
+    files: list[Path] = []
+
+    def counted(path: Path, *, as_published: bool = False) -> np.ndarray:
+        files.append(path)
+        return decode(path, as_published=as_published)
+
+    monkeypatch.setattr(readers, "decode", counted)
+    return files
+
+
+def planned(ood: Ood, *line: object) -> dict[str, tuple[int, int, int]]:
+    code, out, err = ood("score", *line, "--dry-run", "--format", "json")
+    assert code == 0, err
+    return {
+        each["dataset"]: (each["images"], each["missing"], each["undecoded"])
+        for each in json.loads(out)["passes"]
+    }
+
+
+def test_a_dry_run_decodes_nothing(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
+) -> None:
+    shutil.rmtree(tmp_path / "store" / "images")
+    flat(tmp_path / "odd")
+    line = ("--ood", tmp_path / "odd", "--method", "featurenorm", "--method", "klm")
+    every = {
+        "colours": (24, 24, 24),
+        "odd": (7, 7, 7),
+        "colours train": (24, 24, 24),
+        "colours train (jigsaw)": (24, 24, 0),
+    }
+    assert planned(ood, *line) == every
+    assert planned(ood, *line, "--limit", 5) == {
+        "colours": (5, 5, 5),
+        "odd": (5, 5, 5),
+        "colours train": (5, 5, 5),
+        "colours train (jigsaw)": (5, 5, 0),
+    }
+    assert decoded == []
+    assert "To decode" in ood("score", *line, "--dry-run")[1]
+    # What it foretold is what is done.
+    _, out, _ = ood("score", *line, "--format", "json")
+    computed = {each["dataset"]: each["computed"] for each in json.loads(out)["passes"]}
+    assert computed == {"colours": 24, "odd": 7, "colours train": 48}
+    assert len(decoded) == 24 + 7 + 24
+    assert planned(ood, *line) == {name: (n, 0, 0) for name, (n, _, _) in every.items()}
+
+
+def test_a_dry_run_counts_calibration_images_where_nothing_else_is_learned_from(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
+) -> None:
+    flat(tmp_path / "odd")
+    shutil.rmtree(tmp_path / "store" / "images")
+    found = planned(ood, "--ood", tmp_path / "odd", "--method", "klm")
+    assert found == {"colours": (24, 24, 24), "odd": (7, 7, 7), "colours train": (2, 2, 24)}
+    assert decoded == []
+
+
+def test_a_limit_decodes_that_many_images(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
+) -> None:
+    shutil.rmtree(tmp_path / "store" / "images")
+    flat(tmp_path / "odd")
+    code, _, err = ood(
+        "score", "--ood", tmp_path / "odd", "--method", "msp", "--method", "knn", "--limit", 5
+    )
+    assert code == 0, err
+    assert len(decoded) == 15
+    code, _, err = ood("normratio", "--max-images", 6)
+    assert code == 0, err
+    assert len(decoded) == 21
+
+
+def test_few_images_tell_whether_a_set_is_grey(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
+) -> None:
+    """Without --ood the sets that come with ood are planned, in grey or in colour."""
+    shutil.rmtree(tmp_path / "store" / "images")
+    assert "photographs" in planned(ood, "--method", "msp")
+    assert 1 <= len(decoded) <= 64

@@ -157,7 +157,7 @@ def test_a_dry_run_computes_nothing(trained: Ood, tmp_path: Path) -> None:
     assert code == 0
     plan = json.loads(out)
     assert plan["images_per_s"] > 0
-    assert sum(p["missing"] for p in plan["passes"]) == 217 + 714 + 520 + 2000 + 2 * 758
+    assert sum(p["missing"] for p in plan["passes"]) == 217 + 714 + 520 + 2000 + 2 * 758 + 108
     assert not list((tmp_path / "store").rglob("activations/*/*/*.safetensors"))
     trained("score")
     plan = json.loads(trained("score", "--dry-run", "--format", "json")[1])

@@ -157,13 +157,16 @@ def render_plan(plan: "Plan", how: Format, *, to_file: bool) -> str:
     """Write what scoring would take."""
     if how is Format.JSON:
         return write_json(plan.to_json())
-    header = ["set", "images", "to compute", "seconds", "bytes"]
+    header = ["set", "images", "to compute", "seconds", "bytes", "to decode"]
     if how is Format.CSV:
-        lines = [[p.dataset, p.images, p.missing, p.seconds, p.bytes] for p in plan.passes]
+        lines = [
+            [p.dataset, p.images, p.missing, p.seconds, p.bytes, p.undecoded] for p in plan.passes
+        ]
         return write_csv(header, lines)
     columns = [
         Column("set", "Set"),
         Column("images", "Images", right=True),
+        Column("undecoded", "To decode", right=True),
         Column("missing", "To compute", right=True),
         Column("time", "Time", right=True),
         Column("disk", "Disk", right=True),
@@ -173,17 +176,21 @@ def render_plan(plan: "Plan", how: Format, *, to_file: bool) -> str:
         sum(p.missing for p in plan.passes),
         sum(p.seconds or 0 for p in plan.passes),
         sum(p.bytes for p in plan.passes),
+        sum(p.undecoded for p in plan.passes),
     )
-    entries = [(p.dataset, p.images, p.missing, p.seconds or 0, p.bytes) for p in plan.passes]
+    entries = [
+        (p.dataset, p.images, p.missing, p.seconds or 0, p.bytes, p.undecoded) for p in plan.passes
+    ]
     rows = [
         {
             "set": Cell(name),
             "images": Cell(f"{images:,}", value=images),
+            "undecoded": Cell(f"{undecoded:,}", value=undecoded),
             "missing": Cell(f"{missing:,}", value=missing),
             "time": Cell(_duration(seconds), value=seconds),
             "disk": Cell(human_bytes(size), value=size),
         }
-        for name, images, missing, seconds, size in (*entries, ("all", *total))
+        for name, images, missing, seconds, size, undecoded in (*entries, ("all", *total))
     ]
     table = Table(
         title=(
