@@ -35,7 +35,6 @@ from oodcli.data.incoming import Item, decoded
 from oodcli.data.prepare import Resizing
 from oodcli.data.readers import rgb_of
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
-from oodcli.methods.ensemble import AUTO
 from oodcli.models.extraction import ReadyNetwork, read_ahead
 from oodcli.pools import decoding
 from oodcli.progress import Progress
@@ -344,7 +343,7 @@ class LoadedRun:
 
     def detector(
         self,
-        method: str = AUTO,
+        method: str | None = None,
         *,
         tpr: float | None = None,
         threshold: float | None = None,
@@ -359,7 +358,8 @@ class LoadedRun:
         ----------
         method
             As on the command line: ``knn``, ``react:percentile=85+energy``; ``auto`` for the
-            recommended one, which is chosen now if it was not yet.
+            recommended one, which is chosen now if it was not yet; the recommended one if None and
+            it was chosen, else ``msp``.
         tpr
             Share of ID images that the threshold lets pass; 0.95 if None.
         threshold
@@ -412,7 +412,7 @@ def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = 
 
 def predict(
     images: Images,
-    method: str = AUTO,
+    method: str | None = None,
     *,
     run: str | None = None,
     tpr: float | None = None,

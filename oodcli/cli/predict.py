@@ -46,14 +46,17 @@ def predict(
     ],
     run: RunOption = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--method",
             autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
-            help="A method, a combination such as norm+energy, or auto for the recommended one.",
+            help="A method, a combination such as norm+energy, or auto for the recommended one, "
+            "which is chosen now if it was not yet [default: the one that ood recommend chose, "
+            "else msp].",
+            show_default=False,
         ),
-    ] = "auto",
+    ] = None,
     tpr: Annotated[
         float | None,
         typer.Option(

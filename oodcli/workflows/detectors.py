@@ -44,7 +44,7 @@ from oodcli.store import (
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.own_images import OwnImages
-from oodcli.workflows.recommend import recommended_method
+from oodcli.workflows.recommend import default_method, recommended_method
 from oodcli.workflows.run_data import RunData
 
 # Raised whenever the same fitted method would be stored, or would score, otherwise.
@@ -263,7 +263,7 @@ def check_threshold(tpr: float | None, value: float | None) -> None:
 def detector_for(
     store: Store,
     folder: RunFolder,
-    method: str,
+    method: str | None,
     *,
     device: torch.device,
     amp: bool = False,
@@ -281,7 +281,7 @@ def detector_for(
         The run.
     method
         The method as written on the command line; ``auto`` for the recommended one, which is
-        chosen now if it was not yet.
+        chosen now if it was not yet; None for the recommended one if it was chosen, else ``msp``.
     device
         Where it scores.
     amp
@@ -323,7 +323,7 @@ def detector_for(
 def _found_or_fitted(
     store: Store,
     folder: RunFolder,
-    method: str,
+    method: str | None,
     *,
     device: torch.device,
     amp: bool,
@@ -334,7 +334,9 @@ def _found_or_fitted(
     record = folder.read()
     for warning in record.warnings:
         progress.note(f"warning: when run {folder.name} was imported, {warning}")
-    if method == AUTO:
+    if method is None:
+        method = default_method(store, folder, device=device, amp=amp, progress=progress)
+    elif method == AUTO:
         method = recommended_method(store, folder, device=device, amp=amp, progress=progress)
         progress.note(f"method: {method}, recommended for run {folder.name}")
     spec = parse_method(method)

@@ -75,7 +75,8 @@ class PredictRequest:
     run
         Name of the run; the one created last if None.
     method
-        The method as written on the command line, or ``auto``.
+        The method as written on the command line, or ``auto``; the recommended one if None and it
+        was chosen, else ``msp``.
     tpr
         Share of ID images to accept; 0.95 if None.
     threshold
@@ -100,7 +101,7 @@ class PredictRequest:
     paths: Sequence[str]
     listed: Iterable[str] = ()
     run: str | None = None
-    method: str = AUTO
+    method: str | None = None
     tpr: float | None = None
     threshold: float | None = None
     format: Literal["table", "csv", "jsonl"] | None = None
@@ -391,7 +392,7 @@ def _check(request: PredictRequest) -> None:
         )
     if request.paths.count(STDIN) > 1:
         raise InvalidInputError("- stands for stdin, which can be read once; name it once")
-    if request.method != AUTO:
+    if request.method not in (None, AUTO):
         parse_method(request.method)
     for path in request.paths:
         if path != STDIN and not Path(path).exists():

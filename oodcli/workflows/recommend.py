@@ -7,6 +7,7 @@ image has a part in it.
 """
 
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,9 @@ RECOMMENDATION_SCHEMA = 1
 # More images make the choice no surer, since the ways to spoil them remain the same.
 MAX_IMAGES = 5000
 DRAWS = 400
+# What is taken where nothing was named or recommended: the baseline of the field, known as soon as
+# the logits are.
+DEFAULT = "msp"
 _TRIO = ("knn", "energy", "featurenorm")
 # Of how many methods, the best setting of each, an ensemble is chosen.
 _POOL = 12
@@ -292,9 +296,12 @@ def recommend(
     parse_methods(request.methods)  # wrong names are told before anything is opened
     device = find_device(request.device)
     with using_run(store, request.run, progress=watch) as folder:
+        own = _own_images(store, folder, request, device, watch)
+        if not request.methods and request.limit is None:
+            watch.note(f"choosing takes {price(own.data.run, own.activator)}")
         return choose(
             folder,
-            _own_images(store, folder, request, device, watch),
+            own,
             methods=request.methods,
             limit=request.limit,
             seed=request.seed,
@@ -334,8 +341,95 @@ def recommended_method(
     if stored is not None:
         return stored.method
     own = _own_images(store, folder, RecommendRequest(amp=amp), torch_device, watch)
-    watch.note(f"no method has been recommended for run {folder.name} yet: choosing one")
+    watch.note(_choosing(folder, own))
     return choose(folder, own, progress=watch).method
+
+
+def default_method(
+    store: Store,
+    folder: RunFolder,
+    *,
+    device: torch.device,
+    amp: bool = False,
+    progress: Progress | None = None,
+) -> str:
+    """Return the method to take where none was named, without long work.
+
+    It is the recommended one where the choice has been made, else ``msp``, which needs nothing but
+    the logits; a note then offers the choice, with its cost.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    folder
+        Of the run.
+    device, amp
+        Where and how to compute.
+    progress
+        Told which method it is, and why.
+
+    Raises
+    ------
+    OodError
+        If the record of the run cannot be read.
+    """
+    watch = progress or Silent()
+    record = folder.read()
+    stored = _stored(folder, record, "bfloat16" if amp else "float32")
+    if stored is not None:
+        watch.note(f"method: {stored.method}, recommended for run {folder.name}")
+        return stored.method
+    activator = Activator(
+        store, folder, record, device=device, amp=amp, batch_size=None, progress=watch
+    )
+    watch.note(
+        f"method: {DEFAULT}, as none was named (--method) and none has been recommended for run "
+        f"{folder.name}; ood recommend --run {shlex.quote(folder.name)} chooses one without OOD "
+        f"images, which takes {price(record, activator)}"
+    )
+    return DEFAULT
+
+
+def price(record: Run, activator: Activator) -> str:
+    """Say what a choice costs at most: images through the network, time for them, and fits.
+
+    Parameters
+    ----------
+    record
+        Of the run; it knows how many images there are.
+    activator
+        Knows how fast the last pass was.
+    """
+    parts = record.parts
+    held_out = parts.get("val") or max(
+        (n for part, n in parts.items() if part != "train"), default=0
+    )
+    size = record.preprocess.size
+    views = {View()}
+    for way in ways_to_spoil():
+        views |= {way.view, way.beside(size)}
+    count = parts.get("train", 0) + min(held_out, MAX_IMAGES) * len(views)
+    text = f"a forward pass over up to {count:,} images"
+    rate = activator.rate()
+    if rate:
+        text += f" (about {duration(count / rate)} on {activator.device}, as fast as the last one)"
+    return f"{text} and fits of {len(candidates(len(record.blocks))):,} candidates"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in seconds, minutes or hours, of two digits."""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{float(f'{seconds / length:.2g}'):g} {unit}"
+    return f"{float(f'{max(seconds, 1):.2g}'):g} s"
+
+
+def _choosing(folder: RunFolder, own: OwnImages) -> str:
+    return (
+        f"no method has been recommended for run {folder.name} yet: choosing one, which takes "
+        f"{price(own.data.run, own.activator)}"
+    )
 
 
 def chosen_for(folder: RunFolder, own: OwnImages, *, progress: Progress) -> str:
@@ -358,7 +452,7 @@ def chosen_for(folder: RunFolder, own: OwnImages, *, progress: Progress) -> str:
     stored = stored_for(folder, own)
     if stored is not None:
         return stored
-    progress.note(f"no method has been recommended for run {folder.name} yet: choosing one")
+    progress.note(_choosing(folder, own))
     return choose(folder, own, progress=progress).method
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -588,17 +589,36 @@ def test_rows_reach_a_reader_that_goes_away(tiny: Path, tmp_path: Path) -> None:
     assert program.returncode in (0, 141)
 
 
-def test_without_a_method_the_recommended_one_is_taken(ood: Ood, incoming: Path) -> None:
-    code, out, err = ood("predict", incoming, "--format", "csv")
+def test_without_a_method_one_that_needs_no_choice_is_taken_and_the_choice_offered(
+    ood: Ood, incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("oodcli.workflows.recommend.choose", None)
+        code, out, err = ood("predict", incoming, "--format", "csv")
+    assert code == 0, err
+    # 24 training images, and 24 test images plain, framed for 3 x 3 tiles, and in eight ways.
+    assert "method: msp, as none was named (--method) and none has been recommended for run" in err
+    assert "ood recommend --run tiny chooses one without OOD images, which takes a forward" in err
+    assert "over up to 264 images" in err
+    assert out == ood("predict", incoming, "--method", "msp", "--format", "csv")[1]
+    _, _, err = ood("predict", incoming, "--format", "csv")
+    assert re.search(r"up to 264 images \(about \S+ s on cpu, as fast as the last one\)", err)
+
+
+def test_without_a_method_the_recommended_one_is_taken_where_it_was_chosen(
+    ood: Ood, incoming: Path
+) -> None:
+    code, out, err = ood("predict", incoming, "--method", "auto", "--format", "csv")
     assert code == 0, err
     assert "no method has been recommended" in err
+    assert "choosing one, which takes a forward pass over up to 264 images" in err
     (method,) = (
         line.split(": ")[1].partition(", recommended for run")[0]
         for line in err.splitlines()
         if line.startswith("method: ")
     )
-    code, again, err = ood("predict", incoming, "--method", "auto", "--format", "csv")
-    assert code == 0, err
-    assert "no method has been recommended" not in err
-    assert again == out
-    assert ood("predict", incoming, "--method", method, "--format", "csv")[1] == out
+    for named in ((), ("--method", "auto"), ("--method", method)):
+        code, again, err = ood("predict", incoming, *named, "--format", "csv")
+        assert code == 0, err
+        assert again == out
+        assert "no method has been recommended" not in err

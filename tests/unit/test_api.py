@@ -316,6 +316,16 @@ def test_runs_and_methods_that_are_not_there_are_refused(made: tuple[Path, Path]
         run.detector("energy", device="tpu")
 
 
+def test_without_a_method_nothing_long_is_begun(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oodcli.workflows.recommend.choose", None)
+    assert oodcli.load_run("tiny", store=made[0]).detector(device="cpu").method == "msp"
+    found = oodcli.predict(files(made), store=made[0], device="cpu")
+    wanted = oodcli.predict(files(made), "msp", store=made[0], device="cpu")
+    np.testing.assert_array_equal(found.score, wanted.score)
+
+
 def test_a_threshold_of_ones_own(made: tuple[Path, Path]) -> None:
     run = oodcli.load_run("tiny", store=made[0])
     low = run.detector("energy", threshold=-1e9, device="cpu")
