@@ -43,7 +43,9 @@ class ALPA(PlainObjective):
         Length ``e`` of queries, keys and values.
     pooling
         How the positions of a pair become one number: ``mean``, ``sum``, ``max``, or ``soft``, the
-        soft maximum ``1/6 log sum_p exp(6 c_p)``.
+        soft maximum ``1/6 log sum_p exp(6 c_p)``. As in the released code, ``c_p`` is the sum of
+        both cosines at position ``p``; ``max-each`` and ``soft-each`` pool the two directions of a
+        pair on their own, and add the results.
     tau
         Temperature of SupCon.
 
@@ -55,9 +57,10 @@ class ALPA(PlainObjective):
     Notes
     -----
     The projections, Linear(c, c)-ReLU-Linear(c, e) without bias, are gone after training, and
-    nothing is scored in their space. Poolings other than the mean are applied to each direction of
-    a pair on its own. A network whose blocks end in a plain sum (WRN) gives the rectified output of
-    its last block. The form for cross-entropy is the obvious one; there is no published code of it.
+    nothing is scored in their space. Poolings are those of the released code, but for ``max-each``
+    and ``soft-each``, which are ours. A network whose blocks end in a plain sum (WRN) gives the
+    rectified output of its last block. The form for cross-entropy is the obvious one; there is no
+    published code of it.
 
     The largest tensors have ``m^2 P^2`` numbers: cosines come from products of values with values,
     so that no aligned value, ``m^2 P e``, is ever made, and are computed again going backwards.
@@ -67,7 +70,7 @@ class ALPA(PlainObjective):
     weight: float = 1.0
     sharpness: float = 10.0
     width: int = 80
-    pooling: Literal["mean", "sum", "max", "soft"] = "mean"
+    pooling: Literal["mean", "sum", "max", "soft", "max-each", "soft-each"] = "mean"
     tau: float = 0.1
 
     views: ClassVar[int] = 2
@@ -160,28 +163,21 @@ def similarities(
                 _aligned,
                 (queries[at : at + rows], unit[at : at + rows]),
                 (keys, values, products),
-                pooling,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
             for at in range(0, m, rows)
         ]
-    towards = torch.cat(parts)  # (m, m): the values of the column at the positions of the row
-    return towards + towards.T
+    # (m, m, p): the values of the column at the positions of the row.
+    cosines = torch.cat(parts)
+    if pooling.endswith("-each"):
+        towards = _pooled(cosines, pooling.removesuffix("-each"))
+        return towards + towards.T
+    return _pooled(cosines + cosines.transpose(0, 1), pooling)
 
 
-def _aligned(
-    rows: tuple[Tensor, Tensor], every: tuple[Tensor, Tensor, Tensor], pooling: str
-) -> Tensor:
-    """Return how well all values, brought to the positions of some rows, fit those rows."""
-    queries, unit = rows
-    keys, values, products = every
-    e = queries.shape[2]
-    attention = torch.einsum("ipe,jqe->ijpq", queries, keys) / sqrt(e)
-    attention = attention.softmax(dim=3)  # (r, m, p, q)
-    dot = (attention * torch.einsum("ipe,jqe->ijpq", unit, values)).sum(dim=3)  # (r, m, p)
-    squared = (torch.einsum("ijpq,jqs->ijps", attention, products) * attention).sum(dim=3)
-    cosines = dot / squared.clamp(min=_SMALLEST**2).sqrt()
+def _pooled(cosines: Tensor, pooling: str) -> Tensor:
+    """Return one number per pair for its positions, ``(m, m)``."""
     if pooling == "mean":
         return cosines.mean(dim=2)
     if pooling == "sum":
@@ -189,3 +185,15 @@ def _aligned(
     if pooling == "max":
         return cosines.amax(dim=2)
     return (_SHARPNESS * cosines).logsumexp(dim=2) / _SHARPNESS
+
+
+def _aligned(rows: tuple[Tensor, Tensor], every: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Return how well all values fit some rows at their positions, cosines ``(r, m, p)``."""
+    queries, unit = rows
+    keys, values, products = every
+    e = queries.shape[2]
+    attention = torch.einsum("ipe,jqe->ijpq", queries, keys) / sqrt(e)
+    attention = attention.softmax(dim=3)  # (r, m, p, q)
+    dot = (attention * torch.einsum("ipe,jqe->ijpq", unit, values)).sum(dim=3)  # (r, m, p)
+    squared = (torch.einsum("ijpq,jqs->ijps", attention, products) * attention).sum(dim=3)
+    return dot / squared.clamp(min=_SMALLEST**2).sqrt()

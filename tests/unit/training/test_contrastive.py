@@ -1,6 +1,7 @@
 """SupCon and ALPA against plain loops over pairs, and the probe that follows them."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -108,12 +109,49 @@ def test_positions_without_activation_do_no_harm() -> None:
     assert values.grad.isfinite().all()
 
 
+def both_cosines(parts: list[Tensor], i: int, j: int) -> Tensor:
+    """Return both cosines of a pair at every position, aligned values and all, ``(2, p)``."""
+    queries, keys, values = parts
+    scale = math.sqrt(queries.shape[2])
+    return torch.stack(
+        [
+            functional.cosine_similarity(
+                values[a], (queries[a] @ keys[b].T / scale).softmax(dim=1) @ values[b], dim=1
+            )
+            for a, b in ((i, j), (j, i))
+        ]
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 2**24])
+@pytest.mark.parametrize(
+    ("pooling", "pool"),
+    [
+        # As the released code of MODE: both cosines are added at every position, then pooled.
+        ("mean", lambda c: c.sum(dim=0).mean()),
+        ("sum", lambda c: c.sum(dim=0).sum()),
+        ("max", lambda c: c.sum(dim=0).max()),
+        ("soft", lambda c: (6 * c.sum(dim=0)).exp().sum().log() / 6),
+        ("max-each", lambda c: c.max(dim=1).values.sum()),
+        ("soft-each", lambda c: ((6 * c).exp().sum(dim=1).log() / 6).sum()),
+    ],
+)
+def test_positions_are_pooled_as_in_the_released_code(
+    pooling: str, pool: Callable[[Tensor], Tensor], chunk: int
+) -> None:
+    parts = local_vectors()
+    found = similarities(*parts, pooling=pooling, chunk=chunk)
+    wanted = [[float(pool(both_cosines(parts, i, j))) for j in range(6)] for i in range(6)]
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
+
+
 def test_poolings_differ_and_keep_their_order() -> None:
     parts = local_vectors()
     found = {how: similarities(*parts, pooling=how) for how in ("mean", "sum", "max", "soft")}
     torch.testing.assert_close(found["sum"], 4 * found["mean"])
     assert (found["max"] >= found["mean"]).all()
     assert (found["soft"] >= found["max"]).all()
+    assert (similarities(*parts, pooling="max-each") > found["max"]).any()
 
 
 def output(objective: SupCon | ALPA) -> tuple[Output, Tensor]:
