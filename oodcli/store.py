@@ -481,9 +481,10 @@ class Store:
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder."""
-    if path.is_file():
-        return path.stat().st_size
     total = 0
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_file():
+            return path.stat().st_size
     for folder, _, names in os.walk(path):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
@@ -495,11 +496,15 @@ def remove_leftovers(folder: Path, *, older_than_s: float = 3600.0) -> None:
     """Remove temporary files that a killed process left in ``folder``."""
     if not folder.is_dir():
         return
-    newest = max((p.stat().st_mtime for p in folder.iterdir()), default=0.0)
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    times: dict[Path, float] = {}
+    for path in folder.iterdir():
+        # What another process is writing gets its own name at any moment.
         with contextlib.suppress(FileNotFoundError):
-            if newest - path.stat().st_mtime >= older_than_s:
-                path.unlink()
+            times[path] = path.stat().st_mtime
+    newest = max(times.values(), default=0.0)
+    for path, modified in times.items():
+        if path.name.startswith(_TEMPORARY) and newest - modified >= older_than_s:
+            path.unlink(missing_ok=True)
 
 
 def temporary_files(folder: Path, *, older_than_s: float = 3600.0) -> list[Path]:

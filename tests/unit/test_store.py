@@ -190,6 +190,8 @@ def test_only_old_leftovers_are_removed(tmp_path: Path) -> None:
         path.write_text("x")
     past = time.time() - 10_000
     os.utime(old, (past, past))
+    # As a file that another process has just renamed: it is listed, and no longer there.
+    (tmp_path / ".ood-tmp-renamed").symlink_to(tmp_path / "nowhere")
     remove_leftovers(tmp_path)
     assert not old.exists()
     assert new.exists()
