@@ -429,7 +429,8 @@ def _classes(values: object, where: str) -> NDArray[np.int64] | None:
         given = np.asarray(values)
         if given.dtype.kind not in "biuf":
             raise ValueError(f"{_shown(given)} is no number")
-        whole = given.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # what is no number is found below
+            whole = given.astype(np.int64)
         if not np.array_equal(whole, given):
             raise ValueError(f"{_shown(given[whole != given])} is no whole number")
     return whole

@@ -277,3 +277,39 @@ def test_a_table_that_does_not_name_its_id_set_is_refused(tmp_path):
     path.write_text("dataset,score\ncifar10,1\nsvhn,0\n")
     with pytest.raises(InvalidInputError, match="which of cifar10, svhn is in distribution; name"):
         read_score_file(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.array(["cat", "dog", "cat"]), "'cat' is no number"),
+        (np.array([b"cat", b"dog", b"cat"]), "b'cat' is no number"),
+        (np.array([0.0, 1.5, 2.0]), "1.5 is no whole number"),
+        (np.array([0.0, np.nan, 2.0]), "nan is no whole number"),
+    ],
+)
+def test_classes_that_are_no_whole_numbers_are_refused(tmp_path, labels, told):
+    path = npz(
+        tmp_path / "a.npz",
+        **{"msp/id": np.array(ID), "msp/tin": np.array(NEAR), "@labels/id": labels},
+    )
+    cure = "give a number for each class, from 0"
+    with pytest.raises(InvalidInputError) as caught:
+        read_score_file(path)
+    assert str(caught.value) == f"{path}: @labels/id cannot be read: {told}; {cure}"
+    as_list = [label.item() for label in labels]
+    path = scale_pickle(tmp_path / "a.pkl", id_preds=PREDICTIONS, id_labels=as_list)
+    with pytest.raises(InvalidInputError) as caught:
+        read_score_file(path)
+    assert str(caught.value) == f"{path}: the labels cannot be read: {told}; {cure}"
+
+
+def test_nested_lists_for_scores_are_refused_and_not_unpacked(tmp_path):
+    """13 kB that would be 10⁹ values."""
+    value = [0.5] * 10
+    for _ in range(8):
+        value = [value] * 10
+    path = scale_pickle(tmp_path / "a.pkl", id_labels=value)
+    assert path.stat().st_size < 2**14
+    with pytest.raises(CorruptArtifactError, match="it unpacks to more than"):
+        read_score_file(path)
