@@ -84,6 +84,8 @@ def replacing(
         temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError) or error.filename not in (None, str(temporary)):
             raise
+        if error.errno is None:  # of a server, not of the disk
+            raise
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             error.filename = str(path)
             raise

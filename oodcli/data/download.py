@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodcli.data.patience import SlowServerError, open_url
 from oodcli.data.registry import DATASETS, Source
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
+from oodcli.patience import SlowServerError, open_url
 from oodcli.progress import Progress, Silent, Task
 from oodcli.store import Store, free_bytes
 

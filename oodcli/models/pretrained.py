@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.request import Request
 
 import torch
 from torch import Tensor
@@ -22,12 +23,16 @@ from oodcli.errors import (
 from oodcli.models.checkpoint import read_state
 from oodcli.models.foreign import AUXILIARY, TIMM, TORCHVISION, carried, check_builder, timm_package
 from oodcli.models.registry import builder_of, is_foreign
+from oodcli.patience import open_url
+from oodcli.store import replacing
 
 Three = tuple[float, float, float]
 
 # The weights that the papers of this field score.
 _USUAL = "IMAGENET1K_V1"
 _MOST_CONFIGURATION_BYTES = 1 << 20
+_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 1 << 18
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 _IMAGENET_MEAN: Three = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Three = (0.229, 0.224, 0.225)
@@ -259,8 +264,8 @@ def _cached(url: str) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
-        except (URLError, OSError, RuntimeError) as error:
+            _download(url, path, digest)
+        except (OSError, HTTPException, ValueError) as error:
             raise DownloadError(
                 f"cannot get {url} ({error}); put it at {path}, or name a file: "
                 "ood train --pretrained --init FILE"
@@ -271,6 +276,26 @@ def _cached(url: str) -> Path:
             "again"
         )
     return path
+
+
+def _download(url: str, path: Path, digest: str | None) -> None:
+    """Bring a file to its place, whole and right.
+
+    Raises
+    ------
+    OSError, HTTPException
+        If the server does not give it, is silent or too slow.
+    ValueError
+        If it is not what was published.
+    """
+    request = Request(url, headers={"User-Agent": "ood"})  # noqa: S310 - torchvision's, https alone
+    with open_url(request, timeout_s=_TIMEOUT_S) as response, replacing(path) as stream:
+        state = hashlib.sha256()
+        while chunk := response.read1(_CHUNK_BYTES):
+            state.update(chunk)
+            stream.write(chunk)
+        if digest is not None and not state.hexdigest().startswith(digest):
+            raise ValueError(f"its sha256 is {state.hexdigest()}, which does not begin {digest}")
 
 
 def _sha256(path: Path) -> str:

@@ -12,6 +12,8 @@ from torchvision import models
 
 from oodcli.errors import CorruptArtifactError, DownloadError, InvalidInputError, UnknownNameError
 from oodcli.models import load_into, parse_architecture, pretrained_state
+from oodcli.models.pretrained import _cached
+from tests.server import serving
 
 
 def weights_file(path: Path, arch: str = "resnet18") -> Path:
@@ -116,10 +118,38 @@ def test_weights_that_cannot_be_had_name_the_file_to_put_there(
     def fail(*_args: object, **_more: object) -> None:
         raise URLError("no route")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr("oodcli.models.pretrained.open_url", fail)
     with pytest.raises(DownloadError) as error:
         pretrained_state("torchvision:resnet18")
     assert f"put it at {path}, or name a file" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("drips", "the server sent fewer than 1,000 bytes/s in 0.4 seconds"),
+        ("shift", "its sha256 is "),
+        ("", ""),
+    ],
+)
+def test_weights_come_whole_and_from_a_server_that_does_not_drip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, said: str
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("oodcli.models.pretrained._TIMEOUT_S", 0.2)
+    content = b"weights" * 1000
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    with serving(content[1:] if wrong == "shift" else content) as server:
+        server.drips = "body" if wrong == "drips" else ""
+        url = server.url.replace("file.bin", f"net-{digest}.pth")
+        if not wrong:
+            assert _cached(url).read_bytes() == content
+            return
+        with pytest.raises(DownloadError) as caught:
+            _cached(url)
+    assert said in str(caught.value)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_googlenet_is_normalised_by_one_half_and_loses_its_training_classifiers(
