@@ -28,6 +28,36 @@ MOSTLY_TIED = 0.5
 
 _METHOD = "unnamed method"
 _DATASET = "unnamed data set"
+# A classifier whose lead over guessing is no larger than this share of it hardly classifies.
+_SMALL_LEAD = 0.25
+_STANDARD_ERRORS = 2.58
+
+
+def near_chance(accuracy: float, labels: NDArray[np.int64]) -> float | None:
+    """Return what guessing would reach, if a classifier is hardly better; None if it is.
+
+    Parameters
+    ----------
+    accuracy
+        Its accuracy, a fraction.
+    labels
+        Class of every image that it was measured on, ``(n,)``.
+
+    Returns
+    -------
+    chance
+        Share of the most frequent class, which always naming that class reaches. The accuracy is
+        hardly better if its lead is at most a quarter of ``min(chance, 1 - chance)``, or at most
+        2.58 standard errors of guessing (99 %), of which half of the way to 1 counts at most, so
+        that a few images that are all right are no chance.
+    """
+    n = len(labels)
+    if not n:
+        return None
+    chance = float(np.bincount(labels).max() / n)
+    noise = _STANDARD_ERRORS * (chance * (1 - chance) / n) ** 0.5
+    margin = max(_SMALL_LEAD * min(chance, 1 - chance), min(noise, (1 - chance) / 2))
+    return chance if chance < 1 and accuracy <= chance + margin else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,8 @@ class RunSummary:
         Versions of the packages that made the run; empty where they are not known.
     training
         What it was trained by, as the literature calls it; empty where that is not known.
+    chance
+        What guessing would reach on the ID test images, if the classifier is hardly better.
     """
 
     name: str
@@ -167,6 +169,7 @@ class RunSummary:
     seed: int | None
     versions: Mapping[str, str] = field(default_factory=dict)
     training: str = ""
+    chance: float | None = None
 
 
 @dataclass(frozen=True)

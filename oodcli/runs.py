@@ -106,6 +106,10 @@ class Run:
         Number of images of each part of the data set.
     val_fraction
         Share of the training images held out for validation.
+    test_fraction
+        Share of the images that are tested on, where the data set was one whole; 0 otherwise.
+    division
+        Digest of what the data set was divided by; empty where it was not.
     versions
         Versions of the packages that made it.
     command
@@ -134,6 +138,8 @@ class Run:
     seed: int | None = None
     parts: Mapping[str, int] = field(default_factory=dict)
     val_fraction: float = 0.0
+    test_fraction: float = 0.0
+    division: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -188,6 +194,7 @@ class Run:
             self.preprocess,
             dict(self.recipe),
             self.val_fraction,
+            self.test_fraction,
             self.training.get("amp"),
             self.training.get("compile", False),
             self.training.get("init"),

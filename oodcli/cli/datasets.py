@@ -309,14 +309,17 @@ def add(
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Give images of your own a name that every command knows; nothing is copied."""
+    """Give images of your own a name, or a known set the place of your copy; nothing is copied."""
     from oodcli.store import Store
-    from oodcli.workflows.datasets import add_dataset
+    from oodcli.workflows.datasets import add_dataset, unlike_published
 
     added = add_dataset(Store.at(store), name, path_, labels=labels, root=root)
     parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
     classes = f" in {len(added.class_names)} classes" if added.class_names else ", no classes"
     say(f"{name}: {parts} images{classes}")
+    remark = unlike_published(added)
+    if remark is not None:
+        say(f"warning: {remark}")
     tell(added.location)
 
 

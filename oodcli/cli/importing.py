@@ -75,6 +75,15 @@ def import_(
     ] = None,
     name: NameOption = None,
     val_fraction: ValOption = 0.0,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--test-fraction",
+            help="Share to test on where nothing divides the images; methods learn from the "
+            "others [default: all are test images].",
+            show_default=False,
+        ),
+    ] = None,
     classes: Annotated[
         Path | None,
         typer.Option(
@@ -107,6 +116,7 @@ def import_(
             image_size=image_size,
             resize=resize,
             val_fraction=val_fraction,
+            test_fraction=test_fraction,
             classes=classes,
             device=device,
         ),

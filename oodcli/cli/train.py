@@ -2,13 +2,17 @@
 
 import shlex
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oodcli.cli import completion
 from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption
-from oodcli.cli.speech import tell
+from oodcli.cli.speech import say, tell
+
+if TYPE_CHECKING:
+    from oodcli.workflows.train import TrainResult
 
 ArchOption = Annotated[
     str | None,
@@ -87,9 +91,19 @@ ValOption = Annotated[
     float,
     typer.Option("--val-fraction", help="Share of the training images to hold out for validation."),
 ]
+TestOption = Annotated[
+    float | None,
+    typer.Option(
+        "--test-fraction",
+        help="Share of the images to test on where the data have no test images [default: 0.2].",
+        show_default=False,
+    ),
+]
 
 # What may stand beside --resume without --data.
-_RESUMING = ("--resume", "--run", "--name", "--device", "--data-workers", "--store")
+_RESUMING = (
+    "--resume", "--run", "--name", "--device", "--data-workers", "--per-class", "--store",
+)  # fmt: skip
 
 
 def train(
@@ -164,6 +178,10 @@ def train(
         ),
     ] = None,
     val_fraction: ValOption = 0.0,
+    test_fraction: TestOption = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also print the accuracy on every class, to stderr.")
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on after the last finished epoch of a run cut off."),
@@ -235,6 +253,7 @@ def train(
                 device=own_device,
                 amp=amp,
                 val_fraction=val_fraction,
+                test_fraction=test_fraction,
                 skip_unreadable=skip_unreadable,
                 compile=compile_,
                 scale_batch=scale_batch,
@@ -262,7 +281,23 @@ def train(
                     )
                 ]
         if processes.first:
+            if per_class:
+                _print_accuracies(results)
             tell("\n".join(each.run for each in results))
+
+
+def _print_accuracies(results: "Sequence[TrainResult]") -> None:
+    from oodcli.cli.render.accuracy import accuracy_table
+    from oodcli.cli.render.terminal import write_terminal
+
+    for each in results:
+        tested = each.record.training.get("test")
+        if tested is None:
+            say(f"{each.run}: there are no test images")
+        else:
+            table = accuracy_table(each.run, each.record.class_names, tested)
+            for line in write_terminal(table, to_file=True).splitlines():
+                say(line)
 
 
 def _given(context: typer.Context) -> list[str]:

@@ -417,7 +417,7 @@ def open_npz(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) ->
                 f"{path}: array '{part + '_' if found else ''}labels' has label "
                 f"{content.labels.max()}, but there are {len(names)} classes, counted from 0"
             )
-    return Dataset(name, parts, names, str(path), spec)
+    return Dataset(name, parts, names, str(path), spec, is_whole=not found)
 
 
 def open_npy(
@@ -447,7 +447,8 @@ def open_npy(
     if role == "ood" or labels is None:
         return Dataset(name, {"test": Part(source)}, (), str(path), spec)
     part = Part(source, checked_labels(read_npy(labels), str(labels), count=len(source)))
-    return Dataset(name, {"test": part}, _numbered({"test": part}), str(path), spec)
+    names = _numbered({"test": part})
+    return Dataset(name, {"test": part}, names, str(path), spec, is_whole=True)
 
 
 def read_npy(path: Path, *, offset: int = 0, size: int | None = None) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """What an opened data set is, and how its images are divided."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ from oodcli.store import digest_of_json
 CALIBRATION_ROWS = 5000
 CALIBRATION_SEED = 0
 HOLD_OUT_SEED = 1
+TEST_SEED = 2
+_SHARES = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Dataset:
         Where it lies, for people to read.
     spec
         What to give `open_dataset` to open it again, from any folder.
+    is_whole
+        Whether its only part is all images, since nothing says which of them are for training.
+    test_fraction
+        Share of the images that :meth:`with_test` made the test part of; 0 if it did not.
+    division
+        Digest of what parts were divided by: shares, labels, and names of files. Equal divisions
+        put the same images into the same parts. Empty if nothing was divided.
     """
 
     name: str
@@ -40,6 +49,9 @@ class Dataset:
     class_names: tuple[str, ...]
     location: str
     spec: str
+    is_whole: bool = False
+    test_fraction: float = 0.0
+    division: str = ""
 
     @property
     def test_name(self) -> str:
@@ -101,6 +113,14 @@ class Dataset:
         rows = stratified(_classes(part), min(wanted, max_rows), seed=CALIBRATION_SEED)
         return name, rows
 
+    @property
+    def takes_val(self) -> bool:
+        """Whether :meth:`holding_out` changes anything: there are no validation images to use.
+
+        A ``val`` part beside ``train`` alone is what is tested on.
+        """
+        return not {"val", "test"} <= self.parts.keys()
+
     def holding_out(self, fraction: float) -> "Dataset":
         """Hold a fixed share of the train part out as ``val``, every class in proportion.
 
@@ -112,31 +132,80 @@ class Dataset:
         Returns
         -------
         dataset
-            The same set where it has a ``val`` part of its own.
+            The same set where it has parts ``val`` and ``test`` of its own. A ``val`` part that is
+            tested on, for want of another, becomes ``test``.
 
         Raises
         ------
         InvalidInputError
             If the share is out of range or leaves a part without images, or there is no train part.
         """
-        if not 0 <= fraction < 1:
-            raise InvalidInputError(
-                f"a validation share of {fraction} is out of range; give 0 or more, below 1"
-            )
-        if fraction == 0 or "val" in self.parts:
+        _check_share("validation", fraction)
+        if fraction == 0 or not self.takes_val:
             return self
         if "train" not in self.parts:
             raise InvalidInputError(f"data set {self.name!r} has no train part to hold out from")
-        train = self.parts["train"]
-        held = stratified(_classes(train), round(fraction * len(train)), seed=HOLD_OUT_SEED)
-        if not 0 < len(held) < len(train):
+        tested = {} if self.parts.keys() == {"train"} else {"test": self.id_test}
+        return self._divided("train", "val", fraction, seed=HOLD_OUT_SEED, others=tested)
+
+    @property
+    def takes_test(self) -> bool:
+        """Whether :meth:`with_test` changes anything: all images are one part, and have classes."""
+        (part, *others) = self.parts.values()
+        one = not others and (self.is_whole or "train" in self.parts)
+        return one and part.labels is not None
+
+    def with_test(self, fraction: float) -> "Dataset":
+        """Divide a set that is one part into ``train`` and ``test``, every class in proportion.
+
+        Parameters
+        ----------
+        fraction
+            Share of the images that are to be tested on, between 0 and 1; 0 changes nothing.
+
+        Returns
+        -------
+        dataset
+            The same set where it is divided already.
+
+        Raises
+        ------
+        InvalidInputError
+            If the share is out of range or leaves a part without images.
+        """
+        _check_share("test", fraction)
+        if fraction == 0 or not self.takes_test:
+            return self
+        (part,) = self.parts
+        divided = self._divided(part, "test", fraction, seed=TEST_SEED, others={})
+        return replace(divided, test_fraction=fraction)
+
+    def _divided(
+        self, part: str, target: str, fraction: float, *, seed: int, others: Mapping[str, Part]
+    ) -> "Dataset":
+        """Divide a part into ``train`` and a target, which gets the share."""
+        whole = self.parts[part]
+        what = _SHARES[target]
+        held = stratified(_classes(whole), round(fraction * len(whole)), seed=seed)
+        if not 0 < len(held) < len(whole):
+            images = "train images" if part == "train" else "images"
             raise InvalidInputError(
-                f"a validation share of {fraction} of {len(train)} train images leaves a part "
+                f"a {what} share of {fraction} of {len(whole)} {images} leaves a part "
                 "without images; give another share"
             )
-        kept = np.setdiff1d(np.arange(len(train), dtype=np.int64), held)
-        parts = {**self.parts, "train": take(train, kept), "val": take(train, held)}
-        return Dataset(self.name, parts, self.class_names, self.location, self.spec)
+        kept = np.setdiff1d(np.arange(len(whole), dtype=np.int64), held)
+        parts = {"train": take(whole, kept), target: take(whole, held), **others}
+        names = list(whole.source.files) if isinstance(whole.source, Named) else []
+        labels = digest_of(_classes(whole))
+        division = digest_of_json([self.division, what, fraction, seed, labels, names])
+        return replace(self, parts=parts, is_whole=False, division=division)
+
+
+def _check_share(what: str, fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise InvalidInputError(
+            f"a {what} share of {fraction} is out of range; give 0 or more, below 1"
+        )
 
 
 def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
@@ -173,6 +242,15 @@ def stratified(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[n
 
 def _classes(part: Part) -> NDArray[np.int64]:
     return np.zeros(len(part), dtype=np.int64) if part.labels is None else part.labels
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A source whose images have names."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Names of the images, in order."""
 
 
 @runtime_checkable

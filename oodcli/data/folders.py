@@ -10,7 +10,14 @@ from oodcli.data.readers import FileSource, find_images, is_image_name, list_fol
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
 
-_WANTED = "wanted is train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if there is any"
+_WANTED = (
+    "wanted is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
+    "there is any"
+)
+# Folders that are called so are parts of a data set under another name, not classes.
+_PARTS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+)
 
 
 def open_folder(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) -> Dataset:
@@ -25,8 +32,9 @@ def open_folder(path: Path, *, name: str, spec: str, role: Literal["id", "ood"])
     spec
         What opens it again.
     role
-        ``id`` reads ``train``, ``val`` and ``test`` with a folder for every class; ``ood`` takes
-        all images below ``test``, else below ``val``, else below the folder itself.
+        ``id`` reads ``train``, ``val`` and ``test`` with a folder for every class, or else folders
+        of classes as one whole; ``ood`` takes all images below ``test``, else below ``val``, else
+        below the folder itself.
 
     Raises
     ------
@@ -38,7 +46,7 @@ def open_folder(path: Path, *, name: str, spec: str, role: Literal["id", "ood"])
         return Dataset(name, {"test": _without_classes(path)}, (), str(path), spec)
     found = [part for part in ("train", "test", "val") if (path / part).is_dir()]
     if not found:
-        raise InvalidInputError(f"folder {path} has no train, val or test folder; {_WANTED}")
+        return _whole(path, name=name, spec=spec)
     if found == ["val"]:
         raise InvalidInputError(f"folder {path} has neither train nor test; {_WANTED}")
     files = {part: _files_by_class(path / part) for part in found}
@@ -53,6 +61,28 @@ def open_folder(path: Path, *, name: str, spec: str, role: Literal["id", "ood"])
             )
         parts[part] = _with_classes(path / part, class_names, files[part])
     return Dataset(name, parts, class_names, str(path), spec)
+
+
+def _whole(path: Path, *, name: str, spec: str) -> Dataset:
+    """Open a folder with a folder for every class, of which nothing says what is for training."""
+    folders = [entry.name for entry in list_folder(path) if entry.is_dir()]
+    for part in folders:
+        if part.lower() in _PARTS:
+            kind = next(known for known in ("train", "test", "val") if _is_kind(part, known))
+            raise InvalidInputError(
+                f"folder {path} has a folder {part!r}, which is no class; rename it to {kind}: "
+                f"{_WANTED}"
+            )
+    files = _files_by_class(path)
+    class_names = tuple(files)
+    whole = _with_classes(path, class_names, files)
+    return Dataset(name, {"test": whole}, class_names, str(path), spec, is_whole=True)
+
+
+def _is_kind(folder: str, part: str) -> bool:
+    """Return whether the name of a folder stands for a part."""
+    other = {"val": ("val", "dev", "eval")}.get(part, (part,))
+    return folder.lower().startswith(other)
 
 
 def _files_by_class(folder: Path) -> dict[str, list[str]]:

@@ -124,4 +124,4 @@ def open_list(
             f"{path}: {images[int(labels.argmin())].path} has no label; write it behind the path"
         )
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
-    return Dataset(name, {"test": Part(source, labels)}, names, str(path), spec)
+    return Dataset(name, {"test": Part(source, labels)}, names, str(path), spec, is_whole=True)

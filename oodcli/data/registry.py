@@ -758,7 +758,12 @@ DATASETS: Mapping[str, KnownDataset] = MappingProxyType(
 
 
 def open_dataset(
-    spec: str, store: Store, *, role: Literal["id", "ood"] = "id", val_fraction: float = 0.0
+    spec: str,
+    store: Store,
+    *,
+    role: Literal["id", "ood"] = "id",
+    val_fraction: float = 0.0,
+    test_fraction: float = 0.0,
 ) -> Dataset:
     """Find a data set and understand its parts; images are decoded later.
 
@@ -774,6 +779,8 @@ def open_dataset(
         ``id`` wants images with classes; ``ood`` takes the images to be told from them.
     val_fraction
         Share of the train part to hold out as ``val`` where the set has none.
+    test_fraction
+        Share of the images to test on, where the set is one whole; the others are ``train`` then.
 
     Raises
     ------
@@ -782,23 +789,28 @@ def open_dataset(
     MissingArtifactError
         If there is no such folder or file, or the data set was not downloaded.
     InvalidInputError
-        If the folder or file is not laid out as a data set, or ``val_fraction`` does not fit.
+        If the folder or file is not laid out as a data set, or a share does not fit.
     CorruptArtifactError
         If a published file is damaged.
     """
+    opened = _opened(spec, store, role=role)
+    return opened.with_test(test_fraction).holding_out(val_fraction)
+
+
+def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
+    """Open a data set as it is."""
     own = registered(store).get(spec)
     if own is not None:
-        return _open_registered(own, store, role=role).holding_out(val_fraction)
+        return _open_registered(own, store, role=role)
     if spec in DATASETS:
-        return DATASETS[spec].open(store).holding_out(val_fraction)
+        return DATASETS[spec].open(store)
     name, path = _named_path(spec)
     if not spec or not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on names that are too long
         if _is_bare_name(spec):
             unknown = UnknownNameError.among("data set", spec, (*DATASETS, *registered(store)))
             raise UnknownNameError(f"{unknown} (a folder, an .npz file or NAME=PATH will do too)")
         raise MissingArtifactError(f"no folder or file {path}; check the path")
-    opened = _open_published(name, path, store) or _open_own(name, path, role=role)
-    return opened.holding_out(val_fraction)
+    return _open_published(name, path, store) or _open_own(name, path, role=role)
 
 
 def _open_published(name: str | None, path: Path, store: Store) -> Dataset | None:
@@ -867,8 +879,7 @@ def _open_registered(
         return open_npy(own.path, name=own.name, spec=own.name, role=role, labels=own.labels)
     if own.path.is_file() and (own.root is not None or suffix == ".txt"):
         return open_list(own.path, name=own.name, spec=own.name, role=role, root=own.root)
-    opened = open_dataset(f"{own.name}={own.path}", store, role=role)
-    return replace(opened, spec=own.name)
+    return replace(_opened(f"{own.name}={own.path}", store, role=role), spec=own.name)
 
 
 def _named_path(spec: str) -> tuple[str | None, Path]:

@@ -371,7 +371,7 @@ def add_dataset(
     labels: Path | None = None,
     root: Path | None = None,
 ) -> Dataset:
-    """Register a folder or file of the user's under a name.
+    """Register a folder or file of the user's under a name, or as the copy of a known set.
 
     Parameters
     ----------
@@ -394,15 +394,16 @@ def add_dataset(
     Raises
     ------
     InvalidInputError
-        If the name is that of a known data set or cannot be one, or the images cannot be used.
+        If the name is that of a benchmark or of a set that comes with the tool, or cannot be one,
+        or the images cannot be used.
     MissingArtifactError
         If a path leads to nothing.
     """
-    if name in DATASETS or name in BENCHMARKS:
-        raise InvalidInputError(
-            f"{name!r} is a name that ood knows; give yours another, or, if {path} is a copy of "
-            f'it, write [{name}] and path = "…" into {store.root / "datasets.toml"}'
-        )
+    known = DATASETS.get(name)
+    if known is not None and not known.sources:
+        raise InvalidInputError(f"{name!r} comes with ood; give yours another name")
+    if known is None and name in BENCHMARKS:
+        raise InvalidInputError(f"{name!r} is the name of a benchmark; give yours another")
     for given in (path, labels, root):
         if given is not None and not given.exists():
             raise MissingArtifactError(f"no folder or file {given}; check the path")
@@ -425,6 +426,33 @@ def add_dataset(
         else:
             register(before, store)
         raise
+
+
+def unlike_published(dataset: Dataset) -> str | None:
+    """Say that a copy of a known set has not the published number of images.
+
+    Parameters
+    ----------
+    dataset
+        The copy, under the name of the set.
+
+    Returns
+    -------
+    remark
+        None if the numbers agree, or no known set has the name.
+    """
+    known = DATASETS.get(dataset.name)
+    if known is None:
+        return None
+    found = {part: len(dataset.parts[part]) for part in known.counts if part in dataset.parts}
+    if found == dict(known.counts):
+        return None
+    here = ", ".join(f"{part} {n:,}" for part, n in found.items()) or "none of its parts"
+    published = ", ".join(f"{part} {n:,}" for part, n in known.counts.items())
+    return (
+        f"{dataset.name} has {here} images here and {published} as published: figures on it are "
+        "not those of papers"
+    )
 
 
 def remove_dataset(store: Store, name: str) -> Path:

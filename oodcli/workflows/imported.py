@@ -233,6 +233,8 @@ def _stored(
             weights=digest_of_file(folder.weights),
             parts={part: len(images) for part, images in dataset.parts.items()},
             val_fraction=request.val_fraction,
+            test_fraction=dataset.test_fraction,
+            division=dataset.division,
             versions=versions(),
             command=command,
             imported=imported,

@@ -12,7 +12,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, new_name
 from oodcli.store import Store
-from oodcli.workflows.run_data import check_size_options, find_dataset
+from oodcli.workflows.run_data import check_size_options, find_divided
 
 Three = tuple[float, float, float]
 
@@ -40,6 +40,9 @@ class ImportRequest:
         How images get there: ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``.
     val_fraction
         Share of the training images to hold out for calibration.
+    test_fraction
+        Share of the images to test on where the data set is one whole, so that methods learn from
+        the others; all of them are test images if None.
     classes
         A file with the name of a class on each line, in the order of the logits; the order of the
         data set if None.
@@ -56,6 +59,7 @@ class ImportRequest:
     image_size: int | None = None
     resize: str | None = None
     val_fraction: float = 0.0
+    test_fraction: float | None = None
     classes: Path | None = None
     device: str = "auto"
 
@@ -121,8 +125,13 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> Datase
     if request.name is not None:
         new_name(store, request.name, request.name)
     names = None if request.classes is None else read_class_names(request.classes)
-    dataset = find_dataset(
-        request.data, store, role="id", val_fraction=request.val_fraction, progress=progress
+    dataset = find_divided(
+        request.data,
+        store,
+        val=request.val_fraction,
+        test=request.test_fraction,
+        usual_test=0.0,
+        progress=progress,
     )
     if not dataset.class_names:
         raise InvalidInputError(

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.errors import (
     CorruptArtifactError,
@@ -14,7 +16,7 @@ from oodcli.errors import (
 )
 from oodcli.files import expanded
 from oodcli.foreign import ForeignRun, joined, read_score_file
-from oodcli.metrics import MOSTLY_TIED, Convention, convention_named
+from oodcli.metrics import MOSTLY_TIED, Convention, convention_named, near_chance
 from oodcli.results import (
     AVERAGE,
     GROUPS,
@@ -268,7 +270,7 @@ def _report(
         convention=convention.name,
         description=convention.description,
         benchmark=benchmark,
-        runs=[one.source.summary for one in each],
+        runs=[_with_chance(one.source) for one in each],
         rows=rows,
         notes=list(dict.fromkeys(said)),
         splits={
@@ -281,6 +283,16 @@ def _report(
         mean_ranks=ranks_of(rows),
         calibration=[found for found in calibrations if found is not None],
     )
+
+
+def _with_chance(source: Source) -> RunSummary:
+    """Return what is said of a run, and whether its classifier hardly classifies."""
+    labels = source.read(LABELS, source.scoring.id_set)
+    accuracy = source.scoring.id_accuracy
+    if labels is None or accuracy is None:
+        return source.summary
+    chance = near_chance(accuracy, np.asarray(labels, dtype=np.int64))
+    return replace(source.summary, chance=chance)
 
 
 def stored_sources(

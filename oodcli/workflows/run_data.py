@@ -1,7 +1,9 @@
 """The data of a run: opened again as they were when it was made, decoded at its size."""
 
+import os
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from oodcli.data import DATASETS, download, open_dataset
@@ -9,6 +11,7 @@ from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.class_order import in_order
 from oodcli.data.dataset import Dataset
 from oodcli.data.prepare import prepare, prepare_some
+from oodcli.data.registered import FILE, registered
 from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet, Part, evenly_spaced
@@ -20,8 +23,41 @@ _LARGEST_SIDE = 4096
 _RESIZE = re.compile(r"exact|shorter-crop(:[1-9][0-9]{0,4})?")
 
 
+def say_which(spec: str, store: Store, progress: Progress) -> None:
+    """Say that a name stands for a data set, where a file or folder here is called so too.
+
+    Parameters
+    ----------
+    spec
+        What a user wrote.
+    store
+        Holds the names that were registered.
+    progress
+        Told.
+    """
+    known = spec in DATASETS
+    if not (known or spec in registered(store)) or not os.path.lexists(spec):
+        return
+    kind = "folder" if Path(spec).is_dir() else "file"
+    where = "that ood knows" if known and spec not in registered(store) else f"named in {FILE}"
+    progress.note(
+        f"{spec} is taken as the data set {where}, not as the {kind} {spec} in this folder; "
+        f"to take the {kind}: ./{spec}"
+    )
+
+
+# Share of images to test on, where nothing says which ones.
+TEST_FRACTION = 0.2
+
+
 def find_dataset(
-    spec: str, store: Store, *, role: Literal["id", "ood"], val_fraction: float, progress: Progress
+    spec: str,
+    store: Store,
+    *,
+    role: Literal["id", "ood"],
+    val_fraction: float = 0.0,
+    test_fraction: float = 0.0,
+    progress: Progress,
 ) -> Dataset:
     """Open a data set, after downloading it where it is a known one that is not in the store.
 
@@ -35,6 +71,8 @@ def find_dataset(
         ``id`` for images with classes, ``ood`` for images to be told from them.
     val_fraction
         Share of the training images to hold out as validation images where there are none.
+    test_fraction
+        Share of the images to test on where the data set is one whole.
     progress
         Told of the download.
 
@@ -48,7 +86,84 @@ def find_dataset(
         size = f" {known.download_bytes / 1e6:.0f} MB" if known.download_bytes else ""
         progress.note(f"{spec} is not in the store: downloading{size} to {store.datasets}")
         download(spec, store, progress=progress)
-    return open_dataset(spec, store, role=role, val_fraction=val_fraction)
+    return open_dataset(
+        spec, store, role=role, val_fraction=val_fraction, test_fraction=test_fraction
+    )
+
+
+def find_divided(
+    spec: str,
+    store: Store,
+    *,
+    val: float,
+    test: float | None,
+    usual_test: float,
+    progress: Progress,
+) -> Dataset:
+    """Open the data set of a new run, and divide it as was asked for.
+
+    Parameters
+    ----------
+    spec, store, progress
+        As for :func:`find_dataset`.
+    val, test
+        Shares to hold out.
+    usual_test
+        Share to test on if ``test`` is None; with 0 a whole stays one, all of which is tested on.
+
+    Raises
+    ------
+    OodError
+        As :func:`find_dataset`; or if a share does not fit.
+    """
+    say_which(spec, store, progress)
+    dataset = find_dataset(spec, store, role="id", progress=progress)
+    if test is not None and not dataset.takes_test:
+        progress.note(f"{dataset.name} has test images, so that --test-fraction changes nothing")
+    if val > 0 and not dataset.takes_val:
+        progress.note(
+            f"{dataset.name} has validation images, so that --val-fraction changes nothing"
+        )
+    share = (usual_test if test is None else test) if dataset.takes_test else 0.0
+    divided = dataset.with_test(share)
+    if share > 0:
+        n = len(divided.parts["test"])
+        progress.note(
+            f"{dataset.name} has no test images: {n:,} of {n + len(divided.parts['train']):,}, the "
+            "same share of every class, are held out of training to be tested on "
+            f"(--test-fraction {share:g})"
+        )
+    elif dataset.takes_test and dataset.is_whole:
+        progress.note(
+            f"all {len(dataset.id_test):,} images of {dataset.name} are test images; methods that "
+            f"learn need training images, held out of these by --test-fraction {TEST_FRACTION:g}"
+        )
+    return divided.holding_out(val)
+
+
+def check_division(dataset: Dataset, division: str, *, run: str) -> None:
+    """Refuse data that would be divided otherwise than for a run: it may have trained on any image.
+
+    Parameters
+    ----------
+    dataset
+        The data, divided by the shares of the run.
+    division
+        That of the run.
+    run
+        Its name.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not divided alike.
+    """
+    if dataset.division != division:
+        raise InvalidInputError(
+            f"{dataset.name} at {dataset.location} has other images than when run {run} was made, "
+            "and would be divided otherwise, so that training images were tested on; put them "
+            "back as they were, or train again"
+        )
 
 
 def check_size_options(image_size: int | None, resize: str | None) -> None:
@@ -158,7 +273,12 @@ class RunData:
         """
         try:
             dataset = find_dataset(
-                run.data, store, role="id", val_fraction=run.val_fraction, progress=progress
+                run.data,
+                store,
+                role="id",
+                val_fraction=run.val_fraction,
+                test_fraction=run.test_fraction,
+                progress=progress,
             )
         except OodError as error:
             back = "; put the data back, or a link to them" if "/" in run.data else ""
@@ -173,6 +293,7 @@ class RunData:
                 f"run ({len(dataset.class_names)} against {len(run.class_names)}, or other names); "
                 "put back the data it was trained on"
             )
+        check_division(dataset, run.division, run=folder.name)
         # A run that was trained without some of its images is scored without them, too.
         skip = skip_unreadable or bool(run.training.get("skip_unreadable"))
         ordered = in_order(dataset, run.class_names, where=f"run {folder.name}")
@@ -253,7 +374,8 @@ class RunData:
         if "train" not in self.dataset.parts:
             raise InvalidInputError(
                 f"{self.dataset.name} has no training images, which NormRatio and methods that "
-                "learn need; name a data set with a train part, or a block: featurenorm:block=N"
+                "learn need; hold some out of its images (ood import --test-fraction 0.2), name a "
+                "data set with a train part, or a block: featurenorm:block=N"
             )
         return self.images("train", limit=limit)
 

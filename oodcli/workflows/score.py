@@ -25,6 +25,7 @@ from oodcli.images import ImageSet, Part, evenly_spaced
 from oodcli.methods import Fitted, MethodSpec, parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.methods.featurenorm import selection
+from oodcli.metrics import near_chance
 from oodcli.probes import Probe
 from oodcli.progress import Progress, Silent, lasting
 from oodcli.results import AVERAGE, Report
@@ -57,7 +58,7 @@ from oodcli.workflows.normratio import NormRatioResult, described, keep
 from oodcli.workflows.own_images import OwnImages
 from oodcli.workflows.recommend import chosen_for, stored_for
 from oodcli.workflows.report import method_notes, report
-from oodcli.workflows.run_data import RunData, find_dataset, missing_sets
+from oodcli.workflows.run_data import RunData, find_dataset, missing_sets, say_which
 from oodcli.workflows.tune import ValidationSet, settings, tune
 
 SCORE_SCHEMA = 1
@@ -312,12 +313,46 @@ class _Session:
             progress=self.progress,
         )
         self.own = OwnImages(self.folder, data, self.activator, request.limit)
+        self._check_possible()
         if len(named) < len(request.methods):
             self.auto = self._chosen()
         methods = [self.auto if text == AUTO else text for text in request.methods]
         self.specs = parse_methods(
             for_every_block([text for text in methods if text], range(len(self.record.blocks)))
         )
+
+    def _check_possible(self) -> None:
+        """Refuse what would fail after a forward pass, before there is any.
+
+        Raises
+        ------
+        InvalidInputError
+            If parameters are to be chosen, or activations written, and images for that are lacking.
+        CorruptArtifactError
+            If scores of the run are damaged, to which those of this call would be added.
+        """
+        request, name = self.request, self.data.dataset.name
+        if request.tune and self.own.calibration_part != "val":
+            raise InvalidInputError(
+                f"--tune needs validation images, and {name} has none; hold some out of training: "
+                "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
+            )
+        named = request.tune_ood is not None
+        if (
+            "openood" in request.tune
+            and not named
+            and not (self.benchmark is not None and self.benchmark.ood_val)
+        ):
+            raise InvalidInputError(
+                "--tune openood needs OOD validation images, and no benchmark names them here; "
+                "name some that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
+            )
+        if request.export_activations is not None and "train" not in self.data.dataset.parts:
+            raise InvalidInputError(
+                f"--export-activations writes those of training images too, and {name} has none; "
+                "leave it out"
+            )
+        read_scorings(self.folder.scores)
 
     def _chosen(self) -> str:
         """Return the method that is recommended for the run, chosen now if it was not yet.
@@ -361,6 +396,12 @@ class _Session:
                     f"and run {self.folder.name} was trained on {id_name}; name its sets: --ood"
                 )
             missing = missing_sets(benchmark, self.store)
+            if not _ood_sets(benchmark, missing) and not request.ood:
+                raise MissingArtifactError(
+                    f"no OOD set of benchmark {benchmark.name} is here; get them: "
+                    f"ood datasets download --benchmark {benchmark.name}, or name sets of your own "
+                    "in place of the benchmark: --ood NAME|FOLDER"
+                )
             if missing and not request.allow_missing:
                 raise MissingArtifactError(
                     f"benchmark {benchmark.name} lacks {', '.join(missing)}; get them: "
@@ -373,10 +414,10 @@ class _Session:
             return None
         missing = missing_sets(own, self.store)
         get = f"get them: ood datasets download --benchmark {own.name}"
-        if len(missing) == len(own.members) - 1:
+        if not _ood_sets(own, missing):
             self.progress.note(
-                f"no set of benchmark {own.name} is here: scoring on photographs and noise that "
-                f"come with ood; {get}"
+                f"no OOD set of benchmark {own.name} is here: scoring on photographs and noise "
+                f"that come with ood; {get}"
             )
             return None
         if missing:
@@ -389,7 +430,9 @@ class _Session:
         entries = [] if self.benchmark is None else self._benchmark_entries(self.benchmark)
         if self.benchmark is None and not request.ood:
             entries = self._own_entries()
-        entries += [_Entry(self.opened(text), "ood", None) for text in request.ood]
+        for text in request.ood:
+            say_which(text, self.store, self.progress)
+            entries.append(_Entry(self.opened(text), "ood", None))
         id_name = self.own.name
         names = [entry.dataset.name for entry in entries]
         if AVERAGE in names:
@@ -459,14 +502,9 @@ class _Session:
         Raises
         ------
         InvalidInputError
-            If there are no ID validation images, or no OOD validation images are known.
+            If the OOD validation images cannot be used.
         """
         name = self.data.dataset.name
-        if self.own.calibration_part != "val":
-            raise InvalidInputError(
-                f"--tune needs validation images, and {name} has none; hold some out of training: "
-                "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
-            )
         images = self.own.calibration()
         if tuning == "pseudo":
             return (
@@ -482,13 +520,10 @@ class _Session:
     def _ood_validation_images(self) -> ImageSet:
         named, benchmark = self.request.tune_ood, self.benchmark
         if named is not None:
+            say_which(named, self.store, self.progress)
             dataset = self.opened(named)
-        elif benchmark is None or not benchmark.ood_val:
-            raise InvalidInputError(
-                "--tune openood needs OOD validation images, and no benchmark names them here; "
-                "name some that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
-            )
         else:
+            assert benchmark is not None  # _check_possible has seen to it
             dataset = self.opened(benchmark.ood_val)
             if benchmark.ood_val_list:
                 chosen = split(dataset, benchmark.ood_val_list, self.store)
@@ -525,6 +560,11 @@ class _Session:
             f"these methods take more than the one forward pass: {each}; for {count} about "
             f"{lasting(passes / rate)} at {rate:,.0f} images/s, less what is stored"
         )
+
+
+def _ood_sets(benchmark: Benchmark, missing: Sequence[str]) -> list[str]:
+    """Return the OOD sets of a benchmark that are here."""
+    return [name for names in benchmark.groups.values() for name in names if name not in missing]
 
 
 def for_every_block(methods: Sequence[str], blocks: range) -> list[str]:
@@ -741,6 +781,12 @@ def _score(
     labels = id_images.labels
     assert labels is not None  # _opened has seen to it
     scores: dict[tuple[str, str], Scores] = {(LABELS, session.own.name): labels}
+    right = float(np.mean(id_activations.predictions.cpu().numpy() == labels))
+    if near_chance(right, labels) is not None:
+        watch.note(
+            f"warning: {session.folder.name} is right on {right:.1%} of {len(labels):,} test "
+            "images, hardly better than guessing"
+        )
     accuracies: dict[str, float] = {}
     for images in (id_images, *ood_images):
         activations = (

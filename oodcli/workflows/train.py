@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ from oodcli.training.recipes import Recipe, default_architecture, recipe_for, re
 from oodcli.training.registry import parse_objective
 from oodcli.training.streaming import StreamedImages, TrainingImages, crops_originals, fits
 from oodcli.training.student import LastBlock
+from oodcli.workflows.accuracy import accuracy_on
+from oodcli.workflows.activate import Activator
 from oodcli.workflows.devices import (
     check_compiler,
     cpu_threads,
@@ -79,7 +82,13 @@ from oodcli.workflows.initial import (
     published_weights,
 )
 from oodcli.workflows.preprocessing import size_of_training
-from oodcli.workflows.run_data import find_dataset, preprocess_for
+from oodcli.workflows.run_data import (
+    TEST_FRACTION,
+    check_division,
+    find_dataset,
+    find_divided,
+    preprocess_for,
+)
 from oodcli.workflows.training_state import (
     History,
     drop_state,
@@ -128,6 +137,8 @@ class TrainRequest:
         Where to compute, and whether in bfloat16.
     val_fraction
         Share of the training images to hold out for validation.
+    test_fraction
+        Share of the images to test on where the data set is one whole; ``TEST_FRACTION`` if None.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
     compile
@@ -159,6 +170,7 @@ class TrainRequest:
     device: str = "auto"
     amp: bool = False
     val_fraction: float = 0.0
+    test_fraction: float | None = None
     skip_unreadable: bool = False
     compile: bool = False
     scale_batch: bool = False
@@ -194,6 +206,8 @@ class _Job:
     seed: int
     amp: bool
     val_fraction: float
+    test_fraction: float
+    division: str
     skip_unreadable: bool
     command: str
     created: str
@@ -211,6 +225,8 @@ class _Job:
             "amp": self.amp,
             "compile": self.compile,
             "val_fraction": self.val_fraction,
+            "test_fraction": self.test_fraction,
+            "division": self.division,
             "skip_unreadable": self.skip_unreadable,
             "size": None if self.preprocess is None else list(self.preprocess.size),
             "resize": None if self.preprocess is None else self.preprocess.resize,
@@ -238,6 +254,8 @@ class _Job:
                 seed=content["seed"],
                 amp=content["amp"],
                 val_fraction=content["val_fraction"],
+                test_fraction=content["test_fraction"],
+                division=content["division"],
                 skip_unreadable=content["skip_unreadable"],
                 command=content["command"],
                 created=content["created"],
@@ -292,18 +310,24 @@ def train(
     request = _named_apart(request)
     device = find_device(request.device)
     decoders = _decoders(request.data_workers, job_of, watch)
-    fraction = _fraction(request.val_fraction)
+    for name in ("val", "test"):
+        _check_fraction(name, getattr(request, f"{name}_fraction"))
     if request.compile:
         _check_compiled(device, job_of)
     # One process downloads before the others look.
     dataset = job_of.in_turn(
-        partial(find_dataset, request.data, store, role="id", val_fraction=0, progress=watch)
+        partial(
+            find_divided,
+            request.data,
+            store,
+            val=request.val_fraction,
+            test=request.test_fraction,
+            usual_test=TEST_FRACTION,
+            progress=watch,
+        )
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
-    if fraction > 0 and "val" in dataset.parts:
-        watch.note(f"{dataset.name} has validation images, so that --val-fraction changes nothing")
-    dataset = dataset.holding_out(fraction)
     job = _planned(store, request, dataset, command=command, watch=watch, job_of=job_of)
     same, folder = None, None
     if job_of.first:
@@ -361,6 +385,11 @@ def _planned(
     start = None
     if request.init is not None and not request.pretrained:
         start = initial_weights(store, request.init)
+        if Path(request.init).exists() and request.init in {f.name for f in run_folders(store)}:
+            watch.note(
+                f"--init {request.init} is taken as the run, not as the file {request.init} in "
+                f"this folder; to take the file: ./{request.init}"
+            )
     arch, named = _network_of(request, dataset.name, None if start is None else start.named.arch)
     sizing = size_of_training(
         dataset,
@@ -392,6 +421,8 @@ def _planned(
         seed=request.seed,
         amp=request.amp,
         val_fraction=request.val_fraction,
+        test_fraction=dataset.test_fraction,
+        division=dataset.division,
         skip_unreadable=request.skip_unreadable,
         command=command,
         created=now(),
@@ -613,8 +644,14 @@ def _carry_on(
         return TrainResult(folder.name, folder.read(), 0)
     job = _Job.from_json(folder.read_training(), folder.name)
     opened = dataset or find_dataset(
-        job.data, store, role="id", val_fraction=job.val_fraction, progress=watch
+        job.data,
+        store,
+        role="id",
+        val_fraction=job.val_fraction,
+        test_fraction=job.test_fraction,
+        progress=watch,
     )
+    check_division(opened, job.division, run=folder.name)
     return _train(
         store,
         folder,
@@ -665,6 +702,8 @@ def _recorded(folder: RunFolder) -> dict[str, Any] | None:
         "amp": record.training["amp"],
         "compile": record.training.get("compile", False),
         "val_fraction": record.val_fraction,
+        "test_fraction": record.test_fraction,
+        "division": record.division,
         "skip_unreadable": record.training["skip_unreadable"],
         "size": list(record.preprocess.size),
         "resize": record.preprocess.resize,
@@ -685,10 +724,9 @@ def _writing(store: Store, folder: RunFolder, watch: Progress) -> Iterator[None]
         yield
 
 
-def _fraction(value: float) -> float:
-    if not 0 <= value < 1:
-        raise InvalidInputError(f"--val-fraction must be from 0 to below 1, not {value}")
-    return value
+def _check_fraction(name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value < 1:
+        raise InvalidInputError(f"--{name}-fraction must be from 0 to below 1, not {value}")
 
 
 def _train(
@@ -718,6 +756,8 @@ def _train(
             for name in ("train", "val")
             if name in dataset.parts and not (name == "val" and "test" not in dataset.parts)
         }
+        # Test images that cannot be read are refused now, not after the training.
+        test = _test_images(store, dataset, job=job, preprocess=preprocess, watch=watch)
         _check_classes(parts["train"], dataset)
         _deterministic(device)
         height, width = preprocess.size
@@ -793,6 +833,8 @@ def _train(
             device=device,
             job_of=job_of,
         )
+        tested = _tested(store, folder, record, test, device=device, watch=watch, job_of=job_of)
+        record = replace(record, training={**record.training, "test": tested})
         if job_of.first:
             folder.write(record)
             drop_state(folder)
@@ -802,7 +844,58 @@ def _train(
         watch.note(
             f"run {folder.name} is ready after {time.perf_counter() - started:.1f} s of training"
         )
+        if tested is not None:
+            for line in _said_of(tested, dataset.name):
+                watch.note(line)
         return TrainResult(folder.name, record, len(history) - begun)
+
+
+def _test_images(
+    store: Store, dataset: Dataset, *, job: _Job, preprocess: Preprocess, watch: Progress
+) -> ImageSet | None:
+    """Return the images that are tested on, None if there are none."""
+    if dataset.parts.keys() == {"train"}:
+        return None
+    name = dataset.test_name
+    images = _prepared(store, dataset, name, job=job, preprocess=preprocess, watch=watch)
+    return replace(images, name=dataset.name)
+
+
+def _tested(
+    store: Store,
+    folder: RunFolder,
+    record: Run,
+    images: ImageSet | None,
+    *,
+    device: torch.device,
+    watch: Progress,
+    job_of: Processes,
+) -> dict[str, Any] | None:
+    """Measure the accuracy on test images; None if there are none, or it cannot be measured."""
+    if images is None:
+        return None
+    activator = Activator(
+        store, folder, record, device=device, amp=False, batch_size=None, progress=watch
+    )
+    try:
+        found = accuracy_on(activator, images, len(record.class_names), processes=job_of)
+    except ProcessLostError:
+        raise
+    except OodError as error:
+        watch.note(f"the test images were not classified: {error}")  # the training is done
+        return None
+    return found.to_json()
+
+
+def _said_of(tested: Mapping[str, Any], data_name: str) -> Iterator[str]:
+    right = 100 * tested["accuracy"]
+    yield f"accuracy on {tested['n']:,} test images of {data_name}: {right:.2f} %"
+    if tested["chance"] is not None:
+        yield (
+            "warning: that is hardly better than guessing "
+            f"({100 * tested['chance']:.2f} %); train longer, or look at images and classes: "
+            "ood datasets show"
+        )
 
 
 def _begun(
@@ -1123,6 +1216,8 @@ def _record(
         seed=job.seed,
         parts={name: len(part) for name, part in dataset.parts.items()},
         val_fraction=job.val_fraction,
+        test_fraction=job.test_fraction,
+        division=job.division,
         versions=versions(),
         command=job.command,
         training={

@@ -59,6 +59,29 @@ def test_missing_sets_are_named_with_the_command_that_gets_them(
     assert "without svhn, textures" in ood("report", "--limit", 5)[1]
 
 
+@pytest.mark.parametrize("allowed", [(), ("--allow-missing",)])
+@pytest.mark.parametrize("shifted", [(), ("gaussian-noise",)])
+def test_a_benchmark_without_any_ood_set_is_refused_before_the_pass(
+    ood: Ood,
+    tiny: Path,
+    benchmarks: Callable[..., None],
+    allowed: tuple[str, ...],
+    shifted: tuple[str, ...],
+) -> None:
+    benchmarks(replace(MADE, near=(), far=("svhn", "textures"), shifted=shifted))
+    code, out, err = ood("score", "--benchmark", "made", "--method", "msp", *allowed)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "error: no OOD set of benchmark made is here; get them: ood datasets download --benchmark "
+        "made, or name sets of your own in place of the benchmark: --ood NAME|FOLDER"
+    )
+    assert "forward pass" not in err
+    assert "reading" not in err
+    # Without a name, what comes with ood is scored; shifted sets alone make no table.
+    _, _, err = ood("score", "--method", "msp", "--limit", 4)
+    assert "no OOD set of benchmark made is here: scoring on photographs and noise" in err
+
+
 def test_benchmark_of_other_data_is_refused(
     ood: Ood, tiny: Path, benchmarks: Callable[..., None]
 ) -> None:
@@ -75,7 +98,7 @@ def test_own_benchmark_falls_back_to_what_comes_with_ood(
 ) -> None:
     benchmarks(replace(MADE, near=(), far=("svhn", "textures"), shifted=()))
     _, out, err = ood("score", "--method", "msp", "--limit", 4)
-    assert "no set of benchmark made is here: scoring on photographs and noise" in err
+    assert "no OOD set of benchmark made is here: scoring on photographs and noise" in err
     assert "gaussian-noise" in out
     assert "convention neutral" in out
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from oodcli.cli.progress import TerminalProgress
-from oodcli.data import BENCHMARKS, DATASETS, KnownDataset, Source, prepare
+from oodcli.data import BENCHMARKS, DATASETS, KnownDataset, Source, open_dataset, prepare
 from oodcli.data.archives import open_archive
 from oodcli.data.dataset import Dataset
 from oodcli.store import Store
@@ -388,16 +388,45 @@ def test_what_cannot_be_opened_is_not_registered(ood: Ood, tmp_path: Path, store
     assert says(ood, "datasets", "path", "new").startswith("no data set 'new'")
 
 
-def test_name_of_a_known_set_is_refused_with_the_way_to_use_a_copy(
+def test_name_that_cannot_be_given_is_refused(ood: Ood, tmp_path: Path, store: Store) -> None:
+    folder = flat(tmp_path / "clouds")
+    assert says(ood, "datasets", "add", "openood-cifar10", folder) == (
+        "'openood-cifar10' is the name of a benchmark; give yours another"
+    )
+    assert says(ood, "datasets", "add", "digits", folder) == (
+        "'digits' comes with ood; give yours another name"
+    )
+
+
+def test_copy_of_a_known_set_takes_its_place(ood: Ood, tmp_path: Path, store: Store) -> None:
+    folder = flat(tmp_path / "inat")
+    code, out, err = ood("datasets", "add", "inaturalist", folder)
+    assert (code, out) == (0, f"{folder}\n")
+    assert err == (
+        "inaturalist: test 7 images, no classes\n"
+        "warning: inaturalist has test 7 images here and test 10,000 as published: figures on it "
+        "are not those of papers\n"
+    )
+    listed = {
+        e["name"]: e for e in json.loads(ood("datasets", "list", "--format", "json")[1])["datasets"]
+    }
+    assert (listed["inaturalist"]["present"], listed["inaturalist"]["location"]) == (
+        True, str(folder),
+    )  # fmt: skip
+    assert len(open_dataset("inaturalist", store, role="ood").ood_part) == 7
+    assert ood("datasets", "remove", "inaturalist")[0] == 0
+    assert not DATASETS["inaturalist"].is_present(store)
+
+
+def test_copy_that_does_not_hold_a_known_set_is_refused(
     ood: Ood, tmp_path: Path, store: Store
 ) -> None:
     folder = flat(tmp_path / "clouds")
-    for name in ("cifar10", "openood-cifar10"):
-        if name in DATASETS or name in BENCHMARKS:
-            assert says(ood, "datasets", "add", name, folder) == (
-                f"{name!r} is a name that ood knows; give yours another, or, if {folder} is a copy "
-                f'of it, write [{name}] and path = "…" into {store.root / "datasets.toml"}'
-            )
+    assert says(ood, "datasets", "add", "cifar10", folder) == (
+        f"{folder} does not hold cifar10 as published; name a folder that does, or give your "
+        "images another name: NAME=PATH"
+    )
+    assert not DATASETS["cifar10"].is_present(store)
 
 
 @pytest.mark.parametrize("option", ["PATH", "--labels", "--root"])

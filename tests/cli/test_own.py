@@ -147,8 +147,8 @@ def test_a_limit_takes_images_of_every_class_and_what_is_stored_of_all(
     scores = np.load(tmp_path / "few.npz")
     assert scores["@labels/colours"].tolist() == [0, 0, 1, 1]  # 12 images of each class, in order
     computed = {each["dataset"]: each["computed"] for each in json.loads(out)["passes"]}
-    # Jigsaws of 4 training images go through the network too.
-    assert computed == {"colours": 4, "odd": 4, "colours train": 8}
+    # Training has classified all test images; jigsaws of 4 training images are computed too.
+    assert computed == {"colours": 0, "odd": 4, "colours train": 8}
     # Nothing but what is taken was decoded.
     images = (json.loads(path.read_text()) for path in tmp_path.rglob("images/*/manifest.json"))
     assert {(each["name"], each["rows"]) for each in images} >= {("colours", 4), ("odd", 4)}
@@ -165,3 +165,143 @@ def test_a_limit_takes_images_of_every_class_and_what_is_stored_of_all(
     every, scores = np.load(tmp_path / "all.npz"), np.load(tmp_path / "few.npz")
     np.testing.assert_array_equal(scores["msp/odd"], every["msp/odd"][[0, 5, 10, 15]])
     np.testing.assert_array_equal(scores["msp/colours"], every["msp/colours"][[0, 6, 12, 18]])
+
+
+def test_a_folder_of_classes_is_divided_and_the_run_remembers_how(ood: Ood, tmp_path: Path) -> None:
+    whole = tree(tmp_path / "made", parts=("all",), n=20) / "all"
+    argv = ("train", "--data", whole, "--arch", "resnet18:width=2", "--epochs", 1)
+    code, name, err = ood(*argv, "--val-fraction", 0.25, "--per-class")
+    assert code == 0, err
+    assert (
+        "all has no test images: 8 of 40, the same share of every class, are held out of training "
+        "to be tested on (--test-fraction 0.2)\n" in err
+    )
+    record = json.loads(ood("runs", "show", name.strip())[1])
+    assert record["parts"] == {"train": 24, "val": 8, "test": 8}
+    assert record["test_fraction"] == 0.2
+    tested = record["training"]["test"]
+    assert (tested["n"], [n for n, _ in tested["by_class"]]) == (8, [4, 4])
+    shares = [share for _, share in tested["by_class"]]
+    assert tested["accuracy"] == pytest.approx(np.mean(shares))
+    assert f"accuracy on 8 test images of all: {100 * tested['accuracy']:.2f} %\n" in err
+    for class_name, share in zip(("blue", "red"), shares, strict=True):
+        assert f" {class_name}" in err
+        assert f"{100 * share:.2f}" in err
+    # What training has classified is not computed again.
+    code, out, err = ood("score", "--method", "msp", "--ood", "uniform-noise", "--format", "json")
+    assert code == 0, err
+    passes = {each["dataset"]: each["computed"] for each in json.loads(out)["passes"]}
+    assert passes == {"all": 0, "uniform-noise": 1000}
+    assert json.loads(out)["runs"][0]["id_accuracy"] == tested["accuracy"]
+    # Another image in the folder would move others between the parts.
+    (whole / "red" / "19.png").rename(whole / "red" / "00-first.png")
+    code, _, err = ood("score", "--method", "msp", "--ood", "uniform-noise")
+    assert code == 1
+    assert f"all at {whole} has other images than when run {name.strip()} was made" in err
+
+
+def test_a_share_to_test_on_is_taken_or_said_to_change_nothing(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "store" / "runs" / "tiny" / "weights.safetensors"
+    whole = tree(tmp_path / "made", parts=("all",), n=10) / "all"
+    argv = ("import", weights, "--arch", "resnet18:width=2", "--data")
+    code, _, err = ood(*argv, whole, "--name", "whole")
+    assert code == 0, err
+    assert "all 20 images of all are test images; methods that learn need training images" in err
+    assert json.loads(ood("runs", "show", "whole")[1])["parts"] == {"test": 20}
+    assert ood(*argv, whole, "--name", "parted", "--test-fraction", 0.3)[0] == 0
+    record = json.loads(ood("runs", "show", "parted")[1])
+    assert (record["parts"], record["test_fraction"]) == ({"train": 14, "test": 6}, 0.3)
+    _, _, err = ood(*argv, tiny, "--name", "other", "--test-fraction", 0.3)
+    assert "colours has test images, so that --test-fraction changes nothing\n" in err
+    assert json.loads(ood("runs", "show", "other")[1])["test_fraction"] == 0
+
+
+@pytest.mark.parametrize("how", ["train", "import"])
+def test_validation_images_are_held_out_where_the_val_folder_is_tested_on(
+    ood: Ood, tiny: Path, tmp_path: Path, how: str
+) -> None:
+    root = tree(tmp_path / "data", parts=("train", "val"))
+    argv = ("train", "--epochs", 1)
+    if how == "import":
+        argv = ("import", tmp_path / "store" / "runs" / "tiny" / "weights.safetensors")
+    code, _, err = ood(
+        *argv, "--data", root, "--arch", "resnet18:width=2", "--val-fraction", 0.25, "--name", "new"
+    )
+    assert code == 0, err
+    assert "changes nothing" not in err
+    record = json.loads(ood("runs", "show", "new")[1])
+    assert record["parts"] == {"train": 18, "val": 6, "test": 24}
+    # The choice is made on images that are not tested on, as its advice says.
+    code, _, err = ood("recommend", "--run", "new", "--method", "msp", "--method", "energy")
+    assert code == 0, err
+    assert "has no validation images" not in err
+
+
+def test_a_classifier_that_guesses_is_said_to_before_its_methods(ood: Ood, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(80) % 4
+    path = tmp_path / "noise.npz"
+    np.savez(
+        path, train_images=images, train_labels=labels,
+        test_images=rng.integers(0, 256, (80, 8, 8, 3), dtype=np.uint8), test_labels=labels,
+    )  # fmt: skip
+    _, _, err = ood("train", "--data", path, "--arch", "resnet18:width=2", "--epochs", 1)
+    assert "warning: that is hardly better than guessing (25.00 %)" in err
+    _, out, err = ood("score", "--method", "msp", "--ood", "uniform-noise")
+    assert "hardly better than guessing\n" in err.split("scoring")[0]
+    assert (
+        "classifies hardly better than guessing (25.00 %), so that its scores say little"
+        in (out.partition("FPR95 ↓")[0])
+    )
+    (run,) = json.loads(ood("report", "--format", "json")[1])["runs"]
+    assert run["chance"] == 0.25
+
+
+def test_a_known_name_is_told_from_a_folder_of_that_name(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat(tmp_path / "here" / "uniform-noise")
+    monkeypatch.chdir(tmp_path / "here")
+    argv = ("score", "--method", "msp", "--format", "json", "--ood")
+    note = (
+        "uniform-noise is taken as the data set that ood knows, not as the folder uniform-noise in "
+        "this folder; to take the folder: ./uniform-noise\n"
+    )
+    _, out, err = ood(*argv, "uniform-noise")
+    assert (rows(out)[0]["n_ood"], note in err) == (1000, True)
+    _, out, err = ood(*argv, "./uniform-noise")
+    assert (rows(out)[0]["n_ood"], "is taken as" in err) == (7, False)
+
+
+def test_a_known_name_is_told_from_a_folder_before_anything_is_fetched(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from oodcli.errors import DownloadError
+    from oodcli.workflows import run_data
+
+    before: list[str] = []
+
+    def download(name: str, *args: object, **options: object) -> None:
+        before.append(capsys.readouterr().err)
+        raise DownloadError(f"no {name}")
+
+    monkeypatch.setattr(run_data, "download", download)
+    flat(tmp_path / "here" / "svhn")
+    monkeypatch.chdir(tmp_path / "here")
+    for argv in (("score", "--ood", "svhn"), ("train", "--data", "svhn")):
+        assert ood(*argv)[0] == 1
+        assert "svhn is taken as the data set that ood knows, not as the folder" in before.pop()
+
+
+def test_a_run_to_start_from_is_told_from_a_file_of_its_name(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "tiny").write_bytes(b"not weights")
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = ood("train", "--data", tiny, "--init", "tiny", "--epochs", 1, "--name", "next")
+    assert code == 0, err
+    assert "--init tiny is taken as the run, not as the file tiny in this folder" in err

@@ -122,6 +122,28 @@ def test_the_benchmark_names_the_ood_validation_images(
     assert (search["ood_set"], search["n_ood"]) == ("digits-6-9 val", 40)
 
 
+@pytest.mark.parametrize("argv", [
+    ("--tune", "pseudo"), ("--tune", "openood"), ("--method", "auto"),
+])  # fmt: skip
+def test_what_lacks_images_is_refused_before_any_is_read(
+    ood: Ood, tiny: Path, argv: tuple[str, ...]
+) -> None:
+    code, out, err = ood("score", *argv)
+    assert (code, out) == (1, "")
+    assert "needs validation images, and colours has none" in err
+    assert "reading" not in err
+
+
+def test_damaged_scores_are_told_before_the_work(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    assert ood("score", "--method", "msp", "--ood", "uniform-noise")[0] == 0
+    (index,) = tmp_path.rglob("scoring.json")
+    index.write_text(index.read_text().replace("0.", "0.1", 1))
+    code, _, err = ood("score", "--method", "energy", "--ood", "gaussian-noise")
+    assert code == 1
+    assert str(index) in err
+    assert "reading" not in err
+
+
 def test_a_file_that_cannot_be_written_is_told_before_the_work(
     ood: Ood, tiny: Path, tmp_path: Path
 ) -> None:

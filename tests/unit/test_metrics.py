@@ -19,6 +19,7 @@ from oodcli.metrics import (
     convention_named,
     evaluate,
     fpr_at_tpr,
+    near_chance,
 )
 
 Scores = NDArray[np.floating]
@@ -516,3 +517,24 @@ def test_neutral_convention_reproduces_the_reference_table_of_block_norms(shared
         for dataset, expected in zip(datasets, cells, strict=True):
             found = evaluate(norms["test"][:, block], norms[dataset][:, block])
             assert percent(found) == expected
+
+
+@pytest.mark.parametrize(("accuracy", "counts", "chance"), [
+    (0.10, [100] * 10, 0.10),
+    (0.124, [100] * 10, 0.10),
+    (0.13, [100] * 10, None),
+    (0.62, [500, 500], 0.5),
+    (0.63, [500, 500], None),
+    (0.90, [900, 100], 0.90),
+    (0.93, [900, 100], None),
+    (0.002, [50] * 1000, None),
+    (1.0, [2, 2], None),  # so few tell little, but all are right
+    (0.75, [2, 2], 0.5),
+    (1.0, [9], None),  # one class cannot be guessed wrong
+])  # fmt: skip
+def test_a_classifier_near_chance_is_told_from_others(
+    accuracy: float, counts: list[int], chance: float | None
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    assert near_chance(accuracy, labels) == chance
+    assert near_chance(accuracy, labels[:0]) is None

@@ -649,6 +649,11 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         )
         arch = f"{run.arch}, " if run.arch else ""
         lines.append(f"{run.name}: {arch}ID {run.id_name} ({run.n_id:,} test images{accuracy})")
+        if run.chance is not None:
+            lines.append(
+                f"warning: {run.name} classifies hardly better than guessing "
+                f"({percent(run.chance, digits)} %), so that its scores say little"
+            )
     averaged = [row for row in report.rows if row.n_runs > 1]
     for joined in dict.fromkeys(row.run for row in averaged):
         own = [row for row in averaged if row.run == joined]

@@ -1,5 +1,7 @@
 """How the images of a data set are divided."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -115,10 +117,83 @@ def test_holding_out_divides_train_without_loss():
     assert held.parts["val"].source.fingerprint != held.parts["train"].source.fingerprint
 
 
-def test_holding_out_leaves_a_val_part_alone():
-    whole = dataset(train=part(10, 2), val=part(3, 2))
+def test_holding_out_leaves_a_val_part_alone_that_is_not_what_is_tested_on():
+    whole = dataset(train=part(10, 2), val=part(3, 2), test=part(3, 2))
     assert whole.holding_out(0.5) is whole
+    assert not whole.takes_val
     assert dataset(train=part(10, 2)).holding_out(0).parts.keys() == {"train"}
+
+
+def test_a_val_part_that_is_tested_on_is_the_test_part_of_what_is_held_out():
+    whole = dataset(train=part(100, 4), val=part(12, 4))
+    held = whole.holding_out(0.25)
+    assert {name: len(content) for name, content in held.parts.items()} == {
+        "train": 75,
+        "val": 25,
+        "test": 12,
+    }
+    assert held.parts["test"] is whole.parts["val"]
+    assert held.id_test is whole.id_test
+    assert held.calibration()[0] == "val"
+
+
+def whole(n: int, classes: int = 4) -> Dataset:
+    return replace(dataset(test=part(n, classes)), is_whole=True)
+
+
+def test_a_whole_is_divided_by_class_and_always_alike():
+    divided = whole(50, 4).with_test(0.2)
+    assert {name: len(content) for name, content in divided.parts.items()} == {
+        "train": 40,
+        "test": 10,
+    }
+    wanted = 0.2 * np.bincount(whole(50, 4).parts["test"].labels)
+    assert np.abs(np.bincount(divided.parts["test"].labels) - wanted).max() < 1
+    pixels = [
+        image.tobytes()
+        for content in divided.parts.values()
+        for image in content.source.read(0, len(content))
+    ]
+    assert sorted(pixels) == sorted(i.tobytes() for i in whole(50).parts["test"].source.images)
+    again = whole(50, 4).with_test(0.2)
+    assert again.division == divided.division
+    assert again.parts["test"].source.fingerprint == divided.parts["test"].source.fingerprint
+    assert not divided.takes_test
+    assert divided.with_test(0.5) is divided
+
+
+def test_what_is_left_of_a_whole_can_be_held_out_from():
+    divided = whole(50, 2).with_test(0.2).holding_out(0.25)
+    assert {name: len(content) for name, content in divided.parts.items()} == {
+        "train": 30,
+        "val": 10,
+        "test": 10,
+    }
+    assert divided.division != whole(50, 2).with_test(0.2).division
+
+
+@pytest.mark.parametrize("other", [whole(51, 2), whole(50, 5)])
+def test_a_division_of_other_images_or_by_another_share_is_another(other):
+    divided = whole(50, 2).with_test(0.2)
+    assert divided.division
+    assert other.with_test(0.2).division != divided.division
+    assert whole(50, 2).with_test(0.3).division != divided.division
+
+
+def test_training_images_alone_are_divided_and_other_parts_are_not():
+    assert dataset(train=part(10, 2)).with_test(0.2).parts.keys() == {"train", "test"}
+    for divided in (dataset(test=part(10, 2)), dataset(train=part(10, 2), val=part(5, 2))):
+        assert divided.with_test(0.2) is divided
+
+
+@pytest.mark.parametrize(("share", "message"), [
+    (1.0, "a test share of 1.0 is out of range; give 0 or more, below 1"),
+    (0.01, "a test share of 0.01 of 10 images leaves a part without images; give another share"),
+])  # fmt: skip
+def test_a_test_share_that_cannot_be(share, message):
+    with pytest.raises(InvalidInputError) as caught:
+        whole(10, 2).with_test(share)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, float("nan")])

@@ -8,7 +8,10 @@ import pytest
 from oodcli.data import open_dataset
 from oodcli.errors import InvalidInputError
 
-WANTED = "wanted is train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if there is any"
+WANTED = (
+    "wanted is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
+    "there is any"
+)
 
 
 @pytest.fixture
@@ -82,11 +85,56 @@ def test_image_outside_of_a_class_is_named(tree, store, random_images, write_ima
     )
 
 
-def test_folder_without_parts_tells_the_layout(tree, store):
+def test_folder_of_classes_is_one_whole(tree, store):
+    dataset = open_dataset(str(tree / "train"), store)
+    assert dataset.class_names == ("cat", "dog")
+    assert {name: part.labels.tolist() for name, part in dataset.parts.items()} == {
+        "test": [0, 0, 1, 1, 1]
+    }
+    assert dataset.is_whole
+    assert not open_dataset(str(tree), store).is_whole
+
+
+def test_folder_of_classes_is_divided_where_that_is_asked_for(
+    tmp_path, store, random_images, write_images
+):
+    for seed, name in enumerate(("cat", "dog")):
+        write_images(tmp_path / "pets" / name, random_images(10, 4, 4, 3, seed=seed))
+    divided = open_dataset(str(tmp_path / "pets"), store, test_fraction=0.2, val_fraction=0.25)
+    assert {name: np.bincount(part.labels).tolist() for name, part in divided.parts.items()} == {
+        "train": [6, 6],
+        "val": [2, 2],
+        "test": [2, 2],
+    }
+    files = [file for part in divided.parts.values() for file in part.source.files]
+    assert sorted(files) == sorted(
+        f"{name}/{row:05d}.png" for name in ("cat", "dog") for row in range(10)
+    )
+    before = divided.division
+    (tmp_path / "pets" / "cat" / "00003.png").rename(tmp_path / "pets" / "cat" / "zebra.png")
+    again = open_dataset(str(tmp_path / "pets"), store, test_fraction=0.2, val_fraction=0.25)
+    assert again.division != before
+
+
+@pytest.mark.parametrize(("folder", "part"), [
+    ("Train", "train"), ("training", "train"), ("TEST", "test"), ("validation", "val"),
+    ("valid", "val"), ("dev", "val"),
+])  # fmt: skip
+def test_folder_that_is_called_like_a_part_is_no_class(tree, store, folder, part):
+    (tree / "train").rename(tree / "cats")
+    (tree / "test").rename(tree / folder)
     with pytest.raises(InvalidInputError) as caught:
-        open_dataset(str(tree / "train"), store)
+        open_dataset(str(tree), store)
     assert str(caught.value) == (
-        f"folder {tree / 'train'} has no train, val or test folder; {WANTED}"
+        f"folder {tree} has a folder {folder!r}, which is no class; rename it to {part}: {WANTED}"
+    )
+
+
+def test_folder_without_classes_tells_the_layout(tree, store):
+    with pytest.raises(InvalidInputError) as caught:
+        open_dataset(str(tree / "train" / "cat"), store)
+    assert str(caught.value) == (
+        f"image {tree / 'train' / 'cat' / '00000.png'} lies outside of any class folder; {WANTED}"
     )
 
 
