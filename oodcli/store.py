@@ -249,7 +249,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(content))
     sealed = {**plain, _SEAL: digest_of_json(plain)}
     with replacing(path) as stream:
-        stream.write((json_text(sealed, indent=1) + "\n").encode())
+        stream.write((json_text(sealed, indent=1, finite=False) + "\n").encode())
 
 
 def read_json(path: Path, *, cure: str = "remove it") -> dict[str, Any]:

@@ -63,7 +63,13 @@ def unescaped(text: str) -> str:
     return _ESCAPE.sub(_byte, raw).decode("utf-8", "surrogateescape")
 
 
-def json_text(content: Mapping[str, Any], *, indent: int | None = None, plain: bool = False) -> str:
+def json_text(
+    content: Mapping[str, Any],
+    *,
+    indent: int | None = None,
+    plain: bool = False,
+    finite: bool = True,
+) -> str:
     r"""Return one JSON object; NaN is not JSON.
 
     Parameters
@@ -74,6 +80,8 @@ def json_text(content: Mapping[str, Any], *, indent: int | None = None, plain: b
         Spaces a level; None for one line.
     plain
         Whether the text is to be plain ASCII.
+    finite
+        Whether numbers must be finite; False for what Python alone reads back.
 
     Returns
     -------
@@ -84,9 +92,9 @@ def json_text(content: Mapping[str, Any], *, indent: int | None = None, plain: b
     Raises
     ------
     ValueError
-        If a number is not finite.
+        If a number is not finite and must be.
     """
-    text = json.dumps(content, indent=indent, ensure_ascii=plain, allow_nan=False)
+    text = json.dumps(content, indent=indent, ensure_ascii=plain, allow_nan=not finite)
     return text if plain else _BEYOND_ASCII.sub(_in_json, text)
 
 
