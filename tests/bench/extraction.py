@@ -3,13 +3,16 @@
 ::
 
     python tests/bench/extraction.py resnet18 --batch 64 --images 512
+    python tests/bench/extraction.py timm:tf_efficientnet_lite0 --size 224 --batch 8 --images 48
 
 The ways take turns in one process, so that other work on the machine slows all of them alike. A
 way's rate is that of its median turn; where its slowest turn is far slower, the machine was not
-free.
+free. Page faults are those of one image; ``--free-memory`` gives freed memory back at once, as the
+C library does and ``ood`` does not.
 """
 
 import argparse
+import resource
 import statistics
 import sys
 import time
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from oodcli.__main__ import keep_freed_memory
 from oodcli.images import SHARD_ROWS
 from oodcli.methods.csd import Regions
 from oodcli.models import Network, network_of, parse_architecture
@@ -84,7 +88,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--free-memory", action="store_true", help="as without ood")
     options = parser.parse_args()
+    if not options.free_memory and not keep_freed_memory():
+        sys.stdout.write("freed memory is treated as the environment or the C library says\n")
 
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -104,9 +111,12 @@ def main() -> None:
     for run in ways.values():
         run()  # the first turn of each builds kernels
     times: dict[str, list[float]] = {name: [] for name in ways}
+    faults = dict.fromkeys(ways, 0)
     for _ in range(options.turns):
         for name, run in ways.items():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             times[name].append(seconds(run))
+            faults[name] += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     plain = statistics.median(times["plain loop, float32"])
     write = sys.stdout.write
@@ -119,7 +129,8 @@ def main() -> None:
         rate, slowest, fastest = (options.images / t for t in (middle, max(taken), min(taken)))
         write(
             f"{name:22s}{rate:9.1f} images/s ({slowest:.1f} to {fastest:.1f}), "
-            f"{plain / middle:.2f} of the plain loop\n"
+            f"{plain / middle:.2f} of the plain loop, "
+            f"{faults[name] / options.turns / options.images:.1f} page faults\n"
         )
 
 

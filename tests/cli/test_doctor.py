@@ -38,9 +38,12 @@ def test_all_is_well_where_there_is_no_store_yet(ood: Ood, tmp_path: Path) -> No
     assert not (tmp_path / "store").exists()
 
 
-def test_versions_devices_and_the_self_test_are_told(ood: Ood) -> None:
+def test_versions_devices_and_the_self_test_are_told(
+    ood: Ood, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     code, content = found(ood)
     assert code == 0
     assert content["versions"]["torch"] == torch.__version__
