@@ -12,7 +12,7 @@ source, less those that could not be read, so that each can be made again on its
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -59,6 +59,7 @@ def prepare(
     skip_unreadable: bool = False,
     max_pixels_bytes: int = MAX_PIXELS_BYTES,
     decode: bool = True,
+    seen: Callable[[ImageShard], None] | None = None,
 ) -> ImageSet:
     """Return the images of a part at one size; decode them only if that was not done before.
 
@@ -85,6 +86,9 @@ def prepare(
     decode
         Whether to decode them if that was not done before. If not, shards stand for them whose
         digest is ``UNDECODED``, of all images, also of those that may turn out unreadable.
+    seen
+        Called with each shard that is decoded and whose pixels are not kept, while they are there.
+        Of a set that was decoded before, in part or as a whole, it sees the rest.
 
     Returns
     -------
@@ -114,6 +118,7 @@ def prepare(
             manifest = shards.manifest() or shards.make(
                 skip_unreadable=skip_unreadable,
                 stored=len(part) * 3 * size[0] * size[1] <= max_pixels_bytes,
+                seen=seen,
             )
     skipped = [left_out for record in manifest.records for left_out in record.skipped]
     if skipped and not skip_unreadable:
@@ -363,7 +368,13 @@ class _Shards:
     def _first(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         raise ValueError(f"images {rows[0]} to {rows[-1]} of {self.name} were not to be decoded")
 
-    def make(self, *, skip_unreadable: bool, stored: bool) -> _Manifest:
+    def make(
+        self,
+        *,
+        skip_unreadable: bool,
+        stored: bool,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> _Manifest:
         """Decode all images that are not yet decoded."""
         if (self.folder / "manifest.json").exists():
             self.progress.note(f"the stored images of {self.name} are damaged; reading them again")
@@ -387,6 +398,9 @@ class _Shards:
                 )
                 if stored:
                     self._write(at, pixels)
+                elif seen is not None and len(pixels):
+                    rows = self.kept_rows(at, record)
+                    seen(ImageShard(rows, partial(np.asarray, pixels), record.digest))
                 write_json(self._record_path(at), asdict(record))
                 records.append(record)
         write_json(

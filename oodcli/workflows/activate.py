@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -181,6 +181,28 @@ class Activator:
             self.passes.count(images.name, computed=0, cached=len(images))
         return self._open(images, variant, wanted, probes)
 
+    def as_decoded(self, name: str, views: Mapping[View, bool]) -> Callable[[ImageShard], None]:
+        """Return what computes and stores activations of shards whose pixels will not be kept.
+
+        Parameters
+        ----------
+        name
+            Name of the image set.
+        views
+            What is done to each image first, and whether block norms are all that is stored.
+        """
+
+        def see(shard: ImageShard) -> None:
+            images = ImageSet(name, (shard,))
+            for view, norms_only in views.items():
+                variant = self._variant(view, normalise=True, norms_only=norms_only)
+                wanted = variant.wanted(images)
+                if variant.missing(wanted, ()):
+                    with self._writing(images, variant):
+                        self._compute(images, variant, wanted, (), of=len(shard), passing=True)
+
+        return see
+
     def share_out(
         self,
         images: ImageSet,
@@ -337,6 +359,7 @@ class Activator:
         probes: Sequence[Probe],
         *,
         of: int | None = None,
+        passing: bool = False,
     ) -> None:
         """Compute what is missing; it may be this process's part of all there is to compute."""
         missing = variant.missing(wanted, probes)  # again: another process may have been at it
@@ -353,7 +376,7 @@ class Activator:
         variant.folder.write_manifest()
         started = time.perf_counter()
         with self._progress.task(
-            f"forward pass: {images.name}", total=count, unit="images"
+            f"forward pass: {images.name}", total=count, unit="images", passing=passing
         ) as task:
             pace = _Pace(task, own, count)
             # Usually one group; more where a pass for fewer probes was cut off or came before.

@@ -1,6 +1,6 @@
 """What the methods of a run may learn from: its own images, as its network sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from oodcli.activations import ActivationSet, Part, Reference
 from oodcli.data import places_of
 from oodcli.data.views import View
-from oodcli.images import ImageSet
+from oodcli.images import ImageSet, ImageShard
 from oodcli.images import Part as ImagePart
 from oodcli.models import load_head
 from oodcli.probes import Learner, Probe
@@ -44,9 +44,9 @@ class OwnImages:
     limit: int | None = None
     was_limited: bool = field(init=False, default=False)
 
-    def train(self) -> ImageSet:
-        """Return the training images."""
-        images = self.data.train(limit=self.limit)
+    def train(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
+        """Return the training images; see :meth:`oodcli.workflows.run_data.RunData.prepared`."""
+        images = self.data.train(limit=self.limit, seen=seen)
         self._remember(self.data.dataset.parts["train"])
         return images
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from oodcli.data.prepare import prepare, prepare_some
 from oodcli.data.registered import FILE, registered
 from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
-from oodcli.images import ImageSet, Part, evenly_spaced
+from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.progress import Progress
 from oodcli.runs import Preprocess, Run, RunFolder
 from oodcli.store import Store
@@ -333,12 +334,25 @@ class RunData:
         ordered = in_order(listed, self.run.class_names, where=f"benchmark {benchmark.name}")
         return replace(data, dataset=ordered, as_opened=listed), test
 
-    def images(self, part: str, *, limit: int | None = None) -> ImageSet:
+    def images(
+        self,
+        part: str,
+        *,
+        limit: int | None = None,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> ImageSet:
         """Return the images of one part: train, val or test; see :meth:`prepared`."""
         name = f"{self.dataset.name} {part}"
-        return self.prepared(self.dataset.parts[part], name=name, limit=limit)
+        return self.prepared(self.dataset.parts[part], name=name, limit=limit, seen=seen)
 
-    def prepared(self, part: Part, *, name: str, limit: int | None = None) -> ImageSet:
+    def prepared(
+        self,
+        part: Part,
+        *,
+        name: str,
+        limit: int | None = None,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> ImageSet:
         """Return the images of one part of any data set at the size of the run.
 
         Parameters
@@ -350,6 +364,8 @@ class RunData:
         limit
             Take that many images, spread evenly over the part, and decode no others; all if None,
             or if there are no more.
+        seen
+            As for :func:`oodcli.data.prepare.prepare`, where all are taken.
         """
         how: dict[str, Any] = {
             "name": name,
@@ -360,10 +376,12 @@ class RunData:
             "decode": self.decode,
         }
         if limit is None or limit >= len(part):
-            return prepare(part, self.store, **how)
+            return prepare(part, self.store, seen=seen, **how)
         return prepare_some(part, evenly_spaced(len(part), limit), self.store, **how)
 
-    def train(self, *, limit: int | None = None) -> ImageSet:
+    def train(
+        self, *, limit: int | None = None, seen: Callable[[ImageShard], None] | None = None
+    ) -> ImageSet:
         """Return the training images; see :meth:`prepared`.
 
         Raises
@@ -377,7 +395,7 @@ class RunData:
                 "learn need; hold some out of its images (ood import --test-fraction 0.2), name a "
                 "data set with a train part, or a block: featurenorm:block=N"
             )
-        return self.images("train", limit=limit)
+        return self.images("train", limit=limit, seen=seen)
 
     def n_train(self, images: ImageSet) -> int:
         """Return how many training images there are of which ``images`` were taken."""

@@ -665,9 +665,21 @@ def _opened(
     return processes.in_turn(opened)
 
 
+def _learn_as_decoded(session: _Session) -> None:
+    """Compute what methods learn from while training images are decoded that cannot be kept."""
+    views = {View("jigsaw"): True} if session.needs_block() else {}
+    # What methods observe of training images takes a pass that gives the ordinary activations too.
+    if not {"network", "regions"} & {name for spec in session.specs for name in spec.inputs}:
+        views = {View(): False, **views}
+    name = f"{session.data.dataset.name} train"
+    session.own.train(session.activator.as_decoded(name, views))
+
+
 def _share_out_learning(session: _Session, processes: Processes) -> None:
     """Compute what methods learn from, every process some shards of it."""
     if not processes.many:
+        if session.needs_train() and "train" in session.data.dataset.parts:
+            _learn_as_decoded(session)
         return
     inputs = {name for spec in session.specs for name in spec.inputs}
     if session.needs_train():

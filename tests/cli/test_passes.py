@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from oodcli.data import readers
+from oodcli.data import prepare, readers
 from oodcli.data.readers import decode
 from tests.cli.conftest import flat
 
@@ -112,3 +113,33 @@ def test_few_images_tell_whether_a_set_is_grey(
     shutil.rmtree(tmp_path / "store" / "images")
     assert "photographs" in planned(ood, "--method", "msp")
     assert 1 <= len(decoded) <= 64
+
+
+def test_training_images_that_are_not_kept_are_decoded_once(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their activations, and those of their puzzles, are computed while the pixels are there."""
+    line = ("score", "--method", "featurenorm", "--method", "knn", "--format", "json")
+    line = (*line, "--ood", flat(tmp_path / "odd"))
+    code, out, err = ood(*line)
+    assert code == 0, err
+    kept = json.loads(out)
+    shutil.rmtree(tmp_path / "store" / "images")
+    shutil.rmtree(tmp_path / "store" / "activations")
+    decoded.clear()
+    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    code, out, err = ood(*line)
+    assert code == 0, err
+    found = json.loads(out)
+    assert not list((tmp_path / "store" / "images").rglob("*.npy"))
+    times = Counter(path for path in decoded if "train" in path.parts)
+    assert len(times) == 24
+    assert set(times.values()) == {1}
+    assert found["rows"] == kept["rows"]
+    assert found["passes"] == kept["passes"]
+    # What a pass that was cut off left out is decoded again, and nothing is made of the rest.
+    (victim,) = (tmp_path / "store" / "activations").rglob("norms/*.safetensors")
+    victim.unlink()
+    decoded.clear()
+    assert json.loads(ood(*line)[1])["rows"] == kept["rows"]
+    assert len([path for path in decoded if "train" in path.parts]) == 24
