@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.arrays import WholeFileSource
 from oodcli.data.dataset import Dataset
+from oodcli.data.mat import read_mat
 from oodcli.errors import CorruptArtifactError, MissingArtifactError
 from oodcli.files import reading
 from oodcli.images import Part
@@ -85,10 +86,8 @@ def _labels(path: Path) -> NDArray[np.int64]:
 
 def _array(path: Path, name: str) -> NDArray[Any]:
     """Read one array of a MATLAB file."""
-    from scipy.io import loadmat
-
     with reading(path, wrong="is not a MATLAB file of SVHN", cure="get it again"):
-        content = loadmat(path, variable_names=[name])
-    if name not in content:
+        found = read_mat(path, name)
+    if found is None:
         raise CorruptArtifactError(f"{path} has no array {name!r}; get it again")
-    return np.asarray(content[name])
+    return found
