@@ -41,7 +41,8 @@ class Softmax:
         below = wide - largest.values
         others = below.scatter(1, largest.indices, -torch.inf)
         # As torch's own logsumexp; ONNX's leaves the range of numbers.
-        peak = others.amax(dim=1, keepdim=True).clamp(min=torch.finfo(others.dtype).min)
+        # The least float32 is low enough, and a constant that graphs can hold.
+        peak = others.amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
         log_rest = (others - peak).exp().sum(dim=1, keepdim=True).log() + peak
         return cls(largest.indices, below, log_rest)
 

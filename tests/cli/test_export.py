@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_is_a_line(ood: Ood, tiny: Path, tmp_path: Path)
     (tmp_path / "file").write_text("")
     code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "file")
     assert code == 1
-    assert "is a file; name a folder" in err
+    assert "is not a folder; name one" in err
 
 
 def test_method_and_output_are_needed(ood: Ood) -> None:
