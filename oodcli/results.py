@@ -422,10 +422,30 @@ def _by_group(
     return ordered
 
 
+def common_sets(rows: Sequence[ResultRow]) -> set[str]:
+    """Return the data sets that every method of the rows was scored on.
+
+    Parameters
+    ----------
+    rows
+        One row per method and data set of one run.
+    """
+    by_method: dict[str, set[str]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, set()).add(row.dataset)
+    return set.intersection(*by_method.values()) if by_method else set()
+
+
 def _averages(rows: Sequence[ResultRow], methods: Sequence[str], group: str) -> list[ResultRow]:
+    """Return the mean of every method over the sets that all of them were scored on.
+
+    Means over different sets would stand side by side otherwise; only where no set is common to
+    all, each mean is over the sets of its method.
+    """
     averages = []
+    common = common_sets(rows) or {row.dataset for row in rows}
     for method in methods:
-        own = [row for row in rows if row.method == method]
+        own = [row for row in rows if row.method == method and row.dataset in common]
         if own:
             total = sum(row.n_ood for row in own)
             averages.append(replace(_mean(own), dataset=AVERAGE, group=group, n_ood=total))

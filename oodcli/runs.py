@@ -5,6 +5,7 @@ A run is a folder of the store. ``run.json`` is written last, so a run that has 
 """
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ TRAINING = "training.json"
 WEIGHTS = "weights.safetensors"
 HISTORY = "history.jsonl"
 STATE = "state.json"
+RUN_VARIABLE = "OOD_RUN"
+_CHOICE = "choice.json"
 RECOMMENDATION = "recommendation.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # All that the tool ever writes into the folder of a run; what else lies there is somebody's own.
@@ -184,6 +187,11 @@ class Run:
             )
         except (KeyError, TypeError, IndexError) as error:
             raise CorruptArtifactError(f"{where} is damaged: {error}; remove the run") from None
+
+    @property
+    def skip_unreadable(self) -> bool:
+        """Whether the run was made with ``--skip-unreadable``, which its data keep."""
+        return bool({**self.imported, **self.training}.get("skip_unreadable"))
 
     def but_for_seed(self) -> tuple[object, ...]:
         """Return what two runs share when they differ by their seed alone."""
@@ -345,17 +353,70 @@ def _made(folder: RunFolder) -> str:
     return ""
 
 
-def find_run(store: Store, name: str | None) -> RunFolder:
-    """Return the run called ``name``, or the finished run created last.
+def chosen_run(store: Store) -> tuple[str, str] | None:
+    """Return the name of the run that was chosen for commands that name none, and by what.
+
+    Parameters
+    ----------
+    store
+        Where the choice is kept.
+
+    Returns
+    -------
+    tuple
+        The name, and ``OOD_RUN`` (the environment) or ``ood runs use``, in this order; None if
+        nothing was chosen.
+    """
+    named = os.environ.get(RUN_VARIABLE)
+    if named:
+        return named, RUN_VARIABLE
+    try:
+        return str(read_json(store.root / _CHOICE)["run"]), "ood runs use"
+    except (FileNotFoundError, KeyError):
+        return None
+
+
+def use_run(store: Store, name: str | None) -> None:
+    """Choose the run of commands that name none; None leaves it to the run created last.
 
     Raises
     ------
     UnknownNameError
         If there is no such run.
     MissingArtifactError
-        If there is no finished run at all.
+        If it is not finished.
+    """
+    if name is None:
+        (store.root / _CHOICE).unlink(missing_ok=True)
+        return
+    find_run(store, name).read()
+    write_json(store.root / _CHOICE, {"kind": "ood-choice", "schema": 1, "run": name})
+
+
+def find_run(store: Store, name: str | None) -> RunFolder:
+    """Return the run called ``name``, or the chosen one, or else the finished run created last.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such run.
+    MissingArtifactError
+        If there is no finished run at all, or the chosen one is gone.
     """
     folders = run_folders(store)
+    choice = chosen_run(store) if name is None else None
+    if choice is not None:
+        for folder in folders:
+            if folder.name == choice[0]:
+                return folder
+        cure = (
+            f"set {RUN_VARIABLE} to another or unset it"
+            if choice[1] == RUN_VARIABLE
+            else "choose another: ood runs use RUN, or the one created last: ood runs use --last"
+        )
+        raise MissingArtifactError(
+            f"there is no run {choice[0]!r} in {store.root}, which {choice[1]} names; {cure}"
+        )
     if name is not None:
         for folder in folders:
             if folder.name == name:
@@ -478,6 +539,8 @@ def rename_run(store: Store, old: str, new: str) -> None:
     folder = find_run(store, old)
     with store.alone(run_lock(old)), store.lock("runs"):
         folder.path.rename(store.runs / new_name(store, new, new))
+        if chosen_run(store) == (old, "ood runs use"):
+            use_run(store, new)
 
 
 def check_removable(store: Store, name: str) -> None:

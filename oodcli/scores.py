@@ -214,6 +214,53 @@ def add_scores(
         write_json(index, {"schema": SCORING_SCHEMA, **asdict(merged)})
 
 
+def drop_sets(store: Store, folder: Path, names: Collection[str]) -> int:
+    """Drop data sets from all scorings of a run, with their scores.
+
+    Parameters
+    ----------
+    store
+        Whose lock is held while an index changes.
+    folder
+        Folder of the run's scores.
+    names
+        Names of the sets; those of ID test sets are not among them.
+
+    Returns
+    -------
+    dropped
+        Number of scorings that had any of them.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If an index is damaged.
+    """
+    dropped = 0
+    for scoring in read_scorings(folder):
+        if not any(entry.name in names for entry in scoring.sets):
+            continue
+        target = folder / scoring.key
+        with store.lock(f"the index of scores in {target}"):
+            old = _read(target / _INDEX)
+            files = dict(old.files or {})
+            gone = [key for key in files if key.rpartition("/")[2] in names]
+            kept = tuple(entry for entry in old.sets if entry.name not in names)
+            rest = {key: digest for key, digest in files.items() if key not in gone}
+            # The index goes first: from then on nobody looks for the files.
+            if kept:
+                left = replace(old, sets=kept, files=rest)
+                write_json(target / _INDEX, {"schema": SCORING_SCHEMA, **asdict(left)})
+            else:
+                (target / _INDEX).unlink()
+                gone = list(files)
+            for key in gone:
+                method, _, name = key.rpartition("/")
+                (target / _file_of(method, name)).unlink(missing_ok=True)
+        dropped += 1
+    return dropped
+
+
 def _merge(old: Scoring, new: Scoring, withdrawn: Collection[str]) -> Scoring:
     fresh = {entry.name: entry for entry in new.sets}
     kept = [entry for entry in old.sets if entry.name not in fresh]

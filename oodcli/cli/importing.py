@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from oodcli.cli import completion
-from oodcli.cli.options import DataOption, DeviceOption, StoreOption, three_numbers
+from oodcli.cli.options import DataOption, DeviceOption, SkipOption, StoreOption, three_numbers
 from oodcli.cli.speech import tell
 from oodcli.cli.train import NameOption, ValOption, command_line
 
@@ -95,6 +95,7 @@ def import_(
         ),
     ] = None,
     device: DeviceOption = "auto",
+    skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
     """Import a trained network from a checkpoint."""
@@ -119,6 +120,7 @@ def import_(
             test_fraction=test_fraction,
             classes=classes,
             device=device,
+            skip_unreadable=skip_unreadable,
         ),
         command=command_line(),
         progress=TerminalProgress(),

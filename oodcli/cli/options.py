@@ -94,7 +94,7 @@ RunOption = Annotated[
         "--run",
         autocompletion=completion.runs,
         metavar="RUN",
-        help="Name of the run [default: the one created last].",
+        help="Name of the run [default: OOD_RUN, ood runs use, or created last].",
     ),
 ]
 DeviceOption = Annotated[
@@ -113,7 +113,10 @@ OutputOption = Annotated[
 ]
 SkipOption = Annotated[
     bool,
-    typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and count them."),
+    typer.Option(
+        "--skip-unreadable",
+        help="Leave out images that cannot be read, and count them; a run made so keeps it.",
+    ),
 ]
 BatchOption = Annotated[
     int | None,

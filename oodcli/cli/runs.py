@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oodcli.cli import completion
-from oodcli.cli.options import Format, FormatOption, StoreOption
+from oodcli.cli.options import Format, FormatOption, RunOption, StoreOption
 from oodcli.cli.speech import say, tell
 
 if TYPE_CHECKING:
@@ -26,14 +26,21 @@ NameArgument = Annotated[
 def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
     """List all runs, the oldest first, the room that the store takes, and leftovers in it."""
     from oodcli.cli.render import Cell, Column, Table, deliver, human_bytes, percent, render_table
-    from oodcli.errors import CorruptArtifactError
-    from oodcli.runs import leftovers, run_folders
+    from oodcli.errors import CorruptArtifactError, OodError
+    from oodcli.runs import find_run, leftovers, run_folders
     from oodcli.store import Store, size_of
 
     kept = Store.at(store)
     entries: list[dict[str, Any]] = []
+    remarks = []
+    try:
+        default = find_run(kept, None).name
+    except OodError as error:
+        default = None
+        remarks = [str(error)] if run_folders(kept) else []
     for folder in run_folders(kept):
         entry: dict[str, Any] = {"name": folder.name, "finished": folder.finished}
+        entry["default"] = folder.name == default
         try:
             entry |= _described(folder)
         except (CorruptArtifactError, KeyError):
@@ -42,7 +49,9 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
         entries.append({**entry, "bytes": size_of(folder.path)})
     usage = kept.usage()
     rests = leftovers(kept)
-    notes = [] if entries else ["no run yet; train one: ood train --data digits"]
+    notes = remarks if entries else ["no run yet; train one: ood train --data digits"]
+    if default is not None:
+        notes.append(f"commands without --run take {default}; another: ood runs use RUN")
     if rests:
         notes.append(
             f"{human_bytes(sum(rest.bytes for rest in rests))} are leftovers that no run has: "
@@ -51,7 +60,7 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
         )
     rows = [
         {
-            "name": Cell(entry["name"]),
+            "name": Cell(f"{entry['name']} *" if entry["default"] else entry["name"]),
             "origin": Cell(entry["origin"]),
             "created": Cell(entry["created"][:16].replace("T", " ")),
             "arch": Cell(entry["arch"]),
@@ -146,6 +155,58 @@ def show(run: NameArgument, store: StoreOption = None) -> None:
         for scoring in read_scorings(folder.scores)
     ]
     deliver(write_json(content), None)
+
+
+@app.command("use")
+def use(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            autocompletion=completion.runs,
+            help="Name of the run.",
+            show_default=False,
+        ),
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="The run created last, as before.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Choose the run that commands take without --run; the variable OOD_RUN goes before it."""
+    from oodcli.runs import RUN_VARIABLE, chosen_run, find_run, use_run
+    from oodcli.store import Store
+
+    if (run is None) is not last:
+        raise typer.BadParameter("name a run, or else --last", param_hint="RUN")
+    kept = Store.at(store)
+    use_run(kept, run)
+    choice = chosen_run(kept)
+    if choice is not None and choice[1] == RUN_VARIABLE:
+        say(f"{RUN_VARIABLE} is set and goes before this choice")
+    tell(find_run(kept, None).name)
+
+
+@app.command("drop")
+def drop(
+    sets: Annotated[
+        list[str], typer.Argument(metavar="SET…", help="Names of OOD sets.", show_default=False)
+    ],
+    run: RunOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Drop OOD sets, such as trials, from the scores and tables of a run."""
+    from oodcli.errors import UnknownNameError
+    from oodcli.runs import find_run
+    from oodcli.scores import drop_sets, read_scorings
+    from oodcli.store import Store
+
+    kept = Store.at(store)
+    folder = find_run(kept, run)
+    known = {entry.name for each in read_scorings(folder.scores) for entry in each.sets}
+    for name in sets:
+        if name not in known:
+            raise UnknownNameError.among(f"OOD set in the scores of run {folder.name}", name, known)
+    drop_sets(kept, folder.scores, sets)
+    say(f"dropped from run {folder.name}: {', '.join(dict.fromkeys(sets))}")
 
 
 @app.command("rename")

@@ -119,6 +119,7 @@ def imported_run(
     )
     imported = {
         "source": source,
+        "skip_unreadable": request.skip_unreadable,
         "preprocess_from": {
             "size": sizing.size_from,
             "resize": sizing.resize_from,

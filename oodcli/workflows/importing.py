@@ -48,6 +48,8 @@ class ImportRequest:
         data set if None.
     device
         Where the network is tried.
+    skip_unreadable
+        Whether every later command leaves out images of the data that cannot be read.
     """
 
     checkpoint: Path | None
@@ -62,6 +64,7 @@ class ImportRequest:
     test_fraction: float | None = None
     classes: Path | None = None
     device: str = "auto"
+    skip_unreadable: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from oodcli.results import (
     ResultRow,
     RunSummary,
     SplitUsed,
+    common_sets,
     over_runs,
     with_averages,
 )
@@ -259,6 +260,7 @@ def _report(
             )
         rows += table
         said += note
+    said += _average_notes(each, apart=len(groups) == len(each))
     said += [*notes, *_tuning_notes(rows)]
     if statistics.ci:
         said.append(
@@ -708,6 +710,34 @@ def _by_seed(each: Sequence[_Scored], *, average: bool) -> list[list[_Scored]]:
         else:
             groups.append([one])
     return groups
+
+
+def _average_notes(each: Sequence[_Scored], *, apart: bool) -> list[str]:
+    """Say which sets averages leave out, and where those of runs apart are over different sets."""
+    notes = []
+    averaged: dict[str, frozenset[str]] = {}
+    for one in each:
+        plain = [row for row in one.rows if row.group in GROUPS]
+        common = common_sets(plain)
+        averaged[one.name] = frozenset(common)
+        left_out = list(dict.fromkeys(row.dataset for row in plain if row.dataset not in common))
+        if left_out and common:
+            notes.append(
+                f"averages of {one.name} are over the sets that all methods were scored on, "
+                f"without {', '.join(left_out)}"
+            )
+        elif left_out:
+            notes.append(
+                f"averages of {one.name} are over different sets, since no set was scored by all "
+                "methods, and cannot be compared"
+            )
+    if apart and len(set(averaged.values())) > 1:
+        over = "; ".join(
+            f"{name}: {', '.join(sorted(sets)) or 'no common set'}"
+            for name, sets in averaged.items()
+        )
+        notes.append(f"averages of these runs are over different sets, not to be compared ({over})")
+    return notes
 
 
 def _averaged(group: Sequence[_Scored]) -> tuple[list[ResultRow], list[str]]:

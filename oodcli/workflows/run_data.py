@@ -295,8 +295,8 @@ class RunData:
                 "put back the data it was trained on"
             )
         check_division(dataset, run.division, run=folder.name)
-        # A run that was trained without some of its images is scored without them, too.
-        skip = skip_unreadable or bool(run.training.get("skip_unreadable"))
+        # A run that was made without some of its images is scored without them, too.
+        skip = skip_unreadable or run.skip_unreadable
         ordered = in_order(dataset, run.class_names, where=f"run {folder.name}")
         return cls(store, ordered, run, skip, progress, dataset)
 

@@ -305,3 +305,68 @@ def test_a_run_to_start_from_is_told_from_a_file_of_its_name(
     code, _, err = ood("train", "--data", tiny, "--init", "tiny", "--epochs", 1, "--name", "next")
     assert code == 0, err
     assert "--init tiny is taken as the run, not as the file tiny in this folder" in err
+
+
+def test_the_run_that_is_used_is_marked(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "store" / "runs" / "tiny" / "weights.safetensors"
+    ood("import", weights, "--arch", "resnet18:width=2", "--data", tiny, "--name", "later")
+
+    def default() -> list[str]:
+        entries = json.loads(ood("runs", "list", "--format", "json")[1])["runs"]
+        return [each["name"] for each in entries if each["default"]]
+
+    assert default() == ["later"]
+    assert ood("runs", "use", "tiny")[:2] == (0, "tiny\n")
+    assert default() == ["tiny"]
+    out = ood("runs", "list")[1]
+    assert "tiny *" in out
+    assert "commands without --run take tiny; another: ood runs use RUN" in out
+    assert "run: tiny" in ood("score", "--method", "msp", "--ood", "uniform-noise")[2]
+    monkeypatch.setenv("OOD_RUN", "later")
+    assert default() == ["later"]
+    monkeypatch.delenv("OOD_RUN")
+    assert ood("runs", "use", "--last")[:2] == (0, "later\n")
+    assert ood("runs", "use")[0] == 2
+
+
+def test_averages_are_over_common_sets_and_a_trial_set_can_be_dropped(ood: Ood, tiny: Path) -> None:
+    ood("score", "--method", "msp", "--method", "energy", "--ood", "uniform-noise")
+    ood("score", "--method", "msp", "--ood", "photographs")
+
+    def table() -> tuple[dict[tuple[str, str], float], list[str]]:
+        found = json.loads(ood("report", "--format", "json")[1])
+        return {
+            (r["method"], r["dataset"]): r["auroc"] for r in found["rows"] if r["group"] != "all"
+        }, found["notes"]
+
+    values, notes = table()
+    for method in ("msp", "energy"):
+        assert values[method, "average"] == values[method, "uniform-noise"]
+    note = "averages of tiny are over the sets that all methods were scored on, without photographs"
+    assert note in notes
+    assert "did you mean 'photographs'?" in ood("runs", "drop", "photograph")[2]
+    assert ood("runs", "drop", "photographs")[2].endswith("dropped from run tiny: photographs\n")
+    values, notes = table()
+    assert "photographs" not in {dataset for _, dataset in values}
+    assert not any("averages" in each for each in notes)
+    ood("runs", "drop", "uniform-noise")
+    assert "has no scores" in ood("report")[2]
+    assert ood("score", "--method", "msp", "--ood", "uniform-noise")[0] == 0
+
+
+def test_an_import_that_skips_unreadable_images_does_so_ever_after(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "store" / "runs" / "tiny" / "weights.safetensors"
+    root = tree(tmp_path / "data")
+    (root / "test" / "red" / "00.png").write_bytes(b"no image")
+    argv = ("import", weights, "--arch", "resnet18:width=2", "--data", root, "--name")
+    score = ("score", "--method", "msp", "--ood", "uniform-noise", "--run")
+    assert ood(*argv, "strict")[0] == 0
+    assert "cannot read image" in ood(*score, "strict")[2]
+    assert ood(*argv, "lenient", "--skip-unreadable")[0] == 0
+    code, out, err = ood(*score, "lenient")
+    assert code == 0, err
+    assert "data: 1 unreadable images were left out" in out

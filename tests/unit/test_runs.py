@@ -19,6 +19,7 @@ from oodcli.runs import (
     Preprocess,
     Run,
     RunFolder,
+    chosen_run,
     find_run,
     leftovers,
     new_name,
@@ -26,6 +27,7 @@ from oodcli.runs import (
     remove_run,
     rename_run,
     run_folders,
+    use_run,
     using_run,
 )
 from oodcli.store import Store, write_json
@@ -286,3 +288,32 @@ def test_a_leftover_that_became_a_run_meanwhile_is_not_removed(store: Store) -> 
     remove_leftover(store, found)
     assert find_run(store, "gone").read() == RUN
     assert rest.exists()
+
+
+def test_the_chosen_run_is_taken_before_the_last_and_the_variable_before_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        add(store, name)
+    last = find_run(store, None).name
+    first, other = (name for name in ("a", "b", "c") if name != last)
+    use_run(store, first)
+    assert (find_run(store, None).name, chosen_run(store)) == (first, (first, "ood runs use"))
+    monkeypatch.setenv("OOD_RUN", other)
+    assert find_run(store, None).name == other
+    assert find_run(store, last).name == last
+    monkeypatch.setenv("OOD_RUN", "none")
+    with pytest.raises(
+        MissingArtifactError, match=r"no run .none. in .*, which OOD_RUN names; set"
+    ):
+        find_run(store, None)
+    monkeypatch.delenv("OOD_RUN")
+    rename_run(store, first, "renamed")
+    assert find_run(store, None).name == "renamed"
+    remove_run(store, "renamed")
+    with pytest.raises(MissingArtifactError, match="choose another: ood runs use RUN"):
+        find_run(store, None)
+    with pytest.raises(UnknownNameError):
+        use_run(store, "renamed")
+    use_run(store, None)
+    assert find_run(store, None).name == last
