@@ -1,14 +1,14 @@
 """How sure the metrics are: intervals, paired tests, and what else the scores of a method tell.
 
 Intervals stand for the images alone: another draw of as many ID and OOD images, the same network.
-AUROC has a closed form, DeLong's; FPR95 and the two areas of precision are resampled. Scores enter
-by their ranks only, so that a thousand resamples of all methods cost seconds.
+AUROC has a closed form, from DeLong's variance; FPR95 and the two areas of precision are resampled.
+Scores enter by their ranks only, so that a thousand resamples of all methods cost seconds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, erfc, lgamma, sqrt
+from math import ceil, erfc, exp, lgamma, log, sqrt
 from typing import Any
 from zlib import crc32
 
@@ -23,6 +23,11 @@ RESAMPLED = ("fpr95", "aupr_in", "aupr_out")
 # How finely ranks are binned: in the middle this many bins, towards both ends ever finer ones.
 _MIDDLE_BINS = 400
 _GROWTH = 32
+
+# Images that the variance which AUROC implies counts for, beside those not placed perfectly.
+_STEADYING = 6
+# Logarithms of odds beyond this are 0 or 1.
+_FAR = 700.0
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -126,8 +131,49 @@ def average(parts: Sequence[Placements]) -> Placements:
     )
 
 
-def auroc_estimate(parts: Sequence[Placements]) -> Estimate:
+def auroc_estimate(parts: Sequence[Placements], *, steadying: int = _STEADYING) -> Estimate:
     """Return the mean AUROC over OOD sets that share their ID images, with its standard error.
+
+    Parameters
+    ----------
+    parts
+        Placements of the same ID images against each OOD set; one for a plain AUROC.
+    steadying
+        Images that the variance which AUROC implies counts for; 0 for DeLong's alone.
+
+    References
+    ----------
+    DeLong, DeLong, Clarke-Pearson. "Comparing the Areas under Two or More Correlated Receiver
+    Operating Characteristic Curves: A Nonparametric Approach". Biometrics 44(3), 1988.
+
+    Hanley, McNeil. "The Meaning and Use of the Area under a Receiver Operating Characteristic (ROC)
+    Curve". Radiology 143(1), 1982, and Newcombe. "Confidence Intervals for an Effect Size Measure
+    Based on the Mann-Whitney Statistic. Part 2". Statistics in Medicine 25(4), 2006: the variance
+    that AUROC itself implies for exponential scores, and the same for both sides.
+
+    Notes
+    -----
+    The variance is that of the ID placements over ``n_id`` plus that of the OOD placements over
+    ``n_ood``, each with one degree of freedom less. For several OOD sets, which are independent
+    samples, ID placements are averaged over the sets first, and the OOD parts add up over the
+    square of the number of sets. A side of one image has no variance and counts as known.
+
+    Near 1 the variance of a side rests on its few images that are not placed perfectly, and is too
+    small where another draw would have had more of them. So it is the mean of DeLong's, with the
+    number of such images as weight, and of Newcombe's, with the weight ``steadying``; where there
+    are many such images, that is DeLong's. An AUROC nearer to 1 than half an
+    image of the smaller side is taken for one that is half an image away.
+    """
+    id_side = _mean([part.id_side for part in parts])
+    value, edge = float(np.mean(id_side)), _edge(parts)
+    variance = _steadied(id_side, value, edge, steadying)
+    for part in parts:
+        variance += _steadied(part.ood_side, part.auroc, edge, steadying) / len(parts) ** 2
+    return Estimate(value, sqrt(variance))
+
+
+def auroc_interval(parts: Sequence[Placements]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean AUROC over OOD sets that share their ID images.
 
     Parameters
     ----------
@@ -136,20 +182,42 @@ def auroc_estimate(parts: Sequence[Placements]) -> Estimate:
 
     References
     ----------
-    DeLong, DeLong, Clarke-Pearson. "Comparing the Areas under Two or More Correlated Receiver
-    Operating Characteristic Curves: A Nonparametric Approach". Biometrics 44(3), 1988.
+    Qin, Hotilovac. "Comparison of Non-parametric Confidence Intervals for the Area under the ROC
+    Curve of a Continuous-scale Diagnostic Test". Statistical Methods in Medical Research 17(2),
+    2008: the interval of DeLong's variance on the logit scale.
 
     Notes
     -----
-    The variance is that of the ID placements over ``n_id`` plus that of the OOD placements over
-    ``n_ood``, each with one degree of freedom less. For several OOD sets, which are independent
-    samples, ID placements are averaged over the sets first, and the OOD parts add up over the
-    square of the number of sets. A side of one image has no variance and counts as known.
+    The variance is that of :func:`auroc_estimate`. The interval of an AUROC nearer to 1 than
+    half an image of the smaller side ends at 1, and begins where that of half an image does.
+
+    Coverage, from 1,500 draws of normal scores each: 0.94 to 0.97 for AUROC 0.6 to 0.95 and sides
+    of 50 to 1,000; at 0.98 and 0.99 0.95 to 0.99, the highest with 50 images on a side, where few
+    values are possible (DeLong's own: 0.81 to 0.93). Where one side of 50 has twice the spread and
+    the other 1,000 images, it falls to 0.91 (DeLong's: 0.65).
     """
-    id_side = _mean([part.id_side for part in parts])
-    variance = _variance_of_mean(id_side)
-    variance += sum(_variance_of_mean(part.ood_side) for part in parts) / len(parts) ** 2
-    return Estimate(float(np.mean(id_side)), sqrt(variance))
+    found, edge = auroc_estimate(parts), _edge(parts)
+    inner = min(max(found.value, edge), 1 - edge)
+    centre = log(inner / (1 - inner))
+    reach = Z_95 * found.stderr / (inner * (1 - inner))
+    low, high = (1 / (1 + exp(-max(centre + sign * reach, -_FAR))) for sign in (-1, 1))
+    return (0.0 if found.value < edge else low), (1.0 if found.value > 1 - edge else high)
+
+
+def _edge(parts: Sequence[Placements]) -> float:
+    """Return how far from 0 and 1 an AUROC can be told from them: half an image."""
+    return 0.5 / min(len(parts[0].id_side), *(len(part.ood_side) for part in parts))
+
+
+def _steadied(side: NDArray[np.floating[Any]], auroc: float, edge: float, steadying: int) -> float:
+    """Return the variance of the mean placement of a side; see :func:`auroc_estimate`."""
+    observed = _variance_of_mean(side)
+    if len(side) < 2 or steadying == 0:
+        return observed
+    a = min(max(auroc, edge), 1 - edge)
+    implied = (a / (2 - a) + 2 * a**2 / (1 + a)) / 2 - a**2
+    imperfect = int(min(np.count_nonzero(side < 1), np.count_nonzero(side > 0)))
+    return (imperfect * observed + steadying * implied / len(side)) / (imperfect + steadying)
 
 
 def auroc_difference(first: Placements, second: Placements) -> Estimate:
@@ -510,6 +578,10 @@ def bootstrap(
     ID and OOD images are drawn separately, each side as many as there are. Within a bin of ranks,
     what was drawn is spread evenly; up to 800 images, every rank has its own bin, and nothing is
     lost.
+
+    Percentile intervals are somewhat too narrow: on normal scores, AUROC 0.8 to 0.98 and sides of 50
+    to 1,000 images, those of FPR95 covered the true value in 92 to 97 % of draws, of AUPR-in in 91 to
+    95 %, and of AUPR-out in 88 to 97 %.
     """
     id_array, ood_array = np.asarray(id_scores), np.asarray(ood_scores)
     falling = (id_resamples, ood_resamples)

@@ -32,7 +32,7 @@ from oodcli.statistics import (
     accuracy_above,
     aurc,
     auroc_difference,
-    auroc_estimate,
+    auroc_interval,
     average,
     bootstrap,
     calibration_error,
@@ -231,9 +231,10 @@ def with_intervals(
 
     Notes
     -----
-    The networks are taken as given; what is uncertain is the images. The interval of AUROC is
-    DeLong's, also of an average: placements are averaged over runs, which saw the same images, and
-    ID placements over OOD sets. The others are percentiles of resamples, averaged sample by sample.
+    The networks are taken as given; what is uncertain is the images. The interval of AUROC is that
+    of DeLong's variance on the logit scale, also of an average: placements are averaged over runs,
+    which saw the same images, and ID placements over OOD sets. The others are percentiles of
+    resamples, averaged sample by sample.
     A method's ID ranks are drawn alike for all OOD sets, since these share the ID images. Runs
     share their images too, but rank them differently; the same ranks are drawn for all, as if they
     agreed, so that the interval of an average over runs is rather too wide than too narrow.
@@ -313,9 +314,9 @@ def _intervals(
     intervals = {}
     for row in own:
         places = [_place(each) for each in own if _is_part(each, row)]
-        estimate = auroc_estimate([average(placed[place]) for place in places])
+        parts = [average(placed[place]) for place in places]
         samples = np.mean([np.mean(sampled[place], axis=0) for place in places], axis=0)
-        ends = {"auroc": estimate.interval(low=0.0, high=1.0)}
+        ends = {"auroc": auroc_interval(parts)}
         ends |= {name: percentile_interval(samples[at]) for at, name in enumerate(RESAMPLED)}
         intervals[_place(row)] = ends
     return intervals

@@ -264,7 +264,8 @@ def _report(
     said += [*notes, *_tuning_notes(rows)]
     if statistics.ci:
         said.append(
-            "95 % intervals are over images, for these networks: DeLong's for AUROC, the others "
+            "95 % intervals are over images, for these networks: DeLong's on the logit scale for "
+            "AUROC, the others "
             f"from {statistics.bootstraps:,} bootstrap samples (seed {statistics.seed})"
         )
     calibrations = [calibration_of(one.source) for one in each]
