@@ -579,9 +579,9 @@ def bootstrap(
     what was drawn is spread evenly; up to 800 images, every rank has its own bin, and nothing is
     lost.
 
-    Percentile intervals are somewhat too narrow: on normal scores, AUROC 0.8 to 0.98 and sides of 50
-    to 1,000 images, those of FPR95 covered the true value in 92 to 97 % of draws, of AUPR-in in 91 to
-    95 %, and of AUPR-out in 88 to 97 %.
+    Percentile intervals are somewhat too narrow: on normal scores, AUROC 0.8 to 0.98 and sides of
+    50 to 1,000 images, those of FPR95 covered the true value in 92 to 97 % of draws, of AUPR-in in
+    91 to 95 %, and of AUPR-out in 88 to 97 %.
     """
     id_array, ood_array = np.asarray(id_scores), np.asarray(ood_scores)
     falling = (id_resamples, ood_resamples)
