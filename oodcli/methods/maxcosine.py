@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.class_means import class_means, directions, wide_blocks
+from oodcli.methods.class_means import class_means, directions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +43,5 @@ class MaxCosine:
 
     def score(self, batch: Activations) -> Tensor:
         """Return the largest cosine, float64, ``(n,)``."""
-        blocks = wide_blocks(batch.features, normalised=True)
-        return torch.cat([(block @ self.prototypes.T).amax(dim=1) for block in blocks])
+        # Not by blocks of rows: a graph has to work for any number of them.
+        return (directions(batch.features.double()) @ self.prototypes.T).amax(dim=1)
