@@ -16,10 +16,17 @@ from tests.cli.conftest import flat
 Ood = Callable[..., tuple[int, str, str]]
 
 
+def forget(store: Path) -> None:
+    """Remove what training has decoded and computed."""
+    for name in ("images", "activations"):
+        shutil.rmtree(store / name, ignore_errors=True)
+
+
 def test_no_image_is_computed_twice_for_training_calibration_and_puzzles(
     ood: Ood, tiny: Path, tmp_path: Path
 ) -> None:
     """The calibration images, a tenth of those of training, are found among these."""
+    forget(tmp_path / "store")
     flat(tmp_path / "odd")
     line = ("score", "--ood", tmp_path / "odd", "--method", "klm", "--method", "mds")
     # klm learns from the two images that there are for it, and refuses them: code 1.
@@ -55,7 +62,7 @@ def planned(ood: Ood, *line: object) -> dict[str, tuple[int, int, int]]:
 def test_a_dry_run_decodes_nothing(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
 ) -> None:
-    shutil.rmtree(tmp_path / "store" / "images")
+    forget(tmp_path / "store")
     flat(tmp_path / "odd")
     line = ("--ood", tmp_path / "odd", "--method", "featurenorm", "--method", "klm")
     every = {
@@ -85,7 +92,7 @@ def test_a_dry_run_counts_calibration_images_where_nothing_else_is_learned_from(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
 ) -> None:
     flat(tmp_path / "odd")
-    shutil.rmtree(tmp_path / "store" / "images")
+    forget(tmp_path / "store")
     found = planned(ood, "--ood", tmp_path / "odd", "--method", "klm")
     assert found == {"colours": (24, 24, 24), "odd": (7, 7, 7), "colours train": (2, 2, 24)}
     assert decoded == []
@@ -94,7 +101,7 @@ def test_a_dry_run_counts_calibration_images_where_nothing_else_is_learned_from(
 def test_a_limit_decodes_that_many_images(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
 ) -> None:
-    shutil.rmtree(tmp_path / "store" / "images")
+    forget(tmp_path / "store")
     flat(tmp_path / "odd")
     code, _, err = ood(
         "score", "--ood", tmp_path / "odd", "--method", "msp", "--method", "knn", "--limit", 5
@@ -110,7 +117,7 @@ def test_few_images_tell_whether_a_set_is_grey(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
 ) -> None:
     """Without --ood the sets that come with ood are planned, in grey or in colour."""
-    shutil.rmtree(tmp_path / "store" / "images")
+    forget(tmp_path / "store")
     assert "photographs" in planned(ood, "--method", "msp")
     assert 1 <= len(decoded) <= 64
 
@@ -119,13 +126,13 @@ def test_training_images_that_are_not_kept_are_decoded_once(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their activations, and those of their puzzles, are computed while the pixels are there."""
+    forget(tmp_path / "store")
     line = ("score", "--method", "featurenorm", "--method", "knn", "--format", "json")
     line = (*line, "--ood", flat(tmp_path / "odd"))
     code, out, err = ood(*line)
     assert code == 0, err
     kept = json.loads(out)
-    shutil.rmtree(tmp_path / "store" / "images")
-    shutil.rmtree(tmp_path / "store" / "activations")
+    forget(tmp_path / "store")
     decoded.clear()
     monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
     code, out, err = ood(*line)
