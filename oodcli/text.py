@@ -86,7 +86,7 @@ def json_text(
     Returns
     -------
     str
-        Characters as they are, but ``\\uNNNN`` for those that cannot be written, hide, or drive a
+        Characters as they are, but ``\uNNNN`` for those that cannot be written, hide, or drive a
         terminal, and with ``plain`` for all beyond ASCII.
 
     Raises

@@ -21,12 +21,17 @@ NameArgument = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def list_(
+def methods(
     context: typer.Context, format_: FormatOption = Format.TABLE, output: OutputOption = None
 ) -> None:
+    """List, show and check methods; without a command, list them."""
+    if context.invoked_subcommand is None:
+        list_(format_, output)
+
+
+@app.command("list")
+def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> None:
     """List all methods with paper, year, inputs, parameters and cost."""
-    if context.invoked_subcommand is not None:
-        return
     from oodcli.cli.render import deliver
     from oodcli.cli.render_methods import render_methods
     from oodcli.workflows.methods import list_methods
