@@ -8,7 +8,7 @@ from oodcli.cli.options import Format
 from oodcli.cli.render import Cell, Column, Table, render_table
 
 if TYPE_CHECKING:
-    from oodcli.methods.base import Value
+    from oodcli.specs import Value
     from oodcli.workflows.methods import (
         ListedMethod,
         ListedParameter,

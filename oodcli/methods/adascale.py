@@ -9,9 +9,10 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods.base import percentile, positive
+from oodcli.methods.base import percentile
 from oodcli.methods.descending import LARGEST_EXPONENT, descending
 from oodcli.probes import Output, Probe, ProbedNetwork
+from oodcli.specs import positive
 
 _STEP = 0.5  # in units of normalised pixels
 

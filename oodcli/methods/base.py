@@ -16,8 +16,8 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from types import SimpleNamespace, UnionType
-from typing import Literal, Protocol, Self, TypeGuard, Union, get_args, get_origin, get_type_hints
+from types import SimpleNamespace
+from typing import Literal, Protocol, Self, TypeGuard, get_type_hints
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
 from oodcli.methods.needs import Need
 from oodcli.probes import Probe
+from oodcli.specs import Value, canonical, texts_of, typed, written
 
-Value = float | int | str | bool | None
 Find = Callable[[str], tuple[str, "Method"]]
 
 # What joins the halves of a method; the last plus of mds++ joins nothing.
@@ -167,10 +167,7 @@ class MethodPart:
     @property
     def canonical(self) -> str:
         """The name with its parameters, defaults left out and keys sorted."""
-        if not self.given:
-            return self.name
-        pairs = ",".join(f"{key}={_written(self.given[key])}" for key in sorted(self.given))
-        return f"{self.name}:{pairs}"
+        return canonical(self.name, self.given)
 
     def arguments(self) -> dict[str, Value]:
         """Return the value of every parameter as given or by default, None if fitting chooses."""
@@ -379,72 +376,13 @@ def _parse_part(text: str, registry: Mapping[str, Method], find: Find | None) ->
         name, method = find(text)
     _, colon, pairs = text.removeprefix(name).partition(":")
     parameters = method.parameters()
-    given: dict[str, Value] = {}
-    for pair in pairs.split(",") if colon else ():
-        key, equals, value = (piece.strip() for piece in pair.partition("="))
-        if not equals or not value:
-            raise InvalidInputError(f"{pair!r} in method {text!r} is not KEY=VALUE")
-        if key not in parameters:
-            if not parameters:
-                raise InvalidInputError(f"method {name!r} has no parameters, so not {key!r} either")
-            raise UnknownNameError.among(f"parameter of {name}", key, parameters)
-        if key in given:
-            raise InvalidInputError(f"parameter {key!r} stands twice in method {text!r}")
-        given[key] = _typed(f"{name}:{key}", value, parameters[key].annotation)
+    texts = texts_of("method", text, name, pairs if colon else None, parameters)
+    given = {
+        key: typed(f"{name}:{key}", value, parameters[key].annotation)
+        for key, value in texts.items()
+    }
     kept = {key: value for key, value in given.items() if value != parameters[key].default}
     return MethodPart(name, method, kept)
-
-
-def choices_of(annotation: object) -> tuple[tuple[str, ...], tuple[object, ...]]:
-    """Return the words and the types that a parameter's annotation allows."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation), ()
-    if not isinstance(annotation, UnionType) and get_origin(annotation) is not Union:
-        return (), () if annotation is None else (annotation,)
-    words: tuple[str, ...] = ()
-    kinds: tuple[object, ...] = ()
-    for each in get_args(annotation):
-        more_words, more_kinds = choices_of(each)
-        words, kinds = words + more_words, kinds + more_kinds
-    return words, kinds
-
-
-def _typed(what: str, text: str, annotation: object) -> Value:
-    words, choices = choices_of(annotation)
-    if text in words:
-        return text
-    for choice in choices:
-        try:
-            if choice is bool:
-                return {"true": True, "false": False}[text.lower()]
-            if choice is int or choice is float or choice is str:
-                return choice(text)
-        except (ValueError, KeyError):
-            continue
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    wanted = [*words, *(kinds[c] for c in choices if isinstance(c, type) and c in kinds)]
-    raise InvalidInputError(f"{what} must be {' or '.join(wanted)}, not {text!r}")
-
-
-def _written(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def positive(name: str, value: float) -> float:
-    """Return ``value`` if it is a positive, finite number.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not.
-    """
-    if not 0 < value < float("inf"):
-        raise InvalidInputError(f"{name} must be a positive number, not {_written(value)}")
-    return value
 
 
 def not_negative(name: str, value: float) -> float:
@@ -456,7 +394,7 @@ def not_negative(name: str, value: float) -> float:
         If it is not.
     """
     if not 0 <= value < float("inf"):
-        raise InvalidInputError(f"{name} must be a number of at least 0, not {_written(value)}")
+        raise InvalidInputError(f"{name} must be a number of at least 0, not {written(value)}")
     return value
 
 
@@ -470,7 +408,7 @@ def percentile(name: str, value: float) -> float:
     """
     if not 0 <= value < 100:
         raise InvalidInputError(
-            f"{name} must be at least 0 and less than 100, not {_written(value)}"
+            f"{name} must be at least 0 and less than 100, not {written(value)}"
         )
     return value
 

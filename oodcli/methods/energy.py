@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.base import positive
+from oodcli.specs import positive
 
 
 @dataclass(frozen=True, slots=True)

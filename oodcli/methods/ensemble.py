@@ -9,8 +9,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
-from oodcli.methods.base import JOIN, Fitted, Input, MethodSpec, Scorer, Value, probes_of
+from oodcli.methods.base import JOIN, Fitted, Input, MethodSpec, Scorer, probes_of
 from oodcli.probes import Probe
+from oodcli.specs import Value
 
 # Words that stand before, or in place of, the name of a method.
 ENSEMBLE = "ensemble"

@@ -7,8 +7,9 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.base import at_least, positive
+from oodcli.methods.base import at_least
 from oodcli.methods.softmax import Softmax
+from oodcli.specs import positive
 
 
 @dataclass(frozen=True, slots=True)

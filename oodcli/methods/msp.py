@@ -6,8 +6,8 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.base import positive
 from oodcli.methods.softmax import Scale, Softmax
+from oodcli.specs import positive
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
-from oodcli.methods.base import at_least, positive
+from oodcli.methods.base import at_least
 from oodcli.methods.needs import Arguments, Need
 from oodcli.methods.stages import last_of_stages
 from oodcli.probes import Output, Probe, ProbedNetwork
+from oodcli.specs import positive
 
 _SEED = 0
 _BASE = 1000.0

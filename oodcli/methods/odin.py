@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.base import positive
 from oodcli.methods.msp import MSP
 from oodcli.probes import Output, Probe, ProbedNetwork
+from oodcli.specs import positive
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
-from oodcli.methods.base import Input, Method, Scorer, Value, choices_of
+from oodcli.methods.base import Input, Method, Scorer
 from oodcli.methods.needs import DIFFERENT_FEATURES
+from oodcli.specs import Value, choices_of
 
 # What a constructor may ask for that is here already.
 _SUPPLIED = ("model", "encoder", "head", "w", "b")

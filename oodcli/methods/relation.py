@@ -11,8 +11,8 @@ from torch.nn import functional
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError
 from oodcli.methods.bank import Bank, unit_features
-from oodcli.methods.base import positive
 from oodcli.methods.class_means import feature_rows
+from oodcli.specs import positive
 
 # Training images and scored images at a time: two blocks of products take 32 MB each.
 _BANK_ROWS = 4096

@@ -6,9 +6,9 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
-from oodcli.methods.base import positive
 from oodcli.methods.msp import MSP
 from oodcli.methods.softmax import Scale
+from oodcli.specs import positive
 
 PUBLISHED_TEMPERATURE = 0.1
 

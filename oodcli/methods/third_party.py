@@ -18,7 +18,8 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, OodError, UndefinedMethodError, UnknownNameError
-from oodcli.methods.base import Method, MethodPart, MethodSpec, choices_of, choosable
+from oodcli.methods.base import Method, MethodPart, MethodSpec, choosable
+from oodcli.specs import choices_of
 
 GROUP = "ood.methods"
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.base import at_least, positive
+from oodcli.methods.base import at_least
+from oodcli.specs import positive
 
 SEED = 0
 # Projections that are held at a time, over all images of a batch.

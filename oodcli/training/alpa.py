@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from oodcli.errors import InvalidInputError
-from oodcli.training.objective import Output, PlainObjective, positive
+from oodcli.specs import positive
+from oodcli.training.objective import Output, PlainObjective
 from oodcli.training.supcon import Projection, contrastive, supcon_loss
 
 # Numbers that one chunk of rows may have in its largest tensor: 64 MiB.

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from oodcli.training.objective import Output, PlainObjective, positive
+from oodcli.specs import positive
+from oodcli.training.objective import Output, PlainObjective
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ training, may bring layers of its own that are gone afterwards, and turns what t
 into a loss. Its prediction forward is the forward of the network that it has changed.
 """
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import (
@@ -15,14 +14,13 @@ from typing import (
     Literal,
     NamedTuple,
     Protocol,
-    get_args,
-    get_origin,
     get_type_hints,
 )
 
 from torch import Tensor, nn
 
-from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.errors import UnknownNameError
+from oodcli.specs import canonical, texts_of, typed
 
 
 class Output(NamedTuple):
@@ -162,46 +160,7 @@ def parse_objective(text: str, registry: Mapping[str, ObjectiveEntry]) -> Object
     hints = get_type_hints(kind)
     defaults = {each.name: each.default for each in fields(kind)}
     assert MISSING not in defaults.values()
-    given: dict[str, Any] = {}
-    for pair in pairs.split(",") if colon else ():
-        key, equals, value = (piece.strip() for piece in pair.partition("="))
-        if not equals or not value:
-            raise InvalidInputError(f"{pair!r} in objective {text!r} is not KEY=VALUE")
-        if key not in defaults:
-            if not defaults:
-                raise InvalidInputError(f"objective {name!r} has no parameters, so not {key!r}")
-            raise UnknownNameError.among(f"parameter of {name}", key, defaults)
-        if key in given:
-            raise InvalidInputError(f"parameter {key!r} stands twice in objective {text!r}")
-        given[key] = _typed(f"{name}:{key}", value, hints[key])
-    kept = {key: given[key] for key in sorted(given) if given[key] != defaults[key]}
-    written = ",".join(f"{key}={_written(value)}" for key, value in kept.items())
-    return ObjectiveSpec(name, kind(**kept), f"{name}:{written}" if written else name)
-
-
-def _typed(what: str, text: str, hint: object) -> float | str:
-    if get_origin(hint) is Literal:
-        words = get_args(hint)
-        if text not in words:
-            raise InvalidInputError(f"{what} must be {' or '.join(words)}, not {text!r}")
-        return text
-    with contextlib.suppress(ValueError):
-        return int(text) if hint is int else float(text)
-    kind = "a whole number" if hint is int else "a number"
-    raise InvalidInputError(f"{what} must be {kind}, not {text!r}")
-
-
-def _written(value: float | str) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def positive(what: str, value: float) -> None:
-    """Refuse what is not a positive, finite number.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not.
-    """
-    if not 0 < value < float("inf"):
-        raise InvalidInputError(f"{what} must be a positive number, not {value:g}")
+    texts = texts_of("objective", text, name, pairs if colon else None, defaults)
+    given = {key: typed(f"{name}:{key}", value, hints[key]) for key, value in texts.items()}
+    kept: dict[str, Any] = {k: value for k, value in given.items() if value != defaults[k]}
+    return ObjectiveSpec(name, kind(**kept), canonical(name, kept))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from oodcli.training.objective import Output, PlainObjective, positive
+from oodcli.specs import positive
+from oodcli.training.objective import Output, PlainObjective
 
 PROJECTED = 128
 # The fixed base temperature of the SupContrast code; the loss carries tau / base.

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oodcli.models import unit_features
-from oodcli.training.objective import Output, PlainObjective, positive
+from oodcli.specs import positive
+from oodcli.training.objective import Output, PlainObjective
 
 
 @dataclass(frozen=True)

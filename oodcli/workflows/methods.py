@@ -8,10 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 from oodcli.methods import METHODS, parse_method
-from oodcli.methods.base import Method, MethodPart, MethodSpec, Value, choices_of
+from oodcli.methods.base import Method, MethodPart, MethodSpec
 from oodcli.methods.contract import Finding, findings
 from oodcli.methods.ensemble import ENSEMBLE, EnsembleSpec, RankEnsemble
 from oodcli.methods.third_party import joined
+from oodcli.specs import Value, choices_of
 
 METHODS_SCHEMA = 1
 

@@ -96,7 +96,7 @@ def test_the_page_of_a_method(ood: Ood) -> None:
     code, out, err = ood("methods", "show", "msp:temperature=2")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[:2] == ["msp: MSP", "Largest class probability."]
+    assert lines[:2] == ["msp: MSP", "Largest class probability, as log-odds."]
     assert "  paper           Hendrycks and Gimpel, ICLR 2017" in lines
     assert (
         "  temperature  Divisor of the logits; 1 in the paper (number; default 1; here 2)" in lines

@@ -1,0 +1,157 @@
+"""The grammar of what is written as ``name:key=value,…``: methods, objectives, architectures."""
+
+from collections.abc import Collection, Mapping
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
+
+from oodcli.errors import InvalidInputError, UnknownNameError
+
+Value = float | int | str | bool | None
+
+
+def texts_of(
+    kind: str, whole: str, name: str, pairs: str | None, known: Collection[str]
+) -> dict[str, str]:
+    """Read ``key=value,…``.
+
+    Parameters
+    ----------
+    kind
+        What is named, such as ``method``; for messages.
+    whole
+        All that was written; for messages.
+    name
+        The name before the colon; for messages.
+    pairs
+        What stands behind the colon; None where there is no colon.
+    known
+        The parameters there are.
+
+    Returns
+    -------
+    dict
+        Values as they are written, by parameter.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such parameter.
+    InvalidInputError
+        If a parameter has no value, or two.
+
+    Examples
+    --------
+    >>> texts_of("method", "knn:k=50", "knn", "k=50", {"k"})
+    {'k': '50'}
+    """
+    texts: dict[str, str] = {}
+    for pair in () if pairs is None else pairs.split(","):
+        key, equals, value = (piece.strip() for piece in pair.partition("="))
+        if not equals or not value:
+            raise InvalidInputError(f"{pair!r} in {kind} {whole!r} is not KEY=VALUE")
+        if key not in known:
+            if not known:
+                raise InvalidInputError(f"{kind} {name!r} has no parameters, so not {key!r} either")
+            raise UnknownNameError.among(f"parameter of {name}", key, known)
+        if key in texts:
+            raise InvalidInputError(f"parameter {key!r} stands twice in {kind} {whole!r}")
+        texts[key] = value
+    return texts
+
+
+def choices_of(annotation: object) -> tuple[tuple[str, ...], tuple[object, ...]]:
+    """Return the words and the types that a parameter's annotation allows.
+
+    Examples
+    --------
+    >>> choices_of(Literal["auto"] | int)
+    (('auto',), (<class 'int'>,))
+    """
+    if get_origin(annotation) is Literal:
+        return get_args(annotation), ()
+    if not isinstance(annotation, UnionType) and get_origin(annotation) is not Union:
+        return (), () if annotation is None else (annotation,)
+    words: tuple[str, ...] = ()
+    kinds: tuple[object, ...] = ()
+    for each in get_args(annotation):
+        more_words, more_kinds = choices_of(each)
+        words, kinds = words + more_words, kinds + more_kinds
+    return words, kinds
+
+
+def typed(what: str, text: str, annotation: object) -> Value:
+    """Read a value of the type that a parameter is annotated with.
+
+    Parameters
+    ----------
+    what
+        Name and parameter, such as ``knn:k``; for messages.
+    text
+        As it is written.
+    annotation
+        A literal of words, bool, int, float or str, or a union of such.
+
+    Raises
+    ------
+    InvalidInputError
+        If the text is none of them.
+
+    Examples
+    --------
+    >>> typed("knn:k", "50", int)
+    50
+    """
+    words, choices = choices_of(annotation)
+    if text in words:
+        return text
+    for choice in choices:
+        try:
+            if choice is bool:
+                return {"true": True, "false": False}[text.lower()]
+            if choice is int or choice is float or choice is str:
+                return choice(text)
+        except (ValueError, KeyError):
+            continue
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    wanted = [*words, *(kinds[c] for c in choices if isinstance(c, type) and c in kinds)]
+    raise InvalidInputError(f"{what} must be {' or '.join(wanted)}, not {text!r}")
+
+
+def written(value: Value) -> str:
+    """Return a value as it is written.
+
+    Examples
+    --------
+    >>> written(True), written(2.0), written(0.05)
+    ('true', '2', '0.05')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def canonical(name: str, given: Mapping[str, Value]) -> str:
+    """Return a name with its parameters, sorted.
+
+    Examples
+    --------
+    >>> canonical("gen", {"m": 10, "gamma": 0.1})
+    'gen:gamma=0.1,m=10'
+    """
+    pairs = ",".join(f"{key}={written(given[key])}" for key in sorted(given))
+    return f"{name}:{pairs}" if pairs else name
+
+
+def positive(what: str, value: float) -> float:
+    """Return ``value`` if it is a positive, finite number.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not.
+    """
+    if not 0 < value < float("inf"):
+        raise InvalidInputError(f"{what} must be a positive number, not {written(value)}")
+    return value
