@@ -10,7 +10,7 @@ Value = float | int | str | bool | None
 
 
 def texts_of(
-    kind: str, whole: str, name: str, pairs: str | None, known: Collection[str]
+    kind: str, whole: str, name: str, pairs: str | None, known: Collection[str] | None
 ) -> dict[str, str]:
     """Read ``key=value,…``.
 
@@ -25,7 +25,7 @@ def texts_of(
     pairs
         What stands behind the colon; None where there is no colon.
     known
-        The parameters there are.
+        The parameters there are; None if any may be given.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def texts_of(
         key, equals, value = (piece.strip() for piece in pair.partition("="))
         if not equals or not value:
             raise InvalidInputError(f"{pair!r} in {kind} {whole!r} is not KEY=VALUE")
-        if key not in known:
+        if known is not None and key not in known:
             if not known:
                 raise InvalidInputError(f"{kind} {name!r} has no parameters, so not {key!r} either")
             raise UnknownNameError.among(f"parameter of {name}", key, known)

@@ -68,6 +68,10 @@ def wide_blocks(features: Tensor, *, normalised: bool = False) -> Iterator[Tenso
     normalised
         Whether to divide them by their lengths, in float64.
     """
+    if torch.compiler.is_compiling():  # a graph that is recorded is for any number of rows
+        wide = features.double()
+        yield wide / wide.norm(dim=1, keepdim=True).clamp(min=1e-10) if normalised else wide
+        return
     # One buffer for all: memory that was touched before is much faster to write to.
     buffer = features.new_empty(
         min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64

@@ -158,14 +158,10 @@ class Architecture:
         Raises
         ------
         InvalidInputError
-            If a parameter does not exist or its value is not allowed.
+            If a value is not allowed.
         """
         params = {name: parameter.default for name, parameter in self.parameters.items()}
         for name, text in texts.items():
-            if name not in self.parameters:
-                known = ", ".join(sorted(self.parameters))
-                cure = f"it has: {known}" if known else "it has none"
-                raise InvalidInputError(f"{self.name} has no parameter {name!r}; {cure}")
             params[name] = self.parameters[name].parse(text)
         return ArchitectureSpec(self, MappingProxyType(params))
 

@@ -7,7 +7,7 @@ new architecture is a module with a build function, and one line in :data:`ARCHI
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.errors import UnknownNameError
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.foreign import (
     TIMM,
@@ -28,6 +28,7 @@ from oodcli.models.resnet import (
 )
 from oodcli.models.vgg import build_vgg11, vgg11_blocks
 from oodcli.models.wide_resnet import build_wrn_28_10, build_wrn_40_2, wide_resnet_blocks
+from oodcli.specs import texts_of
 
 _ALL = (
     Architecture("resnet18", build_resnet18, resnet_blocks, head="fc", visible=width_seen),
@@ -72,7 +73,9 @@ def parse_architecture(spec: str, *, side: int | None = None) -> ArchitectureSpe
     if name not in ARCHITECTURES:
         known = (*ARCHITECTURES, f"{TORCHVISION}:NAME", f"{TIMM}:NAME", "package.module:function")
         raise UnknownNameError.among("architecture", name, known)
-    return ARCHITECTURES[name].spec(_texts(spec, name, rest) if colon else {})
+    architecture = ARCHITECTURES[name]
+    pairs = rest if colon else None
+    return architecture.spec(texts_of("architecture", spec, name, pairs, architecture.parameters))
 
 
 def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
@@ -90,7 +93,7 @@ def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
     """
     name, _, rest = spec.partition(":")
     function, _, written = rest.partition(":")
-    return function, _texts(spec, f"{name}:{function}", written) if written else {}
+    return function, texts_of("architecture", spec, f"{name}:{function}", written or None, None)
 
 
 def builder_side_of(spec: str) -> int | None:
@@ -132,15 +135,3 @@ def is_foreign(spec: str) -> bool:
         and function != ""
         and "=" not in function
     )
-
-
-def _texts(spec: str, name: str, rest: str) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for item in rest.split(","):
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise InvalidInputError(f"{item!r} in {spec!r} has no value; write {name}:key=value")
-        if key in texts:
-            raise InvalidInputError(f"{key} stands twice in {spec!r}; give it once")
-        texts[key] = text
-    return texts

@@ -289,7 +289,7 @@ def test_a_last_layer_without_bias_gets_one_of_zero_that_stays(own: str, tmp_pat
         (
             "torchvision:vit_b_16:64",
             InvalidInputError,
-            "'64' in 'torchvision:vit_b_16:64' has no v",
+            "'64' in architecture 'torchvision:vit_b_16:64' is not KEY=VALUE",
         ),
         ("no_such_module.nets:f", UnknownNameError, "there is no module 'no_such_module'"),
         ("{own}:keywor", UnknownNameError, "did you mean 'keyword'?"),
