@@ -236,6 +236,11 @@ class NAC:
     layer and network; here all layers share them. How much an interval needs to be covered is felt
     relative to the number of images: with more of either, change both.
 
+    For ResNet-50 on ImageNet the authors have alpha 3,000 and ``O* = 10`` for the pooled feature;
+    the defaults are not for 1,000 classes. On EfficientNet-Lite0 (350 crops of ImageNet photographs
+    for training, 125 photographs against 125 textures) they cover textures better than photographs:
+    AUROC is 23, by the authors' estimator as here, and 64 with ``nac:alpha=3000,least=10``.
+
     pytorch-ood averages the product over positions where the authors multiply sums, and its
     intervals are narrow at 0 and 1 where the authors' are narrow at 1/2.
 

@@ -1,5 +1,6 @@
 """Neuron activation coverage."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from operator import itemgetter
@@ -221,3 +222,37 @@ def test_fewer_images_than_an_interval_needs_are_refused() -> None:
     ):
         parse_method("nac").fit(reference)
     assert parse_method("nac:least=9").fit(reference).params["least"] == 9
+
+
+@pytest.mark.parametrize(("alpha", "least"), [(100.0, 50), (3000.0, 10)])
+def test_many_classes_and_few_images_score_as_by_the_estimator_of_the_authors(
+    alpha: float, least: int
+) -> None:
+    """Edges, and a count for each interval by comparison with both its ends, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(400, 32, generator=generator, dtype=torch.float64)
+    head = Head(weight, torch.zeros(400, dtype=torch.float64))
+
+    def batch(n: int) -> Activations:
+        features = torch.randn(n, 32, generator=generator, dtype=torch.float64).abs()
+        logits = head(features)
+        return Activations(logits, features, torch.ones(n, 1), logits.argmax(dim=1))
+
+    def states(of: Activations) -> torch.Tensor:
+        leaves = of.features.clone().requires_grad_()
+        loss = -head(leaves).log_softmax(dim=1).mean(dim=1).sum()
+        (gradient,) = torch.autograd.grad(loss, leaves)
+        return (alpha * of.features * gradient).sigmoid()
+
+    train, scored = batch(300), batch(40)
+    points = torch.linspace(1, 1000**0.5, 25, dtype=torch.float64).log() / math.log(1000)
+    edges = [*points[:-1].tolist(), *(1 - points).flip(0).tolist()]
+    edges[-1] += 0.01
+    wanted = torch.zeros(40, dtype=torch.float64)
+    for low, high in zip(edges, [*edges[1:], 1.2], strict=True):
+        met = (states(train) >= low) & (states(train) < high)
+        here = (states(scored) >= low) & (states(scored) < high)
+        wanted += (here * (met.sum(dim=0) / least).clamp(max=1)).mean(dim=1)
+    reference = Reference(head, load_train=lambda: ActivationSet.of(train))
+    found = parse_method(f"nac:alpha={alpha:g},least={least}").fit(reference).detector
+    torch.testing.assert_close(found.score(scored).double(), wanted)
