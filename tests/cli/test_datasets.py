@@ -18,9 +18,9 @@ from oodcli.data import BENCHMARKS, DATASETS, KnownDataset, Source, open_dataset
 from oodcli.data.archives import open_archive
 from oodcli.data.dataset import Dataset
 from oodcli.store import Store
-from tests.cli.conftest import Ood, flat, tree
 from tests.cli.test_wrong import says
-from tests.server import Server, serving
+from tests.support.cli import Ood, flat, tree
+from tests.support.server import Server, serving
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torchvision import models
 
-from tests.cli.conftest import Ood, flat, tree
+from tests.support.cli import Ood, flat, tree
 
 VIT = """
 from torchvision.models import VisionTransformer

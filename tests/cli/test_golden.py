@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from tests.cli.conftest import Ood, flat, tree
+from tests.support.cli import Ood, flat, tree
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 WRITE = bool(os.environ.get("OOD_WRITE_GOLDEN"))

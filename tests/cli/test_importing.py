@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from tests.cli.conftest import Ood, tree
+from tests.support.cli import Ood, tree
 
 # A classifier of plain colours that needs no training: the largest of 2 c.x - |c| over the colours
 # c, for the mean x of the channels.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import flat
+from tests.support.cli import flat
 
 PROGRAM = """
 import sys

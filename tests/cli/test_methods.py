@@ -9,7 +9,7 @@ import pytest
 
 from oodcli.methods import METHODS
 from oodcli.methods.base import Method
-from tests.cli.conftest import Ood
+from tests.support.cli import Ood
 
 
 def test_the_list_names_every_method_with_its_cost(ood: Ood) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from oodcli.text import unescaped
-from tests.cli.conftest import Ood, flat
+from tests.support.cli import Ood, flat
 
 HOSTILE = (b"caf\xe9", b"a\nb", b"\x1b[2J", b"\xc2\x9b31m", b"back\\slash", "고양이".encode())
 

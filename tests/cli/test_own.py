@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from oodcli.methods import parse_methods
-from tests.cli.conftest import Ood, flat, tree
+from tests.support.cli import Ood, flat, tree
 
 
 def rows(out: str) -> list[dict[str, object]]:

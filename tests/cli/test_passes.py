@@ -11,7 +11,7 @@ import pytest
 
 from oodcli.data import prepare, readers
 from oodcli.data.readers import decode
-from tests.cli.conftest import flat
+from tests.support.cli import flat
 
 Ood = Callable[..., tuple[int, str, str]]
 

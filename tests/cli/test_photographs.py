@@ -12,7 +12,7 @@ from oodcli.data.dataset import Dataset
 from oodcli.images import Part
 from oodcli.models import Pretrained
 from oodcli.workflows.preprocessing import size_of_training
-from tests.cli.conftest import Ood, tree
+from tests.support.cli import Ood, tree
 
 
 def photographs(root: Path, *, height: int, width: int, n: int = 6) -> Path:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from oodcli.store import Store
-from tests.cli.conftest import Ood, flat
+from tests.support.cli import Ood, flat
 
 FIELDS = ["path", "class", "probability", "score", "threshold", "percentile", "verdict", "error"]
 

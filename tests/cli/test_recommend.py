@@ -11,7 +11,7 @@ from oodcli.methods import parse_method
 from oodcli.runs import RunFolder
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.recommend import RecommendRequest, recommend, recommended_method
-from tests.cli.conftest import Ood, flat, tree
+from tests.support.cli import Ood, flat, tree
 
 FEW = ("--method", "msp", "--method", "scale", "--method", "knn:k=3", "--method", "featurenorm")
 

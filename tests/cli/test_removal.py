@@ -11,7 +11,7 @@ import pytest
 
 from oodcli.runs import leftovers
 from oodcli.store import Store
-from tests.cli.conftest import Ood, flat
+from tests.support.cli import Ood, flat
 
 IN_USE = "error: run tiny is in use by another ood process; stop it, or wait until it has ended\n"
 

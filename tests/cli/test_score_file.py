@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.conftest import Ood, flat
+from tests.support.cli import Ood, flat
 
 
 def test_what_is_exported_gives_the_same_scores(ood: Ood, tiny: Path, tmp_path: Path) -> None:

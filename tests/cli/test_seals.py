@@ -9,7 +9,7 @@ import pytest
 
 from oodcli.store import Store, read_json
 from oodcli.workflows.train import TrainRequest, train
-from tests.cli.conftest import Ood, flat, tree
+from tests.support.cli import Ood, flat, tree
 
 FEW = ("--method", "msp", "--method", "featurenorm", "--method", "ash-s")
 

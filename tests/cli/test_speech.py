@@ -17,8 +17,8 @@ import oodcli
 from oodcli.cli.render.plain import write_json
 from oodcli.cli.speech import Drawn, for_stdout, interject, printable, printable_lines
 from oodcli.errors import OodError, UnknownNameError
-from tests.cli.conftest import Ood
-from tests.server import serving
+from tests.support.cli import Ood
+from tests.support.server import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 # A colour, a title, C1's own introducer, a bell, a backspace, the direction of writing, a new line,

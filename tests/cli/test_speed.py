@@ -11,7 +11,7 @@ from oodcli.store import Store
 from oodcli.training.processes import Processes
 from oodcli.workflows.train import TrainRequest
 from oodcli.workflows.train import train as train_workflow
-from tests.cli.conftest import Ood, tree
+from tests.support.cli import Ood, tree
 
 SHORT = ("--arch", "resnet18:width=2", "--epochs", 1, "--batch-size", 8, "--name", "quick")
 

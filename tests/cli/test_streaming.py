@@ -146,7 +146,7 @@ def _lives(process: str) -> bool:
 def test_two_processes_stream_as_one(
     ood: Ood, store: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.torchrun import together
+    from tests.support.torchrun import together
 
     (tmp_path / "streamnets.py").write_text(
         "from torch import nn\n"

@@ -10,7 +10,7 @@ from oodcli.data.benchmarks import Benchmark
 from oodcli.data.dataset import Dataset
 from oodcli.data.splits import Split
 from oodcli.store import Store
-from tests.cli.conftest import Ood, flat, tree
+from tests.support.cli import Ood, flat, tree
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import oodcli
 from oodcli import methods
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods.needs import Need
-from tests.cli.conftest import Ood
+from tests.support.cli import Ood
 
 VIM = (
     "vim is not defined for dim 16: features of width 16 have no residual then; choose less, as in "

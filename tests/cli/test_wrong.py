@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cli.conftest import Ood, flat, tree
+from tests.support.cli import Ood, flat, tree
 
 
 def says(ood: Ood, *argv: object) -> str:

@@ -16,7 +16,7 @@ import pytest
 from oodcli.data import DATASETS, Source, download
 from oodcli.data.download import ATTEMPTS, WantedFile, fetch, wanted_files
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
-from tests.server import Server, serving
+from tests.support.server import Server, serving
 
 MODULE = sys.modules["oodcli.data.download"]  # the package has a function of that name
 CONTENT = np.random.default_rng(0).bytes(1_000_000)

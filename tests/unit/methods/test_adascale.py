@@ -11,7 +11,7 @@ from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import InvalidInputError
 from oodcli.methods import parse_method
 from oodcli.methods.adascale import AdaSCALE, PerturbedFeatures
-from tests.unit.methods.probing import Small, activations, pictures, reference_of
+from tests.support.probing import Small, activations, pictures, reference_of
 
 KEY = PerturbedFeatures(0.05).key
 HEAD = Head(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.0]]), torch.tensor([0.5, -1.0]))

@@ -10,7 +10,7 @@ from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import parse_method
 from oodcli.methods.gram import Excess, Gram, Ranges, row_sums
-from tests.unit.methods.probing import (
+from tests.support.probing import (
     CLASSES,
     Small,
     activations,

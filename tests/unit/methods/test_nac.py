@@ -14,7 +14,7 @@ from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import nac as module_of_nac
 from oodcli.methods import parse_method
 from oodcli.methods.nac import NAC, StageCounts, counted, inner_edges, intervals
-from tests.unit.methods.probing import Small, activations, learned, pictures, reference_of
+from tests.support.probing import Small, activations, learned, pictures, reference_of
 
 
 def batch_of(head: Head, features: Tensor) -> Activations:

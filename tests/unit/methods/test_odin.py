@@ -7,7 +7,7 @@ from oodcli.activations import Reference
 from oodcli.errors import InvalidInputError
 from oodcli.methods import parse_method
 from oodcli.methods.odin import ODIN, PerturbedLogits
-from tests.unit.methods.probing import Small, activations, pictures
+from tests.support.probing import Small, activations, pictures
 
 
 def test_moves_pixels_towards_the_predicted_class(reference: Reference) -> None:

@@ -6,7 +6,7 @@ import torch
 from oodcli.activations import Reference
 from oodcli.methods.energy import Energy
 from oodcli.methods.rankfeat import RankFeat, RankOneRemoved, without_rank_one
-from tests.unit.methods.probing import Small, activations, pictures
+from tests.support.probing import Small, activations, pictures
 
 
 def test_removes_the_largest_singular_component_by_hand() -> None:

@@ -13,7 +13,7 @@ from torchvision import models
 from oodcli.errors import CorruptArtifactError, DownloadError, InvalidInputError, UnknownNameError
 from oodcli.models import load_into, parse_architecture, pretrained_state
 from oodcli.models.pretrained import _cached
-from tests.server import serving
+from tests.support.server import serving
 
 
 def weights_file(path: Path, arch: str = "resnet18") -> Path:

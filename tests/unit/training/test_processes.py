@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
 from oodcli.training.processes import Processes, ProcessLostError, device_of
-from tests.torchrun import begun, ended
-from tests.unit.training import together
+from tests.support import together
+from tests.support.torchrun import begun, ended
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 

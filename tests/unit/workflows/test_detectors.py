@@ -19,32 +19,18 @@ from oodcli.runs import RunFolder, find_run, remove_run
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.detectors import Detector, detector_for
 from oodcli.workflows.train import TrainRequest, train
+from tests.support.cli import tree
+from tests.support.progress import Notes
 
 CPU = torch.device("cpu")
 IN_NETWORK = [n for n, m in METHODS.items() if {"network", "regions"} & set(m.inputs)]
-
-
-def colours(root: Path, *, n: int) -> Path:
-    """Write a class-folder data set of two colours with a val part."""
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for part in ("train", "val", "test"):
-        for label, name in enumerate(("blue", "red")):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for index in range(n):
-                pixels = rng.integers(0, 90, (20, 24, 3), dtype=np.uint8)
-                pixels[..., 2 - 2 * label] += 150
-                Image.fromarray(pixels).save(folder / f"{index:02d}.png")
-    return root
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Train a tiny network once; return its store and its images."""
     root = tmp_path_factory.mktemp("detectors")
-    images = colours(root / "colours", n=10)
+    images = tree(root / "colours", parts=("train", "val", "test"), n=10)
     train(
         Store(root / "store"),
         TrainRequest(
@@ -65,25 +51,6 @@ def store(made: tuple[Path, Path], tmp_path: Path) -> Store:
 def folder(store: Store) -> RunFolder:
     """Return the run."""
     return find_run(store, "tiny")
-
-
-class Notes:
-    """Progress that remembers its notes and tasks."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.tasks: list[str] = []
-
-    def note(self, message: str, /) -> None:
-        """Remember a note."""
-        self.notes.append(message)
-
-    def task(self, description: str, /, *, total: int | None, unit: str, passing: bool = False):
-        """Remember a task."""
-        from oodcli.progress import Silent
-
-        self.tasks.append(description)
-        return Silent().task(description, total=total, unit=unit)
 
 
 def scores_of(detector: Detector, folder: RunFolder) -> np.ndarray:

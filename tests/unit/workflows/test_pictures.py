@@ -12,18 +12,9 @@ from oodcli.metrics import Curve
 from oodcli.progress import Silent
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.pictures import encoded, pictures, write_plots
+from tests.support.progress import Notes
 
 SETS = ("photographs-grey", "gaussian-noise")
-
-
-class Told(Silent):
-    """Remember what was said."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +38,7 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 
 def test_a_run_is_drawn_in_full(store: Store) -> None:
-    told = Told()
+    told = Notes()
     drawn = {picture.name: picture for picture in pictures(store, progress=told)}
     assert list(drawn)[:-1] == [
         "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "history",
@@ -138,7 +129,7 @@ def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
     content = read_json(index)
     content["sets"][0]["digest"] = "other"
     write_json(index, content)
-    told = Told()
+    told = Notes()
     drawn = pictures(store, progress=told)
     assert "photographs-grey" not in drawn[-1].alt
     assert (
@@ -185,7 +176,7 @@ def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
 
 def test_of_many_methods_the_best_are_drawn(tmp_path: Path) -> None:
     path = score_file(tmp_path / "mine.npz", [f"m{at}" for at in range(8)])
-    told = Told()
+    told = Notes()
     drawn = pictures(None, files=[path], id_name="id", progress=told)
     names = [picture.name for picture in drawn]
     assert names == [*(f"histogram-m{at}" for at in range(2, 8)), "roc", "pr"]
@@ -218,7 +209,7 @@ def rescored(store: Store, *, limit: int | None = None, **options: object) -> li
     from oodcli.workflows.score import ScoreRequest, score
 
     score(store, ScoreRequest(methods=("msp",), limit=limit, **options))
-    told = Told()
+    told = Notes()
     drawn = pictures(store, methods=["msp"], limit=limit, progress=told)
     return [*told.notes, drawn[-1].name, drawn[-1].alt]
 
@@ -291,7 +282,7 @@ def test_own_images_that_are_gone_are_left_out_and_said(store: Store, tmp_path: 
     folder = own_images(tmp_path / "mine")
     rescored(store, ood=(str(folder),))
     folder.rename(tmp_path / "away")
-    told = Told()
+    told = Notes()
     drawn = pictures(store, methods=["msp"], progress=told)
     assert told.notes == [f"no pictures of mine: no folder or file {folder}; check the path"]
     assert "mine" not in drawn[-1].alt
@@ -305,7 +296,7 @@ def test_a_method_without_errors_has_no_picture_of_them(store: Store, tmp_path: 
     n = {entry.name: entry.n for entry in (scoring.id_set, *scoring.sets)}
     perfect = {("msp", name): np.full(count, float(name == "digits")) for name, count in n.items()}
     add_scores(store, folder, scoring, perfect)
-    told = Told()
+    told = Notes()
     drawn = pictures(store, methods=["msp"], progress=told)
     assert not any(picture.name.startswith("images-") for picture in drawn)
     assert told.notes == ["no pictures of errors: msp makes none on these images"]
@@ -315,7 +306,7 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
     shutil.copytree(store.runs / "tiny", store.runs / "twin")
     record = store.runs / "twin" / "run.json"
     write_json(record, {**read_json(record), "seed": 7})
-    told = Told()
+    told = Notes()
     drawn = pictures(store, runs=["twin", "tiny"], methods=["msp"], progress=told)
     assert told.notes == ["pictures are of twin, the first of 2"]
     assert "twin" in next(p for p in drawn if p.name == "history").title
@@ -324,7 +315,7 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
 def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
     record = store.runs / "tiny" / "run.json"
     write_json(record, {**read_json(record), "data": "/gone/away"})
-    told = Told()
+    told = Notes()
     names = [picture.name for picture in pictures(store, progress=told)]
     assert names[-2:] == ["normratio", "history"]
     (note,) = told.notes
