@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from oodcli.methods.stages import last_of_stages
 from oodcli.probes import Output, Probe, ProbedNetwork
 from oodcli.specs import positive
 
+# The authors' alpha and O* of the pooled feature, for CIFAR and for ImageNet.
+_FEW = 100
+_FEW_CLASSES = (100.0, 50)
+_MANY_CLASSES = (3000.0, 10)
 _SEED = 0
 _BASE = 1000.0
 
@@ -229,17 +233,17 @@ class NAC:
 
     Notes
     -----
-    Checked against the authors' code. The defaults are its configuration for CIFAR-10: the pooled
-    feature alone, alpha 100, 50 edges, ``O* = 50``, on 1,000 training images. There those are
+    Checked against the authors' code. The defaults are its configuration of the pooled feature on
+    1,000 training images with 50 edges: alpha 100 and ``O* = 50``, as for CIFAR, up to 100 classes;
+    alpha 3,000 and ``O* = 10``, as for ResNet-50 on ImageNet, above. There the images are
     balanced over classes; here they are drawn by position from all, so another order of a larger
     training set changes scores as another draw would. The authors tune every parameter for every
     layer and network; here all layers share them. How much an interval needs to be covered is felt
     relative to the number of images: with more of either, change both.
 
-    For ResNet-50 on ImageNet the authors have alpha 3,000 and ``O* = 10`` for the pooled feature;
-    the defaults are not for 1,000 classes. On EfficientNet-Lite0 (350 crops of ImageNet photographs
-    for training, 125 photographs against 125 textures) they cover textures better than photographs:
-    AUROC is 23, by the authors' estimator as here, and 64 with ``nac:alpha=3000,least=10``.
+    The settings for CIFAR are not for 1,000 classes: on EfficientNet-Lite0 (350 crops of ImageNet
+    photographs for training, 125 photographs against 125 textures) they cover textures better than
+    photographs: AUROC is 23, by the authors' estimator as here, and 64 with those for ImageNet.
 
     pytorch-ood averages the product over positions where the authors multiply sums, and its
     intervals are narrow at 0 and 1 where the authors' are narrow at 1/2.
@@ -261,9 +265,9 @@ class NAC:
         reference: Reference,
         *,
         layers: int = 1,
-        alpha: float = 100.0,
+        alpha: float | Literal["auto"] = "auto",
         bins: int = 50,
-        least: int = 50,
+        least: int | Literal["auto"] = "auto",
         images: int = 1000,
     ) -> Self:
         """Count the states of the neurons over training images drawn at random.
@@ -275,14 +279,16 @@ class NAC:
         layers
             How many stages are looked at, the last one first; 1 is the features alone.
         alpha
-            Steepness of the states.
+            Steepness of the states; ``auto`` is 100 up to 100 classes and 3,000 above.
         bins
             Bins of the histogram of a neuron's states.
         least
-            Training images in a bin that count as full coverage (``O*``).
+            Training images in a bin that count as full coverage (``O*``); ``auto`` is 50 up to 100
+            classes and 10 above.
         images
             Training images drawn.
         """
+        alpha, least = _settings(reference, alpha, least)
         at_least("nac:layers", layers, 1)
         positive("nac:alpha", alpha)
         at_least("nac:bins", bins, 4)
@@ -328,10 +334,19 @@ class NAC:
         return torch.where(products.isnan(), products, covered).mean(dim=1)
 
 
+def _settings(
+    reference: Reference, alpha: float | Literal["auto"], least: int | Literal["auto"]
+) -> tuple[float, int]:
+    """Return what is given, and of what is not the authors' choice for the number of classes."""
+    usual = _FEW_CLASSES if len(reference.head.weight) <= _FEW else _MANY_CLASSES
+    return usual[0] if alpha == "auto" else alpha, usual[1] if least == "auto" else least
+
+
 def _never_covered(reference: Reference, arguments: Arguments) -> str | None:
-    images, least = arguments["images"], arguments["least"]
+    images, given = arguments["images"], arguments["least"]
     assert isinstance(images, int)  # the types and defaults of both are
-    assert isinstance(least, int)
+    assert given == "auto" or isinstance(given, int)
+    _, least = _settings(reference, "auto", given)
     drawn = min(images, len(reference.train))
     if drawn >= least or images < 1:
         return None

@@ -256,3 +256,19 @@ def test_many_classes_and_few_images_score_as_by_the_estimator_of_the_authors(
     reference = Reference(head, load_train=lambda: ActivationSet.of(train))
     found = parse_method(f"nac:alpha={alpha:g},least={least}").fit(reference).detector
     torch.testing.assert_close(found.score(scored).double(), wanted)
+
+
+@pytest.mark.parametrize(("classes", "alpha", "least"), [(100, 100.0, 50), (101, 3000.0, 10)])
+def test_the_settings_are_those_of_the_authors_for_so_many_classes(
+    classes: int, alpha: float, least: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(classes, 8, generator=generator), torch.zeros(classes))
+    features = torch.randn(60, 8, generator=generator).abs()
+    logits = head(features)
+    train = Activations(logits, features, torch.ones(60, 1), logits.argmax(dim=1))
+    reference = Reference(head, load_train=lambda: ActivationSet.of(train))
+    fitted = parse_method("nac").fit(reference)
+    assert (fitted.params["alpha"], fitted.params["least"]) == (alpha, least)
+    own = parse_method(f"nac:alpha={alpha:g},least={least}").fit(reference)
+    assert torch.equal(fitted.detector.score(train), own.detector.score(train))
