@@ -4,6 +4,7 @@ Nothing here is imported at the top that may be broken: a report is wanted most 
 """
 
 import base64
+import codecs
 import importlib
 import importlib.metadata
 import io
@@ -11,14 +12,17 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oodcli import __version__
 from oodcli.errors import CorruptArtifactError, OodError
+
+if TYPE_CHECKING:
+    from oodcli.runs import Run, RunFolder
 
 DOCTOR_SCHEMA = 1
 
@@ -48,7 +52,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 # Below this, the activations of an ordinary run may not fit.
 LITTLE_ROOM = 2**30
 # What decides how many threads there are on a CPU, and how they wait.
-_THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_THREADS = ("OMP_NUM_THREADS", *_SPINNING)
 
 # 8 x 8 pixels: red rises to the right, green downwards, blue is a chess board.
 IMAGE = (
@@ -204,6 +209,7 @@ def diagnose(store: Path | None = None) -> Diagnosis:
             for each in tests
             if not each.passed
         ]
+    remarks += _surroundings()
     state = _store_state(store, problems, remarks)
     extras = {
         extra: {name: _version(name) for name in packages} for extra, packages in EXTRAS.items()
@@ -283,6 +289,34 @@ def _cpu() -> Device:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     settings = [f"{name}={os.environ[name]}" for name in _THREADS if name in os.environ]
     return Device("cpu", ", ".join([f"{os.cpu_count() or 1} cores", *settings]), memory)
+
+
+def _surroundings() -> list[str]:
+    """Return what in the settings of this process makes commands slow or results hard to read."""
+    lines = []
+    spinning = [name for name in _SPINNING if _spins(name)]
+    if spinning:
+        given = ", ".join(f"{name}={os.environ[name]}" for name in spinning)
+        lines.append(
+            f"{given} makes threads spin while they wait, and commands many times slower where "
+            f"other programs use the cores too; unset {', '.join(spinning)}"
+        )
+    encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
+    if encoding != "utf-8":
+        lines.append(
+            f"stdout is {encoding}: look-alikes and escapes stand for characters that "
+            "it lacks; set PYTHONUTF8=1 for all of them"
+        )
+    return lines
+
+
+def _spins(name: str) -> bool:
+    """Tell whether a variable of OpenMP asks threads to wait actively."""
+    value = os.environ.get(name, "").strip().lower()
+    if name == "OMP_WAIT_POLICY":
+        return value == "active"
+    # With a passive policy, libgomp does not spin unless a count says so; 0 is no spinning.
+    return value not in ("", "0")
 
 
 def _accelerators() -> list[Device]:
@@ -445,22 +479,29 @@ def _with_runs(
     remarks: list[str],
 ) -> StoreState:
     """Return the state of a store with what is in it."""
-    from oodcli.runs import leftovers, run_folders
+    from oodcli.runs import find_run, leftovers, run_folders
 
     finished = unfinished = 0
     damaged: dict[str, str] = {}
     for folder in run_folders(store):
-        read: Callable[[], object] = folder.read if folder.finished else folder.read_training
         try:
-            read()
             if folder.finished:
+                record = folder.read()
                 _check_weights(folder.weights)
+                remarks += _remarks_on(folder, record)
+            else:
+                folder.read_training()
         except (OodError, OSError, ValueError) as error:
             damaged[folder.name] = _in_a_line(error)
             problems.append(f"run {folder.name} is damaged: {_in_a_line(error)}")
             continue
         finished += folder.finished
         unfinished += not folder.finished
+    try:
+        find_run(store, None)
+    except (OodError, OSError) as error:
+        if finished:
+            remarks.append(f"commands without --run are refused: {_in_a_line(error)}")
     rests = {each.path.relative_to(store.root).as_posix(): each.bytes for each in leftovers(store)}
     if rests:
         remarks.append(
@@ -471,6 +512,42 @@ def _with_runs(
         state.path, state.exists, state.writable, state.free_bytes,
         store.usage(), finished, unfinished, damaged, rests,
     )  # fmt: skip
+
+
+def _remarks_on(folder: "RunFolder", record: "Run") -> list[str]:
+    """Return what makes the results of a run doubtful, or has to be made again.
+
+    Parameters
+    ----------
+    folder
+        Of a finished run.
+    record
+        Its record.
+    """
+    from oodcli.store import read_json
+
+    name = folder.name
+    lines = [f"when run {name} was imported, {warning}" for warning in record.warnings]
+    tested = record.training.get("test") or {}
+    if tested.get("chance") is not None:
+        lines.append(
+            f"run {name} is right on {tested['accuracy']:.2%} of {tested['n']:,} test images, "
+            f"hardly better than guessing ({tested['chance']:.2%}); train it longer, or otherwise"
+        )
+    for path in sorted(folder.path.rglob("*.json")):
+        try:
+            content = read_json(path, cure="commands make it again, or refuse it")
+        except FileNotFoundError:
+            continue  # another process has just removed it
+        except (OodError, OSError) as error:
+            lines.append(f"run {name}: {_in_a_line(error)}")
+            continue
+        if path == folder.recommendation and content.get("weights") != record.weights:
+            lines.append(
+                f"the recommendation of run {name} is for other weights, and is not used; choose "
+                f"again: ood recommend --run {name}"
+            )
+    return lines
 
 
 def _check_weights(path: Path) -> None:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oodcli.runs import RunFolder
 from oodcli.store import write_json
 from oodcli.workflows import doctor
 
@@ -105,7 +107,7 @@ def test_leftovers_are_named_counted_and_repaired(ood: Ood, tiny: Path, tmp_path
     code, content = found(ood)
     assert code == 0
     assert content["store"]["leftovers"] == dict.fromkeys(rests, 5)
-    (remark,) = content["remarks"]
+    (remark,) = (each for each in content["remarks"] if "leftovers" in each)
     assert remark == (
         "0.0 MiB of the store are leftovers of killed processes that no run has "
         f"({', '.join(rests)}); remove them: ood doctor --repair"
@@ -121,6 +123,77 @@ def test_leftovers_are_named_counted_and_repaired(ood: Ood, tiny: Path, tmp_path
     assert json.loads(out)["store"]["leftovers"] == {}
     assert not any(path.exists() for path in rests.values())
     assert [each["name"] for each in json.loads(ood("runs", "list", "--format", "json")[1])["runs"]]
+
+
+def test_runs_whose_results_are_doubtful_are_remarks(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "store" / "runs" / "tiny")
+    record = folder.read()
+    right = {"n": 24, "accuracy": 1.0, "chance": None, "by_class": []}
+    folder.write(replace(record, training={"test": right}))
+    write_json(folder.recommendation, {"weights": record.weights})
+    monkeypatch.delenv("OOD_RUN", raising=False)
+    assert found(ood)[1]["remarks"] == []
+
+    warning = "accuracy was 1.00 %, no better than chance (50.00 %)"
+    doubtful = replace(
+        record,
+        imported={"plausibility": {"warnings": [warning]}},
+        training={"test": {**right, "accuracy": 0.5, "chance": 0.5}},
+    )
+    folder.write(doubtful)
+    write_json(folder.recommendation, {"weights": "of another network"})
+    edited = folder.path / "scores" / "all" / "scoring.json"
+    write_json(edited, {"id_accuracy": 0.9})
+    edited.write_text(edited.read_text().replace("0.9", "0.1"))
+    monkeypatch.setenv("OOD_RUN", "gone")
+    code, content = found(ood)
+    assert code == 0
+    assert content["remarks"] == [
+        f"when run tiny was imported, {warning}",
+        "run tiny is right on 50.00% of 24 test images, hardly better than guessing (50.00%); "
+        "train it longer, or otherwise",
+        "the recommendation of run tiny is for other weights, and is not used; choose again: "
+        "ood recommend --run tiny",
+        f"run tiny: {edited} is damaged or was edited: its content does not match its seal; "
+        "commands make it again, or refuse it",
+        f"commands without --run are refused: there is no run 'gone' in {tmp_path / 'store'}, "
+        "which OOD_RUN names; set OOD_RUN to another or unset it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "spins"),
+    [
+        ("OMP_WAIT_POLICY", "ACTIVE", True),
+        ("OMP_WAIT_POLICY", "PASSIVE", False),
+        ("GOMP_SPINCOUNT", "infinity", True),
+        ("GOMP_SPINCOUNT", "0", False),
+        ("KMP_BLOCKTIME", "200", True),
+        ("KMP_BLOCKTIME", "0", False),
+    ],
+)
+def test_threads_that_are_made_to_spin_are_a_remark(
+    name: str, value: str, *, spins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    remarks = [each for each in doctor.diagnose().remarks if "spin" in each]
+    assert [each.startswith(f"{name}={value} makes threads spin") for each in remarks] == (
+        [True] if spins else []
+    )
+
+
+def test_a_stdout_that_lacks_characters_is_a_remark(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "oodcli", "doctor", "--store", tmp_path / "store"],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )
+    assert b"note: stdout is iso8859-1: look-alikes and escapes stand for" in done.stdout
 
 
 def test_a_store_that_is_a_file_is_a_line(ood: Ood, tmp_path: Path) -> None:
