@@ -52,10 +52,21 @@ from oodcli.workflows.evaluate import (
 
 @dataclass(frozen=True)
 class _Scored:
-    """A run with the scores that are shown of it."""
+    """A run with the scores that are shown of it.
+
+    Parameters
+    ----------
+    source
+        The run.
+    rows
+        Its rows of the table.
+    named
+        Whether the methods were named, so that none of the others is missed.
+    """
 
     source: Source
     rows: Sequence[ResultRow]
+    named: bool = False
 
     @property
     def name(self) -> str:
@@ -145,7 +156,7 @@ def report(
             benchmark=benchmark,
         )
         chosen = convention_named(convention or ("neutral" if known is None else known.convention))
-        each = [_Scored(source, rows_of(source, chosen)) for source in sources]
+        each = [_Scored(source, rows_of(source, chosen), named=bool(methods)) for source in sources]
         for one in each:
             if not one.rows:
                 raise MissingArtifactError(
@@ -600,9 +611,7 @@ def _notes(each: Sequence[_Scored]) -> list[str]:
     notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
     rows = [row for one in each for row in one.rows]
     for one in each:
-        # Who named the methods to show does not miss others.
-        every_method = len(one.source.methods) == len(one.scoring.methods or {})
-        notes += method_notes(rows, (one.scoring.left_out or {}) if every_method else {})
+        notes += method_notes(rows, {} if one.named else one.scoring.left_out or {})
     for one in each:
         record = one.source.record
         layer = "trained" if record is None else record.training.get("last_layer", "trained")

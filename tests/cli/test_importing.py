@@ -386,6 +386,28 @@ def test_a_network_at_chance_is_said_to_be(ood: Ood, tmp_path: Path, colours: st
     assert "warning: accuracy was 16.67 %, no better than chance (16.67 %)" in err
 
 
+def test_chance_is_that_of_all_images_where_only_some_are_tried(
+    ood: Ood, tmp_path: Path, colours: str
+) -> None:
+    """Of 800 classes with one image each, 500 images are tried: 0.2 % of those are of one class."""
+    generator = torch.Generator().manual_seed(0)
+    state = colours_state()
+    state["head.weight"] = torch.randn(800, 3, generator=generator)
+    state["head.bias"] = torch.zeros(800)
+    torch.save(state, tmp_path / "many.pt")
+    images = np.random.default_rng(0).integers(0, 255, (800, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "many.npz", test_images=images, test_labels=np.arange(800))
+    code, _, err = ood(
+        "import", "many.pt", "--arch", f"{colours}:any_size", "--data", tmp_path / "many.npz",
+        "--name", "many",
+    )  # fmt: skip
+    assert code == 0, err
+    found = record_of(ood, "many")["imported"]["plausibility"]
+    assert found["images"] == 500
+    assert found["chance"] == pytest.approx(1 / 800)
+    assert "on 500 test images (chance 0.12 %)" in err
+
+
 def test_wrong_normalisation_of_a_published_network_is_seen(
     ood: Ood, shared: Path, tmp_path: Path
 ) -> None:

@@ -390,3 +390,6 @@ def test_left_out_methods_are_named_where_all_are_shown_alone(store):
     add_run(store, "other", 0, left_out={"vim": "too narrow"})
     assert "without vim: too narrow" in report(store, runs=["other"]).notes
     assert "without vim: too narrow" not in report(store, runs=["other"], methods=["msp"]).notes
+    # Also where those named are all that have scores.
+    every = report(store, runs=["other"], methods=["msp", "weak", "good"])
+    assert "without vim: too narrow" not in every.notes
