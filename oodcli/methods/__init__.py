@@ -65,11 +65,35 @@ PRUNED = (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         # From logits.
-        "msp": Method(MSP, "MSP", "Hendrycks and Gimpel, ICLR 2017", ("logits",), needs=(CLASSES,)),
-        "maxlogit": Method(MaxLogit, "MaxLogit", "Hendrycks et al., ICML 2022", ("logits",)),
-        "energy": Method(Energy, "Energy", "Liu et al., NeurIPS 2020", ("logits",)),
+        "msp": Method(
+            MSP,
+            "MSP",
+            "Hendrycks and Gimpel, ICLR 2017",
+            ("logits",),
+            needs=(CLASSES,),
+            exportable=True,
+        ),
+        "maxlogit": Method(
+            MaxLogit,
+            "MaxLogit",
+            "Hendrycks et al., ICML 2022",
+            ("logits",),
+            exportable=True,
+        ),
+        "energy": Method(
+            Energy,
+            "Energy",
+            "Liu et al., NeurIPS 2020",
+            ("logits",),
+            exportable=True,
+        ),
         "entropy": Method(
-            Entropy, "entropy", "Chan et al., ICCV 2021", ("logits",), needs=(CLASSES,)
+            Entropy,
+            "entropy",
+            "Chan et al., ICCV 2021",
+            ("logits",),
+            needs=(CLASSES,),
+            exportable=True,
         ),
         "tempscale": Method(
             TempScale,
@@ -77,6 +101,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Guo et al., ICML 2017",
             ("logits", "calibration", "calibration labels"),
             needs=(CLASSES, OPTIMUM),
+            exportable=True,
         ),
         "gen": Method(
             GEN,
@@ -88,6 +113,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "m": (10, 50, 100, 200, 500, 1000),
             },
             needs=(CLASSES,),
+            exportable=True,
         ),
         "klm": Method(
             KLMatching,
@@ -95,9 +121,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Hendrycks et al., ICML 2022",
             ("logits", "calibration"),
             needs=(CLASSES, TYPICAL),
+            exportable=True,
         ),
         "doctor": Method(
-            Doctor, "DOCTOR", "Granese et al., NeurIPS 2021", ("logits",), needs=(CLASSES,)
+            Doctor,
+            "DOCTOR",
+            "Granese et al., NeurIPS 2021",
+            ("logits",),
+            needs=(CLASSES,),
+            exportable=True,
         ),
         # From block norms.
         "featurenorm": Method(
@@ -106,6 +138,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Yu et al., CVPR 2023",
             ("block norms", "train", "jigsaw"),
             needs=(SEVERAL_IMAGES,),
+            exportable=True,
         ),
         "norm": Method(
             SelectedNorm,
@@ -113,6 +146,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Yu et al., CVPR 2023",
             ("features", "block norms", "head", "train", "jigsaw"),
             needs=(SEVERAL_IMAGES,),
+            exportable=True,
         ),
         # From features and the last layer.
         "react": Method(
@@ -121,6 +155,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Sun et al., NeurIPS 2021",
             ("features", "head", "calibration"),
             grid={"percentile": (85.0, 90.0, 95.0, 99.0)},
+            exportable=True,
         ),
         "vra": Method(
             VRA,
@@ -128,6 +163,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Xu et al., NeurIPS 2023",
             ("features", "head", "calibration"),
             grid={"high": (85.0, 90.0, 95.0, 99.0), "low": (1.0, 5.0, 10.0, 15.0)},
+            exportable=True,
         ),
         "ash-p": Method(
             ASHP,
@@ -135,6 +171,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Djurisic et al., ICLR 2023",
             ("features", "head"),
             grid={"percentile": PRUNED},
+            exportable=True,
         ),
         "ash-b": Method(
             ASHB,
@@ -142,6 +179,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Djurisic et al., ICLR 2023",
             ("features", "head"),
             grid={"percentile": PRUNED},
+            exportable=True,
         ),
         "ash-s": Method(
             ASHS,
@@ -149,6 +187,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Djurisic et al., ICLR 2023",
             ("features", "head"),
             grid={"percentile": PRUNED},
+            exportable=True,
         ),
         "scale": Method(
             Scale,
@@ -156,16 +195,30 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Xu et al., ICLR 2024",
             ("logits", "features", "head"),
             grid={"percentile": PRUNED},
+            exportable=True,
         ),
-        "lts": Method(LTS, "LTS", "Djurisic et al., MVA 2025", ("logits", "features")),
+        "lts": Method(
+            LTS,
+            "LTS",
+            "Djurisic et al., MVA 2025",
+            ("logits", "features"),
+            exportable=True,
+        ),
         "dice": Method(
             DICE,
             "DICE",
             "Sun and Li, ECCV 2022",
             ("features", "head", "train"),
             grid={"p": (10.0, 30.0, 50.0, 70.0, 90.0)},
+            exportable=True,
         ),
-        "optfs": Method(OptFS, "OptFS", "Zhao et al., ICLR 2024", ("features", "head", "train")),
+        "optfs": Method(
+            OptFS,
+            "OptFS",
+            "Zhao et al., ICLR 2024",
+            ("features", "head", "train"),
+            exportable=True,
+        ),
         "weiper": Method(
             WeiPer,
             "WeiPer+KLD",
@@ -175,7 +228,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             grid={"lambda_1": (0.1, 1.0, 2.5, 4.0), "lambda_2": (0.1, 0.25, 1.0, 2.5, 5.0)},
         ),
         "t2fnorm": Method(
-            T2FNorm, "T2FNorm", "Regmi et al., CVPRW 2024", ("logits", "head"), needs=(CLASSES,)
+            T2FNorm,
+            "T2FNorm",
+            "Regmi et al., CVPRW 2024",
+            ("logits", "head"),
+            needs=(CLASSES,),
+            exportable=True,
         ),
         "gradnorm": Method(
             GradNorm,
@@ -183,6 +241,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Huang et al., NeurIPS 2021",
             ("logits", "features"),
             needs=(CLASSES,),
+            exportable=True,
         ),
         "fdbd": Method(
             FDBD,
@@ -191,6 +250,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("logits", "features", "head", "train"),
             grid={"distance_as_normalizer": (True, False)},
             needs=(CLASSES, DIFFERENT_FEATURES),
+            exportable=True,
         ),
         "nci": Method(
             NCI,
@@ -199,6 +259,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("logits", "features", "head", "train"),
             grid={"alpha": (0.0001, 0.001, 0.01, 0.1)},
             needs=(DIFFERENT_FEATURES,),
+            exportable=True,
         ),
         # From neighbours and class statistics of the training images.
         "knn": Method(
@@ -208,6 +269,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("features", "train"),
             grid={"k": (50, 100, 200, 500, 1000)},
             needs=(DIFFERENT_FEATURES,),
+            exportable=True,
         ),
         "nnguide": Method(
             NNGuide,
@@ -215,6 +277,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Park et al., ICCV 2023",
             ("logits", "features", "train"),
             needs=(DIFFERENT_FEATURES,),
+            exportable=True,
         ),
         "relation": Method(
             Relation,
@@ -230,6 +293,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Lee et al., NeurIPS 2018",
             ("features", "train", "labels"),
             needs=(DIFFERENT_FEATURES, varied_within_classes()),
+            exportable=True,
         ),
         "rmds": Method(
             RMDS,
@@ -237,6 +301,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Ren et al., 2021",
             ("features", "train", "labels"),
             needs=(CLASSES_WITH_IMAGES, DIFFERENT_FEATURES, varied_within_classes(), varied()),
+            exportable=True,
         ),
         "mds++": Method(
             MDSPlusPlus,
@@ -244,6 +309,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Mueller and Hein, ICML 2025",
             ("features", "train", "labels"),
             needs=(DIFFERENT_FEATURES, varied_within_classes(normalised=True)),
+            exportable=True,
         ),
         "rmds++": Method(
             RMDSPlusPlus,
@@ -256,6 +322,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 varied_within_classes(normalised=True),
                 varied(normalised=True),
             ),
+            exportable=True,
         ),
         "vim": Method(
             ViM,
@@ -264,6 +331,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("logits", "features", "head", "train"),
             grid={"dim": (256, 1000)},
             needs=(DIFFERENT_FEATURES, varied()),
+            exportable=True,
         ),
         "residual": Method(
             Residual,
@@ -271,6 +339,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Wang et al., CVPR 2022",
             ("features", "head", "train"),
             needs=(DIFFERENT_FEATURES, varied()),
+            exportable=True,
         ),
         "neco": Method(
             NECO,
@@ -278,6 +347,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Ben Ammar et al., ICLR 2024",
             ("logits", "features", "train"),
             needs=(DIFFERENT_FEATURES, MORE_IMAGES_THAN_COMPONENTS),
+            exportable=True,
         ),
         "she": Method(
             SHE,
@@ -292,6 +362,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Nguyen et al., 2023",
             ("features", "train", "labels"),
             needs=(DIFFERENT_FEATURES,),
+            exportable=True,
         ),
         "caref": Method(
             CARef,
@@ -368,6 +439,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "least": (10, 50, 500),
             },
             needs=(CLASSES, DIFFERENT_FEATURES, COVERED),
+            exportable=True,
         ),
         "adascale": Method(
             AdaSCALE,
@@ -392,7 +464,7 @@ def group(*, probes: bool) -> tuple[str, ...]:
     scorers = [name for name, method in METHODS.items() if method.is_logit_scorer]
     names: list[str] = []
     for name, method in {**METHODS, **third_party.joined(METHODS).methods}.items():
-        if probes or not {"network", "regions"} & set(method.inputs):
+        if probes or not method.needs_network:
             names += [f"norm+{scorer}" for scorer in scorers] if name == "norm" else [name]
     return tuple(names)
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import SimpleNamespace
-from typing import Literal, Protocol, Self, TypeGuard, get_type_hints
+from typing import Any, Literal, Protocol, Self, TypeGuard, get_type_hints
 
 import torch
 from torch import Tensor
@@ -73,8 +73,25 @@ class Shaper(Protocol):
         """Return new logits, ``(n, k)``."""
 
 
+class _Looks:
+    """What follows from what a method looks at."""
+
+    __slots__ = ()
+    inputs: Any
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether it needs more of the network than one forward pass gives."""
+        return not {"network", "regions"}.isdisjoint(self.inputs)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it learns from calibration images."""
+        return not {"calibration", "calibration labels"}.isdisjoint(self.inputs)
+
+
 @dataclass(frozen=True, slots=True)
-class Method:
+class Method(_Looks):
     """What the registry knows of a method.
 
     Parameters
@@ -95,6 +112,8 @@ class Method:
         Forward passes per training image beyond the ordinary one.
     needs
         What it needs to be defined; see :mod:`oodcli.methods.needs`.
+    exportable
+        Whether a graph can be recorded of its score; a test exports every method that says so.
     """
 
     type: type[Detector] | type[Shaper]
@@ -105,6 +124,7 @@ class Method:
     passes: float = 0.0
     train_passes: float = 0.0
     needs: tuple[Need, ...] = ()
+    exportable: bool = False
 
     @property
     def is_shaper(self) -> bool:
@@ -275,7 +295,7 @@ class Combined:
 
 
 @dataclass(frozen=True)
-class MethodSpec:
+class MethodSpec(_Looks):
     """A method as named on the command line: one detector, or a shaper and a logit scorer.
 
     Parameters

@@ -14,21 +14,12 @@ from torch import Tensor
 
 from oodcli.activations import Activations
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods import METHODS
 from oodcli.methods.bank import Bank
 from oodcli.methods.base import Combined, MethodSpec, Scorer
 from oodcli.methods.descending import ORDERED, Descending
 from oodcli.methods.ensemble import RankEnsemble, RankScale
 from oodcli.methods.mahalanobis import NEAREST, Gaussians
-
-# Those that are known to come out right; a test exports each of them.
-TRACEABLE = frozenset(
-    {
-        "ash-b", "ash-p", "ash-s", "dice", "doctor", "energy", "entropy", "fdbd",
-        "featurenorm", "gen", "gradnorm", "klm", "knn", "lts", "maxcosine", "maxlogit",
-        "mds", "mds++", "msp", "nac", "nci", "neco", "nnguide", "norm", "optfs", "react",
-        "residual", "rmds", "rmds++", "scale", "t2fnorm", "tempscale", "vim", "vra",
-    }
-)  # fmt: skip
 
 _T = TypeVar("_T")
 
@@ -46,13 +37,13 @@ def check_traceable(spec: MethodSpec, *, what: str) -> None:
     Raises
     ------
     UndefinedMethodError
-        If it is not among those that are known to come out right.
+        If it is not exportable.
     """
     for part in spec.parts:
-        if part.name not in TRACEABLE:
+        if not part.method.exportable:
+            able = sorted(name for name, method in METHODS.items() if method.exportable)
             raise UndefinedMethodError(
-                f"{part.name} cannot be written as {what}; these can: "
-                f"{', '.join(sorted(TRACEABLE))}"
+                f"{part.name} cannot be written as {what}; these can: {', '.join(able)}"
             )
 
 

@@ -368,12 +368,11 @@ def _fitted(kept: "_Kept", spec: MethodSpec, own: OwnImages, progress: Progress)
     data, activator = own.data, own.activator
     part = "val" if "val" in data.dataset.parts else data.dataset.test_name
     images: ImageSet = data.images(part)
-    calibrates = {"calibration", "calibration labels"} & set(spec.inputs)
     found: Detectors = fit_all(
         [spec],
         own.reference(),
         progress=progress,
-        calibrated_on=own.calibration_part if calibrates else "val",
+        calibrated_on=own.calibration_part if spec.needs_calibration else "val",
     )
     found.try_probes(activator.try_probes)
     found.require_all()

@@ -669,7 +669,7 @@ def _learn_as_decoded(session: _Session) -> None:
     """Compute what methods learn from while training images are decoded that cannot be kept."""
     views = {View("jigsaw"): True} if session.needs_block() else {}
     # What methods observe of training images takes a pass that gives the ordinary activations too.
-    if not {"network", "regions"} & {name for spec in session.specs for name in spec.inputs}:
+    if not any(spec.needs_network for spec in session.specs):
         views = {View(): False, **views}
     name = f"{session.data.dataset.name} train"
     session.own.train(session.activator.as_decoded(name, views))
@@ -681,14 +681,13 @@ def _share_out_learning(session: _Session, processes: Processes) -> None:
         if session.needs_train() and "train" in session.data.dataset.parts:
             _learn_as_decoded(session)
         return
-    inputs = {name for spec in session.specs for name in spec.inputs}
     if session.needs_train():
         session.activator.share_out(session.own.train(), processes)
     if session.needs_block():
         session.activator.share_out(
             session.own.train(), processes, view=View("jigsaw"), norms_only=True
         )
-    if "calibration" in inputs:
+    if any(spec.needs_calibration for spec in session.specs):
         session.activator.share_out(session.own.calibration(), processes)
 
 
@@ -913,7 +912,7 @@ def _fitted(session: _Session, reference: Reference, progress: Progress) -> Dete
 
 
 def _calibrates(specs: Sequence[MethodSpec]) -> bool:
-    return any({"calibration", "calibration labels"} & set(spec.inputs) for spec in specs)
+    return any(spec.needs_calibration for spec in specs)
 
 
 def _selection(session: _Session, reference: Reference) -> NormRatioResult:

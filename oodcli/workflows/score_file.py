@@ -122,7 +122,7 @@ def _usable(
     left_out: dict[str, str] = {}
     for spec in specs:
         reason = None
-        if {"network", "regions"} & set(spec.inputs):
+        if spec.needs_network:
             reason = "it looks into the network, and a file of activations has none"
         elif "block norms" in spec.inputs and not file.n_blocks:
             reason = (

@@ -13,7 +13,7 @@ from oodcli.methods.base import Method
 from oodcli.methods.contract import CHECKS, Problem, Trial, check, findings
 
 # Those that look into the network are tried on one in test_probe_contract.py.
-PLAIN = {n: m for n, m in METHODS.items() if not {"network", "regions"} & set(m.inputs)}
+PLAIN = {n: m for n, m in METHODS.items() if not m.needs_network}
 SHAPERS = [name for name, method in PLAIN.items() if method.is_shaper]
 SCORERS = [name for name, method in PLAIN.items() if method.is_logit_scorer]
 EVERY = [name for name in PLAIN if name not in SHAPERS] + [

@@ -16,9 +16,7 @@ from oodcli.methods.contract import toy_activations as activations
 from oodcli.workflows.tune import settings
 
 # Methods that need a network are held to the same in test_probe_contract.py.
-NAMES = [
-    name for name, method in METHODS.items() if not {"network", "regions"} & set(method.inputs)
-]
+NAMES = [name for name, method in METHODS.items() if not method.needs_network]
 
 
 @pytest.fixture(params=NAMES)

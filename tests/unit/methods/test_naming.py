@@ -27,7 +27,7 @@ def test_no_name_stands_for_every_method_of_the_ordinary_pass() -> None:
     plain, every = (
         {spec.parts[0].name for spec in parse_methods(texts)} for texts in ([], ["all"])
     )
-    needy = {n for n, m in METHODS.items() if {"network", "regions"} & set(m.inputs)}
+    needy = {n for n, m in METHODS.items() if m.needs_network}
     assert plain == set(METHODS) - needy
     assert every == set(METHODS)
     assert all(spec.optional for spec in parse_methods([]))

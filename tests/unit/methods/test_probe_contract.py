@@ -16,7 +16,7 @@ from oodcli.models import Network, network_of, parse_architecture
 from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.probes import Learner, Probe
 
-NAMES = [name for name, method in METHODS.items() if {"network", "regions"} & set(method.inputs)]
+NAMES = [name for name, method in METHODS.items() if method.needs_network]
 CLASSES = 3
 NORMALISED = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.3, 0.35)}
 

@@ -115,9 +115,7 @@ COUNTING = {"nac"}
     [
         name
         for name, method in METHODS.items()
-        if "logits" in method.inputs
-        and name not in COUNTING
-        and not {"network", "regions"} & set(method.inputs)
+        if "logits" in method.inputs and name not in COUNTING and not method.needs_network
     ],
 )
 def test_confident_images_do_not_tie_in_any_method(name: str, problem: Problem) -> None:

@@ -19,7 +19,7 @@ from oodcli.methods.knn import KNN
 from oodcli.methods.stored import UnstorableError, known_classes, pack, read_arrays, unpack
 from oodcli.methods.stored import write_arrays as write
 
-PLAIN = {n: m for n, m in METHODS.items() if not {"network", "regions"} & set(m.inputs)}
+PLAIN = {n: m for n, m in METHODS.items() if not m.needs_network}
 SHAPERS = [name for name, method in PLAIN.items() if method.is_shaper]
 EVERY = [name for name in PLAIN if name not in SHAPERS] + [f"{name}+gen" for name in SHAPERS]
 

@@ -23,7 +23,7 @@ from tests.support.cli import tree
 from tests.support.progress import Notes
 
 CPU = torch.device("cpu")
-IN_NETWORK = [n for n, m in METHODS.items() if {"network", "regions"} & set(m.inputs)]
+IN_NETWORK = [n for n, m in METHODS.items() if m.needs_network]
 
 
 @pytest.fixture(scope="module")
