@@ -1,6 +1,7 @@
 """The program: its commands, and the one place where errors become messages and exit codes."""
 
 import errno
+import functools
 import io
 import os
 import sys
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from oodcli import __version__
 from oodcli.cli import (
+    completion,
     datasets,
     doctor,
     export,
@@ -153,6 +155,29 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(datasets.app, name="datasets")
 
 
+@app.command("help")
+def help_(
+    ctx: typer.Context,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND", help="Such as score, or runs list.", show_default=False),
+    ] = None,
+) -> None:
+    """Show what a command does, as COMMAND --help does."""
+    program = ctx.find_root()
+    shown: Any = program.command
+    words = list(command or ())
+    within: Any = program
+    while words and isinstance(shown, TyperGroup):
+        name, found, _ = shown.resolve_command(within, words[:1])
+        assert found is not None  # an unknown name is refused, with those that are like it
+        # Without this, a command that must have arguments would miss them.
+        within = found.make_context(name, [], parent=within, resilient_parsing=True)
+        within.resilient_parsing = False
+        shown, words = found, words[1:]
+    tell(within.get_help())
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the program and exit.
 
@@ -168,4 +193,8 @@ def main(argv: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A result is never lost to a stream that lacks a character of it.
         sys.stdout.reconfigure(errors=LEGIBLE)
-    app(args=argv, prog_name="ood")
+    program = functools.partial(app, args=argv, prog_name="ood")
+    if os.environ.get("_OOD_COMPLETE") == "complete_bash":
+        completion.in_bash(program)
+    else:
+        program()

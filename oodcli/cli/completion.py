@@ -6,11 +6,14 @@ do are repeated here; a test holds the two equal.
 
 import contextlib
 import glob
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import typer
+
+from oodcli.cli.speech import tell
 
 METHODS = (
     "msp", "maxlogit", "energy", "entropy", "tempscale", "gen", "klm", "doctor", "featurenorm",
@@ -83,8 +86,10 @@ def datasets(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def images(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete the name of a set, or a path to images."""
-    return [*datasets(context, incomplete), *_paths(incomplete)]
+    """Complete the name of a set, a path to images, or the path in ``NAME=PATH``."""
+    name, equals, path = incomplete.rpartition("=")
+    named = [f"{name}={each}" for each in _paths(path)] if equals else []
+    return [*datasets(context, incomplete), *_paths(incomplete), *named]
 
 
 def benchmarks(incomplete: str) -> list[str]:
@@ -92,6 +97,64 @@ def benchmarks(incomplete: str) -> list[str]:
     from oodcli.data.benchmarks import BENCHMARKS
 
     return _beginning(BENCHMARKS, incomplete)
+
+
+def in_bash(program: Callable[[], None]) -> None:
+    """Complete what bash asks for; it cuts words at ``:`` and ``=``, and replaces the last piece.
+
+    Parameters
+    ----------
+    program
+        Prints what completes the words in the environment, one a line, and exits.
+    """
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    at = int(os.environ.get("COMP_CWORD", "0"))
+    whole, at, before = rejoined(words, at)
+    os.environ.update(COMP_WORDS="\n".join(whole), COMP_CWORD=str(at))
+    offered = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(offered):
+            program()
+    finally:
+        lines = [line.removeprefix(before) for line in offered.getvalue().splitlines()]
+        folders = any(line.endswith(os.sep) for line in lines)
+        # Paths alone are left to bash, which goes on in a folder and quotes names with spaces.
+        if not (folders and all(Path(line).exists() for line in lines)):
+            for line in lines:
+                tell(line)
+
+
+def rejoined(words: list[str], at: int) -> tuple[list[str], int, str]:
+    """Join the pieces into which bash cut the words of a line.
+
+    Parameters
+    ----------
+    words
+        The pieces; ``:`` and ``=`` are pieces of their own.
+    at
+        Index of the piece that is completed.
+
+    Returns
+    -------
+    tuple
+        The words; the index of the one that is completed; and how much of the beginning of its
+        value (without ``--option=``) is not in that piece.
+    """
+    whole: list[str] = []
+    position, before, glued = at, "", False
+    for index, piece in enumerate(words):
+        cut = piece != "" and not piece.strip(":=")
+        if whole and (cut or glued):
+            whole[-1] += piece
+        else:
+            whole.append(piece)
+        if index == at:
+            position = len(whole) - 1
+            before = whole[-1] if cut else whole[-1][: len(whole[-1]) - len(piece)]
+        glued = cut
+    if before.startswith("-"):
+        before = before.partition("=")[2]
+    return whole, position, before
 
 
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:

@@ -140,6 +140,7 @@ def report(
         typer.Option(
             "--compare",
             metavar="A B",
+            autocompletion=completion.methods,
             help="DeLong's paired test of AUROC between two methods, on every set; "
             "all stands for every other method.",
             show_default=False,

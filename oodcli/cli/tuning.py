@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, OutputOption, RunOption, StoreOption
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def tuning(
         str | None,
         typer.Argument(
             metavar="METHOD[@openood|@pseudo]",
+            autocompletion=completion.methods,
             help="Show every setting that was tried of it [default: what was chosen of all].",
             show_default=False,
         ),

@@ -448,3 +448,11 @@ def test_outputs_are_checked_before_anything_else(ood: Ood, tmp_path: Path) -> N
         else:
             wrong, said = tmp_path, f"{tmp_path} is a folder; name a file in it"
         assert said in says(ood, *argv, option, wrong), (argv, option)
+
+
+def test_help_shows_what_the_option_of_a_command_shows(ood: Ood) -> None:
+    for words in ((), ("score",), ("runs", "list")):
+        assert ood("help", *words) == ood(*words, "--help")
+    code, out, err = ood("help", "runs", "lits")
+    assert (code, out) == (2, "")
+    assert "No such command 'lits'. Did you mean 'list'?" in err
