@@ -182,7 +182,10 @@ def _beside(file: Path, function: str) -> Pretrained | None:
         if content["architecture"] != function.partition(".")[0]:
             return None
         found = _shown_to_timm(function, content["pretrained_cfg"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
+    except (
+        OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError,
+        RecursionError,
+    ):  # fmt: skip
         return None  # a file of another program
     classes = content.get("num_classes", found.classes)
     return replace(found, classes=classes, configuration=str(path))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 
 from oodcli.activations import ActivationSet, Part, Reference
-from oodcli.data import places_of
 from oodcli.data.views import View
 from oodcli.images import ImageSet, ImageShard
 from oodcli.images import Part as ImagePart
@@ -52,13 +51,11 @@ class OwnImages:
 
     def calibration(self) -> ImageSet:
         """Return the images that thresholds are set on; no limit applies to them."""
-        part, rows = self.data.dataset.calibration()
-        images = self.data.images(part)
-        return images.take(places_of(images, rows))
+        return self.data.chosen(*self.data.dataset.calibration())
 
-    def test(self) -> ImageSet:
-        """Return the test images."""
-        return self.limited(self.data.dataset.id_test, name=self.name)
+    def test(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
+        """Return the test images; see :meth:`limited`."""
+        return self.limited(self.data.dataset.id_test, name=self.name, seen=seen)
 
     @property
     def name(self) -> str:
@@ -70,10 +67,15 @@ class OwnImages:
         """``val``, or ``train`` where there are no validation images."""
         return self.data.dataset.calibration()[0]
 
-    def limited(self, part: ImagePart, *, name: str) -> ImageSet:
-        """Return the images of one part of any data set, as many as the limit allows."""
+    def limited(
+        self, part: ImagePart, *, name: str, seen: Callable[[ImageShard], None] | None = None
+    ) -> ImageSet:
+        """Return the images of one part of any data set, as many as the limit allows.
+
+        The parameters are those of :meth:`oodcli.workflows.run_data.RunData.prepared`.
+        """
         self._remember(part)
-        return self.data.prepared(part, name=name, limit=self.limit)
+        return self.data.prepared(part, name=name, limit=self.limit, seen=seen)
 
     def _remember(self, part: ImagePart) -> None:
         """Remember whether the limit has left images out."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.class_order import in_order
 from oodcli.data.dataset import Dataset
-from oodcli.data.prepare import prepare, prepare_some
+from oodcli.data.prepare import UNDECODED, places_of, prepare, prepare_some
 from oodcli.data.registered import FILE, registered
 from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
@@ -367,7 +370,30 @@ class RunData:
         seen
             As for :func:`oodcli.data.prepare.prepare`, where all are taken.
         """
-        how: dict[str, Any] = {
+        how = self._how(name)
+        if limit is None or limit >= len(part):
+            return prepare(part, self.store, seen=seen, **how)
+        return prepare_some(part, evenly_spaced(len(part), limit), self.store, **how)
+
+    def chosen(self, part: str, rows: NDArray[np.int64]) -> ImageSet:
+        """Return some images of one part; the others are not decoded for them.
+
+        Parameters
+        ----------
+        part
+            ``train``, ``val`` or ``test``.
+        rows
+            Ascending row numbers of the part, ``(m,)``. Rows of images that are skipped are not
+            among those that are returned.
+        """
+        whole = self.dataset.parts[part]
+        images = replace(self, decode=self.decode and len(rows) == len(whole)).images(part)
+        if len(rows) < len(whole) and images.shards[0].known_digest == UNDECODED:
+            return prepare_some(whole, rows, self.store, **self._how(f"{self.dataset.name} {part}"))
+        return images.take(places_of(images, rows))
+
+    def _how(self, name: str) -> dict[str, Any]:
+        return {
             "name": name,
             "size": self.run.preprocess.size,
             "resize": self.run.preprocess.resize,
@@ -375,9 +401,6 @@ class RunData:
             "skip_unreadable": self.skip_unreadable,
             "decode": self.decode,
         }
-        if limit is None or limit >= len(part):
-            return prepare(part, self.store, seen=seen, **how)
-        return prepare_some(part, evenly_spaced(len(part), limit), self.store, **how)
 
     def train(
         self, *, limit: int | None = None, seen: Callable[[ImageShard], None] | None = None

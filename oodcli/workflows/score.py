@@ -1,7 +1,7 @@
 """Scores of images by every method asked for, from one forward pass."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from oodcli.errors import (
     UnknownNameError,
     UnreadableImageError,
 )
-from oodcli.images import ImageSet, Part, evenly_spaced
+from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.methods import Fitted, MethodSpec, parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.methods.featurenorm import selection
@@ -473,10 +473,12 @@ class _Session:
             for dataset in datasets
         ]
 
-    def ood_images(self, entry: _Entry) -> ImageSet:
-        """Return the images of a set that was asked for."""
+    def ood_images(
+        self, entry: _Entry, seen: Callable[[ImageShard], None] | None = None
+    ) -> ImageSet:
+        """Return the images of a set that was asked for; see :meth:`OwnImages.limited`."""
         dataset = entry.dataset
-        return self.own.limited(dataset.ood_part, name=dataset.name)
+        return self.own.limited(dataset.ood_part, name=dataset.name, seen=seen)
 
     def needs_block(self) -> bool:
         """Return whether a method leaves the choice of the block to NormRatio."""
@@ -656,13 +658,24 @@ def _opened(
         entries = session.entries()
         if request.export_activations is not None:
             check_names([entry.dataset.name for entry in entries])
-        id_images = session.own.test()
-        ood_images = [session.ood_images(entry) for entry in entries]
+
+        def seen(name: str) -> Callable[[ImageShard], None] | None:
+            if processes.many or _observes(session.specs):
+                return None
+            return session.activator.as_decoded(name, {View(): False})
+
+        id_images = session.own.test(seen(session.own.name))
+        ood_images = [session.ood_images(entry, seen(entry.dataset.name)) for entry in entries]
         if id_images.labels is None:
             raise InvalidInputError(f"the test images of {session.own.name} have no labels")
         return session, entries, id_images, ood_images
 
     return processes.in_turn(opened)
+
+
+def _observes(specs: Sequence[MethodSpec]) -> bool:
+    """Return whether methods observe images in a pass that gives the ordinary activations too."""
+    return bool({"network", "regions"} & {name for spec in specs for name in spec.inputs})
 
 
 def _learn_as_decoded(session: _Session) -> None:

@@ -257,6 +257,10 @@ def test_the_configuration_beside_a_file_of_timm_goes_first(
     found = published_configuration("timm:test_efficientnet", tmp_path / "model.safetensors")
     assert found is not None
     assert found.size == (side, side)
+    (tmp_path / "config.json").write_text("[" * 200_000)  # deeper than JSON is read
+    other = published_configuration("timm:test_efficientnet", tmp_path / "model.safetensors")
+    assert other is not None
+    assert other.size == (160, 160)
     if side == 96:
         assert found.configuration == str(tmp_path / "config.json")
         assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

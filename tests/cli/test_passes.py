@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(readers, "decode", counted)
     return files
+
+
+def by_set(result: dict[str, Any]) -> dict[str, Any]:
+    return {each["dataset"]: each for each in result["passes"]}
 
 
 def planned(ood: Ood, *line: object) -> dict[str, tuple[int, int, int]]:
@@ -94,7 +99,7 @@ def test_a_dry_run_counts_calibration_images_where_nothing_else_is_learned_from(
     flat(tmp_path / "odd")
     forget(tmp_path / "store")
     found = planned(ood, "--ood", tmp_path / "odd", "--method", "klm")
-    assert found == {"colours": (24, 24, 24), "odd": (7, 7, 7), "colours train": (2, 2, 24)}
+    assert found == {"colours": (24, 24, 24), "odd": (7, 7, 7), "colours train": (2, 2, 2)}
     assert decoded == []
 
 
@@ -143,10 +148,50 @@ def test_training_images_that_are_not_kept_are_decoded_once(
     assert len(times) == 24
     assert set(times.values()) == {1}
     assert found["rows"] == kept["rows"]
-    assert found["passes"] == kept["passes"]
+    assert by_set(found) == by_set(kept)
     # What a pass that was cut off left out is decoded again, and nothing is made of the rest.
     (victim,) = (tmp_path / "store" / "activations").rglob("norms/*.safetensors")
     victim.unlink()
     decoded.clear()
     assert json.loads(ood(*line)[1])["rows"] == kept["rows"]
     assert len([path for path in decoded if "train" in path.parts]) == 24
+
+
+def test_scored_images_that_are_not_kept_are_decoded_once(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test and OOD images alike, also where a method learns from training images."""
+    forget(tmp_path / "store")
+    line = ("score", "--method", "msp", "--method", "knn", "--format", "json")
+    line = (*line, "--ood", flat(tmp_path / "odd"))
+    kept = json.loads(ood(*line)[1])
+    forget(tmp_path / "store")
+    decoded.clear()
+    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    code, out, err = ood(*line)
+    assert code == 0, err
+    found = json.loads(out)
+    assert not list((tmp_path / "store" / "images").rglob("*.npy"))
+    assert sorted(Counter(decoded).values()) == [1] * (24 + 24 + 7)
+    assert found["rows"] == kept["rows"]
+    assert by_set(found) == by_set(kept)
+
+
+def test_calibration_images_alone_are_decoded(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
+) -> None:
+    """A tenth of the training images, for a method that learns from no others."""
+    forget(tmp_path / "store")
+    line = ("--ood", flat(tmp_path / "odd"), "--method", "react")
+    assert planned(ood, *line) == {
+        "colours": (24, 24, 24), "odd": (7, 7, 7), "colours train": (2, 2, 2),
+    }  # fmt: skip
+    code, out, err = ood("score", *line, "--format", "json")
+    assert code == 0, err
+    assert len([path for path in decoded if "train" in path.parts]) == 2
+    # They are found among all training images, once these are there, and have the same values.
+    shutil.rmtree(tmp_path / "store" / "runs" / "tiny" / "scores", ignore_errors=True)
+    assert ood("score", *line, "--method", "knn")[0] == 0
+    again = json.loads(ood("score", *line, "--format", "json")[1])
+    assert again["rows"] == json.loads(out)["rows"]
+    assert planned(ood, *line)["colours train"] == (2, 0, 0)
