@@ -151,7 +151,7 @@ def varied(*, normalised: bool = False) -> Need:
         return f"{counted(everything.count, 'image')} vary in {rank:,} of {len(everything.mean):,}"
 
     return Need(
-        "more training images than directions in which their features vary",
+        "more training images, less one, than directions in which their features vary",
         lacking,
         "train on more images, or take a method without covariances, such as knn",
     )

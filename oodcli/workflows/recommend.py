@@ -499,9 +499,11 @@ def choose(
     record = own.data.run
     images, part = images_to_choose_on(own)
     if part != "val":
+        made = "import" if record.origin == "imported" else "train"
         progress.note(
             f"{own.name} has no validation images: choosing on test images of the run, which the "
-            "choice has then seen; for figures on them hold some out: ood train --val-fraction 0.1"
+            "choice has then seen; for figures on them hold some out: "
+            f"ood {made} --val-fraction 0.1"
         )
     images = few(images, limit)
     if len(images) < 2:

@@ -13,7 +13,7 @@ from oodcli.activations import ActivationSet, Reference
 from oodcli.data.dataset import CALIBRATION_ROWS, CALIBRATION_SEED, stratified
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import MethodSpec, parse_methods
-from oodcli.metrics import Curve, convention_named
+from oodcli.metrics import Curve, convention_named, near_chance
 from oodcli.progress import Progress, Silent
 from oodcli.results import Report, ResultRow, RunSummary, with_averages
 from oodcli.scores import LABELS, PREDICTIONS, Scores
@@ -196,7 +196,7 @@ def _report(
     accuracy: float | None,
 ) -> Report:
     convention = convention_named(CONVENTION)
-    run = file.path.stem
+    run, labels = file.path.stem, file.sets[TEST].labels
     curves = {
         (each.canonical, name): Curve.of(
             scores[each.canonical, TEST],
@@ -235,6 +235,9 @@ def _report(
                 n_id=len(file.sets[TEST]),
                 id_accuracy=accuracy,
                 seed=None,
+                chance=None
+                if accuracy is None or labels is None
+                else near_chance(accuracy, labels.numpy()),
             )
         ],
         rows=with_averages(rows),

@@ -750,6 +750,7 @@ def _train(
         preprocess = job.preprocess or preprocess_for(
             dataset.name, mean=job.recipe.mean, std=job.recipe.std
         )
+        _check_several(dataset)
         dataset = _with_val(store, dataset, job, watch)
         parts = {
             name: _prepared(store, dataset, name, job=job, preprocess=preprocess, watch=watch)
@@ -1094,11 +1095,15 @@ def _prepared(
     return images
 
 
-def _check_classes(train: ImageSet, dataset: Dataset) -> None:
-    """Refuse a classifier of one class, or one that never sees a class."""
-    names = dataset.class_names
-    if len(names) < 2:
+def _check_several(dataset: Dataset) -> None:
+    """Refuse a classifier of one class, before an image is decoded."""
+    if len(dataset.class_names) < 2:
         raise InvalidInputError(f"{dataset.name} has one class; a classifier needs two at least")
+
+
+def _check_classes(train: ImageSet, dataset: Dataset) -> None:
+    """Refuse a classifier that never sees a class."""
+    names = dataset.class_names
     assert train.labels is not None  # _prepared has seen to it
     seen = np.bincount(train.labels, minlength=len(names))
     if not seen.all():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,12 @@ def test_a_run_without_validation_images_is_told(ood: Ood, tiny: Path, tmp_path:
     code, out, err = ood("recommend", "--method", "msp", "--method", "energy")
     assert code == 0
     assert "choosing on test images" in err
+    assert "hold some out: ood train --val-fraction 0.1" in err
     assert "test images of colours" in out
+    folder = RunFolder(tmp_path / "store" / "runs" / "tiny")
+    folder.write(replace(folder.read(), origin="imported"))
+    again = ood("recommend", "--method", "msp", "--method", "knn")
+    assert "hold some out: ood import --val-fraction 0.1" in again[2]
     code, _, err = ood("score", "--method", "auto", "--ood", flat(tmp_path / "odd"))
     assert code == 1
     assert "--method auto needs validation images" in err

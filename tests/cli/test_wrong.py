@@ -128,7 +128,10 @@ def test_a_class_that_cannot_be_learnt(ood: Ood, tmp_path: Path) -> None:
     )
     shutil.rmtree(root / "train" / "red")
     shutil.rmtree(root / "test" / "red")
+    images = tmp_path / "store" / "images"
+    before = sorted(images.rglob("*"))
     assert says(ood, *argv) == "data has one class; a classifier needs two at least"
+    assert sorted(images.rglob("*")) == before  # none was decoded
 
 
 def test_a_batch_that_cannot_be_normalised(ood: Ood, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_features_that_are_always_zero_are_no_directions() -> None:
 @pytest.mark.parametrize("name", ["vim:dim=2", "residual", "pnml"])
 def test_second_moments_need_more_images_than_directions(name: str) -> None:
     assert refusal(name, reference_of(9)).endswith(
-        "it needs more training images than directions in which their features vary, but 9 images "
-        f"vary in 8 of 8; {TAIL}"
+        "it needs more training images, less one, than directions in which their features vary, "
+        f"but 9 images vary in 8 of 8; {TAIL}"
     )
     parse_method(name).fit(reference_of(10))
 

@@ -225,9 +225,21 @@ def test_where_no_method_is_defined_the_first_reasons_are_given(scored: Scored) 
     assert str(raised.value).endswith("; and 2 other methods are not defined")
 
 
+def test_a_classifier_that_hardly_classifies_is_said_to_be_one(scored: Scored) -> None:
+    arrays = made()
+    right = arrays["test/logits"].argmax(axis=1)
+    classes = arrays["weight"].shape[0]
+    run = scored({**arrays, "test/labels": right}, "msp")[0].report.runs[0]
+    assert (run.id_accuracy, run.chance) == (1.0, None)
+    wrong = (right + 1) % classes
+    run = scored({**arrays, "test/labels": wrong}, "msp")[0].report.runs[0]
+    assert (run.id_accuracy, run.chance) == (0.0, np.bincount(wrong).max() / len(wrong))
+
+
 def test_without_labels_of_the_test_images_there_is_no_accuracy(scored: Scored) -> None:
     result, scores = scored(without(made(), "test/labels"), "msp")
     assert result.report.runs[0].id_accuracy is None
+    assert result.report.runs[0].chance is None
     assert "@labels/test" not in scores
 
 
