@@ -3,7 +3,7 @@
 All values are fractions; percent and rounding belong to whoever prints them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -516,22 +516,3 @@ def _mean(rows: Sequence[ResultRow]) -> ResultRow:
 
 def _std(rows: Sequence[ResultRow], name: str) -> float:
     return float(np.std([getattr(row, name) for row in rows]))
-
-
-def best_of(
-    rows: Sequence[ResultRow], key: Callable[[ResultRow], object]
-) -> dict[tuple[object, str], float]:
-    """Return the best value of every metric among the rows of equal ``key``.
-
-    Returns
-    -------
-    dict
-        The value by ``(key, metric)``; the smallest FPR95, the largest of the others.
-    """
-    best: dict[tuple[object, str], float] = {}
-    for row in rows:
-        for name in METRICS:
-            value = getattr(row, name)
-            known = best.get((key(row), name), value)
-            best[key(row), name] = min(known, value) if name == "fpr95" else max(known, value)
-    return best

@@ -1,9 +1,10 @@
-r"""Text from outside as one line of a file, and back: names of files may hold any character.
+r"""Text from outside in one line, for files and for screens: names may hold any character.
 
 The name of a file on Linux is any bytes but ``/`` and NUL. Python represents bytes that are not
 UTF-8 by U+DC80 to U+DCFF (PEP 383); such text cannot be encoded, and a line break or an escape
 character would break the lines of a CSV file or drive the terminal that shows it. :func:`escaped`
 writes what is not printable as its UTF-8 bytes, and :func:`unescaped` gives back the same name.
+:func:`printable` is for people: it escapes what they would not see, and no backslash.
 """
 
 import codecs
@@ -61,6 +62,33 @@ def unescaped(text: str) -> str:
         return text
     raw = text.encode("utf-8", "surrogatepass")
     return _ESCAPE.sub(_byte, raw).decode("utf-8", "surrogateescape")
+
+
+def printable(text: str) -> str:
+    r"""Return text for a screen: in one line, with escapes for what steers a terminal or hides.
+
+    Unlike :func:`escaped`, of what is printable nothing is changed, which cannot be read back.
+
+    White space of any kind becomes a blank, ``ESC`` becomes ``\\x1b``, the mark that turns the
+    direction of writing becomes ``\\u202e``, and a byte of a file name that is no UTF-8 becomes
+    ``\\xff``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else _code(ord(c)) for c in text)
+
+
+def _code(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
+        code -= 0xDC00
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines, each as :func:`printable` gives it."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def json_text(

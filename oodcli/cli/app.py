@@ -30,10 +30,10 @@ from oodcli.cli import (
     train,
     tuning,
 )
-from oodcli.cli.speech import printable_lines, say, tell
+from oodcli.cli.speech import say, tell
 from oodcli.errors import OodError
 from oodcli.pools import one_for_all
-from oodcli.text import LEGIBLE
+from oodcli.text import LEGIBLE, printable_lines
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from oodcli.cli.speech import printable, say
+from oodcli.cli.speech import say
 from oodcli.progress import Silent, Task
+from oodcli.text import printable
 
 if TYPE_CHECKING:
     import rich.progress

@@ -2,42 +2,19 @@
 
 Names of files, tensors, sets and classes, reasons of servers and options may hold anything, such as
 sequences that colour, clear or retitle a terminal, or that make one line look like another. Errors,
-notes and tables are rendered here or with :func:`printable`; a rule of the linter (``T201``) bans
-``print`` from the rest of the command line.
+notes and tables are rendered here or with :func:`oodcli.text.printable`; a rule of the linter
+(``T201``) bans ``print`` from the rest of the command line.
 """
 
 import sys
 
+from oodcli.text import printable, printable_lines
+
 
 class Drawn(str):
-    """Text whose parts went through :func:`printable`, and that may have colours of ours."""
+    """Text whose parts went through ``printable``, and that may have colours of ours."""
 
     __slots__ = ()
-
-
-def printable(text: str) -> str:
-    r"""Return text in one line, with escapes for what steers a terminal, hides, or is no character.
-
-    White space of any kind becomes a blank, ``ESC`` becomes ``\\x1b``, the mark that turns the
-    direction of writing becomes ``\\u202e``, and a byte of a file name that is no UTF-8 becomes
-    ``\\xff``.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else _escaped(ord(c)) for c in text)
-
-
-def _escaped(code: int) -> str:
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
-        code -= 0xDC00
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def printable_lines(text: str) -> str:
-    """Return text of several lines, each as :func:`printable` gives it."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def say(message: str) -> None:

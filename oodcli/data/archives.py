@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.identity import identity_of
-from oodcli.data.readers import decode_stream, is_image_name, printable
+from oodcli.data.readers import decode_stream, is_image_name
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.files import reading, reason_of, regular
 from oodcli.images import Part
+from oodcli.text import printable
 
 SUFFIXES = (".tar", ".zip")
 PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

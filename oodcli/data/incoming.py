@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.arrays import open_npz
-from oodcli.data.readers import decode, decode_stream, is_image_name, printable
+from oodcli.data.readers import decode, decode_stream, is_image_name
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.images import ImageSource
 from oodcli.pools import ahead, thread_count
+from oodcli.text import printable
 
 STDIN = "-"
 # Entries of a folder that are sorted at a time.

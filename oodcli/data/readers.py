@@ -18,6 +18,7 @@ from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import regular
 from oodcli.pillow import EXTENSIONS, MOST_PIXELS, check_opened, open_image
 from oodcli.store import digest_of_json
+from oodcli.text import printable
 
 _TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -63,11 +64,11 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
     """
     try:
         with regular(path).open("rb") as file:
-            return decode_stream(file, where=printable(path), as_published=as_published)
+            return decode_stream(file, where=printable(str(path)), as_published=as_published)
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         reason = "the file is gone" if gone else error.strerror or str(error)
-        raise UnreadableImageError(printable(path), reason) from None
+        raise UnreadableImageError(printable(str(path)), reason) from None
 
 
 def decode_stream(
@@ -153,11 +154,6 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
         raise InvalidInputError(
             f"a Pillow image of mode {image.mode} cannot be read: {error}; convert it to RGB"
         ) from None
-
-
-def printable(path: Path | str) -> str:
-    """Return a path as text; bytes that are not UTF-8 become escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def find_images(folder: Path) -> list[str]:

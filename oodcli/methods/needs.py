@@ -53,16 +53,6 @@ def counted(number: int, thing: str, plural: str | None = None) -> str:
     return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
 
 
-def training_images(least: int) -> Need:
-    """Return the need of a number of training images."""
-
-    def lacking(reference: Reference, _arguments: Arguments) -> str | None:
-        number = len(reference.train)
-        return None if number >= least else f"there are {number}" if number != 1 else "there is 1"
-
-    return Need(f"at least {counted(least, 'training image')}", lacking, "train on more images")
-
-
 def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:
     number = len(reference.head.weight)
     return None if number > 1 else f"the network has {number}"

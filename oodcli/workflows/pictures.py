@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from oodcli.data import DATASETS, open_dataset
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.dataset import Dataset
-from oodcli.data.readers import printable
 from oodcli.data.splits import split
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnknownNameError
@@ -48,6 +47,7 @@ from oodcli.store import (
     read_json,
     replacing,
 )
+from oodcli.text import printable
 from oodcli.workflows.activation_folder import ActivationFolder, digest_in, files_in
 from oodcli.workflows.evaluate import Source
 from oodcli.workflows.report import foreign_sources, stored_sources

@@ -27,7 +27,7 @@ from PIL import Image
 from oodcli.activations import Activations
 from oodcli.data.incoming import STDIN, Item, decoded, is_array, items, open_array
 from oodcli.data.prepare import Resizing
-from oodcli.data.readers import decode, printable
+from oodcli.data.readers import decode
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
@@ -38,6 +38,7 @@ from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, using_run
 from oodcli.statistics import surplus_p
 from oodcli.store import Store, check_file_of_user, check_folder_of_user, replacing
+from oodcli.text import printable
 from oodcli.workflows.detectors import Detector, Threshold, check_threshold, detector_for
 from oodcli.workflows.devices import enough_memory, find_device
 from oodcli.workflows.verdict_file import (

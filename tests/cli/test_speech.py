@@ -15,8 +15,9 @@ import torch
 
 import oodcli
 from oodcli.cli.render.plain import write_json
-from oodcli.cli.speech import Drawn, for_stdout, interject, printable, printable_lines
+from oodcli.cli.speech import Drawn, for_stdout, interject
 from oodcli.errors import OodError, UnknownNameError
+from oodcli.text import printable, printable_lines
 from tests.support.cli import Ood
 from tests.support.server import serving
 

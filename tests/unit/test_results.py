@@ -11,7 +11,6 @@ from oodcli.results import (
     Report,
     ResultRow,
     RunSummary,
-    best_of,
     over_runs,
     with_averages,
 )
@@ -102,12 +101,6 @@ def test_accuracy_that_one_run_lacks_is_not_averaged() -> None:
     )
     assert merged[0].id_accuracy is None
     assert "id_accuracy" not in merged[0].std
-
-
-def test_the_best_is_the_smallest_fpr_and_the_largest_of_the_others() -> None:
-    best = best_of([row("a", "near", 0.1), row("a", "near", 0.4)], lambda r: r.dataset)
-    assert best["a", "fpr95"] == 0.1
-    assert best["a", "auroc"] == pytest.approx(0.41)
 
 
 def test_the_json_of_a_report_is_the_documented_one() -> None:

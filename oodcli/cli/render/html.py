@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from oodcli.cli.render.table import Cell, Column, Picture, Table
-from oodcli.cli.speech import printable
+from oodcli.text import printable
 
 _HERE = Path(__file__).parent
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from oodcli.cli.render.table import Cell, Column, Table
-from oodcli.cli.speech import printable
+from oodcli.text import printable
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

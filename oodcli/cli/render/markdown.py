@@ -3,7 +3,7 @@
 import re
 
 from oodcli.cli.render.table import Cell, Table
-from oodcli.cli.speech import printable
+from oodcli.text import printable
 
 # What would be taken for markup inside a cell or a line; brackets only where they make a link.
 _MARKUP = re.compile(r"[\\|*_`<~]|\](?=[(\[:])")

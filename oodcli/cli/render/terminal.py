@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oodcli.cli.render.table import Cell, Column, Table
-from oodcli.cli.speech import printable
+from oodcli.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
