@@ -236,6 +236,8 @@ def _against_stored(checkpoint: Checkpoint, accuracy: float, n: int) -> Iterator
 
 
 def _against_chance(accuracy: float, n: int, chance: float) -> Iterator[str]:
+    if chance == 1:  # images of one class tell nothing
+        return
     if binom.sf(round(accuracy * n) - 1, n, chance) > _CHANCE_LEVEL:
         better = "no better"
     elif accuracy - chance < _LEAST_SKILL * (1 - chance):

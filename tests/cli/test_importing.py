@@ -378,6 +378,9 @@ def test_a_network_hardly_above_chance_is_said_to_be() -> None:
     assert "hardly better than chance (0.10 %)" in next(_against_chance(0.01, 500, 0.001), "")
     assert list(_against_chance(0.2, 500, 0.1)) == []
     assert list(_against_chance(0.6, 500, 0.5)) == []
+    # Nothing is better than always naming the only class that the images are of.
+    assert list(_against_chance(1.0, 500, 1.0)) == []
+    assert list(_against_chance(0.9, 500, 1.0)) == []
 
 
 def test_a_network_at_chance_is_said_to_be(ood: Ood, tmp_path: Path, colours: str) -> None:
