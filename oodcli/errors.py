@@ -74,7 +74,9 @@ class UnreadableImageError(InvalidInputError):
         reason: str,
         cure: str = "replace it, or go on without it: --skip-unreadable",
     ) -> None:
-        super().__init__(f"cannot read image {where}: {reason}; {cure}")
+        # What has no file is called "image 3".
+        named = where.removeprefix("image ")
+        super().__init__(f"cannot read image {named}: {reason}; {cure}")
         self.where = where
         self.reason = reason
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -250,10 +251,14 @@ def check_threshold(tpr: float | None, value: float | None) -> None:
     Raises
     ------
     InvalidInputError
-        If both are given, the share is not above 0 and at most 1, or the threshold is not finite.
+        If both are given, one is no number, the share is not above 0 and at most 1, or the
+        threshold is not finite.
     """
     if tpr is not None and value is not None:
         raise InvalidInputError("--tpr and --threshold both set the threshold; give one of them")
+    for option, given in (("--tpr", tpr), ("--threshold", value)):
+        if not isinstance(given, Real | None):  # callers from Python may give anything
+            raise InvalidInputError(f"{option} must be a number, not {given!r}")
     if tpr is not None and not 0 < tpr <= 1:
         raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {tpr:g}")
     if value is not None and not math.isfinite(value):

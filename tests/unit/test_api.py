@@ -202,7 +202,7 @@ def test_with_errors_as_rows_every_image_has_a_row(
     assert nothing.p == 1
     assert (len(nothing), nothing.ood.tolist()) == (2, [True, True])
     with pytest.raises(
-        UnreadableImageError, match=r'image 1: .*a row with the reason: errors="row"'
+        UnreadableImageError, match=r'^cannot read image 1: .*a row with the reason: errors="row"'
     ):
         detector.predict([good[0], b"no image", good[1]])
     with pytest.raises(InvalidInputError, match="errors must be 'raise' or 'row', not 'skip'"):
@@ -270,6 +270,8 @@ def test_threads_that_share_a_detector_get_their_own_scores(
     [
         ({"tpr": 2.0}, "tpr must be above 0 and at most 1, not 2"),
         ({"threshold": float("nan")}, "threshold must be a finite number, not nan"),
+        ({"threshold": "high"}, "threshold must be a number, not 'high'"),
+        ({"tpr": "95 %"}, "tpr must be a number, not '95 %'"),
         ({"tpr": 0.9, "threshold": 1.0}, "tpr and threshold both set the threshold; give one"),
         ({"device": "cuda"}, 'use device="cpu"'),
     ],
