@@ -49,10 +49,12 @@ _SEAL = "seal"
 _PIPE_POLL_S = 0.05
 
 
+# What helps beside making room where the disk of the store is full.
+ELSEWHERE = "keep everything elsewhere: --store DIR"
+
+
 @contextlib.contextmanager
-def replacing(
-    path: Path, *, size: int | None = None, cure: str = "keep everything elsewhere: --store DIR"
-) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, size: int | None = None, cure: str = ELSEWHERE) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes the place of ``path`` only when all went well.
 
     Parameters
@@ -235,7 +237,7 @@ def open_stream(path: Path) -> IO[bytes]:
             return os.fdopen(descriptor, "wb")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, cure: str = ELSEWHERE) -> None:
     """Write a JSON object, readable by people, with its seal, in one step.
 
     Parameters
@@ -244,11 +246,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         The file.
     content
         The object. ``seal`` is added to it as the last field: the digest of all others.
+    cure
+        What helps beside making room where the disk is full.
+
+    Raises
+    ------
+    InvalidInputError
+        If the disk is full.
     """
     # As it will be read: tuples are lists there, and keys are strings.
     plain = json.loads(json.dumps(content))
     sealed = {**plain, _SEAL: digest_of_json(plain)}
-    with replacing(path) as stream:
+    with replacing(path, cure=cure) as stream:
         stream.write((json_text(sealed, indent=1, finite=False) + "\n").encode())
 
 

@@ -346,7 +346,7 @@ def _exported(
         into / MODEL, size=len(content), cure="name a folder elsewhere: --output DIR"
     ) as stream:
         stream.write(content)
-    write_json(into / DESCRIPTION, description)
+    write_json(into / DESCRIPTION, description, cure="name a folder elsewhere: --output DIR")
     return Exported(into, description, verification)
 
 

@@ -278,7 +278,7 @@ def _opened(
     if begun:
         _check_settings(path, settings_path(target), wanted)
     else:
-        write_json(settings_path(target), wanted)
+        write_json(settings_path(target), wanted, cure="name a file elsewhere")
     with target.open("r+b" if begun else "wb") as stream:
         if begun:
             done, before = _read(path, stream, kind)

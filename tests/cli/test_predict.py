@@ -1,6 +1,7 @@
 """``ood predict``: which incoming images the classifier knows."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -349,6 +350,24 @@ def test_a_file_that_another_process_writes_is_waited_for(
     assert "waiting for another ood process that is making verdicts" in told[1], told
     assert other.communicate(timeout=60)[0] == b""
     assert other.returncode == 0
+
+
+def test_a_full_disk_of_verdicts_is_not_cured_by_another_store(
+    ood: Ood, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("predict", incoming, "--method", "energy")
+    assert ood(*options)[0] == 0  # the detector is stored
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    target = tmp_path / "verdicts.csv"
+    code, _, err = ood(*options, "--output", target)
+    assert code == 1
+    told = err.splitlines()[-1]
+    assert told.startswith(f"error: cannot write {target}.ood.json: the disk is full: it needs ")
+    assert told.endswith("make room, or name a file elsewhere")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
