@@ -98,10 +98,8 @@ def test_the_page_of_a_method(ood: Ood) -> None:
     lines = out.splitlines()
     assert lines[:2] == ["msp: MSP", "Largest class probability, as log-odds."]
     assert "  paper           Hendrycks and Gimpel, ICLR 2017" in lines
-    assert (
-        "  temperature  Divisor of the logits; 1 in the paper (number; default 1; here 2)" in lines
-    )
-    assert "  Return max_c softmax(z / T)_c, (n,)." in lines
+    assert "  temperature  T above; 1 in the paper (number; default 1; here 2)" in lines
+    assert "  Return the log-odds in float64, or max_c softmax(z / T)_c, (n,)." in lines
     assert "arXiv:1610.02136" in out
     assert "the most confident images" in out[out.index("Caveats") :]
     assert "`" not in out
