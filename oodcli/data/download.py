@@ -291,7 +291,8 @@ def _side_by_side(
                 except BaseException as error:  # noqa: BLE001 - raised again by the caller
                     failures.append(error)
 
-    pool = [threading.Thread(target=run, daemon=True) for _ in range(min(threads, len(files)))]
+    workers = range(min(threads, len(files)))
+    pool = [threading.Thread(target=run, name="ood-download", daemon=True) for _ in workers]
     for thread in pool:
         thread.start()
     for thread in pool:

@@ -483,5 +483,5 @@ def _each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Res
     threads = min(len(items), os.cpu_count() or 1, 4)
     if threads < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="ood-report") as pool:
         return list(pool.map(work, items))
