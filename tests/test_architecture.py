@@ -86,29 +86,47 @@ def test_the_command_line_offers_every_convention_and_no_other() -> None:
     assert {convention.value for convention in Convention} == set(CONVENTIONS)
 
 
-def test_the_readme_names_every_command_and_method() -> None:
+def test_the_readme_or_the_manual_names_every_command_and_method() -> None:
+    from oodcli.manual import TOPICS, page
     from oodcli.methods import METHODS
 
-    readme = (ROOT / "README.md").read_text()
+    manual = "\n".join([(ROOT / "README.md").read_text(), *map(page, TOPICS)])
     for command in commands():
-        assert f"ood {command}" in readme, command
+        assert f"ood {command}" in manual, command
     for name in METHODS:
-        assert f"`{name}`" in readme, name
+        assert f"`{name}`" in page("methods"), name
 
 
-def test_the_readme_gives_a_reason_for_every_dependency() -> None:
+def test_the_readme_is_a_front_door() -> None:
+    from oodcli.manual import TOPICS
+
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 220
+    for topic in TOPICS:
+        assert f"[{topic}](oodcli/manual/{topic}.md)" in readme, topic
+
+
+def test_every_link_within_readme_and_manual_leads_to_a_file() -> None:
+    texts = [ROOT / "README.md", *(ROOT / "oodcli" / "manual").glob("*.md")]
+    links = [
+        (text.parent / target.partition("#")[0])
+        for text in texts
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text.read_text())
+    ]
+    assert len(links) > 20
+    assert [str(link) for link in links if not link.is_file()] == []
+
+
+def test_a_reason_stands_beside_every_dependency() -> None:
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = [
-        *project["dependencies"],
-        *(d for e in project["optional-dependencies"].values() for d in e),
-    ]
-    readme = (ROOT / "README.md").read_text()
-    for dependency in listed:
-        name = re.split(r"[<>=!~\[; ]", dependency)[0]
-        if name != "oodcli":  # an extra that takes in another one
-            assert f"| `{name}` |" in readme, name
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    extras = [each for extra in project["optional-dependencies"].values() for each in extra]
+    for dependency in [*project["dependencies"], *extras]:
+        if not dependency.startswith("oodcli["):  # an extra that takes in another one
+            reason = rf'^  "{re.escape(dependency)}",? +# \S.+$'
+            assert re.search(reason, text, flags=re.MULTILINE), dependency
 
 
 def test_the_readme_has_exactly_two_set_up_commands() -> None:

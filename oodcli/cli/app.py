@@ -1,5 +1,6 @@
 """The program: its commands, and the one place where errors become messages and exit codes."""
 
+import difflib
 import errno
 import functools
 import io
@@ -32,6 +33,7 @@ from oodcli.cli import (
 )
 from oodcli.cli.speech import say, tell
 from oodcli.errors import OodError
+from oodcli.manual import TOPICS
 from oodcli.pools import one_for_all
 from oodcli.text import LEGIBLE, printable_lines
 
@@ -150,7 +152,7 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
-app.add_typer(methods.app, name="methods")
+app.add_typer(methods.app, name="methods", epilog="Manual: ood help --page methods")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(datasets.app, name="datasets")
 
@@ -158,15 +160,59 @@ app.add_typer(datasets.app, name="datasets")
 @app.command("help")
 def help_(
     ctx: typer.Context,
-    command: Annotated[
+    topic: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND", help="Such as score, or runs list.", show_default=False),
+        typer.Argument(
+            metavar="COMMAND|TOPIC",
+            help="A command, such as score or runs list, or a page of the manual, such as data.",
+            show_default=False,
+            autocompletion=completion.commands_and_topics,
+        ),
     ] = None,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--page",
+            metavar="TOPIC",
+            autocompletion=completion.topics,
+            help="Show this page of the manual, where a command has the same name.",
+            show_default=False,
+        ),
+    ] = None,
+    pages: Annotated[bool, typer.Option("--list", help="List the pages of the manual.")] = False,
 ) -> None:
-    """Show what a command does, as COMMAND --help does."""
+    """Show the help of a command, or a page of the manual."""
+    from oodcli.cli.render import deliver
+    from oodcli.cli.render.manual import write_contents, write_page
+
+    words = list(topic or ())
+    if bool(words) + (page is not None) + pages > 1:
+        ctx.fail("Give one of COMMAND, TOPIC, --page and --list.")
     program = ctx.find_root()
+    names = list(getattr(program.command, "commands", ()))
+    if pages:
+        deliver(write_contents(names), None)
+    elif page is not None:
+        deliver(write_page(_known(ctx, page, [*TOPICS])), None)
+    elif words and _known(ctx, words[0], [*names, *TOPICS]) not in names:
+        if words[1:]:
+            ctx.fail(f"Got unexpected extra argument ({' '.join(words[1:])})")
+        deliver(write_page(words[0]), None)
+    else:
+        tell(_help_of(program, words))
+
+
+def _known(ctx: typer.Context, name: str, names: list[str]) -> str:
+    """Return a name, or refuse it as wrong usage with those that are like it."""
+    if name not in names:
+        like = " or ".join(repr(each) for each in difflib.get_close_matches(name, names))
+        ctx.fail(f"No such command or topic {name!r}." + (f" Did you mean {like}?" if like else ""))
+    return name
+
+
+def _help_of(program: Any, words: list[str]) -> str:  # noqa: ANN401 - Typer's own context
+    """Return what ``--help`` of a command prints."""
     shown: Any = program.command
-    words = list(command or ())
     within: Any = program
     while words and isinstance(shown, TyperGroup):
         name, found, _ = shown.resolve_command(within, words[:1])
@@ -175,7 +221,7 @@ def help_(
         within = found.make_context(name, [], parent=within, resilient_parsing=True)
         within.resilient_parsing = False
         shown, words = found, words[1:]
-    tell(within.get_help())
+    return within.get_help()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from oodcli.cli.speech import tell
+from oodcli.manual import TOPICS
 
 METHODS = (
     "msp", "maxlogit", "energy", "entropy", "tempscale", "gen", "klm", "doctor", "featurenorm",
@@ -90,6 +91,17 @@ def images(context: typer.Context, incomplete: str) -> list[str]:
     name, equals, path = incomplete.rpartition("=")
     named = [f"{name}={each}" for each in _paths(path)] if equals else []
     return [*datasets(context, incomplete), *_paths(incomplete), *named]
+
+
+def topics(incomplete: str) -> list[str]:
+    """Complete the name of a page of the manual."""
+    return _beginning(TOPICS, incomplete)
+
+
+def commands_and_topics(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a command, or of a page of the manual."""
+    commands = getattr(context.find_root().command, "commands", ())
+    return _beginning([*commands, *TOPICS], incomplete)
 
 
 def benchmarks(incomplete: str) -> list[str]:

@@ -42,7 +42,7 @@ def write_terminal(table: Table, *, to_file: bool) -> str:
         no_color=None if on_terminal else True,
         highlight=False,
     )
-    drawn, left_out = _fitted(table, console, _window(on_terminal=on_terminal), cut=on_terminal)
+    drawn, left_out = _fitted(table, console, window(on_terminal=on_terminal), cut=on_terminal)
     for index, line in enumerate(table.lead):
         console.print(Text(printable(line), style="" if index else "bold"), soft_wrap=True)
     if table.lead:
@@ -166,7 +166,8 @@ def _style(cell: Cell) -> str:
     return "bold" if cell.bold else "underline" if cell.second else ""
 
 
-def _window(*, on_terminal: bool) -> int:
+def window(*, on_terminal: bool) -> int:
+    """Return how many columns there are to write in."""
     if os.environ.get("COLUMNS", "").isdigit():
         return int(os.environ["COLUMNS"])
     return shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns if on_terminal else _PIPE_WIDTH
