@@ -1,11 +1,8 @@
 """The bank of training vectors in which methods look up neighbours: exact, held or streamed."""
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -13,6 +10,7 @@ from torch import Tensor
 
 from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.memory import free_memory
 from oodcli.methods.class_means import directions
 from oodcli.methods.stored import Rows
 
@@ -25,30 +23,6 @@ _PAIRS = 2**23
 # Squared distances below this are computed from differences: 2 - 2c is wrong by up to 6e-7 where
 # the cosine c comes from a float32 product, which is 4e-5 of this.
 _NEAR = 2.0**-6
-
-# What a container may take, and has taken.
-_CGROUP = Path("/sys/fs/cgroup")
-_LIMITS = ("memory.max", "memory.current")
-
-
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes could be had on a device without harm to others.
-
-    On the CPU this is what Linux calls available, or what is left of a container's share if that is
-    less; elsewhere a quarter of what is installed.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    sizes = dict(line.split(":", 1) for line in lines)
-    free = int(sizes["MemAvailable"].split()[0]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # no limit is "max", which is no number
-        limit, used = (int((_CGROUP / name).read_text(encoding="ascii")) for name in _LIMITS)
-        free = min(free, max(limit - used, 0))
-    return free
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +67,7 @@ class Bank:
         pieces = _pieces(source)
         first = read(next(pieces))
         streamed = cls(source, read, size, first.shape[1])
-        if 4 * size * streamed.width > free_memory(source.device) // 2:
+        if not _fits(size, streamed.width, source.device):
             return streamed
         held = torch.empty(size, streamed.width, device=source.device)
         filled = 0
@@ -115,9 +89,9 @@ class Bank:
         vectors = fields["vectors"]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2:
             raise TypeError("the vectors of a bank")
-        if 4 * vectors.numel() <= free_memory(device) // 2:
-            vectors = vectors.to(device)
         size, width = vectors.shape
+        if _fits(size, width, device):
+            vectors = vectors.to(device)
         return Bank(ActivationSet([], device), _gone, size, width, held=vectors)
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
@@ -253,6 +227,12 @@ def unit_features(reference: Reference) -> Bank:
             size=len(reference.train),
         ),
     )
+
+
+def _fits(size: int, width: int, device: torch.device) -> bool:
+    """Return whether vectors take no more than half of the memory that is free on a device."""
+    free = free_memory(device)
+    return free is None or 4 * size * width <= free // 2
 
 
 def _gone(_images: Activations) -> Tensor:

@@ -77,27 +77,6 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes of memory that are free where a device computes; None if nobody knows."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    known = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    with contextlib.suppress(OSError, ValueError):
-        # A container may have less than its host; what it keeps of files makes room when needed.
-        group = Path("/sys/fs/cgroup")
-        most, taken = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        known.append(most - taken + int(counts.get("inactive_file", 0)))
-    if known:
-        return max(0, min(known))
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
 def quick_in_bfloat16(device: torch.device) -> bool:
     """Return whether a device has instructions for bfloat16; true where torch does not tell."""
     if device.type == "cuda":

@@ -25,6 +25,7 @@ from oodcli.errors import (
     OodError,
 )
 from oodcli.images import ImageSet
+from oodcli.memory import free_memory
 from oodcli.models import (
     ArchitectureSpec,
     Network,
@@ -72,7 +73,6 @@ from oodcli.workflows.devices import (
     cpu_threads,
     enough_memory,
     find_device,
-    free_memory,
     quick_in_bfloat16,
     versions,
 )
