@@ -28,6 +28,22 @@ EXTRAS = {
     "aurc": "area under the risk-coverage curve on the ID images",
 }
 """What stands in :attr:`ResultRow.extras`, where it is known; with OOD positive the rates swap."""
+COLUMNS = {
+    "run": "name of the run, or of the runs that are averaged",
+    "arch": "architecture of the network",
+    "dataset": "name of the OOD set, or an average",
+    "group": "group of the OOD set: near, far or ood; fs-near and so on for full spectrum",
+    "method": "canonical name of the method",
+    "fpr95": "false positive rate at a true positive rate of 95 %, by the convention",
+    "auroc": "area under the ROC curve, ties counted half",
+    "aupr_in": "area under the precision-recall curve with ID images positive",
+    "aupr_out": "the same with OOD images positive",
+    **EXTRAS,
+    "accuracy": "accuracy of the classifier on the ID test images",
+    "images": "number of OOD images",
+    "params": "parameters of the method, with what fitting chose",
+}
+"""What a table of a report may have, by the name of the column."""
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,7 @@ def report(
         typer.Option(
             "--columns",
             metavar="NAME,…",
-            help="Columns in their order: fpr95, auroc, aupr_in, aupr_out, fpr80, fpr90, fpr99, "
-            "detection_error, aurc, accuracy_at_95, threshold_95, accuracy, images, run, arch, "
-            "dataset, group, method.",
+            help="Columns in their order, such as method,fpr95,auroc; all: ood help reports.",
         ),
     ] = None,
     per: Annotated[

@@ -52,7 +52,7 @@ ObjectiveOption = Annotated[
         "--objective",
         autocompletion=completion.objectives,
         metavar="NAME[:KEY=VALUE,…]",
-        help="cross-entropy, t2fnorm, logitnorm, ish, supcon or alpa [default: the recipe's].",
+        help=f"{', '.join(completion.OBJECTIVES)} [default: that of the recipe].",
         show_default=False,
     ),
 ]

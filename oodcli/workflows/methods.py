@@ -371,38 +371,39 @@ def _meanings(kind: type) -> dict[str, str]:
     meanings: dict[str, str] = {}
     # What a user chooses may be documented with the class, or where it is chosen.
     for owner in (getattr(kind, "fit", None), kind):
-        meanings |= described(_sections(_doc(owner)).get("Parameters", ""))
+        meanings |= described(sections(docstring(owner)).get("Parameters", ""))
     return meanings
 
 
 def _text(part: MethodPart, package: str | None) -> MethodText:
     kind = part.method.type
-    sections = _sections(_doc(kind))
-    summary, _, rest = sections[""].partition("\n\n")
+    texts = sections(docstring(kind))
+    summary, _, rest = texts[""].partition("\n\n")
     return MethodText(
         listed=_listed(part, package),
         type=f"{kind.__module__}.{kind.__qualname__}",
         summary=_plain(summary).replace("\n", " "),
         formula="\n\n".join(filter(None, [_plain(rest), *_what_it_returns(kind)])),
-        source=_plain(sections.get("References", "")),
-        caveats=_plain(sections.get("Notes", "")),
+        source=_plain(texts.get("References", "")),
+        caveats=_plain(texts.get("Notes", "")),
     )
 
 
 def _what_it_returns(kind: type) -> list[str]:
     """Return what the docstring of the function that scores says it returns."""
     for name in ("score_logits", "logits", "score"):
-        head = _sections(_doc(getattr(kind, name, None)))[""]
+        head = sections(docstring(getattr(kind, name, None)))[""]
         if head:
             return [_plain(head)]
     return []
 
 
-def _doc(owner: object) -> str:
+def docstring(owner: object) -> str:
+    """Return the docstring of anything without its indentation; empty where it has none."""
     return inspect.cleandoc(getattr(owner, "__doc__", None) or "")
 
 
-def _sections(doc: str) -> dict[str, str]:
+def sections(doc: str) -> dict[str, str]:
     """Return the sections of a NumPy docstring by heading; what stands before them has none."""
     lines = doc.splitlines()
     heads = [

@@ -1,0 +1,153 @@
+"""The parts of the manual that come from registries and records.
+
+They stand between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+
+import torch
+
+from oodcli.data.benchmarks import BENCHMARKS
+from oodcli.data.registry import DATASETS
+from oodcli.manual.contract import contract, table
+from oodcli.methods import METHODS
+from oodcli.metrics import CONVENTIONS
+from oodcli.models.registry import ARCHITECTURES
+from oodcli.results import COLUMNS
+from oodcli.training.recipes import RECIPES
+from oodcli.training.registry import OBJECTIVES
+from oodcli.workflows.methods import docstring, show_method
+
+_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+
+def refreshed(page: str) -> str:
+    """Return a page with all its generated parts as they are now.
+
+    Parameters
+    ----------
+    page
+        Markdown.
+
+    Raises
+    ------
+    KeyError
+        If there is no part of a name.
+    """
+    return _BLOCK.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n\n{found[3]}", page)
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _with_values(values: Mapping[str, object]) -> str:
+    """Return names and values; None is what something else decides."""
+    shown = {name: "" if value is None else f" {_word(value)}" for name, value in values.items()}
+    return ", ".join(f"`{name}`{value}" for name, value in shown.items())
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _methods() -> str:
+    rows = []
+    for name, method in METHODS.items():
+        parameters = {key: each.default for key, each in method.parameters().items()}
+        summary = show_method(name).parts[0].summary.rstrip(".")
+        rows.append(
+            (
+                f"`{name}`",
+                summary + (" (shaper)" if method.is_shaper else ""),
+                _with_values(parameters),
+                "yes" if method.exportable else "",
+                method.paper,
+            )
+        )
+    heads = ("method", "score", "parameters", "ONNX", "paper")
+    return table(heads, rows)
+
+
+def _objectives() -> str:
+    rows = []
+    for name, entry in OBJECTIVES.items():
+        recipes = [r.name for r in RECIPES.values() if r.objective.partition(":")[0] == name]
+        defaults = {each.name: each.default for each in fields(entry.type)}
+        summary = docstring(entry.type).partition("\n\n")[0].rstrip(".")
+        rows.append((f"`{name}`", summary, _with_values(defaults), _codes(recipes), entry.paper))
+    return table(("objective", "loss", "parameters", "recipes", "paper"), rows)
+
+
+def _recipes() -> str:
+    rows = [
+        (f"`{r.name}`", f"`{r.arch}`", str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.schedule,
+         f"`{r.objective}`", r.keep, r.start, r.source)
+        for r in RECIPES.values()
+    ]  # fmt: skip
+    heads = ("recipe", "network", "epochs", "batch", "learning rate", "schedule", "objective",
+             "checkpoint", "start", "source")  # fmt: skip
+    return table(heads, rows)
+
+
+def _datasets() -> str:
+    rows = []
+    for name, known in DATASETS.items():
+        parts = ", ".join(f"{count:,} {part}" for part, count in known.counts.items())
+        manual = any(source.is_manual for source in known.sources)
+        how = "by hand" if manual else "included" if not (known.sources or known.home) else "yes"
+        rows.append((f"`{name}`", known.title, parts, how, known.licence))
+    return table(("data set", "what it shows", "images", "download", "licence"), rows)
+
+
+def _benchmarks() -> str:
+    rows = []
+    for name, b in BENCHMARKS.items():
+        far = _codes((*b.far, *b.ood))
+        size = "×".join(map(str, b.size))
+        rows.append((f"`{name}`", f"`{b.id_set}`" if b.id_set else "", _codes(b.near), far,
+                     _codes(b.shifted), f"{size}, `{b.resize}`", f"`{b.convention}`"))  # fmt: skip
+    heads = ("benchmark", "ID", "near OOD", "far OOD, or all", "shifted ID", "size", "convention")
+    return table(heads, rows)
+
+
+def _architectures() -> str:
+    rows = []
+    for name, architecture in ARCHITECTURES.items():
+        with torch.device("meta"):  # shapes alone
+            module = architecture.spec({}).build(10)
+        count = sum(each.numel() for each in module.parameters())
+        parameters = [
+            f"`{p.name}` {p.default} ({p.allowed})" for p in architecture.parameters.values()
+        ]
+        blocks = len(architecture.blocks(module))
+        rows.append((f"`{name}`", str(blocks), f"{count / 1e6:.2f} M", "; ".join(parameters)))
+    return table(("architecture", "blocks", "weights, 10 classes", "parameters"), rows)
+
+
+def _conventions() -> str:
+    return table(
+        ("convention", "meaning"),
+        ((f"`{c.name}`", c.description) for c in CONVENTIONS.values()),
+    )
+
+
+def _columns() -> str:
+    return table(("column", "meaning"), ((f"`{n}`", text) for n, text in COLUMNS.items()))
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "methods": _methods,
+    "objectives": _objectives,
+    "recipes": _recipes,
+    "datasets": _datasets,
+    "benchmarks": _benchmarks,
+    "architectures": _architectures,
+    "conventions": _conventions,
+    "columns": _columns,
+    "json": contract,
+}
