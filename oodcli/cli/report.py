@@ -21,8 +21,12 @@ from oodcli.cli.options import (
 from oodcli.cli.speech import say
 
 if TYPE_CHECKING:
+    from oodcli.cli.render import EmbeddedPicture
     from oodcli.literature import PublishedComparison
+    from oodcli.plots import Picture
     from oodcli.results import Report
+    from oodcli.workflows.report import Statistics
+    from oodcli.workflows.sources import Sources
 
 
 def report(
@@ -179,81 +183,110 @@ def report(
     The options of the layout, from --layout to --digits, are for tables; json and csv always have
     everything in full.
     """
-    from functools import partial
-
-    from oodcli.cli.render import Picture, View, deliver, render_report
-    from oodcli.errors import InvalidInputError
+    from oodcli.cli.progress import TerminalProgress
+    from oodcli.cli.render import TableLayout, deliver, render_report
     from oodcli.store import Store
-    from oodcli.workflows.report import report as report_workflow
-    from oodcli.workflows.report import report_files
+    from oodcli.workflows.report import Statistics
+    from oodcli.workflows.sources import ScoreQuery, Sources
 
-    if scores and (run or limit is not None):
-        raise InvalidInputError("--scores replaces --run and --limit; give one or the other")
-    if id_name is not None and not scores:
-        raise InvalidInputError("--id says what --scores are of; a run knows it")
-    tabulate = (
-        partial(report_files, tuple(scores), id_name=id_name)
-        if scores
-        else partial(report_workflow, Store.at(store), runs=tuple(run or ()), limit=limit)
+    _check_usage(run=run, scores=scores, limit=limit, id_name=id_name)
+    query = ScoreQuery(
+        runs=tuple(run or ()),
+        files=tuple(scores or ()),
+        id_name=id_name,
+        benchmark=benchmark,
+        methods=tuple(method or ()),
+        datasets=tuple(dataset or ()),
+        limit=limit,
     )
-    names = list(dict.fromkeys(each.value for each in convention or ()))
-    results = [
-        tabulate(
-            convention=name,
-            average=average,
-            methods=tuple(method or ()),
-            datasets=tuple(dataset or ()),
-            benchmark=benchmark,
-            ci=ci,
-            # By every convention the area under the ROC curve is the same.
-            compare=(compare,) if compare and index == 0 else (),
-        )
-        for index, name in enumerate(names or [None])
-    ]
-    result = results[0]
-    if not run and not scores:
-        say(f"run: {result.runs[0].name}")
-    view = View(
+    statistics = Statistics(ci=ci, compare=(compare,) if compare else ())
+    table_layout = TableLayout(
         columns=None if columns is None else tuple(name.strip() for name in columns.split(",")),
         digits=digits,
         per=per,
         transpose=transpose,
         sort=sort,
-        layout=layout,
+        paper=layout,
         statistics=ci or compare is not None,
     )
-    drawn = []
-    if plots is not None or (pictures and format_ is Format.HTML):
-        from oodcli.cli.progress import TerminalProgress
-        from oodcli.workflows.pictures import encoded, write_plots
-        from oodcli.workflows.pictures import pictures as pictures_workflow
+    embedded = pictures and format_ is Format.HTML
+    drawn: Sequence[Picture] = ()
+    with Sources.open(None if scores else Store.at(store), query) as sources:
+        results = _tabulated(sources, convention or (), statistics, average=average)
+        if not (run or scores):
+            say(f"run: {sources.runs[0].name}")
+        if plots is not None or embedded:
+            from oodcli.workflows.pictures import pictures as pictures_workflow
 
-        drawn = pictures_workflow(
-            None if scores else Store.at(store),
-            runs=tuple(run or ()),
-            files=tuple(scores or ()),
-            id_name=id_name,
-            limit=limit,
-            methods=tuple(method or ()),
-            datasets=tuple(dataset or ()),
-            benchmark=benchmark,
-            progress=TerminalProgress(),
-        )
+            drawn = pictures_workflow(sources, progress=TerminalProgress())
     if plots is not None:
-        formats = [each.value for each in plot_format or (PlotFormat.PNG,)]
-        for path in write_plots(drawn, plots, tuple(formats)):
-            say(f"wrote {path}")
-    shown = drawn if pictures and format_ is Format.HTML else []
+        _write(drawn, plots, plot_format or (PlotFormat.PNG,))
     text = render_report(
-        result,
+        results[0],
         format_,
         to_file=output is not None,
-        view=view,
+        layout=table_layout,
         others=results[1:],
-        comparisons=_compared(results, view.columns or ()) if published else None,
-        pictures=[Picture(each.title, each.alt, encoded(each, "png")) for each in shown],
+        comparisons=_compared(results, table_layout.columns or ()) if published else None,
+        pictures=_embeddable(drawn) if embedded else (),
     )
     deliver(text, output)
+
+
+def _check_usage(
+    *,
+    run: Sequence[str] | None,
+    scores: Sequence[str] | None,
+    limit: int | None,
+    id_name: str | None,
+) -> None:
+    """Refuse options of runs with score files, and the other way round."""
+    from oodcli.errors import InvalidInputError
+
+    if scores and (run or limit is not None):
+        raise InvalidInputError("--scores replaces --run and --limit; give one or the other")
+    if id_name is not None and not scores:
+        raise InvalidInputError("--id says what --scores are of; a run knows it")
+
+
+def _tabulated(
+    sources: "Sources",
+    conventions: Sequence[Convention],
+    statistics: "Statistics",
+    *,
+    average: bool,
+) -> "list[Report]":
+    """Tabulate the same scores by every convention; the area under the ROC curve is one in all."""
+    from dataclasses import replace
+
+    from oodcli.workflows.report import report as report_workflow
+
+    names: list[str | None] = list(dict.fromkeys(each.value for each in conventions))
+    return [
+        report_workflow(
+            sources,
+            name,
+            replace(statistics, compare=()) if index else statistics,
+            average=average,
+        )
+        for index, name in enumerate(names or [None])
+    ]
+
+
+def _write(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[PlotFormat]) -> None:
+    """Write pictures into a folder, and name every file."""
+    from oodcli.workflows.pictures import write_plots
+
+    for path in write_plots(drawn, folder, tuple(each.value for each in formats)):
+        say(f"wrote {path}")
+
+
+def _embeddable(drawn: "Sequence[Picture]") -> "list[EmbeddedPicture]":
+    """Return pictures as they go into a page."""
+    from oodcli.cli.render import EmbeddedPicture
+    from oodcli.plots import encoded
+
+    return [EmbeddedPicture(each.title, each.alt, encoded(each, "png")) for each in drawn]
 
 
 def _compared(results: Sequence["Report"], columns: Sequence[str]) -> "list[PublishedComparison]":

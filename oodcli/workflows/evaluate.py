@@ -20,10 +20,8 @@ from oodcli.results import (
     Comparison,
     MeanRank,
     ResultRow,
-    RunSummary,
 )
-from oodcli.runs import Run
-from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring, full_name
+from oodcli.scores import ScoredSet, Scores, Scoring, full_name
 from oodcli.statistics import (
     RESAMPLED,
     Floats,
@@ -42,6 +40,7 @@ from oodcli.statistics import (
     placements,
     threshold_at,
 )
+from oodcli.workflows.sources import ScoredRun
 
 _LEVELS = {"fpr80": 0.80, "fpr90": 0.90, "fpr99": 0.99}
 _CONFIDENCE = "msp"  # the method whose score is that of the probability of the predicted class
@@ -53,45 +52,19 @@ Place = tuple[str, str, str]  # method, data set, group
 
 
 @dataclass(frozen=True)
-class Source:
-    """The scores of one network that go into a table.
+class RunRows:
+    """The rows of one run.
 
     Parameters
     ----------
-    summary
-        What the table says of it.
-    scoring
-        Its sets and methods, before any choice.
-    methods
-        Methods that are shown, in order.
-    sets
-        OOD sets that are shown, in order.
-    shifted
-        Covariate-shifted ID sets that full-spectrum rows add to the ID images; empty for none.
-    read
-        Returns the scores by method and data set, one per image; None where there are none.
-    record
-        The record of the run; None for scores from elsewhere.
+    run
+        Its scores.
+    rows
+        One row per method and OOD set.
     """
 
-    summary: RunSummary
-    scoring: Scoring
-    methods: Sequence[str]
-    sets: Sequence[ScoredSet]
-    shifted: Sequence[ScoredSet]
-    read: Callable[[str, ScoredSet], Scores | None]
-    record: Run | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the run."""
-        return self.summary.name
-
-    def correct(self) -> NDArray[np.bool_] | None:
-        """Return whether the classifier was right on each ID image; None where not known."""
-        labels = self.read(LABELS, self.scoring.id_set)
-        predictions = self.read(PREDICTIONS, self.scoring.id_set)
-        return None if labels is None or predictions is None else labels == predictions
+    run: ScoredRun
+    rows: Sequence[ResultRow]
 
 
 @dataclass(frozen=True)
@@ -114,21 +87,21 @@ class _Pair:
     ood_scores: Scores
 
 
-def _pairs(source: Source, method: str) -> Iterator[_Pair]:
+def _pairs(run: ScoredRun, method: str) -> Iterator[_Pair]:
     """Yield the scores behind every row of a method."""
-    scoring = source.scoring
-    plain = source.read(method, scoring.id_set)
+    scoring = run.scoring
+    plain = run.read(method, scoring.id_set)
     if plain is None:
         return
     sides = [_Side(scoring.id_set.name, plain, scoring.id_accuracy, {})]
-    others = [source.read(method, entry) for entry in source.shifted]
+    others = [run.read(method, entry) for entry in run.shifted]
     found = [scores for scores in others if scores is not None]
-    if source.shifted and len(found) == len(others):
-        name = "+".join([scoring.id_set.name, *(entry.name for entry in source.shifted)])
-        accuracy = _spectrum_accuracy(scoring, source.shifted)
+    if run.shifted and len(found) == len(others):
+        name = "+".join([scoring.id_set.name, *(entry.name for entry in run.shifted)])
+        accuracy = _spectrum_accuracy(scoring, run.shifted)
         sides.append(_Side(name, np.concatenate([plain, *found]), accuracy, FULL_SPECTRUM))
-    for entry in source.sets:
-        ood_scores = source.read(method, entry)
+    for entry in run.sets:
+        ood_scores = run.read(method, entry)
         if ood_scores is not None:
             for side in sides:
                 group = side.groups.get(entry.group, entry.group)
@@ -145,27 +118,27 @@ def _spectrum_accuracy(scoring: Scoring, shifted: Sequence[ScoredSet]) -> float 
     return hits / total
 
 
-def rows_of(source: Source, convention: Convention) -> list[ResultRow]:
+def rows_of(run: ScoredRun, convention: Convention) -> list[ResultRow]:
     """Measure every method on every OOD set.
 
     Parameters
     ----------
-    source
+    run
         The scores.
     convention
         What the metrics mean.
     """
-    correct = source.correct()
-    tables = _each(lambda method: _method_rows(source, method, convention, correct), source.methods)
+    correct = run.correct()
+    tables = _each(lambda method: _method_rows(run, method, convention, correct), run.methods)
     return [row for table in tables for row in table]
 
 
 def _method_rows(
-    source: Source, method: str, convention: Convention, correct: NDArray[np.bool_] | None
+    run: ScoredRun, method: str, convention: Convention, correct: NDArray[np.bool_] | None
 ) -> list[ResultRow]:
     rows = []
     of_side: dict[str, dict[str, float]] = {}
-    for pair in _pairs(source, method):
+    for pair in _pairs(run, method):
         side = pair.side
         curve = Curve.of(side.scores, pair.ood_scores, method=method, dataset=pair.dataset)
         if side.name not in of_side:
@@ -173,9 +146,9 @@ def _method_rows(
         rows.append(
             ResultRow.of(
                 curve.detection(convention),
-                run=source.name,
+                run=run.name,
                 method=method,
-                params=(source.scoring.methods or {})[method],
+                params=(run.scoring.methods or {})[method],
                 dataset=pair.dataset,
                 group=pair.group,
                 id_accuracy=side.accuracy,
@@ -203,7 +176,7 @@ def _curve_extras(curve: Curve, convention: Convention) -> dict[str, float]:
 
 def with_intervals(
     rows: Sequence[ResultRow],
-    sources: Sequence[Source],
+    runs: Sequence[ScoredRun],
     convention: Convention,
     *,
     bootstraps: int,
@@ -214,8 +187,8 @@ def with_intervals(
     Parameters
     ----------
     rows
-        Rows of one run, or averages over the runs of ``sources``.
-    sources
+        Rows of one run, or averages over ``runs``.
+    runs
         The scores behind them: one run, or all those that were averaged.
     convention
         What the metrics mean.
@@ -246,26 +219,26 @@ def with_intervals(
     draws = _Draws(bootstraps, seed)
     methods = list(dict.fromkeys(row.method for row in rows))
     # Every draw that will be needed is made first, so that threads only read them.
-    for source in sources:
-        for name, n in _sizes(source):
+    for run in runs:
+        for name, n in _sizes(run):
             draws.of(name, n)
     evidence = dict(
         zip(
             methods,
-            _each(lambda method: _intervals(rows, sources, method, convention, draws), methods),
+            _each(lambda method: _intervals(rows, runs, method, convention, draws), methods),
             strict=True,
         )
     )
     return [replace(row, intervals=evidence[row.method][_place(row)]) for row in rows]
 
 
-def _sizes(source: Source) -> Iterator[tuple[str, int]]:
-    id_set = source.scoring.id_set
+def _sizes(run: ScoredRun) -> Iterator[tuple[str, int]]:
+    id_set = run.scoring.id_set
     yield id_set.name, id_set.n
-    if source.shifted:
-        name = "+".join([id_set.name, *(entry.name for entry in source.shifted)])
-        yield name, id_set.n + sum(entry.n for entry in source.shifted)
-    for entry in source.sets:
+    if run.shifted:
+        name = "+".join([id_set.name, *(entry.name for entry in run.shifted)])
+        yield name, id_set.n + sum(entry.n for entry in run.shifted)
+    for entry in run.sets:
         yield entry.name, entry.n
 
 
@@ -289,7 +262,7 @@ class _Draws:
 
 def _intervals(
     rows: Sequence[ResultRow],
-    sources: Sequence[Source],
+    runs: Sequence[ScoredRun],
     method: str,
     convention: Convention,
     draws: _Draws,
@@ -297,8 +270,8 @@ def _intervals(
     """Return the intervals of all rows of one method."""
     placed: dict[Place, list[Placements]] = {}
     sampled: dict[Place, list[Floats]] = {}
-    for source in sources:
-        for pair in _pairs(source, method):
+    for run in runs:
+        for pair in _pairs(run, method):
             place = (method, pair.dataset, pair.group)
             rising = np.sort(pair.side.scores), np.sort(pair.ood_scores)
             placed.setdefault(place, []).append(placements(pair.side.scores, pair.ood_scores))
@@ -347,7 +320,7 @@ def _spelled_out(pairs: Sequence[tuple[str, str]], known: Sequence[str]) -> list
 
 
 def comparisons(
-    groups: Sequence[Sequence[Source]], pairs: Sequence[tuple[str, str]]
+    groups: Sequence[Sequence[ScoredRun]], pairs: Sequence[tuple[str, str]]
 ) -> list[Comparison]:
     """Test whether methods differ in AUROC, on every OOD set that both were scored on.
 
@@ -369,7 +342,7 @@ def comparisons(
     -----
     Holm's correction is for all tests of the report together. Full-spectrum rows are not tested.
     """
-    known = list(dict.fromkeys(m for group in groups for source in group for m in source.methods))
+    known = list(dict.fromkeys(m for group in groups for run in group for m in run.methods))
     pairs = _spelled_out([(full_name(a, known), full_name(b, known)) for a, b in pairs], known)
     for pair in pairs:
         for method in pair:
@@ -397,7 +370,7 @@ def comparisons(
     corrected = holm([difference.p for _, difference in found])
     return [
         Comparison(
-            run=", ".join(source.name for source in group),
+            run=", ".join(run.name for run in group),
             method_a=first,
             method_b=second,
             dataset=entry.name,
@@ -414,11 +387,11 @@ def comparisons(
     ]
 
 
-def _placed(group: Sequence[Source], method: str) -> dict[Place, Placements]:
+def _placed(group: Sequence[ScoredRun], method: str) -> dict[Place, Placements]:
     """Return placements of a method on the OOD sets that all runs have, averaged over the runs."""
     placed: dict[Place, list[Placements]] = {}
-    for source in group:
-        for pair in _pairs(source, method):
+    for run in group:
+        for pair in _pairs(run, method):
             if not pair.side.groups:
                 place = (method, pair.dataset, pair.group)
                 placed.setdefault(place, []).append(placements(pair.side.scores, pair.ood_scores))
@@ -450,7 +423,7 @@ def ranks_of(rows: Sequence[ResultRow]) -> list[MeanRank]:
     return ranks
 
 
-def calibration_of(source: Source) -> Calibration | None:
+def calibration_of(run: ScoredRun) -> Calibration | None:
     """Return the calibration of a run's classifier on the ID images, if its confidence is known.
 
     Notes
@@ -458,10 +431,10 @@ def calibration_of(source: Source) -> Calibration | None:
     The confidence is the probability of the predicted class, whose log-odds are the score of
     ``msp``; scores of other programs are that probability itself.
     """
-    params = (source.scoring.methods or {}).get(_CONFIDENCE)
+    params = (run.scoring.methods or {}).get(_CONFIDENCE)
     if params is None:
         return None
-    confidence, correct = source.read(_CONFIDENCE, source.scoring.id_set), source.correct()
+    confidence, correct = run.read(_CONFIDENCE, run.scoring.id_set), run.correct()
     if confidence is None or correct is None:
         return None
     if params.get("scale") == "log-odds":
@@ -469,7 +442,7 @@ def calibration_of(source: Source) -> Calibration | None:
     if confidence.min() < 0 or confidence.max() > 1.00001:
         return None
     return Calibration(
-        run=source.name,
+        run=run.name,
         ece=calibration_error(confidence, correct, n_bins=_ECE_BINS),
         n_bins=_ECE_BINS,
         confidence=float(np.mean(confidence, dtype=np.float64)),

@@ -36,7 +36,7 @@ from oodcli.plots import (
     training_history,
 )
 from oodcli.progress import Progress, Silent
-from oodcli.runs import Run, RunFolder, find_run, using_runs
+from oodcli.runs import RunFolder
 from oodcli.scores import PREDICTIONS, ScoredSet, Scores
 from oodcli.statistics import threshold_at
 from oodcli.store import (
@@ -49,9 +49,8 @@ from oodcli.store import (
 )
 from oodcli.text import printable
 from oodcli.workflows.activation_folder import ActivationFolder, digest_in, files_in
-from oodcli.workflows.evaluate import Source
-from oodcli.workflows.report import foreign_sources, stored_sources
 from oodcli.workflows.run_data import RunData
+from oodcli.workflows.sources import ScoredRun, Sources, StoredRun
 
 __all__ = ["Picture", "encoded", "pictures", "write_plots"]
 
@@ -60,18 +59,7 @@ _THUMBNAILS = 10
 _CAPTION = 17
 
 
-def pictures(
-    store: Store | None,
-    *,
-    runs: Sequence[str] = (),
-    files: Sequence[str | Path] = (),
-    id_name: str | None = None,
-    limit: int | None = None,
-    methods: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    benchmark: str | None = None,
-    progress: Progress | None = None,
-) -> list[Picture]:
+def pictures(sources: Sources, *, progress: Progress | None = None) -> list[Picture]:
     """Draw everything that is known of the first run, or of the first network of score files.
 
     Histograms, ROC and precision-recall curves are drawn of the methods that are named, or of the
@@ -80,16 +68,10 @@ def pictures(
 
     Parameters
     ----------
-    store
-        Where the runs are; may be None for score files.
-    runs
-        Names of runs; the finished run created last if there is none and no file.
-    files, id_name
-        Score files and their ID set, as `oodcli.workflows.report.report_files` takes them.
-    limit, methods, datasets, benchmark
-        What to show, as `oodcli.workflows.report.report` takes it.
+    sources
+        The scores, opened by :meth:`oodcli.workflows.sources.Sources.open`.
     progress
-        Told what cannot be drawn and why.
+        Where it is reported what cannot be drawn and why.
 
     Raises
     ------
@@ -97,42 +79,20 @@ def pictures(
         If there are no such scores.
     """
     watch = progress or Silent()
-    if files:
-        sources, _, _ = foreign_sources(
-            files, id_name=id_name, methods=methods, datasets=datasets, benchmark=benchmark
-        )
-        return _drawn(store, sources, methods, watch)
-    assert store is not None
-    with using_runs(store, runs) as folders:
-        sources, _ = stored_sources(
-            store,
-            runs=[folder.name for folder in folders],
-            limit=limit,
-            methods=methods,
-            datasets=datasets,
-            benchmark=benchmark,
-        )
-        return _drawn(store, sources, methods, watch)
-
-
-def _drawn(
-    store: Store | None, sources: Sequence[Source], methods: Sequence[str], watch: Progress
-) -> list[Picture]:
-    """Draw all that is known of the first of several runs or networks."""
-    source = sources[0]
-    if len(sources) > 1:
-        watch.note(f"pictures are of {source.name}, the first of {len(sources)}")
-    ranking = _ranked(source)
+    run, named = sources.runs[0], sources.query.methods
+    if len(sources.runs) > 1:
+        watch.note(f"pictures are of {run.name}, the first of {len(sources.runs)}")
+    ranking = _ranked(run)
     if not ranking:
-        raise InvalidInputError(f"{source.name} has no scores of these methods and sets to draw")
-    left_out = [] if methods else ranking[MOST_LINES:]
-    shown = [name for name in source.methods if name in ranking and name not in left_out]
+        raise InvalidInputError(f"{run.name} has no scores of these methods and sets to draw")
+    left_out = [] if named else ranking[MOST_LINES:]
+    shown = [name for name in run.methods if name in ranking and name not in left_out]
     if left_out:
         watch.note(
             f"pictures show the {MOST_LINES} methods of highest mean AUROC; others: --method NAME"
         )
-    id_set = source.scoring.id_set
-    scores = {method: _scores(source, method) for method in shown}
+    id_set = run.scoring.id_set
+    scores = {method: _scores(run, method) for method in shown}
     drawn = [
         histograms(method, id_set.name, *scores[method]) for method in shown if scores[method][1]
     ]
@@ -141,10 +101,10 @@ def _drawn(
         for kind in ("roc", "pr"):
             picture = curves(kind, id_set.name, few)
             drawn.append(picture if at == 0 else replace(picture, name=f"{kind}-{at + 1}"))
-    if store is not None and source.record is not None:
-        drawn += _of_run(store, source, source.record, best=ranking[0], progress=watch)
+    if sources.store is not None and run.stored is not None:
+        drawn += _of_stored(sources.store, run, run.stored, best=ranking[0], progress=watch)
     else:
-        drawn += _blocks(source, _stored_block_scores(source), selected=None)
+        drawn += _blocks(run, _stored_block_scores(run), selected=None)
     return drawn
 
 
@@ -192,47 +152,46 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", name).strip("-.")[:100] or "picture"
 
 
-def _ranked(source: Source) -> list[str]:
+def _ranked(run: ScoredRun) -> list[str]:
     """Return the methods that have scores, the one of highest mean AUROC first."""
     means = {}
-    for method in source.methods:
-        id_scores, sets = _scores(source, method)
+    for method in run.methods:
+        id_scores, sets = _scores(run, method)
         values = [Curve.of(id_scores, scores).auroc() for scores in sets.values()]
         if values:
             means[method] = float(np.mean(values))
     return sorted(means, key=lambda method: -means[method])
 
 
-def _scores(source: Source, method: str) -> tuple[Scores, dict[str, Scores]]:
+def _scores(run: ScoredRun, method: str) -> tuple[Scores, dict[str, Scores]]:
     """Return the scores of the ID test images and of every OOD set that has any."""
-    id_scores = source.read(method, source.scoring.id_set)
+    id_scores = run.read(method, run.scoring.id_set)
     if id_scores is None:
         return np.empty(0), {}
-    found = {entry.name: source.read(method, entry) for entry in source.sets}
+    found = {entry.name: run.read(method, entry) for entry in run.sets}
     return id_scores, {name: scores for name, scores in found.items() if scores is not None}
 
 
-def _of_run(
-    store: Store, source: Source, record: Run, *, best: str, progress: Progress
+def _of_stored(
+    store: Store, run: ScoredRun, stored: StoredRun, *, best: str, progress: Progress
 ) -> Iterator[Picture]:
     """Yield what is drawn of a run beside its scores."""
-    folder = find_run(store, source.name)
-    chosen = _normratio(folder)
+    chosen = _normratio(stored.folder)
     if chosen is not None:
         blocks = chosen["blocks"]
         yield normratio_bars(
-            source.name,
+            run.name,
             [block["name"] for block in blocks],
             [math.nan if block["ratio"] is None else block["ratio"] for block in blocks],
             [math.nan if block["stderr"] is None else block["stderr"] for block in blocks],
             selected=chosen["selected"],
         )
-    images = _Images(store, folder, record, source, progress)
-    norms = images.block_norms() or _stored_block_scores(source)
-    yield from _blocks(source, norms, selected=None if chosen is None else chosen["selected"])
-    history = _history(folder, record)
+    images = _Images(store, run, stored, progress)
+    norms = images.block_norms() or _stored_block_scores(run)
+    yield from _blocks(run, norms, selected=None if chosen is None else chosen["selected"])
+    history = _history(stored)
     if history:
-        yield training_history(source.name, history)
+        yield training_history(run.name, history)
     yield from images.contact_sheet(best)
 
 
@@ -244,8 +203,9 @@ def _normratio(folder: RunFolder) -> dict[str, Any] | None:
     return max(results, key=lambda each: (each["n_images"], each["normalised"]), default=None)
 
 
-def _history(folder: RunFolder, record: Run) -> list[dict[str, Any]]:
+def _history(stored: StoredRun) -> list[dict[str, Any]]:
     """Return one entry per epoch; none for a network that was not trained here."""
+    folder, record = stored.folder, stored.record
     if not folder.history.is_file() or record.origin != "trained":
         return []
     if digest_of_file(folder.history) != record.training.get("history"):
@@ -256,29 +216,29 @@ def _history(folder: RunFolder, record: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in folder.history.read_text().splitlines()]
 
 
-def _stored_block_scores(source: Source) -> dict[str, list[Scores | None]]:
+def _stored_block_scores(run: ScoredRun) -> dict[str, list[Scores | None]]:
     """Return the scores of ``featurenorm:block=N`` by data set, in the order of blocks."""
     known = {
         int(found[1]): method
-        for method in source.scoring.methods or {}
+        for method in run.scoring.methods or {}
         if (found := _BLOCK.fullmatch(method))
     }
     if len(known) < 2:
         return {}
     return {
         entry.name: [
-            source.read(known[block], entry) if block in known else None
+            run.read(known[block], entry) if block in known else None
             for block in range(max(known) + 1)
         ]
-        for entry in (source.scoring.id_set, *source.sets)
+        for entry in (run.scoring.id_set, *run.sets)
     }
 
 
 def _blocks(
-    source: Source, norms: Mapping[str, Sequence[Scores | None]], *, selected: int | None
+    run: ScoredRun, norms: Mapping[str, Sequence[Scores | None]], *, selected: int | None
 ) -> list[Picture]:
     """Draw AUROC of every block from the norms of every block, by data set."""
-    id_norms = norms.get(source.scoring.id_set.name)
+    id_norms = norms.get(run.scoring.id_set.name)
     if id_norms is None:
         return []
     auroc = {
@@ -286,14 +246,14 @@ def _blocks(
             math.nan if a is None or b is None else Curve.of(a, b).auroc()
             for a, b in zip(id_norms, norms[entry.name], strict=True)
         ]
-        for entry in source.sets
+        for entry in run.sets
         if entry.name in norms
     }
-    return [block_auroc(source.name, auroc, selected=selected)] if auroc else []
+    return [block_auroc(run.name, auroc, selected=selected)] if auroc else []
 
 
 @dataclass(frozen=True)
-class _Pictured:
+class _ShownSet:
     """A set that was scored, with its images, and where these come from."""
 
     entry: ScoredSet
@@ -309,9 +269,8 @@ class _Images:
     """
 
     store: Store
-    folder: RunFolder
-    record: Run
-    source: Source
+    run: ScoredRun
+    stored: StoredRun
     progress: Progress
 
     def block_norms(self) -> dict[str, list[Scores | None]]:
@@ -329,8 +288,10 @@ class _Images:
 
     def _stored_shards(self) -> dict[str, Path]:
         """Return the file of every shard of activations as this run computes them."""
-        precision = self.source.scoring.precision
-        folder = ActivationFolder.of(self.store, self.record, precision=precision, view=View())
+        precision = self.run.scoring.precision
+        folder = ActivationFolder.of(
+            self.store, self.stored.record, precision=precision, view=View()
+        )
         return files_in(folder.path)
 
     def contact_sheet(self, method: str) -> list[Picture]:
@@ -338,13 +299,13 @@ class _Images:
 
         ID images below that threshold are errors, and OOD images that reach it; the worst first.
         """
-        id_scores = self.source.read(method, self.source.scoring.id_set)
+        id_scores = self.run.read(method, self.run.scoring.id_set)
         if id_scores is None:
             return []
         threshold = threshold_at(id_scores)
         rows: dict[str, list[Thumbnail]] = {}
         for each in self._sets:
-            scores = self.source.read(method, each.entry)
+            scores = self.run.read(method, each.entry)
             if scores is None:
                 continue
             is_id = each.entry.group == "id"
@@ -365,18 +326,18 @@ class _Images:
         return []
 
     def _thumbnails(
-        self, pictured: "_Pictured", scores: Scores, rows: NDArray[np.int64]
+        self, shown: "_ShownSet", scores: Scores, rows: NDArray[np.int64]
     ) -> list[Thumbnail]:
         """Return images with file, true and predicted class, and score below each."""
         if not len(rows):
             return []
-        entry, images = pictured.entry, pictured.images
-        sources = np.concatenate([shard.indices for shard in images.shards])
-        predictions = self.source.read(PREDICTIONS, entry)
-        names = self.record.class_names
+        entry, images = shown.entry, shown.images
+        places = np.concatenate([shard.indices for shard in images.shards])
+        predictions = self.run.read(PREDICTIONS, entry)
+        names = self.stored.record.class_names
         thumbnails = []
         for row, pixels in zip(rows, _pixels(images, rows), strict=True):
-            name = name_in(pictured.part.source, int(sources[row]))
+            name = name_in(shown.part.source, int(places[row]))
             lines = [name.replace("\\", "/").rpartition("/")[2]]
             if entry.group == "id" and images.labels is not None:
                 lines.append(f"is {names[int(images.labels[row])]}")
@@ -387,23 +348,23 @@ class _Images:
         return thumbnails
 
     @cached_property
-    def _sets(self) -> list["_Pictured"]:
+    def _sets(self) -> list["_ShownSet"]:
         """The sets whose images are here and are those that were scored."""
         return list(self._found())
 
-    def _found(self) -> Iterator["_Pictured"]:
+    def _found(self) -> Iterator["_ShownSet"]:
         try:
             data = RunData.of(
                 self.store,
-                self.folder,
-                self.record,
+                self.stored.folder,
+                self.stored.record,
                 skip_unreadable=True,
                 progress=Silent(),
             )
         except OodError as error:
             self.progress.note(f"no pictures of images: {error}")
             return
-        scoring = self.source.scoring
+        scoring = self.run.scoring
         names = {entry.benchmark for entry in scoring.sets}
         benchmark = BENCHMARKS.get(names.pop() or "") if len(names) == 1 else None
         try:
@@ -414,7 +375,7 @@ class _Images:
         except OodError as error:
             self.progress.note(f"no pictures of images: {error}")
             return
-        for entry in (scoring.id_set, *self.source.sets):
+        for entry in (scoring.id_set, *self.run.sets):
             try:
                 if entry.group != "id":
                     part = self._opened(entry, benchmark).ood_part
@@ -423,7 +384,7 @@ class _Images:
                 self.progress.note(f"no pictures of {entry.name}: {error}")
                 continue
             if images.digest == entry.digest:
-                yield _Pictured(entry, images, part)
+                yield _ShownSet(entry, images, part)
             else:
                 self.progress.note(
                     f"no pictures of {entry.name}: its images are not those that were scored"

@@ -10,6 +10,7 @@ from oodcli.store import Store
 from oodcli.workflows.normratio import NormRatioResult, normratio
 from oodcli.workflows.report import report
 from oodcli.workflows.score import ScoreRequest, score
+from oodcli.workflows.sources import ScoreQuery, Sources
 from oodcli.workflows.train import TrainRequest, train
 
 # One or two of every kind, for a table that can be read at a glance; `ood score` scores them all.
@@ -106,7 +107,8 @@ def run_all(
         progress=watch,
     )
     marks.append(time.perf_counter())
-    table = report(store, runs=[trained.run])
+    with Sources.open(store, ScoreQuery(runs=[trained.run])) as sources:
+        table = report(sources)
     marks.append(time.perf_counter())
     steps = ("train", "normratio", "score", "report")
     seconds = {

@@ -55,10 +55,12 @@ from oodcli.workflows.activation_file import (
 from oodcli.workflows.detect import Detectors, fit_all, learns_from_train
 from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, keep
+from oodcli.workflows.notes import method_notes
 from oodcli.workflows.own_images import OwnImages
 from oodcli.workflows.recommend import chosen_for, stored_for
-from oodcli.workflows.report import method_notes, report
+from oodcli.workflows.report import report
 from oodcli.workflows.run_data import RunData, find_dataset, missing_sets, say_which
+from oodcli.workflows.sources import ScoreQuery, Sources
 from oodcli.workflows.tune import ValidationSet, settings, tune
 
 SCORE_SCHEMA = 1
@@ -860,14 +862,15 @@ def _score(
             [i for e, i in zip(entries, ood_images, strict=True) if e.group != "shifted"],
         )
     passes = session.activator.passes
-    found = report(
-        store,
+    query = ScoreQuery(
         runs=[session.folder.name],
         limit=session.limit,
         methods=[each.canonical for each in detectors.fitted],
         datasets=[entry.dataset.name for entry in entries],
         benchmark=None if session.benchmark is None or request.ood else session.benchmark.name,
     )
+    with Sources.open(store, query) as sources:
+        found = report(sources)
     notes = (*found.notes, *method_notes(found.rows, detectors.left_out))
     return ScoreResult(
         report=replace(found, notes=list(dict.fromkeys(notes))),

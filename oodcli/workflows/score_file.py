@@ -27,7 +27,7 @@ from oodcli.workflows.activation_file import (
 )
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.devices import find_device
-from oodcli.workflows.report import method_notes
+from oodcli.workflows.notes import method_notes
 from oodcli.workflows.score import ScoreResult, export_scores, for_every_block
 
 CONVENTION = "neutral"

@@ -23,7 +23,8 @@ from oodcli.results import Report
 from oodcli.runs import Preprocess, Run, RunFolder
 from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores
 from oodcli.store import Store
-from oodcli.workflows.report import report
+from oodcli.workflows.report import Statistics, report
+from oodcli.workflows.sources import ScoreQuery, Sources
 
 ID_NAME, N_ID = "cifar10", 9_000
 SETS = {
@@ -131,13 +132,15 @@ def main() -> None:
         runs = [f"s{seed}" for seed in range(options.seeds)]
         for _ in range(options.repeat):
             start = time.perf_counter()
-            made = report(store, runs=runs)
+            with Sources.open(store, ScoreQuery(runs=runs)) as sources:
+                made = report(sources)
             seconds["ood"].append(time.perf_counter() - start)
             start = time.perf_counter()
             theirs = sklearns(every)
             seconds["scikit-learn"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            report(store, runs=runs, ci=True)
+            with Sources.open(store, ScoreQuery(runs=runs)) as sources:
+                report(sources, statistics=Statistics(ci=True))
             seconds["ood, intervals"].append(time.perf_counter() - start)
             check(made, theirs)
     pairs = options.methods * options.seeds * len(SETS)

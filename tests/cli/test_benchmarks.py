@@ -28,12 +28,10 @@ MADE = Benchmark(
 @pytest.fixture
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that puts made benchmarks in place of the real ones."""
-    import oodcli.workflows.report
-    import oodcli.workflows.score  # noqa: F401 - so that there is something to replace
 
     def put(*made: Benchmark) -> None:
         known = {each.name: each for each in made}
-        for module in ("data.benchmarks", "workflows.score", "workflows.report"):
+        for module in ("data.benchmarks", "workflows.score", "workflows.sources"):
             monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", known)
 
     return put

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from oodcli.cli.options import Format
-from oodcli.cli.render import Picture, View, render_report
+from oodcli.cli.render import EmbeddedPicture, TableLayout, render_report
 from oodcli.cli.render.html import write_html
 from oodcli.cli.render.table import Cell, Column, Table
 from oodcli.metrics import Detection
@@ -50,9 +50,9 @@ def report(*, name: str = "svhn") -> Report:
     return Report("neutral", "what it means", None, runs, with_averages(rows), (HOSTILE,))
 
 
-def page(*, name: str = "svhn", view: View | None = None) -> str:
+def page(*, name: str = "svhn", layout: TableLayout | None = None) -> str:
     """Write a report as a page."""
-    return render_report(report(name=name), Format.HTML, to_file=True, view=view)
+    return render_report(report(name=name), Format.HTML, to_file=True, layout=layout)
 
 
 class Reader(HTMLParser):
@@ -88,7 +88,10 @@ def read(text: str) -> Reader:
 
 def test_nothing_is_loaded_from_elsewhere() -> None:
     text = render_report(
-        report(), Format.HTML, to_file=True, pictures=[Picture("a picture", "a point", PIXEL)]
+        report(),
+        Format.HTML,
+        to_file=True,
+        pictures=[EmbeddedPicture("a picture", "a point", PIXEL)],
     )
     for tag, attributes in read(text).elements:
         assert tag not in ("link", "iframe", "object", "base", "form")
@@ -113,7 +116,9 @@ def test_what_comes_from_outside_is_text() -> None:
     tags = [tag for tag, _ in reader.elements]
     assert tags.count("script") == 1
     assert tags.count("img") == 0
-    named = read(write_html([], heading=HOSTILE, pictures=[Picture(HOSTILE, HOSTILE, PIXEL)]))
+    named = read(
+        write_html([], heading=HOSTILE, pictures=[EmbeddedPicture(HOSTILE, HOSTILE, PIXEL)])
+    )
     assert dict(named.elements)["img"]["alt"] == HOSTILE
 
 
@@ -129,7 +134,7 @@ def test_headings_are_buttons_that_say_how_a_column_is_sorted() -> None:
 
 
 def test_columns_that_share_a_heading_are_spanned_by_it() -> None:
-    reader = read(page(view=View(transpose=True)))
+    reader = read(page(layout=TableLayout(transpose=True)))
     spans = [a["colspan"] for tag, a in reader.elements if a.get("scope") == "colgroup"]
     assert spans == ["2", "2", "2"]
 
@@ -165,7 +170,7 @@ def browse(where: Path, *options: str) -> str:
 
 def sorted_by(tmp_path: Path, column: str, presses: int) -> tuple[list[str], str]:
     """Press a heading, and return the methods in the order then seen and the live text."""
-    text = page(view=View(transpose=True))
+    text = page(layout=TableLayout(transpose=True))
     press = (
         f"const b = document.querySelector('button[data-name=\"{column}\"]');"
         f"for (let i = 0; i < {presses}; i++) b.click();"

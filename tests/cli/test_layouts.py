@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from oodcli.cli.options import Format, Layout, Per
-from oodcli.cli.render import View, render_report
+from oodcli.cli.render import TableLayout, render_report
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.metrics import Detection
 from oodcli.results import Report, ResultRow, RunSummary, SplitUsed, over_runs, with_averages
@@ -87,14 +87,14 @@ def cells(shown: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def markdown(what: Report, view: View, *others: Report) -> list[list[str]]:
+def markdown(what: Report, layout: TableLayout, *others: Report) -> list[list[str]]:
     """Return the cells of a report in Markdown, the heading first, without the rule."""
-    shown = cells(render_report(what, Format.MARKDOWN, to_file=True, view=view, others=others))
+    shown = cells(render_report(what, Format.MARKDOWN, to_file=True, layout=layout, others=others))
     return [shown[0], *shown[2:]]
 
 
 def test_the_best_is_bold_and_the_second_best_underlined() -> None:
-    table = markdown(report(rows()), View(columns=("fpr95", "auroc")))
+    table = markdown(report(rows()), TableLayout(columns=("fpr95", "auroc")))
     assert table[1:4] == [
         ["svhn", "msp", "30.00", "93.00"],
         ["svhn", "energy", "<ins>20.00</ins>", "<ins>95.00</ins>"],
@@ -103,15 +103,15 @@ def test_the_best_is_bold_and_the_second_best_underlined() -> None:
 
 
 def test_equal_in_every_printed_digit_is_equally_good() -> None:
-    table = markdown(report(rows()), View(columns=("fpr95",)))
+    table = markdown(report(rows()), TableLayout(columns=("fpr95",)))
     assert [line[2] for line in table[4:7]] == ["**30.00**", "**30.00**", "<ins>50.00</ins>"]
     nearly = [row("a", "s", "ood", 0.30004, 0.9), row("b", "s", "ood", 0.30001, 0.9)]
-    assert [line[2] for line in markdown(report(nearly), View(columns=("fpr95",)))[1:]] == [
+    assert [line[2] for line in markdown(report(nearly), TableLayout(columns=("fpr95",)))[1:]] == [
         "**30.00**",
         "**30.00**",
     ]
     assert [
-        line[2] for line in markdown(report(nearly), View(columns=("fpr95",), digits=3))[1:]
+        line[2] for line in markdown(report(nearly), TableLayout(columns=("fpr95",), digits=3))[1:]
     ] == [
         "30.004",
         "**30.001**",
@@ -119,13 +119,13 @@ def test_equal_in_every_printed_digit_is_equally_good() -> None:
 
 
 def test_one_method_alone_is_not_the_best() -> None:
-    table = markdown(report([row("a", "s", "ood", 0.3, 0.9)]), View())
+    table = markdown(report([row("a", "s", "ood", 0.3, 0.9)]), TableLayout())
     assert "**" not in str(table)
 
 
 def test_columns_come_in_the_order_asked_for() -> None:
     table = markdown(
-        report(rows()), View(columns=("auroc", "method", "threshold_95", "fpr90"), digits=1)
+        report(rows()), TableLayout(columns=("auroc", "method", "threshold_95", "fpr90"), digits=1)
     )
     assert table[0] == ["OOD set", "AUROC ↑", "Method", "Threshold", "FPR90 ↓"]
     assert table[1] == ["svhn", "93.0", "msp", "12.346", "15.0"]
@@ -133,48 +133,48 @@ def test_columns_come_in_the_order_asked_for() -> None:
 
 def test_parameters_are_a_column_on_request() -> None:
     fitted = [replace(row, params={"k": 20, "temperature": 2.283456}) for row in rows()]
-    table = markdown(report(fitted), View(columns=("method", "params", "auroc")))
+    table = markdown(report(fitted), TableLayout(columns=("method", "params", "auroc")))
     assert table[0] == ["OOD set", "Method", "Parameters", "AUROC ↑"]
     assert table[1][:3] == ["svhn", "msp", "k=20, temperature=2.283"]
-    wide = markdown(report(fitted), View(columns=("params", "auroc"), transpose=True))
+    wide = markdown(report(fitted), TableLayout(columns=("params", "auroc"), transpose=True))
     assert wide[0][0] == "Method"
 
 
 def test_an_unknown_column_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="no column 'aurocs'; did you mean 'auroc'"):
-        markdown(report(rows()), View(columns=("aurocs",)))
+        markdown(report(rows()), TableLayout(columns=("aurocs",)))
 
 
 def test_digits_out_of_range_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="digits must be from 0 to 10, not -1"):
-        markdown(report(rows()), View(digits=-1))
+        markdown(report(rows()), TableLayout(digits=-1))
 
 
 def test_per_group_shows_averages_alone_and_per_set_none() -> None:
-    groups = markdown(report(rows()), View(per=Per.GROUP))
+    groups = markdown(report(rows()), TableLayout(per=Per.GROUP))
     assert {line[0] for line in groups[1:]} == {"average"}
-    sets = markdown(report(rows()), View(per=Per.SET))
+    sets = markdown(report(rows()), TableLayout(per=Per.SET))
     assert {line[0] for line in sets[1:]} == {"svhn", "isun"}
 
 
 def test_nothing_left_to_show_is_refused() -> None:
     single = [row("a", "s", "ood", 0.3, 0.9)]
     with pytest.raises(InvalidInputError, match="nothing to show per group; use --per both"):
-        markdown(report(single), View(per=Per.GROUP))
+        markdown(report(single), TableLayout(per=Per.GROUP))
 
 
 def test_methods_are_sorted_within_their_set_and_over_all_sets() -> None:
-    table = markdown(report(rows()), View(sort="auroc"))
+    table = markdown(report(rows()), TableLayout(sort="auroc"))
     assert [line[1] for line in table[1:4]] == ["featurenorm", "energy", "msp"]
     assert [line[1] for line in table[4:7]] == ["energy", "msp", "featurenorm"]
-    wide = markdown(report(rows()), View(sort="auroc", transpose=True))
+    wide = markdown(report(rows()), TableLayout(sort="auroc", transpose=True))
     assert [line[0] for line in wide[1:]] == ["energy", "msp", "featurenorm"]
     with pytest.raises(UnknownNameError, match="no metric to sort by 'images'"):
-        markdown(report(rows()), View(sort="images"))
+        markdown(report(rows()), TableLayout(sort="images"))
 
 
 def test_transposed_has_a_row_per_method_and_a_pair_per_set() -> None:
-    table = markdown(report(rows()), View(transpose=True))
+    table = markdown(report(rows()), TableLayout(transpose=True))
     assert table[0] == [
         "Method", "svhn FPR95 ↓", "svhn AUROC ↑", "isun FPR95 ↓", "isun AUROC ↑",
         "average FPR95 ↓", "average AUROC ↑",
@@ -187,10 +187,10 @@ def test_transposed_has_a_row_per_method_and_a_pair_per_set() -> None:
 
 def test_conventions_stand_side_by_side() -> None:
     other = report(rows(shift=0.05, convention="openood"), convention="openood")
-    table = markdown(report(rows()), View(columns=("fpr95", "images")), other)
+    table = markdown(report(rows()), TableLayout(columns=("fpr95", "images")), other)
     assert table[0] == ["OOD set", "Method", "neutral FPR95 ↓", "openood FPR95 ↓", "Images"]
     assert table[1][2:] == ["30.00", "35.00", "2,500"]
-    wide = markdown(report(rows()), View(columns=("fpr95",), transpose=True), other)
+    wide = markdown(report(rows()), TableLayout(columns=("fpr95",), transpose=True), other)
     assert wide[0][1:3] == ["svhn, neutral FPR95 ↓", "svhn, openood FPR95 ↓"]
     content = json.loads(render_report(report(rows()), Format.JSON, to_file=True, others=[other]))
     assert [each["name"] for each in content["conventions"]] == ["neutral", "openood"]
@@ -199,12 +199,12 @@ def test_conventions_stand_side_by_side() -> None:
 
 def test_seeds_have_their_spread_in_both_shapes() -> None:
     merged = report(over_runs([rows("a"), rows("b", shift=0.02)]), "a", "b")
-    assert markdown(merged, View())[1][2] == "31.00 ± 1.00"
-    assert markdown(merged, View(transpose=True))[1][1] == "31.00 ± 1.00"
+    assert markdown(merged, TableLayout())[1][2] == "31.00 ± 1.00"
+    assert markdown(merged, TableLayout(transpose=True))[1][1] == "31.00 ± 1.00"
 
 
 def test_the_layout_of_featurenorm() -> None:
-    table = markdown(report(rows()), View(layout=Layout.FEATURENORM))
+    table = markdown(report(rows()), TableLayout(paper=Layout.FEATURENORM))
     assert table[0] == [
         "Network", "Method", "SVHN FPR95 ↓", "SVHN AUROC ↑", "iSUN FPR95 ↓", "iSUN AUROC ↑",
         "Average FPR95 ↓", "Average AUROC ↑",
@@ -216,7 +216,7 @@ def test_the_layout_of_featurenorm() -> None:
 
 def test_runs_of_one_architecture_are_told_apart_by_their_names() -> None:
     both = report([*rows("a"), *rows("b")], "a", "b")
-    table = markdown(both, View(layout=Layout.FEATURENORM))
+    table = markdown(both, TableLayout(paper=Layout.FEATURENORM))
     assert table[0][:3] == ["Network", "Run", "Method"]
     assert [line[1] for line in table[1:]] == ["a", "a", "a", "b", "b", "b"]
 
@@ -226,7 +226,7 @@ def test_the_layout_of_mode_has_its_order_of_sets() -> None:
         row("msp", name, "ood", 0.3, 0.9)
         for name in ("textures", "isun", "lsun-crop", "places365-test-sample", "svhn-10000")
     ]
-    shown = markdown(report(with_averages(table)), View(layout=Layout.MODE))
+    shown = markdown(report(with_averages(table)), TableLayout(paper=Layout.MODE))
     assert [heading.rsplit(" ", 2)[0] for heading in shown[0][1::2]] == [
         "SVHN", "Places365", "LSUN", "iSUN", "Texture", "Average",
     ]  # fmt: skip
@@ -235,12 +235,12 @@ def test_the_layout_of_mode_has_its_order_of_sets() -> None:
 def test_papers_name_a_shaper_that_energy_follows_by_itself() -> None:
     names = ("react+energy", "scale", "csd", "react+gen")
     table = [row(name, "isun", "ood", 0.3, 0.9) for name in names]
-    shown = markdown(report(with_averages(table)), View(layout=Layout.MODE))
+    shown = markdown(report(with_averages(table)), TableLayout(paper=Layout.MODE))
     assert [line[0] for line in shown[1:]] == ["ReAct", "SCALE", "MODE", "react+gen"]
 
 
 def test_the_layout_of_openood_has_full_spectrum_columns_and_the_accuracy() -> None:
-    table = markdown(spectrum(), View(layout=Layout.OPENOOD))
+    table = markdown(spectrum(), TableLayout(paper=Layout.OPENOOD))
     assert table[0] == [
         "Method", "Near-OOD AUROC ↑", "Far-OOD AUROC ↑", "Near-OOD (full spectrum) AUROC ↑",
         "Far-OOD (full spectrum) AUROC ↑", "ID acc. ↑",
@@ -248,7 +248,7 @@ def test_the_layout_of_openood_has_full_spectrum_columns_and_the_accuracy() -> N
     assert [line[0] for line in table[1:]] == ["MSP", "EBO"]
     assert table[1][-1] == "95.06"
     pairs = markdown(
-        spectrum(), View(layout=Layout.OPENOOD, columns=("fpr95", "auroc"), per=Per.BOTH)
+        spectrum(), TableLayout(paper=Layout.OPENOOD, columns=("fpr95", "auroc"), per=Per.BOTH)
     )
     assert pairs[0][1:5] == [
         "TIN FPR95 ↓", "TIN AUROC ↑", "Near-OOD FPR95 ↓", "Near-OOD AUROC ↑",
@@ -257,26 +257,30 @@ def test_the_layout_of_openood_has_full_spectrum_columns_and_the_accuracy() -> N
 
 def test_a_wide_table_loses_single_sets_before_averages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "52")
-    shown = render_report(report(rows()), Format.TABLE, to_file=True, view=View(transpose=True))
+    shown = render_report(
+        report(rows()), Format.TABLE, to_file=True, layout=TableLayout(transpose=True)
+    )
     lines = [line for line in shown.splitlines() if line.startswith(" ")]
     assert max(map(len, lines)) <= 52
     assert lines[0].split() == ["svhn", "svhn", "average", "average"]
     assert "note: no room here for isun" in shown
     monkeypatch.setenv("COLUMNS", "24")
-    shown = render_report(report(rows()), Format.TABLE, to_file=True, view=View(transpose=True))
+    shown = render_report(
+        report(rows()), Format.TABLE, to_file=True, layout=TableLayout(transpose=True)
+    )
     assert " featurenorm    88.50" in shown
     assert "note: no room here for isun, svhn, average FPR95" in shown
 
 
 def test_bars_are_drawn_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    view = View(columns=("auroc",))
+    layout = TableLayout(columns=("auroc",))
     monkeypatch.setenv("COLUMNS", "60")
-    shown = render_report(report(rows()), Format.TABLE, to_file=True, view=view)
+    shown = render_report(report(rows()), Format.TABLE, to_file=True, layout=layout)
     assert f" svhn     featurenorm    97.00  {'▇' * 19}\n" in shown
     assert f" isun     featurenorm    80.00  {'▇' * 16}\n" in shown
     monkeypatch.setenv("COLUMNS", "39")
-    assert "▇" not in render_report(report(rows()), Format.TABLE, to_file=True, view=view)
-    assert "▇" not in render_report(report(rows()), Format.MARKDOWN, to_file=True, view=view)
+    assert "▇" not in render_report(report(rows()), Format.TABLE, to_file=True, layout=layout)
+    assert "▇" not in render_report(report(rows()), Format.MARKDOWN, to_file=True, layout=layout)
 
 
 def test_names_give_way_on_a_terminal_and_numbers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,9 +317,9 @@ def test_the_header_says_what_it_is_of() -> None:
     assert "run made by torch 2.6" in shown
 
 
-def test_csv_has_a_line_per_run_method_and_set_whatever_the_view() -> None:
-    view = View(columns=("auroc",), transpose=True, per=Per.GROUP)
-    text = render_report(report(rows()), Format.CSV, to_file=True, view=view)
+def test_csv_has_a_line_per_run_method_and_set_whatever_the_layout() -> None:
+    layout = TableLayout(columns=("auroc",), transpose=True, per=Per.GROUP)
+    text = render_report(report(rows()), Format.CSV, to_file=True, layout=layout)
     lines = list(csv.DictReader(io.StringIO(text)))
     assert len(lines) == len(rows())
     assert lines[0]["fpr90"] == "0.15"

@@ -104,7 +104,7 @@ def test_the_benchmark_names_the_ood_validation_images(
         far=("uniform-noise",), ood_val="digits-6-9", ood_val_list="made/val",
         lists={"digits-6-9": "made/test"},
     )  # fmt: skip
-    for module in ("data.benchmarks", "workflows.score", "workflows.report"):
+    for module in ("data.benchmarks", "workflows.score", "workflows.sources"):
         monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", {"made": made})
     rows = {"made/val": np.arange(0, 40), "made/test": np.arange(40, 90)}
 

@@ -16,8 +16,8 @@ from oodcli.cli.render.html import write_html
 from oodcli.cli.render.latex import write_latex
 from oodcli.cli.render.markdown import write_markdown
 from oodcli.cli.render.plain import write_csv, write_json
-from oodcli.cli.render.results import View, published_table, report_tables, statistics_tables
-from oodcli.cli.render.table import Cell, Column, Picture, Table, human_bytes, percent
+from oodcli.cli.render.results import TableLayout, published_table, report_tables, statistics_tables
+from oodcli.cli.render.table import Cell, Column, EmbeddedPicture, Table, human_bytes, percent
 from oodcli.cli.render.terminal import write_terminal
 from oodcli.cli.speech import Drawn, for_stdout
 from oodcli.errors import InvalidInputError
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Cell",
     "Column",
-    "Picture",
+    "EmbeddedPicture",
     "Table",
-    "View",
+    "TableLayout",
     "deliver",
     "human_bytes",
     "percent",
@@ -71,10 +71,10 @@ def render_report(
     how: Format,
     *,
     to_file: bool,
-    view: View | None = None,
+    layout: TableLayout | None = None,
     others: Sequence[Report] = (),
     comparisons: Sequence[PublishedComparison] | None = None,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[EmbeddedPicture] = (),
 ) -> str:
     """Write a report.
 
@@ -83,10 +83,10 @@ def render_report(
     report
         The report.
     how
-        The format. JSON and CSV have every column and every digit, whatever the view.
+        The format. JSON and CSV have every column and every digit, whatever the layout.
     to_file
         Whether it goes to a file rather than to the screen.
-    view
+    layout
         How to lay it out.
     others
         The same scores by other conventions, to stand beside it.
@@ -101,7 +101,7 @@ def render_report(
     if how is Format.CSV:
         return _report_csv([row for each in reports for row in each.rows], comparisons)
     # A page can be sorted and searched, and has room for what is asked for elsewhere.
-    chosen = replace(view or View(), shorten=how is not Format.HTML)
+    chosen = replace(layout or TableLayout(), shorten=how is not Format.HTML)
     tables = report_tables(reports, chosen)
     if chosen.statistics or how is Format.HTML:
         tables += statistics_tables(report, chosen.digits)
@@ -126,7 +126,7 @@ def render_run(result: "RunResult", how: Format, *, to_file: bool) -> str:
         return write_json(result.to_json())
     if how is Format.CSV:
         return render_report(result.report, how, to_file=to_file)
-    tables = [_normratio_table(result.normratio), *report_tables([result.report], View())]
+    tables = [_normratio_table(result.normratio), *report_tables([result.report], TableLayout())]
     return _drawn(tables, how, to_file=to_file, heading=_heading(result.report))
 
 
@@ -224,7 +224,7 @@ def _drawn(
     *,
     to_file: bool,
     heading: str,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[EmbeddedPicture] = (),
 ) -> str:
     if how is Format.HTML:
         return write_html(tables, heading=heading, pictures=pictures)

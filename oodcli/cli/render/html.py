@@ -13,14 +13,14 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from oodcli.cli.render.table import Cell, Column, Picture, Table
+from oodcli.cli.render.table import Cell, Column, EmbeddedPicture, Table
 from oodcli.text import printable
 
 _HERE = Path(__file__).parent
 
 
 def write_html(
-    tables: Sequence[Table], *, heading: str = "ood", pictures: Sequence[Picture] = ()
+    tables: Sequence[Table], *, heading: str = "ood", pictures: Sequence[EmbeddedPicture] = ()
 ) -> str:
     """Write a page.
 
@@ -177,7 +177,7 @@ def _cell(column: Column, cell: Cell, *, first: bool, below: str, kind: str) -> 
     return f"<td{kind}{value}>{text}</td>"
 
 
-def _figure(picture: Picture) -> list[str]:
+def _figure(picture: EmbeddedPicture) -> list[str]:
     data = base64.b64encode(picture.png).decode()
     return [
         "<figure>",

@@ -69,7 +69,7 @@ _MANY_METHODS = 16
 
 
 @dataclass(frozen=True)
-class View:
+class TableLayout:
     """How a report is laid out; what is None is as the layout has it.
 
     Parameters
@@ -85,7 +85,7 @@ class View:
         Whether methods are rows, with columns for each data set.
     sort
         Metric to sort methods by, the best first.
-    layout
+    paper
         Whose tables to follow.
     statistics
         Whether tests between methods, mean ranks and calibration stand below.
@@ -98,7 +98,7 @@ class View:
     per: Per | None = None
     transpose: bool = False
     sort: str | None = None
-    layout: Layout | None = None
+    paper: Layout | None = None
     statistics: bool = False
     shorten: bool = True
 
@@ -205,14 +205,14 @@ _LAYOUTS: Mapping[Layout, _Paper] = MappingProxyType(
 )
 
 
-def report_tables(reports: Sequence[Report], view: View) -> list[Table]:
+def report_tables(reports: Sequence[Report], layout: TableLayout) -> list[Table]:
     """Return the table of a report.
 
     Parameters
     ----------
     reports
         The same scores by one convention or by several, which then stand side by side.
-    view
+    layout
         How to lay it out.
 
     Raises
@@ -222,18 +222,18 @@ def report_tables(reports: Sequence[Report], view: View) -> list[Table]:
     InvalidInputError
         If the digits are out of range, or what is asked for leaves no row.
     """
-    _check(view)
-    paper = None if view.layout is None else _LAYOUTS[view.layout]
-    wide = view.transpose or paper is not None
-    metrics, fixed = _columns(view, paper, wide=wide)
-    short = view.per is None and view.shorten and _is_long(reports[0].rows) and not wide
-    per = Per.GROUP if short else view.per or (Per.BOTH if paper is None else paper.per)
+    _check(layout)
+    paper = None if layout.paper is None else _LAYOUTS[layout.paper]
+    wide = layout.transpose or paper is not None
+    metrics, fixed = _columns(layout, paper, wide=wide)
+    short = layout.per is None and layout.shorten and _is_long(reports[0].rows) and not wide
+    per = Per.GROUP if short else layout.per or (Per.BOTH if paper is None else paper.per)
     rows = _shown(reports[0].rows, per, overall=paper is None or "all" in paper.groups)
     if not rows:
         raise InvalidInputError(f"nothing to show per {per.value}; use --per both")
     by_convention = [{_key(row): row for row in report.rows} for report in reports]
-    source = _Source(reports, rows, by_convention, metrics, fixed, view, paper)
-    table = _wide(source) if wide else _long(source)
+    content = _Content(reports, rows, by_convention, metrics, fixed, layout, paper)
+    table = _wide(content) if wide else _long(content)
     if short:
         table = replace(table, notes=(*table.notes, "averages alone; every set: --per both"))
     return [table]
@@ -246,7 +246,7 @@ def _is_long(rows: Sequence[ResultRow]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Content:
     """What both kinds of tables are made of."""
 
     reports: Sequence[Report]
@@ -254,7 +254,7 @@ class _Source:
     by_convention: Sequence[Mapping[tuple[str, ...], ResultRow]]
     metrics: tuple[str, ...]
     fixed: tuple[str, ...]
-    view: View
+    layout: TableLayout
     paper: _Paper | None
 
     @property
@@ -287,13 +287,15 @@ class _Source:
         """Return the cells of rows that compete, with the best and the second best marked."""
         values = [self.values(row) for row in rows]
         marks = {
-            place: _marks([each[place] for each in values], place[1], self.view.digits)
+            place: _marks([each[place] for each in values], place[1], self.layout.digits)
             for place in values[0]
         }
         return [
             {
                 place: Cell(
-                    _text(self.by_convention[place[0]].get(_key(row)), place[1], self.view.digits),
+                    _text(
+                        self.by_convention[place[0]].get(_key(row)), place[1], self.layout.digits
+                    ),
                     bold=marks[place][index] == "best",
                     second=marks[place][index] == "second",
                     value=each[place],
@@ -305,13 +307,13 @@ class _Source:
 
     def sorted_rows(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
         """Sort rows that compete by what was asked for."""
-        metric = self.view.sort
+        metric = self.layout.sort
         if metric is None:
             return list(rows)
         return sorted(rows, key=lambda row: _sort_key(_value(row, metric), metric))
 
     def title(self) -> list[str]:
-        return report_title(self.reports, self.view.digits)
+        return report_title(self.reports, self.layout.digits)
 
 
 def _per_convention(*, metric_names: Sequence[str], index: int) -> list[str]:
@@ -319,23 +321,23 @@ def _per_convention(*, metric_names: Sequence[str], index: int) -> list[str]:
     return [name for name in metric_names if index == 0 or name != "accuracy"]
 
 
-def _check(view: View) -> None:
-    if not 0 <= view.digits <= _MOST_DIGITS:
-        raise InvalidInputError(f"digits must be from 0 to {_MOST_DIGITS}, not {view.digits}")
-    for name in view.columns or ():
+def _check(layout: TableLayout) -> None:
+    if not 0 <= layout.digits <= _MOST_DIGITS:
+        raise InvalidInputError(f"digits must be from 0 to {_MOST_DIGITS}, not {layout.digits}")
+    for name in layout.columns or ():
         if name not in _NAMES:
             raise UnknownNameError.among("column", name, _NAMES)
-    if view.sort is not None and _METRICS.get(view.sort, _Metric("")).best == "none":
+    if layout.sort is not None and _METRICS.get(layout.sort, _Metric("")).best == "none":
         known = [name for name, metric in _METRICS.items() if metric.best != "none"]
-        raise UnknownNameError.among("metric to sort by", view.sort, known)
+        raise UnknownNameError.among("metric to sort by", layout.sort, known)
 
 
 def _columns(
-    view: View, paper: _Paper | None, *, wide: bool
+    layout: TableLayout, paper: _Paper | None, *, wide: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the metrics, and all columns in their order; what was not named comes as it does."""
-    if view.columns is not None:
-        names = tuple(dict.fromkeys(view.columns))
+    if layout.columns is not None:
+        names = tuple(dict.fromkeys(layout.columns))
     elif paper is not None:
         names = paper.columns
     else:
@@ -361,19 +363,19 @@ def _shown(rows: Sequence[ResultRow], per: Per, *, overall: bool) -> list[Result
     return shown
 
 
-def _long(source: _Source) -> Table:
+def _long(content: _Content) -> Table:
     """Make a row per run, data set and method."""
-    groups = {row.group for row in source.rows if row.dataset != AVERAGE}
+    groups = {row.group for row in content.rows if row.dataset != AVERAGE}
     lead = [
-        *(["run"] if source.several_runs else []),
+        *(["run"] if content.several_runs else []),
         "dataset",
         *(["group"] if groups - {"ood"} else []),
         "method",
     ]
-    lead = [name for name in lead if name not in source.fixed]
-    conventions = [report.convention for report in source.reports]
+    lead = [name for name in lead if name not in content.fixed]
+    conventions = [report.convention for report in content.reports]
     columns = [Column(name, _IDENTIFYING[name]) for name in lead]
-    for name in source.fixed:
+    for name in content.fixed:
         if name in _METRICS:
             columns += [
                 Column(
@@ -383,7 +385,7 @@ def _long(source: _Source) -> Table:
                     over=convention if len(conventions) > 1 and name != "accuracy" else "",
                 )
                 for index, convention in enumerate(conventions)
-                if name in _per_convention(metric_names=source.metrics, index=index)
+                if name in _per_convention(metric_names=content.metrics, index=index)
             ]
         elif name == "images":
             columns.append(Column("images", "Images", right=True))
@@ -396,18 +398,18 @@ def _long(source: _Source) -> Table:
         order = {name: index for index, name in enumerate(["", *conventions])}
         last = [c for c in columns if c.key in ("images", "accuracy")]
         columns = sorted((c for c in columns if c not in last), key=lambda c: order[c.over]) + last
-    if "auroc" in source.metrics:
+    if "auroc" in content.metrics:
         columns.append(Column("bar", "AUROC", bar=True))
-    kinds = [list(own) for _, own in itertools.groupby(source.rows, key=_kind)]
+    kinds = [list(own) for _, own in itertools.groupby(content.rows, key=_kind)]
     body: list[dict[str, Cell]] = []
     ends: set[int] = set()
     for kind in kinds:
-        rows = source.sorted_rows(kind)
-        for row, cells in zip(rows, source.cells(rows), strict=True):
+        rows = content.sorted_rows(kind)
+        for row, cells in zip(rows, content.cells(rows), strict=True):
             body.append(
                 {
-                    **source.run_cells(row),
-                    "dataset": Cell(_dataset(row, source.paper)),
+                    **content.run_cells(row),
+                    "dataset": Cell(_dataset(row, content.paper)),
                     "group": Cell("" if row.dataset == AVERAGE else row.group),
                     "images": Cell(f"{row.n_ood:,}", value=row.n_ood),
                     "params": Cell(_parameters(row)),
@@ -420,7 +422,7 @@ def _long(source: _Source) -> Table:
         # With one method, rules stand between groups, not between sets.
         ends = {
             index
-            for index, (row, after) in enumerate(itertools.pairwise(source.rows))
+            for index, (row, after) in enumerate(itertools.pairwise(content.rows))
             if (row.run, row.group) != (after.run, after.group)
         }
     n = len(conventions)
@@ -431,28 +433,28 @@ def _long(source: _Source) -> Table:
     # Of further conventions the area under the ROC curve says nothing new.
     droppable[1:1] = [_place_key(index, "auroc") for index in range(1, n)]
     return Table(
-        title=source.title(),
+        title=content.title(),
         columns=columns,
         rows=body,
         sections=frozenset(ends - {len(body) - 1}),
-        notes=_notes(source.reports),
+        notes=_notes(content.reports),
         droppable=droppable,
     )
 
 
-def _wide(source: _Source) -> Table:
+def _wide(content: _Content) -> Table:
     """Make a row per run and method, and columns for each data set and average."""
-    places = _places(source)
-    conventions = [report.convention for report in source.reports]
-    set_metrics = [name for name in source.metrics if name != "accuracy"]
-    by_arch = source.paper is not None and source.paper.by_arch
-    archs = {source.arch(row) for row in source.rows}
+    places = _places(content)
+    conventions = [report.convention for report in content.reports]
+    set_metrics = [name for name in content.metrics if name != "accuracy"]
+    by_arch = content.paper is not None and content.paper.by_arch
+    archs = {content.arch(row) for row in content.rows}
     # Where the architecture does not tell two runs apart, their names do.
-    told = by_arch and len(archs) == len({row.run for row in source.rows})
-    lead = [*(["run"] if source.several_runs and not told else []), "method"]
+    told = by_arch and len(archs) == len({row.run for row in content.rows})
+    lead = [*(["run"] if content.several_runs and not told else []), "method"]
     if by_arch and archs - {""}:
         lead.insert(0, "arch")
-    lead = [name for name in ("arch", "run") if name in source.fixed and name not in lead] + lead
+    lead = [name for name in ("arch", "run") if name in content.fixed and name not in lead] + lead
     columns = [Column(name, _IDENTIFYING[name]) for name in lead]
     for place, heading in places.items():
         for index, convention in enumerate(conventions):
@@ -461,22 +463,22 @@ def _wide(source: _Source) -> Table:
                 Column(_wide_key(place, index, name), _METRICS[name].heading, right=True, over=over)
                 for name in set_metrics
             ]
-    if "accuracy" in source.metrics:
+    if "accuracy" in content.metrics:
         columns.append(Column("accuracy", _METRICS["accuracy"].heading, right=True))
     body: list[dict[str, Cell]] = []
     ends: set[int] = set()
-    runs = dict.fromkeys(row.run for row in source.rows)
+    runs = dict.fromkeys(row.run for row in content.rows)
     for run in runs:
-        own = [row for row in source.rows if row.run == run]
+        own = [row for row in content.rows if row.run == run]
         methods = {row.method: row for row in own}
-        lines = {name: source.run_cells(row) for name, row in methods.items()}
+        lines = {name: content.run_cells(row) for name, row in methods.items()}
         for line in lines.values():
             line |= {column.key: Cell("") for column in columns if column.key not in line}
         for place in places:
             rivals = [row for row in own if (row.dataset, row.group) == place]
             if not rivals:
                 continue
-            for row, cells in zip(rivals, source.cells(rivals), strict=True):
+            for row, cells in zip(rivals, content.cells(rivals), strict=True):
                 plain = place[1] not in FULL_SPECTRUM.values()
                 for (index, name), cell in cells.items():
                     if name != "accuracy":
@@ -484,29 +486,29 @@ def _wide(source: _Source) -> Table:
                     elif plain:
                         # On the images of the full spectrum it is another accuracy.
                         lines[row.method]["accuracy"] = cell
-        body += [lines[name] for name in _sorted_methods(own, source.view.sort)]
+        body += [lines[name] for name in _sorted_methods(own, content.layout.sort)]
         ends.add(len(body) - 1)
     return Table(
-        title=source.title(),
+        title=content.title(),
         columns=columns,
         rows=body,
         sections=frozenset(ends - {len(body) - 1}),
-        notes=_notes(source.reports),
+        notes=_notes(content.reports),
         droppable=_wide_droppable(places, len(conventions), set_metrics),
     )
 
 
-def _places(source: _Source) -> dict[tuple[str, str], str]:
+def _places(content: _Content) -> dict[tuple[str, str], str]:
     """Return data sets and averages with their headings, in the order of the table."""
-    places = list(dict.fromkeys((row.dataset, row.group) for row in source.rows))
-    first = {(row.dataset, row.group): row for row in reversed(source.rows)}
-    if source.paper is not None:
-        order = {name: index for index, name in enumerate(source.paper.sets)}
+    places = list(dict.fromkeys((row.dataset, row.group) for row in content.rows))
+    first = {(row.dataset, row.group): row for row in reversed(content.rows)}
+    if content.paper is not None:
+        order = {name: index for index, name in enumerate(content.paper.sets)}
         groups = list(dict.fromkeys(group for _, group in places))
         places.sort(
             key=lambda p: (groups.index(p[1]), p[0] == AVERAGE, order.get(p[0], len(order)))
         )
-    return {place: _dataset(first[place], source.paper) for place in places}
+    return {place: _dataset(first[place], content.paper) for place in places}
 
 
 def _wide_droppable(

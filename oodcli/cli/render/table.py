@@ -94,7 +94,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedPicture:
     """A picture that goes into a page.
 
     Parameters

@@ -12,7 +12,7 @@ from oodcli.results import METRICS, Report
 from oodcli.runs import Preprocess, Run, RunFolder
 from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores, read_scorings
 from oodcli.store import Store
-from oodcli.workflows.report import report, report_files
+from tests.support.reporting import report_of, report_of_files
 
 # MANIFEST of the published scores: FPR95, AUROC, AUPR-in, AUPR-out; mean and spread of three seeds.
 PUBLISHED = """
@@ -107,7 +107,7 @@ def cells(table: Report) -> dict[tuple[str, str], object]:
 def test_published_scores_give_the_published_table_in_every_cell(shared):
     """The SCALE authors' scores for CIFAR-10, read from the file as it is."""
     path = shared / "data" / "openood_scale_scores_cifar10.npz"
-    table = report_files([f"scale={path}"], id_name="cifar10", ci=True)
+    table = report_of_files([f"scale={path}"], id_name="cifar10", ci=True)
     assert table.convention == "openood"
     found = cells(table)
     checked = 0
@@ -130,7 +130,7 @@ def test_published_scores_give_the_published_table_in_every_cell(shared):
 
 def test_reference_scores_are_compared_on_the_same_images(shared):
     path = shared / "reference" / "scores.npz"
-    table = report_files(
+    table = report_of_files(
         [path], id_name="test", compare=[("energy", "msp"), ("energy", "maxlogit")]
     )
     assert table.convention == "neutral"
@@ -148,7 +148,7 @@ def test_reference_scores_are_compared_on_the_same_images(shared):
 
 
 def test_no_interval_stands_where_none_was_asked_for(store):
-    table = report(store, runs=["r0"])
+    table = report_of(store, runs=["r0"])
     assert all(not row.intervals for row in table.rows)
     assert "comparisons" not in table.to_json()
     assert "intervals" not in table.to_json()["rows"][0]
@@ -156,7 +156,7 @@ def test_no_interval_stands_where_none_was_asked_for(store):
 
 def test_every_row_has_intervals_that_hold_its_values(store):
     for runs in (["r0"], ["r0", "r1"]):
-        table = report(store, runs=runs, ci=True, bootstraps=400)
+        table = report_of(store, runs=runs, ci=True, bootstraps=400)
         for row in table.rows:
             for metric in METRICS:
                 low, high = row.intervals[metric]
@@ -165,7 +165,7 @@ def test_every_row_has_intervals_that_hold_its_values(store):
 
 
 def test_an_average_is_surer_than_its_parts(store):
-    found = cells(report(store, runs=["r0"], ci=True))
+    found = cells(report_of(store, runs=["r0"], ci=True))
 
     def width(name):
         low, high = found["good", name].intervals["auroc"]
@@ -176,7 +176,7 @@ def test_an_average_is_surer_than_its_parts(store):
 
 def test_intervals_repeat_by_their_seed(store):
     first, same, other = (
-        report(store, runs=["r0"], ci=True, bootstraps=200, seed=seed).rows[0].intervals
+        report_of(store, runs=["r0"], ci=True, bootstraps=200, seed=seed).rows[0].intervals
         for seed in (0, 0, 1)
     )
     assert first == same
@@ -186,11 +186,11 @@ def test_intervals_repeat_by_their_seed(store):
 
 def test_too_few_samples_are_refused(store):
     with pytest.raises(InvalidInputError, match="50 bootstrap samples are too few"):
-        report(store, runs=["r0"], ci=True, bootstraps=50)
+        report_of(store, runs=["r0"], ci=True, bootstraps=50)
 
 
 def test_methods_are_compared_over_all_seeds_at_once(store):
-    table = report(store, runs=["r0", "r1"], compare=[("good", "weak")])
+    table = report_of(store, runs=["r0", "r1"], compare=[("good", "weak")])
     assert [(c.run, c.dataset) for c in table.comparisons] == [("r0, r1", "a"), ("r0, r1", "b")]
     found = cells(table)
     for each in table.comparisons:
@@ -199,12 +199,12 @@ def test_methods_are_compared_over_all_seeds_at_once(store):
         assert each.significant
         assert each.p <= each.p_holm
         assert each.sentence.startswith(f"on {each.dataset}, good separates better than weak: +")
-    turned = report(store, runs=["r0", "r1"], compare=[("weak", "good")]).comparisons[0]
+    turned = report_of(store, runs=["r0", "r1"], compare=[("weak", "good")]).comparisons[0]
     assert "weak separates worse than good: -" in turned.sentence
 
 
 def test_a_method_is_compared_with_every_other(store):
-    found = report(store, runs=["r0"], compare=[("good", "all")]).comparisons
+    found = report_of(store, runs=["r0"], compare=[("good", "all")]).comparisons
     assert [(c.method_a, c.method_b, c.dataset) for c in found] == [
         ("good", "msp", "a"),
         ("good", "msp", "b"),
@@ -217,26 +217,26 @@ def test_what_cannot_be_compared_is_said(store):
     with pytest.raises(
         UnknownNameError, match="no method with scores 'goood'; did you mean 'good'"
     ):
-        report(store, runs=["r0"], compare=[("goood", "weak")])
+        report_of(store, runs=["r0"], compare=[("goood", "weak")])
     with pytest.raises(InvalidInputError, match="good cannot be compared with itself"):
-        report(store, runs=["r0"], compare=[("good", "good")])
+        report_of(store, runs=["r0"], compare=[("good", "good")])
 
 
 def test_ranks_are_means_over_the_sets(store):
-    table = report(store, runs=["r0"])
+    table = report_of(store, runs=["r0"])
     ranks = {rank.method: rank for rank in table.mean_ranks}
     assert set(ranks) == {"msp", "weak", "good"}
     assert ranks["weak"].auroc == 3.0
     assert ranks["good"].n_datasets == 2
     assert sum(rank.fpr95 for rank in ranks.values()) == pytest.approx(6)
-    assert report(store, runs=["r0"], methods=["good"]).mean_ranks == []
+    assert report_of(store, runs=["r0"], methods=["good"]).mean_ranks == []
 
 
 @pytest.mark.parametrize("log_odds", [False, True])
 def test_calibration_is_that_of_the_probabilities(tmp_path, log_odds):
     store = Store(tmp_path / "store")
     add_run(store, "r0", 0, log_odds=log_odds)
-    (calibration,) = report(store, runs=["r0"]).calibration
+    (calibration,) = report_of(store, runs=["r0"]).calibration
     made = arrays(0)
     correct = made[LABELS, "id"] == made[PREDICTIONS, "id"]
     assert calibration.accuracy == pytest.approx(correct.mean())
@@ -247,7 +247,7 @@ def test_calibration_is_that_of_the_probabilities(tmp_path, log_odds):
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_extras_follow_the_convention(store, convention):
-    row = report(store, runs=["r0"], methods=["good"], convention=convention).rows[0]
+    row = report_of(store, runs=["r0"], methods=["good"], convention=convention).rows[0]
     made = arrays(0)
     id_scores, ood_scores = made["good", "id"], made["good", row.dataset]
     # The ID score of ascending index 6 is the highest that 114 of 120 images reach.
@@ -260,7 +260,7 @@ def test_extras_follow_the_convention(store, convention):
         accepted = np.sort(id_scores)[12]
         assert row.extras["fpr90"] == np.mean(ood_scores >= accepted)
     assert 0 < row.extras["detection_error"] < row.extras["fpr99"]
-    assert set(row.extras) == set(report(store, runs=["r0"]).to_json()["rows"][0]["extras"])
+    assert set(row.extras) == set(report_of(store, runs=["r0"]).to_json()["rows"][0]["extras"])
 
 
 def test_a_method_most_of_whose_scores_tie_is_named(store):
@@ -272,7 +272,7 @@ def test_a_method_most_of_whose_scores_tie_is_named(store):
     folder = RunFolder(store.runs / "r0")
     (scoring,) = read_scorings(folder.scores)
     add_scores(store, folder.scores, replace(scoring, methods={"saturated": {}}), made)
-    table = report(store, runs=["r0"])
+    table = report_of(store, runs=["r0"])
     shares = {r.dataset: r.extras["tied"] for r in table.rows if r.method == "saturated"}
     assert all(shares[name] == pytest.approx((90 + n) / (120 + n)) for name, (_, n) in SETS.items())
     worst = max(SETS, key=lambda name: SETS[name][1])
@@ -281,13 +281,13 @@ def test_a_method_most_of_whose_scores_tie_is_named(store):
         f"saturated ({100 * shares[worst]:.0f} % on {worst})"
     ) in table.notes
     assert all(r.extras["tied"] == 0 for r in table.rows if r.method in ("weak", "good"))
-    assert not any("share their score" in n for n in report(store, runs=["r1"]).notes)
+    assert not any("share their score" in n for n in report_of(store, runs=["r1"]).notes)
 
 
 def test_stored_scores_and_their_export_give_one_table(store, tmp_path):
     with (tmp_path / "out.npz").open("wb") as stream:
         np.savez(stream, **{f"{m}/{d}": values for (m, d), values in arrays(0).items()})
-    ours, files = report(store, runs=["r0"]), report_files([tmp_path / "out.npz"])
+    ours, files = report_of(store, runs=["r0"]), report_of_files([tmp_path / "out.npz"])
     found = {(row.method, row.dataset): row for row in files.rows}
     for row in ours.rows:
         if row.dataset != "average":
@@ -308,7 +308,7 @@ def test_files_of_seeds_are_averaged_and_files_of_methods_joined(tmp_path):
             with path.open("wb") as stream:
                 np.savez(stream, **{f"{m}/{d}": made[m, d] for m, d in keys})
             paths.append(path)
-    table = report_files(paths, compare=[("good", "weak")])
+    table = report_of_files(paths, compare=[("good", "weak")])
     assert [run.name for run in table.runs] == ["good0", "good1"]
     assert {row.n_runs for row in table.rows} == {2}
     assert {row.method for row in table.rows} == {"good", "weak"}
@@ -324,18 +324,18 @@ def test_a_benchmark_gives_its_groups_and_order_to_files(tmp_path):
     for name in ("cifar10", "svhn-lossless", "cifar100", "tiny-imagenet"):
         lines += [f"{name},{value}" for value in range(5)]
     path.write_text("\n".join(lines))
-    table = report_files([path], id_name="cifar10")
+    table = report_of_files([path], id_name="cifar10")
     assert table.benchmark == "openood-cifar10"
     assert table.convention == "openood"
     assert [r.group for r in table.rows] == ["near", "near", "near", "far", "far", "all"]
     assert "taken from the names of the sets" in table.notes[-1]
     # A name that no benchmark has leaves all of them in one group.
     path.write_text("\n".join([*lines, "mine,3", "mine,4"]))
-    assert {r.group for r in report_files([path], id_name="cifar10").rows} == {"ood", "all"}
-    chosen = report_files([path], id_name="cifar10", benchmark="openood-cifar10")
+    assert {r.group for r in report_of_files([path], id_name="cifar10").rows} == {"ood", "all"}
+    chosen = report_of_files([path], id_name="cifar10", benchmark="openood-cifar10")
     assert "mine" not in {row.dataset for row in chosen.rows}
     with pytest.raises(UnknownNameError, match="no benchmark 'openod-cifar10'"):
-        report_files([path], id_name="cifar10", benchmark="openod-cifar10")
+        report_of_files([path], id_name="cifar10", benchmark="openod-cifar10")
 
 
 def test_shifted_images_of_a_pickle_give_full_spectrum_rows(tmp_path):
@@ -353,7 +353,7 @@ def test_shifted_images_of_a_pickle_give_full_spectrum_rows(tmp_path):
     }
     path = tmp_path / "react.pkl"
     path.write_bytes(pickle.dumps(content))
-    table = report_files([path], id_name="cifar10", ci=True, bootstraps=100)
+    table = report_of_files([path], id_name="cifar10", ci=True, bootstraps=100)
     found = {(row.dataset, row.group): row for row in table.rows}
     together = np.concatenate([content["id"]["test"][1], content["csid"]["cifar10c"][1]])
     expected = evaluate(together, content["ood"]["near"]["tin"][1], convention="openood")
@@ -369,27 +369,27 @@ def test_a_choice_that_leaves_nothing_is_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("dataset,score\nid,1\nsvhn,0\n")
     with pytest.raises(MissingArtifactError, match="mine has no scores of these methods and sets"):
-        report_files([path], id_name="id", datasets=["mnist"])
+        report_of_files([path], id_name="id", datasets=["mnist"])
 
 
 def test_a_name_without_scores_is_refused_beside_names_that_have_them(store):
     with pytest.raises(UnknownNameError, match="no method with scores 'god'; did you mean 'good'"):
-        report(store, runs=["r0"], methods=["msp", "god"])
+        report_of(store, runs=["r0"], methods=["msp", "god"])
     name = next(iter(SETS))
     with pytest.raises(UnknownNameError, match="no OOD set with scores 'nowhere'; there are: "):
-        report(store, runs=["r0"], datasets=[name, "nowhere"])
+        report_of(store, runs=["r0"], datasets=[name, "nowhere"])
 
 
 def test_a_missing_method_says_that_the_scores_are_a_quick_look(store):
     add_run(store, "quick", 0, limit=120)
     with pytest.raises(UnknownNameError, match="scores of 120 images of each set 'knn'; there are"):
-        report(store, runs=["quick"], methods=["knn"])
+        report_of(store, runs=["quick"], methods=["knn"])
 
 
 def test_left_out_methods_are_named_where_all_are_shown_alone(store):
     add_run(store, "other", 0, left_out={"vim": "too narrow"})
-    assert "without vim: too narrow" in report(store, runs=["other"]).notes
-    assert "without vim: too narrow" not in report(store, runs=["other"], methods=["msp"]).notes
+    assert "without vim: too narrow" in report_of(store, runs=["other"]).notes
+    assert "without vim: too narrow" not in report_of(store, runs=["other"], methods=["msp"]).notes
     # Also where those named are all that have scores.
-    every = report(store, runs=["other"], methods=["msp", "weak", "good"])
+    every = report_of(store, runs=["other"], methods=["msp", "weak", "good"])
     assert "without vim: too narrow" not in every.notes

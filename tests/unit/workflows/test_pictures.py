@@ -11,8 +11,9 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameEr
 from oodcli.metrics import Curve
 from oodcli.progress import Silent
 from oodcli.store import Store, read_json, write_json
-from oodcli.workflows.pictures import encoded, pictures, write_plots
+from oodcli.workflows.pictures import encoded, write_plots
 from tests.support.progress import Notes
+from tests.support.reporting import pictures_of
 
 SETS = ("photographs-grey", "gaussian-noise")
 
@@ -39,7 +40,7 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 def test_a_run_is_drawn_in_full(store: Store) -> None:
     told = Notes()
-    drawn = {picture.name: picture for picture in pictures(store, progress=told)}
+    drawn = {picture.name: picture for picture in pictures_of(store, progress=told)}
     assert list(drawn)[:-1] == [
         "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "history",
     ]  # fmt: skip
@@ -79,7 +80,7 @@ def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
         part = dataset.id_test if role == "id" else dataset.ood_part
         images = prepare(part, store, name=name, size=(32, 32), resize="exact")
         norms[name] = activator.activations(images).block_norms.numpy()
-    drawn = {picture.name: picture for picture in pictures(store)}
+    drawn = {picture.name: picture for picture in pictures_of(store)}
     line = next(
         line
         for line in drawn["blocks"].figure.axes[0].lines
@@ -101,7 +102,7 @@ def test_the_worst_images_come_first(store: Store) -> None:
     scores = read_scores(store.runs / "tiny" / "scores", scoring, "msp", "digits")
     dataset = open_dataset("digits", store, role="id", val_fraction=0.0)
     pixels = prepare(dataset.id_test, store, name="digits", size=(32, 32), resize="exact").pixels()
-    drawn = {picture.name: picture for picture in pictures(store, methods=["msp"])}
+    drawn = {picture.name: picture for picture in pictures_of(store, methods=["msp"])}
     axes = drawn["images-msp"].figure.axes[0]
     shown = np.asarray(axes.images[0].get_array())[::3, ::3]
     np.testing.assert_array_equal(shown, pixels[np.argmin(scores)].transpose(1, 2, 0))
@@ -119,7 +120,7 @@ def test_what_is_gone_is_left_out_and_said(store: Store) -> None:
     shutil.rmtree(store.activations)
     shutil.rmtree(store.runs / "tiny" / "normratio")
     (store.runs / "tiny" / "history.jsonl").unlink()
-    names = [picture.name for picture in pictures(store)]
+    names = [picture.name for picture in pictures_of(store)]
     assert not {"normratio", "blocks", "history"} & set(names)
     assert {"roc", "pr", "histogram-msp"} <= set(names)
 
@@ -130,7 +131,7 @@ def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
     content["sets"][0]["digest"] = "other"
     write_json(index, content)
     told = Notes()
-    drawn = pictures(store, progress=told)
+    drawn = pictures_of(store, progress=told)
     assert "photographs-grey" not in drawn[-1].alt
     assert (
         "no pictures of photographs-grey: its images are not those that were scored" in told.notes
@@ -138,7 +139,7 @@ def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
 
 
 def test_pictures_are_written_in_every_format(store: Store, tmp_path: Path) -> None:
-    drawn = pictures(store, methods=["msp"])[:2]
+    drawn = pictures_of(store, methods=["msp"])[:2]
     paths = write_plots(drawn, tmp_path / "new" / "plots", ("png", "svg", "pdf"))
     assert [path.name for path in paths] == [
         "histogram-msp.png", "histogram-msp.svg", "histogram-msp.pdf", "roc.png", "roc.svg",
@@ -169,7 +170,7 @@ def score_file(path: Path, methods: list[str]) -> Path:
 def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
     methods = [f"featurenorm:block={block}" for block in range(3)]
     path = score_file(tmp_path / "mine.npz", methods)
-    drawn = {picture.name: picture for picture in pictures(None, files=[path], id_name="id")}
+    drawn = {picture.name: picture for picture in pictures_of(None, files=[path], id_name="id")}
     assert list(drawn) == [*(f"histogram-{m}" for m in methods), "roc", "pr", "blocks"]
     assert len(drawn["blocks"].figure.axes[0].lines[0].get_ydata()) == 3
 
@@ -177,20 +178,20 @@ def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
 def test_of_many_methods_the_best_are_drawn(tmp_path: Path) -> None:
     path = score_file(tmp_path / "mine.npz", [f"m{at}" for at in range(8)])
     told = Notes()
-    drawn = pictures(None, files=[path], id_name="id", progress=told)
+    drawn = pictures_of(None, files=[path], id_name="id", progress=told)
     names = [picture.name for picture in drawn]
     assert names == [*(f"histogram-m{at}" for at in range(2, 8)), "roc", "pr"]
     assert told.notes == [
         "pictures show the 6 methods of highest mean AUROC; others: --method NAME"
     ]
     asked = [f"m{at}" for at in range(8)]
-    named = pictures(None, files=[path], id_name="id", methods=asked)
+    named = pictures_of(None, files=[path], id_name="id", methods=asked)
     assert [p.name for p in named][8:] == ["roc", "pr", "roc-7", "pr-7"]
 
 
 def test_names_from_outside_stay_in_the_folder(tmp_path: Path) -> None:
     path = score_file(tmp_path / "mine.npz", ["../../up", "..:..:up"])
-    paths = write_plots(pictures(None, files=[path], id_name="id"), tmp_path / "plots")
+    paths = write_plots(pictures_of(None, files=[path], id_name="id"), tmp_path / "plots")
     assert {each.parent for each in paths} == {tmp_path / "plots"}
     names = ["histogram-..-..-up.png", "histogram-..-..-up-2.png"]
     assert [each.name for each in paths[:2]] == names
@@ -199,9 +200,9 @@ def test_names_from_outside_stay_in_the_folder(tmp_path: Path) -> None:
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     path = score_file(tmp_path / "mine.npz", ["m"])
     with pytest.raises(InvalidInputError, match="mine has no scores of these methods and sets"):
-        pictures(None, files=[path], id_name="id", datasets=["other"])
+        pictures_of(None, files=[path], id_name="id", datasets=["other"])
     with pytest.raises(MissingArtifactError, match="there is no finished run"):
-        pictures(Store(tmp_path / "empty"))
+        pictures_of(Store(tmp_path / "empty"))
 
 
 def rescored(store: Store, *, limit: int | None = None, **options: object) -> list[str]:
@@ -210,7 +211,7 @@ def rescored(store: Store, *, limit: int | None = None, **options: object) -> li
 
     score(store, ScoreRequest(methods=("msp",), limit=limit, **options))
     told = Notes()
-    drawn = pictures(store, methods=["msp"], limit=limit, progress=told)
+    drawn = pictures_of(store, methods=["msp"], limit=limit, progress=told)
     return [*told.notes, drawn[-1].name, drawn[-1].alt]
 
 
@@ -262,7 +263,7 @@ def test_only_errors_are_shown_with_file_and_classes(store: Store, tmp_path: Pat
     scores, predictions = read("msp", "mine"), read("@predictions", "mine")
     wrong = [at for at in np.argsort(-scores, kind="stable") if scores[at] >= threshold]
     assert wrong
-    (sheet,) = [p for p in pictures(store, methods=["msp"]) if p.name == "images-msp"]
+    (sheet,) = [p for p in pictures_of(store, methods=["msp"]) if p.name == "images-msp"]
     assert f"mine (OOD): {len(wrong)} of 12 taken for ID, most ID-like first" in sheet.alt
     shown = [axes for axes in sheet.figure.axes if axes.get_title().startswith("own-")]
     assert [axes.get_title() for axes in shown] == [
@@ -283,7 +284,7 @@ def test_own_images_that_are_gone_are_left_out_and_said(store: Store, tmp_path: 
     rescored(store, ood=(str(folder),))
     folder.rename(tmp_path / "away")
     told = Notes()
-    drawn = pictures(store, methods=["msp"], progress=told)
+    drawn = pictures_of(store, methods=["msp"], progress=told)
     assert told.notes == [f"no pictures of mine: no folder or file {folder}; check the path"]
     assert "mine" not in drawn[-1].alt
 
@@ -297,7 +298,7 @@ def test_a_method_without_errors_has_no_picture_of_them(store: Store, tmp_path: 
     perfect = {("msp", name): np.full(count, float(name == "digits")) for name, count in n.items()}
     add_scores(store, folder, scoring, perfect)
     told = Notes()
-    drawn = pictures(store, methods=["msp"], progress=told)
+    drawn = pictures_of(store, methods=["msp"], progress=told)
     assert not any(picture.name.startswith("images-") for picture in drawn)
     assert told.notes == ["no pictures of errors: msp makes none on these images"]
 
@@ -307,7 +308,7 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
     record = store.runs / "twin" / "run.json"
     write_json(record, {**read_json(record), "seed": 7})
     told = Notes()
-    drawn = pictures(store, runs=["twin", "tiny"], methods=["msp"], progress=told)
+    drawn = pictures_of(store, runs=["twin", "tiny"], methods=["msp"], progress=told)
     assert told.notes == ["pictures are of twin, the first of 2"]
     assert "twin" in next(p for p in drawn if p.name == "history").title
 
@@ -316,7 +317,7 @@ def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
     record = store.runs / "tiny" / "run.json"
     write_json(record, {**read_json(record), "data": "/gone/away"})
     told = Notes()
-    names = [picture.name for picture in pictures(store, progress=told)]
+    names = [picture.name for picture in pictures_of(store, progress=told)]
     assert names[-2:] == ["normratio", "history"]
     (note,) = told.notes
     assert note.startswith("no pictures of images: the data of run tiny cannot be opened")

@@ -1,0 +1,42 @@
+"""Tables and pictures of a query, in one call."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from oodcli.plots import Picture
+from oodcli.progress import Progress
+from oodcli.results import Report
+from oodcli.store import Store
+from oodcli.workflows.pictures import pictures
+from oodcli.workflows.report import Statistics, report
+from oodcli.workflows.sources import ScoreQuery, Sources
+
+
+def report_of(
+    store: Store | None = None,
+    *,
+    convention: str | None = None,
+    average: bool = False,
+    ci: bool = False,
+    bootstraps: int = 1000,
+    seed: int = 0,
+    compare: Sequence[tuple[str, str]] = (),
+    **query: object,
+) -> Report:
+    """Open what a query asks for and tabulate it."""
+    statistics = Statistics(ci, bootstraps, seed, compare)
+    with Sources.open(store, ScoreQuery(**query)) as sources:
+        return report(sources, convention, statistics, average=average)
+
+
+def report_of_files(files: Sequence[str | Path], **options: object) -> Report:
+    """Tabulate score files."""
+    return report_of(files=files, **options)
+
+
+def pictures_of(
+    store: Store | None = None, *, progress: Progress | None = None, **query: object
+) -> list[Picture]:
+    """Open what a query asks for and draw it."""
+    with Sources.open(store, ScoreQuery(**query)) as sources:
+        return pictures(sources, progress=progress)
