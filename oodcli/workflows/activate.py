@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,23 +17,15 @@ from torch import Tensor
 from oodcli.activations import CORE, Activations, ActivationSet, ActivationShard
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError
-from oodcli.images import ImageSet, ImageShard, digest_of
+from oodcli.images import ImageSet, ImageShard
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork, read_ahead
 from oodcli.probes import Learner, Probe
 from oodcli.progress import Progress, Task
 from oodcli.runs import Run, RunFolder
-from oodcli.store import (
-    Store,
-    check_room,
-    digest_of_bytes,
-    digest_of_file,
-    digest_of_json,
-    remove_leftovers,
-    replacing,
-)
+from oodcli.store import Store, check_room, remove_leftovers
 from oodcli.training.processes import Processes
-from oodcli.workflows.activation_folder import NORMS, SUFFIX, ActivationFolder, digest_in, files_in
+from oodcli.workflows.activation_folder import ActivationFolder, ArrayFolder, Missing
 from oodcli.workflows.devices import enough_memory
 
 
@@ -172,14 +164,13 @@ class Activator:
         InvalidInputError
             If the disk has no room for them, or the network gives values that are not finite.
         """
-        variant = self._variant(view or View(), normalise=normalise, norms_only=norms_only)
-        wanted = variant.wanted(images)
-        if variant.missing(wanted, probes):
-            with self._writing(images, variant):
-                self._compute(images, variant, wanted, probes)
+        shown = self._shown(view or View(), normalise=normalise, norms_only=norms_only)
+        if shown.missing(images.shards, probes):
+            with self._writing(images, shown):
+                self._compute(images, shown, images.shards, probes)
         else:
             self.passes.count(images.name, computed=0, cached=len(images))
-        return self._open(images, variant, wanted, probes)
+        return self._open(images, shown, probes)
 
     def as_decoded(self, name: str, views: Mapping[View, bool]) -> Callable[[ImageShard], None]:
         """Return what computes and stores activations of shards whose pixels will not be kept.
@@ -195,11 +186,10 @@ class Activator:
         def see(shard: ImageShard) -> None:
             images = ImageSet(name, (shard,))
             for view, norms_only in views.items():
-                variant = self._variant(view, normalise=True, norms_only=norms_only)
-                wanted = variant.wanted(images)
-                if variant.missing(wanted, ()):
-                    with self._writing(images, variant):
-                        self._compute(images, variant, wanted, (), of=len(shard), passing=True)
+                shown = self._shown(view, norms_only=norms_only)
+                if shown.missing(images.shards):
+                    with self._writing(images, shown):
+                        self._compute(images, shown, [shard], (), of=len(shard), passing=True)
 
         return see
 
@@ -230,17 +220,15 @@ class Activator:
         InvalidInputError
             As for :meth:`activations`.
         """
-        variant = self._variant(view or View(), normalise=normalise, norms_only=norms_only)
-        wanted = variant.wanted(images)
-        one_writer = self._writing(images, variant) if processes.first else contextlib.nullcontext()
+        shown = self._shown(view or View(), normalise=normalise, norms_only=norms_only)
+        one_writer = self._writing(images, shown) if processes.first else contextlib.nullcontext()
         with one_writer:
             # Nobody writes before all have seen what is missing.
-            missing = {each.key for each in variant.missing(wanted, probes)}
-            missing = processes.agreed(missing)
-            mine = [each for each in wanted if each[0] in missing]
-            mine = mine[processes.rank :: processes.size]
-            count = sum(len(shard) for key, shard in wanted if key in missing)
-            self._compute(images, variant, mine, probes, of=count)
+            keys = {shown.key_of(each.shard) for each in shown.missing(images.shards, probes)}
+            keys = processes.agreed(keys)
+            missing = [shard for shard in images.shards if shown.key_of(shard) in keys]
+            mine = missing[processes.rank :: processes.size]
+            self._compute(images, shown, mine, probes, of=sum(map(len, missing)))
             processes.meet()
 
     def learned(self, images: ImageSet, learner: Learner) -> Mapping[str, Tensor]:
@@ -258,14 +246,15 @@ class Activator:
         InvalidInputError
             If the network cannot be run on the images.
         """
-        variant = self._variant(View(), normalise=True)
-        states = variant.states
-        key = digest_of_json([learner.key, images.digest])
-        with self._store.lock(f"state {key}", progress=self._progress):
-            if key in states.stored():
-                with contextlib.suppress(CorruptArtifactError):
-                    return states.read(key)
+        folder = self._shown(View()).folder
+        states, key = folder.states, folder.state_key(learner.key, images)
+        with self._store.lock(folder.state_lock(key), progress=self._progress):
+            try:
+                return _read(states, key)
+            except CorruptArtifactError:
                 states.forget(key)
+            except FileNotFoundError:
+                pass
             pre = self._run.preprocess
             label = f"{learner.key.partition('(')[0]} learns from {images.name}"
             started = time.perf_counter()
@@ -284,13 +273,12 @@ class Activator:
                 )
             self.passes.count(images.name, computed=len(images), cached=0)
             self.passes.seconds += time.perf_counter() - started
-            states.write(key, state)
+            _write(states, key, state)
         return state
 
     def plan(self, images: ImageSet, *, view: View | None = None, norms_only: bool = False) -> Plan:
         """Say what :meth:`activations` would compute, without computing it."""
-        variant = self._variant(view or View(), normalise=True, norms_only=norms_only)
-        missing = variant.missing(variant.wanted(images), ())
+        missing = self._shown(view or View(), norms_only=norms_only).missing(images.shards)
         return Plan(total=len(images), missing=sum(len(each.shard) for each in missing))
 
     def bytes_per_image(self, *, norms_only: bool = False) -> int:
@@ -303,7 +291,7 @@ class Activator:
 
     def rate(self) -> float | None:
         """Return images a second of the last pass of this network on this device, if known."""
-        return self._variant(View(), normalise=True).folder.rates().get(str(self.device))
+        return self._shown(View()).folder.rates().get(str(self.device))
 
     def timed_rate(self) -> float:
         """Return images a second of a few batches of noise, the first of which does not count."""
@@ -339,30 +327,36 @@ class Activator:
         """Return channels, height and width of the map of every block, by name."""
         return self.network.block_shapes(self._run.preprocess.size)
 
-    def _variant(self, view: View, *, normalise: bool, norms_only: bool = False) -> "_Variant":
+    def _shown(self, view: View, *, normalise: bool = True, norms_only: bool = False) -> "_Shown":
         folder = ActivationFolder.of(
-            self._store, self._run, precision=self._precision, view=view, normalise=normalise
+            self._store,
+            self._run,
+            precision=self._precision,
+            view=view,
+            normalise=normalise,
+            norms_only=norms_only,
+            whole=self._whole,
         )
-        return _Variant(folder, view, self._whole, norms_only=norms_only)
+        return _Shown(folder, view)
 
     def _writing(
-        self, images: ImageSet, variant: "_Variant"
+        self, images: ImageSet, shown: "_Shown"
     ) -> contextlib.AbstractContextManager[None]:
         """Hold the lock without which no activations of images are written or removed."""
-        return self._store.lock(variant.folder.lock_name(images.name), progress=self._progress)
+        return self._store.lock(shown.folder.lock_name(images.name), progress=self._progress)
 
     def _compute(
         self,
         images: ImageSet,
-        variant: "_Variant",
-        wanted: Sequence[tuple[str, ImageShard]],
+        shown: "_Shown",
+        shards: Sequence[ImageShard],
         probes: Sequence[Probe],
         *,
         of: int | None = None,
         passing: bool = False,
     ) -> None:
         """Compute what is missing; it may be this process's part of all there is to compute."""
-        missing = variant.missing(wanted, probes)  # again: another process may have been at it
+        missing = shown.missing(shards, probes)  # again: another process may have been at it
         own = sum(len(each.shard) for each in missing)
         count = own if of is None else of
         # What is shared out is read later, and counted as stored then.
@@ -370,10 +364,11 @@ class Activator:
         self.passes.count(images.name, computed=count, cached=left)
         if not missing:
             return
-        needed = count * self.bytes_per_image(norms_only=variant.norms_only)
+        folder = shown.folder
+        needed = count * self.bytes_per_image(norms_only=folder.norms_only)
         check_room(self._store.root, needed, f"activations of {count:,} images")
-        remove_leftovers(variant.folder.path)
-        variant.folder.write_manifest()
+        remove_leftovers(folder.path)
+        folder.write_manifest()
         started = time.perf_counter()
         with self._progress.task(
             f"forward pass: {images.name}", total=count, unit="images", passing=passing
@@ -382,53 +377,55 @@ class Activator:
             # Usually one group; more where a pass for fewer probes was cut off or came before.
             for lacking in dict.fromkeys(each.probes for each in missing):
                 group = [each for each in missing if each.probes == lacking]
-                loaded = (
-                    variant.view.apply(each.shard.load(), each.shard.indices) for each in group
-                )
-                with (
-                    enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
-                    read_ahead(loaded) as shards,
-                ):
-                    outputs = self._ready.extract(
-                        shards,
-                        mean=variant.folder.key["mean"],
-                        std=variant.folder.key["std"],
-                        batch_size=self._batch_size,
-                        probes=lacking,
-                        advance=pace.advance,
-                    )
-                    for each, activations in zip(group, outputs, strict=True):
-                        variant.write(each, activations)
+                self._pass(shown, group, [p for p in probes if p.key in lacking], pace.advance)
         seconds = time.perf_counter() - started
         self.passes.seconds += seconds
         if all(each.core and not each.probes for each in missing):
-            variant.folder.write_manifest(str(self.device), own / seconds)
+            folder.write_manifest(str(self.device), own / seconds)
 
-    def _open(
+    def _pass(
         self,
-        images: ImageSet,
-        variant: "_Variant",
-        wanted: Sequence[tuple[str, ImageShard]],
+        shown: "_Shown",
+        group: Sequence[Missing],
         probes: Sequence[Probe],
-    ) -> ActivationSet:
-        def loader(key: str, shard: ImageShard) -> ActivationShard:
+        advance: Callable[[int], None],
+    ) -> None:
+        """Run the network over shards that lack the same, and store what they lack."""
+        loaded = (shown.view.apply(each.shard.load(), each.shard.indices) for each in group)
+        with (
+            enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
+            read_ahead(loaded) as shards,
+        ):
+            outputs = self._ready.extract(
+                shards,
+                mean=shown.folder.key["mean"],
+                std=shown.folder.key["std"],
+                batch_size=self._batch_size,
+                probes=probes,
+                advance=advance,
+            )
+            for each, activations in zip(group, outputs, strict=True):
+                shown.write(each, activations)
+
+    def _open(self, images: ImageSet, shown: "_Shown", probes: Sequence[Probe]) -> ActivationSet:
+        def loader(shard: ImageShard) -> ActivationShard:
             def load() -> Activations:
                 with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
-                    return variant.read(shard, probes)
-                with self._writing(images, variant):
+                    return shown.read(shard, probes)
+                with self._writing(images, shown):
                     # Another process may have made it again while this one waited.
                     with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
-                        return variant.read(shard, probes)
+                        return shown.read(shard, probes)
                     self._progress.note(
                         f"a stored shard of activations of {images.name} is damaged: made again"
                     )
-                    variant.forget(shard, probes)
-                    self._compute(images, variant, [(key, shard)], probes)
-                    return variant.read(shard, probes)
+                    shown.folder.forget(shard, [probe.key for probe in probes])
+                    self._compute(images, shown, [shard], probes)
+                    return shown.read(shard, probes)
 
             return ActivationShard(len(shard), load)
 
-        return ActivationSet([loader(key, shard) for key, shard in wanted], self.device)
+        return ActivationSet([loader(shard) for shard in images.shards], self.device)
 
 
 class _Pace:
@@ -458,132 +455,39 @@ class _Pace:
 
 
 @dataclass(frozen=True)
-class _Missing:
-    """What is not stored of one shard."""
-
-    key: str
-    shard: ImageShard
-    core: bool
-    probes: tuple[Probe, ...]
-
-
-class _Kept:
-    """A folder of arrays: a file ``<key>.<digest>.safetensors`` each.
-
-    The key says what they are of, the digest what was written.
+class _Shown:
+    """The activations of images that are shown to a network in one way, as tensors.
 
     Parameters
     ----------
     folder
-        The folder.
-    whole
-        Files that were found whole before; they are not checked again.
+        Where they are stored.
+    view
+        What is done to each image first.
     """
 
-    def __init__(self, folder: Path, whole: set[Path]) -> None:
-        self.folder = folder
-        self._whole = whole
+    folder: ActivationFolder
+    view: View
 
-    def stored(self) -> dict[str, Path]:
-        """Return the file of every key that is there."""
-        return files_in(self.folder)
+    def key_of(self, shard: ImageShard) -> str:
+        """Return the key of what is stored of a shard."""
+        return self.folder.shard_key(shard)
 
-    def write(self, key: str, arrays: Mapping[str, Tensor]) -> None:
-        """Store arrays."""
-        content = safetensors.torch.save({n: array.contiguous() for n, array in arrays.items()})
-        path = self.folder / f"{key}.{digest_of_bytes(content)}{SUFFIX}"
-        with replacing(path, size=len(content)) as stream:
-            stream.write(content)
-
-    def read(self, key: str) -> dict[str, Tensor]:
-        """Read arrays, which stay on the disk until they are touched.
-
-        Raises
-        ------
-        FileNotFoundError
-            If they are not there.
-        CorruptArtifactError
-            If they are not what was written.
-        """
-        path = self.stored().get(key)
-        if path is None:
-            raise FileNotFoundError(key)
-        if path not in self._whole:
-            if digest_of_file(path) != digest_in(path):
-                raise CorruptArtifactError(f"{path} is damaged; remove it")
-            self._whole.add(path)
-        try:
-            return safetensors.torch.load_file(path)
-        except SafetensorError as error:
-            raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
-
-    def forget(self, key: str) -> None:
-        """Remove arrays."""
-        path = self.stored().get(key)
-        if path is not None:
-            self._whole.discard(path)
-            path.unlink(missing_ok=True)
-
-
-class _Variant:
-    """One network's activations under one way to present images to it.
-
-    A shard is named by its pixels. What each probe left has a folder of its own, and so have block
-    norms of which nothing else is wanted.
-    """
-
-    def __init__(
-        self, folder: ActivationFolder, view: View, whole: set[Path], *, norms_only: bool = False
-    ) -> None:
-        self.view = view
-        self.folder = folder
-        self.norms_only = norms_only
-        self.states = _Kept(folder.path / "states", whole)
-        self._whole = whole
-        core = _Kept(folder.path, whole)
-        # Where what is wanted of every image may be; what is computed goes to the first.
-        self._core = (_Kept(folder.path / NORMS, whole), core) if norms_only else (core,)
-        self._names = ("block_norms",) if norms_only else CORE
-
-    def wanted(self, images: ImageSet) -> list[tuple[str, ImageShard]]:
-        """Return every shard of images with its key."""
-        return [(self._key_of(shard), shard) for shard in images.shards]
-
-    def _key_of(self, shard: ImageShard) -> str:
-        if self.view.kind != "plain":
-            return digest_of_json([shard.digest, digest_of(shard.indices)])
-        return shard.digest
-
-    def missing(
-        self, wanted: Sequence[tuple[str, ImageShard]], probes: Sequence[Probe]
-    ) -> list[_Missing]:
+    def missing(self, shards: Sequence[ImageShard], probes: Sequence[Probe] = ()) -> list[Missing]:
         """Return the shards of which something is not stored."""
-        core = {key for place in self._core for key in place.stored()}
-        observed = {probe: self._observed(probe).stored() for probe in probes}
-        each = [
-            _Missing(
-                key,
-                shard,
-                core=not self._has(core, shard),
-                probes=tuple(probe for probe in probes if not self._has(observed[probe], shard)),
-            )
-            for key, shard in wanted
-        ]
-        return [one for one in each if one.core or one.probes]
+        return self.folder.missing(shards, [probe.key for probe in probes])
 
-    def _has(self, stored: Collection[str], shard: ImageShard) -> bool:
-        """Return whether a shard, or else every shard that its images come from, is stored."""
-        return self._key_of(shard) in stored or (
-            bool(shard.pieces) and all(self._has(stored, piece.shard) for piece in shard.pieces)
-        )
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("block_norms",) if self.folder.norms_only else CORE
 
-    def write(self, missing: _Missing, activations: Activations) -> None:
+    def write(self, missing: Missing, activations: Activations) -> None:
         """Store what was missing of one shard."""
-        arrays = activations.arrays()
+        arrays, key = activations.arrays(), self.key_of(missing.shard)
         if missing.core:
-            self._core[0].write(missing.key, {name: arrays[name] for name in self._names})
+            _write(self.folder.places[0], key, {name: arrays[name] for name in self._names})
         for probe in missing.probes:
-            self._observed(probe).write(missing.key, {probe.key: arrays[probe.key]})
+            _write(self.folder.observed(probe), key, {probe: arrays[probe]})
 
     def read(self, shard: ImageShard, probes: Sequence[Probe]) -> Activations:
         """Read one shard, from the shards that its images come from where it is not stored itself.
@@ -595,50 +499,54 @@ class _Variant:
         CorruptArtifactError
             If it is not what was written.
         """
-        key = self._key_of(shard)
+        where = f"shard {self.key_of(shard)} in {self.folder.path}"
         try:
-            arrays = self._arrays(self._core, self._names, shard)
+            arrays = self._arrays(self.folder.places, self._names, shard)
             for probe in probes:
-                arrays |= self._arrays([self._observed(probe)], [probe.key], shard)
-            activations = Activations.of(_padded(arrays) if self.norms_only else arrays)
+                arrays |= self._arrays([self.folder.observed(probe.key)], [probe.key], shard)
+            activations = Activations.of(_padded(arrays) if self.folder.norms_only else arrays)
         except (KeyError, ValueError) as error:
-            raise CorruptArtifactError(
-                f"shard {key} in {self.folder.path} is not whole: {error}; remove it"
-            ) from None
+            raise CorruptArtifactError(f"{where} is not whole: {error}; remove it") from None
         if len(activations) != len(shard):
             raise CorruptArtifactError(
-                f"shard {key} in {self.folder.path} has {len(activations)} rows, not {len(shard)}; "
-                "remove it"
+                f"{where} has {len(activations)} rows, not {len(shard)}; remove it"
             )
         return activations
 
     def _arrays(
-        self, places: Sequence[_Kept], names: Sequence[str], shard: ImageShard
+        self, places: Sequence[ArrayFolder], names: Sequence[str], shard: ImageShard
     ) -> dict[str, Tensor]:
-        for place in places:
-            with contextlib.suppress(FileNotFoundError):
-                stored = place.read(self._key_of(shard))
-                return {name: stored[name] for name in names}
-        if not shard.pieces:
-            raise FileNotFoundError(self._key_of(shard))
-        parts = []
-        for piece in shard.pieces:
-            arrays = self._arrays(places, names, piece.shard)
-            parts.append({name: values[piece.rows] for name, values in arrays.items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in names}
+        def read(key: str) -> dict[str, Tensor]:
+            for place in places:
+                with contextlib.suppress(FileNotFoundError):
+                    stored = _read(place, key)
+                    return {name: stored[name] for name in names}
+            raise FileNotFoundError(key)
 
-    def forget(self, shard: ImageShard, probes: Sequence[Probe]) -> None:
-        """Remove one shard, what probes left of it, and what is damaged of where it comes from."""
-        for kept in (*self._core, *(self._observed(probe) for probe in probes)):
-            kept.forget(self._key_of(shard))
-            for piece in shard.pieces:
-                try:
-                    self._arrays([kept], (), piece.shard)
-                except (CorruptArtifactError, FileNotFoundError):
-                    kept.forget(self._key_of(piece.shard))
+        return self.folder.rows_of(shard, read, torch.cat)
 
-    def _observed(self, probe: Probe) -> _Kept:
-        return _Kept(self.folder.path / f"probe-{digest_of_json(probe.key)[:16]}", self._whole)
+
+def _write(place: ArrayFolder, key: str, arrays: Mapping[str, Tensor]) -> None:
+    """Store tensors under a key."""
+    content = safetensors.torch.save({n: array.contiguous() for n, array in arrays.items()})
+    place.write(key, content)
+
+
+def _read(place: ArrayFolder, key: str) -> dict[str, Tensor]:
+    """Return the tensors of a key, which stay on the disk until they are touched.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    CorruptArtifactError
+        If they are not what was written.
+    """
+    path = place.checked(key)
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
 
 
 def _padded(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Pictures of what is stored of runs, or of score files; no network, no torch."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -43,12 +44,11 @@ from oodcli.store import (
     Store,
     check_folder_of_user,
     digest_of_file,
-    read_arrays,
     read_json,
     replacing,
 )
 from oodcli.text import printable
-from oodcli.workflows.activation_folder import ActivationFolder, digest_in, files_in
+from oodcli.workflows.activation_folder import ActivationFolder
 from oodcli.workflows.run_data import RunData
 from oodcli.workflows.sources import ScoredRun, Sources, StoredRun
 
@@ -275,24 +275,18 @@ class _Images:
 
     def block_norms(self) -> dict[str, list[Scores | None]]:
         """Return FeatureNorm of every block by data set, from stored activations."""
-        shards = self._stored_shards()
-        if not shards:
-            return {}
-        norms: dict[str, list[Scores | None]] = {}
-        for each in self._sets:
-            found = [_block_norms_of(shard, shards) for shard in each.images.shards]
-            rows = [values for values in found if values is not None]
-            if len(rows) == len(found):
-                norms[each.entry.name] = list(np.concatenate(rows).T)
-        return norms
-
-    def _stored_shards(self) -> dict[str, Path]:
-        """Return the file of every shard of activations as this run computes them."""
         precision = self.run.scoring.precision
         folder = ActivationFolder.of(
             self.store, self.stored.record, precision=precision, view=View()
         )
-        return files_in(folder.path)
+        if not any(place.stored() for place in folder.places):
+            return {}
+        norms: dict[str, list[Scores | None]] = {}
+        for each in self._sets:
+            with contextlib.suppress(FileNotFoundError):
+                rows = [_block_norms_of(shard, folder) for shard in each.images.shards]
+                norms[each.entry.name] = list(np.concatenate(rows).T)
+        return norms
 
     def contact_sheet(self, method: str) -> list[Picture]:
         """Show the images that a method judges wrongly where it passes 95 % of the ID images.
@@ -406,27 +400,29 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _CAPTION else f"…{text[1 - _CAPTION :]}"
 
 
-def _block_norms_of(shard: ImageShard, files: Mapping[str, Path]) -> NDArray[np.float32] | None:
-    """Return the stored norms of a shard, or of where its images come from; None if there are none.
+def _block_norms_of(shard: ImageShard, folder: ActivationFolder) -> NDArray[np.float32]:
+    """Return the stored norms of a shard, or of where its images come from, ``(n, blocks)``.
 
-    Their shape is ``(n, blocks)``.
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    CorruptArtifactError
+        If they are not what was written.
     """
-    if shard.digest in files:
-        return _block_norms_in(files[shard.digest])
-    parts = []
-    for piece in shard.pieces:
-        norms = _block_norms_of(piece.shard, files)
-        if norms is None:
-            return None
-        parts.append(norms[piece.rows])
-    return np.concatenate(parts) if parts else None
 
+    def read(key: str) -> dict[str, NDArray[np.float32]]:
+        for place in folder.places:
+            with contextlib.suppress(FileNotFoundError):
+                return {"block_norms": place.arrays(key)["block_norms"]}
+        raise FileNotFoundError(key)
 
-def _block_norms_in(path: Path) -> NDArray[np.float32]:
     try:
-        return read_arrays(path, digest=digest_in(path))["block_norms"]
+        return folder.rows_of(shard, read, np.concatenate)["block_norms"]
     except KeyError:
-        raise CorruptArtifactError(f"{path} has no block norms; remove it") from None
+        raise CorruptArtifactError(
+            f"shard {folder.shard_key(shard)} in {folder.path} has no block norms; remove it"
+        ) from None
 
 
 def _pixels(images: ImageSet, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:

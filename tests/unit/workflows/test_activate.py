@@ -16,7 +16,7 @@ from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store, read_json
 from oodcli.workflows.activate import Activator
-from oodcli.workflows.activation_folder import ActivationFolder, files_in
+from oodcli.workflows.activation_folder import ActivationFolder
 from oodcli.workflows.importing import ImportRequest, import_checkpoint
 from tests.unit.models.test_probes import PROBES, Largest, LastMap, Slope
 
@@ -191,7 +191,7 @@ def test_a_repair_waits_for_whoever_writes_the_same_activations(
     made = activator(folder).activations(images).features
     store = Store(folder.path.parents[1])
     place = ActivationFolder.of(store, folder.read(), precision="float32", view=View())
-    damaged = files_in(place.path)[images.shards[1].digest]
+    damaged = place.places[0].stored()[images.shards[1].digest]
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     waiting, said = threading.Event(), []
@@ -225,7 +225,7 @@ def test_a_damaged_manifest_is_written_anew(folder: RunFolder, images: ImageSet)
     (manifest,) = place.path.glob("manifest.json")
     manifest.write_text(manifest.read_text().replace('"cpu": ', '"cpu": 9'))
     assert activator(folder).rate() is None
-    files_in(place.path)[images.shards[0].digest].unlink()
+    place.places[0].stored()[images.shards[0].digest].unlink()
     activator(folder).activations(images)
     assert read_json(manifest)["key"] == place.key
     assert activator(folder).rate()
