@@ -14,7 +14,7 @@ from oodcli.cli.speech import say, tell
 if TYPE_CHECKING:
     from oodcli.cli.render import Table
     from oodcli.data.download import MissingFile
-    from oodcli.workflows.datasets import ListedBenchmark, ListedDataset, Listing
+    from oodcli.workflows.catalogue import ListedBenchmark, ListedDataset, Listing
 
 app = typer.Typer(no_args_is_help=True, help="List, download, verify, add and show data sets.")
 
@@ -47,7 +47,7 @@ def list_(
     """List all data sets and benchmarks known by name, and what of them is here."""
     from oodcli.cli.render import deliver, render_table
     from oodcli.store import Store
-    from oodcli.workflows.datasets import list_datasets
+    from oodcli.workflows.catalogue import list_datasets
 
     listing = list_datasets(Store.at(store))
     content = listing.to_json()
@@ -251,7 +251,7 @@ def verify(
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render import Cell, Column, Table, deliver, render_table
     from oodcli.store import Store
-    from oodcli.workflows.datasets import verify_datasets
+    from oodcli.workflows.verification import verify_datasets
 
     found = verify_datasets(Store.at(store), name, progress=TerminalProgress())
     table = Table(

@@ -1,6 +1,5 @@
-"""The data sets known by name, and the one door through which every data set is opened."""
+"""The data sets known by name: what they are, where their files come from, how they are read."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,15 +8,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from oodcli.data import builtin, cifar, mnist, published, splits, svhn
-from oodcli.data.archives import SUFFIXES, open_archive
-from oodcli.data.arrays import open_npy, open_npz
 from oodcli.data.dataset import Dataset, joined, take
-from oodcli.data.folders import open_folder
-from oodcli.data.lists import open_list
 from oodcli.data.published import Collection, open_collection
-from oodcli.data.registered import FILE, RegisteredDataset, registered
-from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
-from oodcli.files import expanded
+from oodcli.data.registered import RegisteredDataset, registered
+from oodcli.errors import InvalidInputError, MissingArtifactError
 from oodcli.store import Store
 
 Read = Callable[[Path, Store], Dataset]
@@ -755,147 +749,3 @@ DATASETS: Mapping[str, KnownDataset] = MappingProxyType(
         for known in (*_EMBEDDED_SETS, *_SMALL_SETS, *_PHOTOGRAPH_SETS, *_IMAGENET_SETS)
     }
 )
-
-
-def open_dataset(
-    spec: str,
-    store: Store,
-    *,
-    role: Literal["id", "ood"] = "id",
-    val_fraction: float = 0.0,
-    test_fraction: float = 0.0,
-) -> Dataset:
-    """Find a data set and understand its parts; images are decoded later.
-
-    Parameters
-    ----------
-    spec
-        A name, a folder, an .npz or .npy file, a .txt list, a .zip or .tar archive, or
-        ``NAME=PATH``, which gives any of them a name. Where NAME is one of the registry and PATH
-        has its files as published, those are opened.
-    store
-        Holds what was downloaded.
-    role
-        ``id`` wants images with classes; ``ood`` takes the images to be told from them.
-    val_fraction
-        Share of the train part to hold out as ``val`` where the set has none.
-    test_fraction
-        Share of the images to test on, where the set is one whole; the others are ``train`` then.
-
-    Raises
-    ------
-    UnknownNameError
-        If no data set has the name.
-    MissingArtifactError
-        If there is no such folder or file, or the data set was not downloaded.
-    InvalidInputError
-        If the folder or file is not laid out as a data set, or a share does not fit.
-    CorruptArtifactError
-        If a published file is damaged.
-    """
-    opened = _opened(spec, store, role=role)
-    return opened.with_test(test_fraction).holding_out(val_fraction)
-
-
-def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
-    """Open a data set as it is."""
-    own = registered(store).get(spec)
-    if own is not None:
-        return _open_registered(own, store, role=role)
-    if spec in DATASETS:
-        return DATASETS[spec].open(store)
-    name, path = _named_path(spec)
-    if not spec or not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on names that are too long
-        if _is_bare_name(spec):
-            unknown = UnknownNameError.among("data set", spec, (*DATASETS, *registered(store)))
-            raise UnknownNameError(f"{unknown} (a folder, an .npz file or NAME=PATH will do too)")
-        raise MissingArtifactError(f"no folder or file {path}; check the path")
-    return _open_published(name, path, store) or _open_own(name, path, role=role)
-
-
-def _open_published(name: str | None, path: Path, store: Store) -> Dataset | None:
-    """Open a known set from a folder of the user's; None if the path holds something else."""
-    release = cifar.find_release(path)
-    if release is not None and (name is None or name not in DATASETS):
-        known = release[0].name
-        return cifar.open_cifar(
-            release[1],
-            store,
-            release=release[0],
-            name=name or known,
-            spec=f"{name or known}={path}",
-        )
-    if name is None or name not in DATASETS or not DATASETS[name].sources:
-        return None
-    folder = path.parent if path.is_file() else path
-    try:
-        opened = DATASETS[name].read(folder, store)
-    except MissingArtifactError:
-        if name in (cifar.CIFAR10.name, cifar.CIFAR100.name):
-            # Their images are never files, so these are others under a name that misleads.
-            raise MissingArtifactError(
-                f"{path} does not hold {name} as published; name a folder that does, "
-                "or give your images another name: NAME=PATH"
-            ) from None
-        return None
-    return replace(opened, name=name, spec=f"{name}={path}")
-
-
-def _open_own(name: str | None, path: Path, *, role: Literal["id", "ood"]) -> Dataset:
-    """Open what a user has, by its kind."""
-    again = str(path) if name is None else f"{name}={path}"
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        return open_folder(path, name=name or path.name, spec=again, role=role)
-    called = name or path.stem
-    if suffix == ".npz":
-        return open_npz(path, name=called, spec=again, role=role)
-    if suffix == ".npy":
-        return open_npy(path, name=called, spec=again, role=role)
-    if suffix == ".txt":
-        return open_list(path, name=called, spec=again, role=role)
-    if suffix in SUFFIXES:
-        return open_archive(path, name=called, spec=again, role=role)
-    raise InvalidInputError(
-        f"{path} is none of: a folder, an .npz or .npy file, a .txt list, a .zip or .tar archive"
-    )
-
-
-def _open_registered(
-    own: RegisteredDataset, store: Store, *, role: Literal["id", "ood"]
-) -> Dataset:
-    """Open what ``datasets.toml`` names."""
-    suffix = own.path.suffix.lower()
-    if not own.path.exists():
-        raise MissingArtifactError(
-            f"{own.name} is registered at {own.path}, where nothing is; correct {FILE} in the "
-            f"store, or forget it: ood datasets remove {own.name}"
-        )
-    if own.labels is not None and suffix != ".npy":
-        raise InvalidInputError(
-            f"labels of {own.name} do not go with {own.path}; they are for .npy files"
-        )
-    if suffix == ".npy":
-        return open_npy(own.path, name=own.name, spec=own.name, role=role, labels=own.labels)
-    if own.path.is_file() and (own.root is not None or suffix == ".txt"):
-        return open_list(own.path, name=own.name, spec=own.name, role=role, root=own.root)
-    return replace(_opened(f"{own.name}={own.path}", store, role=role), spec=own.name)
-
-
-def _named_path(spec: str) -> tuple[str | None, Path]:
-    """Divide ``NAME=PATH``; a path that exists as it stands has no name."""
-    whole = _absolute(spec)
-    name, equals, path = spec.partition("=")
-    if os.path.exists(whole) or not (name and equals and path) or "/" in name:  # noqa: PTH110
-        return None, whole
-    return name, _absolute(path)
-
-
-def _absolute(path: str) -> Path:
-    # Without "." and "..", but with the links in it: a folder goes by the name it was given.
-    return Path(os.path.abspath(expanded(Path(path))))  # noqa: PTH100
-
-
-def _is_bare_name(spec: str) -> bool:
-    kinds = (".npz", ".npy", ".txt", *SUFFIXES)
-    return not ("/" in spec or "=" in spec or spec.startswith(("~", ".")) or spec.endswith(kinds))

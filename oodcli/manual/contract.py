@@ -16,8 +16,7 @@ from oodcli.runs import Preprocess, Run
 from oodcli.scores import Scoring
 from oodcli.searches import Search
 from oodcli.training.recipes import Recipe
-from oodcli.workflows.datasets import Listing
-from oodcli.workflows.datasets import Verification as DatasetVerification
+from oodcli.workflows.catalogue import Listing
 from oodcli.workflows.detectors import Threshold
 from oodcli.workflows.doctor import Diagnosis
 from oodcli.workflows.export import Verification
@@ -36,6 +35,7 @@ from oodcli.workflows.recommend import Recommendation
 from oodcli.workflows.run import RunResult
 from oodcli.workflows.score import Plan, ScoreResult
 from oodcli.workflows.verdict_file import Counts, Verdict
+from oodcli.workflows.verification import Verification as DatasetVerification
 
 
 class Field(NamedTuple):

@@ -1,26 +1,17 @@
-"""Data sets known by name: what there is, what is here, what is right, and how it looks."""
+"""Commands on data sets known by name: download, register, show."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
-from oodcli.data import BENCHMARKS, DATASETS, KnownDataset, View, open_dataset, prepare
+from oodcli.data import BENCHMARKS, DATASETS, View, prepare
 from oodcli.data.benchmarks import Benchmark, own_benchmark
 from oodcli.data.dataset import Dataset, take
-from oodcli.data.download import (
-    JOBS,
-    MissingFile,
-    WantedFile,
-    fetch,
-    md5_of,
-    part_of,
-    wanted_files,
-)
-from oodcli.data.prepare import check_stored
+from oodcli.data.download import JOBS, MissingFile, WantedFile, fetch, wanted_files
+from oodcli.data.opening import check_dataset_name, open_in_any_role
 from oodcli.data.registered import RegisteredDataset, forget, register, registered
 from oodcli.data.sheet import COLUMNS, contact_sheet
 from oodcli.data.splits import split
@@ -29,216 +20,7 @@ from oodcli.images import Part, evenly_spaced
 from oodcli.progress import Progress, Silent
 from oodcli.store import Store, replacing
 
-DATASETS_SCHEMA = 1
-VERIFY_SCHEMA = 1
 SHEET_ROWS = 5
-
-
-@dataclass(frozen=True)
-class ListedFile:
-    """A file to download.
-
-    Parameters
-    ----------
-    file
-        Its name.
-    urls
-        Where it is to be had.
-    by_hand
-        Where a person gets it, if not there.
-    md5
-        Its checksum, if one is published.
-    bytes
-        Its size; 0 where it is not known.
-    present
-        Whether it is in its place.
-    """
-
-    file: str
-    urls: tuple[str, ...]
-    by_hand: str
-    md5: str | None
-    bytes: int
-    present: bool
-
-
-@dataclass(frozen=True)
-class ListedDataset:
-    """A data set known by name.
-
-    Parameters
-    ----------
-    name, title, role, licence
-        As in the registry; ``role`` is ``own`` for a registered set.
-    images
-        Number of images in each part; empty for a registered set, which is not opened.
-    download_bytes
-        Size of its files; 0 where it is not known.
-    disk_bytes
-        How much of them is here.
-    present
-        Whether nothing has to be fetched.
-    location
-        Where a registered set lies; None for others.
-    benchmarks
-        Benchmarks that it belongs to.
-    files
-        What is to be fetched; none for a set that comes with the tool.
-    """
-
-    name: str
-    title: str
-    role: str
-    licence: str
-    images: Mapping[str, int]
-    download_bytes: int
-    disk_bytes: int
-    present: bool
-    location: str | None
-    benchmarks: tuple[str, ...]
-    files: tuple[ListedFile, ...]
-
-
-@dataclass(frozen=True)
-class ListedBenchmark:
-    """A benchmark, and what it still lacks.
-
-    Parameters
-    ----------
-    name, title, convention
-        As in the registry.
-    datasets
-        Its data sets, in distribution first.
-    missing
-        Those that are not here.
-    missing_bytes
-        Size of what has to be fetched for it; 0 where it is not known.
-    """
-
-    name: str
-    title: str
-    convention: str
-    datasets: tuple[str, ...]
-    missing: tuple[str, ...]
-    missing_bytes: int
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All that is known by name.
-
-    Parameters
-    ----------
-    folder
-        Where downloads are kept.
-    datasets
-        Data sets, those of the user's own last.
-    benchmarks
-        Benchmarks.
-    """
-
-    folder: Path
-    datasets: tuple[ListedDataset, ...]
-    benchmarks: tuple[ListedBenchmark, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the versioned object that ``--format json`` prints."""
-        return {
-            "schema": DATASETS_SCHEMA,
-            "folder": str(self.folder),
-            "datasets": [asdict(entry) for entry in self.datasets],
-            "benchmarks": [asdict(entry) for entry in self.benchmarks],
-        }
-
-
-def list_datasets(store: Store) -> Listing:
-    """Return all data sets and benchmarks, and what of them is here.
-
-    Parameters
-    ----------
-    store
-        Where downloads are kept.
-
-    Raises
-    ------
-    InvalidInputError
-        If ``datasets.toml`` is not as it should be.
-    """
-    own = registered(store)
-    known = [_listed(known, store, own) for known in DATASETS.values()]
-    added = [
-        ListedDataset(
-            name=entry.name,
-            title=str(entry.path),
-            role="own",
-            licence="",
-            images={},
-            download_bytes=0,
-            disk_bytes=0,
-            present=entry.path.exists(),
-            location=str(entry.path),
-            benchmarks=(),
-            files=(),
-        )
-        for entry in own.values()
-        if entry.name not in DATASETS
-    ]
-    here = {entry.name for entry in known if entry.present}
-    return Listing(
-        store.datasets,
-        (*known, *added),
-        tuple(_listed_benchmark(benchmark, here, store) for benchmark in BENCHMARKS.values()),
-    )
-
-
-def _listed(
-    known: KnownDataset, store: Store, own: Mapping[str, RegisteredDataset]
-) -> ListedDataset:
-    places = [(source, known.place(store, source)) for source in known.sources]
-    files = tuple(
-        ListedFile(
-            file=source.file,
-            urls=source.urls,
-            by_hand=source.by_hand,
-            md5=source.md5,
-            bytes=source.size_bytes,
-            present=place.is_file(),
-        )
-        for source, place in places
-    )
-    elsewhere = own.get(known.name) or own.get(known.home)
-    return ListedDataset(
-        name=known.name,
-        title=known.title,
-        role=known.role,
-        licence=known.licence,
-        images=dict(known.counts),
-        download_bytes=known.download_bytes,
-        disk_bytes=sum(place.stat().st_size for _, place in places if place.is_file()),
-        present=known.is_present(store),
-        location=str(elsewhere.path) if elsewhere else None,
-        benchmarks=tuple(name for name, b in BENCHMARKS.items() if known.name in b.members),
-        files=files,
-    )
-
-
-def _listed_benchmark(benchmark: Benchmark, here: set[str], store: Store) -> ListedBenchmark:
-    missing = tuple(name for name in benchmark.members if name not in here)
-    # Sets that share an archive need it once.
-    sizes = {
-        file.target: file.source.size_bytes
-        for name in missing
-        for file in wanted_files(name, store)
-        if not file.target.is_file()
-    }
-    return ListedBenchmark(
-        name=benchmark.name,
-        title=benchmark.title,
-        convention=benchmark.convention,
-        datasets=benchmark.members,
-        missing=missing,
-        missing_bytes=sum(sizes.values()),
-    )
 
 
 @dataclass(frozen=True)
@@ -350,17 +132,11 @@ def path_of(store: Store, name: str) -> Path:
     own = registered(store)
     if name in own:
         return own[name].path
-    known = DATASETS[_known(name, own)]
+    check_dataset_name(name, store)
+    known = DATASETS[name]
     if not known.sources:
         raise InvalidInputError(f"{name} comes with ood and has no folder; use it by its name")
     return known.folder(store)
-
-
-def _known(name: str, own: Mapping[str, RegisteredDataset]) -> str:
-    """Return a name that stands for a data set."""
-    if name not in DATASETS and name not in own:
-        raise UnknownNameError.among("data set", name, (*DATASETS, *own))
-    return name
 
 
 def add_dataset(
@@ -418,7 +194,7 @@ def add_dataset(
     before = registered(store).get(name)
     register(entry, store)
     try:
-        return _opened(name, store)
+        return open_in_any_role(name, store)
     except OodError:
         # What cannot be opened is not registered.
         if before is None:
@@ -478,176 +254,6 @@ def remove_dataset(store: Store, name: str) -> Path:
     return forget(name, store).path
 
 
-def _opened(name: str, store: Store) -> Dataset:
-    """Open a data set with its classes, if it has any."""
-    known = DATASETS.get(name)
-    if known is not None:
-        return open_dataset(name, store, role=known.role)
-    try:
-        return open_dataset(name, store, role="id")
-    except InvalidInputError:
-        return open_dataset(name, store, role="ood")
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was found of one thing.
-
-    Parameters
-    ----------
-    dataset
-        Name of the data set.
-    what
-        A file, a part, or the decoded images.
-    state
-        ``ok``, ``missing`` or ``wrong``.
-    detail
-        What was compared, in a few words.
-    """
-
-    dataset: str
-    what: str
-    state: Literal["ok", "missing", "wrong"]
-    detail: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was found of everything that is there.
-
-    Parameters
-    ----------
-    checks
-        One entry a thing.
-    """
-
-    checks: tuple[Check, ...]
-
-    @property
-    def is_right(self) -> bool:
-        """Tell whether nothing is wrong or missing."""
-        return all(check.state == "ok" for check in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the versioned object that ``--format json`` prints."""
-        return {"schema": VERIFY_SCHEMA, "checks": [asdict(check) for check in self.checks]}
-
-
-def verify_datasets(
-    store: Store, name: str | None = None, *, progress: Progress | None = None
-) -> Verification:
-    """Count and hash again what is there.
-
-    Parameters
-    ----------
-    store
-        What to look through.
-    name
-        A data set; if None, all that are registered or of which a file is there.
-    progress
-        Told of the bytes read.
-
-    Raises
-    ------
-    UnknownNameError
-        If no data set has the name.
-    """
-    progress = progress or Silent()
-    own = registered(store)
-    names = [_known(name, own)] if name else [n for n in (*DATASETS, *own) if _is_begun(n, store)]
-    checks: list[Check] = []
-    hashed: set[Path] = set()
-    for each in dict.fromkeys(names):
-        files = () if each in own else tuple(_file_checks(each, store, hashed, progress))
-        checks += files
-        if all(check.state == "ok" for check in files):
-            checks += _count_checks(each, store)
-    checks += _decoded_checks(store, name)
-    return Verification(tuple(checks))
-
-
-def _is_begun(name: str, store: Store) -> bool:
-    """Tell whether anything of a data set is there; of one that shares files, all of it."""
-    if name in registered(store):
-        return True
-    known, files = DATASETS[name], wanted_files(name, store)
-    if known.home or not files:
-        return bool(files) and known.is_present(store)
-    return known.is_present(store) or any(
-        file.target.exists() or part_of(file.target).exists() for file in files
-    )
-
-
-def _file_checks(name: str, store: Store, hashed: set[Path], progress: Progress) -> Iterator[Check]:
-    """Hash the files of a set, those that it shares with another once."""
-    for file in wanted_files(name, store):
-        path, md5 = file.target, file.source.md5
-        if path in hashed or (not path.is_file() and DATASETS[name].is_present(store)):
-            continue
-        hashed.add(path)
-        if not path.is_file():
-            part = part_of(path)
-            begun = f"{part.stat().st_size:,} bytes are here; " if part.is_file() else ""
-            how = f"put it at {path}" if file.source.is_manual else "the rest can be downloaded"
-            yield Check(name, path.name, "missing", f"{begun}{how}")
-            continue
-        size = path.stat().st_size
-        if md5 is None:
-            yield Check(name, path.name, "ok", f"{size:,} bytes; no checksum is published")
-            continue
-        with progress.task(f"checking {name}/{path.name}", total=size, unit="bytes") as task:
-            found = md5_of(path, task)
-        right = found == md5
-        yield Check(
-            name,
-            path.name,
-            "ok" if right else "wrong",
-            f"md5 {found}" if right else f"md5 {found}, not {md5}; download it again",
-        )
-
-
-def _count_checks(name: str, store: Store) -> Iterator[Check]:
-    """Compare the number of images with the catalogue's; a registered set has only its own."""
-    try:
-        parts = _opened(name, store).parts
-    except OodError as error:
-        yield Check(name, "images", "wrong", str(error))
-        return
-    counts = DATASETS[name].counts if name in DATASETS else {}
-    for part in dict.fromkeys((*counts, *parts)):
-        found = len(parts[part]) if part in parts else 0
-        wanted = counts.get(part, found)
-        text = f"{found:,} images"
-        yield Check(
-            name,
-            part,
-            "ok" if found == wanted else "wrong",
-            text if found == wanted else f"{text}, not {wanted:,}",
-        )
-
-
-def _decoded_checks(store: Store, name: str | None) -> Iterator[Check]:
-    folders = sorted(store.images.iterdir()) if store.images.is_dir() else []
-    for folder in folders:
-        try:
-            images = check_stored(folder)
-        except OodError as error:
-            if name is None:
-                yield Check("", f"images/{folder.name}", "wrong", str(error))
-            continue
-        if images is None or (name is not None and not f"{images.name} ".startswith(f"{name} ")):
-            continue
-        bad = len(images.damaged)
-        yield Check(
-            images.name,
-            f"images/{folder.name}",
-            "wrong" if bad else "ok",
-            f"{bad} of {images.files} files damaged; they are decoded again when needed"
-            if bad
-            else f"{images.rows:,} decoded images in {images.files} files",
-        )
-
-
 def draw_sheet(
     store: Store,
     spec: str,
@@ -683,7 +289,7 @@ def draw_sheet(
         raise UnknownNameError.among("benchmark", benchmark, BENCHMARKS)
     chosen = benchmark or next((n for n, b in BENCHMARKS.items() if spec in b.members), None)
     shape = BENCHMARKS[chosen] if chosen else own_benchmark(grey=False)
-    dataset = _opened(spec, store)
+    dataset = open_in_any_role(spec, store)
     part_name, part = _tested(dataset, spec, shape, store)
     rows = evenly_spaced(len(part), COLUMNS * SHEET_ROWS)
     with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +67,23 @@ def known(monkeypatch: pytest.MonkeyPatch, server: Server) -> dict[str, KnownDat
     benchmark = replace(
         BENCHMARKS["digits"], name="weather", near=("fog",), far=("haze", "digits-6-9"), title="w"
     )
-    for module in ("oodcli.data.registry", "oodcli.data.download", "oodcli.workflows.datasets"):
-        __import__(module)
-        monkeypatch.setattr(sys.modules[module], "DATASETS", sets)
-    monkeypatch.setattr(
-        sys.modules["oodcli.workflows.datasets"],
-        "BENCHMARKS",
-        {"digits": BENCHMARKS["digits"], "weather": benchmark},
-    )
+    marks = {"digits": BENCHMARKS["digits"], "weather": benchmark}
+    # All are imported before the first is changed, so that none begins with the changed sets.
+    modules = [
+        import_module(name)
+        for name in (
+            "oodcli.data.registry",
+            "oodcli.data.opening",
+            "oodcli.data.download",
+            "oodcli.workflows.catalogue",
+            "oodcli.workflows.datasets",
+            "oodcli.workflows.verification",
+        )
+    ]
+    for module in modules:
+        monkeypatch.setattr(module, "DATASETS", sets)
+        if hasattr(module, "BENCHMARKS"):
+            monkeypatch.setattr(module, "BENCHMARKS", marks)
     return sets
 
 

@@ -13,8 +13,8 @@ from oodcli import store as stores
 from oodcli.data.archives import members_of
 from oodcli.data.arrays import NpySource, open_npz, read_npy
 from oodcli.data.lists import open_list
+from oodcli.data.opening import open_dataset
 from oodcli.data.readers import decode
-from oodcli.data.registry import open_dataset
 from oodcli.errors import (
     CorruptArtifactError,
     InvalidInputError,
