@@ -6,9 +6,12 @@ They stand between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch
+import typer
 
+from oodcli.cli.app import app
 from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.registry import DATASETS
 from oodcli.manual.contract import contract, table
@@ -136,11 +139,27 @@ def _conventions() -> str:
     )
 
 
+def _commands() -> str:
+    rows: list[tuple[str, str]] = []
+
+    def walk(command: Any, name: str) -> None:  # noqa: ANN401 - of Typer
+        inner = getattr(command, "commands", {})
+        for key, each in inner.items():
+            walk(each, f"{name} {key}")
+        if not inner:
+            text = command.help.partition("\n\n")[0].replace("\n", " ").replace("``", "`")
+            rows.append((f"`{name}`", text.strip()))
+
+    walk(typer.main.get_command(app), "ood")
+    return table(("command", "what it does"), rows)
+
+
 def _columns() -> str:
     return table(("column", "meaning"), ((f"`{n}`", text) for n, text in COLUMNS.items()))
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
+    "commands": _commands,
     "methods": _methods,
     "objectives": _objectives,
     "recipes": _recipes,
