@@ -93,13 +93,13 @@ def export(
     from oodcli.store import Store
     from oodcli.workflows.export import ExportRequest
     from oodcli.workflows.export import export as export_workflow
+    from oodcli.workflows.thresholds import ThresholdRule
 
     request = ExportRequest(
         method=method,
         output=output,
         run=run,
-        tpr=tpr,
-        threshold=threshold,
+        rule=ThresholdRule(tpr, threshold),
         input="uint8" if input_ is InputKind.UINT8 else "float32",
         input_size=None if input_size is None else _size(input_size),
         overwrite=overwrite,

@@ -138,20 +138,22 @@ def predict(
     from oodcli.cli.render_verdicts import render_verdicts, summary
     from oodcli.errors import InvalidInputError
     from oodcli.store import Store
-    from oodcli.workflows.predict import PredictRequest
+    from oodcli.workflows.predict import PredictRequest, VerdictOutputs
     from oodcli.workflows.predict import predict as predict_workflow
+    from oodcli.workflows.thresholds import ThresholdRule
 
     request = PredictRequest(
         paths=tuple(paths),
         listed=_lines(),
         run=run,
         method=method,
-        tpr=tpr,
-        threshold=threshold,
-        format=None if format_ is None else format_.value,
-        output=output,
-        copy_ood=copy_ood,
-        summary=summary_,
+        rule=ThresholdRule(tpr, threshold),
+        outputs=VerdictOutputs(
+            format=None if format_ is None else format_.value,
+            file=output,
+            copy_ood=copy_ood,
+            summary=summary_,
+        ),
         alarm_level=alarm_level,
         device=device,
         amp=amp,

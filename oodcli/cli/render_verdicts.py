@@ -7,7 +7,7 @@ from oodcli.cli.render.terminal import write_terminal
 from oodcli.cli.speech import Drawn
 
 if TYPE_CHECKING:
-    from oodcli.workflows.predict import PredictResult
+    from oodcli.workflows.findings import PredictResult
     from oodcli.workflows.verdict_file import Verdict
 
 _COLUMNS = (
