@@ -19,7 +19,7 @@ from oodcli.cli.options import (
     writable_file,
     writable_folder,
 )
-from oodcli.cli.speech import say
+from oodcli.cli.speech import deliver, say
 
 ALARM = 3
 FOUND_OOD = 4
@@ -134,8 +134,7 @@ def predict(
     import json
 
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.cli.render import deliver
-    from oodcli.cli.render_verdicts import render_verdicts, summary
+    from oodcli.cli.render.verdicts import render_verdicts, summary
     from oodcli.errors import InvalidInputError
     from oodcli.store import Store
     from oodcli.workflows.predict import PredictRequest, VerdictOutputs
