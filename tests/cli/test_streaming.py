@@ -182,16 +182,16 @@ def test_unreadable_images_are_told_or_left_out(ood: Ood, photos: Path) -> None:
 def test_an_image_that_vanishes_while_training_is_named(
     ood: Ood, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oodcli.workflows import train as workflow
+    from oodcli.workflows import session as workflow
 
     gone = photos / "train" / "red" / "07.png"
-    original = workflow._images
+    original = workflow.placed_images
 
     def unlinking(*args: object, **rest: object) -> object:
         gone.unlink()
         return original(*args, **rest)
 
-    monkeypatch.setattr(workflow, "_images", unlinking)
+    monkeypatch.setattr(workflow, "placed_images", unlinking)
     code, out, err = ood(*command(photos, *CROPPING, "--data-workers", 1))
     assert (code, out) == (1, "")
     assert err.count("\n") < 20
