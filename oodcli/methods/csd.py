@@ -111,7 +111,8 @@ class CSD:
     -----
     With the whole map as the only region, of a network whose feature is the mean of its last map,
     this is KNN. As in the published code, regions are compared as the backbone gives them, without
-    the projection that ALPA trains.
+    the projection that ALPA trains. On the same maps, scores of that code (revision 23a3a20, with
+    faiss) and of this one agree to 9e-7; both differ from float64 by as much.
 
     A region vector of length zero has no vote; an image without any vote gets -4, the lowest score
     there can be. In the bank such a vector stays, at distance 1 from every other. An image that is

@@ -59,9 +59,11 @@ class ALPA(PlainObjective):
     -----
     The projections, Linear(c, c)-ReLU-Linear(c, e) without bias, are gone after training, and
     nothing is scored in their space. Poolings are those of the released code, but for ``max-each``
-    and ``soft-each``, which are ours. A network whose blocks end in a plain sum (WRN) gives the
-    rectified output of its last block. The form for cross-entropy is the obvious one; there is no
-    published code of it.
+    and ``soft-each``, which are ours. On the same weights and maps, similarities, loss and
+    gradients of that code (revision 23a3a20; its ``logsum`` is ``soft``) and of this one agree to
+    2e-14 relative in float64 for all four; in float32 the losses agree to 6e-7. A network whose
+    blocks end in a plain sum (WRN) gives the rectified output of its last block. The form for
+    cross-entropy is the obvious one; there is no published code of it.
 
     The largest tensors have ``m^2 P^2`` numbers: cosines come from products of values with values,
     so that no aligned value, ``m^2 P e``, is ever made, and are computed again going backwards.
