@@ -17,8 +17,9 @@ from oodcli.scores import Scoring
 from oodcli.searches import Search
 from oodcli.training.recipes import Recipe
 from oodcli.workflows.catalogue import Listing
+from oodcli.workflows.detectors import Threshold
 from oodcli.workflows.doctor import Diagnosis
-from oodcli.workflows.findings import PredictResult
+from oodcli.workflows.export import Verification
 from oodcli.workflows.methods import (
     MethodList,
     MethodPage,
@@ -29,11 +30,10 @@ from oodcli.workflows.methods import (
     sections,
 )
 from oodcli.workflows.normratio import NormRatioResult
-from oodcli.workflows.onnx_verification import Verification
+from oodcli.workflows.predict import PredictResult
 from oodcli.workflows.recommend import Recommendation
 from oodcli.workflows.run import RunResult
 from oodcli.workflows.score import Plan, ScoreResult
-from oodcli.workflows.thresholds import Threshold
 from oodcli.workflows.verdict_file import Counts, Verdict
 from oodcli.workflows.verification import Verification as DatasetVerification
 

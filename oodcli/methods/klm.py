@@ -8,11 +8,10 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.methods.needs import Arguments, Need
+from oodcli.methods.softmax import Softmax
 
-# The smallest positive number that a mean probability may be: log of it is finite.
-TINY = 5e-324
-
-
+# Of a mean probability that is 0 because logits are minus infinity.
+_LEAST = torch.finfo(torch.float32).min
 # Share of images without a typical prediction of their class above which there is no score.
 MOST_UNSEEN = 0.1
 
@@ -66,9 +65,11 @@ class KLMatching:
     population parameters", Biometrika 1953): their share among the calibration images. Above 10 %
     the method is refused, since the images without a typical prediction would look OOD.
 
-    Both steps are in float64, since the distance of a confident image is a small difference. A mean
-    probability of 0, which takes logits more than 700 apart, counts as 5e-324: its distance is
-    large instead of infinite.
+    Logarithms are averaged in float64, in which no mean probability is rounded to 0 or 1. Distances
+    are exact to a few units in the last place, and yet images tie: an image of class c that is
+    certain is at the distance ``-log q_c(c)``, to which all that are more certain than a lead of
+    about 37 nats round. No number of 64 bits tells them apart, and published code, in float32, does
+    so less. On a CIFAR-10 ResNet-18 no two of 2,000 images tie; with ten times its logits half do.
 
     Fitted on the logits of the network, it means nothing after a shaper.
     """
@@ -78,17 +79,27 @@ class KLMatching:
     @classmethod
     def fit(cls, reference: Reference) -> Self:
         """Average the predictions of the calibration images by predicted class."""
-        probabilities = reference.calibration.logits.double().softmax(dim=1)
-        predicted, index = probabilities.argmax(dim=1).unique(return_inverse=True)
-        sums = probabilities.new_zeros(len(predicted), probabilities.shape[1])
-        sums.index_add_(0, index, probabilities)
-        means = sums / torch.bincount(index)[:, None]
-        return cls(means.clamp(min=TINY).log())
+        found = Softmax.of(reference.calibration.logits)
+        predicted, index = found.first[:, 0].unique(return_inverse=True)
+        counts = torch.bincount(index)[:, None].double()
+        means = _log_sums(found.log_p, index, len(predicted)) - counts.log()
+        # Near 1, where a mean says nothing, it is what it leaves that is averaged.
+        rest = found.log_complement.gather(1, found.first)
+        own = -(_log_sums(rest, index, len(predicted)).exp() / counts)
+        return cls(means.scatter(1, predicted[:, None], own.log1p()).clamp(min=_LEAST))
 
     def score(self, batch: Activations) -> Tensor:
         """Return the negative divergence from the nearest typical prediction, ``(n,)``."""
-        logs = batch.logits.double().log_softmax(dim=1)
+        logs = Softmax.of(batch.logits).log_p
         probabilities = logs.exp()
-        own = (probabilities * logs).sum(dim=1, keepdim=True)
+        own = (probabilities * logs.clamp(min=_LEAST)).sum(dim=1, keepdim=True)
         distances = own - probabilities @ self.log_typical.T  # (n, classes that were predicted)
         return -distances.amin(dim=1)
+
+
+def _log_sums(logs: Tensor, index: Tensor, groups: int) -> Tensor:
+    """Return the logarithms of sums over groups of rows, ``(groups, k)``, of logarithms."""
+    where = index[:, None].expand_as(logs)
+    peaks = logs.new_full((groups, logs.shape[1]), -torch.inf)
+    peaks = peaks.scatter_reduce(0, where, logs, "amax").clamp(min=_LEAST)
+    return torch.zeros_like(peaks).scatter_add(0, where, (logs - peaks[index]).exp()).log() + peaks

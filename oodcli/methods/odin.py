@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
 from oodcli.methods.msp import MSP
+from oodcli.methods.softmax import Scale
 from oodcli.probes import Output, Probe, ProbedNetwork
 from oodcli.specs import positive
 
@@ -71,6 +72,8 @@ class ODIN:
         ``T``.
     probes
         Gives the logits of the perturbed images.
+    scale
+        As for MSP.
 
     References
     ----------
@@ -85,14 +88,23 @@ class ODIN:
     The perturbed image may leave the range of pixel values, as in published code.
 
     Temperature and ``ε`` default to the published values; the paper chooses ``ε`` per network.
+
+    Published code compares ``p`` in float32. At ``T = 1000`` all ``p`` are near ``1 / k`` and
+    round to few values, at ``T = 1`` many are 1: images tie. ``scale=probability`` gives that.
     """
 
     temperature: float
     probes: tuple[Probe, ...]
+    scale: Scale = "log-odds"
 
     @classmethod
     def fit(
-        cls, _reference: Reference, *, temperature: float = 1000.0, epsilon: float = 0.0014
+        cls,
+        _reference: Reference,
+        *,
+        temperature: float = 1000.0,
+        epsilon: float = 0.0014,
+        scale: Scale = "log-odds",
     ) -> Self:
         """Learn nothing.
 
@@ -104,14 +116,15 @@ class ODIN:
             What logits are divided by.
         epsilon
             How far each pixel value is moved, for values from 0 to 1.
+        scale
+            How the probability is written: ``probability`` as published, with its ties.
         """
         probe = PerturbedLogits(
             float(positive("odin:temperature", temperature)),
             float(positive("odin:epsilon", epsilon)),
         )
-        return cls(probe.temperature, (probe,))
+        return cls(probe.temperature, (probe,), scale)
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the log-odds of the largest class probability, float64 ``(n,)``."""
-        # At T = 1000 all probabilities are near 1 / k, at T = 1 many are near 1.
-        return MSP(self.temperature).score_logits(batch.extra[self.probes[0].key])
+        """Return the log-odds of the largest class probability, or the probability, ``(n,)``."""
+        return MSP(self.temperature, self.scale).score_logits(batch.extra[self.probes[0].key])

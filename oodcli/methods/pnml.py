@@ -10,16 +10,23 @@ from torch import Tensor
 from oodcli.activations import Activations, Head, Reference
 from oodcli.methods.class_means import feature_rows, wide_blocks
 from oodcli.methods.moments import Spectrum, moments
-from oodcli.methods.softmax import Softmax
+from oodcli.methods.softmax import (
+    Magnitude,
+    Softmax,
+    log_log1p,
+    log_one_less,
+    log_sum,
+    magnitude,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PNML:
-    """Negative regret of the last layer.
+    """Minus the logarithm of the regret of the last layer.
 
-    ``-log_K Σ_c p_c / (p_c + (1 - p_c) p_c^κ)`` with ``κ = q / (1 + q)`` and ``q = f̂ᵀ (XᵀX)⁺ f̂``,
-    where ``f̂ = f / ‖f‖₂``, the rows of ``X`` are the ``f̂`` of the training images, and ``p`` is
-    the softmax of the logits of ``f̂``.
+    ``-log R`` with ``R = log_K Σ_c p_c / (p_c + (1 - p_c) p_c^κ)``, ``κ = q / (1 + q)`` and
+    ``q = f̂ᵀ (XᵀX)⁺ f̂``, where ``f̂ = f / ‖f‖₂``, the rows of ``X`` are the ``f̂`` of the training
+    images, and ``p`` is the softmax of the logits of ``f̂``.
 
     Parameters
     ----------
@@ -27,6 +34,8 @@ class PNML:
         Last linear layer of the classifier.
     whitening
         float64 ``V`` with ``V Vᵀ = (XᵀX)⁺``, ``(n, r)``.
+    scale
+        ``log``, or ``linear`` for ``-R`` itself, float64.
 
     References
     ----------
@@ -36,24 +45,37 @@ class PNML:
     Notes
     -----
     As in the authors' code, and pytorch-ood, it is the normalised feature that the last layer sees.
-    The sum is 1 plus ``Σ_c p_c (1 - p_c) (1 - p_c^κ) / (p_c + (1 - p_c) p_c^κ)``, which keeps its
-    digits where a confident image has next to no regret; published code rounds that to 0 from a
-    lead of 37 nats on. What ``f̂`` has outside the space of the training features does not count, as
-    in the authors' code (an earlier version of it took that part for ``κ``, where larger).
-    ``XᵀX`` and its eigenvectors are in float64; eigenvalues not above
-    ``n · 1.4e-14`` times the largest, rounding of float32 features, count as zero.
+    The sum is 1 plus ``Σ_c p_c (1 - p_c) (1 - p_c^κ) / (p_c + (1 - p_c) p_c^κ)``, of which the
+    logarithms are added here, so that a confident image, which has next to no regret, keeps all
+    digits. Published code rounds its regret to 0 from a lead of 37 nats on. ``scale=linear`` gives
+    minus the regret, which in float64 is 0, and ties, from a lead of about 700 nats on. An image
+    without any regret, such as a feature of length zero, gets 1.8e308. What ``f̂`` has outside the
+    space of the training features does not count, as in the authors' code (an earlier version of it
+    took that part for ``κ``, where larger). ``XᵀX`` and its eigenvectors are in float64;
+    eigenvalues not above ``n · 1.4e-14`` times the largest, rounding of float32 features, count as
+    zero.
     """
 
     head: Head
     whitening: Tensor
+    scale: Magnitude = "log"
 
     @classmethod
-    def fit(cls, reference: Reference) -> Self:
-        """Take the second moment of the normalised training features."""
-        return cls(reference.head, reference.once("pnml", lambda: _whitening(reference)))
+    def fit(cls, reference: Reference, *, scale: Magnitude = "log") -> Self:
+        """Take the second moment of the normalised training features.
+
+        Parameters
+        ----------
+        reference
+            Has the last layer and the training features.
+        scale
+            How the regret is written: ``linear`` as published, but for its sign.
+        """
+        whitening = reference.once("pnml", lambda: _whitening(reference))
+        return cls(reference.head, whitening, scale)
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the negative regret, float64, ``(n,)``."""
+        """Return the score of the regret, float64, ``(n,)``."""
         energies = [
             (block @ self.whitening).square().sum(dim=1, keepdim=True)
             for block in wide_blocks(batch.features, normalised=True)
@@ -61,13 +83,15 @@ class PNML:
         energy = torch.cat(energies)  # (n, 1)
         logits = self.head(feature_rows(batch, normalised=True))
         found = Softmax.of(logits)
-        log_p = found.log_p
-        p = log_p.exp()
-        rest = found.complement(p)
+        log_p, log_rest = found.log_p, found.log_complement
         kappa = energy / (1 + energy)
-        share = 1 / (1 + rest * ((kappa - 1) * log_p).exp())  # p / (p + (1 - p) p^κ)
-        gained = share * rest * -(kappa * log_p).expm1()
-        return -gained.sum(dim=1).log1p() / math.log(logits.shape[1])
+        # log of -log p, of the largest as well
+        log_minus_log = (-log_p).log().scatter(1, found.first, log_log1p(found.log_rest))
+        odds = log_rest + (kappa - 1) * log_p
+        log_share = -odds.clamp(min=0) - (-odds.abs()).exp().log1p()  # p / (p + (1 - p) p^κ)
+        gained = log_share + log_rest + log_one_less(kappa.log() + log_minus_log)
+        regret = log_log1p(log_sum(gained)) - math.log(math.log(logits.shape[1]))
+        return magnitude(regret[:, 0], self.scale).clamp(max=torch.finfo(torch.float64).max)
 
 
 def _whitening(reference: Reference) -> Tensor:

@@ -12,6 +12,11 @@ from torch import Tensor
 
 # How a probability is written as a score: both rank alike as long as nothing rounds.
 Scale = Literal["log-odds", "probability"]
+# How what a prediction lacks to certainty is written, an entropy or a regret: minus its logarithm,
+# which has no end, or as published minus itself, which ends at 0. Both rank alike.
+Magnitude = Literal["log", "linear"]
+# exp of less than this is nothing beside 1 in float64.
+_NOTHING = -37.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,7 @@ class Softmax:
         largest = wide.max(dim=1, keepdim=True)
         below = wide - largest.values
         others = below.scatter(1, largest.indices, -torch.inf)
-        # As torch's own logsumexp; ONNX's leaves the range of numbers.
-        # The least float32 is low enough, and a constant that graphs can hold.
-        peak = others.amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
-        log_rest = (others - peak).exp().sum(dim=1, keepdim=True).log() + peak
-        return cls(largest.indices, below, log_rest)
+        return cls(largest.indices, below, log_sum(others))
 
     @property
     def log_p(self) -> Tensor:
@@ -56,12 +57,34 @@ class Softmax:
         """Minus the logarithm of the largest probability, ``(n, 1)``."""
         return self.log_rest.exp().log1p()
 
-    def complement(self, probabilities: Tensor) -> Tensor:
-        """Return ``1 - p``, ``(n, k)``.
+    @property
+    def log_complement(self) -> Tensor:
+        """Logarithms of what the probabilities leave, ``log(1 - p)``, ``(n, k)``."""
+        # Only of the largest, where p may be near 1, is the difference nothing but rounding.
+        plain = (-self.log_p.exp()).log1p()
+        return plain.scatter(1, self.first, self.log_rest - self.log_total)
 
-        Parameters
-        ----------
-        probabilities
-            ``exp(log_p)``, ``(n, k)``.
-        """
-        return (1 - probabilities).scatter(1, self.first, (self.log_rest - self.log_total).exp())
+
+def log_sum(logs: Tensor) -> Tensor:
+    """Return ``log Σ_c exp(x_c)``, ``(n, 1)``, of values ``(n, k)``; minus infinity of none.
+
+    As torch's own ``logsumexp``, but for a graph: ONNX's leaves the range of numbers.
+    """
+    # The least float32 is low enough, and a constant that graphs can hold.
+    peak = logs.amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+    return (logs - peak).exp().sum(dim=1, keepdim=True).log() + peak
+
+
+def log_log1p(logs: Tensor) -> Tensor:
+    """Return ``log(log(1 + x))`` of ``log x``, also where ``x`` is too small to be a number."""
+    return torch.where(logs < _NOTHING, logs, logs.exp().log1p().log())
+
+
+def log_one_less(logs: Tensor) -> Tensor:
+    """Return ``log(1 - exp(-x))`` of ``log x``, also where ``x`` is too small to be a number."""
+    return torch.where(logs < _NOTHING, logs, (-(-logs.exp()).expm1()).log())
+
+
+def magnitude(logs: Tensor, scale: Magnitude) -> Tensor:
+    """Return the score of what a prediction lacks to certainty, of its logarithm ``log x``."""
+    return -logs if scale == "log" else -logs.exp()

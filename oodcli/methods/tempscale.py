@@ -8,6 +8,7 @@ from torch import Tensor
 from oodcli.activations import Activations, Reference
 from oodcli.methods.msp import MSP
 from oodcli.methods.needs import Arguments, Need
+from oodcli.methods.softmax import Scale
 
 FIRST_TEMPERATURE = 1.5
 STEPS = 50
@@ -26,6 +27,8 @@ class TempScale:
     ----------
     temperature
         ``T`` above.
+    scale
+        As for MSP.
 
     References
     ----------
@@ -42,23 +45,32 @@ class TempScale:
     ``T`` does; without the second, as long as it rises. The method is refused then.
 
     Published code compares ``p`` in float32, in which the most confident images tie:
-    ``msp:temperature=T,scale=probability`` with the ``T`` found gives that.
+    ``scale=probability`` gives that.
 
     Fitted on the logits of the network, it means nothing after a shaper.
     """
 
     temperature: float
+    scale: Scale = "log-odds"
 
     @classmethod
-    def fit(cls, reference: Reference) -> Self:
-        """Find the temperature on the calibration images."""
+    def fit(cls, reference: Reference, *, scale: Scale = "log-odds") -> Self:
+        """Find the temperature on the calibration images.
+
+        Parameters
+        ----------
+        reference
+            Has the calibration images and their labels.
+        scale
+            How the probability is written: ``probability`` as published, with its ties.
+        """
         logits = reference.calibration.logits
         labels = reference.calibration_labels.to(logits.device)
-        return cls(best_temperature(logits, labels))
+        return cls(best_temperature(logits, labels), scale)
 
     def score(self, batch: Activations) -> Tensor:
-        """Return the log-odds of the largest class probability, float64, ``(n,)``."""
-        return MSP(self.temperature).score_logits(batch.logits)
+        """Return the log-odds of the largest class probability, or the probability, ``(n,)``."""
+        return MSP(self.temperature, self.scale).score_logits(batch.logits)
 
 
 def _without_optimum(logits: Tensor, labels: Tensor) -> str | None:

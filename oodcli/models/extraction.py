@@ -120,7 +120,6 @@ class ReadyNetwork:
         batch_size: int | None = None,
         probes: Sequence[Probe] = (),
         advance: Callable[[int], None] | None = None,
-        to: torch.device | str = "cpu",
     ) -> Iterator[Activations]:
         """Run the network over shards of images.
 
@@ -137,13 +136,11 @@ class ReadyNetwork:
             What else to observe; each leaves an array under its key in ``extra``.
         advance
             Called with the number of images of every batch that is under way.
-        to
-            Device of the activations: the network's own to score them there, without a copy.
 
         Yields
         ------
         Activations
-            Of one shard each, in float32 on that device.
+            Of one shard each, in float32 on the CPU.
 
         Raises
         ------
@@ -159,7 +156,7 @@ class ReadyNetwork:
         other longer than they compute is computed by the calling thread alone.
         """
         forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
-        return _extracted(forward, pixels_batches, probes, torch.device(to))
+        return _extracted(forward, pixels_batches, probes)
 
     def learn(
         self,
@@ -277,7 +274,6 @@ def extract(
     batch_size: int | None = None,
     probes: Sequence[Probe] = (),
     advance: Callable[[int], None] | None = None,
-    to: torch.device | str = "cpu",
 ) -> Iterator[Activations]:
     """Run a network over shards of images once, as :meth:`ReadyNetwork.extract` does.
 
@@ -285,30 +281,21 @@ def extract(
     ----------
     network, device, precision
         As for :class:`ReadyNetwork`.
-    pixels_batches, mean, std, batch_size, probes, advance, to
+    pixels_batches, mean, std, batch_size, probes, advance
         As for :meth:`ReadyNetwork.extract`.
     """
     ready = ReadyNetwork(network, device=device, precision=precision)
     return ready.extract(
-        pixels_batches,
-        mean=mean,
-        std=std,
-        batch_size=batch_size,
-        probes=probes,
-        advance=advance,
-        to=to,
+        pixels_batches, mean=mean, std=std, batch_size=batch_size, probes=probes, advance=advance
     )
 
 
 def _extracted(
-    forward: "_Forward",
-    pixels_batches: Iterable[NDArray[np.uint8]],
-    probes: Sequence[Probe],
-    to: torch.device,
+    forward: "_Forward", pixels_batches: Iterable[NDArray[np.uint8]], probes: Sequence[Probe]
 ) -> Iterator[Activations]:
     first = 0
     for pixels in pixels_batches:
-        activations = forward.activations(pixels, probes, to)
+        activations = forward.activations(pixels, probes)
         _check_finite(activations, first=first)
         yield activations
         first += len(activations)
@@ -373,10 +360,8 @@ class _Forward:
         )
         return stack
 
-    def activations(
-        self, pixels: NDArray[np.uint8], probes: Sequence[Probe], to: torch.device
-    ) -> Activations:
-        """Return the activations of one shard, on a device."""
+    def activations(self, pixels: NDArray[np.uint8], probes: Sequence[Probe]) -> Activations:
+        """Return the activations of one shard."""
         features, norms = [], []
         observed: dict[str, list[Tensor]] = {probe.key: [] for probe in probes}
         # Closed whatever happens, for it holds the settings of the pass.
@@ -391,14 +376,14 @@ class _Forward:
         with self._threads(len(pixels), *pixels.shape[2:]), _no_tf32(), torch.no_grad():
             every = torch.cat(features)  # (n, d)
             logits = self._head(every)  # (n, k)
-            # Joined out here they are ordinary tensors, which autograd may use.
+            # Clones made out here are ordinary tensors, which autograd may use.
             return Activations(
                 logits,
                 every,
                 torch.cat(norms),  # (n, b)
                 self._predicted(every, logits),
                 extra={key: torch.cat(parts).float() for key, parts in observed.items()},
-            ).map(lambda values: values.to(to))
+            ).map(lambda values: values.cpu().clone())
 
     def _predicted(self, features: Tensor, logits: Tensor) -> Tensor:
         """Return the classes ``(n,)`` of the network's own forward pass."""

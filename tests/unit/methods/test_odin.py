@@ -36,6 +36,10 @@ def test_agrees_with_another_implementation(reference: Reference) -> None:
     batch = activations(network, images, *ours.probes)
     scores = ours.score(batch).sigmoid().float()
     torch.testing.assert_close(scores, -other.predict(images), rtol=1e-5, atol=0)
+    published = ODIN.fit(reference, scale="probability")
+    assert published.probes == ours.probes
+    torch.testing.assert_close(published.score(batch), -other.predict(images), rtol=1e-6, atol=0)
+    assert published.score(batch).dtype == torch.float32
 
 
 def test_an_image_does_not_depend_on_its_neighbours(reference: Reference) -> None:

@@ -55,6 +55,7 @@ def test_both_halves_of_a_combination_have_parameters(reference: Reference) -> N
         "react.threshold": pytest.approx(9.55),
         "gen.gamma": 0.5,
         "gen.m": 100,
+        "gen.scale": "log",
     }
     of = activations([[1.0, 20.0], [9.7, 0.0]])
     clipped = HEAD(of.features.clamp(max=9.55))

@@ -166,7 +166,7 @@ def test_entropy_agrees_with_pytorch_ood(
     """It takes the logarithm of rounded probabilities, which small entropies notice."""
     for name in SETS:
         wanted = -detectors.Entropy.score(sets[name].logits).numpy()
-        got = ours("entropy", reference, sets[name])
+        got = ours("entropy:scale=linear", reference, sets[name])
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-5)
         exact = torch.distributions.Categorical(logits=sets[name].logits.double()).entropy()
         np.testing.assert_allclose(got, -exact.numpy(), rtol=1e-5)
@@ -188,7 +188,7 @@ def test_gen_agrees_with_pytorch_ood_but_for_certain_images(
         plain = ((probabilities > 1e-6) & (probabilities < 0.99)).all(dim=1).numpy()
         assert plain.sum() > 50
         wanted = -terms * detectors.GEN.score(logits, gamma=gamma, M=m).numpy()
-        got = ours(f"gen:gamma={gamma},m={m}", reference, sets[name])
+        got = ours(f"gen:gamma={gamma},m={m},scale=linear", reference, sets[name])
         np.testing.assert_allclose(got[plain], wanted[plain], rtol=1e-4)
 
 

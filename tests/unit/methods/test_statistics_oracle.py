@@ -56,7 +56,7 @@ THEIRS: dict[str, tuple[Callable[[ModuleType, Head], object], float]] = {
     "she": (lambda po, head: po.SHE(None, last_layer(head)), 1),
     "nci:alpha=0.01": (lambda po, head: po.NCI(None, last_layer(head), alpha=0.01), 1),
     "fdbd": (lambda po, head: po.fDBD(None, last_layer(head)), CLASSES - 1),
-    "pnml": (lambda po, head: po.PNML(None, last_layer(head)), 1),
+    "pnml:scale=linear": (lambda po, head: po.PNML(None, last_layer(head)), 1),
 }
 
 
@@ -83,7 +83,7 @@ def test_openmax_has_the_probabilities_of_pytorch_ood(
     hit = reference.train.predictions == labels
     theirs.fit(reference.train.logits[hit].double().numpy(), labels[hit].numpy())
     expected = theirs.predict(batch.logits.double().numpy())  # the unknown first
-    found = parse_method("openmax").fit(reference).detector.score(batch)
+    found = parse_method("openmax:scale=probability").fit(reference).detector.score(batch)
     np.testing.assert_allclose(found, expected[:, 1:].max(axis=1) - expected[:, 0], atol=1e-3)
 
 

@@ -77,7 +77,8 @@ def test_constant_logits_are_refused() -> None:
 def test_a_single_wrong_image_has_an_optimum_and_it_stands_in_the_parameters() -> None:
     logits = torch.tensor([[2.0, 0.0]] * 4)
     fitted = parse_method("tempscale").fit(reference_of(logits, torch.tensor([0, 0, 0, 1])))
-    assert fitted.params == {"temperature": pytest.approx(2 / log(3), rel=1e-6)}
+    temperature = pytest.approx(2 / log(3), rel=1e-6)
+    assert fitted.params == {"temperature": temperature, "scale": "log-odds"}
 
 
 def test_the_search_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +96,6 @@ def test_scores_are_the_odds_of_the_largest_probability_at_that_temperature() ->
     fitted = TempScale.fit(reference)
     (calibration,) = reference.calibration.chunks()
     assert fitted.score(calibration).tolist() == pytest.approx([log(3)] * 4, rel=1e-5)
+    published = TempScale.fit(reference, scale="probability").score(calibration)
+    assert published.dtype == torch.float32
+    assert published.tolist() == pytest.approx([0.75] * 4, rel=1e-5)
