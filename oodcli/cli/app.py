@@ -31,7 +31,7 @@ from oodcli.cli import (
     train,
     tuning,
 )
-from oodcli.cli.speech import say, tell
+from oodcli.cli.speech import deliver, say, tell
 from oodcli.errors import OodError
 from oodcli.manual import TOPICS
 from oodcli.pools import one_for_all
@@ -182,7 +182,6 @@ def help_(
     pages: Annotated[bool, typer.Option("--list", help="List the pages of the manual.")] = False,
 ) -> None:
     """Show the help of a command, or a page of the manual."""
-    from oodcli.cli.render import deliver
     from oodcli.cli.render.manual import write_contents, write_page
 
     words = list(topic or ())

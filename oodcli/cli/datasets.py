@@ -9,12 +9,10 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, OutputOption, StoreOption
-from oodcli.cli.speech import say, tell
+from oodcli.cli.speech import deliver, say, tell
 
 if TYPE_CHECKING:
-    from oodcli.cli.render import Table
     from oodcli.data.download import MissingFile
-    from oodcli.workflows.catalogue import ListedBenchmark, ListedDataset, Listing
 
 app = typer.Typer(no_args_is_help=True, help="List, download, verify, add and show data sets.")
 
@@ -45,112 +43,11 @@ def list_(
     store: StoreOption = None,
 ) -> None:
     """List all data sets and benchmarks known by name, and what of them is here."""
-    from oodcli.cli.render import deliver, render_table
+    from oodcli.cli.render.datasets import render_listing
     from oodcli.store import Store
     from oodcli.workflows.catalogue import list_datasets
 
-    listing = list_datasets(Store.at(store))
-    content = listing.to_json()
-    if urls:
-        deliver(render_table(_urls_table(listing), format_, json_content=content), None)
-        return
-    text = render_table(_sets_table(listing), format_, json_content=content)
-    if format_ in (Format.TABLE, Format.MARKDOWN):
-        benchmarks = _benchmarks_table(listing.benchmarks)
-        text += "\n" + render_table(benchmarks, format_, json_content=content)
-    deliver(text, None)
-
-
-def _sets_table(listing: "Listing") -> "Table":
-    from oodcli.cli.render import Cell, Column, Table, human_bytes
-
-    rows = [
-        {
-            "name": Cell(entry.name),
-            "role": Cell(entry.role.upper() if entry.role != "own" else "own"),
-            "images": Cell(", ".join(f"{part} {n:,}" for part, n in entry.images.items())),
-            "download": Cell(human_bytes(entry.download_bytes) if entry.download_bytes else ""),
-            "disk": Cell(human_bytes(entry.disk_bytes) if entry.disk_bytes else ""),
-            "present": Cell(_present(entry)),
-            "title": Cell(entry.title),
-            "licence": Cell(entry.licence),
-        }
-        for entry in listing.datasets
-    ]
-    return Table(
-        title=(f"data sets, downloads in {listing.folder}",),
-        columns=(
-            Column("name", "Name"),
-            Column("role", "Role"),
-            Column("images", "Images"),
-            Column("download", "Download", right=True),
-            Column("disk", "On disk", right=True),
-            Column("present", "Here"),
-            Column("title", "What it is"),
-            Column("licence", "Licence"),
-        ),
-        rows=rows,
-        droppable=("title", "licence", "disk", "images"),
-    )
-
-
-def _present(entry: "ListedDataset") -> str:
-    if not entry.present:
-        return "gone" if entry.location else "no"
-    return "elsewhere" if entry.location else "yes"
-
-
-def _benchmarks_table(benchmarks: "tuple[ListedBenchmark, ...]") -> "Table":
-    from oodcli.cli.render import Cell, Column, Table, human_bytes
-
-    rows = [
-        {
-            "name": Cell(entry.name),
-            "sets": Cell(str(len(entry.datasets))),
-            "size": Cell(human_bytes(entry.missing_bytes) if entry.missing_bytes else ""),
-            "missing": Cell(", ".join(entry.missing) or "nothing"),
-            "title": Cell(entry.title),
-        }
-        for entry in benchmarks
-    ]
-    return Table(
-        title=("benchmarks; get what one lacks: ood datasets download --benchmark NAME",),
-        columns=(
-            Column("name", "Benchmark"),
-            Column("sets", "Sets", right=True),
-            Column("size", "To get", right=True),
-            Column("missing", "Lacks"),
-            Column("title", "What it is"),
-        ),
-        rows=rows,
-        droppable=("title",),
-    )
-
-
-def _urls_table(listing: "Listing") -> "Table":
-    from oodcli.cli.render import Cell, Column, Table
-
-    rows = [
-        {
-            "name": Cell(entry.name),
-            "file": Cell(file.file),
-            "md5": Cell(file.md5 or "none published"),
-            "url": Cell(url),
-        }
-        for entry in listing.datasets
-        for file in entry.files
-        for url in (file.urls or (f"by hand: {file.by_hand}",))
-    ]
-    return Table(
-        title=("files to download",),
-        columns=(
-            Column("name", "Name"),
-            Column("file", "File"),
-            Column("md5", "md5"),
-            Column("url", "Address"),
-        ),
-        rows=rows,
-    )
+    deliver(render_listing(list_datasets(Store.at(store)), format_, urls=urls), None)
 
 
 @app.command("download")
@@ -249,31 +146,12 @@ def verify(
 ) -> None:
     """Count and hash again what is here; 1 if anything is wrong or missing."""
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.cli.render import Cell, Column, Table, deliver, render_table
+    from oodcli.cli.render.datasets import render_verification
     from oodcli.store import Store
     from oodcli.workflows.verification import verify_datasets
 
     found = verify_datasets(Store.at(store), name, progress=TerminalProgress())
-    table = Table(
-        title=("what is here",),
-        columns=(
-            Column("dataset", "Name"),
-            Column("what", "What"),
-            Column("state", "State"),
-            Column("detail", "Found"),
-        ),
-        rows=[
-            {
-                "dataset": Cell(check.dataset),
-                "what": Cell(check.what),
-                "state": Cell(check.state),
-                "detail": Cell(check.detail),
-            }
-            for check in found.checks
-        ],
-        notes=() if found.checks else ("nothing is downloaded, registered or decoded yet",),
-    )
-    deliver(render_table(table, format_, json_content=found.to_json()), None)
+    deliver(render_verification(found, format_), None)
     if not found.is_right:
         raise typer.Exit(1)
 

@@ -1,15 +1,11 @@
 """``ood doctor``."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from oodcli.cli.options import Format, FormatOption, StoreOption
-from oodcli.cli.speech import say
-
-if TYPE_CHECKING:
-    from oodcli.cli.render import Table
-    from oodcli.workflows.doctor import Diagnosis
+from oodcli.cli.speech import deliver, say
 
 
 def doctor(
@@ -27,71 +23,14 @@ def doctor(
 
     Paste the result into a bug report.
     """
-    from oodcli.cli.render import deliver, human_bytes, render_table
+    from oodcli.cli.render.doctor import render_diagnosis
+    from oodcli.cli.render.formats import human_bytes
     from oodcli.workflows.doctor import diagnose, repaired
 
     if repair:
         for path, size in repaired(store):
             say(f"removed {path}: {human_bytes(size)}")
     found = diagnose(store)
-    deliver(render_table(_table(found), format_, json_content=found.to_json()), None)
+    deliver(render_diagnosis(found, format_), None)
     if not found.healthy:
         raise typer.Exit(1)
-
-
-def _table(found: "Diagnosis") -> "Table":
-    """Lay a diagnosis out as what and how, a rule after every part."""
-    from oodcli.cli.render import Cell, Column, Table, human_bytes
-
-    rows: list[dict[str, Cell]] = []
-    sections: set[int] = set()
-
-    def line(what: str, how: str) -> None:
-        rows.append({"what": Cell(what), "how": Cell(how)})
-
-    def rule() -> None:
-        sections.add(len(rows) - 1)
-
-    for name, version in found.versions.items():
-        line(name, version or "not installed")
-    line("system", found.system)
-    line("interpreter", found.python)
-    rule()
-    for extra, packages in found.extras.items():
-        present = [f"{name} {version}" for name, version in packages.items() if version]
-        line(f"extra {extra}", ", ".join(present) or "not installed")
-    rule()
-    for device in found.devices:
-        memory = "" if device.memory_bytes is None else f", {human_bytes(device.memory_bytes)}"
-        line(device.name, f"{device.description}{memory}")
-    rule()
-    state = found.store
-    if state is None:
-        line("store", "cannot be opened")
-    else:
-        can = "can be written" if state.writable else "cannot be written"
-        line("store", f"{state.path} ({can if state.exists else f'not made yet, {can}'})")
-        free = "unknown" if state.free_bytes is None else human_bytes(state.free_bytes)
-        line("free room", free)
-        line(
-            "runs",
-            f"{state.finished} finished, {state.unfinished} unfinished, "
-            f"{len(state.damaged)} damaged",
-        )
-        for name, size in state.usage.items():
-            line(f"size of {name}", human_bytes(size))
-    rule()
-    for test in found.self_tests:
-        outcome = "passed" if test.passed else "failed"
-        line(f"self-test on {test.device}", f"{outcome} in {test.seconds:.1f} s")
-    if not found.self_tests:
-        line("self-test", "not run, since torch cannot be imported")
-    notes = [f"broken: {problem}" for problem in found.problems]
-    notes += list(found.remarks)
-    return Table(
-        title=("ood doctor: " + ("all is well" if found.healthy else "something is broken"),),
-        columns=(Column("what", "What"), Column("how", "How")),
-        rows=rows,
-        sections=frozenset(sections),
-        notes=notes,
-    )

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,10 +16,7 @@ from oodcli.cli.options import (
     StoreOption,
     writable_folder,
 )
-
-if TYPE_CHECKING:
-    from oodcli.cli.render import Table
-    from oodcli.workflows.export import Exported
+from oodcli.cli.speech import deliver
 
 
 class InputKind(StrEnum):
@@ -89,17 +86,17 @@ def export(
     The file is compared with ood in ONNX Runtime on real images before it is written.
     """
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.cli.render import deliver, render_table
+    from oodcli.cli.render.export import render_export
     from oodcli.store import Store
     from oodcli.workflows.export import ExportRequest
     from oodcli.workflows.export import export as export_workflow
+    from oodcli.workflows.thresholds import ThresholdRule
 
     request = ExportRequest(
         method=method,
         output=output,
         run=run,
-        tpr=tpr,
-        threshold=threshold,
+        rule=ThresholdRule(tpr, threshold),
         input="uint8" if input_ is InputKind.UINT8 else "float32",
         input_size=None if input_size is None else _size(input_size),
         overwrite=overwrite,
@@ -107,7 +104,7 @@ def export(
         skip_unreadable=skip_unreadable,
     )
     found = export_workflow(Store.at(store), request, progress=TerminalProgress())
-    deliver(render_table(_table(found), format_, json_content=found.to_json()), None)
+    deliver(render_export(found, format_), None)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -120,55 +117,3 @@ def _size(text: str) -> tuple[int, int]:
             f"--input-size must be height and width, such as 480x640, not {text!r}"
         )
     return int(pieces[0]), int(pieces[-1])
-
-
-def _table(found: "Exported") -> "Table":
-    """Lay out what goes in, what comes out, and how that compares with ood's own results."""
-    from oodcli.cli.render import Cell, Column, Table, human_bytes
-
-    about = found.description
-    checked = found.verification
-    differences = {
-        "logits": checked.logits,
-        "probability": checked.probability,
-        "score": checked.score,
-    }
-    rows = []
-    for each in (*about["inputs"], *about["outputs"]):
-        difference = differences.get(each["name"])
-        rows.append(
-            {
-                "name": Cell(each["name"]),
-                "type": Cell(each["type"]),
-                "shape": Cell("×".join(map(str, each["shape"]))),
-                "meaning": Cell(each["meaning"]),
-                "difference": Cell(
-                    "" if difference is None else f"{difference.relative:.1e}",
-                    value=None if difference is None else difference.relative,
-                ),
-            }
-        )
-    threshold = about["threshold"]
-    size = human_bytes(about["file"]["bytes"])
-    return Table(
-        title=(
-            f"{found.folder / about['file']['name']}: {size}, run {about['run']}, "
-            f"{about['method']}",
-            f"threshold {threshold['value']:.6g}, reached by {100 * threshold['tpr']:.1f} % of "
-            f"{threshold['n']:,} ID images",
-        ),
-        columns=(
-            Column("name", "Name"),
-            Column("type", "Type"),
-            Column("shape", "Shape"),
-            Column("meaning", "Meaning"),
-            Column("difference", "Difference", right=True),
-        ),
-        rows=rows,
-        sections=frozenset({0}),
-        notes=(
-            f"Difference: the largest one from ood's own results on {checked.real} test images "
-            f"and {checked.noise} of noise, as a share of their standard deviation; "
-            f"{checked.tolerance:g} is accepted",
-        ),
-    )

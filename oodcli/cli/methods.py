@@ -6,6 +6,7 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.options import Format, FormatOption, OutputOption
+from oodcli.cli.speech import deliver
 
 app = typer.Typer(help="List, show and check methods.")
 
@@ -32,8 +33,7 @@ def methods(
 @app.command("list")
 def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> None:
     """List all methods with paper, year, inputs, parameters and cost."""
-    from oodcli.cli.render import deliver
-    from oodcli.cli.render_methods import render_methods
+    from oodcli.cli.render.methods import render_methods
     from oodcli.workflows.methods import list_methods
 
     deliver(render_methods(list_methods(), format_), output)
@@ -44,8 +44,7 @@ def show(
     name: NameArgument, format_: FormatOption = Format.TABLE, output: OutputOption = None
 ) -> None:
     """Show formula, parameters, source and caveats of a method, or of both halves of one."""
-    from oodcli.cli.render import deliver
-    from oodcli.cli.render_methods import render_method
+    from oodcli.cli.render.methods import render_method
     from oodcli.workflows.methods import show_method
 
     deliver(render_method(show_method(name), format_), output)
@@ -56,8 +55,7 @@ def check(
     name: NameArgument, format_: FormatOption = Format.TABLE, output: OutputOption = None
 ) -> None:
     """Try a method on a toy problem; 1 if it breaks what every method promises."""
-    from oodcli.cli.render import deliver
-    from oodcli.cli.render_methods import render_trial
+    from oodcli.cli.render.methods import render_trial
     from oodcli.workflows.methods import try_method
 
     trial = try_method(name)

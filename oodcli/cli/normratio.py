@@ -15,6 +15,7 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
 )
+from oodcli.cli.speech import deliver
 
 
 def normratio(
@@ -44,7 +45,7 @@ def normratio(
     The norms of training images are compared with those of jigsaw puzzles of them.
     """
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.cli.render import deliver, render_normratio
+    from oodcli.cli.render.normratio import render_normratio
     from oodcli.store import Store
     from oodcli.workflows.normratio import normratio as normratio_workflow
 

@@ -19,7 +19,7 @@ from oodcli.cli.options import (
     writable_file,
     writable_folder,
 )
-from oodcli.cli.speech import say
+from oodcli.cli.speech import deliver, say
 
 ALARM = 3
 FOUND_OOD = 4
@@ -134,24 +134,25 @@ def predict(
     import json
 
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.cli.render import deliver
-    from oodcli.cli.render_verdicts import render_verdicts, summary
+    from oodcli.cli.render.verdicts import render_verdicts, summary
     from oodcli.errors import InvalidInputError
     from oodcli.store import Store
-    from oodcli.workflows.predict import PredictRequest
+    from oodcli.workflows.predict import PredictRequest, VerdictOutputs
     from oodcli.workflows.predict import predict as predict_workflow
+    from oodcli.workflows.thresholds import ThresholdRule
 
     request = PredictRequest(
         paths=tuple(paths),
         listed=_lines(),
         run=run,
         method=method,
-        tpr=tpr,
-        threshold=threshold,
-        format=None if format_ is None else format_.value,
-        output=output,
-        copy_ood=copy_ood,
-        summary=summary_,
+        rule=ThresholdRule(tpr, threshold),
+        outputs=VerdictOutputs(
+            format=None if format_ is None else format_.value,
+            file=output,
+            copy_ood=copy_ood,
+            summary=summary_,
+        ),
         alarm_level=alarm_level,
         device=device,
         amp=amp,

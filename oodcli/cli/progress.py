@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from oodcli.cli.speech import say
+from oodcli.cli.speech import deliver, say
 from oodcli.progress import Silent, Task
 from oodcli.text import printable
 
@@ -66,8 +66,6 @@ class TerminalProgress:
 
     def write(self, text: str) -> None:
         """Print lines of a result as they come, above the bars where both are on one terminal."""
-        from oodcli.cli.render import deliver
-
         with self._lock:
             if self._display is not None and sys.stdout.isatty():
                 # Rich would wrap and colour what is printed; this passes it on as it is.
@@ -125,7 +123,7 @@ class TerminalProgress:
 def _amount(amount: float, unit: str) -> str:
     if unit != "bytes":
         return f"{amount:,.0f} {unit}"
-    from oodcli.cli.render import human_bytes
+    from oodcli.cli.render.formats import human_bytes
 
     return human_bytes(amount)
 

@@ -18,10 +18,10 @@ from oodcli.cli.options import (
     StoreOption,
     writable_folder,
 )
-from oodcli.cli.speech import say
+from oodcli.cli.speech import deliver, say
 
 if TYPE_CHECKING:
-    from oodcli.cli.render import EmbeddedPicture
+    from oodcli.cli.render.formats import EmbeddedPicture
     from oodcli.literature import PublishedComparison
     from oodcli.plots import Picture
     from oodcli.results import Report
@@ -184,7 +184,8 @@ def report(
     everything in full.
     """
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.cli.render import TableLayout, deliver, render_report
+    from oodcli.cli.render.report import render_report
+    from oodcli.cli.render.report_table import TableLayout
     from oodcli.store import Store
     from oodcli.workflows.report import Statistics
     from oodcli.workflows.sources import ScoreQuery, Sources
@@ -283,7 +284,7 @@ def _write(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[PlotForma
 
 def _embeddable(drawn: "Sequence[Picture]") -> "list[EmbeddedPicture]":
     """Return pictures as they go into a page."""
-    from oodcli.cli.render import EmbeddedPicture
+    from oodcli.cli.render.formats import EmbeddedPicture
     from oodcli.plots import encoded
 
     return [EmbeddedPicture(each.title, each.alt, encoded(each, "png")) for each in drawn]

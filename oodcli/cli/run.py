@@ -11,7 +11,7 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
 )
-from oodcli.cli.speech import say
+from oodcli.cli.speech import deliver, say
 from oodcli.cli.train import (
     ArchOption,
     EpochsOption,
@@ -59,7 +59,7 @@ def run(
     """
     say("starting ood run (the first import of torch takes a few seconds)")
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.cli.render import deliver, render_run
+    from oodcli.cli.render.run import render_run
     from oodcli.store import Store
     from oodcli.workflows.run import run_all
     from oodcli.workflows.train import TrainRequest

@@ -21,7 +21,7 @@ from oodcli.cli.options import (
     Tuning,
     writable_file,
 )
-from oodcli.cli.speech import say
+from oodcli.cli.speech import deliver, say
 
 
 def score(
@@ -129,7 +129,7 @@ def score(
     The network sees each image once; activations are stored and read by later calls.
     """
     from oodcli.cli.processes import job
-    from oodcli.cli.render import deliver, render_plan, render_score
+    from oodcli.cli.render.score import render_plan, render_score
     from oodcli.cli.undefined import end_without
     from oodcli.store import Store
     from oodcli.workflows.score import ScoreRequest, help_to_score, plan

@@ -6,8 +6,11 @@ notes and tables are rendered here or with :func:`oodcli.text.printable`; a rule
 (``T201``) bans ``print`` from the rest of the command line.
 """
 
+import os
 import sys
+from pathlib import Path
 
+from oodcli.errors import InvalidInputError
 from oodcli.text import printable, printable_lines
 
 
@@ -38,3 +41,22 @@ def for_stdout(text: str) -> str:
     if isinstance(text, Drawn) or not sys.stdout.isatty():
         return text
     return printable_lines(text)
+
+
+def deliver(text: str, output: Path | None) -> None:
+    """Print a result, or write it to a file in one step."""
+    if output is not None:
+        from oodcli.store import file_of_user
+
+        with file_of_user(output) as stream:
+            stream.write(text.encode())
+        return
+    try:
+        sys.stdout.write(for_stdout(text))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What could not be written must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InvalidInputError(f"cannot write to stdout: {error.strerror}") from None

@@ -288,7 +288,7 @@ def train(
 
 def _print_accuracies(results: "Sequence[TrainResult]") -> None:
     from oodcli.cli.render.accuracy import accuracy_table
-    from oodcli.cli.render.terminal import write_terminal
+    from oodcli.cli.render.formats.terminal import write_terminal
 
     for each in results:
         tested = each.record.training.get("test")

@@ -17,9 +17,8 @@ from oodcli.scores import Scoring
 from oodcli.searches import Search
 from oodcli.training.recipes import Recipe
 from oodcli.workflows.catalogue import Listing
-from oodcli.workflows.detectors import Threshold
 from oodcli.workflows.doctor import Diagnosis
-from oodcli.workflows.export import Verification
+from oodcli.workflows.findings import PredictResult
 from oodcli.workflows.methods import (
     MethodList,
     MethodPage,
@@ -30,10 +29,11 @@ from oodcli.workflows.methods import (
     sections,
 )
 from oodcli.workflows.normratio import NormRatioResult
-from oodcli.workflows.predict import PredictResult
+from oodcli.workflows.onnx_verification import Verification
 from oodcli.workflows.recommend import Recommendation
 from oodcli.workflows.run import RunResult
 from oodcli.workflows.score import Plan, ScoreResult
+from oodcli.workflows.thresholds import Threshold
 from oodcli.workflows.verdict_file import Counts, Verdict
 from oodcli.workflows.verification import Verification as DatasetVerification
 

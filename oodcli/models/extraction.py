@@ -120,6 +120,7 @@ class ReadyNetwork:
         batch_size: int | None = None,
         probes: Sequence[Probe] = (),
         advance: Callable[[int], None] | None = None,
+        to: torch.device | str = "cpu",
     ) -> Iterator[Activations]:
         """Run the network over shards of images.
 
@@ -136,11 +137,13 @@ class ReadyNetwork:
             What else to observe; each leaves an array under its key in ``extra``.
         advance
             Called with the number of images of every batch that is under way.
+        to
+            Device of the activations: the network's own to score them there, without a copy.
 
         Yields
         ------
         Activations
-            Of one shard each, in float32 on the CPU.
+            Of one shard each, in float32 on that device.
 
         Raises
         ------
@@ -156,7 +159,7 @@ class ReadyNetwork:
         other longer than they compute is computed by the calling thread alone.
         """
         forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
-        return _extracted(forward, pixels_batches, probes)
+        return _extracted(forward, pixels_batches, probes, torch.device(to))
 
     def learn(
         self,
@@ -274,6 +277,7 @@ def extract(
     batch_size: int | None = None,
     probes: Sequence[Probe] = (),
     advance: Callable[[int], None] | None = None,
+    to: torch.device | str = "cpu",
 ) -> Iterator[Activations]:
     """Run a network over shards of images once, as :meth:`ReadyNetwork.extract` does.
 
@@ -281,21 +285,30 @@ def extract(
     ----------
     network, device, precision
         As for :class:`ReadyNetwork`.
-    pixels_batches, mean, std, batch_size, probes, advance
+    pixels_batches, mean, std, batch_size, probes, advance, to
         As for :meth:`ReadyNetwork.extract`.
     """
     ready = ReadyNetwork(network, device=device, precision=precision)
     return ready.extract(
-        pixels_batches, mean=mean, std=std, batch_size=batch_size, probes=probes, advance=advance
+        pixels_batches,
+        mean=mean,
+        std=std,
+        batch_size=batch_size,
+        probes=probes,
+        advance=advance,
+        to=to,
     )
 
 
 def _extracted(
-    forward: "_Forward", pixels_batches: Iterable[NDArray[np.uint8]], probes: Sequence[Probe]
+    forward: "_Forward",
+    pixels_batches: Iterable[NDArray[np.uint8]],
+    probes: Sequence[Probe],
+    to: torch.device,
 ) -> Iterator[Activations]:
     first = 0
     for pixels in pixels_batches:
-        activations = forward.activations(pixels, probes)
+        activations = forward.activations(pixels, probes, to)
         _check_finite(activations, first=first)
         yield activations
         first += len(activations)
@@ -360,8 +373,10 @@ class _Forward:
         )
         return stack
 
-    def activations(self, pixels: NDArray[np.uint8], probes: Sequence[Probe]) -> Activations:
-        """Return the activations of one shard."""
+    def activations(
+        self, pixels: NDArray[np.uint8], probes: Sequence[Probe], to: torch.device
+    ) -> Activations:
+        """Return the activations of one shard, on a device."""
         features, norms = [], []
         observed: dict[str, list[Tensor]] = {probe.key: [] for probe in probes}
         # Closed whatever happens, for it holds the settings of the pass.
@@ -376,14 +391,14 @@ class _Forward:
         with self._threads(len(pixels), *pixels.shape[2:]), _no_tf32(), torch.no_grad():
             every = torch.cat(features)  # (n, d)
             logits = self._head(every)  # (n, k)
-            # Clones made out here are ordinary tensors, which autograd may use.
+            # Joined out here they are ordinary tensors, which autograd may use.
             return Activations(
                 logits,
                 every,
                 torch.cat(norms),  # (n, b)
                 self._predicted(every, logits),
                 extra={key: torch.cat(parts).float() for key, parts in observed.items()},
-            ).map(lambda values: values.cpu().clone())
+            ).map(lambda values: values.to(to))
 
     def _predicted(self, features: Tensor, logits: Tensor) -> Tensor:
         """Return the classes ``(n,)`` of the network's own forward pass."""

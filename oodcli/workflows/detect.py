@@ -105,7 +105,7 @@ class Detectors:
                 for each in list(self.fitted):
                     with self._tolerating(each.canonical):
                         values = each.detector.score(chunk).cpu().numpy()
-                        _check_finite(each.canonical, values, dataset)
+                        check_finite(each.canonical, values, dataset)
                         parts[each.canonical].append(values)
                 task.advance(len(chunk))
         kept = (each.canonical for each in self.fitted)
@@ -235,11 +235,28 @@ def fit_all(
     return detectors
 
 
-def _check_finite(method: str, scores: ScoreArray, dataset: str) -> None:
+def check_finite(method: str, scores: ScoreArray, dataset: str | None = None) -> None:
+    """Refuse scores that are not finite.
+
+    Parameters
+    ----------
+    method
+        Canonical name of the method that gave them.
+    scores
+        ``(n,)``.
+    dataset
+        Name of the set that they are of, if it has one.
+
+    Raises
+    ------
+    UndefinedMethodError
+        If one is NaN or infinite.
+    """
     bad = int((~np.isfinite(scores)).sum())
     if bad:
+        of = "" if dataset is None else f" on {dataset}"
         raise UndefinedMethodError(
-            f"{method} gives {bad} scores on {dataset} that are not finite; "
+            f"{method} gives {bad} scores{of} that are not finite; "
             "check its parameters and the weights of the run"
         )
 

@@ -10,13 +10,11 @@ The JSON file is written last and names the digest of the other one. With both t
 screened without the training set, which may be gone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
-from numbers import Real
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from oodcli import __version__
 from oodcli.activations import Activations
+from oodcli.arguments import speaking_of_arguments
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
@@ -31,6 +30,7 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.methods.stored import UnstorableError, pack, read_arrays, unpack, write_arrays
 from oodcli.metrics import MOSTLY_TIED, tied_share
 from oodcli.models import Network, load_run_network
+from oodcli.models.extraction import ReadyNetwork
 from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, RunFolder, now
 from oodcli.store import (
@@ -44,13 +44,16 @@ from oodcli.store import (
 )
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.detect import Detectors, fit_all
+from oodcli.workflows.given import Images, items_of
+from oodcli.workflows.judging import Predictions, judge
 from oodcli.workflows.own_images import OwnImages
 from oodcli.workflows.recommend import default_method, recommended_method
 from oodcli.workflows.run_data import RunData
+from oodcli.workflows.thresholds import Threshold, ThresholdRule
 
 # Raised whenever the same fitted method would be stored, or would score, otherwise.
 DETECTOR_SCHEMA = 2
-TPR = 0.95
+BY_DEFAULT = ThresholdRule()
 
 _RECORD = "detector.json"
 _ARRAYS = "detector.safetensors"
@@ -58,153 +61,139 @@ _ID_SCORES = "id-scores"
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """The score from which on an image counts as in-distribution.
+class IdScores:
+    """Scores of ID images that a network was not trained on, and which images these are.
 
     Parameters
     ----------
-    value
-        The score.
-    tpr
-        Share of ID images with at least that score.
-    n
-        Number of ID scores that say so.
-    below
-        How many of these are taken to lie below it.
-    given
-        Whether the user gave the score.
-    stderr
-        Standard error of the score; None for a given one.
-    share_stderr
-        Standard error of the share of other ID images with at least that score; None for a given
-        one.
+    values
+        float64, ascending, ``(n,)``.
+    part
+        Part of the run's data that they are of: ``val`` where there is one, else ``test``.
+    data
+        Name of the run's data.
+    digest
+        Digest of the pixels of these images.
     """
 
-    value: float
-    tpr: float
-    n: int
-    below: int
-    given: bool = False
-    stderr: float | None = None
-    share_stderr: float | None = None
+    values: NDArray[np.float64]
+    part: str
+    data: str
+    digest: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detector:
-    """A fitted method of a run, ready to judge images that nobody has seen.
+    """A fitted method of a run with a threshold, ready to judge images that nobody has seen.
+
+    Made by :meth:`oodcli.LoadedRun.detector`, or :func:`detector_for`.
 
     Parameters
     ----------
-    run
-        Name of the run.
+    folder
+        Of the run.
     record
         Record of the run: its network, its preprocessing and its classes.
     fitted
         The method.
-    id_scores
-        Scores of ID images that it was not trained on, float64, ascending, ``(n,)``.
-    id_part
-        Part of the run's data that these are of: ``val`` where there is one, else ``test``.
-    id_data
-        Name of the run's data.
-    id_digest
-        Digest of the pixels of these images.
-    precision
-        ``float32`` or ``bfloat16``.
+    id
+        The ID scores that say what its scores mean.
     created
         When it was fitted, UTC.
+    threshold
+        From which score on an image counts as in-distribution.
+    device
+        Where it computes.
+    precision
+        ``float32`` or ``bfloat16``.
+    batch_size
+        Images that go through the network at a time; None for what suits the device.
+
+    Notes
+    -----
+    The network is loaded at the first image and stays. A detector may be used from several threads.
     """
 
-    run: str
+    folder: RunFolder
     record: Run
     fitted: Fitted
-    id_scores: NDArray[np.float64]
-    id_part: str
-    id_data: str
-    id_digest: str
-    precision: str
+    id: IdScores
     created: str
+    threshold: Threshold
+    device: torch.device
+    precision: str
+    batch_size: int | None = None
 
     @property
     def method(self) -> str:
-        """Canonical name of the method."""
+        """Canonical name of the method, such as ``knn:k=10``."""
         return self.fitted.canonical
 
-    def threshold(self, tpr: float = TPR) -> Threshold:
-        """Return the highest score that a share of the ID images reaches.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.record.class_names
+
+    def score(self, images: Images) -> NDArray[np.float64]:
+        """Return one score per image, float64, ``(n,)``, larger for more in-distribution.
 
         Parameters
         ----------
-        tpr
-            The share, above 0 and at most 1.
+        images
+            As for :meth:`predict`.
 
         Raises
         ------
-        InvalidInputError
-            If it is out of range.
-
-        Notes
-        -----
-        It is the threshold of :func:`oodcli.metrics.fpr_at_tpr` with the rule ``first_ge``. Of
-        ``n`` ID scores, a number with the standard deviation ``s = sqrt(n p (1 - p))`` lies below
-        the quantile of which ``t`` is an estimate; the standard error of ``t`` is half the
-        difference of the scores that stand ``s`` ranks above and below it. That of the share of
-        other ID images is ``sqrt(p (1 - p) / n)``.
+        OodError
+            As for :meth:`predict`.
         """
-        check_threshold(tpr, None)
-        scores = self.id_scores
-        n = len(scores)
-        rank = n - math.ceil(Fraction(str(tpr)) * n)
-        spread = math.sqrt(n * tpr * (1 - tpr))
-        low, high = max(rank - spread, 0.0), min(rank + spread, n - 1.0)
-        stderr = 0.0
-        if high > low:
-            ends = np.interp([low, high], np.arange(n), scores)
-            # Where a side ends before that many ranks, the other one speaks for it.
-            stderr = float(ends[1] - ends[0]) / (high - low) * spread
-        return Threshold(
-            float(scores[rank]),
-            tpr,
-            n,
-            rank,
-            stderr=stderr,
-            share_stderr=math.sqrt(tpr * (1 - tpr) / n),
-        )
+        return self.predict(images).score
 
-    def given_threshold(self, value: float) -> Threshold:
-        """Return a threshold that the user has chosen, with the share of ID images that reach it.
+    def predict(self, images: Images, *, errors: Literal["raise", "row"] = "raise") -> Predictions:
+        """Say of every image which class it is predicted as, and whether to trust that.
+
+        Parameters
+        ----------
+        images
+            A path of an image file, the bytes of one, a binary file object, an array, a Pillow
+            image or a tensor, or any number of these; they may differ in size, and are resized as
+            the run resizes them. A file object is read from where it stands to its end. Arrays are
+            uint8, one image ``(h, w, 3)`` or several ``(n, h, w, 3)``; where the last axis is not
+            3 long, ``(3, h, w)`` or ``(n, 3, h, w)``. Tensors are channels first, ``(3, h, w)`` or
+            ``(n, 3, h, w)``, uint8 or floating-point from 0 to 1, which is rounded to 8 bits.
+            Nothing is normalised before: the run knows its constants.
+        errors
+            What happens where a file, bytes or a Pillow image cannot be read: ``raise``, or ``row``
+            for a row with the reason.
 
         Raises
         ------
+        UnreadableImageError
+            If an image cannot be read, and ``errors`` is ``raise``.
         InvalidInputError
-            If it is no finite number.
+            If an array, a tensor or any other object is no image, or a score is not finite.
         """
-        check_threshold(None, value)
-        below = int(np.searchsorted(self.id_scores, value, side="left"))
-        n = len(self.id_scores)
-        return Threshold(value, 1 - below / n, n, below, given=True)
+        with speaking_of_arguments():
+            if errors not in ("raise", "row"):
+                raise InvalidInputError(f"errors must be 'raise' or 'row', not {errors!r}")
+            with judge(self, items_of(images), unreadable=errors) as blocks:
+                return Predictions.of(list(blocks), self.classes, self.threshold)
 
-    def chosen(self, tpr: float | None, value: float | None) -> Threshold:
-        """Return the threshold that is given, or that of a share of ID images, 0.95 if None."""
-        if value is not None:
-            return self.given_threshold(value)
-        return self.threshold(TPR if tpr is None else tpr)
-
-    def score(self, batch: Activations) -> NDArray[np.float64]:
+    def scores_of(self, batch: Activations) -> NDArray[np.float64]:
         """Return the scores of images from their activations, ``(n,)``, larger for more ID."""
         with torch.inference_mode():
             return self.fitted.detector.score(batch).cpu().double().numpy()
 
     def percentile(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Return the share of ID scores below each score, in percent, ``(n,)``."""
-        below = np.searchsorted(self.id_scores, np.asarray(scores, dtype=np.float64), side="left")
-        return 100 * below / len(self.id_scores)
+        below = np.searchsorted(self.id.values, np.asarray(scores, dtype=np.float64), side="left")
+        return 100 * below / len(self.id.values)
 
-    def verdicts(self, scores: ArrayLike, threshold: Threshold) -> NDArray[np.bool_]:
-        """Return whether each image counts as in-distribution, ``(n,)``."""
-        return np.asarray(scores, dtype=np.float64) >= threshold.value
+    def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether each score counts as in-distribution, ``(n,)``."""
+        return np.asarray(scores, dtype=np.float64) >= self.threshold.value
 
-    def network(self, folder: RunFolder) -> Network:
+    def network(self) -> Network:
         """Load the network of the run.
 
         Raises
@@ -212,63 +201,42 @@ class Detector:
         CorruptArtifactError
             If its weights are not what was written.
         """
-        folder.check_weights(self.record)
         run = self.record
+        self.folder.check_weights(run)
         return load_run_network(
-            folder.weights,
+            self.folder.weights,
             run.arch,
             len(run.class_names),
             size=run.preprocess.size,
             blocks=run.blocks,
         )
 
+    @cached_property
+    def ready(self) -> ReadyNetwork:
+        """The network on the detector's device, loaded when it is first wanted."""
+        return ReadyNetwork(self.network(), device=self.device, precision=self.precision)
+
     def origin(self) -> dict[str, Any]:
         """Return what a threshold has to be stored with: method, data and date."""
         return {
-            "run": self.run,
+            "run": self.folder.name,
             "network": self.record.network,
             "method": self.method,
             "params": dict(self.fitted.params),
             "precision": self.precision,
-            "id_data": self.id_data,
-            "id_part": self.id_part,
-            "id_images": len(self.id_scores),
-            "id_digest": self.id_digest,
+            "id_data": self.id.data,
+            "id_part": self.id.part,
+            "id_images": len(self.id.values),
+            "id_digest": self.id.digest,
             "created": self.created,
         }
-
-
-def check_threshold(tpr: float | None, value: float | None) -> None:
-    """Refuse what sets no threshold, before anything is opened.
-
-    Parameters
-    ----------
-    tpr
-        Share of ID images to accept, if it was given.
-    value
-        The threshold itself, if it was given.
-
-    Raises
-    ------
-    InvalidInputError
-        If both are given, one is no number, the share is not above 0 and at most 1, or the
-        threshold is not finite.
-    """
-    if tpr is not None and value is not None:
-        raise InvalidInputError("--tpr and --threshold both set the threshold; give one of them")
-    for option, given in (("--tpr", tpr), ("--threshold", value)):
-        if not isinstance(given, Real | None):  # callers from Python may give anything
-            raise InvalidInputError(f"{option} must be a number, not {given!r}")
-    if tpr is not None and not 0 < tpr <= 1:
-        raise InvalidInputError(f"--tpr must be above 0 and at most 1, not {tpr:g}")
-    if value is not None and not math.isfinite(value):
-        raise InvalidInputError(f"--threshold must be a finite number, not {value}")
 
 
 def detector_for(
     store: Store,
     folder: RunFolder,
     method: str | None,
+    rule: ThresholdRule = BY_DEFAULT,
     *,
     device: torch.device,
     amp: bool = False,
@@ -287,6 +255,8 @@ def detector_for(
     method
         The method as written on the command line; ``auto`` for the recommended one, which is
         chosen now if it was not yet; None for the recommended one if it was chosen, else ``msp``.
+    rule
+        How its threshold is set.
     device
         Where it scores.
     amp
@@ -316,13 +286,14 @@ def detector_for(
         device=device, amp=amp, batch_size=batch_size, skip_unreadable=skip_unreadable,
         progress=watch,
     )  # fmt: skip
-    tied = tied_share(detector.id_scores)
+    scores = detector.id.values
+    tied = tied_share(scores)
     if tied > MOSTLY_TIED:
         watch.note(
-            f"{100 * tied:.0f} % of the {len(detector.id_scores):,} ID scores of {detector.method} "
+            f"{100 * tied:.0f} % of the {len(scores):,} ID scores of {detector.method} "
             "tie with another, so that its threshold is coarse; another method ranks images better"
         )
-    return detector
+    return replace(detector, threshold=rule.on(scores), batch_size=batch_size)
 
 
 def _found_or_fitted(
@@ -385,16 +356,11 @@ def _fitted(kept: "_Kept", spec: MethodSpec, own: OwnImages, progress: Progress)
     scored = found.score(activations, images.name, progress=progress)
     found.require_all()
     (scores,) = scored.values()
-    return Detector(
-        run=kept.folder.name,
-        record=kept.record,
-        fitted=found.fitted[0],
-        id_scores=np.sort(scores.astype(np.float64)),
-        id_part=part,
-        id_data=data.dataset.name,
-        id_digest=images.digest,
-        precision=kept.precision,
+    return kept.detector(
+        found.fitted[0],
+        IdScores(np.sort(scores.astype(np.float64)), part, data.dataset.name, images.digest),
         created=now(),
+        device=activator.device,
     )
 
 
@@ -423,6 +389,21 @@ class _Kept:
         """Folder of the detector."""
         return self.folder.detectors / digest_of_json([self.method, self.precision])[:16]
 
+    def detector(
+        self, fitted: Fitted, scores: IdScores, *, created: str, device: torch.device
+    ) -> Detector:
+        """Return a detector of this run, method and precision, with the usual threshold."""
+        return Detector(
+            folder=self.folder,
+            record=self.record,
+            fitted=fitted,
+            id=scores,
+            created=created,
+            threshold=BY_DEFAULT.on(scores.values),
+            device=device,
+            precision=self.precision,
+        )
+
     def write(self, detector: Detector) -> None:
         """Store a detector.
 
@@ -432,7 +413,7 @@ class _Kept:
             If the fitted method cannot be stored.
         """
         structure, arrays = pack(detector.fitted.detector)
-        arrays[_ID_SCORES] = torch.from_numpy(detector.id_scores)
+        arrays[_ID_SCORES] = torch.from_numpy(detector.id.values)
         remove_leftovers(self.place, older_than_s=0)
         path = self.place / _ARRAYS
         with replacing(path) as stream:
@@ -441,7 +422,7 @@ class _Kept:
             "kind": "ood-detector",
             "key": self.key,
             "origin": detector.origin(),
-            "threshold": asdict(detector.threshold()),
+            "threshold": asdict(detector.threshold),
             "version": __version__,
             "digest": digest_of_file(path),
             "detector": structure,
@@ -460,16 +441,16 @@ class _Kept:
             scorer: Any = unpack(content["detector"], arrays, device)
             if not callable(getattr(scorer, "score", None)):
                 return None
-            return Detector(
-                run=self.folder.name,
-                record=self.record,
-                fitted=Fitted(self.method, origin["params"], scorer),
-                id_scores=arrays[_ID_SCORES].numpy().copy(),
-                id_part=origin["id_part"],
-                id_data=origin["id_data"],
-                id_digest=origin["id_digest"],
-                precision=self.precision,
+            return self.detector(
+                Fitted(self.method, origin["params"], scorer),
+                IdScores(
+                    arrays[_ID_SCORES].numpy().copy(),
+                    part=origin["id_part"],
+                    data=origin["id_data"],
+                    digest=origin["id_digest"],
+                ),
                 created=origin["created"],
+                device=device,
             )
         except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
             return None

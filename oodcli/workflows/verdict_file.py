@@ -133,6 +133,9 @@ class Counts:
         """Images that could be read."""
         return self.id + self.ood
 
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.id + other.id, self.ood + other.ood, self.errors + other.errors)
+
     def count(self, verdict: str | None) -> None:
         """Count one image."""
         if verdict == "id":

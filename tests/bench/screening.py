@@ -33,7 +33,7 @@ from oodcli.models import load_run_network
 from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store
 from oodcli.workflows.devices import find_device
-from oodcli.workflows.predict import PredictRequest, predict
+from oodcli.workflows.predict import PredictRequest, VerdictOutputs, predict
 
 
 def bare_loop(folder: RunFolder, files: Sequence[str], *, device: torch.device, batch: int) -> None:
@@ -132,7 +132,11 @@ def main() -> None:
 
     def ours(paths: Sequence[str], sink: io.StringIO) -> None:
         request = PredictRequest(
-            paths, run=options.run, method=options.method, device=options.device, format="csv"
+            paths,
+            run=options.run,
+            method=options.method,
+            device=options.device,
+            outputs=VerdictOutputs(format="csv"),
         )
         predict(store, request, rows_to=sink.write)
 

@@ -181,14 +181,14 @@ def test_a_bank_that_is_too_large_is_refused(
 def test_a_file_that_differs_is_not_written(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oodcli.workflows.export import run_model
+    from oodcli.workflows.onnx_verification import run_model
 
     def off(*args: Any) -> dict[str, np.ndarray]:
         values = run_model(*args)
         values["score"] = values["score"] * np.float32(1.01)
         return values
 
-    monkeypatch.setattr("oodcli.workflows.export.run_model", off)
+    monkeypatch.setattr("oodcli.workflows.onnx_verification.run_model", off)
     code, out, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
     assert (code, out) == (1, "")
     assert "gives other results than ood: score differ by up to" in err
@@ -199,10 +199,10 @@ def test_a_file_that_differs_is_not_written(
 def test_a_wrong_verdict_is_noticed(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oodcli.workflows.export import run_model
+    from oodcli.workflows.onnx_verification import run_model
 
     monkeypatch.setattr(
-        "oodcli.workflows.export.run_model",
+        "oodcli.workflows.onnx_verification.run_model",
         lambda *args: {**(got := run_model(*args)), "verdict": 1 - got["verdict"]},
     )
     code, _, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
@@ -252,14 +252,14 @@ def test_the_recommended_method_or_an_ensemble_is_exported(
 
 
 def test_a_rounding_of_outputs_that_hardly_vary_is_accepted() -> None:
-    from oodcli.workflows.export import ROUNDINGS, TOLERANCE, _difference
+    from oodcli.workflows.onnx_verification import ROUNDINGS, TOLERANCE, difference_of
 
     same = np.full(8, 3.0, dtype=np.float32)
     same[0] += np.spacing(same[0])
     rounded = np.nextafter(same, np.float32(9))
-    assert 0 < _difference(rounded, same.astype(np.float64)).relative <= TOLERANCE
+    assert 0 < difference_of(rounded, same.astype(np.float64)).relative <= TOLERANCE
     allowed = ROUNDINGS * np.finfo(np.float32).eps * 3
-    assert _difference(same + np.float32(1.1 * allowed), same).relative > TOLERANCE
+    assert difference_of(same + np.float32(1.1 * allowed), same).relative > TOLERANCE
     # Where outputs vary, their own spread counts.
     spread = np.linspace(-3, 3, 100)
-    assert _difference(spread + 1e-3, spread).relative == pytest.approx(1e-3 / spread.std())
+    assert difference_of(spread + 1e-3, spread).relative == pytest.approx(1e-3 / spread.std())

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from oodcli.cli.options import Format
-from oodcli.cli.render import EmbeddedPicture, TableLayout, render_report
-from oodcli.cli.render.html import write_html
-from oodcli.cli.render.table import Cell, Column, Table
+from oodcli.cli.render.formats import EmbeddedPicture
+from oodcli.cli.render.formats.html import write_html
+from oodcli.cli.render.formats.table import Cell, Column, Table
+from oodcli.cli.render.report import render_report
+from oodcli.cli.render.report_table import TableLayout
 from oodcli.metrics import Detection
 from oodcli.results import Report, ResultRow, RunSummary, with_averages
 

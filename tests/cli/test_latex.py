@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oodcli.cli.render.latex import escaped, write_latex
-from oodcli.cli.render.table import Cell, Column, Table
+from oodcli.cli.render.formats.latex import escaped, write_latex
+from oodcli.cli.render.formats.table import Cell, Column, Table
 
 HOSTILE = r"50% & $1_000 #3 \input{/etc/passwd} {x} ~^ <a>|`é ž Ω 名 ± ↓ \\ [0] -- \n"
 

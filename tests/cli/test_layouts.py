@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from oodcli.cli.options import Format, Layout, Per
-from oodcli.cli.render import TableLayout, render_report
+from oodcli.cli.render.report import render_report
+from oodcli.cli.render.report_table import TableLayout
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.metrics import Detection
 from oodcli.results import Report, ResultRow, RunSummary, SplitUsed, over_runs, with_averages

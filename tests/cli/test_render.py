@@ -7,7 +7,10 @@ import pytest
 
 from oodcli import __version__
 from oodcli.cli.options import Format
-from oodcli.cli.render import deliver, human_bytes, render_normratio, render_report
+from oodcli.cli.render.formats import human_bytes
+from oodcli.cli.render.normratio import render_normratio
+from oodcli.cli.render.report import render_report
+from oodcli.cli.speech import deliver
 from oodcli.metrics import Detection
 from oodcli.results import Report, ResultRow, RunSummary, over_runs, with_averages
 from oodcli.workflows.normratio import Block, NormRatioResult

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import oodcli
-from oodcli.cli.render.plain import write_json
+from oodcli.cli.render.formats.plain import write_json
 from oodcli.cli.speech import Drawn, for_stdout, interject
 from oodcli.errors import OodError, UnknownNameError
 from oodcli.text import printable, printable_lines

@@ -214,7 +214,8 @@ def test_rows_stand_where_they_belong_when_shards_are_many(
 ) -> None:
     good = files(made)
     wanted = detector.score(good)
-    monkeypatch.setattr(detector, "_rows", 3)
+    # Of images of 32×32 pixels three go through the network together.
+    monkeypatch.setattr("oodcli.workflows.judging._PIXELS", 3 * 32 * 32)
     images = [each for path in good for each in (path, b"no image")]
     found = detector.predict(iter(images), errors="row")
     np.testing.assert_allclose(found.score[::2], wanted, rtol=1e-5)
@@ -293,7 +294,7 @@ def test_options_become_arguments_and_commands_stay() -> None:
 
     for text, told in (
         ("cpu has too little memory; take fewer images at a time: --score-batch-size N",
-         "cpu has too little memory; take fewer images at a time: batch_size=N"),
+         "cpu has too little memory; take fewer images at a time: score_batch_size=N"),
         ("cannot read image a.png: gone; replace it, or go on without it: --skip-unreadable",
          "cannot read image a.png: gone; replace it, or go on without it: skip_unreadable=True"),
         ("hold some out: ood train --val-fraction 0.1; or name another: --store DIR",
@@ -352,6 +353,8 @@ def test_importing_the_package_is_free_and_its_names_are_there() -> None:
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
         "assert set(oodcli.__all__) <= set(dir(oodcli))\n"
         "from oodcli import predict, load_run\n"
+        "assert 'torch' not in sys.modules\n"
+        "from oodcli import Detector\n"
         "assert 'torch' in sys.modules\n"
         "try:\n"
         "    oodcli.nothing\n"

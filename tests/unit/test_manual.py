@@ -95,18 +95,18 @@ def test_every_field_of_a_golden_object_is_in_the_contract(name: str) -> None:
 
 
 def test_the_columns_of_a_report_are_those_that_the_manual_explains() -> None:
-    from oodcli.cli.render import results
+    from oodcli.cli.render import report_table
 
-    assert set(COLUMNS) == set(results._NAMES)
+    assert set(COLUMNS) == set(report_table._NAMES)
 
 
 def test_papers_call_methods_as_the_registry_does() -> None:
     """Tables import no torch, and so cannot ask it."""
-    from oodcli.cli.render import results
+    from oodcli.cli.render import papers
     from oodcli.methods import METHODS
 
     own = {"ash-b": "ASH", "csd": "MODE"}  # what tables of papers have instead
-    single = {name: title for name, title in results._COMMON_NAMES.items() if name in METHODS}
+    single = {name: title for name, title in papers._COMMON_NAMES.items() if name in METHODS}
     assert len(single) >= 15
     assert single == {name: own.get(name, METHODS[name].title) for name in single}
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oodcli.cli.render.table import Cell, Column, Table, percent
+from oodcli.cli.render.formats.table import Cell, Column, Table, percent
 
 
 def accuracy_table(run: str, class_names: Sequence[str], tested: Mapping[str, Any]) -> Table:

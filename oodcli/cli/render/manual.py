@@ -4,7 +4,7 @@ import io
 import re
 import sys
 
-from oodcli.cli.render.terminal import window
+from oodcli.cli.render.formats.terminal import window
 from oodcli.cli.speech import Drawn
 from oodcli.manual import TOPICS, page
 

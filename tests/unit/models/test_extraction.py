@@ -447,3 +447,11 @@ def test_a_ready_network_gives_what_a_pass_of_its_own_gives(
             assert torch.equal(one, other)
     assert not any(m._forward_hooks for m in ready.module.modules())
     assert list(ready.extract([], **HALF)) == []  # type: ignore[arg-type]
+
+
+def test_activations_are_tensors_that_autograd_may_use(network: Network, pixels: Pixels) -> None:
+    """Those made in inference mode are not."""
+    found = run(network, pixels, to="cpu")
+    for name, values in found.arrays().items():
+        assert not values.is_inference(), name
+        assert values.device == torch.device("cpu")

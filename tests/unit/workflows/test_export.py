@@ -8,7 +8,7 @@ import torch
 
 from oodcli.data.bilinear import resizing_matrices
 from oodcli.data.prepare import Resizing
-from oodcli.workflows.export import _not_below, _Screening
+from oodcli.workflows.onnx_graph import Screening, not_below
 
 
 @pytest.mark.parametrize("before", [(20, 24), (57, 31), (31, 57), (90, 70)])
@@ -27,7 +27,7 @@ def test_images_are_resized_inside_as_the_run_resizes_them(
         columns=torch.from_numpy(matrices.columns),
     )
     images = torch.from_numpy(pixels)
-    got = _Screening._scaled(graph, images if kind == "uint8" else images.float() / 255)
+    got = Screening._scaled(graph, images if kind == "uint8" else images.float() / 255)
     wanted = np.stack([resizing.apply(each.transpose(1, 2, 0)) for each in pixels])
     assert got.dtype == torch.float32
     np.testing.assert_array_equal(
@@ -37,6 +37,6 @@ def test_images_are_resized_inside_as_the_run_resizes_them(
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.7, -0.7, 1.0, 1e-3, 123456.789])
 def test_a_threshold_between_two_float32_numbers_decides_alike(value: float) -> None:
-    least = np.float32(_not_below(value))
+    least = np.float32(not_below(value))
     assert float(least) >= value
     assert float(np.nextafter(least, np.float32(-np.inf))) < value

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from oodcli.cli.render.table import Cell, Column, Table
+from oodcli.cli.render.formats.table import Cell, Column, Table
 from oodcli.text import printable
 
 if TYPE_CHECKING:

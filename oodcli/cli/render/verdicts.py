@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from oodcli.cli.render import Cell, Column, Table, percent
-from oodcli.cli.render.terminal import write_terminal
+from oodcli.cli.render.formats import Cell, Column, Table, percent
+from oodcli.cli.render.formats.terminal import write_terminal
 from oodcli.cli.speech import Drawn
 
 if TYPE_CHECKING:
-    from oodcli.workflows.predict import PredictResult
+    from oodcli.workflows.findings import PredictResult
     from oodcli.workflows.verdict_file import Verdict
 
 _COLUMNS = (

@@ -2,7 +2,7 @@
 
 import re
 
-from oodcli.cli.render.table import Cell, Table
+from oodcli.cli.render.formats.table import Cell, Table
 from oodcli.text import printable
 
 # What would be taken for markup inside a cell or a line; brackets only where they make a link.

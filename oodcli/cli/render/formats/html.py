@@ -13,7 +13,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from oodcli.cli.render.table import Cell, Column, EmbeddedPicture, Table
+from oodcli.cli.render.formats.table import Cell, Column, EmbeddedPicture, Table
 from oodcli.text import printable
 
 _HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-from oodcli.cli.render.table import Cell, Column, Table
+from oodcli.cli.render.formats.table import Cell, Column, Table
 from oodcli.text import printable
 
 _SPECIAL = {

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from oodcli.cli.options import Format
-from oodcli.cli.render import Cell, Column, Table, render_table
+from oodcli.cli.render.formats import Cell, Column, Table, write_table
 
 if TYPE_CHECKING:
     from oodcli.specs import Value
@@ -49,7 +49,7 @@ def render_methods(listing: "MethodList", how: Format) -> str:
         ),
         droppable=("grid", "paper", "inputs", "title", "year"),
     )
-    return render_table(table, how, json_content=listing.to_json())
+    return write_table(table, how, json_content=listing.to_json())
 
 
 def render_method(page: "MethodPage", how: Format) -> str:
@@ -61,7 +61,7 @@ def render_method(page: "MethodPage", how: Format) -> str:
             for name, text in _fields(part)
         ]
         columns = tuple(Column(key, key) for key in ("method", "field", "value"))
-        return render_table(
+        return write_table(
             Table(title=(), columns=columns, rows=rows), how, json_content=page.to_json()
         )
     written = _markdown if how is Format.MARKDOWN else _paragraphs
@@ -97,7 +97,7 @@ def render_trial(trial: "MethodTrial", how: Format) -> str:
         columns=(Column("must", "It must"), Column("kept", "Kept"), Column("how", "How")),
         rows=rows,
     )
-    return render_table(table, how, json_content=trial.to_json())
+    return write_table(table, how, json_content=trial.to_json())
 
 
 def _rows(method: "ListedMethod", *, wrapped: bool) -> list[dict[str, Cell]]:

@@ -5,25 +5,20 @@ per data set, as the papers print it.
 """
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Literal
 
 from oodcli import __version__
 from oodcli.cli.options import Layout, Per
-from oodcli.cli.render.table import Cell, Column, Table, percent
+from oodcli.cli.render.formats import Cell, Column, Table, percent
+from oodcli.cli.render.metrics import METRIC_STYLES, MetricStyle
+from oodcli.cli.render.papers import PAPERS, Paper
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.literature import SOURCES, PublishedComparison
 from oodcli.results import (
     AVERAGE,
     EXTRAS,
     FULL_SPECTRUM,
     METRICS,
-    Calibration,
-    Comparison,
-    MeanRank,
     Report,
     ResultRow,
 )
@@ -33,35 +28,9 @@ _MOST_DIGITS = 10
 _FIRST_TO_GO = ("images", "params", "accuracy", *EXTRAS, "aupr_out", "aupr_in", "group")
 
 
-@dataclass(frozen=True)
-class _Metric:
-    """How a value is called and printed, and which of several is best."""
-
-    heading: str
-    best: Literal["least", "most", "none"] = "none"
-    unit: Literal["percent", "score"] = "percent"
-
-
-_METRICS: Mapping[str, _Metric] = MappingProxyType(
-    {
-        "fpr95": _Metric("FPR95 ↓", "least"),
-        "auroc": _Metric("AUROC ↑", "most"),
-        "aupr_in": _Metric("AUPR-in ↑", "most"),
-        "aupr_out": _Metric("AUPR-out ↑", "most"),
-        "fpr80": _Metric("FPR80 ↓", "least"),
-        "fpr90": _Metric("FPR90 ↓", "least"),
-        "fpr99": _Metric("FPR99 ↓", "least"),
-        "detection_error": _Metric("Det. error ↓", "least"),
-        "tied": _Metric("Ties ↓", "least"),
-        "aurc": _Metric("AURC ↓", "least"),
-        "accuracy_at_95": _Metric("Acc. at 95 ↑", "most"),
-        "threshold_95": _Metric("Threshold", unit="score"),
-        "accuracy": _Metric("ID acc. ↑"),
-    }
-)
 _IDENTIFYING = {"run": "Run", "arch": "Network", "dataset": "OOD set", "group": "Group"}
 _IDENTIFYING |= {"method": "Method"}
-_NAMES = (*_IDENTIFYING, *_METRICS, "images", "params")
+_NAMES = (*_IDENTIFYING, *METRIC_STYLES, "images", "params")
 
 
 # With more methods than this, a table of every method on every set is too long to read.
@@ -103,108 +72,6 @@ class TableLayout:
     shorten: bool = True
 
 
-@dataclass(frozen=True)
-class _Paper:
-    """What the tables of a paper have, and what they call things."""
-
-    columns: tuple[str, ...]
-    per: Per
-    sets: Mapping[str, str]
-    groups: Mapping[str, str]
-    methods: Mapping[str, str]
-    by_arch: bool
-
-
-_SHAPERS = {"react": "ReAct", "dice": "DICE", "scale": "SCALE", "ash-b": "ASH"}
-_COMMON_NAMES = {
-    # Papers follow these by the energy score; scores of other programs have the name alone.
-    **_SHAPERS,
-    **{f"{name}+energy": title for name, title in _SHAPERS.items()},
-    "msp": "MSP",
-    "odin": "ODIN",
-    "energy": "Energy",
-    "maxlogit": "MaxLogit",
-    "knn": "KNN",
-    "gen": "GEN",
-    "rmds": "RMDS",
-    "mds": "MDS",
-    "vim": "ViM",
-    "t2fnorm": "T2FNorm",
-    "mode": "MODE",
-    "csd": "MODE",
-    "featurenorm": "FeatureNorm",
-    "norm+msp": "MSP + norm",
-    "norm+odin": "ODIN + norm",
-    "norm+energy": "Energy + norm",
-}
-_LAYOUTS: Mapping[Layout, _Paper] = MappingProxyType(
-    {
-        Layout.FEATURENORM: _Paper(
-            columns=("fpr95", "auroc"),
-            per=Per.BOTH,
-            sets={
-                "svhn": "SVHN",
-                "textures": "Textures",
-                "lsun-crop": "LSUN-C",
-                "lsun-resize": "LSUN-R",
-                "isun": "iSUN",
-                "places365-sample": "Places365",
-                "inaturalist": "iNaturalist",
-                "sun": "SUN",
-                "places": "Places",
-            },
-            groups={"ood": "Average", "all": "Average"},
-            methods=_COMMON_NAMES,
-            by_arch=True,
-        ),
-        Layout.MODE: _Paper(
-            columns=("fpr95", "auroc"),
-            per=Per.BOTH,
-            sets={
-                "svhn-10000": "SVHN",
-                "places365-test-sample": "Places365",
-                "lsun-crop": "LSUN",
-                "isun": "iSUN",
-                "inaturalist": "iNaturalist",
-                "sun": "SUN",
-                "places": "Places",
-                "textures": "Texture",
-            },
-            groups={"ood": "Average", "all": "Average"},
-            methods=_COMMON_NAMES,
-            by_arch=False,
-        ),
-        Layout.OPENOOD: _Paper(
-            columns=("auroc", "accuracy"),
-            per=Per.GROUP,
-            sets={
-                "cifar10": "CIFAR-10",
-                "cifar100": "CIFAR-100",
-                "tiny-imagenet": "TIN",
-                "ssb-hard": "SSB-hard",
-                "ninco": "NINCO",
-                "mnist-lossless": "MNIST",
-                "svhn-lossless": "SVHN",
-                "inaturalist": "iNaturalist",
-                "textures": "Textures",
-                "places365": "Places365",
-                "openimage-o": "OpenImage-O",
-            },
-            groups={
-                "near": "Near-OOD",
-                "far": "Far-OOD",
-                "ood": "OOD",
-                "fs-near": "Near-OOD (full spectrum)",
-                "fs-far": "Far-OOD (full spectrum)",
-                "fs-ood": "OOD (full spectrum)",
-            },
-            methods={**_COMMON_NAMES, "energy": "EBO", "maxlogit": "MLS", "vim": "VIM"},
-            by_arch=False,
-        ),
-    }
-)
-
-
 def report_tables(reports: Sequence[Report], layout: TableLayout) -> list[Table]:
     """Return the table of a report.
 
@@ -223,7 +90,7 @@ def report_tables(reports: Sequence[Report], layout: TableLayout) -> list[Table]
         If the digits are out of range, or what is asked for leaves no row.
     """
     _check(layout)
-    paper = None if layout.paper is None else _LAYOUTS[layout.paper]
+    paper = None if layout.paper is None else PAPERS[layout.paper]
     wide = layout.transpose or paper is not None
     metrics, fixed = _columns(layout, paper, wide=wide)
     short = layout.per is None and layout.shorten and _is_long(reports[0].rows) and not wide
@@ -255,7 +122,7 @@ class _Content:
     metrics: tuple[str, ...]
     fixed: tuple[str, ...]
     layout: TableLayout
-    paper: _Paper | None
+    paper: Paper | None
 
     @property
     def several_runs(self) -> bool:
@@ -327,13 +194,13 @@ def _check(layout: TableLayout) -> None:
     for name in layout.columns or ():
         if name not in _NAMES:
             raise UnknownNameError.among("column", name, _NAMES)
-    if layout.sort is not None and _METRICS.get(layout.sort, _Metric("")).best == "none":
-        known = [name for name, metric in _METRICS.items() if metric.best != "none"]
+    if layout.sort is not None and METRIC_STYLES.get(layout.sort, MetricStyle("")).best == "none":
+        known = [name for name, metric in METRIC_STYLES.items() if metric.best != "none"]
         raise UnknownNameError.among("metric to sort by", layout.sort, known)
 
 
 def _columns(
-    layout: TableLayout, paper: _Paper | None, *, wide: bool
+    layout: TableLayout, paper: Paper | None, *, wide: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the metrics, and all columns in their order; what was not named comes as it does."""
     if layout.columns is not None:
@@ -342,7 +209,7 @@ def _columns(
         names = paper.columns
     else:
         names = ("fpr95", "auroc") if wide else (*METRICS, "images")
-    return tuple(name for name in names if name in _METRICS), names
+    return tuple(name for name in names if name in METRIC_STYLES), names
 
 
 def _shown(rows: Sequence[ResultRow], per: Per, *, overall: bool) -> list[ResultRow]:
@@ -376,11 +243,11 @@ def _long(content: _Content) -> Table:
     conventions = [report.convention for report in content.reports]
     columns = [Column(name, _IDENTIFYING[name]) for name in lead]
     for name in content.fixed:
-        if name in _METRICS:
+        if name in METRIC_STYLES:
             columns += [
                 Column(
                     _place_key(index, name),
-                    _METRICS[name].heading,
+                    METRIC_STYLES[name].heading,
                     right=True,
                     over=convention if len(conventions) > 1 and name != "accuracy" else "",
                 )
@@ -427,7 +294,7 @@ def _long(content: _Content) -> Table:
         }
     n = len(conventions)
     droppable = [
-        tuple(_place_key(index, name) for index in range(n)) if name in _METRICS else name
+        tuple(_place_key(index, name) for index in range(n)) if name in METRIC_STYLES else name
         for name in _FIRST_TO_GO
     ]
     # Of further conventions the area under the ROC curve says nothing new.
@@ -460,11 +327,16 @@ def _wide(content: _Content) -> Table:
         for index, convention in enumerate(conventions):
             over = heading if len(conventions) == 1 else f"{heading}, {convention}"
             columns += [
-                Column(_wide_key(place, index, name), _METRICS[name].heading, right=True, over=over)
+                Column(
+                    _wide_key(place, index, name),
+                    METRIC_STYLES[name].heading,
+                    right=True,
+                    over=over,
+                )
                 for name in set_metrics
             ]
     if "accuracy" in content.metrics:
-        columns.append(Column("accuracy", _METRICS["accuracy"].heading, right=True))
+        columns.append(Column("accuracy", METRIC_STYLES["accuracy"].heading, right=True))
     body: list[dict[str, Cell]] = []
     ends: set[int] = set()
     runs = dict.fromkeys(row.run for row in content.rows)
@@ -546,7 +418,7 @@ def _sorted_methods(rows: Sequence[ResultRow], sort: str | None) -> list[str]:
 
 def _sort_key(value: float | None, metric: str) -> tuple[bool, float]:
     """Put the best first and what has no value last."""
-    sign = 1 if _METRICS[metric].best == "least" else -1
+    sign = 1 if METRIC_STYLES[metric].best == "least" else -1
     return value is None, 0.0 if value is None else sign * value
 
 
@@ -590,14 +462,14 @@ def _text(row: ResultRow | None, metric: str, digits: int) -> str:
 
 
 def _number(value: float, metric: str, digits: int) -> str:
-    if _METRICS[metric].unit == "score":
+    if METRIC_STYLES[metric].unit == "score":
         return f"{value:.5g}"
     return percent(value, digits)
 
 
 def _marks(values: Sequence[float | None], metric: str, digits: int) -> list[str]:
     """Mark the best and the second best of rivals, as printed; the second among three or more."""
-    best = _METRICS[metric].best
+    best = METRIC_STYLES[metric].best
     printed = [None if value is None else float(percent(value, digits)) for value in values]
     known = sorted({value for value in printed if value is not None}, reverse=best == "most")
     if best == "none" or len(printed) - printed.count(None) < 2:
@@ -610,7 +482,7 @@ def _marks(values: Sequence[float | None], metric: str, digits: int) -> list[str
     ]
 
 
-def _dataset(row: ResultRow, paper: _Paper | None) -> str:
+def _dataset(row: ResultRow, paper: Paper | None) -> str:
     spectrum = row.group in FULL_SPECTRUM.values()
     if row.dataset != AVERAGE:
         name = row.dataset if paper is None else paper.sets.get(row.dataset, row.dataset)
@@ -689,214 +561,3 @@ def _versions(report: Report) -> str:
         if run.versions
     )
     return line + "".join(f"; run made by {versions}" for versions in made)
-
-
-def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2) -> Table:
-    """Return our values beside those that papers printed.
-
-    Parameters
-    ----------
-    comparisons
-        What `oodcli.literature.compare` found.
-    digits
-        Digits after the point of a percent.
-    """
-    reasons: dict[str, int] = {}
-    for each in comparisons:
-        for reason in each.reasons:
-            reasons.setdefault(reason, len(reasons) + 1)
-    several = len({each.run for each in comparisons}) > 1
-    conventions = {each.convention for each in comparisons}
-    rows = []
-    for each in comparisons:
-        verdict, good = _verdict(each, reasons)
-        remark = f", {each.published.note}" if each.published.note else ""
-        theirs = percent(each.theirs)
-        if each.metric in each.published.std:
-            theirs += f" ± {percent(each.published.std[each.metric])}"
-        rows.append(
-            {
-                "run": Cell(each.run),
-                "dataset": Cell(_dataset_name(each.dataset, each.group)),
-                "method": Cell(each.method),
-                "convention": Cell(each.convention),
-                "metric": Cell(_METRICS[each.metric].heading.rstrip("↓↑ ")),
-                "ours": Cell(percent(each.ours, digits), value=each.ours),
-                "published": Cell(theirs, value=each.theirs),
-                "difference": (
-                    Cell("")
-                    if each.reasons
-                    else Cell(_signed(each.difference, digits), value=each.difference)
-                ),
-                "tolerance": (
-                    Cell("")
-                    if each.reasons or each.tolerance is None
-                    else Cell(f"±{percent(each.tolerance)}", value=each.tolerance)
-                ),
-                "verdict": Cell(verdict, bold=good),
-                "source": Cell(SOURCES[each.published.source].title + remark),
-            }
-        )
-    ends = {
-        index
-        for index, (one, after) in enumerate(itertools.pairwise(comparisons))
-        if (one.run, one.dataset, one.group) != (after.run, after.dataset, after.group)
-    }
-    notes = [f"({number}) {reason}" for reason, number in reasons.items()]
-    notes += dict.fromkeys(remark for each in comparisons for remark in each.remarks)
-    return Table(
-        title=("beside what the papers printed, in percent",),
-        columns=[
-            *([Column("run", "Run")] if several else []),
-            Column("dataset", "OOD set"),
-            Column("method", "Method"),
-            *([Column("convention", "Convention")] if len(conventions) > 1 else []),
-            Column("metric", "Metric"),
-            Column("ours", "Ours", right=True),
-            Column("published", "Published", right=True),
-            Column("difference", "Difference", right=True),
-            Column("tolerance", "Tolerance", right=True),
-            Column("verdict", "Verdict"),
-            Column("source", "Source"),
-        ],
-        rows=rows,
-        sections=frozenset(ends),
-        notes=notes,
-        droppable=("source", "tolerance"),
-    )
-
-
-def _verdict(each: PublishedComparison, reasons: Mapping[str, int]) -> tuple[str, bool]:
-    if each.reasons:
-        numbers = ", ".join(f"{reasons[reason]}" for reason in each.reasons)
-        return f"not comparable ({numbers})", False
-    if each.within is None:
-        return "no tolerance set", False
-    return ("within", False) if each.within else ("outside", True)
-
-
-def _signed(difference: float, digits: int) -> str:
-    text = f"{100 * difference:+.{digits}f}"
-    # A difference of nothing has no sign.
-    return text[1:] if re.fullmatch(r"[+-]0(\.0+)?", text) else text
-
-
-def statistics_tables(report: Report, digits: int = 2) -> list[Table]:
-    """Return what the tests of a report say in plain words, and what else is known of its methods.
-
-    Parameters
-    ----------
-    report
-        The report.
-    digits
-        Digits after the point of a percent.
-    """
-    tables = []
-    if report.comparisons:
-        tables.append(_tests_table(report.comparisons, digits))
-    if report.mean_ranks:
-        tables.append(_ranks_table(report.mean_ranks))
-    if report.calibration:
-        tables.append(_calibration_table(report.calibration, digits))
-    return tables
-
-
-def _tests_table(comparisons: Sequence[Comparison], digits: int) -> Table:
-    rows = []
-    for each in comparisons:
-        low, high = (_signed(end, digits) for end in each.interval)
-        winner = each.method_a if each.delta > 0 else each.method_b
-        says = f"{winner} separates better" if each.significant else "cannot be told apart"
-        place = _dataset_name(each.dataset, each.group)
-        rows.append(
-            {
-                "run": Cell(each.run),
-                "dataset": Cell(place),
-                "a": Cell(each.method_a),
-                "b": Cell(each.method_b),
-                "delta": Cell(_signed(each.delta, digits), value=each.delta),
-                "interval": Cell(f"[{low}, {high}]"),
-                "p": Cell(_chance(each.p_holm), value=each.p_holm),
-                "says": Cell(says, bold=each.significant),
-            }
-        )
-    n = comparisons[0].n_compared
-    corrected = f", p after Holm's correction for {n} comparisons" if n > 1 else ""
-    several = len({each.run for each in comparisons}) > 1
-    return Table(
-        title=(
-            "DeLong's paired test: AUROC of A less that of B in points of a percent, "
-            f"with its 95 % interval{corrected}",
-        ),
-        columns=[
-            *([Column("run", "Run")] if several else []),
-            Column("dataset", "OOD set"),
-            Column("a", "A"),
-            Column("b", "B"),
-            Column("delta", "A - B", right=True),
-            Column("interval", "95 % interval", right=True),
-            Column("p", "p", right=True),
-            Column("says", "At 5 %"),
-        ],
-        rows=rows,
-        droppable=("interval",),
-    )
-
-
-def _chance(p: float) -> str:
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def _ranks_table(ranks: Sequence[MeanRank]) -> Table:
-    first = ranks[0]
-    several = len({rank.run for rank in ranks}) > 1
-    rows = [
-        {
-            "run": Cell(rank.run),
-            "method": Cell(rank.method),
-            "fpr95": Cell(f"{rank.fpr95:.2f}", value=rank.fpr95),
-            "auroc": Cell(f"{rank.auroc:.2f}", value=rank.auroc),
-        }
-        for rank in ranks
-    ]
-    return Table(
-        title=(
-            f"mean rank among {first.n_methods} methods over {first.n_datasets} OOD sets; "
-            "1 is best",
-        ),
-        columns=[
-            *([Column("run", "Run")] if several else []),
-            Column("method", "Method"),
-            Column("fpr95", "Rank by FPR95", right=True),
-            Column("auroc", "Rank by AUROC", right=True),
-        ],
-        rows=rows,
-    )
-
-
-def _calibration_table(calibration: Sequence[Calibration], digits: int) -> Table:
-    return Table(
-        title=("calibration of the classifier on the ID test images, in percent",),
-        columns=[
-            Column("run", "Run"),
-            Column("ece", "Calibration error", right=True),
-            Column("confidence", "Mean confidence", right=True),
-            Column("accuracy", "Accuracy", right=True),
-        ],
-        rows=[
-            {
-                "run": Cell(each.run),
-                "ece": Cell(percent(each.ece, digits), value=each.ece),
-                "confidence": Cell(percent(each.confidence, digits), value=each.confidence),
-                "accuracy": Cell(percent(each.accuracy, digits), value=each.accuracy),
-            }
-            for each in calibration
-        ],
-    )
-
-
-def _dataset_name(dataset: str, group: str) -> str:
-    """Name a set or an average outside the layouts of papers."""
-    if dataset == AVERAGE:
-        return "average" if group in ("all", "ood") else f"{group} average"
-    return f"{dataset} (full spectrum)" if group in FULL_SPECTRUM.values() else dataset

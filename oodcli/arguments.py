@@ -1,0 +1,61 @@
+"""Errors that speak of the arguments of the Python API where the command line has options."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from oodcli.errors import OodError
+
+_COMMAND = re.compile(r"ood [a-z]+( [^;,:()]*)?")
+# Options that are arguments; those that turn something on are told by what to write.
+SWITCHES = frozenset({"allow-missing", "amp", "average", "ci", "overwrite", "skip-unreadable"})
+OPTIONS = SWITCHES | {
+    "benchmark", "compare", "convention", "dataset", "device", "export", "export-activations",
+    "input", "input-size", "limit", "max-images", "method", "ood", "output", "run",
+    "score-batch-size", "seed", "store", "threshold", "tpr", "tune", "tune-ood",
+}  # fmt: skip
+_NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
+# A value is a word in capitals that stands for it, or one of those that messages name as a cure.
+_VALUES = r"[A-Z][A-Z|=]*\b|(?:auto|cpu|cuda|openood|pseudo)\b"
+_OPTION = re.compile(rf"(?<![\w-])--(?P<name>{_NAMES})(?![\w-])(?: (?P<value>{_VALUES}))?")
+
+
+@contextlib.contextmanager
+def speaking_of_arguments() -> Iterator[None]:
+    """Let errors name the arguments of the Python API, and not the options of the command line.
+
+    Commands that a message names stay as they are.
+
+    Examples
+    --------
+    >>> from oodcli.errors import InvalidInputError
+    >>> try:
+    ...     with speaking_of_arguments():
+    ...         raise InvalidInputError("--tpr must be above 0 and at most 1, not 2")
+    ... except InvalidInputError as error:
+    ...     print(error)
+    tpr must be above 0 and at most 1, not 2
+    """
+    try:
+        yield
+    except OodError as error:
+        error.args = (_of_arguments(str(error)),)
+        raise
+
+
+def _of_arguments(text: str) -> str:
+    pieces, at = [], 0
+    for command in _COMMAND.finditer(text):
+        pieces += [_OPTION.sub(_argument, text[at : command.start()]), command.group()]
+        at = command.end()
+    return "".join([*pieces, _OPTION.sub(_argument, text[at:])])
+
+
+def _argument(option: re.Match[str]) -> str:
+    name, value = option["name"], option["value"]
+    argument = name.replace("-", "_")
+    if name in SWITCHES:
+        return f"{argument}=True"
+    if value is None:
+        return argument
+    return f"{argument}={value}" if re.fullmatch("[A-Z|]+", value) else f'{argument}="{value}"'

@@ -1,0 +1,82 @@
+"""The formats of tables: for a terminal, Markdown, LaTeX, CSV, JSON, and a page of HTML.
+
+Percent, rounding and bold are made only in the renderers and here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from oodcli.cli.options import Format
+from oodcli.cli.render.formats.html import write_html
+from oodcli.cli.render.formats.latex import write_latex
+from oodcli.cli.render.formats.markdown import write_markdown
+from oodcli.cli.render.formats.plain import write_csv, write_json
+from oodcli.cli.render.formats.table import (
+    Cell,
+    Column,
+    EmbeddedPicture,
+    Table,
+    human_bytes,
+    percent,
+)
+from oodcli.cli.render.formats.terminal import write_terminal
+from oodcli.cli.speech import Drawn
+
+__all__ = [
+    "Cell",
+    "Column",
+    "EmbeddedPicture",
+    "Table",
+    "human_bytes",
+    "percent",
+    "write_csv",
+    "write_json",
+    "write_table",
+    "write_tables",
+]
+
+
+def write_table(
+    table: Table, how: Format, *, json_content: Mapping[str, Any], to_file: bool = False
+) -> str:
+    """Write one table; its JSON is given, its CSV has the columns of the table."""
+    if how is Format.JSON:
+        return write_json(json_content)
+    if how is Format.CSV:
+        return write_csv(
+            [column.key for column in table.columns],
+            [[row[column.key].text for column in table.columns] for row in table.rows],
+        )
+    return write_tables([table], how, to_file=to_file, heading="ood")
+
+
+def write_tables(
+    tables: Sequence[Table],
+    how: Format,
+    *,
+    to_file: bool,
+    heading: str,
+    pictures: Sequence[EmbeddedPicture] = (),
+) -> str:
+    """Write tables below each other, in a format that is for people.
+
+    Parameters
+    ----------
+    tables
+        The tables.
+    how
+        The format; neither JSON nor CSV.
+    to_file
+        Whether they go to a file rather than to the screen.
+    heading
+        Title of a page.
+    pictures
+        What goes into a page below the tables.
+    """
+    if how is Format.HTML:
+        return write_html(tables, heading=heading, pictures=pictures)
+    if how is Format.MARKDOWN:
+        return "\n".join(write_markdown(table) for table in tables)
+    if how is Format.LATEX:
+        return "\n".join(write_latex(table) for table in tables)
+    return Drawn("\n".join(write_terminal(table, to_file=to_file) for table in tables))

@@ -1,0 +1,92 @@
+"""Our values beside those that papers printed."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from oodcli.cli.render.formats import Cell, Column, Table, percent
+from oodcli.cli.render.metrics import METRIC_STYLES, set_name, signed
+from oodcli.literature import SOURCES, PublishedComparison
+
+
+def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2) -> Table:
+    """Return our values beside those that papers printed.
+
+    Parameters
+    ----------
+    comparisons
+        What `oodcli.literature.compare` found.
+    digits
+        Digits after the point of a percent.
+    """
+    reasons: dict[str, int] = {}
+    for each in comparisons:
+        for reason in each.reasons:
+            reasons.setdefault(reason, len(reasons) + 1)
+    several = len({each.run for each in comparisons}) > 1
+    conventions = {each.convention for each in comparisons}
+    rows = []
+    for each in comparisons:
+        verdict, good = _verdict(each, reasons)
+        remark = f", {each.published.note}" if each.published.note else ""
+        theirs = percent(each.theirs)
+        if each.metric in each.published.std:
+            theirs += f" ± {percent(each.published.std[each.metric])}"
+        rows.append(
+            {
+                "run": Cell(each.run),
+                "dataset": Cell(set_name(each.dataset, each.group)),
+                "method": Cell(each.method),
+                "convention": Cell(each.convention),
+                "metric": Cell(METRIC_STYLES[each.metric].heading.rstrip("↓↑ ")),
+                "ours": Cell(percent(each.ours, digits), value=each.ours),
+                "published": Cell(theirs, value=each.theirs),
+                "difference": (
+                    Cell("")
+                    if each.reasons
+                    else Cell(signed(each.difference, digits), value=each.difference)
+                ),
+                "tolerance": (
+                    Cell("")
+                    if each.reasons or each.tolerance is None
+                    else Cell(f"±{percent(each.tolerance)}", value=each.tolerance)
+                ),
+                "verdict": Cell(verdict, bold=good),
+                "source": Cell(SOURCES[each.published.source].title + remark),
+            }
+        )
+    ends = {
+        index
+        for index, (one, after) in enumerate(itertools.pairwise(comparisons))
+        if (one.run, one.dataset, one.group) != (after.run, after.dataset, after.group)
+    }
+    notes = [f"({number}) {reason}" for reason, number in reasons.items()]
+    notes += dict.fromkeys(remark for each in comparisons for remark in each.remarks)
+    return Table(
+        title=("beside what the papers printed, in percent",),
+        columns=[
+            *([Column("run", "Run")] if several else []),
+            Column("dataset", "OOD set"),
+            Column("method", "Method"),
+            *([Column("convention", "Convention")] if len(conventions) > 1 else []),
+            Column("metric", "Metric"),
+            Column("ours", "Ours", right=True),
+            Column("published", "Published", right=True),
+            Column("difference", "Difference", right=True),
+            Column("tolerance", "Tolerance", right=True),
+            Column("verdict", "Verdict"),
+            Column("source", "Source"),
+        ],
+        rows=rows,
+        sections=frozenset(ends),
+        notes=notes,
+        droppable=("source", "tolerance"),
+    )
+
+
+def _verdict(each: PublishedComparison, reasons: Mapping[str, int]) -> tuple[str, bool]:
+    if each.reasons:
+        numbers = ", ".join(f"{reasons[reason]}" for reason in each.reasons)
+        return f"not comparable ({numbers})", False
+    if each.within is None:
+        return "no tolerance set", False
+    return ("within", False) if each.within else ("outside", True)

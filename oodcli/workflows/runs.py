@@ -1,0 +1,183 @@
+"""What is stored of runs: the list of all, and everything about one; no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from oodcli.errors import CorruptArtifactError, OodError
+from oodcli.runs import Leftover, RunFolder, find_run, leftovers, run_folders
+from oodcli.scores import read_scorings
+from oodcli.store import Store, read_json, size_of
+
+RUNS_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run in the list of all.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    finished
+        Whether it can be scored.
+    default
+        Whether commands take it without ``--run``.
+    origin
+        ``trained``, ``imported``, ``unfinished`` or ``damaged``.
+    created
+        When, UTC; empty for a damaged one, as are ``arch`` and ``data``.
+    arch
+        Canonical architecture.
+    data
+        Name of its data.
+    seed
+        Seed of training, or None.
+    val_accuracy
+        Accuracy on validation images, a fraction; None where there are none.
+    bytes
+        What its folder takes.
+    """
+
+    name: str
+    finished: bool
+    default: bool
+    origin: str
+    created: str
+    arch: str
+    data: str
+    seed: int | None
+    val_accuracy: float | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RunList:
+    """All runs of a store, and what takes room in it.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    usage
+        Bytes by kind.
+    runs
+        The runs, the oldest first.
+    leftovers
+        What no run has.
+    no_default
+        Why commands must name a run, where there are runs and none is the default; else empty.
+    """
+
+    store: Path
+    usage: Mapping[str, int]
+    runs: Sequence[ListedRun]
+    leftovers: Sequence[Leftover]
+    no_default: str = ""
+
+    @property
+    def default(self) -> str | None:
+        """Name of the run that commands take without ``--run``."""
+        return next((run.name for run in self.runs if run.default), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints."""
+        return {
+            "schema": RUNS_SCHEMA,
+            "store": str(self.store),
+            "usage": dict(self.usage),
+            "runs": [asdict(run) for run in self.runs],
+            "leftovers": [
+                {
+                    "path": rest.path.relative_to(self.store).as_posix(),
+                    "kind": rest.kind,
+                    "bytes": rest.bytes,
+                }
+                for rest in self.leftovers
+            ],
+        }
+
+
+def list_runs(store: Store) -> RunList:
+    """List all runs, the oldest first, what the store takes, and leftovers in it."""
+    folders = run_folders(store)
+    default, no_default = None, ""
+    try:
+        default = find_run(store, None).name
+    except OodError as error:
+        no_default = str(error) if folders else ""
+    return RunList(
+        store=store.root,
+        usage=store.usage(),
+        runs=[_listed(folder, default=folder.name == default) for folder in folders],
+        leftovers=leftovers(store),
+        no_default=no_default,
+    )
+
+
+def _listed(folder: RunFolder, *, default: bool) -> ListedRun:
+    try:
+        described = _described(folder)
+    except (CorruptArtifactError, KeyError):
+        nothing = dict.fromkeys(("created", "arch", "data"), "")
+        described = {"origin": "damaged", **nothing, "seed": None, "val_accuracy": None}
+    return ListedRun(
+        name=folder.name,
+        finished=folder.finished,
+        default=default,
+        **described,
+        bytes=size_of(folder.path),
+    )
+
+
+def _described(folder: RunFolder) -> dict[str, Any]:
+    """Say what a run is."""
+    if folder.finished:
+        record = folder.read()
+        return {
+            "origin": record.origin,
+            "created": record.created,
+            "arch": record.arch,
+            "data": record.data_name,
+            "seed": record.seed,
+            "val_accuracy": record.training.get("val_accuracy"),
+        }
+    job = folder.read_training()
+    return {
+        "origin": "unfinished",
+        "created": job["created"],
+        "arch": job["arch"],
+        "data": job["data"],
+        "seed": job["seed"],
+        "val_accuracy": None,
+    }
+
+
+def show_run(store: Store, name: str) -> dict[str, Any]:
+    """Return everything that is stored about a run, as JSON.
+
+    Raises
+    ------
+    OodError
+        If there is no such run, or it is damaged.
+    """
+    folder = find_run(store, name)
+    content: dict[str, Any] = {"name": folder.name, "folder": str(folder.path)}
+    content |= folder.read().to_json() if folder.finished else folder.read_training()
+    content["normratio"] = {
+        path.stem: read_json(path) for path in sorted(folder.normratio.glob("*.json"))
+    }
+    content["scores"] = [
+        {
+            "limit": scoring.limit,
+            "precision": scoring.precision,
+            "updated": scoring.updated,
+            "id": scoring.id_set.name,
+            "sets": [entry.name for entry in scoring.sets],
+            "methods": list(scoring.methods or {}),
+        }
+        for scoring in read_scorings(folder.scores)
+    ]
+    return content
