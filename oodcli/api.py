@@ -108,21 +108,20 @@ class LoadedRun:
             If the method, the threshold or the device cannot be used, or the method has to be
             fitted and the data of the run cannot be opened.
         """
+        from oodcli.workflows.compute import Compute
         from oodcli.workflows.detectors import detector_for
-        from oodcli.workflows.devices import find_device
         from oodcli.workflows.thresholds import ThresholdRule
 
         with speaking_of_arguments():
             rule = ThresholdRule(tpr, threshold)
-            place = find_device(device)
+            compute = Compute.of(device, batch_size=score_batch_size)
             with using_run(self._store, self.name) as folder:
                 return detector_for(
                     self._store,
                     folder,
                     method,
                     rule,
-                    device=place,
-                    batch_size=score_batch_size,
+                    compute=compute,
                     skip_unreadable=skip_unreadable,
                     progress=progress,
                 )

@@ -88,6 +88,7 @@ def export(
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.export import render_export
     from oodcli.store import Store
+    from oodcli.workflows.compute import Compute
     from oodcli.workflows.export import ExportRequest
     from oodcli.workflows.export import export as export_workflow
     from oodcli.workflows.thresholds import ThresholdRule
@@ -100,7 +101,7 @@ def export(
         input="uint8" if input_ is InputKind.UINT8 else "float32",
         input_size=None if input_size is None else _size(input_size),
         overwrite=overwrite,
-        device=device,
+        compute=Compute.of(device),
         skip_unreadable=skip_unreadable,
     )
     found = export_workflow(Store.at(store), request, progress=TerminalProgress())

@@ -47,6 +47,7 @@ def normratio(
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.normratio import render_normratio
     from oodcli.store import Store
+    from oodcli.workflows.compute import Compute
     from oodcli.workflows.normratio import normratio as normratio_workflow
 
     result = normratio_workflow(
@@ -54,9 +55,7 @@ def normratio(
         run=run,
         max_images=max_images,
         normalise=not no_normalise,
-        device=device,
-        amp=amp,
-        batch_size=score_batch_size,
+        compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
         skip_unreadable=skip_unreadable,
         progress=TerminalProgress(),
     )

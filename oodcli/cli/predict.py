@@ -137,6 +137,7 @@ def predict(
     from oodcli.cli.render.verdicts import render_verdicts, summary
     from oodcli.errors import InvalidInputError
     from oodcli.store import Store
+    from oodcli.workflows.compute import Compute
     from oodcli.workflows.predict import PredictRequest, VerdictOutputs
     from oodcli.workflows.predict import predict as predict_workflow
     from oodcli.workflows.thresholds import ThresholdRule
@@ -154,9 +155,7 @@ def predict(
             summary=summary_,
         ),
         alarm_level=alarm_level,
-        device=device,
-        amp=amp,
-        batch_size=score_batch_size,
+        compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
         skip_unreadable=skip_unreadable,
     )
     progress = TerminalProgress()

@@ -56,6 +56,7 @@ def recommend(
     from oodcli.cli.render.recommend import render_recommendation
     from oodcli.cli.undefined import end_without
     from oodcli.store import Store
+    from oodcli.workflows.compute import Compute
     from oodcli.workflows.recommend import RecommendRequest
     from oodcli.workflows.recommend import recommend as recommend_workflow
 
@@ -66,9 +67,7 @@ def recommend(
             methods=tuple(method or ()),
             limit=limit,
             seed=seed,
-            device=device,
-            amp=amp,
-            batch_size=score_batch_size,
+            compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
             skip_unreadable=skip_unreadable,
         ),
         progress=TerminalProgress(),

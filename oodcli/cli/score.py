@@ -132,6 +132,7 @@ def score(
     from oodcli.cli.render.score import render_plan, render_score
     from oodcli.cli.undefined import end_without
     from oodcli.store import Store
+    from oodcli.workflows.compute import Compute
     from oodcli.workflows.score import ScoreRequest, help_to_score, plan
     from oodcli.workflows.score import score as score_workflow
 
@@ -159,7 +160,7 @@ def score(
             if not processes.first:
                 return
             found = score_file(
-                FileRequest(activations, tuple(method or ()), own_device, export),
+                FileRequest(activations, tuple(method or ()), Compute.of(own_device), export),
                 progress=progress,
             )
         deliver(render_score(found, format_, to_file=to_file), output)
@@ -174,16 +175,14 @@ def score(
         tune=tuple(each.value for each in tune or ()),
         tune_ood=tune_ood,
         limit=limit,
-        device=device,
-        amp=amp,
-        batch_size=score_batch_size,
         skip_unreadable=skip_unreadable,
         export=export,
         export_activations=export_activations,
     )
     kept = Store.at(store)
     with job(device) as (processes, own_device, progress):
-        request = replace(request, device=own_device)
+        compute = Compute.of(own_device, amp=amp, batch_size=score_batch_size)
+        request = replace(request, compute=compute)
         if not processes.first:
             if not dry_run:
                 help_to_score(kept, request, processes=processes)

@@ -26,6 +26,7 @@ from oodcli.runs import Run, RunFolder
 from oodcli.store import Store, check_room, remove_leftovers
 from oodcli.training.processes import Processes
 from oodcli.workflows.activation_folder import ActivationFolder, ArrayFolder, Missing
+from oodcli.workflows.compute import Compute, Precision
 from oodcli.workflows.devices import enough_memory
 
 
@@ -78,14 +79,10 @@ class Activator:
         Where activations are kept.
     folder, run
         The run.
-    device
-        Where to compute what is missing.
-    amp
-        Whether to compute in bfloat16; such activations are kept apart.
-    batch_size
-        Images at a time; None for the default of the device.
+    compute
+        Where and how to compute what is missing.
     progress
-        Told of every forward pass.
+        Reports every forward pass.
     """
 
     def __init__(
@@ -93,19 +90,15 @@ class Activator:
         store: Store,
         folder: RunFolder,
         run: Run,
+        compute: Compute,
         *,
-        device: torch.device,
-        amp: bool,
-        batch_size: int | None,
         progress: Progress,
     ) -> None:
         folder.check_weights(run)
         self._store = store
         self._folder = folder
         self._run = run
-        self.device = device
-        self._precision = "bfloat16" if amp else "float32"
-        self._batch_size = batch_size
+        self._how = compute
         self._progress = progress
         self.passes = Passes()
         # Files that were found whole; from then on they are mapped, so that a bank larger than
@@ -113,9 +106,14 @@ class Activator:
         self._whole: set[Path] = set()
 
     @property
-    def precision(self) -> str:
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._how.device
+
+    @property
+    def precision(self) -> Precision:
         """``float32`` or ``bfloat16``."""
-        return self._precision
+        return self._how.precision
 
     @cached_property
     def network(self) -> Network:
@@ -132,7 +130,7 @@ class Activator:
     @cached_property
     def _ready(self) -> ReadyNetwork:
         """The network on its device, made when a pass first needs it."""
-        return ReadyNetwork(self.network, device=self.device, precision=self._precision)
+        return ReadyNetwork(self.network, device=self.device, precision=self.precision)
 
     def activations(
         self,
@@ -268,7 +266,7 @@ class Activator:
                     learner,
                     mean=pre.mean,
                     std=pre.std,
-                    batch_size=self._batch_size,
+                    batch_size=self._how.batch_size,
                     advance=task.advance,
                 )
             self.passes.count(images.name, computed=len(images), cached=0)
@@ -319,7 +317,7 @@ class Activator:
             itertools.repeat(noise, turns),
             mean=self._run.preprocess.mean,
             std=self._run.preprocess.std,
-            batch_size=self._batch_size,
+            batch_size=self._how.batch_size,
             probes=probes,
         )
 
@@ -331,7 +329,7 @@ class Activator:
         folder = ActivationFolder.of(
             self._store,
             self._run,
-            precision=self._precision,
+            precision=self.precision,
             view=view,
             normalise=normalise,
             norms_only=norms_only,
@@ -400,7 +398,7 @@ class Activator:
                 shards,
                 mean=shown.folder.key["mean"],
                 std=shown.folder.key["std"],
-                batch_size=self._batch_size,
+                batch_size=self._how.batch_size,
                 probes=probes,
                 advance=advance,
             )

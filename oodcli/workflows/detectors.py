@@ -43,6 +43,7 @@ from oodcli.store import (
     write_json,
 )
 from oodcli.workflows.activate import Activator
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.given import Images, items_of
 from oodcli.workflows.judging import Predictions, judge
@@ -238,9 +239,7 @@ def detector_for(
     method: str | None,
     rule: ThresholdRule = BY_DEFAULT,
     *,
-    device: torch.device,
-    amp: bool = False,
-    batch_size: int | None = None,
+    compute: Compute,
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Detector:
@@ -257,12 +256,8 @@ def detector_for(
         chosen now if it was not yet; None for the recommended one if it was chosen, else ``msp``.
     rule
         How its threshold is set.
-    device
-        Where it scores.
-    amp
-        Whether the network computes in bfloat16.
-    batch_size
-        Images at a time where activations have to be computed; None for what suits the device.
+    compute
+        Where and how the network computes, and the detector scores.
     skip_unreadable
         Whether to leave out images of the run that cannot be decoded.
     progress
@@ -282,10 +277,8 @@ def detector_for(
     """
     watch = progress or Silent()
     detector = _found_or_fitted(
-        store, folder, method,
-        device=device, amp=amp, batch_size=batch_size, skip_unreadable=skip_unreadable,
-        progress=watch,
-    )  # fmt: skip
+        store, folder, method, compute=compute, skip_unreadable=skip_unreadable, progress=watch
+    )
     scores = detector.id.values
     tied = tied_share(scores)
     if tied > MOSTLY_TIED:
@@ -293,7 +286,7 @@ def detector_for(
             f"{100 * tied:.0f} % of the {len(scores):,} ID scores of {detector.method} "
             "tie with another, so that its threshold is coarse; another method ranks images better"
         )
-    return replace(detector, threshold=rule.on(scores), batch_size=batch_size)
+    return replace(detector, threshold=rule.on(scores), batch_size=compute.batch_size)
 
 
 def _found_or_fitted(
@@ -301,9 +294,7 @@ def _found_or_fitted(
     folder: RunFolder,
     method: str | None,
     *,
-    device: torch.device,
-    amp: bool,
-    batch_size: int | None,
+    compute: Compute,
     skip_unreadable: bool,
     progress: Progress,
 ) -> Detector:
@@ -311,23 +302,21 @@ def _found_or_fitted(
     for warning in record.warnings:
         progress.note(f"warning: when run {folder.name} was imported, {warning}")
     if method is None:
-        method = default_method(store, folder, device=device, amp=amp, progress=progress)
+        method = default_method(store, folder, compute, progress=progress)
     elif method == AUTO:
-        method = recommended_method(store, folder, device=device, amp=amp, progress=progress)
+        method = recommended_method(store, folder, compute, progress=progress)
         progress.note(f"method: {method}, recommended for run {folder.name}")
     spec = parse_method(method)
-    kept = _Kept(folder, record, spec.canonical, "bfloat16" if amp else "float32")
-    found = kept.read(device)
+    kept = _Kept(folder, record, spec.canonical, compute.precision)
+    found = kept.read(compute.device)
     if found is not None:
         return found
     with store.lock(f"detector {spec.canonical} of run {folder.name}", progress=progress):
         # Another process may have made it while this one waited.
-        found = kept.read(device)
+        found = kept.read(compute.device)
         if found is not None:
             return found
-        activator = Activator(
-            store, folder, record, device=device, amp=amp, batch_size=batch_size, progress=progress
-        )
+        activator = Activator(store, folder, record, compute, progress=progress)
         data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=progress)
         detector = _fitted(kept, spec, OwnImages(folder, data, activator), progress)
         try:

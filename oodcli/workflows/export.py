@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from oodcli.store import (
     write_json,
 )
 from oodcli.workflows.activate import Activator
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.detectors import BY_DEFAULT, Detector, detector_for
-from oodcli.workflows.devices import find_device
 from oodcli.workflows.onnx_graph import OUTPUTS, Input, Screening, annotate, as_onnx
 from oodcli.workflows.onnx_verification import Verification, verified
 from oodcli.workflows.own_images import OwnImages
@@ -69,8 +69,8 @@ class ExportRequest:
         Height and width of the images; those of the network if None.
     overwrite
         Whether to replace files that are no export of ood.
-    device
-        Where to fit the method.
+    compute
+        Where and how to fit the method.
     skip_unreadable
         Whether to leave out images of the run that cannot be decoded.
     """
@@ -82,7 +82,7 @@ class ExportRequest:
     input: Input = "uint8"
     input_size: tuple[int, int] | None = None
     overwrite: bool = False
-    device: str = "auto"
+    compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
 
 
@@ -201,10 +201,9 @@ def _on_cpu(
     InvalidInputError
         If its method cannot be written as a graph, or takes too much room.
     """
-    device = find_device(request.device)
     detector = detector_for(
         store, folder, request.method, request.rule,
-        device=device, skip_unreadable=request.skip_unreadable, progress=progress,
+        compute=request.compute, skip_unreadable=request.skip_unreadable, progress=progress,
     )  # fmt: skip
     if request.method == AUTO:
         check_traceable(parse_method(detector.method), what="an ONNX file")
@@ -215,11 +214,13 @@ def _on_cpu(
             f"may hold {MOST_BANK_BYTES // 2**20} MiB of them; take a method without a bank, "
             "such as mds or vim"
         )
-    cpu = torch.device("cpu")
-    if device == cpu:
+    cpu = Compute(torch.device("cpu"))
+    if request.compute.device == cpu.device:
         return detector
     # As it was stored, or fitted again.
-    return detector_for(store, folder, detector.method, request.rule, device=cpu, progress=progress)
+    return detector_for(
+        store, folder, detector.method, request.rule, compute=cpu, progress=progress
+    )
 
 
 def _real_images(
@@ -230,10 +231,7 @@ def _real_images(
     data = RunData.of(
         store, folder, record, skip_unreadable=request.skip_unreadable, progress=progress
     )
-    activator = Activator(
-        store, folder, record,
-        device=torch.device("cpu"), amp=False, batch_size=None, progress=progress,
-    )  # fmt: skip
+    activator = Activator(store, folder, record, Compute(torch.device("cpu")), progress=progress)
     test = OwnImages(folder, data, activator).test()
     return test.take(evenly_spaced(len(test), _REAL_IMAGES)).pixels()
 

@@ -22,7 +22,8 @@ from oodcli.models import (
 from oodcli.progress import Progress
 from oodcli.runs import Preprocess, Run, RunFolder, new_name, now
 from oodcli.store import Store, digest_of_file
-from oodcli.workflows.devices import find_device, versions
+from oodcli.workflows.compute import Compute
+from oodcli.workflows.devices import versions
 from oodcli.workflows.importing import ImportRequest, ImportResult, Three
 from oodcli.workflows.plausibility import Plausibility, plausibility
 from oodcli.workflows.preprocessing import filter_line, size_of_import
@@ -77,7 +78,7 @@ def imported_run(
     OodError
         If the file, the architecture or the data cannot be used or do not fit together.
     """
-    device = find_device(request.device)
+    device = Compute.of(request.device).device
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
     # The file comes first: timm takes seconds to load.
     source, checkpoint = _weights(request, dataset)

@@ -14,7 +14,7 @@ from oodcli.progress import Progress, Silent
 from oodcli.runs import RunFolder, using_run
 from oodcli.store import Store, write_json
 from oodcli.workflows.activate import Activator
-from oodcli.workflows.devices import find_device
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.run_data import RunData
 
 NORMRATIO_SCHEMA = 1
@@ -95,9 +95,7 @@ def normratio(
     run: str | None = None,
     max_images: int | None = None,
     normalise: bool = True,
-    device: str = "auto",
-    amp: bool = False,
-    batch_size: int | None = None,
+    compute: Compute | None = None,
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> NormRatioResult:
@@ -113,7 +111,7 @@ def normratio(
         Use this many training images, spread evenly over all of them; all if None.
     normalise
         Whether to normalise the images with the constants of the run.
-    device, amp, batch_size
+    compute
         Where and how to compute.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
@@ -128,7 +126,6 @@ def normratio(
     watch = progress or Silent()
     if max_images is not None and max_images < 1:
         raise InvalidInputError(f"--max-images must be at least 1, not {max_images}")
-    torch_device = find_device(device)
     with using_run(store, run, progress=watch) as folder:
         record = folder.read()
         data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=watch)
@@ -136,9 +133,7 @@ def normratio(
             store,
             folder,
             record,
-            device=torch_device,
-            amp=amp,
-            batch_size=batch_size,
+            compute or Compute.of(),
             progress=watch,
         )
         chosen = data.train(limit=max_images)

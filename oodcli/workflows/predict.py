@@ -17,9 +17,9 @@ from oodcli.progress import Progress, Silent
 from oodcli.runs import using_run
 from oodcli.store import Store, check_file_of_user
 from oodcli.text import printable
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.copies import Copies, check_copies
 from oodcli.workflows.detectors import BY_DEFAULT, Detector, detector_for
-from oodcli.workflows.devices import find_device
 from oodcli.workflows.findings import ALARM_LEVEL, Findings, PredictResult
 from oodcli.workflows.judging import Judged, judge
 from oodcli.workflows.thresholds import ThresholdRule
@@ -102,7 +102,7 @@ class PredictRequest:
         How the threshold is set.
     outputs
         Where verdicts go.
-    device, amp, batch_size
+    compute
         Where and how to compute.
     skip_unreadable
         Whether images of the run's own data that cannot be decoded are left out in fitting.
@@ -116,9 +116,7 @@ class PredictRequest:
     method: str | None = None
     rule: ThresholdRule = BY_DEFAULT
     outputs: VerdictOutputs = field(default_factory=VerdictOutputs)
-    device: str = "auto"
-    amp: bool = False
-    batch_size: int | None = None
+    compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
     alarm_level: float = ALARM_LEVEL
 
@@ -152,7 +150,6 @@ def predict(
     watch = progress or Silent()
     kind = request.outputs.kind()
     _check(request)
-    device = find_device(request.device)
     with using_run(store, request.run, progress=watch) as folder:
         wanted = items(request.paths, request.listed)
         if STDIN not in request.paths:  # what comes there may be waited for while one is fitted
@@ -162,9 +159,7 @@ def predict(
             folder,
             request.method,
             request.rule,
-            device=device,
-            amp=request.amp,
-            batch_size=request.batch_size,
+            compute=request.compute,
             skip_unreadable=request.skip_unreadable,
             progress=watch,
         )

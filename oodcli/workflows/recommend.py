@@ -34,8 +34,8 @@ from oodcli.runs import Run, RunFolder, now, using_run
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.choosing import Contrast, Floats, joined_greedily, merits, resampled
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.detect import learns_from_train, together
-from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import few
 from oodcli.workflows.own_images import OwnImages
 from oodcli.workflows.run_data import RunData
@@ -253,7 +253,7 @@ class RecommendRequest:
         Take that many ID images only.
     seed
         Of spoiling images and of the draws.
-    device, amp, batch_size
+    compute
         Where and how to compute.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
@@ -263,9 +263,7 @@ class RecommendRequest:
     methods: Sequence[str] = ()
     limit: int | None = None
     seed: int = 0
-    device: str = "auto"
-    amp: bool = False
-    batch_size: int | None = None
+    compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
 
 
@@ -294,9 +292,10 @@ def recommend(
     if request.seed < 0:
         raise InvalidInputError(f"--seed must be at least 0, not {request.seed}")
     parse_methods(request.methods)  # wrong names are told before anything is opened
-    device = find_device(request.device)
     with using_run(store, request.run, progress=watch) as folder:
-        own = _own_images(store, folder, request, device, watch)
+        own = _own_images(
+            store, folder, request.compute, skip_unreadable=request.skip_unreadable, progress=watch
+        )
         if not request.methods and request.limit is None:
             watch.note(f"choosing takes {price(own.data.run, own.activator)}")
         return choose(
@@ -312,9 +311,8 @@ def recommend(
 def recommended_method(
     store: Store,
     folder: RunFolder,
+    compute: Compute,
     *,
-    device: torch.device | str = "auto",
-    amp: bool = False,
     progress: Progress | None = None,
 ) -> str:
     """Return the canonical name of the method recommended for a run, chosen now if it was not yet.
@@ -325,7 +323,7 @@ def recommended_method(
         Where the run is.
     folder
         Of the run.
-    device, amp
+    compute
         Where and how to compute.
     progress
         Told of long work.
@@ -336,11 +334,10 @@ def recommended_method(
         As for :func:`recommend`.
     """
     watch = progress or Silent()
-    torch_device = device if isinstance(device, torch.device) else find_device(device)
-    stored = _stored(folder, folder.read(), "bfloat16" if amp else "float32")
+    stored = _stored(folder, folder.read(), compute.precision)
     if stored is not None:
         return stored.method
-    own = _own_images(store, folder, RecommendRequest(amp=amp), torch_device, watch)
+    own = _own_images(store, folder, compute, skip_unreadable=False, progress=watch)
     watch.note(_choosing(folder, own))
     return choose(folder, own, progress=watch).method
 
@@ -348,9 +345,8 @@ def recommended_method(
 def default_method(
     store: Store,
     folder: RunFolder,
+    compute: Compute,
     *,
-    device: torch.device,
-    amp: bool = False,
     progress: Progress | None = None,
 ) -> str:
     """Return the method to take where none was named, without long work.
@@ -364,7 +360,7 @@ def default_method(
         Where the run is.
     folder
         Of the run.
-    device, amp
+    compute
         Where and how to compute.
     progress
         Told which method it is, and why.
@@ -376,13 +372,11 @@ def default_method(
     """
     watch = progress or Silent()
     record = folder.read()
-    stored = _stored(folder, record, "bfloat16" if amp else "float32")
+    stored = _stored(folder, record, compute.precision)
     if stored is not None:
         watch.note(f"method: {stored.method}, recommended for run {folder.name}")
         return stored.method
-    activator = Activator(
-        store, folder, record, device=device, amp=amp, batch_size=None, progress=watch
-    )
+    activator = Activator(store, folder, record, compute, progress=watch)
     watch.note(
         f"method: {DEFAULT}, as none was named (--method) and none has been recommended for run "
         f"{folder.name}; ood recommend --run {shlex.quote(folder.name)} chooses one without OOD "
@@ -679,14 +673,13 @@ def candidates(n_blocks: int, methods: Sequence[str] = ()) -> list[MethodSpec]:
 def _own_images(
     store: Store,
     folder: RunFolder,
-    request: RecommendRequest,
-    device: torch.device,
+    compute: Compute,
+    *,
+    skip_unreadable: bool,
     progress: Progress,
 ) -> OwnImages:
     record = folder.read()
-    data = RunData.of(
-        store, folder, record, skip_unreadable=request.skip_unreadable, progress=progress
-    )
+    data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=progress)
     benchmark = benchmark_of(record.data_name)
     if benchmark is not None and benchmark.id_val_list and "val" not in data.dataset.parts:
         # The benchmark's own validation images, where its lists are here.
@@ -694,15 +687,7 @@ def _own_images(
             data, _ = data.on(benchmark)
         except OodError as error:
             progress.note(f"without the validation images of {benchmark.name}: {error}")
-    activator = Activator(
-        store,
-        folder,
-        data.run,
-        device=device,
-        amp=request.amp,
-        batch_size=request.batch_size,
-        progress=progress,
-    )
+    activator = Activator(store, folder, data.run, compute, progress=progress)
     return OwnImages(folder, data, activator)
 
 

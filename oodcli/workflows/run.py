@@ -7,6 +7,7 @@ from typing import Any
 from oodcli.progress import Progress, Silent
 from oodcli.results import Report
 from oodcli.store import Store
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.normratio import NormRatioResult, normratio
 from oodcli.workflows.report import report
 from oodcli.workflows.score import ScoreRequest, score
@@ -81,15 +82,14 @@ def run_all(
         If a step cannot be done.
     """
     watch = progress or Silent()
+    compute = Compute.of(request.device, amp=request.amp, batch_size=batch_size)
     marks = [time.perf_counter()]
     trained = train(store, request, resume=True, command=command, progress=watch)
     marks.append(time.perf_counter())
     ratios = normratio(
         store,
         run=trained.run,
-        device=request.device,
-        amp=request.amp,
-        batch_size=batch_size,
+        compute=compute,
         skip_unreadable=request.skip_unreadable,
         progress=watch,
     )
@@ -99,9 +99,7 @@ def run_all(
         ScoreRequest(
             run=trained.run,
             methods=METHODS,
-            device=request.device,
-            amp=request.amp,
-            batch_size=batch_size,
+            compute=compute,
             skip_unreadable=request.skip_unreadable,
         ),
         progress=watch,

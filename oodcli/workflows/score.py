@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from oodcli.activations import Reference
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark, benchmark_of, own_benchmark
@@ -52,8 +51,8 @@ from oodcli.workflows.activation_file import (
     check_names,
     write_activations,
 )
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.detect import Detectors, fit_all, learns_from_train
-from oodcli.workflows.devices import find_device
 from oodcli.workflows.normratio import NormRatioResult, described, keep
 from oodcli.workflows.notes import method_notes
 from oodcli.workflows.own_images import OwnImages
@@ -230,7 +229,7 @@ class ScoreRequest:
         OOD validation images for ``openood`` in place of the benchmark's.
     limit
         Take that many images of each set only, spread evenly over it.
-    device, amp, batch_size
+    compute
         Where and how to compute.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
@@ -248,9 +247,7 @@ class ScoreRequest:
     tune: Sequence[Tuning] = ()
     tune_ood: str | None = None
     limit: int | None = None
-    device: str = "auto"
-    amp: bool = False
-    batch_size: int | None = None
+    compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
     export: Path | None = None
     export_activations: Path | None = None
@@ -272,7 +269,6 @@ class _Session:
     id_split: Split | None = field(init=False, default=None)
     specs: list[MethodSpec] = field(init=False)
     activator: Activator = field(init=False)
-    device: torch.device = field(init=False)
     own: OwnImages = field(init=False)
     auto: str | None = field(init=False, default=None)
 
@@ -286,7 +282,6 @@ class _Session:
         # Wrong names are told before anything is opened.
         named = [text for text in request.methods if text != AUTO]
         parse_methods(for_every_block(named, range(1)))
-        self.device = find_device(request.device)
         self.folder = self.held.enter_context(
             using_run(self.store, request.run, progress=self.progress)
         )
@@ -309,9 +304,7 @@ class _Session:
             self.store,
             self.folder,
             self.record,
-            device=self.device,
-            amp=request.amp,
-            batch_size=request.batch_size,
+            request.compute,
             progress=self.progress,
         )
         self.own = OwnImages(self.folder, data, self.activator, request.limit)
@@ -629,7 +622,7 @@ def _planned(session: _Session) -> Plan:
         )
     return Plan(
         run=session.folder.name,
-        device=str(session.device),
+        device=str(session.activator.device),
         methods=tuple(spec.canonical for spec in session.specs),
         passes=tuple(passes),
         images_per_s=rate,

@@ -1,7 +1,7 @@
 """Scores of activations that are in a file, whatever program made them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,8 +25,8 @@ from oodcli.workflows.activation_file import (
     ActivationFile,
     read_activations,
 )
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.detect import Detectors, fit_all
-from oodcli.workflows.devices import find_device
 from oodcli.workflows.notes import method_notes
 from oodcli.workflows.score import ScoreResult, export_scores, for_every_block
 
@@ -43,7 +43,7 @@ class FileRequest:
         File of activations: :mod:`oodcli.workflows.activation_file` has the layout.
     methods
         Methods as written on the command line; every method that works from activations if empty.
-    device
+    compute
         Where to compute.
     export
         File that gets all scores of this call.
@@ -51,7 +51,7 @@ class FileRequest:
 
     path: Path
     methods: Sequence[str] = ()
-    device: str = "auto"
+    compute: Compute = field(default_factory=Compute.of)
     export: Path | None = None
 
 
@@ -75,7 +75,7 @@ def score_file(request: FileRequest, *, progress: Progress | None = None) -> Sco
     watch = progress or Silent()
     # Wrong names are told before anything is opened.
     parse_methods(for_every_block(request.methods, range(1)))
-    device = find_device(request.device)
+    device = request.compute.device
     file = read_activations(request.path, progress=watch)
     named = parse_methods(for_every_block(request.methods, range(max(1, file.n_blocks))))
     specs, left_out = _usable(named, file)

@@ -28,7 +28,7 @@ from oodcli.store import Store, write_json
 from oodcli.training.processes import Processes, ProcessLostError
 from oodcli.workflows.accuracy import accuracy_on
 from oodcli.workflows.activate import Activator
-from oodcli.workflows.devices import find_device
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.job import (
     Job,
     TrainRequest,
@@ -79,7 +79,7 @@ def train(
     processes = processes or Processes()
     watch = progress or Silent()
     request = named_apart(request)
-    device = find_device(request.device)
+    device = Compute.of(request.device).device
     decoders = _decoders(request.data_workers, processes, watch)
     for name in ("val", "test"):
         _check_fraction(name, getattr(request, f"{name}_fraction"))
@@ -255,7 +255,7 @@ def resume_run(
     session = partial(
         _session,
         store,
-        device=find_device(device),
+        device=Compute.of(device).device,
         decoders=_decoders(data_workers, processes, watch),
         watch=watch,
         processes=processes,
@@ -320,9 +320,7 @@ def _tested(
     processes: Processes,
 ) -> dict[str, Any] | None:
     """Measure the accuracy on test images; None if it cannot be measured."""
-    activator = Activator(
-        store, folder, record, device=device, amp=False, batch_size=None, progress=watch
-    )
+    activator = Activator(store, folder, record, Compute(device), progress=watch)
     try:
         found = accuracy_on(activator, images, len(record.class_names), processes=processes)
     except ProcessLostError:

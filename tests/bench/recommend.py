@@ -24,7 +24,7 @@ from oodcli.progress import Silent
 from oodcli.runs import find_run
 from oodcli.store import Store
 from oodcli.workflows.activate import Activator
-from oodcli.workflows.devices import find_device
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.normratio import few
 from oodcli.workflows.own_images import OwnImages
 from oodcli.workflows.recommend import Recommendation, RecommendRequest, _scores, recommend
@@ -48,10 +48,7 @@ def measured(
     folder = find_run(store, run)
     record = folder.read()
     data = RunData.of(store, folder, record, skip_unreadable=False, progress=Silent())
-    device = find_device("cpu")
-    activator = Activator(
-        store, folder, record, device=device, amp=False, batch_size=None, progress=Silent()
-    )
+    activator = Activator(store, folder, record, Compute.of("cpu"), progress=Silent())
     own = OwnImages(folder, data, activator)
     reference = own.reference()
     sets: dict[str, ActivationSet] = {"": activator.activations(few(own.test(), limit))}
@@ -114,7 +111,7 @@ def main() -> None:
     store = Store.at(given.store)
     for run in given.runs:
         start = time.perf_counter()
-        found = recommend(store, RecommendRequest(run=run, device="cpu"))
+        found = recommend(store, RecommendRequest(run=run, compute=Compute.of("cpu")))
         seconds = time.perf_counter() - start
         real = measured(store, run, given.ood, given.limit, found)
         oracle = max(real, key=lambda name: mean(real[name], 0))

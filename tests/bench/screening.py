@@ -32,7 +32,7 @@ from oodcli.data.readers import find_images
 from oodcli.models import load_run_network
 from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store
-from oodcli.workflows.devices import find_device
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.predict import PredictRequest, VerdictOutputs, predict
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--memory-run", help="a small network, for which many files take less long")
     parser.add_argument("--verdicts", action="store_true")
     options = parser.parse_args()
-    device = find_device(options.device)
+    device = Compute.of(options.device).device
     store = Store.at(options.store)
     folder = find_run(store, options.run)
     files = [str(options.images / name) for name in find_images(options.images)]
@@ -135,7 +135,7 @@ def main() -> None:
             paths,
             run=options.run,
             method=options.method,
-            device=options.device,
+            compute=Compute.of(options.device),
             outputs=VerdictOutputs(format="csv"),
         )
         predict(store, request, rows_to=sink.write)

@@ -17,6 +17,7 @@ from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store, read_json
 from oodcli.workflows.activate import Activator
 from oodcli.workflows.activation_folder import ActivationFolder
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.importing import ImportRequest, import_checkpoint
 from tests.unit.models.test_probes import PROBES, Largest, LastMap, Slope
 
@@ -48,8 +49,8 @@ def images() -> ImageSet:
 
 def activator(folder: RunFolder, progress: Progress | None = None) -> Activator:
     return Activator(
-        Store(folder.path.parents[1]), folder, folder.read(), device=torch.device("cpu"),
-        amp=False, batch_size=None, progress=progress or Silent(),
+        Store(folder.path.parents[1]), folder, folder.read(),
+        Compute(torch.device("cpu")), progress=progress or Silent(),
     )  # fmt: skip
 
 

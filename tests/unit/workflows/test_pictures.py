@@ -63,15 +63,14 @@ def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
     from oodcli.data.prepare import prepare
     from oodcli.runs import find_run
     from oodcli.workflows.activate import Activator
+    from oodcli.workflows.compute import Compute
 
     folder = find_run(store, "tiny")
     activator = Activator(
         store,
         folder,
         folder.read(),
-        device=torch.device("cpu"),
-        amp=False,
-        batch_size=None,
+        Compute(torch.device("cpu")),
         progress=Silent(),
     )
     norms = {}

@@ -16,11 +16,14 @@ from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.metrics import evaluate
 from oodcli.progress import Silent
 from oodcli.workflows.activation_file import read_activations, write_activations
+from oodcli.workflows.compute import Compute
 from oodcli.workflows.score import ScoreResult
 from oodcli.workflows.score_file import FileRequest, _reference, score_file
 
 Arrays = dict[str, NDArray[np.generic]]
 CLASSES, WIDTH, BLOCKS = 4, 6, 3
+
+CPU = Compute.of("cpu")
 
 
 def made() -> Arrays:
@@ -52,7 +55,7 @@ def scored(tmp_path: Path) -> Callable[..., tuple[ScoreResult, Arrays]]:
     def run(arrays: Arrays, *methods: str, save: Callable[..., None] = np.savez):
         path, target = tmp_path / "acts.npz", tmp_path / "scores.npz"
         save(path, **arrays)
-        result = score_file(FileRequest(path, methods, "cpu", target))
+        result = score_file(FileRequest(path, methods, CPU, target))
         with np.load(target) as stored:
             return result, dict(stored)
 
@@ -392,11 +395,11 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.npz"
     path.write_text("features")
     with pytest.raises(InvalidInputError, match=r"is not an .npz file: File is not a zip"):
-        score_file(FileRequest(path, device="cpu"))
+        score_file(FileRequest(path, compute=CPU))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weight.npy", b"nothing")
     with pytest.raises(InvalidInputError, match=r"'weight' cannot be read: EOF: reading magic"):
-        score_file(FileRequest(path, device="cpu"))
+        score_file(FileRequest(path, compute=CPU))
 
 
 def test_what_is_written_is_read_again_shard_by_shard(tmp_path: Path) -> None:
@@ -443,7 +446,7 @@ def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_table_of_the_reference_activations(real: Path) -> None:
     methods = ("msp", "maxlogit", "energy", *(f"featurenorm:block={b}" for b in (5, 6, 7)))
-    rows = score_file(FileRequest(real, methods, "cpu")).report.rows
+    rows = score_file(FileRequest(real, methods, CPU)).report.rows
     found = {
         (row.method, row.dataset): (f"{100 * row.fpr95:.1f}", f"{100 * row.auroc:.2f}")
         for row in rows
@@ -473,7 +476,7 @@ def test_reference_scores_of_other_implementations(
     wanted = {name.replace("msp/", "msp:scale=probability/"): each for name, each in wanted.items()}
     methods = sorted({name.partition("/")[0] for name in wanted})
     assert len(methods) == 10
-    score_file(FileRequest(real, methods, "cpu", tmp_path / "scores.npz"))
+    score_file(FileRequest(real, methods, CPU, tmp_path / "scores.npz"))
     with np.load(tmp_path / "scores.npz") as stored:
         got = dict(stored)
     for name, values in wanted.items():
