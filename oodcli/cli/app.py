@@ -111,8 +111,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=(
-        "First steps: ood run (a table in a minute, no download); "
-        "ood import --help (a network that you have); ood doctor (is all well?)"
+        "First steps: ood run (a table in a minute, no download); ood help start (the manual); "
+        "ood import --help (a network that you have); ood doctor (is everything installed?)"
     ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -175,7 +175,7 @@ def help_(
             "--page",
             metavar="TOPIC",
             autocompletion=completion.topics,
-            help="Show this page of the manual, where a command has the same name.",
+            help="Show this page of the manual; for pages that have the name of a command.",
             show_default=False,
         ),
     ] = None,

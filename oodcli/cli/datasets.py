@@ -42,7 +42,7 @@ def list_(
     format_: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """List all data sets and benchmarks known by name, and what of them is here."""
+    """List known data sets and benchmarks, and which are present."""
     from oodcli.cli.render.datasets import render_listing
     from oodcli.store import Store
     from oodcli.workflows.catalogue import list_datasets
@@ -67,7 +67,7 @@ def download(
             "--benchmark",
             autocompletion=completion.benchmarks,
             metavar="NAME",
-            help="All sets of a benchmark.",
+            help="Download all sets of a benchmark.",
             show_default=False,
         ),
     ] = None,
@@ -76,18 +76,20 @@ def download(
         typer.Option(
             "--from",
             metavar="DIR|URL",
-            help="Folder of files fetched by hand, or a mirror, not the published addresses.",
+            help="Folder of files downloaded by hand, or a mirror, instead of the published "
+            "addresses.",
             show_default=False,
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, max=16, metavar="N", help="Files side by side.")
+        int,
+        typer.Option("--jobs", min=1, max=16, metavar="N", help="Number of parallel downloads."),
     ] = 4,
     store: StoreOption = None,
 ) -> None:
-    """Bring data sets into the store; what was cut off goes on where it stopped.
+    """Download data sets into the store; interrupted downloads resume.
 
-    Prints the folder of every set that is complete. What cannot be had is reported at the end.
+    Prints the folder of every complete set. Files that cannot be downloaded are listed at the end.
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.errors import DownloadError
@@ -124,7 +126,7 @@ def _report(missing: "tuple[MissingFile, ...]") -> None:
 
 @app.command("path")
 def path(name: NameArgument, store: StoreOption = None) -> None:
-    """Print where the files of a data set are, or belong."""
+    """Print the folder of the files of a data set."""
     from oodcli.store import Store
     from oodcli.workflows.datasets import path_of
 
@@ -138,13 +140,13 @@ def verify(
         typer.Argument(
             metavar="NAME",
             autocompletion=completion.datasets,
-            help="One data set; else all that are here.",
+            help="Name of a data set [default: all that are present].",
         ),
     ] = None,
     format_: FormatOption = Format.TABLE,
     store: StoreOption = None,
 ) -> None:
-    """Count and hash again what is here; 1 if anything is wrong or missing."""
+    """Verify counts and checksums; exit code 1 if anything is wrong or missing."""
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.datasets import render_verification
     from oodcli.store import Store
@@ -163,7 +165,7 @@ def add(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A folder, a list of images (path and label a line), .npz or .npy.",
+            help="A folder, a list of images (one path and label per line), .npz or .npy.",
             show_default=False,
         ),
     ],
@@ -172,7 +174,7 @@ def add(
         typer.Option(
             "--labels",
             metavar="FILE",
-            help="Classes of an .npy file (.npy too), or a list of the images in a folder.",
+            help="Labels of an .npy file (also .npy), or a list of the images in a folder.",
             show_default=False,
         ),
     ] = None,
@@ -181,13 +183,13 @@ def add(
         typer.Option(
             "--root",
             metavar="DIR",
-            help="Where the paths of a list start [default: its folder].",
+            help="Root of the paths in a list [default: its folder].",
             show_default=False,
         ),
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Give images of your own a name, or a known set the place of your copy; nothing is copied."""
+    """Name your own images, or point a known name to your copy; copies nothing."""
     from oodcli.store import Store
     from oodcli.workflows.datasets import add_dataset, unlike_published
 
@@ -203,7 +205,7 @@ def add(
 
 @app.command("remove")
 def remove(name: NameArgument, store: StoreOption = None) -> None:
-    """Forget a name given by add; the images stay where they are."""
+    """Remove a name given by add; the images are not touched."""
     from oodcli.store import Store
     from oodcli.workflows.datasets import remove_dataset
 
@@ -216,7 +218,8 @@ def show(
     name: NameArgument,
     output: OutputOption = None,
     view: Annotated[
-        ViewKind, typer.Option("--view", help="Plain, or the jigsaws that NormRatio uses.")
+        ViewKind,
+        typer.Option("--view", help="Show plain images, or the jigsaws that NormRatio uses."),
     ] = ViewKind.PLAIN,
     benchmark: Annotated[
         str | None,
@@ -224,13 +227,13 @@ def show(
             "--benchmark",
             autocompletion=completion.benchmarks,
             metavar="NAME",
-            help="Whose preprocessing to use [default: the first with this set].",
+            help="Benchmark whose preprocessing is used [default: the first that has this set].",
             show_default=False,
         ),
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Draw a picture of many images as a network gets to see them, with their classes."""
+    """Draw many images of a set as a network sees them, with their classes."""
     from oodcli.data import View
     from oodcli.store import Store
     from oodcli.workflows.datasets import draw_sheet

@@ -14,7 +14,7 @@ def doctor(
         bool,
         typer.Option(
             "--repair",
-            help="First remove what killed processes left in the store and no run has.",
+            help="First remove leftovers of killed processes from the store.",
         ),
     ] = False,
     store: StoreOption = None,

@@ -33,7 +33,7 @@ def export(
             "--method",
             autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
-            help="The method; auto is the one that ood recommend chose or chooses.",
+            help="The method; auto is the one that ood recommend chose, or chooses now.",
             show_default=False,
         ),
     ],
@@ -53,28 +53,35 @@ def export(
         typer.Option(
             "--tpr",
             metavar="SHARE",
-            help="Share of ID images that the threshold lets pass [default: 0.95].",
+            help="Share of ID images to accept [default: 0.95].",
             show_default=False,
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", metavar="X", help="The threshold itself, instead of --tpr."),
+        typer.Option(
+            "--threshold",
+            metavar="X",
+            help="Accept images with at least this score, instead of --tpr.",
+        ),
     ] = None,
     input_: Annotated[
         InputKind,
-        typer.Option("--input", help="Pixels from 0 to 255 as uint8, or from 0 to 1 as float32."),
+        typer.Option(
+            "--input", help="Type of the pixels: from 0 to 255 as uint8, or from 0 to 1 as float32."
+        ),
     ] = InputKind.UINT8,
     input_size: Annotated[
         str | None,
         typer.Option(
             "--input-size",
             metavar="HxW",
-            help="Take images of this size, and resize them inside [default: the network's].",
+            help="Take images of this size, and resize them in the model [default: that of the "
+            "network].",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are no export of ood.")
+        bool, typer.Option("--overwrite", help="Replace existing files that ood did not export.")
     ] = False,
     device: DeviceOption = "auto",
     skip_unreadable: SkipOption = False,

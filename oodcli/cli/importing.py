@@ -18,8 +18,8 @@ def import_(
             "--arch",
             autocompletion=completion.architectures,
             metavar="ARCH[:KEY=VALUE,…]",
-            help="Its architecture: one of this tool, such as resnet18:stem_padding=2, or "
-            "torchvision:NAME, timm:NAME, package.module:function.",
+            help="Architecture: one of ood, such as resnet18:stem_padding=2, or torchvision:NAME, "
+            "timm:NAME, package.module:function.",
             show_default=False,
         ),
     ],
@@ -27,22 +27,24 @@ def import_(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="State dict: .pt, .pth, .th, .ckpt or .safetensors.", show_default=False
+            help="Checkpoint with a state dict: .pt, .pth, .th, .ckpt or .safetensors.",
+            show_default=False,
         ),
     ] = None,
     pretrained: Annotated[
         bool,
         typer.Option(
             "--pretrained",
-            help="Take the published weights of a network of torchvision or timm instead.",
+            help="Import the published weights of a network of torchvision or timm instead of a "
+            "file.",
         ),
     ] = False,
     mean: Annotated[
         str | None,
         typer.Option(
             "--mean",
-            help="Mean of the pixels it was trained with: one number or three "
-            "[default: that of published weights, else 0.5].",
+            help="Mean of the training pixels: one number or three [default: that of published "
+            "weights, else 0.5].",
             show_default=False,
         ),
     ] = None,
@@ -50,7 +52,8 @@ def import_(
         str | None,
         typer.Option(
             "--std",
-            help="Their standard deviation: one number or three [default: as for --mean].",
+            help="Standard deviation of the training pixels: one number or three [default: as for "
+            "--mean].",
             show_default=False,
         ),
     ] = None,
@@ -59,8 +62,8 @@ def import_(
         typer.Option(
             "--image-size",
             metavar="N",
-            help="Height and width in pixels [default: that of published weights "
-            "or of the network; 32 for small images].",
+            help="Height and width of the images in pixels [default: that of published weights or "
+            "of the network; 32 for small images].",
             show_default=False,
         ),
     ] = None,
@@ -79,8 +82,8 @@ def import_(
         float | None,
         typer.Option(
             "--test-fraction",
-            help="Share to test on where nothing divides the images; methods learn from the "
-            "others [default: all are test images].",
+            help="Share of the images to test on if the data have no parts; methods are fitted on "
+            "the others [default: all are test images].",
             show_default=False,
         ),
     ] = None,

@@ -15,7 +15,7 @@ NameArgument = Annotated[
     typer.Argument(
         metavar="NAME",
         autocompletion=completion.methods,
-        help="A method as after --method, such as energy:temperature=2 or norm+msp.",
+        help="A method as written for --method, such as energy:temperature=2 or norm+msp.",
         show_default=False,
     ),
 ]
@@ -43,7 +43,7 @@ def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> 
 def show(
     name: NameArgument, format_: FormatOption = Format.TABLE, output: OutputOption = None
 ) -> None:
-    """Show formula, parameters, source and caveats of a method, or of both halves of one."""
+    """Show formula, parameters, source and caveats of a method."""
     from oodcli.cli.render.methods import render_method
     from oodcli.workflows.methods import show_method
 
@@ -54,7 +54,7 @@ def show(
 def check(
     name: NameArgument, format_: FormatOption = Format.TABLE, output: OutputOption = None
 ) -> None:
-    """Try a method on a toy problem; 1 if it breaks what every method promises."""
+    """Test a method on a toy problem; exit code 1 if it breaks a rule of methods."""
     from oodcli.cli.render.methods import render_trial
     from oodcli.workflows.methods import try_method
 

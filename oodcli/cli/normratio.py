@@ -23,7 +23,7 @@ def normratio(
     max_images: Annotated[
         int | None,
         typer.Option(
-            "--max-images", metavar="N", help="Use N training images, spread evenly [default: all]."
+            "--max-images", metavar="N", help="Use N training images, evenly spaced [default: all]."
         ),
     ] = None,
     no_normalise: Annotated[
@@ -42,7 +42,7 @@ def normratio(
 ) -> None:
     """Select a block by NormRatio, without OOD images.
 
-    The norms of training images are compared with those of jigsaw puzzles of them.
+    The norms of training images are compared with those of their jigsaw puzzles.
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.normratio import render_normratio

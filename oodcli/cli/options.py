@@ -84,7 +84,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="DIR",
-        help="Folder that keeps everything [env: OOD_HOME; default: the platform's].",
+        help="Folder where everything is stored [env: OOD_HOME; default: the platform's].",
         show_default=False,
     ),
 ]
@@ -94,20 +94,20 @@ RunOption = Annotated[
         "--run",
         autocompletion=completion.runs,
         metavar="RUN",
-        help="Name of the run [default: OOD_RUN, ood runs use, or created last].",
+        help="Name of the run [default: OOD_RUN, else ood runs use, else the run created last].",
     ),
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")
 ]
 AmpOption = Annotated[bool, typer.Option("--amp", help="Compute in bfloat16 where that is safe.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Format of the result.")]
 OutputOption = Annotated[
     Path | None,
     typer.Option(
         "--output",
         metavar="FILE",
-        help="Write the result to FILE, not to stdout.",
+        help="Write the result to FILE instead of stdout.",
         callback=writable_file,
     ),
 ]
@@ -115,7 +115,7 @@ SkipOption = Annotated[
     bool,
     typer.Option(
         "--skip-unreadable",
-        help="Leave out images that cannot be read, and count them; a run made so keeps it.",
+        help="Skip images that cannot be read, and report their number; stored with the run.",
     ),
 ]
 BatchOption = Annotated[
@@ -124,7 +124,7 @@ BatchOption = Annotated[
         "--score-batch-size",
         min=1,
         metavar="N",
-        help="Images a forward pass; scores differ by rounding at most.",
+        help="Images per forward pass; changes scores by rounding at most.",
     ),
 ]
 DataOption = Annotated[
@@ -133,7 +133,8 @@ DataOption = Annotated[
         "--data",
         autocompletion=completion.images,
         metavar="NAME|FOLDER|FILE.npz",
-        help="A known data set, a folder with train/<class>/… and test/<class>/…, or arrays.",
+        help="A known data set; a folder with <class>/…, or with train/<class>/… and "
+        "test/<class>/…; or arrays.",
     ),
 ]
 

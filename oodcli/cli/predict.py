@@ -39,8 +39,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="PATH...",
-            help="Images, folders with all images below them, .npz files; - reads paths, one a "
-            "line, from stdin.",
+            help="Image files, folders with their subfolders, .npz files; - reads paths from "
+            "stdin, one per line.",
             show_default=False,
         ),
     ],
@@ -52,7 +52,7 @@ def predict(
             autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
             help="A method, a combination such as norm+energy, or auto for the recommended one, "
-            "which is chosen now if it was not yet [default: the one that ood recommend chose, "
+            "which is chosen now if necessary [default: the one that ood recommend chose, "
             "else msp].",
             show_default=False,
         ),
@@ -65,13 +65,15 @@ def predict(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", metavar="SCORE", help="Accept images from this score on."),
+        typer.Option(
+            "--threshold", metavar="SCORE", help="Accept images with at least this score."
+        ),
     ] = None,
     format_: Annotated[
         VerdictFormat | None,
         typer.Option(
             "--format",
-            help="How to write verdicts [default: by the ending of --output, else table].",
+            help="Format of the verdicts [default: by the extension of --output, else table].",
             show_default=False,
         ),
     ] = None,
@@ -81,7 +83,7 @@ def predict(
             "--output",
             metavar="FILE",
             callback=writable_file,
-            help="Write a row an image to FILE, .csv or .jsonl; one that is there is gone on with.",
+            help="Write one row per image to FILE (.csv or .jsonl); an existing file is resumed.",
         ),
     ] = None,
     copy_ood: Annotated[
@@ -89,7 +91,7 @@ def predict(
         typer.Option(
             "--copy-ood",
             metavar="DIR",
-            help="Copy the OOD images into a folder.",
+            help="Copy OOD images into a folder.",
             callback=writable_folder,
         ),
     ] = None,
@@ -97,26 +99,27 @@ def predict(
         bool,
         typer.Option(
             "--fail-on-ood",
-            help="End with exit code 3 if the share of OOD images is far above that of ID images "
-            "(--alarm-level).",
+            help="Exit with code 3 if the share of OOD images is far above that of ID images (see "
+            "--alarm-level).",
         ),
     ] = False,
     fail_on_any_ood: Annotated[
         bool,
-        typer.Option("--fail-on-any-ood", help="End with exit code 4 if a single image is OOD."),
+        typer.Option("--fail-on-any-ood", help="Exit with code 4 if a single image is OOD."),
     ] = False,
     alarm_level: Annotated[
         float,
         typer.Option(
             "--alarm-level",
             metavar="P",
-            help="A share is far above if ID images alone reach it with a probability below P.",
+            help="Alarm if ID images alone would reach the share of OOD images with a probability "
+            "below P.",
         ),
     ] = 0.001,
     summary_: Annotated[
         Path | None,
         typer.Option(
-            "--summary", metavar="FILE.json", help="Write counts, shares and the test as JSON."
+            "--summary", metavar="FILE.json", help="Write counts, shares and the test to FILE.json."
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -127,9 +130,9 @@ def predict(
 ) -> None:
     """Flag images that are out of distribution.
 
-    Each image gets a class, a score and a verdict. Exit codes: 0 where images were judged,
-    whatever the verdicts; 1 where none could be; 3 and 4 as asked for by --fail-on-ood and
-    --fail-on-any-ood, 3 where both hold.
+    Each image gets a class, a score and a verdict. Exit codes: 0 if images were judged, whatever
+    the verdicts; 1 if none could be judged; 3 and 4 as requested by --fail-on-ood and
+    --fail-on-any-ood, 3 if both apply.
     """
     import json
 

@@ -20,7 +20,7 @@ def recipes(context: typer.Context) -> None:
 
 @app.command("list")
 def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> None:
-    """List the recipes that ``ood train --recipe`` knows."""
+    """List the published training recipes."""
     from oodcli.cli.render.recipes import render_recipes
     from oodcli.training.recipes import RECIPES
 
@@ -40,12 +40,16 @@ def show(
     ],
     data: Annotated[
         str,
-        typer.Option("--data", metavar="NAME", help="As its authors have it for this data set."),
+        typer.Option(
+            "--data",
+            metavar="NAME",
+            help="Show the variant that its authors use for this data set.",
+        ),
     ] = "",
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
-    """Show every value of a recipe, as ``ood train --set KEY=VALUE`` takes it."""
+    """Show every value of a recipe, as ``ood train --set KEY=VALUE`` accepts it."""
     from oodcli.cli.render.recipes import render_recipe
     from oodcli.training.recipes import recipe_named
 

@@ -27,18 +27,21 @@ def recommend(
             "--method",
             autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
-            help="Choose among these alone; may be repeated [default: every method that works "
+            help="Choose among these methods; can be repeated [default: every method that works "
             "from stored activations, and ensembles].",
             show_default=False,
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", help="Choose on N ID images, spread evenly."),
+        typer.Option("--limit", metavar="N", help="Use N ID images, evenly spaced."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of noise, jigsaws and draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of noise, jigsaws and bootstrap samples.")
+    ] = 0,
     every: Annotated[
-        bool, typer.Option("--all", help="Show every candidate, not the best of the best methods.")
+        bool,
+        typer.Option("--all", help="Show every candidate, not only the best of the best methods."),
     ] = False,
     device: DeviceOption = "auto",
     amp: AmpOption = False,

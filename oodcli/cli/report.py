@@ -36,7 +36,8 @@ def report(
             "--run",
             autocompletion=completion.runs,
             metavar="RUN",
-            help="A run; may be repeated, and seeds are averaged [default: the one created last].",
+            help="A run; can be repeated, runs that differ in their seed are averaged [default: as "
+            "in other commands].",
             show_default=False,
         ),
     ] = None,
@@ -45,15 +46,15 @@ def report(
         typer.Option(
             "--scores",
             metavar="[NAME=]FILE",
-            help="Scores of any program, .npz, .csv or .pkl, instead of a run; may be repeated, "
-            "and seeds are averaged. NAME is the method, where the file does not say.",
+            help="Score file of any program, .npz, .csv or .pkl, instead of a run; can be "
+            "repeated, seeds are averaged. NAME is the method if the file does not name it.",
             show_default=False,
         ),
     ] = None,
     id_name: Annotated[
         str | None,
         typer.Option(
-            "--id", metavar="NAME", help="The in-distribution set, where --scores does not say."
+            "--id", metavar="NAME", help="The in-distribution set, if --scores does not name it."
         ),
     ] = None,
     benchmark: Annotated[
@@ -62,7 +63,7 @@ def report(
             "--benchmark",
             autocompletion=completion.benchmarks,
             metavar="NAME",
-            help="The sets of a benchmark [default: what was scored last].",
+            help="Show the sets of a benchmark [default: what was scored last].",
             show_default=False,
         ),
     ] = None,
@@ -70,8 +71,8 @@ def report(
         list[Convention] | None,
         typer.Option(
             "--convention",
-            help="Whose definition of the metrics; may be repeated, and they stand side by side "
-            "[default: the benchmark's, else neutral].",
+            help="Definition of the metrics; can be repeated, the results are shown side by side "
+            "[default: that of the benchmark, else neutral].",
             show_default=False,
         ),
     ] = None,
@@ -81,7 +82,7 @@ def report(
             "--method",
             autocompletion=completion.methods,
             metavar="NAME",
-            help="Only this method; may be repeated, which gives the order [default: all].",
+            help="Show only this method; can be repeated, sets the order [default: all].",
             show_default=False,
         ),
     ] = None,
@@ -91,50 +92,56 @@ def report(
             "--set",
             autocompletion=completion.datasets,
             metavar="NAME",
-            help="Only this OOD set; may be repeated [default: all].",
+            help="Show only this OOD set; can be repeated [default: all].",
         ),
     ] = None,
     average: Annotated[
-        bool, typer.Option("--average", help="Average all runs given, such as imported seeds.")
+        bool, typer.Option("--average", help="Average all given runs, such as imported seeds.")
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", help="Scores of N images of each set."),
+        typer.Option("--limit", metavar="N", help="Use the scores of ood score --limit N."),
     ] = None,
     layout: Annotated[
         Layout | None,
-        typer.Option("--layout", help="Methods as rows, as in the tables of this paper."),
+        typer.Option("--layout", help="Show methods as rows, as in the tables of this paper."),
     ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
             "--columns",
             metavar="NAME,…",
-            help="Columns in their order, such as method,fpr95,auroc; all: ood help reports.",
+            help="Columns in their order, such as method,fpr95,auroc; full list: ood help reports.",
         ),
     ] = None,
     per: Annotated[
         Per | None,
         typer.Option(
             "--per",
-            help="Single sets, averages, or both [default: both; of many methods, averages].",
+            help="Show single sets, group averages, or both [default: both; averages if there are "
+            "many methods].",
             show_default=False,
         ),
     ] = None,
     transpose: Annotated[
-        bool, typer.Option("--transpose", help="Methods as rows, data sets as columns.")
+        bool, typer.Option("--transpose", help="Show methods as rows and data sets as columns.")
     ] = False,
     sort: Annotated[
         str | None,
-        typer.Option("--sort", metavar="METRIC", help="Methods by this metric, the best first."),
+        typer.Option("--sort", metavar="METRIC", help="Sort methods by this metric, best first."),
     ] = None,
     digits: Annotated[
-        int, typer.Option("--digits", metavar="N", help="Digits after the point of a percent.")
+        int,
+        typer.Option(
+            "--digits", metavar="N", help="Digits after the decimal point of a percentage."
+        ),
     ] = 2,
     ci: Annotated[
         bool,
         typer.Option(
-            "--ci", help="95 % intervals: DeLong's for AUROC, bootstrap over images for the others."
+            "--ci",
+            help="Show 95 % confidence intervals: DeLong's for AUROC, bootstrap over images for "
+            "the others.",
         ),
     ] = False,
     compare: Annotated[
@@ -143,15 +150,15 @@ def report(
             "--compare",
             metavar="A B",
             autocompletion=completion.methods,
-            help="DeLong's paired test of AUROC between two methods, on every set; "
-            "all stands for every other method.",
+            help="Test the AUROC of two methods on every set with DeLong's paired test; all "
+            "compares A with every other method.",
             show_default=False,
         ),
     ] = None,
     published: Annotated[
         bool,
         typer.Option(
-            "--published", help="Beside it what papers printed, or why that cannot be compared."
+            "--published", help="Also show published values, or why they are not comparable."
         ),
     ] = False,
     plots: Annotated[
@@ -160,19 +167,20 @@ def report(
             "--plots",
             metavar="DIR",
             callback=writable_folder,
-            help="Also draw into DIR: scores, ROC, precision and recall, and what the run knows.",
+            help="Also write plots to DIR: scores, ROC, precision-recall, NormRatio, blocks, "
+            "training.",
         ),
     ] = None,
     plot_format: Annotated[
         list[PlotFormat] | None,
         typer.Option(
             "--plot-format",
-            help="The format of --plots; may be repeated [default: png].",
+            help="Format of --plots; can be repeated [default: png].",
             show_default=False,
         ),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Pictures inside --format html.")
+        bool, typer.Option("--pictures/--no-pictures", help="Include pictures in --format html.")
     ] = True,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -180,7 +188,7 @@ def report(
 ) -> None:
     """Tabulate FPR95, AUROC and AUPR of stored scores.
 
-    The options of the layout, from --layout to --digits, are for tables; json and csv always have
+    The layout options, from --layout to --digits, apply to tables; json and csv always contain
     everything in full.
     """
     from oodcli.cli.progress import TerminalProgress

@@ -55,7 +55,7 @@ def run(
 ) -> None:
     """Train, select a block, score and report in one command.
 
-    A finished run of the same settings is not trained again.
+    A finished run with the same settings is not trained again.
     """
     say("starting ood run (the first import of torch takes a few seconds)")
     from oodcli.cli.progress import TerminalProgress

@@ -20,7 +20,7 @@ NameArgument = Annotated[
 
 @app.command("list")
 def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
-    """List all runs, the oldest first, the room that the store takes, and leftovers in it."""
+    """List all runs, oldest first, with the size of the store and leftovers."""
     from oodcli.cli.render.runs import render_runs
     from oodcli.store import Store
     from oodcli.workflows.runs import list_runs
@@ -49,10 +49,10 @@ def use(
             show_default=False,
         ),
     ] = None,
-    last: Annotated[bool, typer.Option("--last", help="The run created last, as before.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Use the run created last again.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Choose the run that commands take without --run; the variable OOD_RUN goes before it."""
+    """Choose the run that commands use without --run; OOD_RUN has priority."""
     from oodcli.runs import RUN_VARIABLE, chosen_run, find_run, use_run
     from oodcli.store import Store
 
@@ -74,7 +74,7 @@ def drop(
     run: RunOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Drop OOD sets, such as trials, from the scores and tables of a run."""
+    """Remove OOD sets from the scores and tables of a run."""
     from oodcli.errors import UnknownNameError
     from oodcli.runs import find_run
     from oodcli.scores import drop_sets, read_scorings
@@ -93,10 +93,10 @@ def drop(
 @app.command("rename")
 def rename(
     run: NameArgument,
-    new: Annotated[str, typer.Argument(help="Its new name.", show_default=False)],
+    new: Annotated[str, typer.Argument(help="New name of the run.", show_default=False)],
     store: StoreOption = None,
 ) -> None:
-    """Give a run another name."""
+    """Rename a run."""
     from oodcli.runs import rename_run
     from oodcli.store import Store
 
@@ -117,10 +117,10 @@ def remove(
     ],
     store: StoreOption = None,
 ) -> None:
-    """Remove runs, with the activations of their networks where no other run has them.
+    """Remove runs, and activations that no other run uses.
 
-    A run that another process uses is not removed. What is left of a run that was removed only in
-    part is removed by its name as well.
+    A run that another process uses is not removed. The rest of a partly removed run is removed
+    by its name as well.
     """
     from oodcli.cli.render.formats import human_bytes
     from oodcli.runs import check_removable, remove_run

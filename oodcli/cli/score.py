@@ -32,9 +32,9 @@ def score(
             "--method",
             autocompletion=completion.methods,
             metavar="NAME[:KEY=VALUE,…]",
-            help="A method, a combination such as norm+energy, ensemble:A+B, "
-            "package.module:Class, auto for the recommended one, or all; may be repeated "
-            "[default: every method that works from stored activations].",
+            help="A method, a combination such as norm+energy, ensemble:A+B, package.module:Class, "
+            "auto for the recommended one, or all; can be repeated [default: every method "
+            "that works from stored activations].",
             show_default=False,
         ),
     ] = None,
@@ -44,7 +44,7 @@ def score(
             "--ood",
             autocompletion=completion.images,
             metavar="NAME|FOLDER|FILE",
-            help="An OOD set, or NAME=PATH; may be repeated.",
+            help="An OOD set, or NAME=PATH; can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -54,21 +54,19 @@ def score(
             "--benchmark",
             autocompletion=completion.benchmarks,
             metavar="NAME",
-            help="The OOD sets of a benchmark [default: the data's].",
+            help="Score the OOD sets of a benchmark [default: that of the data].",
         ),
     ] = None,
     allow_missing: Annotated[
         bool,
-        typer.Option(
-            "--allow-missing", help="Go on without the benchmark's sets that are not here."
-        ),
+        typer.Option("--allow-missing", help="Skip sets of the benchmark that are not downloaded."),
     ] = False,
     tune: Annotated[
         list[Tuning] | None,
         typer.Option(
             "--tune",
-            help="Choose parameters on validation images: against OOD validation images, or "
-            "without any, against jigsaws of the ID ones; may be repeated.",
+            help="Choose parameters on validation images: with OOD validation images (openood), or "
+            "with jigsaws of the ID images (pseudo); can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -78,19 +76,19 @@ def score(
             "--tune-ood",
             autocompletion=completion.images,
             metavar="NAME|FOLDER|FILE",
-            help="OOD validation images for --tune openood [default: the benchmark's].",
+            help="OOD validation images for --tune openood [default: those of the benchmark].",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", help="N images of each set, spread evenly."),
+        typer.Option("--limit", metavar="N", help="Use N images of each set, evenly spaced."),
     ] = None,
     export: Annotated[
         Path | None,
         typer.Option(
             "--export",
             metavar="FILE.npz",
-            help="Write the scores of this call.",
+            help="Write the scores of this call to FILE.npz.",
             callback=writable_file,
         ),
     ] = None,
@@ -99,7 +97,7 @@ def score(
         typer.Option(
             "--activations",
             metavar="FILE.npz",
-            help="Score the activations in a file, of any program, not those of a run.",
+            help="Score the activations in a file of any program instead of a run.",
             show_default=False,
         ),
     ] = None,
@@ -109,12 +107,12 @@ def score(
             "--export-activations",
             metavar="FILE.npz",
             callback=writable_file,
-            help="Write the activations of this call, and those of the training images.",
+            help="Write the activations of this call and of the training images to FILE.npz.",
             show_default=False,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")
+        bool, typer.Option("--dry-run", help="Report the expected work and time, and do nothing.")
     ] = False,
     device: DeviceOption = "auto",
     amp: AmpOption = False,

@@ -20,21 +20,24 @@ ArchOption = Annotated[
         "--arch",
         autocompletion=completion.architectures,
         metavar="ARCH[:KEY=VALUE,…]",
-        help="Such as resnet18:stem_padding=2 [default: the data set's own, or resnet18].",
+        help="Architecture, such as resnet18:stem_padding=2 [default: that of the recipe for the "
+        "data set, or resnet18].",
         show_default=False,
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all chance in training.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of all randomness in training.")
+]
 EpochsOption = Annotated[
     int | None,
-    typer.Option("--epochs", help="Passes over the training images [default: the recipe's]."),
+    typer.Option("--epochs", help="Epochs of training [default: that of the recipe]."),
 ]
 TrainBatchOption = Annotated[
     int | None,
-    typer.Option("--batch-size", help="Images a training step [default: the recipe's]."),
+    typer.Option("--batch-size", help="Images per training step [default: that of the recipe]."),
 ]
 LrOption = Annotated[
-    float | None, typer.Option("--lr", help="First learning rate [default: the recipe's].")
+    float | None, typer.Option("--lr", help="Initial learning rate [default: that of the recipe].")
 ]
 RecipeOption = Annotated[
     str | None,
@@ -42,7 +45,8 @@ RecipeOption = Annotated[
         "--recipe",
         autocompletion=completion.recipes,
         metavar="NAME",
-        help="A published recipe, see: ood recipes [default: by objective and network].",
+        help="A published recipe, see: ood recipes list [default: chosen by objective and "
+        "network].",
         show_default=False,
     ),
 ]
@@ -61,7 +65,7 @@ SettingOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change any value of the recipe, as ood recipes show lists them; may be repeated.",
+        help="Change a value of the recipe, see: ood recipes show; can be repeated.",
         show_default=False,
     ),
 ]
@@ -80,7 +84,8 @@ PretrainedOption = Annotated[
     typer.Option(
         "--pretrained",
         help="Start from the published weights of a network of torchvision or timm; with --init, "
-        "from a file of them or one of torchvision's sets, such as IMAGENET1K_V2.",
+        "from a file of such weights or another weight set of torchvision, such as "
+        "IMAGENET1K_V2.",
     ),
 ]
 NameOption = Annotated[
@@ -95,7 +100,8 @@ TestOption = Annotated[
     float | None,
     typer.Option(
         "--test-fraction",
-        help="Share of the images to test on where the data have no test images [default: 0.2].",
+        help="Share of the images to hold out for testing if the data have no test images "
+        "[default: 0.2].",
         show_default=False,
     ),
 ]
@@ -114,7 +120,8 @@ def train(
             "--data",
             autocompletion=completion.images,
             metavar="NAME|FOLDER|FILE.npz",
-            help="A known data set, a folder with train/<class>/… and test/<class>/…, or arrays.",
+            help="A known data set; a folder with <class>/…, or with train/<class>/… and "
+            "test/<class>/…; or arrays.",
             show_default=False,
         ),
     ] = None,
@@ -128,10 +135,13 @@ def train(
     batch_size: TrainBatchOption = None,
     lr: LrOption = None,
     momentum: Annotated[
-        float | None, typer.Option("--momentum", help="Momentum [default: the recipe's].")
+        float | None, typer.Option("--momentum", help="Momentum [default: that of the recipe].")
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option("--weight-decay", help="L2 penalty [default: the recipe's].")
+        float | None,
+        typer.Option(
+            "--weight-decay", help="Weight decay (L2 penalty) [default: that of the recipe]."
+        ),
     ] = None,
     set_: SettingOption = None,
     seed: SeedOption = 0,
@@ -140,7 +150,7 @@ def train(
         typer.Option(
             "--seeds",
             metavar="N,N,…",
-            help="Train one run with each of these seeds, such as 0,1,2.",
+            help="Train one run per seed, such as 0,1,2.",
         ),
     ] = None,
     image_size: Annotated[
@@ -148,7 +158,8 @@ def train(
         typer.Option(
             "--image-size",
             metavar="N",
-            help="Height and width in pixels [default: by the images and the network].",
+            help="Height and width of the images in pixels [default: chosen by images and "
+            "network].",
         ),
     ] = None,
     resize: Annotated[
@@ -156,7 +167,7 @@ def train(
         typer.Option(
             "--resize",
             metavar="exact|shorter-crop[:SIDE]",
-            help="How images of another size get there [default: the data's].",
+            help="How images of another size are resized [default: that of the data].",
         ),
     ] = None,
     amp: AmpOption = False,
@@ -164,7 +175,7 @@ def train(
         bool,
         typer.Option(
             "--compile",
-            help="Let torch compile the network before the first step, for long training.",
+            help="Let torch compile the network before the first step; for long training.",
         ),
     ] = False,
     name: NameOption = None,
@@ -174,24 +185,24 @@ def train(
             "--run",
             autocompletion=completion.runs,
             metavar="RUN",
-            help="With --resume: the unfinished run to go on with.",
+            help="With --resume: the unfinished run to resume.",
         ),
     ] = None,
     val_fraction: ValOption = 0.0,
     test_fraction: TestOption = None,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Also print the accuracy on every class, to stderr.")
+        bool, typer.Option("--per-class", help="Also print the accuracy of every class, to stderr.")
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on after the last finished epoch of a run cut off."),
+        typer.Option("--resume", help="Resume an interrupted run after its last finished epoch."),
     ] = False,
     scale_batch: Annotated[
         bool,
         typer.Option(
             "--scale-batch",
-            help="Under torchrun: the recipe's batch for each process, its learning rate times "
-            "their number [default: they share one batch].",
+            help="Under torchrun, use the recipe's batch size per process and scale the learning "
+            "rate by the number of processes [default: the processes share one batch].",
         ),
     ] = False,
     data_workers: Annotated[
@@ -200,8 +211,8 @@ def train(
             "--data-workers",
             min=0,
             metavar="N",
-            help="Processes that decode images which are not held in memory; 0: threads "
-            "[default: the cores, 16 at most].",
+            help="Number of processes that decode images which do not fit in memory; 0 uses "
+            "threads [default: one per core, at most 16].",
             show_default=False,
         ),
     ] = None,
@@ -210,7 +221,7 @@ def train(
 ) -> None:
     """Train a classifier by a published recipe.
 
-    Every value of the recipe can be changed: ood recipes, --set KEY=VALUE.
+    Every value of the recipe can be changed: ood recipes show, --set KEY=VALUE.
     """
     from oodcli.cli.processes import job
     from oodcli.store import Store

@@ -18,7 +18,8 @@ def tuning(
         typer.Argument(
             metavar="METHOD[@openood|@pseudo]",
             autocompletion=completion.methods,
-            help="Show every setting that was tried of it [default: what was chosen of all].",
+            help="Show every setting that was tried for this method [default: the chosen settings "
+            "of all methods].",
             show_default=False,
         ),
     ] = None,
