@@ -1,23 +1,28 @@
-"""The names for programs: a run, a detector of it, and what it says of images.
+"""Python API: open a run, score and report it, get a detector, judge images.
 
 ::
 
     import oodcli
 
     run = oodcli.load_run("my-run")
+    run.score(method=["knn", "energy"], ood="svhn.npz")
+    for row in run.report(convention="openood").rows:
+        print(row.method, row.dataset, row.fpr95, row.auroc)
     detector = run.detector("knn", tpr=0.95)
-    scores = detector.score(images)
     found = detector.predict(["a.jpg", "b.png"])
     found.ood, found.classes, found.probability
 
-Results are those of ``ood predict``. What the user can cure is an ``oodcli.errors.OodError``, which
-speaks of arguments where that of the command line speaks of options.
+Arguments are called as the options of the command line are, and results are the same: each is a
+frozen record, whose ``to_json()`` gives the object that ``--format json`` prints. What the user can
+cure is an ``oodcli.errors.OodError``, which speaks of arguments where that of the command line
+speaks of options. Importing this module loads no torch; the first method that needs it does.
 """
 
 import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from oodcli.arguments import speaking_of_arguments
 from oodcli.progress import Progress
@@ -25,9 +30,15 @@ from oodcli.runs import Run, RunFolder, find_run, using_run
 from oodcli.store import Store
 
 if TYPE_CHECKING:
+    from oodcli.results import Report
+    from oodcli.searches import Tuning
     from oodcli.workflows.detectors import Detector
+    from oodcli.workflows.export import Exported
     from oodcli.workflows.given import Images
     from oodcli.workflows.judging import Predictions
+    from oodcli.workflows.normratio import NormRatioResult
+    from oodcli.workflows.recommend import Recommendation
+    from oodcli.workflows.score import ScoreResult
 
 __all__ = ["Detector", "LoadedRun", "Predictions", "load_run", "predict"]
 
@@ -36,6 +47,11 @@ _LATE = {
     "Detector": "oodcli.workflows.detectors",
     "Predictions": "oodcli.workflows.judging",
 }
+
+
+# A data set as it is named on the command line.
+Named = str | os.PathLike[str]
+_Word = TypeVar("_Word", bound=str)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - names of several types
@@ -77,6 +93,7 @@ class LoadedRun:
         tpr: float | None = None,
         threshold: float | None = None,
         device: str = "auto",
+        amp: bool = False,
         score_batch_size: int | None = None,
         skip_unreadable: bool = False,
         progress: Progress | None = None,
@@ -95,6 +112,8 @@ class LoadedRun:
             The threshold itself, instead.
         device
             ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        amp
+            Whether the network computes in bfloat16.
         score_batch_size
             Images that go through the network at a time; None for what suits the device.
         skip_unreadable
@@ -107,6 +126,12 @@ class LoadedRun:
         OodError
             If the method, the threshold or the device cannot be used, or the method has to be
             fitted and the data of the run cannot be opened.
+
+        Examples
+        --------
+        >>> detector = run.detector("energy", tpr=0.9)
+        >>> detector.threshold.tpr, len(detector.predict(images))
+        (0.9, 8)
         """
         from oodcli.workflows.compute import Compute
         from oodcli.workflows.detectors import detector_for
@@ -114,7 +139,7 @@ class LoadedRun:
 
         with speaking_of_arguments():
             rule = ThresholdRule(tpr, threshold)
-            compute = Compute.of(device, batch_size=score_batch_size)
+            compute = Compute.of(device, amp=amp, batch_size=score_batch_size)
             with using_run(self._store, self.name) as folder:
                 return detector_for(
                     self._store,
@@ -125,6 +150,344 @@ class LoadedRun:
                     skip_unreadable=skip_unreadable,
                     progress=progress,
                 )
+
+    def score(
+        self,
+        *,
+        method: str | Sequence[str] = (),
+        ood: Named | Sequence[Named] = (),
+        benchmark: str | None = None,
+        allow_missing: bool = False,
+        tune: "Tuning | Sequence[Tuning]" = (),
+        tune_ood: Named | None = None,
+        limit: int | None = None,
+        export: str | os.PathLike[str] | None = None,
+        export_activations: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        amp: bool = False,
+        score_batch_size: int | None = None,
+        skip_unreadable: bool = False,
+        progress: Progress | None = None,
+    ) -> "ScoreResult":
+        """Score the ID test images and OOD sets by every method, and store the scores.
+
+        The network sees each image once, and not at all where its activations are stored.
+
+        Parameters
+        ----------
+        method
+            One or more, as on the command line; every method that works from stored activations if
+            there is none.
+        ood
+            OOD sets: names, folders, files, or ``NAME=PATH``; those of the benchmark if there is
+            none.
+        benchmark
+            Name of a benchmark; that of the run's data if None.
+        allow_missing
+            Whether to score without those of its sets that are not here.
+        tune
+            ``openood`` or ``pseudo``, or both: how parameters are chosen on validation images.
+        tune_ood
+            OOD validation images for ``openood``.
+        limit
+            Take so many images of each set, spread evenly.
+        export, export_activations
+            Files that get the scores, and the activations, of this call.
+        device
+            ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        amp
+            Whether the network computes in bfloat16.
+        score_batch_size
+            Images that go through the network at a time; None for what suits the device.
+        skip_unreadable
+            Whether to leave out images that cannot be read.
+        progress
+            Told of long work.
+
+        Returns
+        -------
+        ScoreResult
+            The report of these methods and sets, the forward passes, and in ``undefined`` the
+            methods that were named and are not defined for this network, with the reason in
+            ``left_out``.
+
+        Raises
+        ------
+        OodError
+            If a data set, a method or the device cannot be used, or no method is defined here.
+
+        Examples
+        --------
+        >>> result = run.score(method=["msp", "energy"], ood=grey)  # an .npz file of grey images
+        >>> [row.method for row in result.report.rows if row.dataset == "grey"]
+        ['msp', 'energy']
+        """
+        from oodcli.workflows.compute import Compute
+        from oodcli.workflows.score import ScoreRequest
+        from oodcli.workflows.score import score as score_workflow
+
+        sets = (ood,) if isinstance(ood, str | os.PathLike) else ood
+        with speaking_of_arguments():
+            request = ScoreRequest(
+                run=self.name,
+                methods=_several(method),
+                ood=[os.fspath(each) for each in sets],
+                benchmark=benchmark,
+                allow_missing=allow_missing,
+                tune=_several(tune),
+                tune_ood=None if tune_ood is None else os.fspath(tune_ood),
+                limit=limit,
+                compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
+                skip_unreadable=skip_unreadable,
+                export=_path(export),
+                export_activations=_path(export_activations),
+            )
+            return score_workflow(self._store, request, progress=progress)
+
+    def report(
+        self,
+        *,
+        convention: str | None = None,
+        method: str | Sequence[str] = (),
+        dataset: str | Sequence[str] = (),
+        benchmark: str | None = None,
+        limit: int | None = None,
+        ci: bool = False,
+        compare: tuple[str, str] | None = None,
+    ) -> "Report":
+        """Tabulate stored scores; no network is loaded, and no torch.
+
+        Parameters
+        ----------
+        convention
+            Name of the metric convention; that of the benchmark if None, else ``neutral``.
+        method, dataset
+            Only these, in this order; all if there is none.
+        benchmark
+            The sets of this benchmark alone, as scored for it; what was scored last if None.
+        limit
+            The scores of so many images of each set; what was scored last in full if None.
+        ci
+            Whether to give 95 % confidence intervals.
+        compare
+            Two methods whose AUROC is compared on every OOD set by DeLong's paired test; ``all`` as
+            the second stands for every other method.
+
+        Returns
+        -------
+        Report
+            One row per method and set, FPR95 and the areas as fractions.
+
+        Raises
+        ------
+        MissingArtifactError
+            If the run has no such scores.
+        OodError
+            If a name cannot be used, or the scores cannot stand in one table.
+
+        Examples
+        --------
+        >>> table = run.report(convention="openood", method="msp")
+        >>> table.convention, {row.method for row in table.rows}
+        ('openood', {'msp'})
+        """
+        from oodcli.workflows.report import Statistics
+        from oodcli.workflows.report import report as report_workflow
+        from oodcli.workflows.sources import ScoreQuery, Sources
+
+        with speaking_of_arguments():
+            query = ScoreQuery(
+                runs=(self.name,),
+                benchmark=benchmark,
+                methods=_several(method),
+                datasets=_several(dataset),
+                limit=limit,
+            )
+            statistics = Statistics(ci=ci, compare=() if compare is None else (compare,))
+            with Sources.open(self._store, query) as sources:
+                return report_workflow(sources, convention, statistics)
+
+    def normratio(
+        self,
+        *,
+        max_images: int | None = None,
+        normalise: bool = True,
+        device: str = "auto",
+        amp: bool = False,
+        score_batch_size: int | None = None,
+        skip_unreadable: bool = False,
+        progress: Progress | None = None,
+    ) -> "NormRatioResult":
+        """Select a block by NormRatio, without OOD images, and store the result.
+
+        Parameters
+        ----------
+        max_images
+            Use so many training images, spread evenly over all of them; all if None.
+        normalise
+            Whether to normalise the images with the constants of the run; ``--no-normalise`` of the
+            command line, as in the released script, is False.
+        device, amp, score_batch_size, skip_unreadable, progress
+            As for :meth:`score`.
+
+        Returns
+        -------
+        NormRatioResult
+            NormRatio of every block, and the index of the block it selects.
+
+        Raises
+        ------
+        OodError
+            If the run's data or the device cannot be used.
+
+        Examples
+        --------
+        >>> found = run.normratio(max_images=8)
+        >>> found.n_images, found.selected in [block.index for block in found.blocks]
+        (8, True)
+        """
+        from oodcli.workflows.compute import Compute
+        from oodcli.workflows.normratio import normratio as normratio_workflow
+
+        with speaking_of_arguments():
+            return normratio_workflow(
+                self._store,
+                run=self.name,
+                max_images=max_images,
+                normalise=normalise,
+                compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
+                skip_unreadable=skip_unreadable,
+                progress=progress,
+            )
+
+    def recommend(
+        self,
+        *,
+        method: str | Sequence[str] = (),
+        limit: int | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        amp: bool = False,
+        score_batch_size: int | None = None,
+        skip_unreadable: bool = False,
+        progress: Progress | None = None,
+    ) -> "Recommendation":
+        """Choose a method without OOD images, and store the choice if nothing limits it.
+
+        Parameters
+        ----------
+        method
+            Choose among these alone; among all that work from stored activations, and ensembles of
+            them, if there is none.
+        limit
+            Choose on so many ID images, spread evenly.
+        seed
+            Of noise, jigsaws and bootstrap samples.
+        device, amp, score_batch_size, skip_unreadable, progress
+            As for :meth:`score`.
+
+        Returns
+        -------
+        Recommendation
+            The method, the confidence in it, and every candidate with its mean AUROC against
+            corrupted copies of ID images.
+
+        Raises
+        ------
+        OodError
+            If the run's data or the device cannot be used, or no candidate can be tried.
+
+        Examples
+        --------
+        >>> chosen = run.recommend(method=["msp", "energy"])
+        >>> chosen.method in ("msp", "energy"), chosen.restricted
+        (True, True)
+        """
+        from oodcli.workflows.compute import Compute
+        from oodcli.workflows.recommend import RecommendRequest
+        from oodcli.workflows.recommend import recommend as recommend_workflow
+
+        with speaking_of_arguments():
+            request = RecommendRequest(
+                run=self.name,
+                methods=_several(method),
+                limit=limit,
+                seed=seed,
+                compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
+                skip_unreadable=skip_unreadable,
+            )
+            return recommend_workflow(self._store, request, progress=progress)
+
+    def export(
+        self,
+        method: str,
+        output: str | os.PathLike[str],
+        *,
+        tpr: float | None = None,
+        threshold: float | None = None,
+        input: Literal["uint8", "float32"] = "uint8",  # noqa: A002 - the option is called so
+        input_size: tuple[int, int] | None = None,
+        overwrite: bool = False,
+        device: str = "auto",
+        skip_unreadable: bool = False,
+        progress: Progress | None = None,
+    ) -> "Exported":
+        """Write classifier and detector as one ONNX file, verified on real images.
+
+        Parameters
+        ----------
+        method
+            As on the command line; ``auto`` for the recommended one.
+        output
+            Folder for ``model.onnx`` and ``model.json``.
+        tpr, threshold
+            As for :meth:`detector`.
+        input
+            ``uint8`` for pixels from 0 to 255, ``float32`` for pixels from 0 to 1.
+        input_size
+            Height and width of the images that the file takes; those of the network if None.
+        overwrite
+            Whether to replace files that are no export of ood.
+        device, skip_unreadable, progress
+            As for :meth:`score`; the device is where the method is fitted.
+
+        Returns
+        -------
+        Exported
+            The folder, the content of ``model.json``, and the differences from ood's own results.
+
+        Raises
+        ------
+        MissingArtifactError
+            If the extra ``onnx`` is not installed.
+        OodError
+            If the method, the network or an argument cannot be used, or the file gives other
+            results. Nothing is written then.
+
+        Examples
+        --------
+        >>> exported = run.export("energy", folder / "screen", tpr=0.9)
+        >>> sorted(path.name for path in exported.folder.iterdir())
+        ['model.json', 'model.onnx']
+        """
+        from oodcli.workflows.compute import Compute
+        from oodcli.workflows.export import ExportRequest
+        from oodcli.workflows.export import export as export_workflow
+        from oodcli.workflows.thresholds import ThresholdRule
+
+        with speaking_of_arguments():
+            request = ExportRequest(
+                method,
+                Path(output),
+                run=self.name,
+                rule=ThresholdRule(tpr, threshold),
+                input=input,
+                input_size=input_size,
+                overwrite=overwrite,
+                compute=Compute.of(device),
+                skip_unreadable=skip_unreadable,
+            )
+            return export_workflow(self._store, request, progress=progress)
 
 
 def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = None) -> LoadedRun:
@@ -141,6 +504,11 @@ def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = 
     ------
     OodError
         If there is no such run, or it is not finished.
+
+    Examples
+    --------
+    >>> load_run("tiny", store=store).classes
+    ('blue', 'red')
     """
     with speaking_of_arguments():
         kept = Store.at(None if store is None else Path(store))
@@ -173,8 +541,23 @@ def predict(
     ------
     OodError
         If the run, the method or an image cannot be used.
+
+    Examples
+    --------
+    >>> found = predict(images, "energy", run="tiny", store=store)
+    >>> len(found), found.score.dtype.name
+    (8, 'float64')
     """
     detector = load_run(run, store=store).detector(
         method, tpr=tpr, threshold=threshold, device=device
     )
     return detector.predict(images, errors=errors)
+
+
+def _several(given: _Word | Sequence[_Word]) -> tuple[_Word, ...]:
+    """Return words, given alone or as a sequence, as a tuple."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)

@@ -8,7 +8,7 @@ from oodcli.errors import OodError
 
 _COMMAND = re.compile(r"ood [a-z]+( [^;,:()]*)?")
 # Options that are arguments; those that turn something on are told by what to write.
-SWITCHES = frozenset({"allow-missing", "amp", "average", "ci", "overwrite", "skip-unreadable"})
+SWITCHES = frozenset({"allow-missing", "amp", "ci", "overwrite", "skip-unreadable"})
 OPTIONS = SWITCHES | {
     "benchmark", "compare", "convention", "dataset", "device", "export", "export-activations",
     "input", "input-size", "limit", "max-images", "method", "ood", "output", "run",
