@@ -68,7 +68,14 @@ class Part:
 
 
 def digest_of(*arrays: NDArray[np.generic]) -> str:
-    """Return a 32-digit hexadecimal digest of the shapes, types and bytes of arrays."""
+    """Return a 32-digit hexadecimal digest of the shapes, types and bytes of arrays.
+
+    Examples
+    --------
+    >>> pixels = np.zeros((1, 3, 2, 2), np.uint8)
+    >>> digest_of(pixels) == digest_of(pixels.copy()), digest_of(pixels) == digest_of(pixels + 1)
+    (True, False)
+    """
     state = hashlib.blake2b(digest_size=16)
     for array in arrays:
         state.update(f"{array.dtype.str}{array.shape}".encode())
@@ -222,6 +229,14 @@ def _gathered(pieces: Sequence[Piece]) -> NDArray[np.uint8]:
 
 
 def evenly_spaced(total: int, wanted: int) -> NDArray[np.int64]:
-    """Return ``min(total, wanted)`` ascending row numbers spread evenly over ``total`` rows."""
+    """Return ``min(total, wanted)`` ascending row numbers spread evenly over ``total`` rows.
+
+    Examples
+    --------
+    >>> evenly_spaced(10, 4).tolist()
+    [0, 2, 5, 7]
+    >>> evenly_spaced(3, 4).tolist()
+    [0, 1, 2]
+    """
     count = min(total, wanted)
     return (np.arange(count, dtype=np.int64) * total) // max(count, 1)

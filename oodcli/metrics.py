@@ -50,6 +50,12 @@ def near_chance(accuracy: float, labels: NDArray[np.int64]) -> float | None:
         hardly better if its lead is at most a quarter of ``min(chance, 1 - chance)``, or at most
         2.58 standard errors of guessing (99 %), of which half of the way to 1 counts at most, so
         that a few images that are all right are no chance.
+
+    Examples
+    --------
+    >>> labels = np.array([0, 1] * 50)
+    >>> near_chance(0.52, labels), near_chance(0.9, labels)
+    (0.5, None)
     """
     n = len(labels)
     if not n:
@@ -258,7 +264,13 @@ class Curve:
 
 
 def tied_share(scores: ArrayLike) -> float:
-    """Return the share of scores ``(n,)`` that stand more than once; 0 of none."""
+    """Return the share of scores ``(n,)`` that stand more than once; 0 of none.
+
+    Examples
+    --------
+    >>> tied_share([1.0, 1.0, 2.0, 3.0])
+    0.5
+    """
     return _share_of_ties(np.unique(np.asarray(scores), return_counts=True)[1])
 
 
@@ -299,6 +311,12 @@ def evaluate(
         If there are no ID or no OOD scores, or if they are not finite numbers in one row.
     UnknownNameError
         If no convention has this name.
+
+    Examples
+    --------
+    >>> found = evaluate([0.9, 0.8, 0.7, 0.4], [0.6, 0.3, 0.2, 0.1])
+    >>> found.auroc, found.fpr95
+    (0.9375, 0.25)
     """
     named = convention if isinstance(convention, Convention) else convention_named(convention)
     return Curve.of(id_scores, ood_scores, method=method, dataset=dataset).detection(named)
@@ -343,6 +361,11 @@ def fpr_at_tpr(
     With ``"nearest"``, the larger of two equally near recalls is taken, and of all thresholds with
     that recall the lowest, except that full recall means the highest threshold that reaches it.
     With ``"rank"``, halves round to the even index, and the index is at most ``n - 1``.
+
+    Examples
+    --------
+    >>> fpr_at_tpr([4.0, 3.0, 2.0, 1.0], [2.5, 0.5], tpr=0.75)  # the threshold is 2.0
+    0.5
     """
     if positive not in ("id", "ood"):
         raise UnknownNameError.among("positive class", positive, ("id", "ood"))
@@ -357,6 +380,11 @@ def convention_named(name: str) -> Convention:
     ------
     UnknownNameError
         If no convention has this name.
+
+    Examples
+    --------
+    >>> convention_named("openood").positive
+    'ood'
     """
     if name not in CONVENTIONS:
         raise UnknownNameError.among("convention", name, CONVENTIONS)

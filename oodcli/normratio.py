@@ -73,6 +73,12 @@ def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
     images whose jigsaw norm is zero are left out of that block's mean, where a division would give
     inf or NaN, and a block that loses more than 0.1 % of the images so cannot be selected; standard
     errors are given; of equal ratios the first block wins.
+
+    Examples
+    --------
+    >>> found = norm_ratio([[1.0, 4.0], [1.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]])
+    >>> found.ratio.tolist(), found.selected
+    ([0.75, 2.0], 1)
     """
     originals = _checked(norms, "images")
     puzzles = _checked(jigsaw_norms, "jigsaw puzzles")

@@ -55,7 +55,13 @@ class Silent:
 
 
 def lasting(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a time in the unit that suits it.
+
+    Examples
+    --------
+    >>> lasting(75), lasting(600), lasting(7200)
+    ('75 s', '10 min', '2.0 h')
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

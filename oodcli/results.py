@@ -416,6 +416,13 @@ def with_averages(rows: Sequence[ResultRow]) -> list[ResultRow]:
     list
         Ordered by group; within a group by data set, then by method; the averages of a group follow
         its data sets, then come those over all data sets, and the full-spectrum groups last.
+
+    Examples
+    --------
+    >>> svhn = ResultRow("run", "msp", {}, "svhn", "far", 0.2, 0.9, 0.9, 0.9, 9, 5, None, "neutral")
+    >>> rows = with_averages([svhn, replace(svhn, dataset="dtd", fpr95=0.4)])
+    >>> [(row.dataset, row.group, round(row.fpr95, 2)) for row in rows][2:]
+    [('average', 'far', 0.3), ('average', 'all', 0.3)]
     """
     methods = list(dict.fromkeys(row.method for row in rows))
     plain = [row for row in rows if row.group in GROUPS]

@@ -147,6 +147,11 @@ def full_name(method: str, known: Collection[str]) -> str:
         What the user wrote.
     known
         Names that there are scores of.
+
+    Examples
+    --------
+    >>> full_name("react", {"react+energy"})
+    'react+energy'
     """
     name, at, tuning = method.partition("@")
     followed = f"{name}+energy{at}{tuning}"

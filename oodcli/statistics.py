@@ -240,6 +240,12 @@ def auroc_difference(first: Placements, second: Placements) -> Estimate:
     Notes
     -----
     The variance of the image-wise differences holds the covariance of the two methods.
+
+    Examples
+    --------
+    >>> one, other = (placements(scores, [0.5, 0.3]) for scores in ([0.9, 0.4], [0.6, 0.2]))
+    >>> auroc_difference(one, other).value
+    0.25
     """
     if len(first.id_side) != len(second.id_side) or len(first.ood_side) != len(second.ood_side):
         raise InvalidInputError(
@@ -272,6 +278,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     -----
     The smallest of m values is multiplied by m, the next by m - 1 and so on; none becomes smaller
     than the one before it, nor larger than 1.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
     """
     order = np.argsort(p_values, kind="stable")
     left = len(p_values) - np.arange(len(p_values))
@@ -301,6 +312,11 @@ def surplus_p(flagged: int, judged: int, *, below: int, of: int) -> float:
     beta-binomial one, equals Fisher's. So the uncertainty of the threshold is in it, whatever the
     distribution of scores; equal scores make it too large at most. It takes images for independent,
     which successive frames of a camera are not.
+
+    Examples
+    --------
+    >>> round(surplus_p(6, 20, below=5, of=100), 4)  # 30 % where 5 % are expected
+    0.0028
     """
     if flagged == 0:
         return 1.0
@@ -328,6 +344,11 @@ def mean_ranks(values: ArrayLike) -> Floats:
     Notes
     -----
     Equal values share the mean of the ranks they take together.
+
+    Examples
+    --------
+    >>> mean_ranks([[0.1, 0.2, 0.2], [0.3, 0.1, 0.2]]).tolist()
+    [2.0, 1.75, 2.25]
     """
     array = np.asarray(values, dtype=np.float64)
     smaller = (array[:, None, :] < array[:, :, None]).sum(axis=2)  # (s, m)
@@ -336,7 +357,13 @@ def mean_ranks(values: ArrayLike) -> Floats:
 
 
 def threshold_at(id_scores: ArrayLike, tpr: float = 0.95) -> float:
-    """Return the highest score that at least a share ``tpr`` of the ID images reach."""
+    """Return the highest score that at least a share ``tpr`` of the ID images reach.
+
+    Examples
+    --------
+    >>> threshold_at([1.0, 2.0, 3.0, 4.0], 0.75)
+    2.0
+    """
     array = np.sort(np.asarray(id_scores))
     # As in the metrics: 0.95 n is taken as the decimal it is written as.
     wanted = ceil(round(tpr * len(array), 9))
@@ -354,6 +381,11 @@ def accuracy_above(id_scores: ArrayLike, correct: ArrayLike, *, threshold: float
         Whether the classifier was right on each, ``(n,)``.
     threshold
         In the unit of the scores; at least one image must reach it.
+
+    Examples
+    --------
+    >>> accuracy_above([1.0, 2.0, 3.0], [False, True, True], threshold=2.0)
+    1.0
     """
     return float(np.mean(np.asarray(correct, dtype=bool)[np.asarray(id_scores) >= threshold]))
 
@@ -377,6 +409,11 @@ def aurc(id_scores: ArrayLike, correct: ArrayLike) -> float:
     -----
     The mean over images of the error rate among those that score at least as high. Images of equal
     score are accepted together, so that their order does not matter.
+
+    Examples
+    --------
+    >>> round(aurc([3.0, 2.0, 1.0], [True, True, False]), 4)
+    0.1111
     """
     scores = np.asarray(id_scores)
     order = np.argsort(scores)[::-1]
@@ -408,6 +445,11 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int 
     ----------
     Guo, Pleiss, Sun, Weinberger. "On Calibration of Modern Neural Networks". ICML 2017,
     arXiv:1706.04599, equation 3.
+
+    Examples
+    --------
+    >>> round(calibration_error([0.9, 0.9], [True, False]), 4)
+    0.4
     """
     probability = np.asarray(confidence, dtype=np.float64)
     # Probabilities summed up in single precision may be above 1 by a rounding error.

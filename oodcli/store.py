@@ -333,7 +333,13 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_json(content: object) -> str:
-    """Return a 32-digit hexadecimal digest of JSON content; equal content gives equal digests."""
+    """Return a 32-digit hexadecimal digest of JSON content; equal content gives equal digests.
+
+    Examples
+    --------
+    >>> digest_of_json({"k": 50, "p": 2}) == digest_of_json({"p": 2, "k": 50})
+    True
+    """
     return digest_of_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 

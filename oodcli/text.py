@@ -72,6 +72,11 @@ def printable(text: str) -> str:
     White space of any kind becomes a blank, ``ESC`` becomes ``\\x1b``, the mark that turns the
     direction of writing becomes ``\\u202e``, and a byte of a file name that is no UTF-8 becomes
     ``\\xff``.
+
+    Examples
+    --------
+    >>> printable("a\tb\x1b[2J.png")
+    'a b\\x1b[2J.png'
     """
     if text.isprintable():
         return text
@@ -121,6 +126,11 @@ def json_text(
     ------
     ValueError
         If a number is not finite and must be.
+
+    Examples
+    --------
+    >>> print(json_text({"path": "café\x1b"}))
+    {"path": "café\u001b"}
     """
     text = json.dumps(content, indent=indent, ensure_ascii=plain, allow_nan=not finite)
     return text if plain else _BEYOND_ASCII.sub(_in_json, text)

@@ -476,6 +476,11 @@ def parse_method(text: str) -> MethodSpec:
     ------
     OodError
         If there is no such method, or it cannot be as it is written.
+
+    Examples
+    --------
+    >>> parse_method("react:percentile=85").canonical
+    'react:percentile=85+energy'
     """
     first = text.partition(":")[0].strip()
     if first == ENSEMBLE:
@@ -500,6 +505,11 @@ def parse_methods(texts: Sequence[str]) -> list[MethodSpec]:
     texts
         Names with parameters. ``all`` stands for every method, and no text at all for every method
         that works from ordinary activations; those may be left out where they are not defined.
+
+    Examples
+    --------
+    >>> [spec.canonical for spec in parse_methods(["knn", "knn:k=50", "energy"])]
+    ['knn', 'energy']
     """
     specs: dict[str, MethodSpec] = {}
     for text in texts or ("",):

@@ -65,6 +65,11 @@ def parse_architecture(spec: str, *, side: int | None = None) -> ArchitectureSpe
     InvalidInputError
         If a parameter does not exist, has no value or two, or a value that is not allowed; or if
         a network from elsewhere cannot be used.
+
+    Examples
+    --------
+    >>> str(parse_architecture("resnet18:width=16"))
+    'resnet18:width=16'
     """
     name, colon, rest = spec.partition(":")
     if is_foreign(spec):

@@ -1,18 +1,11 @@
 """The one grammar of methods, objectives and architectures."""
 
-import doctest
-
 import pytest
 
-from oodcli import specs
 from oodcli.errors import OodError
 from oodcli.methods import parse_method
 from oodcli.models import parse_architecture
 from oodcli.training.registry import parse_objective
-
-
-def test_the_examples_hold() -> None:
-    assert doctest.testmod(specs).failed == 0
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,12 @@
 """Names of files as text in one line, and back."""
 
-import doctest
 import json
 import os
 
 import numpy as np
 import pytest
 
-from oodcli import text
 from oodcli.text import LEGIBLE, escaped, json_text, unescaped
-
-
-def test_the_examples_hold() -> None:
-    assert doctest.testmod(text).failed == 0
 
 
 @pytest.mark.parametrize(
