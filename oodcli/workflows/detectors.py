@@ -103,12 +103,8 @@ class Detector:
         When it was fitted, UTC.
     threshold
         From which score on an image counts as in-distribution.
-    device
-        Where it computes.
-    precision
-        ``float32`` or ``bfloat16``.
-    batch_size
-        Images that go through the network at a time; None for what suits the device.
+    compute
+        Where and how it computes.
 
     Notes
     -----
@@ -121,9 +117,7 @@ class Detector:
     id: IdScores
     created: str
     threshold: Threshold
-    device: torch.device
-    precision: str
-    batch_size: int | None = None
+    compute: Compute
 
     @property
     def method(self) -> str:
@@ -215,7 +209,9 @@ class Detector:
     @cached_property
     def ready(self) -> ReadyNetwork:
         """The network on the detector's device, loaded when it is first wanted."""
-        return ReadyNetwork(self.network(), device=self.device, precision=self.precision)
+        return ReadyNetwork(
+            self.network(), device=self.compute.device, precision=self.compute.precision
+        )
 
     def origin(self) -> dict[str, Any]:
         """Return what a threshold has to be stored with: method, data and date."""
@@ -224,7 +220,7 @@ class Detector:
             "network": self.record.network,
             "method": self.method,
             "params": dict(self.fitted.params),
-            "precision": self.precision,
+            "precision": self.compute.precision,
             "id_data": self.id.data,
             "id_part": self.id.part,
             "id_images": len(self.id.values),
@@ -286,7 +282,7 @@ def detector_for(
             f"{100 * tied:.0f} % of the {len(scores):,} ID scores of {detector.method} "
             "tie with another, so that its threshold is coarse; another method ranks images better"
         )
-    return replace(detector, threshold=rule.on(scores), batch_size=compute.batch_size)
+    return replace(detector, threshold=rule.on(scores))
 
 
 def _found_or_fitted(
@@ -307,13 +303,13 @@ def _found_or_fitted(
         method = recommended_method(store, folder, compute, progress=progress)
         progress.note(f"method: {method}, recommended for run {folder.name}")
     spec = parse_method(method)
-    kept = _Kept(folder, record, spec.canonical, compute.precision)
-    found = kept.read(compute.device)
+    kept = _Place(folder, record, spec.canonical, compute)
+    found = kept.read()
     if found is not None:
         return found
     with store.lock(f"detector {spec.canonical} of run {folder.name}", progress=progress):
         # Another process may have made it while this one waited.
-        found = kept.read(compute.device)
+        found = kept.read()
         if found is not None:
             return found
         activator = Activator(store, folder, record, compute, progress=progress)
@@ -328,7 +324,7 @@ def _found_or_fitted(
     return detector
 
 
-def _fitted(kept: "_Kept", spec: MethodSpec, own: OwnImages, progress: Progress) -> Detector:
+def _fitted(kept: "_Place", spec: MethodSpec, own: OwnImages, progress: Progress) -> Detector:
     """Fit a method, and score ID images that the network was not trained on."""
     data, activator = own.data, own.activator
     part = "val" if "val" in data.dataset.parts else data.dataset.test_name
@@ -349,18 +345,17 @@ def _fitted(kept: "_Kept", spec: MethodSpec, own: OwnImages, progress: Progress)
         found.fitted[0],
         IdScores(np.sort(scores.astype(np.float64)), part, data.dataset.name, images.digest),
         created=now(),
-        device=activator.device,
     )
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Place:
     """Where the detector of a method is stored."""
 
     folder: RunFolder
     record: Run
     method: str
-    precision: str
+    compute: Compute
 
     @property
     def key(self) -> dict[str, Any]:
@@ -370,17 +365,16 @@ class _Kept:
             "network": self.record.network,
             "preprocess": _plain(asdict(self.record.preprocess)),
             "method": self.method,
-            "precision": self.precision,
+            "precision": self.compute.precision,
         }
 
     @property
-    def place(self) -> Path:
+    def path(self) -> Path:
         """Folder of the detector."""
-        return self.folder.detectors / digest_of_json([self.method, self.precision])[:16]
+        name = digest_of_json([self.method, self.compute.precision])[:16]
+        return self.folder.detectors / name
 
-    def detector(
-        self, fitted: Fitted, scores: IdScores, *, created: str, device: torch.device
-    ) -> Detector:
+    def detector(self, fitted: Fitted, scores: IdScores, *, created: str) -> Detector:
         """Return a detector of this run, method and precision, with the usual threshold."""
         return Detector(
             folder=self.folder,
@@ -389,8 +383,7 @@ class _Kept:
             id=scores,
             created=created,
             threshold=BY_DEFAULT.on(scores.values),
-            device=device,
-            precision=self.precision,
+            compute=self.compute,
         )
 
     def write(self, detector: Detector) -> None:
@@ -403,8 +396,8 @@ class _Kept:
         """
         structure, arrays = pack(detector.fitted.detector)
         arrays[_ID_SCORES] = torch.from_numpy(detector.id.values)
-        remove_leftovers(self.place, older_than_s=0)
-        path = self.place / _ARRAYS
+        remove_leftovers(self.path, older_than_s=0)
+        path = self.path / _ARRAYS
         with replacing(path) as stream:
             write_arrays(stream, arrays)
         content = {
@@ -416,18 +409,18 @@ class _Kept:
             "digest": digest_of_file(path),
             "detector": structure,
         }
-        write_json(self.place / _RECORD, content)
+        write_json(self.path / _RECORD, content)
 
-    def read(self, device: torch.device) -> Detector | None:
+    def read(self) -> Detector | None:
         """Return the stored detector; None if there is none that can be relied on."""
         try:
-            content = read_json(self.place / _RECORD)
-            path = self.place / _ARRAYS
+            content = read_json(self.path / _RECORD)
+            path = self.path / _ARRAYS
             if content["key"] != self.key or content["digest"] != digest_of_file(path):
                 return None
             arrays = read_arrays(path)
             origin = content["origin"]
-            scorer: Any = unpack(content["detector"], arrays, device)
+            scorer: Any = unpack(content["detector"], arrays, self.compute.device)
             if not callable(getattr(scorer, "score", None)):
                 return None
             return self.detector(
@@ -439,7 +432,6 @@ class _Kept:
                     digest=origin["id_digest"],
                 ),
                 created=origin["created"],
-                device=device,
             )
         except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
             return None

@@ -189,7 +189,9 @@ def judge(
     with contextlib.ExitStack() as stack:
         pools = stack.enter_context(decoding())
         stack.enter_context(
-            enough_memory(detector.device, "take fewer images at a time: --score-batch-size N")
+            enough_memory(
+                detector.compute.device, "take fewer images at a time: --score-batch-size N"
+            )
         )
         done = decoded(images, Resizing(pre.size, pre.resize).apply, pools.threads())
         batches = _batched(_checked(done, unreadable), pre.size, soon=soon)
@@ -211,9 +213,9 @@ def judge(
             ready,
             mean=pre.mean,
             std=pre.std,
-            batch_size=detector.batch_size,
+            batch_size=detector.compute.batch_size,
             probes=detector.fitted.probes,
-            to=detector.device,
+            to=detector.compute.device,
         )
         yield (_judged(detector, under_way.popleft(), activations) for activations in passes)
 

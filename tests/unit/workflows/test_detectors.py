@@ -179,7 +179,7 @@ def test_a_number_that_was_changed_is_not_believed(store: Store, folder: RunFold
 def test_another_precision_or_network_is_another_detector(store: Store, folder: RunFolder) -> None:
     first = detector_for(store, folder, "energy", compute=Compute(CPU))
     half = detector_for(store, folder, "energy", compute=Compute(CPU, "bfloat16"))
-    assert half.precision == "bfloat16"
+    assert half.compute.precision == "bfloat16"
     assert detector_for(store, folder, "energy", compute=Compute(CPU)).created == first.created
     assert len(list(folder.detectors.iterdir())) == 2
     record = folder.read()
@@ -215,7 +215,7 @@ def _detector(scores: np.ndarray, rule: ThresholdRule = BY_DEFAULT) -> Detector:
     values = np.sort(scores)
     return Detector(
         folder=None, record=None, fitted=None, id=IdScores(values, "val", "d", ""), created="",  # type: ignore[arg-type]
-        threshold=rule.on(values), device=CPU, precision="float32",
+        threshold=rule.on(values), compute=Compute(CPU),
     )  # fmt: skip
 
 
@@ -347,7 +347,7 @@ def test_activations_are_scored_on_the_device_where_they_are_computed(
     monkeypatch.setattr(ReadyNetwork, "extract", extracting)
     monkeypatch.setattr(Detector, "scores_of", scoring)
     judged(detector, _noise(3))
-    assert asked == [detector.device]
+    assert asked == [detector.compute.device]
     assert len(scored) == 1
 
 
