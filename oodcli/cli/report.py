@@ -140,8 +140,8 @@ def report(
         bool,
         typer.Option(
             "--ci",
-            help="Show 95 % confidence intervals: DeLong's for AUROC, bootstrap over images for "
-            "the others.",
+            help="Show 95 % confidence intervals: DeLong's variance for AUROC, bootstrap over "
+            "images for the others.",
         ),
     ] = False,
     compare: Annotated[

@@ -35,6 +35,7 @@ from oodcli.statistics import (
     bootstrap,
     calibration_error,
     holm,
+    logit_interval,
     mean_ranks,
     percentile_interval,
     placements,
@@ -205,9 +206,10 @@ def with_intervals(
     Notes
     -----
     The networks are taken as given; what is uncertain is the images. The interval of AUROC is that
-    of DeLong's variance on the logit scale, also of an average: placements are averaged over runs,
-    which saw the same images, and ID placements over OOD sets. The others are percentiles of
-    resamples, averaged sample by sample.
+    of :func:`oodcli.statistics.auroc_interval`, also of an average: placements are averaged over
+    runs, which saw the same images, and ID placements over OOD sets. The others come from
+    resamples, averaged sample by sample: percentiles for FPR95, for the areas their standard error
+    on the logit scale.
     A method's ID ranks are drawn alike for all OOD sets, since these share the ID images. Runs
     share their images too, but rank them differently; the same ranks are drawn for all, as if they
     agreed, so that the interval of an average over runs is rather too wide than too narrow.
@@ -289,9 +291,14 @@ def _intervals(
         places = [_place(each) for each in own if _is_part(each, row)]
         parts = [average(placed[place]) for place in places]
         samples = np.mean([np.mean(sampled[place], axis=0) for place in places], axis=0)
-        ends = {"auroc": auroc_interval(parts)}
-        ends |= {name: percentile_interval(samples[at]) for at, name in enumerate(RESAMPLED)}
-        intervals[_place(row)] = ends
+        by_name = dict(zip(RESAMPLED, samples, strict=True))
+        n_id, n_ood = len(parts[0].id_side), sum(len(part.ood_side) for part in parts)
+        intervals[_place(row)] = {
+            "auroc": auroc_interval(parts),
+            "fpr95": percentile_interval(by_name["fpr95"]),
+            "aupr_in": logit_interval(row.aupr_in, by_name["aupr_in"], positives=n_id),
+            "aupr_out": logit_interval(row.aupr_out, by_name["aupr_out"], positives=n_ood),
+        }
     return intervals
 
 

@@ -131,9 +131,9 @@ def _interval_notes(statistics: Statistics) -> list[str]:
     if not statistics.ci:
         return []
     return [
-        "95 % intervals are over images, for these networks: DeLong's on the logit scale for "
-        f"AUROC, the others from {statistics.bootstraps:,} bootstrap samples (seed "
-        f"{statistics.seed})"
+        "95 % intervals are over images, for these networks: for AUROC a score interval with "
+        f"DeLong's variance, the others from {statistics.bootstraps:,} bootstrap samples "
+        f"(seed {statistics.seed})"
     ]
 
 

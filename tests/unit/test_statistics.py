@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from oodcli.binormal import placement_variance, spread_share
 from oodcli.errors import InvalidInputError
 from oodcli.metrics import CONVENTIONS, Curve, evaluate, tied_share
 from oodcli.statistics import (
@@ -14,12 +15,12 @@ from oodcli.statistics import (
     accuracy_above,
     aurc,
     auroc_difference,
-    auroc_estimate,
     auroc_interval,
     average,
     bootstrap,
     calibration_error,
     holm,
+    logit_interval,
     mean_ranks,
     percentile_interval,
     placements,
@@ -46,7 +47,10 @@ def test_variance_of_auroc_is_that_of_all_pairs(tied):
     id_scores, ood_scores = scores(tied=tied)
     pairs = kernel(id_scores, ood_scores)
     v10, v01 = pairs.mean(axis=1), pairs.mean(axis=0)
-    estimate = auroc_estimate([placements(id_scores, ood_scores)], steadying=0)
+    found = placements(id_scores, ood_scores)
+    estimate = auroc_difference(
+        found, Placements(np.zeros_like(found.id_side), np.zeros_like(found.ood_side))
+    )
     assert estimate.value == pytest.approx(pairs.mean(), abs=1e-7)
     variance = np.sum((v10 - v10.mean()) ** 2) / 199 / 200
     variance += np.sum((v01 - v01.mean()) ** 2) / 299 / 300
@@ -101,10 +105,9 @@ def test_mean_auroc_over_sets_counts_the_shared_id_images_once():
     ids = (a.mean(axis=1) + b.mean(axis=1)) / 2
     variance = ids.var(ddof=1) / 200
     variance += (a.mean(axis=0).var(ddof=1) / 300 + b.mean(axis=0).var(ddof=1) / 250) / 4
-    assert auroc_estimate(parts, steadying=0).stderr == pytest.approx(math.sqrt(variance), rel=1e-6)
-    assert auroc_estimate(parts, steadying=0).value == pytest.approx(
-        (a.mean() + b.mean()) / 2, abs=1e-7
-    )
+    low, high = auroc_interval(parts)
+    assert high - low == pytest.approx(2 * 1.959964 * math.sqrt(variance), rel=0.03)
+    assert (low + high) / 2 == pytest.approx((a.mean() + b.mean()) / 2, abs=5e-3)
 
 
 def test_seeds_are_averaged_image_by_image():
@@ -126,7 +129,8 @@ def test_integer_and_boolean_scores_are_placed():
 
 def test_one_image_has_no_variance_of_its_own():
     alone = Placements(np.array([0.5], np.float32), np.array([0.2, 0.8], np.float32))
-    assert auroc_estimate([alone], steadying=0).stderr == pytest.approx(math.sqrt(0.18 / 2))
+    nothing = Placements(np.zeros(1, np.float32), np.zeros(2, np.float32))
+    assert auroc_difference(alone, nothing).stderr == pytest.approx(math.sqrt(0.18 / 2))
 
 
 def test_interval_ends_where_the_metric_does():
@@ -331,80 +335,156 @@ def test_among_id_images_alone_alarms_are_as_rare_as_they_are_said_to_be() -> No
 
 
 def test_a_perfect_auroc_is_not_certain():
-    """None of 50 is misplaced; the interval is that of half an image of 50, and ends at 1."""
-    found = placements(np.arange(50.0) + 100, np.arange(50.0))
-    a = 0.99
-    variance = 2 * ((a / (2 - a) + 2 * a * a / (1 + a)) / 2 - a * a) / 50
-    reach = 1.959964 * math.sqrt(variance) / (a * (1 - a))
-    low, high = auroc_interval([found])
-    assert low == pytest.approx(1 / (1 + math.exp(reach - math.log(a / (1 - a)))), rel=1e-6)
-    assert 0.9 < low < 0.99
+    """None of 50 is misplaced: the lower end is 1.96 of its own standard errors below 1.
+
+    The variance is that of normal scores, here from SciPy's bivariate normal.
+    """
+    from scipy.stats import multivariate_normal, norm
+
+    perfect = placements(np.arange(50.0) + 100, np.arange(50.0))
+    low, high = auroc_interval([perfect])
     assert high == 1.0
+    h = norm.ppf(low)
+    share = spread_share(perfect.id_side, 50, norm.ppf(0.99))
+    both = [multivariate_normal(cov=[[1, rho], [rho, 1]]).cdf([h, h]) for rho in (share, 1 - share)]
+    assert (1 - low) ** 2 == pytest.approx(1.959964**2 * (sum(both) - 2 * low**2) / 50, rel=1e-3)
+    assert low == pytest.approx(0.9531, abs=1e-4)
     mirrored = placements(np.arange(50.0), np.arange(50.0) + 100)
     assert auroc_interval([mirrored]) == (0.0, pytest.approx(1 - low))
 
 
+def test_placements_of_normal_scores_vary_as_drawn_ones_do():
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(4)
+    for auroc, spread in ((0.8, 1.0), (0.95, 2.0), (0.95, 0.5)):
+        centre = norm.ppf(auroc) * math.hypot(1, spread)
+        drawn = norm.cdf(rng.normal(centre, spread, 400_000))
+        share = spread**2 / (1 + spread**2)
+        found = placement_variance([norm.ppf(auroc)], [share])
+        assert found == pytest.approx([drawn.var()], rel=0.02)
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+def test_the_spread_of_a_side_is_found_from_placements(spread):
+    """300 images among 3,000; and the same of any rising function of the scores."""
+    from scipy.stats import norm
+
+    ((inside, outside),) = normal_pairs(0.95, 300, 3000, draws=1, seed=2, spread=spread)
+    found = placements(np.exp(inside), np.exp(outside))
+    share = spread_share(found.id_side, 3000, norm.ppf(found.auroc))
+    assert share == pytest.approx(spread**2 / (1 + spread**2), abs=0.08)
+
+
 def test_many_misplaced_images_leave_the_interval_of_delong():
-    found = placements(*scores(4000, 5000))
-    plain = auroc_estimate([found], steadying=0)
-    assert auroc_estimate([found]).stderr == pytest.approx(plain.stderr, rel=2e-3)
-    low, high = plain.interval(low=0, high=1)
-    assert auroc_interval([found]) == (pytest.approx(low, abs=2e-4), pytest.approx(high, abs=2e-4))
+    """Wilson's form of it: the ends are where AUROC is 1.96 of its own standard errors away."""
+    id_scores, ood_scores = scores(4000, 5000)
+    found = placements(id_scores, ood_scores)
+    pairs = kernel(id_scores, ood_scores)
+    variance = np.var(pairs.mean(axis=1), ddof=1) / 4000 + np.var(pairs.mean(axis=0), ddof=1) / 5000
+    reach = 1.959964 * math.sqrt(variance)
+    low, high = auroc_interval([found])
+    assert high - low == pytest.approx(2 * reach, rel=2e-3)
+    assert (low + high) / 2 == pytest.approx(found.auroc, abs=2e-4)
 
 
-def normal_pairs(auroc, n_id, n_ood, *, draws, seed):
-    """Draw normal scores of one spread, and an AUROC that is known."""
+def test_the_interval_of_an_average_adds_up_independent_sets():
+    """Four OOD sets of few images against many ID images: half the width of one of them."""
+    rng = np.random.default_rng(5)
+    id_scores = rng.normal(1.5, 1, 20_000)
+    sets = [rng.normal(0, 1, 200) for _ in range(4)]
+    widths = [np.diff(auroc_interval([placements(id_scores, each)]))[0] for each in sets]
+    low, high = auroc_interval([placements(id_scores, each) for each in sets])
+    assert high - low == pytest.approx(np.mean(widths) / 2, rel=0.05)
+
+
+def test_one_perfect_set_among_others_has_an_interval():
+    perfect = placements(np.arange(60.0) + 100, np.arange(50.0))
+    other = placements(np.arange(60.0) + 100, np.arange(50.0) * 3)
+    low, high = auroc_interval([perfect, other])
+    assert low < (1 + other.auroc) / 2 < high < 1
+    assert auroc_interval([placements([1.0], [0.0])]) == (pytest.approx(1.0), 1.0)
+
+
+def normal_pairs(auroc, n_id, n_ood, *, draws, seed, spread=1.0):
+    """Draw normal scores, ID with this spread and OOD with 1, and an AUROC that is known."""
     from scipy.stats import norm
 
     rng = np.random.default_rng(seed)
     for _ in range(draws):
-        yield rng.normal(norm.ppf(auroc) * math.sqrt(2), 1, n_id), rng.normal(0, 1, n_ood)
+        centre = norm.ppf(auroc) * math.hypot(1, spread)
+        yield rng.normal(centre, spread, n_id), rng.normal(0, 1, n_ood)
 
 
 SIDES = [(50, 50), (50, 300), (300, 50), (200, 300), (50, 1000), (1000, 50), (1000, 1000)]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("n_id", "n_ood"), SIDES)
 @pytest.mark.parametrize("auroc", [0.6, 0.8, 0.9, 0.95, 0.98, 0.99])
-def test_the_interval_of_auroc_covers_what_it_says(auroc, n_id, n_ood):
-    """The share of 2,000 draws; rather more where few values are possible (50 images near 1).
-
-    The bounds are 0.93 and 0.97, and one standard error of 2,000 draws.
-    """
+def test_the_interval_of_auroc_covers_what_it_says(auroc, n_id, n_ood, spread):
+    """The share of 4,000 draws."""
     ends = [
         auroc_interval([placements(*pair)])
-        for pair in normal_pairs(auroc, n_id, n_ood, draws=2000, seed=1)
+        for pair in normal_pairs(auroc, n_id, n_ood, draws=4000, seed=1, spread=spread)
     ]
-    covered = np.mean([low <= auroc <= high for low, high in ends])
-    few = min(n_id, n_ood) == 50 and auroc >= 0.95
-    assert 0.925 <= covered <= (0.995 if few else 0.975)
+    assert 0.93 <= np.mean([low <= auroc <= high for low, high in ends]) <= 0.97
+
+
+def test_the_interval_of_an_area_is_lopsided_and_holds_its_value():
+    """Resamples at odds of 19, and by turns 0.2 above and below on the logit scale."""
+    logits = math.log(19) + np.array([-0.2, 0.2] * 500) * math.sqrt(999 / 1000)
+    low, high = logit_interval(0.95, 1 / (1 + np.exp(-logits)), positives=400)
+    reach = 1.959964 * 0.2
+    assert math.log(low / (1 - low)) == pytest.approx(math.log(19) - reach, rel=1e-6)
+    assert math.log(high / (1 - high)) == pytest.approx(math.log(19) + reach, rel=1e-6)
+    assert 0.95 - low > high - 0.95
+
+
+def test_a_perfect_area_is_not_certain():
+    """Half of 50 positive images away from 1: Boyd et al., section 3.2, with 0.99."""
+    low, high = logit_interval(1.0, np.ones(1000), positives=50)
+    reach = 1.959964 / math.sqrt(50 * 0.99 * 0.01)
+    assert math.log(low / (1 - low)) == pytest.approx(math.log(99) - reach, rel=1e-6)
+    assert high == 1.0
+    assert logit_interval(0.0, np.zeros(1000), positives=50) == (0.0, pytest.approx(1 - low))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("convention", ["openood", "featurenorm"])
-@pytest.mark.parametrize(("n_id", "n_ood"), [(50, 300), (200, 300), (1000, 1000)])
+@pytest.mark.parametrize("spread", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("n_id", "n_ood"), [(50, 50), (50, 300), (200, 300), (1000, 50), (1000, 1000)]
+)
 @pytest.mark.parametrize("auroc", [0.8, 0.95, 0.98])
-def test_the_bootstrap_covers_what_it_says(auroc, n_id, n_ood, convention):
-    """Percentiles of resamples: 0.88 to 0.97 of 150 draws, the least for AUPR-out with 200 images.
-
-    True values are those of a million images a side. The bounds leave two standard errors of 200
-    draws: they hold what is, and it is less than 95 %.
-    """
+def test_the_bootstrap_covers_what_it_says(auroc, n_id, n_ood, spread, convention):
+    """The share of 400 draws, by 200 resamples each; true values are those of a million images."""
     chosen = CONVENTIONS[convention]
-    (large,) = normal_pairs(auroc, 10**6, 10**6 * n_ood // n_id, draws=1, seed=2)
+    larger = max(n_id, n_ood)
+    sizes = (10**6 * n_id // larger, 10**6 * n_ood // larger)
+    (large,) = normal_pairs(auroc, *sizes, draws=1, seed=2, spread=spread)
     exact = evaluate(*large, convention=convention)
     wanted = np.array([exact.fpr95, exact.aupr_in, exact.aupr_out])
     hits = np.zeros(3)
-    for number, (inside, outside) in enumerate(normal_pairs(auroc, n_id, n_ood, draws=200, seed=3)):
-        samples = bootstrap(
+    draws = normal_pairs(auroc, n_id, n_ood, draws=400, seed=3, spread=spread)
+    for number, (inside, outside) in enumerate(draws):
+        found = evaluate(inside, outside, convention=convention)
+        fpr95, aupr_in, aupr_out = bootstrap(
             np.sort(inside),
             np.sort(outside),
             convention=chosen,
             id_resamples=Resamples.draw(n_id, samples=200, seed=number, name="id"),
             ood_resamples=Resamples.draw(n_ood, samples=200, seed=number, name="ood"),
         )
-        low, high = np.array([percentile_interval(each) for each in samples]).T
+        low, high = np.array(
+            [
+                percentile_interval(fpr95),
+                logit_interval(found.aupr_in, aupr_in, positives=n_id),
+                logit_interval(found.aupr_out, aupr_out, positives=n_ood),
+            ]
+        ).T
         hits += (low - 1e-9 <= wanted) & (wanted <= high + 1e-9)
-    assert hits.min() / 200 >= 0.84
-    assert hits.max() / 200 <= 0.99
+    covered = hits / 400
+    assert covered.min() >= 0.9
+    assert covered.max() <= 0.99
