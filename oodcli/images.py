@@ -3,14 +3,15 @@
 A *source* is what a reader returns: images of any size, decoded when read. An *image set* is the
 same images at the size of a benchmark, cut into shards of ``SHARD_ROWS`` rows, each with a digest
 of its pixels. What is computed from a shard is stored under that digest, so equal images are never
-computed twice.
+computed twice. Its pixels are read in *chunks* of ``CHUNK_BYTES``, so that the memory of a pass
+over images follows neither their number nor the rows of a shard.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from oodcli.errors import UnreadableImageError
 
 SHARD_ROWS = 1024
+# Of a few chunks each pass holds at the same time: 27 images of 224 x 224, or a shard of 32 x 32.
+CHUNK_BYTES = 2**22
 
 
 class ImageSource(Protocol):
@@ -83,6 +86,32 @@ def digest_of(*arrays: NDArray[np.generic]) -> str:
     return state.hexdigest()
 
 
+class Digest:
+    """The digest of an array that comes in chunks, as :func:`digest_of` gives it of the whole.
+
+    Parameters
+    ----------
+    dtype, shape
+        Of the whole array.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
+        self._state = hashlib.blake2b(f"{dtype.str}{tuple(shape)}".encode(), digest_size=16)
+
+    def update(self, chunk: NDArray[np.generic]) -> None:
+        """Take in the next rows."""
+        self._state.update(np.ascontiguousarray(chunk).data)
+
+    def hexdigest(self) -> str:
+        """Return 32 hexadecimal digits."""
+        return self._state.hexdigest()
+
+
+def chunk_rows(height: int, width: int) -> int:
+    """Return how many images of a size are read at a time."""
+    return max(1, CHUNK_BYTES // (3 * height * width))
+
+
 @dataclass(frozen=True)
 class ImageShard:
     """Up to ``SHARD_ROWS`` consecutive images.
@@ -91,8 +120,9 @@ class ImageShard:
     ----------
     indices
         Row number of every image in the data set it came from, ``(n,)``; fixes its jigsaw.
-    load
-        Returns the pixels, uint8 ``(n, 3, h, w)``.
+    chunks
+        Returns the pixels in order, uint8 ``(m, 3, h, w)`` with any number of rows at a time.
+        Before the last chunk is given, all of them have been checked.
     known_digest
         Digest of the pixels where it is already known; made when it is asked for otherwise.
     pieces
@@ -100,12 +130,16 @@ class ImageShard:
     """
 
     indices: NDArray[np.int64]
-    load: Callable[[], NDArray[np.uint8]]
+    chunks: Callable[[], Iterable[NDArray[np.uint8]]]
     known_digest: str | None = None
     pieces: "Sequence[Piece]" = ()
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def load(self) -> NDArray[np.uint8]:
+        """Return all pixels at once, uint8 ``(n, 3, h, w)``."""
+        return _joined(self.chunks(), len(self))
 
     @cached_property
     def digest(self) -> str:
@@ -118,7 +152,7 @@ class ImageShard:
         if self.known_digest is not None:
             return self.known_digest
         if not self.pieces:
-            return digest_of(self.load())
+            return _digest_of_chunks(self.chunks(), len(self))
         state = hashlib.blake2b(digest_size=16)
         for piece in self.pieces:
             state.update(f"{piece.shard.digest}{digest_of(piece.rows)}".encode())
@@ -174,7 +208,7 @@ class ImageSet:
 
     def pixels(self) -> NDArray[np.uint8]:
         """Return all images at once, ``(n, 3, h, w)``."""
-        return np.concatenate([shard.load() for shard in self.shards])
+        return _joined((each for shard in self.shards for each in shard.chunks()), len(self))
 
     def take(self, rows: NDArray[np.int64]) -> "ImageSet":
         """Return chosen images, in ascending order of their row, in shards of their own.
@@ -224,8 +258,42 @@ def _pieces(found: Iterable[tuple[ImageShard, NDArray[np.int64]]]) -> tuple[Piec
     return tuple(Piece(shard, rows) for shard, rows in found if len(rows))
 
 
-def _gathered(pieces: Sequence[Piece]) -> NDArray[np.uint8]:
-    return np.concatenate([piece.shard.load()[piece.rows] for piece in pieces])
+def _gathered(pieces: Sequence[Piece]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pixels of pieces, the last of each when all of its shard have been checked."""
+    for piece in pieces:
+        start, ready = 0, None
+        for chunk in piece.shard.chunks():
+            inside = (piece.rows >= start) & (piece.rows < start + len(chunk))
+            if inside.any():
+                if ready is not None:
+                    yield ready
+                ready = chunk[piece.rows[inside] - start]
+            start += len(chunk)
+        if ready is not None:
+            yield ready
+
+
+def _joined(chunks: Iterable[NDArray[np.uint8]], rows: int) -> NDArray[np.uint8]:
+    """Return chunks of all together so many rows as one array; each is in memory once only."""
+    whole, filled = np.empty(0, np.uint8), 0
+    for chunk in chunks:
+        if not filled:
+            whole = chunk if len(chunk) == rows else np.empty((rows, *chunk.shape[1:]), np.uint8)
+        if whole is not chunk:
+            whole[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    assert filled == rows
+    return whole
+
+
+def _digest_of_chunks(chunks: Iterable[NDArray[np.uint8]], rows: int) -> str:
+    digest: Digest | None = None
+    for chunk in chunks:
+        if digest is None:
+            digest = Digest(chunk.dtype, (rows, *chunk.shape[1:]))
+        digest.update(chunk)
+    assert digest is not None  # no shard is empty
+    return digest.hexdigest()
 
 
 def evenly_spaced(total: int, wanted: int) -> NDArray[np.int64]:

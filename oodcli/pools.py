@@ -174,6 +174,11 @@ def decoding() -> Iterator[Pools]:
         own.end()
 
 
+def pools_of_command() -> Pools | None:
+    """Return the pools of the command; None where no command runs."""
+    return _of_command
+
+
 def ahead(
     pool: Executor, work: Callable[[_Task], _Result], tasks: Iterable[_Task], *, depth: int
 ) -> Iterator[_Result]:

@@ -22,6 +22,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ PIPE_WAIT_S = 10.0
 
 _TEMPORARY = ".ood-tmp-"
 _SEAL = "seal"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SCRATCH_IN_MEMORY = 2**24
 _PIPE_POLL_S = 0.05
 
 
@@ -55,7 +58,7 @@ ELSEWHERE = "keep everything elsewhere: --store DIR"
 
 @contextlib.contextmanager
 def replacing(path: Path, *, size: int | None = None, cure: str = ELSEWHERE) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the place of ``path`` only when all went well.
+    """Open a file to write and read; it takes the place of ``path`` only when all went well.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ def replacing(path: Path, *, size: int | None = None, cure: str = ELSEWHERE) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}")
     try:
-        with temporary.open("xb") as stream:
+        with temporary.open("x+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -88,15 +91,49 @@ def replacing(path: Path, *, size: int | None = None, cure: str = ELSEWHERE) -> 
             raise
         if error.errno is None:  # of a server, not of the disk
             raise
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _DISK_FULL:
             error.filename = str(path)
             raise
         needed = f"{size / 1e6:.1f} MB" if size else f"more than {written / 1e6:.1f} MB"
-        full = "the quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
-        raise InvalidInputError(
-            f"cannot write {path}: {full}: it needs {needed}, and "
-            f"{free_bytes(path.parent) / 1e6:.1f} MB are free; make room, or {cure}"
-        ) from None
+        raise _no_room(error, path, needed, cure) from None
+
+
+@contextlib.contextmanager
+def scratch(folder: Path, *, size: int) -> Iterator[IO[bytes]]:
+    """Open a file to write and read that is gone afterwards; a small one is held in memory.
+
+    Parameters
+    ----------
+    folder
+        Where a large one lies, without a name; the folder is made.
+    size
+        About how many bytes it will have.
+
+    Raises
+    ------
+    InvalidInputError
+        If the disk is full, with the room that is needed and free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.SpooledTemporaryFile(
+            _SCRATCH_IN_MEMORY, dir=str(folder), prefix=_TEMPORARY
+        ) as stream:
+            yield stream
+    except OSError as error:
+        if error.filename is not None or error.errno not in _DISK_FULL:
+            raise
+        needed = f"{size / 1e6:.1f} MB"
+        raise _no_room(error, folder, needed, ELSEWHERE) from None
+
+
+def _no_room(error: OSError, path: Path, needed: str, cure: str) -> InvalidInputError:
+    """Return what to raise where the system says that there is no room to write a path."""
+    full = "the quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
+    return InvalidInputError(
+        f"cannot write {path}: {full}: it needs {needed}, and "
+        f"{free_bytes(path.parent) / 1e6:.1f} MB are free; make room, or {cure}"
+    )
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

@@ -154,6 +154,7 @@ HELD = {
     ("oodcli/data/arrays.py", "read"): "an open file",
     ("oodcli/data/cifar.py", "_files"): "an open file",
     ("oodcli/data/incoming.py", "_walk"): "an open folder",
+    ("oodcli/data/prepare.py", "chunks"): "an open file",
     ("oodcli/data/unpack.py", "entries"): "no more than the name of the archive",
     ("oodcli/data/unpack.py", "_tar_entries"): "an open file",
     ("oodcli/data/unpack.py", "_zip_entries"): "an open file",

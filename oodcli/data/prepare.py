@@ -11,22 +11,32 @@ The key stands for the source and the size. A shard holds the images of ``SHARD_
 source, less those that could not be read, so that each can be made again on its own.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.data.dataset import take
+from oodcli.data.pixels import PixelFile, PixelWriter
 from oodcli.data.workers import resized
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
-from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, ImageSource, Part, digest_of
-from oodcli.pools import decoding
+from oodcli.images import (
+    SHARD_ROWS,
+    Digest,
+    ImageSet,
+    ImageShard,
+    ImageSource,
+    Part,
+    chunk_rows,
+)
+from oodcli.pools import decoding, pools_of_command
 from oodcli.progress import Progress, Silent, Task
 from oodcli.store import (
     Store,
@@ -35,6 +45,7 @@ from oodcli.store import (
     read_json,
     remove_leftovers,
     replacing,
+    scratch,
     write_json,
 )
 
@@ -142,6 +153,7 @@ def prepare_some(
     progress: Progress | None = None,
     skip_unreadable: bool = False,
     decode: bool = True,
+    seen: Callable[[ImageShard], None] | None = None,
 ) -> ImageSet:
     """Return chosen images of a part at one size; the others are not decoded.
 
@@ -151,7 +163,7 @@ def prepare_some(
         Images of any size.
     rows
         Ascending row numbers of the part, ``(m,)``.
-    store, name, size, resize, progress, skip_unreadable, decode
+    store, name, size, resize, progress, skip_unreadable, decode, seen
         As for `prepare`.
 
     Returns
@@ -165,19 +177,30 @@ def prepare_some(
     OodError
         As `prepare`.
     """
-    some = prepare(
-        take(part, rows),
-        store,
-        name=name,
-        size=size,
-        resize=resize,
-        progress=progress,
-        skip_unreadable=skip_unreadable,
-        decode=decode,
-    )
     shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
     manifest = shards.manifest()
-    return some.chosen_from(rows, None if manifest is None else shards.images(part, manifest))
+    whole = None if manifest is None else shards.images(part, manifest)
+
+    def chosen(images: ImageSet) -> ImageSet:
+        return images.chosen_from(rows, whole)
+
+    def seen_there(shard: ImageShard) -> None:
+        assert seen is not None
+        seen(*chosen(ImageSet(name, (shard,))).shards)
+
+    return chosen(
+        prepare(
+            take(part, rows),
+            store,
+            name=name,
+            size=size,
+            resize=resize,
+            progress=progress,
+            skip_unreadable=skip_unreadable,
+            decode=decode,
+            seen=None if seen is None else seen_there,
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +264,9 @@ def check_stored(folder: Path) -> StoredImages | None:
 
 def _holds(file: Path, record: "_Record") -> bool:
     try:
-        return digest_of(np.load(file, allow_pickle=False)) == record.digest
-    except Exception:  # noqa: BLE001 - a damaged file makes NumPy raise anything
+        with file.open("rb") as opened:
+            return PixelFile.of(opened).digest == record.digest
+    except (OSError, CorruptArtifactError):
         return False
 
 
@@ -351,7 +375,7 @@ class _Shards:
         return ImageSet(
             self.name,
             tuple(
-                ImageShard(rows, partial(self.load, at, manifest), manifest.records[at].digest)
+                ImageShard(rows, partial(self.chunks, at, manifest), manifest.records[at].digest)
                 for at, rows in enumerate(kept)
                 if len(rows)
             ),
@@ -365,7 +389,7 @@ class _Shards:
         shards = (ImageShard(each, partial(self._first, each), UNDECODED) for each in rows)
         return ImageSet(self.name, tuple(shards), part.labels)
 
-    def _first(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _first(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         raise ValueError(f"images {rows[0]} to {rows[-1]} of {self.name} were not to be decoded")
 
     def make(
@@ -393,14 +417,14 @@ class _Shards:
             task.advance(done)
             images = resized(pools, self.source, done, len(self.source), self.resizing.apply)
             for at in range(len(records), self.count):
-                pixels, record = self._gather(
-                    images, at, skip_unreadable=skip_unreadable, task=task
-                )
-                if stored:
-                    self._write(at, pixels)
-                elif seen is not None and len(pixels):
+                with self._opened(at, stored=stored) as file:
+                    pixels, skipped = self._gather(
+                        file, images, at, skip_unreadable=skip_unreadable, task=task
+                    )
+                    record = _Record(pixels.digest, skipped)
                     rows = self.kept_rows(at, record)
-                    seen(ImageShard(rows, partial(np.asarray, pixels), record.digest))
+                    if seen is not None and not stored and len(rows):
+                        seen(ImageShard(rows, pixels.chunks, record.digest))
                 write_json(self._record_path(at), asdict(record))
                 records.append(record)
         write_json(
@@ -426,80 +450,119 @@ class _Shards:
             except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
                 return
 
+    def _opened(self, at: int, *, stored: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Open the file of a shard to write it, or one that is gone afterwards."""
+        size = len(self.rows(at)) * 3 * math.prod(self.resizing.size)
+        return replacing(self._path(at), size=size) if stored else scratch(self.folder, size=size)
+
     def _gather(
         self,
+        file: IO[bytes],
         images: Iterator[NDArray[np.uint8] | UnreadableImageError],
         at: int,
         *,
         skip_unreadable: bool,
         task: Task | None = None,
-    ) -> tuple[NDArray[np.uint8], _Record]:
-        """Take the images of a shard from an iterator."""
+    ) -> tuple[PixelFile, tuple[_Skipped, ...]]:
+        """Take the images of a shard from an iterator into a file."""
         rows = self.rows(at)
-        pixels = np.empty((len(rows), 3, *self.resizing.size), dtype=np.uint8)
+        writer = PixelWriter(file, self.resizing.size)
         skipped: list[_Skipped] = []
         for nth, row in enumerate(rows, start=1):
             image = next(images)
             if not isinstance(image, UnreadableImageError):
-                pixels[nth - 1 - len(skipped)] = image.transpose(2, 0, 1)
+                writer.add(image)
             elif skip_unreadable:
                 skipped.append(_Skipped(row, image.where, image.reason))
             else:
                 raise image
             if task is not None and (nth % _ROWS_PER_ADVANCE == 0 or nth == len(rows)):
                 task.advance((nth - 1) % _ROWS_PER_ADVANCE + 1)
-        pixels = pixels[: len(rows) - len(skipped)]
-        return pixels, _Record(digest_of(pixels), tuple(skipped))
+        return writer.finished(), tuple(skipped)
 
-    def load(self, at: int, manifest: _Manifest) -> NDArray[np.uint8]:
-        """Return the pixels of a shard, ``(n, 3, h, w)``, checked."""
+    def chunks(self, at: int, manifest: _Manifest) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pixels of a shard in order, uint8 ``(m, 3, h, w)``, checked."""
         if not manifest.stored:
-            return self._again(at, manifest)
-        pixels = self._read(at, manifest)
-        if pixels is not None:
-            return pixels
-        with self.store.lock(self.lock_name, progress=self.progress):
-            # Another process may have made it again while this one waited.
-            pixels = self._read(at, manifest)
+            yield from self._again(at, manifest)
+            return
+        with self._whole(at, manifest) as pixels:
+            yield from pixels.chunks()
+
+    @contextlib.contextmanager
+    def _whole(self, at: int, manifest: _Manifest) -> Iterator[PixelFile]:
+        """Open the pixels of a shard as they were written, which are made again if need be."""
+        with contextlib.ExitStack() as opened:
+            pixels = self._read(at, manifest, opened)
             if pixels is None:
-                self.progress.note(
-                    f"stored images of {self.name} are missing or damaged ({self._path(at)}); "
-                    "reading them again"
-                )
-                pixels = self._again(at, manifest)
-                self._write(at, pixels)
-        return pixels
+                with self.store.lock(self.lock_name, progress=self.progress):
+                    # Another process may have made it again while this one waited.
+                    pixels = self._read(at, manifest, opened) or self._repaired(
+                        at, manifest, opened
+                    )
+            yield pixels
 
-    def _again(self, at: int, manifest: _Manifest) -> NDArray[np.uint8]:
-        """Decode a shard that was decoded before."""
-        known = manifest.records[at]
-        rows = self.rows(at)
-        with decoding() as pools:
+    def _repaired(self, at: int, manifest: _Manifest, opened: contextlib.ExitStack) -> PixelFile:
+        """Decode a shard whose stored pixels are not what was written, and store them."""
+        self.progress.note(
+            f"stored images of {self.name} are missing or damaged ({self._path(at)}); "
+            "reading them again"
+        )
+        known, rows = manifest.records[at], self.rows(at)
+        with decoding() as pools, self._opened(at, stored=True) as file:
             images = resized(pools, self.source, rows.start, rows.stop, self.resizing.apply)
-            pixels, record = self._gather(images, at, skip_unreadable=bool(known.skipped))
-        if record != known:
-            # Results are stored under the old digest, so these pixels must not pass for the others.
-            (self.folder / "manifest.json").unlink(missing_ok=True)
-            raise CorruptArtifactError(
-                f"images {rows.start} to {rows.stop - 1} of {self.name} are no longer what was "
-                "read before; run the same command again"
-            )
+            made, skipped = self._gather(file, images, at, skip_unreadable=bool(known.skipped))
+            if _Record(made.digest, skipped) != known:
+                raise self._changed(at)
+        pixels = self._read(at, manifest, opened)
+        assert pixels is not None  # it has just been written
         return pixels
 
-    def _read(self, at: int, manifest: _Manifest) -> NDArray[np.uint8] | None:
-        """Read the pixels of a shard; None if they are not there as written."""
-        try:
-            pixels: NDArray[np.uint8] = np.load(self._path(at), allow_pickle=False)
-            return pixels if digest_of(pixels) == manifest.records[at].digest else None
-        except Exception:  # noqa: BLE001 - a damaged file makes NumPy raise anything
-            return None
+    def _again(self, at: int, manifest: _Manifest) -> Iterator[NDArray[np.uint8]]:
+        """Decode a shard that was decoded before; the last chunk when all are found unchanged.
 
-    def _write(self, at: int, pixels: NDArray[np.uint8]) -> None:
-        with replacing(self._path(at), size=pixels.nbytes) as stream:
-            # As numpy.save, which hides from what the system says why nothing can be written.
-            header = np.lib.format.header_data_from_array_1_0(pixels)
-            np.lib.format.write_array_header_1_0(stream, header)
-            stream.write(np.ascontiguousarray(pixels).data)
+        The pools are those of the command, for whoever stops early must not have to end any.
+        """
+        known, rows = manifest.records[at], self.rows(at)
+        images = resized(
+            pools_of_command(), self.source, rows.start, rows.stop, self.resizing.apply
+        )
+        size = self.resizing.size
+        count = len(rows) - len(known.skipped)
+        digest = Digest(np.dtype(np.uint8), (count, 3, *size))
+        skipped: list[_Skipped] = []
+        chunk: list[NDArray[np.uint8]] = []
+        for row, image in zip(rows, images, strict=True):
+            if isinstance(image, UnreadableImageError):
+                if not known.skipped:
+                    raise image
+                skipped.append(_Skipped(row, image.where, image.reason))
+                continue
+            if len(chunk) == chunk_rows(*size):
+                yield np.stack(chunk)
+                chunk = []
+            chunk.append(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            digest.update(chunk[-1])
+        if _Record(digest.hexdigest(), tuple(skipped)) != known:
+            raise self._changed(at)
+        if chunk:
+            yield np.stack(chunk)
+
+    def _changed(self, at: int) -> CorruptArtifactError:
+        """Let no pixels pass for those that results are stored of, and say so."""
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        rows = self.rows(at)
+        return CorruptArtifactError(
+            f"images {rows.start} to {rows.stop - 1} of {self.name} are no longer what was "
+            "read before; run the same command again"
+        )
+
+    def _read(self, at: int, manifest: _Manifest, opened: contextlib.ExitStack) -> PixelFile | None:
+        """Open the pixels of a shard; None if they are not there as written."""
+        try:
+            pixels = PixelFile.of(opened.enter_context(self._path(at).open("rb")))
+            return pixels if pixels.digest == manifest.records[at].digest else None
+        except (OSError, CorruptArtifactError):
+            return None
 
     def _path(self, at: int) -> Path:
         return self.folder / f"{at:05d}.npy"

@@ -34,7 +34,7 @@ _Done = tuple[list[NDArray[np.uint8] | tuple[str, str]], int]
 
 
 def resized(
-    pools: Pools, source: ImageSource, start: int, stop: int, resize: Resize
+    pools: Pools | None, source: ImageSource, start: int, stop: int, resize: Resize
 ) -> Iterator[Image]:
     """Yield images ``start`` to ``stop - 1`` at their new size, or the errors of bad ones.
 
@@ -42,7 +42,7 @@ def resized(
     ----------
     pools
         Who decodes. Processes do where they are running already, or where the work is worth
-        starting them.
+        starting them; without pools this thread does.
     source
         The images. One that is read from front to back, as arrays are, is read here.
     start, stop
@@ -50,7 +50,7 @@ def resized(
     resize
         Brings an image to its size; a function or method that can be pickled.
     """
-    if not isinstance(source, RandomAccess):
+    if pools is None or not isinstance(source, RandomAccess):
         for image in source.read(start, stop):
             yield image if isinstance(image, UnreadableImageError) else resize(image)
         return

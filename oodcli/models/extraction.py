@@ -121,14 +121,15 @@ class ReadyNetwork:
         probes: Sequence[Probe] = (),
         advance: Callable[[int], None] | None = None,
         to: torch.device | str = "cpu",
+        rows: Sequence[int] | None = None,
     ) -> Iterator[Activations]:
         """Run the network over shards of images.
 
         Parameters
         ----------
         pixels_batches
-            Shards of images, ``(n, 3, h, w)``; :func:`read_ahead` reads them while the network
-            computes.
+            Shards of images, uint8 ``(n, 3, h, w)``; :func:`read_ahead` reads them while the
+            network computes.
         mean, std
             Normalisation of the three channels, for pixel values from 0 to 1.
         batch_size
@@ -139,6 +140,9 @@ class ReadyNetwork:
             Called with the number of images of every batch that is under way.
         to
             Device of the activations: the network's own to score them there, without a copy.
+        rows
+            Images of every shard, where a shard comes in several arrays, none of which has images
+            of two; None if each array is a shard. Batches and results are the same either way.
 
         Yields
         ------
@@ -151,7 +155,7 @@ class ReadyNetwork:
             If a standard deviation is not positive, the images are too small for the network, or
             it gives values that are not finite.
         ValueError
-            If a shard is not uint8 ``(n, 3, h, w)``.
+            If an array is not uint8 ``(n, 3, h, w)``, or shards have not so many images.
 
         Notes
         -----
@@ -159,7 +163,7 @@ class ReadyNetwork:
         other longer than they compute is computed by the calling thread alone.
         """
         forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
-        return _extracted(forward, pixels_batches, probes, torch.device(to))
+        return _extracted(forward, _shards(pixels_batches, rows), probes, torch.device(to))
 
     def learn(
         self,
@@ -170,12 +174,13 @@ class ReadyNetwork:
         std: Sequence[float],
         batch_size: int | None = None,
         advance: Callable[[int], None] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         """Let a learner look at shards of images while the network runs over them.
 
         Parameters
         ----------
-        pixels_batches, mean, std, batch_size, advance
+        pixels_batches, mean, std, batch_size, advance, rows
             As in :meth:`extract`.
         learner
             What draws a state from the images.
@@ -192,8 +197,8 @@ class ReadyNetwork:
         """
         forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
         state: Mapping[str, Tensor] = {}
-        for pixels in pixels_batches:
-            with contextlib.closing(forward.looks(pixels, [learner])) as looks:
+        for _, arrays in _shards(pixels_batches, rows):
+            with contextlib.closing(forward.looks(arrays, [learner])) as looks:
                 for images, output, _ in looks:
                     with forward.again():
                         state = learner.update(state, forward, images, output)
@@ -300,15 +305,77 @@ def extract(
     )
 
 
+def _shards(
+    pixels_batches: Iterable[NDArray[np.uint8]], rows: Sequence[int] | None
+) -> Iterator[tuple[int, Iterator[NDArray[np.uint8]]]]:
+    """Yield the number of images of every shard, and its arrays, which are taken before the next.
+
+    Parameters
+    ----------
+    pixels_batches, rows
+        As for :meth:`ReadyNetwork.extract`.
+    """
+    if rows is None:
+        for pixels in pixels_batches:
+            yield len(pixels), iter((pixels,))
+        return
+    arrays = iter(pixels_batches)
+    for count in rows:
+        yield count, _of_shard(arrays, count)
+
+
+def _of_shard(arrays: Iterator[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
+    left = count
+    while left:
+        pixels = next(arrays, None)
+        if pixels is None or not 0 < len(pixels) <= left:
+            raise ValueError(f"the arrays of a shard have not {count} images together")
+        left -= len(pixels)
+        yield pixels
+
+
+def _batches(
+    arrays: Iterable[NDArray[np.uint8]], size: Callable[[int, int], int]
+) -> Iterator[NDArray[np.uint8]]:
+    """Cut the images of a shard into batches, of which the last may be smaller.
+
+    Parameters
+    ----------
+    arrays
+        The images, uint8 ``(n, 3, h, w)`` each.
+    size
+        Returns how many make a batch, from their height and width.
+    """
+    waiting: list[NDArray[np.uint8]] = []
+    count = 0
+    for pixels in arrays:
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"not uint8 (n, 3, h, w) but {pixels.dtype} {pixels.shape}")
+        full, at = size(*pixels.shape[2:]), 0
+        while count + len(pixels) - at >= full:
+            stop = at + full - count
+            yield _one([*waiting, pixels[at:stop]])
+            waiting, count, at = [], 0, stop
+        if at < len(pixels) or not len(pixels):
+            waiting.append(pixels[at:])
+            count += len(pixels) - at
+    if waiting:
+        yield _one(waiting)
+
+
+def _one(arrays: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
 def _extracted(
     forward: "_Forward",
-    pixels_batches: Iterable[NDArray[np.uint8]],
+    shards: Iterable[tuple[int, Iterator[NDArray[np.uint8]]]],
     probes: Sequence[Probe],
     to: torch.device,
 ) -> Iterator[Activations]:
     first = 0
-    for pixels in pixels_batches:
-        activations = forward.activations(pixels, probes, to)
+    for count, arrays in shards:
+        activations = forward.activations(count, arrays, probes, to)
         _check_finite(activations, first=first)
         yield activations
         first += len(activations)
@@ -374,21 +441,26 @@ class _Forward:
         return stack
 
     def activations(
-        self, pixels: NDArray[np.uint8], probes: Sequence[Probe], to: torch.device
+        self,
+        count: int,
+        arrays: Iterable[NDArray[np.uint8]],
+        probes: Sequence[Probe],
+        to: torch.device,
     ) -> Activations:
-        """Return the activations of one shard, on a device."""
-        features, norms = [], []
+        """Return the activations of one shard of so many images, on a device."""
+        features, norms, size = [], [], (0, 0)
         observed: dict[str, list[Tensor]] = {probe.key: [] for probe in probes}
         # Closed whatever happens, for it holds the settings of the pass.
-        with contextlib.closing(self.looks(pixels, probes)) as looks:
+        with contextlib.closing(self.looks(arrays, probes)) as looks:
             for images, output, block_norms in looks:
+                size = (images.shape[2], images.shape[3])
                 features.append(output.features)
                 norms.append(block_norms)
                 for probe in probes:
                     with self.again():
                         values = probe.observe(self, images, output).detach()
                     observed[probe.key].append(values)
-        with self._threads(len(pixels), *pixels.shape[2:]), _no_tf32(), torch.no_grad():
+        with self._threads(count, *size), _no_tf32(), torch.no_grad():
             every = torch.cat(features)  # (n, d)
             logits = self._head(every)  # (n, k)
             # Joined out here they are ordinary tensors, which autograd may use.
@@ -409,16 +481,9 @@ class _Forward:
         return logits.argmax(dim=1)
 
     def looks(
-        self, pixels: NDArray[np.uint8], probes: Sequence[Probe | Learner]
+        self, arrays: Iterable[NDArray[np.uint8]], probes: Sequence[Probe | Learner]
     ) -> Generator[tuple[Tensor, Output, Tensor]]:
         """Yield the normalised images, output and block norms of every batch of a shard."""
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(f"not uint8 (n, 3, h, w) but {pixels.dtype} {pixels.shape}")
-        self._network.check_image_size(*pixels.shape[2:])
-        # torch wants memory that it may write to, which a mapped file is not.
-        images = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-        if self._device.type == "cuda":
-            images = images.pin_memory()
         keep = list(dict.fromkeys(path for probe in probes for path in probe.maps(self)))
         if probes:
             self._keep_maps_whole()
@@ -426,7 +491,8 @@ class _Forward:
         mode = torch.no_grad if probes else torch.inference_mode
         # One context for all batches, so that weights are cast once.
         with _no_tf32(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            for batch in images.split(self._batch(*pixels.shape[2:])):
+            for pixels in _batches(arrays, self._batch):
+                batch = self._as_tensor(pixels)
                 with self._threads(len(batch), *pixels.shape[2:]), mode():
                     normalised = self._normalised(batch)
                     norms: dict[str, Tensor] = {}
@@ -435,6 +501,11 @@ class _Forward:
                 yield normalised, output, block_norms
                 if self._advance is not None:
                     self._advance(len(batch))
+
+    def _as_tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
+        # torch wants memory that it may write to, which a mapped file is not.
+        images = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+        return images.pin_memory() if self._device.type == "cuda" else images
 
     def _threads(self, images: int, *size: int) -> contextlib.AbstractContextManager[object]:
         """Return the context in which a batch is computed."""
@@ -498,6 +569,7 @@ class _Forward:
             )
 
     def _batch(self, height: int, width: int) -> int:
+        self._network.check_image_size(height, width)
         pixels = _PIXELS_CPU if self._device.type == "cpu" else _PIXELS_GPU
         return self._batch_size or max(pixels // (height * width), _SMALLEST_BATCH)
 
@@ -587,6 +659,9 @@ def read_ahead(shards: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[NDArray
                 answers.put(next(iterator))
         except BaseException as error:  # noqa: BLE001 - raised again where the shard is waited for
             answers.put(error)
+        finally:
+            if isinstance(shards, Generator):
+                shards.close()  # here, where what it holds was opened
 
     def arriving() -> Iterator[NDArray[np.uint8]]:
         while not isinstance(answer := answers.get(), StopIteration):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from oodcli.errors import CorruptArtifactError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork, read_ahead
+from oodcli.pools import one_for_all
 from oodcli.probes import Learner, Probe
 from oodcli.progress import Progress, Task
 from oodcli.runs import Run, RunFolder
@@ -258,16 +260,16 @@ class Activator:
             started = time.perf_counter()
             with (
                 self._progress.task(label, total=len(images), unit="images") as task,
-                enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
-                read_ahead(shard.load() for shard in images.shards) as shards,
+                self._chunks(images.shards, View()) as chunks,
             ):
                 state = self._ready.learn(
-                    shards,
+                    chunks,
                     learner,
                     mean=pre.mean,
                     std=pre.std,
                     batch_size=self._how.batch_size,
                     advance=task.advance,
+                    rows=[len(shard) for shard in images.shards],
                 )
             self.passes.count(images.name, computed=len(images), cached=0)
             self.passes.seconds += time.perf_counter() - started
@@ -381,6 +383,21 @@ class Activator:
         if all(each.core and not each.probes for each in missing):
             folder.write_manifest(str(self.device), own / seconds)
 
+    @contextlib.contextmanager
+    def _chunks(
+        self, shards: Sequence[ImageShard], view: View
+    ) -> Iterator[Iterator[NDArray[np.uint8]]]:
+        """Give the pixels of shards in chunks, the next of which is read meanwhile.
+
+        One pool serves what has to be decoded for them, and ends with this where none ran before.
+        """
+        with (
+            enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
+            one_for_all(),
+            read_ahead(_views(shards, view)) as chunks,
+        ):
+            yield chunks
+
     def _pass(
         self,
         shown: "_Shown",
@@ -389,18 +406,15 @@ class Activator:
         advance: Callable[[int], None],
     ) -> None:
         """Run the network over shards that lack the same, and store what they lack."""
-        loaded = (shown.view.apply(each.shard.load(), each.shard.indices) for each in group)
-        with (
-            enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
-            read_ahead(loaded) as shards,
-        ):
+        with self._chunks([each.shard for each in group], shown.view) as chunks:
             outputs = self._ready.extract(
-                shards,
+                chunks,
                 mean=shown.folder.key["mean"],
                 std=shown.folder.key["std"],
                 batch_size=self._how.batch_size,
                 probes=probes,
                 advance=advance,
+                rows=[len(each.shard) for each in group],
             )
             for each, activations in zip(group, outputs, strict=True):
                 shown.write(each, activations)
@@ -424,6 +438,15 @@ class Activator:
             return ActivationShard(len(shard), load)
 
         return ActivationSet([loader(shard) for shard in images.shards], self.device)
+
+
+def _views(shards: Sequence[ImageShard], view: View) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pixels of shards as a view shows them, chunk by chunk."""
+    for shard in shards:
+        at = 0
+        for pixels in shard.chunks():
+            yield view.apply(pixels, shard.indices[at : at + len(pixels)])
+            at += len(pixels)
 
 
 class _Pace:

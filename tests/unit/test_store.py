@@ -25,6 +25,7 @@ from oodcli.store import (
     read_json,
     remove_leftovers,
     replacing,
+    scratch,
     size_of,
     write_arrays,
     write_json,
@@ -269,6 +270,41 @@ def test_a_full_disk_names_the_file_the_room_and_the_cure(
     assert fill(cure="name another") == (
         f"cannot write {path}: the disk is full: it needs more than 0.3 MB, and 1.0 MB are free; "
         "make room, or name another"
+    )
+
+
+def test_a_scratch_file_is_gone_afterwards_whatever_its_size(tmp_path: Path) -> None:
+    for size in (10, 2**24 + 1):
+        with scratch(tmp_path / "a", size=size) as stream:
+            stream.write(bytes(size - 1) + b"x")
+            stream.seek(size - 1)
+            assert stream.read() == b"x"
+        assert list((tmp_path / "a").iterdir()) == []
+
+    def fail() -> None:
+        with scratch(tmp_path / "a", size=2**25) as stream:
+            stream.write(bytes(2**25))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_disk_too_full_for_a_scratch_file_is_named_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oodcli.store.free_bytes", lambda path: 1_000_000)
+
+    def fill() -> None:
+        with scratch(tmp_path, size=2_500_000), Path("/dev/full").open("wb", buffering=0) as full:
+            full.write(b"x")
+
+    with pytest.raises(InvalidInputError) as error:
+        fill()
+    assert str(error.value) == (
+        f"cannot write {tmp_path}: the disk is full: it needs 2.5 MB, and 1.0 MB are free; make "
+        "room, or keep everything elsewhere: --store DIR"
     )
 
 

@@ -1,6 +1,7 @@
 """Images are decoded and resized once, and what is stored is checked."""
 
 import json
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,10 +10,10 @@ from PIL import Image
 
 from oodcli.data import open_dataset, places_of, prepare
 from oodcli.data.arrays import ArraySource
-from oodcli.data.prepare import Resizing
+from oodcli.data.prepare import Resizing, prepare_some
 from oodcli.data.readers import FileSource
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
-from oodcli.images import SHARD_ROWS, Part
+from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, Part, digest_of
 
 ROWS = 2 * SHARD_ROWS + 300
 
@@ -104,7 +105,7 @@ def test_two_at_once_read_the_images_once(images, store):
 
 def test_digests_are_those_of_the_pixels(prepared, source):
     for shard in prepared(source).shards:
-        assert type(shard)(shard.indices, shard.load).digest == shard.known_digest
+        assert type(shard)(shard.indices, shard.chunks).digest == shard.known_digest
 
 
 def test_goes_on_at_the_first_missing_shard(prepared, source, images, recorder):
@@ -387,3 +388,137 @@ def test_stored_pixels_are_a_npy_file(source, prepared, store, images):
     prepared(source)
     first = np.load(next(iter(sorted(store.images.rglob("*.npy")))), allow_pickle=False)
     np.testing.assert_array_equal(first, images[:SHARD_ROWS].transpose(0, 3, 1, 2))
+
+
+# Memory, and passes over images while they are decoded
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Read 16 images of 32 x 32 at a time, and hold next to nothing of a scratch file."""
+    monkeypatch.setattr("oodcli.images.CHUNK_BYTES", 16 * 3 * 32 * 32)
+    monkeypatch.setattr("oodcli.store._SCRATCH_IN_MEMORY", 1000)
+
+
+class Drawn:
+    """Images that are drawn as they are read, and held by nobody."""
+
+    def __init__(self, count):
+        self.count = count
+        self.read_rows = 0
+        self.fingerprint = f"drawn {count}"
+
+    def __len__(self):
+        return self.count
+
+    def read(self, start, stop, /):
+        for row in range(start, stop):
+            self.read_rows += 1
+            yield np.random.default_rng(row).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def peak_of(work):
+    """Return the most bytes that were allocated while something worked."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("limit", [10**9, 0])
+def test_no_shard_is_in_memory_as_a_whole(store, limit):
+    shard = SHARD_ROWS * 3 * 32 * 32
+    peaks = []
+    for count in (SHARD_ROWS, 3 * SHARD_ROWS):
+        rows = []
+
+        def read(images, rows=rows):
+            for each in images.shards:
+                for chunk in each.chunks():
+                    rows.append(len(chunk))
+
+        def work(count=count, read=read):
+            images = prepare(
+                Part(Drawn(count)), store, name="x", max_pixels_bytes=limit,
+                seen=lambda shard: read(ImageSet("x", (shard,))),
+            )  # fmt: skip
+            read(images)
+
+        peaks.append(peak_of(work))
+        # Those above the limit were seen, too, while they were decoded.
+        assert rows == [16] * (count // 16 * (1 if limit else 2))
+    assert peaks[0] < shard / 8
+    assert peaks[1] < peaks[0] + shard / 16
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_changed_unseen_is_found_before_its_last_chunk_is_given(store, random_images):
+    images = random_images(40, 32, 32, 3)
+    (shard,) = prepare(Part(ArraySource(images)), store, name="x", max_pixels_bytes=0).shards
+    np.testing.assert_array_equal(shard.load(), images.transpose(0, 3, 1, 2))
+    images[0] ^= 1
+    chunks = iter(shard.chunks())
+    assert [len(next(chunks)), len(next(chunks))] == [16, 16]
+    with pytest.raises(CorruptArtifactError, match="images 0 to 39 of x are no longer what was"):
+        next(chunks)
+    assert not list(store.images.glob("*/manifest.json"))
+
+
+@pytest.mark.parametrize("limit", [10**9, 0])
+def test_rows_of_unreadable_images_are_skipped_while_decoding_and_after(
+    files, store, random_images, monkeypatch, limit
+):
+    monkeypatch.setattr("oodcli.images.CHUNK_BYTES", 3 * 3 * 8 * 8)
+    kept = [0, 1, 3, 4, 5, 6, 7, 8]
+    saw = []
+    images = prepare(
+        Part(files), store, name="x", size=(8, 8), skip_unreadable=True, max_pixels_bytes=limit,
+        seen=lambda shard: saw.append((shard.indices.tolist(), shard.load(), shard.digest)),
+    )  # fmt: skip
+    expected = random_images(10, 8, 8, 3)[kept].transpose(0, 3, 1, 2)
+    assert [len(chunk) for chunk in images.shards[0].chunks()] == [3, 3, 2]
+    np.testing.assert_array_equal(images.pixels(), expected)
+    assert images.shards[0].digest == digest_of(np.ascontiguousarray(expected))
+    if limit == 0:
+        ((rows, pixels, digest),) = saw
+        assert (rows, digest) == (kept, images.shards[0].digest)
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_chosen_images_above_the_limit_are_decoded_once_for_who_sees_them(store, monkeypatch):
+    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    read_rows, saw = [], []
+    source, rows = Chosen(range(40), read_rows), np.array([3, 8, 25])
+    images = prepare_some(Part(source), rows, store, name="x", seen=saw.append)
+    assert sorted(read_rows) == [3, 8, 25]
+    (shard,) = saw
+    assert shard.indices.tolist() == images.shards[0].indices.tolist() == [3, 8, 25]
+    assert shard.digest == images.shards[0].digest
+    assert shard.pieces == ()
+    # Where all of the part is known, what is stored of it is found for these, too.
+    whole = prepare(Part(source), store, name="x")
+    others: list[ImageShard] = []
+    prepare_some(Part(source), np.array([4, 9]), store, name="x", seen=others.append)
+    assert [piece.shard.digest for piece in others[0].pieces] == [whole.shards[0].digest]
+    assert [piece.rows.tolist() for piece in others[0].pieces] == [[4, 9]]
+
+
+class Chosen(Drawn):
+    """Images of which some may be chosen; the rows that are read of any are noted in one place."""
+
+    def __init__(self, rows, read_rows):
+        super().__init__(len(rows))
+        self.rows = np.asarray(rows)
+        self.read_rows = read_rows
+        self.fingerprint = f"chosen {self.rows.tolist()}"
+
+    def take(self, rows, /):
+        return Chosen(self.rows[rows], self.read_rows)
+
+    def read(self, start, stop, /):
+        for row in self.rows[start:stop]:
+            self.read_rows.append(int(row))
+            yield np.random.default_rng(row).integers(0, 256, (32, 32, 3), dtype=np.uint8)

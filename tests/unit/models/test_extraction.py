@@ -150,6 +150,39 @@ def test_neither_batches_nor_shards_change_results(
         torch.testing.assert_close(found.arrays()[name], values, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 20, None])
+@pytest.mark.parametrize("cuts", [[9], [1, 2, 9, 10, 17], [3, 6, 9, 12, 15, 18]])
+def test_shards_in_several_arrays_give_the_bits_of_shards_in_one(
+    network: Network, pixels: Pixels, batch_size: int | None, cuts: list[int]
+) -> None:
+    options = {**HALF, "batch_size": batch_size}
+    ready = ReadyNetwork(network)
+    whole = ready.extract([pixels[:9], pixels[9:]], **options)  # type: ignore[arg-type]
+    parts = ready.extract(np.split(pixels, cuts), rows=[9, 11], **options)  # type: ignore[arg-type]
+    for expected, found in zip(whole, parts, strict=True):
+        for name, values in expected.arrays().items():
+            assert torch.equal(found.arrays()[name], values), name
+
+
+def test_batches_of_a_shard_are_the_same_however_it_is_cut(
+    network: Network, pixels: Pixels
+) -> None:
+    batches: list[int] = []
+    arrays = np.split(pixels, [1, 2, 9, 10, 17])
+    ready = ReadyNetwork(network)
+    list(ready.extract(arrays, rows=[9, 11], batch_size=4, advance=batches.append, **HALF))  # type: ignore[arg-type]
+    assert batches == [4, 4, 1, 4, 4, 3]
+
+
+@pytest.mark.parametrize("rows", [[10, 10], [9, 12], [9, 11, 1]])
+def test_refuses_arrays_that_are_not_the_shards_they_should_be(
+    network: Network, pixels: Pixels, rows: list[int]
+) -> None:
+    arrays = [pixels[:9], pixels[9:]]
+    with pytest.raises(ValueError, match=f"have not {rows[-1] if rows[0] == 9 else 10} images"):
+        list(ReadyNetwork(network).extract(arrays, rows=rows, **HALF))  # type: ignore[arg-type]
+
+
 def test_gives_ordinary_float32_tensors_shard_by_shard(network: Network, pixels: Pixels) -> None:
     shards = [pixels[:5], pixels[5:6], pixels[6:]]
     outputs = list(extract(network, shards, **HALF))  # type: ignore[arg-type]

@@ -175,3 +175,40 @@ def test_an_error_in_a_probe_leaves_no_setting_behind(network: Network, pixels: 
         probed(network, pixels, probes=(Broken(),), precision="bfloat16")
     assert not torch.is_autocast_enabled("cpu")
     assert torch.is_grad_enabled()
+
+
+def test_what_is_learned_does_not_depend_on_how_shards_are_cut(
+    network: Network, pixels: Pixels
+) -> None:
+    ready = ReadyNetwork(network)
+    whole = ready.learn([pixels[:5], pixels[5:]], Batches(), batch_size=2, **HALF)  # type: ignore[arg-type]
+    parts = ready.learn(
+        np.split(pixels, [1, 4, 5, 10]), Batches(), batch_size=2, rows=[5, 6], **HALF
+    )  # type: ignore[arg-type]
+    assert whole["sizes"].tolist() == [2, 2, 1, 2, 2, 2]
+    assert torch.equal(parts["sizes"], whole["sizes"])
+    assert torch.equal(parts["sums"], whole["sums"])
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Learns the number of images of every batch, and the sum of their features."""
+
+    key: str = "batches"
+    passes: float = 0.0
+
+    def maps(self, _network: ProbedNetwork) -> Sequence[str]:
+        """Want no map."""
+        return []
+
+    def update(
+        self, state: Mapping[str, Tensor], _network: ProbedNetwork, images: Tensor, output: Output
+    ) -> Mapping[str, Tensor]:
+        """Take in a batch."""
+        size, total = torch.tensor([len(images)]), output.features.sum(dim=0, keepdim=True)
+        if not state:
+            return {"sizes": size, "sums": total}
+        return {
+            "sizes": torch.cat([state["sizes"], size]),
+            "sums": torch.cat([state["sums"], total]),
+        }

@@ -1,7 +1,10 @@
 """Activations and what probes leave, stored and found again."""
 
+import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import safetensors.torch
 import torch
 
 from oodcli.data.views import Kind, View
+from oodcli.errors import CorruptArtifactError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.models import network_of, parse_architecture, save_weights
 from oodcli.progress import Progress, Silent
@@ -42,7 +46,7 @@ def images() -> ImageSet:
 
     def shard(rows: slice) -> ImageShard:
         part = pixels[rows]
-        return ImageShard(np.arange(9)[rows], lambda: part)
+        return ImageShard(np.arange(9)[rows], lambda: [part])
 
     return ImageSet("noise", [shard(slice(0, 5)), shard(slice(5, 9))])
 
@@ -296,3 +300,50 @@ def test_images_of_stored_shards_are_neither_read_nor_computed(
     rows = np.array([0, 3, 7])
     assert torch.equal(some.activations(known.take(rows)).features, made.features[rows])
     assert some.passes.cached == {"noise": 3}
+
+
+# Chunks
+
+
+@pytest.mark.parametrize("kind", ["plain", "jigsaw", "gaussian-noise"])
+def test_what_is_stored_does_not_depend_on_how_images_are_read(
+    folder: RunFolder, images: ImageSet, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    def stored() -> dict[str, bytes]:
+        root = folder.path.parents[1] / "activations"
+        found = {path.name: path.read_bytes() for path in root.rglob("*.safetensors")}
+        shutil.rmtree(root)
+        return found
+
+    def compute(images: ImageSet) -> dict[str, bytes]:
+        active = activator(folder)
+        active.activations(images, view=View(kind), probes=PROBES[:1])
+        active.learned(images, Largest())
+        return stored()
+
+    monkeypatch.setattr("oodcli.models.extraction._PIXELS_CPU", 0)  # the smallest batch: 8
+    monkeypatch.setattr("oodcli.models.extraction._SMALLEST_BATCH", 2)
+    in_one = compute(images)
+    cut = [
+        replace(each, chunks=lambda each=each: iter(np.split(each.load(), [1, 4])))
+        for each in images.shards
+    ]
+    assert len(in_one) == 5
+    assert compute(replace(images, shards=cut)) == in_one
+
+
+def test_a_shard_that_changes_while_it_is_read_leaves_nothing(
+    folder: RunFolder, images: ImageSet
+) -> None:
+    first, second = images.shards
+
+    def chunks() -> Iterator[np.ndarray]:
+        yield second.load()[:2]
+        raise CorruptArtifactError("no longer what was read before")
+
+    damaged = ImageSet("noise", [first, ImageShard(second.indices, chunks, second.digest)])
+    with pytest.raises(CorruptArtifactError, match="no longer what was read"):
+        activator(folder).activations(damaged)
+    again = activator(folder)
+    again.activations(images)
+    assert again.passes.computed == {"noise": 4}

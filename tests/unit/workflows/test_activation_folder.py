@@ -36,7 +36,7 @@ def images() -> ImageSet:
     pixels = np.arange(9 * 12, dtype=np.uint8).reshape(9, 3, 2, 2)
     cuts = (slice(0, 4), slice(4, 8), slice(8, 9))
     return ImageSet(
-        "set", [ImageShard(np.arange(9)[cut], lambda cut=cut: pixels[cut]) for cut in cuts]
+        "set", [ImageShard(np.arange(9)[cut], lambda cut=cut: [pixels[cut]]) for cut in cuts]
     )
 
 
