@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from oodcli.arguments import speaking_of_arguments
-from oodcli.progress import Progress
-from oodcli.runs import Run, RunFolder, find_run, using_run
+from oodcli.progress import SILENT, Progress
+from oodcli.runs import Run, RunFolder, find_run
 from oodcli.store import Store
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class LoadedRun:
         amp: bool = False,
         score_batch_size: int | None = None,
         skip_unreadable: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> "Detector":
         """Return a detector: the stored one, or one that is fitted and stored now.
 
@@ -135,21 +135,21 @@ class LoadedRun:
         """
         from oodcli.workflows.compute import Compute
         from oodcli.workflows.detectors import detector_for
+        from oodcli.workflows.open_run import OpenRun
+        from oodcli.workflows.recommend import method_for
         from oodcli.workflows.thresholds import ThresholdRule
 
         with speaking_of_arguments():
             rule = ThresholdRule(tpr, threshold)
             compute = Compute.of(device, amp=amp, batch_size=score_batch_size)
-            with using_run(self._store, self.name) as folder:
-                return detector_for(
-                    self._store,
-                    folder,
-                    method,
-                    rule,
-                    compute=compute,
-                    skip_unreadable=skip_unreadable,
-                    progress=progress,
-                )
+            with OpenRun.open(
+                self._store,
+                self.name,
+                compute,
+                skip_unreadable=skip_unreadable,
+                progress=progress,
+            ) as run:
+                return detector_for(run, method_for(run, method), rule)
 
     def score(
         self,
@@ -167,7 +167,7 @@ class LoadedRun:
         amp: bool = False,
         score_batch_size: int | None = None,
         skip_unreadable: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> "ScoreResult":
         """Score the ID test images and OOD sets by every method, and store the scores.
 
@@ -316,7 +316,7 @@ class LoadedRun:
         amp: bool = False,
         score_batch_size: int | None = None,
         skip_unreadable: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> "NormRatioResult":
         """Select a block by NormRatio, without OOD images, and store the result.
 
@@ -370,7 +370,7 @@ class LoadedRun:
         amp: bool = False,
         score_batch_size: int | None = None,
         skip_unreadable: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> "Recommendation":
         """Choose a method without OOD images, and store the choice if nothing limits it.
 
@@ -430,7 +430,7 @@ class LoadedRun:
         overwrite: bool = False,
         device: str = "auto",
         skip_unreadable: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> "Exported":
         """Write classifier and detector as one ONNX file, verified on real images.
 

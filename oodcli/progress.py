@@ -54,6 +54,9 @@ class Silent:
         yield _SilentTask()
 
 
+SILENT: Progress = Silent()
+
+
 def lasting(seconds: float) -> str:
     """Return a time in the unit that suits it.
 

@@ -26,15 +26,12 @@ from oodcli.arguments import speaking_of_arguments
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
-from oodcli.methods.ensemble import AUTO
 from oodcli.methods.stored import UnstorableError, pack, read_arrays, unpack, write_arrays
 from oodcli.metrics import MOSTLY_TIED, tied_share
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork
-from oodcli.progress import Progress, Silent
 from oodcli.runs import Run, RunFolder, now
 from oodcli.store import (
-    Store,
     digest_of_file,
     digest_of_json,
     read_json,
@@ -42,14 +39,11 @@ from oodcli.store import (
     replacing,
     write_json,
 )
-from oodcli.workflows.activate import Activator
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.detect import Detectors, fit_all
 from oodcli.workflows.given import Images, items_of
 from oodcli.workflows.judging import Predictions, judge
-from oodcli.workflows.own_images import OwnImages
-from oodcli.workflows.recommend import default_method, recommended_method
-from oodcli.workflows.run_data import RunData
+from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.thresholds import Threshold, ThresholdRule
 
 # Raised whenever the same fitted method would be stored, or would score, otherwise.
@@ -229,41 +223,23 @@ class Detector:
         }
 
 
-def detector_for(
-    store: Store,
-    folder: RunFolder,
-    method: str | None,
-    rule: ThresholdRule = BY_DEFAULT,
-    *,
-    compute: Compute,
-    skip_unreadable: bool = False,
-    progress: Progress | None = None,
-) -> Detector:
+def detector_for(run: OpenRun, method: str, rule: ThresholdRule = BY_DEFAULT) -> Detector:
     """Return the detector of a run: the stored one, or one that is fitted and stored now.
 
     Parameters
     ----------
-    store
-        Where the run is.
-    folder
-        The run.
+    run
+        The run; what looked wrong when it was imported is reported again.
     method
-        The method as written on the command line; ``auto`` for the recommended one, which is
-        chosen now if it was not yet; None for the recommended one if it was chosen, else ``msp``.
+        The method as written on the command line; its own name, not ``auto``.
     rule
         How its threshold is set.
-    compute
-        Where and how the network computes, and the detector scores.
-    skip_unreadable
-        Whether to leave out images of the run that cannot be decoded.
-    progress
-        Told of fitting, and of what looked wrong when the run was imported.
 
     Raises
     ------
     OodError
-        If the run or the method cannot be used, or there is no stored detector and the data of the
-        run cannot be opened.
+        If the method cannot be used, or there is no stored detector and the data of the run cannot
+        be opened.
 
     Notes
     -----
@@ -271,50 +247,31 @@ def detector_for(
     one of these differs it is fitted again. It keeps the images that its threshold is from, though
     images may have been added to the data since.
     """
-    watch = progress or Silent()
-    detector = _found_or_fitted(
-        store, folder, method, compute=compute, skip_unreadable=skip_unreadable, progress=watch
-    )
+    for warning in run.record.warnings:
+        run.progress.note(f"warning: when run {run.name} was imported, {warning}")
+    detector = _found_or_fitted(run, parse_method(method))
     scores = detector.id.values
     tied = tied_share(scores)
     if tied > MOSTLY_TIED:
-        watch.note(
+        run.progress.note(
             f"{100 * tied:.0f} % of the {len(scores):,} ID scores of {detector.method} "
             "tie with another, so that its threshold is coarse; another method ranks images better"
         )
     return replace(detector, threshold=rule.on(scores))
 
 
-def _found_or_fitted(
-    store: Store,
-    folder: RunFolder,
-    method: str | None,
-    *,
-    compute: Compute,
-    skip_unreadable: bool,
-    progress: Progress,
-) -> Detector:
-    record = folder.read()
-    for warning in record.warnings:
-        progress.note(f"warning: when run {folder.name} was imported, {warning}")
-    if method is None:
-        method = default_method(store, folder, compute, progress=progress)
-    elif method == AUTO:
-        method = recommended_method(store, folder, compute, progress=progress)
-        progress.note(f"method: {method}, recommended for run {folder.name}")
-    spec = parse_method(method)
-    kept = _Place(folder, record, spec.canonical, compute)
+def _found_or_fitted(run: OpenRun, spec: MethodSpec) -> Detector:
+    progress = run.progress
+    kept = _Place(run.folder, run.record, spec.canonical, run.compute)
     found = kept.read()
     if found is not None:
         return found
-    with store.lock(f"detector {spec.canonical} of run {folder.name}", progress=progress):
+    with run.store.lock(f"detector {spec.canonical} of run {run.name}", progress=progress):
         # Another process may have made it while this one waited.
         found = kept.read()
         if found is not None:
             return found
-        activator = Activator(store, folder, record, compute, progress=progress)
-        data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=progress)
-        detector = _fitted(kept, spec, OwnImages(folder, data, activator), progress)
+        detector = _fitted(kept, spec, run)
         try:
             kept.write(detector)
         except UnstorableError as error:
@@ -324,16 +281,16 @@ def _found_or_fitted(
     return detector
 
 
-def _fitted(kept: "_Place", spec: MethodSpec, own: OwnImages, progress: Progress) -> Detector:
+def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
     """Fit a method, and score ID images that the network was not trained on."""
-    data, activator = own.data, own.activator
+    activator, data, progress = run.activator, run.data, run.progress
     part = "val" if "val" in data.dataset.parts else data.dataset.test_name
     images: ImageSet = data.images(part)
     found: Detectors = fit_all(
         [spec],
-        own.reference(),
+        run.reference(),
         progress=progress,
-        calibrated_on=own.calibration_part if spec.needs_calibration else "val",
+        calibrated_on=run.calibration_part if spec.needs_calibration else "val",
     )
     found.try_probes(activator.try_probes)
     found.require_all()

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from oodcli.images import evenly_spaced
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
 from oodcli.methods.traced import bank_bytes, check_traceable
-from oodcli.progress import Progress, Silent
-from oodcli.runs import Preprocess, RunFolder, now, using_run
+from oodcli.progress import SILENT, Progress
+from oodcli.runs import Preprocess, now
 from oodcli.store import (
     Store,
     check_folder_of_user,
@@ -29,13 +29,12 @@ from oodcli.store import (
     replacing,
     write_json,
 )
-from oodcli.workflows.activate import Activator
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.detectors import BY_DEFAULT, Detector, detector_for
 from oodcli.workflows.onnx_graph import OUTPUTS, Input, Screening, annotate, as_onnx
 from oodcli.workflows.onnx_verification import Verification, verified
-from oodcli.workflows.own_images import OwnImages
-from oodcli.workflows.run_data import RunData
+from oodcli.workflows.open_run import OpenRun
+from oodcli.workflows.recommend import method_for
 from oodcli.workflows.thresholds import ThresholdRule
 
 EXPORT_SCHEMA = 1
@@ -109,7 +108,7 @@ class Exported:
         return {**self.description, "folder": str(self.folder)}
 
 
-def export(store: Store, request: ExportRequest, *, progress: Progress | None = None) -> Exported:
+def export(store: Store, request: ExportRequest, *, progress: Progress = SILENT) -> Exported:
     """Write an ONNX file that screens images, after comparing it with ood on real ones.
 
     Parameters
@@ -135,32 +134,35 @@ def export(store: Store, request: ExportRequest, *, progress: Progress | None = 
     input size where one is given. Logits, probabilities and scores may differ by 1e-4 of their
     standard deviation over these images.
     """
-    watch = progress or Silent()
     onnx = _packages()
     if request.method != AUTO:
         check_traceable(parse_method(request.method), what="an ONNX file")
     folder_out = expanded(request.output).resolve()
     _check_output(folder_out, overwrite=request.overwrite)
-    with using_run(store, request.run, progress=watch) as folder:
-        return _exported(store, folder, request, onnx, into=folder_out, watch=watch)
+    with OpenRun.open(
+        store,
+        request.run,
+        request.compute,
+        skip_unreadable=request.skip_unreadable,
+        progress=progress,
+    ) as run:
+        return _exported(run, request, onnx, into=folder_out)
 
 
 def _exported(
-    store: Store,
-    folder: RunFolder,
+    run: OpenRun,
     request: ExportRequest,
     onnx: Any,  # noqa: ANN401 - a module
     *,
     into: Path,
-    watch: Progress,
 ) -> Exported:
     """Export the detector of a run that is open."""
-    preprocess = folder.read().preprocess
+    preprocess = run.record.preprocess
     size = request.input_size or preprocess.size
     matrices = _matrices(preprocess, size)
-    detector = _on_cpu(store, folder, request, watch)
+    detector = _on_cpu(run, request)
     network = detector.network()
-    with watch.task("writing the graph", total=1, unit="files") as task:
+    with run.progress.task("writing the graph", total=1, unit="files") as task:
         screening = Screening(network, detector, kind=request.input, matrices=matrices)
         model = as_onnx(screening, request.input, size, str(network.spec))
         task.advance(1)
@@ -174,7 +176,7 @@ def _exported(
     content: bytes = model.SerializeToString()
     verification = verified(
         content, network, detector,
-        kind=request.input, size=size, real=_real_images(store, folder, request, watch),
+        kind=request.input, size=size, real=_real_images(run),
     )  # fmt: skip
     description["verification"] = asdict(verification)
     description["file"] = {
@@ -191,9 +193,7 @@ def _exported(
     return Exported(into, description, verification)
 
 
-def _on_cpu(
-    store: Store, folder: RunFolder, request: ExportRequest, progress: Progress
-) -> Detector:
+def _on_cpu(run: OpenRun, request: ExportRequest) -> Detector:
     """Return the detector, fitted where that was asked for, on the CPU.
 
     Raises
@@ -201,10 +201,7 @@ def _on_cpu(
     InvalidInputError
         If its method cannot be written as a graph, or takes too much room.
     """
-    detector = detector_for(
-        store, folder, request.method, request.rule,
-        compute=request.compute, skip_unreadable=request.skip_unreadable, progress=progress,
-    )  # fmt: skip
+    detector = detector_for(run, method_for(run, request.method), request.rule)
     if request.method == AUTO:
         check_traceable(parse_method(detector.method), what="an ONNX file")
     needed = bank_bytes(detector.fitted.detector)
@@ -214,25 +211,17 @@ def _on_cpu(
             f"may hold {MOST_BANK_BYTES // 2**20} MiB of them; take a method without a bank, "
             "such as mds or vim"
         )
-    cpu = Compute(torch.device("cpu"))
-    if request.compute.device == cpu.device:
+    cpu = torch.device("cpu")
+    if run.compute.device == cpu:
         return detector
     # As it was stored, or fitted again.
-    return detector_for(
-        store, folder, detector.method, request.rule, compute=cpu, progress=progress
-    )
+    on_cpu = replace(run, compute=replace(run.compute, device=cpu))
+    return detector_for(on_cpu, detector.method, request.rule)
 
 
-def _real_images(
-    store: Store, folder: RunFolder, request: ExportRequest, progress: Progress
-) -> NDArray[np.uint8]:
+def _real_images(run: OpenRun) -> NDArray[np.uint8]:
     """Return test images of the run, ``(n, 3, h, w)``, spread evenly over all of them."""
-    record = folder.read()
-    data = RunData.of(
-        store, folder, record, skip_unreadable=request.skip_unreadable, progress=progress
-    )
-    activator = Activator(store, folder, record, Compute(torch.device("cpu")), progress=progress)
-    test = OwnImages(folder, data, activator).test()
+    test = run.test()
     return test.take(evenly_spaced(len(test), _REAL_IMAGES)).pixels()
 
 

@@ -1,6 +1,5 @@
 """NormRatio of every block of a run's network, and the block it selects."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +9,11 @@ from oodcli.data.views import View
 from oodcli.errors import InvalidInputError
 from oodcli.images import ImageSet, evenly_spaced
 from oodcli.normratio import NormRatio, norm_ratio
-from oodcli.progress import Progress, Silent
-from oodcli.runs import RunFolder, using_run
+from oodcli.progress import SILENT, Progress
+from oodcli.runs import RunFolder
 from oodcli.store import Store, write_json
-from oodcli.workflows.activate import Activator
 from oodcli.workflows.compute import Compute
-from oodcli.workflows.run_data import RunData
+from oodcli.workflows.open_run import OpenRun
 
 NORMRATIO_SCHEMA = 1
 
@@ -97,7 +95,7 @@ def normratio(
     normalise: bool = True,
     compute: Compute | None = None,
     skip_unreadable: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> NormRatioResult:
     """Compare training images with jigsaw puzzles of themselves, block by block; store the result.
 
@@ -123,35 +121,20 @@ def normratio(
     OodError
         If the run, its data or the device cannot be used.
     """
-    watch = progress or Silent()
     if max_images is not None and max_images < 1:
         raise InvalidInputError(f"--max-images must be at least 1, not {max_images}")
-    with using_run(store, run, progress=watch) as folder:
-        record = folder.read()
-        data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=watch)
-        activator = Activator(
-            store,
-            folder,
-            record,
-            compute or Compute.of(),
-            progress=watch,
-        )
-        chosen = data.train(limit=max_images)
-        plain = activator.activations(chosen, normalise=normalise)
-        puzzles = activator.activations(
+    how = compute or Compute.of()
+    with OpenRun.open(
+        store, run, how, skip_unreadable=skip_unreadable, progress=progress
+    ) as opened:
+        chosen = opened.data.train(limit=max_images)
+        plain = opened.activator.activations(chosen, normalise=normalise)
+        puzzles = opened.activator.activations(
             chosen, view=View("jigsaw"), normalise=normalise, norms_only=True
         )
         ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
-        result = described(
-            ratios,
-            folder=folder,
-            arch=record.arch,
-            data=record.data_name,
-            shapes=activator.block_shapes(),
-            of_images=data.n_train(chosen),
-            normalised=normalise,
-        )
-        keep(folder, result, precision=activator.precision)
+        result = described(opened, ratios, of=chosen, normalised=normalise)
+        keep(opened.folder, result, precision=how.precision)
         return result
 
 
@@ -163,16 +146,9 @@ def few(images: ImageSet, count: int | None) -> ImageSet:
 
 
 def described(
-    ratios: NormRatio,
-    *,
-    folder: RunFolder,
-    arch: str,
-    data: str,
-    shapes: Mapping[str, tuple[int, int, int]],
-    of_images: int,
-    normalised: bool,
+    run: OpenRun, ratios: NormRatio, *, of: ImageSet, normalised: bool
 ) -> NormRatioResult:
-    """Put names and shapes to the numbers."""
+    """Put names and shapes to the numbers, which are of some training images of a run."""
     blocks = tuple(
         Block(
             index=index,
@@ -182,17 +158,17 @@ def described(
             stderr=_number(ratios.stderr[index]),
             excluded=int(ratios.excluded[index]),
         )
-        for index, (name, shape) in enumerate(shapes.items())
+        for index, (name, shape) in enumerate(run.activator.block_shapes().items())
     )
     return NormRatioResult(
-        run=folder.name,
-        arch=arch,
-        data=data,
+        run=run.name,
+        arch=run.record.arch,
+        data=run.record.data_name,
         blocks=blocks,
         selected=ratios.selected,
         clear=ratios.clear,
         n_images=ratios.n_images,
-        of_images=of_images,
+        of_images=run.data.n_train(of),
         normalised=normalised,
     )
 

@@ -13,8 +13,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
-from oodcli.progress import Progress, Silent
-from oodcli.runs import using_run
+from oodcli.progress import SILENT, Progress
 from oodcli.store import Store, check_file_of_user
 from oodcli.text import printable
 from oodcli.workflows.compute import Compute
@@ -22,6 +21,8 @@ from oodcli.workflows.copies import Copies, check_copies
 from oodcli.workflows.detectors import BY_DEFAULT, Detector, detector_for
 from oodcli.workflows.findings import ALARM_LEVEL, Findings, PredictResult
 from oodcli.workflows.judging import Judged, judge
+from oodcli.workflows.open_run import OpenRun
+from oodcli.workflows.recommend import method_for
 from oodcli.workflows.thresholds import ThresholdRule
 from oodcli.workflows.verdict_file import (
     Counts,
@@ -126,7 +127,7 @@ def predict(
     request: PredictRequest,
     *,
     rows_to: Callable[[str], object] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> PredictResult:
     """Judge images, and write their rows as they come.
 
@@ -147,25 +148,22 @@ def predict(
         If the run, the method, the device or a path cannot be used, or there is no image. One that
         cannot be read is a row with the reason.
     """
-    watch = progress or Silent()
     kind = request.outputs.kind()
     _check(request)
-    with using_run(store, request.run, progress=watch) as folder:
+    with OpenRun.open(
+        store,
+        request.run,
+        request.compute,
+        skip_unreadable=request.skip_unreadable,
+        progress=progress,
+    ) as run:
         wanted = items(request.paths, request.listed)
         if STDIN not in request.paths:  # what comes there may be waited for while one is fitted
             wanted = _at_least_one(wanted, request.paths)
-        detector = detector_for(
-            store,
-            folder,
-            request.method,
-            request.rule,
-            compute=request.compute,
-            skip_unreadable=request.skip_unreadable,
-            progress=watch,
-        )
+        detector = detector_for(run, method_for(run, request.method), request.rule)
         wanted = _at_least_one(wanted, request.paths)
-        with _sink(store, detector, request, kind, rows_to=rows_to, progress=watch) as sink:
-            return _screened(detector, wanted, sink, request, watch)
+        with _sink(store, detector, request, kind, rows_to=rows_to, progress=progress) as sink:
+            return _screened(detector, wanted, sink, request, progress)
 
 
 def _screened(

@@ -28,17 +28,15 @@ from oodcli.errors import (
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_methods
 from oodcli.methods.base import score_many
-from oodcli.methods.ensemble import EnsembleSpec, rank_scale
-from oodcli.progress import Progress, Silent
-from oodcli.runs import Run, RunFolder, now, using_run
+from oodcli.methods.ensemble import AUTO, EnsembleSpec, rank_scale
+from oodcli.progress import SILENT, Progress
+from oodcli.runs import now
 from oodcli.store import Store, read_json, write_json
-from oodcli.workflows.activate import Activator
 from oodcli.workflows.choosing import Contrast, Floats, joined_greedily, merits, resampled
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.detect import learns_from_train, together
 from oodcli.workflows.normratio import few
-from oodcli.workflows.own_images import OwnImages
-from oodcli.workflows.run_data import RunData
+from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.tune import settings
 
 RECOMMENDATION_SCHEMA = 1
@@ -268,7 +266,7 @@ class RecommendRequest:
 
 
 def recommend(
-    store: Store, request: RecommendRequest, *, progress: Progress | None = None
+    store: Store, request: RecommendRequest, *, progress: Progress = SILENT
 ) -> Recommendation:
     """Choose a method for a run, and store the choice with the run.
 
@@ -279,122 +277,101 @@ def recommend(
     request
         For which run, and how.
     progress
-        Told of long work.
+        Reports long work.
 
     Raises
     ------
     OodError
         If the run, its data or the device cannot be used, or no candidate can be tried.
     """
-    watch = progress or Silent()
     if request.limit is not None and request.limit < 2:
         raise InvalidInputError(f"--limit must be at least 2, not {request.limit}")
     if request.seed < 0:
         raise InvalidInputError(f"--seed must be at least 0, not {request.seed}")
     parse_methods(request.methods)  # wrong names are told before anything is opened
-    with using_run(store, request.run, progress=watch) as folder:
-        own = _own_images(
-            store, folder, request.compute, skip_unreadable=request.skip_unreadable, progress=watch
-        )
+    with OpenRun.open(
+        store,
+        request.run,
+        request.compute,
+        skip_unreadable=request.skip_unreadable,
+        progress=progress,
+    ) as opened:
+        run = _with_validation(opened)
         if not request.methods and request.limit is None:
-            watch.note(f"choosing takes {price(own.data.run, own.activator)}")
-        return choose(
-            folder,
-            own,
-            methods=request.methods,
-            limit=request.limit,
-            seed=request.seed,
-            progress=watch,
-        )
+            progress.note(f"choosing takes {price(run)}")
+        return choose(run, methods=request.methods, limit=request.limit, seed=request.seed)
 
 
-def recommended_method(
-    store: Store,
-    folder: RunFolder,
-    compute: Compute,
-    *,
-    progress: Progress | None = None,
-) -> str:
-    """Return the canonical name of the method recommended for a run, chosen now if it was not yet.
+def method_for(run: OpenRun, method: str | None) -> str:
+    """Return the method that is meant by what a user wrote for it, or did not write.
 
     Parameters
     ----------
-    store
-        Where the run is.
-    folder
-        Of the run.
-    compute
-        Where and how to compute.
-    progress
-        Told of long work.
+    run
+        The run; which method it is, and why, is reported where none was named.
+    method
+        As written on the command line; ``auto`` for the recommended one, which is chosen now if it
+        was not yet; None for :func:`default_method`.
 
     Raises
     ------
     OodError
         As for :func:`recommend`.
     """
-    watch = progress or Silent()
-    stored = _stored(folder, folder.read(), compute.precision)
+    if method is None:
+        return default_method(run)
+    if method != AUTO:
+        return method
+    chosen = recommended_method(run)
+    run.progress.note(f"method: {chosen}, recommended for run {run.name}")
+    return chosen
+
+
+def recommended_method(run: OpenRun) -> str:
+    """Return the canonical name of the method recommended for a run, chosen now if it was not yet.
+
+    Raises
+    ------
+    OodError
+        As for :func:`recommend`.
+    """
+    stored = _stored(run)
     if stored is not None:
         return stored.method
-    own = _own_images(store, folder, compute, skip_unreadable=False, progress=watch)
-    watch.note(_choosing(folder, own))
-    return choose(folder, own, progress=watch).method
+    held_out = _with_validation(run)
+    run.progress.note(_choosing(held_out))
+    return choose(held_out).method
 
 
-def default_method(
-    store: Store,
-    folder: RunFolder,
-    compute: Compute,
-    *,
-    progress: Progress | None = None,
-) -> str:
+def default_method(run: OpenRun) -> str:
     """Return the method to take where none was named, without long work.
 
     It is the recommended one where the choice has been made, else ``msp``, which needs nothing but
     the logits; a note then offers the choice, with its cost.
 
-    Parameters
-    ----------
-    store
-        Where the run is.
-    folder
-        Of the run.
-    compute
-        Where and how to compute.
-    progress
-        Told which method it is, and why.
-
     Raises
     ------
     OodError
-        If the record of the run cannot be read.
+        If the weights of the run are damaged.
     """
-    watch = progress or Silent()
-    record = folder.read()
-    stored = _stored(folder, record, compute.precision)
+    stored = _stored(run)
     if stored is not None:
-        watch.note(f"method: {stored.method}, recommended for run {folder.name}")
+        run.progress.note(f"method: {stored.method}, recommended for run {run.name}")
         return stored.method
-    activator = Activator(store, folder, record, compute, progress=watch)
-    watch.note(
+    run.progress.note(
         f"method: {DEFAULT}, as none was named (--method) and none has been recommended for run "
-        f"{folder.name}; ood recommend --run {shlex.quote(folder.name)} chooses one without OOD "
-        f"images, which takes {price(record, activator)}"
+        f"{run.name}; ood recommend --run {shlex.quote(run.name)} chooses one without OOD "
+        f"images, which takes {price(run)}"
     )
     return DEFAULT
 
 
-def price(record: Run, activator: Activator) -> str:
+def price(run: OpenRun) -> str:
     """Say what a choice costs at most: images through the network, time for them, and fits.
 
-    Parameters
-    ----------
-    record
-        Of the run; it knows how many images there are.
-    activator
-        Knows how fast the last pass was.
+    Images are counted as in the record of the run, and take as long as those of the last pass did.
     """
+    record, activator = run.record, run.activator
     parts = record.parts
     held_out = parts.get("val") or max(
         (n for part, n in parts.items() if part != "train"), default=0
@@ -419,90 +396,71 @@ def duration(seconds: float) -> str:
     return f"{float(f'{max(seconds, 1):.2g}'):g} s"
 
 
-def _choosing(folder: RunFolder, own: OwnImages) -> str:
+def _choosing(run: OpenRun) -> str:
     return (
-        f"no method has been recommended for run {folder.name} yet: choosing one, which takes "
-        f"{price(own.data.run, own.activator)}"
+        f"no method has been recommended for run {run.name} yet: choosing one, which takes "
+        f"{price(run)}"
     )
 
 
-def chosen_for(folder: RunFolder, own: OwnImages, *, progress: Progress) -> str:
-    """Return the recommended method of a run whose validation images are open already.
-
-    Parameters
-    ----------
-    folder
-        Of the run.
-    own
-        Its images; they must have a validation part.
-    progress
-        Told of long work.
+def chosen_for(run: OpenRun) -> str:
+    """Return the recommended method of a run as it is open; it must have a validation part.
 
     Raises
     ------
     OodError
         As for :func:`recommend`.
     """
-    stored = stored_for(folder, own)
+    stored = stored_for(run)
     if stored is not None:
         return stored
-    progress.note(_choosing(folder, own))
-    return choose(folder, own, progress=progress).method
+    run.progress.note(_choosing(run))
+    return choose(run).method
 
 
-def stored_for(folder: RunFolder, own: OwnImages) -> str | None:
-    """Return the method that was recommended on just these images, or None."""
-    stored = _stored(folder, own.data.run, own.activator.precision)
+def stored_for(run: OpenRun) -> str | None:
+    """Return the method that was recommended on just the images of a run as it is open, or None."""
+    stored = _stored(run)
     if stored is None:
         return None
-    images, _ = images_to_choose_on(own)
+    images, _ = images_to_choose_on(run)
     return stored.method if stored.digest == images.digest else None
 
 
 def choose(
-    folder: RunFolder,
-    own: OwnImages,
-    *,
-    methods: Sequence[str] = (),
-    limit: int | None = None,
-    seed: int = 0,
-    progress: Progress,
+    run: OpenRun, *, methods: Sequence[str] = (), limit: int | None = None, seed: int = 0
 ) -> Recommendation:
-    """Choose a method for a run whose images are open, and store the choice with the run.
+    """Choose a method for a run that is open, and store the choice with the run.
 
     Parameters
     ----------
-    folder
-        Of the run.
-    own
-        Its images.
+    run
+        The run.
     methods
         The methods to choose from; all if empty.
     limit
         Take that many ID images only.
     seed
         Of spoiling images and of the draws.
-    progress
-        Told of long work.
 
     Raises
     ------
     InvalidInputError
         If no candidate can be tried.
     """
-    record = own.data.run
-    images, part = images_to_choose_on(own)
+    record = run.record
+    images, part = images_to_choose_on(run)
     if part != "val":
         made = "import" if record.origin == "imported" else "train"
-        progress.note(
-            f"{own.name} has no validation images: choosing on test images of the run, which the "
-            "choice has then seen; for figures on them hold some out: "
+        run.progress.note(
+            f"{run.data_name} has no validation images: choosing on test images of the run, which "
+            "the choice has then seen; for figures on them hold some out: "
             f"ood {made} --val-fraction 0.1"
         )
     images = few(images, limit)
     if len(images) < 2:
         raise InvalidInputError(f"{images.name} has {len(images)} images, and a choice needs two")
-    trial = try_all(own, images, methods=methods, seed=seed, progress=progress)
+    trial = try_all(run, images, methods=methods, seed=seed)
     contrasts = trial.contrasts
     worth = merits(np.stack([each.auroc for each in contrasts]), list(trial.families.values()))
     draws = resampled(contrasts, draws=DRAWS, seed=seed)
@@ -515,15 +473,15 @@ def choose(
     other = next((int(i) for i in order if families[i] != families[best]), None)
     lead = None if other is None else draws[:, best] - draws[:, other]
     found = Recommendation(
-        run=folder.name,
+        run=run.name,
         network=record.network,
         weights=record.weights,
         created=now(),
-        data=own.name,
+        data=run.data_name,
         part=part,
         n=len(images),
         digest=images.digest,
-        precision=own.activator.precision,
+        precision=run.compute.precision,
         seed=seed,
         draws=DRAWS,
         families=trial.families,
@@ -547,22 +505,22 @@ def choose(
         restricted=bool(methods) or limit is not None,
     )
     if not found.restricted:
-        write_json(folder.recommendation, found.to_json())
+        write_json(run.folder.recommendation, found.to_json())
     return found
 
 
-def images_to_choose_on(own: OwnImages) -> tuple[ImageSet, str]:
+def images_to_choose_on(run: OpenRun) -> tuple[ImageSet, str]:
     """Return the ID images that a choice is made on, and the part they are of.
 
     Validation images where there are any, or else test images; at most ``MAX_IMAGES``.
     """
     try:
-        part = own.calibration_part
+        part = run.calibration_part
     except InvalidInputError:  # there is a test part only
         part = "test"
     if part == "val":
-        return few(own.calibration(), MAX_IMAGES), "val"
-    test = own.data.prepared(own.data.dataset.id_test, name=own.name)
+        return few(run.calibration(), MAX_IMAGES), "val"
+    test = run.data.prepared(run.data.dataset.id_test, name=run.data_name)
     return few(test, MAX_IMAGES), "test"
 
 
@@ -595,38 +553,34 @@ class Trial:
     left_out: Mapping[str, str]
 
 
-def try_all(
-    own: OwnImages, images: ImageSet, *, methods: Sequence[str] = (), seed: int, progress: Progress
-) -> Trial:
+def try_all(run: OpenRun, images: ImageSet, *, methods: Sequence[str] = (), seed: int) -> Trial:
     """Score ID images and spoilt versions of them with every candidate.
 
     Parameters
     ----------
-    own
-        The images of the run.
+    run
+        The run.
     images
         The ID images to choose on.
     methods
         The methods to choose from; all if empty.
     seed
         Of spoiling.
-    progress
-        Told of long work.
 
     Raises
     ------
     InvalidInputError
         If no candidate can be tried, or the images cannot be spoilt in any way.
     """
-    reference = own.reference()
-    specs = candidates(len(own.data.run.blocks), methods)
-    if own.calibration_part == "train" and learns_from_train(specs):
+    reference = run.reference()
+    specs = candidates(len(run.record.blocks), methods)
+    if run.calibration_part == "train" and learns_from_train(specs):
         # The images to choose on are some of them, and are not computed again.
         reference.train  # noqa: B018 - it is made by being looked at
-    sets, ways = _activations(own, images, seed, progress)
-    ready, left_out = _fitted(specs, reference, progress)
+    sets, ways = _activations(run, images, seed)
+    ready, left_out = _fitted(specs, reference, run.progress)
     tables = {
-        view: _scores([fitted for _, fitted in ready], activations, name, progress)
+        view: _scores([fitted for _, fitted in ready], activations, name, run.progress)
         for view, (name, activations) in sets.items()
     }
     kept, reasons = _usable([fitted.canonical for _, fitted in ready], tables)
@@ -635,7 +589,7 @@ def try_all(
     tables = {view: table[:, kept] for view, table in tables.items()}
     if not ready:
         raise InvalidInputError(together(left_out) or "there is no method to choose from")
-    size = own.data.run.preprocess.size
+    size = run.record.preprocess.size
     contrasts = tuple(
         Contrast(way.name, way.family, tables[way.beside(size)], tables[way.view]) for way in ways
     )
@@ -670,45 +624,39 @@ def candidates(n_blocks: int, methods: Sequence[str] = ()) -> list[MethodSpec]:
     return list(found.values())
 
 
-def _own_images(
-    store: Store,
-    folder: RunFolder,
-    compute: Compute,
-    *,
-    skip_unreadable: bool,
-    progress: Progress,
-) -> OwnImages:
-    record = folder.read()
-    data = RunData.of(store, folder, record, skip_unreadable=skip_unreadable, progress=progress)
-    benchmark = benchmark_of(record.data_name)
-    if benchmark is not None and benchmark.id_val_list and "val" not in data.dataset.parts:
-        # The benchmark's own validation images, where its lists are here.
-        try:
-            data, _ = data.on(benchmark)
-        except OodError as error:
-            progress.note(f"without the validation images of {benchmark.name}: {error}")
-    activator = Activator(store, folder, data.run, compute, progress=progress)
-    return OwnImages(folder, data, activator)
+def _with_validation(run: OpenRun) -> OpenRun:
+    """Return a run with the validation images of its benchmark, where it has none of its own."""
+    benchmark = benchmark_of(run.record.data_name)
+    if benchmark is None or not benchmark.id_val_list or "val" in run.data.dataset.parts:
+        return run
+    listed = run.on(benchmark)
+    try:
+        listed.data  # noqa: B018 - it is opened by being looked at
+    except OodError as error:
+        run.progress.note(f"without the validation images of {benchmark.name}: {error}")
+        return run
+    return listed
 
 
-def _stored(folder: RunFolder, record: Run, precision: str) -> Recommendation | None:
+def _stored(run: OpenRun) -> Recommendation | None:
     """Return the stored recommendation if it is for these weights, and can still be parsed."""
-    if not folder.recommendation.is_file():
+    place = run.folder.recommendation
+    if not place.is_file():
         return None
     try:
-        found = Recommendation.from_json(read_json(folder.recommendation), folder.recommendation)
+        found = Recommendation.from_json(read_json(place), place)
         parse_method(found.method)
     except OodError:
         return None  # it is made again
-    fits = (found.weights, found.precision) == (record.weights, precision)
+    fits = (found.weights, found.precision) == (run.record.weights, run.compute.precision)
     return found if fits else None
 
 
 def _activations(
-    own: OwnImages, images: ImageSet, seed: int, progress: Progress
+    run: OpenRun, images: ImageSet, seed: int
 ) -> tuple[dict[View, tuple[str, ActivationSet]], list[Spoilt]]:
     """Return the activations of images under every view that is needed, and the ways that work."""
-    activator, size = own.activator, own.data.run.preprocess.size
+    activator, size, progress = run.activator, run.record.preprocess.size, run.progress
     sets: dict[View, tuple[str, ActivationSet]] = {
         View(): (images.name, activator.activations(images))
     }

@@ -225,6 +225,11 @@ def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:
     )
 
 
+def preprocess_on(benchmark: Benchmark, own: Preprocess) -> Preprocess:
+    """Return the preprocessing of a run, with the resizing of a benchmark of its size."""
+    return own if own.size != benchmark.size else replace(own, resize=benchmark.resize)
+
+
 @dataclass(frozen=True)
 class RunData:
     """The ID data set of a run.
@@ -324,8 +329,7 @@ class RunData:
         OodError
             If the images are not those that the lists are about, or a list cannot be had.
         """
-        own = self.run.preprocess
-        preprocess = own if own.size != benchmark.size else replace(own, resize=benchmark.resize)
+        preprocess = preprocess_on(benchmark, self.run.preprocess)
         data = replace(self, run=replace(self.run, preprocess=preprocess))
         if not benchmark.id_test_list:
             return data, None

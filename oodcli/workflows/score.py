@@ -28,7 +28,6 @@ from oodcli.metrics import near_chance
 from oodcli.probes import Probe
 from oodcli.progress import Progress, Silent, lasting
 from oodcli.results import AVERAGE, Report
-from oodcli.runs import Run, RunFolder, using_run
 from oodcli.scores import (
     LABELS,
     PREDICTIONS,
@@ -42,7 +41,6 @@ from oodcli.scores import (
 from oodcli.searches import Search, Tuning, keep_search
 from oodcli.store import Store, check_file_of_user, file_of_user
 from oodcli.training.processes import Processes
-from oodcli.workflows.activate import Activator
 from oodcli.workflows.activation_file import (
     JIGSAW,
     TEST,
@@ -55,10 +53,10 @@ from oodcli.workflows.compute import Compute
 from oodcli.workflows.detect import Detectors, fit_all, learns_from_train
 from oodcli.workflows.normratio import NormRatioResult, described, keep
 from oodcli.workflows.notes import method_notes
-from oodcli.workflows.own_images import OwnImages
+from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.recommend import chosen_for, stored_for
 from oodcli.workflows.report import report
-from oodcli.workflows.run_data import RunData, find_dataset, missing_sets, say_which
+from oodcli.workflows.run_data import find_dataset, missing_sets, say_which
 from oodcli.workflows.sources import ScoreQuery, Sources
 from oodcli.workflows.tune import ValidationSet, settings, tune
 
@@ -262,14 +260,9 @@ class _Session:
     progress: Progress
     held: contextlib.ExitStack
     dry: bool = False
-    folder: RunFolder = field(init=False)
-    record: Run = field(init=False)
-    data: RunData = field(init=False)
     benchmark: Benchmark | None = field(init=False)
-    id_split: Split | None = field(init=False, default=None)
     specs: list[MethodSpec] = field(init=False)
-    activator: Activator = field(init=False)
-    own: OwnImages = field(init=False)
+    run: OpenRun = field(init=False)
     auto: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -282,38 +275,28 @@ class _Session:
         # Wrong names are told before anything is opened.
         named = [text for text in request.methods if text != AUTO]
         parse_methods(for_every_block(named, range(1)))
-        self.folder = self.held.enter_context(
-            using_run(self.store, request.run, progress=self.progress)
+        run = self.held.enter_context(
+            OpenRun.open(
+                self.store,
+                request.run,
+                request.compute,
+                limit=request.limit,
+                skip_unreadable=request.skip_unreadable,
+                progress=self.progress,
+            )
         )
-        self.record = self.folder.read()
-        read_scorings(self.folder.scores)  # a damaged index is refused before the work
-        data = RunData.of(
-            self.store,
-            self.folder,
-            self.record,
-            skip_unreadable=request.skip_unreadable,
-            progress=self.progress,
-        )
-        data = replace(data, decode=not self.dry)
+        self.run = run.without_decoding() if self.dry else run
+        read_scorings(run.folder.scores)  # a damaged index is refused before the work
+        self.run.data  # noqa: B018 - it is opened by being looked at
         self.benchmark = self._benchmark()
         if self.benchmark is not None:
-            data, self.id_split = data.on(self.benchmark)
-        self.data = data
-        self.record = data.run
-        self.activator = Activator(
-            self.store,
-            self.folder,
-            self.record,
-            request.compute,
-            progress=self.progress,
-        )
-        self.own = OwnImages(self.folder, data, self.activator, request.limit)
+            self.run = self.run.on(self.benchmark)
         self._check_possible()
         if len(named) < len(request.methods):
             self.auto = self._chosen()
         methods = [self.auto if text == AUTO else text for text in request.methods]
         self.specs = parse_methods(
-            for_every_block([text for text in methods if text], range(len(self.record.blocks)))
+            for_every_block([text for text in methods if text], range(len(self.run.record.blocks)))
         )
 
     def _check_possible(self) -> None:
@@ -326,8 +309,8 @@ class _Session:
         CorruptArtifactError
             If scores of the run are damaged, to which those of this call would be added.
         """
-        request, name = self.request, self.data.dataset.name
-        if request.tune and self.own.calibration_part != "val":
+        request, name = self.request, self.run.data.dataset.name
+        if request.tune and self.run.calibration_part != "val":
             raise InvalidInputError(
                 f"--tune needs validation images, and {name} has none; hold some out of training: "
                 "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
@@ -342,12 +325,12 @@ class _Session:
                 "--tune openood needs OOD validation images, and no benchmark names them here; "
                 "name some that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
             )
-        if request.export_activations is not None and "train" not in self.data.dataset.parts:
+        if request.export_activations is not None and "train" not in self.run.data.dataset.parts:
             raise InvalidInputError(
                 f"--export-activations writes those of training images too, and {name} has none; "
                 "leave it out"
             )
-        read_scorings(self.folder.scores)
+        read_scorings(self.run.folder.scores)
 
     def _chosen(self) -> str:
         """Return the method that is recommended for the run, chosen now if it was not yet.
@@ -357,30 +340,34 @@ class _Session:
         InvalidInputError
             If it would have to be chosen on the images that are scored, or in a dry run.
         """
-        if self.own.calibration_part != "val":
+        if self.run.calibration_part != "val":
             raise InvalidInputError(
-                f"--method auto needs validation images, and {self.own.name} has none: chosen on "
-                "the images that are scored it would look better than it is; hold some out of "
-                "training: ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
+                f"--method auto needs validation images, and {self.run.data_name} has none: "
+                "chosen on the images that are scored it would look better than it is; hold some "
+                "out of training: ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
             )
-        stored = stored_for(self.folder, self.own)
+        stored = stored_for(self.run)
         if stored is None and self.dry:
             raise InvalidInputError(
-                f"no method has been recommended for run {self.folder.name} yet, and a dry run "
-                f"chooses none; run first: ood recommend --run {self.folder.name}"
+                f"no method has been recommended for run {self.run.name} yet, and a dry run "
+                f"chooses none; run first: ood recommend --run {self.run.name}"
             )
-        chosen = stored or chosen_for(self.folder, self.own, progress=self.progress)
-        self.progress.note(f"--method auto: {chosen}; why: ood recommend --run {self.folder.name}")
+        chosen = stored or chosen_for(self.run)
+        self.progress.note(f"--method auto: {chosen}; why: ood recommend --run {self.run.name}")
         return chosen
 
-    @property
-    def limit(self) -> int | None:
-        """The limit, once a set had more images."""
-        return self.request.limit if self.own.was_limited else None
+    def limit(self, entries: Sequence[_Entry]) -> int | None:
+        """Return the limit if a set that is scored, or learned from, has more images."""
+        parts = self.run.data.dataset.parts
+        used = [self.run.data.dataset.id_test, *(entry.dataset.ood_part for entry in entries)]
+        learns = self.needs_train() or self.needs_block()
+        if "train" in parts and (learns or self.request.export_activations is not None):
+            used.append(parts["train"])
+        return self.request.limit if self.run.limits(*used) else None
 
     def _benchmark(self) -> Benchmark | None:
         """Return the benchmark to score on, if any; all of it is here, or may be missing."""
-        request, id_name = self.request, self.record.data_name
+        request, id_name = self.request, self.run.record.data_name
         if request.benchmark is not None:
             if request.benchmark not in BENCHMARKS:
                 raise UnknownNameError.among("benchmark", request.benchmark, BENCHMARKS)
@@ -388,7 +375,7 @@ class _Session:
             if benchmark.id_set != id_name:
                 raise InvalidInputError(
                     f"benchmark {benchmark.name} is for networks trained on {benchmark.id_set}, "
-                    f"and run {self.folder.name} was trained on {id_name}; name its sets: --ood"
+                    f"and run {self.run.name} was trained on {id_name}; name its sets: --ood"
                 )
             missing = missing_sets(benchmark, self.store)
             if not _ood_sets(benchmark, missing) and not request.ood:
@@ -428,7 +415,7 @@ class _Session:
         for text in request.ood:
             say_which(text, self.store, self.progress)
             entries.append(_Entry(self.opened(text), "ood", None))
-        id_name = self.own.name
+        id_name = self.run.data_name
         names = [entry.dataset.name for entry in entries]
         if AVERAGE in names:
             raise InvalidInputError(
@@ -461,7 +448,7 @@ class _Session:
         return entries
 
     def _own_entries(self) -> list[_Entry]:
-        grey = _is_grey(self.data.dataset.id_test)
+        grey = _is_grey(self.run.data.dataset.id_test)
         return [
             _Entry(self.opened(dataset), group, None)
             for group, datasets in own_benchmark(grey=grey).groups.items()
@@ -471,9 +458,9 @@ class _Session:
     def ood_images(
         self, entry: _Entry, seen: Callable[[ImageShard], None] | None = None
     ) -> ImageSet:
-        """Return the images of a set that was asked for; see :meth:`OwnImages.limited`."""
+        """Return the images of a set that was asked for; see :meth:`OpenRun.limited`."""
         dataset = entry.dataset
-        return self.own.limited(dataset.ood_part, name=dataset.name, seen=seen)
+        return self.run.limited(dataset.ood_part, name=dataset.name, seen=seen)
 
     def needs_block(self) -> bool:
         """Return whether a method leaves the choice of the block to NormRatio."""
@@ -491,7 +478,7 @@ class _Session:
         """Return whether calibration images are computed for themselves, not as training images."""
         if not any("calibration" in spec.inputs for spec in self.specs):
             return False
-        return not (self.needs_train() and self.own.calibration_part == "train")
+        return not (self.needs_train() and self.run.calibration_part == "train")
 
     def validation_sets(self, tuning: Tuning) -> tuple[ValidationSet, ValidationSet]:
         """Return the ID validation images, and what a search is to tell them from.
@@ -501,8 +488,8 @@ class _Session:
         InvalidInputError
             If the OOD validation images cannot be used.
         """
-        name = self.data.dataset.name
-        images = self.own.calibration()
+        name = self.run.data.dataset.name
+        images = self.run.calibration()
         if tuning == "pseudo":
             return (
                 self._validation(images, View("framed"), f"{name} val"),
@@ -526,7 +513,7 @@ class _Session:
                 chosen = split(dataset, benchmark.ood_val_list, self.store)
                 dataset = replace(dataset, parts={"test": chosen.part})
             dataset = replace(dataset, name=f"{dataset.name} val")
-        images = self.data.prepared(dataset.ood_part, name=dataset.name)
+        images = self.run.data.prepared(dataset.ood_part, name=dataset.name)
         for entry in self.entries():
             if self.ood_images(entry).digest == images.digest:
                 raise InvalidInputError(
@@ -539,7 +526,7 @@ class _Session:
         return ValidationSet(
             name,
             len(images),
-            lambda probes: self.activator.activations(images, view=view, probes=probes),
+            lambda probes: self.run.activator.activations(images, view=view, probes=probes),
         )
 
     def tell_cost(self, sets: Sequence[ImageSet]) -> None:
@@ -548,10 +535,10 @@ class _Session:
         if not costly:
             return
         scored = sum(map(len, sets))
-        train = len(self.own.train()) if any(spec.train_passes for spec in costly) else 0
+        train = len(self.run.train()) if any(spec.train_passes for spec in costly) else 0
         passes = sum(spec.passes * scored + spec.train_passes * train for spec in costly)
         each = ", ".join(f"{spec.canonical} {_times(spec)}" for spec in costly)
-        rate = self.activator.rate() or self.activator.timed_rate()
+        rate = self.run.activator.rate() or self.run.activator.timed_rate()
         count = f"{scored:,} images" + (f" and {train:,} training images" if train else "")
         self.progress.note(
             f"these methods take more than the one forward pass: {each}; for {count} about "
@@ -594,16 +581,16 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress | None = Non
 
 def _planned(session: _Session) -> Plan:
     entries = session.entries()
-    views: list[tuple[ImageSet, View]] = [(session.own.test(), View())]
+    views: list[tuple[ImageSet, View]] = [(session.run.test(), View())]
     views += [(session.ood_images(entry), View()) for entry in entries]
     session.tell_cost([images for images, _ in views])
     if session.needs_train():
-        views.append((session.own.train(), View()))
+        views.append((session.run.train(), View()))
     if session.needs_block():
-        views.append((session.own.train(), View("jigsaw")))
+        views.append((session.run.train(), View("jigsaw")))
     if session.needs_calibration():
-        views.append((session.own.calibration(), View()))
-    activator = session.activator
+        views.append((session.run.calibration(), View()))
+    activator = session.run.activator
     rate = activator.rate() or activator.timed_rate()
     passes = []
     for images, view in views:
@@ -621,8 +608,8 @@ def _planned(session: _Session) -> Plan:
             )
         )
     return Plan(
-        run=session.folder.name,
-        device=str(session.activator.device),
+        run=session.run.name,
+        device=str(session.run.activator.device),
         methods=tuple(spec.canonical for spec in session.specs),
         passes=tuple(passes),
         images_per_s=rate,
@@ -657,12 +644,12 @@ def _opened(
         def seen(name: str) -> Callable[[ImageShard], None] | None:
             if processes.many or _observes(session.specs):
                 return None
-            return session.activator.as_decoded(name, {View(): False})
+            return session.run.activator.as_decoded(name, {View(): False})
 
-        id_images = session.own.test(seen(session.own.name))
+        id_images = session.run.test(seen(session.run.data_name))
         ood_images = [session.ood_images(entry, seen(entry.dataset.name)) for entry in entries]
         if id_images.labels is None:
-            raise InvalidInputError(f"the test images of {session.own.name} have no labels")
+            raise InvalidInputError(f"the test images of {session.run.data_name} have no labels")
         return session, entries, id_images, ood_images
 
     return processes.in_turn(opened)
@@ -679,24 +666,24 @@ def _learn_as_decoded(session: _Session) -> None:
     # What methods observe of training images takes a pass that gives the ordinary activations too.
     if not any(spec.needs_network for spec in session.specs):
         views = {View(): False, **views}
-    name = f"{session.data.dataset.name} train"
-    session.own.train(session.activator.as_decoded(name, views))
+    name = f"{session.run.data.dataset.name} train"
+    session.run.train(session.run.activator.as_decoded(name, views))
 
 
 def _share_out_learning(session: _Session, processes: Processes) -> None:
     """Compute what methods learn from, every process some shards of it."""
     if not processes.many:
-        if session.needs_train() and "train" in session.data.dataset.parts:
+        if session.needs_train() and "train" in session.run.data.dataset.parts:
             _learn_as_decoded(session)
         return
     if session.needs_train():
-        session.activator.share_out(session.own.train(), processes)
+        session.run.activator.share_out(session.run.train(), processes)
     if session.needs_block():
-        session.activator.share_out(
-            session.own.train(), processes, view=View("jigsaw"), norms_only=True
+        session.run.activator.share_out(
+            session.run.train(), processes, view=View("jigsaw"), norms_only=True
         )
     if any(spec.needs_calibration for spec in session.specs):
-        session.activator.share_out(session.own.calibration(), processes)
+        session.run.activator.share_out(session.run.calibration(), processes)
 
 
 def _share_out_scored(
@@ -706,7 +693,7 @@ def _share_out_scored(
     if processes.many:
         probes = processes.agreed(probes)
         for images in sets:
-            session.activator.share_out(images, processes, probes=probes)
+            session.run.activator.share_out(images, processes, probes=probes)
 
 
 def help_to_score(store: Store, request: ScoreRequest, *, processes: Processes) -> None:
@@ -786,24 +773,24 @@ def _score(
     held: contextlib.ExitStack,
 ) -> ScoreResult:
     session, entries, id_images, ood_images = _opened(store, request, job_of, watch, held)
-    reference = session.own.reference()
+    reference = session.run.reference()
     session.tell_cost([id_images, *ood_images])
     _share_out_learning(session, job_of)
     detectors = _fitted(session, reference, watch)
-    detectors.try_probes(session.activator.try_probes)
+    detectors.try_probes(session.run.activator.try_probes)
     detectors.require_one()
     nowhere = frozenset(detectors.left_out)
     _share_out_scored(session, [id_images, *ood_images], job_of, detectors.probes)
     chosen = _selection(session, reference) if session.needs_block() else None
 
-    id_activations = session.activator.activations(id_images, probes=detectors.probes)
+    id_activations = session.run.activator.activations(id_images, probes=detectors.probes)
     labels = id_images.labels
     assert labels is not None  # _opened has seen to it
-    scores: dict[tuple[str, str], Scores] = {(LABELS, session.own.name): labels}
+    scores: dict[tuple[str, str], Scores] = {(LABELS, session.run.data_name): labels}
     right = float(np.mean(id_activations.predictions.cpu().numpy() == labels))
     if near_chance(right, labels) is not None:
         watch.note(
-            f"warning: {session.folder.name} is right on {right:.1%} of {len(labels):,} test "
+            f"warning: {session.run.name} is right on {right:.1%} of {len(labels):,} test "
             "images, hardly better than guessing"
         )
     accuracies: dict[str, float] = {}
@@ -811,7 +798,7 @@ def _score(
         activations = (
             id_activations
             if images is id_images
-            else session.activator.activations(images, probes=detectors.probes)
+            else session.run.activator.activations(images, probes=detectors.probes)
         )
         predictions = activations.predictions.cpu().numpy()
         scores[PREDICTIONS, images.name] = predictions
@@ -824,11 +811,14 @@ def _score(
     if (slow := detectors.slow()) is not None:
         watch.note(slow)
 
+    limit = session.limit(entries)
     scoring = Scoring(
-        limit=session.limit,
-        precision=session.activator.precision,
-        id_set=_scored_set(id_images, "id", None, session.id_split, data=session.data.dataset.spec),
-        id_accuracy=accuracies[session.own.name],
+        limit=limit,
+        precision=session.run.compute.precision,
+        id_set=_scored_set(
+            id_images, "id", None, session.run.test_split, data=session.run.data.dataset.spec
+        ),
+        id_accuracy=accuracies[session.run.data_name],
         sets=tuple(
             replace(
                 _scored_set(
@@ -841,7 +831,7 @@ def _score(
         methods={each.canonical: dict(each.params) for each in detectors.fitted},
         left_out=detectors.left_out,
     )
-    add_scores(store, session.folder.scores, scoring, scores, withdrawn=nowhere)
+    add_scores(store, session.run.folder.scores, scoring, scores, withdrawn=nowhere)
     if request.export is not None:
         others = {(PREDICTIONS, images.name) for images in ood_images}
         export_scores(
@@ -854,10 +844,10 @@ def _score(
             reference,
             [i for e, i in zip(entries, ood_images, strict=True) if e.group != "shifted"],
         )
-    passes = session.activator.passes
+    passes = session.run.activator.passes
     query = ScoreQuery(
-        runs=[session.folder.name],
-        limit=session.limit,
+        runs=[session.run.name],
+        limit=limit,
         methods=[each.canonical for each in detectors.fitted],
         datasets=[entry.dataset.name for entry in entries],
         benchmark=None if session.benchmark is None or request.ood else session.benchmark.name,
@@ -888,7 +878,7 @@ def _fitted(session: _Session, reference: Reference, progress: Progress) -> Dete
         count = sum(len(settings(spec)) for spec in tuned)
         progress.note(f"tuning tries {count:,} settings of {len(tuned)} methods")
     plain = [spec for spec in session.specs if spec not in tuned]
-    part = session.own.calibration_part if _calibrates(session.specs) else "val"
+    part = session.run.calibration_part if _calibrates(session.specs) else "val"
     # Before anything is fitted: without these images there is no search.
     validation = {each: session.validation_sets(each) for each in session.request.tune}
     detectors = fit_all(plain, reference, progress=progress, calibrated_on=part)
@@ -903,7 +893,7 @@ def _fitted(session: _Session, reference: Reference, progress: Progress) -> Dete
             search, winner = outcome
             assert isinstance(search, Search)
             assert isinstance(winner, Fitted)
-            keep_search(session.folder.scores, search)
+            keep_search(session.run.folder.scores, search)
             detectors.fitted.append(winner)
     detectors.optional |= {
         f"{spec.canonical}@{tuning}"
@@ -926,16 +916,8 @@ def _calibrates(specs: Sequence[MethodSpec]) -> bool:
 
 def _selection(session: _Session, reference: Reference) -> NormRatioResult:
     """Describe and store how NormRatio chose the block; all it needs has been computed by now."""
-    result = described(
-        selection(reference),
-        folder=session.folder,
-        arch=session.record.arch,
-        data=session.record.data_name,
-        shapes=session.activator.block_shapes(),
-        of_images=session.data.n_train(session.own.train()),
-        normalised=True,
-    )
-    keep(session.folder, result, precision=session.activator.precision)
+    result = described(session.run, selection(reference), of=session.run.train(), normalised=True)
+    keep(session.run.folder, result, precision=session.run.compute.precision)
     return result
 
 
@@ -974,13 +956,13 @@ def _export_activations(
 
     Covariate-shifted ID sets are not among them: in the file every set of another name is OOD.
     """
-    id_images, train = session.own.test(), session.own.train()
+    id_images, train = session.run.test(), session.run.train()
     sets = {TRAIN: (reference.train, train.labels)}
-    if session.own.calibration_part == "val":
-        sets[VAL] = (reference.calibration, session.own.calibration().labels)
-    sets[TEST] = (session.activator.activations(id_images), id_images.labels)
+    if session.run.calibration_part == "val":
+        sets[VAL] = (reference.calibration, session.run.calibration().labels)
+    sets[TEST] = (session.run.activator.activations(id_images), id_images.labels)
     for images in ood_images:
-        sets[images.name] = (session.activator.activations(images), images.labels)
+        sets[images.name] = (session.run.activator.activations(images), images.labels)
     if session.needs_block():
         sets[JIGSAW] = (reference.jigsaw, None)
     write_activations(path, reference.head, sets)

@@ -27,7 +27,6 @@ from oodcli.runs import (
 from oodcli.store import Store, write_json
 from oodcli.training.processes import Processes, ProcessLostError
 from oodcli.workflows.accuracy import accuracy_on
-from oodcli.workflows.activate import Activator
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.job import (
     Job,
@@ -36,6 +35,7 @@ from oodcli.workflows.job import (
     planned,
     same_run,
 )
+from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.run_data import TEST_FRACTION, check_division, find_dataset, find_divided
 from oodcli.workflows.session import Session, TrainResult, check_compiled
 
@@ -320,9 +320,9 @@ def _tested(
     processes: Processes,
 ) -> dict[str, Any] | None:
     """Measure the accuracy on test images; None if it cannot be measured."""
-    activator = Activator(store, folder, record, Compute(device), progress=watch)
+    run = OpenRun.of(store, folder, Compute(device), record=record, progress=watch)
     try:
-        found = accuracy_on(activator, images, len(record.class_names), processes=processes)
+        found = accuracy_on(run.activator, images, len(record.class_names), processes=processes)
     except ProcessLostError:
         raise
     except OodError as error:

@@ -23,21 +23,20 @@ from oodcli.metrics import evaluate
 from oodcli.progress import Silent
 from oodcli.runs import find_run
 from oodcli.store import Store
-from oodcli.workflows.activate import Activator
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.normratio import few
-from oodcli.workflows.own_images import OwnImages
+from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.recommend import Recommendation, RecommendRequest, _scores, recommend
-from oodcli.workflows.run_data import RunData, find_dataset
+from oodcli.workflows.run_data import find_dataset
 
 ALWAYS = ("msp", "energy", "knn", "featurenorm", "ensemble:knn+energy+featurenorm")
 
 
-def own_sets(own: OwnImages) -> list[str]:
+def own_sets(own: OpenRun) -> list[str]:
     """Name the OOD sets of a run's own benchmark, or those that come with ood."""
     pixels = own.test().shards[0].load()
     grey = bool((pixels == pixels[:, :1]).all())
-    benchmark = benchmark_of(own.name) or own_benchmark(grey=grey)
+    benchmark = benchmark_of(own.data_name) or own_benchmark(grey=grey)
     return [name for names in benchmark.groups.values() for name in names]
 
 
@@ -46,10 +45,8 @@ def measured(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Return AUROC and FPR95 in percent by candidate and set."""
     folder = find_run(store, run)
-    record = folder.read()
-    data = RunData.of(store, folder, record, skip_unreadable=False, progress=Silent())
-    activator = Activator(store, folder, record, Compute.of("cpu"), progress=Silent())
-    own = OwnImages(folder, data, activator)
+    own = OpenRun.of(store, folder, Compute.of("cpu"))
+    data, activator = own.data, own.activator
     reference = own.reference()
     sets: dict[str, ActivationSet] = {"": activator.activations(few(own.test(), limit))}
     for spec in ood or own_sets(own):

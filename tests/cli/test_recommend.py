@@ -12,6 +12,7 @@ from oodcli.methods import parse_method
 from oodcli.runs import RunFolder
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.compute import Compute
+from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.recommend import RecommendRequest, recommend, recommended_method
 from tests.support.cli import Ood, flat, tree
 
@@ -74,22 +75,16 @@ def test_a_method_is_recommended_stored_and_used(
 
 
 def test_what_is_chosen_is_what_the_fitted_method_gives(held_out: RunFolder) -> None:
-    from oodcli.progress import Silent
-    from oodcli.workflows.activate import Activator
-    from oodcli.workflows.own_images import OwnImages
     from oodcli.workflows.recommend import images_to_choose_on, try_all
-    from oodcli.workflows.run_data import RunData
 
-    store, record = Store(held_out.path.parents[1]), held_out.read()
-    data = RunData.of(store, held_out, record, skip_unreadable=False, progress=Silent())
-    activator = Activator(store, held_out, record, Compute.of("cpu"), progress=Silent())
-    own = OwnImages(held_out, data, activator)
-    images, _ = images_to_choose_on(own)
-    trial = try_all(own, images, seed=0, progress=Silent())
+    store = Store(held_out.path.parents[1])
+    run = OpenRun.of(store, held_out, Compute.of("cpu"))
+    images, _ = images_to_choose_on(run)
+    trial = try_all(run, images, seed=0)
     names = [spec.canonical for spec in trial.specs]
     name = "ensemble:knn+energy+featurenorm"
-    fitted = parse_method(name).fit(own.reference())
-    (plain,) = activator.activations(images).chunks()
+    fitted = parse_method(name).fit(run.reference())
+    (plain,) = run.activator.activations(images).chunks()
     way = next(each for each in trial.contrasts if each.kind == "blur")
     np.testing.assert_allclose(
         way.id_scores[:, names.index(name)], fitted.detector.score(plain).numpy(), rtol=1e-9
@@ -105,11 +100,11 @@ def test_the_stored_choice_is_for_these_weights(held_out: RunFolder) -> None:
     }
     assert not held_out.recommendation.exists()  # its candidates were limited
     write_json(held_out.recommendation, content)
-    assert recommended_method(store, held_out, Compute.of("cpu")) == "she"
+    assert recommended_method(OpenRun.of(store, held_out, Compute.of("cpu"))) == "she"
     # Other weights, an unknown method or a damaged file: it is made again.
     for change in ({"weights": "other"}, {"method": "gone"}, {"schema": 0}, {"candidates": 3}):
         write_json(held_out.recommendation, content | change)
-        made = recommended_method(store, held_out, Compute.of("cpu"))
+        made = recommended_method(OpenRun.of(store, held_out, Compute.of("cpu")))
         assert made != "she"
         assert read_json(held_out.recommendation)["method"] == made
 

@@ -282,7 +282,7 @@ def test_errors_speak_of_arguments(
 ) -> None:
     """And come before anything is fitted."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("oodcli.workflows.detectors.RunData.of", None)
+    monkeypatch.setattr("oodcli.workflows.open_run.RunData.of", None)
     with pytest.raises(InvalidInputError) as caught:
         oodcli.load_run("tiny", store=made[0]).detector("nci", **wrong)  # type: ignore[arg-type]
     assert told in str(caught.value)

@@ -18,11 +18,13 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.methods import METHODS
 from oodcli.metrics import fpr_at_tpr
 from oodcli.models.extraction import ReadyNetwork, extract
+from oodcli.progress import SILENT, Progress
 from oodcli.runs import RunFolder, find_run, remove_run
 from oodcli.store import Store, read_json, write_json
-from oodcli.workflows.compute import Compute
+from oodcli.workflows.compute import Compute, Precision
 from oodcli.workflows.detectors import BY_DEFAULT, Detector, IdScores, detector_for
 from oodcli.workflows.judging import Judged, judge
+from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.thresholds import ThresholdRule
 from oodcli.workflows.train import TrainRequest, train
 from tests.support.cli import tree
@@ -59,6 +61,19 @@ def folder(store: Store) -> RunFolder:
     return find_run(store, "tiny")
 
 
+def detector_of(
+    store: Store,
+    folder: RunFolder,
+    method: str,
+    *,
+    precision: Precision = "float32",
+    progress: Progress = SILENT,
+) -> Detector:
+    """Return the detector of a run on the CPU."""
+    compute = Compute(CPU, precision)
+    return detector_for(OpenRun.of(store, folder, compute, progress=progress), method)
+
+
 def scores_of(detector: Detector, folder: RunFolder) -> np.ndarray:
     """Score noise."""
     pixels = np.random.default_rng(3).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
@@ -80,9 +95,9 @@ def scores_of(detector: Detector, folder: RunFolder) -> np.ndarray:
 def test_a_stored_detector_is_the_one_that_was_fitted(
     store: Store, folder: RunFolder, method: str
 ) -> None:
-    fitted = detector_for(store, folder, method, compute=Compute(CPU))
+    fitted = detector_of(store, folder, method)
     watch = Notes()
-    read = detector_for(store, folder, method, compute=Compute(CPU), progress=watch)
+    read = detector_of(store, folder, method, progress=watch)
     assert watch.tasks == watch.notes == []
     np.testing.assert_array_equal(scores_of(read, folder), scores_of(fitted, folder))
     np.testing.assert_array_equal(read.id.values, fitted.id.values)
@@ -93,14 +108,14 @@ def test_a_stored_detector_is_the_one_that_was_fitted(
 def test_a_stored_detector_needs_no_data(
     made: tuple[Path, Path], store: Store, folder: RunFolder
 ) -> None:
-    detector_for(store, folder, "knn:k=3", compute=Compute(CPU))
+    detector_of(store, folder, "knn:k=3")
     shutil.rmtree(store.activations)
     shutil.rmtree(store.images)
     moved = made[1].rename(made[1].with_name("gone"))
     try:
-        assert detector_for(store, folder, "knn:k=3", compute=Compute(CPU)).method == "knn:k=3"
+        assert detector_of(store, folder, "knn:k=3").method == "knn:k=3"
         with pytest.raises(MissingArtifactError, match="the data of run tiny cannot be opened"):
-            detector_for(store, folder, "knn:k=4", compute=Compute(CPU))
+            detector_of(store, folder, "knn:k=4")
     finally:
         moved.rename(made[1])
 
@@ -120,9 +135,7 @@ def test_a_method_of_others_is_fitted_anew_each_time(
     made = []
     for _ in range(2):
         watch = Notes()
-        made.append(
-            detector_for(store, folder, "acme_detect:Mine", compute=Compute(CPU), progress=watch)
-        )
+        made.append(detector_of(store, folder, "acme_detect:Mine", progress=watch))
         assert watch.notes == [
             "acme_detect:Mine cannot be stored (it holds a acme_detect:Mine): "
             "it is fitted anew each time"
@@ -147,48 +160,48 @@ def _flip(path: Path) -> None:
 def test_a_damaged_detector_is_fitted_again(
     store: Store, folder: RunFolder, name: str, damage: Callable[[Path], None]
 ) -> None:
-    before = detector_for(store, folder, "energy", compute=Compute(CPU))
+    before = detector_of(store, folder, "energy")
     (path,) = folder.detectors.glob(f"*/{name}")
     damage(path)
-    after = detector_for(store, folder, "energy", compute=Compute(CPU))
+    after = detector_of(store, folder, "energy")
     # A last newline that is gone changes nothing.
     assert after.created > before.created or (name, damage) == ("detector.json", _truncate)
     np.testing.assert_array_equal(after.id.values, before.id.values)
 
 
 def test_what_is_no_method_any_more_is_fitted_again(store: Store, folder: RunFolder) -> None:
-    before = detector_for(store, folder, "energy", compute=Compute(CPU))
+    before = detector_of(store, folder, "energy")
     (path,) = folder.detectors.glob("*/detector.json")
     write_json(path, {**read_json(path), "detector": {"list": []}})
-    after = detector_for(store, folder, "energy", compute=Compute(CPU))
+    after = detector_of(store, folder, "energy")
     assert after.created > before.created
     np.testing.assert_array_equal(after.id.values, before.id.values)
 
 
 def test_a_number_that_was_changed_is_not_believed(store: Store, folder: RunFolder) -> None:
-    before = detector_for(store, folder, "knn:k=3", compute=Compute(CPU))
+    before = detector_of(store, folder, "knn:k=3")
     (path,) = folder.detectors.glob("*/detector.json")
     content = json.loads(path.read_text())
     content["origin"]["id_data"] = "others"
     path.write_text(json.dumps(content))
-    after = detector_for(store, folder, "knn:k=3", compute=Compute(CPU))
+    after = detector_of(store, folder, "knn:k=3")
     assert after.created > before.created
     assert after.id.data == before.id.data
 
 
 def test_another_precision_or_network_is_another_detector(store: Store, folder: RunFolder) -> None:
-    first = detector_for(store, folder, "energy", compute=Compute(CPU))
-    half = detector_for(store, folder, "energy", compute=Compute(CPU, "bfloat16"))
+    first = detector_of(store, folder, "energy")
+    half = detector_of(store, folder, "energy", precision="bfloat16")
     assert half.compute.precision == "bfloat16"
-    assert detector_for(store, folder, "energy", compute=Compute(CPU)).created == first.created
+    assert detector_of(store, folder, "energy").created == first.created
     assert len(list(folder.detectors.iterdir())) == 2
     record = folder.read()
     folder.write(replace(record, preprocess=replace(record.preprocess, mean=(0.4, 0.5, 0.5))))
-    assert detector_for(store, folder, "energy", compute=Compute(CPU)).created > first.created
+    assert detector_of(store, folder, "energy").created > first.created
 
 
 def test_the_threshold_is_stored_with_method_data_and_date(store: Store, folder: RunFolder) -> None:
-    detector = detector_for(store, folder, "knn:k=3", compute=Compute(CPU))
+    detector = detector_of(store, folder, "knn:k=3")
     (path,) = folder.detectors.glob("*/detector.json")
     content = json.loads(path.read_text())
     assert content["threshold"] == asdict(detector.threshold)
@@ -199,7 +212,7 @@ def test_the_threshold_is_stored_with_method_data_and_date(store: Store, folder:
 
 
 def test_a_removed_run_takes_its_detectors_along(store: Store, folder: RunFolder) -> None:
-    detector_for(store, folder, "energy", compute=Compute(CPU))
+    detector_of(store, folder, "energy")
     assert remove_run(store, "tiny")[1] == []
     assert not folder.path.exists()
 
@@ -207,7 +220,7 @@ def test_a_removed_run_takes_its_detectors_along(store: Store, folder: RunFolder
 def test_wrong_methods_are_told(store: Store, folder: RunFolder) -> None:
     for method in ("enrgy", "knn:k=0", "msp+energy"):
         with pytest.raises(OodError):
-            detector_for(store, folder, method, compute=Compute(CPU))
+            detector_of(store, folder, method)
     assert not folder.detectors.exists()
 
 
@@ -285,7 +298,7 @@ def _noise(n: int) -> list[Item]:
 def test_images_are_judged_in_their_order_however_they_are_gathered(
     store: Store, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, soon: bool
 ) -> None:
-    detector = detector_for(store, folder, "energy", compute=Compute(CPU))
+    detector = detector_of(store, folder, "energy")
     images = _noise(23)
     (wanted,) = judged(detector, images)
     assert [item.name for item in wanted.items] == [item.name for item in images]
@@ -307,7 +320,7 @@ def test_images_are_judged_in_their_order_however_they_are_gathered(
 
 
 def test_images_none_of_which_can_be_read_are_judged(store: Store, folder: RunFolder) -> None:
-    detector = detector_for(store, folder, "energy", compute=Compute(CPU))
+    detector = detector_of(store, folder, "energy")
     images = [replace(each, error="gone") for each in _noise(3)]
     (found,) = judged(detector, images)
     assert found.errors == ("gone",) * 3
@@ -317,7 +330,7 @@ def test_images_none_of_which_can_be_read_are_judged(store: Store, folder: RunFo
 
 
 def test_pixels_come_back_only_where_they_were_to_be_kept(store: Store, folder: RunFolder) -> None:
-    detector = detector_for(store, folder, "energy", compute=Compute(CPU))
+    detector = detector_of(store, folder, "energy")
     (light,) = judged(detector, _noise(4))
     assert [item.pixels is None for item in light.items] == [True] * 4
     (kept,) = judged(detector, _noise(4), keep_pixels=True)
@@ -328,7 +341,7 @@ def test_activations_are_scored_on_the_device_where_they_are_computed(
     store: Store, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a way over the CPU, which would bring every feature back to a GPU."""
-    detector = detector_for(store, folder, "energy", compute=Compute(CPU))
+    detector = detector_of(store, folder, "energy")
     asked, scored = [], []
     whole, score = ReadyNetwork.extract, type(detector).scores_of
 
@@ -354,7 +367,7 @@ def test_activations_are_scored_on_the_device_where_they_are_computed(
 def test_scores_that_are_not_finite_end_judging(
     store: Store, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = detector_for(store, folder, "energy", compute=Compute(CPU))
+    detector = detector_of(store, folder, "energy")
     monkeypatch.setattr(Detector, "scores_of", lambda _self, batch: np.full(len(batch), np.nan))
     with pytest.raises(InvalidInputError) as caught:
         judged(detector, _noise(4))
