@@ -11,7 +11,7 @@ from oodcli.errors import InvalidInputError
 
 
 class Format(StrEnum):
-    """How a result is written."""
+    """Format of a result."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -22,7 +22,7 @@ class Format(StrEnum):
 
 
 class Layout(StrEnum):
-    """Whose tables a report is laid out like."""
+    """The paper whose tables a report follows."""
 
     FEATURENORM = "featurenorm"
     MODE = "mode"
@@ -30,7 +30,7 @@ class Layout(StrEnum):
 
 
 class Per(StrEnum):
-    """What has a row of its own, or where methods are rows a column."""
+    """Show single sets, group averages, or both."""
 
     SET = "set"
     GROUP = "group"
@@ -38,7 +38,7 @@ class Per(StrEnum):
 
 
 class PlotFormat(StrEnum):
-    """How a picture is written."""
+    """Format of a plot."""
 
     PNG = "png"
     SVG = "svg"
@@ -46,7 +46,7 @@ class PlotFormat(StrEnum):
 
 
 class Convention(StrEnum):
-    """Which definition of the metrics is used."""
+    """Definition of the metrics."""
 
     FEATURENORM = "featurenorm"
     KNN = "knn"

@@ -31,6 +31,17 @@ def test_the_list_gives_a_command_for_every_page_that_shows_it(ood: Ood) -> None
         assert ood(*words[1:]) == (0, page(words[-1]), "")
 
 
+def test_the_help_of_every_command_names_a_page_of_the_manual(ood: Ood) -> None:
+    import typer
+
+    from oodcli.cli.app import app
+
+    for name, command in typer.main.get_command(app).commands.items():
+        if name != "help":
+            words = command.epilog.removeprefix("Manual: ood ").split()
+            assert ood(*words) == (0, page(words[-1]), ""), name
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -1,6 +1,7 @@
 """The manual agrees with the registries and records that it describes."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,43 @@ def test_every_field_of_the_contract_has_a_meaning() -> None:
     for each in OBJECTS:
         for field in each.fields():
             assert field.meaning, (each.title, field.path)
+
+
+def written_commands() -> list[tuple[str, list[str]]]:
+    """Return every command in README and manual as its words, with the page it stands on."""
+    found = []
+    texts = {topic: page(topic) for topic in TOPICS}
+    texts["README.md"] = (GOLDEN.parents[1] / "README.md").read_text()
+    for name, text in texts.items():
+        lines = [
+            line.partition("   #")[0].partition(" # ")[0]
+            for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+            for line in block.splitlines()
+        ]
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        lines += re.findall(r"`([^`\n]+)`", prose)
+        for line in lines:
+            piece = re.search(r"(?:^|\| |&& |-- )(?:ood|oodcli) (.+)$", line)
+            if piece is not None and "…" not in line:
+                found.append((name, shlex.split(piece[1])))
+    return found
+
+
+def test_every_command_in_readme_and_manual_has_its_options() -> None:
+    import typer
+
+    from oodcli.cli.app import app
+
+    program = typer.main.get_command(app)
+    commands = written_commands()
+    assert len(commands) > 100
+    for name, words in commands:
+        command, rest = program, words
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command, rest = command.commands[rest[0]], rest[1:]
+        assert command is not program or rest[0].startswith("-") or rest[0].isupper(), (name, words)
+        options = {
+            option for each in command.params for option in (*each.opts, *each.secondary_opts)
+        }
+        given = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert given <= options | {"--help"} | {"--install-completion"}, (name, words)
