@@ -353,12 +353,12 @@ class PublishedComparison:
 
     @property
     def difference(self) -> float:
-        """Ours minus theirs."""
+        """Our value minus the published one."""
         return self.ours - self.theirs
 
     @property
     def within(self) -> bool | None:
-        """Whether the difference is within the tolerance; None if nobody can say."""
+        """Whether the difference is within the tolerance; None if there is none."""
         if self.reasons or self.tolerance is None:
             return None
         # The printed value is rounded; that much is no difference.

@@ -65,7 +65,7 @@ class ResultRow:
         include covariate-shifted ones; for an average, the group it is over, or ``all``, which is
         over the groups without these.
     fpr95, auroc, aupr_in, aupr_out
-        Fractions, in the sense of ``convention``.
+        The metrics, fractions, as defined by ``convention``.
     n_id, n_ood
         Number of ID test images and of OOD images; for an average, of all its sets together.
     id_accuracy
@@ -79,8 +79,8 @@ class ResultRow:
     intervals
         Lower and upper end of the 95 % confidence interval, by metric; empty where not asked for.
     extras
-        Other fractions of the same scores, by name, see :data:`EXTRAS`; and ``threshold_95``, which
-        is in the unit of the scores.
+        Further values of the same scores, by name: fractions, and ``threshold_95`` in the unit of
+        the scores. See :data:`EXTRAS`.
     """
 
     run: str
@@ -172,9 +172,9 @@ class RunSummary:
     versions
         Versions of the packages that made the run; empty where they are not known.
     training
-        What it was trained by, as the literature calls it; empty where that is not known.
+        Training method as named in the literature; empty if unknown.
     chance
-        What guessing would reach on the ID test images, if the classifier is hardly better.
+        Accuracy of guessing on the ID test images, if the classifier is hardly better; else None.
     """
 
     name: str
@@ -227,7 +227,7 @@ class Comparison:
     p_holm
         The same after Holm's correction for all comparisons of the report.
     n_compared
-        How many comparisons that are.
+        Number of comparisons in the report.
     """
 
     run: str
@@ -357,9 +357,9 @@ class Report:
     rows
         The results.
     notes
-        What else the reader must know, one sentence each.
+        Further facts that a reader must know, one sentence each.
     splits
-        For sets of which a published list names the images: the list, and its checksum.
+        For sets whose images a published list names: the list and its checksum, by set.
     comparisons
         Paired tests between methods, where asked for.
     mean_ranks

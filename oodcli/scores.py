@@ -40,7 +40,7 @@ class ScoredSet:
     digest
         Digest of their pixels.
     skipped
-        Unreadable images that were left out.
+        Number of unreadable images that were skipped.
     benchmark
         Name of the benchmark that named it, or None.
     split

@@ -42,7 +42,7 @@ class Search:
     tuning
         ``openood`` or ``pseudo``.
     id_set, ood_set
-        What was told apart.
+        Names of the ID and OOD validation sets.
     n_id, n_ood
         Their numbers of images.
     chosen

@@ -90,6 +90,8 @@ class Object:
         if self.schema is not None:
             yield Field("schema", "integer", f"{self.schema}")
         if self.record is not None:
+            if seen is not None:
+                seen[self.record] = self.title
             yield from walk.fields(self.record, "", self.without)
         for name, (hint, meaning) in self.also.items():
             yield from walk.field(name, hint, meaning)

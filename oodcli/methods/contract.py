@@ -82,9 +82,9 @@ class Finding:
     Parameters
     ----------
     what
-        What the method promises.
+        A rule for methods.
     broken
-        How it breaks that; None if it keeps it.
+        How the method breaks it; None if it does not.
     """
 
     what: str

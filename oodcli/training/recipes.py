@@ -37,13 +37,13 @@ class Recipe:
     Parameters
     ----------
     name
-        Key in the registry.
+        Name of the recipe.
     source
-        Where the schedule is published.
+        Publication of the schedule.
     epochs
         Passes over the training images.
     batch_size
-        Images a step; the last batch of an epoch may be smaller.
+        Images per step; the last batch of an epoch may be smaller.
     lr
         Highest learning rate; that of the first epoch unless there is a warm-up.
     momentum
@@ -67,8 +67,8 @@ class Recipe:
     start
         ``random`` weights, or those of a ``trained`` network.
     keep
-        Which checkpoint counts: the ``last``, or the ``best`` on validation images; of two that are
-        equally good, the later.
+        Which checkpoint is kept: the ``last``, or the ``best`` on validation images (the later of
+        two that are equally good).
     lr_min
         Where the cosine ends.
     per
@@ -86,7 +86,7 @@ class Recipe:
     augmentation
         What happens to each image, in this order; see :data:`AUGMENTATIONS`.
     crop_padding
-        Zero pixels put on every side for ``crop``.
+        Zero padding in pixels on every side for ``crop``.
     crop_scale
         Smallest and largest share of the area, for ``resized-crop``.
     jitter

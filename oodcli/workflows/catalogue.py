@@ -23,15 +23,15 @@ class ListedFile:
     file
         Its name.
     urls
-        Where it is to be had.
+        Addresses of the file.
     by_hand
-        Where a person gets it, if not there.
+        Where to download it by hand, if it has no address.
     md5
         Its checksum, if one is published.
     bytes
         Its size; 0 where it is not known.
     present
-        Whether it is in its place.
+        Whether it is downloaded.
     """
 
     file: str
@@ -55,15 +55,15 @@ class ListedDataset:
     download_bytes
         Size of its files; 0 where it is not known.
     disk_bytes
-        How much of them is here.
+        Size of its files on disk.
     present
-        Whether nothing has to be fetched.
+        Whether nothing has to be downloaded.
     location
-        Where a registered set lies; None for others.
+        Path of a registered set; None for others.
     benchmarks
         Benchmarks that it belongs to.
     files
-        What is to be fetched; none for a set that comes with the tool.
+        Files to download; empty for a set that comes with the package.
     """
 
     name: str
@@ -90,9 +90,9 @@ class ListedBenchmark:
     datasets
         Its data sets, in distribution first.
     missing
-        Those that are not here.
+        Data sets that are not downloaded.
     missing_bytes
-        Size of what has to be fetched for it; 0 where it is not known.
+        Size of the missing downloads; 0 where it is not known.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Listing:
     Parameters
     ----------
     folder
-        Where downloads are kept.
+        Folder of the downloads.
     datasets
         Data sets, those of the user's own last.
     benchmarks

@@ -71,19 +71,19 @@ class StoreState:
     path
         Where it is.
     exists
-        Whether it has been made.
+        Whether it exists.
     writable
-        Whether a file can be made in it, or the folder itself.
+        Whether files can be created in it, or the folder itself.
     free_bytes
-        Free room on its disk; None if that cannot be told.
+        Free space on its disk; None if unknown.
     usage
         Bytes of each part.
     finished, unfinished
-        Number of runs whose record can be read, and of those still in training.
+        Number of finished runs, and of runs still in training.
     damaged
-        What is wrong with each of the others, by name.
+        Why a run cannot be read, by its name.
     leftovers
-        Bytes of what no run has, left by processes that were killed, by path in the store.
+        Bytes of leftovers of killed processes, by path in the store.
     """
 
     path: str
@@ -130,7 +130,7 @@ class Device:
     description
         What it is.
     memory_bytes
-        Its memory; None if that cannot be told.
+        Its memory; None if unknown.
     """
 
     name: str
@@ -151,9 +151,9 @@ class Diagnosis:
     python
         The interpreter.
     devices
-        What can compute, ``cpu`` first.
+        Devices, ``cpu`` first.
     store
-        The folder in which everything is kept; None if it cannot be opened.
+        The store; None if it cannot be opened.
     extras
         Versions of the packages of every extra; None for one that is not installed.
     self_tests
@@ -161,7 +161,7 @@ class Diagnosis:
     problems
         What is broken, each with its cure.
     remarks
-        What is worth knowing, and no fault.
+        What may matter but is no fault.
     """
 
     versions: Mapping[str, str | None]

@@ -30,7 +30,7 @@ class PredictResult:
     threshold
         The threshold.
     counts
-        The verdicts, those of earlier runs into the same file included.
+        Number of images by verdict, including earlier calls with the same file.
     before
         The verdicts that the file had already.
     expected
@@ -42,7 +42,7 @@ class PredictResult:
     complete
         Whether ``rows`` are all.
     alarm_level
-        As it was asked for.
+        Probability of the share of OOD images, among ID images alone, below which it is an alarm.
     """
 
     detector: dict[str, Any]
@@ -57,7 +57,7 @@ class PredictResult:
 
     @property
     def tested(self) -> Counts:
-        """The verdicts of this call; of all rows of the file where every image had its row."""
+        """Images by verdict in this call; in the whole file if every image had its row."""
         new = Counts(
             self.counts.id - self.before.id,
             self.counts.ood - self.before.ood,
@@ -67,7 +67,7 @@ class PredictResult:
 
     @property
     def p(self) -> float | None:
-        """How likely so many OOD verdicts are, or more, if all tested images are ID.
+        """Probability of at least so many OOD verdicts if all tested images are ID.
 
         See :func:`oodcli.statistics.surplus_p`; None where none could be judged.
         """
@@ -79,7 +79,7 @@ class PredictResult:
 
     @property
     def alarm(self) -> bool:
-        """Whether the share of OOD verdicts is far above what ID images give."""
+        """Whether the share of OOD verdicts is far above that of ID images."""
         p = self.p
         return p is not None and p < self.alarm_level
 

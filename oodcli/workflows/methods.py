@@ -81,9 +81,9 @@ class ListedMethod:
     kind
         ``detector``, ``logit scorer``, ``shaper`` or ``ensemble``.
     inputs
-        What it looks at; empty where that is not said.
+        What it uses; empty if that is not declared.
     parameters
-        What can be chosen.
+        Parameters that can be chosen.
     passes, train_passes
         Forward passes per scored, and per training image, beyond the ordinary one.
     cost
@@ -158,7 +158,7 @@ class MethodText:
     source
         The publications.
     caveats
-        Departures from them, and what to mind.
+        Departures from the publications, and limits.
     """
 
     listed: ListedMethod

@@ -31,11 +31,11 @@ class Block:
     shape
         Channels, height and width of its map.
     ratio
-        NormRatio; None where no image is left.
+        NormRatio; None if all images are excluded.
     stderr
         Its standard error; None for fewer than two images.
     excluded
-        Images left out, because the norm of their jigsaw puzzle is zero.
+        Number of images excluded because the norm of their jigsaw puzzle is zero.
     """
 
     index: int
@@ -65,9 +65,9 @@ class NormRatioResult:
     clear
         Whether its lead over the next is more than two standard errors.
     n_images
-        Number of training images.
+        Number of training images that were used.
     of_images
-        Number of training images there are.
+        Number of training images in the data set.
     normalised
         Whether the images were normalised as in training; the released script does not.
     """

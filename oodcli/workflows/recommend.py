@@ -100,11 +100,11 @@ class RatedMethod:
     family
         The method without its parameters.
     merit
-        Mean AUROC over the families of ways to spoil images, a fraction.
+        Mean AUROC over the families of corruptions, a fraction.
     auroc
-        AUROC by way, a fraction.
+        AUROC by corruption, a fraction.
     share
-        Share of draws in which it is the best.
+        Share of bootstrap samples in which it is the best.
     """
 
     method: str
@@ -128,25 +128,30 @@ class Recommendation:
         When, UTC.
     data, part
         Data set and part of the ID images.
-    n, digest
-        Their number and the digest of their pixels.
+    n
+        Number of the ID images.
+    digest
+        Digest of their pixels.
     precision
         ``float32`` or ``bfloat16``.
-    seed, draws
-        Of spoiling and of the draws, and the number of those.
+    seed
+        Seed of the corruptions and of the bootstrap samples.
+    draws
+        Number of bootstrap samples.
     families
-        Family of each way to spoil images, by way.
+        Family of each corruption, by its name.
     method
         Canonical name of the recommended method.
     share
-        Share of draws in which it wins with any setting of its parameters.
+        Share of bootstrap samples in which it wins, with any setting of its parameters.
     runner_up
         The best other method.
-    lead, lead_low, lead_high
-        By how much the recommended one is ahead of it, and the 2.5th and 97.5th percentile of that
-        over draws; fractions.
+    lead
+        Mean AUROC of the recommended method minus that of the runner-up, a fraction.
+    lead_low, lead_high
+        2.5th and 97.5th percentile of the lead over bootstrap samples.
     candidates
-        All that were tried, the best first.
+        All candidates that were tried, best first.
     left_out
         Why a candidate could not be tried, by name.
     restricted
@@ -177,7 +182,7 @@ class Recommendation:
 
     @property
     def sureness(self) -> str:
-        """How sure the choice is, in words."""
+        """Confidence of the choice: ``sure``, ``likely`` or ``a toss-up with`` the runner-up."""
         if self.runner_up is None:
             return "the only candidate"
         if self.share >= 0.95:

@@ -103,7 +103,7 @@ class ScoreResult:
     left_out
         Why a method is not in the table, by its name.
     undefined
-        Names of those among them that were asked for by name, not by a group.
+        Methods in ``left_out`` that were requested by name, not as part of a group.
     """
 
     report: Report
@@ -142,10 +142,9 @@ class PlannedPass:
     seconds
         Expected time; None if the rate of the network is not known.
     bytes
-        Room that the new activations will take.
+        Size of the new activations on disk.
     undecoded
-        Images that have to be decoded first. Whether activations of them are stored is not known
-        before, and they count as missing.
+        Images that have to be decoded first; until then they count as missing.
     """
 
     dataset: str
@@ -165,13 +164,13 @@ class Plan:
     run
         Name of the run.
     device
-        Where it would compute.
+        Device that would be used.
     methods
         Canonical names of the methods.
     passes
-        The forward passes there would be.
+        The forward passes that are needed.
     images_per_s
-        Rate behind the expected times.
+        Rate used for the expected times.
     """
 
     run: str

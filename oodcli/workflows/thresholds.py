@@ -24,11 +24,11 @@ class Threshold:
     tpr
         Share of ID images with at least that score.
     n
-        Number of ID scores that say so.
+        Number of ID scores behind the threshold.
     below
-        How many of these are taken to lie below it.
+        How many of them count as below the threshold.
     given
-        Whether the user gave the score.
+        Whether the threshold was given, not derived from ``tpr``.
     stderr
         Standard error of the score; None for a given one.
     share_stderr

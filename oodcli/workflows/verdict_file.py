@@ -42,21 +42,22 @@ class Verdict:
     Parameters
     ----------
     path
-        Its path as it was given, or ``FILE.npz[ROW]``.
+        Path as given, or ``FILE.npz[ROW]``.
     predicted
-        Name of the predicted class; None, like all below, where the image cannot be read.
+        Name of the predicted class; None, like all fields but ``path`` and ``error``, if the image
+        cannot be read.
     probability
         Softmax probability of that class.
     score
         Score of the detector, larger for more in-distribution.
     threshold
-        The score from which on an image counts as in-distribution.
+        The lowest score that counts as in-distribution.
     percentile
         Share of the run's ID scores below it, in percent.
     verdict
         ``id`` or ``ood``.
     error
-        Why the image cannot be read.
+        Why the image cannot be read; None if it was judged.
     """
 
     path: str

@@ -46,7 +46,7 @@ class Verification:
     Parameters
     ----------
     checks
-        One entry a thing.
+        One entry for every file, part or set of decoded images.
     """
 
     checks: tuple[Check, ...]
