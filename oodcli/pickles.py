@@ -439,6 +439,8 @@ class _Machine:
     def build(self) -> None:
         state = self.pop()
         record = self.stack[-1]
+        if isinstance(record, dict) and isinstance(state, dict):
+            return  # attributes of an OrderedDict, such as the versions that torch notes on one
         if not isinstance(record, (_DtypeRecord, _ArrayRecord)) or not isinstance(state, tuple):
             raise TypeError(f"it alters a {type(record).__name__}")
         record.set_state(state)

@@ -1,5 +1,6 @@
 """``ood import``."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,13 @@ from oodcli.cli import completion
 from oodcli.cli.options import DataOption, DeviceOption, SkipOption, StoreOption, three_numbers
 from oodcli.cli.speech import tell
 from oodcli.cli.train import NameOption, ValOption, command_line
+
+
+class Keys(StrEnum):
+    """How tensors of a file find their place in a network."""
+
+    BY_NAME = "by-name"
+    BY_ORDER = "by-order"
 
 
 def import_(
@@ -27,7 +35,7 @@ def import_(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="Checkpoint with a state dict: .pt, .pth, .th, .ckpt or .safetensors.",
+            help="File with the weights, as torch.save, pickle or safetensors wrote it.",
             show_default=False,
         ),
     ] = None,
@@ -39,6 +47,24 @@ def import_(
             "file.",
         ),
     ] = False,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="NAME",
+            help="Where in the file the state dict lies, such as state_dict_ema "
+            "[default: the most likely place].",
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        Keys,
+        typer.Option(
+            "--keys",
+            help="Match tensors by name, also under the names of the usual public code, or by "
+            "order and shape alone.",
+        ),
+    ] = Keys.BY_NAME,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +140,8 @@ def import_(
             checkpoint,
             arch=arch,
             data=data,
+            key=key,
+            by_order=keys is Keys.BY_ORDER,
             name=name,
             mean=None if mean is None else three_numbers("--mean", mean),
             std=None if std is None else three_numbers("--std", std),

@@ -1,20 +1,13 @@
 """Networks: what can be built, how weights get in and out, and the one forward pass."""
 
 from oodcli.models.architecture import Architecture, ArchitectureSpec
-from oodcli.models.checkpoint import (
-    Checkpoint,
-    load_head,
-    load_into,
-    load_run_network,
-    load_weights,
-    read_checkpoint,
-    read_state,
-    save_weights,
-)
+from oodcli.models.checkpoint import load_head, load_run_network, load_weights, save_weights
+from oodcli.models.fitting import fitted, load_into
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
 from oodcli.models.pretrained import Pretrained, pretrained_state, published_configuration
 from oodcli.models.registry import ARCHITECTURES, builder_side_of, is_foreign, parse_architecture
+from oodcli.models.state_dicts import Checkpoint, read_checkpoint, read_state
 
 __all__ = [
     "ARCHITECTURES",
@@ -25,6 +18,7 @@ __all__ = [
     "Pretrained",
     "UnitFeatureLinear",
     "builder_side_of",
+    "fitted",
     "is_foreign",
     "load_head",
     "load_into",

@@ -20,9 +20,9 @@ from oodcli.errors import (
     InvalidInputError,
     UnknownNameError,
 )
-from oodcli.models.checkpoint import read_state
 from oodcli.models.foreign import AUXILIARY, TIMM, TORCHVISION, carried, check_builder, timm_package
 from oodcli.models.registry import builder_of, is_foreign
+from oodcli.models.state_dicts import read_state
 from oodcli.patience import open_url
 from oodcli.store import replacing
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from oodcli.errors import UnknownNameError
 from oodcli.models.architecture import Architecture, ArchitectureSpec
+from oodcli.models.densenet import build_densenet100, densenet_blocks
 from oodcli.models.foreign import (
     TIMM,
     TORCHVISION,
@@ -26,7 +27,13 @@ from oodcli.models.resnet import (
     resnet_blocks,
     width_seen,
 )
-from oodcli.models.vgg import build_vgg11, vgg11_blocks
+from oodcli.models.vgg import (
+    build_vgg11,
+    build_vgg16_bn,
+    build_vgg16_bn_mlp,
+    vgg11_blocks,
+    vgg16_blocks,
+)
 from oodcli.models.wide_resnet import build_wrn_28_10, build_wrn_40_2, wide_resnet_blocks
 from oodcli.specs import texts_of
 
@@ -36,6 +43,11 @@ _ALL = (
     Architecture("wrn-28-10", build_wrn_28_10, wide_resnet_blocks, head="fc"),
     Architecture("wrn-40-2", build_wrn_40_2, wide_resnet_blocks, head="fc"),
     Architecture("vgg11", build_vgg11, vgg11_blocks, head="classifier.6", smallest_image=32),
+    Architecture("vgg16-bn", build_vgg16_bn, vgg16_blocks, head="classifier", smallest_image=32),
+    Architecture(
+        "vgg16-bn-mlp", build_vgg16_bn_mlp, vgg16_blocks, head="classifier.6", smallest_image=32
+    ),
+    Architecture("densenet100", build_densenet100, densenet_blocks, head="fc", smallest_image=4),
     Architecture("resnet20", build_resnet20, resnet_blocks, head="fc"),
     Architecture("resnet32", build_resnet32, resnet_blocks, head="fc"),
     Architecture("resnet44", build_resnet44, resnet_blocks, head="fc"),

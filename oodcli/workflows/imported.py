@@ -1,5 +1,6 @@
 """The network of an import: read, brought to its images, tried on some, and stored as a run."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from oodcli.models import (
     Checkpoint,
     Network,
     Pretrained,
+    fitted,
     is_foreign,
-    load_into,
     parse_architecture,
     pretrained_state,
     published_configuration,
@@ -84,7 +85,7 @@ def imported_run(
     source, checkpoint = _weights(request, dataset)
     published = published_configuration(request.arch, request.checkpoint)
     # What is known without a size is refused before a size is asked for.
-    network = None if spec is None else _network(spec, checkpoint, source, dataset)
+    fitting = None if spec is None else _network(spec, request, checkpoint, source, dataset)
     classes = len(dataset.class_names)
     certain = request.checkpoint is None or (published is not None and published.classes == classes)
     sizing = size_of_import(
@@ -95,13 +96,16 @@ def imported_run(
         image_size=request.image_size,
         resize=request.resize,
     )
-    if network is None:
+    if fitting is None:
         spec = parse_architecture(request.arch, side=sizing.side)
-        network = _network(spec, checkpoint, source, dataset)
+        fitting = _network(spec, request, checkpoint, source, dataset)
+    network, names = fitting
     network.check_image_size(*sizing.size)
     normalised = _normalisation(request, published)
     preprocess = Preprocess(sizing.size, sizing.resize, normalised.mean, normalised.std)
     for line in (
+        *checkpoint.remarks,
+        *names,
         *network.remarks(),
         f"{dataset.name}: images of {sizing.originals}",
         *sizing.lines,
@@ -151,7 +155,7 @@ def _weights(request: ImportRequest, dataset: Dataset) -> tuple[str, Checkpoint]
             )
         found = pretrained_state(request.arch)
         return found.source, Checkpoint(found.state)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, key=request.key)
     if is_foreign(request.arch) and not any(
         tensor.dim() > 0 and len(tensor) == classes for tensor in checkpoint.state.values()
     ):
@@ -163,17 +167,21 @@ def _weights(request: ImportRequest, dataset: Dataset) -> tuple[str, Checkpoint]
 
 
 def _network(
-    spec: ArchitectureSpec, checkpoint: Checkpoint, source: str, dataset: Dataset
-) -> Network:
-    """Build the network, and refuse one that has not the classes of the data."""
-    network = load_into(spec, checkpoint.state)
+    spec: ArchitectureSpec,
+    request: ImportRequest,
+    checkpoint: Checkpoint,
+    source: str,
+    dataset: Dataset,
+) -> tuple[Network, tuple[str, ...]]:
+    """Build the network with lines on its weights, and refuse one without the data's classes."""
+    network, remarks = fitted(spec, checkpoint.state, by_order=request.by_order)
     classes = len(dataset.class_names)
     if network.num_classes != classes:
         raise InvalidInputError(
             f"the checkpoint {source} has {network.num_classes} classes and {dataset.name} has "
             f"{classes}; name the data it was trained on: --data"
         )
-    return network
+    return network, remarks
 
 
 def _normalisation(request: ImportRequest, published: Pretrained | None) -> _Normalisation:
@@ -204,6 +212,12 @@ def _tell_outcome(
     )
 
 
+def _bare(name: str) -> str:
+    """Return the name of a file without the endings of checkpoints, such as ``.pth.tar``."""
+    bare = re.sub(r"(\.(?:pth?|th|ckpt|tar|bin|pkl|pickle|safetensors))+$", "", name)
+    return bare or name
+
+
 def _stored(
     store: Store,
     request: ImportRequest,
@@ -219,7 +233,7 @@ def _stored(
     path: Path | None = request.checkpoint
     with store.lock("runs"):
         folder = RunFolder(
-            store.runs / new_name(store, request.name, arch if path is None else path.stem)
+            store.runs / new_name(store, request.name, arch if path is None else _bare(path.name))
         )
         save_weights(network, folder.weights)
         record = Run(

@@ -25,6 +25,10 @@ class ImportRequest:
     ----------
     checkpoint
         The file; None for the published weights of a network from torchvision or timm.
+    key
+        Where in the file the state dict lies; the most likely place if None.
+    by_order
+        Whether tensors are matched by their order and shape, whatever their names.
     arch
         Architecture with parameters.
     data
@@ -55,6 +59,8 @@ class ImportRequest:
     checkpoint: Path | None
     arch: str
     data: str
+    key: str | None = None
+    by_order: bool = False
     name: str | None = None
     mean: Three | None = None
     std: Three | None = None
@@ -123,6 +129,8 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> Datase
         )
     check_size_options(request.image_size, request.resize)
     checkpoint = request.checkpoint
+    if checkpoint is None and (request.key is not None or request.by_order):
+        raise InvalidInputError("--key and --keys say how a file is read; name a checkpoint")
     if checkpoint is not None and not checkpoint.exists():
         raise InvalidInputError(f"there is no file {checkpoint}; name a checkpoint")
     if request.name is not None:

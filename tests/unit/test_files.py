@@ -23,7 +23,7 @@ from oodcli.errors import (
 )
 from oodcli.files import expanded, reading, regular
 from oodcli.foreign import read_score_file
-from oodcli.models.checkpoint import read_state
+from oodcli.models.state_dicts import read_state
 from oodcli.store import Store, file_of_user
 
 

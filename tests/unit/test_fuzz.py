@@ -35,7 +35,8 @@ from oodcli.data.svhn import open_svhn
 from oodcli.errors import OodError
 from oodcli.foreign import read_score_file
 from oodcli.methods.stored import read_arrays as read_detector
-from oodcli.models.checkpoint import load_weights, read_checkpoint
+from oodcli.models.checkpoint import load_weights
+from oodcli.models.state_dicts import read_checkpoint
 from oodcli.progress import Silent
 from oodcli.store import Store, read_arrays, read_json, write_arrays, write_json
 from oodcli.workflows.activation_file import read_activations

@@ -60,6 +60,9 @@ def test_blocks_have_the_published_names_and_shapes_in_order(arch: str) -> None:
         ("resnet32", 15, (64, 8, 8)),
         ("resnet44", 21, (64, 8, 8)),
         ("resnet56", 27, (64, 8, 8)),
+        ("densenet100", 48, (342, 8, 8)),
+        ("vgg16-bn", 13, (512, 2, 2)),
+        ("vgg16-bn-mlp", 13, (512, 2, 2)),
     ],
 )
 def test_every_residual_block_is_a_block(
@@ -73,16 +76,23 @@ def test_every_residual_block_is_a_block(
 
 @pytest.mark.parametrize(
     ("arch", "millions"),
-    [("resnet18", 11.174), ("wrn-28-10", 36.479), ("resnet20", 0.270), ("resnet56", 0.853)],
+    [
+        ("resnet18", 11.174),
+        ("wrn-28-10", 36.479),
+        ("resnet20", 0.270),
+        ("resnet56", 0.853),
+        ("densenet100", 0.769),
+        ("vgg16-bn", 14.728),
+    ],
 )
 def test_networks_have_the_known_number_of_weights(arch: str, millions: float) -> None:
-    """ResNet-18 and WRN-28-10 as commonly stated for ten classes; He et al., table 6."""
+    """As commonly stated for ten classes; He et al., table 6; Huang et al., table 2 (0.8 M)."""
     with torch.device("meta"):
         count = sum(p.numel() for p in parse_architecture(arch).build(10).parameters())
     assert count / 1e6 == pytest.approx(millions, abs=5e-4)
 
 
-@pytest.mark.parametrize("arch", [name for name in ARCHITECTURES if name != "vgg11"])
+@pytest.mark.parametrize("arch", [name for name in ARCHITECTURES if "vgg" not in name])
 def test_any_image_size_gives_logits(arch: str) -> None:
     with torch.device("meta"):
         logits = parse_architecture(arch).build(7).eval()(torch.empty(2, 3, 8, 40))
@@ -99,6 +109,9 @@ def test_state_dict_names_are_those_in_circulation() -> None:
     assert {"block1.layer.0.convShortcut.weight", "bn1.weight", "fc.bias"} < states["wrn-28-10"]
     assert "block3.layer.3.conv2.weight" in states["wrn-28-10"]
     assert {"features.0.bias", "features.18.weight", "classifier.6.bias"} < states["vgg11"]
+    assert {"features.1.running_var", "classifier.weight"} < states["vgg16-bn"]
+    assert {"features.40.bias", "features.41.weight"} < states["vgg16-bn-mlp"]
+    assert {"trans1.conv1.weight", "block3.layer.15.conv2.weight"} < states["densenet100"]
 
 
 def test_convolutions_start_as_published() -> None:

@@ -85,12 +85,6 @@ def test_takes_away_the_prefix_of_data_parallel_training(tmp_path: Path) -> None
     assert set(read_state(path)) == {"a", "module_b"}
 
 
-def test_refuses_a_name_that_is_there_with_and_without_prefix(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save({"module.a": torch.ones(1), "a": torch.zeros(1)}, path)
-    assert "holds a with and without 'module.'" in refusal(lambda: read_state(path))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_widens_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     values = torch.tensor([0.1, -3.0, 1e-3]).to(dtype)
@@ -100,16 +94,6 @@ def test_widens_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
         widened = read_state(path)["a"]
         assert widened.dtype == torch.float32
         assert torch.equal(widened, values.float())
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_refuses_code_and_says_how_to_save_weights(tmp_path: Path, legacy: bool) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"model": Opaque()}, path, _use_new_zipfile_serialization=not legacy)
-    message = refusal(lambda: read_state(path))
-    assert message.startswith(f"{path} holds code (pickled ")
-    assert "Opaque), which is never run; " in message
-    assert message.endswith("save the weights alone: torch.save(model.state_dict(), 'weights.pt')")
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -122,7 +106,10 @@ def test_never_runs_what_a_checkpoint_holds(
         path.write_bytes(pickle.dumps({"state_dict": Trap()}))
     else:
         torch.save({"state_dict": Trap()}, path)
-    assert "holds code (pickled " in refusal(lambda: read_state(path))
+    told = (
+        "it asks for io.open; " if plain else "holds code (pickled io.open), which is never run; "
+    )
+    assert told in refusal(lambda: read_state(path))
     assert not Path("trap-was-run").exists()
 
 
@@ -141,9 +128,7 @@ def test_refuses_a_truncated_file(network: Network, tmp_path: Path, kind: str, k
     assert message.endswith("; get it again")
 
 
-@pytest.mark.parametrize(
-    "content", [b"<!DOCTYPE html><html>", b"\x89PNG\r\n\x1a\n", b"hello world" * 50, b"\0" * 999]
-)
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n", b"hello world" * 50, b"\0" * 999])
 def test_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     for name in ("weights.pt", "weights.safetensors"):
         path = tmp_path / name
@@ -152,17 +137,12 @@ def test_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
 
 
 def test_refuses_paths_that_name_no_checkpoint(tmp_path: Path) -> None:
-    folder, other = tmp_path, tmp_path / "weights.zip"
-    other.write_bytes(b"")
+    folder = tmp_path
     assert refusal(lambda: read_state(folder)) == (
         f"{folder} is a folder; name the checkpoint file in it"
     )
     assert refusal(lambda: read_state(folder / "no.pt")) == (
         f"there is no file {folder / 'no.pt'}; name a checkpoint"
-    )
-    assert refusal(lambda: read_state(other)) == (
-        f"{other} is not called like a checkpoint; "
-        "the name ends in .pt, .pth, .th, .ckpt, .safetensors"
     )
 
 

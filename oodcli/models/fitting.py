@@ -1,0 +1,338 @@
+"""A network made of weights that somebody else named.
+
+A state dict is tried as it is, and then under the spellings in circulation: without what wraps the
+network, only what lies under one of its modules, and with the names of the usual public code
+translated. A spelling counts only if every tensor of the network has its place and shape in it.
+"""
+
+import contextlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from oodcli.errors import InvalidInputError
+from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.heads import unit_features
+from oodcli.models.network import COUNTER, Network, network_of
+from oodcli.models.registry import ARCHITECTURES
+from oodcli.text import printable
+
+MOST_CLASSES = 65_536
+_SHOWN = 3
+_SHORTCUTS = ("shortcut", "downsample", "convShortcut", "skip")
+_HEADS = ("fc", "linear", "classifier", "head", "classifier.fc", "output", "last_linear")
+_WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module")
+_NORM = re.compile(r"^(?:norm|bn)\.?(\d*)$")
+_NUMBERED = re.compile(r"\.(norm|conv)\.([12])\.")
+# The third block of the second stage: layer2.2, block2.layer.2, and from 0 on layers.1.2.
+_FROM_ONE = re.compile(r"^(?:layer|block|stage|group)_?(\d+)\.(?:(?:layer|block)s?\.)?(\d+)\.")
+_FROM_ZERO = re.compile(r"^(?:layer|block|stage|group)s\.(\d+)\.(?:(?:layer|block)s?\.)?(\d+)\.")
+
+
+def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
+    """Make a network of an architecture and a state dict that fits it; see :func:`fitted`.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`fitted` does.
+    """
+    return fitted(spec, state)[0]
+
+
+def fitted(
+    spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool = False
+) -> tuple[Network, tuple[str, ...]]:
+    """Make a network of an architecture and a state dict that fits it exactly.
+
+    Parameters
+    ----------
+    spec
+        The architecture.
+    state
+        Tensors by name, in the spelling of the architecture or another one in circulation. Counts
+        of batches (``num_batches_tracked``) may be there or not. A ``tau`` of the last layer makes
+        it one of unit features (T2FNorm).
+    by_order
+        Whether tensors are matched by their order and shape alone, whatever their names.
+
+    Returns
+    -------
+    network
+        With as many classes as the last layer has rows.
+    remarks
+        Lines for the user on names that were translated and tensors that were left aside.
+
+    Raises
+    ------
+    InvalidInputError
+        If a tensor is missing, unexpected, of another shape, or not finite. The message names the
+        architecture that would fit, if there is one.
+    """
+    fit = _by_order(spec, state) if by_order else _best(spec, state)
+    if fit.misfit:
+        raise InvalidInputError(
+            f"the weights do not fit {spec}: {'; '.join(fit.misfit)}; {_cure(spec, state)}"
+        )
+    wanted = fit.shadow.state_dict()
+    for name, tensor in fit.state.items():
+        if not wanted[name].is_floating_point() and not tensor.is_floating_point():
+            continue  # indices, such as those of relative positions
+        if not tensor.is_floating_point():
+            raise InvalidInputError(f"{name} is {tensor.dtype}; save the weights as float32")
+        if not tensor.isfinite().all():
+            raise InvalidInputError(
+                f"{name} holds NaN or infinity; take a checkpoint from before training went wrong"
+            )
+    fit.shadow.load_state_dict(fit.state, strict=False)  # the counters may be missing
+    return network_of(spec, fit.shadow), fit.remarks
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A state dict in the names of an architecture, and what keeps it from fitting."""
+
+    state: Mapping[str, Tensor]
+    shadow: nn.Module
+    misfit: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def _best(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
+    """Return the first spelling that fits, or what the plain one lacks."""
+    first: _Fit | None = None
+    for spelling, line in _spellings(state):
+        fit = _fit(spec, spelling)
+        if not fit.misfit:
+            return _Fit(fit.state, fit.shadow, (), (*((line,) if line else ()), *fit.remarks))
+        first = first or fit
+    assert first is not None  # the plain spelling comes first
+    return first
+
+
+def _spellings(state: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tensor], str]]:
+    """Yield a state dict as it is, without wrappers, and what lies under each of its modules."""
+    yield state, ""
+    bare = {_unwrapped(name): tensor for name, tensor in state.items()}
+    if len(bare) != len(state):
+        return  # two networks, one of them wrapped
+    if bare.keys() != state.keys():
+        yield bare, f"names: {' and '.join(sorted(_worn(state)))} taken out of them"
+    for prefix, under in _modules(bare):
+        aside = [name for name in bare if not name.startswith(f"{prefix}.")]
+        left = f"; left aside: {_first(aside)}" if aside else ""
+        yield under, f"names: {printable(prefix)!r} taken off {len(under):,} tensors{left}"
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _worn(state: Mapping[str, Tensor]) -> set[str]:
+    """Return the wrappers that stand in names."""
+    return {part for name in state for part in name.split(".") if part in _WRAPPERS}
+
+
+def _modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Yield modules that hold half of the tensors or more, outer ones first, and their tensors."""
+    prefix = ""
+    while True:
+        sizes = Counter(
+            name[len(prefix) :].partition(".")[0]
+            for name in state
+            if name.startswith(prefix) and "." in name[len(prefix) :]
+        )
+        (part, count), *_ = sizes.most_common(1) or [("", 0)]
+        if 2 * count < len(state) or not part:
+            return
+        prefix += f"{part}."
+        yield (
+            prefix[:-1],
+            {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)},
+        )
+
+
+def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
+    head = spec.architecture.head
+    spare = spec.architecture.spare
+    weights = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.endswith(COUNTER) and not (spare and name.startswith(spare))
+    }
+    temperatures = tuple(f"{head}.{name}" for name in ("tau", "scoring_tau"))
+    # As many classes as the last layer has rows; names are the same for any number.
+    build = cache(lambda rows: _shadow(spec, num_classes=rows))
+    shadow = build(_rows(weights, head))
+    ours = _renamed(weights, _shapes(shadow), {*temperatures}, head=head)
+    shadow = build(_rows(ours, head))
+    names = {id(tensor): name for name, tensor in weights.items()}
+    remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
+    if not spec.architecture.head_has_bias:
+        ours.setdefault(f"{head}.bias", torch.zeros(_rows(ours, head)))
+    if temperatures[0] in ours:
+        unit_features(shadow, head)
+        ours.setdefault(temperatures[1], ours[temperatures[0]])
+    return _Fit(ours, shadow, _misfit(ours, _shapes(shadow)), remarks)
+
+
+def _misfit(ours: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Say which tensors are missing, unexpected or of another shape."""
+    wrong = [
+        f"{name} is {tuple(tensor.shape)}, not {wanted[name]}"
+        for name, tensor in ours.items()
+        if name in wanted and tuple(tensor.shape) != wanted[name]
+    ]
+    found = {
+        "missing": [name for name in wanted if name not in ours],
+        "unexpected": [printable(name) for name in ours if name not in wanted],
+        "wrong shape": wrong,
+    }
+    return tuple(f"{what}: {_first(names)}" for what, names in found.items() if names)
+
+
+def _translated(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Say which modules had another name in the file, one example for each."""
+    pairs: dict[tuple[str, str], int] = Counter()
+    for theirs, ours in names.items():
+        if theirs != ours:
+            pairs[_difference(theirs, ours)] += 1
+    if not pairs:
+        return ()
+    shown = [f"{printable(theirs)} as {ours} ({count})" for (theirs, ours), count in pairs.items()]
+    return (f"names: read {_first(shown)}",)
+
+
+def _difference(theirs: str, ours: str) -> tuple[str, str]:
+    """Return the two names without the parts at both ends that they share."""
+    a, b = theirs.split("."), ours.split(".")
+    while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    return ".".join(a), ".".join(b)
+
+
+def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
+    """Match tensors with those of the network one after the other.
+
+    Raises
+    ------
+    InvalidInputError
+        If their numbers differ, or the shapes at one place.
+    """
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
+    shadow = _shadow(spec, num_classes=1)
+    head = spec.architecture.head
+    place = list(_shapes(shadow)).index(f"{head}.weight")
+    if len(weights) != len(_shapes(shadow)):
+        raise InvalidInputError(
+            f"{spec} has {len(_shapes(shadow)):,} tensors and the checkpoint {len(weights):,}, so "
+            "that their order says nothing; name the architecture that it was made with"
+        )
+    shadow = _shadow(spec, num_classes=len(list(weights.values())[place]))
+    ours = {}
+    for (theirs, tensor), (name, shape) in zip(
+        weights.items(), _shapes(shadow).items(), strict=True
+    ):
+        if tuple(tensor.shape) != shape:
+            raise InvalidInputError(
+                f"by order, {printable(theirs)} {tuple(tensor.shape)} would be {name} {shape} of "
+                f"{spec}; name the architecture that it was made with"
+            )
+        ours[name] = tensor
+    pairs = [
+        f"{printable(theirs)} as {name}"
+        for theirs, name in zip(weights, ours, strict=True)
+        if theirs != name
+    ]
+    line = f"names: by order, {len(ours):,} tensors of the same shapes: {_first(pairs)}"
+    return _Fit(ours, shadow, (), (line,) if pairs else ())
+
+
+def _rows(state: Mapping[str, Tensor], head: str) -> int:
+    """Return the rows of a last layer, or 1 where there is none."""
+    last = state.get(f"{head}.weight")
+    rows = max(len(last), 1) if last is not None and last.dim() == 2 else 1
+    if rows > MOST_CLASSES:
+        raise InvalidInputError(
+            f"the last layer {head} has {rows:,} rows; a classifier may have {MOST_CLASSES:,} "
+            "classes at most"
+        )
+    return rows
+
+
+def _shadow(spec: ArchitectureSpec, *, num_classes: int) -> nn.Module:
+    """Build a network to be filled, without drawing from torch's generator.
+
+    On the meta device its values would cost nothing, but the first one there imports a compiler.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return spec.build(num_classes)
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if not name.endswith(COUNTER)
+    }
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _renamed(
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    more: Collection[str],
+    *,
+    head: str,
+) -> dict[str, Tensor]:
+    """Translate the usual spellings, except where two tensors would get the same name."""
+    ours: defaultdict[str, list[str]] = defaultdict(list)
+    for name in (*wanted, *more):
+        ours[_plain(name, head)].append(name)
+    names = {
+        key: key if key in wanted or key in more else _only(ours.get(_plain(key, head), []), key)
+        for key in state
+    }
+    uses = Counter(names.values())
+    return {name if uses[name] == 1 else key: state[key] for key, name in names.items()}
+
+
+def _only(names: Sequence[str], key: str) -> str:
+    return names[0] if len(names) == 1 else key
+
+
+def _plain(name: str, head: str) -> str:
+    """Return a name in a form that all spellings in circulation share."""
+    path, _, leaf = name.rpartition(".")
+    if path == head or path in _HEADS:
+        return f"<head>.{leaf}"
+    name = _NUMBERED.sub(r".\1\2.", name)  # as torchvision's DenseNets were written once
+    name = _FROM_ONE.sub(r"<\1.\2>.", name)
+    name = _FROM_ZERO.sub(lambda found: f"<{int(found[1]) + 1}.{found[2]}>.", name)
+    parts = ["<shortcut>" if part in _SHORTCUTS else part for part in name.split(".")]
+    return ".".join(_NORM.sub(r"<norm>\1", part) for part in parts)
+
+
+def _cure(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> str:
+    fitting = [str(other) for other in _candidates(spec, state) if not _best(other, state).misfit]
+    if not fitting:
+        return "no known architecture fits them"
+    return f"this looks like {' or '.join(fitting)}: name that architecture"
+
+
+def _candidates(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Iterator[ArchitectureSpec]:
+    """Yield every architecture with the parameters that show in the weights."""
+    for architecture in ARCHITECTURES.values():
+        params = {**(spec.params if architecture is spec.architecture else {})}
+        params.update(architecture.visible(state))
+        with contextlib.suppress(InvalidInputError):  # a parameter out of its range
+            yield architecture.spec({name: str(value) for name, value in params.items()})
