@@ -26,8 +26,8 @@ METHODS = (
 # Words that stand where a method may: the recommended one, and all.
 METHOD_WORDS = ("auto", "all")
 ARCHITECTURES = (
-    "resnet18", "resnet34", "wrn-28-10", "wrn-40-2", "vgg11", "vgg16-bn", "vgg16-bn-mlp", "densenet100",
-    "resnet20", "resnet32", "resnet44", "resnet56",
+    "resnet18", "resnet34", "wrn-28-10", "wrn-40-2", "vgg11", "vgg16-bn", "vgg16-bn-mlp",
+    "densenet100", "resnet20", "resnet32", "resnet44", "resnet56",
 )  # fmt: skip
 OBJECTIVES = ("cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa")
 

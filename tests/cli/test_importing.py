@@ -503,3 +503,34 @@ def test_weights_without_the_classes_are_refused_before_the_network_is_built(
     code, _, err = ood("import", "--pretrained", "--arch", "torchvision:resnet18", "--data", data)
     assert code == 1
     assert "the published weights of torchvision:resnet18 have 1000 classes" in err
+
+
+def test_a_checkpoint_as_it_lies_about_is_imported_and_what_was_taken_is_said(
+    ood: Ood, tmp_path: Path, colours: str
+) -> None:
+    data = photos(tmp_path / "colours")
+    state = {f"net.{name}": tensor for name, tensor in colours_state().items()}
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": other, "epoch": 3}, "best.pth.tar")
+    argv = ("best.pth.tar", "--arch", f"{colours}:any_size", "--data", data)
+    code, out, err = ood("import", *argv)
+    assert (code, out) == (0, "best\n")
+    assert "weights: state_dict; also there: state_dict_ema; to take another: --key" in err
+    assert "names: 'net' taken off 6 tensors" in err
+    assert "accuracy 100.00 %" in err
+    code, _, err = ood("import", *argv, "--key", "optimizer")
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: best.pth.tar holds no state dict under 'optimizer'; --key is one of: state_dict, "
+        "state_dict_ema"
+    )
+    named = {f"p{number}": tensor for number, tensor in enumerate(colours_state().values())}
+    torch.save(named, "plain")
+    code, out, err = ood("import", "plain", *argv[1:], "--keys", "by-order")
+    assert (code, out) == (0, "plain\n")
+    assert "names: by order, 6 tensors of the same shapes: p0 as convs.0.weight" in err
+    code, _, err = ood(
+        "import", "--pretrained", "--arch", "torchvision:resnet18", "--data", data, "--key", "a"
+    )
+    assert code == 1
+    assert "--key and --keys say how a file is read; name a checkpoint" in err
