@@ -158,7 +158,7 @@ HELD = {
     ("oodcli/data/unpack.py", "entries"): "no more than the name of the archive",
     ("oodcli/data/unpack.py", "_tar_entries"): "an open file",
     ("oodcli/data/unpack.py", "_zip_entries"): "an open file",
-    ("oodcli/models/checkpoint.py", "_candidates"): "nothing",
+    ("oodcli/models/fitting.py", "_candidates"): "nothing",
     ("oodcli/models/extraction.py", "looks"): "settings of torch; both its callers close it",
 }
 
