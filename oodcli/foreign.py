@@ -54,6 +54,8 @@ class ForeignRun:
         True and predicted class of every ID image, ``(n_id,)``; None where the file has none.
     shifted_accuracy
         Accuracy on covariate-shifted ID sets, where the file tells it.
+    plain
+        Whether all predictions are those of the plain classifier, not of what a method changed.
     convention
         Name of the metric convention that the layout belongs to, or None.
     """
@@ -65,6 +67,7 @@ class ForeignRun:
     labels: NDArray[np.int64] | None = None
     predictions: NDArray[np.int64] | None = None
     shifted_accuracy: Mapping[str, float] = field(default_factory=dict)
+    plain: bool = False
     convention: str | None = None
 
     @property
@@ -290,12 +293,12 @@ def _read_pickle(path: Path, id_name: str | None, method: str) -> list[ForeignRu
             loaded.get("id_preds"), loaded.get("id_labels"), tested
         )
         accuracy: dict[str, float] = {}
+        plain = _has_plain(loaded.get("id_preds"), loaded.get("id_labels"))
         for name in (name for name, group in groups.items() if group == "shifted"):
-            ours, true = _plain_classes(
-                (loaded.get("csid_preds") or {}).get(name),
-                (loaded.get("csid_labels") or {}).get(name),
-                parts[name],
-            )
+            predicted = (loaded.get("csid_preds") or {}).get(name)
+            classes = (loaded.get("csid_labels") or {}).get(name)
+            ours, true = _plain_classes(predicted, classes, parts[name])
+            plain = plain and _has_plain(predicted, classes)
             if len(ours) != len(parts[name][1]) or len(true) != len(ours):
                 raise InvalidInputError(
                     f"{path}: {name} has {len(ours)} predictions and {len(true)} labels for "
@@ -315,6 +318,7 @@ def _read_pickle(path: Path, id_name: str | None, method: str) -> list[ForeignRu
             labels=_classes(labels, f"{path}: the labels"),
             predictions=_classes(predictions, f"{path}: the predictions"),
             shifted_accuracy=accuracy,
+            plain=plain,
             convention="openood",
         )
     ]
@@ -330,9 +334,13 @@ def _plain_classes(predictions: Any, labels: Any, part: Any) -> tuple[Any, Any]:
     part
         Predictions, scores and labels as the method has them, or None.
     """
-    if part is not None and (predictions is None or labels is None):
+    if part is not None and not _has_plain(predictions, labels):
         return part[0], part[2]
     return predictions, labels
+
+
+def _has_plain(predictions: Any, labels: Any) -> bool:  # noqa: ANN401
+    return predictions is not None and labels is not None
 
 
 def _read_csv(path: Path, id_name: str | None, method: str) -> list[ForeignRun]:

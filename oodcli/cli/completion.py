@@ -86,6 +86,21 @@ def datasets(context: typer.Context, incomplete: str) -> list[str]:
     return _beginning([*DATASETS, *own], incomplete)
 
 
+def scored_sets(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of an OOD set that the run of the line has scores on."""
+    from oodcli.errors import OodError
+    from oodcli.runs import find_run
+    from oodcli.scores import read_scorings
+    from oodcli.store import Store
+
+    try:
+        folder = find_run(Store.at(context.params.get("store")), context.params.get("run"))
+        scorings = read_scorings(folder.scores)
+    except (OodError, OSError):
+        return []
+    return _beginning((entry.name for each in scorings for entry in each.sets), incomplete)
+
+
 def images(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of a set, a path to images, or the path in ``NAME=PATH``."""
     name, equals, path = incomplete.rpartition("=")

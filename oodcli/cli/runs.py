@@ -69,7 +69,13 @@ def use(
 @app.command("drop")
 def drop(
     sets: Annotated[
-        list[str], typer.Argument(metavar="SET…", help="Names of OOD sets.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="SET…",
+            autocompletion=completion.scored_sets,
+            help="Names of OOD sets.",
+            show_default=False,
+        ),
     ],
     run: RunOption = None,
     store: StoreOption = None,
@@ -85,7 +91,7 @@ def drop(
     known = {entry.name for each in read_scorings(folder.scores) for entry in each.sets}
     for name in sets:
         if name not in known:
-            raise UnknownNameError.among(f"OOD set in the scores of run {folder.name}", name, known)
+            raise UnknownNameError.among(f"scored OOD set of run {folder.name}", name, known)
     drop_sets(kept, folder.scores, sets)
     say(f"dropped from run {folder.name}: {', '.join(dict.fromkeys(sets))}")
 

@@ -70,9 +70,8 @@ def _file_notes(sources: Sources, known: Benchmark | None) -> list[str]:
             f"that the images are those of benchmark {known.name} is taken from the names of the "
             "sets; the files do not tell"
         )
-    if sources.layout_convention is not None and any(
-        run.scoring.id_accuracy is not None for run in sources.runs
-    ):
+    known_accuracy = any(run.scoring.id_accuracy is not None for run in sources.runs)
+    if sources.layout_convention is not None and known_accuracy and not sources.plain:
         notes.append("ID accuracy is of the predictions in the files, which some methods change")
     return notes
 

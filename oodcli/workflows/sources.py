@@ -143,6 +143,8 @@ class Sources:
         Name of the benchmark that they were scored on, or whose sets they are by name; or None.
     layout_convention
         Name of the convention that the layout of the score files belongs to, or None.
+    plain
+        Whether all predictions are known to be those of the plain classifiers.
     store
         Where the runs are; None for score files.
     """
@@ -151,6 +153,7 @@ class Sources:
     runs: Sequence[ScoredRun]
     benchmark: str | None = None
     layout_convention: str | None = None
+    plain: bool = True
     store: Store | None = field(default=None, repr=False)
 
     @classmethod
@@ -226,6 +229,7 @@ class Sources:
             [_of_network(run, known, query) for run in networks],
             benchmark=None if known is None else known.name,
             layout_convention=conventions.pop() if len(conventions) == 1 else None,
+            plain=all(run.plain for run in networks),
         )
 
 

@@ -4,11 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from oodcli.cli.app import app
+
+Ood = Callable[..., tuple[int, str, str]]
 
 
 def completed(words: str) -> list[str]:
@@ -76,6 +79,15 @@ def test_runs_and_folders_are_completed(tiny: Path) -> None:
     # Folders alone are left to bash; beside a file they are offered.
     assert completed(f"ood score --ood {tiny}"[:-2]) == []
     assert completed("ood runs show none") == []
+
+
+def test_scored_sets_of_the_run_are_completed(tiny: Path, ood: Ood) -> None:
+    assert completed("ood runs drop ") == []
+    ood("score", "--method", "msp", "--ood", "digits-6-9", "--limit", 5)
+    assert completed("ood runs drop dig") == ["digits-6-9"]
+    assert completed("ood runs drop --run tiny dig") == ["digits-6-9"]
+    assert completed("ood runs drop --run none dig") == []
+    assert "screening" in completed("ood help scr")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What is printed, letter by letter."""
 
+import csv
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -134,6 +136,18 @@ def test_the_mean_accuracy_of_several_runs_is_that_of_their_test_images() -> Non
         "mean ± population standard deviation of 2 runs, accuracy 86.50 ± 0.50 %, "
         "full-spectrum accuracy 43.50 ± 0.50 %\n"
     ) in shown
+    # Runs one by one have both in their own lines; CSV has the spread of the accuracy.
+    apart = render_report(report(of_run("a", 0.86, 0.44), "a"), Format.TABLE, to_file=False)
+    assert re.search(
+        r"^a: .*accuracy [0-9.]+ %, full-spectrum accuracy 44.00 %\)$", apart, re.MULTILINE
+    )
+    written = csv.DictReader(render_report(report(merged), Format.CSV, to_file=False).splitlines())
+    spread = {row["group"]: (row["id_accuracy"], row["id_accuracy_std"]) for row in written}
+    assert {key: tuple(map(float, ends)) for key, ends in spread.items()} == {
+        "near": pytest.approx((0.865, 0.005)),
+        "all": pytest.approx((0.865, 0.005)),
+        "fs-near": pytest.approx((0.435, 0.005)),
+    }
     plain = over_runs([of_run("a", 0.86, 0.44)[:2], of_run("b", 0.87, 0.43)[:2]])
     shown = render_report(report(plain, "a", "b"), Format.TABLE, to_file=False)
     assert "2 runs, accuracy 86.50 ± 0.50 %\n" in shown

@@ -112,6 +112,11 @@ def test_full_spectrum_accuracy_is_of_the_plain_predictions_where_the_pickle_has
         return run.shifted_accuracy["cifar10c"]
 
     assert accuracy(csid_preds=plain, csid_labels=labels) == pytest.approx(2 / 3)
+    ids = {"id_preds": np.array(LABELS), "id_labels": np.array(LABELS)}
+    for changes, known in (({}, True), ({"csid_preds": None}, False), ({"id_preds": None}, False)):
+        both = {"csid_preds": plain, "csid_labels": labels, **ids, **changes}
+        (run,) = read_score_file(scale_pickle(path, **both), id_name="cifar10")
+        assert run.plain is known
     # As they are written by a call that never counted them.
     assert accuracy(csid_preds={"cifar10c": None}, csid_labels={"cifar10c": None}) == 1.0
     assert accuracy(csid_preds=plain) == 1.0

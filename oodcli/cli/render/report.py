@@ -88,9 +88,10 @@ def _report_csv(
     """Write one line per run, method and data set, with whatever is known of them."""
     extras = list(dict.fromkeys(name for row in rows for name in row.extras))
     intervals = list(dict.fromkeys(name for row in rows for name in row.intervals))
+    spreads = (*METRICS, "id_accuracy")
     header = [
         "run", "method", "params", "dataset", "group", *METRICS, "n_id", "n_ood", "id_accuracy",
-        "convention", "n_runs", *(f"{name}_std" for name in METRICS), *extras,
+        "convention", "n_runs", *(f"{name}_std" for name in spreads), *extras,
         *(f"{name}_{end}" for name in intervals for end in ("low", "high")),
     ]  # fmt: skip
     printed = {
@@ -117,7 +118,7 @@ def _report_csv(
             "" if row.id_accuracy is None else repr(row.id_accuracy),
             row.convention,
             row.n_runs,
-            *(repr(row.std[name]) if row.std else "" for name in METRICS),
+            *(repr(row.std[name]) if name in row.std else "" for name in spreads),
             *(repr(row.extras[name]) if name in row.extras else "" for name in extras),
         ]
         for name in intervals:

@@ -521,6 +521,9 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         accuracy = (
             "" if run.id_accuracy is None else f", accuracy {percent(run.id_accuracy, digits)} %"
         )
+        full = next((row for row in report.rows if row.run == run.name and _is_full(row)), None)
+        if full is not None and full.id_accuracy is not None:
+            accuracy += f", full-spectrum accuracy {percent(full.id_accuracy, digits)} %"
         arch = f"{run.arch}, " if run.arch else ""
         lines.append(f"{run.name}: {arch}ID {run.id_name} ({run.n_id:,} test images{accuracy})")
         if run.chance is not None:
@@ -533,8 +536,8 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         own = [row for row in averaged if row.run == joined]
         spread = f"mean ± population standard deviation of {own[0].n_runs} runs"
         # On the images of the full spectrum it is another accuracy.
-        for name, full in (("accuracy", False), ("full-spectrum accuracy", True)):
-            row = next((r for r in own if (r.group in FULL_SPECTRUM.values()) is full), None)
+        for name, wanted in (("accuracy", False), ("full-spectrum accuracy", True)):
+            row = next((row for row in own if _is_full(row) is wanted), None)
             if row is not None and row.id_accuracy is not None and "id_accuracy" in row.std:
                 spread += (
                     f", {name} {percent(row.id_accuracy, digits)} "
@@ -550,6 +553,10 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         lines.append(f"{lead}convention {each.convention}: {each.description}; in percent")
     lines.append(_versions(report))
     return lines
+
+
+def _is_full(row: ResultRow) -> bool:
+    return row.group in FULL_SPECTRUM.values()
 
 
 def _versions(report: Report) -> str:
