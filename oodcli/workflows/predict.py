@@ -148,7 +148,6 @@ def predict(
         If the run, the method, the device or a path cannot be used, or there is no image. One that
         cannot be read is a row with the reason.
     """
-    kind = request.outputs.kind()
     _check(request)
     with OpenRun.open(
         store,
@@ -162,7 +161,7 @@ def predict(
             wanted = _at_least_one(wanted, request.paths)
         detector = detector_for(run, method_for(run, request.method), request.rule)
         wanted = _at_least_one(wanted, request.paths)
-        with _sink(store, detector, request, kind, rows_to=rows_to, progress=progress) as sink:
+        with _sink(store, detector, request.outputs, rows_to, progress) as sink:
             return _screened(detector, wanted, sink, request, progress)
 
 
@@ -270,14 +269,12 @@ class _Sink:
 def _sink(
     store: Store,
     detector: Detector,
-    request: PredictRequest,
-    kind: Literal["table"] | Lines,
-    *,
+    outputs: VerdictOutputs,
     rows_to: Callable[[str], object] | None,
     progress: Progress,
 ) -> Iterator[_Sink]:
     """Open what gets the verdicts."""
-    outputs = request.outputs
+    kind = outputs.kind()
     copies = None if outputs.copy_ood is None else Copies(outputs.copy_ood)
     if outputs.file is None:
         if kind != "table" and rows_to is not None:
@@ -314,8 +311,9 @@ def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item
     """
     first = next(wanted, None)
     if first is None:
+        named = ["stdin" if path == STDIN else printable(path) for path in paths]
         raise InvalidInputError(
-            f"there is no image in {', '.join(map(_named, paths))}, so that nothing can be judged; "
+            f"there is no image in {', '.join(named)}, so that nothing can be judged; "
             "name others: in folders, files with the ending of an image are looked at, and hidden "
             "ones are not"
         )
@@ -324,6 +322,8 @@ def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item
 
 def _check(request: PredictRequest) -> None:
     """Refuse what cannot be done before anything is opened."""
+    outputs = request.outputs
+    outputs.kind()
     if not request.paths:
         raise InvalidInputError("there is nothing to judge; name files or folders, or - for stdin")
     if not 0 < request.alarm_level < 1:
@@ -339,13 +339,8 @@ def _check(request: PredictRequest) -> None:
             raise InvalidInputError(f"there is no file or folder {path}; check its name")
         if is_array(path) and not Path(path).is_dir():
             open_array(Path(path))
-    outputs = request.outputs
     for file in (outputs.file, outputs.summary):
         if file is not None:
             check_file_of_user(file)
     if outputs.copy_ood is not None:
         check_copies(outputs.copy_ood, request.paths)
-
-
-def _named(path: str) -> str:
-    return "stdin" if path == STDIN else printable(path)
