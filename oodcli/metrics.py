@@ -73,8 +73,8 @@ class Detection:
     Parameters
     ----------
     fpr95
-        False-positive rate at a true-positive rate of 95 %; the convention says which class is
-        positive.
+        False-positive rate at a true-positive rate of 95 %, a fraction as the three areas are; the
+        convention says which class is positive.
     auroc
         Area under the ROC curve: how often an ID score is above an OOD score, ties counting half.
     aupr_in
@@ -84,7 +84,7 @@ class Detection:
     n_id
         Number of ID images; both areas of precision depend on the two sizes.
     n_ood
-        Number of OOD images.
+        Number of OOD images; for an average, of all its sets together.
     """
 
     fpr95: float

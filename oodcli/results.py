@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from oodcli.metrics import Detection
+from oodcli.records import as_json
 
+Place = tuple[str, str, str]  # method, data set, group
 REPORT_SCHEMA = 1
 METRICS = ("fpr95", "auroc", "aupr_in", "aupr_out")
 GROUPS = ("near", "far", "ood")
@@ -64,23 +66,22 @@ class ResultRow:
         ``near``, ``far`` or ``ood``, or ``fs-near``, ``fs-far`` or ``fs-ood`` where the ID images
         include covariate-shifted ones; for an average, the group it is over, or ``all``, which is
         over the groups without these.
-    fpr95, auroc, aupr_in, aupr_out
-        The metrics, fractions, as defined by ``convention``.
-    n_id, n_ood
-        Number of ID test images and of OOD images; for an average, of all its sets together.
+    detection
+        The metrics, as defined by ``convention``, and the sizes of the two sets; for an average,
+        ``n_ood`` is that of all its sets together.
     id_accuracy
         Accuracy of the plain classifier on the ID test images.
     convention
         Which definition of the metrics was used.
-    n_runs
-        Number of runs behind the row.
-    std
-        Population standard deviation over the runs, by metric; empty for one run.
     intervals
         Lower and upper end of the 95 % confidence interval, by metric; empty where not asked for.
     extras
         Further values of the same scores, by name: fractions, and ``threshold_95`` in the unit of
         the scores. See :data:`EXTRAS`.
+    n_runs
+        Number of runs behind the row.
+    std
+        Population standard deviation over the runs, by metric; empty for one run.
     """
 
     run: str
@@ -88,66 +89,57 @@ class ResultRow:
     params: Mapping[str, Any]
     dataset: str
     group: str
-    fpr95: float
-    auroc: float
-    aupr_in: float
-    aupr_out: float
-    n_id: int
-    n_ood: int
+    detection: Detection
     id_accuracy: float | None
     convention: str
-    n_runs: int = 1
-    std: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     extras: Mapping[str, float] = field(default_factory=dict)
+    n_runs: int = 1
+    std: Mapping[str, float] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        detection: Detection,
-        *,
-        run: str,
-        method: str,
-        params: Mapping[str, Any],
-        dataset: str,
-        group: str,
-        id_accuracy: float | None,
-        convention: str,
-        extras: Mapping[str, float] | None = None,
-    ) -> "ResultRow":
-        """Build the row of one pair of score sets."""
-        return cls(
-            run=run,
-            method=method,
-            params=params,
-            dataset=dataset,
-            group=group,
-            fpr95=detection.fpr95,
-            auroc=detection.auroc,
-            aupr_in=detection.aupr_in,
-            aupr_out=detection.aupr_out,
-            n_id=detection.n_id,
-            n_ood=detection.n_ood,
-            id_accuracy=id_accuracy,
-            convention=convention,
-            extras=extras or {},
-        )
+    @property
+    def fpr95(self) -> float:
+        """False-positive rate at a true-positive rate of 95 %, a fraction."""
+        return self.detection.fpr95
+
+    @property
+    def auroc(self) -> float:
+        """Area under the ROC curve."""
+        return self.detection.auroc
+
+    @property
+    def aupr_in(self) -> float:
+        """Area under the precision-recall curve, ID positive."""
+        return self.detection.aupr_in
+
+    @property
+    def aupr_out(self) -> float:
+        """Area under the precision-recall curve, OOD positive."""
+        return self.detection.aupr_out
+
+    @property
+    def n_id(self) -> int:
+        """Number of ID test images."""
+        return self.detection.n_id
+
+    @property
+    def n_ood(self) -> int:
+        """Number of OOD images."""
+        return self.detection.n_ood
+
+    @property
+    def place(self) -> Place:
+        """What tells the row from others of its run."""
+        return self.method, self.dataset, self.group
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as it stands in the JSON of a report."""
-        content: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in ("std", "n_runs", "intervals", "extras")
-        }
-        content["params"] = dict(self.params)
-        if self.intervals:
-            content["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
-        if self.extras:
-            content["extras"] = dict(self.extras)
-        if self.n_runs > 1:
-            content["n_runs"] = self.n_runs
-            content["std"] = dict(self.std)
+        """Return the row as it stands in the JSON of a report, the metrics among its fields."""
+        absent = {name for name in ("intervals", "extras") if not getattr(self, name)}
+        absent |= {"n_runs", "std"} if self.n_runs == 1 else set()
+        content: dict[str, Any] = {}
+        for name, value in as_json(self).items():
+            if name not in absent:
+                content |= value if name == "detection" else {name: value}
         return content
 
 
@@ -202,6 +194,10 @@ class SplitUsed:
 
     key: str
     sha256: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return it as it stands in the JSON of a report."""
+        return {"list": self.key, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -270,12 +266,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as it stands in the JSON of a report."""
-        return {
-            **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            "interval": list(self.interval),
-            "significant": self.significant,
-            "sentence": self.sentence,
-        }
+        return as_json(self) | {"significant": self.significant, "sentence": self.sentence}
 
 
 @dataclass(frozen=True)
@@ -302,10 +293,6 @@ class MeanRank:
     n_datasets: int
     fpr95: float
     auroc: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the rank as it stands in the JSON of a report."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -334,10 +321,6 @@ class Calibration:
     confidence: float
     accuracy: float
     n: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the calibration as it stands in the JSON of a report."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -381,25 +364,13 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        added = {
-            "comparisons": [each.to_json() for each in self.comparisons],
-            "mean_ranks": [each.to_json() for each in self.mean_ranks],
-            "calibration": [each.to_json() for each in self.calibration],
-        }
+        fields = as_json(self)
+        always = ("benchmark", "convention", "runs", "notes", "splits", "rows")
+        added = ("comparisons", "mean_ranks", "calibration")
         return {
             "schema": REPORT_SCHEMA,
-            "benchmark": self.benchmark,
-            "convention": self.convention,
-            "runs": [
-                {name: getattr(run, name) for name in run.__dataclass_fields__} for run in self.runs
-            ],
-            "notes": list(self.notes),
-            "splits": {
-                name: {"list": split.key, "sha256": split.sha256}
-                for name, split in self.splits.items()
-            },
-            "rows": [row.to_json() for row in self.rows],
-            **{name: entries for name, entries in added.items() if entries},
+            **{name: fields[name] for name in always},
+            **{name: fields[name] for name in added if fields[name]},
         }
 
 
@@ -471,7 +442,9 @@ def _averages(rows: Sequence[ResultRow], methods: Sequence[str], group: str) -> 
         own = [row for row in rows if row.method == method and row.dataset in common]
         if own:
             total = sum(row.n_ood for row in own)
-            averages.append(replace(_mean(own), dataset=AVERAGE, group=group, n_ood=total))
+            mean = _mean(own)
+            sizes = replace(mean.detection, n_ood=total)
+            averages.append(replace(mean, dataset=AVERAGE, group=group, detection=sizes))
     return averages
 
 
@@ -484,7 +457,7 @@ def over_runs(reports: Sequence[Sequence[ResultRow]]) -> list[ResultRow]:
         The rows of each run, averages included; only rows that every run has are kept.
     """
     names = ", ".join(rows[0].run for rows in reports)
-    tables = [{_key(row): row for row in rows} for rows in reports]
+    tables = [{row.place: row for row in rows} for rows in reports]
     merged = []
     for key in tables[0]:
         if not all(key in table for table in tables):
@@ -516,24 +489,27 @@ def _varied(rows: Sequence[ResultRow]) -> dict[str, Any]:
     return params
 
 
-def _key(row: ResultRow) -> tuple[str, str, str]:
-    return row.method, row.dataset, row.group
-
-
 def _mean(rows: Sequence[ResultRow]) -> ResultRow:
     """Return the first row with every metric replaced by its mean over all rows.
 
     An interval of a mean is not the mean of intervals, so there is none.
     """
     shared = [name for name in rows[0].extras if all(name in row.extras for row in rows)]
+
+    def mean(metric: str) -> float:
+        return float(np.mean([getattr(row, metric) for row in rows]))
+
     return replace(
         rows[0],
+        detection=replace(
+            rows[0].detection,
+            fpr95=mean("fpr95"),
+            auroc=mean("auroc"),
+            aupr_in=mean("aupr_in"),
+            aupr_out=mean("aupr_out"),
+        ),
         intervals={},
         extras={name: float(np.mean([row.extras[name] for row in rows])) for name in shared},
-        fpr95=float(np.mean([row.fpr95 for row in rows])),
-        auroc=float(np.mean([row.auroc for row in rows])),
-        aupr_in=float(np.mean([row.aupr_in for row in rows])),
-        aupr_out=float(np.mean([row.aupr_out for row in rows])),
     )
 
 

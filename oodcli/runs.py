@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,6 +21,7 @@ from oodcli.errors import (
     UnknownNameError,
 )
 from oodcli.progress import Progress, Silent
+from oodcli.records import as_json
 from oodcli.store import (
     Store,
     digest_of_file,
@@ -155,7 +156,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is written."""
-        return {"kind": "ood-run", "schema": RUN_SCHEMA, **asdict(self)}
+        return {"kind": "ood-run", "schema": RUN_SCHEMA, **as_json(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: Path) -> Self:

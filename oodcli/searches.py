@@ -1,11 +1,12 @@
 """How the parameters of a run's methods were chosen, kept until the run is removed."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from oodcli.errors import CorruptArtifactError
+from oodcli.records import as_json
 from oodcli.store import digest_of_json, read_json, write_json
 
 Tuning = Literal["openood", "pseudo"]
@@ -67,7 +68,7 @@ class Search:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that is stored and that ``--format json`` prints."""
-        return {"schema": SEARCH_SCHEMA, **asdict(self)}
+        return {"schema": SEARCH_SCHEMA, **as_json(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: Path) -> "Search":

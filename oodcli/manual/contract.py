@@ -32,6 +32,7 @@ from oodcli.workflows.normratio import NormRatioResult
 from oodcli.workflows.onnx_verification import Verification
 from oodcli.workflows.recommend import Recommendation
 from oodcli.workflows.run import RunResult
+from oodcli.workflows.runs import RunList
 from oodcli.workflows.score import Plan, ScoreResult
 from oodcli.workflows.thresholds import Threshold
 from oodcli.workflows.verdict_file import Counts, Verdict
@@ -115,8 +116,9 @@ _RENAMED = {
     (MethodTrial, "findings"): "checks",
 }
 # Records whose fields stand among those of the record that has them.
-_FLAT = {(MethodText, "listed")}
+_FLAT = {(MethodText, "listed"), (ResultRow, "detection")}
 _UNWRITTEN = {
+    RunList: ("no_default",),
     Report: ("description",),
     PublishedComparison: ("n_runs", "published"),
     PredictResult: ("detector", "before", "rows", "complete"),
@@ -154,23 +156,6 @@ _OF_REPORT: Mapping[str, tuple[Any, str]] = {
         Sequence[Mapping[str, Any]],
         "With several ``--convention``: this object by each of the others.",
     ),
-}
-_LISTED_RUN: Mapping[str, tuple[Any, str]] = {
-    "store": (str, "Folder of the store."),
-    "usage": (Mapping[str, int], "Bytes of each part of the store."),
-    "runs[].name": (str, "Name of the run."),
-    "runs[].finished": (bool, "Whether its training has ended."),
-    "runs[].default": (bool, "Whether commands without ``--run`` take it."),
-    "runs[].origin": (str, "``trained``, ``imported``, ``unfinished`` or ``damaged``."),
-    "runs[].created": (str, "When it was finished, or begun if it is unfinished, UTC."),
-    "runs[].arch": (str, "Canonical architecture."),
-    "runs[].data": (str, "Name of the data set."),
-    "runs[].seed": (int | None, "Seed of training."),
-    "runs[].val_accuracy": (float | None, "Accuracy on validation images, a fraction."),
-    "runs[].bytes": (int, "Size of its folder."),
-    "leftovers[].path": (str, "What no run has, by path in the store."),
-    "leftovers[].kind": (str, "``run``, ``activations`` or ``temporary``."),
-    "leftovers[].bytes": (int, "Its size."),
 }
 _SHOWN_RUN: Mapping[str, tuple[Any, str]] = {
     "name": (str, "Name of the run."),
@@ -245,7 +230,7 @@ OBJECTS = (
     Object("ood recipes show --format json", None, also={"recipe": (Recipe, "The recipe.")}),
     Object("ood datasets list --format json", Listing),
     Object("ood datasets verify --format json", DatasetVerification),
-    Object("ood runs list --format json", None, also=_LISTED_RUN),
+    Object("ood runs list --format json", RunList),
     Object("ood runs show", Run, kind="ood-run", also=_SHOWN_RUN),
     Object("runs/NAME/scores/KEY/scoring.json", Scoring, schema=2),
     Object("ood doctor --format json", Diagnosis),

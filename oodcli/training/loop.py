@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Progress, Silent, Task
+from oodcli.records import as_json
 from oodcli.training.augment import augmented
 from oodcli.training.cross_entropy import CrossEntropy
 from oodcli.training.objective import Objective, Output
@@ -89,7 +90,7 @@ class EpochStats:
 
     def to_json(self) -> dict[str, Any]:
         """Return the line of the history."""
-        return asdict(self)
+        return as_json(self)
 
 
 @dataclass(frozen=True, slots=True)

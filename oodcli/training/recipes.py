@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from math import cos, pi
 from types import MappingProxyType
 from typing import Any
 
 from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.records import as_json
 
 # What can happen to training images, in words.
 AUGMENTATIONS: Mapping[str, str] = MappingProxyType(
@@ -217,7 +218,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored with a run."""
-        return asdict(self)
+        return as_json(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Recipe":

@@ -1,12 +1,13 @@
 """The accuracy of a classifier on the test images of its data, as training ends with it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from oodcli.images import ImageSet
 from oodcli.metrics import near_chance
+from oodcli.records import as_json
 from oodcli.training.processes import Processes
 from oodcli.workflows.activate import Activator
 
@@ -36,7 +37,7 @@ class Accuracy:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it stands in the record of a run."""
-        return asdict(self)
+        return as_json(self)
 
 
 def accuracy_on(

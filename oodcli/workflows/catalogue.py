@@ -1,7 +1,7 @@
 """The catalogue: data sets and benchmarks known by name, and what of them is here."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.download import wanted_files
 from oodcli.data.registered import RegisteredDataset, registered
 from oodcli.data.registry import DATASETS, KnownDataset
+from oodcli.records import as_json
 from oodcli.store import Store
 
 DATASETS_SCHEMA = 1
@@ -123,12 +124,7 @@ class Listing:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        return {
-            "schema": DATASETS_SCHEMA,
-            "folder": str(self.folder),
-            "datasets": [asdict(entry) for entry in self.datasets],
-            "benchmarks": [asdict(entry) for entry in self.benchmarks],
-        }
+        return {"schema": DATASETS_SCHEMA, **as_json(self)}
 
 
 def list_datasets(store: Store) -> Listing:

@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oodcli import __version__
 from oodcli.errors import CorruptArtifactError, OodError
+from oodcli.records import as_json
 
 if TYPE_CHECKING:
     from oodcli.runs import Run, RunFolder
@@ -181,7 +182,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        return {"schema": DOCTOR_SCHEMA, "healthy": self.healthy, **asdict(self)}
+        return {"schema": DOCTOR_SCHEMA, "healthy": self.healthy, **as_json(self)}
 
 
 def diagnose(store: Path | None = None) -> Diagnosis:

@@ -19,6 +19,7 @@ from oodcli.results import (
     Calibration,
     Comparison,
     MeanRank,
+    Place,
     ResultRow,
 )
 from oodcli.scores import ScoredSet, Scores, Scoring, full_name
@@ -49,7 +50,6 @@ _ECE_BINS = 15
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-Place = tuple[str, str, str]  # method, data set, group
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ def _method_rows(
         if side.name not in of_side:
             of_side[side.name] = _id_extras(side.scores, None if side.groups else correct)
         rows.append(
-            ResultRow.of(
-                curve.detection(convention),
+            ResultRow(
                 run=run.name,
                 method=method,
                 params=(run.scoring.methods or {})[method],
                 dataset=pair.dataset,
                 group=pair.group,
+                detection=curve.detection(convention),
                 id_accuracy=side.accuracy,
                 convention=convention.name,
                 extras={**_curve_extras(curve, convention), **of_side[side.name]},
@@ -231,7 +231,7 @@ def with_intervals(
             strict=True,
         )
     )
-    return [replace(row, intervals=evidence[row.method][_place(row)]) for row in rows]
+    return [replace(row, intervals=evidence[row.method][row.place]) for row in rows]
 
 
 def _sizes(run: ScoredRun) -> Iterator[tuple[str, int]]:
@@ -288,12 +288,12 @@ def _intervals(
     own = [row for row in rows if row.method == method]
     intervals = {}
     for row in own:
-        places = [_place(each) for each in own if _is_part(each, row)]
+        places = [each.place for each in own if _is_part(each, row)]
         parts = [average(placed[place]) for place in places]
         samples = np.mean([np.mean(sampled[place], axis=0) for place in places], axis=0)
         by_name = dict(zip(RESAMPLED, samples, strict=True))
         n_id, n_ood = len(parts[0].id_side), sum(len(part.ood_side) for part in parts)
-        intervals[_place(row)] = {
+        intervals[row.place] = {
             "auroc": auroc_interval(parts),
             "fpr95": percentile_interval(by_name["fpr95"]),
             "aupr_in": logit_interval(row.aupr_in, by_name["aupr_in"], positives=n_id),
@@ -305,14 +305,10 @@ def _intervals(
 def _is_part(row: ResultRow, whole: ResultRow) -> bool:
     """Return whether a row is the other one, or is averaged in it."""
     if whole.dataset != AVERAGE:
-        return _place(row) == _place(whole)
+        return row.place == whole.place
     return row.dataset != AVERAGE and (
         row.group in GROUPS if whole.group == "all" else row.group == whole.group
     )
-
-
-def _place(row: ResultRow) -> Place:
-    return row.method, row.dataset, row.group
 
 
 def _spelled_out(pairs: Sequence[tuple[str, str]], known: Sequence[str]) -> list[tuple[str, str]]:

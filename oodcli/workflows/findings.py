@@ -4,9 +4,10 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from oodcli.records import as_json
 from oodcli.statistics import surplus_p
 from oodcli.workflows.thresholds import Threshold
 from oodcli.workflows.verdict_file import Counts, Verdict
@@ -102,11 +103,11 @@ class PredictResult:
             "kind": "ood-screening",
             "schema": PREDICT_SCHEMA,
             **self.detector,
-            "threshold": asdict(self.threshold),
-            "images": {**asdict(self.counts), "total": self.counts.total},
+            "threshold": as_json(self.threshold),
+            "images": {**as_json(self.counts), "total": self.counts.total},
             "share": self.share,
             "expected": self.expected,
-            "tested": {**asdict(tested), "total": tested.total},
+            "tested": {**as_json(tested), "total": tested.total},
             "p": self.p,
             "alarm": self.alarm,
             "alarm_level": self.alarm_level,

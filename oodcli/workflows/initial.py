@@ -1,7 +1,7 @@
 """Weights to start training from: those of a run, of a checkpoint, or published ones."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from oodcli.models import (
     pretrained_state,
     read_state,
 )
+from oodcli.records import as_json
 from oodcli.runs import RunFolder, run_folders
 from oodcli.store import Store, digest_of_json
 from oodcli.workflows.training_state import weights_so_far
@@ -47,7 +48,7 @@ class Initial:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored."""
-        return asdict(self)
+        return as_json(self)
 
     def read(self, store: Store, spec: ArchitectureSpec) -> "InitialWeights":
         """Read the weights again.

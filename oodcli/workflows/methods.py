@@ -12,6 +12,7 @@ from oodcli.methods.base import Method, MethodPart, MethodSpec
 from oodcli.methods.contract import Finding, findings
 from oodcli.methods.ensemble import ENSEMBLE, EnsembleSpec, RankEnsemble
 from oodcli.methods.third_party import joined
+from oodcli.records import as_json
 from oodcli.specs import Value, choices_of
 
 METHODS_SCHEMA = 1
@@ -59,10 +60,6 @@ class ListedParameter:
     meaning: str
     given: Value
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return {**vars(self), "grid": list(self.grid)}
-
 
 @dataclass(frozen=True)
 class ListedMethod:
@@ -107,15 +104,6 @@ class ListedMethod:
     package: str | None = None
     needs: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return {
-            **vars(self),
-            "inputs": list(self.inputs),
-            "needs": list(self.needs),
-            "parameters": [each.to_json() for each in self.parameters],
-        }
-
 
 @dataclass(frozen=True)
 class MethodList:
@@ -134,11 +122,7 @@ class MethodList:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        return {
-            "schema": METHODS_SCHEMA,
-            "methods": [each.to_json() for each in self.methods],
-            "refused": dict(self.refused),
-        }
+        return {"schema": METHODS_SCHEMA, **as_json(self)}
 
 
 @dataclass(frozen=True)
@@ -170,8 +154,8 @@ class MethodText:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        texts = {key: value for key, value in vars(self).items() if key != "listed"}
-        return {**self.listed.to_json(), **texts}
+        own = as_json(self)
+        return own.pop("listed") | own
 
 
 @dataclass(frozen=True)
@@ -192,18 +176,12 @@ class MethodPage:
 
     name: str
     cost: str
+    followed_by: str | None
     parts: tuple[MethodText, ...]
-    followed_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        return {
-            "schema": METHODS_SCHEMA,
-            "name": self.name,
-            "cost": self.cost,
-            "followed_by": self.followed_by,
-            "parts": [each.to_json() for each in self.parts],
-        }
+        return {"schema": METHODS_SCHEMA, **as_json(self)}
 
 
 @dataclass(frozen=True)
@@ -258,7 +236,9 @@ def show_method(text: str) -> MethodPage:
     """
     if text == ENSEMBLE:
         part = MethodPart(ENSEMBLE, _AN_ENSEMBLE, {})
-        return MethodPage(name=text, cost=_cost(MethodSpec((part,))), parts=(_text(part, None),))
+        return MethodPage(
+            name=text, cost=_cost(MethodSpec((part,))), followed_by=None, parts=(_text(part, None),)
+        )
     spec = parse_method(text)
     if isinstance(spec, EnsembleSpec):
         return _ensemble_page(spec)
@@ -279,6 +259,7 @@ def _ensemble_page(spec: EnsembleSpec) -> MethodPage:
     return MethodPage(
         name=spec.canonical,
         cost=_cost(spec),
+        followed_by=None,
         parts=(
             _text(MethodPart(ENSEMBLE, _AN_ENSEMBLE, {}), None),
             *(_text(part, packages.get(part.name)) for part in every.values()),

@@ -1,6 +1,6 @@
 """NormRatio of every block of a run's network, and the block it selects."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.images import ImageSet, evenly_spaced
 from oodcli.normratio import NormRatio, norm_ratio
 from oodcli.progress import SILENT, Progress
+from oodcli.records import as_json
 from oodcli.runs import RunFolder
 from oodcli.store import Store, write_json
 from oodcli.workflows.compute import Compute
@@ -84,7 +85,7 @@ class NormRatioResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        return {"schema": NORMRATIO_SCHEMA, **asdict(self)}
+        return {"schema": NORMRATIO_SCHEMA, **as_json(self)}
 
 
 def normratio(

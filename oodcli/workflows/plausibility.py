@@ -6,7 +6,7 @@ and against what it would be with the classes in another order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from oodcli.models import Checkpoint, Network
 from oodcli.models.extraction import extract
 from oodcli.pools import decoding
 from oodcli.progress import Progress
+from oodcli.records import as_json
 from oodcli.runs import Preprocess
 from oodcli.workflows.devices import enough_memory
 
@@ -85,7 +86,7 @@ class Plausibility:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a run's record has it."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        return {**as_json(self), "warnings": list(self.warnings)}
 
     @property
     def line(self) -> str:

@@ -9,7 +9,7 @@ image has a part in it.
 import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_method
 from oodcli.methods.base import score_many
 from oodcli.methods.ensemble import AUTO, EnsembleSpec, rank_scale
 from oodcli.progress import SILENT, Progress
+from oodcli.records import as_json
 from oodcli.runs import now
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.choosing import Contrast, Floats, joined_greedily, merits, resampled
@@ -214,7 +215,7 @@ class Recommendation:
             "kind": "ood-recommendation",
             "schema": RECOMMENDATION_SCHEMA,
             "sureness": self.sureness,
-            **asdict(self),
+            **as_json(self),
         }
 
     @classmethod

@@ -186,14 +186,10 @@ def _same_images(group: Sequence[RunRows]) -> None:
                 )
 
 
-def _place(row: ResultRow) -> tuple[str, str, str]:
-    return row.method, row.dataset, row.group
-
-
 def _common(group: Sequence[RunRows]) -> list[list[ResultRow]]:
     """Return of each run the rows that all runs have."""
-    keys = set.intersection(*({_place(r) for r in table.rows} for table in group))
-    common = [[r for r in table.rows if _place(r) in keys] for table in group]
+    keys = set.intersection(*({r.place for r in table.rows} for table in group))
+    common = [[r for r in table.rows if r.place in keys] for table in group]
     if not keys:
         names = ", ".join(table.run.name for table in group)
         raise InvalidInputError(f"runs {names} have no method and set in common to average")

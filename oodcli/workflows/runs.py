@@ -1,11 +1,12 @@
 """What is stored of runs: the list of all, and everything about one; no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oodcli.errors import CorruptArtifactError, OodError
+from oodcli.records import as_json
 from oodcli.runs import Leftover, RunFolder, find_run, leftovers, run_folders
 from oodcli.scores import read_scorings
 from oodcli.store import Store, read_json, size_of
@@ -22,23 +23,24 @@ class ListedRun:
     name
         Its name.
     finished
-        Whether it can be scored.
+        Whether its training has ended.
     default
         Whether commands take it without ``--run``.
     origin
         ``trained``, ``imported``, ``unfinished`` or ``damaged``.
     created
-        When, UTC; empty for a damaged one, as are ``arch`` and ``data``.
+        When it was finished, or begun if it is unfinished, UTC; empty for a damaged one, as are
+        ``arch`` and ``data``.
     arch
         Canonical architecture.
     data
-        Name of its data.
+        Name of the data set.
     seed
-        Seed of training, or None.
+        Seed of training; None for an imported network.
     val_accuracy
         Accuracy on validation images, a fraction; None where there are none.
     bytes
-        What its folder takes.
+        Size of its folder.
     """
 
     name: str
@@ -62,11 +64,11 @@ class RunList:
     store
         Folder of the store.
     usage
-        Bytes by kind.
+        Bytes of each part of the store.
     runs
         The runs, the oldest first.
     leftovers
-        What no run has.
+        What no run has; in JSON by path in the store.
     no_default
         Why commands must name a run, where there are runs and none is the default; else empty.
     """
@@ -84,17 +86,12 @@ class RunList:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
+        own = as_json(self)
         return {
             "schema": RUNS_SCHEMA,
-            "store": str(self.store),
-            "usage": dict(self.usage),
-            "runs": [asdict(run) for run in self.runs],
+            **{name: own[name] for name in ("store", "usage", "runs")},
             "leftovers": [
-                {
-                    "path": rest.path.relative_to(self.store).as_posix(),
-                    "kind": rest.kind,
-                    "bytes": rest.bytes,
-                }
+                as_json(rest) | {"path": rest.path.relative_to(self.store).as_posix()}
                 for rest in self.leftovers
             ],
         }

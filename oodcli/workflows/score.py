@@ -27,6 +27,7 @@ from oodcli.methods.featurenorm import selection
 from oodcli.metrics import near_chance
 from oodcli.probes import Probe
 from oodcli.progress import Progress, Silent, lasting
+from oodcli.records import as_json
 from oodcli.results import AVERAGE, Report
 from oodcli.scores import (
     LABELS,
@@ -118,10 +119,7 @@ class ScoreResult:
         return {
             **self.report.to_json(),
             "schema": SCORE_SCHEMA,
-            "passes": [
-                {"dataset": p.dataset, "computed": p.computed, "cached": p.cached}
-                for p in self.passes
-            ],
+            "passes": [as_json(each) for each in self.passes],
             "left_out": dict(self.left_out),
             "undefined": list(self.undefined),
         }
@@ -167,30 +165,21 @@ class Plan:
         Device that would be used.
     methods
         Canonical names of the methods.
-    passes
-        The forward passes that are needed.
     images_per_s
         Rate used for the expected times.
+    passes
+        The forward passes that are needed.
     """
 
     run: str
     device: str
     methods: tuple[str, ...]
-    passes: tuple[PlannedPass, ...]
     images_per_s: float
+    passes: tuple[PlannedPass, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        return {
-            "schema": SCORE_SCHEMA,
-            "run": self.run,
-            "device": self.device,
-            "methods": list(self.methods),
-            "images_per_s": self.images_per_s,
-            "passes": [
-                {name: getattr(p, name) for name in p.__dataclass_fields__} for p in self.passes
-            ],
-        }
+        return {"schema": SCORE_SCHEMA, **as_json(self)}
 
 
 @dataclass(frozen=True)

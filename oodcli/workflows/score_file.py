@@ -208,13 +208,13 @@ def _report(
         for name in file.ood
     }
     rows = [
-        ResultRow.of(
-            curves[each.canonical, name].detection(convention),
+        ResultRow(
             run=run,
             method=each.canonical,
             params=dict(each.params),
             dataset=name,
             group="ood",
+            detection=curves[each.canonical, name].detection(convention),
             id_accuracy=accuracy,
             convention=convention.name,
             extras={"tied": curves[each.canonical, name].tied},

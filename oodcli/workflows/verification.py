@@ -1,7 +1,7 @@
 """Verification of data sets: their files, the number of their images, and the decoded images."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from oodcli.data.registered import registered
 from oodcli.data.registry import DATASETS
 from oodcli.errors import OodError
 from oodcli.progress import Progress, Silent
+from oodcli.records import as_json
 from oodcli.store import Store
 
 VERIFY_SCHEMA = 1
@@ -58,7 +59,7 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
-        return {"schema": VERIFY_SCHEMA, "checks": [asdict(check) for check in self.checks]}
+        return {"schema": VERIFY_SCHEMA, **as_json(self)}
 
 
 def verify_datasets(

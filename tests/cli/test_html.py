@@ -35,8 +35,8 @@ def report(*, name: str = "svhn") -> Report:
     """Make a report of three methods on two sets."""
     values = {"msp": (0.3, 0.9), "energy": (0.2, 0.95), "featurenorm": (0.1, 0.97)}
     rows = [
-        ResultRow.of(
-            Detection(fpr, auroc, 0.75, 0.5, n_id=1000, n_ood=2500),
+        ResultRow(
+            detection=Detection(fpr, auroc, 0.75, 0.5, n_id=1000, n_ood=2500),
             run="r",
             method=method,
             params={},

@@ -26,8 +26,8 @@ def row(
     convention: str = "neutral",
 ) -> ResultRow:
     """Make a row."""
-    return ResultRow.of(
-        Detection(fpr, auroc, 0.75, 0.5, n_id=1000, n_ood=2500),
+    return ResultRow(
+        detection=Detection(fpr, auroc, 0.75, 0.5, n_id=1000, n_ood=2500),
         run=run,
         method=method,
         params={},

@@ -22,8 +22,8 @@ def row(
     method: str, dataset: str, group: str, fpr: float, auroc: float, *, run: str = "r"
 ) -> ResultRow:
     """Make a row."""
-    return ResultRow.of(
-        Detection(fpr, auroc, 0.75, 0.5, n_id=1000, n_ood=2500),
+    return ResultRow(
+        detection=Detection(fpr, auroc, 0.75, 0.5, n_id=1000, n_ood=2500),
         run=run,
         method=method,
         params={"block": 6} if method == "featurenorm" else {"temperature": 1.0},

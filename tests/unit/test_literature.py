@@ -51,8 +51,8 @@ def report(
     def rows(run: str) -> list[ResultRow]:
         return with_averages(
             [
-                ResultRow.of(
-                    Detection(0.8, auroc, 0.5, 0.5, n_id=n_id, n_ood=n_ood),
+                ResultRow(
+                    detection=Detection(0.8, auroc, 0.5, 0.5, n_id=n_id, n_ood=n_ood),
                     run=run,
                     method=method,
                     params={},

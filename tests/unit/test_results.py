@@ -20,8 +20,8 @@ def row(
     dataset: str, group: str, value: float, *, method: str = "msp", run: str = "r"
 ) -> ResultRow:
     """Make a row whose four metrics are told from one value."""
-    return ResultRow.of(
-        Detection(value, value + 0.01, value + 0.02, value + 0.03, n_id=10, n_ood=5),
+    return ResultRow(
+        detection=Detection(value, value + 0.01, value + 0.02, value + 0.03, n_id=10, n_ood=5),
         run=run,
         method=method,
         params={"temperature": 1.0},
