@@ -1,4 +1,4 @@
-"""What one forward pass leaves behind, and what a detector may learn from.
+"""Activations of one forward pass, and the reference data that methods are fitted on.
 
 A detector never sees a network or an image. It is fitted on a :class:`Reference` (the last layer
 and activations of in-distribution images) and scores :class:`Activations`.

@@ -1,4 +1,4 @@
-"""Errors that speak of the arguments of the Python API where the command line has options."""
+"""Errors that name arguments of the Python API instead of options of the command line."""
 
 import contextlib
 import re

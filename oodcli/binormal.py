@@ -1,4 +1,4 @@
-"""What an AUROC tells of its own variance if both sides are normal, up to any rising scale."""
+"""Variance of an AUROC if the scores of both sides are normal, up to any monotone scale."""
 
 from typing import Any
 

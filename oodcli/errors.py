@@ -1,4 +1,4 @@
-"""Errors that the user can cure.
+"""Errors that the user can correct.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Files that the user named: what may be one, and how the errors of those who read them are said.
+"""Files named by the user: which are accepted, and how errors in reading them are reported.
 
 Every reader of files from outside begins with :func:`regular`, and does its work inside
 :func:`reading`, the one place where exceptions of libraries become errors of this package. Code of

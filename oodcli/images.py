@@ -1,4 +1,4 @@
-"""Images as every part of the tool sees them: uint8, channels first, in rows of a fixed order.
+"""Image sets: uint8, channels first, in rows of a fixed order.
 
 A *source* is what a reader returns: images of any size, decoded when read. An *image set* is the
 same images at the size of a benchmark, cut into shards of ``SHARD_ROWS`` rows, each with a digest

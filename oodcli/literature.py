@@ -1,4 +1,4 @@
-"""Values that papers printed, and whether ours may be held against them.
+"""Published values, and whether ours are comparable with them.
 
 The values stand in ``literature.csv`` beside this module, in percent and with the digits that were
 printed: one line per method, training, architecture and data set. ``average`` is the unweighted

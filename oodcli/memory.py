@@ -1,4 +1,4 @@
-"""How much memory is free where a device computes."""
+"""Free memory of a device."""
 
 import contextlib
 import os

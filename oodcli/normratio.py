@@ -1,4 +1,4 @@
-"""NormRatio: which block of a network tells an image from its jigsaw puzzle best.
+"""NormRatio: which block of a network separates images best from their jigsaw puzzles.
 
 Used by the command and by FeatureNorm alike.
 """

@@ -1,4 +1,4 @@
-"""Arrays in .npz and .npy files of others, read without trusting what their headers claim."""
+"""Third-party .npz and .npy files, read without trusting their headers."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""An HTTP client whose patience ends: with a server that is silent, and with one that drips.
+"""An HTTP client with time limits for silent and for slow servers.
 
 The time limit of a socket starts anew with every byte, so that a server that sends one now and then
 would be waited for without end: in the head of its answer, in a redirect, or in the file. Here all

@@ -1,4 +1,4 @@
-"""A reader of foreign pickles that runs no code.
+"""A reader of third-party pickles that runs no code.
 
 A pickle is a program for a small machine that puts values onto a stack, and names functions to
 call. This is such a machine, of which every instruction makes plain values only. It answers the few

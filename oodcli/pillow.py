@@ -1,4 +1,4 @@
-"""The one door to Pillow for files: which formats of images are read, and by what name they go.
+"""The only access to Pillow for files: which image formats are read, and their names.
 
 Pillow by itself takes any of about fifty formats for what a file is called, whatever the name ends
 in, and starts Ghostscript for PostScript. Nothing else in the package may open an image with

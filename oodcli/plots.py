@@ -1,4 +1,4 @@
-"""Pictures of scores, blocks and training. Nothing here reads a file; Matplotlib is loaded late.
+"""Plots of scores, blocks and training; reads no file, and imports Matplotlib only to draw.
 
 Colours are those of Okabe and Ito, which people with any common colour blindness tell apart; every
 line has a style or a marker of its own as well. Fractions become percent on the axes.

@@ -1,4 +1,4 @@
-"""Threads and processes that decode images: one pool of each serves a command and ends with it.
+"""Threads and processes that decode images: one pool of each per command, which ends with it.
 
 Whoever wants images decoded opens :func:`decoding` and gets the pools of the command, or, where
 there is no command, pools that end with the context. What iterates over images owns neither: an

@@ -1,4 +1,4 @@
-"""What a method may ask of a forward pass beyond logits, features and block norms.
+"""What a method may observe in a forward pass besides logits, features and block norms.
 
 A *probe* is a frozen record of its parameters with a function that runs inside the pass, network
 and batch in hand; its output is one more row-aligned array, kept under the probe's own key. A

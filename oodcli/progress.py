@@ -1,4 +1,4 @@
-"""How the core tells that it is at work, without knowing a screen."""
+"""Progress of long work, reported without knowing a screen."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

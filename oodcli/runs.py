@@ -1,4 +1,4 @@
-"""Runs: a trained or imported network with all that is needed to use it and to cite it.
+"""Runs: a trained or imported network with all that is needed to use and cite it.
 
 A run is a folder of the store. ``run.json`` is written last, so a run that has one is complete.
 ``training.json`` stands in a run that is still being trained.

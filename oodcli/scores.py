@@ -1,4 +1,4 @@
-"""Scores of a run, one per image, method and data set, kept until the run is removed.
+"""Scores of a run, one per image, method and data set, stored until the run is removed.
 
 A *scoring* holds all scores that may stand in one table: same ID test images, same number of images
 of each set, same precision. Its folder has an index, ``scoring.json``, and one file of scores per

@@ -1,4 +1,4 @@
-"""How the parameters of a run's methods were chosen, kept until the run is removed."""
+"""How the parameters of a run's methods were chosen, stored until the run is removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

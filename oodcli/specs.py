@@ -1,4 +1,4 @@
-"""The grammar of what is written as ``name:key=value,…``: methods, objectives, architectures."""
+"""The grammar of ``name:key=value,…``: methods, objectives, architectures."""
 
 from collections.abc import Collection, Mapping
 from types import UnionType

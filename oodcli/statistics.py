@@ -1,4 +1,4 @@
-"""How sure the metrics are: intervals, paired tests, and what else the scores of a method tell.
+"""Uncertainty of the metrics: intervals, paired tests, and further values of the scores.
 
 Intervals stand for the images alone: another draw of as many ID and OOD images, the same network.
 AUROC has a closed form, from DeLong's variance; FPR95 and the two areas of precision are resampled.

@@ -1,4 +1,4 @@
-"""The folder in which everything is kept. Nothing else knows a path in it.
+"""The folder in which everything is stored; no other module knows a path in it.
 
 ::
 

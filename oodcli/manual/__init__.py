@@ -17,6 +17,7 @@ TOPICS = {
     "reports": "conventions, tables, statistics, published values, plots",
     "json": "every object and file that programs read",
     "measurements": "accuracy, speed and memory, with commands and hardware",
+    "architecture": "how the code is organised; the way of one image through it",
 }
 
 

@@ -152,10 +152,11 @@ _INSIDE: Mapping[type, Mapping[str, tuple[Any, str]]] = {
 }
 _OF_REPORT: Mapping[str, tuple[Any, str]] = {
     "published": (Sequence[PublishedComparison], "With ``--published``: published values."),
-    "conventions": (
-        Sequence[Mapping[str, Any]],
-        "With several ``--convention``: this object by each of the others.",
+    "conventions[].name": (
+        str,
+        "With several ``--convention``: the name of each; ``rows`` then has the rows of all.",
     ),
+    "conventions[].description": (str, "What the convention means, in one line."),
 }
 _SHOWN_RUN: Mapping[str, tuple[Any, str]] = {
     "name": (str, "Name of the run."),

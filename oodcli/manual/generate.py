@@ -3,9 +3,11 @@
 They stand between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
 """
 
+import ast
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,6 +156,21 @@ def _commands() -> str:
     return table(("command", "what it does"), rows)
 
 
+def _rooms() -> str:
+    """Return every package, and every module beside them at the top, with its first line."""
+    root = Path(__file__).resolve().parents[1]
+    packages = {path.parent: path for path in root.glob("*/**/__init__.py")}
+    modules = {path: path for path in root.glob("*.py") if not path.name.startswith("__")}
+    rows = []
+    for place, path in sorted(packages.items()) + sorted(modules.items()):
+        text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[
+            0
+        ]
+        name = place.relative_to(root.parent).as_posix() + "/" * (place in packages)
+        rows.append((f"`{name}`", text.replace("``", "`").replace("\n", " ")))
+    return table(("room", "what is in it"), rows)
+
+
 def _columns() -> str:
     return table(("column", "meaning"), ((f"`{n}`", text) for n, text in COLUMNS.items()))
 
@@ -161,6 +178,7 @@ def _columns() -> str:
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": _commands,
     "methods": _methods,
+    "rooms": _rooms,
     "objectives": _objectives,
     "recipes": _recipes,
     "datasets": _datasets,

@@ -1,4 +1,4 @@
-"""The methods there are, by the name they have on the command line."""
+"""The methods, by their name on the command line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Networks: what can be built, how weights get in and out, and the one forward pass."""
+"""Networks: architectures, weights, and the one forward pass."""
 
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.checkpoint import load_head, load_run_network, load_weights, save_weights

@@ -1,5 +1,6 @@
 """The manual agrees with the registries and records that it describes."""
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -116,6 +117,16 @@ def test_every_field_of_the_contract_has_a_meaning() -> None:
     for each in OBJECTS:
         for field in each.fields():
             assert field.meaning, (each.title, field.path)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_part_of_the_code_that_a_page_names_is_there(topic: str) -> None:
+    names = set(re.findall(r"`(oodcli(?:\.\w+)+)`", page(topic)))
+    assert len(names) > 30 or topic != "architecture"
+    for name in names:
+        pkgutil.resolve_name(name)
+    for path in re.findall(r"`((?:oodcli|tests)/[\w./]+)`", page(topic)):
+        assert (GOLDEN.parents[1] / path).exists() or "NAME" in path, path
 
 
 def written_commands() -> list[tuple[str, list[str]]]:
