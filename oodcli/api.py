@@ -117,9 +117,9 @@ class LoadedRun:
         score_batch_size
             Images that go through the network at a time; None for what suits the device.
         skip_unreadable
-            Whether to leave out images of the run's own data that cannot be read.
+            Whether to skip images of the run's own data that cannot be read.
         progress
-            Told of fitting.
+            Shows the progress of fitting; silent by default.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class LoadedRun:
         tune_ood
             OOD validation images for ``openood``.
         limit
-            Take so many images of each set, spread evenly.
+            Score this many images of each set, spread evenly over it; all if None.
         export, export_activations
             Files that get the scores, and the activations, of this call.
         device
@@ -200,9 +200,9 @@ class LoadedRun:
         score_batch_size
             Images that go through the network at a time; None for what suits the device.
         skip_unreadable
-            Whether to leave out images that cannot be read.
+            Whether to skip images that cannot be read.
         progress
-            Told of long work.
+            Shows the progress of long work; silent by default.
 
         Returns
         -------
@@ -266,7 +266,7 @@ class LoadedRun:
         benchmark
             The sets of this benchmark alone, as scored for it; what was scored last if None.
         limit
-            The scores of so many images of each set; what was scored last in full if None.
+            The scores of this many images of each set; the last full scoring if None.
         ci
             Whether to give 95 % confidence intervals.
         compare
@@ -323,7 +323,7 @@ class LoadedRun:
         Parameters
         ----------
         max_images
-            Use so many training images, spread evenly over all of them; all if None.
+            Use this many training images, spread evenly over all of them; all if None.
         normalise
             Whether to normalise the images with the constants of the run; ``--no-normalise`` of the
             command line, as in the released script, is False.
@@ -380,7 +380,7 @@ class LoadedRun:
             Choose among these alone; among all that work from stored activations, and ensembles of
             them, if there is none.
         limit
-            Choose on so many ID images, spread evenly.
+            Choose on this many ID images, spread evenly over all of them.
         seed
             Of noise, jigsaws and bootstrap samples.
         device, amp, score_batch_size, skip_unreadable, progress
@@ -498,7 +498,7 @@ def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = 
     name
         Its name; the one created last if None.
     store
-        The folder in which everything is kept; that of the command line if None.
+        The folder of the store; that of the command line if None.
 
     Raises
     ------
@@ -511,8 +511,8 @@ def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = 
     ('blue', 'red')
     """
     with speaking_of_arguments():
-        kept = Store.at(None if store is None else Path(store))
-        return LoadedRun(kept, find_run(kept, name))
+        place = Store.at(None if store is None else Path(store))
+        return LoadedRun(place, find_run(place, name))
 
 
 def predict(

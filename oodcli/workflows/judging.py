@@ -1,7 +1,7 @@
 """The one screening pass: images in, what a detector says of each of them out, in order.
 
-Images are decoded and resized ahead of the network, in threads; what is held at a time is bounded,
-however many images there are.
+Images are decoded and resized ahead of the network, in threads; memory does not grow with the
+number of images.
 """
 
 import contextlib
@@ -41,8 +41,7 @@ class Judged:
     Parameters
     ----------
     items
-        The images, ``n`` of them; the pixels of those that come out of an array only where they
-        were to be kept.
+        The ``n`` images; those out of an array have their pixels only with ``keep_pixels``.
     errors
         Why an image cannot be read; None for all others.
     classes
@@ -132,7 +131,7 @@ class Predictions:
 
     @property
     def p(self) -> float:
-        """How likely so many OOD images are, or more, if all that can be read are ID.
+        """Probability of at least so many OOD images if all that can be read are ID.
 
         See :func:`oodcli.statistics.surplus_p`; 1 where none can be read.
         """
@@ -165,8 +164,7 @@ def judge(
     images
         The images; read ahead in a thread.
     soon
-        Whether the first ones go through the network in small groups, so that somebody who looks on
-        soon sees verdicts.
+        Whether to begin with small groups of images, so that the first verdicts come soon.
     keep_pixels
         Whether the items that come back have the pixels of images out of arrays.
     unreadable
