@@ -172,7 +172,9 @@ class Activator:
             self.passes.count(images.name, computed=0, cached=len(images))
         return self._open(images, shown, probes)
 
-    def as_decoded(self, name: str, views: Mapping[View, bool]) -> Callable[[ImageShard], None]:
+    def as_decoded(
+        self, name: str, views: Mapping[View, bool], *, normalise: bool = True
+    ) -> Callable[[ImageShard], None]:
         """Return what computes and stores activations of shards whose pixels will not be kept.
 
         Parameters
@@ -181,12 +183,14 @@ class Activator:
             Name of the image set.
         views
             What is done to each image first, and whether block norms are all that is stored.
+        normalise
+            As for :meth:`activations`.
         """
 
         def see(shard: ImageShard) -> None:
             images = ImageSet(name, (shard,))
             for view, norms_only in views.items():
-                shown = self._shown(view, norms_only=norms_only)
+                shown = self._shown(view, normalise=normalise, norms_only=norms_only)
                 if shown.missing(images.shards):
                     with self._writing(images, shown):
                         self._compute(images, shown, [shard], (), of=len(shard), passing=True)

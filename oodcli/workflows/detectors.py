@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from oodcli import __version__
 from oodcli.activations import Activations
 from oodcli.arguments import speaking_of_arguments
+from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
@@ -285,7 +286,9 @@ def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
     """Fit a method, and score ID images that the network was not trained on."""
     activator, data, progress = run.activator, run.data, run.progress
     part = "val" if "val" in data.dataset.parts else data.dataset.test_name
-    images: ImageSet = data.images(part)
+    # What a method observes takes a pass of its own, which gives the ordinary activations too.
+    seen = None if spec.needs_network else run.as_decoded(part, {View(): False})
+    images: ImageSet = data.images(part, seen=seen)
     found: Detectors = fit_all(
         [spec],
         run.reference(),

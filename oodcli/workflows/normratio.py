@@ -128,7 +128,10 @@ def normratio(
     with OpenRun.open(
         store, run, how, skip_unreadable=skip_unreadable, progress=progress
     ) as opened:
-        chosen = opened.data.train(limit=max_images)
+        seen = opened.as_decoded(
+            "train", {View(): False, View("jigsaw"): True}, normalise=normalise
+        )
+        chosen = opened.data.train(limit=max_images, seen=seen)
         plain = opened.activator.activations(chosen, normalise=normalise)
         puzzles = opened.activator.activations(
             chosen, view=View("jigsaw"), normalise=normalise, norms_only=True

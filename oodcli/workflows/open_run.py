@@ -213,9 +213,12 @@ class OpenRun:
         """Return the training images; see :meth:`oodcli.workflows.run_data.RunData.prepared`."""
         return self.data.train(limit=self.limit, seen=seen)
 
-    def calibration(self) -> ImageSet:
-        """Return the images that thresholds are set on; no limit applies to them."""
-        return self.data.chosen(*self.data.dataset.calibration())
+    def calibration(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
+        """Return the images that thresholds are set on; no limit applies to them.
+
+        ``seen`` is as for :meth:`oodcli.workflows.run_data.RunData.chosen`.
+        """
+        return self.data.chosen(*self.data.dataset.calibration(), seen=seen)
 
     def test(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
         """Return the test images; see :meth:`limited`."""
@@ -239,17 +242,32 @@ class OpenRun:
         device, activator = self.activator.device, self.activator
         return Reference(
             head=load_head(self.folder.weights, self.record.arch).to(device),
-            load_train=lambda: activator.activations(self.train()),
+            load_train=lambda: activator.activations(
+                self.train(self.as_decoded("train", {View(): False}))
+            ),
             load_labels=lambda: _labels(self.train()).to(device),
             load_jigsaw=lambda: activator.activations(
-                self.train(), view=View("jigsaw"), norms_only=True
+                self.train(self.as_decoded("train", {View("jigsaw"): True})),
+                view=View("jigsaw"),
+                norms_only=True,
             ),
-            load_calibration=lambda: activator.activations(self.calibration()),
+            load_calibration=lambda: activator.activations(
+                self.calibration(self.as_decoded(self.calibration_part, {View(): False}))
+            ),
             load_calibration_labels=lambda: _labels(self.calibration()).to(device),
             load_probed=self._probed,
             load_state=self._state,
             n_blocks=len(self.record.blocks),
         )
+
+    def as_decoded(
+        self, part: str, views: Mapping[View, bool], *, normalise: bool = True
+    ) -> Callable[[ImageShard], None]:
+        """Return what computes activations of a part while it is decoded and cannot be kept.
+
+        See :meth:`oodcli.workflows.activate.Activator.as_decoded`.
+        """
+        return self.activator.as_decoded(f"{self.data_name} {part}", views, normalise=normalise)
 
     def _probed(self, part: Part, probe: Probe, rows: torch.Tensor | None) -> ActivationSet:
         return self.activator.activations(self._rows_of(part, rows), probes=[probe])

@@ -372,14 +372,21 @@ class RunData:
             Take that many images, spread evenly over the part, and decode no others; all if None,
             or if there are no more.
         seen
-            As for :func:`oodcli.data.prepare.prepare`, where all are taken.
+            As for :func:`oodcli.data.prepare.prepare`.
         """
         how = self._how(name)
         if limit is None or limit >= len(part):
             return prepare(part, self.store, seen=seen, **how)
-        return prepare_some(part, evenly_spaced(len(part), limit), self.store, **how)
+        rows = evenly_spaced(len(part), limit)
+        return prepare_some(part, rows, self.store, seen=seen, **how)
 
-    def chosen(self, part: str, rows: NDArray[np.int64]) -> ImageSet:
+    def chosen(
+        self,
+        part: str,
+        rows: NDArray[np.int64],
+        *,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> ImageSet:
         """Return some images of one part; the others are not decoded for them.
 
         Parameters
@@ -389,11 +396,15 @@ class RunData:
         rows
             Ascending row numbers of the part, ``(m,)``. Rows of images that are skipped are not
             among those that are returned.
+        seen
+            As for :func:`oodcli.data.prepare.prepare`.
         """
         whole = self.dataset.parts[part]
-        images = replace(self, decode=self.decode and len(rows) == len(whole)).images(part)
-        if len(rows) < len(whole) and images.shards[0].known_digest == UNDECODED:
-            return prepare_some(whole, rows, self.store, **self._how(f"{self.dataset.name} {part}"))
+        every = len(rows) == len(whole)
+        images = replace(self, decode=self.decode and every).images(part, seen=seen)
+        if not every and images.shards[0].known_digest == UNDECODED:
+            how = self._how(f"{self.dataset.name} {part}")
+            return prepare_some(whole, rows, self.store, seen=seen, **how)
         return images.take(places_of(images, rows))
 
     def _how(self, name: str) -> dict[str, Any]:

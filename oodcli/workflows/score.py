@@ -477,7 +477,11 @@ class _Session:
             If the OOD validation images cannot be used.
         """
         name = self.run.data.dataset.name
-        images = self.run.calibration()
+        views = (View("framed"), View("jigsaw")) if tuning == "pseudo" else (View(),)
+        # What methods observe takes a pass of its own, which gives the ordinary activations too.
+        observes = _observes(self.specs)
+        seen = None if observes else self.run.as_decoded("val", dict.fromkeys(views, False))
+        images = self.run.calibration(seen)
         if tuning == "pseudo":
             return (
                 self._validation(images, View("framed"), f"{name} val"),

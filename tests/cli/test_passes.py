@@ -177,6 +177,68 @@ def test_scored_images_that_are_not_kept_are_decoded_once(
     assert by_set(found) == by_set(kept)
 
 
+def test_limited_images_that_are_not_kept_are_decoded_once(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --limit too, for which images are chosen out of each set, puzzles included."""
+    forget(tmp_path / "store")
+    line = ("score", "--method", "featurenorm", "--method", "knn", "--format", "json")
+    line = (*line, "--ood", flat(tmp_path / "odd"), "--limit", 5)
+    kept = json.loads(ood(*line)[1])
+    forget(tmp_path / "store")
+    decoded.clear()
+    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    code, out, err = ood(*line)
+    assert code == 0, err
+    found = json.loads(out)
+    assert not list((tmp_path / "store" / "images").rglob("*.npy"))
+    assert sorted(Counter(decoded).values()) == [1] * 15
+    assert found["rows"] == kept["rows"]
+    assert by_set(found) == by_set(kept)
+
+
+def test_calibration_images_that_are_not_kept_are_decoded_once(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(tmp_path / "store")
+    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    code, _, err = ood("score", "--ood", flat(tmp_path / "odd"), "--method", "react")
+    assert code == 0, err
+    assert list(Counter(path for path in decoded if "train" in path.parts).values()) == [1, 1]
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("line", [("normratio",), ("normratio", "--max-images", 6)])
+def test_images_of_normratio_that_are_not_kept_are_decoded_once(
+    ood: Ood,
+    tmp_path: Path,
+    decoded: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    line: list[object],
+) -> None:
+    results = []
+    for limit in (10**9, 0):
+        forget(tmp_path / "store")
+        decoded.clear()
+        monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", limit)
+        code, out, err = ood(*line, "--format", "json")
+        assert code == 0, err
+        results.append(json.loads(out))
+        assert list(Counter(decoded).values()) == [1] * (6 if len(line) > 1 else 24)
+    assert results[0]["blocks"] == results[1]["blocks"]
+
+
+def test_images_that_a_detector_is_fitted_on_are_decoded_once(
+    ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(tmp_path / "store")
+    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    code, _, err = ood("predict", flat(tmp_path / "odd"), "--method", "knn")
+    assert code == 0, err
+    inside = [path for path in decoded if "odd" not in path.parts]
+    assert sorted(Counter(inside).values()) == [1] * (24 + 24)
+
+
 def test_calibration_images_alone_are_decoded(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path]
 ) -> None:
