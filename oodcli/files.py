@@ -38,6 +38,29 @@ def regular(path: Path) -> Path:
     return path
 
 
+def check_file(path: Path, cure: str) -> None:
+    """Refuse what is no regular file, before it is opened.
+
+    Parameters
+    ----------
+    path
+        The file.
+    cure
+        What to do instead.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file, or if it is a folder, a pipe or a device.
+    """
+    try:
+        regular(path)
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise InvalidInputError(f"there is no file {path}; {cure}") from None
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}; {cure}") from None
+
+
 def expanded(path: Path) -> Path:
     """Return a path with the home folder in place of ``~``.
 

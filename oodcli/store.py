@@ -94,7 +94,7 @@ def replacing(path: Path, *, size: int | None = None, cure: str = ELSEWHERE) -> 
         if error.errno not in _DISK_FULL:
             error.filename = str(path)
             raise
-        needed = f"{size / 1e6:.1f} MB" if size else f"more than {written / 1e6:.1f} MB"
+        needed = _amount(size) if size else f"more than {_amount(written)}"
         raise _no_room(error, path, needed, cure) from None
 
 
@@ -132,8 +132,13 @@ def _no_room(error: OSError, path: Path, needed: str, cure: str) -> InvalidInput
     full = "the quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
     return InvalidInputError(
         f"cannot write {path}: {full}: it needs {needed}, and "
-        f"{free_bytes(path.parent) / 1e6:.1f} MB are free; make room, or {cure}"
+        f"{_amount(free_bytes(path.parent))} are free; make room, or {cure}"
     )
+
+
+def _amount(size: int) -> str:
+    """Write a number of bytes so that little is not nothing."""
+    return f"{size:,} bytes" if size < 1e5 else f"{size / 1e6:.1f} MB"
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
@@ -156,7 +161,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     free = free_bytes(folder)
     if needed > free:
         raise InvalidInputError(
-            f"{what} need {needed / 1e6:.1f} MB, and the disk of {folder} has {free / 1e6:.1f} MB "
+            f"{what} need {_amount(needed)}, and the disk of {folder} has {_amount(free)} "
             "free; make room, or keep everything elsewhere: --store DIR"
         )
 

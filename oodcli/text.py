@@ -64,6 +64,17 @@ def unescaped(text: str) -> str:
     return _ESCAPE.sub(_byte, raw).decode("utf-8", "surrogateescape")
 
 
+def counted(number: int, thing: str, plural: str | None = None) -> str:
+    """Return a number with what it counts.
+
+    Examples
+    --------
+    >>> counted(1, "class", "classes"), counted(3000, "image")
+    ('1 class', '3,000 images')
+    """
+    return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
+
+
 def printable(text: str) -> str:
     r"""Return text for a screen: in one line, with escapes for what steers a terminal or hides.
 

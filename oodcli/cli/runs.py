@@ -91,7 +91,7 @@ def drop(
     known = {entry.name for each in read_scorings(folder.scores) for entry in each.sets}
     for name in sets:
         if name not in known:
-            raise UnknownNameError.among(f"scored OOD set of run {folder.name}", name, known)
+            raise UnknownNameError.among("OOD set with scores", name, known)
     drop_sets(kept, folder.scores, sets)
     say(f"dropped from run {folder.name}: {', '.join(dict.fromkeys(sets))}")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from oodcli.data.dataset import Dataset
 from oodcli.errors import InvalidInputError
+from oodcli.files import check_file
 from oodcli.images import Part
 
 _MOST_BYTES = 1 << 26
@@ -27,8 +28,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     InvalidInputError
         If it cannot be read, is no text, or has no name or one twice.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"there is no file {path}; name a text file: --classes FILE")
+    check_file(path, "name a text file: --classes FILE")
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InvalidInputError(f"{path} is too large for a list of classes; name a text file")

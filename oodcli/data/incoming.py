@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from oodcli.data.arrays import open_npz
 from oodcli.data.readers import decode, decode_stream, is_image_name
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
+from oodcli.files import check_file
 from oodcli.images import ImageSource
 from oodcli.pools import ahead, thread_count
 from oodcli.text import printable
@@ -139,8 +140,7 @@ def open_array(path: Path) -> ImageSource:
 
 
 def _of_array(path: Path, relative: str) -> Iterator[Item]:
-    if not path.is_file():
-        raise InvalidInputError(f"there is no file {path}; check its name")
+    check_file(path, "check its name")
     source = open_array(path)
     row = 0
     try:

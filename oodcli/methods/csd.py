@@ -16,8 +16,9 @@ from oodcli.errors import UndefinedMethodError
 from oodcli.methods.bank import Bank, by_bank
 from oodcli.methods.base import at_least
 from oodcli.methods.class_means import directions
-from oodcli.methods.needs import Arguments, Need, alike, counted
+from oodcli.methods.needs import Arguments, Need, alike
 from oodcli.probes import Output, ProbedNetwork
+from oodcli.text import counted
 
 # The largest squared distance between two unit vectors.
 _FARTHEST = 4.0

@@ -15,6 +15,7 @@ from oodcli.activations import Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods.class_means import class_means
 from oodcli.methods.moments import Spectrum, moments, within_classes, within_spectrum
+from oodcli.text import counted
 
 Arguments = Mapping[str, object]
 
@@ -46,11 +47,6 @@ class Need:
         """Return why a method with this need is not defined here, or None where it is."""
         lacking = self.lacking(reference, arguments)
         return None if lacking is None else f"it needs {self.says}, but {lacking}; {self.cure}"
-
-
-def counted(number: int, thing: str, plural: str | None = None) -> str:
-    """Return a number with what it counts, as in "1 class" and "3,000 images"."""
-    return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
 
 
 def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:

@@ -5,6 +5,7 @@ one of them ends, the others end too, and one of them says so.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -296,6 +297,8 @@ def together(device: str, *, say: Callable[[str], None]) -> Iterator[Processes]:
             timeout=_PATIENCE,
         )
         yield processes
+        # What holds the group in a cycle, such as a replica's reducer, is to go before the group.
+        gc.collect()
         dist.destroy_process_group()
 
 

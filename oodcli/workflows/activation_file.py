@@ -35,7 +35,7 @@ from torch import Tensor
 
 from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, ActivationShard, Head
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.files import reading
+from oodcli.files import check_file, reading
 from oodcli.npz import array_names, open_member, read_member
 from oodcli.progress import Progress
 from oodcli.store import file_of_user
@@ -332,8 +332,7 @@ def _write_header(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...
 
 def _members(path: Path) -> dict[str, _Member]:
     """Return every array of the file by name."""
-    if not path.is_file():
-        raise InvalidInputError(f"no file {path}; check the path")
+    check_file(path, "check the path")
     with path.open("rb") as raw:
         with reading(path, wrong="is not an .npz file", cure=_CURE, error=InvalidInputError):
             archive = zipfile.ZipFile(raw)

@@ -532,8 +532,9 @@ def _remarks_on(folder: "RunFolder", record: "Run") -> list[str]:
     tested = record.training.get("test") or {}
     if tested.get("chance") is not None:
         lines.append(
-            f"run {name} is right on {tested['accuracy']:.2%} of {tested['n']:,} test images, "
-            f"hardly better than guessing ({tested['chance']:.2%}); train it longer, or otherwise"
+            f"run {name} is right on {100 * tested['accuracy']:.2f} % of {tested['n']:,} test "
+            f"images, hardly better than guessing ({100 * tested['chance']:.2f} %); train it "
+            "longer, or otherwise"
         )
     for path in sorted(folder.path.rglob("*.json")):
         try:

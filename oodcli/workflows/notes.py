@@ -7,6 +7,7 @@ from oodcli.data.benchmarks import Benchmark
 from oodcli.metrics import MOSTLY_TIED
 from oodcli.results import AVERAGE, GROUPS, ResultRow, common_sets
 from oodcli.scores import ScoredSet
+from oodcli.text import counted
 from oodcli.workflows.evaluate import RunRows
 from oodcli.workflows.sources import ScoredRun, Sources, complete_shift
 
@@ -35,7 +36,11 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
         for entry in (scoring.id_set, *scoring.sets)
         if entry.name in shown or entry.group in ("id", "shifted")
     ]
-    notes += [f"{e.name}: {e.skipped} unreadable images were left out" for e in every if e.skipped]
+    notes += [
+        f"{entry.name}: {counted(entry.skipped, 'unreadable image')} skipped"
+        for entry in every
+        if entry.skipped
+    ]
     for scoring in scorings:
         notes += method_notes(rows, {} if named else scoring.left_out or {})
     for table in tables:

@@ -227,6 +227,8 @@ def _with_resize(
         usual_size, usual, source = known[0]
         # A side that belongs to another size means nothing at this one.
         how = usual if size == usual_size else usual.partition(":")[0]
+        if how != usual:
+            source += f", without its margin ({usual}), which is for its own size"
     elif originals.are_large and not originals.are_square:
         how, source = "shorter-crop", "usual for photographs, whose form it keeps"
     else:

@@ -782,7 +782,7 @@ def _score(
     right = float(np.mean(id_activations.predictions.cpu().numpy() == labels))
     if near_chance(right, labels) is not None:
         watch.note(
-            f"warning: {session.run.name} is right on {right:.1%} of {len(labels):,} test "
+            f"warning: {session.run.name} is right on {100 * right:.2f} % of {len(labels):,} test "
             "images, hardly better than guessing"
         )
     accuracies: dict[str, float] = {}

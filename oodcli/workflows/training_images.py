@@ -19,6 +19,7 @@ from oodcli.memory import free_memory
 from oodcli.progress import Progress
 from oodcli.runs import Preprocess
 from oodcli.store import Store
+from oodcli.text import counted
 from oodcli.training.loop import LabelledPixels
 from oodcli.training.processes import Processes
 from oodcli.training.recipes import Recipe
@@ -89,7 +90,7 @@ def labelled_images(
         skip_unreadable=skip_unreadable,
     )
     if images.skipped:
-        watch.note(f"{images.name}: {len(images.skipped)} unreadable images are left out")
+        watch.note(f"{images.name}: {counted(len(images.skipped), 'unreadable image')} skipped")
     if images.labels is None or len(images) == 0:
         raise InvalidInputError(f"the {part} part of {dataset.name} has no labelled images")
     return images

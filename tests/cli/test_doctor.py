@@ -152,7 +152,7 @@ def test_runs_whose_results_are_doubtful_are_remarks(
     assert code == 0
     assert content["remarks"] == [
         f"when run tiny was imported, {warning}",
-        "run tiny is right on 50.00% of 24 test images, hardly better than guessing (50.00%); "
+        "run tiny is right on 50.00 % of 24 test images, hardly better than guessing (50.00 %); "
         "train it longer, or otherwise",
         "the recommendation of run tiny is for other weights, and is not used; choose again: "
         "ood recommend --run tiny",

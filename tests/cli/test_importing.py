@@ -171,6 +171,23 @@ def test_a_configuration_that_a_network_carries_is_read(
     assert f"filter bilinear: there is no other in ood, but {source} has lanczos" in err
     came_from = record["imported"]["preprocess_from"]
     assert {came_from[key] for key in ("size", "resize", "mean", "std")} == {source}
+    # At another size its margin means nothing, and is not said to be taken.
+    argv = ["import", "colours.pt", "--arch", f"{colours}:small", "--data", data]
+    code, _, err = ood(*argv, "--image-size", 48, "--name", "other")
+    assert code == 0, err
+    assert record_of(ood, "other")["preprocess"]["resize"] == "shorter-crop"
+    assert f"{source}, without its margin (shorter-crop:50), which is for its own size" in err
+
+
+def test_a_mean_of_pixels_to_255_is_refused(ood: Ood, colours: str, tmp_path: Path) -> None:
+    data = photos(tmp_path / "plain", height=70, width=90, n=2)
+    argv = ["import", "colours.pt", "--arch", f"{colours}:small", "--data", data]
+    code, out, err = ood(*argv, "--mean", "123.7,116.3,103.5", "--std", 58)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "error: --mean 123.7,116.3,103.5 is not between 0 and 1, as pixels are here; "
+        "divide what is for pixels from 0 to 255 by 255, and --std too"
+    )
 
 
 @pytest.mark.parametrize(("side", "size"), [(20, [32, 32]), (100, [224, 224])])

@@ -369,4 +369,4 @@ def test_an_import_that_skips_unreadable_images_does_so_ever_after(
     assert ood(*argv, "lenient", "--skip-unreadable")[0] == 0
     code, out, err = ood(*score, "lenient")
     assert code == 0, err
-    assert "data: 1 unreadable images were left out" in out
+    assert "data: 1 unreadable image skipped" in out

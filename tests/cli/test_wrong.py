@@ -202,8 +202,8 @@ def test_a_truncated_image_is_named_and_can_be_skipped(
     assert message.endswith("; replace it, or go on without it: --skip-unreadable")
     code, out, _ = ood("score", "--method", "msp", "--ood", folder, "--skip-unreadable")
     assert code == 0
-    assert "odd: 1 unreadable images were left out" in out
-    assert "odd: 1 unreadable images were left out" in ood("report")[1]
+    assert "odd: 1 unreadable image skipped" in out
+    assert "odd: 1 unreadable image skipped" in ood("report")[1]
 
 
 def test_a_class_folder_without_images(ood: Ood, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from oodcli.errors import (
     OodError,
     UnreadableImageError,
 )
-from oodcli.files import expanded, reading, regular
+from oodcli.files import check_file, expanded, reading, regular
 from oodcli.foreign import read_score_file
 from oodcli.models.state_dicts import read_state
 from oodcli.store import Store, file_of_user
@@ -174,3 +174,13 @@ def test_errors_of_ours_and_of_the_disk_stay():
         reading("x", cure="do it", error=InvalidInputError),
     ):
         raise OSError(28, "disk full")
+
+
+def test_what_is_no_file_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    said = {"pipe": "it is a pipe, not a file; name another", ".": "it is a folder, not a file"}
+    for name, reason in said.items():
+        with pytest.raises(InvalidInputError, match=reason):
+            check_file(tmp_path / name, "name another")
+    with pytest.raises(InvalidInputError, match=r"there is no file .*none; name another"):
+        check_file(tmp_path / "none", "name another")

@@ -267,6 +267,8 @@ def test_a_full_disk_names_the_file_the_room_and_the_cure(
         f"cannot write {path}: the disk is full: it needs 2.5 MB, and 1.0 MB are free; make room, "
         "or keep everything elsewhere: --store DIR"
     )
+    # Little is written as bytes, not as "0.0 MB".
+    assert "the disk is full: it needs 24 bytes, and 1.0 MB are free" in fill(size=24)
     assert fill(cure="name another") == (
         f"cannot write {path}: the disk is full: it needs more than 0.3 MB, and 1.0 MB are free; "
         "make room, or name another"

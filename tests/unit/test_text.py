@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from oodcli.text import LEGIBLE, escaped, json_text, unescaped
+from oodcli.text import LEGIBLE, counted, escaped, json_text, unescaped
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,9 @@ def test_a_stream_that_lacks_a_character_gets_a_stand_in() -> None:
     assert "─▇ 0.5 ± 1 ↓".encode("ascii", LEGIBLE) == b"-# 0.5 +- 1 v"
     assert "0.5 ± 1 ↓".encode("latin-1", LEGIBLE) == "0.5 ± 1 v".encode("latin-1")
     assert "고".encode("cp1252", LEGIBLE) == rb"\uace0"
+
+
+def test_one_of_a_kind_is_not_a_plural() -> None:
+    assert counted(1, "unreadable image") == "1 unreadable image"
+    assert counted(1200, "unreadable image") == "1,200 unreadable images"
+    assert counted(2, "class", "classes") == "2 classes"

@@ -105,4 +105,4 @@ def _verdict_on_share(result: "PredictResult") -> list[str]:
             f"of another kind than the {result.detector['id_part']} images of "
             f"{result.detector['id_data']}, or are taken or stored in another way"
         ]
-    return [f"chance explains {of} OOD verdicts among ID images (p = {p:.2g})"]
+    return [f"{of} images are OOD: not clearly more than among ID images (p = {p:.2g})"]
