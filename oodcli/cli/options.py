@@ -139,6 +139,17 @@ DataOption = Annotated[
 ]
 
 
+def given(context: typer.Context) -> list[str]:
+    """Return the options on the command line, by their names there."""
+    return [
+        each.opts[0]
+        for each in context.command.params
+        if each.name is not None
+        and (source := context.get_parameter_source(each.name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+
+
 def three_numbers(option: str, text: str) -> tuple[float, float, float]:
     """Read one number for all channels, or one for each, separated by commas.
 

@@ -1,9 +1,9 @@
 """``ood score``."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,12 +19,26 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
     Tuning,
+    given,
     writable_file,
 )
 from oodcli.cli.speech import deliver, say
 
+if TYPE_CHECKING:
+    from oodcli.workflows.score import ScoreResult
+
+
+# Options that mean nothing where the activations are in a file.
+_OF_RUNS = frozenset(
+    {
+        "--run", "--ood", "--benchmark", "--allow-missing", "--tune", "--tune-ood", "--limit",
+        "--export-activations", "--dry-run", "--amp", "--score-batch-size", "--skip-unreadable",
+    }
+)  # fmt: skip
+
 
 def score(
+    context: typer.Context,
     run: RunOption = None,
     method: Annotated[
         list[str] | None,
@@ -134,35 +148,12 @@ def score(
     from oodcli.workflows.score import ScoreRequest, help_to_score, plan
     from oodcli.workflows.score import score as score_workflow
 
-    to_file = output is not None
     if activations is not None:
-        _refuse_with_activations(
-            {
-                "--run": run,
-                "--ood": ood,
-                "--benchmark": benchmark,
-                "--allow-missing": allow_missing,
-                "--tune": tune,
-                "--tune-ood": tune_ood,
-                "--limit": limit,
-                "--export-activations": export_activations,
-                "--dry-run": dry_run,
-                "--amp": amp,
-                "--score-batch-size": score_batch_size,
-                "--skip-unreadable": skip_unreadable,
-            }
-        )
-        from oodcli.workflows.score_file import FileRequest, score_file
-
-        with job(device) as (processes, own_device, progress):
-            if not processes.first:
-                return
-            found = score_file(
-                FileRequest(activations, tuple(method or ()), Compute.of(own_device), export),
-                progress=progress,
-            )
-        deliver(render_score(found, format_, to_file=to_file), output)
-        end_without({name: found.left_out[name] for name in found.undefined})
+        _refuse_with_activations(given(context))
+        found = _score_file(activations, method or (), device, export)
+        if found is not None:
+            deliver(render_score(found, format_, to_file=output is not None), output)
+            end_without({name: found.left_out[name] for name in found.undefined})
         return
     request = ScoreRequest(
         run=run,
@@ -187,9 +178,31 @@ def score(
             return
         if dry_run:
             planned = plan(kept, request, progress=progress)
-            deliver(render_plan(planned, format_, to_file=to_file), output)
+            deliver(render_plan(planned, format_, to_file=output is not None), output)
             return
         result = score_workflow(kept, request, progress=progress, processes=processes)
+    _say_what_was_computed(result)
+    deliver(render_score(result, format_, to_file=output is not None), output)
+    end_without({name: result.left_out[name] for name in result.undefined})
+
+
+def _score_file(
+    path: Path, methods: Sequence[str], device: str, export: Path | None
+) -> "ScoreResult | None":
+    """Score the activations in a file; None in all processes but the first."""
+    from oodcli.cli.processes import job
+    from oodcli.workflows.compute import Compute
+    from oodcli.workflows.score_file import FileRequest, score_file
+
+    with job(device) as (processes, own_device, progress):
+        if not processes.first:
+            return None
+        request = FileRequest(path, tuple(methods), Compute.of(own_device), export)
+        return score_file(request, progress=progress)
+
+
+def _say_what_was_computed(result: "ScoreResult") -> None:
+    """Say how many forward passes there were, and which block NormRatio chose."""
     computed = sum(each.computed for each in result.passes)
     total = computed + sum(each.cached for each in result.passes)
     if computed == 0:
@@ -207,16 +220,14 @@ def score(
             f"on {chosen.n_images:,} of {chosen.of_images:,} training images"
             + ("" if chosen.clear else ", but its lead is within two standard errors")
         )
-    deliver(render_score(result, format_, to_file=to_file), output)
-    end_without({name: result.left_out[name] for name in result.undefined})
 
 
-def _refuse_with_activations(options: Mapping[str, object]) -> None:
+def _refuse_with_activations(options: Sequence[str]) -> None:
     """Refuse options that mean nothing for a file of activations."""
     from oodcli.errors import InvalidInputError
 
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise InvalidInputError(
-            f"{given[0]} means nothing for activations that are in a file; leave it out"
-        )
+    for name in options:
+        if name in _OF_RUNS:
+            raise InvalidInputError(
+                f"{name} means nothing for activations that are in a file; leave it out"
+            )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodcli.cli import completion
-from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption
+from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption, given
 from oodcli.cli.speech import say, tell
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def train(
     from oodcli.workflows.train import train as train_workflow
 
     kept = Store.at(store)
-    _check_usage(_given(context))
+    _check_usage(given(context))
     numbers = None if seeds is None else _numbers(seeds)
     with job(device) as (processes, own_device, progress):
         if data is None:
@@ -311,18 +311,7 @@ def _print_accuracies(results: "Sequence[TrainResult]") -> None:
                 say(line)
 
 
-def _given(context: typer.Context) -> list[str]:
-    """Return the options on the command line, by their names there."""
-    return [
-        each.opts[0]
-        for each in context.command.params
-        if each.name is not None
-        and (source := context.get_parameter_source(each.name)) is not None
-        and source.name == "COMMANDLINE"
-    ]
-
-
-def _check_usage(given: list[str]) -> None:
+def _check_usage(options: list[str]) -> None:
     """Refuse options that contradict each other, or would do nothing.
 
     Raises
@@ -330,16 +319,16 @@ def _check_usage(given: list[str]) -> None:
     typer.BadParameter
         If there are any.
     """
-    if "--run" in given and "--resume" not in given:
+    if "--run" in options and "--resume" not in options:
         raise typer.BadParameter("it wants --resume; name a new run: --name", param_hint="--run")
     for one, other in (("--run", "--data"), ("--run", "--name"), ("--seed", "--seeds")):
-        if one in given and other in given:
+        if one in options and other in options:
             raise typer.BadParameter(f"give it or {other}, not both", param_hint=one)
-    if "--data" in given:
+    if "--data" in options:
         return
-    if "--resume" not in given:
+    if "--resume" not in options:
         raise typer.BadParameter("name the data to train on", param_hint="--data")
-    for option in given:
+    for option in options:
         if option not in _RESUMING:
             raise typer.BadParameter(
                 "a run goes on with its own settings; leave it out", param_hint=option

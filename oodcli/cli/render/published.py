@@ -24,36 +24,7 @@ def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2)
             reasons.setdefault(reason, len(reasons) + 1)
     several = len({each.run for each in comparisons}) > 1
     conventions = {each.convention for each in comparisons}
-    rows = []
-    for each in comparisons:
-        verdict, good = _verdict(each, reasons)
-        remark = f", {each.published.note}" if each.published.note else ""
-        theirs = percent(each.theirs)
-        if each.metric in each.published.std:
-            theirs += f" ± {percent(each.published.std[each.metric])}"
-        rows.append(
-            {
-                "run": Cell(each.run),
-                "dataset": Cell(set_name(each.dataset, each.group)),
-                "method": Cell(each.method),
-                "convention": Cell(each.convention),
-                "metric": Cell(METRIC_STYLES[each.metric].heading.rstrip("↓↑ ")),
-                "ours": Cell(percent(each.ours, digits), value=each.ours),
-                "published": Cell(theirs, value=each.theirs),
-                "difference": (
-                    Cell("")
-                    if each.reasons
-                    else Cell(signed(each.difference, digits), value=each.difference)
-                ),
-                "tolerance": (
-                    Cell("")
-                    if each.reasons or each.tolerance is None
-                    else Cell(f"±{percent(each.tolerance)}", value=each.tolerance)
-                ),
-                "verdict": Cell(verdict, bold=good),
-                "source": Cell(SOURCES[each.published.source].title + remark),
-            }
-        )
+    rows = [_row(each, reasons, digits) for each in comparisons]
     ends = {
         index
         for index, (one, after) in enumerate(itertools.pairwise(comparisons))
@@ -81,6 +52,35 @@ def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2)
         notes=notes,
         droppable=("source", "tolerance"),
     )
+
+
+def _row(each: PublishedComparison, reasons: Mapping[str, int], digits: int) -> dict[str, Cell]:
+    verdict, good = _verdict(each, reasons)
+    remark = f", {each.published.note}" if each.published.note else ""
+    theirs = percent(each.theirs)
+    if each.metric in each.published.std:
+        theirs += f" ± {percent(each.published.std[each.metric])}"
+    return {
+        "run": Cell(each.run),
+        "dataset": Cell(set_name(each.dataset, each.group)),
+        "method": Cell(each.method),
+        "convention": Cell(each.convention),
+        "metric": Cell(METRIC_STYLES[each.metric].heading.rstrip("↓↑ ")),
+        "ours": Cell(percent(each.ours, digits), value=each.ours),
+        "published": Cell(theirs, value=each.theirs),
+        "difference": (
+            Cell("")
+            if each.reasons
+            else Cell(signed(each.difference, digits), value=each.difference)
+        ),
+        "tolerance": (
+            Cell("")
+            if each.reasons or each.tolerance is None
+            else Cell(f"±{percent(each.tolerance)}", value=each.tolerance)
+        ),
+        "verdict": Cell(verdict, bold=good),
+        "source": Cell(SOURCES[each.published.source].title + remark),
+    }
 
 
 def _verdict(each: PublishedComparison, reasons: Mapping[str, int]) -> tuple[str, bool]:

@@ -232,6 +232,26 @@ def _shown(rows: Sequence[ResultRow], per: Per, *, overall: bool) -> list[Result
 
 def _long(content: _Content) -> Table:
     """Make a row per run, data set and method."""
+    kinds = [list(own) for _, own in itertools.groupby(content.rows, key=_kind)]
+    n = len(content.reports)
+    droppable = [
+        tuple(_place_key(index, name) for index in range(n)) if name in METRIC_STYLES else name
+        for name in _FIRST_TO_GO
+    ]
+    # Of further conventions the area under the ROC curve says nothing new.
+    droppable[1:1] = [_place_key(index, "auroc") for index in range(1, n)]
+    return Table(
+        title=content.title(),
+        columns=_long_columns(content),
+        rows=[line for kind in kinds for line in _long_lines(content, kind)],
+        sections=_long_sections(content, kinds),
+        notes=_notes(content.reports),
+        droppable=droppable,
+    )
+
+
+def _long_columns(content: _Content) -> list[Column]:
+    """Return what tells rows apart, what was asked for, and a bar."""
     groups = {row.group for row in content.rows if row.dataset != AVERAGE}
     lead = [
         *(["run"] if content.several_runs else []),
@@ -267,24 +287,29 @@ def _long(content: _Content) -> Table:
         columns = sorted((c for c in columns if c not in last), key=lambda c: order[c.over]) + last
     if "auroc" in content.metrics:
         columns.append(Column("bar", "AUROC", bar=True))
-    kinds = [list(own) for _, own in itertools.groupby(content.rows, key=_kind)]
-    body: list[dict[str, Cell]] = []
-    ends: set[int] = set()
-    for kind in kinds:
-        rows = content.sorted_rows(kind)
-        for row, cells in zip(rows, content.cells(rows), strict=True):
-            body.append(
-                {
-                    **content.run_cells(row),
-                    "dataset": Cell(_dataset(row, content.paper)),
-                    "group": Cell("" if row.dataset == AVERAGE else row.group),
-                    "images": Cell(f"{row.n_ood:,}", value=row.n_ood),
-                    "params": Cell(_parameters(row)),
-                    "bar": Cell("", value=row.auroc),
-                    **{_place_key(*place): cell for place, cell in cells.items()},
-                }
-            )
-        ends.add(len(body) - 1)
+    return columns
+
+
+def _long_lines(content: _Content, kind: Sequence[ResultRow]) -> list[dict[str, Cell]]:
+    """Return the lines of rows that compete."""
+    rows = content.sorted_rows(kind)
+    return [
+        {
+            **content.run_cells(row),
+            "dataset": Cell(_dataset(row, content.paper)),
+            "group": Cell("" if row.dataset == AVERAGE else row.group),
+            "images": Cell(f"{row.n_ood:,}", value=row.n_ood),
+            "params": Cell(_parameters(row)),
+            "bar": Cell("", value=row.auroc),
+            **{_place_key(*place): cell for place, cell in cells.items()},
+        }
+        for row, cells in zip(rows, content.cells(rows), strict=True)
+    ]
+
+
+def _long_sections(content: _Content, kinds: Sequence[Sequence[ResultRow]]) -> frozenset[int]:
+    """Return the lines that a rule comes after: the last of every data set, but for the end."""
+    ends = {count - 1 for count in itertools.accumulate(len(kind) for kind in kinds)}
     if all(len(kind) == 1 for kind in kinds):
         # With one method, rules stand between groups, not between sets.
         ends = {
@@ -292,21 +317,7 @@ def _long(content: _Content) -> Table:
             for index, (row, after) in enumerate(itertools.pairwise(content.rows))
             if (row.run, row.group) != (after.run, after.group)
         }
-    n = len(conventions)
-    droppable = [
-        tuple(_place_key(index, name) for index in range(n)) if name in METRIC_STYLES else name
-        for name in _FIRST_TO_GO
-    ]
-    # Of further conventions the area under the ROC curve says nothing new.
-    droppable[1:1] = [_place_key(index, "auroc") for index in range(1, n)]
-    return Table(
-        title=content.title(),
-        columns=columns,
-        rows=body,
-        sections=frozenset(ends - {len(body) - 1}),
-        notes=_notes(content.reports),
-        droppable=droppable,
-    )
+    return frozenset(ends - {len(content.rows) - 1})
 
 
 def _wide(content: _Content) -> Table:
