@@ -486,5 +486,6 @@ def test_the_bootstrap_covers_what_it_says(auroc, n_id, n_ood, spread, conventio
         ).T
         hits += (low - 1e-9 <= wanted) & (wanted <= high + 1e-9)
     covered = hits / 400
-    assert covered.min() >= 0.9
-    assert covered.max() <= 0.99
+    few = min(n_id, n_ood) == 50
+    assert covered.min() >= (0.86 if few else 0.91)
+    assert covered.max() <= (1.0 if few else 0.985)
