@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from oodcli.workflows.given import Images
     from oodcli.workflows.judging import Predictions
     from oodcli.workflows.normratio import NormRatioResult
-    from oodcli.workflows.recommend import Recommendation
+    from oodcli.workflows.recommendation import Recommendation
     from oodcli.workflows.score import ScoreResult
 
 __all__ = ["Detector", "LoadedRun", "Predictions", "load_run", "predict"]

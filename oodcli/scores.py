@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError
-from oodcli.store import Store, digest_of_json, read_arrays, read_json, write_arrays, write_json
+from oodcli.store import (
+    Store,
+    digest_of_json,
+    file_of_user,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 
 SCORING_SCHEMA = 2
 LABELS = "@labels"
@@ -306,3 +314,9 @@ def check_distinct(names: Sequence[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+def export_scores(path: Path, scores: Mapping[tuple[str, str], Scores]) -> None:
+    """Write scores into a file of the user, as arrays called ``method/dataset``."""
+    with file_of_user(path) as stream:
+        np.savez(stream, **{f"{m}/{d}": values for (m, d), values in scores.items()})  # type: ignore[arg-type]

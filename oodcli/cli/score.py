@@ -26,6 +26,7 @@ from oodcli.cli.speech import deliver, say
 
 if TYPE_CHECKING:
     from oodcli.workflows.score import ScoreResult
+    from oodcli.workflows.score_file import FileScores
 
 
 # Options that mean nothing where the activations are in a file.
@@ -188,7 +189,7 @@ def score(
 
 def _score_file(
     path: Path, methods: Sequence[str], device: str, export: Path | None
-) -> "ScoreResult | None":
+) -> "FileScores | None":
     """Score the activations in a file; None in all processes but the first."""
     from oodcli.cli.processes import job
     from oodcli.workflows.compute import Compute

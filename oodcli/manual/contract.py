@@ -30,10 +30,11 @@ from oodcli.workflows.methods import (
 )
 from oodcli.workflows.normratio import NormRatioResult
 from oodcli.workflows.onnx_verification import Verification
-from oodcli.workflows.recommend import Recommendation
+from oodcli.workflows.plan import Plan
+from oodcli.workflows.recommendation import Recommendation
 from oodcli.workflows.run import RunResult
 from oodcli.workflows.runs import RunList
-from oodcli.workflows.score import Plan, ScoreResult
+from oodcli.workflows.score import ScoreResult
 from oodcli.workflows.thresholds import Threshold
 from oodcli.workflows.verdict_file import Counts, Verdict
 from oodcli.workflows.verification import Verification as DatasetVerification

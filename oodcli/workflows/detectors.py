@@ -41,7 +41,7 @@ from oodcli.store import (
     write_json,
 )
 from oodcli.workflows.compute import Compute
-from oodcli.workflows.detect import Detectors, fit_all
+from oodcli.workflows.fitting import fit_all
 from oodcli.workflows.given import Images, items_of
 from oodcli.workflows.judging import Predictions, judge
 from oodcli.workflows.open_run import OpenRun
@@ -289,16 +289,16 @@ def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
     # What a method observes takes a pass of its own, which gives the ordinary activations too.
     seen = None if spec.needs_network else run.as_decoded(part, {View(): False})
     images: ImageSet = data.images(part, seen=seen)
-    found: Detectors = fit_all(
+    found = fit_all(
         [spec],
         run.reference(),
         progress=progress,
         calibrated_on=run.calibration_part if spec.needs_calibration else "val",
     )
-    found.try_probes(activator.try_probes)
+    found = found.with_defined_probes(activator.try_probes)
     found.require_all()
     activations = activator.activations(images, probes=found.probes)
-    scored = found.score(activations, images.name, progress=progress)
+    found, scored = found.score(activations, images.name, progress=progress)
     found.require_all()
     (scores,) = scored.values()
     return kept.detector(

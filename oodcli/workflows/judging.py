@@ -21,8 +21,8 @@ from oodcli.errors import UnreadableImageError
 from oodcli.models.extraction import read_ahead
 from oodcli.pools import decoding
 from oodcli.statistics import surplus_p
-from oodcli.workflows.detect import check_finite
 from oodcli.workflows.devices import enough_memory
+from oodcli.workflows.fitting import check_finite
 from oodcli.workflows.thresholds import Threshold
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from oodcli.data.dataset import CALIBRATION_ROWS, CALIBRATION_SEED, stratified
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import MethodSpec, parse_methods
 from oodcli.metrics import Curve, convention_named, near_chance
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.results import Report, ResultRow, RunSummary, with_averages
-from oodcli.scores import LABELS, PREDICTIONS, Scores
+from oodcli.scores import LABELS, PREDICTIONS, Scores, export_scores
 from oodcli.workflows.activation_file import (
     JIGSAW,
     TEST,
@@ -26,9 +26,9 @@ from oodcli.workflows.activation_file import (
     read_activations,
 )
 from oodcli.workflows.compute import Compute
-from oodcli.workflows.detect import Detectors, fit_all
+from oodcli.workflows.fitting import FittedMethods, fit_all, for_every_block
 from oodcli.workflows.notes import method_notes
-from oodcli.workflows.score import ScoreResult, export_scores, for_every_block
+from oodcli.workflows.plan import SCORE_SCHEMA
 
 CONVENTION = "neutral"
 
@@ -55,7 +55,36 @@ class FileRequest:
     export: Path | None = None
 
 
-def score_file(request: FileRequest, *, progress: Progress | None = None) -> ScoreResult:
+@dataclass(frozen=True)
+class FileScores:
+    """What scoring a file of activations found.
+
+    Parameters
+    ----------
+    report
+        The table of its methods and sets.
+    left_out
+        Why a method is not in the table, by its name.
+    undefined
+        Names of those among them that were asked for by name, not by a group.
+    """
+
+    report: Report
+    left_out: Mapping[str, str]
+    undefined: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--format json`` prints; no pass is in it."""
+        return {
+            **self.report.to_json(),
+            "schema": SCORE_SCHEMA,
+            "passes": [],
+            "left_out": dict(self.left_out),
+            "undefined": list(self.undefined),
+        }
+
+
+def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScores:
     """Score the ID test images and the OOD sets of a file with every method.
 
     Nothing is stored; ``export`` writes the scores.
@@ -72,27 +101,27 @@ def score_file(request: FileRequest, *, progress: Progress | None = None) -> Sco
     OodError
         If the file, a method or the device cannot be used.
     """
-    watch = progress or Silent()
     # Wrong names are told before anything is opened.
     parse_methods(for_every_block(request.methods, range(1)))
     device = request.compute.device
-    file = read_activations(request.path, progress=watch)
+    file = read_activations(request.path, progress=progress)
     named = parse_methods(for_every_block(request.methods, range(max(1, file.n_blocks))))
     specs, left_out = _usable(named, file)
     if VAL not in file.sets and TRAIN in file.sets:
-        watch.note(
+        progress.note(
             f"{file.path.name} has no set {VAL}: methods are calibrated on a fixed tenth of {TRAIN}"
         )
-    detectors = fit_all(
+    methods = fit_all(
         specs,
         _reference(file, device),
-        progress=watch,
+        progress=progress,
         calibrated_on="val" if VAL in file.sets else "train",
     )
-    detectors.left_out.update(left_out)
-    detectors.optional |= {spec.canonical for spec in named if spec.optional}
-    scores = _scores(file, detectors, device, watch)
-    detectors.require_one()
+    optional = {spec.canonical for spec in named if spec.optional}
+    methods, scores = _scores(
+        file, methods.plus(left_out=left_out, optional=optional), device, progress
+    )
+    methods.require_one()
     labels = file.sets[TEST].labels
     predictions = file.sets[TEST].activations(device).predictions.cpu()
     accuracy = None if labels is None else float(np.mean(predictions.numpy() == labels.numpy()))
@@ -101,14 +130,8 @@ def score_file(request: FileRequest, *, progress: Progress | None = None) -> Sco
         if labels is not None:
             extra[LABELS, TEST] = labels.numpy()
         export_scores(request.export, {**extra, **scores})
-    return ScoreResult(
-        report=_report(file, detectors, scores, accuracy),
-        passes=(),
-        seconds=0.0,
-        normratio=None,
-        left_out=detectors.left_out,
-        undefined=detectors.undefined,
-    )
+    found = _report(file, methods, scores, accuracy)
+    return FileScores(found, dict(methods.left_out), methods.undefined)
 
 
 def _usable(
@@ -176,22 +199,23 @@ def _reference(file: ActivationFile, device: torch.device) -> Reference:
 
 
 def _scores(
-    file: ActivationFile, detectors: Detectors, device: torch.device, progress: Progress
-) -> dict[tuple[str, str], Scores]:
-    """Return the scores by method and set, of those methods that are defined for all sets."""
+    file: ActivationFile, methods: FittedMethods, device: torch.device, progress: Progress
+) -> tuple[FittedMethods, dict[tuple[str, str], Scores]]:
+    """Return the methods that are defined for all sets, and their scores by method and set."""
     scores: dict[tuple[str, str], Scores] = {}
     for name in (TEST, *file.ood):
         activations = file.sets[name].activations(device)
-        for method, values in detectors.score(activations, name, progress=progress).items():
-            scores[method, name] = values
-    if (slow := detectors.slow()) is not None:
+        methods, found = methods.score(activations, name, progress=progress)
+        scores |= {(method, name): values for method, values in found.items()}
+    if (slow := methods.slow()) is not None:
         progress.note(slow)
-    return {key: values for key, values in scores.items() if key[0] not in detectors.left_out}
+    whole = {key: each for key, each in scores.items() if key[0] not in methods.left_out}
+    return methods, whole
 
 
 def _report(
     file: ActivationFile,
-    detectors: Detectors,
+    methods: FittedMethods,
     scores: Mapping[tuple[str, str], Scores],
     accuracy: float | None,
 ) -> Report:
@@ -204,7 +228,7 @@ def _report(
             method=each.canonical,
             dataset=name,
         )
-        for each in detectors.fitted
+        for each in methods.fitted
         for name in file.ood
     }
     rows = [
@@ -219,7 +243,7 @@ def _report(
             convention=convention.name,
             extras={"tied": curves[each.canonical, name].tied},
         )
-        for each in detectors.fitted
+        for each in methods.fitted
         for name in file.ood
     ]
     classes, width = file.head.weight.shape
@@ -241,5 +265,5 @@ def _report(
             )
         ],
         rows=with_averages(rows),
-        notes=method_notes(rows, detectors.left_out),
+        notes=method_notes(rows, methods.left_out),
     )

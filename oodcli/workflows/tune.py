@@ -104,49 +104,19 @@ def tune(
         The method, its search, and the fitted setting that won, named ``METHOD@TUNING``; or the
         method and the reason why no setting of it is defined.
     """
-    fitted: dict[str, list[Fitted | str]] = {}
-    everything = {spec.canonical: settings(spec) for spec in specs}
-    total = sum(map(len, everything.values()))
-    with progress.task(f"tuning ({tuning}): fitting", total=total, unit="settings") as task:
-        for name, candidates in everything.items():
-            fitted[name] = []
-            for candidate in candidates:
-                try:
-                    fitted[name].append(candidate.fit(reference))
-                except UndefinedMethodError as error:
-                    fitted[name].append(str(error))
-                task.advance(1)
-            if not any(isinstance(each, Fitted) for each in fitted[name]):
-                # No published value suits this network, and the default, which may depend on the
-                # network, is the only one left.
-                spec = next(each for each in specs if each.canonical == name)
-                with contextlib.suppress(UndefinedMethodError):
-                    fitted[name].append(spec.fit(reference))
-                    candidates.append(spec)
-    ready = {
-        name: [each for each in found if isinstance(each, Fitted)] for name, found in fitted.items()
-    }
+    tried = _fitted(specs, reference, tuning, progress)
+    ready = {name: each.ready for name, each in tried.items()}
     probes = {p.key: p for each in ready.values() for one in each for p in one.probes}
-    columns = [
+    id_column, ood_column = (
         _scores(ready, part.observe(tuple(probes.values())), part.name, progress=progress)
         for part in (id_val, ood_val)
-    ]
+    )
     for spec in specs:
-        name = spec.canonical
-        pair = [part[name] for part in columns]
-        undefined = next((each for each in pair if isinstance(each, str)), None)
-        if undefined is not None or not ready[name]:
-            reasons = [each for each in fitted[name] if isinstance(each, str)]
-            yield spec, undefined or reasons[0]
+        name, each = spec.canonical, tried[spec.canonical]
+        rated = _rated(each, id_column[name], ood_column[name])
+        if isinstance(rated, str):
+            yield spec, rated
             continue
-        id_scores, ood_scores = pair
-        ratings = iter(_ratings(id_scores, ood_scores))  # type: ignore[arg-type]
-        rated = [
-            Candidate(candidate.canonical, None, found)
-            if isinstance(found, str)
-            else Candidate(candidate.canonical, *next(ratings))
-            for candidate, found in zip(everything[name], fitted[name], strict=True)
-        ]
         best = _first_best(rated)
         if best is None:
             yield spec, f"{name} gives scores that are not finite, whatever its parameters"
@@ -155,10 +125,67 @@ def tune(
             name, tuning, id_val.name, ood_val.name, id_val.n, ood_val.n,
             rated[best].method, tuple(rated),
         )  # fmt: skip
-        winner = fitted[name][best]
+        winner = each.fitted[best]
         assert isinstance(winner, Fitted)  # it has been rated
         params = {**winner.params, "tuned": tuning, "tuned_on": ood_val.name}
         yield spec, search, replace(winner, canonical=search.name, params=params)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """The settings of a method, each fitted or with the reason why it is not defined."""
+
+    candidates: tuple[MethodSpec, ...]
+    fitted: tuple[Fitted | str, ...]
+
+    @property
+    def ready(self) -> list[Fitted]:
+        """Those that are fitted."""
+        return [each for each in self.fitted if isinstance(each, Fitted)]
+
+
+def _fitted(
+    specs: Sequence[MethodSpec], reference: Reference, tuning: Tuning, progress: Progress
+) -> dict[str, _Tried]:
+    """Fit every setting of every method, by canonical name."""
+    everything = {spec.canonical: (spec, settings(spec)) for spec in specs}
+    total = sum(len(candidates) for _, candidates in everything.values())
+    found: dict[str, _Tried] = {}
+    with progress.task(f"tuning ({tuning}): fitting", total=total, unit="settings") as task:
+        for name, (spec, candidates) in everything.items():
+            fitted: list[Fitted | str] = []
+            for candidate in candidates:
+                try:
+                    fitted.append(candidate.fit(reference))
+                except UndefinedMethodError as error:
+                    fitted.append(str(error))
+                task.advance(1)
+            if not any(isinstance(each, Fitted) for each in fitted):
+                # No published value suits this network, and the default, which may depend on the
+                # network, is the only one left.
+                with contextlib.suppress(UndefinedMethodError):
+                    fitted.append(spec.fit(reference))
+                    candidates.append(spec)
+            found[name] = _Tried(tuple(candidates), tuple(fitted))
+    return found
+
+
+def _rated(
+    tried: _Tried, id_scores: np.ndarray[Any, Any] | str, ood_scores: np.ndarray[Any, Any] | str
+) -> list[Candidate] | str:
+    """Return what every setting is worth, or why none is defined for the images."""
+    for scores in (id_scores, ood_scores):
+        if isinstance(scores, str):
+            return scores
+    if not tried.ready:
+        return next(each for each in tried.fitted if isinstance(each, str))
+    ratings = iter(_ratings(id_scores, ood_scores))  # type: ignore[arg-type]
+    return [
+        Candidate(candidate.canonical, None, found)
+        if isinstance(found, str)
+        else Candidate(candidate.canonical, *next(ratings))
+        for candidate, found in zip(tried.candidates, tried.fitted, strict=True)
+    ]
 
 
 def _scores(

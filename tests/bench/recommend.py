@@ -26,8 +26,10 @@ from oodcli.store import Store
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.normratio import few
 from oodcli.workflows.open_run import OpenRun
-from oodcli.workflows.recommend import Recommendation, RecommendRequest, _scores, recommend
+from oodcli.workflows.recommend import RecommendRequest, recommend
+from oodcli.workflows.recommendation import Recommendation
 from oodcli.workflows.run_data import find_dataset
+from oodcli.workflows.trial import _scores
 
 ALWAYS = ("msp", "energy", "knn", "featurenorm", "ensemble:knn+energy+featurenorm")
 

@@ -31,7 +31,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def put(*made: Benchmark) -> None:
         known = {each.name: each for each in made}
-        for module in ("data.benchmarks", "workflows.score", "workflows.sources"):
+        for module in ("data.benchmarks", "workflows.sets", "workflows.sources"):
             monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", known)
 
     return put
@@ -199,7 +199,7 @@ def test_lists_stand_in_the_report(
         rows = {"val": np.arange(0, 4), "test": np.arange(4, len(part))}[key.partition("_")[0]]
         return Split(take(part, rows), key, f"{len(rows):02d}ab{'0' * 60}")
 
-    monkeypatch.setattr("oodcli.workflows.score.split", split)
+    monkeypatch.setattr("oodcli.workflows.sets.split", split)
     monkeypatch.setattr("oodcli.workflows.run_data.split", split)
     benchmarks(
         replace(

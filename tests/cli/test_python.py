@@ -213,7 +213,7 @@ def test_records_of_the_api_are_described_field_by_field() -> None:
     from oodcli.results import Report
     from oodcli.workflows.export import Exported
     from oodcli.workflows.normratio import NormRatioResult
-    from oodcli.workflows.recommend import Recommendation
+    from oodcli.workflows.recommendation import Recommendation
     from oodcli.workflows.score import ScoreResult
 
     for record in (Report, ScoreResult, NormRatioResult, Recommendation, Exported):

@@ -75,7 +75,8 @@ def test_a_method_is_recommended_stored_and_used(
 
 
 def test_what_is_chosen_is_what_the_fitted_method_gives(held_out: RunFolder) -> None:
-    from oodcli.workflows.recommend import images_to_choose_on, try_all
+    from oodcli.workflows.trial import try_all
+    from oodcli.workflows.validation import images_to_choose_on
 
     store = Store(held_out.path.parents[1])
     run = OpenRun.of(store, held_out, Compute.of("cpu"))

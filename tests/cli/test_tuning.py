@@ -96,7 +96,7 @@ def test_an_unknown_search_is_named_with_the_nearest(
 def test_the_benchmark_names_the_ood_validation_images(
     ood: Ood, held_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import oodcli.workflows.score
+    import oodcli.workflows.sets
     from oodcli.data.dataset import take
 
     made = Benchmark(
@@ -104,14 +104,14 @@ def test_the_benchmark_names_the_ood_validation_images(
         far=("uniform-noise",), ood_val="digits-6-9", ood_val_list="made/val",
         lists={"digits-6-9": "made/test"},
     )  # fmt: skip
-    for module in ("data.benchmarks", "workflows.score", "workflows.sources"):
+    for module in ("data.benchmarks", "workflows.sets", "workflows.sources"):
         monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", {"made": made})
     rows = {"made/val": np.arange(0, 40), "made/test": np.arange(40, 90)}
 
     def split(dataset: Dataset, key: str, _store: Store) -> Split:
         return Split(take(dataset.ood_part, rows[key]), key, "0" * 64)
 
-    monkeypatch.setattr(oodcli.workflows.score, "split", split)
+    monkeypatch.setattr(oodcli.workflows.sets, "split", split)
     code, out, err = ood(
         "score", "--benchmark", "made", "--method", "scale", "--tune", "openood", "--format", "json"
     )

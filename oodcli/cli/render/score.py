@@ -15,10 +15,12 @@ from oodcli.cli.render.formats import (
 from oodcli.cli.render.report import render_report
 
 if TYPE_CHECKING:
-    from oodcli.workflows.score import Plan, ScoreResult
+    from oodcli.workflows.plan import Plan
+    from oodcli.workflows.score import ScoreResult
+    from oodcli.workflows.score_file import FileScores
 
 
-def render_score(result: "ScoreResult", how: Format, *, to_file: bool) -> str:
+def render_score(result: "ScoreResult | FileScores", how: Format, *, to_file: bool) -> str:
     """Write what a call of ``score`` found."""
     if how is Format.JSON:
         return write_json(result.to_json())

@@ -17,8 +17,7 @@ from oodcli.metrics import evaluate
 from oodcli.progress import Silent
 from oodcli.workflows.activation_file import read_activations, write_activations
 from oodcli.workflows.compute import Compute
-from oodcli.workflows.score import ScoreResult
-from oodcli.workflows.score_file import FileRequest, _reference, score_file
+from oodcli.workflows.score_file import FileRequest, FileScores, _reference, score_file
 
 Arrays = dict[str, NDArray[np.generic]]
 CLASSES, WIDTH, BLOCKS = 4, 6, 3
@@ -49,7 +48,7 @@ def without(arrays: Arrays, *ends: str) -> Arrays:
 
 
 @pytest.fixture
-def scored(tmp_path: Path) -> Callable[..., tuple[ScoreResult, Arrays]]:
+def scored(tmp_path: Path) -> Callable[..., tuple[FileScores, Arrays]]:
     """Return a function that writes arrays, scores them, and returns report and scores."""
 
     def run(arrays: Arrays, *methods: str, save: Callable[..., None] = np.savez):
@@ -62,7 +61,7 @@ def scored(tmp_path: Path) -> Callable[..., tuple[ScoreResult, Arrays]]:
     return run
 
 
-Scored = Callable[..., tuple[ScoreResult, Arrays]]
+Scored = Callable[..., tuple[FileScores, Arrays]]
 
 
 def test_every_set_of_another_name_is_an_ood_set(scored: Scored) -> None:

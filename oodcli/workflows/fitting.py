@@ -1,10 +1,11 @@
 """Fitting many methods and scoring images with all of them, chunk by chunk."""
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,15 +19,17 @@ from oodcli.progress import Progress, lasting
 
 ScoreArray = NDArray[np.floating[Any]]
 
+# Written as the block of a method, it stands for one method per block of the network.
+_EVERY_BLOCK = "block=all"
 # What a refusal of all methods says the reasons of.
 _MOST_REASONS = 3
 # Seconds, and share of the time of all methods, from which on a method is said to be slow.
 _SLOW_S, _SLOW_SHARE = 10.0, 0.2
 
 
-@dataclass
-class Detectors:
-    """Fitted methods, and those that had to be left out.
+@dataclass(frozen=True)
+class FittedMethods:
+    """Fitted methods, and those that are not defined here.
 
     Parameters
     ----------
@@ -40,10 +43,10 @@ class Detectors:
         Time that fitting and scoring with each method has taken, by canonical name.
     """
 
-    fitted: list[Fitted]
-    optional: frozenset[str]
-    left_out: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    fitted: tuple[Fitted, ...] = ()
+    optional: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -78,13 +81,48 @@ class Detectors:
         if self.left_out:
             raise UndefinedMethodError(together(self.left_out))
 
+    def plus(
+        self,
+        fitted: Sequence[Fitted] = (),
+        *,
+        optional: Collection[str] = (),
+        left_out: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Return these and further methods, some of which may not be defined."""
+        return replace(
+            self,
+            fitted=(*self.fitted, *fitted),
+            optional=self.optional | frozenset(optional),
+            left_out={**self.left_out, **(left_out or {})},
+        )
+
+    def marked(self, name: str | None, **params: float | str | None) -> Self:
+        """Return the same methods, one of which has further parameters beside its scores."""
+        marked = (
+            replace(each, params={**each.params, **params}) if each.canonical == name else each
+            for each in self.fitted
+        )
+        return replace(self, fitted=tuple(marked))
+
+    def with_defined_probes(self, attempt: Callable[[Sequence[Probe]], None]) -> Self:
+        """Return the methods whose probes are defined for the network; the others are left out.
+
+        Parameters
+        ----------
+        attempt
+            Runs probes on a few images.
+        """
+        attempts = _Attempts()
+        for each in self.fitted:
+            if each.probes:
+                with attempts.of(each.canonical):
+                    attempt(each.probes)
+        return self._after(attempts)
+
     def score(
         self, activations: ActivationSet, dataset: str, *, progress: Progress
-    ) -> Mapping[str, ScoreArray]:
-        """Return the scores of every method on every image, by canonical name.
-
-        A method that is not defined for these images, or gives scores that are not finite, is left
-        out from here on.
+    ) -> tuple[Self, Mapping[str, ScoreArray]]:
+        """Score every image with every method.
 
         Parameters
         ----------
@@ -93,36 +131,34 @@ class Detectors:
         dataset
             Name of the set, for messages.
         progress
-            Told how far scoring is.
+            Reports how far scoring is.
+
+        Returns
+        -------
+        methods
+            Those that are defined for these images and gave finite scores; the others are left out.
+        scores
+            Their scores by canonical name, ``(n,)`` each.
         """
         parts: dict[str, list[ScoreArray]] = {each.canonical: [] for each in self.fitted}
+        attempts = _Attempts()
         label = f"scoring {dataset}"
         with (
             torch.inference_mode(),
             progress.task(label, total=len(activations), unit="images") as task,
         ):
             for chunk in activations.chunks():
-                for each in list(self.fitted):
-                    with self._tolerating(each.canonical):
+                for each in self.fitted:
+                    if each.canonical in attempts.failed:
+                        continue
+                    with attempts.of(each.canonical):
                         values = each.detector.score(chunk).cpu().numpy()
                         check_finite(each.canonical, values, dataset)
                         parts[each.canonical].append(values)
                 task.advance(len(chunk))
-        kept = (each.canonical for each in self.fitted)
-        return {name: np.concatenate(parts[name]) for name in kept}
-
-    def try_probes(self, attempt: Callable[[Sequence[Probe]], None]) -> None:
-        """Leave out the methods whose probes are not defined for the network.
-
-        Parameters
-        ----------
-        attempt
-            Runs probes on a few images.
-        """
-        for each in list(self.fitted):
-            if each.probes:
-                with self._tolerating(each.canonical):
-                    attempt(each.probes)
+        after = self._after(attempts)
+        names = (each.canonical for each in after.fitted)
+        return after, {name: np.concatenate(parts[name]) for name in names}
 
     def slow(self) -> str | None:
         """Say which methods took most of the time; None where none took long.
@@ -142,33 +178,50 @@ class Detectors:
             "(--method names those that are wanted)"
         )
 
-    def leave_out(self, name: str, reason: str) -> None:
-        """Take a method off the list, and remember why."""
-        self.left_out[name] = reason
-        self.fitted = [each for each in self.fitted if each.canonical != name]
+    def _after(self, attempts: "_Attempts") -> Self:
+        """Return the methods that have not failed, with the time that the attempts took."""
+        seconds = dict(self.seconds)
+        for name, spent in attempts.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+        return replace(
+            self,
+            fitted=tuple(each for each in self.fitted if each.canonical not in attempts.failed),
+            left_out={**self.left_out, **attempts.failed},
+            seconds=seconds,
+        )
 
-    def _tolerating(self, name: str) -> "_Tolerating":
-        return _Tolerating(self, name)
+
+@dataclass(frozen=True)
+class _Attempts:
+    """What came of trying methods: why some are not defined, and the time of each."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Try a method; note the reason where it is not defined, and the time that it takes."""
+        started = time.perf_counter()
+        try:
+            yield
+        except UndefinedMethodError as error:
+            self.failed[name] = str(error)
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
-@dataclass
-class _Tolerating:
-    """Leaves a method out where it is not defined, and takes its time."""
-
-    detectors: Detectors
-    name: str
-    started: float = 0.0
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        spent = self.detectors.seconds
-        spent[self.name] = spent.get(self.name, 0.0) + time.perf_counter() - self.started
-        if isinstance(error, UndefinedMethodError):
-            self.detectors.leave_out(self.name, str(error))
-            return True
-        return False
+def for_every_block(methods: Sequence[str], blocks: range) -> list[str]:
+    """Write ``block=all`` out as one method for every block."""
+    return [
+        written
+        for text in methods
+        for written in (
+            [text.replace(_EVERY_BLOCK, f"block={block}") for block in blocks]
+            if _EVERY_BLOCK in text
+            else [text]
+        )
+    ]
 
 
 def learns_from_train(specs: Sequence[MethodSpec]) -> bool:
@@ -186,7 +239,7 @@ def fit_all(
     *,
     progress: Progress,
     calibrated_on: str = "val",
-) -> Detectors:
+) -> FittedMethods:
     """Fit methods on one reference; those that are not defined there are left out.
 
     Those that need probes come first, so that the pass over the training images that they cause
@@ -213,15 +266,16 @@ def fit_all(
     order.sort(key=lambda index: "regions" not in specs[index].inputs)
     train_first = learns_from_train(specs)
     found: dict[int, Fitted] = {}
-    detectors = Detectors([], frozenset(spec.canonical for spec in specs if spec.optional))
+    attempts = _Attempts()
     with progress.task("fitting methods", total=len(specs), unit="methods") as task:
         for index in order:
             spec = specs[index]
             running = progress.task(
                 f"fitting {spec.canonical}", total=None, unit="images", passing=True
             )
-            with detectors._tolerating(spec.canonical), running:  # noqa: SLF001 - the same module
-                if {"calibration", "network"} & set(spec.inputs) == {"calibration"} and train_first:
+            with attempts.of(spec.canonical), running:
+                learns = {"calibration", "network"} & set(spec.inputs)
+                if learns == {"calibration"} and train_first:
                     reference.train  # noqa: B018 - it is made by being looked at
                 fitted = spec.fit(reference)
                 if len(spec.parts) == 1:
@@ -231,8 +285,12 @@ def fit_all(
                     fitted = replace(fitted, params={**fitted.params, "calibration": "train"})
                 found[index] = fitted
             task.advance(1)
-    detectors.fitted = [found[index] for index in sorted(found)]
-    return detectors
+    return FittedMethods(
+        fitted=tuple(found[index] for index in sorted(found)),
+        optional=frozenset(spec.canonical for spec in specs if spec.optional),
+        left_out=attempts.failed,
+        seconds=attempts.seconds,
+    )
 
 
 def check_finite(method: str, scores: ScoreArray, dataset: str | None = None) -> None:
