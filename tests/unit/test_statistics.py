@@ -487,5 +487,5 @@ def test_the_bootstrap_covers_what_it_says(auroc, n_id, n_ood, spread, conventio
         hits += (low - 1e-9 <= wanted) & (wanted <= high + 1e-9)
     covered = hits / 400
     few = min(n_id, n_ood) == 50
-    assert covered.min() >= (0.86 if few else 0.91)
+    assert covered.min() >= (0.86 if few or spread > 1 else 0.91)
     assert covered.max() <= (1.0 if few else 0.985)
