@@ -7,12 +7,11 @@ A run is a folder of the store. ``run.json`` is written last, so a run that has 
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from oodcli.errors import (
     CorruptArtifactError,
@@ -26,13 +25,11 @@ from oodcli.store import (
     Store,
     digest_of_file,
     read_json,
-    remove_leftovers,
-    size_of,
-    temporary_files,
     write_json,
 )
 
 RUN_SCHEMA = 1
+TRAINING_SCHEMA = 1
 RECORD = "run.json"
 TRAINING = "training.json"
 WEIGHTS = "weights.safetensors"
@@ -42,12 +39,24 @@ RUN_VARIABLE = "OOD_RUN"
 _CHOICE = "choice.json"
 RECOMMENDATION = "recommendation.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# Facts of a job that ``run.json`` has among those of its training.
+_BESIDE = ("amp", "compile", "skip_unreadable", "init")
+# The order in ``run.json``, where the facts of the job stand among those of the run.
+_ORDER = (
+    "origin", "created", "arch", "data", "data_name", "class_names", "preprocess", "blocks",
+    "network", "weights", "recipe", "seed", "parts", "val_fraction", "test_fraction", "division",
+    "versions", "command", "training", "imported",
+)  # fmt: skip
+_TRAINING_ORDER = (
+    "device", "processes", "amp", "compile", "skip_unreadable", "threads", "seconds", "loss",
+    "train_accuracy", "val_accuracy", "checkpoint", "last_layer", "init",
+)  # fmt: skip
+_IMPORTED_ORDER = ("source", "skip_unreadable")
 # All that the tool ever writes into the folder of a run; what else lies there is somebody's own.
-_OWN_FILES = (
+OWN_FILES = (
     RECORD, TRAINING, WEIGHTS, HISTORY, STATE, RECOMMENDATION, "state-*.safetensors",
     "best-*.safetensors", ".ood-tmp-*",
 )  # fmt: skip
-_OWN_FOLDERS = ("normratio", "scores", "detectors")
 
 
 def now() -> str:
@@ -77,8 +86,127 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What fixes the weights of a run: the one list of it; values are as JSON has them.
+
+    Of an imported network, which the tool has not trained, it is what fixes its data.
+
+    Parameters
+    ----------
+    data
+        How to open the data set again.
+    arch
+        Canonical architecture, such as ``resnet18:width=16``.
+    recipe
+        How it is trained, every value; empty for an imported network.
+    seed
+        Seed of training; None for an imported network.
+    amp
+        Whether it is trained in bfloat16.
+    compile
+        Whether torch compiles its training steps.
+    val_fraction
+        Share of the training images held out for validation.
+    test_fraction
+        Share of the images that are tested on, where the data set was one whole; 0 otherwise.
+    division
+        Digest of what the data set was divided by; empty where it was not.
+    skip_unreadable
+        Whether images that cannot be decoded are skipped, in training and ever after.
+    preprocess
+        What happens to an image before the network sees it.
+    init
+        What the weights began from: its source, digest and architecture; None for random weights.
+    """
+
+    data: str
+    arch: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    amp: bool = False
+    compile: bool = False
+    val_fraction: float = 0.0
+    test_fraction: float = 0.0
+    division: str = ""
+    skip_unreadable: bool = False
+    preprocess: Preprocess = Preprocess()
+    init: Mapping[str, Any] | None = None
+
+    def but_for_seed(self) -> "Job":
+        """Return what two runs share when they differ by their seed alone."""
+        return replace(self, seed=None)
+
+    @classmethod
+    def taken_from(cls, content: dict[str, Any]) -> Self:
+        """Take the facts of a job out of an object that has them among others.
+
+        Parameters
+        ----------
+        content
+            The object; what is read is removed from it.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If a fact is missing, or no such value.
+        """
+        pre = content.pop("preprocess")
+        height, width = pre["size"]
+        preprocess = Preprocess(
+            (height, width), pre["resize"], tuple(pre["mean"]), tuple(pre["std"])
+        )
+        names = [each.name for each in fields(cls) if each.name in content]
+        return cls(preprocess=preprocess, **{name: content.pop(name) for name in names})
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run in training, as it stands in ``training.json``.
+
+    Parameters
+    ----------
+    job
+        What fixes its weights.
+    command
+        The command line that began it.
+    created
+        When, UTC.
+    """
+
+    job: Job
+    command: str
+    created: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it is written; normalisation stands in the recipe alone."""
+        job = as_json(self.job)
+        pre, init = job.pop("preprocess"), job.pop("init")
+        sizing = {"size": pre["size"], "resize": pre["resize"]}
+        facts = {**job, **sizing, "init": init, "command": self.command, "created": self.created}
+        return {"kind": "ood-run", "schema": TRAINING_SCHEMA, **facts}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Read a record.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is none.
+        """
+        recipe = content["recipe"]
+        pre = {
+            **{name: content[name] for name in ("size", "resize")},
+            **{name: recipe[name] for name in ("mean", "std")},
+        }
+        return cls(
+            Job.taken_from({**content, "preprocess": pre}), content["command"], content["created"]
+        )
+
+
+@dataclass(frozen=True)
 class Run:
-    """The record of a finished run.
+    """The record of a finished run: its job, and what came out.
 
     Parameters
     ----------
@@ -86,77 +214,95 @@ class Run:
         ``trained`` or ``imported``.
     created
         When it was finished, UTC.
-    arch
-        Canonical architecture, such as ``resnet18:width=16``.
-    data
-        How to open the data set again.
+    job
+        What fixed its weights.
     data_name
         Name of the data set.
     class_names
         Classes in the order of the logits.
-    preprocess
-        What happens to an image before the network sees it.
     blocks
         Names of the blocks in forward order.
     network
         Digest of architecture and weights.
     weights
         Digest of the weights file.
-    recipe
-        How it was trained; empty for an imported network.
-    seed
-        Seed of training; None for an imported network.
     parts
         Number of images of each part of the data set.
-    val_fraction
-        Share of the training images held out for validation.
-    test_fraction
-        Share of the images that are tested on, where the data set was one whole; 0 otherwise.
-    division
-        Digest of what the data set was divided by; empty where it was not.
     versions
         Versions of the packages that made it.
     command
         The command line that made it.
     training
-        Device, precision, seconds, loss and accuracies of the checkpoint that counts, which one
-        that is, what it began from, whether its last layer was trained or is a linear probe, and
-        the digest of the file of the training history.
+        Of a trained network: device, seconds, loss and accuracies of the checkpoint that counts,
+        which one that is, whether its last layer was trained or is a linear probe, the accuracy on
+        test images, and the digest of the file of the training history.
     imported
         Of an imported network: where the weights and each setting of the images come from
         (``source``, ``preprocess_from``), and how it did on some labelled images
         (``plausibility``), with what looked wrong there.
     """
 
+    # One more than twelve: of the last two, one is empty, and each is written under its own name.
     origin: str
     created: str
-    arch: str
-    data: str
+    job: Job
     data_name: str
     class_names: tuple[str, ...]
-    preprocess: Preprocess
     blocks: tuple[str, ...]
     network: str
     weights: str
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
     parts: Mapping[str, int] = field(default_factory=dict)
-    val_fraction: float = 0.0
-    test_fraction: float = 0.0
-    division: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     imported: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def arch(self) -> str:
+        """Canonical architecture, such as ``resnet18:width=16``."""
+        return self.job.arch
+
+    @property
+    def data(self) -> str:
+        """How to open the data set again."""
+        return self.job.data
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What happens to an image before the network sees it."""
+        return self.job.preprocess
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of training; None for an imported network."""
+        return self.job.seed
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What looked wrong when the network was imported, a line each."""
         return tuple(self.imported.get("plausibility", {}).get("warnings", ()))
 
+    def showing(self, preprocess: Preprocess) -> Self:
+        """Return the record of the same network, which is shown its images in another way.
+
+        Parameters
+        ----------
+        preprocess
+            What happens to an image before the network sees it.
+        """
+        return replace(self, job=replace(self.job, preprocess=preprocess))
+
     def to_json(self) -> dict[str, Any]:
-        """Return the record as it is written."""
-        return {"kind": "ood-run", "schema": RUN_SCHEMA, **as_json(self)}
+        """Return the record as it is written, the facts of the job among the others."""
+        content = as_json(self)
+        content |= content.pop("job")
+        beside = {name: content.pop(name) for name in _BESIDE}
+        if self.origin == "trained":
+            content["training"] = _ordered({**content["training"], **beside}, _TRAINING_ORDER)
+        else:
+            skipped = {"skip_unreadable": beside["skip_unreadable"]}
+            content["imported"] = _ordered({**content["imported"], **skipped}, _IMPORTED_ORDER)
+        return {"kind": "ood-run", "schema": RUN_SCHEMA, **_ordered(content, _ORDER)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: Path) -> Self:
@@ -174,40 +320,21 @@ class Run:
             )
         values = {k: v for k, v in content.items() if k not in ("kind", "schema")}
         try:
-            pre = values.pop("preprocess")
-            return cls(
-                preprocess=Preprocess(
-                    size=(pre["size"][0], pre["size"][1]),
-                    resize=pre["resize"],
-                    mean=tuple(pre["mean"]),
-                    std=tuple(pre["std"]),
-                ),
-                class_names=tuple(values.pop("class_names")),
-                blocks=tuple(values.pop("blocks")),
-                **values,
-            )
-        except (KeyError, TypeError, IndexError) as error:
+            for place in ("training", "imported"):
+                values[place] = dict(values.get(place, {}))
+                names = [name for name in _BESIDE if name in values[place]]
+                values |= {name: values[place].pop(name) for name in names}
+            job = Job.taken_from(values)
+            for name in ("class_names", "blocks"):
+                values[name] = tuple(values[name])
+            return cls(job=job, **values)
+        except (KeyError, TypeError, ValueError) as error:
             raise CorruptArtifactError(f"{where} is damaged: {error}; remove the run") from None
 
-    @property
-    def skip_unreadable(self) -> bool:
-        """Whether the run was made with ``--skip-unreadable``, which its data keep."""
-        return bool({**self.imported, **self.training}.get("skip_unreadable"))
 
-    def but_for_seed(self) -> tuple[object, ...]:
-        """Return what two runs share when they differ by their seed alone."""
-        return (
-            self.origin,
-            self.arch,
-            self.data,
-            self.preprocess,
-            dict(self.recipe),
-            self.val_fraction,
-            self.test_fraction,
-            self.training.get("amp"),
-            self.training.get("compile", False),
-            self.training.get("init"),
-        )
+def _ordered(content: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return an object with some of its fields first, in this order."""
+    return {**{name: content[name] for name in names if name in content}, **content}
 
 
 @dataclass(frozen=True)
@@ -311,7 +438,11 @@ class RunFolder:
                 f"remove it (ood runs remove {self.name}) and make it again"
             )
 
-    def read_training(self) -> dict[str, Any]:
+    def begin(self, begun: Begun) -> None:
+        """Write what the run is going to be trained with."""
+        write_json(self.path / TRAINING, begun.to_json())
+
+    def read_training(self) -> Begun:
         """Read what an unfinished run is being trained with.
 
         Raises
@@ -320,7 +451,14 @@ class RunFolder:
             If it is damaged.
         """
         cure = f"remove the run (ood runs remove {self.name}) and train it again"
-        return read_json(self.path / TRAINING, cure=cure)
+        content = read_json(self.path / TRAINING, cure=cure)
+        try:
+            return Begun.from_json(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptArtifactError(
+                f"the unfinished run {self.name} is damaged: {error}; "
+                f"remove it: ood runs remove {self.name}"
+            ) from None
 
 
 def check_name(name: str) -> str:
@@ -479,7 +617,7 @@ def _taken(path: Path) -> bool:
     """Return whether a name is in use; what an import left that was killed is not in the way."""
     if not path.is_dir() or RunFolder(path).ours:
         return path.exists()
-    own = {found for pattern in _OWN_FILES for found in path.glob(pattern)}
+    own = {found for pattern in OWN_FILES for found in path.glob(pattern)}
     return any(entry not in own for entry in path.iterdir())
 
 
@@ -529,168 +667,6 @@ def using_runs(store: Store, names: Sequence[str]) -> Iterator[list[RunFolder]]:
         ]
 
 
-def rename_run(store: Store, old: str, new: str) -> None:
-    """Give a run another name.
-
-    Raises
-    ------
-    InvalidInputError
-        If the run is in use, or the new name is taken.
-    """
-    folder = find_run(store, old)
-    with store.alone(run_lock(old)), store.lock("runs"):
-        folder.path.rename(store.runs / new_name(store, new, new))
-        if chosen_run(store) == (old, "ood runs use"):
-            use_run(store, new)
-
-
-def check_removable(store: Store, name: str) -> None:
-    """Refuse a name that neither a run nor what was left of one has.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such run.
-    """
-    known = [folder.name for folder in run_folders(store)]
-    known += [rest.path.name for rest in leftovers(store) if rest.kind == "run"]
-    if name not in known:
-        raise UnknownNameError.among("run", name, known)
-
-
-def remove_run(store: Store, name: str) -> tuple[int, Sequence[Path]]:
-    """Remove a run, and the activations of its network if no other run has the same network.
-
-    What is left of a run that was removed only in part can be removed as well. Files that are not
-    the tool's stay where they are.
-
-    Returns
-    -------
-    tuple
-        Bytes set free, and what was left alone.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such run.
-    InvalidInputError
-        If it is in use.
-    """
-    check_removable(store, name)
-    with store.alone(run_lock(name)), store.lock("runs"):
-        return _remove(store, RunFolder(store.runs / name))
-
-
 def run_lock(name: str) -> str:
     """Return the name of the lock that is held while a run is used, renamed or removed."""
     return f"run {name}"
-
-
-def _remove(store: Store, folder: RunFolder) -> tuple[int, Sequence[Path]]:
-    network = _network(folder)
-    others = {_network(other) for other in run_folders(store) if other.path != folder.path}
-    freed = size_of(folder.path)
-    if network is not None and network not in others:
-        activations = store.activations / network
-        freed += size_of(activations)
-        shutil.rmtree(activations, ignore_errors=True)
-    # The record goes first: from then on nobody takes what is left for a run.
-    for path in _own_parts(folder.path):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    left = sorted(folder.path.iterdir())
-    if not left:
-        folder.path.rmdir()
-    freed -= size_of(folder.path) if left else 0
-    remove_leftovers(store.runs)
-    return freed, left
-
-
-def _own_parts(path: Path) -> list[Path]:
-    """Return the files and folders in the folder of a run that are the tool's, the record first."""
-    files = [found for pattern in _OWN_FILES for found in sorted(path.glob(pattern))]
-    return files + [path / sub for sub in _OWN_FOLDERS if (path / sub).is_dir()]
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """Something in the store that no run has, left by a process that was killed.
-
-    Parameters
-    ----------
-    path
-        Where it is.
-    kind
-        ``run`` (parts of a run without its record), ``activations`` (of a network that no run has)
-        or ``temporary`` (a file that was not finished).
-    bytes
-        Its size.
-    """
-
-    path: Path
-    kind: Literal["run", "activations", "temporary"]
-    bytes: int
-
-
-def leftovers(store: Store) -> list[Leftover]:
-    """Return what is in the store though no run has it and no command will use it.
-
-    While the record of a run cannot be read, activations may be those of that run, and none are
-    returned.
-    """
-    runs = [RunFolder(path) for path in _folders_in(store.runs)]
-    rests = [folder.path for folder in runs if not folder.ours and _own_parts(folder.path)]
-    networks = [_network(folder) for folder in runs if folder.finished]
-    stale = (
-        []
-        if None in networks
-        else [path for path in _folders_in(store.activations) if path.name not in networks]
-    )
-    inside = (*rests, *stale)
-    files = [
-        path
-        for path in temporary_files(store.root)
-        if not any(path.is_relative_to(each) for each in inside)
-    ]
-    return [
-        *(Leftover(path, "run", sum(map(size_of, _own_parts(path)))) for path in rests),
-        *(Leftover(path, "activations", size_of(path)) for path in stale),
-        *(Leftover(path, "temporary", size_of(path)) for path in files),
-    ]
-
-
-def remove_leftover(store: Store, leftover: Leftover) -> None:
-    """Remove what no run has, unless a run has got it meanwhile.
-
-    Raises
-    ------
-    InvalidInputError
-        If a process uses it.
-    """
-    path = leftover.path
-    unused = (
-        store.alone(run_lock(path.name)) if leftover.kind == "run" else contextlib.nullcontext()
-    )
-    with unused, store.lock("runs"):
-        if not any(path == each.path for each in leftovers(store)):
-            return
-        if leftover.kind == "run":
-            _remove(store, RunFolder(path))
-        elif leftover.kind == "activations":
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _folders_in(path: Path) -> list[Path]:
-    return sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
-
-
-def _network(folder: RunFolder) -> str | None:
-    if not folder.finished:
-        return None
-    with contextlib.suppress(CorruptArtifactError):
-        return folder.read().network
-    return None

@@ -103,7 +103,7 @@ def rename(
     store: StoreOption = None,
 ) -> None:
     """Rename a run."""
-    from oodcli.runs import rename_run
+    from oodcli.removal import rename_run
     from oodcli.store import Store
 
     rename_run(Store.at(store), run, new)
@@ -129,7 +129,7 @@ def remove(
     by its name as well.
     """
     from oodcli.cli.render.formats import human_bytes
-    from oodcli.runs import check_removable, remove_run
+    from oodcli.removal import check_removable, remove_run
     from oodcli.store import Store
 
     kept = Store.at(store)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 from oodcli.literature import PublishedComparison
 from oodcli.methods.contract import Finding
 from oodcli.results import EXTRAS, Comparison, Report, ResultRow, SplitUsed
-from oodcli.runs import Preprocess, Run
+from oodcli.runs import Job, Preprocess, Run
 from oodcli.scores import Scoring
 from oodcli.searches import Search
 from oodcli.training.recipes import Recipe
@@ -117,9 +117,10 @@ _RENAMED = {
     (MethodTrial, "findings"): "checks",
 }
 # Records whose fields stand among those of the record that has them.
-_FLAT = {(MethodText, "listed"), (ResultRow, "detection")}
+_FLAT = {(MethodText, "listed"), (ResultRow, "detection"), (Run, "job")}
 _UNWRITTEN = {
     RunList: ("no_default",),
+    Job: ("amp", "compile", "skip_unreadable", "init"),
     Report: ("description",),
     PublishedComparison: ("n_runs", "published"),
     PredictResult: ("detector", "before", "rows", "complete"),
@@ -149,6 +150,20 @@ _INSIDE: Mapping[type, Mapping[str, tuple[Any, str]]] = {
     PublishedComparison: _PUBLISHED,
     NormRatioResult: {"schema": (int, "1")},
     Search: {"schema": (int, "1")},
+    Run: {
+        "training.amp": (bool, "Whether it was trained in bfloat16."),
+        "training.compile": (bool, "Whether torch compiled its training steps."),
+        "training.skip_unreadable": (
+            bool,
+            "Whether images that cannot be decoded are skipped; "
+            "of an imported network in ``imported``.",
+        ),
+        "training.init": (
+            Mapping[str, Any] | None,
+            "What the weights began from: source, digest "
+            "and architecture; None for random weights.",
+        ),
+    },
     ResultRow: {f"extras.{name}": (float, text) for name, text in EXTRAS.items()},
 }
 _OF_REPORT: Mapping[str, tuple[Any, str]] = {

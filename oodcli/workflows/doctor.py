@@ -461,7 +461,7 @@ def repaired(root: Path | None = None) -> list[tuple[str, int]]:
     OodError
         If the store cannot be opened.
     """
-    from oodcli.runs import leftovers, remove_leftover
+    from oodcli.removal import leftovers, remove_leftover
     from oodcli.store import Store
 
     store = Store.at(root)
@@ -480,7 +480,8 @@ def _with_runs(
     remarks: list[str],
 ) -> StoreState:
     """Return the state of a store with what is in it."""
-    from oodcli.runs import find_run, leftovers, run_folders
+    from oodcli.removal import leftovers
+    from oodcli.runs import find_run, run_folders
 
     finished = unfinished = 0
     damaged: dict[str, str] = {}

@@ -21,7 +21,7 @@ from oodcli.models import (
     save_weights,
 )
 from oodcli.progress import Progress
-from oodcli.runs import Preprocess, Run, RunFolder, new_name, now
+from oodcli.runs import Job, Preprocess, Run, RunFolder, new_name, now
 from oodcli.store import Store, digest_of_file
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.devices import versions
@@ -124,7 +124,6 @@ def imported_run(
     )
     imported = {
         "source": source,
-        "skip_unreadable": request.skip_unreadable,
         "preprocess_from": {
             "size": sizing.size_from,
             "resize": sizing.resize_from,
@@ -239,18 +238,21 @@ def _stored(
         record = Run(
             origin="imported",
             created=now(),
-            arch=arch,
-            data=dataset.spec,
+            job=Job(
+                data=dataset.spec,
+                arch=arch,
+                val_fraction=request.val_fraction,
+                test_fraction=dataset.test_fraction,
+                division=dataset.division,
+                skip_unreadable=request.skip_unreadable,
+                preprocess=preprocess,
+            ),
             data_name=dataset.name,
             class_names=tuple(dataset.class_names),
-            preprocess=preprocess,
             blocks=tuple(network.blocks),
             network=network.digest,
             weights=digest_of_file(folder.weights),
             parts={part: len(images) for part, images in dataset.parts.items()},
-            val_fraction=request.val_fraction,
-            test_fraction=dataset.test_fraction,
-            division=dataset.division,
             versions=versions(),
             command=command,
             imported=imported,

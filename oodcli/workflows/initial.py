@@ -199,7 +199,7 @@ def _of_run(folder: RunFolder) -> InitialWeights:
         state, arch = load_weights(folder.weights), record.arch
     else:
         _, state = weights_so_far(folder)
-        arch = folder.read_training()["arch"]
+        arch = folder.read_training().job.arch
     return InitialWeights(Initial(folder.name, _digest(state), arch), state)
 
 

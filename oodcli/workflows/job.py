@@ -1,8 +1,7 @@
-"""A job: all that fixes the weights of a run, settled before any training."""
+"""The job of a training, which fixes its weights: settled from a request, and found again."""
 
 import contextlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +16,13 @@ from oodcli.models import (
     published_configuration,
 )
 from oodcli.progress import Progress
-from oodcli.runs import Preprocess, RunFolder, now, run_folders
+from oodcli.runs import Begun, Job, Preprocess, RunFolder, run_folders
 from oodcli.store import Store
 from oodcli.training.processes import Processes
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.training.registry import parse_objective
 from oodcli.workflows.initial import Initial, InitialWeights, initial_weights, published_weights
 from oodcli.workflows.preprocessing import size_of_training
-
-TRAINING_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -103,79 +100,62 @@ class TrainRequest:
     data_workers: int | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run in training, as it stands in ``training.json``."""
+def recipe_of(job: Job) -> Recipe:
+    """Return the recipe of a job, which stores it as JSON has it.
 
-    data: str
-    arch: str
-    recipe: Recipe
-    seed: int
-    amp: bool
-    val_fraction: float
-    test_fraction: float
-    division: str
-    skip_unreadable: bool
-    command: str
-    created: str
-    preprocess: Preprocess
-    init: Initial | None = None
-    compile: bool = False
+    Parameters
+    ----------
+    job
+        A job of training.
 
-    def identity(self) -> dict[str, Any]:
-        """Return what fixes the weights that come out."""
-        return {
-            "data": self.data,
-            "arch": self.arch,
-            "recipe": self.recipe.to_json(),
-            "seed": self.seed,
-            "amp": self.amp,
-            "compile": self.compile,
-            "val_fraction": self.val_fraction,
-            "test_fraction": self.test_fraction,
-            "division": self.division,
-            "skip_unreadable": self.skip_unreadable,
-            "size": list(self.preprocess.size),
-            "resize": self.preprocess.resize,
-            "init": None if self.init is None else self.init.to_json(),
-        }
+    Raises
+    ------
+    TypeError
+        If a recipe has no such values.
+    InvalidInputError
+        If a value is impossible.
+    """
+    return Recipe.from_json(job.recipe)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of ``training.json``."""
-        return {
-            "kind": "ood-run",
-            "schema": TRAINING_SCHEMA,
-            **self.identity(),
-            "command": self.command,
-            "created": self.created,
-        }
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], name: str) -> "Job":
-        """Read ``training.json``."""
-        try:
-            recipe = Recipe.from_json(content["recipe"])
-            (height, width), init = content["size"], content["init"]
-            return cls(
-                data=content["data"],
-                arch=content["arch"],
-                recipe=recipe,
-                seed=content["seed"],
-                amp=content["amp"],
-                val_fraction=content["val_fraction"],
-                test_fraction=content["test_fraction"],
-                division=content["division"],
-                skip_unreadable=content["skip_unreadable"],
-                command=content["command"],
-                created=content["created"],
-                preprocess=Preprocess((height, width), content["resize"], recipe.mean, recipe.std),
-                init=None if init is None else Initial(**init),
-                compile=content["compile"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptArtifactError(
-                f"the unfinished run {name} is damaged: {error}; remove it: ood runs remove {name}"
-            ) from None
+def initial_of(job: Job) -> Initial | None:
+    """Return what the weights of a job begin from; None if they are random.
+
+    Parameters
+    ----------
+    job
+        A job of training.
+
+    Raises
+    ------
+    TypeError
+        If it is not as it is stored.
+    """
+    return None if job.init is None else Initial(**job.init)
+
+
+def resumed(folder: RunFolder) -> Begun:
+    """Return what an unfinished run is trained with.
+
+    Parameters
+    ----------
+    folder
+        The run.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If it cannot be read.
+    """
+    begun = folder.read_training()
+    try:
+        recipe_of(begun.job), initial_of(begun.job)
+    except (TypeError, InvalidInputError) as error:
+        raise CorruptArtifactError(
+            f"the unfinished run {folder.name} is damaged: {error}; "
+            f"remove it: ood runs remove {folder.name}"
+        ) from None
+    return begun
 
 
 def named_apart(request: TrainRequest) -> TrainRequest:
@@ -209,7 +189,6 @@ def planned(
     request: TrainRequest,
     dataset: Dataset,
     *,
-    command: str,
     watch: Progress,
     processes: Processes,
 ) -> Job:
@@ -223,8 +202,6 @@ def planned(
         What to train, and how, by :func:`named_apart`.
     dataset
         The data.
-    command
-        The command line, stored with the run.
     watch
         Reports what was chosen from the images.
     processes
@@ -263,17 +240,15 @@ def planned(
     return Job(
         data=dataset.spec,
         arch=spec.canonical,
-        recipe=recipe,
+        recipe=recipe.to_json(),
         seed=request.seed,
         amp=request.amp,
         val_fraction=request.val_fraction,
         test_fraction=dataset.test_fraction,
         division=dataset.division,
         skip_unreadable=request.skip_unreadable,
-        command=command,
-        created=now(),
         preprocess=Preprocess(sizing.size, sizing.resize, recipe.mean, recipe.std),
-        init=None if start is None else start.named,
+        init=None if start is None else start.named.to_json(),
         compile=request.compile,
     )
 
@@ -376,7 +351,7 @@ def same_run(store: Store, job: Job, name: str | None) -> RunFolder | None:
     for folder in reversed(run_folders(store)):
         if name is not None and folder.name != name:
             continue
-        if _identity(folder) == json.loads(json.dumps(job.identity())):
+        if _job_of(folder) == job:
             return folder
         if name is not None:
             raise InvalidInputError(
@@ -386,32 +361,15 @@ def same_run(store: Store, job: Job, name: str | None) -> RunFolder | None:
     return None
 
 
-def _identity(folder: RunFolder) -> dict[str, Any] | None:
+def _job_of(folder: RunFolder) -> Job | None:
     """Return what fixed the weights of a run; None if it was not trained or its record is bad."""
-    with contextlib.suppress(CorruptArtifactError, KeyError):
-        return _recorded(folder)
+    with contextlib.suppress(CorruptArtifactError, InvalidInputError, TypeError):
+        if not folder.finished:
+            job = resumed(folder).job
+        elif (record := folder.read()).origin == "trained":
+            job = record.job
+        else:
+            return None
+        # What recipes have had only since then is as it was without it.
+        return replace(job, recipe=recipe_of(job).to_json())
     return None
-
-
-def _recorded(folder: RunFolder) -> dict[str, Any] | None:
-    if not folder.finished:
-        return json.loads(json.dumps(Job.from_json(folder.read_training(), folder.name).identity()))
-    record = folder.read()
-    if record.origin != "trained":
-        return None
-    identity = {
-        "data": record.data,
-        "arch": record.arch,
-        "recipe": Recipe.from_json(record.recipe).to_json(),
-        "seed": record.seed,
-        "amp": record.training["amp"],
-        "compile": record.training.get("compile", False),
-        "val_fraction": record.val_fraction,
-        "test_fraction": record.test_fraction,
-        "division": record.division,
-        "skip_unreadable": record.training["skip_unreadable"],
-        "size": list(record.preprocess.size),
-        "resize": record.preprocess.resize,
-        "init": record.training.get("init"),
-    }
-    return json.loads(json.dumps(identity))

@@ -154,7 +154,7 @@ class OpenRun:
         See :meth:`oodcli.workflows.run_data.RunData.on`, which is called when data are needed.
         """
         preprocess = preprocess_on(benchmark, self.record.preprocess)
-        record = replace(self.record, preprocess=preprocess)
+        record = self.record.showing(preprocess)
         return replace(self, benchmark=benchmark, record=record)
 
     def without_decoding(self) -> Self:

@@ -158,7 +158,10 @@ def _is_another_seed(table: RunRows, group: Sequence[RunRows]) -> bool:
     if own.record.origin != "trained":
         return False
     seeds = [other.run.summary.seed for other in group]
-    return own.record.but_for_seed() == first.record.but_for_seed() and own.record.seed not in seeds
+    return (
+        own.record.job.but_for_seed() == first.record.job.but_for_seed()
+        and own.record.seed not in seeds
+    )
 
 
 def _averaged(group: Sequence[RunRows]) -> tuple[list[ResultRow], list[str]]:

@@ -285,8 +285,8 @@ class RunData:
                 run.data,
                 store,
                 role="id",
-                val_fraction=run.val_fraction,
-                test_fraction=run.test_fraction,
+                val_fraction=run.job.val_fraction,
+                test_fraction=run.job.test_fraction,
                 progress=progress,
             )
         except OodError as error:
@@ -302,9 +302,9 @@ class RunData:
                 f"run ({len(dataset.class_names)} against {len(run.class_names)}, or other names); "
                 "put back the data it was trained on"
             )
-        check_division(dataset, run.division, run=folder.name)
+        check_division(dataset, run.job.division, run=folder.name)
         # A run that was made without some of its images is scored without them, too.
-        skip = skip_unreadable or run.skip_unreadable
+        skip = skip_unreadable or run.job.skip_unreadable
         ordered = in_order(dataset, run.class_names, where=f"run {folder.name}")
         return cls(store, ordered, run, skip, progress, dataset)
 
@@ -330,7 +330,7 @@ class RunData:
             If the images are not those that the lists are about, or a list cannot be had.
         """
         preprocess = preprocess_on(benchmark, self.run.preprocess)
-        data = replace(self, run=replace(self.run, preprocess=preprocess))
+        data = replace(self, run=self.run.showing(preprocess))
         if not benchmark.id_test_list:
             return data, None
         opened = self.as_opened or self.dataset

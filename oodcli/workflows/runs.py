@@ -7,7 +7,8 @@ from typing import Any
 
 from oodcli.errors import CorruptArtifactError, OodError
 from oodcli.records import as_json
-from oodcli.runs import Leftover, RunFolder, find_run, leftovers, run_folders
+from oodcli.removal import Leftover, leftovers
+from oodcli.runs import RunFolder, find_run, run_folders
 from oodcli.scores import read_scorings
 from oodcli.store import Store, read_json, size_of
 
@@ -141,13 +142,13 @@ def _described(folder: RunFolder) -> dict[str, Any]:
             "seed": record.seed,
             "val_accuracy": record.training.get("val_accuracy"),
         }
-    job = folder.read_training()
+    begun = folder.read_training()
     return {
         "origin": "unfinished",
-        "created": job["created"],
-        "arch": job["arch"],
-        "data": job["data"],
-        "seed": job["seed"],
+        "created": begun.created,
+        "arch": begun.job.arch,
+        "data": begun.job.data,
+        "seed": begun.job.seed,
         "val_accuracy": None,
     }
 
@@ -162,7 +163,7 @@ def show_run(store: Store, name: str) -> dict[str, Any]:
     """
     folder = find_run(store, name)
     content: dict[str, Any] = {"name": folder.name, "folder": str(folder.path)}
-    content |= folder.read().to_json() if folder.finished else folder.read_training()
+    content |= (folder.read() if folder.finished else folder.read_training()).to_json()
     content["normratio"] = {
         path.stem: read_json(path) for path in sorted(folder.normratio.glob("*.json"))
     }

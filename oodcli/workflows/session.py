@@ -23,7 +23,7 @@ from oodcli.models import (
     unit_features,
 )
 from oodcli.progress import Progress
-from oodcli.runs import STATE, Run, RunFolder, now, run_lock
+from oodcli.runs import STATE, Begun, Job, Run, RunFolder, now, run_lock
 from oodcli.store import Store, digest_of_file
 from oodcli.training.loop import MUCH_WAITING, NotFiniteError, Trainer, weights_of
 from oodcli.training.objective import Objective
@@ -40,7 +40,8 @@ from oodcli.workflows.devices import (
     quick_in_bfloat16,
     versions,
 )
-from oodcli.workflows.job import Job
+from oodcli.workflows.initial import Initial
+from oodcli.workflows.job import initial_of, recipe_of
 from oodcli.workflows.training_images import (
     check_classes,
     check_several,
@@ -92,8 +93,8 @@ class Session:
         Where the run is.
     folder
         The run.
-    job
-        What fixes its weights.
+    begun
+        What fixes its weights, and the command that began it.
     dataset
         Its data.
     device
@@ -110,7 +111,7 @@ class Session:
 
     store: Store
     folder: RunFolder
-    job: Job
+    begun: Begun
     dataset: Dataset
     device: torch.device
     decoders: Decoders
@@ -119,9 +120,25 @@ class Session:
     processes: Processes
 
     @property
+    def job(self) -> Job:
+        """What fixes the weights."""
+        return self.begun.job
+
+    @property
+    def seed(self) -> int:
+        """Seed of all chance in training."""
+        assert self.job.seed is not None  # only an imported network has none
+        return self.job.seed
+
+    @cached_property
     def recipe(self) -> Recipe:
         """The schedule."""
-        return self.job.recipe
+        return recipe_of(self.job)
+
+    @cached_property
+    def init(self) -> Initial | None:
+        """Where the first weights come from; None if they are random."""
+        return initial_of(self.job)
 
     @cached_property
     def data(self) -> Dataset:
@@ -251,7 +268,7 @@ class Session:
     def _trainer(self, *, from_init: bool) -> Trainer:
         """Make the network as it is before its first step, and what trains it."""
         job, spec, objective = self.job, self.spec, self.objective
-        torch.manual_seed(job.seed)
+        torch.manual_seed(self.seed)
         module = spec.build(self.classes)
         network = network_of(spec, module)
         size = job.preprocess.size
@@ -261,13 +278,14 @@ class Session:
             name, (channels, _, _) = list(network.block_shapes(size).items())[-1]
             last_block = LastBlock(network.blocks[name], channels, network.layout(name).maps)
         head = spec.architecture.head
-        if job.init is not None and from_init:
-            job.init.read(self.store, spec).put_into(module, spec, digest=job.init.digest)
+        if self.init is not None and from_init:
+            weights = self.init.read(self.store, spec)
+            weights.put_into(module, spec, digest=self.init.digest)
         objective.attach(module, head)
         return Trainer(
             module,
             self.recipe,
-            seed=job.seed,
+            seed=self.seed,
             device=self.device,
             amp=job.amp,
             objective=objective,
@@ -291,7 +309,7 @@ class Session:
         )
         self.watch.note(
             f"recipe {recipe.name} ({recipe.source}), {recipe.objective}"
-            + ("" if job.init is None else f", from {job.init.source}")
+            + ("" if self.init is None else f", from {self.init.source}")
         )
         if job.amp and not quick_in_bfloat16(self.device):
             self.watch.note(
@@ -307,7 +325,7 @@ class Session:
             parts,
             self.recipe,
             Resizing(preprocess.size, preprocess.resize),
-            seed=self.job.seed,
+            seed=self.seed,
             device=self.device,
             decoders=self.decoders,
             watch=self.watch,
@@ -380,7 +398,7 @@ class Session:
 
     def _record(self, network: Network, history: History, outcome: Mapping[str, Any]) -> Run:
         """Write weights and history, and return the record of them."""
-        job, folder = self.job, self.folder
+        folder = self.folder
         if self.processes.first:
             save_weights(network, folder.weights)
             write_history(folder, history)
@@ -388,28 +406,18 @@ class Session:
         return Run(
             origin="trained",
             created=now(),
-            arch=job.arch,
-            data=job.data,
+            job=self.job,
             data_name=self.data.name,
             class_names=tuple(self.data.class_names),
-            preprocess=job.preprocess,
             blocks=tuple(network.blocks),
             network=network.digest,
             weights=digest_of_file(folder.weights),
-            recipe=job.recipe.to_json(),
-            seed=job.seed,
             parts={name: len(part) for name, part in self.data.parts.items()},
-            val_fraction=job.val_fraction,
-            test_fraction=job.test_fraction,
-            division=job.division,
             versions=versions(),
-            command=job.command,
+            command=self.begun.command,
             training={
                 "device": str(self.device),
                 "processes": self.processes.size,
-                "amp": job.amp,
-                "compile": job.compile,
-                "skip_unreadable": job.skip_unreadable,
                 "threads": torch.get_num_threads(),
                 "seconds": sum(line["seconds"] for line in history),
                 "loss": outcome["loss"],
@@ -417,7 +425,6 @@ class Session:
                 "val_accuracy": outcome["val_accuracy"],
                 "checkpoint": outcome["epoch"],
                 "last_layer": "trained" if self.objective.trains_last_layer else PROBE,
-                "init": None if job.init is None else job.init.to_json(),
                 "history": digest_of_file(folder.history),
             },
         )

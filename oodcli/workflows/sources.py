@@ -366,7 +366,7 @@ def _choose(folder: RunFolder, limit: int | None, benchmark: Benchmark | None) -
 
 def _training(record: Run) -> str:
     """Return what the literature calls the training of a run; empty for an imported network."""
-    objective = str(record.recipe.get("objective", "")).partition(":")[0]
+    objective = str(record.job.recipe.get("objective", "")).partition(":")[0]
     if objective == "alpa":
         return ""  # its name depends on what it started from
     return "contrastive" if objective == "supcon" else objective

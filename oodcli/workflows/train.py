@@ -14,25 +14,26 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet
 from oodcli.pools import worker_count
 from oodcli.progress import Progress, Silent
+from oodcli.removal import remove_run
 from oodcli.runs import (
     STATE,
-    TRAINING,
+    Begun,
     Run,
     RunFolder,
     find_run,
     new_name,
-    remove_run,
+    now,
     run_folders,
 )
-from oodcli.store import Store, write_json
+from oodcli.store import Store
 from oodcli.training.processes import Processes, ProcessLostError
 from oodcli.workflows.accuracy import accuracy_on
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.job import (
-    Job,
     TrainRequest,
     named_apart,
     planned,
+    resumed,
     same_run,
 )
 from oodcli.workflows.open_run import OpenRun
@@ -99,9 +100,10 @@ def train(
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
-    job = planned(store, request, dataset, command=command, watch=watch, processes=processes)
+    job = planned(store, request, dataset, watch=watch, processes=processes)
+    begun = Begun(job, command, now())
     same, folder = processes.agreed(
-        _named(store, request, job, dataset.name, resume=resume)
+        _named(store, request, begun, dataset.name, resume=resume)
         if processes.first
         else (None, None)
     )
@@ -114,22 +116,22 @@ def train(
         )
     assert folder is not None
     with _removed_unless_begun(store, folder, processes):
-        return session(folder, job, dataset).run()
+        return session(folder, begun, dataset).run()
 
 
 def _named(
-    store: Store, request: TrainRequest, job: Job, data_name: str, *, resume: bool
+    store: Store, request: TrainRequest, begun: Begun, data_name: str, *, resume: bool
 ) -> tuple[RunFolder | None, RunFolder | None]:
     """Return the run of the same job that is resumed, or else a new one with its job in it."""
     with store.lock("runs"):
-        same = same_run(store, job, request.name) if resume else None
+        same = same_run(store, begun.job, request.name) if resume else None
         if same is not None:
             return same, None
-        kind = job.recipe.objective.partition(":")[0]
-        marks = [data_name, job.arch, *([] if kind == "cross-entropy" else [kind])]
+        kind = begun.job.recipe["objective"].partition(":")[0]
+        marks = [data_name, begun.job.arch, *([] if kind == "cross-entropy" else [kind])]
         default = "-".join([*marks, f"s{request.seed}"])
         folder = RunFolder(store.runs / new_name(store, request.name, default))
-        write_json(folder.path / TRAINING, job.to_json())
+        folder.begin(begun)
         return None, folder
 
 
@@ -150,7 +152,7 @@ def _removed_unless_begun(store: Store, folder: RunFolder, processes: Processes)
 def _session(
     store: Store,
     folder: RunFolder,
-    job: Job,
+    begun: Begun,
     dataset: Dataset,
     *,
     device: torch.device,
@@ -159,7 +161,7 @@ def _session(
     processes: Processes,
 ) -> Session:
     test = partial(_tested, store, folder, device=device, watch=watch, processes=processes)
-    return Session(store, folder, job, dataset, device, decoders, test, watch, processes)
+    return Session(store, folder, begun, dataset, device, decoders, test, watch, processes)
 
 
 def train_seeds(
@@ -279,7 +281,7 @@ def _decoders(workers: int | None, processes: Processes, watch: Progress) -> Dec
 
 
 def _carry_on(
-    session: Callable[[RunFolder, Job, Dataset], Session],
+    session: Callable[[RunFolder, Begun, Dataset], Session],
     folder: RunFolder,
     *,
     store: Store,
@@ -291,7 +293,8 @@ def _carry_on(
     if processes.agreed(folder.finished):
         watch.note(f"run {folder.name} is finished already")
         return TrainResult(folder.name, folder.read(), 0)
-    job = Job.from_json(folder.read_training(), folder.name)
+    begun = resumed(folder)
+    job = begun.job
     opened = dataset or find_dataset(
         job.data,
         store,
@@ -301,7 +304,7 @@ def _carry_on(
         progress=watch,
     )
     check_division(opened, job.division, run=folder.name)
-    return session(folder, job, opened).run()
+    return session(folder, begun, opened).run()
 
 
 def _check_fraction(name: str, value: float | None) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from oodcli.results import Report
-from oodcli.runs import Preprocess, Run, RunFolder
+from oodcli.runs import Job, Run, RunFolder
 from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores
 from oodcli.store import Store
 from oodcli.workflows.report import Statistics, report
@@ -62,15 +62,12 @@ def stored(store: Store, methods: int, seeds: int) -> dict[Pair, NDArray[np.floa
             Run(
                 origin="trained",
                 created=f"2024-01-0{seed + 1}",
-                arch="resnet18",
-                data=ID_NAME,
+                job=Job(ID_NAME, "resnet18", seed=seed),
                 data_name=ID_NAME,
                 class_names=tuple("0123456789"),
-                preprocess=Preprocess(),
                 blocks=("1.1",),
                 network="network",
                 weights="weights",
-                seed=seed,
             )
         )
         scores = made_up(methods, seed)

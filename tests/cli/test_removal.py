@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oodcli.runs import leftovers
+from oodcli.removal import leftovers
 from oodcli.store import Store
 from tests.support.cli import Ood, flat
 

@@ -116,7 +116,7 @@ def test_arrays_that_several_tables_share_cannot_be_written_to(
 def test_a_run_cannot_be_removed_while_its_scores_are_open(
     ood: Ood, tiny: Path, tmp_path: Path
 ) -> None:
-    from oodcli.runs import remove_run
+    from oodcli.removal import remove_run
 
     assert ood("score", "--method", "msp", "--ood", flat(tmp_path / "odd"))[0] == 0
     store = Store(tmp_path / "store")

@@ -13,19 +13,15 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
+from oodcli.removal import Leftover, leftovers, remove_leftover, remove_run, rename_run
 from oodcli.runs import (
     TRAINING,
-    Leftover,
-    Preprocess,
+    Job,
     Run,
     RunFolder,
     chosen_run,
     find_run,
-    leftovers,
     new_name,
-    remove_leftover,
-    remove_run,
-    rename_run,
     run_folders,
     use_run,
     using_run,
@@ -35,16 +31,12 @@ from oodcli.store import Store, write_json
 RUN = Run(
     origin="trained",
     created="2026-01-01T00:00:00+00:00",
-    arch="resnet18:width=16",
-    data="digits",
+    job=Job("digits", "resnet18:width=16", {"epochs": 3}, seed=0),
     data_name="digits",
     class_names=("0", "1"),
-    preprocess=Preprocess(),
     blocks=("1.1", "1.2"),
     network="a" * 32,
     weights="b" * 32,
-    recipe={"epochs": 3},
-    seed=0,
 )
 
 

@@ -19,7 +19,8 @@ from oodcli.methods import METHODS
 from oodcli.metrics import fpr_at_tpr
 from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.progress import SILENT, Progress
-from oodcli.runs import RunFolder, find_run, remove_run
+from oodcli.removal import remove_run
+from oodcli.runs import RunFolder, find_run
 from oodcli.store import Store, read_json, write_json
 from oodcli.workflows.compute import Compute, Precision
 from oodcli.workflows.detectors import BY_DEFAULT, Detector, IdScores, detector_for
@@ -196,7 +197,8 @@ def test_another_precision_or_network_is_another_detector(store: Store, folder: 
     assert detector_of(store, folder, "energy").created == first.created
     assert len(list(folder.detectors.iterdir())) == 2
     record = folder.read()
-    folder.write(replace(record, preprocess=replace(record.preprocess, mean=(0.4, 0.5, 0.5))))
+    changed = replace(record.preprocess, mean=(0.4, 0.5, 0.5))
+    folder.write(record.showing(changed))
     assert detector_of(store, folder, "energy").created > first.created
 
 

@@ -9,7 +9,7 @@ import pytest
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.metrics import CONVENTIONS, evaluate
 from oodcli.results import METRICS, Report
-from oodcli.runs import Preprocess, Run, RunFolder
+from oodcli.runs import Job, Run, RunFolder
 from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores, read_scorings
 from oodcli.store import Store
 from tests.support.reporting import report_of, report_of_files
@@ -65,15 +65,12 @@ def add_run(
         Run(
             origin="trained",
             created=name,
-            arch="resnet18",
-            data="x",
+            job=Job("x", "resnet18", seed=seed),
             data_name="x",
             class_names=("0", "1", "2"),
-            preprocess=Preprocess(),
             blocks=("1.1",),
             network=name,
             weights="w",
-            seed=seed,
         )
     )
     made = arrays(seed)
