@@ -384,7 +384,7 @@ class Trainer:
         part: Task,
     ) -> EpochStats:
         generator = torch.Generator(self._device).manual_seed(_seed_of(self._seed, epoch))
-        rank, size = self._processes.rank, self._processes.size
+        rank = self._processes.rank
         others = (rank,) if rank else ()
         torch.manual_seed(_seed_of(self._seed, epoch, 1, *others))  # dropout
         order = torch.randperm(len(train), generator=generator, device=self._device)
@@ -404,23 +404,11 @@ class Trainer:
         for step, rows in enumerate(batches):
             lr = self._set_rate(epoch, step / len(batches))
             seen, labels, mine = self._batch(train, next(arriving), rows, generator)
-            with self._precision(), _explained():
-                output = model(self._normalised(seen))
-            correct = output.logits.detach().argmax(dim=1) == labels
-            right += correct[: views * mine].sum()
-            if self._objective.compares_images and size > 1:
-                output, labels = self._of_all(output, labels, rows=views * mine)
-            loss = self._objective.loss(output, labels)
-            # Gradients become the mean over processes, and those of the batch are the mean over
-            # images; a loss of all images is there in every process.
-            weight = 1.0 if self._objective.compares_images else mine * size / len(rows)
-            self._optimiser.zero_grad(set_to_none=True)
-            with self._processes.watched(), _explained():
-                (loss if weight == 1 else loss * weight).backward()
-            self._optimiser.step()
-            total += loss.detach() * mine
+            loss, hits = self._step(model, seen, labels, mine=mine, images=len(rows))
+            right += hits
+            total += loss * mine
             images += mine
-            bad = torch.where(loss.detach().isfinite(), bad, bad.clamp(max=step))
+            bad = torch.where(loss.isfinite(), bad, bad.clamp(max=step))
             if step % looks.every == 0:
                 # What was bad at the last look, or is now where nothing has to be waited for.
                 seen_bad, mean = looks.next(self._processes.least(bad), total / images)
@@ -446,6 +434,47 @@ class Trainer:
         )
         self._tell(task, stats, waiting=train.waited / seconds)
         return stats
+
+    def _step(
+        self, model: nn.Module, seen: Tensor, labels: Tensor, *, mine: int, images: int
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step of the optimiser on the views of a batch that this process has.
+
+        Parameters
+        ----------
+        model
+            The student, whose gradients become those of all processes.
+        seen, labels
+            The augmented images, uint8 ``(n, 3, h, w)``, and their labels, ``(n,)``.
+        mine
+            Images of the batch that count for this process.
+        images
+            Images of the whole batch.
+
+        Returns
+        -------
+        loss
+            Mean loss, ``()``, without gradient.
+        right
+            Number of views that were classified rightly before the step, ``()``.
+        """
+        views = self._objective.views
+        with self._precision(), _explained():
+            output = model(self._normalised(seen))
+        correct = output.logits.detach().argmax(dim=1) == labels
+        right = correct[: views * mine].sum()
+        if self._objective.compares_images and self._processes.many:
+            output, labels = self._of_all(output, labels, rows=views * mine)
+        loss = self._objective.loss(output, labels)
+        # Gradients become the mean over processes, and those of the batch are the mean over
+        # images; a loss of all images is there in every process.
+        size = self._processes.size
+        weight = 1.0 if self._objective.compares_images else mine * size / images
+        self._optimiser.zero_grad(set_to_none=True)
+        with self._processes.watched(), _explained():
+            (loss if weight == 1 else loss * weight).backward()
+        self._optimiser.step()
+        return loss.detach(), right
 
     def _set_rate(self, epoch: int, part: float) -> float:
         """Set the learning rate of a step, after that part of an epoch, and return it."""

@@ -27,7 +27,7 @@ from oodcli.workflows.compute import Compute
 from oodcli.workflows.devices import versions
 from oodcli.workflows.importing import ImportRequest, ImportResult, Three
 from oodcli.workflows.plausibility import Plausibility, plausibility
-from oodcli.workflows.preprocessing import filter_line, size_of_import
+from oodcli.workflows.preprocessing import Sizing, filter_line, sizing_for
 
 _HALF: Three = (0.5, 0.5, 0.5)
 
@@ -86,16 +86,7 @@ def imported_run(
     published = published_configuration(request.arch, request.checkpoint)
     # What is known without a size is refused before a size is asked for.
     fitting = None if spec is None else _network(spec, request, checkpoint, source, dataset)
-    classes = len(dataset.class_names)
-    certain = request.checkpoint is None or (published is not None and published.classes == classes)
-    sizing = size_of_import(
-        dataset,
-        request.arch,
-        published=published,
-        certain=certain,
-        image_size=request.image_size,
-        resize=request.resize,
-    )
+    sizing = _sizing(request, dataset, published)
     if fitting is None:
         spec = parse_architecture(request.arch, side=sizing.side)
         fitting = _network(spec, request, checkpoint, source, dataset)
@@ -122,15 +113,16 @@ def imported_run(
         device=device,
         progress=progress,
     )
+    preprocess_from = {
+        "size": sizing.size_from,
+        "resize": sizing.resize_from,
+        "filter": filter_line(published).removeprefix("filter "),
+        "mean": normalised.mean_from,
+        "std": normalised.std_from,
+    }
     imported = {
         "source": source,
-        "preprocess_from": {
-            "size": sizing.size_from,
-            "resize": sizing.resize_from,
-            "filter": filter_line(published).removeprefix("filter "),
-            "mean": normalised.mean_from,
-            "std": normalised.std_from,
-        },
+        "preprocess_from": preprocess_from,
         "plausibility": {} if tried is None else tried.to_json(),
     }
     result = _stored(
@@ -138,6 +130,21 @@ def imported_run(
     )
     _tell_outcome(result, tried, source, progress)
     return result
+
+
+def _sizing(request: ImportRequest, dataset: Dataset, published: Pretrained | None) -> Sizing:
+    """Return the size at which the network is used; its classes tell whose weights it has."""
+    classes = len(dataset.class_names)
+    its_own = published is not None and published.classes == classes
+    return sizing_for(
+        "import",
+        dataset,
+        request.arch,
+        published=published,
+        certain=request.checkpoint is None or its_own,
+        image_size=request.image_size,
+        resize=request.resize,
+    )
 
 
 def _weights(request: ImportRequest, dataset: Dataset) -> tuple[str, Checkpoint]:
