@@ -13,6 +13,7 @@ source, less those that could not be read, so that each can be made again on its
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -52,6 +53,7 @@ from oodcli.store import (
 # Raised whenever the same files give other pixels: 2 since images are shown upright, over white.
 SCHEMA = 2
 RESIZE = "bilinear"
+_HOW = re.compile(r"exact|shorter-crop(?::([1-9][0-9]{0,4}))?")
 MAX_PIXELS_BYTES = 8 * 1024**3
 # In place of the digest of images that were not to be decoded.
 UNDECODED = "undecoded"
@@ -571,6 +573,27 @@ class _Shards:
         return self.folder / f"{at:05d}.json"
 
 
+def shorter_side(how: str) -> int | None:
+    """Return the shorter side that images get before they are cropped; None if nothing names it.
+
+    Parameters
+    ----------
+    how
+        ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``, with a side in pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these.
+    """
+    found = _HOW.fullmatch(how)
+    if found is None:
+        raise InvalidInputError(
+            f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {how!r}"
+        )
+    return int(found[1]) if found[1] else None
+
+
 @dataclass(frozen=True)
 class Resizing:
     """How images of any size are brought to one size.
@@ -592,14 +615,12 @@ class Resizing:
     how: str = "exact"
 
     def __post_init__(self) -> None:
-        kind, _, side = self.how.partition(":")
-        known = self.how in ("exact", "shorter-crop") or (
-            kind == "shorter-crop" and side.isdecimal() and int(side) >= max(self.size)
-        )
-        if not known:
+        side = shorter_side(self.how)
+        if side is not None and side < max(self.size):
+            height, width = self.size
             raise InvalidInputError(
-                f"images cannot be resized by {self.how!r} to {self.size[0]}x{self.size[1]}; "
-                "there are: exact, shorter-crop, shorter-crop:SIDE with a side no less than that"
+                f"--resize {self.how} leaves images smaller than {height} x {width}, the size of "
+                f"the network; give a side from {max(self.size)} on, or another --image-size"
             )
 
     @property
@@ -629,7 +650,7 @@ class Resizing:
         """
         if self.how == "exact":
             return self.size, (0, 0)
-        side = int(self.how.partition(":")[2] or max(self.size))
+        side = shorter_side(self.how) or max(self.size)
         # Integer division rounds the longer side down, as torchvision does.
         height, width = (side * length // min(before) for length in before)
         top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)

@@ -22,7 +22,7 @@ from oodcli.training.processes import Processes
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.training.registry import parse_objective
 from oodcli.workflows.initial import Initial, InitialWeights, initial_weights, published_weights
-from oodcli.workflows.preprocessing import size_of_training
+from oodcli.workflows.preprocessing import sizing_for
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,8 @@ def planned(
     start = _start(store, request, watch)
     usual = None if start is None else start.named.arch
     arch, named = _network_of(request, dataset.name, usual)
-    sizing = size_of_training(
+    sizing = sizing_for(
+        "training",
         dataset,
         arch,
         published=published_configuration(arch, request.init if request.pretrained else None),

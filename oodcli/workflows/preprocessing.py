@@ -6,11 +6,12 @@ what a folder is called.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.dataset import Dataset
 from oodcli.data.originals import OriginalSizes
-from oodcli.data.prepare import RESIZE, Resizing
+from oodcli.data.prepare import RESIZE, Resizing, shorter_side
 from oodcli.data.registry import DATASETS
 from oodcli.errors import InvalidInputError
 from oodcli.models import Pretrained, builder_side_of, is_foreign
@@ -82,11 +83,12 @@ class Sizing:
 def _in_words(size: tuple[int, int], resize: str) -> str:
     if resize == "exact":
         return "exact (to height and width, whatever the form)"
-    side = resize.partition(":")[2] or str(max(size))
+    side = shorter_side(resize) or max(size)
     return f"{resize} (the shorter side to {side}, then the centre)"
 
 
-def size_of_import(
+def sizing_for(
+    purpose: Literal["training", "import"],
     dataset: Dataset,
     arch: str,
     *,
@@ -95,35 +97,46 @@ def size_of_import(
     image_size: int | None,
     resize: str | None,
 ) -> Sizing:
-    """Return the size at which a network from elsewhere is used.
+    """Return the size at which a network is trained, or one from elsewhere is used.
 
     Parameters
     ----------
+    purpose
+        Whether the network is going to be trained on the data, or was.
     dataset
-        The data that it was trained on.
+        The data.
     arch
         The written architecture.
     published
         What published weights of the network expect of an image; None if there are none.
     certain
-        Whether it is these weights: they were asked for, or the number of classes is theirs.
+        Whether it is these weights: training starts from them, or an import asked for them, or has
+        their number of classes.
     image_size, resize
         What the user asks for.
 
     Raises
     ------
     InvalidInputError
-        If nothing says the size and the images are far larger than 32 x 32; or if an option cannot
-        be.
+        If nothing says the size of an import and the images are far larger than 32 x 32; or if an
+        option cannot be.
+
+    Notes
+    -----
+    Where nothing says the size of a training, it is the largest of 32, 64, 128 and 224 that the
+    median shorter side of the images reaches: of the networks of this package, which keep the
+    resolution of small images through their first blocks, 64 at most; of others at most what their
+    published weights take, else 224.
     """
     check_size_options(image_size, resize)
-    originals = OriginalSizes.of(next(iter(dataset.parts.values())).source)
+    first = "train" if purpose == "training" else next(iter(dataset.parts))
+    originals = OriginalSizes.of(dataset.parts[first].source)
     fixed = builder_side_of(arch)
     benchmark = _benchmark_of(dataset)
     # A network that was trained further on other classes is likely to see images as before, but
     # one for small images is not.
-    takes = published is not None and (certain or (benchmark is None and originals.are_large))
-    wanted = published if takes else None
+    likely = purpose == "import" and benchmark is None and originals.are_large
+    wanted = published if certain or likely else None
     if image_size is not None:
         size, size_from = (image_size, image_size), "--image-size"
     elif fixed is not None:
@@ -132,6 +145,8 @@ def size_of_import(
         size, size_from = wanted.size, wanted.configuration
     elif benchmark is not None:
         size, size_from = benchmark.size, f"benchmark {benchmark.name}"
+    elif purpose == "training":
+        size, size_from = _reached(originals, arch, published), _BY_SIZE
     elif originals.are_large:
         raise InvalidInputError(
             f"nothing says at which size {arch} was trained, and the images of {dataset.name} are "
@@ -145,65 +160,14 @@ def size_of_import(
     )
 
 
-def size_of_training(
-    dataset: Dataset,
-    arch: str,
-    *,
-    published: Pretrained | None,
-    certain: bool,
-    image_size: int | None,
-    resize: str | None,
-) -> Sizing:
-    """Return the size at which a network is trained.
-
-    Parameters
-    ----------
-    dataset
-        The data.
-    arch
-        The written architecture.
-    published
-        What published weights of the network expect of an image; None if there are none.
-    certain
-        Whether training starts from them.
-    image_size, resize
-        What the user asks for.
-
-    Raises
-    ------
-    InvalidInputError
-        If an option cannot be.
-
-    Notes
-    -----
-    Where nothing says the size, it is the largest of 32, 64, 128 and 224 that the median shorter
-    side of the images reaches: of the networks of this package, which keep the resolution of small
-    images through their first blocks, 64 at most; of others at most what their published weights
-    take, else 224.
-    """
-    check_size_options(image_size, resize)
-    originals = OriginalSizes.of(dataset.parts["train"].source)
-    fixed = builder_side_of(arch)
-    benchmark = _benchmark_of(dataset)
-    wanted = published if certain else None
-    if image_size is not None:
-        size, size_from = (image_size, image_size), "--image-size"
-    elif fixed is not None:
-        size, size_from = (fixed, fixed), f"the network that {arch} builds"
-    elif wanted is not None and wanted.size is not None:
-        size, size_from = wanted.size, wanted.configuration
-    elif benchmark is not None:
-        size, size_from = benchmark.size, f"benchmark {benchmark.name}"
-    else:
-        most = _MOST_FOREIGN if is_foreign(arch) else _MOST_OWN
-        if published is not None and published.size is not None:
-            most = published.size[0]
-        sides = [side for side in (*_SIDES, most) if side <= min(most, originals.shorter_side)]
-        side = max(sides, default=_SMALL[0])
-        size, size_from = (side, side), _BY_SIZE
-    return _with_resize(
-        size, size_from, resize, wanted=wanted, benchmark=benchmark, originals=originals
-    )
+def _reached(originals: OriginalSizes, arch: str, published: Pretrained | None) -> tuple[int, int]:
+    """Return the largest usual size that the images reach and the network takes."""
+    most = _MOST_FOREIGN if is_foreign(arch) else _MOST_OWN
+    if published is not None and published.size is not None:
+        most = published.size[0]
+    sides = [side for side in (*_SIDES, most) if side <= min(most, originals.shorter_side)]
+    side = max(sides, default=_SMALL[0])
+    return side, side
 
 
 def _with_resize(

@@ -1,7 +1,6 @@
 """The data of a run: opened again as they were when it was made, decoded at its size."""
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,20 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data import DATASETS, download, open_dataset
-from oodcli.data.benchmarks import Benchmark, benchmark_of
+from oodcli.data.benchmarks import Benchmark
 from oodcli.data.class_order import in_order
 from oodcli.data.dataset import Dataset
-from oodcli.data.prepare import UNDECODED, places_of, prepare, prepare_some
+from oodcli.data.prepare import UNDECODED, places_of, prepare, prepare_some, shorter_side
 from oodcli.data.registered import FILE, registered
 from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.progress import Progress
-from oodcli.runs import Preprocess, Run, RunFolder
+from oodcli.runs import Run, RunFolder
 from oodcli.store import Store
 
 _LARGEST_SIDE = 4096
-_RESIZE = re.compile(r"exact|shorter-crop(:[1-9][0-9]{0,4})?")
 
 
 def say_which(spec: str, store: Store, progress: Progress) -> None:
@@ -185,28 +183,8 @@ def check_size_options(image_size: int | None, resize: str | None) -> None:
     """
     if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
         raise InvalidInputError(f"--image-size must be from 1 to {_LARGEST_SIDE}, not {image_size}")
-    if resize is not None and not _RESIZE.fullmatch(resize):
-        raise InvalidInputError(
-            f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {resize!r}"
-        )
-
-
-def preprocess_for(
-    id_name: str, *, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Preprocess:
-    """Return what happens to images of a data set: the size is that of its benchmark.
-
-    Parameters
-    ----------
-    id_name
-        Name of the data set.
-    mean, std
-        Normalisation of the three channels.
-    """
-    benchmark = benchmark_of(id_name)
-    if benchmark is None:
-        return Preprocess(mean=mean, std=std)
-    return Preprocess(size=benchmark.size, resize=benchmark.resize, mean=mean, std=std)
+    if resize is not None:
+        shorter_side(resize)
 
 
 def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from oodcli.data.arrays import ArraySource
 from oodcli.data.dataset import Dataset
 from oodcli.images import Part
 from oodcli.models import Pretrained
-from oodcli.workflows.preprocessing import size_of_training
+from oodcli.workflows.preprocessing import sizing_for
 from tests.support.cli import Ood, tree
 
 
@@ -92,8 +92,8 @@ def test_the_default_goes_by_images_and_network(
     shown = Pretrained(
         "", {}, size=None if published is None else (published, published), resize="shorter-crop:9"
     )
-    found = size_of_training(
-        dataset, arch, published=shown, certain=False, image_size=None, resize=None
+    found = sizing_for(
+        "training", dataset, arch, published=shown, certain=False, image_size=None, resize=None
     )
     assert found.size == (size, size)
     assert found.resize == "exact"  # they are square

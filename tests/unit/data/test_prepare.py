@@ -364,12 +364,25 @@ def test_ways_to_resize_are_kept_apart_in_the_store(store, random_images):
 
 
 @pytest.mark.parametrize(
-    "resize", ["crop", "", "shorter-crop:", "shorter-crop:x", "shorter-crop:15"]
+    "resize", ["crop", "", "shorter-crop:", "shorter-crop:x", "shorter-crop:0", "exact:32", "EXACT"]
 )
 def test_unknown_way_to_resize_is_refused(store, random_images, resize):
     part = Part(ArraySource(random_images(1, 20, 20, 3)))
-    with pytest.raises(InvalidInputError, match="there are: exact, shorter-crop"):
+    with pytest.raises(InvalidInputError) as refused:
         prepare(part, store, name="a", size=(16, 16), resize=resize)
+    assert str(refused.value) == (
+        f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {resize!r}"
+    )
+
+
+def test_a_side_shorter_than_the_images_is_refused():
+    assert Resizing((16, 12), "shorter-crop:16").how == "shorter-crop:16"
+    with pytest.raises(InvalidInputError) as refused:
+        Resizing((16, 12), "shorter-crop:15")
+    assert str(refused.value) == (
+        "--resize shorter-crop:15 leaves images smaller than 16 x 12, the size of the network; "
+        "give a side from 16 on, or another --image-size"
+    )
 
 
 def test_images_that_do_not_fit_on_the_disk_are_refused_before_the_first_is_decoded(
