@@ -37,6 +37,7 @@ class Benchmark:
         Names of what else has to be there.
     """
 
+    # Flat: an entry of the table names only what it has, and most have no lists.
     name: str
     title: str
     id_set: str | None

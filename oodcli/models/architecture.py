@@ -113,6 +113,7 @@ class Architecture:
         What was found in a network that the tool did not know, in a line for the user.
     """
 
+    # Flat: all but four have a default that suits most networks, and an entry names its exceptions.
     name: str
     build: Callable[..., nn.Module]
     blocks: Callable[[nn.Module], Mapping[str, str]]

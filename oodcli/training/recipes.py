@@ -108,6 +108,8 @@ class Recipe:
     a thousandth of it.
     """
 
+    # Flat: --set KEY=VALUE, the JSON of runs and the tables know each value by one name, and most
+    # recipes are another one with a few values changed.
     name: str
     source: str
     epochs: int

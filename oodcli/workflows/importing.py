@@ -56,6 +56,7 @@ class ImportRequest:
         Whether every later command leaves out images of the data that cannot be read.
     """
 
+    # Flat: a field for every option of the command, under its name and with its default.
     checkpoint: Path | None
     arch: str
     data: str

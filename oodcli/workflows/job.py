@@ -74,6 +74,7 @@ class TrainRequest:
         cores divided among these if None. The weights do not depend on it.
     """
 
+    # Flat: a field for every option of the command, under its name and with its default.
     data: str
     arch: str | None = None
     name: str | None = None

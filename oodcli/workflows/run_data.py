@@ -19,7 +19,7 @@ from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.progress import Progress
-from oodcli.runs import Run, RunFolder
+from oodcli.runs import Preprocess, Run, RunFolder
 from oodcli.store import Store
 
 _LARGEST_SIDE = 4096

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from oodcli.runs import RunFolder
+from oodcli.runs import Begun, Job, RunFolder
 from oodcli.store import write_json
+from oodcli.training.recipes import recipe_named
 from oodcli.workflows import doctor
 
 Ood = Callable[..., tuple[int, str, str]]
@@ -79,16 +80,18 @@ def test_runs_are_counted_and_damaged_ones_named(ood: Ood, tiny: Path, tmp_path:
     weights = runs / "short" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-40])
     (runs / "gone" / "weights.safetensors").unlink()
-    write_json(runs / "begun" / "training.json", {"created": "2026"})
+    job = Job("digits", "resnet18", recipe_named("digits").to_json(), seed=0)
+    RunFolder(runs / "begun").begin(Begun(job, "ood train", "2026"))
+    write_json(runs / "torn" / "training.json", {"created": "2026"})
     code, content = found(ood)
     assert code == 1
     state = content["store"]
     assert (state["finished"], state["unfinished"]) == (1, 1)
-    assert set(state["damaged"]) == {"garbled", "headless", "short", "gone"}
+    assert set(state["damaged"]) == {"garbled", "headless", "short", "gone", "torn"}
     assert state["usage"]["runs"] > 0
-    assert len(content["problems"]) == 4
+    assert len(content["problems"]) == 5
     out = ood("doctor")[1]
-    assert "1 finished, 1 unfinished, 4 damaged" in out
+    assert "1 finished, 1 unfinished, 5 damaged" in out
     assert "ood runs remove short" in " ".join(out.split())
 
 
