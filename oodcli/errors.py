@@ -72,7 +72,7 @@ class UnreadableImageError(InvalidInputError):
         self,
         where: str,
         reason: str,
-        cure: str = "replace it, or go on without it: --skip-unreadable",
+        cure: str = "replace it, or skip such images: --skip-unreadable",
     ) -> None:
         # What has no file is called "image 3".
         named = where.removeprefix("image ")

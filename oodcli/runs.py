@@ -407,7 +407,8 @@ class RunFolder:
         path = self.path / RECORD
         if not path.is_file():
             raise MissingArtifactError(
-                f"run {self.name} is not finished; go on with: ood train --resume --run {self.name}"
+                f"run {self.name} is not finished; "
+                f"resume it with: ood train --resume --run {self.name}"
             )
         cure = (
             f"restore it, or remove the run (ood runs remove {self.name}) and make it again; its "
@@ -591,7 +592,7 @@ def new_name(store: Store, wanted: str | None, default: str) -> str:
         folder = RunFolder(store.runs / check_name(wanted))
         if folder.ours and not folder.finished:
             raise InvalidInputError(
-                f"run {wanted} was begun and is not finished; go on with it "
+                f"run {wanted} is not finished; resume it "
                 f"(ood train --resume --run {wanted}) or name another: --name RUN"
             )
         if _taken(folder.path) and not folder.ours and folder.path.is_dir():

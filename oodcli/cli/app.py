@@ -64,8 +64,8 @@ class _Boundary(TyperGroup):
         except KeyboardInterrupt:
             # Training by name begins a new run each time, unless it is told to go on.
             training = getattr(ctx, "invoked_subcommand", None) == "train"
-            cure = "go on with: ood train --resume" if training else "the same command goes on"
-            _fail(f"interrupted; {cure}, from what is finished", INTERRUPTED)
+            cure = "resume it with: ood train --resume" if training else "the same command resumes"
+            _fail(f"interrupted; {cure} (from what is finished)", INTERRUPTED)
         except BrokenPipeError:
             # Whoever read our output has gone; nothing is left to say, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

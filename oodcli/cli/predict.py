@@ -171,9 +171,9 @@ def predict(
         )
     except KeyboardInterrupt:
         cure = (
-            "with --output FILE it could go on"
+            "with --output FILE it could resume"
             if output is None
-            else f"the same command goes on after the rows in {output}"
+            else f"the same command resumes after the rows in {output}"
         )
         say(f"error: interrupted; {cure}")
         raise typer.Exit(_INTERRUPTED) from None

@@ -229,6 +229,4 @@ def _refuse_with_activations(options: Sequence[str]) -> None:
 
     for name in options:
         if name in _OF_RUNS:
-            raise InvalidInputError(
-                f"{name} means nothing for activations that are in a file; leave it out"
-            )
+            raise InvalidInputError(f"{name} has no effect on activations from a file; remove it")

@@ -331,7 +331,8 @@ def _check_usage(options: list[str]) -> None:
     for option in options:
         if option not in _RESUMING:
             raise typer.BadParameter(
-                "a run goes on with its own settings; leave it out", param_hint=option
+                "cannot be combined with --resume: a resumed run keeps its settings",
+                param_hint=option,
             )
 
 

@@ -96,7 +96,7 @@ def items(paths: Sequence[str], listed: Iterable[str] = ()) -> Iterator[Item]:
 
 def _listed(text: str) -> Iterator[Item]:
     if "\0" in text:
-        yield Item(text, "", "", error="a path cannot hold a zero byte; write one path a line")
+        yield Item(text, "", "", error="a path cannot hold a zero byte; write one path per line")
         return
     try:
         yield from _named(text, prefix=_below(text))

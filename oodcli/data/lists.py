@@ -53,14 +53,14 @@ def parse_list(content: bytes, *, where: str) -> list[ListedImage]:
     try:
         lines = content.decode("utf-8").splitlines()
     except UnicodeDecodeError:
-        raise InvalidInputError(f"{where} is not a text file; write one path a line") from None
+        raise InvalidInputError(f"{where} is not a text file; write one path per line") from None
     images = [
         _parsed(line, f"{where}, line {number}")
         for number, line in enumerate(lines, start=1)
         if line.strip() and not line.startswith("#")
     ]
     if not images:
-        raise InvalidInputError(f"{where} lists no images; write one path a line")
+        raise InvalidInputError(f"{where} lists no images; write one path per line")
     return images
 
 

@@ -63,7 +63,7 @@ class Processes:
 
     rank: int = 0
     size: int = 1
-    cure: str = "the same command goes on, from what is finished"
+    cure: str = "the same command resumes from what is finished"
     _voice: distributed_c10d.Store | None = field(default=None, repr=False)
 
     @property

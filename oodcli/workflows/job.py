@@ -357,7 +357,7 @@ def same_run(store: Store, job: Job, name: str | None) -> RunFolder | None:
             return folder
         if name is not None:
             raise InvalidInputError(
-                f"run {name} was begun with other settings; go on with its own: "
+                f"run {name} was started with other settings; go on with its own: "
                 f"ood train --resume --run {name}"
             )
     return None

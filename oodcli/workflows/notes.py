@@ -73,7 +73,7 @@ def _file_notes(sources: Sources, known: Benchmark | None) -> list[str]:
     if known is not None:
         notes.append(
             f"that the images are those of benchmark {known.name} is taken from the names of the "
-            "sets; the files do not tell"
+            "sets; the files do not say"
         )
     known_accuracy = any(run.scoring.id_accuracy is not None for run in sources.runs)
     if sources.layout_convention is not None and known_accuracy and not sources.plain:

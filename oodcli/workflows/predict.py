@@ -285,7 +285,7 @@ def _sink(
     settings = _settings(detector, outputs)
     with verdict_file(outputs.file, kind, settings, store, progress=progress) as file:
         if file.before.total:
-            progress.note(f"{outputs.file} has {file.before.total:,} rows: going on after them")
+            progress.note(f"{outputs.file} has {file.before.total:,} rows: resuming after them")
         yield _Sink(kind, file, rows_to, copies)
 
 

@@ -293,8 +293,8 @@ def _recommended(run: OpenRun) -> str:
     if run.calibration_part != "val":
         raise InvalidInputError(
             f"--method auto needs validation images, and {run.data_name} has none: "
-            "chosen on the images that are scored it would look better than it is; hold some "
-            "out of training: ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
+            "choosing on the test images would inflate the results; hold some out of training: "
+            "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
         )
     stored = stored_for(run)
     if stored is None and not run.decode:

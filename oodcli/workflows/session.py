@@ -202,7 +202,7 @@ class Session:
         self._introduce(trainer, len(parts["train"]), begun)
         started = time.perf_counter()
         images = self._placed(parts)
-        with enough_memory(self.device, "take fewer images a step: --batch-size N"):
+        with enough_memory(self.device, "take fewer images per step: --batch-size N"):
             best = self._through_epochs(trainer, images, history, best)
         weights, outcome = self._outcome(trainer, images, history, best)
         network = _finished(self.spec, weights, self.classes)
@@ -260,7 +260,7 @@ class Session:
             trainer = self._trainer(from_init=True)
         trainer.follow_first()
         self.processes.cure = (
-            "the run goes on after its last finished epoch, with any number of processes: "
+            "the run resumes after its last finished epoch, with any number of processes: "
             f"ood train --resume --run {self.folder.name}"
         )
         return trainer, history, best
@@ -305,7 +305,7 @@ class Session:
             f"training {job.arch} on {images} images of {self.data.name}, "
             f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}, "
             f"on {_where(self.device, self.processes)}"
-            + (f", going on after epoch {begun}" if begun else "")
+            + (f", resuming after epoch {begun}" if begun else "")
         )
         self.watch.note(
             f"recipe {recipe.name} ({recipe.source}), {recipe.objective}"
@@ -460,7 +460,7 @@ def _check_shares(recipe: Recipe, processes: Processes) -> None:
     if recipe.batch_size < processes.size:
         raise InvalidInputError(
             f"a batch of {recipe.batch_size} images cannot be shared by {processes.size} "
-            "processes; start fewer, or take more images a step: --batch-size N"
+            "processes; start fewer, or take more images per step: --batch-size N"
         )
 
 

@@ -90,7 +90,7 @@ def benchmark_to_score(
         )
         return None
     if missing:
-        run.progress.note(f"going on without {', '.join(missing)} of {own.name}; {get}")
+        run.progress.note(f"continuing without {', '.join(missing)} of {own.name}; {get}")
     return own
 
 
@@ -117,7 +117,7 @@ def _named_benchmark(
         raise MissingArtifactError(
             f"benchmark {benchmark.name} lacks {', '.join(missing)}; get them: "
             f"ood datasets download --benchmark {benchmark.name}, "
-            "or go on without: --allow-missing"
+            "or score the others: --allow-missing"
         )
     return benchmark
 

@@ -263,7 +263,7 @@ def verdict_file(
             raise
         reason = (error.strerror or str(error)).lower()
         raise InvalidInputError(
-            f"cannot write {path}: {reason}; once that is cured the same command goes on, or name "
+            f"cannot write {path}: {reason}; after that is fixed the same command resumes, or name "
             "another file"
         ) from None
 

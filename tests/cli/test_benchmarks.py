@@ -45,7 +45,7 @@ def test_missing_sets_are_named_with_the_command_that_gets_them(
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
         "error: benchmark made lacks svhn, textures; get them: "
-        "ood datasets download --benchmark made, or go on without: --allow-missing"
+        "ood datasets download --benchmark made, or score the others: --allow-missing"
     )
     code, out, err = ood(
         "score", "--benchmark", "made", "--method", "msp", "--allow-missing", "--limit", 5
@@ -106,7 +106,7 @@ def test_own_benchmark_goes_on_with_what_is_here(
 ) -> None:
     benchmarks(replace(MADE, far=("svhn",), shifted=()))
     _, out, err = ood("score", "--method", "msp", "--limit", 4)
-    assert "going on without svhn of made" in err
+    assert "continuing without svhn of made" in err
     assert "benchmark made, convention openood" in out
     assert "note: not the whole benchmark made: without svhn" in out
 

@@ -256,7 +256,7 @@ def test_a_file_that_was_cut_is_gone_on_with(
         assert code == 0, again
         assert rounded(output.read_text(), kind) == rounded(whole.decode(), kind)
         assert again.splitlines()[-3].split(";")[0] == err.splitlines()[-3].split(";")[0]
-    assert f"{output} has 43 rows: going on after them" in again
+    assert f"{output} has 43 rows: resuming after them" in again
 
 
 def rounded(text: str, kind: str) -> list[dict[str, object]]:
@@ -376,8 +376,8 @@ def test_a_full_disk_is_told_with_the_file(ood: Ood, incoming: Path) -> None:
     code, _, err = ood(*options, "--output", "/dev/full")
     assert code == 1
     assert err.splitlines()[-1] == (
-        "error: cannot write /dev/full: no space left on device; once that is cured the same "
-        "command goes on, or name another file"
+        "error: cannot write /dev/full: no space left on device; after that is fixed the same "
+        "command resumes, or name another file"
     )
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "oodcli", *map(str, options)]
@@ -588,9 +588,9 @@ def test_interrupted_says_how_to_go_on(
     monkeypatch.setattr("oodcli.workflows.predict.predict", interrupted)
     code, _, err = ood("predict", incoming, "--output", tmp_path / "x.csv")
     assert code == 130
-    assert f"the same command goes on after the rows in {tmp_path / 'x.csv'}" in err
+    assert f"the same command resumes after the rows in {tmp_path / 'x.csv'}" in err
     code, _, err = ood("predict", incoming)
-    assert (code, err.strip()) == (130, "error: interrupted; with --output FILE it could go on")
+    assert (code, err.strip()) == (130, "error: interrupted; with --output FILE it could resume")
 
 
 def test_rows_reach_a_reader_that_goes_away(tiny: Path, tmp_path: Path) -> None:

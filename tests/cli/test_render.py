@@ -222,7 +222,7 @@ NormRatio of 50 of 758 training images of digits, not normalised (as in the rele
      2  3.1   8×4×4          -           -
 
 note: the lead of the selected block is within two standard errors: not clear
-note: block 0: 2 images left out, since the norm of their puzzle is zero
+note: block 0: 2 images excluded, since the norm of their puzzle is zero
 """
 
 

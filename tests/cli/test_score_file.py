@@ -77,9 +77,7 @@ def test_a_set_of_a_reserved_name_is_refused_before_anything_is_done(
 def test_options_that_mean_nothing_for_a_file(ood: Ood, option: str, value: list[str]) -> None:
     code, out, err = ood("score", "--activations", "acts.npz", option, *value)
     assert (code, out) == (1, "")
-    assert err == (
-        f"error: {option} means nothing for activations that are in a file; leave it out\n"
-    )
+    assert err == (f"error: {option} has no effect on activations from a file; remove it\n")
 
 
 def test_a_file_without_val_says_what_methods_are_calibrated_on(ood: Ood, tmp_path: Path) -> None:

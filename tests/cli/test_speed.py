@@ -43,7 +43,7 @@ def test_a_compiled_run_says_so_and_is_no_other_run(
     assert "run quick is finished already" in err
     code, _, err = ood(*command, "--resume")
     assert code == 1
-    assert "run quick was begun with other settings" in err
+    assert "run quick was started with other settings" in err
 
 
 def test_several_processes_do_not_compile(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_kill_changes_nothing_and_leaves_no_worker(ood: Ood, store: Path, phot
         time.sleep(0.02)
     code, _, err = ood("train", "--resume", "--run", "cut", "--data-workers", 1)
     assert code == 0, err
-    assert "going on after epoch" in err
+    assert "resuming after epoch" in err
     assert_same(store, "whole", "cut")
 
 
@@ -173,7 +173,7 @@ def test_unreadable_images_are_told_or_left_out(ood: Ood, photos: Path) -> None:
     line = command(photos, *CROPPING, "--data-workers", 0, "--epochs", 1)
     code, out, err = ood(*line)
     assert (code, out) == (1, "")
-    assert "07.png: not an image file; replace it, or go on without it: --skip-unreadable" in err
+    assert "07.png: not an image file; replace it, or skip such images: --skip-unreadable" in err
     code, _, err = ood(*line, "--skip-unreadable")
     assert code == 0, err
     assert "on 39 images" in err

@@ -199,7 +199,7 @@ def test_a_truncated_image_is_named_and_can_be_skipped(
     (folder / "3.png").write_bytes(content[: len(content) // 2])
     message = says(ood, "score", "--method", "msp", "--ood", folder)
     assert message.startswith(f"cannot read image {folder / '3.png'}: ")
-    assert message.endswith("; replace it, or go on without it: --skip-unreadable")
+    assert message.endswith("; replace it, or skip such images: --skip-unreadable")
     code, out, _ = ood("score", "--method", "msp", "--ood", folder, "--skip-unreadable")
     assert code == 0
     assert "odd: 1 unreadable image skipped" in out
@@ -391,8 +391,7 @@ def test_the_name_of_an_unfinished_run_is_not_given_away(ood: Ood, tmp_path: Pat
     folder.mkdir(parents=True)
     (folder / "training.json").write_text("{}")
     assert says(ood, "train", "--data", "digits", "--name", "x") == (
-        "run x was begun and is not finished; go on with it (ood train --resume --run x) "
-        "or name another: --name RUN"
+        "run x is not finished; resume it (ood train --resume --run x) or name another: --name RUN"
     )
 
 

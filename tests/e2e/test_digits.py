@@ -256,13 +256,15 @@ def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
     _, err = process.communicate()
     if sent is signal.SIGINT:
         assert process.returncode == 130
-        assert err.splitlines()[-1].startswith("error: interrupted; go on with: ood train --resume")
+        assert err.splitlines()[-1].startswith(
+            "error: interrupted; resume it with: ood train --resume"
+        )
         assert "Traceback" not in err
     assert not (store / "runs" / "cut" / "run.json").exists()
     assert "unfinished" in ood("runs", "list")[1]
     code, out, err = ood("train", "--resume", "--run", "cut")
     assert (code, out) == (0, "cut\n")
-    assert "going on after epoch" in err
+    assert "resuming after epoch" in err
     assert weights(store, "cut") == weights(store, "whole")
     assert not list((store / "runs" / "cut").glob("state*"))
 

@@ -149,13 +149,13 @@ def test_a_killed_process_ends_the_other_and_leaves_a_run(
     assert (code, out) == (1, "")
     assert time.monotonic() - started < 30
     assert (
-        "error: a process of this job has ended, and so do the others; the run goes on after its "
+        "error: a process of this job has ended, and so do the others; the run resumes after its "
         "last finished epoch, with any number of processes: ood train --resume --run cut\n"
     ) in err
     assert err.count("error: a process of this job has ended") == 1
     code, _, err = ood("train", "--resume", "--run", "cut", "--device", "cpu")
     assert code == 0, err
-    assert "going on after epoch" in err
+    assert "resuming after epoch" in err
     assert ood(*argv, "--name", "whole")[0] == 0
     for name, tensor in weights(store, "whole").items():
         np.testing.assert_allclose(weights(store, "cut")[name], tensor, atol=1e-3, err_msg=name)

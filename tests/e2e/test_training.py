@@ -235,7 +235,7 @@ def test_a_kill_changes_nothing(ood: Ood, store: Path, objective: str) -> None:
     process.communicate()
     code, _, err = ood("train", "--resume", "--run", "cut")
     assert code == 0, err
-    assert "going on after epoch" in err
+    assert "resuming after epoch" in err
     whole, cut = weights(store, "whole"), weights(store, "cut")
     for name, tensor in whole.items():
         assert np.array_equal(tensor, cut[name]), name
@@ -288,7 +288,7 @@ def test_a_damaged_state_falls_back_on_the_one_before(ood: Ood, store: Path) -> 
     code, _, err = ood("train", "--resume", "--run", "cut")
     assert code == 0
     assert "the state of run cut after epoch 3 is damaged" in err
-    assert "going on after epoch 2" in err
+    assert "resuming after epoch 2" in err
     for name, tensor in weights(store, "whole").items():
         assert np.array_equal(tensor, weights(store, "cut")[name]), name
 

@@ -295,8 +295,8 @@ def test_options_become_arguments_and_commands_stay() -> None:
     for text, told in (
         ("cpu has too little memory; take fewer images at a time: --score-batch-size N",
          "cpu has too little memory; take fewer images at a time: score_batch_size=N"),
-        ("cannot read image a.png: gone; replace it, or go on without it: --skip-unreadable",
-         "cannot read image a.png: gone; replace it, or go on without it: skip_unreadable=True"),
+        ("cannot read image a.png: gone; replace it, or skip such images: --skip-unreadable",
+         "cannot read image a.png: gone; replace it, or skip such images: skip_unreadable=True"),
         ("hold some out: ood train --val-fraction 0.1; or name another: --store DIR",
          "hold some out: ood train --val-fraction 0.1; or name another: store=DIR"),
         ("train one: ood train --data digits --device cpu", None),

@@ -57,7 +57,7 @@ def normratio_table(result: "NormRatioResult") -> Table:
     if not result.clear:
         notes.append("the lead of the selected block is within two standard errors: not clear")
     notes += [
-        f"block {block.index}: {block.excluded} images left out, "
+        f"block {block.index}: {block.excluded} images excluded, "
         "since the norm of their puzzle is zero"
         for block in result.blocks
         if block.excluded

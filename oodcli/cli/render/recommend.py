@@ -93,7 +93,7 @@ def _confidence(found: "Recommendation") -> str:
     assert found.lead_high is not None
     return (
         f"confidence: it wins in {100 * found.share:.0f} % of {found.draws} bootstrap samples of "
-        f"images with one kind of corruption left out; ahead of {found.runner_up} by "
+        f"images with one kind of corruption omitted; ahead of {found.runner_up} by "
         f"{percent(found.lead)} points (95 % of samples: {percent(found.lead_low)} to "
         f"{percent(found.lead_high)})"
     )

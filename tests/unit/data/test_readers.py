@@ -159,7 +159,7 @@ def test_empty_file_says_so(tmp_path):
         decode(tmp_path / "a.png")
     assert str(caught.value) == (
         f"cannot read image {tmp_path / 'a.png'}: the file is empty; "
-        "replace it, or go on without it: --skip-unreadable"
+        "replace it, or skip such images: --skip-unreadable"
     )
 
 

@@ -72,7 +72,7 @@ def test_every_fact_tells_two_runs_apart(store: Store, fact: str, done: bool) ->
     assert same_run(store, JOB, None) == folder
     changed = replace(JOB, **{fact: OTHER[fact]})
     assert same_run(store, changed, None) is None
-    with pytest.raises(InvalidInputError, match="run a was begun with other settings"):
+    with pytest.raises(InvalidInputError, match="run a was started with other settings"):
         same_run(store, changed, "a")
     # Runs are averaged in a report where they differ by this fact only if it is the seed.
     assert (changed.but_for_seed() == JOB.but_for_seed()) == (fact == "seed")
