@@ -32,11 +32,11 @@ from oodcli.store import Store
 if TYPE_CHECKING:
     from oodcli.results import Report
     from oodcli.searches import Tuning
+    from oodcli.workflows.block_ratios import NormRatioResult
     from oodcli.workflows.detectors import Detector
     from oodcli.workflows.export import Exported
     from oodcli.workflows.given import Images
     from oodcli.workflows.judging import Predictions
-    from oodcli.workflows.normratio import NormRatioResult
     from oodcli.workflows.recommendation import Recommendation
     from oodcli.workflows.score import ScoreResult
 

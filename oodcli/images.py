@@ -308,3 +308,10 @@ def evenly_spaced(total: int, wanted: int) -> NDArray[np.int64]:
     """
     count = min(total, wanted)
     return (np.arange(count, dtype=np.int64) * total) // max(count, 1)
+
+
+def few(images: ImageSet, count: int | None) -> ImageSet:
+    """Return ``count`` images spread evenly over all of them, or all if there are no more."""
+    if count is None or count >= len(images):
+        return images
+    return images.take(evenly_spaced(len(images), count))

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from oodcli.errors import CorruptArtifactError
-from oodcli.results import AVERAGE, FULL_SPECTRUM, METRICS, Report, ResultRow, RunSummary
+from oodcli.results import FULL_SPECTRUM, METRICS, Report, ResultRow, RunSummary
+from oodcli.scores import AVERAGE
 
 _FILE = Path(__file__).with_name("literature.csv")
 _CROSS_ENTROPY = "cross-entropy"

@@ -11,6 +11,7 @@ import numpy as np
 
 from oodcli.metrics import Detection
 from oodcli.records import as_json
+from oodcli.scores import AVERAGE
 
 Place = tuple[str, str, str]  # method, data set, group
 REPORT_SCHEMA = 1
@@ -18,7 +19,6 @@ METRICS = ("fpr95", "auroc", "aupr_in", "aupr_out")
 GROUPS = ("near", "far", "ood")
 # Full spectrum: the same OOD sets against ID test images and covariate-shifted ID images together.
 FULL_SPECTRUM = {group: f"fs-{group}" for group in GROUPS}
-AVERAGE = "average"
 EXTRAS = {
     "fpr80": "FPR at a TPR of 80 %",
     "fpr90": "FPR at a TPR of 90 %",

@@ -28,6 +28,8 @@ from oodcli.store import (
 SCORING_SCHEMA = 2
 LABELS = "@labels"
 PREDICTIONS = "@predictions"
+AVERAGE = "average"
+"""What stands for the mean over sets, and so is no name of a set."""
 _INDEX = "scoring.json"
 
 Scores = NDArray[np.floating[Any]] | NDArray[np.int64]

@@ -16,6 +16,7 @@ from oodcli.runs import Job, Preprocess, Run
 from oodcli.scores import Scoring
 from oodcli.searches import Search
 from oodcli.training.recipes import Recipe
+from oodcli.workflows.block_ratios import NormRatioResult
 from oodcli.workflows.catalogue import Listing
 from oodcli.workflows.doctor import Diagnosis
 from oodcli.workflows.findings import PredictResult
@@ -28,7 +29,6 @@ from oodcli.workflows.methods import (
     docstring,
     sections,
 )
-from oodcli.workflows.normratio import NormRatioResult
 from oodcli.workflows.onnx_verification import Verification
 from oodcli.workflows.plan import Plan
 from oodcli.workflows.recommendation import Recommendation

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.metrics import Convention, Curve
 from oodcli.results import (
-    AVERAGE,
     FULL_SPECTRUM,
     GROUPS,
     Calibration,
@@ -22,7 +21,7 @@ from oodcli.results import (
     Place,
     ResultRow,
 )
-from oodcli.scores import ScoredSet, Scores, Scoring, full_name
+from oodcli.scores import AVERAGE, ScoredSet, Scores, Scoring, full_name
 from oodcli.statistics import (
     RESAMPLED,
     Floats,

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from oodcli.data.benchmarks import Benchmark
 from oodcli.metrics import MOSTLY_TIED
-from oodcli.results import AVERAGE, GROUPS, ResultRow, common_sets
-from oodcli.scores import ScoredSet
+from oodcli.results import GROUPS, ResultRow, common_sets
+from oodcli.scores import AVERAGE, ScoredSet
 from oodcli.text import counted
 from oodcli.workflows.evaluate import RunRows
 from oodcli.workflows.sources import ScoredRun, Sources, complete_shift

@@ -14,7 +14,7 @@ import numpy as np
 
 from oodcli.data.views import View
 from oodcli.errors import InvalidInputError
-from oodcli.images import ImageSet
+from oodcli.images import ImageSet, few
 from oodcli.methods import parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
@@ -22,7 +22,6 @@ from oodcli.runs import now
 from oodcli.store import Store, write_json
 from oodcli.workflows.choosing import merits, resampled
 from oodcli.workflows.compute import Compute
-from oodcli.workflows.normratio import few
 from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.recommendation import (
     RatedMethod,

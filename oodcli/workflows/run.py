@@ -7,8 +7,9 @@ from typing import Any
 from oodcli.progress import Progress, Silent
 from oodcli.results import Report
 from oodcli.store import Store
+from oodcli.workflows.block_ratios import NormRatioResult
 from oodcli.workflows.compute import Compute
-from oodcli.workflows.normratio import NormRatioResult, normratio
+from oodcli.workflows.normratio import normratio
 from oodcli.workflows.report import report
 from oodcli.workflows.score import ScoreRequest, score
 from oodcli.workflows.sources import ScoreQuery, Sources

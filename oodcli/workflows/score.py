@@ -17,9 +17,9 @@ from oodcli.scores import PREDICTIONS, Scores, export_scores, read_scorings
 from oodcli.searches import Tuning
 from oodcli.store import Store, check_file_of_user
 from oodcli.training.processes import Processes
+from oodcli.workflows.block_ratios import NormRatioResult
 from oodcli.workflows.compute import Compute
 from oodcli.workflows.fitting import FittedMethods, for_every_block
-from oodcli.workflows.normratio import NormRatioResult
 from oodcli.workflows.notes import method_notes
 from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.plan import SCORE_SCHEMA, Plan, Work, planned

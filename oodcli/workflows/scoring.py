@@ -29,8 +29,8 @@ from oodcli.workflows.activation_file import (
     check_names,
     write_activations,
 )
+from oodcli.workflows.block_ratios import NormRatioResult, described, keep
 from oodcli.workflows.fitting import FittedMethods, fit_all
-from oodcli.workflows.normratio import NormRatioResult, described, keep
 from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.plan import Work
 from oodcli.workflows.sets import validation_sets

@@ -14,8 +14,7 @@ from oodcli.errors import (
     UnreadableImageError,
 )
 from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
-from oodcli.results import AVERAGE
-from oodcli.scores import check_distinct
+from oodcli.scores import AVERAGE, check_distinct
 from oodcli.searches import Tuning
 from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.run_data import find_dataset, missing_sets, say_which

@@ -9,8 +9,7 @@ from oodcli.errors import (
     InvalidInputError,
     OodError,
 )
-from oodcli.images import ImageSet
-from oodcli.workflows.normratio import few
+from oodcli.images import ImageSet, few
 from oodcli.workflows.open_run import OpenRun
 
 # More images make the choice no surer, since the ways to spoil them remain the same.

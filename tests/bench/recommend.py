@@ -18,13 +18,13 @@ import numpy as np
 
 from oodcli.activations import ActivationSet
 from oodcli.data.benchmarks import benchmark_of, own_benchmark
+from oodcli.images import few
 from oodcli.methods import parse_method
 from oodcli.metrics import evaluate
 from oodcli.progress import Silent
 from oodcli.runs import find_run
 from oodcli.store import Store
 from oodcli.workflows.compute import Compute
-from oodcli.workflows.normratio import few
 from oodcli.workflows.open_run import OpenRun
 from oodcli.workflows.recommend import RecommendRequest, recommend
 from oodcli.workflows.recommendation import Recommendation

@@ -211,8 +211,8 @@ def test_what_reads_stored_scores_loads_no_torch(
 
 def test_records_of_the_api_are_described_field_by_field() -> None:
     from oodcli.results import Report
+    from oodcli.workflows.block_ratios import NormRatioResult
     from oodcli.workflows.export import Exported
-    from oodcli.workflows.normratio import NormRatioResult
     from oodcli.workflows.recommendation import Recommendation
     from oodcli.workflows.score import ScoreResult
 

@@ -15,7 +15,7 @@ from oodcli.cli.render.report import render_report
 from oodcli.cli.speech import deliver
 from oodcli.metrics import Detection
 from oodcli.results import Report, ResultRow, RunSummary, over_runs, with_averages
-from oodcli.workflows.normratio import Block, NormRatioResult
+from oodcli.workflows.block_ratios import Block, NormRatioResult
 
 
 def row(

@@ -15,7 +15,8 @@ from oodcli.literature import (
     published,
 )
 from oodcli.metrics import CONVENTIONS, Detection
-from oodcli.results import AVERAGE, Report, ResultRow, RunSummary, over_runs, with_averages
+from oodcli.results import Report, ResultRow, RunSummary, over_runs, with_averages
+from oodcli.scores import AVERAGE
 
 CIFAR10 = {
     "cifar100": ("near", 9_000),

@@ -15,13 +15,13 @@ from oodcli.cli.render.metrics import METRIC_STYLES, MetricStyle
 from oodcli.cli.render.papers import PAPERS, Paper
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.results import (
-    AVERAGE,
     EXTRAS,
     FULL_SPECTRUM,
     METRICS,
     Report,
     ResultRow,
 )
+from oodcli.scores import AVERAGE
 
 _MOST_DIGITS = 10
 # In what order columns of a long table go when the window is too narrow for all.
