@@ -390,8 +390,10 @@ def with_averages(rows: Sequence[ResultRow]) -> list[ResultRow]:
 
     Examples
     --------
-    >>> svhn = ResultRow("run", "msp", {}, "svhn", "far", 0.2, 0.9, 0.9, 0.9, 9, 5, None, "neutral")
-    >>> rows = with_averages([svhn, replace(svhn, dataset="dtd", fpr95=0.4)])
+    >>> found = Detection(fpr95=0.2, auroc=0.9, aupr_in=0.9, aupr_out=0.9, n_id=9, n_ood=5)
+    >>> svhn = ResultRow("run", "msp", {}, "svhn", "far", found, None, "neutral")
+    >>> dtd = replace(svhn, dataset="dtd", detection=replace(found, fpr95=0.4))
+    >>> rows = with_averages([svhn, dtd])
     >>> [(row.dataset, row.group, round(row.fpr95, 2)) for row in rows][2:]
     [('average', 'far', 0.3), ('average', 'all', 0.3)]
     """
