@@ -14,12 +14,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from oodcli.version import __version__
+
 if TYPE_CHECKING:
     from oodcli.api import Detector, LoadedRun, Predictions, load_run, predict
 
 __all__ = ["Detector", "LoadedRun", "Predictions", "__version__", "load_run", "predict"]
-
-__version__ = "0.1.0"
 
 # libgomp, and the OpenMP of LLVM and Intel, read these once, when torch loads them.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

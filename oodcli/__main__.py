@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
     """
     if any(name.startswith(_ALLOCATOR) for name in os.environ) or sys.platform != "linux":
         return False
-    import ctypes  # noqa: PLC0415 - only where it is of use
+    import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -35,7 +35,7 @@ def main() -> None:
     """Load the program and run it; Ctrl-C while it loads ends it as Ctrl-C later does."""
     try:
         keep_freed_memory()
-        from oodcli.cli.app import main as program  # noqa: PLC0415 - inside the guard
+        from oodcli.cli.app import main as program
 
         program()
     except KeyboardInterrupt:

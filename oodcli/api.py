@@ -26,26 +26,26 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from oodcli.arguments import speaking_of_arguments
 from oodcli.progress import SILENT, Progress
-from oodcli.runs import Run, RunFolder, find_run
-from oodcli.store import Store
+from oodcli.store.runs import Run, RunFolder, find_run
+from oodcli.store.store import Store
 
 if TYPE_CHECKING:
-    from oodcli.results import Report
-    from oodcli.searches import Tuning
-    from oodcli.workflows.block_ratios import NormRatioResult
-    from oodcli.workflows.detectors import Detector
+    from oodcli.reporting.results import Report
+    from oodcli.scoring.block_ratios import NormRatioResult
+    from oodcli.screening.detector import Detector
+    from oodcli.screening.given import Images
+    from oodcli.screening.judging import Predictions
+    from oodcli.selection.recommendation import Recommendation
+    from oodcli.store.searches import Tuning
     from oodcli.workflows.export import Exported
-    from oodcli.workflows.given import Images
-    from oodcli.workflows.judging import Predictions
-    from oodcli.workflows.recommendation import Recommendation
     from oodcli.workflows.score import ScoreResult
 
 __all__ = ["Detector", "LoadedRun", "Predictions", "load_run", "predict"]
 
 # Names of classes that need torch, and where they are.
 _LATE = {
-    "Detector": "oodcli.workflows.detectors",
-    "Predictions": "oodcli.workflows.judging",
+    "Detector": "oodcli.screening.detector",
+    "Predictions": "oodcli.screening.judging",
 }
 
 
@@ -133,11 +133,11 @@ class LoadedRun:
         >>> detector.threshold.tpr, len(detector.predict(images))
         (0.9, 8)
         """
-        from oodcli.workflows.compute import Compute
-        from oodcli.workflows.detectors import detector_for
-        from oodcli.workflows.open_run import OpenRun
+        from oodcli.compute.compute import Compute
+        from oodcli.scoring.open_run import OpenRun
+        from oodcli.screening.detector import detector_for
+        from oodcli.screening.thresholds import ThresholdRule
         from oodcli.workflows.recommend import method_for
-        from oodcli.workflows.thresholds import ThresholdRule
 
         with speaking_of_arguments():
             rule = ThresholdRule(tpr, threshold)
@@ -222,7 +222,7 @@ class LoadedRun:
         >>> [row.method for row in result.report.rows if row.dataset == "grey"]
         ['msp', 'energy']
         """
-        from oodcli.workflows.compute import Compute
+        from oodcli.compute.compute import Compute
         from oodcli.workflows.score import ScoreRequest
         from oodcli.workflows.score import score as score_workflow
 
@@ -291,9 +291,9 @@ class LoadedRun:
         >>> table.convention, {row.method for row in table.rows}
         ('openood', {'msp'})
         """
+        from oodcli.reporting.sources import ScoreQuery, Sources
         from oodcli.workflows.report import Statistics
         from oodcli.workflows.report import report as report_workflow
-        from oodcli.workflows.sources import ScoreQuery, Sources
 
         with speaking_of_arguments():
             query = ScoreQuery(
@@ -346,7 +346,7 @@ class LoadedRun:
         >>> found.n_images, found.selected in [block.index for block in found.blocks]
         (8, True)
         """
-        from oodcli.workflows.compute import Compute
+        from oodcli.compute.compute import Compute
         from oodcli.workflows.normratio import normratio as normratio_workflow
 
         with speaking_of_arguments():
@@ -403,7 +403,7 @@ class LoadedRun:
         >>> chosen.method in ("msp", "energy"), chosen.restricted
         (True, True)
         """
-        from oodcli.workflows.compute import Compute
+        from oodcli.compute.compute import Compute
         from oodcli.workflows.recommend import RecommendRequest
         from oodcli.workflows.recommend import recommend as recommend_workflow
 
@@ -470,10 +470,10 @@ class LoadedRun:
         >>> sorted(path.name for path in exported.folder.iterdir())
         ['model.json', 'model.onnx']
         """
-        from oodcli.workflows.compute import Compute
+        from oodcli.compute.compute import Compute
+        from oodcli.screening.thresholds import ThresholdRule
         from oodcli.workflows.export import ExportRequest
         from oodcli.workflows.export import export as export_workflow
-        from oodcli.workflows.thresholds import ThresholdRule
 
         with speaking_of_arguments():
             request = ExportRequest(

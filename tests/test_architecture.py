@@ -151,10 +151,10 @@ def test_only_the_agreed_names_stand_at_the_top() -> None:
 # Generators that hold something while they wait for their reader, and why nothing waits for
 # anything where the garbage collector closes one that was left unfinished.
 HELD = {
-    ("oodcli/data/arrays.py", "read"): "an open file",
-    ("oodcli/data/cifar.py", "_files"): "an open file",
+    ("oodcli/data/formats/arrays.py", "read"): "an open file",
+    ("oodcli/data/formats/cifar.py", "_files"): "an open file",
     ("oodcli/data/incoming.py", "_walk"): "an open folder",
-    ("oodcli/data/prepare.py", "chunks"): "an open file",
+    ("oodcli/data/decoding/prepare.py", "chunks"): "an open file",
     ("oodcli/data/unpack.py", "entries"): "no more than the name of the archive",
     ("oodcli/data/unpack.py", "_tar_entries"): "an open file",
     ("oodcli/data/unpack.py", "_zip_entries"): "an open file",
@@ -210,6 +210,6 @@ def test_threads_and_processes_are_started_where_something_ends_them() -> None:
         "oodcli/pools.py",
         "oodcli/data/download.py",  # joins its threads
         "oodcli/models/extraction.py",  # read_ahead, a context manager
-        "oodcli/training/processes.py",  # a context manager
-        "oodcli/workflows/evaluate.py",  # a with statement
+        "oodcli/compute/processes.py",  # a context manager
+        "oodcli/reporting/evaluate.py",  # a with statement
     }

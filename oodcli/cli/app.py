@@ -12,7 +12,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from oodcli import __version__
 from oodcli.cli import (
     completion,
     datasets,
@@ -36,6 +35,7 @@ from oodcli.errors import OodError
 from oodcli.manual import TOPICS
 from oodcli.pools import one_for_all
 from oodcli.text import LEGIBLE, printable_lines
+from oodcli.version import __version__
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141

@@ -35,8 +35,8 @@ OBJECTIVES = ("cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa")
 def runs(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of a run of the store."""
     from oodcli.errors import OodError
-    from oodcli.runs import run_folders
-    from oodcli.store import Store
+    from oodcli.store.runs import run_folders
+    from oodcli.store.store import Store
 
     try:
         named = [folder.name for folder in run_folders(Store.at(context.params.get("store")))]
@@ -75,10 +75,10 @@ def recipes(incomplete: str) -> list[str]:
 
 def datasets(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of a known or registered set."""
-    from oodcli.data.registered import registered
+    from oodcli.data.own_names import registered
     from oodcli.data.registry import DATASETS
     from oodcli.errors import OodError
-    from oodcli.store import Store
+    from oodcli.store.store import Store
 
     own: Iterable[str] = ()
     with contextlib.suppress(OodError, OSError):
@@ -89,9 +89,9 @@ def datasets(context: typer.Context, incomplete: str) -> list[str]:
 def scored_sets(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of an OOD set that the run of the line has scores on."""
     from oodcli.errors import OodError
-    from oodcli.runs import find_run
-    from oodcli.scores import read_scorings
-    from oodcli.store import Store
+    from oodcli.store.runs import find_run
+    from oodcli.store.scores import read_scorings
+    from oodcli.store.store import Store
 
     try:
         folder = find_run(Store.at(context.params.get("store")), context.params.get("run"))

@@ -44,8 +44,8 @@ def list_(
 ) -> None:
     """List known data sets and benchmarks, and which are present."""
     from oodcli.cli.render.datasets import render_listing
-    from oodcli.store import Store
-    from oodcli.workflows.catalogue import list_datasets
+    from oodcli.data.catalogue import list_datasets
+    from oodcli.store.store import Store
 
     deliver(render_listing(list_datasets(Store.at(store)), format_, urls=urls), None)
 
@@ -93,7 +93,7 @@ def download(
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.errors import DownloadError
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.datasets import download_datasets
 
     result = download_datasets(
@@ -127,7 +127,7 @@ def _report(missing: "tuple[MissingFile, ...]") -> None:
 @app.command("path")
 def path(name: NameArgument, store: StoreOption = None) -> None:
     """Print the folder of the files of a data set."""
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.datasets import path_of
 
     tell(path_of(Store.at(store), name))
@@ -149,8 +149,8 @@ def verify(
     """Verify counts and checksums; exit code 1 if anything is wrong or missing."""
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.datasets import render_verification
-    from oodcli.store import Store
-    from oodcli.workflows.verification import verify_datasets
+    from oodcli.data.verification import verify_datasets
+    from oodcli.store.store import Store
 
     found = verify_datasets(Store.at(store), name, progress=TerminalProgress())
     deliver(render_verification(found, format_), None)
@@ -190,7 +190,7 @@ def add(
     store: StoreOption = None,
 ) -> None:
     """Name your own images, or point a known name to your copy; copies nothing."""
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.datasets import add_dataset, unlike_published
 
     added = add_dataset(Store.at(store), name, path_, labels=labels, root=root)
@@ -206,7 +206,7 @@ def add(
 @app.command("remove")
 def remove(name: NameArgument, store: StoreOption = None) -> None:
     """Remove a name given by add; the images are not touched."""
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.datasets import remove_dataset
 
     left = remove_dataset(Store.at(store), name)
@@ -235,7 +235,7 @@ def show(
 ) -> None:
     """Draw many images of a set as a network sees them, with their classes."""
     from oodcli.data import View
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.datasets import draw_sheet
 
     suffix = "" if view is ViewKind.PLAIN else f"-{view.value}"

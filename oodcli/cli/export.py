@@ -94,11 +94,11 @@ def export(
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.export import render_export
-    from oodcli.store import Store
-    from oodcli.workflows.compute import Compute
+    from oodcli.compute.compute import Compute
+    from oodcli.screening.thresholds import ThresholdRule
+    from oodcli.store.store import Store
     from oodcli.workflows.export import ExportRequest
     from oodcli.workflows.export import export as export_workflow
-    from oodcli.workflows.thresholds import ThresholdRule
 
     request = ExportRequest(
         method=method,

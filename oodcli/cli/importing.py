@@ -129,7 +129,7 @@ def import_(
 ) -> None:
     """Import a trained network from a checkpoint."""
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.importing import ImportRequest, import_checkpoint
 
     if (checkpoint is None) is not pretrained:

@@ -34,7 +34,7 @@ def methods(
 def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> None:
     """List all methods with paper, year, inputs, parameters and cost."""
     from oodcli.cli.render.methods import render_methods
-    from oodcli.workflows.methods import list_methods
+    from oodcli.methods.pages import list_methods
 
     deliver(render_methods(list_methods(), format_), output)
 
@@ -45,7 +45,7 @@ def show(
 ) -> None:
     """Show formula, parameters, source and caveats of a method."""
     from oodcli.cli.render.methods import render_method
-    from oodcli.workflows.methods import show_method
+    from oodcli.methods.pages import show_method
 
     deliver(render_method(show_method(name), format_), output)
 
@@ -56,7 +56,7 @@ def check(
 ) -> None:
     """Test a method on a toy problem; exit code 1 if it breaks a rule of methods."""
     from oodcli.cli.render.methods import render_trial
-    from oodcli.workflows.methods import try_method
+    from oodcli.methods.pages import try_method
 
     trial = try_method(name)
     deliver(render_trial(trial, format_), output)

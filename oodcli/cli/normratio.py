@@ -46,8 +46,8 @@ def normratio(
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.normratio import render_normratio
-    from oodcli.store import Store
-    from oodcli.workflows.compute import Compute
+    from oodcli.compute.compute import Compute
+    from oodcli.store.store import Store
     from oodcli.workflows.normratio import normratio as normratio_workflow
 
     result = normratio_workflow(

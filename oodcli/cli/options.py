@@ -64,7 +64,7 @@ class Tuning(StrEnum):
 def writable_file(path: Path | None) -> Path | None:
     """Refuse a file for a result before any work, if it cannot be written after it."""
     if path is not None:
-        from oodcli.store import check_file_of_user
+        from oodcli.store.store import check_file_of_user
 
         check_file_of_user(path)
     return path
@@ -73,7 +73,7 @@ def writable_file(path: Path | None) -> Path | None:
 def writable_folder(param: typer.CallbackParam, path: Path | None) -> Path | None:
     """Refuse a folder for results before any work, if it cannot be written after it."""
     if path is not None:
-        from oodcli.store import check_folder_of_user
+        from oodcli.store.store import check_folder_of_user
 
         check_folder_of_user(path, option=param.opts[0])
     return path

@@ -138,12 +138,12 @@ def predict(
 
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.verdicts import render_verdicts, summary
+    from oodcli.compute.compute import Compute
     from oodcli.errors import InvalidInputError
-    from oodcli.store import Store
-    from oodcli.workflows.compute import Compute
+    from oodcli.screening.thresholds import ThresholdRule
+    from oodcli.store.store import Store
     from oodcli.workflows.predict import PredictRequest, VerdictOutputs
     from oodcli.workflows.predict import predict as predict_workflow
-    from oodcli.workflows.thresholds import ThresholdRule
 
     request = PredictRequest(
         paths=tuple(paths),

@@ -11,7 +11,7 @@ from oodcli.errors import OodError
 from oodcli.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from oodcli.training.processes import Processes
+    from oodcli.compute.processes import Processes
 
 # What every process finds wrong, the first one says; so the others wait for it to speak.
 _AFTER_FIRST_S = 0.5
@@ -41,7 +41,7 @@ def job(device: str) -> Iterator[tuple["Processes", str, Progress]]:
         What went wrong, in the process that says it; the others end in silence.
     """
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.training.processes import ProcessLostError, device_of, together
+    from oodcli.compute.processes import ProcessLostError, device_of, together
 
     own = device_of(device)
     with together(own, say=interject) as processes:

@@ -58,8 +58,8 @@ def recommend(
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.recommend import render_recommendation
     from oodcli.cli.undefined import end_without
-    from oodcli.store import Store
-    from oodcli.workflows.compute import Compute
+    from oodcli.compute.compute import Compute
+    from oodcli.store.store import Store
     from oodcli.workflows.recommend import RecommendRequest
     from oodcli.workflows.recommend import recommend as recommend_workflow
 

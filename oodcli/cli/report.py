@@ -22,11 +22,11 @@ from oodcli.cli.speech import deliver, say
 
 if TYPE_CHECKING:
     from oodcli.cli.render.formats import EmbeddedPicture
-    from oodcli.literature import PublishedComparison
-    from oodcli.plots import Picture
-    from oodcli.results import Report
+    from oodcli.reporting.literature import PublishedComparison
+    from oodcli.reporting.plots import Picture
+    from oodcli.reporting.results import Report
+    from oodcli.reporting.sources import Sources
     from oodcli.workflows.report import Statistics
-    from oodcli.workflows.sources import Sources
 
 
 def report(
@@ -194,9 +194,9 @@ def report(
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.report import render_report
     from oodcli.cli.render.report_table import TableLayout
-    from oodcli.store import Store
+    from oodcli.reporting.sources import ScoreQuery, Sources
+    from oodcli.store.store import Store
     from oodcli.workflows.report import Statistics
-    from oodcli.workflows.sources import ScoreQuery, Sources
 
     _check_usage(run=run, scores=scores, limit=limit, id_name=id_name)
     query = ScoreQuery(
@@ -225,7 +225,7 @@ def report(
         if not (run or scores):
             say(f"run: {sources.runs[0].name}")
         if plots is not None or embedded:
-            from oodcli.workflows.pictures import pictures as pictures_workflow
+            from oodcli.reporting.pictures import pictures as pictures_workflow
 
             drawn = pictures_workflow(sources, progress=TerminalProgress())
     if plots is not None:
@@ -284,7 +284,7 @@ def _tabulated(
 
 def _write(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[PlotFormat]) -> None:
     """Write pictures into a folder, and name every file."""
-    from oodcli.workflows.pictures import write_plots
+    from oodcli.reporting.pictures import write_plots
 
     for path in write_plots(drawn, folder, tuple(each.value for each in formats)):
         say(f"wrote {path}")
@@ -293,15 +293,15 @@ def _write(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[PlotForma
 def _embeddable(drawn: "Sequence[Picture]") -> "list[EmbeddedPicture]":
     """Return pictures as they go into a page."""
     from oodcli.cli.render.formats import EmbeddedPicture
-    from oodcli.plots import encoded
+    from oodcli.reporting.plots import encoded
 
     return [EmbeddedPicture(each.title, each.alt, encoded(each, "png")) for each in drawn]
 
 
 def _compared(results: Sequence["Report"], columns: Sequence[str]) -> "list[PublishedComparison]":
     """Compare the metrics that are shown; by further conventions not again what is the same."""
-    from oodcli.literature import compare
-    from oodcli.results import METRICS
+    from oodcli.reporting.literature import compare
+    from oodcli.reporting.results import METRICS
 
     shown = [name for name in METRICS if name in columns] or ["fpr95", "auroc"]
     further = [name for name in shown if name != "auroc"]

@@ -60,7 +60,7 @@ def run(
     say("starting ood run (the first import of torch takes a few seconds)")
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.run import render_run
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.run import run_all
     from oodcli.workflows.train import TrainRequest
 

@@ -22,7 +22,7 @@ NameArgument = Annotated[
 def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> None:
     """List all runs, oldest first, with the size of the store and leftovers."""
     from oodcli.cli.render.runs import render_runs
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.runs import list_runs
 
     deliver(render_runs(list_runs(Store.at(store)), format_), None)
@@ -32,7 +32,7 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
 def show(run: NameArgument, store: StoreOption = None) -> None:
     """Print everything that is stored about a run, as JSON."""
     from oodcli.cli.render.formats import write_json
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.runs import show_run
 
     deliver(write_json(show_run(Store.at(store), run)), None)
@@ -53,8 +53,8 @@ def use(
     store: StoreOption = None,
 ) -> None:
     """Choose the run that commands use without --run; OOD_RUN has priority."""
-    from oodcli.runs import RUN_VARIABLE, chosen_run, find_run, use_run
-    from oodcli.store import Store
+    from oodcli.store.runs import RUN_VARIABLE, chosen_run, find_run, use_run
+    from oodcli.store.store import Store
 
     if (run is None) is not last:
         raise typer.BadParameter("name a run, or else --last", param_hint="RUN")
@@ -82,9 +82,9 @@ def drop(
 ) -> None:
     """Remove OOD sets from the scores and tables of a run."""
     from oodcli.errors import UnknownNameError
-    from oodcli.runs import find_run
-    from oodcli.scores import drop_sets, read_scorings
-    from oodcli.store import Store
+    from oodcli.store.runs import find_run
+    from oodcli.store.scores import drop_sets, read_scorings
+    from oodcli.store.store import Store
 
     kept = Store.at(store)
     folder = find_run(kept, run)
@@ -103,8 +103,8 @@ def rename(
     store: StoreOption = None,
 ) -> None:
     """Rename a run."""
-    from oodcli.removal import rename_run
-    from oodcli.store import Store
+    from oodcli.store.removal import rename_run
+    from oodcli.store.store import Store
 
     rename_run(Store.at(store), run, new)
     tell(new)
@@ -129,8 +129,8 @@ def remove(
     by its name as well.
     """
     from oodcli.cli.render.formats import human_bytes
-    from oodcli.removal import check_removable, remove_run
-    from oodcli.store import Store
+    from oodcli.store.removal import check_removable, remove_run
+    from oodcli.store.store import Store
 
     kept = Store.at(store)
     for run in runs:

@@ -144,8 +144,8 @@ def score(
     from oodcli.cli.processes import job
     from oodcli.cli.render.score import render_plan, render_score
     from oodcli.cli.undefined import end_without
-    from oodcli.store import Store
-    from oodcli.workflows.compute import Compute
+    from oodcli.compute.compute import Compute
+    from oodcli.store.store import Store
     from oodcli.workflows.score import ScoreRequest, help_to_score, plan
     from oodcli.workflows.score import score as score_workflow
 
@@ -192,7 +192,7 @@ def _score_file(
 ) -> "FileScores | None":
     """Score the activations in a file; None in all processes but the first."""
     from oodcli.cli.processes import job
-    from oodcli.workflows.compute import Compute
+    from oodcli.compute.compute import Compute
     from oodcli.workflows.score_file import FileRequest, score_file
 
     with job(device) as (processes, own_device, progress):

@@ -46,7 +46,7 @@ def for_stdout(text: str) -> str:
 def deliver(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file in one step."""
     if output is not None:
-        from oodcli.store import file_of_user
+        from oodcli.store.store import file_of_user
 
         with file_of_user(output) as stream:
             stream.write(text.encode())

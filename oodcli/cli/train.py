@@ -224,7 +224,7 @@ def train(
     Every value of the recipe can be changed: ood recipes show, --set KEY=VALUE.
     """
     from oodcli.cli.processes import job
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.train import TrainRequest, resume_run, train_seeds
     from oodcli.workflows.train import train as train_workflow
 

@@ -9,7 +9,7 @@ from oodcli.cli.options import Format, FormatOption, OutputOption, RunOption, St
 from oodcli.cli.speech import deliver
 
 if TYPE_CHECKING:
-    from oodcli.searches import Search
+    from oodcli.store.searches import Search
 
 
 def tuning(
@@ -31,9 +31,9 @@ def tuning(
     """Show how score --tune chose parameters."""
     from oodcli.cli.render.tuning import render_searches
     from oodcli.errors import MissingArtifactError, UnknownNameError
-    from oodcli.runs import find_run
-    from oodcli.searches import read_searches
-    from oodcli.store import Store
+    from oodcli.store.runs import find_run
+    from oodcli.store.searches import read_searches
+    from oodcli.store.store import Store
 
     folder = find_run(Store.at(store), run)
     searches = read_searches(folder.scores)

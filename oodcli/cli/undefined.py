@@ -15,7 +15,7 @@ def end_without(reasons: Mapping[str, str]) -> None:
     reasons
         Why each is not defined, by its name; if there is none, nothing happens.
     """
-    from oodcli.workflows.fitting import refused
+    from oodcli.scoring.fitting import refused
 
     for name, reason in reasons.items():
         say(f"error: {refused(name, reason)}")

@@ -6,9 +6,9 @@ of one size through `prepare`, and a `View` may shuffle them.
 
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark, own_benchmark
 from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.prepare import places_of, prepare
 from oodcli.data.download import download
 from oodcli.data.opening import open_dataset
-from oodcli.data.prepare import places_of, prepare
 from oodcli.data.registry import DATASETS, KnownDataset, Source
 from oodcli.data.views import View, jigsaw
 

@@ -28,7 +28,7 @@ class Benchmark:
     size
         Height and width to which every image is resized.
     resize
-        How an image of another size gets there, as `oodcli.data.prepare.prepare` takes it.
+        How an image of another size gets there, as `oodcli.data.decoding.prepare.prepare` takes it.
     id_val_list, id_test_list, ood_val_list
         Lists of OpenOOD that name the images of these parts; empty for all images.
     lists

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import ImageSource, Part, digest_of, name_in
-from oodcli.store import digest_of_json
+from oodcli.store.store import digest_of_json
 
 CALIBRATION_ROWS = 5000
 CALIBRATION_SEED = 0

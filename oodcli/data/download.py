@@ -22,7 +22,7 @@ from oodcli.data.registry import DATASETS, Source
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.patience import SlowServerError, open_url
 from oodcli.progress import Progress, Silent, Task
-from oodcli.store import Store, free_bytes
+from oodcli.store.store import Store, free_bytes
 
 JOBS = 4
 ATTEMPTS = 4

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from oodcli.store import digest_of_file
+from oodcli.store.store import digest_of_file
 
 # A quarter of a second to read and digest; decoding as many images takes a minute.
 MOST_READ_BYTES = 2**28

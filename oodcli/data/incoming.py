@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data.arrays import open_npz
-from oodcli.data.readers import decode, decode_stream, is_image_name
+from oodcli.data.decoding.files import decode, decode_stream, is_image_name
+from oodcli.data.formats.arrays import open_npz
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.files import check_file
 from oodcli.images import ImageSource
@@ -129,7 +129,7 @@ def open_array(path: Path) -> ImageSource:
     Parameters
     ----------
     path
-        The file, as :func:`oodcli.data.arrays.open_npz` takes it.
+        The file, as :func:`oodcli.data.formats.arrays.open_npz` takes it.
 
     Raises
     ------

@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from oodcli.data import cifar
-from oodcli.data.archives import SUFFIXES, open_archive
-from oodcli.data.arrays import open_npy, open_npz
 from oodcli.data.dataset import Dataset
-from oodcli.data.folders import open_folder
-from oodcli.data.lists import open_list
-from oodcli.data.registered import FILE, RegisteredDataset, registered
+from oodcli.data.formats import cifar
+from oodcli.data.formats.archives import SUFFIXES, open_archive
+from oodcli.data.formats.arrays import open_npy, open_npz
+from oodcli.data.formats.folders import open_folder
+from oodcli.data.formats.lists import open_list
+from oodcli.data.own_names import FILE, RegisteredDataset, registered
 from oodcli.data.registry import DATASETS
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.files import expanded
-from oodcli.store import Store
+from oodcli.store.store import Store
 
 
 def open_dataset(

@@ -7,12 +7,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from oodcli.data import builtin, cifar, mnist, published, splits, svhn
+from oodcli.data import splits
 from oodcli.data.dataset import Dataset, joined, take
-from oodcli.data.published import Collection, open_collection
-from oodcli.data.registered import RegisteredDataset, registered
+from oodcli.data.formats import builtin, cifar, collections, mnist, svhn
+from oodcli.data.formats.collections import Collection, open_collection
+from oodcli.data.own_names import RegisteredDataset, registered
 from oodcli.errors import InvalidInputError, MissingArtifactError
-from oodcli.store import Store
+from oodcli.store.store import Store
 
 Read = Callable[[Path, Store], Dataset]
 
@@ -163,7 +164,7 @@ def _sample(read: Read, count: int) -> Read:
     def sampled(folder: Path, store: Store) -> Dataset:
         dataset = read(folder, store)
         part = dataset.ood_part
-        chosen = take(part, published.sample_rows(len(part), count))
+        chosen = take(part, collections.sample_rows(len(part), count))
         return replace(dataset, parts={"test": chosen})
 
     return sampled
@@ -435,7 +436,7 @@ _SMALL_SETS = (
         counts={"train": 100_000, "val": 10_000},
         licence=_IMAGENET,
         read=partial(
-            published.open_tiny_imagenet,
+            collections.open_tiny_imagenet,
             collection=Collection("tiny-imagenet", "tiny-imagenet-200.zip", "tiny-imagenet-200"),
         ),
         sources=(
@@ -454,7 +455,7 @@ _SMALL_SETS = (
         role="ood",
         counts={"test": 950_000},
         licence="CC BY 4.0",
-        read=partial(published.open_cifar10_c, collection=_CIFAR10_C_FILES),
+        read=partial(collections.open_cifar10_c, collection=_CIFAR10_C_FILES),
         sources=(_CIFAR10_C,),
         unpacked=("CIFAR-10-C",),
     ),
@@ -464,7 +465,7 @@ _SMALL_SETS = (
         role="ood",
         counts={"test": 10_000},
         licence="CC BY 4.0",
-        read=partial(published.open_cifar10_c_sample, collection=_CIFAR10_C_FILES),
+        read=partial(collections.open_cifar10_c_sample, collection=_CIFAR10_C_FILES),
         sources=(_CIFAR10_C,),
         home="cifar10-c",
         unpacked=("CIFAR-10-C",),
@@ -613,7 +614,7 @@ _IMAGENET_SETS = (
         counts={"train": 1_281_167, "test": 50_000},
         licence=_IMAGENET,
         read=partial(
-            published.open_imagenet,
+            collections.open_imagenet,
             collection=Collection("imagenet", "ILSVRC2012_img_val.tar", "val"),
         ),
         sources=(
@@ -634,7 +635,7 @@ _IMAGENET_SETS = (
         counts={"test": 10_000},
         licence=_IMAGENET,
         read=partial(
-            published.open_imagenet,
+            collections.open_imagenet,
             collection=Collection("imagenet200", "ILSVRC2012_img_val.tar", "val"),
         ),
         sources=(

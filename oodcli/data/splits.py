@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data.archives import ArchiveSource, members_of, read_member
 from oodcli.data.dataset import Dataset, take
-from oodcli.data.lists import ListedImage, parse_list
-from oodcli.data.readers import FileSource
+from oodcli.data.decoding.files import FileSource
+from oodcli.data.formats.archives import ArchiveSource, members_of, read_member
+from oodcli.data.formats.lists import ListedImage, parse_list
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import Part
-from oodcli.store import Store
+from oodcli.store.store import Store
 
 FACTS = Path(__file__).with_name("openood_v15.json")
 ARCHIVE = "benchmark_imglist.zip"

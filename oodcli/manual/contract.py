@@ -9,18 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from oodcli.literature import PublishedComparison
+from oodcli.data.catalogue import Listing
+from oodcli.data.verification import Verification as DatasetVerification
 from oodcli.methods.contract import Finding
-from oodcli.results import EXTRAS, Comparison, Report, ResultRow, SplitUsed
-from oodcli.runs import Job, Preprocess, Run
-from oodcli.scores import Scoring
-from oodcli.searches import Search
-from oodcli.training.recipes import Recipe
-from oodcli.workflows.block_ratios import NormRatioResult
-from oodcli.workflows.catalogue import Listing
-from oodcli.workflows.doctor import Diagnosis
-from oodcli.workflows.findings import PredictResult
-from oodcli.workflows.methods import (
+from oodcli.methods.pages import (
     MethodList,
     MethodPage,
     MethodText,
@@ -29,15 +21,23 @@ from oodcli.workflows.methods import (
     docstring,
     sections,
 )
-from oodcli.workflows.onnx_verification import Verification
-from oodcli.workflows.plan import Plan
-from oodcli.workflows.recommendation import Recommendation
+from oodcli.reporting.literature import PublishedComparison
+from oodcli.reporting.results import EXTRAS, Comparison, Report, ResultRow, SplitUsed
+from oodcli.scoring.block_ratios import NormRatioResult
+from oodcli.scoring.plan import Plan
+from oodcli.screening.findings import PredictResult
+from oodcli.screening.onnx_verification import Verification
+from oodcli.screening.thresholds import Threshold
+from oodcli.screening.verdict_file import Counts, Verdict
+from oodcli.selection.recommendation import Recommendation
+from oodcli.store.runs import Job, Preprocess, Run
+from oodcli.store.scores import Scoring
+from oodcli.store.searches import Search
+from oodcli.training.recipes import Recipe
+from oodcli.workflows.doctor import Diagnosis
 from oodcli.workflows.run import RunResult
 from oodcli.workflows.runs import RunList
 from oodcli.workflows.score import ScoreResult
-from oodcli.workflows.thresholds import Threshold
-from oodcli.workflows.verdict_file import Counts, Verdict
-from oodcli.workflows.verification import Verification as DatasetVerification
 
 
 class Field(NamedTuple):

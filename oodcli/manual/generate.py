@@ -18,12 +18,12 @@ from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.registry import DATASETS
 from oodcli.manual.contract import contract, table
 from oodcli.methods import METHODS
+from oodcli.methods.pages import docstring, show_method
 from oodcli.metrics import CONVENTIONS
 from oodcli.models.registry import ARCHITECTURES
-from oodcli.results import COLUMNS
+from oodcli.reporting.results import COLUMNS
+from oodcli.training.objectives.registry import OBJECTIVES
 from oodcli.training.recipes import RECIPES
-from oodcli.training.registry import OBJECTIVES
-from oodcli.workflows.methods import docstring, show_method
 
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 

@@ -6,6 +6,14 @@ from types import MappingProxyType
 
 from oodcli.errors import InvalidInputError
 from oodcli.methods import third_party
+from oodcli.methods._needs import (
+    CLASSES,
+    CLASSES_WITH_IMAGES,
+    CLASSIFIED_RIGHT,
+    DIFFERENT_FEATURES,
+    varied,
+    varied_within_classes,
+)
 from oodcli.methods.adascale import AdaSCALE
 from oodcli.methods.ash import ASHB, ASHP, ASHS
 from oodcli.methods.base import Fitted, Method, MethodSpec
@@ -33,14 +41,6 @@ from oodcli.methods.msp import MSP
 from oodcli.methods.nac import COVERED, NAC
 from oodcli.methods.nci import NCI
 from oodcli.methods.neco import MORE_IMAGES_THAN_COMPONENTS, NECO
-from oodcli.methods.needs import (
-    CLASSES,
-    CLASSES_WITH_IMAGES,
-    CLASSIFIED_RIGHT,
-    DIFFERENT_FEATURES,
-    varied,
-    varied_within_classes,
-)
 from oodcli.methods.nnguide import NNGuide
 from oodcli.methods.odin import ODIN
 from oodcli.methods.openmax import BEYOND_TAIL, OpenMax

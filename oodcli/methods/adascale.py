@@ -9,8 +9,8 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError
+from oodcli.methods._descending import LARGEST_EXPONENT, descending
 from oodcli.methods.base import percentile
-from oodcli.methods.descending import LARGEST_EXPONENT, descending
 from oodcli.probes import Output, Probe, ProbedNetwork
 from oodcli.specs import positive
 

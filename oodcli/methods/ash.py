@@ -6,8 +6,8 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
+from oodcli.methods._descending import exponential, kept, unsigned
 from oodcli.methods.base import percentile as valid
-from oodcli.methods.descending import exponential, kept, unsigned
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
-from oodcli.methods.needs import Need
+from oodcli.methods._needs import Need
 from oodcli.probes import Probe
 from oodcli.specs import Value, canonical, texts_of, typed, written
 
@@ -111,7 +111,7 @@ class Method(_Looks):
     train_passes
         Forward passes per training image beyond the ordinary one.
     needs
-        What it needs to be defined; see :mod:`oodcli.methods.needs`.
+        What it needs to be defined; see :mod:`oodcli.methods._needs`.
     exportable
         Whether a graph can be recorded of its score; a test exports every method that says so.
     """

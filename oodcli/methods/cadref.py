@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.class_means import class_means, predicted_among
+from oodcli.methods._class_means import class_means, predicted_among
 
 
 @dataclass(frozen=True, slots=True)

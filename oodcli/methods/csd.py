@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.bank import Bank, by_bank
+from oodcli.methods._bank import Bank, by_bank
+from oodcli.methods._class_means import directions
+from oodcli.methods._needs import Arguments, Need, alike
 from oodcli.methods.base import at_least
-from oodcli.methods.class_means import directions
-from oodcli.methods.needs import Arguments, Need, alike
 from oodcli.probes import Output, ProbedNetwork
 from oodcli.text import counted
 

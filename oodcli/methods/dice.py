@@ -7,9 +7,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods._class_means import class_means
+from oodcli.methods._percentiles import ascending, at_percentile
 from oodcli.methods.base import percentile
-from oodcli.methods.class_means import class_means
-from oodcli.methods.percentiles import ascending, at_percentile
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.softmax import Scale, Softmax
+from oodcli.methods._softmax import Scale, Softmax
 
 
 @dataclass(frozen=True, slots=True)

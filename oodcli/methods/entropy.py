@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.softmax import Magnitude, Softmax, log_log1p, log_sum, magnitude
+from oodcli.methods._softmax import Magnitude, Softmax, log_log1p, log_sum, magnitude
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.class_means import feature_mean
+from oodcli.methods._class_means import feature_mean
 
 # Weights whose distance is below this share of their lengths are the same.
 _ROUNDING = 1e-7

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods.needs import Arguments, Need
+from oodcli.methods._needs import Arguments, Need
 from oodcli.normratio import NormRatio, norm_ratio
 
 

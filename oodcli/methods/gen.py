@@ -7,8 +7,8 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.methods._softmax import Magnitude, Softmax, log_sum, magnitude
 from oodcli.methods.base import at_least
-from oodcli.methods.softmax import Magnitude, Softmax, log_sum, magnitude
 from oodcli.specs import positive
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods._class_means import wide_blocks
+from oodcli.methods._moments import Spectrum, moments, squared_distances
 from oodcli.methods.base import at_least
-from oodcli.methods.class_means import wide_blocks
-from oodcli.methods.moments import Spectrum, moments, squared_distances
 
 # Training images that the mixture is fitted on, at most.
 _FITTED_ROWS = 50_000

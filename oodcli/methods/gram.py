@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.images import digest_of
+from oodcli.methods._needs import Arguments, Need
 from oodcli.methods.base import at_least
-from oodcli.methods.needs import Arguments, Need
 from oodcli.probes import Output, Probe, ProbedNetwork
 
 _SEED = 0

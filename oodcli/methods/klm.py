@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.needs import Arguments, Need
-from oodcli.methods.softmax import Softmax
+from oodcli.methods._needs import Arguments, Need
+from oodcli.methods._softmax import Softmax
 
 # Of a mean probability that is 0 because logits are minus infinity.
 _LEAST = torch.finfo(torch.float32).min

@@ -7,9 +7,9 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.bank import Bank, by_bank, unit_features
+from oodcli.methods._bank import Bank, by_bank, unit_features
+from oodcli.methods._class_means import feature_rows
 from oodcli.methods.base import at_least
-from oodcli.methods.class_means import feature_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods.descending import Signed, kept, unsigned
+from oodcli.methods._descending import Signed, kept, unsigned
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.class_means import class_means, wide_blocks
-from oodcli.methods.moments import Spectrum, moments, squared_distances, within_spectrum
+from oodcli.methods._class_means import class_means, wide_blocks
+from oodcli.methods._moments import Spectrum, moments, squared_distances, within_spectrum
 
 # What all methods of a batch share distances by, together with the Gaussians.
 NEAREST = "mahalanobis"

@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.class_means import class_means, directions
+from oodcli.methods._class_means import class_means, directions
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.softmax import Scale, Softmax
+from oodcli.methods._softmax import Scale, Softmax
 from oodcli.specs import positive
 
 

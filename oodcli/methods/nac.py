@@ -10,9 +10,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.methods._needs import Arguments, Need
+from oodcli.methods._stages import last_of_stages
 from oodcli.methods.base import at_least
-from oodcli.methods.needs import Arguments, Need
-from oodcli.methods.stages import last_of_stages
 from oodcli.probes import Output, Probe, ProbedNetwork
 from oodcli.specs import positive
 

@@ -6,8 +6,8 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.methods._class_means import feature_mean
 from oodcli.methods.base import not_negative
-from oodcli.methods.class_means import feature_mean
 
 
 @dataclass(frozen=True, slots=True)

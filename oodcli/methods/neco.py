@@ -8,9 +8,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods._moments import Moments, Spectrum, moments
+from oodcli.methods._needs import Arguments, Need
 from oodcli.methods.base import at_least
-from oodcli.methods.moments import Moments, Spectrum, moments
-from oodcli.methods.needs import Arguments, Need
 
 # Share of its mean square below which the variance of a feature is rounding to float32.
 _ROUNDING = 1e-14

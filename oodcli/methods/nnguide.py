@@ -10,9 +10,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods.bank import Bank, by_bank
+from oodcli.methods._bank import Bank, by_bank
+from oodcli.methods._class_means import directions, feature_rows
 from oodcli.methods.base import at_least
-from oodcli.methods.class_means import directions, feature_rows
 
 _SEED = 0
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
+from oodcli.methods._softmax import Scale
 from oodcli.methods.msp import MSP
-from oodcli.methods.softmax import Scale
 from oodcli.probes import Output, Probe, ProbedNetwork
 from oodcli.specs import positive
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods._class_means import chosen_classes
+from oodcli.methods._needs import Arguments, Need
+from oodcli.methods._softmax import Scale
 from oodcli.methods.base import at_least
-from oodcli.methods.class_means import chosen_classes
-from oodcli.methods.needs import Arguments, Need
-from oodcli.methods.softmax import Scale
 from oodcli.specs import positive
 
 # What the authors' libmr moves the smallest distance of a tail to before it fits.

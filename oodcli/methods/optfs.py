@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.percentiles import outer_percentiles
+from oodcli.methods._percentiles import outer_percentiles
 
 BINS = 100
 # The bins cover the training features between these percentiles.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
-from oodcli.methods.class_means import feature_rows, wide_blocks
-from oodcli.methods.moments import Spectrum, moments
-from oodcli.methods.softmax import (
+from oodcli.methods._class_means import feature_rows, wide_blocks
+from oodcli.methods._moments import Spectrum, moments
+from oodcli.methods._softmax import (
     Magnitude,
     Softmax,
     log_log1p,

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.methods._needs import DIFFERENT_FEATURES
 from oodcli.methods.base import Input, Method, Scorer
-from oodcli.methods.needs import DIFFERENT_FEATURES
 from oodcli.specs import Value, choices_of
 
 # What a constructor may ask for that is here already.

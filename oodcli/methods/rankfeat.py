@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.stages import last_of_stages
+from oodcli.methods._stages import last_of_stages
 from oodcli.probes import Output, Probe, ProbedNetwork
 
 # Squaring a matrix this often is a power iteration of 2 ** 12 steps.

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods._percentiles import calibration_percentile
 from oodcli.methods.base import percentile as valid
-from oodcli.methods.percentiles import calibration_percentile
 
 
 @dataclass(frozen=True, slots=True)

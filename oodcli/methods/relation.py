@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods.bank import Bank, unit_features
-from oodcli.methods.class_means import feature_rows
+from oodcli.methods._bank import Bank, unit_features
+from oodcli.methods._class_means import feature_rows
 from oodcli.specs import positive
 
 # Training images and scored images at a time: two blocks of products take 32 MB each.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from oodcli.activations import Activations, Reference
-from oodcli.methods.class_means import class_means, predicted_among
+from oodcli.methods._class_means import class_means, predicted_among
 
 Metric = Literal["inner_product", "euclidean", "cosine"]
 

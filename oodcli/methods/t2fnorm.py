@@ -6,8 +6,8 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
+from oodcli.methods._softmax import Scale
 from oodcli.methods.msp import MSP
-from oodcli.methods.softmax import Scale
 from oodcli.specs import positive
 
 PUBLISHED_TEMPERATURE = 0.1

@@ -6,9 +6,9 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.methods._needs import Arguments, Need
+from oodcli.methods._softmax import Scale
 from oodcli.methods.msp import MSP
-from oodcli.methods.needs import Arguments, Need
-from oodcli.methods.softmax import Scale
 
 FIRST_TEMPERATURE = 1.5
 STEPS = 50

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods._class_means import BLOCK_ROWS
+from oodcli.methods._moments import Spectrum, moments
 from oodcli.methods.base import at_least
-from oodcli.methods.class_means import BLOCK_ROWS
-from oodcli.methods.moments import Spectrum, moments
 
 # Below this share of the length of features, a residual is rounding.
 _ROUNDING = 1e-6

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.methods._percentiles import calibration_percentile
 from oodcli.methods.base import percentile
-from oodcli.methods.percentiles import calibration_percentile
 
 Floor = Literal["low", "zero"]
 

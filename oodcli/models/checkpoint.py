@@ -15,7 +15,7 @@ from oodcli.models.fitting import load_into
 from oodcli.models.heads import scoring_head
 from oodcli.models.network import Network
 from oodcli.models.registry import is_foreign, parse_architecture
-from oodcli.store import replacing
+from oodcli.store.store import replacing
 
 _HEAD = "head"
 _AGAIN = "remove the run and make it again"

@@ -13,7 +13,7 @@ from oodcli.images import digest_of
 from oodcli.models.architecture import ArchitectureSpec
 from oodcli.models.heads import UnitFeatureLinear, scoring_head
 from oodcli.models.layout import PLAIN, Layout
-from oodcli.store import digest_of_json
+from oodcli.store.store import digest_of_json
 
 # Batches that batch normalisation has seen in training; no forward pass depends on it.
 COUNTER = "num_batches_tracked"

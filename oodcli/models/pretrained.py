@@ -20,11 +20,18 @@ from oodcli.errors import (
     InvalidInputError,
     UnknownNameError,
 )
-from oodcli.models.foreign import AUXILIARY, TIMM, TORCHVISION, carried, check_builder, timm_package
+from oodcli.models.external import (
+    AUXILIARY,
+    TIMM,
+    TORCHVISION,
+    carried,
+    check_builder,
+    timm_package,
+)
 from oodcli.models.registry import builder_of, is_foreign
 from oodcli.models.state_dicts import read_state
 from oodcli.patience import open_url
-from oodcli.store import replacing
+from oodcli.store.store import replacing
 
 Three = tuple[float, float, float]
 
@@ -58,7 +65,7 @@ class Pretrained:
     size
         Height and width in pixels; None if unknown.
     resize
-        How images get there, as :class:`oodcli.runs.Preprocess` has it; None if unknown.
+        How images get there, as :class:`oodcli.store.runs.Preprocess` has it; None if unknown.
     filter
         The filter that they were resized with in evaluation, such as ``bicubic``; None if unknown.
     classes

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from oodcli.errors import UnknownNameError
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.densenet import build_densenet100, densenet_blocks
-from oodcli.models.foreign import (
+from oodcli.models.external import (
     TIMM,
     TORCHVISION,
     builder_side,

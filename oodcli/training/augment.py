@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from oodcli.data.crops import ASPECT, TRIES
+from oodcli.data.decoding.crops import ASPECT, TRIES
 from oodcli.training.recipes import Recipe
 
 # Luminance of red, green and blue, ITU-R 601.

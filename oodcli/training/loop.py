@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from oodcli.compute.processes import Processes
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Progress, Silent, Task
 from oodcli.records import as_json
 from oodcli.training.augment import augmented
-from oodcli.training.cross_entropy import CrossEntropy
-from oodcli.training.objective import Objective, Output
-from oodcli.training.processes import Processes
+from oodcli.training.objectives.base import Objective, Output
+from oodcli.training.objectives.cross_entropy import CrossEntropy
+from oodcli.training.objectives.student import LastBlock, Student
 from oodcli.training.recipes import Recipe
 from oodcli.training.streaming import TrainingImages, after_crop
-from oodcli.training.student import LastBlock, Student
 
 _EVALUATION_BATCH = 500
 # Steps between two looks at the loss, each of which makes an accelerator wait.

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodcli.data.crops import RandomCrops
-from oodcli.data.decoders import Change, Decoders, Originals, Prepared
-from oodcli.data.prepare import Resizing
+from oodcli.data.decoding.crops import RandomCrops
+from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.random_access import Change, Decoders, Originals, Prepared
 from oodcli.images import ImageSource
 from oodcli.training.recipes import Recipe
 

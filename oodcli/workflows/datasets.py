@@ -12,13 +12,13 @@ from oodcli.data.benchmarks import Benchmark, own_benchmark
 from oodcli.data.dataset import Dataset, take
 from oodcli.data.download import JOBS, MissingFile, WantedFile, fetch, wanted_files
 from oodcli.data.opening import check_dataset_name, open_in_any_role
-from oodcli.data.registered import RegisteredDataset, forget, register, registered
+from oodcli.data.own_names import RegisteredDataset, forget, register, registered
 from oodcli.data.sheet import COLUMNS, contact_sheet
 from oodcli.data.splits import split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError, UnknownNameError
 from oodcli.images import Part, evenly_spaced
 from oodcli.progress import Progress, Silent
-from oodcli.store import Store, replacing
+from oodcli.store.store import Store, replacing
 
 SHEET_ROWS = 5
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodcli import __version__
 from oodcli.errors import CorruptArtifactError, OodError
 from oodcli.records import as_json
+from oodcli.version import __version__
 
 if TYPE_CHECKING:
-    from oodcli.runs import Run, RunFolder
+    from oodcli.store.runs import Run, RunFolder
 
 DOCTOR_SCHEMA = 1
 
@@ -357,8 +357,8 @@ def _one_image(device: str) -> None:
     import torch
 
     from oodcli.activations import ActivationSet, Reference
-    from oodcli.data.prepare import Resizing
-    from oodcli.data.readers import decode_stream
+    from oodcli.data.decoding.files import decode_stream
+    from oodcli.data.decoding.prepare import Resizing
     from oodcli.methods import parse_methods
     from oodcli.models import network_of, parse_architecture
     from oodcli.models.extraction import extract
@@ -415,7 +415,7 @@ def _check(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads like an
 def _store_state(root: Path | None, problems: list[str], remarks: list[str]) -> StoreState | None:
     """Look at the store without changing it."""
     with _noting(problems, "the store cannot be opened"):
-        from oodcli.store import Store, free_bytes
+        from oodcli.store.store import Store, free_bytes
 
         store = Store.at(root)
         exists = store.root.is_dir()
@@ -461,8 +461,8 @@ def repaired(root: Path | None = None) -> list[tuple[str, int]]:
     OodError
         If the store cannot be opened.
     """
-    from oodcli.removal import leftovers, remove_leftover
-    from oodcli.store import Store
+    from oodcli.store.removal import leftovers, remove_leftover
+    from oodcli.store.store import Store
 
     store = Store.at(root)
     removed = []
@@ -480,8 +480,8 @@ def _with_runs(
     remarks: list[str],
 ) -> StoreState:
     """Return the state of a store with what is in it."""
-    from oodcli.removal import leftovers
-    from oodcli.runs import find_run, run_folders
+    from oodcli.store.removal import leftovers
+    from oodcli.store.runs import find_run, run_folders
 
     finished = unfinished = 0
     damaged: dict[str, str] = {}
@@ -526,7 +526,7 @@ def _remarks_on(folder: "RunFolder", record: "Run") -> list[str]:
     record
         Its record.
     """
-    from oodcli.store import read_json
+    from oodcli.store.store import read_json
 
     name = folder.name
     lines = [f"when run {name} was imported, {warning}" for warning in record.warnings]

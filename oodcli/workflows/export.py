@@ -10,18 +10,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from oodcli import __version__
-from oodcli.data.bilinear import Matrices, resizing_matrices
-from oodcli.data.prepare import Resizing
+from oodcli.compute.compute import Compute
+from oodcli.data.decoding.bilinear import Matrices, resizing_matrices
+from oodcli.data.decoding.prepare import Resizing
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.files import expanded
 from oodcli.images import evenly_spaced
 from oodcli.methods import parse_method
+from oodcli.methods._traced import bank_bytes, check_traceable
 from oodcli.methods.ensemble import AUTO
-from oodcli.methods.traced import bank_bytes, check_traceable
 from oodcli.progress import SILENT, Progress
-from oodcli.runs import Preprocess, now
-from oodcli.store import (
+from oodcli.scoring.open_run import OpenRun
+from oodcli.screening.detector import BY_DEFAULT, Detector, detector_for
+from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, as_onnx
+from oodcli.screening.onnx_verification import Verification, verified
+from oodcli.screening.thresholds import ThresholdRule
+from oodcli.store.runs import Preprocess, now
+from oodcli.store.store import (
     Store,
     check_folder_of_user,
     digest_of_bytes,
@@ -29,13 +34,8 @@ from oodcli.store import (
     replacing,
     write_json,
 )
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.detectors import BY_DEFAULT, Detector, detector_for
-from oodcli.workflows.onnx_graph import OUTPUTS, Input, Screening, annotate, as_onnx
-from oodcli.workflows.onnx_verification import Verification, verified
-from oodcli.workflows.open_run import OpenRun
+from oodcli.version import __version__
 from oodcli.workflows.recommend import method_for
-from oodcli.workflows.thresholds import ThresholdRule
 
 EXPORT_SCHEMA = 1
 KIND = "ood-export"

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oodcli.compute.compute import Compute
+from oodcli.compute.devices import versions
 from oodcli.data.dataset import Dataset
 from oodcli.errors import InvalidInputError
 from oodcli.models import (
@@ -21,13 +23,11 @@ from oodcli.models import (
     save_weights,
 )
 from oodcli.progress import Progress
-from oodcli.runs import Job, Preprocess, Run, RunFolder, new_name, now
-from oodcli.store import Store, digest_of_file
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.devices import versions
+from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, now
+from oodcli.store.store import Store, digest_of_file
+from oodcli.training.plausibility import Plausibility, plausibility
+from oodcli.training.preprocessing import Sizing, filter_line, sizing_for
 from oodcli.workflows.importing import ImportRequest, ImportResult, Three
-from oodcli.workflows.plausibility import Plausibility, plausibility
-from oodcli.workflows.preprocessing import Sizing, filter_line, sizing_for
 
 _HALF: Three = (0.5, 0.5, 0.5)
 

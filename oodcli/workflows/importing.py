@@ -8,11 +8,11 @@ from pathlib import Path
 
 from oodcli.data.class_order import in_order, read_class_names
 from oodcli.data.dataset import Dataset
+from oodcli.data.run_data import check_size_options, find_divided
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Progress, Silent
-from oodcli.runs import Run, new_name
-from oodcli.store import Store
-from oodcli.workflows.run_data import check_size_options, find_divided
+from oodcli.store.runs import Run, new_name
+from oodcli.store.store import Store
 
 Three = tuple[float, float, float]
 
@@ -39,7 +39,7 @@ class ImportRequest:
         Normalisation it was trained with; that of published weights of the network, else 0.5, if
         None.
     image_size
-        Height and width of images in pixels; by :mod:`oodcli.workflows.preprocessing` if None.
+        Height and width of images in pixels; by :mod:`oodcli.training.preprocessing` if None.
     resize
         How images get there: ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``.
     val_fraction

@@ -1,13 +1,13 @@
 """NormRatio of every block of a run's network, and the block it selects."""
 
+from oodcli.compute.compute import Compute
 from oodcli.data.views import View
 from oodcli.errors import InvalidInputError
 from oodcli.normratio import norm_ratio
 from oodcli.progress import SILENT, Progress
-from oodcli.store import Store
-from oodcli.workflows.block_ratios import NormRatioResult, described, keep
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.open_run import OpenRun
+from oodcli.scoring.block_ratios import NormRatioResult, described, keep
+from oodcli.scoring.open_run import OpenRun
+from oodcli.store.store import Store
 
 
 def normratio(

@@ -8,23 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from oodcli.compute.compute import Compute
 from oodcli.data.incoming import STDIN, Item, is_array, items, open_array
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
-from oodcli.store import Store, check_file_of_user
-from oodcli.text import printable
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.copies import Copies, check_copies
-from oodcli.workflows.detectors import BY_DEFAULT, Detector, detector_for
-from oodcli.workflows.findings import ALARM_LEVEL, Findings, PredictResult
-from oodcli.workflows.judging import Judged, judge
-from oodcli.workflows.open_run import OpenRun
-from oodcli.workflows.recommend import method_for
-from oodcli.workflows.thresholds import ThresholdRule
-from oodcli.workflows.verdict_file import (
+from oodcli.scoring.open_run import OpenRun
+from oodcli.screening.copies import Copies, check_copies
+from oodcli.screening.detector import BY_DEFAULT, Detector, detector_for
+from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult
+from oodcli.screening.judging import Judged, judge
+from oodcli.screening.thresholds import ThresholdRule
+from oodcli.screening.verdict_file import (
     Counts,
     Lines,
     Verdict,
@@ -33,6 +30,9 @@ from oodcli.workflows.verdict_file import (
     header,
     verdict_file,
 )
+from oodcli.store.store import Store, check_file_of_user
+from oodcli.text import printable
+from oodcli.workflows.recommend import method_for
 
 _ENDINGS: dict[str, Lines] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 

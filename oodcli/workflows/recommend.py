@@ -12,30 +12,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from oodcli.compute.compute import Compute
 from oodcli.data.views import View
 from oodcli.errors import InvalidInputError
 from oodcli.images import ImageSet, few
 from oodcli.methods import parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
-from oodcli.runs import now
-from oodcli.store import Store, write_json
-from oodcli.workflows.choosing import merits, resampled
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.open_run import OpenRun
-from oodcli.workflows.recommendation import (
+from oodcli.scoring.open_run import OpenRun
+from oodcli.selection.contrasts import merits, resampled
+from oodcli.selection.recommendation import (
     RatedMethod,
     Recommendation,
     family_of,
     stored_recommendation,
 )
-from oodcli.workflows.trial import Trial, candidates, try_all
-from oodcli.workflows.validation import (
+from oodcli.selection.trial import Trial, candidates, try_all
+from oodcli.selection.validation import (
     MAX_IMAGES,
     images_to_choose_on,
     ways_to_spoil,
     with_validation,
 )
+from oodcli.store.runs import now
+from oodcli.store.store import Store, write_json
 
 DRAWS = 400
 # What is taken where nothing was named or recommended: the baseline of the field, known as soon as

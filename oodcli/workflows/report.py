@@ -5,14 +5,7 @@ from dataclasses import dataclass
 
 from oodcli.errors import InvalidInputError, MissingArtifactError
 from oodcli.metrics import convention_named
-from oodcli.results import (
-    Report,
-    ResultRow,
-    SplitUsed,
-    over_runs,
-    with_averages,
-)
-from oodcli.workflows.evaluate import (
+from oodcli.reporting.evaluate import (
     RunRows,
     calibration_of,
     comparisons,
@@ -20,8 +13,15 @@ from oodcli.workflows.evaluate import (
     rows_of,
     with_intervals,
 )
-from oodcli.workflows.notes import average_notes, run_notes, source_notes, tuning_notes
-from oodcli.workflows.sources import Sources
+from oodcli.reporting.notes import average_notes, run_notes, source_notes, tuning_notes
+from oodcli.reporting.results import (
+    Report,
+    ResultRow,
+    SplitUsed,
+    over_runs,
+    with_averages,
+)
+from oodcli.reporting.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def report(
     Parameters
     ----------
     sources
-        The scores, opened by :meth:`oodcli.workflows.sources.Sources.open`.
+        The scores, opened by :meth:`oodcli.reporting.sources.Sources.open`.
     convention
         Name of the metric convention; by default that of the benchmark or of the layout of score
         files, else ``neutral``.

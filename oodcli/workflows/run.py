@@ -4,15 +4,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from oodcli.compute.compute import Compute
 from oodcli.progress import Progress, Silent
-from oodcli.results import Report
-from oodcli.store import Store
-from oodcli.workflows.block_ratios import NormRatioResult
-from oodcli.workflows.compute import Compute
+from oodcli.reporting.results import Report
+from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.scoring.block_ratios import NormRatioResult
+from oodcli.store.store import Store
 from oodcli.workflows.normratio import normratio
 from oodcli.workflows.report import report
 from oodcli.workflows.score import ScoreRequest, score
-from oodcli.workflows.sources import ScoreQuery, Sources
 from oodcli.workflows.train import TrainRequest, train
 
 # One or two of every kind, for a table that can be read at a glance; `ood score` scores them all.

@@ -7,10 +7,10 @@ from typing import Any
 
 from oodcli.errors import CorruptArtifactError, OodError
 from oodcli.records import as_json
-from oodcli.removal import Leftover, leftovers
-from oodcli.runs import RunFolder, find_run, run_folders
-from oodcli.scores import read_scorings
-from oodcli.store import Store, read_json, size_of
+from oodcli.store.removal import Leftover, leftovers
+from oodcli.store.runs import RunFolder, find_run, run_folders
+from oodcli.store.scores import read_scorings
+from oodcli.store.store import Store, read_json, size_of
 
 RUNS_SCHEMA = 1
 

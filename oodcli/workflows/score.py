@@ -7,25 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from oodcli.compute.compute import Compute
+from oodcli.compute.processes import Processes
 from oodcli.errors import InvalidInputError
 from oodcli.methods import parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.records import as_json
-from oodcli.results import Report
-from oodcli.scores import PREDICTIONS, Scores, export_scores, read_scorings
-from oodcli.searches import Tuning
-from oodcli.store import Store, check_file_of_user
-from oodcli.training.processes import Processes
-from oodcli.workflows.block_ratios import NormRatioResult
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.fitting import FittedMethods, for_every_block
-from oodcli.workflows.notes import method_notes
-from oodcli.workflows.open_run import OpenRun
-from oodcli.workflows.plan import SCORE_SCHEMA, Plan, Work, planned
-from oodcli.workflows.recommend import chosen_for, stored_for
-from oodcli.workflows.report import report
-from oodcli.workflows.scoring import (
+from oodcli.reporting.notes import method_notes
+from oodcli.reporting.results import Report
+from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.scoring.block_ratios import NormRatioResult
+from oodcli.scoring.call import (
     Opened,
     block_of,
     computed,
@@ -34,8 +27,15 @@ from oodcli.workflows.scoring import (
     scored,
     store_scores,
 )
-from oodcli.workflows.sets import benchmark_to_score, check_validation, wanted_sets
-from oodcli.workflows.sources import ScoreQuery, Sources
+from oodcli.scoring.fitting import FittedMethods, for_every_block
+from oodcli.scoring.open_run import OpenRun
+from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, planned
+from oodcli.scoring.sets import benchmark_to_score, check_validation, wanted_sets
+from oodcli.store.scores import PREDICTIONS, Scores, export_scores, read_scorings
+from oodcli.store.searches import Tuning
+from oodcli.store.store import Store, check_file_of_user
+from oodcli.workflows.recommend import chosen_for, stored_for
+from oodcli.workflows.report import report
 
 
 @dataclass(frozen=True)

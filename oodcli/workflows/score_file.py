@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from oodcli.activations import ActivationSet, Reference
+from oodcli.compute.compute import Compute
 from oodcli.data.dataset import CALIBRATION_ROWS, CALIBRATION_SEED, stratified
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import MethodSpec, parse_methods
 from oodcli.metrics import Curve, convention_named, near_chance
 from oodcli.progress import SILENT, Progress
-from oodcli.results import Report, ResultRow, RunSummary, with_averages
-from oodcli.scores import LABELS, PREDICTIONS, Scores, export_scores
-from oodcli.workflows.activation_file import (
+from oodcli.reporting.notes import method_notes
+from oodcli.reporting.results import Report, ResultRow, RunSummary, with_averages
+from oodcli.scoring.activation_file import (
     JIGSAW,
     TEST,
     TRAIN,
@@ -25,10 +26,9 @@ from oodcli.workflows.activation_file import (
     ActivationFile,
     read_activations,
 )
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.fitting import FittedMethods, fit_all, for_every_block
-from oodcli.workflows.notes import method_notes
-from oodcli.workflows.plan import SCORE_SCHEMA
+from oodcli.scoring.fitting import FittedMethods, fit_all, for_every_block
+from oodcli.scoring.plan import SCORE_SCHEMA
+from oodcli.store.scores import LABELS, PREDICTIONS, Scores, export_scores
 
 CONVENTION = "neutral"
 
@@ -40,7 +40,7 @@ class FileRequest:
     Parameters
     ----------
     path
-        File of activations: :mod:`oodcli.workflows.activation_file` has the layout.
+        File of activations: :mod:`oodcli.scoring.activation_file` has the layout.
     methods
         Methods as written on the command line; every method that works from activations if empty.
     compute

@@ -8,14 +8,19 @@ from typing import Any
 
 import torch
 
+from oodcli.compute.compute import Compute
+from oodcli.compute.processes import Processes, ProcessLostError
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoders import Decoders
+from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.run_data import TEST_FRACTION, check_division, find_dataset, find_divided
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet
 from oodcli.pools import worker_count
 from oodcli.progress import Progress, Silent
-from oodcli.removal import remove_run
-from oodcli.runs import (
+from oodcli.scoring.accuracy import accuracy_on
+from oodcli.scoring.open_run import OpenRun
+from oodcli.store.removal import remove_run
+from oodcli.store.runs import (
     STATE,
     Begun,
     Run,
@@ -25,20 +30,15 @@ from oodcli.runs import (
     now,
     run_folders,
 )
-from oodcli.store import Store
-from oodcli.training.processes import Processes, ProcessLostError
-from oodcli.workflows.accuracy import accuracy_on
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.job import (
+from oodcli.store.store import Store
+from oodcli.training.job import (
     TrainRequest,
     named_apart,
     planned,
     resumed,
     same_run,
 )
-from oodcli.workflows.open_run import OpenRun
-from oodcli.workflows.run_data import TEST_FRACTION, check_division, find_dataset, find_divided
-from oodcli.workflows.session import Session, TrainResult, check_compiled
+from oodcli.training.session import Session, TrainResult, check_compiled
 
 __all__ = ["TrainRequest", "TrainResult", "resume_run", "train", "train_seeds"]
 

@@ -51,7 +51,7 @@ def measure() -> dict[str, float]:
     import torch
 
     from oodcli.models.extraction import ReadyNetwork
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.train import TrainRequest, train
 
     pixels = np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), dtype=np.uint8)

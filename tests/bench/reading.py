@@ -23,8 +23,9 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from oodcli.data import cifar, prepare
-from oodcli.store import Store
+from oodcli.data import prepare
+from oodcli.data.formats import cifar
+from oodcli.store.store import Store
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)

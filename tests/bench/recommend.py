@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 
 from oodcli.activations import ActivationSet
+from oodcli.compute.compute import Compute
 from oodcli.data.benchmarks import benchmark_of, own_benchmark
+from oodcli.data.run_data import find_dataset
 from oodcli.images import few
 from oodcli.methods import parse_method
 from oodcli.metrics import evaluate
 from oodcli.progress import Silent
-from oodcli.runs import find_run
-from oodcli.store import Store
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.open_run import OpenRun
+from oodcli.scoring.open_run import OpenRun
+from oodcli.selection.recommendation import Recommendation
+from oodcli.selection.trial import _scores
+from oodcli.store.runs import find_run
+from oodcli.store.store import Store
 from oodcli.workflows.recommend import RecommendRequest, recommend
-from oodcli.workflows.recommendation import Recommendation
-from oodcli.workflows.run_data import find_dataset
-from oodcli.workflows.trial import _scores
 
 ALWAYS = ("msp", "energy", "knn", "featurenorm", "ensemble:knn+energy+featurenorm")
 

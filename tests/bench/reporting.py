@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from oodcli.results import Report
-from oodcli.runs import Job, Run, RunFolder
-from oodcli.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores
-from oodcli.store import Store
+from oodcli.reporting.results import Report
+from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.store.runs import Job, Run, RunFolder
+from oodcli.store.scores import LABELS, PREDICTIONS, ScoredSet, Scoring, add_scores
+from oodcli.store.store import Store
 from oodcli.workflows.report import Statistics, report
-from oodcli.workflows.sources import ScoreQuery, Sources
 
 ID_NAME, N_ID = "cifar10", 9_000
 SETS = {

@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from oodcli.data.readers import find_images
+from oodcli.compute.compute import Compute
+from oodcli.data.decoding.files import find_images
 from oodcli.models import load_run_network
-from oodcli.runs import RunFolder, find_run
-from oodcli.store import Store
-from oodcli.workflows.compute import Compute
+from oodcli.store.runs import RunFolder, find_run
+from oodcli.store.store import Store
 from oodcli.workflows.predict import PredictRequest, VerdictOutputs, predict
 
 

@@ -29,9 +29,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from oodcli.data.decoders import Decoders
-from oodcli.data.folders import open_folder
-from oodcli.data.prepare import Resizing
+from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.formats.folders import open_folder
 from oodcli.training.augment import augmented
 from oodcli.training.recipes import recipe_named
 from oodcli.training.streaming import StreamedImages, after_crop

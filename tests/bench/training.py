@@ -41,9 +41,9 @@ from torchvision import transforms
 from oodcli.models import network_of, parse_architecture
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
+from oodcli.training.objectives.registry import parse_objective
+from oodcli.training.objectives.student import LastBlock
 from oodcli.training.recipes import Recipe, recipe_for, recipe_named
-from oodcli.training.registry import parse_objective
-from oodcli.training.student import LastBlock
 
 CLASSES = 10
 

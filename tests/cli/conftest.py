@@ -11,7 +11,7 @@ from tests.support.cli import tree
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Train a tiny network on two colours once; return its store and its images."""
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.train import TrainRequest, train
 
     root = tmp_path_factory.mktemp("trained")

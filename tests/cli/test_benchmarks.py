@@ -199,8 +199,8 @@ def test_lists_stand_in_the_report(
         rows = {"val": np.arange(0, 4), "test": np.arange(4, len(part))}[key.partition("_")[0]]
         return Split(take(part, rows), key, f"{len(rows):02d}ab{'0' * 60}")
 
-    monkeypatch.setattr("oodcli.workflows.sets.split", split)
-    monkeypatch.setattr("oodcli.workflows.run_data.split", split)
+    monkeypatch.setattr("oodcli.scoring.sets.split", split)
+    monkeypatch.setattr("oodcli.data.run_data.split", split)
     benchmarks(
         replace(
             MADE,

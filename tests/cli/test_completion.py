@@ -43,7 +43,7 @@ def test_the_lists_are_those_of_the_registries() -> None:
     from oodcli.cli import completion
     from oodcli.methods import METHODS
     from oodcli.models.registry import ARCHITECTURES
-    from oodcli.training.registry import OBJECTIVES
+    from oodcli.training.objectives.registry import OBJECTIVES
 
     assert tuple(METHODS) == completion.METHODS
     assert tuple(ARCHITECTURES) == completion.ARCHITECTURES

@@ -16,9 +16,9 @@ from PIL import Image
 
 from oodcli.cli.progress import TerminalProgress
 from oodcli.data import BENCHMARKS, DATASETS, KnownDataset, Source, open_dataset, prepare
-from oodcli.data.archives import open_archive
 from oodcli.data.dataset import Dataset
-from oodcli.store import Store
+from oodcli.data.formats.archives import open_archive
+from oodcli.store.store import Store
 from tests.cli.test_wrong import says
 from tests.support.cli import Ood, flat, tree
 from tests.support.server import Server, serving
@@ -75,9 +75,9 @@ def known(monkeypatch: pytest.MonkeyPatch, server: Server) -> dict[str, KnownDat
             "oodcli.data.registry",
             "oodcli.data.opening",
             "oodcli.data.download",
-            "oodcli.workflows.catalogue",
+            "oodcli.data.catalogue",
             "oodcli.workflows.datasets",
-            "oodcli.workflows.verification",
+            "oodcli.data.verification",
         )
     ]
     for module in modules:

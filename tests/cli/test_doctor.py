@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from oodcli.runs import Begun, Job, RunFolder
-from oodcli.store import write_json
+from oodcli.store.runs import Begun, Job, RunFolder
+from oodcli.store.store import write_json
 from oodcli.training.recipes import recipe_named
 from oodcli.workflows import doctor
 
@@ -230,7 +230,7 @@ def test_a_store_that_cannot_be_written_is_a_line(
 
 
 def test_little_room_is_worth_a_remark(ood: Ood, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oodcli.store.free_bytes", lambda path: 5 * 2**20)
+    monkeypatch.setattr("oodcli.store.store.free_bytes", lambda path: 5 * 2**20)
     code, content = found(ood)
     assert code == 0
     assert any("5 MiB" in remark for remark in content["remarks"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from oodcli.errors import InvalidInputError
-from oodcli.store import read_json
+from oodcli.store.store import read_json
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -181,14 +181,14 @@ def test_a_bank_that_is_too_large_is_refused(
 def test_a_file_that_differs_is_not_written(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oodcli.workflows.onnx_verification import run_model
+    from oodcli.screening.onnx_verification import run_model
 
     def off(*args: Any) -> dict[str, np.ndarray]:
         values = run_model(*args)
         values["score"] = values["score"] * np.float32(1.01)
         return values
 
-    monkeypatch.setattr("oodcli.workflows.onnx_verification.run_model", off)
+    monkeypatch.setattr("oodcli.screening.onnx_verification.run_model", off)
     code, out, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
     assert (code, out) == (1, "")
     assert "gives other results than ood: score differ by up to" in err
@@ -199,10 +199,10 @@ def test_a_file_that_differs_is_not_written(
 def test_a_wrong_verdict_is_noticed(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oodcli.workflows.onnx_verification import run_model
+    from oodcli.screening.onnx_verification import run_model
 
     monkeypatch.setattr(
-        "oodcli.workflows.onnx_verification.run_model",
+        "oodcli.screening.onnx_verification.run_model",
         lambda *args: {**(got := run_model(*args)), "verdict": 1 - got["verdict"]},
     )
     code, _, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
@@ -226,7 +226,7 @@ def test_the_temperatures_of_t2fnorm_are_exported(ood: Ood, tiny: Path, tmp_path
 
 
 def test_sizes_are_checked_without_the_command_line_too(tiny: Path, tmp_path: Path) -> None:
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.export import ExportRequest, export
 
     with pytest.raises(InvalidInputError, match="--input-size"):
@@ -252,7 +252,7 @@ def test_the_recommended_method_or_an_ensemble_is_exported(
 
 
 def test_a_rounding_of_outputs_that_hardly_vary_is_accepted() -> None:
-    from oodcli.workflows.onnx_verification import ROUNDINGS, TOLERANCE, difference_of
+    from oodcli.screening.onnx_verification import ROUNDINGS, TOLERANCE, difference_of
 
     same = np.full(8, 3.0, dtype=np.float32)
     same[0] += np.spacing(same[0])

@@ -20,7 +20,7 @@ from oodcli.cli.render.formats.table import Cell, Column, Table
 from oodcli.cli.render.report import render_report
 from oodcli.cli.render.report_table import TableLayout
 from oodcli.metrics import Detection
-from oodcli.results import Report, ResultRow, RunSummary, with_averages
+from oodcli.reporting.results import Report, ResultRow, RunSummary, with_averages
 
 HOSTILE = (
     "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;"

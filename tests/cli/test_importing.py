@@ -388,7 +388,7 @@ def test_the_order_of_the_outputs_can_be_given(ood: Ood, tmp_path: Path, colours
 
 
 def test_a_network_hardly_above_chance_is_said_to_be() -> None:
-    from oodcli.workflows.plausibility import _against_chance
+    from oodcli.training.plausibility import _against_chance
 
     assert "no better than chance" in next(_against_chance(0.0, 256, 0.001), "")
     # 5 of 500 images in 1,000 classes are more than chance, and yet nothing.
@@ -510,7 +510,7 @@ def test_weights_without_the_classes_are_refused_before_the_network_is_built(
     def never(*_args: object, **_more: object) -> None:
         raise AssertionError("the network is followed")
 
-    monkeypatch.setattr("oodcli.models.foreign.dissect", never)
+    monkeypatch.setattr("oodcli.models.external.dissect", never)
     code, _, err = ood("import", "colours.pt", "--arch", f"{colours}:any_size", "--data", data)
     assert code == 1
     assert err.splitlines()[-1] == (

@@ -12,7 +12,14 @@ from oodcli.cli.render.report import render_report
 from oodcli.cli.render.report_table import TableLayout
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.metrics import Detection
-from oodcli.results import Report, ResultRow, RunSummary, SplitUsed, over_runs, with_averages
+from oodcli.reporting.results import (
+    Report,
+    ResultRow,
+    RunSummary,
+    SplitUsed,
+    over_runs,
+    with_averages,
+)
 
 
 def row(

@@ -78,7 +78,7 @@ def test_the_list_as_csv_and_markdown(ood: Ood, tmp_path: Path) -> None:
 
 def test_every_method_has_a_paper_with_a_year_and_documents_itself() -> None:
     """What ``show`` prints comes from the docstrings, so none may be wanting."""
-    from oodcli.workflows.methods import show_method
+    from oodcli.methods.pages import show_method
 
     for name, method in METHODS.items():
         (part,) = show_method(name).parts
@@ -162,11 +162,11 @@ def test_cost_in_words(
     inputs: tuple,
     cost: str,
 ) -> None:
-    import oodcli.workflows.methods
-    from oodcli.workflows.methods import list_methods
+    import oodcli.methods.pages
+    from oodcli.methods.pages import list_methods
 
     made = Method(METHODS["msp"].type, "Made", "nobody 2030", inputs, {}, passes, train_passes)
-    monkeypatch.setattr(oodcli.workflows.methods, "METHODS", {"made": made})
+    monkeypatch.setattr(oodcli.methods.pages, "METHODS", {"made": made})
     assert [each.cost for each in list_methods().methods] == [cost]
 
 

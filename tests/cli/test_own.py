@@ -279,8 +279,8 @@ def test_a_known_name_is_told_from_a_folder_of_that_name(
 def test_a_known_name_is_told_from_a_folder_before_anything_is_fetched(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
+    from oodcli.data import run_data
     from oodcli.errors import DownloadError
-    from oodcli.workflows import run_data
 
     before: list[str] = []
 

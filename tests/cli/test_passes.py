@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oodcli.data import prepare, readers
-from oodcli.data.readers import decode
+from oodcli.data import prepare
+from oodcli.data.decoding import files
+from oodcli.data.decoding.files import decode
 from tests.support.cli import flat
 
 Ood = Callable[..., tuple[int, str, str]]
@@ -41,14 +42,14 @@ def test_no_image_is_computed_twice_for_training_calibration_and_puzzles(
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the list of files that are decoded."""
-    files: list[Path] = []
+    seen: list[Path] = []
 
     def counted(path: Path, *, as_published: bool = False) -> np.ndarray:
-        files.append(path)
+        seen.append(path)
         return decode(path, as_published=as_published)
 
-    monkeypatch.setattr(readers, "decode", counted)
-    return files
+    monkeypatch.setattr(files, "decode", counted)
+    return seen
 
 
 def by_set(result: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oodcli.data.arrays import ArraySource
 from oodcli.data.dataset import Dataset
+from oodcli.data.formats.arrays import ArraySource
 from oodcli.images import Part
 from oodcli.models import Pretrained
-from oodcli.workflows.preprocessing import sizing_for
+from oodcli.training.preprocessing import sizing_for
 from tests.support.cli import Ood, tree
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oodcli.store import Store
+from oodcli.store.store import Store
 from tests.support.cli import Ood, flat
 
 FIELDS = ["path", "class", "probability", "score", "threshold", "percentile", "verdict", "error"]

@@ -210,10 +210,10 @@ def test_what_reads_stored_scores_loads_no_torch(
 
 
 def test_records_of_the_api_are_described_field_by_field() -> None:
-    from oodcli.results import Report
-    from oodcli.workflows.block_ratios import NormRatioResult
+    from oodcli.reporting.results import Report
+    from oodcli.scoring.block_ratios import NormRatioResult
+    from oodcli.selection.recommendation import Recommendation
     from oodcli.workflows.export import Exported
-    from oodcli.workflows.recommendation import Recommendation
     from oodcli.workflows.score import ScoreResult
 
     for record in (Report, ScoreResult, NormRatioResult, Recommendation, Exported):

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oodcli.compute.compute import Compute
 from oodcli.methods import parse_method
-from oodcli.runs import RunFolder
-from oodcli.store import Store, read_json, write_json
-from oodcli.workflows.compute import Compute
-from oodcli.workflows.open_run import OpenRun
+from oodcli.scoring.open_run import OpenRun
+from oodcli.store.runs import RunFolder
+from oodcli.store.store import Store, read_json, write_json
 from oodcli.workflows.recommend import RecommendRequest, recommend, recommended_method
 from tests.support.cli import Ood, flat, tree
 
@@ -75,8 +75,8 @@ def test_a_method_is_recommended_stored_and_used(
 
 
 def test_what_is_chosen_is_what_the_fitted_method_gives(held_out: RunFolder) -> None:
-    from oodcli.workflows.trial import try_all
-    from oodcli.workflows.validation import images_to_choose_on
+    from oodcli.selection.trial import try_all
+    from oodcli.selection.validation import images_to_choose_on
 
     store = Store(held_out.path.parents[1])
     run = OpenRun.of(store, held_out, Compute.of("cpu"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oodcli.removal import leftovers
-from oodcli.store import Store
+from oodcli.store.removal import leftovers
+from oodcli.store.store import Store
 from tests.support.cli import Ood, flat
 
 IN_USE = "error: run tiny is in use by another ood process; stop it, or wait until it has ended\n"

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from oodcli import __version__
 from oodcli.cli.options import Format
 from oodcli.cli.render.formats import human_bytes
 from oodcli.cli.render.normratio import render_normratio
 from oodcli.cli.render.report import render_report
 from oodcli.cli.speech import deliver
 from oodcli.metrics import Detection
-from oodcli.results import Report, ResultRow, RunSummary, over_runs, with_averages
-from oodcli.workflows.block_ratios import Block, NormRatioResult
+from oodcli.reporting.results import Report, ResultRow, RunSummary, over_runs, with_averages
+from oodcli.scoring.block_ratios import Block, NormRatioResult
+from oodcli.version import __version__
 
 
 def row(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oodcli.store import Store, read_json
+from oodcli.store.store import Store, read_json
 from oodcli.workflows.train import TrainRequest, train
 from tests.support.cli import Ood, flat, tree
 

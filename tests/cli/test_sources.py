@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from oodcli.errors import InvalidInputError
-from oodcli.scores import read_scorings
-from oodcli.store import Store
+from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.store.scores import read_scorings
+from oodcli.store.store import Store
 from oodcli.workflows.report import Statistics, report
-from oodcli.workflows.sources import ScoreQuery, Sources
 from tests.support.cli import Ood, flat
 
 
@@ -66,7 +66,7 @@ def test_an_index_is_read_once_for_all_conventions_and_plots(
 def test_score_files_are_read_once(
     ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import oodcli.workflows.sources as module
+    import oodcli.reporting.sources as module
 
     path = tmp_path / "mine.npz"
     rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_arrays_that_several_tables_share_cannot_be_written_to(
 def test_a_run_cannot_be_removed_while_its_scores_are_open(
     ood: Ood, tiny: Path, tmp_path: Path
 ) -> None:
-    from oodcli.removal import remove_run
+    from oodcli.store.removal import remove_run
 
     assert ood("score", "--method", "msp", "--ood", flat(tmp_path / "odd"))[0] == 0
     store = Store(tmp_path / "store")

@@ -87,7 +87,7 @@ def test_every_error_of_the_program_is_printed_so(
         def fail(error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("oodcli.workflows.methods.list_methods", fail)
+        monkeypatch.setattr("oodcli.methods.pages.list_methods", fail)
         code, out, err = ood("methods")
         assert (code, out) == (1, "")
         check(err)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from oodcli.compute.processes import Processes
 from oodcli.errors import InvalidInputError
-from oodcli.store import Store
-from oodcli.training.processes import Processes
+from oodcli.store.store import Store
 from oodcli.workflows.train import TrainRequest
 from oodcli.workflows.train import train as train_workflow
 from tests.support.cli import Ood, tree
@@ -59,7 +59,7 @@ def test_several_processes_do_not_compile(tmp_path: Path) -> None:
 def test_half_precision_that_does_not_pay_is_told_of(
     ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    monkeypatch.setattr("oodcli.workflows.session.quick_in_bfloat16", lambda _: quick)
+    monkeypatch.setattr("oodcli.training.session.quick_in_bfloat16", lambda _: quick)
     data = tree(tmp_path / "colours")
     code, _, err = ood("train", "--data", data, "--device", "cpu", "--amp", *SHORT)
     assert code == 0

@@ -91,7 +91,7 @@ def test_a_crop_comes_out_of_the_original_where_that_has_another_size(
     assert "by 2 processes: they are cropped out of their originals" in err
     assert_same(store, "originals", "workers")
     # The same images at the size of training beforehand: the original is what is prepared.
-    from oodcli.data.prepare import Resizing
+    from oodcli.data.decoding.prepare import Resizing
 
     resizing = Resizing((SIDE, SIDE), "shorter-crop:18")
     for file in photos.rglob("*.png"):
@@ -182,7 +182,7 @@ def test_unreadable_images_are_told_or_left_out(ood: Ood, photos: Path) -> None:
 def test_an_image_that_vanishes_while_training_is_named(
     ood: Ood, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oodcli.workflows import session as workflow
+    from oodcli.training import session as workflow
 
     gone = photos / "train" / "red" / "07.png"
     original = workflow.placed_images

@@ -9,7 +9,7 @@ import pytest
 from oodcli.data.benchmarks import Benchmark
 from oodcli.data.dataset import Dataset
 from oodcli.data.splits import Split
-from oodcli.store import Store
+from oodcli.store.store import Store
 from tests.support.cli import Ood, flat, tree
 
 
@@ -96,7 +96,7 @@ def test_an_unknown_search_is_named_with_the_nearest(
 def test_the_benchmark_names_the_ood_validation_images(
     ood: Ood, held_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import oodcli.workflows.sets
+    import oodcli.scoring.sets
     from oodcli.data.dataset import take
 
     made = Benchmark(
@@ -111,7 +111,7 @@ def test_the_benchmark_names_the_ood_validation_images(
     def split(dataset: Dataset, key: str, _store: Store) -> Split:
         return Split(take(dataset.ood_part, rows[key]), key, "0" * 64)
 
-    monkeypatch.setattr(oodcli.workflows.sets, "split", split)
+    monkeypatch.setattr(oodcli.scoring.sets, "split", split)
     code, out, err = ood(
         "score", "--benchmark", "made", "--method", "scale", "--tune", "openood", "--format", "json"
     )

@@ -10,7 +10,7 @@ import pytest
 import oodcli
 from oodcli import methods
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.needs import Need
+from oodcli.methods._needs import Need
 from tests.support.cli import Ood
 
 VIM = (

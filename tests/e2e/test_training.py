@@ -122,8 +122,8 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_weights(ood: Ood, store:
 
 def test_a_spoiled_run_can_be_started_from(ood: Ood, store: Path) -> None:
     """What was kept before the loss was NaN is good to begin another run with."""
-    from oodcli.store import Store
-    from oodcli.workflows import session as workflow
+    from oodcli.store.store import Store
+    from oodcli.training import session as workflow
 
     original = workflow.Trainer.epochs
 
@@ -267,7 +267,7 @@ def test_twenty_kills_in_a_row_change_nothing(ood: Ood, store: Path) -> None:
 
 
 def test_a_damaged_state_falls_back_on_the_one_before(ood: Ood, store: Path) -> None:
-    from oodcli.workflows import session as workflow
+    from oodcli.training import session as workflow
 
     original = workflow.save_state
     whole = (*SMALL, "--epochs", 4)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from oodcli.plots import Picture
 from oodcli.progress import Progress
-from oodcli.results import Report
-from oodcli.store import Store
-from oodcli.workflows.pictures import pictures
+from oodcli.reporting.pictures import pictures
+from oodcli.reporting.plots import Picture
+from oodcli.reporting.results import Report
+from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.store.store import Store
 from oodcli.workflows.report import Statistics, report
-from oodcli.workflows.sources import ScoreQuery, Sources
 
 
 def report_of(

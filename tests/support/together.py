@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from oodcli.compute.processes import Processes, together
 from oodcli.models import parse_architecture
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
-from oodcli.training.processes import Processes, together
+from oodcli.training.objectives.registry import parse_objective
+from oodcli.training.objectives.student import LastBlock
 from oodcli.training.recipes import Recipe
-from oodcli.training.registry import parse_objective
-from oodcli.training.student import LastBlock
 
 # 50 images make batches of 16, 16, 16 and 2; of 49, the last batch has one image for two processes.
 RECIPE = Recipe("test", "here", epochs=2, batch_size=16, lr=0.02, crop_padding=1)

@@ -24,7 +24,7 @@ Ood = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Train a tiny network on two colours; return its store and its test images."""
-    from oodcli.store import Store
+    from oodcli.store.store import Store
     from oodcli.workflows.train import TrainRequest, train
 
     root = tmp_path_factory.mktemp("api")
@@ -215,7 +215,7 @@ def test_rows_stand_where_they_belong_when_shards_are_many(
     good = files(made)
     wanted = detector.score(good)
     # Of images of 32×32 pixels three go through the network together.
-    monkeypatch.setattr("oodcli.workflows.judging._PIXELS", 3 * 32 * 32)
+    monkeypatch.setattr("oodcli.screening.judging._PIXELS", 3 * 32 * 32)
     images = [each for path in good for each in (path, b"no image")]
     found = detector.predict(iter(images), errors="row")
     np.testing.assert_allclose(found.score[::2], wanted, rtol=1e-5)
@@ -282,7 +282,7 @@ def test_errors_speak_of_arguments(
 ) -> None:
     """And come before anything is fitted."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("oodcli.workflows.open_run.RunData.of", None)
+    monkeypatch.setattr("oodcli.scoring.open_run.RunData.of", None)
     with pytest.raises(InvalidInputError) as caught:
         oodcli.load_run("tiny", store=made[0]).detector("nci", **wrong)  # type: ignore[arg-type]
     assert told in str(caught.value)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from oodcli import store as stores
-from oodcli.data.archives import members_of
-from oodcli.data.arrays import NpySource, open_npz, read_npy
-from oodcli.data.lists import open_list
+from oodcli.data.decoding.files import decode
+from oodcli.data.formats.archives import members_of
+from oodcli.data.formats.arrays import NpySource, open_npz, read_npy
+from oodcli.data.formats.lists import open_list
 from oodcli.data.opening import open_dataset
-from oodcli.data.readers import decode
 from oodcli.errors import (
     CorruptArtifactError,
     InvalidInputError,
@@ -22,9 +21,10 @@ from oodcli.errors import (
     UnreadableImageError,
 )
 from oodcli.files import check_file, expanded, reading, regular
-from oodcli.foreign import read_score_file
 from oodcli.models.state_dicts import read_state
-from oodcli.store import Store, file_of_user
+from oodcli.reporting.score_files import read_score_file
+from oodcli.store import store as stores
+from oodcli.store.store import Store, file_of_user
 
 
 def test_a_regular_file_and_a_link_to_one_may_be_named(tmp_path):

@@ -24,23 +24,23 @@ import pytest
 import safetensors.torch
 import torch
 
-from oodcli.data.archives import open_archive
-from oodcli.data.arrays import open_npy, open_npz
-from oodcli.data.cifar import CIFAR10, find_release, open_cifar
 from oodcli.data.class_order import read_class_names
-from oodcli.data.lists import open_list
-from oodcli.data.mnist import read_idx
-from oodcli.data.registered import registered
-from oodcli.data.svhn import open_svhn
+from oodcli.data.formats.archives import open_archive
+from oodcli.data.formats.arrays import open_npy, open_npz
+from oodcli.data.formats.cifar import CIFAR10, find_release, open_cifar
+from oodcli.data.formats.lists import open_list
+from oodcli.data.formats.mnist import read_idx
+from oodcli.data.formats.svhn import open_svhn
+from oodcli.data.own_names import registered
 from oodcli.errors import OodError
-from oodcli.foreign import read_score_file
-from oodcli.methods.stored import read_arrays as read_detector
+from oodcli.methods._stored import read_arrays as read_detector
 from oodcli.models.checkpoint import load_weights
 from oodcli.models.state_dicts import read_checkpoint
 from oodcli.progress import Silent
-from oodcli.store import Store, read_arrays, read_json, write_arrays, write_json
-from oodcli.workflows.activation_file import read_activations
-from oodcli.workflows.verdict_file import Verdict, verdict_file
+from oodcli.reporting.score_files import read_score_file
+from oodcli.scoring.activation_file import read_activations
+from oodcli.screening.verdict_file import Verdict, verdict_file
+from oodcli.store.store import Store, read_arrays, read_json, write_arrays, write_json
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)

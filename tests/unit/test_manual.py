@@ -10,7 +10,7 @@ import pytest
 from oodcli.manual import TOPICS, page
 from oodcli.manual.contract import OBJECTS
 from oodcli.manual.generate import PARTS, refreshed
-from oodcli.results import COLUMNS
+from oodcli.reporting.results import COLUMNS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 # The object in the contract that a golden file holds the form of.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from oodcli.data.readers import decode, decode_stream, rgb_of
+from oodcli.data.decoding.files import decode, decode_stream, rgb_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.pillow import EXTENSIONS, FORMATS
 

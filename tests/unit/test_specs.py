@@ -5,7 +5,7 @@ import pytest
 from oodcli.errors import OodError
 from oodcli.methods import parse_method
 from oodcli.models import parse_architecture
-from oodcli.training.registry import parse_objective
+from oodcli.training.objectives.registry import parse_objective
 
 
 @pytest.mark.parametrize(

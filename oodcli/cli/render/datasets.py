@@ -7,8 +7,8 @@ from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, human_bytes, write_table
 
 if TYPE_CHECKING:
-    from oodcli.workflows.catalogue import ListedBenchmark, ListedDataset, Listing
-    from oodcli.workflows.verification import Verification
+    from oodcli.data.catalogue import ListedBenchmark, ListedDataset, Listing
+    from oodcli.data.verification import Verification
 
 
 def render_listing(listing: "Listing", how: Format, *, urls: bool) -> str:

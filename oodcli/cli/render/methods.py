@@ -8,8 +8,7 @@ from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, write_table
 
 if TYPE_CHECKING:
-    from oodcli.specs import Value
-    from oodcli.workflows.methods import (
+    from oodcli.methods.pages import (
         ListedMethod,
         ListedParameter,
         MethodList,
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
         MethodText,
         MethodTrial,
     )
+    from oodcli.specs import Value
 
 _WIDTH = 96
 # How wide the columns of the list are whose texts may take several lines.

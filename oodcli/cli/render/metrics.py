@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from oodcli.results import FULL_SPECTRUM
-from oodcli.scores import AVERAGE
+from oodcli.reporting.results import FULL_SPECTRUM
+from oodcli.store.scores import AVERAGE
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, write_csv, write_json, write_tables
 
 if TYPE_CHECKING:
-    from oodcli.workflows.block_ratios import NormRatioResult
+    from oodcli.scoring.block_ratios import NormRatioResult
 
 
 def render_normratio(result: "NormRatioResult", how: Format, *, to_file: bool) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from oodcli.cli.render.formats import Cell, Column, Table, percent
 from oodcli.cli.render.metrics import METRIC_STYLES, set_name, signed
-from oodcli.literature import SOURCES, PublishedComparison
+from oodcli.reporting.literature import SOURCES, PublishedComparison
 
 
 def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2) -> Table:
@@ -14,7 +14,7 @@ def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2)
     Parameters
     ----------
     comparisons
-        What `oodcli.literature.compare` found.
+        What `oodcli.reporting.literature.compare` found.
     digits
         Digits after the point of a percent.
     """

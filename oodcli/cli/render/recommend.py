@@ -7,7 +7,7 @@ from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, percent, write_table
 
 if TYPE_CHECKING:
-    from oodcli.workflows.recommendation import RatedMethod, Recommendation
+    from oodcli.selection.recommendation import RatedMethod, Recommendation
 
 _SHOWN = 12
 

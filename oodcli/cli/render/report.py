@@ -10,8 +10,8 @@ from oodcli.cli.render.formats import EmbeddedPicture, write_csv, write_json, wr
 from oodcli.cli.render.published import published_table
 from oodcli.cli.render.report_table import TableLayout, report_tables
 from oodcli.cli.render.statistics import statistics_tables
-from oodcli.literature import PublishedComparison
-from oodcli.results import METRICS, Report, ResultRow
+from oodcli.reporting.literature import PublishedComparison
+from oodcli.reporting.results import METRICS, Report, ResultRow
 
 
 def render_report(

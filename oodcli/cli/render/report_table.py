@@ -8,20 +8,20 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from oodcli import __version__
 from oodcli.cli.options import Layout, Per
 from oodcli.cli.render.formats import Cell, Column, Table, percent
 from oodcli.cli.render.metrics import METRIC_STYLES, MetricStyle
 from oodcli.cli.render.papers import PAPERS, Paper
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.results import (
+from oodcli.reporting.results import (
     EXTRAS,
     FULL_SPECTRUM,
     METRICS,
     Report,
     ResultRow,
 )
-from oodcli.scores import AVERAGE
+from oodcli.store.scores import AVERAGE
+from oodcli.version import __version__
 
 _MOST_DIGITS = 10
 # In what order columns of a long table go when the window is too narrow for all.

@@ -15,7 +15,7 @@ from oodcli.cli.render.formats import (
 from oodcli.cli.render.report import render_report
 
 if TYPE_CHECKING:
-    from oodcli.workflows.plan import Plan
+    from oodcli.scoring.plan import Plan
     from oodcli.workflows.score import ScoreResult
     from oodcli.workflows.score_file import FileScores
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from oodcli.cli.render.formats import Cell, Column, Table, percent
 from oodcli.cli.render.metrics import set_name, signed
-from oodcli.results import Calibration, Comparison, MeanRank, Report
+from oodcli.reporting.results import Calibration, Comparison, MeanRank, Report
 
 
 def statistics_tables(report: Report, digits: int = 2) -> list[Table]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, percent, write_table
-from oodcli.searches import SEARCH_SCHEMA, Search
+from oodcli.store.searches import SEARCH_SCHEMA, Search
 
 
 def render_searches(

@@ -7,8 +7,8 @@ from oodcli.cli.render.formats.terminal import write_terminal
 from oodcli.cli.speech import Drawn
 
 if TYPE_CHECKING:
-    from oodcli.workflows.findings import PredictResult
-    from oodcli.workflows.verdict_file import Verdict
+    from oodcli.screening.findings import PredictResult
+    from oodcli.screening.verdict_file import Verdict
 
 _COLUMNS = (
     Column("path", "image"),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.progress import Task
-from oodcli.store import Store
+from oodcli.store.store import Store
 
 Pixels = NDArray[np.uint8]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oodcli.data.arrays import ArraySource
 from oodcli.data.class_order import in_order, read_class_names
 from oodcli.data.dataset import Dataset
+from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
 

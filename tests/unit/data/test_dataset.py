@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from oodcli.data.arrays import ArraySource
 from oodcli.data.dataset import Dataset, stratified, take
+from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
 

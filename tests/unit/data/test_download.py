@@ -504,7 +504,7 @@ _DOWNLOADING = """
 import sys
 from pathlib import Path
 from oodcli.data import Source, download
-from oodcli.store import Store
+from oodcli.store.store import Store
 root, url, md5 = sys.argv[1:]
 download("cifar10", Store(Path(root)), sources=[Source("file.bin", (url,), md5, 1_000_000)])
 """

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from oodcli.data import identity, open_dataset
+from oodcli.data.decoding.prepare import prepare
 from oodcli.data.identity import identity_of
-from oodcli.data.prepare import prepare
-from oodcli.store import Store
+from oodcli.store.store import Store
 
 
 def rewrite(path: Path, content: bytes) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from oodcli import pools
 from oodcli.data import incoming
+from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.incoming import Item, decoded, items
-from oodcli.data.prepare import Resizing
 
 
 def make(root: Path, *names: str) -> None:

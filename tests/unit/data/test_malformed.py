@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from oodcli.data.archives import open_archive
-from oodcli.data.lists import parse_list
-from oodcli.data.readers import decode
-from oodcli.data.registered import registered
+from oodcli.data.decoding.files import decode
+from oodcli.data.formats.archives import open_archive
+from oodcli.data.formats.lists import parse_list
+from oodcli.data.own_names import registered
 from oodcli.data.unpack import unpack
 from oodcli.errors import OodError
-from oodcli.store import Store
+from oodcli.store.store import Store
 
 HOSTILE = [
     "x", "a/b", "../x", "/x", "a/../../x", "./x", "", ".", "..", "x/", "a//b", "x" * 300, "ü",

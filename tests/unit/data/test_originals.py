@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oodcli.data.arrays import ArraySource
+from oodcli.data.decoding.files import FileSource
+from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.formats.arrays import ArraySource
 from oodcli.data.originals import LARGE, OriginalSizes
-from oodcli.data.prepare import Resizing
-from oodcli.data.readers import FileSource
 
 
 def sizes(*values: tuple[int, int]) -> OriginalSizes:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from oodcli.data import open_dataset
-from oodcli.data.arrays import open_npy
-from oodcli.data.lists import open_list, parse_list
+from oodcli.data.formats.arrays import open_npy
+from oodcli.data.formats.lists import open_list, parse_list
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnreadableImageError
 
 

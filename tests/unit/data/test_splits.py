@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from oodcli.data import open_dataset, prepare
-from oodcli.data.arrays import ArraySource
 from oodcli.data.dataset import Dataset, joined
-from oodcli.data.readers import FileSource
+from oodcli.data.decoding.files import FileSource
+from oodcli.data.formats.arrays import ArraySource
 from oodcli.data.splits import ARCHIVE, known_lists, sorted_text, split
 from oodcli.errors import InvalidInputError, MissingArtifactError
 from oodcli.images import Part

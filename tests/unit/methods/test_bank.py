@@ -8,9 +8,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet, ActivationShard, Head, Reference
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods import bank as module
-from oodcli.methods.bank import Bank, by_bank, unit_features
-from oodcli.methods.class_means import directions
+from oodcli.methods import _bank as module
+from oodcli.methods._bank import Bank, by_bank, unit_features
+from oodcli.methods._class_means import directions
 
 
 def drawn(n: int, width: int = 12, *, seed: int) -> Tensor:

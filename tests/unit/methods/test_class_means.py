@@ -5,7 +5,7 @@ import torch
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.class_means import class_means, feature_mean, feature_rows, predicted_among
+from oodcli.methods._class_means import class_means, feature_mean, feature_rows, predicted_among
 
 
 def batch_of(features: torch.Tensor, head: Head) -> Activations:

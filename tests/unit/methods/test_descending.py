@@ -7,7 +7,7 @@ import torch
 
 from oodcli.activations import Activations
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.descending import descending, exponential, kept, unsigned
+from oodcli.methods._descending import descending, exponential, kept, unsigned
 
 
 def batch(features: list[list[float]]) -> Activations:

@@ -13,7 +13,7 @@ from oodcli.methods import METHODS, parse_method
 from oodcli.methods.base import score_many
 from oodcli.methods.contract import BLOCKS, CLASSES, WIDTH
 from oodcli.methods.contract import toy_activations as activations
-from oodcli.workflows.tune import settings
+from oodcli.scoring.tune import settings
 
 # Methods that need a network are held to the same in test_probe_contract.py.
 NAMES = [name for name, method in METHODS.items() if not method.needs_network]

@@ -8,7 +8,7 @@ from oodcli.activations import Activations, ActivationSet, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import RankScale
-from oodcli.workflows.tune import settings
+from oodcli.scoring.tune import settings
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from sklearn.mixture import GaussianMixture
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import gmm
+from oodcli.methods._moments import squared_distances
 from oodcli.methods.gmm import GMM
-from oodcli.methods.moments import squared_distances
 
 
 def batch_of(features: torch.Tensor, head: Head) -> Activations:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet, ActivationShard, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
-from oodcli.methods import bank as bank_module
+from oodcli.methods import _bank as bank_module
 from oodcli.methods import parse_method
-from oodcli.methods.bank import Bank
+from oodcli.methods._bank import Bank
 from oodcli.methods.base import score_many
 from oodcli.methods.knn import KNN
 

@@ -6,7 +6,7 @@ import torch
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods.moments import Spectrum, moments, squared_distances, within_classes
+from oodcli.methods._moments import Spectrum, moments, squared_distances, within_classes
 
 
 def batch_of(features: torch.Tensor, head: Head) -> Activations:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods import bank as bank_module
+from oodcli.methods import _bank as bank_module
 from oodcli.methods import parse_method
+from oodcli.methods._class_means import directions
 from oodcli.methods.base import score_many
-from oodcli.methods.class_means import directions
 from oodcli.methods.nnguide import NNGuide
 
 

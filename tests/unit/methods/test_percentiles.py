@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from oodcli.methods.percentiles import ascending, at_percentile, outer_percentiles
+from oodcli.methods._percentiles import ascending, at_percentile, outer_percentiles
 
 
 @pytest.mark.parametrize("percent", [0, 1, 10, 33.3, 50, 90, 99.9, 100])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet, ActivationShard, Head, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods import bank as bank_module
+from oodcli.methods import _bank as bank_module
 from oodcli.methods import parse_method
 from oodcli.methods import relation as module
 from oodcli.methods.base import score_many

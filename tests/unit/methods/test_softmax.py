@@ -10,8 +10,8 @@ import torch
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.methods import METHODS, parse_method
+from oodcli.methods._softmax import Softmax
 from oodcli.methods.contract import Problem
-from oodcli.methods.softmax import Softmax
 from oodcli.metrics import evaluate
 
 # Of every class its probability and what that leaves to 1, in 100 digits each.

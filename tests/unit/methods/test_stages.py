@@ -2,7 +2,7 @@
 
 import torch
 
-from oodcli.methods.stages import last_of_stages
+from oodcli.methods._stages import last_of_stages
 
 
 def maps_of(*sizes: tuple[int, int]) -> dict[str, torch.Tensor]:

@@ -13,11 +13,11 @@ import torch
 from oodcli.activations import Activations, ActivationSet, Reference
 from oodcli.errors import CorruptArtifactError
 from oodcli.methods import METHODS, Fitted, parse_method
-from oodcli.methods.bank import Bank
+from oodcli.methods._bank import Bank
+from oodcli.methods._stored import UnstorableError, known_classes, pack, read_arrays, unpack
+from oodcli.methods._stored import write_arrays as write
 from oodcli.methods.contract import Problem
 from oodcli.methods.knn import KNN
-from oodcli.methods.stored import UnstorableError, known_classes, pack, read_arrays, unpack
-from oodcli.methods.stored import write_arrays as write
 
 PLAIN = {n: m for n, m in METHODS.items() if not m.needs_network}
 SHAPERS = [name for name, method in PLAIN.items() if method.is_shaper]
@@ -101,7 +101,7 @@ def test_a_bank_that_is_streamed_is_written_block_by_block(
     problem: Problem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     held = KNN.fit(problem.reference)
-    monkeypatch.setattr("oodcli.methods.bank.free_memory", lambda _device: 0)
+    monkeypatch.setattr("oodcli.methods._bank.free_memory", lambda _device: 0)
     fresh = Reference(
         problem.reference.head,
         load_train=lambda: ActivationSet.of(next(problem.reference.train.chunks())),
@@ -128,10 +128,10 @@ def test_what_is_not_of_the_package_is_not_stored(value: object) -> None:
     "structure",
     [
         {"class": "os:system", "fields": {"command": "true"}},
-        {"class": "oodcli.methods.stored:pack", "fields": {"value": 1}},
+        {"class": "oodcli.methods._stored:pack", "fields": {"value": 1}},
         {"class": "oodcli.methods.msp:MSP", "fields": {"nothing": 1}},
-        {"class": "oodcli.methods.bank:Bank", "fields": {"vectors": "text"}},
-        {"class": "oodcli.methods.bank:Bank", "fields": {}},
+        {"class": "oodcli.methods._bank:Bank", "fields": {"vectors": "text"}},
+        {"class": "oodcli.methods._bank:Bank", "fields": {}},
         {"tensor": "missing"},
         {"other": 1},
         [1],

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import METHODS, parse_method
-from oodcli.methods.traced import (
+from oodcli.methods._traced import (
     TracedBatch,
     bank_bytes,
     check_traceable,

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodcli.errors import InvalidInputError
-from oodcli.training.alpa import ALPA, similarities
-from oodcli.training.objective import Output
-from oodcli.training.probe import fit_probe
-from oodcli.training.registry import parse_objective
-from oodcli.training.supcon import SupCon, contrastive, supcon_loss
+from oodcli.training.linear_probe import fit_probe
+from oodcli.training.objectives.alpa import ALPA, similarities
+from oodcli.training.objectives.base import Output
+from oodcli.training.objectives.registry import parse_objective
+from oodcli.training.objectives.supcon import SupCon, contrastive, supcon_loss
 
 
 def unit_vectors(m: int = 8) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,9 @@ from torch import nn
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, overruns
+from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
+from oodcli.training.objectives.student import LastBlock
 from oodcli.training.recipes import Recipe, recipe_named
-from oodcli.training.registry import OBJECTIVES, parse_objective
-from oodcli.training.student import LastBlock
 
 RECIPE = Recipe("test", "here", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.training.ish import ISH, kept_entries, shaped
-from oodcli.training.objective import Output
-from oodcli.training.registry import OBJECTIVES, parse_objective
-from oodcli.training.t2fnorm import T2FNorm
+from oodcli.training.objectives.base import Output
+from oodcli.training.objectives.ish import ISH, kept_entries, shaped
+from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
+from oodcli.training.objectives.t2fnorm import T2FNorm
 
 NONE = torch.empty(0)
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodcli.data.arrays import ArraySource
-from oodcli.data.crops import RandomCrops
-from oodcli.data.decoders import Decoders
-from oodcli.data.prepare import Resizing
+from oodcli.compute.processes import Processes
+from oodcli.data.decoding.crops import RandomCrops
+from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.formats.arrays import ArraySource
 from oodcli.progress import Silent
 from oodcli.training import streaming
 from oodcli.training.loop import LabelledPixels, Trainer
-from oodcli.training.processes import Processes
+from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.recipes import RECIPES, Recipe
-from oodcli.training.registry import parse_objective
 from oodcli.training.streaming import (
     StreamedImages,
     TrainingImages,
@@ -196,7 +196,7 @@ def test_streams_hold_no_pixels_of_files(tmp_path: Path) -> None:
     """What stays in memory of a large set is its list of files."""
     from PIL import Image
 
-    from oodcli.data.readers import FileSource
+    from oodcli.data.decoding.files import FileSource
 
     for row in range(3):
         Image.fromarray(originals()[row]).save(tmp_path / f"{row}.png")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from oodcli.data.bilinear import resizing_matrices
-from oodcli.data.prepare import Resizing
-from oodcli.workflows.onnx_graph import Screening, not_below
+from oodcli.data.decoding.bilinear import resizing_matrices
+from oodcli.data.decoding.prepare import Resizing
+from oodcli.screening.onnx_graph import Screening, not_below
 
 
 @pytest.mark.parametrize("before", [(20, 24), (57, 31), (31, 57), (90, 70)])

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from oodcli.activations import Activations, ActivationSet, ActivationShard, Head
+from oodcli.compute.compute import Compute
 from oodcli.data.dataset import CALIBRATION_SEED, stratified
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.metrics import evaluate
 from oodcli.progress import Silent
-from oodcli.workflows.activation_file import read_activations, write_activations
-from oodcli.workflows.compute import Compute
+from oodcli.scoring.activation_file import read_activations, write_activations
 from oodcli.workflows.score_file import FileRequest, FileScores, _reference, score_file
 
 Arrays = dict[str, NDArray[np.generic]]

@@ -1,0 +1,1 @@
+"""Where to compute: devices, precision, memory, and several processes together."""

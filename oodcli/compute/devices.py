@@ -1,0 +1,125 @@
+"""Which device to compute on, and which packages made a result."""
+
+import contextlib
+import os
+import platform
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from oodcli.errors import InvalidInputError
+from oodcli.version import __version__
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device called ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such device, or it is not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (
+        colon and not (kind == "cuda" and number.isascii() and number.isdigit())
+    ):
+        raise InvalidInputError(
+            f"no device {name!r}; there are: auto, cpu, cuda, cuda:N for the N-th GPU, mps"
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise InvalidInputError(
+                f"device {name} is not there: torch {torch.__version__} finds no CUDA GPU; "
+                "use --device cpu"
+            )
+        if colon and int(number) >= count:
+            raise InvalidInputError(
+                f"device {name} is not there: this machine has cuda:0 to cuda:{count - 1}"
+            )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InvalidInputError("device mps is not there: this is no Apple GPU; use --device cpu")
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def enough_memory(device: torch.device, cure: str) -> Iterator[None]:
+    """Say in one line that a device has too little memory, and what helps.
+
+    Raises
+    ------
+    InvalidInputError
+        If the device runs out of memory while the context lasts.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InvalidInputError(f"{device} has too little memory; {cure}") from None
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Compute on this number of CPU threads while the context lasts; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def quick_in_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16; true where torch does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return known is None or bool(known())
+    return True
+
+
+def check_compiler(device: torch.device) -> None:
+    """See that ``torch.compile`` has what it needs on this machine.
+
+    Raises
+    ------
+    InvalidInputError
+        If it does not.
+    """
+    cure = "leave --compile out"
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInputError(f"--compile is for CPUs and CUDA GPUs, not for {device}; {cure}")
+    # The choice of torch; what it starts for a GPU needs a compiler of C alone.
+    usual = {"Darwin": "clang++", "Windows": "cl"}.get(platform.system(), "g++")
+    name = os.environ.get("CXX") or usual
+    if device.type == "cuda":
+        name = os.environ.get("CC") or ("gcc" if shutil.which("gcc") else "clang")
+    if shutil.which(name) is None:
+        raise InvalidInputError(
+            f"--compile needs a compiler, and there is no {name}; install one, or {cure}"
+        )
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").is_file():
+        raise InvalidInputError(
+            f"--compile needs the headers of Python, and there is no {headers / 'Python.h'}; "
+            f"install them (python3-dev), or {cure}"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {
+        "ood": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }

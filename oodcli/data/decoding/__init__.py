@@ -1,0 +1,1 @@
+"""From files to pixels: decoded, resized, and read again at random."""

@@ -1,0 +1,252 @@
+"""Image files: find them, tell them apart, decode them to 8-bit RGB."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from oodcli.data.identity import identity_of
+from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.files import regular
+from oodcli.pillow import EXTENSIONS, MOST_PIXELS, check_opened, open_image
+from oodcli.store.store import digest_of_json
+from oodcli.text import printable
+
+_TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+
+# Larger images are decoded one at a time, so that threads do not hold several of 2 GB.
+_LARGE_PIXELS = 2**25
+_one_large = threading.Lock()
+
+# What turns an image upright, by the orientation that its metadata name.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+
+def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
+    """Decode the first frame of an image file to RGB, uint8 ``(h, w, 3)``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    as_published
+        Whether to leave out what the code behind published numbers leaves out: the orientation in
+        EXIF metadata, and transparency.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the file is missing, cut short, not an image, or of a kind that has no 8-bit meaning.
+
+    Notes
+    -----
+    The picture is what an image viewer shows: turned upright by its EXIF orientation, and laid over
+    white where it is transparent. Greyscale of 16 bits is divided by 257, where Pillow would clip
+    it at 255.
+    """
+    try:
+        with regular(path).open("rb") as file:
+            return decode_stream(file, where=printable(str(path)), as_published=as_published)
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        reason = "the file is gone" if gone else error.strerror or str(error)
+        raise UnreadableImageError(printable(str(path)), reason) from None
+
+
+def decode_stream(
+    stream: IO[bytes], *, where: str, as_published: bool = False
+) -> NDArray[np.uint8]:
+    """Decode an image as `decode` does.
+
+    Parameters
+    ----------
+    stream
+        The bytes of the image file, at its first byte.
+    where
+        How to call it in an error.
+    as_published
+        As for `decode`.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be decoded.
+    """
+    try:
+        with open_image(stream) as image:
+            large = image.width * image.height > _LARGE_PIXELS
+            with _one_large if large else contextlib.nullcontext():
+                image.load()
+                if as_published:
+                    return _to_rgb(image, opaque=True)
+                return _to_rgb(_upright(image), opaque=False)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb"
+        raise UnreadableImageError(where, reason) from None
+    except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImageError(where, " ".join(reason.split())) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image as it is meant to be seen; TIFF files are upright once they are loaded."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - damaged metadata raise anything, and no pixel depends on them
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.update(image.info)
+    return turned
+
+
+def _to_rgb(image: Image.Image, *, opaque: bool) -> NDArray[np.uint8]:
+    if image.mode in SIXTEEN_BIT_MODES:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its grey values do not fit 16 bits")
+        narrow = ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(narrow[:, :, None], 3, axis=2)  # (h, w, 3)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range")
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        if opaque:
+            return np.asarray(layer.convert("RGB"))
+        return np.asarray(
+            Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        )
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a Pillow image as `decode` gives those of a file, uint8 ``(h, w, 3)``.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is of a kind that has no 8-bit meaning.
+    """
+    try:
+        check_opened(image)
+        image.load()
+        return _to_rgb(_upright(image), opaque=False)
+    except Exception as error:  # noqa: BLE001 - a file that is read only now makes decoders raise
+        raise InvalidInputError(
+            f"a Pillow image of mode {image.mode} cannot be read: {error}; convert it to RGB"
+        ) from None
+
+
+def find_images(folder: Path) -> list[str]:
+    """Return all image files below a folder, as paths relative to it, sorted folder by folder.
+
+    Hidden files and folders are passed over; links are followed, but not in circles.
+
+    Raises
+    ------
+    InvalidInputError
+        If a folder cannot be listed.
+    """
+    return list(_walk(str(folder), "", ()))
+
+
+def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in list_folder(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
+        # A link to nothing is kept, so that it is reported when read; pipes and devices are not.
+        elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
+            yield prefix + entry.name
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file name ends as those of images do."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a million files
+
+
+def list_folder(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder that are not hidden, sorted by name.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise InvalidInputError(f"cannot list folder {folder}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files, decoded one at a time as they are read.
+
+    Parameters
+    ----------
+    root
+        Folder that holds them all.
+    files
+        Paths relative to ``root``, in order.
+    as_published
+        As for `decode`.
+    """
+
+    root: Path
+    files: Sequence[str]
+    as_published: bool = False
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the files, see :mod:`oodcli.data.identity`, and of how they are decoded."""
+        return digest_of_json([identity_of(self.root, self.files), self.as_published])
+
+    def name_of(self, row: int) -> str:
+        """Return the path of an image in the folder."""
+        return self.files[row]
+
+    def take(self, rows: NDArray[np.int64], /) -> "FileSource":
+        """Return a source of chosen files."""
+        return replace(self, files=[self.files[row] for row in rows])
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        for file in self.files[start:stop]:
+            try:
+                image = decode(self.root / file, as_published=self.as_published)
+            except UnreadableImageError as error:
+                yield error
+            else:
+                yield image

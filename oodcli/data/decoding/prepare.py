@@ -1,0 +1,664 @@
+"""Decode and resize images once, and keep them in the store.
+
+::
+
+    images/<key>/
+      manifest.json   key in clear, digest of every shard, images left out
+      00000.npy …     pixels of a shard, uint8 (n, 3, h, w)
+      00000.json …    what the manifest will say of a shard; only until all are done
+
+The key stands for the source and the size. A shard holds the images of ``SHARD_ROWS`` rows of the
+source, less those that could not be read, so that each can be made again on its own.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from oodcli.data.dataset import take
+from oodcli.data.decoding.pixels import PixelFile, PixelWriter
+from oodcli.data.decoding.workers import resized
+from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
+from oodcli.images import (
+    SHARD_ROWS,
+    Digest,
+    ImageSet,
+    ImageShard,
+    ImageSource,
+    Part,
+    chunk_rows,
+)
+from oodcli.pools import decoding, pools_of_command
+from oodcli.progress import Progress, Silent, Task
+from oodcli.store.store import (
+    Store,
+    check_room,
+    digest_of_json,
+    read_json,
+    remove_leftovers,
+    replacing,
+    scratch,
+    write_json,
+)
+
+# Raised whenever the same files give other pixels: 2 since images are shown upright, over white.
+SCHEMA = 2
+RESIZE = "bilinear"
+_HOW = re.compile(r"exact|shorter-crop(?::([1-9][0-9]{0,4}))?")
+MAX_PIXELS_BYTES = 8 * 1024**3
+# In place of the digest of images that were not to be decoded.
+UNDECODED = "undecoded"
+
+_ROWS_PER_ADVANCE = 32
+
+
+def prepare(
+    part: Part,
+    store: Store,
+    *,
+    name: str,
+    size: tuple[int, int] = (32, 32),
+    resize: str = "exact",
+    progress: Progress | None = None,
+    skip_unreadable: bool = False,
+    max_pixels_bytes: int = MAX_PIXELS_BYTES,
+    decode: bool = True,
+    seen: Callable[[ImageShard], None] | None = None,
+) -> ImageSet:
+    """Return the images of a part at one size; decode them only if that was not done before.
+
+    Parameters
+    ----------
+    part
+        Images of any size.
+    store
+        Keeps the pixels. A run that was interrupted goes on after the last finished shard.
+    name
+        How to call the images in messages and tables.
+    size
+        Height and width of the images that come out.
+    resize
+        ``exact``, which does not keep the aspect ratio; or ``shorter-crop``, which brings the
+        shorter side to that of ``size`` and cuts out the centre; ``shorter-crop:256`` brings it to
+        256 pixels first.
+    progress
+        Told of the images read, and of shards that had to be read again.
+    skip_unreadable
+        Whether to leave out images that cannot be read.
+    max_pixels_bytes
+        Above this size only digests are kept, and images are decoded whenever they are loaded.
+    decode
+        Whether to decode them if that was not done before. If not, shards stand for them whose
+        digest is ``UNDECODED``, of all images, also of those that may turn out unreadable.
+    seen
+        Called with each shard that is decoded and whose pixels are not kept, while they are there.
+        Of a set that was decoded before, in part or as a whole, it sees the rest.
+
+    Returns
+    -------
+    images
+        Their shards read the pixels when loaded, and check them; a damaged shard is made again.
+
+    Raises
+    ------
+    UnreadableImageError
+        If an image cannot be read and is not to be left out.
+    InvalidInputError
+        If no image at all can be read, or there is no such way to resize.
+
+    Notes
+    -----
+    Resizing is Pillow's bilinear filter, which averages when it shrinks (no aliasing). Images that
+    have the size already stay as they are. ``shorter-crop`` gives the pixels of torchvision's
+    ``Resize`` and ``CenterCrop``.
+    """
+    shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
+    manifest = shards.manifest()
+    if manifest is None and not decode:
+        return shards.undecoded(part)
+    if manifest is None:
+        with store.lock(shards.lock_name, progress=progress):
+            # Another process may have made them while this one waited.
+            manifest = shards.manifest() or shards.make(
+                skip_unreadable=skip_unreadable,
+                stored=len(part) * 3 * size[0] * size[1] <= max_pixels_bytes,
+                seen=seen,
+            )
+    skipped = [left_out for record in manifest.records for left_out in record.skipped]
+    if skipped and not skip_unreadable:
+        raise UnreadableImageError(skipped[0].where, skipped[0].reason)
+    if len(skipped) == len(part):
+        raise InvalidInputError(
+            f"none of the {len(part)} images of {name} can be read; the first is "
+            f"{skipped[0].where}: {skipped[0].reason}"
+        )
+    return shards.images(part, manifest)
+
+
+def prepare_some(
+    part: Part,
+    rows: NDArray[np.int64],
+    store: Store,
+    *,
+    name: str,
+    size: tuple[int, int] = (32, 32),
+    resize: str = "exact",
+    progress: Progress | None = None,
+    skip_unreadable: bool = False,
+    decode: bool = True,
+    seen: Callable[[ImageShard], None] | None = None,
+) -> ImageSet:
+    """Return chosen images of a part at one size; the others are not decoded.
+
+    Parameters
+    ----------
+    part
+        Images of any size.
+    rows
+        Ascending row numbers of the part, ``(m,)``.
+    store, name, size, resize, progress, skip_unreadable, decode, seen
+        As for `prepare`.
+
+    Returns
+    -------
+    images
+        With their row numbers in the part; if all of the part was prepared before, what is stored
+        of its images serves these too.
+
+    Raises
+    ------
+    OodError
+        As `prepare`.
+    """
+    shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
+    manifest = shards.manifest()
+    whole = None if manifest is None else shards.images(part, manifest)
+
+    def chosen(images: ImageSet) -> ImageSet:
+        return images.chosen_from(rows, whole)
+
+    def seen_there(shard: ImageShard) -> None:
+        assert seen is not None
+        seen(*chosen(ImageSet(name, (shard,))).shards)
+
+    return chosen(
+        prepare(
+            take(part, rows),
+            store,
+            name=name,
+            size=size,
+            resize=resize,
+            progress=progress,
+            skip_unreadable=skip_unreadable,
+            decode=decode,
+            seen=None if seen is None else seen_there,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImages:
+    """Decoded images in the store, and which of them are not what was written.
+
+    Parameters
+    ----------
+    name
+        How they were called when they were decoded.
+    folder
+        Where they lie.
+    rows
+        How many they are.
+    files
+        Files of pixels; none where only digests are kept.
+    damaged
+        Those files that are missing, or differ from their digest.
+    """
+
+    name: str
+    folder: Path
+    rows: int
+    files: int
+    damaged: tuple[Path, ...]
+
+
+def check_stored(folder: Path) -> StoredImages | None:
+    """Compare decoded images with the digests that were written with them.
+
+    Parameters
+    ----------
+    folder
+        A folder below ``images`` of the store.
+
+    Returns
+    -------
+    images
+        None if the images were not yet all decoded.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If the manifest is damaged.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        records = [_Record.of_json(entry) for entry in content["shards"]]
+        name, rows, stored = str(content["name"]), int(content["rows"]), bool(content["stored"])
+    except (KeyError, TypeError, ValueError):
+        raise CorruptArtifactError(f"{path} is damaged; remove it") from None
+    files = [folder / f"{at:05d}.npy" for at in range(len(records))] if stored else []
+    damaged = tuple(
+        file for file, record in zip(files, records, strict=False) if not _holds(file, record)
+    )
+    return StoredImages(name, folder, rows, len(files), damaged)
+
+
+def _holds(file: Path, record: "_Record") -> bool:
+    try:
+        with file.open("rb") as opened:
+            return PixelFile.of(opened).digest == record.digest
+    except (OSError, CorruptArtifactError):
+        return False
+
+
+def places_of(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where rows of a part stand among its prepared images.
+
+    Parameters
+    ----------
+    images
+        What `prepare` returned for the part.
+    rows
+        Ascending row numbers of the part, ``(m,)``.
+
+    Returns
+    -------
+    places
+        Ascending row numbers of ``images``; rows that were left out are not among them.
+    """
+    present = np.concatenate([shard.indices for shard in images.shards])
+    return np.flatnonzero(np.isin(present, rows)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """An image that was left out."""
+
+    row: int
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is known of a finished shard."""
+
+    digest: str
+    skipped: tuple[_Skipped, ...]
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> "_Record":
+        return cls(str(content["digest"]), tuple(_Skipped(**entry) for entry in content["skipped"]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What is known of all shards, and whether their pixels are stored."""
+
+    records: tuple[_Record, ...]
+    stored: bool
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """The shards of one source at one size."""
+
+    store: Store
+    source: ImageSource
+    resizing: "Resizing"
+    name: str
+    progress: Progress
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        return {
+            "source": self.source.fingerprint,
+            "size": list(self.resizing.size),
+            "resize": self.resizing.key,
+            "schema": SCHEMA,
+        }
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.store.images / digest_of_json(self.key)
+
+    @property
+    def lock_name(self) -> str:
+        return f"images/{self.folder.name}"
+
+    @property
+    def count(self) -> int:
+        return -(-len(self.source) // SHARD_ROWS)
+
+    def rows(self, at: int) -> range:
+        """Return the rows of the source that belong to a shard."""
+        return range(at * SHARD_ROWS, min((at + 1) * SHARD_ROWS, len(self.source)))
+
+    def kept_rows(self, at: int, record: _Record) -> NDArray[np.int64]:
+        """Return the rows of a shard that could be read."""
+        left_out = [skipped.row for skipped in record.skipped]
+        return np.setdiff1d(np.array(self.rows(at), dtype=np.int64), left_out)
+
+    def manifest(self) -> _Manifest | None:
+        """Return what was written when all shards were done; None if it cannot be relied on."""
+        try:
+            content = read_json(self.folder / "manifest.json")
+            records = tuple(_Record.of_json(entry) for entry in content["shards"])
+            if content["key"] == self.key and len(records) == self.count:
+                return _Manifest(records, stored=bool(content["stored"]))
+        except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
+            pass
+        return None
+
+    def images(self, part: Part, manifest: _Manifest) -> ImageSet:
+        """Return the images of a part that could be read."""
+        kept = [self.kept_rows(at, record) for at, record in enumerate(manifest.records)]
+        return ImageSet(
+            self.name,
+            tuple(
+                ImageShard(rows, partial(self.chunks, at, manifest), manifest.records[at].digest)
+                for at, rows in enumerate(kept)
+                if len(rows)
+            ),
+            None if part.labels is None else part.labels[np.concatenate(kept)],
+            tuple(one.where for record in manifest.records for one in record.skipped),
+        )
+
+    def undecoded(self, part: Part) -> ImageSet:
+        """Return what stands for images that are not decoded."""
+        rows = [np.array(self.rows(at), dtype=np.int64) for at in range(self.count)]
+        shards = (ImageShard(each, partial(self._first, each), UNDECODED) for each in rows)
+        return ImageSet(self.name, tuple(shards), part.labels)
+
+    def _first(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        raise ValueError(f"images {rows[0]} to {rows[-1]} of {self.name} were not to be decoded")
+
+    def make(
+        self,
+        *,
+        skip_unreadable: bool,
+        stored: bool,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> _Manifest:
+        """Decode all images that are not yet decoded."""
+        if (self.folder / "manifest.json").exists():
+            self.progress.note(f"the stored images of {self.name} are damaged; reading them again")
+        remove_leftovers(self.folder, older_than_s=0)
+        records = list(self._finished())
+        done = min(len(records) * SHARD_ROWS, len(self.source))
+        if stored:
+            needed = (len(self.source) - done) * 3 * math.prod(self.resizing.size)
+            check_room(self.store.root, needed, f"the {len(self.source):,} images of {self.name}")
+        with (
+            decoding() as pools,
+            self.progress.task(
+                f"reading {self.name}", total=len(self.source), unit="images"
+            ) as task,
+        ):
+            task.advance(done)
+            images = resized(pools, self.source, done, len(self.source), self.resizing.apply)
+            for at in range(len(records), self.count):
+                with self._opened(at, stored=stored) as file:
+                    pixels, skipped = self._gather(
+                        file, images, at, skip_unreadable=skip_unreadable, task=task
+                    )
+                    record = _Record(pixels.digest, skipped)
+                    rows = self.kept_rows(at, record)
+                    if seen is not None and not stored and len(rows):
+                        seen(ImageShard(rows, pixels.chunks, record.digest))
+                write_json(self._record_path(at), asdict(record))
+                records.append(record)
+        write_json(
+            self.folder / "manifest.json",
+            {
+                "schema": SCHEMA,
+                "key": self.key,
+                "name": self.name,
+                "rows": len(self.source) - sum(len(record.skipped) for record in records),
+                "stored": stored,
+                "shards": [asdict(record) for record in records],
+            },
+        )
+        for at in range(self.count):
+            self._record_path(at).unlink(missing_ok=True)
+        return _Manifest(tuple(records), stored=stored)
+
+    def _finished(self) -> Iterator[_Record]:
+        """Yield the records of the first shards, up to the first that is missing."""
+        for at in range(self.count):
+            try:
+                yield _Record.of_json(read_json(self._record_path(at)))
+            except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
+                return
+
+    def _opened(self, at: int, *, stored: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Open the file of a shard to write it, or one that is gone afterwards."""
+        size = len(self.rows(at)) * 3 * math.prod(self.resizing.size)
+        return replacing(self._path(at), size=size) if stored else scratch(self.folder, size=size)
+
+    def _gather(
+        self,
+        file: IO[bytes],
+        images: Iterator[NDArray[np.uint8] | UnreadableImageError],
+        at: int,
+        *,
+        skip_unreadable: bool,
+        task: Task | None = None,
+    ) -> tuple[PixelFile, tuple[_Skipped, ...]]:
+        """Take the images of a shard from an iterator into a file."""
+        rows = self.rows(at)
+        writer = PixelWriter(file, self.resizing.size)
+        skipped: list[_Skipped] = []
+        for nth, row in enumerate(rows, start=1):
+            image = next(images)
+            if not isinstance(image, UnreadableImageError):
+                writer.add(image)
+            elif skip_unreadable:
+                skipped.append(_Skipped(row, image.where, image.reason))
+            else:
+                raise image
+            if task is not None and (nth % _ROWS_PER_ADVANCE == 0 or nth == len(rows)):
+                task.advance((nth - 1) % _ROWS_PER_ADVANCE + 1)
+        return writer.finished(), tuple(skipped)
+
+    def chunks(self, at: int, manifest: _Manifest) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pixels of a shard in order, uint8 ``(m, 3, h, w)``, checked."""
+        if not manifest.stored:
+            yield from self._again(at, manifest)
+            return
+        with self._whole(at, manifest) as pixels:
+            yield from pixels.chunks()
+
+    @contextlib.contextmanager
+    def _whole(self, at: int, manifest: _Manifest) -> Iterator[PixelFile]:
+        """Open the pixels of a shard as they were written, which are made again if need be."""
+        with contextlib.ExitStack() as opened:
+            pixels = self._read(at, manifest, opened)
+            if pixels is None:
+                with self.store.lock(self.lock_name, progress=self.progress):
+                    # Another process may have made it again while this one waited.
+                    pixels = self._read(at, manifest, opened) or self._repaired(
+                        at, manifest, opened
+                    )
+            yield pixels
+
+    def _repaired(self, at: int, manifest: _Manifest, opened: contextlib.ExitStack) -> PixelFile:
+        """Decode a shard whose stored pixels are not what was written, and store them."""
+        self.progress.note(
+            f"stored images of {self.name} are missing or damaged ({self._path(at)}); "
+            "reading them again"
+        )
+        known, rows = manifest.records[at], self.rows(at)
+        with decoding() as pools, self._opened(at, stored=True) as file:
+            images = resized(pools, self.source, rows.start, rows.stop, self.resizing.apply)
+            made, skipped = self._gather(file, images, at, skip_unreadable=bool(known.skipped))
+            if _Record(made.digest, skipped) != known:
+                raise self._changed(at)
+        pixels = self._read(at, manifest, opened)
+        assert pixels is not None  # it has just been written
+        return pixels
+
+    def _again(self, at: int, manifest: _Manifest) -> Iterator[NDArray[np.uint8]]:
+        """Decode a shard that was decoded before; the last chunk when all are found unchanged.
+
+        The pools are those of the command, for whoever stops early must not have to end any.
+        """
+        known, rows = manifest.records[at], self.rows(at)
+        images = resized(
+            pools_of_command(), self.source, rows.start, rows.stop, self.resizing.apply
+        )
+        size = self.resizing.size
+        count = len(rows) - len(known.skipped)
+        digest = Digest(np.dtype(np.uint8), (count, 3, *size))
+        skipped: list[_Skipped] = []
+        chunk: list[NDArray[np.uint8]] = []
+        for row, image in zip(rows, images, strict=True):
+            if isinstance(image, UnreadableImageError):
+                if not known.skipped:
+                    raise image
+                skipped.append(_Skipped(row, image.where, image.reason))
+                continue
+            if len(chunk) == chunk_rows(*size):
+                yield np.stack(chunk)
+                chunk = []
+            chunk.append(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            digest.update(chunk[-1])
+        if _Record(digest.hexdigest(), tuple(skipped)) != known:
+            raise self._changed(at)
+        if chunk:
+            yield np.stack(chunk)
+
+    def _changed(self, at: int) -> CorruptArtifactError:
+        """Let no pixels pass for those that results are stored of, and say so."""
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        rows = self.rows(at)
+        return CorruptArtifactError(
+            f"images {rows.start} to {rows.stop - 1} of {self.name} are no longer what was "
+            "read before; run the same command again"
+        )
+
+    def _read(self, at: int, manifest: _Manifest, opened: contextlib.ExitStack) -> PixelFile | None:
+        """Open the pixels of a shard; None if they are not there as written."""
+        try:
+            pixels = PixelFile.of(opened.enter_context(self._path(at).open("rb")))
+            return pixels if pixels.digest == manifest.records[at].digest else None
+        except (OSError, CorruptArtifactError):
+            return None
+
+    def _path(self, at: int) -> Path:
+        return self.folder / f"{at:05d}.npy"
+
+    def _record_path(self, at: int) -> Path:
+        return self.folder / f"{at:05d}.json"
+
+
+def shorter_side(how: str) -> int | None:
+    """Return the shorter side that images get before they are cropped; None if nothing names it.
+
+    Parameters
+    ----------
+    how
+        ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``, with a side in pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these.
+    """
+    found = _HOW.fullmatch(how)
+    if found is None:
+        raise InvalidInputError(
+            f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {how!r}"
+        )
+    return int(found[1]) if found[1] else None
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How images of any size are brought to one size.
+
+    Parameters
+    ----------
+    size
+        Height and width of the images that come out.
+    how
+        ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``, as `prepare` takes it.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``how`` is none of these, or the side is shorter than ``size``.
+    """
+
+    size: tuple[int, int]
+    how: str = "exact"
+
+    def __post_init__(self) -> None:
+        side = shorter_side(self.how)
+        if side is not None and side < max(self.size):
+            height, width = self.size
+            raise InvalidInputError(
+                f"--resize {self.how} leaves images smaller than {height} x {width}, the size of "
+                f"the network; give a side from {max(self.size)} on, or another --image-size"
+            )
+
+    @property
+    def key(self) -> str:
+        """What tells the pixels from those of other ways."""
+        return RESIZE if self.how == "exact" else f"{RESIZE}, {self.how}"
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return an image at the size.
+
+        Parameters
+        ----------
+        image
+            Pixels, ``(h, w, 3)``.
+        """
+        height, width = self.size
+        larger, (top, left) = self.plan((image.shape[0], image.shape[1]))
+        return scaled(image, *larger)[top : top + height, left : left + width]
+
+    def plan(self, before: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the size that images of a size are scaled to, and the corner to cut from there.
+
+        Parameters
+        ----------
+        before
+            Height and width.
+        """
+        if self.how == "exact":
+            return self.size, (0, 0)
+        side = shorter_side(self.how) or max(self.size)
+        # Integer division rounds the longer side down, as torchvision does.
+        height, width = (side * length // min(before) for length in before)
+        top, left = round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
+        return (height, width), (top, left)
+
+
+def scaled(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Return an image ``(h, w, 3)`` at the wanted height and width."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -1,0 +1,551 @@
+"""Images in NumPy arrays: in memory, in a .npy file, or in an .npz file read in order."""
+
+import contextlib
+import hashlib
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.dataset import Dataset
+from oodcli.data.identity import identity_of
+from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
+from oodcli.files import reading, regular
+from oodcli.images import Part, digest_of
+from oodcli.npz import (
+    Header,
+    array_names,
+    exactly,
+    open_member,
+    read_header,
+    read_member,
+    read_values,
+)
+from oodcli.store.store import digest_of_json
+
+MOST_CLASSES = 65_536
+MOST_PIXELS = 2**28
+
+_BLOCK_BYTES = 1 << 22
+_NPZ_CURE = "write it with numpy.savez"
+_WANTED = "wanted are images and labels, or train_images, train_labels, test_images and test_labels"
+
+
+def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image ``(h, w)``, ``(h, w, 1)`` or ``(h, w, 3)`` with three channels."""
+    if image.ndim == 2:
+        image = image[:, :, None]
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image  # (h, w, 3)
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images in memory.
+
+    Parameters
+    ----------
+    images
+        Pixels, ``(n, h, w)`` or ``(n, h, w, 3)``.
+    """
+
+    images: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the pixels."""
+        return digest_of(self.images)
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        for image in self.images[start:stop]:
+            yield as_rgb(image)
+
+
+@dataclass(frozen=True)
+class WholeFileSource:
+    """Images of one file that is read whole, when they are wanted.
+
+    Parameters
+    ----------
+    path
+        The file.
+    count
+        Number of images, as its labels say.
+    load
+        Returns all images of the file, ``(n, h, w)`` or ``(n, h, w, 3)``.
+    """
+
+    path: Path
+    count: int
+    load: Callable[[Path], NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the file, see :mod:`oodcli.data.identity`."""
+        return identity_of(self.path)
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If the file is damaged.
+        """
+        images = self.load(self.path)
+        if len(images) != self.count:
+            raise CorruptArtifactError(
+                f"{self.path} has {len(images)} images, but there are {self.count} labels; "
+                "get both files again"
+            )
+        yield from map(as_rgb, images[start:stop])
+
+
+@contextlib.contextmanager
+def _open_array(path: Path, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
+    """Open one array of an .npz file at its first value."""
+    with (
+        _damage_is_told(path, repr(name)),
+        zipfile.ZipFile(regular(path)) as archive,
+        open_member(archive, name) as opened,
+    ):
+        yield opened
+
+
+def _damage_is_told(path: Path, array: str) -> AbstractContextManager[None]:
+    where = f"{path}: array {array}"
+    return reading(where, cure="write the file again", error=InvalidInputError)
+
+
+def _check_images(header: Header, where: str) -> None:
+    """Refuse an array that does not hold images."""
+    shape, dtype = header.shape, header.dtype
+    if dtype != np.uint8:
+        raise InvalidInputError(
+            f"{where} is {dtype}, not uint8; store pixel values from 0 to 255 as uint8"
+        )
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise InvalidInputError(
+            f"{where} has shape {shape}; images are (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
+        )
+    if min(shape) < 1:
+        raise InvalidInputError(f"{where} has shape {shape}: there is no image in it")
+    if shape[1] * shape[2] > MOST_PIXELS:
+        raise InvalidInputError(
+            f"{where} has shape {shape}; an image may have {MOST_PIXELS} pixels at most"
+        )
+
+
+def _header(path: Path, name: str) -> Header:
+    with _open_array(path, name) as (header, _):
+        return header
+
+
+def _whole(path: Path, name: str) -> NDArray[Any]:
+    """Read one array at once."""
+    with _damage_is_told(path, repr(name)), zipfile.ZipFile(regular(path)) as archive:
+        return read_member(archive, name)
+
+
+@dataclass(frozen=True)
+class NpzSource:
+    """Images in one array of an .npz file, read in order in bounded memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+    array
+        Name of the array, uint8 ``(n, h, w)``, ``(n, h, w, 1)`` or ``(n, h, w, 3)``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the array is missing or damaged, or not such images.
+
+    Notes
+    -----
+    An array in Fortran order has its images interleaved and is read at once.
+    """
+
+    path: Path
+    array: str
+
+    def __post_init__(self) -> None:
+        _check_images(self._header, f"{self.path}: array {self.array!r}")
+
+    @cached_property
+    def _header(self) -> Header:
+        return _header(self.path, self.array)
+
+    def __len__(self) -> int:
+        return self._header.shape[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the file, see :mod:`oodcli.data.identity`, and of the name of the array."""
+        return digest_of_json([identity_of(self.path), self.array])
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+
+        Raises
+        ------
+        InvalidInputError
+            If the array is damaged.
+        """
+        if self._header.is_fortran:
+            yield from map(as_rgb, _whole(self.path, self.array)[start:stop])
+            return
+        row_shape = self._header.shape[1:]
+        row_bytes = math.prod(row_shape)
+        with _open_array(self.path, self.array) as (_, stream):
+            # Rows before the first are read too, not sought past: only then is their checksum seen.
+            for rows in _blocks(start, row_bytes):
+                exactly(stream, rows * row_bytes)
+            for rows in _blocks(stop - start, row_bytes):
+                block = np.frombuffer(exactly(stream, rows * row_bytes), dtype=np.uint8)
+                yield from map(as_rgb, block.reshape(rows, *row_shape))
+
+
+@dataclass(frozen=True)
+class NpySource:
+    """Images in a .npy file, or in a .npy file inside an archive that is not compressed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    offset
+        Where in the file the array begins.
+    size
+        Number of bytes of the array with its header; to the end of the file if None.
+
+    Raises
+    ------
+    InvalidInputError
+        If the array is damaged, or not uint8 ``(n, h, w)``, ``(n, h, w, 1)`` or ``(n, h, w, 3)``.
+    """
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_images(self._header, str(self.path))
+
+    @cached_property
+    def _begin(self) -> tuple[Header, int]:
+        """Header of the array, and where its first value is."""
+        with _damage_is_told(self.path, "of images"), regular(self.path).open("rb") as stream:
+            size = self.path.stat().st_size - self.offset if self.size is None else self.size
+            stream.seek(self.offset)
+            header = read_header(stream, size=size)
+            return header, stream.tell()
+
+    @property
+    def _header(self) -> Header:
+        return self._begin[0]
+
+    def __len__(self) -> int:
+        return self._header.shape[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the file, see :mod:`oodcli.data.identity`, and of the place in it."""
+        return digest_of_json([identity_of(self.path), self.offset])
+
+    def array(self) -> NDArray[np.uint8]:
+        """Return all images; only those that are looked at are read from the disk."""
+        header, start = self._begin
+        return np.memmap(
+            self.path,
+            dtype=np.uint8,
+            mode="r",
+            offset=start,
+            shape=header.shape,
+            order="F" if header.is_fortran else "C",
+        )
+
+    def take(self, rows: NDArray[np.int64], /) -> "PickedSource":
+        """Return a source of chosen images.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, ``(m,)``.
+        """
+        return PickedSource((self,), np.zeros(len(rows), dtype=np.int64), rows)
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        yield from map(as_rgb, self.array()[start:stop])
+
+
+@dataclass(frozen=True)
+class PickedSource:
+    """Chosen images of several arrays, in any order.
+
+    Parameters
+    ----------
+    sources
+        The arrays.
+    which
+        Array of every image, ``(n,)``.
+    rows
+        Its row in that array, ``(n,)``.
+    """
+
+    sources: tuple[NpySource, ...]
+    which: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the arrays' fingerprints and of the choice."""
+        names = "".join(source.fingerprint for source in self.sources)
+        return hashlib.blake2b(
+            f"{names}{digest_of(self.which, self.rows)}".encode(), digest_size=16
+        ).hexdigest()
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        arrays = [source.array() for source in self.sources]
+        for array, row in zip(self.which[start:stop], self.rows[start:stop], strict=True):
+            yield as_rgb(arrays[array][row])
+
+
+def _blocks(rows: int, row_bytes: int) -> Iterator[int]:
+    """Divide rows into blocks of bounded size; yield the number of rows in each."""
+    largest = max(1, _BLOCK_BYTES // row_bytes)
+    while rows > 0:
+        yield min(rows, largest)
+        rows -= largest
+
+
+def open_npz(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) -> Dataset:
+    """Open an .npz file as a data set; no pixel is read yet.
+
+    Parameters
+    ----------
+    path
+        A file with ``images`` and, if there are classes, ``labels``; or with ``train_images``,
+        ``train_labels``, ``test_images`` and ``test_labels``, and the same for ``val``; and
+        with ``class_names`` if the classes have any. Other arrays do not matter.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    role
+        ``ood`` takes the test images alone, without labels.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is no .npz file, or an array in it is missing, damaged or unfit.
+    """
+    arrays = _array_names(path)
+    found = [part for part in ("train", "val", "test") if f"{part}_images" in arrays]
+    if not found and "images" not in arrays:
+        raise InvalidInputError(
+            f"{path} has no array 'images'; it has {_listed(arrays)}; {_WANTED}"
+        )
+    if role == "ood":
+        array = f"{_preferred(found)}_images" if found else "images"
+        return Dataset(name, {"test": Part(NpzSource(path, array))}, (), str(path), spec)
+    if found == ["val"]:
+        raise InvalidInputError(f"{path} has val_images but neither train nor test; {_WANTED}")
+    if found:
+        for part in found:
+            if f"{part}_labels" not in arrays:
+                raise InvalidInputError(
+                    f"{path} has {part}_images but no array '{part}_labels'; {_WANTED}"
+                )
+        parts = {part: _labelled(path, f"{part}_images", f"{part}_labels") for part in found}
+    elif "labels" in arrays:
+        parts = {"test": _labelled(path, "images", "labels")}
+    else:
+        parts = {"test": Part(NpzSource(path, "images"))}
+    names = _class_names(path) if "class_names" in arrays else _numbered(parts)
+    for part, content in parts.items():
+        if content.labels is not None and content.labels.max() >= len(names):
+            raise InvalidInputError(
+                f"{path}: array '{part + '_' if found else ''}labels' has label "
+                f"{content.labels.max()}, but there are {len(names)} classes, counted from 0"
+            )
+    return Dataset(name, parts, names, str(path), spec, is_whole=not found)
+
+
+def open_npy(
+    path: Path, *, name: str, spec: str, role: Literal["id", "ood"], labels: Path | None = None
+) -> Dataset:
+    """Open a .npy file of images as one set; no pixel is read yet.
+
+    Parameters
+    ----------
+    path
+        An array of images.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    role
+        ``ood`` leaves labels aside.
+    labels
+        A .npy file with the class of every image.
+
+    Raises
+    ------
+    InvalidInputError
+        If an array is damaged or unfit.
+    """
+    source = NpySource(path)
+    if role == "ood" or labels is None:
+        return Dataset(name, {"test": Part(source)}, (), str(path), spec)
+    part = Part(source, checked_labels(read_npy(labels), str(labels), count=len(source)))
+    names = _numbered({"test": part})
+    return Dataset(name, {"test": part}, names, str(path), spec, is_whole=True)
+
+
+def read_npy(path: Path, *, offset: int = 0, size: int | None = None) -> NDArray[Any]:
+    """Read an array from a .npy file, or from one inside an archive that is not compressed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    offset
+        Where in the file the array begins.
+    size
+        Number of bytes of the array with its header; to the end of the file if None.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is damaged.
+    """
+    with _damage_is_told(path, "of labels"), regular(path).open("rb") as stream:
+        stream.seek(offset)
+        size = path.stat().st_size - offset if size is None else size
+        return read_values(stream, read_header(stream, size=size))
+
+
+def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[np.int64]:
+    """Return the classes of ``count`` images, ``(n,)``.
+
+    Parameters
+    ----------
+    values
+        What stands in a file as labels.
+    where
+        How to call them in an error.
+    count
+        How many there must be.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not one whole number from 0 an image.
+    """
+    _check_labels(values.dtype, values.shape, where, count=count)
+    if values.min() < 0:
+        raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
+    if values.max() >= MOST_CLASSES:
+        raise InvalidInputError(
+            f"{where} has label {values.max()}; number the classes from 0, {MOST_CLASSES} at most"
+        )
+    return values.astype(np.int64)
+
+
+def _check_labels(dtype: np.dtype[Any], shape: tuple[int, ...], where: str, *, count: int) -> None:
+    if dtype.kind not in "iu":
+        raise InvalidInputError(f"{where} is {dtype}; labels are whole numbers from 0")
+    if shape != (count,):
+        raise InvalidInputError(f"{where} has shape {shape}; {count} images need shape ({count},)")
+
+
+def _preferred(found: list[str]) -> str:
+    return next(part for part in ("test", "val", "train") if part in found)
+
+
+def _array_names(path: Path) -> set[str]:
+    with (
+        reading(path, wrong="is not an .npz file", cure=_NPZ_CURE, error=InvalidInputError),
+        zipfile.ZipFile(regular(path)) as archive,
+    ):
+        return set(array_names(archive))
+
+
+def _listed(arrays: set[str]) -> str:
+    return ", ".join(sorted(arrays)) or "no array at all"
+
+
+def _labelled(path: Path, images: str, labels: str) -> Part:
+    source = NpzSource(path, images)
+    where = f"{path}: array {labels!r}"
+    header = _header(path, labels)
+    _check_labels(header.dtype, header.shape, where, count=len(source))  # before they are read
+    return Part(source, checked_labels(_whole(path, labels), where, count=len(source)))
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    header = _header(path, "class_names")
+    if header.dtype.kind not in "US" or len(header.shape) != 1 or header.shape[0] < 1:
+        raise InvalidInputError(
+            f"{path}: array 'class_names' is {header.dtype} of shape {header.shape}; "
+            "it lists one text a class"
+        )
+    values = _whole(path, "class_names")
+    if header.dtype.kind == "S":
+        return tuple(value.decode("utf-8", "replace") for value in values.tolist())
+    return tuple(values.tolist())
+
+
+def _numbered(parts: dict[str, Part]) -> tuple[str, ...]:
+    """Name the classes by number, as many as the train part has, else the part there is."""
+    labels = (parts["train"] if "train" in parts else next(iter(parts.values()))).labels
+    return () if labels is None else tuple(str(k) for k in range(int(labels.max()) + 1))

@@ -1,0 +1,117 @@
+"""Folders of image files, with a subfolder for every class or without classes."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
+from oodcli.errors import InvalidInputError
+from oodcli.images import Part
+
+_WANTED = (
+    "wanted is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
+    "there is any"
+)
+# Folders that are called so are parts of a data set under another name, not classes.
+_PARTS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+)
+
+
+def open_folder(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) -> Dataset:
+    """Open a folder of images as a data set; files are listed, not read.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    role
+        ``id`` reads ``train``, ``val`` and ``test`` with a folder for every class, or else folders
+        of classes as one whole; ``ood`` takes all images below ``test``, else below ``val``, else
+        below the folder itself.
+
+    Raises
+    ------
+    InvalidInputError
+        If the layout is another one, a class has no images, ``val`` or ``test`` has a class of its
+        own, or there is no image at all.
+    """
+    if role == "ood":
+        return Dataset(name, {"test": _without_classes(path)}, (), str(path), spec)
+    found = [part for part in ("train", "test", "val") if (path / part).is_dir()]
+    if not found:
+        return _whole(path, name=name, spec=spec)
+    if found == ["val"]:
+        raise InvalidInputError(f"folder {path} has neither train nor test; {_WANTED}")
+    files = {part: _files_by_class(path / part) for part in found}
+    first = found[0]
+    class_names = tuple(files[first])
+    parts = {}
+    for part in found:
+        for foreign in sorted(files[part].keys() - files[first].keys()):
+            raise InvalidInputError(
+                f"{path / part} has a class {foreign!r} that {first} has not; "
+                f"remove it, or add {path / first / foreign}"
+            )
+        parts[part] = _with_classes(path / part, class_names, files[part])
+    return Dataset(name, parts, class_names, str(path), spec)
+
+
+def _whole(path: Path, *, name: str, spec: str) -> Dataset:
+    """Open a folder with a folder for every class, of which nothing says what is for training."""
+    folders = [entry.name for entry in list_folder(path) if entry.is_dir()]
+    for part in folders:
+        if part.lower() in _PARTS:
+            kind = next(known for known in ("train", "test", "val") if _is_kind(part, known))
+            raise InvalidInputError(
+                f"folder {path} has a folder {part!r}, which is no class; rename it to {kind}: "
+                f"{_WANTED}"
+            )
+    files = _files_by_class(path)
+    class_names = tuple(files)
+    whole = _with_classes(path, class_names, files)
+    return Dataset(name, {"test": whole}, class_names, str(path), spec, is_whole=True)
+
+
+def _is_kind(folder: str, part: str) -> bool:
+    """Return whether the name of a folder stands for a part."""
+    other = {"val": ("val", "dev", "eval")}.get(part, (part,))
+    return folder.lower().startswith(other)
+
+
+def _files_by_class(folder: Path) -> dict[str, list[str]]:
+    """List the images of every class folder, sorted by name."""
+    files = {}
+    for entry in list_folder(folder):
+        if entry.is_dir():
+            files[entry.name] = find_images(Path(entry.path))
+            if not files[entry.name]:
+                raise InvalidInputError(f"class folder {entry.path} has no images; remove it")
+        elif is_image_name(entry.name):
+            raise InvalidInputError(
+                f"image {entry.path} lies outside of any class folder; {_WANTED}"
+            )
+    if not files:
+        raise InvalidInputError(f"folder {folder} has no class folders; {_WANTED}")
+    return files
+
+
+def _with_classes(folder: Path, class_names: tuple[str, ...], files: dict[str, list[str]]) -> Part:
+    paths = [f"{name}/{file}" for name in class_names for file in files.get(name, ())]
+    counts = [len(files.get(name, ())) for name in class_names]
+    labels = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
+    return Part(FileSource(folder, paths), labels)
+
+
+def _without_classes(path: Path) -> Part:
+    folder = next((path / part for part in ("test", "val") if (path / part).is_dir()), path)
+    files = find_images(folder)
+    if not files:
+        raise InvalidInputError(f"folder {folder} has no images; name a folder of image files")
+    return Part(FileSource(folder, files))

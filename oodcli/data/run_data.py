@@ -1,0 +1,418 @@
+"""The data of a run: opened again as they were when it was made, decoded at its size."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data import DATASETS, download, open_dataset
+from oodcli.data.benchmarks import Benchmark
+from oodcli.data.class_order import in_order
+from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.prepare import UNDECODED, places_of, prepare, prepare_some, shorter_side
+from oodcli.data.own_names import FILE, registered
+from oodcli.data.splits import Split, split
+from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
+from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
+from oodcli.progress import Progress
+from oodcli.store.runs import Preprocess, Run, RunFolder
+from oodcli.store.store import Store
+
+_LARGEST_SIDE = 4096
+
+
+def say_which(spec: str, store: Store, progress: Progress) -> None:
+    """Say that a name stands for a data set, where a file or folder here is called so too.
+
+    Parameters
+    ----------
+    spec
+        What a user wrote.
+    store
+        Holds the names that were registered.
+    progress
+        Told.
+    """
+    known = spec in DATASETS
+    if not (known or spec in registered(store)) or not os.path.lexists(spec):
+        return
+    kind = "folder" if Path(spec).is_dir() else "file"
+    where = "that ood knows" if known and spec not in registered(store) else f"named in {FILE}"
+    progress.note(
+        f"{spec} is taken as the data set {where}, not as the {kind} {spec} in this folder; "
+        f"to take the {kind}: ./{spec}"
+    )
+
+
+# Share of images to test on, where nothing says which ones.
+TEST_FRACTION = 0.2
+
+
+def find_dataset(
+    spec: str,
+    store: Store,
+    *,
+    role: Literal["id", "ood"],
+    val_fraction: float = 0.0,
+    test_fraction: float = 0.0,
+    progress: Progress,
+) -> Dataset:
+    """Open a data set, after downloading it where it is a known one that is not in the store.
+
+    Parameters
+    ----------
+    spec
+        A name, a folder, an ``.npz`` file, or ``NAME=PATH``.
+    store
+        Holds what was downloaded.
+    role
+        ``id`` for images with classes, ``ood`` for images to be told from them.
+    val_fraction
+        Share of the training images to hold out as validation images where there are none.
+    test_fraction
+        Share of the images to test on where the data set is one whole.
+    progress
+        Told of the download.
+
+    Raises
+    ------
+    OodError
+        If there is no such data set, it cannot be had, or it cannot be used.
+    """
+    known = DATASETS.get(spec)
+    if known is not None and not known.is_present(store):
+        size = f" {known.download_bytes / 1e6:.0f} MB" if known.download_bytes else ""
+        progress.note(f"{spec} is not in the store: downloading{size} to {store.datasets}")
+        download(spec, store, progress=progress)
+    return open_dataset(
+        spec, store, role=role, val_fraction=val_fraction, test_fraction=test_fraction
+    )
+
+
+def find_divided(
+    spec: str,
+    store: Store,
+    *,
+    val: float,
+    test: float | None,
+    usual_test: float,
+    progress: Progress,
+) -> Dataset:
+    """Open the data set of a new run, and divide it as was asked for.
+
+    Parameters
+    ----------
+    spec, store, progress
+        As for :func:`find_dataset`.
+    val, test
+        Shares to hold out.
+    usual_test
+        Share to test on if ``test`` is None; with 0 a whole stays one, all of which is tested on.
+
+    Raises
+    ------
+    OodError
+        As :func:`find_dataset`; or if a share does not fit.
+    """
+    say_which(spec, store, progress)
+    dataset = find_dataset(spec, store, role="id", progress=progress)
+    if test is not None and not dataset.takes_test:
+        progress.note(f"{dataset.name} has test images, so that --test-fraction changes nothing")
+    if val > 0 and not dataset.takes_val:
+        progress.note(
+            f"{dataset.name} has validation images, so that --val-fraction changes nothing"
+        )
+    share = (usual_test if test is None else test) if dataset.takes_test else 0.0
+    divided = dataset.with_test(share)
+    if share > 0:
+        n = len(divided.parts["test"])
+        progress.note(
+            f"{dataset.name} has no test images: {n:,} of {n + len(divided.parts['train']):,}, the "
+            "same share of every class, are held out of training to be tested on "
+            f"(--test-fraction {share:g})"
+        )
+    elif dataset.takes_test and dataset.is_whole:
+        progress.note(
+            f"all {len(dataset.id_test):,} images of {dataset.name} are test images; methods that "
+            f"learn need training images, held out of these by --test-fraction {TEST_FRACTION:g}"
+        )
+    return divided.holding_out(val)
+
+
+def check_division(dataset: Dataset, division: str, *, run: str) -> None:
+    """Refuse data that would be divided otherwise than for a run: it may have trained on any image.
+
+    Parameters
+    ----------
+    dataset
+        The data, divided by the shares of the run.
+    division
+        That of the run.
+    run
+        Its name.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not divided alike.
+    """
+    if dataset.division != division:
+        raise InvalidInputError(
+            f"{dataset.name} at {dataset.location} has other images than when run {run} was made, "
+            "and would be divided otherwise, so that training images were tested on; put them "
+            "back as they were, or train again"
+        )
+
+
+def check_size_options(image_size: int | None, resize: str | None) -> None:
+    """Refuse a size of images, or a way to get there, that cannot be.
+
+    Parameters
+    ----------
+    image_size, resize
+        The options; None where they are not given.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is out of range or unknown.
+    """
+    if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
+        raise InvalidInputError(f"--image-size must be from 1 to {_LARGEST_SIDE}, not {image_size}")
+    if resize is not None:
+        shorter_side(resize)
+
+
+def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:
+    """Return the names of what a benchmark needs beside its ID set and that is not here.
+
+    Parameters
+    ----------
+    benchmark
+        The benchmark.
+    store
+        Holds what was downloaded.
+    """
+    groups = (*benchmark.near, *benchmark.far, *benchmark.ood, *benchmark.shifted)
+    return tuple(
+        name for name in (*benchmark.needs, *groups) if not DATASETS[name].is_present(store)
+    )
+
+
+def preprocess_on(benchmark: Benchmark, own: Preprocess) -> Preprocess:
+    """Return the preprocessing of a run, with the resizing of a benchmark of its size."""
+    return own if own.size != benchmark.size else replace(own, resize=benchmark.resize)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The ID data set of a run.
+
+    Parameters
+    ----------
+    store
+        Where decoded images are kept.
+    dataset
+        The data set.
+    run
+        The run.
+    skip_unreadable
+        Whether to leave out images that cannot be decoded.
+    progress
+        Told of decoding.
+    as_opened
+        The data set with its classes in its own order, which published lists go by; None where that
+        is the order of the run.
+    decode
+        Whether images that are not decoded yet are to be; a dry run only counts them.
+    """
+
+    store: Store
+    dataset: Dataset
+    run: Run
+    skip_unreadable: bool
+    progress: Progress
+    as_opened: Dataset | None = None
+    decode: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        folder: RunFolder,
+        run: Run,
+        *,
+        skip_unreadable: bool,
+        progress: Progress,
+    ) -> "RunData":
+        """Open the data set of a run again.
+
+        Raises
+        ------
+        MissingArtifactError
+            If it is no longer where it was.
+        InvalidInputError
+            If it has other classes now.
+        """
+        try:
+            dataset = find_dataset(
+                run.data,
+                store,
+                role="id",
+                val_fraction=run.job.val_fraction,
+                test_fraction=run.job.test_fraction,
+                progress=progress,
+            )
+        except OodError as error:
+            back = "; put the data back, or a link to them" if "/" in run.data else ""
+            raise MissingArtifactError(
+                f"the data of run {folder.name} cannot be opened: {error}{back}"
+            ) from None
+        if set(dataset.class_names) != set(run.class_names) or len(dataset.class_names) != len(
+            run.class_names
+        ):
+            raise InvalidInputError(
+                f"the data of run {folder.name} at {dataset.location} have other classes than the "
+                f"run ({len(dataset.class_names)} against {len(run.class_names)}, or other names); "
+                "put back the data it was trained on"
+            )
+        check_division(dataset, run.job.division, run=folder.name)
+        # A run that was made without some of its images is scored without them, too.
+        skip = skip_unreadable or run.job.skip_unreadable
+        ordered = in_order(dataset, run.class_names, where=f"run {folder.name}")
+        return cls(store, ordered, run, skip, progress, dataset)
+
+    def on(self, benchmark: Benchmark) -> tuple["RunData", Split | None]:
+        """Return the same data as a benchmark has them: its resizing, validation and test images.
+
+        Parameters
+        ----------
+        benchmark
+            A benchmark for this ID set. Normalisation stays that of the network; so do size and
+            resizing, where the network was trained at another size than the benchmark's.
+
+        Returns
+        -------
+        data
+            The data; with the benchmark's own validation images where it has any.
+        test
+            The list that names the test images, or None.
+
+        Raises
+        ------
+        OodError
+            If the images are not those that the lists are about, or a list cannot be had.
+        """
+        preprocess = preprocess_on(benchmark, self.run.preprocess)
+        data = replace(self, run=self.run.showing(preprocess))
+        if not benchmark.id_test_list:
+            return data, None
+        opened = self.as_opened or self.dataset
+        test = split(opened, benchmark.id_test_list, self.store)
+        val = split(opened, benchmark.id_val_list, self.store)
+        parts = {**opened.parts, "val": val.part, "test": test.part}
+        listed = replace(opened, parts=parts)
+        ordered = in_order(listed, self.run.class_names, where=f"benchmark {benchmark.name}")
+        return replace(data, dataset=ordered, as_opened=listed), test
+
+    def images(
+        self,
+        part: str,
+        *,
+        limit: int | None = None,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> ImageSet:
+        """Return the images of one part: train, val or test; see :meth:`prepared`."""
+        name = f"{self.dataset.name} {part}"
+        return self.prepared(self.dataset.parts[part], name=name, limit=limit, seen=seen)
+
+    def prepared(
+        self,
+        part: Part,
+        *,
+        name: str,
+        limit: int | None = None,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> ImageSet:
+        """Return the images of one part of any data set at the size of the run.
+
+        Parameters
+        ----------
+        part
+            The part.
+        name
+            How to call its images.
+        limit
+            Take that many images, spread evenly over the part, and decode no others; all if None,
+            or if there are no more.
+        seen
+            As for :func:`oodcli.data.decoding.prepare.prepare`.
+        """
+        how = self._how(name)
+        if limit is None or limit >= len(part):
+            return prepare(part, self.store, seen=seen, **how)
+        rows = evenly_spaced(len(part), limit)
+        return prepare_some(part, rows, self.store, seen=seen, **how)
+
+    def chosen(
+        self,
+        part: str,
+        rows: NDArray[np.int64],
+        *,
+        seen: Callable[[ImageShard], None] | None = None,
+    ) -> ImageSet:
+        """Return some images of one part; the others are not decoded for them.
+
+        Parameters
+        ----------
+        part
+            ``train``, ``val`` or ``test``.
+        rows
+            Ascending row numbers of the part, ``(m,)``. Rows of images that are skipped are not
+            among those that are returned.
+        seen
+            As for :func:`oodcli.data.decoding.prepare.prepare`.
+        """
+        whole = self.dataset.parts[part]
+        every = len(rows) == len(whole)
+        images = replace(self, decode=self.decode and every).images(part, seen=seen)
+        if not every and images.shards[0].known_digest == UNDECODED:
+            how = self._how(f"{self.dataset.name} {part}")
+            return prepare_some(whole, rows, self.store, seen=seen, **how)
+        return images.take(places_of(images, rows))
+
+    def _how(self, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "size": self.run.preprocess.size,
+            "resize": self.run.preprocess.resize,
+            "progress": self.progress,
+            "skip_unreadable": self.skip_unreadable,
+            "decode": self.decode,
+        }
+
+    def train(
+        self, *, limit: int | None = None, seen: Callable[[ImageShard], None] | None = None
+    ) -> ImageSet:
+        """Return the training images; see :meth:`prepared`.
+
+        Raises
+        ------
+        InvalidInputError
+            If the data set has none.
+        """
+        if "train" not in self.dataset.parts:
+            raise InvalidInputError(
+                f"{self.dataset.name} has no training images, which NormRatio and methods that "
+                "learn need; hold some out of its images (ood import --test-fraction 0.2), name a "
+                "data set with a train part, or a block: featurenorm:block=N"
+            )
+        return self.images("train", limit=limit, seen=seen)
+
+    def n_train(self, images: ImageSet) -> int:
+        """Return how many training images there are of which ``images`` were taken."""
+        return max(len(self.dataset.parts["train"]) - len(images.skipped), len(images))

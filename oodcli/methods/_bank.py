@@ -1,0 +1,278 @@
+"""The bank of training vectors in which methods look up neighbours: exact, held or streamed."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, Reference
+from oodcli.compute.memory import free_memory
+from oodcli.errors import UndefinedMethodError
+from oodcli.methods._class_means import directions
+from oodcli.methods._stored import Rows
+
+# Numbers in one block of the bank, and in one block of products: 64 MB each, so that a search
+# takes less than 512 MB beside the bank and the vectors that are looked up.
+_NUMBERS = 2**24
+_ROWS = 2**16
+# Pairs of a vector and a neighbour that are kept at a time.
+_PAIRS = 2**23
+# Squared distances below this are computed from differences: 2 - 2c is wrong by up to 6e-7 where
+# the cosine c comes from a float32 product, which is 4e-5 of this.
+_NEAR = 2.0**-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """Vectors of training images, in which those nearest to given ones are searched exactly.
+
+    It is held in memory where it fits into half of what is free, and else read anew for every
+    search. Either way it is cut into the same blocks, so that results are the same to the bit.
+
+    Parameters
+    ----------
+    source
+        The training images.
+    read
+        Gives the vectors of some of them in row order, ``(m, d)``; one image may have several
+        vectors, or none.
+    size
+        Number of all vectors.
+    width
+        ``d``.
+    held
+        All vectors, ``(size, d)``; None if they are streamed.
+    """
+
+    source: ActivationSet
+    read: Callable[[Activations], Tensor]
+    size: int
+    width: int
+    held: Tensor | None = None
+
+    @classmethod
+    def of(cls, source: ActivationSet, read: Callable[[Activations], Tensor], *, size: int) -> Self:
+        """Build a bank, held if there is room for it.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If it would be empty.
+        """
+        if size == 0:
+            raise UndefinedMethodError("there are no training images to find neighbours among")
+        pieces = _pieces(source)
+        first = read(next(pieces))
+        streamed = cls(source, read, size, first.shape[1])
+        if not _fits(size, streamed.width, source.device):
+            return streamed
+        held = torch.empty(size, streamed.width, device=source.device)
+        filled = 0
+        for vectors in chain([first], map(read, pieces)):
+            held[filled : filled + len(vectors)] = vectors
+            filled += len(vectors)
+        assert filled == size
+        return replace(streamed, held=held)
+
+    def to_stored(self) -> Mapping[str, object]:
+        """Return the vectors, which alone are kept of a fitted method's bank."""
+        if self.held is not None:
+            return {"vectors": self.held}
+        return {"vectors": Rows((self.size, self.width), lambda: (b for _, b in self.blocks()))}
+
+    @staticmethod
+    def from_stored(fields: Mapping[str, object], device: torch.device) -> "Bank":
+        """Return the bank of stored vectors; they stay on the disk where ``device`` lacks room."""
+        vectors = fields["vectors"]
+        if not isinstance(vectors, Tensor) or vectors.dim() != 2:
+            raise TypeError("the vectors of a bank")
+        size, width = vectors.shape
+        if _fits(size, width, device):
+            vectors = vectors.to(device)
+        return Bank(ActivationSet([], device), _gone, size, width, held=vectors)
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield the position of a first vector and the vectors from there, ``(m, d)``.
+
+        What is yielded may be overwritten when the next block is asked for.
+
+        Parameters
+        ----------
+        rows
+            Vectors in every block but the last; None for as many as take 64 MB.
+        """
+        if rows is None:
+            rows = min(_ROWS, max(1, _NUMBERS // self.width))
+        if self.held is not None:
+            for first in range(0, self.size, rows):
+                # A stored bank that its device has no room for is read from the disk.
+                yield first, self.held[first : first + rows].to(self.source.device)
+            return
+        block = torch.empty(min(rows, self.size), self.width, device=self.source.device)
+        first = filled = 0
+        for vectors in map(self.read, _pieces(self.source)):
+            start = 0
+            while start < len(vectors):
+                taken = vectors[start : start + len(block) - filled]
+                block[filled : filled + len(taken)] = taken
+                filled += len(taken)
+                start += len(taken)
+                if filled == len(block):
+                    yield first, block
+                    first += filled
+                    filled = 0
+        if filled:
+            yield first, block[:filled]
+
+    def largest(self, queries: Tensor, k: int) -> Tensor:
+        """Return the ``k`` largest inner products with the bank, ``(n, k)``, in falling order.
+
+        Parameters
+        ----------
+        queries
+            ``(n, d)``.
+        k
+            How many; all if the bank has fewer.
+        """
+        return self._search(queries, k)[0]
+
+    def nearest(self, units: Tensor, k: int) -> Tensor:
+        """Return squared distances to the ``k`` nearest vectors, ``(n, k)``, in rising order.
+
+        Parameters
+        ----------
+        units
+            ``(n, d)``. Like those of the bank they have length 1, or else 0: such a vector is at
+            distance 1 from every unit vector, and at 0 from its like.
+        k
+            How many; all if the bank has fewer.
+        """
+        # |u - v|² = |u|² + |v|² - 2uv. To rank as distances do, a zero v must count as uv = 1/2.
+        products, rows = self._search(units, k, of_units=True)
+        squares = (units.norm(dim=1, keepdim=True) > 0.5).float()  # (n, 1)
+        distances = (squares + 1 - 2 * products).clamp_(min=0)
+        near = distances < _NEAR
+        if near.any():
+            distances[near] = self._distances(units, near.nonzero()[:, 0], rows[near])
+            distances = distances.sort(dim=1).values
+        return distances
+
+    def _distances(self, units: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
+        """Return squared distances between pairs of a query and a vector of the bank, ``(m,)``."""
+        rows, order = rows.sort()
+        queries = queries[order]
+        found = torch.empty(len(rows), device=units.device)
+        step = max(1, _NUMBERS // 4 // self.width)
+        for first, vectors in self.blocks():
+            ends = torch.tensor([first, first + len(vectors)], device=rows.device)
+            start, stop = torch.searchsorted(rows, ends).tolist()
+            for index in range(start, stop, step):
+                part = slice(index, min(index + step, stop))
+                difference = units[queries[part]].sub_(vectors[rows[part] - first])
+                found[order[part]] = difference.square_().sum(dim=1)
+        return found
+
+    def _search(self, queries: Tensor, k: int, *, of_units: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the ``k`` largest products in falling order, and where they are, ``(n, k)`` both.
+
+        Parameters
+        ----------
+        queries
+            ``(n, d)``.
+        k
+            How many.
+        of_units
+            Whether products with a vector of length zero count as 1/2.
+        """
+        k = min(k, self.size)
+        parts = [
+            self._search_few(few, k, of_units=of_units)
+            for few in queries.split(max(1, _PAIRS // k))
+        ]
+        products, rows = zip(*parts, strict=True)
+        return torch.cat(products), torch.cat(rows)
+
+    def _search_few(self, queries: Tensor, k: int, *, of_units: bool) -> tuple[Tensor, Tensor]:
+        best = queries.new_full((len(queries), k), -torch.inf)
+        rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+        for first, vectors in self.blocks():
+            empty = (vectors.norm(dim=1) < 0.5).nonzero()[:, 0] if of_units else ()
+            for index, products in _products(queries, vectors):
+                if len(empty):
+                    products[:, empty] = 0.5
+                part = slice(index, index + len(products))
+                top, at = products.topk(min(k, len(vectors)), dim=1)
+                at += first
+                best[part], kept = torch.cat([best[part], top], dim=1).topk(k, dim=1)
+                rows[part] = torch.cat([rows[part], at], dim=1).gather(1, kept)
+        return best, rows
+
+
+def unit_features(reference: Reference) -> Bank:
+    """Return the bank of all training features divided by their lengths, made once.
+
+    Raises
+    ------
+    UndefinedMethodError
+        If there are no training images.
+    """
+    return reference.once(
+        "unit features",
+        lambda: Bank.of(
+            reference.train,
+            lambda images: directions(images.features),
+            size=len(reference.train),
+        ),
+    )
+
+
+def _fits(size: int, width: int, device: torch.device) -> bool:
+    """Return whether vectors take no more than half of the memory that is free on a device."""
+    free = free_memory(device)
+    return free is None or 4 * size * width <= free // 2
+
+
+def _gone(_images: Activations) -> Tensor:
+    raise AssertionError("a stored bank is held")  # so nothing is read again
+
+
+def _pieces(source: ActivationSet) -> Iterator[Activations]:
+    """Cut chunks that are whole shards, however large, into short ones."""
+    for chunk in source.chunks():
+        for first in range(0, len(chunk), CHUNK_ROWS):
+            yield _rows(chunk, slice(first, first + CHUNK_ROWS))
+
+
+def _rows(images: Activations, part: slice) -> Activations:
+    return images.map(lambda values: values[part])
+
+
+def _products(queries: Tensor, vectors: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the position of a first query and inner products from there, all in one buffer."""
+    rows = max(1, min(len(queries), _NUMBERS // len(vectors)))
+    buffer = queries.new_empty(rows, len(vectors))
+    for first in range(0, len(queries), rows):
+        few = queries[first : first + rows]
+        yield first, torch.mm(few, vectors.T, out=buffer[: len(few)])
+
+
+def by_bank(
+    detectors: Sequence[tuple[Bank, int]], search: Callable[[Bank, Sequence[int]], Sequence[Tensor]]
+) -> list[Tensor]:
+    """Return the scores of detectors that may share a bank, ``(n,)`` each, in their order.
+
+    Parameters
+    ----------
+    detectors
+        Bank and ``k`` of each.
+    search
+        Returns the scores for every ``k`` that is wanted of one bank.
+    """
+    scores: dict[tuple[Bank, int], Tensor] = {}
+    for bank in dict.fromkeys(bank for bank, _ in detectors):
+        ks = [k for each, k in detectors if each is bank]
+        scores.update(zip([(bank, k) for k in ks], search(bank, ks), strict=True))
+    return [scores[each] for each in detectors]

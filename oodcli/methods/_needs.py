@@ -1,0 +1,181 @@
+"""What a method needs of the network and of the images it learns from, to be defined at all.
+
+A :class:`Need` states a condition in words and checks it before the method is fitted; where it
+does not hold, the refusal has the numbers. Those here serve several methods; one that a single
+method has stands with that method.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodcli.activations import Reference
+from oodcli.errors import UndefinedMethodError
+from oodcli.methods._class_means import class_means
+from oodcli.methods._moments import Spectrum, moments, within_classes, within_spectrum
+from oodcli.text import counted
+
+Arguments = Mapping[str, object]
+
+# Relative difference up to which a feature is the same but for rounding to float32.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A condition on what a method learns from.
+
+    Parameters
+    ----------
+    says
+        The condition, as it follows "it needs".
+    lacking
+        Takes the reference and the value of every parameter of the method (None where fitting
+        chooses it). Returns what there is instead, with numbers, or None where the condition holds.
+        It touches nothing but the declared inputs of the method.
+    cure
+        What the user can do about it.
+    """
+
+    says: str
+    lacking: Callable[[Reference, Arguments], str | None]
+    cure: str = "take another method"
+
+    def refusal(self, reference: Reference, arguments: Arguments) -> str | None:
+        """Return why a method with this need is not defined here, or None where it is."""
+        lacking = self.lacking(reference, arguments)
+        return None if lacking is None else f"it needs {self.says}, but {lacking}; {self.cure}"
+
+
+def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:
+    number = len(reference.head.weight)
+    return None if number > 1 else f"the network has {number}"
+
+
+# Of one class every probability is 1, and there is no other to compare with.
+CLASSES = Need("at least 2 classes", _network_classes, "take a method that compares no classes")
+
+
+def _classes_with_images(reference: Reference, _arguments: Arguments) -> str | None:
+    labels = torch.unique(reference.labels)
+    return (
+        None if len(labels) > 1 else f"they are all of {counted(len(labels), 'class', 'classes')}"
+    )
+
+
+CLASSES_WITH_IMAGES = Need("training images of at least 2 classes", _classes_with_images)
+
+
+def _right(reference: Reference, _arguments: Arguments) -> str | None:
+    try:
+        class_means(reference, by="hits")
+    except UndefinedMethodError:
+        return f"of {len(reference.train):,} none is"
+    return None
+
+
+CLASSIFIED_RIGHT = Need(
+    "training images that the network classifies correctly",
+    _right,
+    "check that classes and normalisation are those of the network",
+)
+
+
+def alike(chunks: Iterable[Tensor]) -> bool:
+    """Return whether all rows are the same, but for rounding; the first chunk mostly tells.
+
+    Parameters
+    ----------
+    chunks
+        Of any number of rows each, ``(n, …)``.
+    """
+    first: Tensor | None = None
+    for chunk in chunks:
+        first = chunk[:1] if first is None else first
+        if bool(((chunk - first).abs() > _ROUNDING * first.abs()).any()):
+            return False
+    return True
+
+
+def _all_alike(reference: Reference, _arguments: Arguments) -> str | None:
+    if not alike(chunk.features for chunk in reference.train.chunks()):
+        return None
+    return f"those of {counted(len(reference.train), 'image')} do not"
+
+
+DIFFERENT_FEATURES = Need(
+    "training features that differ from image to image",
+    _all_alike,
+    "train on more images, or check the weights",
+)
+
+
+def varied(*, normalised: bool = False) -> Need:
+    """Return the need that training features vary in fewer directions than there are images.
+
+    Parameters
+    ----------
+    normalised
+        Whether features are divided by their lengths first.
+
+    Notes
+    -----
+    About their mean, N images vary in N - 1 directions at most. Where they vary in that many, every
+    image has a direction to itself: variances are those of single images, and directions of no
+    variance are those in which no image happens to lie.
+    """
+
+    def lacking(reference: Reference, _arguments: Arguments) -> str | None:
+        everything = moments(reference, normalised=normalised)
+        if everything.count - 1 > len(everything.mean):
+            return None
+        rank = Spectrum.of(everything.covariance).rank(everything.power)
+        if rank < everything.count - 1:
+            return None
+        return f"{counted(everything.count, 'image')} vary in {rank:,} of {len(everything.mean):,}"
+
+    return Need(
+        "more training images, less one, than directions in which their features vary",
+        lacking,
+        "train on more images, or take a method without covariances, such as knn",
+    )
+
+
+def varied_within_classes(*, normalised: bool = False) -> Need:
+    """Return the need that features vary within classes, in fewer directions than images allow.
+
+    Parameters
+    ----------
+    normalised
+        Whether features are divided by their lengths first.
+
+    Notes
+    -----
+    About the means of their C classes, N images vary in N - C directions at most; see
+    :func:`varied`.
+    """
+
+    def lacking(reference: Reference, _arguments: Arguments) -> str | None:
+        everything = moments(reference, normalised=normalised)
+        counts = class_means(reference, normalised=normalised).counts
+        classes, width = int((counts > 0).sum()), len(everything.mean)
+        images = f"{counted(everything.count, 'image')} of {counted(classes, 'class', 'classes')}"
+        free = everything.count - classes
+        if free == 0:
+            return f"there is 1 of each of {counted(classes, 'class', 'classes')}"
+        spread = within_classes(reference, normalised=normalised).diagonal().amax()
+        if float(spread) <= _ROUNDING**2 * everything.power:
+            return f"the features of {images} do not vary within a class"
+        if free > width:
+            return None
+        rank = within_spectrum(reference, normalised=normalised).rank(everything.power)
+        return None if rank < free else f"{images} vary in {rank:,} of {width:,} within classes"
+
+    return Need(
+        "more training images, less one of each class, than directions in which features vary "
+        "within classes",
+        lacking,
+        "train on more images, or take a method without covariances, such as knn",
+    )

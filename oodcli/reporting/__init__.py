@@ -1,0 +1,1 @@
+"""Results: metrics of scores, their statistics, published values, and pictures of them."""

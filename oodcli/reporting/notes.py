@@ -1,0 +1,189 @@
+"""What the reader of a table must know beside its values, one sentence each; no torch."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from oodcli.data.benchmarks import Benchmark
+from oodcli.metrics import MOSTLY_TIED
+from oodcli.reporting.evaluate import RunRows
+from oodcli.reporting.results import GROUPS, ResultRow, common_sets
+from oodcli.reporting.sources import ScoredRun, Sources, complete_shift
+from oodcli.store.scores import AVERAGE, ScoredSet
+from oodcli.text import counted
+
+
+def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
+    """Say what holds for all rows of some runs, or for those of one.
+
+    Parameters
+    ----------
+    tables
+        The rows of every run.
+    named
+        Whether the methods were asked for by name, so that none of the others is missed.
+    """
+    notes = []
+    scorings = [table.run.scoring for table in tables]
+    if scorings[0].limit is not None:
+        notes.append(f"a quick look: {scorings[0].limit:,} images of each set, spread evenly")
+    if scorings[0].precision != "float32":
+        notes.append(f"activations were computed in {scorings[0].precision}")
+    rows = [row for table in tables for row in table.rows]
+    shown = {row.dataset for row in rows}
+    every: list[ScoredSet] = [
+        entry
+        for scoring in scorings
+        for entry in (scoring.id_set, *scoring.sets)
+        if entry.name in shown or entry.group in ("id", "shifted")
+    ]
+    notes += [
+        f"{entry.name}: {counted(entry.skipped, 'unreadable image')} skipped"
+        for entry in every
+        if entry.skipped
+    ]
+    for scoring in scorings:
+        notes += method_notes(rows, {} if named else scoring.left_out or {})
+    for table in tables:
+        stored = table.run.stored
+        layer = "trained" if stored is None else stored.record.training.get("last_layer", "trained")
+        if layer != "trained":
+            notes.append(
+                f"the last layer of run {table.run.name} is a {layer}, fitted after training"
+            )
+    for table in tables:
+        counts = Counter(row.method for row in table.rows)
+        short = [name for name, count in counts.items() if count < max(counts.values())]
+        if short:
+            notes.append(
+                f"averages of {', '.join(short)} are over fewer sets than those of other methods"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def source_notes(sources: Sources) -> list[str]:
+    """Say what is not as the benchmark has it, or what score files leave open."""
+    known = sources.known_benchmark
+    if sources.query.files:
+        return _file_notes(sources, known)
+    return [] if known is None else _benchmark_notes(sources.runs, known)
+
+
+def _file_notes(sources: Sources, known: Benchmark | None) -> list[str]:
+    notes = []
+    if known is not None:
+        notes.append(
+            f"that the images are those of benchmark {known.name} is taken from the names of the "
+            "sets; the files do not say"
+        )
+    known_accuracy = any(run.scoring.id_accuracy is not None for run in sources.runs)
+    if sources.layout_convention is not None and known_accuracy and not sources.plain:
+        notes.append("ID accuracy is of the predictions in the files, which some methods change")
+    return notes
+
+
+def _benchmark_notes(runs: Sequence[ScoredRun], benchmark: Benchmark) -> list[str]:
+    """Say which sets of the benchmark are not in the table, and what full spectrum means."""
+    notes = []
+    wanted = (*benchmark.near, *benchmark.far, *benchmark.ood, *benchmark.shifted)
+    for run in runs:
+        scoring = run.scoring
+        known = {entry.name: entry for entry in scoring.sets}
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            notes.append(f"not the whole benchmark {benchmark.name}: without {', '.join(missing)}")
+        if complete_shift(scoring.sets):
+            also = " and ".join(f"{name} ({known[name].n:,} images)" for name in benchmark.shifted)
+            notes.append(f"fs (full spectrum): ID images are the test images and {also}")
+    return list(dict.fromkeys(notes))
+
+
+def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list[str]:
+    """Say which methods were left out and why, are calibrated on training images, or mostly tie."""
+    shown = {row.method for row in rows}
+    notes = [f"without {name}: {reason}" for name, reason in left_out.items() if name not in shown]
+    train = {row.method for row in rows if row.params.get("calibration") == "train"}
+    if train:
+        notes.append(
+            "calibrated on a tenth of the training images, for want of validation images: "
+            + ", ".join(sorted(train))
+        )
+    return [*notes, *_ties(rows)]
+
+
+def _ties(rows: Sequence[ResultRow]) -> list[str]:
+    """Name the methods most of whose scores tie, each with the set where that is worst."""
+    worst: dict[str, ResultRow] = {}
+    for row in rows:
+        tied = row.extras.get("tied", 0.0)
+        if row.dataset != AVERAGE and tied > MOSTLY_TIED:
+            known = worst.setdefault(row.method, row)
+            worst[row.method] = row if tied > known.extras["tied"] else known
+    if not worst:
+        return []
+    shares = [
+        f"{method} ({100 * row.extras['tied']:.0f} % on {row.dataset})"
+        for method, row in worst.items()
+    ]
+    return [
+        "most images share their score with another image, and are not ranked among those: "
+        + ", ".join(shares)
+    ]
+
+
+def tuning_notes(rows: Sequence[ResultRow]) -> list[str]:
+    """Say what parameters were chosen on, and what tuning without OOD data costs."""
+    chosen_on = {
+        (str(row.params["tuned"]), str(row.params["tuned_on"]))
+        for row in rows
+        if "tuned_on" in row.params and isinstance(row.params["tuned_on"], str)
+    }
+    notes = [f"@{tuning}: parameters chosen against {name}" for tuning, name in sorted(chosen_on)]
+    average = {
+        (row.run, row.method): row
+        for row in rows
+        if row.dataset == AVERAGE and row.group in (*GROUPS, "all")
+    }
+    gaps = {}
+    for (run, method), row in average.items():
+        name, _, tuning = method.rpartition("@")
+        other = average.get((run, f"{name}@openood"))
+        if tuning == "pseudo" and other is not None:
+            gaps[run, name] = row.auroc - other.auroc
+    if not gaps:
+        return notes
+    worst = min(gaps, key=lambda key: gaps[key])
+    mean = sum(gaps.values()) / len(gaps)
+    return [
+        *notes,
+        f"tuned without OOD data (@pseudo) instead of with them (@openood): average AUROC "
+        f"{100 * mean:+.2f} over {len(gaps)} methods, at worst {100 * gaps[worst]:+.2f} "
+        f"({worst[1]})",
+    ]
+
+
+def average_notes(tables: Sequence[RunRows], *, apart: bool) -> list[str]:
+    """Say which sets averages leave out, and where those of runs apart are over different sets."""
+    notes = []
+    averaged: dict[str, frozenset[str]] = {}
+    for table in tables:
+        plain = [row for row in table.rows if row.group in GROUPS]
+        common = common_sets(plain)
+        averaged[table.run.name] = frozenset(common)
+        left_out = list(dict.fromkeys(row.dataset for row in plain if row.dataset not in common))
+        if left_out and common:
+            notes.append(
+                f"averages of {table.run.name} are over the sets that all methods were scored on, "
+                f"without {', '.join(left_out)}"
+            )
+        elif left_out:
+            notes.append(
+                f"averages of {table.run.name} are over different sets, since no set was scored by "
+                "all methods, and cannot be compared"
+            )
+    if apart and len(set(averaged.values())) > 1:
+        over = "; ".join(
+            f"{name}: {', '.join(sorted(sets)) or 'no common set'}"
+            for name, sets in averaged.items()
+        )
+        notes.append(f"averages of these runs are over different sets, not to be compared ({over})")
+    return notes

@@ -1,0 +1,585 @@
+"""Plots of scores, blocks and training; reads no file, and imports Matplotlib only to draw.
+
+Colours are those of Okabe and Ito, which people with any common colour blindness tell apart; every
+line has a style or a marker of its own as well. Fractions become percent on the axes.
+"""
+
+import io
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.metrics import Curve
+from oodcli.pillow import open_image
+from oodcli.reporting.statistics import threshold_at
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+MOST_LINES = 6
+"""Methods that fit into one picture of curves."""
+
+_ID, _OOD, _CHOSEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
+_MARKERS = "osD^vPX"
+_BINS = 50
+_DPI = 150
+_MOST_POINTS = 200
+_LONGEST = 44  # characters of a name before it is broken
+
+Scores = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A drawn picture.
+
+    Parameters
+    ----------
+    name
+        Name of its file, without ending.
+    title
+        What it shows, in a few words.
+    alt
+        What there is to see, for those who do not.
+    figure
+        The drawing.
+    photographs
+        Whether there are photographs in it, which need more colours than a drawing.
+    """
+
+    name: str
+    title: str
+    alt: str
+    figure: "Figure"
+    photographs: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Thumbnail:
+    """An image with what stands below it.
+
+    Parameters
+    ----------
+    pixels
+        uint8 ``(h, w, 3)``.
+    caption
+        A few short lines.
+    """
+
+    pixels: NDArray[np.uint8]
+    caption: str
+
+
+def encoded(picture: Picture, how: str = "svg") -> bytes:
+    """Return the content of a picture's file; the same picture gives the same bytes.
+
+    Parameters
+    ----------
+    picture
+        The picture.
+    how
+        ``png``, ``svg`` or ``pdf``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such format.
+    """
+    if how not in FORMATS:
+        raise UnknownNameError.among("picture format", how, FORMATS)
+    stream = io.BytesIO()
+    # Nothing of when and where a file was made goes into it.
+    undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with _drawing():
+        if picture.figure.get_layout_engine() is not None:
+            # Laid out once: a second time moves things by a hair, and bytes would differ.
+            picture.figure.draw_without_rendering()
+            picture.figure.set_layout_engine("none")
+        picture.figure.savefig(stream, format=how, dpi=_DPI, metadata=undated[how])
+    content = stream.getvalue()
+    return content if how != "png" or picture.photographs else _smaller(content)
+
+
+def _smaller(content: bytes) -> bytes:
+    """Return a drawing as PNG with 256 colours, which nobody tells apart from all of them."""
+    stream = io.BytesIO()
+    with open_image(io.BytesIO(content)) as drawing:
+        few = drawing.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(stream, "PNG", optimize=True, dpi=(_DPI, _DPI))
+    return stream.getvalue()
+
+
+def histograms(
+    method: str, id_name: str, id_scores: Scores, ood_scores: Mapping[str, Scores]
+) -> Picture:
+    """Draw how the scores of ID and OOD images lie, one panel for each OOD set.
+
+    Parameters
+    ----------
+    method
+        What made the scores.
+    id_name
+        Name of the ID set.
+    id_scores
+        Scores of ID images, ``(n,)``.
+    ood_scores
+        Scores by OOD set.
+
+    Notes
+    -----
+    Axes end where the outermost 0.2 % of either side begin; what lies beyond is in the last bins.
+    """
+    threshold = threshold_at(id_scores)
+    title = f"Scores of {method}: {id_name} against OOD"
+    with _drawing():
+        figure, panels = _panels(len(ood_scores), title)
+        for number, (axes, (name, scores)) in enumerate(
+            zip(panels, ood_scores.items(), strict=True)
+        ):
+            edges = _bin_edges(id_scores, scores)
+            heights = [
+                100 * np.histogram(np.clip(s, edges[0], edges[-1]), edges)[0] / len(s)
+                for s in (id_scores, scores)
+            ]
+            axes.stairs(
+                heights[0], edges, fill=True, color=_ID, alpha=0.45, label="in distribution"
+            )
+            axes.stairs(heights[1], edges, color=_OOD, linewidth=1.6, label="out of distribution")
+            axes.axvline(
+                threshold,
+                color="black",
+                linestyle="--",
+                linewidth=1.2,
+                label="threshold: 95 % of ID at or above",
+            )
+            axes.set_ylim(0, 1.08 * max(map(np.max, heights)))
+            accepted = 100 * np.mean(scores >= threshold)
+            axes.set_title(f"{_wrapped(name)}: {accepted:.1f} % of OOD accepted", fontsize=10)
+            _label(axes, number, len(panels), f"score of {method}", "images (%)")
+        _legend_below(figure, panels)
+    sets = ", ".join(ood_scores)
+    return Picture(
+        f"histogram-{method}",
+        title,
+        f"histograms of the scores of {method} on {id_name} and on {sets}, "
+        f"with the threshold {threshold:.4g} that 95 % of {id_name} reach",
+        figure,
+    )
+
+
+def curves(
+    kind: str, id_name: str, scores: Mapping[str, tuple[Scores, Mapping[str, Scores]]]
+) -> Picture:
+    """Draw ROC or precision-recall curves of several methods, one panel for each OOD set.
+
+    Parameters
+    ----------
+    kind
+        ``roc``, or ``pr`` for precision and recall; ID is positive in both.
+    id_name
+        Name of the ID set.
+    scores
+        Scores of ID images and by OOD set, by method; :data:`MOST_LINES` methods at most.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are more methods than can be told apart.
+    """
+    if len(scores) > MOST_LINES:
+        raise InvalidInputError(
+            f"{len(scores)} methods cannot be told apart in one picture; choose {MOST_LINES}"
+        )
+    names = list(dict.fromkeys(name for _, sets in scores.values() for name in sets))
+    what = "ROC curves" if kind == "roc" else "Precision-recall curves"
+    title = f"{what}: {id_name} (positive) against OOD"
+    with _drawing():
+        figure, panels = _panels(len(names), title, square=True)
+        for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
+            for at, (method, (id_scores, sets)) in enumerate(scores.items()):
+                if name not in sets:
+                    continue
+                curve = Curve.of(id_scores, sets[name], method=method, dataset=name)
+                x, y = _roc(curve) if kind == "roc" else _pr(curve)
+                axes.plot(
+                    100 * x,
+                    100 * y,
+                    color=_COLOURS[at],
+                    linestyle=_STYLES[at],
+                    linewidth=1.6,
+                    label=_wrapped(method),
+                )
+            _guides(axes, kind, scores, name)
+            axes.set(xlim=(-1, 101), ylim=(-1, 101))
+            axes.set_title(_wrapped(name), fontsize=10)
+            labels = (
+                ("OOD accepted: FPR (%)", "ID accepted: TPR (%)")
+                if kind == "roc"
+                else ("recall of ID (%)", "precision (%)")
+            )
+            _label(axes, number, len(panels), *labels)
+        _legend_below(figure, panels)
+    return Picture(
+        kind, title, f"{what} of {', '.join(scores)} on {', '.join(names)}, ID positive", figure
+    )
+
+
+def normratio_bars(
+    run: str,
+    names: Sequence[str],
+    ratios: Sequence[float],
+    stderrs: Sequence[float],
+    *,
+    selected: int,
+) -> Picture:
+    """Draw NormRatio of every block with two standard errors, the selected block marked.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    names
+        Name of every block.
+    ratios, stderrs
+        NormRatio of every block and its standard error; NaN where it has none.
+    selected
+        Index of the selected block.
+    """
+    title = f"NormRatio of the blocks of {run}"
+    with _drawing():
+        figure, (axes,) = _panels(1, title, width=max(5.0, 0.75 * len(names) + 1.5))
+        places = np.arange(len(names))
+        heights = np.nan_to_num(np.asarray(ratios, dtype=np.float64))
+        errors = np.nan_to_num(2 * np.asarray(stderrs, dtype=np.float64))
+        bars = axes.bar(
+            places,
+            heights,
+            yerr=errors,
+            capsize=3,
+            color=[_CHOSEN if at == selected else "#BBBBBB" for at in places],
+            edgecolor="black",
+            linewidth=0.6,
+            ecolor="black",
+        )
+        bars[selected].set_hatch("//")
+        top = float(np.max(heights + errors))
+        axes.annotate(
+            "selected",
+            (selected, heights[selected] + errors[selected]),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
+        axes.set_ylim(0, 1.12 * top if top > 0 else 1)
+        axes.axhline(1, color=_GREY, linewidth=0.9, linestyle=":")
+        axes.set_xticks(
+            places,
+            [f"{at}\n{_wrapped(name, 12)}" for at, name in enumerate(names)],
+            fontsize=8 if len(names) <= 12 else 6,
+        )
+        axes.set(xlabel="block", ylabel="NormRatio (bars: ± 2 standard errors)")
+    return Picture(
+        "normratio",
+        title,
+        f"bars of NormRatio for {len(names)} blocks; block {selected} ({names[selected]}) is "
+        f"selected with {heights[selected]:.3f}",
+        figure,
+    )
+
+
+def block_auroc(
+    run: str, auroc: Mapping[str, Sequence[float]], *, selected: int | None = None
+) -> Picture:
+    """Draw AUROC of FeatureNorm for every block, a line for each OOD set.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    auroc
+        AUROC of every block, a fraction, by OOD set; NaN where it is not known.
+    selected
+        Index of the block that NormRatio selects, if known.
+    """
+    title = f"FeatureNorm of each block of {run}"
+    n_blocks = max(map(len, auroc.values()))
+    with _drawing():
+        figure, (axes,) = _panels(1, title, width=max(5.5, 0.6 * n_blocks + 2.5), height=3.8)
+        for at, (name, values) in enumerate(auroc.items()):
+            axes.plot(
+                np.arange(len(values)),
+                100 * np.asarray(values),
+                color=_COLOURS[at % len(_COLOURS)],
+                linestyle=_STYLES[(at // len(_COLOURS)) % len(_STYLES)],
+                marker=_MARKERS[(at + at // len(_COLOURS)) % len(_MARKERS)],
+                markersize=5,
+                linewidth=1.4,
+                label=_wrapped(name),
+            )
+        if selected is not None:
+            axes.axvspan(
+                selected - 0.3,
+                selected + 0.3,
+                color=_CHOSEN,
+                alpha=0.18,
+                linewidth=0,
+                label="selected by NormRatio",
+            )
+        axes.axhline(50, color=_GREY, linewidth=0.9, linestyle=":", label="chance")
+        axes.set(xlabel="block", ylabel="AUROC (%)", xticks=range(n_blocks))
+        _legend_below(figure, [axes])
+    return Picture(
+        "blocks",
+        title,
+        f"lines of AUROC over {n_blocks} blocks for {', '.join(auroc)}",
+        figure,
+    )
+
+
+def training_history(run: str, history: Sequence[Mapping[str, Any]]) -> Picture:
+    """Draw loss, accuracies and learning rate over the epochs.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    history
+        One record an epoch with ``epoch``, ``loss``, ``train_accuracy``, ``val_accuracy`` (or None)
+        and ``lr``.
+    """
+    title = f"Training of {run}"
+    epochs = [line["epoch"] for line in history]
+    marker = "o" if len(epochs) <= 30 else ""
+
+    def drawn(axes: "Axes", key: str, at: int, label: str, scale: float = 1.0) -> None:
+        known = [(line["epoch"], line[key]) for line in history if line.get(key) is not None]
+        if known:
+            axes.plot(
+                [epoch for epoch, _ in known],
+                [scale * value for _, value in known],
+                color=_COLOURS[at],
+                linestyle=_STYLES[at],
+                marker=marker,
+                markersize=3,
+                linewidth=1.5,
+                label=label,
+            )
+
+    with _drawing():
+        from matplotlib.ticker import MaxNLocator
+
+        figure, (loss, accuracy, rate) = _panels(3, title)
+        drawn(loss, "loss", 0, "training")
+        drawn(accuracy, "train_accuracy", 0, "training, augmented", 100)
+        drawn(accuracy, "val_accuracy", 1, "validation", 100)
+        drawn(rate, "lr", 0, "training")
+        loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))
+        accuracy.set(ylabel="accuracy (%)")
+        accuracy.legend(fontsize=8, frameon=False)
+        rate.set(ylabel="learning rate", ylim=(0, None))
+        for axes in (loss, accuracy, rate):
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    last = history[-1]
+    return Picture(
+        "history",
+        title,
+        f"loss, accuracy and learning rate over {len(epochs)} epochs, ending at a loss of "
+        f"{last['loss']:.4f}",
+        figure,
+    )
+
+
+def contact_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Picture:
+    """Show images side by side, with a caption below each.
+
+    Parameters
+    ----------
+    method
+        What made the scores.
+    rows
+        Images by what they have in common; all rows begin at the left.
+    """
+    title = f"Where {method} errs most: file, true and predicted class, and score"
+    across = max(map(len, rows.values()))
+    side, gap, line = 0.95, 0.1, 0.2  # inches
+    captions = [each.caption for thumbnails in rows.values() for each in thumbnails]
+    below = 0.13 * max(caption.count("\n") + 1 for caption in captions)
+    width = max(5.0, across * (side + gap) + 2 * gap)
+    band = side + line + below + 2 * gap
+    height = 2 * line + gap + len(rows) * band
+    with _drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height))
+        figure.suptitle(_wrapped(title, int(11 * width)), fontsize=12, y=1 - gap / height, va="top")
+        for number, (common, thumbnails) in enumerate(rows.items()):
+            top = height - 2 * line - 2 * gap - number * band
+            figure.text(gap / width, top / height, common, fontsize=10, va="top")
+            for at, thumbnail in enumerate(thumbnails):
+                left, bottom = gap + at * (side + gap), top - line - side
+                axes = figure.add_axes(
+                    (left / width, bottom / height, side / width, side / height), frameon=False
+                )
+                axes.set_axis_off()
+                axes.imshow(_enlarged(thumbnail.pixels), interpolation="none")
+                axes.set_title(thumbnail.caption, fontsize=7, y=-0.03, va="top", pad=0)
+    return Picture(
+        f"images-{method}",
+        title,
+        "; ".join(f"{len(images)} {common}" for common, images in rows.items()),
+        figure,
+        photographs=True,
+    )
+
+
+def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a small image with pixels as squares, which viewers would blur otherwise."""
+    times = max(1, -(-96 // max(pixels.shape[:2])))
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draw in one style, whatever the user's own settings are."""
+    import matplotlib as mpl
+
+    # The names of settings are a type of their own in newer versions of Matplotlib alone.
+    style: dict[Any, Any] = {
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#DDDDDD",
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "svg.hashsalt": "ood",
+        # Names come from outside, and a dollar sign in one is no formula.
+        "text.parse_math": False,
+    }
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(style)
+        # A character that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _panels(
+    count: int,
+    title: str,
+    *,
+    square: bool = False,
+    width: float | None = None,
+    height: float | None = None,
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure with a grid of panels, at most three across."""
+    from matplotlib.figure import Figure
+
+    across = _across(count)
+    down = -(-count // across)
+    size = (width or 3.4 * across + 0.6, height or (3.3 if square else 2.5) * down + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(_wrapped(title, int(11 * size[0])), fontsize=12)
+    grid = figure.subplots(down, across, squeeze=False)
+    flat = list(grid.flat)
+    for unused in flat[count:]:
+        unused.remove()
+    return figure, flat[:count]
+
+
+def _across(count: int) -> int:
+    """Return how many panels stand side by side."""
+    return 2 if count == 4 else min(count, 3)
+
+
+def _label(axes: "Axes", number: int, count: int, x: str, y: str) -> None:
+    """Label the outer axes of a grid alone; they mean the same in all panels."""
+    across = _across(count)
+    if number % across == 0:
+        axes.set_ylabel(y)
+    if number + across >= count:
+        axes.set_xlabel(_wrapped(x))
+
+
+def _legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
+    """Explain every line once, whichever panel it is in."""
+    found = [
+        pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)
+    ]
+    known = {label: handle for handle, label in reversed(found)}
+    labels = list(dict.fromkeys(label for _, label in found))
+    handles = [known[label] for label in labels]
+    longest = max(max(map(len, label.split("\n"))) for label in labels)
+    # About eleven characters of this size go into an inch; a sample line takes six more.
+    columns = max(1, min(len(labels), int(11 * figure.get_figwidth()) // (longest + 8)))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+
+
+def _wrapped(text: str, width: int = _LONGEST) -> str:
+    return "\n".join(textwrap.wrap(text, width)) or text
+
+
+def _bin_edges(first: Scores, second: Scores) -> NDArray[np.float64]:
+    ends = np.array([np.percentile(scores, [0.2, 99.8]) for scores in (first, second)])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, _BINS + 1)
+
+
+def _roc(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = curve.false_positives / curve.n_negative, curve.true_positives / curve.n_positive
+    keep = _few(x, y)
+    return x[keep], y[keep]
+
+
+def _pr(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    accepted = curve.true_positives[1:] + curve.false_positives[1:]
+    x = curve.true_positives[1:] / curve.n_positive
+    y = curve.true_positives[1:] / accepted
+    keep = _few(x, y)
+    return x[keep], y[keep]
+
+
+def _few(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return as many points as an eye can tell apart, spread evenly along the curve."""
+    way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    at = np.searchsorted(way, np.linspace(0, way[-1], _MOST_POINTS))
+    return np.unique(np.minimum(at, len(x) - 1))
+
+
+def _guides(
+    axes: "Axes",
+    kind: str,
+    scores: Mapping[str, tuple[Scores, Mapping[str, Scores]]],
+    name: str,
+) -> None:
+    """Draw what a curve is to be compared with."""
+    if kind == "roc":
+        axes.plot([0, 100], [0, 100], color=_GREY, linewidth=0.8, linestyle=":", label="chance")
+        axes.axhline(95, color=_GREY, linewidth=0.8, label="95 % of ID accepted")
+        return
+    n_id, n_ood = next(
+        (len(id_scores), len(sets[name])) for id_scores, sets in scores.values() if name in sets
+    )
+    share = 100 * n_id / (n_id + n_ood)
+    axes.axhline(share, color=_GREY, linewidth=0.8, linestyle=":", label="chance: share of ID")

@@ -1,0 +1,581 @@
+"""Activations of images: read from the store where they are, computed once where they are not."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from oodcli.activations import CORE, Activations, ActivationSet, ActivationShard
+from oodcli.compute.compute import Compute, Precision
+from oodcli.compute.devices import enough_memory
+from oodcli.compute.processes import Processes
+from oodcli.data.views import View
+from oodcli.errors import CorruptArtifactError
+from oodcli.images import ImageSet, ImageShard
+from oodcli.models import Network, load_run_network
+from oodcli.models.extraction import ReadyNetwork, read_ahead
+from oodcli.pools import one_for_all
+from oodcli.probes import Learner, Probe
+from oodcli.progress import Progress, Task
+from oodcli.store.activations import ActivationFolder, ArrayFolder, Missing
+from oodcli.store.runs import Run, RunFolder
+from oodcli.store.store import Store, check_room, remove_leftovers
+
+
+@dataclass
+class Passes:
+    """How many images went through the network, and how many did not have to.
+
+    Parameters
+    ----------
+    computed
+        Images by name of their set.
+    cached
+        Images by name of their set.
+    seconds
+        Time in the network and around it.
+    """
+
+    computed: dict[str, int] = field(default_factory=dict)
+    cached: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def count(self, name: str, *, computed: int, cached: int) -> None:
+        """Add the images of one set."""
+        self.computed[name] = self.computed.get(name, 0) + computed
+        self.cached[name] = self.cached.get(name, 0) + cached
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What extraction of a set would have to do.
+
+    Parameters
+    ----------
+    total
+        Images in the set.
+    missing
+        Images that have to go through the network.
+    """
+
+    total: int
+    missing: int
+
+
+class Activator:
+    """Gives the activations of a run's network on any images.
+
+    Parameters
+    ----------
+    store
+        Where activations are kept.
+    folder, run
+        The run.
+    compute
+        Where and how to compute what is missing.
+    progress
+        Reports every forward pass.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: RunFolder,
+        run: Run,
+        compute: Compute,
+        *,
+        progress: Progress,
+    ) -> None:
+        folder.check_weights(run)
+        self._store = store
+        self._folder = folder
+        self._run = run
+        self._how = compute
+        self._progress = progress
+        self.passes = Passes()
+        # Files that were found whole; from then on they are mapped, so that a bank larger than
+        # memory can be read again and again.
+        self._whole: set[Path] = set()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._how.device
+
+    @property
+    def precision(self) -> Precision:
+        """``float32`` or ``bfloat16``."""
+        return self._how.precision
+
+    @cached_property
+    def network(self) -> Network:
+        """The network of the run, loaded when first needed."""
+        run = self._run
+        return load_run_network(
+            self._folder.weights,
+            run.arch,
+            len(run.class_names),
+            size=run.preprocess.size,
+            blocks=run.blocks,
+        )
+
+    @cached_property
+    def _ready(self) -> ReadyNetwork:
+        """The network on its device, made when a pass first needs it."""
+        return ReadyNetwork(self.network, device=self.device, precision=self.precision)
+
+    def activations(
+        self,
+        images: ImageSet,
+        *,
+        view: View | None = None,
+        normalise: bool = True,
+        probes: Sequence[Probe] = (),
+        norms_only: bool = False,
+    ) -> ActivationSet:
+        """Return the activations of images, computing the shards that are not stored.
+
+        Parameters
+        ----------
+        images
+            The images, at the size of the run.
+        view
+            What is done to each image first; plain by default.
+        normalise
+            Whether pixel values are normalised with the constants of the run.
+        probes
+            What else to observe in the same pass; what each leaves is stored under its own key.
+        norms_only
+            Whether block norms are all that is stored and returned: features and logits are then
+            ``(n, 0)``, and predictions are zeros.
+
+        Raises
+        ------
+        InvalidInputError
+            If the disk has no room for them, or the network gives values that are not finite.
+        """
+        shown = self._shown(view or View(), normalise=normalise, norms_only=norms_only)
+        if shown.missing(images.shards, probes):
+            with self._writing(images, shown):
+                self._compute(images, shown, images.shards, probes)
+        else:
+            self.passes.count(images.name, computed=0, cached=len(images))
+        return self._open(images, shown, probes)
+
+    def as_decoded(
+        self, name: str, views: Mapping[View, bool], *, normalise: bool = True
+    ) -> Callable[[ImageShard], None]:
+        """Return what computes and stores activations of shards whose pixels will not be kept.
+
+        Parameters
+        ----------
+        name
+            Name of the image set.
+        views
+            What is done to each image first, and whether block norms are all that is stored.
+        normalise
+            As for :meth:`activations`.
+        """
+
+        def see(shard: ImageShard) -> None:
+            images = ImageSet(name, (shard,))
+            for view, norms_only in views.items():
+                shown = self._shown(view, normalise=normalise, norms_only=norms_only)
+                if shown.missing(images.shards):
+                    with self._writing(images, shown):
+                        self._compute(images, shown, [shard], (), of=len(shard), passing=True)
+
+        return see
+
+    def share_out(
+        self,
+        images: ImageSet,
+        processes: Processes,
+        *,
+        view: View | None = None,
+        normalise: bool = True,
+        probes: Sequence[Probe] = (),
+        norms_only: bool = False,
+    ) -> None:
+        """Compute and store the activations of images together with other processes.
+
+        Each process takes whole shards, so that batches, and with them activations, are those of
+        one process. Every process calls this with the same images at the same time.
+
+        Parameters
+        ----------
+        images, view, normalise, probes, norms_only
+            As for :meth:`activations`.
+        processes
+            The processes; they share the store.
+
+        Raises
+        ------
+        InvalidInputError
+            As for :meth:`activations`.
+        """
+        shown = self._shown(view or View(), normalise=normalise, norms_only=norms_only)
+        one_writer = self._writing(images, shown) if processes.first else contextlib.nullcontext()
+        with one_writer:
+            # Nobody writes before all have seen what is missing.
+            keys = {shown.key_of(each.shard) for each in shown.missing(images.shards, probes)}
+            keys = processes.agreed(keys)
+            missing = [shard for shard in images.shards if shown.key_of(shard) in keys]
+            mine = missing[processes.rank :: processes.size]
+            self._compute(images, shown, mine, probes, of=sum(map(len, missing)))
+            processes.meet()
+
+    def learned(self, images: ImageSet, learner: Learner) -> Mapping[str, Tensor]:
+        """Return the state that a learner draws from images, computing it where it is not stored.
+
+        Parameters
+        ----------
+        images
+            The images, at the size of the run.
+        learner
+            What to draw.
+
+        Raises
+        ------
+        InvalidInputError
+            If the network cannot be run on the images.
+        """
+        folder = self._shown(View()).folder
+        states, key = folder.states, folder.state_key(learner.key, images)
+        with self._store.lock(folder.state_lock(key), progress=self._progress):
+            try:
+                return _read(states, key)
+            except CorruptArtifactError:
+                states.forget(key)
+            except FileNotFoundError:
+                pass
+            pre = self._run.preprocess
+            label = f"{learner.key.partition('(')[0]} learns from {images.name}"
+            started = time.perf_counter()
+            with (
+                self._progress.task(label, total=len(images), unit="images") as task,
+                self._chunks(images.shards, View()) as chunks,
+            ):
+                state = self._ready.learn(
+                    chunks,
+                    learner,
+                    mean=pre.mean,
+                    std=pre.std,
+                    batch_size=self._how.batch_size,
+                    advance=task.advance,
+                    rows=[len(shard) for shard in images.shards],
+                )
+            self.passes.count(images.name, computed=len(images), cached=0)
+            self.passes.seconds += time.perf_counter() - started
+            _write(states, key, state)
+        return state
+
+    def plan(self, images: ImageSet, *, view: View | None = None, norms_only: bool = False) -> Plan:
+        """Say what :meth:`activations` would compute, without computing it."""
+        missing = self._shown(view or View(), norms_only=norms_only).missing(images.shards)
+        return Plan(total=len(images), missing=sum(len(each.shard) for each in missing))
+
+    def bytes_per_image(self, *, norms_only: bool = False) -> int:
+        """Return the room that the activations of one image take on disk, or its block norms."""
+        norms = 4 * len(self.network.blocks)
+        if norms_only:
+            return norms
+        classes, width = self.network.head().weight.shape
+        return norms + 4 * (classes + width) + 8
+
+    def rate(self) -> float | None:
+        """Return images a second of the last pass of this network on this device, if known."""
+        return self._shown(View()).folder.rates().get(str(self.device))
+
+    def timed_rate(self) -> float:
+        """Return images a second of a few batches of noise, the first of which does not count."""
+        times = [time.perf_counter() for _ in self._on_noise(64, turns=3)]
+        return 64 * 2 / (times[2] - times[0])
+
+    def try_probes(self, probes: Sequence[Probe]) -> None:
+        """Run probes on two images of noise.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If one is not defined for this network.
+        """
+        for _ in self._on_noise(2, turns=1, probes=probes):
+            pass
+
+    def _on_noise(
+        self, n: int, *, turns: int, probes: Sequence[Probe] = ()
+    ) -> Iterator[Activations]:
+        noise = np.random.default_rng(0).integers(
+            0, 256, (n, 3, *self._run.preprocess.size), dtype=np.uint8
+        )
+        return self._ready.extract(
+            itertools.repeat(noise, turns),
+            mean=self._run.preprocess.mean,
+            std=self._run.preprocess.std,
+            batch_size=self._how.batch_size,
+            probes=probes,
+        )
+
+    def block_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Return channels, height and width of the map of every block, by name."""
+        return self.network.block_shapes(self._run.preprocess.size)
+
+    def _shown(self, view: View, *, normalise: bool = True, norms_only: bool = False) -> "_Shown":
+        folder = ActivationFolder.of(
+            self._store,
+            self._run,
+            precision=self.precision,
+            view=view,
+            normalise=normalise,
+            norms_only=norms_only,
+            whole=self._whole,
+        )
+        return _Shown(folder, view)
+
+    def _writing(
+        self, images: ImageSet, shown: "_Shown"
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock without which no activations of images are written or removed."""
+        return self._store.lock(shown.folder.lock_name(images.name), progress=self._progress)
+
+    def _compute(
+        self,
+        images: ImageSet,
+        shown: "_Shown",
+        shards: Sequence[ImageShard],
+        probes: Sequence[Probe],
+        *,
+        of: int | None = None,
+        passing: bool = False,
+    ) -> None:
+        """Compute what is missing; it may be this process's part of all there is to compute."""
+        missing = shown.missing(shards, probes)  # again: another process may have been at it
+        own = sum(len(each.shard) for each in missing)
+        count = own if of is None else of
+        # What is shared out is read later, and counted as stored then.
+        left = len(images) - count if of is None else -count
+        self.passes.count(images.name, computed=count, cached=left)
+        if not missing:
+            return
+        folder = shown.folder
+        needed = count * self.bytes_per_image(norms_only=folder.norms_only)
+        check_room(self._store.root, needed, f"activations of {count:,} images")
+        remove_leftovers(folder.path)
+        folder.write_manifest()
+        started = time.perf_counter()
+        with self._progress.task(
+            f"forward pass: {images.name}", total=count, unit="images", passing=passing
+        ) as task:
+            pace = _Pace(task, own, count)
+            # Usually one group; more where a pass for fewer probes was cut off or came before.
+            for lacking in dict.fromkeys(each.probes for each in missing):
+                group = [each for each in missing if each.probes == lacking]
+                self._pass(shown, group, [p for p in probes if p.key in lacking], pace.advance)
+        seconds = time.perf_counter() - started
+        self.passes.seconds += seconds
+        if all(each.core and not each.probes for each in missing):
+            folder.write_manifest(str(self.device), own / seconds)
+
+    @contextlib.contextmanager
+    def _chunks(
+        self, shards: Sequence[ImageShard], view: View
+    ) -> Iterator[Iterator[NDArray[np.uint8]]]:
+        """Give the pixels of shards in chunks, the next of which is read meanwhile.
+
+        One pool serves what has to be decoded for them, and ends with this where none ran before.
+        """
+        with (
+            enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
+            one_for_all(),
+            read_ahead(_views(shards, view)) as chunks,
+        ):
+            yield chunks
+
+    def _pass(
+        self,
+        shown: "_Shown",
+        group: Sequence[Missing],
+        probes: Sequence[Probe],
+        advance: Callable[[int], None],
+    ) -> None:
+        """Run the network over shards that lack the same, and store what they lack."""
+        with self._chunks([each.shard for each in group], shown.view) as chunks:
+            outputs = self._ready.extract(
+                chunks,
+                mean=shown.folder.key["mean"],
+                std=shown.folder.key["std"],
+                batch_size=self._how.batch_size,
+                probes=probes,
+                advance=advance,
+                rows=[len(each.shard) for each in group],
+            )
+            for each, activations in zip(group, outputs, strict=True):
+                shown.write(each, activations)
+
+    def _open(self, images: ImageSet, shown: "_Shown", probes: Sequence[Probe]) -> ActivationSet:
+        def loader(shard: ImageShard) -> ActivationShard:
+            def load() -> Activations:
+                with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
+                    return shown.read(shard, probes)
+                with self._writing(images, shown):
+                    # Another process may have made it again while this one waited.
+                    with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
+                        return shown.read(shard, probes)
+                    self._progress.note(
+                        f"a stored shard of activations of {images.name} is damaged: made again"
+                    )
+                    shown.folder.forget(shard, [probe.key for probe in probes])
+                    self._compute(images, shown, [shard], probes)
+                    return shown.read(shard, probes)
+
+            return ActivationShard(len(shard), load)
+
+        return ActivationSet([loader(shard) for shard in images.shards], self.device)
+
+
+def _views(shards: Sequence[ImageShard], view: View) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pixels of shards as a view shows them, chunk by chunk."""
+    for shard in shards:
+        at = 0
+        for pixels in shard.chunks():
+            yield view.apply(pixels, shard.indices[at : at + len(pixels)])
+            at += len(pixels)
+
+
+class _Pace:
+    """Shows the work of all processes by the part of it that this one has done.
+
+    Parameters
+    ----------
+    task
+        Shows it.
+    own, total
+        Images of this process, and of all.
+    """
+
+    def __init__(self, task: Task, own: int, total: int) -> None:
+        self._task = task
+        self._own = own
+        self._total = total
+        self._done = 0
+        self._shown = 0
+
+    def advance(self, images: int) -> None:
+        """Count images of this process."""
+        self._done += images
+        now = self._done * self._total // self._own
+        self._task.advance(now - self._shown)
+        self._shown = now
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The activations of images that are shown to a network in one way, as tensors.
+
+    Parameters
+    ----------
+    folder
+        Where they are stored.
+    view
+        What is done to each image first.
+    """
+
+    folder: ActivationFolder
+    view: View
+
+    def key_of(self, shard: ImageShard) -> str:
+        """Return the key of what is stored of a shard."""
+        return self.folder.shard_key(shard)
+
+    def missing(self, shards: Sequence[ImageShard], probes: Sequence[Probe] = ()) -> list[Missing]:
+        """Return the shards of which something is not stored."""
+        return self.folder.missing(shards, [probe.key for probe in probes])
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("block_norms",) if self.folder.norms_only else CORE
+
+    def write(self, missing: Missing, activations: Activations) -> None:
+        """Store what was missing of one shard."""
+        arrays, key = activations.arrays(), self.key_of(missing.shard)
+        if missing.core:
+            _write(self.folder.places[0], key, {name: arrays[name] for name in self._names})
+        for probe in missing.probes:
+            _write(self.folder.observed(probe), key, {probe: arrays[probe]})
+
+    def read(self, shard: ImageShard, probes: Sequence[Probe]) -> Activations:
+        """Read one shard, from the shards that its images come from where it is not stored itself.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it, or what a probe left, is not there.
+        CorruptArtifactError
+            If it is not what was written.
+        """
+        where = f"shard {self.key_of(shard)} in {self.folder.path}"
+        try:
+            arrays = self._arrays(self.folder.places, self._names, shard)
+            for probe in probes:
+                arrays |= self._arrays([self.folder.observed(probe.key)], [probe.key], shard)
+            activations = Activations.of(_padded(arrays) if self.folder.norms_only else arrays)
+        except (KeyError, ValueError) as error:
+            raise CorruptArtifactError(f"{where} is not whole: {error}; remove it") from None
+        if len(activations) != len(shard):
+            raise CorruptArtifactError(
+                f"{where} has {len(activations)} rows, not {len(shard)}; remove it"
+            )
+        return activations
+
+    def _arrays(
+        self, places: Sequence[ArrayFolder], names: Sequence[str], shard: ImageShard
+    ) -> dict[str, Tensor]:
+        def read(key: str) -> dict[str, Tensor]:
+            for place in places:
+                with contextlib.suppress(FileNotFoundError):
+                    stored = _read(place, key)
+                    return {name: stored[name] for name in names}
+            raise FileNotFoundError(key)
+
+        return self.folder.rows_of(shard, read, torch.cat)
+
+
+def _write(place: ArrayFolder, key: str, arrays: Mapping[str, Tensor]) -> None:
+    """Store tensors under a key."""
+    content = safetensors.torch.save({n: array.contiguous() for n, array in arrays.items()})
+    place.write(key, content)
+
+
+def _read(place: ArrayFolder, key: str) -> dict[str, Tensor]:
+    """Return the tensors of a key, which stay on the disk until they are touched.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    CorruptArtifactError
+        If they are not what was written.
+    """
+    path = place.checked(key)
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise CorruptArtifactError(f"{path} is damaged: {error}; remove it") from None
+
+
+def _padded(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return arrays with block norms as activations of which nothing else is known."""
+    rows = len(arrays["block_norms"])
+    nothing = {"logits": torch.zeros(rows, 0), "features": torch.zeros(rows, 0)}
+    return {**nothing, "predictions": torch.zeros(rows, dtype=torch.int64), **arrays}

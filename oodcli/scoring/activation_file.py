@@ -1,0 +1,496 @@
+"""Activations in one ``.npz`` file, to be scored here or made here for other programs.
+
+::
+
+    weight                (k, d)  last layer: logits = features @ weight.T + bias
+    bias                  (k,)
+    tau                   ()      what features are divided by before it, 1 if left out
+    SET/features          (n, d)  input of the last layer
+    SET/logits            (n, k)  may be left out: they are what the last layer makes of them
+    SET/labels            (n,)    classes from 0 to k - 1
+    SET/block_norms       (n, b)  FeatureNorm of every block, may be left out
+    SET/predictions       (n,)    may be left out: the classes of the largest logits
+
+``SET`` is ``train`` (what methods learn from), ``val`` (what they are calibrated on; without it, a
+fixed tenth of ``train``, every class in proportion), ``test`` (ID test images), or ``jigsaw``
+(jigsaw puzzles of ``train``, row by row, of which block norms are enough). Every other set is an
+OOD set and needs no labels. Numbers are float16, float32 or float64, and are computed with as
+float32; labels are whole numbers of any width.
+
+Arrays that ``numpy.savez`` wrote are read in pieces from where they lie; those of
+``numpy.savez_compressed`` are read at once.
+"""
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, ActivationShard, Head
+from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.files import check_file, reading
+from oodcli.npz import array_names, open_member, read_member
+from oodcli.progress import Progress
+from oodcli.store.store import file_of_user
+
+TRAIN, VAL, TEST, JIGSAW = "train", "val", "test", "jigsaw"
+RESERVED = (TRAIN, VAL, TEST, JIGSAW)
+_ARRAYS = ("features", "logits", "labels", "block_norms", "predictions")
+_WRITTEN = ("features", "logits", "block_norms", "predictions")
+_HEAD = ("weight", "bias", "tau")
+# Half precision rounds by 2⁻¹¹ of each value; this is what two roundings can make of a logit.
+_TOLERANCE = 1e-3
+_CURE = "write it with numpy.savez"
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One array of the file, read row by row.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        Name of the array.
+    shape, dtype
+        Of the array.
+    offset
+        Where in the file its first value is; None if it has to be read at once.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int | None
+
+    @property
+    def where(self) -> str:
+        """What it is called in messages."""
+        return f"{self.path}: array {self.name!r}"
+
+    @cached_property
+    def values(self) -> NDArray[Any]:
+        """All values, mapped from the file where that can be."""
+        with reading(self.where, cure=_CURE, error=InvalidInputError):
+            if self.offset is not None and 0 not in self.shape:
+                return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+            with zipfile.ZipFile(self.path) as archive:
+                return read_member(archive, self.name)
+
+    def floats(self, rows: slice | NDArray[np.int64]) -> Tensor:
+        """Return chosen rows as float32."""
+        return torch.from_numpy(np.array(self.values[rows], dtype=np.float32))
+
+    def integers(self, rows: slice | NDArray[np.int64]) -> Tensor:
+        """Return chosen rows as whole numbers."""
+        return torch.from_numpy(np.array(self.values[rows], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Activations of one set of the file.
+
+    Parameters
+    ----------
+    name
+        Name of the set.
+    members
+        Its arrays by name.
+    head
+        The last layer, on the CPU.
+    """
+
+    name: str
+    members: Mapping[str, _Member]
+    head: Head
+
+    def __len__(self) -> int:
+        return next(iter(self.members.values())).shape[0]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Class of every image, ``(n,)``, if the file has them."""
+        found = self.members.get("labels")
+        return None if found is None else found.integers(slice(None))
+
+    def activations(
+        self, device: torch.device, rows: NDArray[np.int64] | None = None
+    ) -> ActivationSet:
+        """Return the activations of all rows, or of the chosen ones.
+
+        Parameters
+        ----------
+        device
+            Where they are put.
+        rows
+            Rows in ascending order, ``(m,)``.
+        """
+        if rows is None:
+            rows = np.arange(len(self), dtype=np.int64)
+        pieces = [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
+        return ActivationSet(
+            [ActivationShard(len(piece), self._loader(piece)) for piece in pieces], device
+        )
+
+    def _loader(self, rows: NDArray[np.int64]) -> Callable[[], Activations]:
+        # A slice is read straight from the file; chosen rows are gathered.
+        whole = len(rows) == rows[-1] - rows[0] + 1
+        wanted = slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
+        return lambda: self.load(wanted)
+
+    def load(self, rows: slice | NDArray[np.int64]) -> Activations:
+        """Read chosen rows."""
+        n = len(range(len(self))[rows]) if isinstance(rows, slice) else len(rows)
+        empty = torch.zeros(n, 0)
+        features, logits, norms = (
+            self.members[name].floats(rows) if name in self.members else None
+            for name in ("features", "logits", "block_norms")
+        )
+        if logits is None:
+            logits = empty if features is None else self.head(features)
+        predictions = self.members.get("predictions")
+        if predictions is not None:
+            classes = predictions.integers(rows)
+        elif logits.shape[1]:
+            classes = logits.argmax(dim=1)
+        else:
+            classes = torch.zeros(n, dtype=torch.int64)
+        return Activations(
+            logits,
+            empty if features is None else features,
+            empty if norms is None else norms,
+            classes,
+        )
+
+
+@dataclass(frozen=True)
+class ActivationFile:
+    """A file that was read and found right.
+
+    Parameters
+    ----------
+    path
+        The file.
+    head
+        The last layer, on the CPU.
+    sets
+        The sets by name, in the order of the file.
+    n_blocks
+        Number of blocks of which there are norms; 0 if a set has none.
+    """
+
+    path: Path
+    head: Head
+    sets: Mapping[str, FileSet]
+    n_blocks: int
+
+    @property
+    def ood(self) -> list[str]:
+        """Names of the OOD sets."""
+        return [name for name in self.sets if name not in RESERVED]
+
+    @property
+    def without_norms(self) -> list[str]:
+        """Names of the sets that have no block norms."""
+        return [name for name, each in self.sets.items() if "block_norms" not in each.members]
+
+
+def read_activations(path: Path, *, progress: Progress) -> ActivationFile:
+    """Open a file and check all that is in it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    progress
+        Told how far checking is.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not such a file, or an array has another shape or type than its neighbours ask for,
+        values that are not finite, labels that are no classes, or logits that the last layer does
+        not make of the features.
+    """
+    members = _members(path)
+    head = _head(path, members)
+    sets: dict[str, FileSet] = {}
+    for name in members:
+        if name not in _HEAD:
+            of = name.rpartition("/")[0]
+            arrays = {a: members[f"{of}/{a}"] for a in _ARRAYS if f"{of}/{a}" in members}
+            sets.setdefault(of, FileSet(of, arrays, head))
+    widths = {
+        each.members["block_norms"].shape[1:]
+        for each in sets.values()
+        if "block_norms" in each.members
+    }
+    for each in sets.values():
+        _check_shapes(path, each)
+    if len(widths) > 1:
+        raise InvalidInputError(
+            f"{path}: sets have block norms of different numbers of blocks: "
+            f"{', '.join(str(width[0]) for width in sorted(widths))}; they must be of one network"
+        )
+    _check_sets(path, sets)
+    rows = sum(map(len, sets.values()))
+    with progress.task(f"checking {path.name}", total=rows, unit="images") as task:
+        for each in sets.values():
+            _check_labels(each)
+            for start in range(0, len(each), CHUNK_ROWS):
+                part = slice(start, min(start + CHUNK_ROWS, len(each)))
+                _check_values(each, part)
+                task.advance(part.stop - part.start)
+    found = ActivationFile(path, head, sets, widths.pop()[0] if widths else 0)
+    return ActivationFile(path, head, sets, 0) if found.without_norms else found
+
+
+def write_activations(
+    path: Path,
+    head: Head,
+    sets: Mapping[str, tuple[ActivationSet, NDArray[np.int64] | None]],
+) -> None:
+    """Write activations, array by array and shard by shard; no array is in memory as a whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    head
+        The last layer.
+    sets
+        Activations and labels by name of the set.
+
+    Raises
+    ------
+    InvalidInputError
+        If the path cannot be written to.
+    """
+    with file_of_user(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        _write(archive, "weight", [head.weight], tuple(head.weight.shape))
+        _write(archive, "bias", [head.bias], tuple(head.bias.shape))
+        if head.tau != 1:
+            _write(archive, "tau", [torch.tensor(head.tau)], ())
+        for name, (rows, labels) in sets.items():
+            first = next(rows.chunks(rows=1)).arrays()
+            # Of jigsaw puzzles there are block norms only.
+            written = _WRITTEN if first["features"].shape[1] else ("block_norms",)
+            widths = {array: tuple(first[array].shape[1:]) for array in written}
+            del first
+            for array, width in widths.items():
+                columns = (chunk.arrays()[array] for chunk in rows.chunks())
+                _write(archive, f"{name}/{array}", columns, (len(rows), *width))
+            if labels is not None:
+                _write(archive, f"{name}/labels", [torch.from_numpy(labels)], labels.shape)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names of sets that mean something else in a file of activations.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is one.
+    """
+    for name in names:
+        if name in RESERVED:
+            raise InvalidInputError(
+                f"an OOD set cannot be called {name!r} in a file of activations; "
+                "name it otherwise: --ood NAME=PATH"
+            )
+
+
+def _write(
+    archive: zipfile.ZipFile,
+    name: str,
+    parts: Iterator[Tensor] | Sequence[Tensor],
+    shape: tuple[int, ...],
+) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+        for index, part in enumerate(parts):
+            values = np.ascontiguousarray(part.cpu().numpy())
+            if index == 0:
+                _write_header(stream, values.dtype, shape)
+            stream.write(values.tobytes())
+
+
+def _write_header(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(
+        stream,
+        {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape},
+    )
+
+
+def _members(path: Path) -> dict[str, _Member]:
+    """Return every array of the file by name."""
+    check_file(path, "check the path")
+    with path.open("rb") as raw:
+        with reading(path, wrong="is not an .npz file", cure=_CURE, error=InvalidInputError):
+            archive = zipfile.ZipFile(raw)
+            names = array_names(archive)
+        found = {name: _member(path, archive, name, raw) for name in names}
+    for name in found:
+        head, slash, array = name.rpartition("/")
+        if not slash and name in _HEAD:
+            continue
+        if not head or array not in _ARRAYS:
+            known = UnknownNameError.among("array", array, _ARRAYS if head else (*_HEAD, "SET/…"))
+            raise InvalidInputError(
+                f"{path}: array {name!r} is none of weight, bias, tau and "
+                f"SET/{', SET/'.join(_ARRAYS)}: {known}"
+            )
+    return found
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str, raw: IO[bytes]) -> _Member:
+    info = archive.getinfo(f"{name}.npy")
+    where = f"{path}: array {name!r}"
+    with (
+        reading(where, cure=_CURE, error=InvalidInputError),
+        open_member(archive, name) as (header, _),
+    ):
+        offset = None
+        if info.compress_type == zipfile.ZIP_STORED and not header.is_fortran:
+            # The name and the extra field stand between the header of the member and its bytes.
+            raw.seek(info.header_offset + 26)
+            lengths = raw.read(4)
+            extra = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+            offset = info.header_offset + 30 + extra + header.length
+    return _Member(path, name, header.shape, header.dtype, offset)
+
+
+def _head(path: Path, members: Mapping[str, _Member]) -> Head:
+    for name in ("weight", "bias"):
+        if name not in members:
+            raise InvalidInputError(
+                f"{path} has no array {name!r}; put weight (k, d) and bias (k,) of the last layer "
+                "into it"
+            )
+        _check_floats(members[name])
+    weight, bias = members["weight"], members["bias"]
+    if len(weight.shape) != 2 or bias.shape != weight.shape[:1] or 0 in weight.shape:
+        raise InvalidInputError(
+            f"{path}: weight has shape {weight.shape} and bias {bias.shape}; they must be (k, d) "
+            "and (k,)"
+        )
+    tau = 1.0
+    if "tau" in members:
+        _check_floats(members["tau"])
+        tau = float(members["tau"].values)
+    head = Head(weight.floats(slice(None)), bias.floats(slice(None)), tau)
+    if not (head.weight.isfinite().all() and head.bias.isfinite().all() and 0 < tau < np.inf):
+        raise InvalidInputError(
+            f"{path}: weight and bias must be finite, and tau positive; write the file again"
+        )
+    return head
+
+
+def _check_floats(member: _Member) -> None:
+    if member.dtype.kind != "f":
+        raise InvalidInputError(f"{member.where} is {member.dtype}; store float32")
+
+
+def _check_shapes(path: Path, each: FileSet) -> None:
+    classes, width = each.head.weight.shape
+    wanted = {"features": (width,), "logits": (classes,), "labels": (), "predictions": ()}
+    if "features" not in each.members and not (
+        each.name == JIGSAW and "block_norms" in each.members
+    ):
+        raise InvalidInputError(f"{path} has no array '{each.name}/features'; every set needs one")
+    for name, member in each.members.items():
+        if name in ("labels", "predictions"):
+            if member.dtype.kind not in "iu":
+                raise InvalidInputError(f"{member.where} is {member.dtype}; store whole numbers")
+        else:
+            _check_floats(member)
+        right = (
+            len(member.shape) == 2 if name == "block_norms" else member.shape[1:] == wanted[name]
+        )
+        if not right or len(member.shape) < 1:
+            columns = (
+                "(n, b)" if name == "block_norms" else f"(n, {', '.join(map(str, wanted[name]))})"
+            )
+            raise InvalidInputError(
+                f"{member.where} has shape {member.shape}, not {columns.replace(', )', ',)')}; "
+                f"the last layer has weight ({classes}, {width})"
+            )
+        if member.shape[0] != len(each):
+            first = next(iter(each.members.values()))
+            raise InvalidInputError(
+                f"{member.where} has {member.shape[0]} rows and {first.name!r} has {len(each)}; "
+                "all arrays of a set have one row per image"
+            )
+    if len(each) == 0:
+        raise InvalidInputError(f"{path}: set {each.name!r} has no images; leave it out")
+
+
+def _check_sets(path: Path, sets: Mapping[str, FileSet]) -> None:
+    if TEST not in sets:
+        raise InvalidInputError(f"{path} has no set {TEST!r}: the ID test images")
+    if all(name in RESERVED for name in sets):
+        raise InvalidInputError(
+            f"{path} has no OOD set: that is every set but {', '.join(RESERVED)}"
+        )
+    for name in (TRAIN, VAL):
+        if name in sets and "labels" not in sets[name].members:
+            raise InvalidInputError(f"{path} has no array '{name}/labels'; methods learn from them")
+    if JIGSAW in sets and len(sets[JIGSAW]) != len(sets.get(TRAIN, ())):
+        raise InvalidInputError(
+            f"{path}: jigsaw has {len(sets[JIGSAW])} rows and train {len(sets.get(TRAIN, ()))}; "
+            "row i of jigsaw is the puzzle of row i of train"
+        )
+
+
+def _check_labels(each: FileSet) -> None:
+    """Refuse labels of ID images that are no classes; those of OOD sets mean nothing here."""
+    classes = len(each.head.bias)
+    wanted = ["labels", "predictions"] if each.name in (TRAIN, VAL, TEST) else ["predictions"]
+    for name in wanted:
+        if name not in each.members:
+            continue
+        member = each.members[name]
+        values = member.values
+        bad = np.flatnonzero((values < 0) | (values >= classes))
+        if len(bad):
+            raise InvalidInputError(
+                f"{member.where} has {values[bad[0]]} in row {bad[0]}; with {classes} classes they "
+                f"are numbered 0 to {classes - 1}"
+            )
+
+
+def _check_values(each: FileSet, part: slice) -> None:
+    """Refuse values that are not finite, and logits that are not those of the features."""
+    for name in ("features", "logits", "block_norms"):
+        if name not in each.members:
+            continue
+        values = each.members[name].floats(part)
+        bad = (~values.isfinite()).any(dim=1).nonzero().flatten()
+        if len(bad):
+            raise InvalidInputError(
+                f"{each.members[name].where} has values that are not finite in row "
+                f"{part.start + int(bad[0])}; leave the image out of all arrays of its set"
+            )
+    if "logits" not in each.members or "features" not in each.members:
+        return
+    rows = each.load(part)
+    made = each.head(rows.features)
+    # How far roundings of the terms of the sum can reach.
+    reach = rows.features.abs() @ each.head.weight.abs().T + each.head.bias.abs()
+    off = (made - rows.logits).abs()
+    wrong = (off > _TOLERANCE * reach + 1e-6).any(dim=1).nonzero().flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise InvalidInputError(
+            f"{each.members['logits'].where} is not features @ weight.T + bias: in row "
+            f"{part.start + row} it is off by {float(off[row].max()):.3g}; store the input of the "
+            "last layer as features, or leave the logits out"
+        )

@@ -1,0 +1,326 @@
+"""One call of ``ood score``: the passes over its images, its fitted methods, and its scores."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.activations import Reference
+from oodcli.compute.processes import Processes
+from oodcli.data.splits import Split
+from oodcli.data.views import View
+from oodcli.errors import InvalidInputError
+from oodcli.images import ImageSet, ImageShard
+from oodcli.methods import Fitted, MethodSpec
+from oodcli.methods.ensemble import AUTO
+from oodcli.methods.featurenorm import selection
+from oodcli.metrics import near_chance
+from oodcli.scoring.activation_file import (
+    JIGSAW,
+    TEST,
+    TRAIN,
+    VAL,
+    check_names,
+    write_activations,
+)
+from oodcli.scoring.block_ratios import NormRatioResult, described, keep
+from oodcli.scoring.fitting import FittedMethods, fit_all
+from oodcli.scoring.open_run import OpenRun
+from oodcli.scoring.plan import Work
+from oodcli.scoring.sets import validation_sets
+from oodcli.scoring.tune import settings, tune
+from oodcli.store.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring, add_scores
+from oodcli.store.searches import Search, Tuning, keep_search
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a call scores, with its images.
+
+    Parameters
+    ----------
+    work
+        What is scored, and by which methods.
+    test
+        The ID test images.
+    others
+        The images of the other sets, in the order of ``work.sets``.
+    """
+
+    work: Work
+    test: ImageSet
+    others: tuple[ImageSet, ...]
+
+    @property
+    def run(self) -> OpenRun:
+        """The run."""
+        return self.work.run
+
+    @property
+    def images(self) -> tuple[ImageSet, ...]:
+        """All images that are scored, the ID test images first."""
+        return self.test, *self.others
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What methods may learn from."""
+        return self.run.reference()
+
+
+@contextlib.contextmanager
+def computed(
+    begin: Callable[[contextlib.ExitStack], Work],
+    processes: Processes,
+    fit: Callable[[Opened], FittedMethods],
+) -> Iterator[tuple[Opened, FittedMethods]]:
+    """Compute with all processes what is learned from and what is scored.
+
+    Every process comes through here, so that all of them do the same in the same order.
+
+    Parameters
+    ----------
+    begin
+        Opens the run and the sets, and holds the run for as long as the stack lasts. The first
+        process downloads and decodes before the others begin.
+    processes
+        The processes; they share the store.
+    fit
+        What a process does between the two: the first fits the methods, and the probes of these are
+        what all processes observe; the others need no methods.
+
+    Yields
+    ------
+    opened
+        What is scored.
+    methods
+        What ``fit`` has returned.
+
+    Raises
+    ------
+    OodError
+        If something cannot be used, or another process has ended.
+    """
+    with contextlib.ExitStack() as held:
+        opened = processes.in_turn(lambda: _opened(begin(held), alone=not processes.many))
+        if processes.first:
+            opened.work.tell_cost(opened.images)
+        _share_out_learning(opened.work, processes)
+        methods = fit(opened)
+        if processes.many:
+            probes = processes.agreed(methods.probes)
+            for images in opened.images:
+                opened.run.activator.share_out(images, processes, probes=probes)
+        yield opened, methods
+
+
+def _opened(work: Work, *, alone: bool) -> Opened:
+    """Open the images; a process that is alone computes activations as they are decoded."""
+    run = work.run
+    if work.exports:
+        check_names([each.dataset.name for each in work.sets])
+
+    def seen(name: str) -> Callable[[ImageShard], None] | None:
+        if not alone or work.observes:
+            return None
+        return run.activator.as_decoded(name, {View(): False})
+
+    test = run.test(seen(run.data_name))
+    others = tuple(each.images(run, seen(each.dataset.name)) for each in work.sets)
+    if test.labels is None:
+        raise InvalidInputError(f"the test images of {run.data_name} have no labels")
+    return Opened(work, test, others)
+
+
+def _share_out_learning(work: Work, processes: Processes) -> None:
+    """Compute what methods learn from, every process some shards of it."""
+    run = work.run
+    if not processes.many:
+        if work.needs_train and "train" in run.data.dataset.parts:
+            _learn_as_decoded(work)
+        return
+    if work.needs_train:
+        run.activator.share_out(run.train(), processes)
+    if work.needs_block:
+        run.activator.share_out(run.train(), processes, view=View("jigsaw"), norms_only=True)
+    if work.calibrates:
+        run.activator.share_out(run.calibration(), processes)
+
+
+def _learn_as_decoded(work: Work) -> None:
+    """Compute what methods learn from while training images are decoded that cannot be kept."""
+    views = {View("jigsaw"): True} if work.needs_block else {}
+    # What methods observe of training images takes a pass that gives the ordinary activations too.
+    if not work.observes:
+        views = {View(): False, **views}
+    run = work.run
+    run.train(run.activator.as_decoded(f"{run.data_name} train", views))
+
+
+def fitted(opened: Opened) -> FittedMethods:
+    """Fit every method as it was asked for, or with the parameters that a search chooses."""
+    work, run = opened.work, opened.run
+    tuned = [
+        spec
+        for spec in work.specs
+        if work.tune and len(settings(spec)) > 1 and spec.canonical != work.auto
+    ]
+    if tuned:
+        count = sum(len(settings(spec)) for spec in tuned)
+        run.progress.note(f"tuning tries {count:,} settings of {len(tuned)} methods")
+    plain = [spec for spec in work.specs if spec not in tuned]
+    part = run.calibration_part if work.calibrates else "val"
+    # Before anything is fitted: without these images there is no search.
+    validation = {
+        each: validation_sets(run, each, work.tune_ood, work.sets, observes=work.observes)
+        for each in work.tune
+    }
+    methods = fit_all(plain, opened.reference, progress=run.progress, calibrated_on=part)
+    for tuning, (id_val, ood_val) in validation.items():
+        found = tune(
+            tuned, opened.reference,
+            tuning=tuning, id_val=id_val, ood_val=ood_val, progress=run.progress,
+        )  # fmt: skip
+        for spec, *outcome in found:
+            methods = _with_tuned(methods, spec, tuning, outcome, run)
+    methods = methods.marked(work.auto, chosen=AUTO)
+    methods = methods.with_defined_probes(run.activator.try_probes)
+    methods.require_one()
+    return methods
+
+
+def _with_tuned(
+    methods: FittedMethods,
+    spec: MethodSpec,
+    tuning: Tuning,
+    outcome: Sequence[object],
+    run: OpenRun,
+) -> FittedMethods:
+    """Return the methods with what a search has found for one: a setting, or why there is none."""
+    name = f"{spec.canonical}@{tuning}"
+    optional = [name] if spec.optional else []
+    if len(outcome) == 1:
+        return methods.plus(left_out={name: str(outcome[0])}, optional=optional)
+    search, winner = outcome
+    assert isinstance(search, Search)
+    assert isinstance(winner, Fitted)
+    keep_search(run.folder.scores, search)
+    return methods.plus([winner], optional=optional)
+
+
+def block_of(opened: Opened) -> NormRatioResult:
+    """Describe and store how NormRatio chose the block; all it needs has been computed by now."""
+    run = opened.run
+    result = described(run, selection(opened.reference), of=run.train(), normalised=True)
+    keep(run.folder, result, precision=run.compute.precision)
+    return result
+
+
+def scored(
+    opened: Opened, methods: FittedMethods
+) -> tuple[FittedMethods, dict[tuple[str, str], Scores], dict[str, float]]:
+    """Score all images with all methods.
+
+    Returns
+    -------
+    methods
+        Those that are defined for all images.
+    scores
+        Their scores by method and set, with the labels of the ID test images and all predictions.
+    accuracies
+        Of the sets that have labels, by name.
+    """
+    run = opened.run
+    labels = opened.test.labels
+    assert labels is not None  # _opened has seen to it
+    scores: dict[tuple[str, str], Scores] = {(LABELS, run.data_name): labels}
+    accuracies: dict[str, float] = {}
+    for images in opened.images:
+        activations = run.activator.activations(images, probes=methods.probes)
+        predictions = activations.predictions.cpu().numpy()
+        scores[PREDICTIONS, images.name] = predictions
+        if images.labels is not None:
+            accuracies[images.name] = float(np.mean(predictions == images.labels))
+        if images is opened.test:
+            _warn_near_chance(run, accuracies[images.name], labels)
+        methods, found = methods.score(activations, images.name, progress=run.progress)
+        scores |= {(method, images.name): values for method, values in found.items()}
+    methods.require_one()
+    if (slow := methods.slow()) is not None:
+        run.progress.note(slow)
+    whole = {key: each for key, each in scores.items() if key[0] not in methods.left_out}
+    return methods, whole, accuracies
+
+
+def _warn_near_chance(run: OpenRun, right: float, labels: NDArray[np.int64]) -> None:
+    if near_chance(right, labels) is not None:
+        run.progress.note(
+            f"warning: {run.name} is right on {100 * right:.2f} % of {len(labels):,} test "
+            "images, hardly better than guessing"
+        )
+
+
+def store_scores(
+    opened: Opened,
+    methods: FittedMethods,
+    scores: Mapping[tuple[str, str], Scores],
+    accuracies: Mapping[str, float],
+    *,
+    withdrawn: frozenset[str],
+) -> None:
+    """Store the scores with the run, with what they are of."""
+    run = opened.run
+    scoring = Scoring(
+        limit=opened.work.limit(),
+        precision=run.compute.precision,
+        id_set=_scored_set(opened.test, "id", None, run.test_split, data=run.data.dataset.spec),
+        id_accuracy=accuracies[run.data_name],
+        sets=tuple(
+            replace(
+                _scored_set(images, each.group, each.benchmark, each.split, data=each.dataset.spec),
+                accuracy=accuracies.get(images.name) if each.group == "shifted" else None,
+            )
+            for each, images in zip(opened.work.sets, opened.others, strict=True)
+        ),
+        methods={each.canonical: dict(each.params) for each in methods.fitted},
+        left_out=dict(methods.left_out),
+    )
+    add_scores(run.store, run.folder.scores, scoring, scores, withdrawn=withdrawn)
+
+
+def _scored_set(
+    images: ImageSet, group: str, benchmark: str | None, chosen: Split | None, *, data: str
+) -> ScoredSet:
+    return ScoredSet(
+        name=images.name,
+        group=group,
+        n=len(images),
+        digest=images.digest,
+        skipped=len(images.skipped),
+        benchmark=benchmark,
+        split="" if chosen is None else chosen.key,
+        split_sha256="" if chosen is None else chosen.sha256,
+        data=data,
+    )
+
+
+def export_activations(opened: Opened, path: Path) -> None:
+    """Write the activations of this call, and those of the images that methods learn from.
+
+    Covariate-shifted ID sets are not among them: in the file every set of another name is OOD.
+    """
+    run, reference = opened.run, opened.reference
+    id_images, train = run.test(), run.train()
+    sets = {TRAIN: (reference.train, train.labels)}
+    if run.calibration_part == "val":
+        sets[VAL] = (reference.calibration, run.calibration().labels)
+    sets[TEST] = (run.activator.activations(id_images), id_images.labels)
+    for each, images in zip(opened.work.sets, opened.others, strict=True):
+        if each.group != "shifted":
+            sets[images.name] = (run.activator.activations(images), images.labels)
+    if opened.work.needs_block:
+        sets[JIGSAW] = (reference.jigsaw, None)
+    write_activations(path, reference.head, sets)

@@ -1,0 +1,301 @@
+"""Which sets a run is scored on, and which images its parameters are chosen on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from oodcli.data.benchmarks import BENCHMARKS, Benchmark, benchmark_of, own_benchmark
+from oodcli.data.dataset import Dataset, take
+from oodcli.data.run_data import find_dataset, missing_sets, say_which
+from oodcli.data.splits import Split, split
+from oodcli.data.views import View
+from oodcli.errors import (
+    InvalidInputError,
+    MissingArtifactError,
+    UnknownNameError,
+    UnreadableImageError,
+)
+from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
+from oodcli.scoring.open_run import OpenRun
+from oodcli.scoring.tune import ValidationSet
+from oodcli.store.scores import AVERAGE, check_distinct
+from oodcli.store.searches import Tuning
+
+# Images that are looked at to tell whether those of a set are grey.
+_LOOKED_AT = 64
+
+
+@dataclass(frozen=True)
+class WantedSet:
+    """A set that is scored beside the ID test images.
+
+    Parameters
+    ----------
+    dataset
+        Its data.
+    group
+        ``near``, ``far``, ``ood``, or ``shifted`` for a covariate-shifted ID set.
+    benchmark
+        Name of the benchmark that it belongs to, if any.
+    split
+        The list of the benchmark that names its images, if any.
+    """
+
+    dataset: Dataset
+    group: str
+    benchmark: str | None
+    split: Split | None = None
+
+    def images(self, run: OpenRun, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
+        """Return its images at the size of a run; see :meth:`OpenRun.limited`."""
+        return run.limited(self.dataset.ood_part, name=self.dataset.name, seen=seen)
+
+
+def benchmark_to_score(
+    run: OpenRun, named: str | None, ood: Sequence[str], *, allow_missing: bool
+) -> Benchmark | None:
+    """Return the benchmark to score a run on, if any.
+
+    Parameters
+    ----------
+    run
+        The run.
+    named
+        Name of the benchmark, if one was named.
+    ood
+        OOD sets that were named; they take the place of the benchmark of the run's data.
+    allow_missing
+        Whether sets of a named benchmark may be missing.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no benchmark of that name.
+    InvalidInputError
+        If the benchmark is for other ID data.
+    MissingArtifactError
+        If its OOD sets are missing.
+    """
+    if named is not None:
+        return _named_benchmark(run, named, ood, allow_missing=allow_missing)
+    own = None if ood else benchmark_of(run.record.data_name)
+    if own is None:
+        return None
+    missing = missing_sets(own, run.store)
+    get = f"get them: ood datasets download --benchmark {own.name}"
+    if not _ood_sets(own, missing):
+        run.progress.note(
+            f"no OOD set of benchmark {own.name} is here: scoring on photographs and noise "
+            f"that come with ood; {get}"
+        )
+        return None
+    if missing:
+        run.progress.note(f"continuing without {', '.join(missing)} of {own.name}; {get}")
+    return own
+
+
+def _named_benchmark(
+    run: OpenRun, name: str, ood: Sequence[str], *, allow_missing: bool
+) -> Benchmark:
+    id_name = run.record.data_name
+    if name not in BENCHMARKS:
+        raise UnknownNameError.among("benchmark", name, BENCHMARKS)
+    benchmark = BENCHMARKS[name]
+    if benchmark.id_set != id_name:
+        raise InvalidInputError(
+            f"benchmark {benchmark.name} is for networks trained on {benchmark.id_set}, "
+            f"and run {run.name} was trained on {id_name}; name its sets: --ood"
+        )
+    missing = missing_sets(benchmark, run.store)
+    if not _ood_sets(benchmark, missing) and not ood:
+        raise MissingArtifactError(
+            f"no OOD set of benchmark {benchmark.name} is here; get them: "
+            f"ood datasets download --benchmark {benchmark.name}, or name sets of your own "
+            "in place of the benchmark: --ood NAME|FOLDER"
+        )
+    if missing and not allow_missing:
+        raise MissingArtifactError(
+            f"benchmark {benchmark.name} lacks {', '.join(missing)}; get them: "
+            f"ood datasets download --benchmark {benchmark.name}, "
+            "or score the others: --allow-missing"
+        )
+    return benchmark
+
+
+def _ood_sets(benchmark: Benchmark, missing: Sequence[str]) -> list[str]:
+    """Return the OOD sets of a benchmark that are here."""
+    return [name for names in benchmark.groups.values() for name in names if name not in missing]
+
+
+def wanted_sets(run: OpenRun, ood: Sequence[str]) -> tuple[WantedSet, ...]:
+    """Open the sets that a run is scored on: those of its benchmark, and those that were named.
+
+    Without either, photographs and noise that come with ood.
+
+    Raises
+    ------
+    InvalidInputError
+        If two sets have one name, or one cannot be called as it is.
+    OodError
+        If a set cannot be opened.
+    """
+    wanted = [] if run.benchmark is None else _benchmark_sets(run, run.benchmark)
+    if run.benchmark is None and not ood:
+        wanted = _own_sets(run)
+    for text in ood:
+        say_which(text, run.store, run.progress)
+        wanted.append(WantedSet(_opened(run, text), "ood", None))
+    names = [each.dataset.name for each in wanted]
+    if AVERAGE in names:
+        raise InvalidInputError(
+            f"a set cannot be called {AVERAGE!r}, which stands for the mean over sets; "
+            "name it otherwise: --ood NAME=PATH"
+        )
+    twice = check_distinct([run.data_name, *names])
+    if twice is not None:
+        raise InvalidInputError(
+            f"two of the sets are called {twice!r}; name one otherwise: --ood NAME=PATH"
+        )
+    return tuple(wanted)
+
+
+def _opened(run: OpenRun, spec: str) -> Dataset:
+    return find_dataset(spec, run.store, role="ood", val_fraction=0.0, progress=run.progress)
+
+
+def _benchmark_sets(run: OpenRun, benchmark: Benchmark) -> list[WantedSet]:
+    missing = missing_sets(benchmark, run.store)
+    wanted = []
+    for group, names in (*benchmark.groups.items(), ("shifted", benchmark.shifted)):
+        for name in names:
+            if name in missing:
+                continue
+            dataset, chosen = _opened(run, name), None
+            if name in benchmark.lists:
+                chosen = split(dataset, benchmark.lists[name], run.store)
+                dataset = replace(dataset, parts={"test": chosen.part})
+            wanted.append(WantedSet(dataset, group, benchmark.name, chosen))
+    return wanted
+
+
+def _own_sets(run: OpenRun) -> list[WantedSet]:
+    grey = _is_grey(run.data.dataset.id_test)
+    return [
+        WantedSet(_opened(run, dataset), group, None)
+        for group, datasets in own_benchmark(grey=grey).groups.items()
+        for dataset in datasets
+    ]
+
+
+def _is_grey(part: Part) -> bool:
+    """Return whether some images, spread over all, have no colour."""
+    some = take(part, evenly_spaced(len(part), _LOOKED_AT)).source
+    return all(
+        isinstance(image, UnreadableImageError) or bool((image == image[:, :, :1]).all())
+        for image in some.read(0, len(some))
+    )
+
+
+def check_validation(run: OpenRun, tune: Sequence[Tuning], named: str | None) -> None:
+    """Refuse to choose parameters without images to choose them on, before any forward pass.
+
+    Parameters
+    ----------
+    run
+        The run, on its benchmark.
+    tune
+        How parameters are to be chosen.
+    named
+        OOD validation images that were named, if any.
+
+    Raises
+    ------
+    InvalidInputError
+        If ID or OOD validation images are lacking.
+    """
+    if tune and run.calibration_part != "val":
+        raise InvalidInputError(
+            f"--tune needs validation images, and {run.data_name} has none; hold some out of "
+            "training: ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
+        )
+    benchmark = run.benchmark
+    has_some = named is not None or (benchmark is not None and benchmark.ood_val)
+    if "openood" in tune and not has_some:
+        raise InvalidInputError(
+            "--tune openood needs OOD validation images, and no benchmark names them here; "
+            "name some that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
+        )
+
+
+def validation_sets(
+    run: OpenRun,
+    tuning: Tuning,
+    named: str | None,
+    scored: Sequence[WantedSet],
+    *,
+    observes: bool,
+) -> tuple[ValidationSet, ValidationSet]:
+    """Return the ID validation images, and what a search is to tell them from.
+
+    Parameters
+    ----------
+    run
+        The run, which :func:`check_validation` has let pass.
+    tuning
+        How parameters are chosen.
+    named
+        OOD validation images that were named, if any.
+    scored
+        The sets that are scored.
+    observes
+        Whether methods observe images in a pass of their own.
+
+    Raises
+    ------
+    InvalidInputError
+        If the OOD validation images are among those that are scored.
+    """
+    views = (View("framed"), View("jigsaw")) if tuning == "pseudo" else (View(),)
+    # What methods observe takes a pass of its own, which gives the ordinary activations too.
+    seen = None if observes else run.as_decoded("val", dict.fromkeys(views, False))
+    name, images = run.data_name, run.calibration(seen)
+    if tuning == "pseudo":
+        return (
+            _validation(run, images, View("framed"), f"{name} val"),
+            _validation(run, images, View("jigsaw"), f"jigsaws of {name} val"),
+        )
+    ood = _ood_validation_images(run, named, scored)
+    return (
+        _validation(run, images, View(), f"{name} val"),
+        _validation(run, ood, View(), ood.name),
+    )
+
+
+def _ood_validation_images(
+    run: OpenRun, named: str | None, scored: Sequence[WantedSet]
+) -> ImageSet:
+    if named is not None:
+        say_which(named, run.store, run.progress)
+        dataset = _opened(run, named)
+    else:
+        assert run.benchmark is not None  # check_validation has seen to it
+        dataset = _opened(run, run.benchmark.ood_val)
+        if run.benchmark.ood_val_list:
+            chosen = split(dataset, run.benchmark.ood_val_list, run.store)
+            dataset = replace(dataset, parts={"test": chosen.part})
+        dataset = replace(dataset, name=f"{dataset.name} val")
+    images = run.data.prepared(dataset.ood_part, name=dataset.name)
+    for each in scored:
+        if each.images(run).digest == images.digest:
+            raise InvalidInputError(
+                f"--tune-ood {named} has the same images as {each.dataset.name}, which is "
+                "scored; parameters must not be chosen on what they are tested on"
+            )
+    return images
+
+
+def _validation(run: OpenRun, images: ImageSet, view: View, name: str) -> ValidationSet:
+    return ValidationSet(
+        name,
+        len(images),
+        lambda probes: run.activator.activations(images, view=view, probes=probes),
+    )

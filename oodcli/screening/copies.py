@@ -1,0 +1,115 @@
+"""Copies of images that were judged, in a folder of the user."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from oodcli.data.decoding.files import decode
+from oodcli.data.incoming import STDIN, Item
+from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.files import expanded
+from oodcli.store.store import check_folder_of_user, replacing
+from oodcli.text import printable
+
+_COPIES = 1000
+
+
+def check_copies(into: Path, paths: Sequence[str]) -> None:
+    """Refuse a folder that cannot take copies, before anything is judged.
+
+    Parameters
+    ----------
+    into
+        The folder.
+    paths
+        What is read, as it was given.
+
+    Raises
+    ------
+    InvalidInputError
+        If nothing can be written there, or it lies in a folder that is read.
+    """
+    target = expanded(into).resolve()
+    check_folder_of_user(into, option="--copy-ood")
+    for path in paths:
+        if path != STDIN and Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
+            raise InvalidInputError(
+                f"{into} lies in {path}, which is read; name a folder elsewhere for the copies"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _resolved(folder: str) -> Path:
+    return Path(folder).resolve()
+
+
+@dataclass(frozen=True)
+class Copies:
+    """A folder that gets copies of images; a file that is there is never changed.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
+
+    folder: Path
+
+    def holds(self, item: Item) -> bool:
+        """Tell whether an image is such a copy, which must not be copied again and again."""
+        parent = _resolved(os.path.dirname(item.path))  # noqa: PTH120 - a million items
+        return parent.is_relative_to(_resolved(str(expanded(self.folder))))
+
+    def add(self, item: Item) -> None:
+        """Copy an image to its relative path, or beside another image that is there."""
+        wanted = expanded(self.folder) / item.relative
+        try:
+            for number in range(1, _COPIES):
+                target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+                if not os.path.lexists(target):
+                    with replacing(target, cure="name a folder elsewhere") as stream:
+                        self._write(item, stream)
+                    return
+                if self._is_copy(item, target):
+                    return
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise InvalidInputError(
+                f"cannot copy {printable(item.name)} into {self.folder}: {reason}; make that "
+                "possible, or name another folder: --copy-ood DIR"
+            ) from None
+        raise InvalidInputError(
+            f"there are {_COPIES} other images called {wanted}; name another folder: --copy-ood DIR"
+        )
+
+    def _write(self, item: Item, stream: IO[bytes]) -> None:
+        if item.pixels is None:
+            with Path(item.path).open("rb") as source:
+                shutil.copyfileobj(source, stream)
+        else:
+            Image.fromarray(item.pixels).save(stream, format="PNG")
+
+    def _is_copy(self, item: Item, target: Path) -> bool:
+        """Tell whether a file holds the image already."""
+        if not target.is_file():
+            return False
+        if item.pixels is not None:
+            with contextlib.suppress(UnreadableImageError):
+                return np.array_equal(decode(target), item.pixels)
+            return False
+        source = Path(item.path)
+        if source.stat().st_size != target.stat().st_size:
+            return False
+        with source.open("rb") as one, target.open("rb") as other:
+            while block := one.read(2**20):
+                if block != other.read(2**20):
+                    return False
+        return True

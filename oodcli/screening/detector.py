@@ -1,0 +1,405 @@
+"""Fitted detectors: a method of a run with the ID scores that say what its scores mean.
+
+::
+
+    <run>/detectors/<digest of method and precision>/
+      detector.json          what it is, from which images its threshold comes, and when it was made
+      detector.safetensors   its arrays, and the ID scores
+
+The JSON file is written last and names the digest of the other one. With both there, images are
+screened without the training set, which may be gone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from oodcli.activations import Activations
+from oodcli.arguments import speaking_of_arguments
+from oodcli.compute.compute import Compute
+from oodcli.data.views import View
+from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.images import ImageSet
+from oodcli.methods import Fitted, MethodSpec, parse_method
+from oodcli.methods._stored import UnstorableError, pack, read_arrays, unpack, write_arrays
+from oodcli.metrics import MOSTLY_TIED, tied_share
+from oodcli.models import Network, load_run_network
+from oodcli.models.extraction import ReadyNetwork
+from oodcli.scoring.fitting import fit_all
+from oodcli.scoring.open_run import OpenRun
+from oodcli.screening.given import Images, items_of
+from oodcli.screening.judging import Predictions, judge
+from oodcli.screening.thresholds import Threshold, ThresholdRule
+from oodcli.store.runs import Run, RunFolder, now
+from oodcli.store.store import (
+    digest_of_file,
+    digest_of_json,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_json,
+)
+from oodcli.version import __version__
+
+# Raised whenever the same fitted method would be stored, or would score, otherwise.
+DETECTOR_SCHEMA = 3
+BY_DEFAULT = ThresholdRule()
+
+_RECORD = "detector.json"
+_ARRAYS = "detector.safetensors"
+_ID_SCORES = "id-scores"
+
+
+@dataclass(frozen=True)
+class IdScores:
+    """Scores of ID images that a network was not trained on, and which images these are.
+
+    Parameters
+    ----------
+    values
+        float64, ascending, ``(n,)``.
+    part
+        Part of the run's data that they are of: ``val`` where there is one, else ``test``.
+    data
+        Name of the run's data.
+    digest
+        Digest of the pixels of these images.
+    """
+
+    values: NDArray[np.float64]
+    part: str
+    data: str
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A fitted method of a run with a threshold, ready to judge images that nobody has seen.
+
+    Made by :meth:`oodcli.LoadedRun.detector`, or :func:`detector_for`.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    record
+        Record of the run: its network, its preprocessing and its classes.
+    fitted
+        The method.
+    id
+        The ID scores that say what its scores mean.
+    created
+        When it was fitted, UTC.
+    threshold
+        From which score on an image counts as in-distribution.
+    compute
+        Where and how it computes.
+
+    Notes
+    -----
+    The network is loaded at the first image and stays. A detector may be used from several threads.
+    """
+
+    folder: RunFolder
+    record: Run
+    fitted: Fitted
+    id: IdScores
+    created: str
+    threshold: Threshold
+    compute: Compute
+
+    @property
+    def method(self) -> str:
+        """Canonical name of the method, such as ``knn:k=10``."""
+        return self.fitted.canonical
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.record.class_names
+
+    def score(self, images: Images) -> NDArray[np.float64]:
+        """Return one score per image, float64, ``(n,)``, larger for more in-distribution.
+
+        Parameters
+        ----------
+        images
+            As for :meth:`predict`.
+
+        Raises
+        ------
+        OodError
+            As for :meth:`predict`.
+        """
+        return self.predict(images).score
+
+    def predict(self, images: Images, *, errors: Literal["raise", "row"] = "raise") -> Predictions:
+        """Say of every image which class it is predicted as, and whether to trust that.
+
+        Parameters
+        ----------
+        images
+            A path of an image file, the bytes of one, a binary file object, an array, a Pillow
+            image or a tensor, or any number of these; they may differ in size, and are resized as
+            the run resizes them. A file object is read from where it stands to its end. Arrays are
+            uint8, one image ``(h, w, 3)`` or several ``(n, h, w, 3)``; where the last axis is not
+            3 long, ``(3, h, w)`` or ``(n, 3, h, w)``. Tensors are channels first, ``(3, h, w)`` or
+            ``(n, 3, h, w)``, uint8 or floating-point from 0 to 1, which is rounded to 8 bits.
+            Nothing is normalised before: the run knows its constants.
+        errors
+            What happens where a file, bytes or a Pillow image cannot be read: ``raise``, or ``row``
+            for a row with the reason.
+
+        Raises
+        ------
+        UnreadableImageError
+            If an image cannot be read, and ``errors`` is ``raise``.
+        InvalidInputError
+            If an array, a tensor or any other object is no image, or a score is not finite.
+        """
+        with speaking_of_arguments():
+            if errors not in ("raise", "row"):
+                raise InvalidInputError(f"errors must be 'raise' or 'row', not {errors!r}")
+            with judge(self, items_of(images), unreadable=errors) as blocks:
+                return Predictions.of(list(blocks), self.classes, self.threshold)
+
+    def scores_of(self, batch: Activations) -> NDArray[np.float64]:
+        """Return the scores of images from their activations, ``(n,)``, larger for more ID."""
+        with torch.inference_mode():
+            return self.fitted.detector.score(batch).cpu().double().numpy()
+
+    def percentile(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return the share of ID scores below each score, in percent, ``(n,)``."""
+        below = np.searchsorted(self.id.values, np.asarray(scores, dtype=np.float64), side="left")
+        return 100 * below / len(self.id.values)
+
+    def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether each score counts as in-distribution, ``(n,)``."""
+        return np.asarray(scores, dtype=np.float64) >= self.threshold.value
+
+    def network(self) -> Network:
+        """Load the network of the run.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If its weights are not what was written.
+        """
+        run = self.record
+        self.folder.check_weights(run)
+        return load_run_network(
+            self.folder.weights,
+            run.arch,
+            len(run.class_names),
+            size=run.preprocess.size,
+            blocks=run.blocks,
+        )
+
+    @cached_property
+    def ready(self) -> ReadyNetwork:
+        """The network on the detector's device, loaded when it is first wanted."""
+        return ReadyNetwork(
+            self.network(), device=self.compute.device, precision=self.compute.precision
+        )
+
+    def origin(self) -> dict[str, Any]:
+        """Return what a threshold has to be stored with: method, data and date."""
+        return {
+            "run": self.folder.name,
+            "network": self.record.network,
+            "method": self.method,
+            "params": dict(self.fitted.params),
+            "precision": self.compute.precision,
+            "id_data": self.id.data,
+            "id_part": self.id.part,
+            "id_images": len(self.id.values),
+            "id_digest": self.id.digest,
+            "created": self.created,
+        }
+
+
+def detector_for(run: OpenRun, method: str, rule: ThresholdRule = BY_DEFAULT) -> Detector:
+    """Return the detector of a run: the stored one, or one that is fitted and stored now.
+
+    Parameters
+    ----------
+    run
+        The run; what looked wrong when it was imported is reported again.
+    method
+        The method as written on the command line; its own name, not ``auto``.
+    rule
+        How its threshold is set.
+
+    Raises
+    ------
+    OodError
+        If the method cannot be used, or there is no stored detector and the data of the run cannot
+        be opened.
+
+    Notes
+    -----
+    A stored detector belongs to the weights, the preprocessing, the method and the precision; where
+    one of these differs it is fitted again. It keeps the images that its threshold is from, though
+    images may have been added to the data since.
+    """
+    for warning in run.record.warnings:
+        run.progress.note(f"warning: when run {run.name} was imported, {warning}")
+    detector = _found_or_fitted(run, parse_method(method))
+    scores = detector.id.values
+    tied = tied_share(scores)
+    if tied > MOSTLY_TIED:
+        run.progress.note(
+            f"{100 * tied:.0f} % of the {len(scores):,} ID scores of {detector.method} "
+            "tie with another, so that its threshold is coarse; another method ranks images better"
+        )
+    return replace(detector, threshold=rule.on(scores))
+
+
+def _found_or_fitted(run: OpenRun, spec: MethodSpec) -> Detector:
+    progress = run.progress
+    kept = _Place(run.folder, run.record, spec.canonical, run.compute)
+    found = kept.read()
+    if found is not None:
+        return found
+    with run.store.lock(f"detector {spec.canonical} of run {run.name}", progress=progress):
+        # Another process may have made it while this one waited.
+        found = kept.read()
+        if found is not None:
+            return found
+        detector = _fitted(kept, spec, run)
+        try:
+            kept.write(detector)
+        except UnstorableError as error:
+            progress.note(
+                f"{spec.canonical} cannot be stored ({error}): it is fitted anew each time"
+            )
+    return detector
+
+
+def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
+    """Fit a method, and score ID images that the network was not trained on."""
+    activator, data, progress = run.activator, run.data, run.progress
+    part = "val" if "val" in data.dataset.parts else data.dataset.test_name
+    # What a method observes takes a pass of its own, which gives the ordinary activations too.
+    seen = None if spec.needs_network else run.as_decoded(part, {View(): False})
+    images: ImageSet = data.images(part, seen=seen)
+    found = fit_all(
+        [spec],
+        run.reference(),
+        progress=progress,
+        calibrated_on=run.calibration_part if spec.needs_calibration else "val",
+    )
+    found = found.with_defined_probes(activator.try_probes)
+    found.require_all()
+    activations = activator.activations(images, probes=found.probes)
+    found, scored = found.score(activations, images.name, progress=progress)
+    found.require_all()
+    (scores,) = scored.values()
+    return kept.detector(
+        found.fitted[0],
+        IdScores(np.sort(scores.astype(np.float64)), part, data.dataset.name, images.digest),
+        created=now(),
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the detector of a method is stored."""
+
+    folder: RunFolder
+    record: Run
+    method: str
+    compute: Compute
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What a stored detector must belong to."""
+        return {
+            "schema": DETECTOR_SCHEMA,
+            "network": self.record.network,
+            "preprocess": _plain(asdict(self.record.preprocess)),
+            "method": self.method,
+            "precision": self.compute.precision,
+        }
+
+    @property
+    def path(self) -> Path:
+        """Folder of the detector."""
+        name = digest_of_json([self.method, self.compute.precision])[:16]
+        return self.folder.detectors / name
+
+    def detector(self, fitted: Fitted, scores: IdScores, *, created: str) -> Detector:
+        """Return a detector of this run, method and precision, with the usual threshold."""
+        return Detector(
+            folder=self.folder,
+            record=self.record,
+            fitted=fitted,
+            id=scores,
+            created=created,
+            threshold=BY_DEFAULT.on(scores.values),
+            compute=self.compute,
+        )
+
+    def write(self, detector: Detector) -> None:
+        """Store a detector.
+
+        Raises
+        ------
+        UnstorableError
+            If the fitted method cannot be stored.
+        """
+        structure, arrays = pack(detector.fitted.detector)
+        arrays[_ID_SCORES] = torch.from_numpy(detector.id.values)
+        remove_leftovers(self.path, older_than_s=0)
+        path = self.path / _ARRAYS
+        with replacing(path) as stream:
+            write_arrays(stream, arrays)
+        content = {
+            "kind": "ood-detector",
+            "key": self.key,
+            "origin": detector.origin(),
+            "threshold": asdict(detector.threshold),
+            "version": __version__,
+            "digest": digest_of_file(path),
+            "detector": structure,
+        }
+        write_json(self.path / _RECORD, content)
+
+    def read(self) -> Detector | None:
+        """Return the stored detector; None if there is none that can be relied on."""
+        try:
+            content = read_json(self.path / _RECORD)
+            path = self.path / _ARRAYS
+            if content["key"] != self.key or content["digest"] != digest_of_file(path):
+                return None
+            arrays = read_arrays(path)
+            origin = content["origin"]
+            scorer: Any = unpack(content["detector"], arrays, self.compute.device)
+            if not callable(getattr(scorer, "score", None)):
+                return None
+            return self.detector(
+                Fitted(self.method, origin["params"], scorer),
+                IdScores(
+                    arrays[_ID_SCORES].numpy().copy(),
+                    part=origin["id_part"],
+                    data=origin["id_data"],
+                    digest=origin["id_digest"],
+                ),
+                created=origin["created"],
+            )
+        except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
+            return None
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - what JSON reads back
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    return value

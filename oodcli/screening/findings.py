@@ -1,0 +1,166 @@
+"""What a screening found, all in all: counts, the rows worth a look, and whether to worry."""
+
+import heapq
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from oodcli.records import as_json
+from oodcli.reporting.statistics import surplus_p
+from oodcli.screening.thresholds import Threshold
+from oodcli.screening.verdict_file import Counts, Verdict
+
+PREDICT_SCHEMA = 1
+# Of so few images a table shows all, of more the least in-distribution ones and the first errors.
+SHOWN = 40
+_SHOWN_ERRORS = 10
+# Of 1,000 nights with ID images alone, one ends with an alarm.
+ALARM_LEVEL = 0.001
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What was found, all in all.
+
+    Parameters
+    ----------
+    detector
+        Run, method, and the ID images behind the threshold.
+    threshold
+        The threshold.
+    counts
+        Number of images by verdict, including earlier calls with the same file.
+    before
+        The verdicts that the file had already.
+    expected
+        Share of ID images below the threshold.
+    seconds
+        Time from the first image to the last.
+    rows
+        All verdicts if they are few, else those of the lowest OOD scores and the first errors.
+    complete
+        Whether ``rows`` are all.
+    alarm_level
+        Probability of the share of OOD images, among ID images alone, below which it is an alarm.
+    """
+
+    detector: dict[str, Any]
+    threshold: Threshold
+    counts: Counts
+    before: Counts
+    expected: float
+    seconds: float
+    rows: tuple[Verdict, ...]
+    complete: bool
+    alarm_level: float = ALARM_LEVEL
+
+    @property
+    def tested(self) -> Counts:
+        """Images by verdict in this call; in the whole file if every image had its row."""
+        new = Counts(
+            self.counts.id - self.before.id,
+            self.counts.ood - self.before.ood,
+            self.counts.errors - self.before.errors,
+        )
+        return new if new.total else self.before
+
+    @property
+    def p(self) -> float | None:
+        """Probability of at least so many OOD verdicts if all tested images are ID.
+
+        See :func:`oodcli.reporting.statistics.surplus_p`; None where none could be judged.
+        """
+        tested = self.tested
+        if not tested.judged:
+            return None
+        threshold = self.threshold
+        return surplus_p(tested.ood, tested.judged, below=threshold.below, of=threshold.n)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the share of OOD verdicts is far above that of ID images."""
+        p = self.p
+        return p is not None and p < self.alarm_level
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing could be judged; None where something was."""
+        if self.tested.judged:
+            return None
+        first = next((each for each in self.rows if each.error is not None), None)
+        example = "" if first is None else f", such as {first.path}: {first.error}"
+        return (
+            f"none of {self.tested.total:,} images could be judged, for none can be read{example}; "
+            "see that the files are whole"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the versioned object that ``--summary`` writes."""
+        tested = self.tested
+        return {
+            "kind": "ood-screening",
+            "schema": PREDICT_SCHEMA,
+            **self.detector,
+            "threshold": as_json(self.threshold),
+            "images": {**as_json(self.counts), "total": self.counts.total},
+            "share": self.share,
+            "expected": self.expected,
+            "tested": {**as_json(tested), "total": tested.total},
+            "p": self.p,
+            "alarm": self.alarm,
+            "alarm_level": self.alarm_level,
+            "seconds": self.seconds,
+        }
+
+    @property
+    def share(self) -> float | None:
+        """Share of OOD verdicts among the images that could be read."""
+        return self.counts.ood / self.counts.judged if self.counts.judged else None
+
+    @property
+    def share_stderr(self) -> float:
+        """Standard error of ``expected`` as the share of so many ID images, were they all ID."""
+        judged = max(self.counts.judged, 1)
+        chance = self.expected * (1 - self.expected)
+        return math.sqrt(chance / judged + chance / self.threshold.n)
+
+
+class Findings:
+    """Counts verdicts, and remembers those that a table shows."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._first: list[Verdict] = []
+        self._errors: list[Verdict] = []
+        # The largest negated score is that of the least in-distribution image.
+        self._lowest: list[tuple[float, int, Verdict]] = []
+        self._order = itertools.count(0, -1)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all are remembered."""
+        return self.counts.total == len(self._first)
+
+    def add(self, verdicts: Iterable[Verdict]) -> None:
+        """Add some."""
+        for each in verdicts:
+            self.counts.count(each.verdict)
+            if len(self._first) < SHOWN:
+                self._first.append(each)
+            if each.error is not None and len(self._errors) < _SHOWN_ERRORS:
+                self._errors.append(each)
+            if each.verdict == "ood" and each.score is not None:
+                entry = (-each.score, next(self._order), each)
+                if len(self._lowest) < SHOWN:
+                    heapq.heappush(self._lowest, entry)
+                elif entry > self._lowest[0]:
+                    heapq.heapreplace(self._lowest, entry)
+
+    def rows(self) -> tuple[Verdict, ...]:
+        """Return what a table shows."""
+        if self.complete:
+            return tuple(self._first)
+        lowest = sorted(self._lowest, reverse=True)
+        return (*(verdict for _, _, verdict in lowest), *self._errors)

@@ -1,0 +1,157 @@
+"""Images as a program holds them: paths, bytes, files, arrays, Pillow images and tensors."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from oodcli.data.decoding.files import rgb_of
+from oodcli.data.incoming import Item
+from oodcli.errors import InvalidInputError
+
+OneImage = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | NDArray[np.uint8]
+    | Image.Image
+    | torch.Tensor
+)
+Images = OneImage | Iterable[OneImage]
+# Of these some can be iterated, but not over images in the sense of a list of them.
+_ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, torch.Tensor)
+
+
+def items_of(images: Images) -> Iterator[Item]:
+    """Yield every image, numbered if it has no name.
+
+    Parameters
+    ----------
+    images
+        As :meth:`oodcli.Detector.predict` takes them.
+
+    Raises
+    ------
+    InvalidInputError
+        If an object is no image. One that cannot be read is an item with the reason.
+
+    Examples
+    --------
+    >>> [item.name for item in items_of(np.zeros((2, 8, 8, 3), np.uint8))]
+    ['image 0', 'image 1']
+    >>> [item.name for item in items_of(["a.png", b"..."])]
+    ['a.png', 'image 1']
+    """
+    whole = isinstance(images, _ONE) or hasattr(images, "read") or not isinstance(images, Iterable)
+    number = 0
+    for each in [images] if whole else images:  # type: ignore[union-attr]
+        for item in _items_in(each, number):
+            yield item
+            number += 1
+
+
+def _items_in(image: object, number: int) -> Iterator[Item]:
+    """Yield the images of one object, the first of which has this number."""
+    name = f"image {number}"
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fsdecode(image)
+        yield Item(path, path, "")
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        yield Item(name, "", "", data=bytes(image))
+    elif hasattr(image, "read") and not isinstance(image, Image.Image):
+        yield _read(image, name)
+    elif isinstance(image, Image.Image):
+        try:
+            yield Item(name, "", "", pixels=rgb_of(image))
+        except InvalidInputError as error:
+            yield Item(name, "", "", error=str(error))
+    else:
+        for row, pixels in enumerate(_pixels(image)):
+            yield Item(f"image {number + row}", "", "", pixels=pixels)
+
+
+def _read(file: Any, name: str) -> Item:  # noqa: ANN401 - whatever can be read
+    """Read a file object to its end; it is called by the name of its file if it has one."""
+    named = getattr(file, "name", None)
+    name = named if isinstance(named, str) else name
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:
+        return Item(name, "", "", error=f"the file object gives no bytes: {error}")
+    if not isinstance(data, bytes):
+        raise InvalidInputError(
+            f"the file object {name} gives {type(data).__name__}, not bytes; open it in binary "
+            'mode: "rb"'
+        )
+    return Item(name, "", "", data=data)
+
+
+def _pixels(image: object) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pixels ``(h, w, 3)`` of what is an image or several.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none.
+    """
+    if isinstance(image, torch.Tensor):
+        yield from _of_tensor(image)
+    elif isinstance(image, np.ndarray):
+        yield from _of_array(image)
+    else:
+        raise InvalidInputError(
+            f"{type(image).__name__} is no type of an image; give a path, bytes, a binary file "
+            "object, a uint8 array, a Pillow image or a tensor"
+        )
+
+
+def _of_array(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    if array.dtype != np.uint8:
+        raise InvalidInputError(
+            f"an array of images is uint8 with pixels from 0 to 255, not {array.dtype}; convert it"
+        )
+    _check_size(array.shape)
+    if array.ndim in (3, 4) and array.shape[-1] == 3:
+        yield from array if array.ndim == 4 else array[None]
+    elif array.ndim in (3, 4) and array.shape[-3] == 3:
+        yield from np.moveaxis(array if array.ndim == 4 else array[None], 1, 3)
+    else:
+        raise InvalidInputError(
+            f"an array of images is (n, h, w, 3) or (n, 3, h, w), not {array.shape}; "
+            "repeat grey pixels for all three channels"
+        )
+
+
+def _of_tensor(tensor: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
+    if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3:
+        raise InvalidInputError(
+            f"a tensor of images is (n, 3, h, w) or (3, h, w), not {tuple(tensor.shape)}"
+        )
+    _check_size(tensor.shape)
+    values = tensor.detach().cpu()
+    if values.is_floating_point():
+        low, high = (float(f(values)) for f in (torch.amin, torch.amax)) if len(values) else (0, 0)
+        if not (low >= 0 and high <= 1):
+            raise InvalidInputError(
+                f"a floating-point tensor of images has pixels from 0 to 1, not from {low:g} to "
+                f"{high:g}; do not normalise it"
+            )
+        values = (values.double() * 255).round().to(torch.uint8)
+    if values.dtype != torch.uint8:
+        raise InvalidInputError(
+            f"a tensor of images is uint8, or floating-point from 0 to 1, not {tensor.dtype}"
+        )
+    yield from (values if values.ndim == 4 else values[None]).permute(0, 2, 3, 1).numpy()
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    """Refuse images without pixels; that there are no images at all is no fault."""
+    if 0 in shape[-3:]:
+        raise InvalidInputError(f"images of shape {tuple(shape)} have no pixels; leave them out")

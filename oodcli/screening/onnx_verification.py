@@ -1,0 +1,209 @@
+"""An ONNX file compared in ONNX Runtime with what ood itself computes."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.activations import Activations
+from oodcli.data.decoding.prepare import Resizing
+from oodcli.errors import InvalidInputError
+from oodcli.models import Network
+from oodcli.models.extraction import extract
+from oodcli.screening.detector import Detector
+from oodcli.screening.onnx_graph import OUTPUTS, Input
+
+# Largest difference that is accepted, as a share of the spread of what is compared.
+TOLERANCE = 1e-4
+# Roundings of float32, at the largest value, that are accepted however little an output varies.
+ROUNDINGS = 16
+_NOISE_IMAGES = 64
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an output of the file is from what ood computes.
+
+    Parameters
+    ----------
+    largest
+        Largest difference.
+    relative
+        The same as a share of the standard deviation of the output over all compared images, or
+        of a floor where the output hardly varies.
+    """
+
+    largest: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out of the comparison in ONNX Runtime.
+
+    Parameters
+    ----------
+    real, noise
+        Number of test images of the run, and of images of noise.
+    tolerance
+        The most that a relative difference may be.
+    logits, probability, score
+        The differences.
+    other_classes, other_verdicts
+        Images that got another class or verdict, though logits or scores agree: ties.
+    """
+
+    real: int
+    noise: int
+    tolerance: float
+    logits: Difference
+    probability: Difference
+    score: Difference
+    other_classes: int
+    other_verdicts: int
+
+
+def verified(
+    content: bytes,
+    network: Network,
+    detector: Detector,
+    *,
+    kind: Input,
+    size: tuple[int, int],
+    real: NDArray[np.uint8],
+) -> Verification:
+    """Compare a file with what ood computes.
+
+    Parameters
+    ----------
+    content
+        The file.
+    network, detector
+        Of the run, on the CPU.
+    kind, size
+        What the file takes: type of the pixels, and height and width of the images.
+    real
+        Test images of the run, ``(n, 3, h, w)``.
+
+    Raises
+    ------
+    InvalidInputError
+        If an output differs by more than the tolerance.
+    """
+    if real.shape[2:] != size:
+        up = Resizing(size)
+        real = np.stack([up.apply(image.transpose(1, 2, 0)).transpose(2, 0, 1) for image in real])
+    noise = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, 3, *size), dtype=np.uint8)
+    pixels = np.concatenate([real, noise])
+    wanted, scores = expected(network, detector, pixels)
+    got = run_model(content, pixels, kind)
+    logits = wanted.logits.numpy()
+    classes = wanted.predictions.numpy()
+    chances = wanted.logits.softmax(dim=1).numpy()[np.arange(len(classes)), classes]
+    compared = {"logits": logits, "probability": chances, "score": scores}
+    found = {name: difference_of(got[name], values) for name, values in compared.items()}
+    for name, difference in found.items():
+        if not difference.relative <= TOLERANCE:
+            raise InvalidInputError(
+                f"the file gives other results than ood: {name} differ by up to "
+                f"{difference.largest:.2g}, which is {difference.relative:.2g} of their spread; "
+                f"{TOLERANCE:g} is accepted; nothing was written"
+            )
+    ordered = np.sort(logits, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else np.ones(len(logits))
+    own_verdicts = ~detector.accepts(scores)
+    differ = {
+        "class": (got["class"] != classes) & (margin > 2 * TOLERANCE * _spread(logits)),
+        "verdict": (got["verdict"] != own_verdicts)
+        & (np.abs(scores - detector.threshold.value) > TOLERANCE * _spread(scores)),
+    }
+    for name, bad in differ.items():
+        if bad.any():
+            raise InvalidInputError(
+                f"the file gives other results than ood: the {name} of {int(bad.sum())} of "
+                f"{len(pixels)} images; nothing was written"
+            )
+    return Verification(
+        real=len(real),
+        noise=len(noise),
+        tolerance=TOLERANCE,
+        **found,
+        other_classes=int((got["class"] != classes).sum()),
+        other_verdicts=int((got["verdict"] != own_verdicts).sum()),
+    )
+
+
+def expected(
+    network: Network, detector: Detector, pixels: NDArray[np.uint8]
+) -> tuple[Activations, NDArray[np.float64]]:
+    """Return activations and scores of images of one size, as ood computes them on the CPU.
+
+    Parameters
+    ----------
+    network, detector
+        Of the run.
+    pixels
+        ``(n, 3, h, w)``; brought to the size of the network as the run does.
+    """
+    pre = detector.record.preprocess
+    resizing = Resizing(pre.size, pre.resize)
+    ready = np.stack(
+        [resizing.apply(image.transpose(1, 2, 0)).transpose(2, 0, 1) for image in pixels]
+    )
+    activations = next(extract(network, [ready], mean=pre.mean, std=pre.std))
+    return activations, detector.scores_of(activations)
+
+
+def run_model(
+    content: bytes | str, pixels: NDArray[np.uint8], kind: Input
+) -> dict[str, NDArray[Any]]:
+    """Return the outputs of a file for images, by name, computed in ONNX Runtime on the CPU.
+
+    Parameters
+    ----------
+    content
+        The file, or its path.
+    pixels
+        ``(n, 3, h, w)``.
+    kind
+        What the file takes.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    parts = [session.run(list(OUTPUTS), {"images": batch}) for batch in _batches(pixels, kind)]
+    return {
+        name: np.concatenate(values)
+        for name, values in zip(OUTPUTS, zip(*parts, strict=True), strict=True)
+    }
+
+
+def _batches(pixels: NDArray[np.uint8], kind: Input) -> Iterator[NDArray[Any]]:
+    """Yield images as a file takes them, the first one alone."""
+    starts = [0, *range(1, len(pixels), _BATCH), len(pixels)]
+    for start, stop in itertools.pairwise(starts):
+        batch = pixels[start:stop]
+        yield batch if kind == "uint8" else batch.astype(np.float32) / np.float32(255)
+
+
+def _spread(values: NDArray[Any]) -> float:
+    """Return what a difference is a share of.
+
+    The standard deviation, but no less than makes `ROUNDINGS` of the largest value acceptable: the
+    outputs of a degenerate network hardly vary, and differ by a rounding all the same.
+    """
+    wide = values.astype(np.float64)
+    floor = ROUNDINGS * float(np.finfo(np.float32).eps) / TOLERANCE * float(np.abs(wide).max())
+    return max(float(wide.std()), floor) or 1.0
+
+
+def difference_of(got: NDArray[Any], wanted: NDArray[Any]) -> Difference:
+    """Return how far an output is from what is wanted, both ``(n, …)``."""
+    largest = float(np.abs(got.astype(np.float64) - wanted).max())
+    return Difference(largest, largest / _spread(wanted))

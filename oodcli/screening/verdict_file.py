@@ -1,0 +1,363 @@
+"""Verdicts as lines of CSV or JSON, in a file that an interrupted run goes on with.
+
+Beside ``FILE`` stands ``FILE.ood.json``: which detector and threshold its rows are from. A file is
+gone on with only where that is the same; what is done is told by the paths in its rows.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.files import expanded
+from oodcli.progress import Progress
+from oodcli.store.store import Store, is_stream, open_stream, read_json, write_json
+from oodcli.text import escaped, json_text, unescaped
+
+Lines = Literal["csv", "jsonl"]
+ROW_SCHEMA = 1
+SYNC_S = 3.0
+
+_CURE = "name another file, or remove this one"
+# Settings that rows do not depend on: a detector that is fitted again has another date.
+_INCIDENTAL = frozenset({"created"})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found of one image.
+
+    Parameters
+    ----------
+    path
+        Path as given, or ``FILE.npz[ROW]``.
+    predicted
+        Name of the predicted class; None, like all fields but ``path`` and ``error``, if the image
+        cannot be read.
+    probability
+        Softmax probability of that class.
+    score
+        Score of the detector, larger for more in-distribution.
+    threshold
+        The lowest score that counts as in-distribution.
+    percentile
+        Share of the run's ID scores below it, in percent.
+    verdict
+        ``id`` or ``ood``.
+    error
+        Why the image cannot be read; None if it was judged.
+    """
+
+    path: str
+    predicted: str | None = None
+    probability: float | None = None
+    score: float | None = None
+    threshold: float | None = None
+    percentile: float | None = None
+    verdict: Literal["id", "ood"] | None = None
+    error: str | None = None
+
+
+# In the order of the fields; a class is called so wherever a result is read.
+COLUMNS = tuple("class" if f.name == "predicted" else f.name for f in fields(Verdict))
+
+
+def as_object(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as the JSON object of its line."""
+    values = (getattr(verdict, field.name) for field in fields(Verdict))
+    return {"schema": ROW_SCHEMA, **dict(zip(COLUMNS, values, strict=True))}
+
+
+def as_lines(verdicts: Sequence[Verdict], kind: Lines) -> str:
+    """Return verdicts as text, one line each.
+
+    Notes
+    -----
+    In CSV text is written as :func:`oodcli.text.escaped` has it, so that a line is always a row,
+    and every path can be read back.
+    """
+    if kind == "jsonl":
+        return "".join(json_text(as_object(each)) + "\n" for each in verdicts)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for each in verdicts:
+        values = (getattr(each, field.name) for field in fields(Verdict))
+        writer.writerow(
+            escaped(value) if isinstance(value, str) else value
+            for value in ("" if value is None else value for value in values)
+        )
+    return text.getvalue()
+
+
+def header(kind: Lines) -> str:
+    """Return the line above the rows."""
+    return ",".join(COLUMNS) + "\n" if kind == "csv" else ""
+
+
+@dataclass
+class Counts:
+    """How many images got which verdict.
+
+    Parameters
+    ----------
+    id
+        In-distribution images.
+    ood
+        Out-of-distribution images.
+    errors
+        Images that cannot be read.
+    """
+
+    id: int = 0
+    ood: int = 0
+    errors: int = 0
+
+    @property
+    def total(self) -> int:
+        """All images."""
+        return self.id + self.ood + self.errors
+
+    @property
+    def judged(self) -> int:
+        """Images that could be read."""
+        return self.id + self.ood
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.id + other.id, self.ood + other.ood, self.errors + other.errors)
+
+    def count(self, verdict: str | None) -> None:
+        """Count one image."""
+        if verdict == "id":
+            self.id += 1
+        elif verdict == "ood":
+            self.ood += 1
+        else:
+            self.errors += 1
+
+
+class Done:
+    """Which images have their row already: 8 bytes each.
+
+    Parameters
+    ----------
+    digests
+        Digests of the paths in the rows, uint64 ``(n,)``.
+    """
+
+    def __init__(self, digests: NDArray[np.uint64]) -> None:
+        self._digests, self._left = np.unique(digests, return_counts=True)
+
+    def take(self, path: str) -> bool:
+        """Return whether there is a row for an image; each row stands for one."""
+        if not len(self._digests):
+            return False
+        digest = _digest(path)
+        at = int(np.searchsorted(self._digests, digest))
+        if at == len(self._digests) or self._digests[at] != digest or not self._left[at]:
+            return False
+        self._left[at] -= 1
+        return True
+
+
+def _digest(path: str) -> np.uint64:
+    raw = path.encode("utf-8", "surrogatepass")
+    return np.frombuffer(hashlib.blake2b(raw, digest_size=8).digest(), np.uint64)[0]
+
+
+@dataclass
+class VerdictFile:
+    """A file of verdicts that is being written.
+
+    Parameters
+    ----------
+    stream
+        The file, at its end.
+    kind
+        How its rows are written.
+    done
+        The images that had a row before.
+    before
+        The verdicts of these rows.
+    """
+
+    stream: IO[bytes]
+    kind: Lines
+    done: Done
+    before: Counts
+    _synced: float = 0.0
+
+    def write(self, verdicts: Sequence[Verdict]) -> None:
+        """Add rows; every few seconds they are made to last."""
+        self.stream.write(as_lines(verdicts, self.kind).encode())
+        self.stream.flush()
+        now = time.monotonic()
+        if now - self._synced > SYNC_S:
+            self._synced = now
+            self.sync()
+
+    def sync(self) -> None:
+        """Make what was written last."""
+        # A pipe or a device has nothing to make last.
+        with contextlib.suppress(OSError):
+            os.fsync(self.stream.fileno())
+
+
+def settings_path(path: Path) -> Path:
+    """Return where the settings of a file of verdicts stand."""
+    return path.with_name(f"{path.name}.ood.json")
+
+
+@contextlib.contextmanager
+def verdict_file(
+    path: Path,
+    kind: Lines,
+    settings: Mapping[str, Any],
+    store: Store,
+    *,
+    progress: Progress | None = None,
+) -> Iterator[VerdictFile]:
+    """Open a file for verdicts, new or to go on with.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        How its rows are written.
+    settings
+        What its rows depend on; rows of other settings are not mixed with them.
+    store
+        Whose locks keep two processes from writing the same file.
+    progress
+        Told once when another process is writing it.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is there and not of these settings, or not written by this function at all; or
+        if it cannot be written.
+    """
+    target = expanded(path).resolve()
+    try:
+        with contextlib.ExitStack() as stack:
+            if not is_stream(path):
+                stack.enter_context(store.lock(f"verdicts {target}", progress=progress))
+            yield stack.enter_context(_opened(path, target, kind, settings))
+    except BrokenPipeError:
+        raise  # whoever reads it has gone, which is no fault
+    except OSError as error:
+        # A write that fails names no file; what names another one is not about this one.
+        if error.filename is not None and Path(str(error.filename)).parent != target.parent:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidInputError(
+            f"cannot write {path}: {reason}; after that is fixed the same command resumes, or name "
+            "another file"
+        ) from None
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Path, target: Path, kind: Lines, settings: Mapping[str, Any]
+) -> Iterator[VerdictFile]:
+    if is_stream(path):
+        with open_stream(path) as stream:
+            stream.write(header(kind).encode())
+            yield VerdictFile(stream, kind, Done(np.empty(0, np.uint64)), Counts())
+        return
+    wanted = {"kind": "ood-verdicts", "schema": ROW_SCHEMA, "format": kind, **settings}
+    begun = target.is_file() and target.stat().st_size > 0
+    if begun:
+        _check_settings(path, settings_path(target), wanted)
+    else:
+        write_json(settings_path(target), wanted, cure="name a file elsewhere")
+    with target.open("r+b" if begun else "wb") as stream:
+        if begun:
+            done, before = _read(path, stream, kind)
+        else:
+            done, before = Done(np.empty(0, np.uint64)), Counts()
+        if stream.tell() == 0:
+            stream.write(header(kind).encode())
+        file = VerdictFile(stream, kind, done, before)
+        try:
+            yield file
+        finally:
+            stream.flush()
+            file.sync()
+
+
+def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None:
+    try:
+        found = read_json(beside)
+    except (FileNotFoundError, CorruptArtifactError):
+        raise InvalidInputError(
+            f"{path} is there already, without {beside.name} beside it that says what its rows "
+            f"are of; {_CURE}"
+        ) from None
+    # As JSON has it: tuples are lists there.
+    asked = json.loads(json.dumps(wanted))
+    other = [
+        key
+        for key in {**asked, **found}
+        if key not in _INCIDENTAL and asked.get(key) != found.get(key)
+    ]
+    if other:
+        key = other[0]
+        raise InvalidInputError(
+            f"{path} was written with another {key.replace('_', ' ')} "
+            f"({_short(found.get(key))}, now {_short(asked.get(key))}); {_CURE}"
+        )
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _read(path: Path, stream: IO[bytes], kind: Lines) -> tuple[Done, Counts]:
+    """Read the rows there are, and cut off a last one that is torn."""
+    counts = Counts()
+    digests = bytearray()
+    whole = 0
+    for number, line in enumerate(stream):
+        if not line.endswith(b"\n"):
+            break
+        whole += len(line)
+        if kind == "csv" and number == 0:
+            continue
+        try:
+            name, verdict = _row(line.decode(), kind)
+        except Exception:  # noqa: BLE001 - a malformed line makes its readers raise anything
+            raise InvalidInputError(
+                f"line {number + 1} of {path} is not a row of verdicts; {_CURE}"
+            ) from None
+        counts.count(verdict)
+        digests += _digest(name).tobytes()
+    stream.seek(whole)
+    stream.truncate()
+    return Done(np.frombuffer(bytes(digests), np.uint64)), counts
+
+
+def _row(line: str, kind: Lines) -> tuple[str, str | None]:
+    if kind == "jsonl":
+        content = json.loads(line)
+        return str(content["path"]), content["verdict"]
+    (values,) = csv.reader([line.rstrip("\n")], strict=True)
+    if len(values) != len(COLUMNS):
+        raise ValueError(line)
+    row = dict(zip(COLUMNS, values, strict=True))
+    if row["score"] and not math.isfinite(float(row["score"])):
+        raise ValueError(line)
+    return unescaped(row["path"]), row["verdict"] or None

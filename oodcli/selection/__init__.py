@@ -1,0 +1,1 @@
+"""The choice of a method and its parameters without OOD images."""

@@ -1,0 +1,260 @@
+"""Every candidate, tried on ID images and on the same images spoilt."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from oodcli.activations import Activations, ActivationSet, Reference
+from oodcli.data.views import View
+from oodcli.errors import (
+    InvalidInputError,
+    UndefinedMethodError,
+)
+from oodcli.images import ImageSet
+from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_methods
+from oodcli.methods.base import score_many
+from oodcli.methods.ensemble import EnsembleSpec, rank_scale
+from oodcli.progress import Progress
+from oodcli.scoring.fitting import learns_from_train, together
+from oodcli.scoring.open_run import OpenRun
+from oodcli.scoring.tune import settings
+from oodcli.selection.contrasts import Contrast, Floats, joined_greedily, merits
+from oodcli.selection.recommendation import family_of, same_scores
+from oodcli.selection.validation import spoilt_activations
+
+_TRIO = ("knn", "energy", "featurenorm")
+# Of how many methods, the best setting of each, an ensemble is chosen.
+_POOL = 12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All candidates on ID images and on the same images spoilt.
+
+    Parameters
+    ----------
+    specs
+        The candidates that could be tried.
+    contrasts
+        Their scores, by way to spoil images.
+    families
+        Family of each way, by its name.
+    left_out
+        Why others could not be tried, by name.
+    """
+
+    specs: tuple[MethodSpec, ...]
+    contrasts: tuple[Contrast, ...]
+    families: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+
+def try_all(run: OpenRun, images: ImageSet, *, methods: Sequence[str] = (), seed: int) -> Trial:
+    """Score ID images and spoilt versions of them with every candidate.
+
+    Parameters
+    ----------
+    run
+        The run.
+    images
+        The ID images to choose on.
+    methods
+        The methods to choose from; all if empty.
+    seed
+        Of spoiling.
+
+    Raises
+    ------
+    InvalidInputError
+        If no candidate can be tried, or the images cannot be spoilt in any way.
+    """
+    reference = run.reference()
+    specs = candidates(len(run.record.blocks), methods)
+    if run.calibration_part == "train" and learns_from_train(specs):
+        # The images to choose on are some of them, and are not computed again.
+        reference.train  # noqa: B018 - it is made by being looked at
+    sets, ways = spoilt_activations(run, images, seed)
+    ready, left_out = _fitted(specs, reference, run.progress)
+    tables = {
+        view: _scores([fitted for _, fitted in ready], activations, name, run.progress)
+        for view, (name, activations) in sets.items()
+    }
+    kept, reasons = _usable([fitted.canonical for _, fitted in ready], tables)
+    left_out |= reasons
+    ready = [ready[index] for index in kept]
+    tables = {view: table[:, kept] for view, table in tables.items()}
+    if not ready:
+        raise InvalidInputError(together(left_out) or "there is no method to choose from")
+    size = run.record.preprocess.size
+    contrasts = tuple(
+        Contrast(way.name, way.family, tables[way.beside(size)], tables[way.view]) for way in ways
+    )
+    if not methods:
+        contrasts, ready = _with_ensembles(contrasts, ready, reference)
+    return Trial(
+        tuple(spec for spec, _ in ready),
+        contrasts,
+        {way.name: way.family for way in ways},
+        left_out,
+    )
+
+
+def candidates(n_blocks: int, methods: Sequence[str] = ()) -> list[MethodSpec]:
+    """Return methods with every value of their grids, defaults first, and every block.
+
+    Parameters
+    ----------
+    n_blocks
+        Number of blocks of the network.
+    methods
+        As written on the command line; all that need no more than stored activations if empty.
+    """
+    found: dict[str, MethodSpec] = {}
+    for spec in parse_methods(list(methods or group(probes=False))):
+        # Of settings that make no difference the one with the shortest name is first, and wins.
+        each = [spec, *sorted(settings(spec), key=lambda one: len(one.canonical))]
+        if spec.canonical == "featurenorm":
+            each += [parse_method(f"featurenorm:block={block}") for block in range(n_blocks)]
+        for one in each:
+            found.setdefault(one.canonical, one)
+    return list(found.values())
+
+
+def _fitted(
+    specs: Sequence[MethodSpec], reference: Reference, progress: Progress
+) -> tuple[list[tuple[MethodSpec, Fitted]], dict[str, str]]:
+    ready: list[tuple[MethodSpec, Fitted]] = []
+    left_out: dict[str, str] = {}
+    with progress.task("fitting candidates", total=len(specs), unit="candidates") as task:
+        for spec in specs:
+            try:
+                ready.append((spec, spec.fit(reference)))
+            except InvalidInputError as error:  # not defined, or what it learns from is not there
+                left_out[spec.canonical] = str(error)
+            task.advance(1)
+    probing = [spec.canonical for spec, fitted in ready if fitted.probes]
+    left_out |= dict.fromkeys(probing, "it takes more than the ordinary forward pass")
+    return [each for each in ready if not each[1].probes], left_out
+
+
+def _scores(
+    fitted: Sequence[Fitted], activations: ActivationSet, name: str, progress: Progress
+) -> Floats:
+    """Return the scores of every candidate, ``(n, c)``; NaN where one is not defined."""
+    table = np.full((len(activations), len(fitted)), np.nan)
+    # Neighbours of one class share work, and are defined together or not at all.
+    alike = [
+        [index for index, _ in run]
+        for _, run in itertools.groupby(enumerate(fitted), key=lambda each: type(each[1].detector))
+    ]
+    row = 0
+    with (
+        torch.inference_mode(),
+        progress.task(f"trying candidates on {name}", total=len(table), unit="images") as task,
+    ):
+        for chunk in activations.chunks():
+            for run in alike:
+                for part in _tried([fitted[index] for index in run], chunk):
+                    table[row : row + len(chunk), [run[i] for i in part[0]]] = part[1]
+            row += len(chunk)
+            task.advance(len(chunk))
+    return table
+
+
+def _tried(fitted: Sequence[Fitted], chunk: Activations) -> Iterator[tuple[list[int], Floats]]:
+    detectors = [each.detector for each in fitted]
+    try:
+        yield list(range(len(fitted))), score_many(detectors, chunk).cpu().numpy()
+    except UndefinedMethodError:
+        for index, detector in enumerate(detectors):
+            try:
+                yield [index], score_many([detector], chunk).cpu().numpy()
+            except UndefinedMethodError:
+                continue
+
+
+def _usable(
+    names: Sequence[str], tables: Mapping[View, Floats]
+) -> tuple[list[int], dict[str, str]]:
+    """Return the candidates that give finite scores that differ from those of the ones before."""
+    kept: list[int] = []
+    reasons: dict[str, str] = {}
+    seen: dict[bytes, str] = {}
+    for index, name in enumerate(names):
+        columns = [table[:, index] for table in tables.values()]
+        if not all(np.isfinite(column).all() for column in columns):
+            reasons[name] = f"{name} gives scores that are not finite"
+            continue
+        same = seen.setdefault(b"".join(column.tobytes() for column in columns[:3]), name)
+        if same == name:
+            kept.append(index)
+        else:
+            reasons[name] = same_scores(name, same)
+    return kept, reasons
+
+
+def _with_ensembles(
+    contrasts: tuple[Contrast, ...],
+    ready: list[tuple[MethodSpec, Fitted]],
+    reference: Reference,
+) -> tuple[tuple[Contrast, ...], list[tuple[MethodSpec, Fitted]]]:
+    """Add the ensemble of three methods of three kinds, and one chosen greedily."""
+    families = [each.family for each in contrasts]
+    worth = merits(np.stack([each.auroc for each in contrasts]), families)
+    best: dict[str, int] = {}
+    for index in np.argsort(-worth, kind="stable"):
+        best.setdefault(family_of(ready[index][0]), int(index))
+    names = [spec.canonical for spec, _ in ready]
+    pool = list(best.values())[:_POOL]
+    trio = [names.index(name) for name in _TRIO if name in names]
+    scales = {}
+    for index in dict.fromkeys((*pool, *trio)):
+        try:
+            scales[index] = rank_scale(ready[index][1], reference)
+        except InvalidInputError:  # no calibration images, or nothing to rank
+            continue
+    ranked = {
+        index: [
+            [scale.ranks(torch.from_numpy(table[:, index]).to(scale.scores.device)).cpu().numpy()
+             for table in (each.id_scores, each.pseudo_scores)]
+            for each in contrasts
+        ]
+        for index, scale in scales.items()
+    }  # fmt: skip
+    pool = [index for index in pool if index in scales]
+    groups: dict[str, list[int]] = {}
+    if len(trio) == len(_TRIO) and all(index in scales for index in trio):
+        groups["trio"] = trio
+    if len(pool) > 1:
+        ranks = [
+            Contrast(
+                each.kind,
+                each.family,
+                np.column_stack([ranked[index][at][0] for index in pool]),
+                np.column_stack([ranked[index][at][1] for index in pool]),
+            )
+            for at, each in enumerate(contrasts)
+        ]
+        chosen = joined_greedily(ranks)
+        if len(chosen) > 1 and sorted(pool[c] for c in chosen) != sorted(trio):
+            groups["greedy"] = [pool[column] for column in chosen]
+    for members in groups.values():
+        spec = EnsembleSpec.of(*(ready[index][0] for index in members))
+        contrasts = tuple(
+            replace(
+                each,
+                id_scores=_appended(each.id_scores, [ranked[i][at][0] for i in members]),
+                pseudo_scores=_appended(each.pseudo_scores, [ranked[i][at][1] for i in members]),
+            )
+            for at, each in enumerate(contrasts)
+        )
+        # It is fitted for real where it is used; here its scores are known.
+        ready = [*ready, (spec, ready[members[0]][1])]
+    return contrasts, ready
+
+
+def _appended(table: Floats, ranks: Sequence[Floats]) -> Floats:
+    return np.column_stack([table, np.mean(ranks, axis=0)])

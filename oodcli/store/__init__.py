@@ -1,0 +1,1 @@
+"""What is stored on disk: runs, scores, searches, activations, and the rules for writing them."""

@@ -1,0 +1,219 @@
+"""The images of a training: prepared, checked, and put where training takes them from."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from oodcli.compute.memory import free_memory
+from oodcli.compute.processes import Processes
+from oodcli.data.benchmarks import BENCHMARKS
+from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.prepare import Resizing, prepare
+from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.originals import OriginalSizes
+from oodcli.data.splits import split
+from oodcli.errors import InvalidInputError, OodError
+from oodcli.images import ImageSet
+from oodcli.progress import Progress
+from oodcli.store.runs import Preprocess
+from oodcli.store.store import Store
+from oodcli.text import counted
+from oodcli.training.loop import LabelledPixels
+from oodcli.training.recipes import Recipe
+from oodcli.training.streaming import StreamedImages, TrainingImages, crops_originals, fits
+
+
+def with_published_val(store: Store, dataset: Dataset, watch: Progress) -> Dataset:
+    """Return the data with the published validation images, where it has none of its own.
+
+    Parameters
+    ----------
+    store
+        Holds the lists of benchmarks.
+    dataset
+        The data.
+    watch
+        Reports which images are taken.
+    """
+    if "val" in dataset.parts or "test" not in dataset.parts:
+        return dataset
+    published = [b for b in BENCHMARKS.values() if b.id_set == dataset.name and b.id_val_list]
+    for benchmark in published:
+        with contextlib.suppress(OodError):
+            val = split(dataset, benchmark.id_val_list, store).part
+            watch.note(f"validation images: {len(val)} of the test images, as {benchmark.name} has")
+            return replace(dataset, parts={**dataset.parts, "val": val})
+    return dataset
+
+
+def labelled_images(
+    store: Store,
+    dataset: Dataset,
+    part: str,
+    preprocess: Preprocess,
+    *,
+    skip_unreadable: bool,
+    watch: Progress,
+) -> ImageSet:
+    """Prepare a part of the data.
+
+    Parameters
+    ----------
+    store
+        Where prepared images are stored.
+    dataset
+        The data.
+    part
+        Name of the part.
+    preprocess
+        Size of the images, and how they get there.
+    skip_unreadable
+        Whether images that cannot be decoded are skipped.
+    watch
+        Reports the images decoded and skipped.
+
+    Raises
+    ------
+    OodError
+        If an image cannot be decoded, or none of them has a label.
+    """
+    images = prepare(
+        dataset.parts[part],
+        store,
+        name=f"{dataset.name} {part}",
+        size=preprocess.size,
+        resize=preprocess.resize,
+        progress=watch,
+        skip_unreadable=skip_unreadable,
+    )
+    if images.skipped:
+        watch.note(f"{images.name}: {counted(len(images.skipped), 'unreadable image')} skipped")
+    if images.labels is None or len(images) == 0:
+        raise InvalidInputError(f"the {part} part of {dataset.name} has no labelled images")
+    return images
+
+
+def check_several(dataset: Dataset) -> None:
+    """Refuse a classifier of one class, before an image is decoded.
+
+    Raises
+    ------
+    InvalidInputError
+        If the data have fewer than two classes.
+    """
+    if len(dataset.class_names) < 2:
+        raise InvalidInputError(f"{dataset.name} has one class; a classifier needs two at least")
+
+
+def check_classes(train: ImageSet, dataset: Dataset) -> None:
+    """Refuse a classifier that never sees a class.
+
+    Parameters
+    ----------
+    train
+        The training images, with labels.
+    dataset
+        The data.
+
+    Raises
+    ------
+    InvalidInputError
+        If a class has no training images.
+    """
+    names = dataset.class_names
+    assert train.labels is not None  # labelled_images has seen to it
+    seen = np.bincount(train.labels, minlength=len(names))
+    if not seen.all():
+        name = names[int(seen.argmin())]
+        raise InvalidInputError(
+            f"class {name} of {dataset.name} has no training images left; add some, or remove it"
+        )
+
+
+def placed_images(
+    dataset: Dataset,
+    parts: Mapping[str, ImageSet],
+    recipe: Recipe,
+    resizing: Resizing,
+    *,
+    seed: int,
+    device: torch.device,
+    decoders: Decoders,
+    watch: Progress,
+    processes: Processes,
+) -> dict[str, TrainingImages]:
+    """Put the images on the device where they fit, and stream the others.
+
+    Parameters
+    ----------
+    dataset
+        The data.
+    parts
+        The prepared images, by name of the part.
+    recipe
+        Says how training images are augmented.
+    resizing
+        Size of the images, and how they get there.
+    seed
+        Seed of the run.
+    device
+        The device that trains.
+    decoders
+        The processes that decode streamed images.
+    watch
+        Reports that training images are streamed, and why.
+    processes
+        The processes that train together.
+
+    Notes
+    -----
+    Whether training images are cropped out of their originals depends on the recipe and the images
+    alone, and decides what comes out. Where images are held does not, and depends on the memory.
+    """
+    originals = OriginalSizes.of(dataset.parts["train"].source)
+    cropped = crops_originals(recipe) and originals.differ_from(resizing.size)
+    held = [name for name in parts if not (name == "train" and cropped)]
+    free = _free(device, processes)
+    if not fits(sum(len(parts[name]) for name in held), resizing.size, free):
+        held = [
+            name for name in held if name != "train" and fits(len(parts[name]), resizing.size, free)
+        ]
+    images: dict[str, TrainingImages] = {}
+    for name, part in parts.items():
+        assert part.labels is not None  # labelled_images has seen to it
+        labels = torch.from_numpy(part.labels).to(device)
+        if name in held:
+            pixels = torch.from_numpy(np.ascontiguousarray(part.pixels()))
+            images[name] = LabelledPixels(pixels.to(device), labels)
+        else:
+            images[name] = StreamedImages(
+                dataset.parts[name].source,
+                np.concatenate([shard.indices for shard in part.shards]),
+                labels,
+                resizing=resizing,
+                decoders=decoders,
+                crop_scale=recipe.crop_scale if name == "train" and cropped else None,
+                seed=seed,
+            )
+    if "train" not in held:
+        workers = f"{decoders.workers} processes" if decoders.workers else "this process"
+        watch.note(
+            f"training images are decoded as they are needed, by {workers}: "
+            + (
+                "they are cropped out of their originals"
+                if cropped
+                else "there are too many to be held in memory"
+            )
+        )
+    return images
+
+
+def _free(device: torch.device, processes: Processes) -> int | None:
+    """Return the free memory for the images of one process, bytes; the same in all of them."""
+    free = free_memory(device)
+    if free is not None and device.type != "cuda":
+        free //= processes.here  # all processes of a host share its memory
+    return processes.agreed(free)

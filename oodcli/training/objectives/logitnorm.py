@@ -1,0 +1,42 @@
+"""LogitNorm: cross-entropy of logits of one length."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from oodcli.specs import positive
+from oodcli.training.objectives.base import Output, PlainObjective
+
+
+@dataclass(frozen=True)
+class LogitNorm(PlainObjective):
+    """Cross-entropy of ``z / (tau (||z|| + 1e-7))``.
+
+    Accuracy and scores use the logits ``z`` themselves.
+
+    Parameters
+    ----------
+    tau
+        Temperature.
+
+    References
+    ----------
+    Wei, Xie, Cheng, Feng, An, Li. "Mitigating Neural Network Overconfidence with Logit
+    Normalization". ICML 2022, arXiv:2205.09310.
+
+    Notes
+    -----
+    The default temperature is that of OpenOOD for all its data sets; the paper chose one for each.
+    """
+
+    tau: float = 0.04
+
+    def __post_init__(self) -> None:
+        positive("logitnorm:tau", self.tau)
+
+    def loss(self, output: Output, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the logits divided by their length and ``tau``."""
+        logits = output.logits.float()
+        length = logits.norm(dim=1, keepdim=True) + 1e-7  # (m, 1)
+        return functional.cross_entropy(logits / (length * self.tau), labels)

@@ -1,0 +1,29 @@
+"""The objectives there are, by the name they have on the command line."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from oodcli.training.objectives.alpa import ALPA
+from oodcli.training.objectives.base import ObjectiveEntry, ObjectiveSpec
+from oodcli.training.objectives.base import parse_objective as _parse_objective
+from oodcli.training.objectives.cross_entropy import CrossEntropy
+from oodcli.training.objectives.ish import ISH
+from oodcli.training.objectives.logitnorm import LogitNorm
+from oodcli.training.objectives.supcon import SupCon
+from oodcli.training.objectives.t2fnorm import T2FNorm
+
+OBJECTIVES: Mapping[str, ObjectiveEntry] = MappingProxyType(
+    {
+        "cross-entropy": ObjectiveEntry(CrossEntropy, "cross-entropy", ""),
+        "t2fnorm": ObjectiveEntry(T2FNorm, "T2FNorm", "Regmi et al., CVPRW 2024"),
+        "logitnorm": ObjectiveEntry(LogitNorm, "LogitNorm", "Wei et al., ICML 2022"),
+        "ish": ObjectiveEntry(ISH, "ISH", "Xu et al., ICLR 2024"),
+        "supcon": ObjectiveEntry(SupCon, "SupCon", "Khosla et al., NeurIPS 2020"),
+        "alpa": ObjectiveEntry(ALPA, "ALPA", "Zhang et al., IEEE TIP 2023"),
+    }
+)
+
+
+def parse_objective(text: str) -> ObjectiveSpec:
+    """Read one objective as written on the command line."""
+    return _parse_objective(text, OBJECTIVES)

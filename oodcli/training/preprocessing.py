@@ -1,0 +1,226 @@
+"""At which size images go through a network, how they get there, and what says so.
+
+The size comes from an option, from the network, from the configuration of published weights, or
+from the benchmark of a published data set; else from the images themselves. It never depends on
+what a folder is called.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from oodcli.data.benchmarks import Benchmark, benchmark_of
+from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.prepare import RESIZE, Resizing, shorter_side
+from oodcli.data.originals import OriginalSizes
+from oodcli.data.registry import DATASETS
+from oodcli.data.run_data import check_size_options
+from oodcli.errors import InvalidInputError
+from oodcli.models import Pretrained, builder_side_of, is_foreign
+
+_SMALL = (32, 32)
+# Sides that are trained at by default, no larger than the images; a network with a stem for small
+# images costs 50 times as much at 224 pixels as at 32.
+_SIDES = (32, 64, 128, 224)
+_MOST_OWN = 64
+_MOST_FOREIGN = 224
+_BY_SIZE = "by the size of the images; another: --image-size N"
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The size of the images that a network sees, and how they get there.
+
+    Parameters
+    ----------
+    size
+        Height and width in pixels.
+    resize
+        As :class:`oodcli.store.runs.Preprocess` has it.
+    size_from, resize_from
+        What says so, for people to read.
+    originals
+        Sizes of the images before.
+    by_benchmark
+        Whether the benchmark of a published data set says the size.
+    """
+
+    size: tuple[int, int]
+    resize: str
+    size_from: str
+    resize_from: str
+    originals: OriginalSizes
+    by_benchmark: bool = False
+
+    @property
+    def side(self) -> int | None:
+        """The side of square images, in pixels; None if they are not square."""
+        return self.size[0] if self.size[0] == self.size[1] else None
+
+    def changes(self, data_name: str) -> tuple[str, ...]:
+        """Say of the user's own images what is kept of them; nothing where they keep their size.
+
+        Parameters
+        ----------
+        data_name
+            Name of the data set.
+        """
+        if self.by_benchmark or not self.originals.differ_from(self.size):
+            return ()
+        return (f"{data_name}: images of {self.originals}", *self.lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What was taken and why, a line each."""
+        height, width = self.size
+        kept = self.originals.kept(Resizing(self.size, self.resize))
+        return (
+            f"size {height} x {width}: {self.size_from}",
+            f"resize {_in_words(self.size, self.resize)}: {self.resize_from}"
+            + (f"; {kept}" if kept else ""),
+        )
+
+
+def _in_words(size: tuple[int, int], resize: str) -> str:
+    if resize == "exact":
+        return "exact (to height and width, whatever the form)"
+    side = shorter_side(resize) or max(size)
+    return f"{resize} (the shorter side to {side}, then the centre)"
+
+
+def sizing_for(
+    purpose: Literal["training", "import"],
+    dataset: Dataset,
+    arch: str,
+    *,
+    published: Pretrained | None,
+    certain: bool,
+    image_size: int | None,
+    resize: str | None,
+) -> Sizing:
+    """Return the size at which a network is trained, or one from elsewhere is used.
+
+    Parameters
+    ----------
+    purpose
+        Whether the network is going to be trained on the data, or was.
+    dataset
+        The data.
+    arch
+        The written architecture.
+    published
+        What published weights of the network expect of an image; None if there are none.
+    certain
+        Whether it is these weights: training starts from them, or an import asked for them, or has
+        their number of classes.
+    image_size, resize
+        What the user asks for.
+
+    Raises
+    ------
+    InvalidInputError
+        If nothing says the size of an import and the images are far larger than 32 x 32; or if an
+        option cannot be.
+
+    Notes
+    -----
+    Where nothing says the size of a training, it is the largest of 32, 64, 128 and 224 that the
+    median shorter side of the images reaches: of the networks of this package, which keep the
+    resolution of small images through their first blocks, 64 at most; of others at most what their
+    published weights take, else 224.
+    """
+    check_size_options(image_size, resize)
+    first = "train" if purpose == "training" else next(iter(dataset.parts))
+    originals = OriginalSizes.of(dataset.parts[first].source)
+    fixed = builder_side_of(arch)
+    benchmark = _benchmark_of(dataset)
+    # A network that was trained further on other classes is likely to see images as before, but
+    # one for small images is not.
+    likely = purpose == "import" and benchmark is None and originals.are_large
+    wanted = published if certain or likely else None
+    if image_size is not None:
+        size, size_from = (image_size, image_size), "--image-size"
+    elif fixed is not None:
+        size, size_from = (fixed, fixed), f"the network that {arch} builds"
+    elif wanted is not None and wanted.size is not None:
+        size, size_from = wanted.size, wanted.configuration
+    elif benchmark is not None:
+        size, size_from = benchmark.size, f"benchmark {benchmark.name}"
+    elif purpose == "training":
+        size, size_from = _reached(originals, arch, published), _BY_SIZE
+    elif originals.are_large:
+        raise InvalidInputError(
+            f"nothing says at which size {arch} was trained, and the images of {dataset.name} are "
+            f"of {originals}; name it: --image-size N, and --resize shorter-crop:SIDE if a margin "
+            "was cut off"
+        )
+    else:
+        size, size_from = _SMALL, f"usual for images of {originals}"
+    return _with_resize(
+        size, size_from, resize, wanted=wanted, benchmark=benchmark, originals=originals
+    )
+
+
+def _reached(originals: OriginalSizes, arch: str, published: Pretrained | None) -> tuple[int, int]:
+    """Return the largest usual size that the images reach and the network takes."""
+    most = _MOST_FOREIGN if is_foreign(arch) else _MOST_OWN
+    if published is not None and published.size is not None:
+        most = published.size[0]
+    sides = [side for side in (*_SIDES, most) if side <= min(most, originals.shorter_side)]
+    side = max(sides, default=_SMALL[0])
+    return side, side
+
+
+def _with_resize(
+    size: tuple[int, int],
+    size_from: str,
+    resize: str | None,
+    *,
+    wanted: Pretrained | None,
+    benchmark: Benchmark | None,
+    originals: OriginalSizes,
+) -> Sizing:
+    """Say how images get to their size: as what gave it has it, or by their form."""
+    known = []
+    if wanted is not None and wanted.resize is not None:
+        known.append((wanted.size, wanted.resize, wanted.configuration))
+    if benchmark is not None:
+        known.append((benchmark.size, benchmark.resize, f"benchmark {benchmark.name}"))
+    if resize is not None:
+        how, source = resize, "--resize"
+    elif known:
+        usual_size, usual, source = known[0]
+        # A side that belongs to another size means nothing at this one.
+        how = usual if size == usual_size else usual.partition(":")[0]
+        if how != usual:
+            source += f", without its margin ({usual}), which is for its own size"
+    elif originals.are_large and not originals.are_square:
+        how, source = "shorter-crop", "usual for photographs, whose form it keeps"
+    else:
+        how, source = "exact", "usual for small or square images"
+    Resizing(size, how)  # refuses what cannot be
+    by_benchmark = benchmark is not None and size_from == f"benchmark {benchmark.name}"
+    return Sizing(size, how, size_from, source, originals, by_benchmark)
+
+
+def _benchmark_of(dataset: Dataset) -> Benchmark | None:
+    """Return the benchmark of a published data set; a folder is none, whatever it is called."""
+    name = dataset.spec.partition("=")[0]
+    return benchmark_of(name) if name in DATASETS else None
+
+
+def filter_line(published: Pretrained | None) -> str:
+    """Say which filter resizes images, and whether the configuration of the weights has another.
+
+    Parameters
+    ----------
+    published
+        What published weights of the network expect of an image; None if there are none.
+    """
+    if published is None or not published.filter:
+        return f"filter {RESIZE}: there is no other in ood"
+    if published.filter == RESIZE:
+        return f"filter {RESIZE}: {published.configuration}"
+    return (
+        f"filter {RESIZE}: there is no other in ood, but {published.configuration} has "
+        f"{published.filter}, so that accuracy and scores differ a little from published ones"
+    )

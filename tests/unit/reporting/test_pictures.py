@@ -1,0 +1,322 @@
+"""Pictures of a run, and of score files, from what is stored."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
+from oodcli.metrics import Curve
+from oodcli.progress import Silent
+from oodcli.reporting.pictures import encoded, write_plots
+from oodcli.store.store import Store, read_json, write_json
+from tests.support.progress import Notes
+from tests.support.reporting import pictures_of
+
+SETS = ("photographs-grey", "gaussian-noise")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train, choose a block and score, once."""
+    from oodcli.workflows.normratio import normratio
+    from oodcli.workflows.score import ScoreRequest, score
+    from oodcli.workflows.train import TrainRequest, train
+
+    store = Store(tmp_path_factory.mktemp("made") / "store")
+    train(store, TrainRequest(data="digits", arch="resnet18:width=2", name="tiny", epochs=2))
+    normratio(store)
+    score(store, ScoreRequest(methods=("msp", "featurenorm"), ood=SETS))
+    return store.root
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    shutil.copytree(made, tmp_path / "copy")
+    return Store(tmp_path / "copy")
+
+
+def test_a_run_is_drawn_in_full(store: Store) -> None:
+    told = Notes()
+    drawn = {picture.name: picture for picture in pictures_of(store, progress=told)}
+    assert list(drawn)[:-1] == [
+        "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "history",
+    ]  # fmt: skip
+    assert told.notes == []
+    assert "2 epochs" in drawn["history"].alt
+    assert "8 blocks" in drawn["normratio"].alt
+    sheet = next(picture for name, picture in drawn.items() if name.startswith("images-"))
+    assert re.fullmatch(
+        r"\d+ digits \(ID\): \d+ of \d+ taken for OOD, least ID-like first; "
+        r"\d+ photographs-grey \(OOD\): \d+ of [\d,]+ taken for ID, most ID-like first; "
+        r"\d+ gaussian-noise \(OOD\): \d+ of [\d,]+ taken for ID, most ID-like first",
+        sheet.alt,
+    )
+
+
+def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
+    import torch
+
+    from oodcli.compute.compute import Compute
+    from oodcli.data import open_dataset
+    from oodcli.data.decoding.prepare import prepare
+    from oodcli.scoring.activate import Activator
+    from oodcli.store.runs import find_run
+
+    folder = find_run(store, "tiny")
+    activator = Activator(
+        store,
+        folder,
+        folder.read(),
+        Compute(torch.device("cpu")),
+        progress=Silent(),
+    )
+    norms = {}
+    for name, role in (("digits", "id"), ("gaussian-noise", "ood")):
+        dataset = open_dataset(name, store, role=role, val_fraction=0.0)
+        part = dataset.id_test if role == "id" else dataset.ood_part
+        images = prepare(part, store, name=name, size=(32, 32), resize="exact")
+        norms[name] = activator.activations(images).block_norms.numpy()
+    drawn = {picture.name: picture for picture in pictures_of(store)}
+    line = next(
+        line
+        for line in drawn["blocks"].figure.axes[0].lines
+        if line.get_label() == "gaussian-noise"
+    )
+    expected = [
+        100 * Curve.of(norms["digits"][:, block], norms["gaussian-noise"][:, block]).auroc()
+        for block in range(8)
+    ]
+    np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
+
+
+def test_the_worst_images_come_first(store: Store) -> None:
+    from oodcli.data import open_dataset
+    from oodcli.data.decoding.prepare import prepare
+    from oodcli.store.scores import read_scores, read_scorings
+
+    scoring = read_scorings(store.runs / "tiny" / "scores")[0]
+    scores = read_scores(store.runs / "tiny" / "scores", scoring, "msp", "digits")
+    dataset = open_dataset("digits", store, role="id", val_fraction=0.0)
+    pixels = prepare(dataset.id_test, store, name="digits", size=(32, 32), resize="exact").pixels()
+    drawn = {picture.name: picture for picture in pictures_of(store, methods=["msp"])}
+    axes = drawn["images-msp"].figure.axes[0]
+    shown = np.asarray(axes.images[0].get_array())[::3, ::3]
+    np.testing.assert_array_equal(shown, pixels[np.argmin(scores)].transpose(1, 2, 0))
+    worst = int(np.argmin(scores))
+    labels, predictions = (
+        read_scores(store.runs / "tiny" / "scores", scoring, name, "digits")[worst]
+        for name in ("@labels", "@predictions")
+    )
+    assert axes.get_title() == (
+        f"image {worst}\nis {labels}\nseen as {predictions}\n{scores.min():.4g}"
+    )
+
+
+def test_what_is_gone_is_left_out_and_said(store: Store) -> None:
+    shutil.rmtree(store.activations)
+    shutil.rmtree(store.runs / "tiny" / "normratio")
+    (store.runs / "tiny" / "history.jsonl").unlink()
+    names = [picture.name for picture in pictures_of(store)]
+    assert not {"normratio", "blocks", "history"} & set(names)
+    assert {"roc", "pr", "histogram-msp"} <= set(names)
+
+
+def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
+    index = next((store.runs / "tiny" / "scores").glob("*/scoring.json"))
+    content = read_json(index)
+    content["sets"][0]["digest"] = "other"
+    write_json(index, content)
+    told = Notes()
+    drawn = pictures_of(store, progress=told)
+    assert "photographs-grey" not in drawn[-1].alt
+    assert (
+        "no pictures of photographs-grey: its images are not those that were scored" in told.notes
+    )
+
+
+def test_pictures_are_written_in_every_format(store: Store, tmp_path: Path) -> None:
+    drawn = pictures_of(store, methods=["msp"])[:2]
+    paths = write_plots(drawn, tmp_path / "new" / "plots", ("png", "svg", "pdf"))
+    assert [path.name for path in paths] == [
+        "histogram-msp.png", "histogram-msp.svg", "histogram-msp.pdf", "roc.png", "roc.svg",
+        "roc.pdf",
+    ]  # fmt: skip
+    assert paths[1].read_bytes() == encoded(drawn[0], "svg")
+    with pytest.raises(UnknownNameError, match="no picture format 'gif'"):
+        write_plots(drawn, tmp_path, ("gif",))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInputError, match="is not a folder; name one: --plots DIR"):
+        write_plots(drawn, tmp_path / "file")
+
+
+def score_file(path: Path, methods: list[str]) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for at, method in enumerate(methods):
+        arrays |= {
+            f"{method}/id": rng.normal(1 + at, 1, 60),
+            f"{method}/near": rng.normal(0, 1, 50),
+            f"{method}/far": rng.normal(0, 1, 40),
+        }
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
+    return path
+
+
+def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
+    methods = [f"featurenorm:block={block}" for block in range(3)]
+    path = score_file(tmp_path / "mine.npz", methods)
+    drawn = {picture.name: picture for picture in pictures_of(None, files=[path], id_name="id")}
+    assert list(drawn) == [*(f"histogram-{m}" for m in methods), "roc", "pr", "blocks"]
+    assert len(drawn["blocks"].figure.axes[0].lines[0].get_ydata()) == 3
+
+
+def test_of_many_methods_the_best_are_drawn(tmp_path: Path) -> None:
+    path = score_file(tmp_path / "mine.npz", [f"m{at}" for at in range(8)])
+    told = Notes()
+    drawn = pictures_of(None, files=[path], id_name="id", progress=told)
+    names = [picture.name for picture in drawn]
+    assert names == [*(f"histogram-m{at}" for at in range(2, 8)), "roc", "pr"]
+    assert told.notes == [
+        "pictures show the 6 methods of highest mean AUROC; others: --method NAME"
+    ]
+    asked = [f"m{at}" for at in range(8)]
+    named = pictures_of(None, files=[path], id_name="id", methods=asked)
+    assert [p.name for p in named][8:] == ["roc", "pr", "roc-7", "pr-7"]
+
+
+def test_names_from_outside_stay_in_the_folder(tmp_path: Path) -> None:
+    path = score_file(tmp_path / "mine.npz", ["../../up", "..:..:up"])
+    paths = write_plots(pictures_of(None, files=[path], id_name="id"), tmp_path / "plots")
+    assert {each.parent for each in paths} == {tmp_path / "plots"}
+    names = ["histogram-..-..-up.png", "histogram-..-..-up-2.png"]
+    assert [each.name for each in paths[:2]] == names
+
+
+def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
+    path = score_file(tmp_path / "mine.npz", ["m"])
+    with pytest.raises(InvalidInputError, match="mine has no scores of these methods and sets"):
+        pictures_of(None, files=[path], id_name="id", datasets=["other"])
+    with pytest.raises(MissingArtifactError, match="there is no finished run"):
+        pictures_of(Store(tmp_path / "empty"))
+
+
+def rescored(store: Store, *, limit: int | None = None, **options: object) -> list[str]:
+    """Score anew with other options; return what was said while drawing, and the last picture."""
+    from oodcli.workflows.score import ScoreRequest, score
+
+    score(store, ScoreRequest(methods=("msp",), limit=limit, **options))
+    told = Notes()
+    drawn = pictures_of(store, methods=["msp"], limit=limit, progress=told)
+    return [*told.notes, drawn[-1].name, drawn[-1].alt]
+
+
+def test_sets_of_a_benchmark_are_shown_as_it_has_them(store: Store) -> None:
+    shown = rescored(store)
+    assert shown[0] == "images-msp"
+    assert [part.split()[1] for part in shown[1].split("; ")] == [
+        "digits", "digits-6-9", "photographs-grey", "gaussian-noise", "uniform-noise",
+    ]  # fmt: skip
+
+
+def test_a_few_images_are_shown_where_only_they_were_scored(store: Store) -> None:
+    name, alt = rescored(store, ood=SETS, limit=4)
+    assert name == "images-msp"
+    assert re.match(r"\d digits \(ID\): \d of 4 taken for OOD, least .* photographs-grey", alt)
+
+
+def own_images(folder: Path, count: int = 12) -> Path:
+    """Write digits, which the network knows, into a folder: most are taken for ID."""
+    from PIL import Image
+
+    from oodcli.data import open_dataset
+
+    source = open_dataset("digits", Store(folder / "none"), role="id", val_fraction=0.0)
+    folder.mkdir()
+    images = source.id_test.source.read(0, count)
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels).save(folder / f"own-{number:02d}.png")
+    return folder
+
+
+def test_only_errors_are_shown_with_file_and_classes(store: Store, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from oodcli.reporting.statistics import threshold_at
+    from oodcli.store.scores import read_scores, read_scorings
+
+    folder = own_images(tmp_path / "mine")
+    assert rescored(store, ood=(str(folder),))[0] == "images-msp"
+    kept = store.runs / "tiny" / "scores"
+    scoring = read_scorings(kept)[0]
+
+    def read(method: str, name: str) -> np.ndarray:
+        values = read_scores(kept, scoring, method, name)
+        assert values is not None
+        return values
+
+    threshold = threshold_at(read("msp", "digits"))
+    scores, predictions = read("msp", "mine"), read("@predictions", "mine")
+    wrong = [at for at in np.argsort(-scores, kind="stable") if scores[at] >= threshold]
+    assert wrong
+    (sheet,) = [p for p in pictures_of(store, methods=["msp"]) if p.name == "images-msp"]
+    assert f"mine (OOD): {len(wrong)} of 12 taken for ID, most ID-like first" in sheet.alt
+    shown = [axes for axes in sheet.figure.axes if axes.get_title().startswith("own-")]
+    assert [axes.get_title() for axes in shown] == [
+        f"own-{at:02d}.png\nseen as {predictions[at]}\n{scores[at]:.4g}" for at in wrong[:10]
+    ]
+    with Image.open(folder / f"own-{wrong[0]:02d}.png") as image:
+        first = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(np.asarray(shown[0].images[0].get_array())[::3, ::3], first)
+    # ID images are shown where they are below the threshold, and no others.
+    others = [axes for axes in sheet.figure.axes if "\nis " in axes.get_title()]
+    below = int((read("msp", "digits") < threshold).sum())
+    assert len(others) == min(below, 10)
+    assert all(float(axes.get_title().splitlines()[-1]) < threshold + 1e-3 for axes in others)
+
+
+def test_own_images_that_are_gone_are_left_out_and_said(store: Store, tmp_path: Path) -> None:
+    folder = own_images(tmp_path / "mine")
+    rescored(store, ood=(str(folder),))
+    folder.rename(tmp_path / "away")
+    told = Notes()
+    drawn = pictures_of(store, methods=["msp"], progress=told)
+    assert told.notes == [f"no pictures of mine: no folder or file {folder}; check the path"]
+    assert "mine" not in drawn[-1].alt
+
+
+def test_a_method_without_errors_has_no_picture_of_them(store: Store, tmp_path: Path) -> None:
+    from oodcli.store.scores import add_scores, read_scorings
+
+    folder = store.runs / "tiny" / "scores"
+    scoring = read_scorings(folder)[0]
+    n = {entry.name: entry.n for entry in (scoring.id_set, *scoring.sets)}
+    perfect = {("msp", name): np.full(count, float(name == "digits")) for name, count in n.items()}
+    add_scores(store, folder, scoring, perfect)
+    told = Notes()
+    drawn = pictures_of(store, methods=["msp"], progress=told)
+    assert not any(picture.name.startswith("images-") for picture in drawn)
+    assert told.notes == ["no pictures of errors: msp makes none on these images"]
+
+
+def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
+    shutil.copytree(store.runs / "tiny", store.runs / "twin")
+    record = store.runs / "twin" / "run.json"
+    write_json(record, {**read_json(record), "seed": 7})
+    told = Notes()
+    drawn = pictures_of(store, runs=["twin", "tiny"], methods=["msp"], progress=told)
+    assert told.notes == ["pictures are of twin, the first of 2"]
+    assert "twin" in next(p for p in drawn if p.name == "history").title
+
+
+def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
+    record = store.runs / "tiny" / "run.json"
+    write_json(record, {**read_json(record), "data": "/gone/away"})
+    told = Notes()
+    names = [picture.name for picture in pictures_of(store, progress=told)]
+    assert names[-2:] == ["normratio", "history"]
+    (note,) = told.notes
+    assert note.startswith("no pictures of images: the data of run tiny cannot be opened")

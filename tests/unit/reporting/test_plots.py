@@ -1,0 +1,168 @@
+"""Pictures are drawn from any names and scores, and their bytes depend on nothing else."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.reporting.plots import (
+    FORMATS,
+    MOST_LINES,
+    Picture,
+    Thumbnail,
+    block_auroc,
+    contact_sheet,
+    curves,
+    encoded,
+    histograms,
+    normratio_bars,
+    training_history,
+)
+
+RNG = np.random.default_rng(0)
+ID = RNG.normal(1, 1, 200)
+OOD = {"svhn": RNG.normal(0, 1, 300), "a $name$ <of> & \u65e5\u672c": RNG.normal(-1, 1, 50)}
+HISTORY = [
+    {"epoch": e, "loss": 1 / e, "train_accuracy": 1 - 1 / e, "val_accuracy": None, "lr": 0.1}
+    for e in range(1, 6)
+]
+
+
+def drawn() -> list[Picture]:
+    return [
+        histograms("msp", "cifar10", ID, OOD),
+        curves("roc", "cifar10", {"msp": (ID, OOD), "energy": (ID, {"svhn": OOD["svhn"]})}),
+        curves("pr", "cifar10", {"msp": (ID, OOD)}),
+        normratio_bars(
+            "run", ["1.1", "1.2"], [1.1, float("nan")], [0.01, float("nan")], selected=0
+        ),
+        block_auroc("run", {"svhn": [0.5, 0.9], "dtd": [0.4, float("nan")]}, selected=1),
+        training_history("run", HISTORY),
+        contact_sheet(
+            "msp",
+            {
+                "svhn": [Thumbnail(np.zeros((8, 8, 3), np.uint8), "0.5")] * 3,
+                "dtd": [Thumbnail(np.full((224, 224, 3), 255, np.uint8), "a.png\nis x$1$\n0.1")],
+                "none": [],
+            },
+        ),
+    ]
+
+
+def texts(picture: Picture) -> list[str]:
+    """Return all that is written in a picture."""
+    from matplotlib.text import Text
+
+    return [found.get_text() for found in picture.figure.findobj(Text) if found.get_text()]
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_every_picture_is_written_twice_alike(how):
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for picture, again in zip(drawn(), drawn(), strict=True):
+        content = encoded(picture, how)
+        assert content.startswith(starts[how])
+        assert content == encoded(picture, how) == encoded(again, how), picture.name
+        assert len(content) < 400_000
+
+
+def test_every_svg_is_well_formed():
+    for picture in drawn():
+        ET.fromstring(encoded(picture, "svg"))  # noqa: S314 - our own
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(UnknownNameError, match="no picture format 'jpg'; did you mean 'png'"):
+        encoded(histograms("msp", "cifar10", ID, OOD), "jpg")
+
+
+def test_every_axis_says_what_it_shows():
+    for picture in drawn()[:-1]:
+        axes = picture.figure.axes
+        assert any(a.get_xlabel() for a in axes), picture.name
+        assert any(a.get_ylabel() for a in axes), picture.name
+        assert picture.title.split(":")[0] in " ".join(texts(picture))
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing")
+def test_no_text_lies_on_another():
+    """Titles, labels and legends of all pictures, in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    for picture in drawn():
+        encoded(picture, "png")
+        renderer = FigureCanvasAgg(picture.figure).get_renderer()
+        boxes = []
+        for axes in picture.figure.axes:
+            parts = [axes.title, axes.xaxis.label, axes.yaxis.label]
+            boxes += [part.get_window_extent(renderer) for part in parts if part.get_text()]
+        boxes += [text.get_window_extent(renderer) for text in picture.figure.texts]
+        boxes += [legend.get_window_extent(renderer) for legend in picture.figure.legends]
+        for at, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[at + 1 :]), picture.name
+
+
+def test_a_histogram_marks_the_threshold_and_what_it_lets_pass():
+    id_scores, ood_scores = np.arange(100.0), np.array([4.0, 5.0, 6.0, 7.0])
+    picture = histograms("msp", "cifar10", id_scores, {"svhn": ood_scores})
+    assert "svhn: 75.0 % of OOD accepted" in texts(picture)
+    assert [line.get_xdata()[0] for line in picture.figure.axes[0].lines] == [5.0]
+    assert "with the threshold 5 that 95 % of cifar10 reach" in picture.alt
+
+
+def test_scores_of_one_value_have_a_histogram():
+    encoded(histograms("msp", "cifar10", np.zeros(4), {"svhn": np.zeros(3)}), "png")
+
+
+def test_a_roc_curve_passes_through_its_points():
+    picture = curves("roc", "id", {"m": (np.array([3.0, 1.0]), {"o": np.array([2.0, 0.0])})})
+    line = picture.figure.axes[0].lines[0]
+    np.testing.assert_allclose(line.get_xdata(), [0, 0, 50, 50, 100])
+    np.testing.assert_allclose(line.get_ydata(), [0, 50, 50, 100, 100])
+
+
+def test_the_selected_block_is_marked():
+    picture = normratio_bars("run", ["a", "b", "c"], [1.0, 1.4, 1.2], [0.01] * 3, selected=1)
+    assert [bar.get_hatch() for bar in picture.figure.axes[0].patches[:3]] == [None, "//", None]
+    assert "selected" in texts(picture)
+    assert "block 1 (b) is selected with 1.400" in picture.alt
+
+
+def test_lines_of_one_picture_differ_in_more_than_colour():
+    sets = {f"set{at}": [0.5, 0.6] for at in range(14)}
+    lines = block_auroc("run", sets).figure.axes[0].lines[:14]
+    kinds = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
+    assert len(kinds) == 14
+    many = {f"m{at}": (ID, OOD) for at in range(MOST_LINES)}
+    lines = curves("roc", "id", many).figure.axes[0].lines[:MOST_LINES]
+    assert len({str(line._dash_pattern) for line in lines}) == MOST_LINES
+    with pytest.raises(InvalidInputError, match="7 methods cannot be told apart"):
+        curves("roc", "id", {**many, "one more": (ID, OOD)})
+
+
+def test_the_users_own_settings_change_nothing():
+    import matplotlib as mpl
+
+    before = encoded(histograms("msp", "cifar10", ID, OOD), "svg")
+    with mpl.rc_context({"font.size": 30, "axes.grid": False, "text.parse_math": True}):
+        assert encoded(histograms("msp", "cifar10", ID, OOD), "svg") == before
+        assert mpl.rcParams["font.size"] == 30
+
+
+def test_matplotlib_is_loaded_only_to_draw():
+    code = (
+        "import sys, oodcli.reporting.pictures, oodcli.reporting.plots\n"
+        "print([m for m in ('matplotlib', 'torch', 'scipy', 'sklearn') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert out.stdout.strip() == "[]"
