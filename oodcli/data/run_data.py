@@ -116,8 +116,14 @@ def find_divided(
     Raises
     ------
     OodError
-        As :func:`find_dataset`; or if a share does not fit.
+        As :func:`find_dataset`; or if a share is out of range or does not fit.
     """
+    _check_share("--val-fraction", val, zero="none are held out")
+    _check_share(
+        "--test-fraction",
+        test,
+        zero="no image is held out of training" if usual_test else "all images are test images",
+    )
     say_which(spec, store, progress)
     dataset = find_dataset(spec, store, role="id", progress=progress)
     if test is not None and not dataset.takes_test:
@@ -135,12 +141,29 @@ def find_divided(
             "same share of every class, are held out of training to be tested on "
             f"(--test-fraction {share:g})"
         )
-    elif dataset.takes_test and dataset.is_whole:
+    elif dataset.takes_test and not dataset.is_whole:
+        progress.note(
+            f"{dataset.name} has no test images and none are held out, so that the run cannot be "
+            f"scored; to hold some out: --test-fraction {TEST_FRACTION:g}"
+        )
+    elif dataset.takes_test and usual_test:
+        raise InvalidInputError(
+            f"--test-fraction 0 takes all {len(dataset.id_test):,} images of {dataset.name} for "
+            "testing and leaves none to train on; give the share to test on, such as "
+            f"{usual_test:g}"
+        )
+    elif dataset.takes_test:
         progress.note(
             f"all {len(dataset.id_test):,} images of {dataset.name} are test images; methods that "
             f"learn need training images, held out of these by --test-fraction {TEST_FRACTION:g}"
         )
     return divided.holding_out(val)
+
+
+def _check_share(option: str, value: float | None, *, zero: str) -> None:
+    """Refuse a share that cannot be held out, before the data are opened."""
+    if value is not None and not 0 <= value < 1:  # nan neither
+        raise InvalidInputError(f"{option} must be from 0 ({zero}) to below 1, not {value:g}")
 
 
 def check_division(dataset: Dataset, division: str, *, run: str) -> None:

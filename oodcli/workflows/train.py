@@ -82,8 +82,6 @@ def train(
     request = named_apart(request)
     device = Compute.of(request.device).device
     decoders = _decoders(request.data_workers, processes, watch)
-    for name in ("val", "test"):
-        _check_fraction(name, getattr(request, f"{name}_fraction"))
     if request.compile:
         check_compiled(device, processes)
     # One process downloads before the others look.
@@ -305,11 +303,6 @@ def _carry_on(
     )
     check_division(opened, job.division, run=folder.name)
     return session(folder, begun, opened).run()
-
-
-def _check_fraction(name: str, value: float | None) -> None:
-    if value is not None and not 0 <= value < 1:
-        raise InvalidInputError(f"--{name}-fraction must be from 0 to below 1, not {value}")
 
 
 def _tested(

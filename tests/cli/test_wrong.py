@@ -1,5 +1,6 @@
 """What is done wrong gets one line that names it, and the cure."""
 
+import json
 import os
 import pickle
 import re
@@ -110,6 +111,43 @@ def test_a_share_that_is_not_held_out_is_told(ood: Ood) -> None:
     argv = ("train", "--data", "digits", "--epochs", 1, "--arch", "resnet18:width=2")
     note = "digits has validation images, so that --val-fraction changes nothing\n"
     assert note in ood(*argv, "--val-fraction", 0.1)[2]
+
+
+@pytest.mark.parametrize("share", ["1", "-0.5", "nan"])
+@pytest.mark.parametrize(
+    ("command", "option", "zero"),
+    [
+        ("train", "--val-fraction", "none are held out"),
+        ("train", "--test-fraction", "no image is held out of training"),
+        ("import", "--val-fraction", "none are held out"),
+        ("import", "--test-fraction", "all images are test images"),
+    ],
+)
+def test_a_share_out_of_range_is_refused_whatever_the_data(
+    ood: Ood, command: str, option: str, zero: str, share: str
+) -> None:
+    argv = {"train": (), "import": ("--pretrained", "--arch", "torchvision:resnet18")}[command]
+    # These data have test images, so that a share in range would change nothing.
+    assert says(ood, command, *argv, "--data", "digits", f"{option}={share}") == (
+        f"{option} must be from 0 ({zero}) to below 1, not {share}"
+    )
+
+
+def test_a_share_to_test_on_of_zero_says_what_it_leaves(ood: Ood, tmp_path: Path) -> None:
+    whole = tree(tmp_path / "made", parts=("all",), n=10) / "all"
+    argv = ("--arch", "resnet18:width=2", "--epochs", 1, "--test-fraction", 0)
+    assert says(ood, "train", "--data", whole, *argv) == (
+        "--test-fraction 0 takes all 20 images of all for testing and leaves none to train on; "
+        "give the share to test on, such as 0.2"
+    )
+    only = tree(tmp_path / "only", parts=("train",), n=10)
+    code, name, err = ood("train", "--data", only, *argv)
+    assert code == 0, err
+    assert (
+        "only has no test images and none are held out, so that the run cannot be scored; to hold "
+        "some out: --test-fraction 0.2\n" in err
+    )
+    assert json.loads(ood("runs", "show", name.strip())[1])["parts"] == {"train": 20}
 
 
 def test_a_momentum_that_cannot_be(ood: Ood) -> None:
