@@ -34,7 +34,7 @@ _FROM_ONE = re.compile(r"^(?:layer|block|stage|group)_?(\d+)\.(?:(?:layer|block)
 _FROM_ZERO = re.compile(r"^(?:layer|block|stage|group)s\.(\d+)\.(?:(?:layer|block)s?\.)?(\d+)\.")
 
 
-def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
+def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, source: str = "") -> Network:
     """Make a network of an architecture and a state dict that fits it; see :func:`fitted`.
 
     Raises
@@ -42,11 +42,15 @@ def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Network:
     InvalidInputError
         As :func:`fitted` does.
     """
-    return fitted(spec, state)[0]
+    return fitted(spec, state, source=source)[0]
 
 
 def fitted(
-    spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool = False
+    spec: ArchitectureSpec,
+    state: Mapping[str, Tensor],
+    *,
+    by_order: bool = False,
+    source: str = "",
 ) -> tuple[Network, tuple[str, ...]]:
     """Make a network of an architecture and a state dict that fits it exactly.
 
@@ -60,6 +64,8 @@ def fitted(
         it one of unit features (T2FNorm).
     by_order
         Whether tensors are matched by their order and shape alone, whatever their names.
+    source
+        The file or the published weights that the state dict came from, which messages begin with.
 
     Returns
     -------
@@ -74,6 +80,16 @@ def fitted(
         If a tensor is missing, unexpected, of another shape, or not finite. The message names the
         architecture that would fit, if there is one.
     """
+    try:
+        fit = _checked(spec, state, by_order=by_order)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{source}: {error}" if source else str(error)) from None
+    fit.shadow.load_state_dict(fit.state, strict=False)  # the counters may be missing
+    return network_of(spec, fit.shadow), fit.remarks
+
+
+def _checked(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool) -> "_Fit":
+    """Return the state dict in the names of an architecture, which it fits exactly."""
     fit = _by_order(spec, state) if by_order else _best(spec, state)
     if fit.misfit:
         raise InvalidInputError(
@@ -89,8 +105,7 @@ def fitted(
             raise InvalidInputError(
                 f"{name} holds NaN or infinity; take a checkpoint from before training went wrong"
             )
-    fit.shadow.load_state_dict(fit.state, strict=False)  # the counters may be missing
-    return network_of(spec, fit.shadow), fit.remarks
+    return fit
 
 
 @dataclass(frozen=True, slots=True)

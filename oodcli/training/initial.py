@@ -93,7 +93,7 @@ class InitialWeights:
         InvalidInputError
             If they are not those of such a network.
         """
-        return load_into(spec, self.state)
+        return load_into(spec, self.state, source=self.named.source)
 
     def put_into(self, module: nn.Module, spec: ArchitectureSpec, *, digest: str) -> None:
         """Copy them into a network; its last layer stays as it is if the classes are others.

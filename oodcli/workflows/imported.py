@@ -180,7 +180,7 @@ def _network(
     dataset: Dataset,
 ) -> tuple[Network, tuple[str, ...]]:
     """Build the network with lines on its weights, and refuse one without the data's classes."""
-    network, remarks = fitted(spec, checkpoint.state, by_order=request.by_order)
+    network, remarks = fitted(spec, checkpoint.state, by_order=request.by_order, source=source)
     classes = len(dataset.class_names)
     if network.num_classes != classes:
         raise InvalidInputError(

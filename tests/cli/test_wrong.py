@@ -1,12 +1,14 @@
 """What is done wrong gets one line that names it, and the cure."""
 
 import json
+import math
 import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from oodcli.models import parse_architecture
 from tests.support.cli import Ood, flat, tree
 
 
@@ -279,6 +282,26 @@ def test_a_cut_off_npz(ood: Ood, tiny: Path, tmp_path: Path) -> None:
 class _Bomb:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch bomb-went-off",)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda state: state["fc.weight"].fill_(math.nan), "fc.weight holds NaN or infinity; "),
+        (lambda state: state.update(extra=torch.zeros(1)), "the weights do not fit resnet18:"),
+        (lambda state: state.update({"fc.bias": torch.zeros(2).char()}), "fc.bias is torch.int8; "),
+    ],
+)
+@pytest.mark.parametrize("command", [("import",), ("train", "--init")])
+def test_a_checkpoint_that_does_not_fit_is_named(
+    ood: Ood, tmp_path: Path, command: tuple[str, ...], wrong: Callable[[Any], object], said: str
+) -> None:
+    path = tmp_path / "made.pt"
+    state = parse_architecture("resnet18:width=2").build(10).state_dict()
+    wrong(state)
+    torch.save(state, path)
+    argv = ("--arch", "resnet18:width=2", "--data", "digits")
+    assert says(ood, *command, path, *argv).startswith(f"{path}: {said}")
 
 
 def test_a_checkpoint_that_holds_code_is_not_run(
