@@ -10,6 +10,9 @@ Time and memory are in proportion to the file: nothing is allocated for what a p
 and values that contain themselves, nest deeply, or are so often repeated by reference that they
 would unpack to many times the file are refused.
 
+One module, since the machine, the records it answers with and the check of other readers' pickles
+only make sense together.
+
 References
 ----------
 Instructions and their arguments: ``pickletools`` of the Python standard library.

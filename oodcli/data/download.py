@@ -21,7 +21,7 @@ from pathlib import Path
 from oodcli.data.registry import DATASETS, Source
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.patience import SlowServerError, open_url
-from oodcli.progress import Progress, Silent, Task
+from oodcli.progress import SILENT, Progress, Task
 from oodcli.store.store import Store, free_bytes
 
 JOBS = 4
@@ -123,7 +123,7 @@ def download(
     name: str,
     store: Store,
     *,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     sources: Sequence[Source] | None = None,
     back_off_s: float = BACK_OFF_S,
 ) -> Path:
@@ -178,7 +178,7 @@ def fetch(
     *,
     origin: str | None = None,
     jobs: int = JOBS,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     back_off_s: float = BACK_OFF_S,
     timeout_s: float = TIMEOUT_S,
 ) -> tuple[MissingFile, ...]:
@@ -217,7 +217,7 @@ def fetch(
     OSError
         If the disk is full or the store cannot be written.
     """
-    job = _Job(store, _origin(origin), progress or Silent(), back_off_s, timeout_s)
+    job = _Job(store, _origin(origin), progress, back_off_s, timeout_s)
     once = list({file.target: file for file in files}.values())
     reasons = _side_by_side(job.bring, once, threads=jobs)
     failed = {file.target: reason for file, reason in zip(once, reasons, strict=True) if reason}

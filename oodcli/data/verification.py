@@ -11,7 +11,7 @@ from oodcli.data.opening import check_dataset_name, open_in_any_role
 from oodcli.data.own_names import registered
 from oodcli.data.registry import DATASETS
 from oodcli.errors import OodError
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.records import as_json
 from oodcli.store.store import Store
 
@@ -63,7 +63,7 @@ class Verification:
 
 
 def verify_datasets(
-    store: Store, name: str | None = None, *, progress: Progress | None = None
+    store: Store, name: str | None = None, *, progress: Progress = SILENT
 ) -> Verification:
     """Count and hash again what is there.
 
@@ -81,7 +81,6 @@ def verify_datasets(
     UnknownNameError
         If no data set has the name.
     """
-    progress = progress or Silent()
     own = registered(store)
     if name:
         check_dataset_name(name, store)

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.metrics import Convention, Curve
+from oodcli.reporting.bootstrap import (
+    RESAMPLED,
+    Resamples,
+    bootstrap,
+    logit_interval,
+    percentile_interval,
+)
 from oodcli.reporting.results import (
     FULL_SPECTRUM,
     GROUPS,
@@ -23,21 +30,16 @@ from oodcli.reporting.results import (
 )
 from oodcli.reporting.sources import ScoredRun
 from oodcli.reporting.statistics import (
-    RESAMPLED,
     Floats,
     Placements,
-    Resamples,
     accuracy_above,
     aurc,
     auroc_difference,
     auroc_interval,
     average,
-    bootstrap,
     calibration_error,
     holm,
-    logit_interval,
     mean_ranks,
-    percentile_interval,
     placements,
     threshold_at,
 )

@@ -24,7 +24,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, Unk
 from oodcli.files import expanded
 from oodcli.images import ImageSet, ImageShard, Part, name_in
 from oodcli.metrics import Curve
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.reporting.plots import (
     FORMATS,
     MOST_LINES,
@@ -59,7 +59,7 @@ _THUMBNAILS = 10
 _CAPTION = 17
 
 
-def pictures(sources: Sources, *, progress: Progress | None = None) -> list[Picture]:
+def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
     """Draw everything that is known of the first run, or of the first network of score files.
 
     Histograms, ROC and precision-recall curves are drawn of the methods that are named, or of the
@@ -79,17 +79,16 @@ def pictures(sources: Sources, *, progress: Progress | None = None) -> list[Pict
     OodError
         If there are no such scores.
     """
-    watch = progress or Silent()
     run, named = sources.runs[0], sources.query.methods
     if len(sources.runs) > 1:
-        watch.note(f"pictures are of {run.name}, the first of {len(sources.runs)}")
+        progress.note(f"pictures are of {run.name}, the first of {len(sources.runs)}")
     ranking = _ranked(run)
     if not ranking:
         raise InvalidInputError(f"{run.name} has no scores of these methods and sets to draw")
     left_out = [] if named else ranking[MOST_LINES:]
     shown = [name for name in run.methods if name in ranking and name not in left_out]
     if left_out:
-        watch.note(
+        progress.note(
             f"pictures show the {MOST_LINES} methods of highest mean AUROC; others: --method NAME"
         )
     id_set = run.scoring.id_set
@@ -103,7 +102,7 @@ def pictures(sources: Sources, *, progress: Progress | None = None) -> list[Pict
             picture = curves(kind, id_set.name, few)
             drawn.append(picture if at == 0 else replace(picture, name=f"{kind}-{at + 1}"))
     if sources.store is not None and run.stored is not None:
-        drawn += _of_stored(sources.store, run, run.stored, best=ranking[0], progress=watch)
+        drawn += _of_stored(sources.store, run, run.stored, best=ranking[0], progress=progress)
     else:
         drawn += _blocks(run, _stored_block_scores(run), selected=None)
     return drawn
@@ -354,7 +353,7 @@ class _Images:
                 self.stored.folder,
                 self.stored.record,
                 skip_unreadable=True,
-                progress=Silent(),
+                progress=SILENT,
             )
         except OodError as error:
             self.progress.note(f"no pictures of images: {error}")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded
-from oodcli.progress import Progress
+from oodcli.progress import SILENT, Progress
 from oodcli.store.store import Store, is_stream, open_stream, read_json, write_json
 from oodcli.text import escaped, json_text, unescaped
 
@@ -226,7 +226,7 @@ def verdict_file(
     settings: Mapping[str, Any],
     store: Store,
     *,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[VerdictFile]:
     """Open a file for verdicts, new or to go on with.
 

@@ -19,7 +19,7 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.records import as_json
 from oodcli.store.store import (
     Store,
@@ -624,7 +624,7 @@ def _taken(path: Path) -> bool:
 
 @contextlib.contextmanager
 def using_run(
-    store: Store, name: str | None, *, progress: Progress | None = None
+    store: Store, name: str | None, *, progress: Progress = SILENT
 ) -> Iterator[RunFolder]:
     """Find a run, and keep others from removing or renaming it meanwhile.
 
@@ -647,11 +647,10 @@ def using_run(
     OodError
         As :func:`find_run`, or if the run was removed or renamed just now.
     """
-    watch = progress or Silent()
     folder = find_run(store, name)
     if name is None:
-        watch.note(f"run: {folder.name}")
-    with store.shared(run_lock(folder.name), progress=watch):
+        progress.note(f"run: {folder.name}")
+    with store.shared(run_lock(folder.name), progress=progress):
         if not folder.ours:
             raise MissingArtifactError(
                 f"run {folder.name} was removed or renamed just now; see: ood runs list"

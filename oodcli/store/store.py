@@ -39,7 +39,7 @@ from safetensors.numpy import save as save_safetensors
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded, reading
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.text import json_text
 
 PIPE_WAIT_S = 10.0
@@ -434,7 +434,7 @@ class Store:
         return self.root / "datasets"
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, progress: Progress | None = None) -> Iterator[None]:
+    def lock(self, name: str, *, progress: Progress = SILENT) -> Iterator[None]:
         """Hold a lock that every process on this store respects; it ends with the process.
 
         Parameters
@@ -450,7 +450,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            (progress or Silent()).note(f"waiting for another ood process that is making {name}")
+            progress.note(f"waiting for another ood process that is making {name}")
             lock.acquire()
         try:
             yield
@@ -458,7 +458,7 @@ class Store:
             lock.release()
 
     @contextlib.contextmanager
-    def shared(self, name: str, *, progress: Progress | None = None) -> Iterator[None]:
+    def shared(self, name: str, *, progress: Progress = SILENT) -> Iterator[None]:
         """Hold a lock together with others who use what it stands for; it ends with the process.
 
         Whoever wants to remove it holds it :meth:`alone`. Where the store cannot be written,
@@ -480,7 +480,7 @@ class Store:
             try:
                 lock.acquire_read(timeout=0)
             except Timeout:
-                (progress or Silent()).note(f"waiting for another ood process that removes {name}")
+                progress.note(f"waiting for another ood process that removes {name}")
                 lock.acquire_read()
             try:
                 yield

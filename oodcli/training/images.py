@@ -26,7 +26,7 @@ from oodcli.training.recipes import Recipe
 from oodcli.training.streaming import StreamedImages, TrainingImages, crops_originals, fits
 
 
-def with_published_val(store: Store, dataset: Dataset, watch: Progress) -> Dataset:
+def with_published_val(store: Store, dataset: Dataset, progress: Progress) -> Dataset:
     """Return the data with the published validation images, where it has none of its own.
 
     Parameters
@@ -35,7 +35,7 @@ def with_published_val(store: Store, dataset: Dataset, watch: Progress) -> Datas
         Holds the lists of benchmarks.
     dataset
         The data.
-    watch
+    progress
         Reports which images are taken.
     """
     if "val" in dataset.parts or "test" not in dataset.parts:
@@ -44,7 +44,9 @@ def with_published_val(store: Store, dataset: Dataset, watch: Progress) -> Datas
     for benchmark in published:
         with contextlib.suppress(OodError):
             val = split(dataset, benchmark.id_val_list, store).part
-            watch.note(f"validation images: {len(val)} of the test images, as {benchmark.name} has")
+            progress.note(
+                f"validation images: {len(val)} of the test images, as {benchmark.name} has"
+            )
             return replace(dataset, parts={**dataset.parts, "val": val})
     return dataset
 
@@ -56,7 +58,7 @@ def labelled_images(
     preprocess: Preprocess,
     *,
     skip_unreadable: bool,
-    watch: Progress,
+    progress: Progress,
 ) -> ImageSet:
     """Prepare a part of the data.
 
@@ -72,7 +74,7 @@ def labelled_images(
         Size of the images, and how they get there.
     skip_unreadable
         Whether images that cannot be decoded are skipped.
-    watch
+    progress
         Reports the images decoded and skipped.
 
     Raises
@@ -86,11 +88,11 @@ def labelled_images(
         name=f"{dataset.name} {part}",
         size=preprocess.size,
         resize=preprocess.resize,
-        progress=watch,
+        progress=progress,
         skip_unreadable=skip_unreadable,
     )
     if images.skipped:
-        watch.note(f"{images.name}: {counted(len(images.skipped), 'unreadable image')} skipped")
+        progress.note(f"{images.name}: {counted(len(images.skipped), 'unreadable image')} skipped")
     if images.labels is None or len(images) == 0:
         raise InvalidInputError(f"the {part} part of {dataset.name} has no labelled images")
     return images
@@ -142,7 +144,7 @@ def placed_images(
     seed: int,
     device: torch.device,
     decoders: Decoders,
-    watch: Progress,
+    progress: Progress,
     processes: Processes,
 ) -> dict[str, TrainingImages]:
     """Put the images on the device where they fit, and stream the others.
@@ -163,7 +165,7 @@ def placed_images(
         The device that trains.
     decoders
         The processes that decode streamed images.
-    watch
+    progress
         Reports that training images are streamed, and why.
     processes
         The processes that train together.
@@ -200,7 +202,7 @@ def placed_images(
             )
     if "train" not in held:
         workers = f"{decoders.workers} processes" if decoders.workers else "this process"
-        watch.note(
+        progress.note(
             f"training images are decoded as they are needed, by {workers}: "
             + (
                 "they are cropped out of their originals"

@@ -190,7 +190,7 @@ def planned(
     request: TrainRequest,
     dataset: Dataset,
     *,
-    watch: Progress,
+    progress: Progress,
     processes: Processes,
 ) -> Job:
     """Settle all that fixes the weights, and refuse what does not fit together.
@@ -203,7 +203,7 @@ def planned(
         What to train, and how, by :func:`named_apart`.
     dataset
         The data.
-    watch
+    progress
         Reports what was chosen from the images.
     processes
         The processes that train together.
@@ -214,7 +214,7 @@ def planned(
         If the architecture, the recipe, the size or the first weights cannot be used, or do not fit
         together.
     """
-    start = _start(store, request, watch)
+    start = _start(store, request, progress)
     usual = None if start is None else start.named.arch
     arch, named = _network_of(request, dataset.name, usual)
     sizing = sizing_for(
@@ -234,9 +234,9 @@ def planned(
         start, published = processes.in_turn(partial(published_weights, spec, request.init))
     if published is not None:
         recipe = _as_published(recipe, published, request.settings)
-    recipe = _shared_out(recipe, processes, watch, scale_batch=request.scale_batch)
+    recipe = _shared_out(recipe, processes, progress, scale_batch=request.scale_batch)
     for line in sizing.changes(dataset.name):
-        watch.note(line)
+        progress.note(line)
     if start is not None:
         start.network(spec)  # it fits, or is refused now
     return Job(
@@ -255,12 +255,12 @@ def planned(
     )
 
 
-def _start(store: Store, request: TrainRequest, watch: Progress) -> InitialWeights | None:
+def _start(store: Store, request: TrainRequest, progress: Progress) -> InitialWeights | None:
     """Return the weights of a run or a checkpoint to start from; None if none are named."""
     if request.init is None or request.pretrained:
         return None
     if Path(request.init).exists() and request.init in {f.name for f in run_folders(store)}:
-        watch.note(
+        progress.note(
             f"--init {request.init} is taken as the run, not as the file {request.init} in "
             f"this folder; to take the file: ./{request.init}"
         )
@@ -312,7 +312,7 @@ def _as_published(recipe: Recipe, published: Pretrained, settings: Sequence[str]
 
 
 def _shared_out(
-    recipe: Recipe, processes: Processes, watch: Progress, *, scale_batch: bool
+    recipe: Recipe, processes: Processes, progress: Progress, *, scale_batch: bool
 ) -> Recipe:
     """Return the recipe for all processes: as it is, or a batch of it for each of them."""
     size = processes.size
@@ -323,13 +323,13 @@ def _shared_out(
             lr=recipe.lr * size,
             lr_min=recipe.lr_min * size,
         )
-        watch.note(
+        progress.note(
             f"linear scaling: batch size {recipe.batch_size} becomes {scaled.batch_size}, and "
             f"learning rate {recipe.lr:g} becomes {scaled.lr:g}"
         )
         return scaled
     if scale_batch:
-        watch.note("--scale-batch changes nothing: torchrun has not started several processes")
+        progress.note("--scale-batch changes nothing: torchrun has not started several processes")
     return recipe
 
 

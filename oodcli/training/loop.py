@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from oodcli.compute.processes import Processes
 from oodcli.errors import InvalidInputError
-from oodcli.progress import Progress, Silent, Task
+from oodcli.progress import SILENT, Progress, Task
 from oodcli.records import as_json
 from oodcli.training.augment import augmented
 from oodcli.training.objectives.base import Objective, Output
@@ -335,7 +335,7 @@ class Trainer:
         *,
         done: int,
         task: Task,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> Iterator[EpochStats]:
         """Train epoch by epoch.
 
@@ -361,7 +361,7 @@ class Trainer:
             If the loss is not finite.
         """
         for epoch in range(done + 1, self._recipe.epochs + 1):
-            yield self._epoch(epoch, train, val, task, progress or Silent())
+            yield self._epoch(epoch, train, val, task, progress)
 
     def _epoch(
         self,

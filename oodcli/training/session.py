@@ -103,7 +103,7 @@ class Session:
         The processes that decode streamed images; started and ended here.
     test
         Classifies the test images.
-    watch
+    progress
         Reports every epoch.
     processes
         The processes that train together; the first one alone writes.
@@ -116,7 +116,7 @@ class Session:
     device: torch.device
     decoders: Decoders
     test: Test
-    watch: Progress
+    progress: Progress
     processes: Processes
 
     @property
@@ -145,7 +145,7 @@ class Session:
         """The data, with published validation images where the recipe needs any."""
         if self.recipe.keep != "best":
             return self.dataset
-        return with_published_val(self.store, self.dataset, self.watch)
+        return with_published_val(self.store, self.dataset, self.progress)
 
     @property
     def classes(self) -> int:
@@ -184,7 +184,7 @@ class Session:
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Let the first process alone train the run, and nobody remove it."""
         if self.processes.first:
-            return _writing(self.store, self.folder, self.watch)
+            return _writing(self.store, self.folder, self.progress)
         return contextlib.nullcontext()
 
     def _trained(self) -> TrainResult:
@@ -214,13 +214,13 @@ class Session:
             drop_state(self.folder)
         self.processes.meet()
         if best is not None:
-            self.watch.note(
+            self.progress.note(
                 f"the checkpoint of epoch {best['epoch']} counts, the best on validation"
             )
         seconds = time.perf_counter() - started
-        self.watch.note(f"run {self.folder.name} is ready after {seconds:.1f} s of training")
+        self.progress.note(f"run {self.folder.name} is ready after {seconds:.1f} s of training")
         for line in _said_of(tested, self.data.name):
-            self.watch.note(line)
+            self.progress.note(line)
         return TrainResult(self.folder.name, record, len(history) - begun)
 
     def _labelled(self, part: str) -> ImageSet:
@@ -230,7 +230,7 @@ class Session:
             part,
             self.job.preprocess,
             skip_unreadable=self.job.skip_unreadable,
-            watch=self.watch,
+            progress=self.progress,
         )
 
     def _test_images(self) -> ImageSet | None:
@@ -253,10 +253,10 @@ class Session:
         """
         before = self.processes.agreed((self.folder.path / STATE).is_file())
         trainer = self._trainer(from_init=not before)
-        state = load_state(self.folder, trainer, self.watch) if self.processes.first else None
+        state = load_state(self.folder, trainer, self.progress) if self.processes.first else None
         history, best = self.processes.agreed(state) or ([], None)
         if before and not history:
-            self.watch.note(f"no state of run {self.folder.name} is whole: beginning again")
+            self.progress.note(f"no state of run {self.folder.name} is whole: beginning again")
             trainer = self._trainer(from_init=True)
         trainer.follow_first()
         self.processes.cure = (
@@ -300,19 +300,19 @@ class Session:
         """Say what is trained, on what, and from where."""
         job, recipe = self.job, self.recipe
         for remark in network_of(self.spec, trainer.module).remarks():
-            self.watch.note(remark)
-        self.watch.note(
+            self.progress.note(remark)
+        self.progress.note(
             f"training {job.arch} on {images} images of {self.data.name}, "
             f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}, "
             f"on {_where(self.device, self.processes)}"
             + (f", resuming after epoch {begun}" if begun else "")
         )
-        self.watch.note(
+        self.progress.note(
             f"recipe {recipe.name} ({recipe.source}), {recipe.objective}"
             + ("" if self.init is None else f", from {self.init.source}")
         )
         if job.amp and not quick_in_bfloat16(self.device):
-            self.watch.note(
+            self.progress.note(
                 f"{self.device} has no instructions for bfloat16, so that --amp makes training "
                 "slower; leave it out"
             )
@@ -328,11 +328,11 @@ class Session:
             seed=self.seed,
             device=self.device,
             decoders=self.decoders,
-            watch=self.watch,
+            progress=self.progress,
             processes=self.processes,
         )
         if self.recipe.keep == "best" and "val" not in images:
-            self.watch.note(
+            self.progress.note(
                 f"{self.data.name} has no validation images, so that the last checkpoint counts "
                 "and not the best; hold some out: --val-fraction 0.02"
             )
@@ -345,15 +345,15 @@ class Session:
         begun, train = len(history), images["train"]
         total = (self.recipe.epochs - begun) * len(train)
         keep_best = self.recipe.keep == "best"
-        with self.watch.task("training", total=total, unit="images") as task:
+        with self.progress.task("training", total=total, unit="images") as task:
             try:
                 for stats in trainer.epochs(
-                    train, images.get("val"), done=begun, task=task, progress=self.watch
+                    train, images.get("val"), done=begun, task=task, progress=self.progress
                 ):
                     history.append(stats.to_json())
                     share = train.waited / stats.seconds
                     if stats.epoch == begun + 1 and share > MUCH_WAITING:
-                        self.watch.note(
+                        self.progress.note(
                             f"waiting for images took {100 * share:.0f} % of the time; more cores, "
                             "with --data-workers N for all of them, or smaller images help"
                         )
@@ -384,7 +384,7 @@ class Session:
         self, trainer: Trainer, images: Mapping[str, TrainingImages]
     ) -> dict[str, float | None]:
         """Fit the last layer on the features of the training images, and put it there."""
-        self.watch.note("fitting a linear probe, which becomes the last layer")
+        self.progress.note("fitting a linear probe, which becomes the last layer")
         train = images["train"]
         features = trainer.features(train)
         if self.processes.first:
@@ -431,10 +431,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def _writing(store: Store, folder: RunFolder, watch: Progress) -> Iterator[None]:
+def _writing(store: Store, folder: RunFolder, progress: Progress) -> Iterator[None]:
     """Keep other processes from training a run, and from removing it."""
     name = run_lock(folder.name)
-    with store.shared(name, progress=watch), store.lock(name, progress=watch):
+    with store.shared(name, progress=progress), store.lock(name, progress=progress):
         if not folder.ours:
             raise MissingArtifactError(
                 f"run {folder.name} was removed or renamed just now; see: ood runs list"

@@ -17,7 +17,7 @@ from oodcli.data.sheet import COLUMNS, contact_sheet
 from oodcli.data.splits import split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError, UnknownNameError
 from oodcli.images import Part, evenly_spaced
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.store.store import Store, replacing
 
 SHEET_ROWS = 5
@@ -46,7 +46,7 @@ def download_datasets(
     benchmark: str | None = None,
     origin: str | None = None,
     jobs: int = JOBS,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Downloads:
     """Bring data sets into the store; what cannot be had stops nothing else.
 
@@ -74,7 +74,6 @@ def download_datasets(
     MissingArtifactError
         If ``origin`` is a folder that is not there.
     """
-    progress = progress or Silent()
     own = registered(store)
     wanted = list(dict.fromkeys((*names, *_members(benchmark))))
     if not wanted:

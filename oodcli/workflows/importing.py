@@ -10,7 +10,7 @@ from oodcli.data.class_order import in_order, read_class_names
 from oodcli.data.dataset import Dataset
 from oodcli.data.run_data import check_size_options, find_divided
 from oodcli.errors import InvalidInputError
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.store.runs import Run, new_name
 from oodcli.store.store import Store
 
@@ -95,7 +95,7 @@ def import_checkpoint(
     request: ImportRequest,
     *,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> ImportResult:
     """Make a run of a state dict, read without running any code that may be in the file.
 
@@ -115,11 +115,10 @@ def import_checkpoint(
     OodError
         If the file, the architecture or the data cannot be used or do not fit together.
     """
-    watch = progress or Silent()
-    dataset = _checked(store, request, watch)
+    dataset = _checked(store, request, progress)
     from oodcli.workflows.imported import imported_run
 
-    return imported_run(store, request, dataset, command=command, progress=watch)
+    return imported_run(store, request, dataset, command=command, progress=progress)
 
 
 def _checked(store: Store, request: ImportRequest, progress: Progress) -> Dataset:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oodcli.compute.compute import Compute
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.reporting.results import Report
 from oodcli.reporting.sources import ScoreQuery, Sources
 from oodcli.scoring.block_ratios import NormRatioResult
@@ -58,7 +58,7 @@ def run_all(
     *,
     batch_size: int | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> RunResult:
     """Train a classifier, select its block, score its own benchmark and tabulate.
 
@@ -82,17 +82,16 @@ def run_all(
     OodError
         If a step cannot be done.
     """
-    watch = progress or Silent()
     compute = Compute.of(request.device, amp=request.amp, batch_size=batch_size)
     marks = [time.perf_counter()]
-    trained = train(store, request, resume=True, command=command, progress=watch)
+    trained = train(store, request, resume=True, command=command, progress=progress)
     marks.append(time.perf_counter())
     ratios = normratio(
         store,
         run=trained.run,
         compute=compute,
         skip_unreadable=request.skip_unreadable,
-        progress=watch,
+        progress=progress,
     )
     marks.append(time.perf_counter())
     score(
@@ -103,7 +102,7 @@ def run_all(
             compute=compute,
             skip_unreadable=request.skip_unreadable,
         ),
-        progress=watch,
+        progress=progress,
     )
     marks.append(time.perf_counter())
     with Sources.open(store, ScoreQuery(runs=[trained.run])) as sources:

@@ -16,7 +16,7 @@ from oodcli.data.run_data import TEST_FRACTION, check_division, find_dataset, fi
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet
 from oodcli.pools import worker_count
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 from oodcli.scoring.accuracy import accuracy_on
 from oodcli.scoring.open_run import OpenRun
 from oodcli.store.removal import remove_run
@@ -49,7 +49,7 @@ def train(
     *,
     resume: bool = False,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     processes: Processes | None = None,
 ) -> TrainResult:
     """Train a classifier and store it as a run.
@@ -78,10 +78,9 @@ def train(
         finite, or another process has ended.
     """
     processes = processes or Processes()
-    watch = progress or Silent()
     request = named_apart(request)
     device = Compute.of(request.device).device
-    decoders = _decoders(request.data_workers, processes, watch)
+    decoders = _decoders(request.data_workers, processes, progress)
     if request.compile:
         check_compiled(device, processes)
     # One process downloads before the others look.
@@ -93,12 +92,12 @@ def train(
             val=request.val_fraction,
             test=request.test_fraction,
             usual_test=TEST_FRACTION,
-            progress=watch,
+            progress=progress,
         )
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
-    job = planned(store, request, dataset, watch=watch, processes=processes)
+    job = planned(store, request, dataset, progress=progress, processes=processes)
     begun = Begun(job, command, now())
     same, folder = processes.agreed(
         _named(store, request, begun, dataset.name, resume=resume)
@@ -106,11 +105,11 @@ def train(
         else (None, None)
     )
     session = partial(
-        _session, store, device=device, decoders=decoders, watch=watch, processes=processes
+        _session, store, device=device, decoders=decoders, progress=progress, processes=processes
     )
     if same is not None:
         return _carry_on(
-            session, same, store=store, dataset=dataset, watch=watch, processes=processes
+            session, same, store=store, dataset=dataset, progress=progress, processes=processes
         )
     assert folder is not None
     with _removed_unless_begun(store, folder, processes):
@@ -155,11 +154,11 @@ def _session(
     *,
     device: torch.device,
     decoders: Decoders,
-    watch: Progress,
+    progress: Progress,
     processes: Processes,
 ) -> Session:
-    test = partial(_tested, store, folder, device=device, watch=watch, processes=processes)
-    return Session(store, folder, begun, dataset, device, decoders, test, watch, processes)
+    test = partial(_tested, store, folder, device=device, progress=progress, processes=processes)
+    return Session(store, folder, begun, dataset, device, decoders, test, progress, processes)
 
 
 def train_seeds(
@@ -169,7 +168,7 @@ def train_seeds(
     *,
     resume: bool = False,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     processes: Processes | None = None,
 ) -> list[TrainResult]:
     """Train the same request with several seeds, one after the other.
@@ -200,7 +199,6 @@ def train_seeds(
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise InvalidInputError("--seeds must be different numbers from 0, such as 0,1,2")
-    watch = progress or Silent()
     results = []
     for seed in seeds:
         name = None if request.name is None else f"{request.name}-s{seed}"
@@ -210,12 +208,12 @@ def train_seeds(
                 replace(request, seed=seed, name=name),
                 resume=resume,
                 command=command,
-                progress=watch,
+                progress=progress,
                 processes=processes,
             )
         )
     every = " ".join(f"--run {result.run}" for result in results)
-    watch.note(f"score each run; their mean and spread: ood report {every}")
+    progress.note(f"score each run; their mean and spread: ood report {every}")
     return results
 
 
@@ -224,7 +222,7 @@ def resume_run(
     name: str | None,
     *,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     processes: Processes | None = None,
     data_workers: int | None = None,
 ) -> TrainResult:
@@ -251,13 +249,12 @@ def resume_run(
         If there is no unfinished run.
     """
     processes = processes or Processes()
-    watch = progress or Silent()
     session = partial(
         _session,
         store,
         device=Compute.of(device).device,
-        decoders=_decoders(data_workers, processes, watch),
-        watch=watch,
+        decoders=_decoders(data_workers, processes, progress),
+        progress=progress,
         processes=processes,
     )
     if name is None:
@@ -267,15 +264,17 @@ def resume_run(
                 f"there is no unfinished run in {store.root}; train one: ood train --data digits"
             )
         folder = unfinished[-1]
-        watch.note(f"run: {folder.name}")
+        progress.note(f"run: {folder.name}")
     else:
         folder = find_run(store, name)
-    return _carry_on(session, folder, store=store, dataset=None, watch=watch, processes=processes)
+    return _carry_on(
+        session, folder, store=store, dataset=None, progress=progress, processes=processes
+    )
 
 
-def _decoders(workers: int | None, processes: Processes, watch: Progress) -> Decoders:
+def _decoders(workers: int | None, processes: Processes, progress: Progress) -> Decoders:
     """Return who decodes; nobody is started yet."""
-    return Decoders(worker_count(processes.here) if workers is None else workers, progress=watch)
+    return Decoders(worker_count(processes.here) if workers is None else workers, progress=progress)
 
 
 def _carry_on(
@@ -284,12 +283,12 @@ def _carry_on(
     *,
     store: Store,
     dataset: Dataset | None,
-    watch: Progress,
+    progress: Progress,
     processes: Processes,
 ) -> TrainResult:
     """Train what is left of a run; nothing if it is finished."""
     if processes.agreed(folder.finished):
-        watch.note(f"run {folder.name} is finished already")
+        progress.note(f"run {folder.name} is finished already")
         return TrainResult(folder.name, folder.read(), 0)
     begun = resumed(folder)
     job = begun.job
@@ -299,7 +298,7 @@ def _carry_on(
         role="id",
         val_fraction=job.val_fraction,
         test_fraction=job.test_fraction,
-        progress=watch,
+        progress=progress,
     )
     check_division(opened, job.division, run=folder.name)
     return session(folder, begun, opened).run()
@@ -312,16 +311,16 @@ def _tested(
     images: ImageSet,
     *,
     device: torch.device,
-    watch: Progress,
+    progress: Progress,
     processes: Processes,
 ) -> dict[str, Any] | None:
     """Measure the accuracy on test images; None if it cannot be measured."""
-    run = OpenRun.of(store, folder, Compute(device), record=record, progress=watch)
+    run = OpenRun.of(store, folder, Compute(device), record=record, progress=progress)
     try:
         found = accuracy_on(run.activator, images, len(record.class_names), processes=processes)
     except ProcessLostError:
         raise
     except OodError as error:
-        watch.note(f"the test images were not classified: {error}")  # the training is done
+        progress.note(f"the test images were not classified: {error}")  # the training is done
         return None
     return found.to_json()

@@ -38,7 +38,7 @@ from oodcli.images import (
     chunk_rows,
 )
 from oodcli.pools import decoding, pools_of_command
-from oodcli.progress import Progress, Silent, Task
+from oodcli.progress import SILENT, Progress, Task
 from oodcli.store.store import (
     Store,
     check_room,
@@ -68,7 +68,7 @@ def prepare(
     name: str,
     size: tuple[int, int] = (32, 32),
     resize: str = "exact",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     skip_unreadable: bool = False,
     max_pixels_bytes: int = MAX_PIXELS_BYTES,
     decode: bool = True,
@@ -121,7 +121,7 @@ def prepare(
     have the size already stay as they are. ``shorter-crop`` gives the pixels of torchvision's
     ``Resize`` and ``CenterCrop``.
     """
-    shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
+    shards = _Shards(store, part.source, Resizing(size, resize), name, progress)
     manifest = shards.manifest()
     if manifest is None and not decode:
         return shards.undecoded(part)
@@ -152,7 +152,7 @@ def prepare_some(
     name: str,
     size: tuple[int, int] = (32, 32),
     resize: str = "exact",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     skip_unreadable: bool = False,
     decode: bool = True,
     seen: Callable[[ImageShard], None] | None = None,
@@ -179,7 +179,7 @@ def prepare_some(
     OodError
         As `prepare`.
     """
-    shards = _Shards(store, part.source, Resizing(size, resize), name, progress or Silent())
+    shards = _Shards(store, part.source, Resizing(size, resize), name, progress)
     manifest = shards.manifest()
     whole = None if manifest is None else shards.images(part, manifest)
 

@@ -22,7 +22,7 @@ from oodcli.data.decoding.prepare import Resizing
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import ImageSource
 from oodcli.pools import Pools, decoding, worker_count
-from oodcli.progress import Progress, Silent
+from oodcli.progress import SILENT, Progress
 
 _ROWS_PER_TASK = 16
 
@@ -140,12 +140,12 @@ class Decoders:
         If the number is negative.
     """
 
-    def __init__(self, workers: int | None = None, *, progress: Progress | None = None) -> None:
+    def __init__(self, workers: int | None = None, *, progress: Progress = SILENT) -> None:
         self.workers = worker_count() if workers is None else workers
         if self.workers < 0:
             raise InvalidInputError(f"--data-workers must be 0 or more, not {workers}")
         self.waited = 0.0
-        self._progress = progress or Silent()
+        self._progress = progress
         self._open = contextlib.ExitStack()
         self._pools: Pools | None = None
         self._proven = False

@@ -8,23 +8,25 @@ import pytest
 from oodcli.errors import InvalidInputError
 from oodcli.metrics import CONVENTIONS, Curve, evaluate, tied_share
 from oodcli.reporting.binormal import placement_variance, spread_share
+from oodcli.reporting.bootstrap import (
+    Resamples,
+    bootstrap,
+    logit_interval,
+    percentile_interval,
+    rank_edges,
+)
 from oodcli.reporting.statistics import (
     Estimate,
     Placements,
-    Resamples,
     accuracy_above,
     aurc,
     auroc_difference,
     auroc_interval,
     average,
-    bootstrap,
     calibration_error,
     holm,
-    logit_interval,
     mean_ranks,
-    percentile_interval,
     placements,
-    rank_edges,
     surplus_p,
     threshold_at,
 )
