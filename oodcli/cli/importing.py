@@ -65,6 +65,16 @@ def import_(
             "order and shape alone.",
         ),
     ] = Keys.BY_NAME,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            help="Which output of a network with several heads the logits are, such as coarse or 1 "
+            "[default: the one that ends in a linear layer].",
+            show_default=False,
+        ),
+    ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -139,6 +149,7 @@ def import_(
         ImportRequest(
             checkpoint,
             arch=arch,
+            output=output,
             data=data,
             key=key,
             by_order=keys is Keys.BY_ORDER,

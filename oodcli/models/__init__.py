@@ -6,7 +6,13 @@ from oodcli.models.fitting import fitted, load_into
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
 from oodcli.models.pretrained import Pretrained, pretrained_state, published_configuration
-from oodcli.models.registry import ARCHITECTURES, builder_side_of, is_foreign, parse_architecture
+from oodcli.models.registry import (
+    ARCHITECTURES,
+    builder_side_of,
+    is_foreign,
+    parse_architecture,
+    with_output,
+)
 from oodcli.models.state_dicts import Checkpoint, read_checkpoint, read_state
 
 __all__ = [
@@ -32,4 +38,5 @@ __all__ = [
     "read_state",
     "save_weights",
     "unit_features",
+    "with_output",
 ]

@@ -75,6 +75,29 @@ def _nothing(_state: Mapping[str, Tensor]) -> Mapping[str, int]:
 
 
 @dataclass(frozen=True)
+class AsWritten:
+    """A network whose last layer is not written as an ordinary linear one.
+
+    Parameters
+    ----------
+    build
+        Makes it as it is written, from the number of outputs.
+    rows
+        Name of the tensor that has a row for each output, and the dimension of these; the name is
+        empty if there is none.
+    read
+        Puts a linear layer in the place of the last one, once the weights are there.
+    path
+        Path of the last layer as it is written.
+    """
+
+    build: Callable[[int], nn.Module]
+    rows: tuple[str, int]
+    read: Callable[[nn.Module], None]
+    path: str
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A family of networks.
 
@@ -111,6 +134,11 @@ class Architecture:
         How the names of tensors begin that weights may hold and that are left out.
     text
         What was found in a network that the tool did not know, in a line for the user.
+    channels
+        Channels of its images: 3; 1 where it takes their luma.
+    written
+        The network as it is written, where ``build`` makes it with another last layer; such a
+        network cannot be trained.
     """
 
     # Flat: all but four have a default that suits most networks, and an entry names its exceptions.
@@ -128,6 +156,22 @@ class Architecture:
     selected_block: str | None = None
     spare: tuple[str, ...] = ()
     text: str = ""
+    channels: int = 3
+    written: AsWritten | None = None
+
+    def check_trainable(self) -> None:
+        """Refuse a network whose last layer was only read, and could not be trained as it is.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is such a network.
+        """
+        if self.written is not None:
+            raise InvalidInputError(
+                f"{self.name} cannot be trained here: its last layer {self.written.path} is no "
+                "ordinary linear layer; train it with your own code and take it in: ood import"
+            )
 
     @cached_property
     def parameters(self) -> Mapping[str, Parameter]:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
+from oodcli.models.last_layer import LastLayer, find_last_layer
 from oodcli.models.layout import Layout
-from oodcli.models.tracing import Call, Trace, memory_of, trace
+from oodcli.models.outputs import leaves, take_grey
+from oodcli.models.tracing import Call, Trace, trace
 
 # Sides of the images that are tried where the size is unknown, in pixels: a small one first, then
 # those in common use.
@@ -25,6 +27,8 @@ _SIDES = (64, 224, 32, 28, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448,
 _IMAGES = 2
 _LEAST_BLOCKS = 2
 _REASON_LETTERS = 100
+# What the logits are usually called among several outputs.
+_USUAL_OUTPUTS = ("logits", "out", "output")
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,13 @@ class Anatomy:
         The blocks in forward order: name, and path of the module whose output is the map.
     layouts
         How those maps lie, by name, where they are not ``(n, c, h, w)``.
-    head
-        Path of the last linear layer.
-    head_has_bias
-        Whether that layer has a bias of its own.
+    last
+        The last layer.
+    output
+        Name of the output that is the logits, as :func:`oodcli.models.outputs.leaves` has it; empty
+        where the network returns one tensor.
+    channels
+        Channels of its images: 3, or 1.
     channels_last
         Whether the network takes images that lie channels-last in memory.
     side
@@ -51,14 +58,27 @@ class Anatomy:
 
     blocks: Mapping[str, str]
     layouts: Mapping[str, Layout]
-    head: str
-    head_has_bias: bool
+    last: LastLayer
+    output: str
+    channels: int
     channels_last: bool
     side: int
     text: str
 
+    @property
+    def images(self) -> Tensor:
+        """The images that were followed, ``(2, 3, h, w)``."""
+        return _noise(self.side)
 
-def dissect(module: nn.Module, name: str, *, side: int | None = None) -> Anatomy:
+
+def dissect(
+    module: nn.Module,
+    name: str,
+    *,
+    side: int | None = None,
+    output: str = "",
+    classes: int | None = None,
+) -> Anatomy:
     """Find the blocks and the last layer of a network.
 
     Parameters
@@ -70,57 +90,102 @@ def dissect(module: nn.Module, name: str, *, side: int | None = None) -> Anatomy
     side
         Height and width of the images it will be used with, in pixels: no other size is tried.
         If None, that is unknown, and usual sizes are tried until one works.
+    output
+        Which of several outputs the logits are; if empty, the one that ends in a linear layer.
+    classes
+        How many classes it was built with, where that is known.
 
     Raises
     ------
     InvalidInputError
-        If the network takes no square image of that size, or of a usual one; if it gives anything
-        but logits ``(n, k)``; if these are not the output of one linear layer of a feature vector
-        ``(n, d)``; or if it has no two blocks whose maps can be read safely.
+        If the network takes no square image of that size, or of a usual one, with three channels or
+        one; if it gives no logits ``(n, k)``, or several; if these are not linear in a feature
+        vector ``(n, d)`` that a module is given; or if it has no two blocks whose maps can be read
+        safely.
 
     Notes
     -----
     The output of a block is read by its shape: of ``(n, a, b, c)`` the two equal dimensions are
     those of space, and of ``(n, t, c)`` the last is that of channels. Tokens at the front that the
-    image does not change are no positions: class, distillation and register tokens.
+    image does not change are no positions: class, distillation and register tokens. A size at which
+    the number of rows or classes is wrong is not the network's: it folds positions into rows.
     """
     module.eval()
-    images, seen = _first_pass(module, name, side)
-    head = _head(module, seen, name)
-    blocks = _blocks(module, seen, head)
-    if len(blocks) < _LEAST_BLOCKS:
-        raise InvalidInputError(
-            f"{name} has no two repeated units of which each feeds only the next one, so it has no "
-            "blocks to take norms of; give each unit a module that returns one tensor"
+    with contextlib.ExitStack() as restored:
+        images, seen, end, channels = _first_pass(
+            module, name, side, output=output, classes=classes, restored=restored
         )
-    layouts = _layouts(module, blocks, name)
-    last = module.get_submodule(head)
-    assert isinstance(last, nn.Linear)  # _head has seen to it
-    kinds = dict.fromkeys(type(module.get_submodule(call.path)).__name__ for call in blocks)
-    text = (
-        f"{name}: {len(blocks)} blocks ({', '.join(kinds)}) from {blocks[0].path} to "
-        f"{blocks[-1].path}{_positions(layouts)}; last layer {head}"
-        + ("" if last.bias is not None else ", which gets a bias of zero")
-    )
-    return Anatomy(
-        {call.path: call.path for call in blocks},
-        layouts,
-        head,
-        last.bias is not None,
-        _takes_channels_last(module, images),
-        images.shape[-1],
-        text,
-    )
+        last = end.last
+        blocks = _blocks(module, seen, last.path)
+        if len(blocks) < _LEAST_BLOCKS:
+            raise InvalidInputError(
+                f"{name} has no two repeated units of which each feeds only the next one, so it "
+                "has no blocks to take norms of; give each unit a module that returns one tensor"
+            )
+        layouts = _layouts(module, blocks, name)
+        kinds = dict.fromkeys(type(module.get_submodule(call.path)).__name__ for call in blocks)
+        text = (
+            f"{name}: {len(blocks)} blocks ({', '.join(kinds)}) from {blocks[0].path} to "
+            f"{blocks[-1].path}{_positions(layouts)}; last layer {last.path}"
+            + (f" ({last.text})" if last.text else "")
+            + ("" if last.has_bias else ", which gets a bias of zero")
+            + (f"; {end.text}" if end.text else "")
+            + ("; images of one channel, the luma of colours" if channels == 1 else "")
+        )
+        return Anatomy(
+            {call.path: call.path for call in blocks},
+            layouts,
+            last,
+            end.output,
+            channels,
+            _takes_channels_last(module, images),
+            images.shape[-1],
+            text,
+        )
 
 
-def _first_pass(module: nn.Module, name: str, side: int | None) -> tuple[Tensor, Trace]:
+@dataclass(frozen=True)
+class _End:
+    """Which output the logits are, and the layer that they come from."""
+
+    output: str
+    last: LastLayer
+    text: str
+
+
+class _OtherSizeError(Exception):
+    """The network gives something else than logits at this size."""
+
+
+def _first_pass(
+    module: nn.Module,
+    name: str,
+    side: int | None,
+    *,
+    output: str,
+    classes: int | None,
+    restored: contextlib.ExitStack,
+) -> tuple[Tensor, Trace, _End, int]:
+    """Follow images of the first size, and number of channels, that the network can be read at."""
     refused: dict[str, list[int]] = {}
     for tried in _SIDES if side is None else (side,):
         images = _noise(tried)
-        try:
-            return images, trace(module, images)
-        except Exception as error:  # noqa: BLE001 - the code of others raises anything
-            refused.setdefault(_line(error)[:_REASON_LETTERS], []).append(tried)
+        reasons = []
+        for channels in (3, 1):
+            with contextlib.ExitStack() as kept:
+                if channels == 1:
+                    kept.callback(take_grey(module).remove)
+                try:
+                    seen = trace(module, images)
+                    end = _end(module, seen, output, classes, name)
+                except InvalidInputError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the code of others raises anything
+                    reasons.append(_line(error)[:_REASON_LETTERS])
+                    continue
+                restored.enter_context(kept.pop_all())
+                return images, seen, end, channels
+        refused.setdefault(reasons[0], []).append(tried)
     if side is not None:
         raise InvalidInputError(
             f"{name} takes no images of {side} x {side} pixels ({next(iter(refused))}); name the "
@@ -132,7 +197,8 @@ def _first_pass(module: nn.Module, name: str, side: int | None) -> tuple[Tensor,
     )
     raise InvalidInputError(
         f"{name} takes no images of the sizes that were tried ({outcomes}); it has to take "
-        "normalised images (n, 3, h, w); if it wants another size, name it: --image-size N"
+        "normalised images (n, 3, h, w) or (n, 1, h, w) and to return logits (n, k); if it wants "
+        "another size, name it: --image-size N"
     )
 
 
@@ -145,68 +211,96 @@ def _line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _head(module: nn.Module, seen: Trace, name: str) -> str:
-    """Return the path of the one linear layer whose output the logits are."""
-    logits = seen.output
-    if not isinstance(logits, Tensor):
-        raise InvalidInputError(
-            f"{name} gives a {type(logits).__name__}, not a tensor; "
-            "wrap it in a module that returns the logits (n, k) alone"
-        )
-    if logits.dim() != 2 or len(logits) != _IMAGES:
-        raise InvalidInputError(
-            f"{name} gives {tuple(logits.shape)} for {_IMAGES} images, not logits (n, k); "
-            "name a classifier"
-        )
-    linear = [call for call in seen.calls if isinstance(module.get_submodule(call.path), nn.Linear)]
-    ends = [call for call in linear if _is_same(call.output, logits)]
-    if not ends:
-        raise InvalidInputError(f"the logits of {name} are {_other_end(module, linear, logits)}")
-    path = ends[-1].path
-    features = ends[-1].inputs[0] if ends[-1].inputs else None
-    if not isinstance(features, Tensor) or features.dim() != 2:
-        raise InvalidInputError(
-            f"the last layer {path} of {name} does not see one feature vector (n, d) an image; "
-            "pool before it"
-        )
-    layer = module.get_submodule(path)
-    assert isinstance(layer, nn.Linear)
-    if sum(call.path == path for call in seen.calls) > 1:
-        raise InvalidInputError(f"{name} uses its last layer {path} twice; give it one of its own")
-    with torch.no_grad():
-        plain = nn.functional.linear(features, layer.weight, layer.bias)
-    if "weight" not in dict(layer.named_parameters(recurse=False)) or not torch.allclose(
-        plain, logits, rtol=1e-4, atol=1e-4
-    ):
-        raise InvalidInputError(
-            f"the last layer {path} of {name} is not linear in its input with a weight of its own; "
-            "only ordinary linear layers can be read"
-        )
-    return path
+def _end(module: nn.Module, seen: Trace, wanted: str, classes: int | None, name: str) -> _End:
+    """Find the logits among what a network returned, and the last layer.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none, or several.
+    _OtherSizeError
+        If there may be some at another size.
+    """
+    given = leaves(seen.output)
+    if wanted:
+        if wanted not in given:
+            raise InvalidInputError(
+                f"{name} has no output {wanted!r}; it has: {', '.join(given) or 'none'}"
+            )
+        given = {wanted: given[wanted]}
+    shaped = {key: tensor for key, tensor in given.items() if _is_shaped(tensor)}
+    if not shaped:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given.values()) or "no tensor"
+        raise _OtherSizeError(f"gives {shapes} for {_IMAGES} images, not logits (n, k)")
+    found: dict[str, LastLayer] = {}
+    refused: InvalidInputError | None = None
+    for key, tensor in shaped.items():
+        try:
+            found[key] = find_last_layer(module, seen, tensor, name)
+        except InvalidInputError as error:
+            refused = refused or error
+    if not found:
+        counts = {tensor[0].numel() for tensor in shaped.values()}
+        if classes is not None and not counts & {classes, 1}:
+            raise _OtherSizeError(f"gives {min(counts)} outputs, not one for each class")
+        assert refused is not None  # each was found or refused
+        raise refused
+    key = _chosen(found, given, classes, seen.output, name)
+    return _End(key, found[key], _which(key, found, wanted, seen.output))
 
 
-def _is_same(output: object, logits: Tensor) -> bool:
+def _is_shaped(tensor: Tensor) -> bool:
+    """Tell whether a tensor may be logits: a row, or a number, for each image."""
     return (
-        isinstance(output, Tensor)
-        and output.shape == logits.shape
-        and memory_of(output) == memory_of(logits)
+        tensor.is_floating_point()
+        and 0 < tensor.dim() <= 4
+        and len(tensor) == _IMAGES
+        and tensor.dim() != 3
+        and tensor.shape[2:].numel() == 1
     )
 
 
-def _other_end(module: nn.Module, linear: Sequence[Call], logits: Tensor) -> str:
-    """Say where logits come from that are no linear layer's output."""
-    like = [
-        call.path
-        for call in linear
-        if isinstance(call.output, Tensor) and call.output.shape == logits.shape
-    ]
-    if len(like) > 1 and len({type(module.get_submodule(path)) for path in like}) == 1:
-        return f"made of several heads ({', '.join(like)}); build it with one of them"
-    if like:
-        return (
-            f"not the output of the linear layer {like[-1]}, but changed after it; leave that out"
-        )
-    return "not the output of a linear layer; end it with nn.Linear(d, k)"
+def _chosen(
+    found: Mapping[str, LastLayer],
+    given: Mapping[str, Tensor],
+    classes: int | None,
+    returned: object,
+    name: str,
+) -> str:
+    """Return the name of the output that is the logits."""
+    # One tensor may have two names.
+    first: dict[int, str] = {}
+    for key in found:
+        first.setdefault(given[key].data_ptr(), key)
+    keys = list(first.values())
+    fitting = [key for key in keys if classes is not None and given[key][0].numel() == classes]
+    keys = fitting or keys
+    usual = [key for key in _USUAL_OUTPUTS if key in keys]
+    if len(keys) == 1 or usual:
+        return usual[0] if usual else keys[0]
+    if isinstance(returned, tuple | list):
+        return keys[0]
+    raise InvalidInputError(
+        f"{name} has several heads ({', '.join(keys)}); name one: --output NAME"
+    )
+
+
+def _which(
+    key: str,
+    found: Mapping[str, LastLayer],
+    wanted: str,
+    returned: object,
+) -> str:
+    """Say which output was taken of what, where there was a choice."""
+    if not key:
+        return ""
+    kind = type(returned).__name__
+    if wanted:
+        return f"output {key} of the {kind}, as named"
+    others = [other for other in found if other != key]
+    return f"output {key} of the {kind} that it returns" + (
+        f"; another head: --output {' or '.join(others)}" if others else ""
+    )
 
 
 def _blocks(module: nn.Module, seen: Trace, head: str) -> list[Call]:
@@ -217,6 +311,8 @@ def _blocks(module: nn.Module, seen: Trace, head: str) -> list[Call]:
         for call in seen.calls
         if times[call.path] == 1
         and call.path != head
+        and not _inside(call.path, head)
+        and not _inside(head, call.path)
         and isinstance(call.output, Tensor)
         and call.output.dim() in (3, 4)
         and len(call.output) == _IMAGES

@@ -1,13 +1,16 @@
 """Networks of torchvision, of timm, and of the user's own.
 
 They are written ``torchvision:resnet50``, ``timm:vit_tiny_patch16_224`` and
-``package.module:function``, each with integers for its builder where wanted:
-``torchvision:vit_b_16:image_size=64``.
+``package.module:function``, each with values for its builder where wanted:
+``torchvision:vit_b_16:image_size=64``, ``package.module:Class.from_name:model_name=small``. The
+logits of a network with several outputs are named with ``@output=NAME``.
 """
 
+import contextlib
 import difflib
 import importlib
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +24,11 @@ from torch import nn
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import code_of_others
-from oodcli.models.architecture import Architecture, numbered_blocks
-from oodcli.models.discovery import dissect
+from oodcli.models.architecture import Architecture, AsWritten, numbered_blocks
+from oodcli.models.discovery import Anatomy, dissect
+from oodcli.models.last_layer import new_read_layer, read_last_layer
+from oodcli.models.outputs import take_grey, take_output
+from oodcli.specs import written
 
 TORCHVISION = "torchvision"
 TIMM = "timm"
@@ -31,10 +37,15 @@ _BUILD = "name what builds the network, called with num_classes or with nothing"
 _CLASSES = 7
 # How builders call the size of images, where they fix it.
 _SIDE_NAMES = ("image_size", "img_size")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 # Torchvision's networks with further classifiers for training only, and what those are called.
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
+# Where a written architecture names the output that the logits are; no parameter has such a name.
+OUTPUT = "@output"
+
 Make = Callable[[int], nn.Module]
+Value = int | float | bool | str
 
 
 def foreign_architecture(
@@ -49,7 +60,8 @@ def foreign_architecture(
     function
         Name of its builder.
     texts
-        Integers for the builder, as they are written, by name.
+        Values for the builder, as they are written, by name: a number, ``true`` or ``false``, or
+        text. ``@output`` names the output that the logits are.
     side
         Height and width of the images it will be used with, in pixels: the network is followed at
         that size alone. If None, the size that its builder is given, else usual ones until one
@@ -65,8 +77,8 @@ def foreign_architecture(
     UnknownNameError
         If there is no such builder.
     InvalidInputError
-        If the package is not installed, a value is no integer, the builder does not take it, or
-        blocks and last layer cannot be found; see :func:`oodcli.models.discovery.dissect`.
+        If the package is not installed, the builder does not take a value, or blocks and last layer
+        cannot be found; see :func:`oodcli.models.discovery.dissect`.
 
     Notes
     -----
@@ -74,7 +86,8 @@ def foreign_architecture(
     residual blocks of ResNets; the convolutions of VGGs, after ReLU and before any pooling; stem,
     inverted residuals and last convolution of MobileNetV3. Every other network is searched.
     """
-    return _found(name, function, tuple(sorted(_integers(texts).items())), side)
+    values = tuple(sorted(_values(name, function, texts).items()))
+    return _found(name, function, values, side, texts.get(OUTPUT, ""))
 
 
 def builder_side(texts: Mapping[str, str]) -> int | None:
@@ -83,15 +96,20 @@ def builder_side(texts: Mapping[str, str]) -> int | None:
     Parameters
     ----------
     texts
-        Integers for the builder, as they are written, by name.
+        Values for the builder, as they are written, by name.
 
     Raises
     ------
     InvalidInputError
-        If one is no integer.
+        If the size is no integer.
     """
-    values = _integers(texts)
-    return next((values[key] for key in _SIDE_NAMES if key in values), None)
+    return next((_side(key, texts[key]) for key in _SIDE_NAMES if key in texts), None)
+
+
+def _side(key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidInputError(f"{key} is an integer, not {text!r}")
+    return int(text)
 
 
 def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
@@ -105,9 +123,9 @@ def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
     Raises
     ------
     OodError
-        If there is no such builder, its package is not installed, or a value is no integer.
+        If there is no such builder, its package is not installed, or a size is no integer.
     """
-    values = _integers(texts)
+    values = _values(name, function, texts)
     _maker(name, function, values, _written(name, function, tuple(values.items())))
 
 
@@ -134,12 +152,12 @@ def carried(
     OodError
         If it cannot be built.
     """
-    return _carried(name, function, tuple(sorted(_integers(texts).items())))
+    return _carried(name, function, tuple(sorted(_values(name, function, texts).items())))
 
 
 @cache
 def _carried(
-    name: str, function: str, values: tuple[tuple[str, int], ...]
+    name: str, function: str, values: tuple[tuple[str, Value], ...]
 ) -> tuple[Mapping[str, Any], int | None]:
     with torch.random.fork_rng(devices=[]):
         module = _maker(name, function, dict(values), _written(name, function, values))(_CLASSES)
@@ -157,34 +175,68 @@ def _square(value: object) -> int | None:
     return first if whole and all(each == first for each in others) else None
 
 
-def _integers(texts: Mapping[str, str]) -> dict[str, int]:
-    for key, text in texts.items():
-        if not (text.isascii() and text.isdigit()):
-            raise InvalidInputError(f"{key} is an integer, not {text!r}")
-    return {key: int(text) for key, text in texts.items()}
+def _values(name: str, function: str, texts: Mapping[str, str]) -> dict[str, Value]:
+    """Read the values for a builder; a parameter that is annotated as text stays as it is written.
+
+    Raises
+    ------
+    InvalidInputError
+        If a size is no integer.
+    """
+    given = {key: text for key, text in texts.items() if key != OUTPUT}
+    builder_side(given)
+    if name in (TORCHVISION, TIMM) or all(_read(text) == text for text in given.values()):
+        return {key: _read(text) for key, text in given.items()}
+    kept = {key for key, each in _arguments(_builder(name, function)).items() if _is_text(each)}
+    return {key: text if key in kept else _read(text) for key, text in given.items()}
+
+
+def _read(text: str) -> Value:
+    """Read a value as it is written: an integer, a number, ``true``, ``false``, or else text."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _is_text(argument: inspect.Parameter) -> bool:
+    return argument.annotation in (str, "str")
+
+
+def _arguments(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(builder).parameters
+    except (TypeError, ValueError):  # a builtin without one
+        return MappingProxyType({})
 
 
 @cache
 def _found(
-    name: str, function: str, values: tuple[tuple[str, int], ...], side: int | None
+    name: str, function: str, values: tuple[tuple[str, Value], ...], side: int | None, output: str
 ) -> Architecture:
     params = dict(values)
-    text = _written(name, function, values)
+    text = _written(name, function, values, output)
     make = _maker(name, function, params, text)
-    known = _published(name, function, make) if not params else None
+    known = _published(name, function, make) if not params and not output else None
     if known is not None:
         return known
     if side is None:
-        side = next((params[key] for key in _SIDE_NAMES if key in params), None)
-    return _searched(text, make, side)
+        sides = (params[key] for key in _SIDE_NAMES if key in params)
+        side = next((each for each in sides if isinstance(each, int)), None)
+    return _searched(text, make, side, output)
 
 
-def _written(name: str, function: str, values: Sequence[tuple[str, int]]) -> str:
-    written = ",".join(f"{key}={value}" for key, value in values)
-    return f"{name}:{function}:{written}" if written else f"{name}:{function}"
+def _written(
+    name: str, function: str, values: Sequence[tuple[str, Value]], output: str = ""
+) -> str:
+    pairs = [f"{key}={written(value)}" for key, value in values]
+    if output:
+        pairs.append(f"{OUTPUT}={output}")
+    return f"{name}:{function}:{','.join(pairs)}" if pairs else f"{name}:{function}"
 
 
-def _maker(name: str, function: str, params: Mapping[str, int], text: str) -> Make:
+def _maker(name: str, function: str, params: Mapping[str, Value], text: str) -> Make:
     if name == TORCHVISION:
         make = _of_torchvision(function, params)
     elif name == TIMM:
@@ -210,7 +262,7 @@ def _maker(name: str, function: str, params: Mapping[str, int], text: str) -> Ma
     return build
 
 
-def _of_torchvision(function: str, params: Mapping[str, int]) -> Make:
+def _of_torchvision(function: str, params: Mapping[str, Value]) -> Make:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -244,7 +296,7 @@ def timm_package() -> Any:  # noqa: ANN401 - a package that need not be there
         ) from None
 
 
-def _of_timm(function: str, params: Mapping[str, int]) -> Make:
+def _of_timm(function: str, params: Mapping[str, Value]) -> Make:
     timm = timm_package()
     if not timm.is_model(function):
         near = difflib.get_close_matches(function, timm.list_models(), n=1)
@@ -255,12 +307,9 @@ def _of_timm(function: str, params: Mapping[str, int]) -> Make:
     )
 
 
-def _of_user(name: str, function: str, params: Mapping[str, int]) -> Make:
+def _of_user(name: str, function: str, params: Mapping[str, Value]) -> Make:
     builder = _builder(name, function)
-    try:
-        arguments = inspect.signature(builder).parameters
-    except ValueError:  # a builtin without one
-        arguments = MappingProxyType({})
+    arguments = _arguments(builder)
     if "num_classes" in arguments:
         return lambda num_classes: builder(num_classes=num_classes, **params)
     if any(
@@ -289,11 +338,19 @@ def _builder(name: str, function: str) -> Callable[..., Any]:
                 ) from None
     finally:
         sys.path.remove(here)
-    builder = getattr(module, function, None)
-    if not callable(builder):
-        public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        raise UnknownNameError.among(f"function in {name}", function, public)
-    return builder
+    holder: Any = module
+    where = name
+    for part in function.split("."):
+        found = getattr(holder, part, None)
+        if not callable(found):
+            public = [k for k, value in vars(holder).items() if k[0] != "_" and _calls(value)]
+            raise UnknownNameError.among(f"function in {where}", part, public)
+        holder, where = found, f"{where}.{part}"
+    return holder
+
+
+def _calls(value: object) -> bool:
+    return callable(value) or isinstance(value, classmethod | staticmethod)
 
 
 def _published(name: str, function: str, make: Make) -> Architecture | None:
@@ -340,28 +397,61 @@ def _inverted(module: nn.Module) -> Mapping[str, str]:
     return {"stem": paths[0], **between, "last": paths[-1]}
 
 
-def _searched(text: str, make: Make, side: int | None) -> Architecture:
+def _searched(text: str, make: Make, side: int | None, output: str) -> Architecture:
     with torch.random.fork_rng(devices=[]):
-        found = dissect(make(_CLASSES), text, side=side)
+        found = _dissected(text, make, side, output)
+    last = found.last
+
+    def written_network(num_classes: int) -> nn.Module:
+        module = make(num_classes)
+        if found.channels == 1:
+            take_grey(module)
+        if found.output:
+            take_output(module, found.output)
+        return module
 
     def build(num_classes: int) -> nn.Module:
-        module = make(num_classes)
-        _give_head(module, found.head, num_classes)
+        module = written_network(num_classes)
+        if last.how == "plain":
+            _give_head(module, last.path, num_classes)
+            return module
+        with torch.random.fork_rng(devices=[]):
+            fresh = nn.Linear(last.width, num_classes)
+        module.set_submodule(last.path, new_read_layer(last, fresh.weight, fresh.bias))
         return module
 
     return Architecture(
         text,
         build,
         lambda _module: found.blocks,
-        head=found.head,
+        head=last.linear_path,
         layouts=found.layouts,
         channels_last=found.channels_last,
-        head_has_bias=found.head_has_bias,
+        head_has_bias=last.has_bias,
         any_image=False,
         followed_at=found.side,
         spare=next((AUXILIARY[key] for key in AUXILIARY if text == f"{TORCHVISION}:{key}"), ()),
         text=found.text,
+        channels=found.channels,
+        written=None
+        if last.how == "plain"
+        else AsWritten(
+            written_network,
+            last.rows,
+            lambda module: read_last_layer(module, last, found.images, text),
+            last.path,
+        ),
     )
+
+
+def _dissected(text: str, make: Make, side: int | None, output: str) -> Anatomy:
+    """Find out about a network; with one output where it cannot be read with several."""
+    try:
+        return dissect(make(_CLASSES), text, side=side, output=output, classes=_CLASSES)
+    except InvalidInputError:
+        with contextlib.suppress(InvalidInputError):
+            return dissect(make(1), text, side=side, output=output, classes=1)
+        raise
 
 
 def _give_head(module: nn.Module, path: str, num_classes: int) -> None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
-from oodcli.models.architecture import ArchitectureSpec
+from oodcli.models.architecture import ArchitectureSpec, AsWritten
 from oodcli.models.heads import unit_features
+from oodcli.models.last_layer import INSIDE, two_rows
 from oodcli.models.network import COUNTER, Network, network_of
 from oodcli.models.registry import ARCHITECTURES
 from oodcli.text import printable
@@ -85,6 +86,9 @@ def fitted(
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}" if source else str(error)) from None
     fit.shadow.load_state_dict(fit.state, strict=False)  # the counters may be missing
+    written = _as_written(spec, fit.state)
+    if written is not None:
+        written.read(fit.shadow.eval())
     return network_of(spec, fit.shadow), fit.remarks
 
 
@@ -173,7 +177,7 @@ def _modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Mapping[str, Te
 
 
 def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
-    head = spec.architecture.head
+    head, written = spec.architecture.head, _as_written(spec, state)
     spare = spec.architecture.spare
     weights = {
         name: tensor
@@ -182,14 +186,22 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     }
     temperatures = tuple(f"{head}.{name}" for name in ("tau", "scoring_tau"))
     # As many classes as the last layer has rows; names are the same for any number.
-    build = cache(lambda rows: _shadow(spec, num_classes=rows))
-    shadow = build(_rows(weights, head))
-    ours = _renamed(weights, _shapes(shadow), {*temperatures}, head=head)
-    shadow = build(_rows(ours, head))
+    build = cache(lambda rows: _shadow(spec, num_classes=rows, written=written))
+    where = (f"{head}.weight", 0) if written is None else written.rows
+    shadow = build(_rows(weights, *where))
+    known = head if written is None else written.path
+    ours = _renamed(weights, _shapes(shadow), {*temperatures}, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
-    if not spec.architecture.head_has_bias:
-        ours.setdefault(f"{head}.bias", torch.zeros(_rows(ours, head)))
+    rows = _rows(ours, *where)
+    if written is None:
+        if not spec.architecture.head_has_bias and f"{head}.weight" in ours:
+            ours.setdefault(f"{head}.bias", torch.zeros(rows))
+        if rows == 1 and f"{head}.weight" in ours:
+            ours, rows = _of_two(ours, head), 2
+            remarks = (*remarks, f"one logit z of {head} made into two, -z/2 and z/2")
+    shadow = build(rows)
+    ours.update(_tied(shadow, ours))
     if temperatures[0] in ours:
         unit_features(shadow, head)
         ours.setdefault(temperatures[1], ours[temperatures[0]])
@@ -240,15 +252,18 @@ def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
         If their numbers differ, or the shapes at one place.
     """
     weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    shadow = _shadow(spec, num_classes=1)
+    written = _as_written(spec, state)
+    shadow = _shadow(spec, num_classes=1, written=written)
     head = spec.architecture.head
-    place = list(_shapes(shadow)).index(f"{head}.weight")
+    name, dimension = (f"{head}.weight", 0) if written is None else written.rows
+    place = list(_shapes(shadow)).index(name) if name else None
     if len(weights) != len(_shapes(shadow)):
         raise InvalidInputError(
             f"{spec} has {len(_shapes(shadow)):,} tensors and the checkpoint {len(weights):,}, so "
             "that their order says nothing; name the architecture that it was made with"
         )
-    shadow = _shadow(spec, num_classes=len(list(weights.values())[place]))
+    rows = 1 if place is None else list(weights.values())[place].shape[dimension]
+    shadow = _shadow(spec, num_classes=rows, written=written)
     ours = {}
     for (theirs, tensor), (name, shape) in zip(
         weights.items(), _shapes(shadow).items(), strict=True
@@ -268,25 +283,52 @@ def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     return _Fit(ours, shadow, (), (line,) if pairs else ())
 
 
-def _rows(state: Mapping[str, Tensor], head: str) -> int:
+def _as_written(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> AsWritten | None:
+    """Return the network as it is written, where the weights are not those of one that was read."""
+    written = spec.architecture.written
+    return None if any(INSIDE in name.split(".") for name in state) else written
+
+
+def _of_two(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    """Return a state dict whose one logit, of two classes, is two."""
+    both = {f"{head}.{leaf}" for leaf in ("weight", "bias")}
+    return {name: two_rows(each) if name in both else each for name, each in state.items()}
+
+
+def _tied(shadow: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that a network holds under two names, and the state under one of them."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    for name, tensor in shadow.state_dict().items():
+        if name in state and tensor.numel():
+            first.setdefault((tensor.data_ptr(), tensor.shape), name)
+    return {
+        name: state[first[tensor.data_ptr(), tensor.shape]]
+        for name, tensor in shadow.state_dict().items()
+        if name not in state and (tensor.data_ptr(), tensor.shape) in first
+    }
+
+
+def _rows(state: Mapping[str, Tensor], name: str, dimension: int = 0) -> int:
     """Return the rows of a last layer, or 1 where there is none."""
-    last = state.get(f"{head}.weight")
-    rows = max(len(last), 1) if last is not None and last.dim() == 2 else 1
+    last = state.get(name)
+    rows = max(last.shape[dimension], 1) if last is not None and last.dim() >= 2 else 1
     if rows > MOST_CLASSES:
         raise InvalidInputError(
-            f"the last layer {head} has {rows:,} rows; a classifier may have {MOST_CLASSES:,} "
-            "classes at most"
+            f"the last layer {name.removesuffix('.weight')} has {rows:,} rows; a classifier may "
+            f"have {MOST_CLASSES:,} classes at most"
         )
     return rows
 
 
-def _shadow(spec: ArchitectureSpec, *, num_classes: int) -> nn.Module:
+def _shadow(
+    spec: ArchitectureSpec, *, num_classes: int, written: AsWritten | None = None
+) -> nn.Module:
     """Build a network to be filled, without drawing from torch's generator.
 
     On the meta device its values would cost nothing, but the first one there imports a compiler.
     """
     with torch.random.fork_rng(devices=[]):
-        return spec.build(num_classes)
+        return spec.build(num_classes) if written is None else written.build(num_classes)
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

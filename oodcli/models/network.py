@@ -107,15 +107,24 @@ class Network:
         followed = height == width == known.followed_at
         if known.any_image or followed or (height, width) in self._tried:
             return
+        seen: list[torch.Size] = []
+        last = self.module.get_submodule(self.head_path)
+        handle = last.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].shape))
         try:
             with torch.inference_mode():
                 self.module(self._black(height, width))
+            # Folding positions into rows is not refused by torch.
+            shape = tuple(seen[-1])
+            reason = "" if len(shape) == 2 and shape[0] == 1 else f"features of {shape}"
         except Exception as error:  # noqa: BLE001 - the code of others raises anything
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0] or type(error).__name__
+        finally:
+            handle.remove()
+        if reason:
             raise InvalidInputError(
                 f"{self.spec} takes no images of {height} x {width} pixels ({reason}); name the "
                 "size it was made for: --image-size N"
-            ) from None
+            )
         self._tried.add((height, width))
 
     def _black(self, height: int, width: int) -> Tensor:

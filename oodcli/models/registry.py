@@ -7,10 +7,11 @@ new architecture is a module with a build function, and one line in :data:`ARCHI
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from oodcli.errors import UnknownNameError
+from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.densenet import build_densenet100, densenet_blocks
 from oodcli.models.external import (
+    OUTPUT,
     TIMM,
     TORCHVISION,
     builder_side,
@@ -65,7 +66,7 @@ def parse_architecture(spec: str, *, side: int | None = None) -> ArchitectureSpe
     spec
         A name, alone or with parameters: ``resnet18`` or ``resnet18:stem_padding=2,width=16``. Or
         a network from elsewhere, ``torchvision:NAME``, ``timm:NAME`` or
-        ``package.module:function``, alone or with integers for its builder: ``timm:NAME:KEY=8``.
+        ``package.module:function``, alone or with values for its builder: ``timm:NAME:KEY=8``.
     side
         Height and width of the images it will be used with, in pixels, where they are known: a
         network from elsewhere is followed at that size.
@@ -96,7 +97,7 @@ def parse_architecture(spec: str, *, side: int | None = None) -> ArchitectureSpe
 
 
 def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
-    """Return the function that builds a network from elsewhere, and the integers that it is given.
+    """Return the function that builds a network from elsewhere, and the values that it is given.
 
     Parameters
     ----------
@@ -106,11 +107,42 @@ def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
     Raises
     ------
     InvalidInputError
-        If an integer has no value or two.
+        If a parameter has no value or two.
     """
     name, _, rest = spec.partition(":")
     function, _, written = rest.partition(":")
     return function, texts_of("architecture", spec, f"{name}:{function}", written or None, None)
+
+
+def with_output(spec: str, output: str) -> str:
+    """Return a written architecture whose logits are one of several outputs.
+
+    Parameters
+    ----------
+    spec
+        A written architecture.
+    output
+        Name of the output; see :func:`oodcli.models.outputs.leaves`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the network has one output only, the name cannot be written, or another is named already.
+
+    Examples
+    --------
+    >>> with_output("nets:two_heads", "coarse")
+    'nets:two_heads:@output=coarse'
+    """
+    if not is_foreign(spec):
+        raise InvalidInputError(f"{spec} has one output only; leave out --output")
+    if not output.strip() or set(output) & set(",=:"):
+        raise InvalidInputError(f"no output is called {output!r}; name a key, field or place")
+    name, _, rest = spec.partition(":")
+    function, _, pairs = rest.partition(":")
+    if OUTPUT in builder_of(spec)[1]:
+        raise InvalidInputError(f"{spec} names an output already; leave out --output")
+    return f"{name}:{function}:{f'{pairs},' if pairs else ''}{OUTPUT}={output}"
 
 
 def builder_side_of(spec: str) -> int | None:

@@ -227,6 +227,7 @@ def planned(
         resize=request.resize,
     )
     spec = parse_architecture(arch, side=sizing.side)
+    spec.architecture.check_trainable()
     recipe = _recipe_of(request, spec, dataset.name, named)
     published = None
     if request.pretrained:

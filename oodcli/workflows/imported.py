@@ -1,7 +1,7 @@
 """The network of an import: read, brought to its images, tried on some, and stored as a run."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from oodcli.models import (
     published_configuration,
     read_checkpoint,
     save_weights,
+    with_output,
 )
 from oodcli.progress import Progress
 from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, now
@@ -80,6 +81,8 @@ def imported_run(
         If the file, the architecture or the data cannot be used or do not fit together.
     """
     device = Compute.of(request.device).device
+    if request.output is not None:
+        request = replace(request, arch=with_output(request.arch, request.output))
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
     # The file comes first: timm takes seconds to load.
     source, checkpoint = _weights(request, dataset)
@@ -93,6 +96,7 @@ def imported_run(
     network, names = fitting
     network.check_image_size(*sizing.size)
     normalised = _normalisation(request, published)
+    _check_grey(network, normalised)
     preprocess = Preprocess(sizing.size, sizing.resize, normalised.mean, normalised.std)
     for line in (
         *checkpoint.remarks,
@@ -162,8 +166,10 @@ def _weights(request: ImportRequest, dataset: Dataset) -> tuple[str, Checkpoint]
         found = pretrained_state(request.arch)
         return found.source, Checkpoint(found.state)
     checkpoint = read_checkpoint(path, key=request.key)
+    # Two classes may be one logit, and some layers have a column for each output.
+    fitting = {classes, 1} if classes == 2 else {classes}
     if is_foreign(request.arch) and not any(
-        tensor.dim() > 0 and len(tensor) == classes for tensor in checkpoint.state.values()
+        fitting & set(tensor.shape[:2]) for tensor in checkpoint.state.values()
     ):
         raise InvalidInputError(
             f"the checkpoint {path} has no layer with an output for each of the {classes} classes "
@@ -203,6 +209,17 @@ def _normalisation(request: ImportRequest, published: Pretrained | None) -> _Nor
         source if request.std is None else "--std",
         assumed=published is None and request.mean is None,
     )
+
+
+def _check_grey(network: Network, normalised: _Normalisation) -> None:
+    """Refuse several means or deviations for a network of one channel."""
+    if network.spec.architecture.channels == 1 and not (
+        len(set(normalised.mean)) == 1 and len(set(normalised.std)) == 1
+    ):
+        raise InvalidInputError(
+            f"{network.spec} takes images of one channel, which has one mean and one deviation, "
+            f"not those of {normalised.line}; give one number each: --mean 0.5 --std 0.5"
+        )
 
 
 def _tell_outcome(

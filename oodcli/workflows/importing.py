@@ -33,6 +33,8 @@ class ImportRequest:
         Architecture with parameters.
     data
         The data set it was trained on.
+    output
+        Which output of a network with several heads the logits are; found out if None.
     name
         Name of the run; that of the file or network if None.
     mean, std
@@ -60,6 +62,7 @@ class ImportRequest:
     checkpoint: Path | None
     arch: str
     data: str
+    output: str | None = None
     key: str | None = None
     by_order: bool = False
     name: str | None = None

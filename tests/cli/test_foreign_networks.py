@@ -1,10 +1,13 @@
 """Networks of other packages and of the user's own, from a checkpoint to scores."""
 
+import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torchvision import models
 
@@ -66,6 +69,106 @@ def test_a_small_transformer_of_the_users_own_is_imported_and_scored(
     code, out, err = ood("score", "--ood", odd, "--format", "json")
     assert code == 0, err
     assert "featurenorm" in {row["method"] for row in json.loads(out)["rows"]}
+
+
+ENDS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+class Body(nn.Module):
+    def __init__(self, classes=2, channels=3):
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
+        )
+        self.fc = nn.Linear(8, classes)
+        self.other = nn.Linear(8, classes)
+
+    def features(self, x):
+        return self.convs(x).mean(dim=(2, 3))
+
+class Cosine(nn.Linear):
+    def forward(self, x):
+        return 9 * F.linear(F.normalize(x), F.normalize(self.weight))
+
+class Unit(Body):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.fc = Cosine(8, num_classes, bias=False)
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+class Heads(Body):
+    def forward(self, x):
+        x = self.features(x)
+        return {"a": self.fc(x), "b": self.other(x)}
+
+class One(Body):
+    def __init__(self):
+        super().__init__(classes=1, channels=1)
+
+    def forward(self, x):
+        return {"prob": self.fc(self.features(x)).squeeze(1).sigmoid()}
+"""
+
+
+@pytest.mark.parametrize(
+    ("built", "more"),
+    [("Unit", ()), ("Heads", ("--output", "b")), ("One", ("--mean", 0.4, "--std", 0.3))],
+)
+def test_networks_with_other_ends_are_imported_scored_used_and_exported(
+    ood: Ood,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    built: str,
+    more: tuple[object, ...],
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    name = f"other_ends_{built.lower()}"
+    (tmp_path / f"{name}.py").write_text(ENDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = getattr(importlib.import_module(name), built)
+    torch.manual_seed(0)
+    module = (made() if built == "One" else made(2)).eval()
+    torch.save(module.state_dict(), tmp_path / "ends.pt")
+    data, odd = tree(tmp_path / "colours"), flat(tmp_path / "odd")
+    argv = ["import", tmp_path / "ends.pt", "--arch", f"{name}:{built}", "--data", data]
+    code, out, err = ood(*argv, *more)
+    assert (code, out) == (0, "ends\n"), err
+    code, out, err = ood(
+        "score", "--ood", odd, "--method", "msp", "--method", "featurenorm", "--method", "knn",
+        "--format", "json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert {row["method"] for row in json.loads(out)["rows"]} == {"msp", "featurenorm", "knn"}
+    pixels = np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    (tmp_path / "one").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "one" / "1.png")
+    seen = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).float() / 255
+    seen = (seen - 0.4) / 0.3 if built == "One" else (seen - 0.5) / 0.5
+    with torch.no_grad():
+        if built == "One":
+            luma = 0.299 * seen[:, :1] + 0.587 * seen[:, 1:2] + 0.114 * seen[:, 2:]
+            second = module(luma)["prob"]
+            own = torch.stack([1 - second, second], dim=1)
+        else:
+            own = (module(seen)["b"] if built == "Heads" else module(seen)).softmax(dim=1)
+    code, out, err = ood("predict", tmp_path / "one", "--method", "msp", "--format", "jsonl")
+    assert code == 0, err
+    verdict = json.loads(out)
+    assert (
+        verdict["class"] == sorted(each.name for each in (data / "train").iterdir())[own.argmax()]
+    )
+    assert verdict["probability"] == pytest.approx(float(own.max()), abs=1e-5)
+    code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "exported")
+    assert code == 0, err
+    session = ort.InferenceSession(
+        tmp_path / "exported" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    (probability,) = session.run(["probability"], {"images": pixels.transpose(2, 0, 1)[None]})
+    assert probability[0] == pytest.approx(float(own.max()), abs=1e-5)
 
 
 def test_a_network_that_cannot_be_read_safely_is_refused(ood: Ood, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_residual_blocks_are_blocks_and_the_stem_is_none() -> None:
     assert list(found.blocks) == [
         f"features.{stage}.{block}" for stage in (2, 3) for block in (0, 1)
     ]
-    assert found.head == "fc"
+    assert found.last.path == "fc"
     assert found.layouts == {}
     assert found.channels_last
     assert found.text == (
@@ -143,7 +143,7 @@ def test_what_feeds_more_than_the_next_unit_is_no_block() -> None:
 @pytest.mark.parametrize("prefix", [1, 3])
 def test_class_tokens_are_left_out_though_a_layer_writes_over_them(prefix: int) -> None:
     found = dissect(Transformer(prefix=prefix), "own")
-    assert found.head == "head"
+    assert found.last.path == "head"
     assert found.layouts == {f"layers.{i}": Layout("tokens", prefix) for i in range(3)}
 
 
@@ -185,12 +185,15 @@ def mean(maps: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        (lambda n, x: (n.fc(mean(x)), x), "own gives a tuple, not a tensor; wrap it"),
-        (lambda n, x: {"logits": n.fc(mean(x))}, "own gives a dict, not a tensor; wrap it"),
-        (lambda n, x: n.conv(x), "not logits (n, k); name a classifier"),
-        (lambda n, x: mean(n.conv(x)), "are not the output of a linear layer; end it with nn.Lin"),
+        (lambda n, x: (mean(x), x), "the logits of own are not the output of a linear layer"),
+        (lambda n, x: "fc", "gives no tensor for 2 images, not logits (n, k)"),
+        (lambda n, x: n.conv(x), "gives (2, 5, 60, 60) for 2 images, not logits (n, k)"),
+        (lambda n, x: mean(n.conv(x).relu()), "are not the output of a linear layer; end it with"),
         (lambda n, x: n.fc(mean(x)).softmax(1), "of the linear layer fc, but changed after it"),
-        (lambda n, x: n.fc(mean(x)).mul_(2), "the last layer fc of own is not linear in its input"),
+        (
+            lambda n, x: n.fc(mean(x)).square_(),
+            "the last layer fc of own is not linear in its input",
+        ),
         (
             lambda n, x: (n.fc(mean(x)) + n.other(mean(x))) / 2,
             "are made of several heads (fc, other); build it with one of them",
@@ -229,7 +232,7 @@ def test_refuses_a_network_whose_blocks_cannot_be_read(module: nn.Module, messag
 def test_says_that_a_last_layer_has_no_bias() -> None:
     convs = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
     found = dissect(Pooled(convs, 8, bias=False), "own")
-    assert not found.head_has_bias
+    assert not found.last.has_bias
     assert found.text.endswith("last layer fc, which gets a bias of zero")
 
 

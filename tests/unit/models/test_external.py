@@ -216,7 +216,7 @@ def test_a_published_inventory_is_what_the_search_finds() -> None:
         found = dissect(module, arch)
         known = spec.architecture.blocks(module)
         assert list(known.values()) == list(found.blocks.values())
-        assert spec.architecture.head == found.head
+        assert spec.architecture.head == found.last.path
 
 
 def test_finding_out_draws_nothing_from_the_random_generator() -> None:
