@@ -289,7 +289,7 @@ class _Bomb:
     [
         (lambda state: state["fc.weight"].fill_(math.nan), "fc.weight holds NaN or infinity; "),
         (lambda state: state.update(extra=torch.zeros(1)), "the weights do not fit resnet18:"),
-        (lambda state: state.update({"fc.bias": torch.zeros(2).char()}), "fc.bias is torch.int8; "),
+        (lambda state: state.update({"fc.bias": torch.zeros(10).char()}), "fc.bias is torch.int8; "),
     ],
 )
 @pytest.mark.parametrize("command", [("import",), ("train", "--init")])
