@@ -119,7 +119,10 @@ def predict(
     summary_: Annotated[
         Path | None,
         typer.Option(
-            "--summary", metavar="FILE.json", help="Write counts, shares and the test to FILE.json."
+            "--summary",
+            metavar="FILE.json",
+            callback=writable_file,
+            help="Write counts, shares and the test to FILE.json.",
         ),
     ] = None,
     device: DeviceOption = "auto",

@@ -38,7 +38,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
-from oodcli.files import expanded, reading
+from oodcli.files import expanded, reading, reason_of
 from oodcli.progress import SILENT, Progress
 from oodcli.text import json_text
 
@@ -210,11 +210,15 @@ def check_folder_of_user(path: Path, *, option: str) -> None:
 
 
 def _check_writable(path: Path, folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
+    """Refuse a folder that takes no file, by trying: permissions say yes of ``/proc``."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=_TEMPORARY):
+            pass
+    except OSError as error:
         raise InvalidInputError(
-            f"cannot write {path}: the folder {folder} cannot be written; change its permissions, "
-            "or name another"
-        )
+            f"cannot write {path}: the folder {folder} takes no files ({reason_of(error)}); change "
+            "its permissions, or name another"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oodcli.errors import CorruptArtifactError, OodError
+from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError
 from oodcli.records import as_json
 from oodcli.version import __version__
 
@@ -574,17 +574,11 @@ def _check_weights(path: Path) -> None:
 
 
 def _writable(root: Path) -> bool:
-    """Tell whether a file can be made in a folder, or the folder itself where it is not there."""
-    place = root
-    while not place.exists():
-        place = place.parent
-    if place != root:
-        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    probe = root / f".ood-tmp-doctor-{os.getpid()}"
+    """Tell whether a file can be made in a folder, or in the one above where it is not there."""
+    from oodcli.store.store import check_folder_of_user
+
     try:
-        # What access() says is not the whole truth: the disk may be mounted to be read only.
-        probe.write_bytes(b"ood")
-        probe.unlink()
-    except OSError:
+        check_folder_of_user(root, option="--store")
+    except InvalidInputError:
         return False
     return True

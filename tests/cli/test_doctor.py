@@ -1,15 +1,17 @@
 """``ood doctor``: what is there, what is broken, and no traceback whatever is."""
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -215,14 +217,11 @@ def test_a_store_that_cannot_be_written_is_a_line(
     ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "store").mkdir()
-    write = Path.write_bytes
 
-    def refuse(self: Path, content: bytes) -> int:
-        if self.parent == tmp_path / "store":
-            raise OSError(30, "Read-only file system")
-        return write(self, content)
+    def refuse(*, dir: Path, prefix: str) -> NoReturn:  # noqa: A002 - its names there
+        raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     code, content = found(ood)
     assert code == 1
     assert content["store"]["writable"] is False

@@ -289,7 +289,10 @@ class _Bomb:
     [
         (lambda state: state["fc.weight"].fill_(math.nan), "fc.weight holds NaN or infinity; "),
         (lambda state: state.update(extra=torch.zeros(1)), "the weights do not fit resnet18:"),
-        (lambda state: state.update({"fc.bias": torch.zeros(10).char()}), "fc.bias is torch.int8; "),
+        (
+            lambda state: state.update({"fc.bias": torch.zeros(10).char()}),
+            "fc.bias is torch.int8; ",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", [("import",), ("train", "--init")])
@@ -519,3 +522,32 @@ def test_help_shows_what_the_option_of_a_command_shows(ood: Ood) -> None:
     code, out, err = ood("help", "runs", "lits")
     assert (code, out) == (2, "")
     assert "No such command 'lits'. Did you mean 'list'?" in err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--output"),
+        ("score", "--output"),
+        ("score", "--export"),
+        ("score", "--export-activations"),
+        ("report", "--output"),
+        ("report", "--plots"),
+        ("normratio", "--output"),
+        ("recommend", "--output"),
+        ("tuning", "--output"),
+        ("predict", ".", "--output"),
+        ("predict", ".", "--summary"),
+        ("predict", ".", "--copy-ood"),
+        ("export", "--method", "msp", "--output"),
+        ("datasets", "show", "digits", "--output"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_first(
+    ood: Ood, command: tuple[str, ...]
+) -> None:
+    # The permissions of /proc say that root may write there. There is no run to work on either.
+    assert says(ood, *command, "/proc/new.csv").startswith(
+        "cannot write /proc/new.csv: the folder /proc takes no files ("
+    )

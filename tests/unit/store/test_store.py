@@ -5,8 +5,10 @@ import errno
 import json
 import multiprocessing
 import os
+import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -335,10 +337,14 @@ def test_outputs_that_cannot_be_written_are_refused(
 ) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "locked").mkdir()
-    access = os.access
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode)
-    )
+    made = tempfile.TemporaryFile
+
+    def locked(*, dir: Path, prefix: str) -> IO[bytes]:  # noqa: A002 - its name there
+        if dir.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+        return made(dir=dir, prefix=prefix)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", locked)
     check_file_of_user(tmp_path / "new.csv")
     check_folder_of_user(tmp_path / "a" / "b", option="--plots")
     check_file_of_user(Path("/dev/null"))
@@ -346,13 +352,13 @@ def test_outputs_that_cannot_be_written_are_refused(
         (lambda: check_file_of_user(tmp_path), f"{tmp_path} is a folder; name a file in it"),
         (
             lambda: check_file_of_user(tmp_path / "locked" / "x"),
-            f"cannot write {tmp_path}/locked/x: the folder {tmp_path}/locked cannot be written; "
-            "change its permissions, or name another",
+            f"cannot write {tmp_path}/locked/x: the folder {tmp_path}/locked takes no files "
+            "(Permission denied); change its permissions, or name another",
         ),
         (
             lambda: check_folder_of_user(tmp_path / "locked" / "a" / "b", option="--plots"),
-            f"cannot write {tmp_path}/locked/a/b: the folder {tmp_path}/locked cannot be written; "
-            "change its permissions, or name another",
+            f"cannot write {tmp_path}/locked/a/b: the folder {tmp_path}/locked takes no files "
+            "(Permission denied); change its permissions, or name another",
         ),
         (
             lambda: check_folder_of_user(tmp_path / "file", option="--plots"),
