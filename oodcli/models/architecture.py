@@ -136,6 +136,9 @@ class Architecture:
         What was found in a network that the tool did not know, in a line for the user.
     channels
         Channels of its images: 3; 1 where it takes their luma.
+    searched
+        Paths of the blocks that runs have which were made before all blocks of the network were
+        known; empty where there are none such.
     written
         The network as it is written, where ``build`` makes it with another last layer; such a
         network cannot be trained.
@@ -157,6 +160,7 @@ class Architecture:
     spare: tuple[str, ...] = ()
     text: str = ""
     channels: int = 3
+    searched: tuple[str, ...] = ()
     written: AsWritten | None = None
 
     def check_trainable(self) -> None:

@@ -98,6 +98,8 @@ def load_run_network(
         raise CorruptArtifactError(
             f"{path} has {network.num_classes} classes, and its run has {num_classes}; {_AGAIN}"
         )
+    if blocks is not None:
+        network = network.with_blocks(blocks)
     if blocks is not None and tuple(network.blocks) != tuple(blocks):
         raise CorruptArtifactError(
             f"{len(network.blocks)} blocks are found in {arch} now, from "

@@ -9,7 +9,7 @@ that follow it.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,8 @@ class Anatomy:
         Height and width of the images that were followed, in pixels.
     text
         All this in a line for the user.
+    searched
+        Names of the blocks that the search alone finds, where a known inventory goes before it.
     """
 
     blocks: Mapping[str, str]
@@ -64,6 +66,7 @@ class Anatomy:
     channels_last: bool
     side: int
     text: str
+    searched: tuple[str, ...] = ()
 
     @property
     def images(self) -> Tensor:
@@ -78,6 +81,7 @@ def dissect(
     side: int | None = None,
     output: str = "",
     classes: int | None = None,
+    inventory: Callable[[nn.Module], Sequence[str]] | None = None,
 ) -> Anatomy:
     """Find the blocks and the last layer of a network.
 
@@ -94,6 +98,9 @@ def dissect(
         Which of several outputs the logits are; if empty, the one that ends in a linear layer.
     classes
         How many classes it was built with, where that is known.
+    inventory
+        Returns the paths of the blocks in forward order of a network that is known; empty of
+        others.
 
     Raises
     ------
@@ -116,7 +123,9 @@ def dissect(
             module, name, side, output=output, classes=classes, restored=restored
         )
         last = end.last
-        blocks = _blocks(module, seen, last.path)
+        searched = _blocks(module, seen, last.path)
+        known = _listed(seen, () if inventory is None else inventory(module))
+        blocks = known or searched
         if len(blocks) < _LEAST_BLOCKS:
             raise InvalidInputError(
                 f"{name} has no two repeated units of which each feeds only the next one, so it "
@@ -141,6 +150,7 @@ def dissect(
             _takes_channels_last(module, images),
             images.shape[-1],
             text,
+            tuple(call.path for call in searched) if known else (),
         )
 
 
@@ -333,6 +343,13 @@ def _blocks(module: nn.Module, seen: Trace, head: str) -> list[Call]:
     if len(units) >= _LEAST_BLOCKS and not rare:
         return units
     return [_with_activation(module, call, cuts) for call in convolutions]
+
+
+def _listed(seen: Trace, paths: Sequence[str]) -> list[Call]:
+    """Return the calls of listed modules; none if one of them is no block."""
+    calls = [[call for call in seen.calls if call.path == path] for path in paths]
+    known = [each[0] for each in calls if len(each) == 1 and seen.is_cut(each[0])]
+    return known if len(known) == len(paths) else []
 
 
 def _weights(module: nn.Module, calls: Sequence[Call]) -> int:

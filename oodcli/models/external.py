@@ -45,6 +45,7 @@ AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 OUTPUT = "@output"
 
 Make = Callable[[int], nn.Module]
+Inventory = Callable[[nn.Module], Sequence[str]]
 Value = int | float | bool | str
 
 
@@ -224,7 +225,7 @@ def _found(
     if side is None:
         sides = (params[key] for key in _SIDE_NAMES if key in params)
         side = next((each for each in sides if isinstance(each, int)), None)
-    return _searched(text, make, side, output)
+    return _searched(text, make, side, output, _of_inverted if name == TIMM else None)
 
 
 def _written(
@@ -397,9 +398,34 @@ def _inverted(module: nn.Module) -> Mapping[str, str]:
     return {"stem": paths[0], **between, "last": paths[-1]}
 
 
-def _searched(text: str, make: Make, side: int | None, output: str) -> Architecture:
+def _of_inverted(module: nn.Module) -> Sequence[str]:
+    """Return the paths of all blocks of timm's EfficientNets, MobileNets and their kin.
+
+    Notes
+    -----
+    Stem, every stage, and last convolution where it comes before the pooling, each after its
+    activation: the inventory that FeatureNorm has of MobileNetV3, and that the EfficientNets of
+    other packages give in the search.
+    """
+    parts = dict(module.named_children())
+    stages = parts.get("blocks")
+    if not {"conv_stem", "bn1"} <= parts.keys() or not isinstance(stages, nn.Sequential):
+        return ()
+    if not all(isinstance(stage, nn.Sequential) for stage in stages):
+        return ()
+    within = [
+        f"blocks.{stage}.{block}"
+        for stage, each in stages.named_children()
+        for block, _ in each.named_children()
+    ]
+    return ("bn1", *within, *(("bn2",) if {"conv_head", "bn2"} <= parts.keys() else ()))
+
+
+def _searched(
+    text: str, make: Make, side: int | None, output: str, inventory: Inventory | None
+) -> Architecture:
     with torch.random.fork_rng(devices=[]):
-        found = _dissected(text, make, side, output)
+        found = _dissected(text, make, side, output, inventory)
     last = found.last
 
     def written_network(num_classes: int) -> nn.Module:
@@ -433,6 +459,7 @@ def _searched(text: str, make: Make, side: int | None, output: str) -> Architect
         spare=next((AUXILIARY[key] for key in AUXILIARY if text == f"{TORCHVISION}:{key}"), ()),
         text=found.text,
         channels=found.channels,
+        searched=found.searched,
         written=None
         if last.how == "plain"
         else AsWritten(
@@ -444,10 +471,14 @@ def _searched(text: str, make: Make, side: int | None, output: str) -> Architect
     )
 
 
-def _dissected(text: str, make: Make, side: int | None, output: str) -> Anatomy:
+def _dissected(
+    text: str, make: Make, side: int | None, output: str, inventory: Inventory | None
+) -> Anatomy:
     """Find out about a network; with one output where it cannot be read with several."""
     try:
-        return dissect(make(_CLASSES), text, side=side, output=output, classes=_CLASSES)
+        return dissect(
+            make(_CLASSES), text, side=side, output=output, classes=_CLASSES, inventory=inventory
+        )
     except InvalidInputError:
         with contextlib.suppress(InvalidInputError):
             return dissect(make(1), text, side=side, output=output, classes=1)

@@ -1,7 +1,7 @@
 """A network with its weights, and what the tool has to know of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -52,9 +52,28 @@ class Network:
             for name, tensor in self.module.state_dict().items()
             if not name.endswith(COUNTER)
         }
-        return digest_of_json(
-            {"arch": self.spec.canonical, "num_classes": self.num_classes, "tensors": tensors}
-        )
+        content: dict[str, object] = {
+            "arch": self.spec.canonical,
+            "num_classes": self.num_classes,
+            "tensors": tensors,
+        }
+        if self.spec.architecture.searched not in ((), tuple(self.blocks)):
+            # Activations of older runs of the same network have fewer blocks.
+            content["blocks"] = list(self.blocks)
+        return digest_of_json(content)
+
+    def with_blocks(self, names: Sequence[str]) -> "Network":
+        """Return the same network with the blocks that an older run has of it.
+
+        Parameters
+        ----------
+        names
+            Names of the blocks of the run; where they are those of the network, or no older run has
+            such, nothing changes.
+        """
+        if tuple(names) != self.spec.architecture.searched:
+            return self
+        return replace(self, blocks={name: name for name in names})
 
     def head(self) -> Head:
         """Return a float32 copy of the last layer as images are scored by it, on the CPU."""

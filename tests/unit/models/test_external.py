@@ -401,7 +401,7 @@ class Encoder(nn.Module):
         ("timm:vit_tiny_patch16_224:img_size=64", 12, "tokens", 1),
         ("timm:resnet18", 8, "nchw", 0),
         ("timm:test_mambaout", 6, "nhwc", 0),
-        ("timm:test_efficientnet", 13, "nchw", 0),
+        ("timm:test_efficientnet", 7, "nchw", 0),
     ],
 )
 def test_networks_of_timm_are_understood(arch: str, count: int, kind: str, prefix: int) -> None:
@@ -410,6 +410,46 @@ def test_networks_of_timm_are_understood(arch: str, count: int, kind: str, prefi
     layouts = {network.layout(block) for block in network.blocks}
     assert len(network.blocks) == count
     assert {(layout.kind, layout.prefix) for layout in layouts} == {(kind, prefix)}
+
+
+@pytest.mark.parametrize(
+    ("arch", "count", "last"),
+    [
+        ("timm:tf_efficientnet_lite0", 18, "bn2"),
+        # As many as torchvision's of the same design, whose inventory is published.
+        ("timm:mobilenetv3_large_100", 17, "blocks.6.0"),
+    ],
+)
+def test_stem_first_stage_and_last_convolution_of_timm_are_blocks(
+    tmp_path: Path, arch: str, count: int, last: str
+) -> None:
+    pytest.importorskip("timm")
+    spec = parse_architecture(arch, side=64)
+    network = network_of(spec, spec.build(4))
+    names = list(network.blocks)
+    assert (len(names), names[0], names[1], names[-1]) == (count, "bn1", "blocks.0.0", last)
+    assert f"{count} blocks" in spec.architecture.text
+    # A run that was made when the search alone found blocks keeps those.
+    earlier = spec.architecture.searched
+    assert len(earlier) == 15
+    save_weights(network, tmp_path / "weights.safetensors")
+    path = tmp_path / "weights.safetensors"
+    old = load_run_network(path, arch, 4, size=(64, 64), blocks=earlier)
+    assert tuple(old.blocks) == earlier
+    assert old.digest != network.digest
+    again = load_run_network(path, arch, 4, size=(64, 64), blocks=names)
+    assert again.digest == network.digest
+    found, before = activations(again, images(64)), activations(old, images(64))
+    kept = [names.index(name) for name in earlier if name in names]
+    common = [at for at, name in enumerate(earlier) if name in names]
+    torch.testing.assert_close(found.block_norms[:, kept], before.block_norms[:, common])
+    norms = []
+    with torch.no_grad():
+        maps = again.module.get_submodule("bn1")(
+            again.module.get_submodule("conv_stem")(normalised(images(64)))
+        )
+        norms.append(maps.clamp(min=0).square().sum(dim=(2, 3)).sqrt().mean(dim=1))
+    torch.testing.assert_close(found.block_norms[:, 0], norms[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
