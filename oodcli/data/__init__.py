@@ -9,7 +9,7 @@ from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import places_of, prepare
 from oodcli.data.download import download
 from oodcli.data.opening import open_dataset
-from oodcli.data.registry import DATASETS, KnownDataset, Source
+from oodcli.data.registry import DATASETS, Download, KnownDataset
 from oodcli.data.views import View, jigsaw
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "DATASETS",
     "Benchmark",
     "Dataset",
+    "Download",
     "KnownDataset",
-    "Source",
     "View",
     "download",
     "jigsaw",

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodcli.data.registry import DATASETS, Source
+from oodcli.data.registry import DATASETS, Download
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.patience import SlowServerError, open_url
 from oodcli.progress import SILENT, Progress, Task
@@ -53,7 +53,7 @@ class WantedFile:
     """
 
     dataset: str
-    source: Source
+    source: Download
     target: Path
 
 
@@ -124,7 +124,7 @@ def download(
     store: Store,
     *,
     progress: Progress = SILENT,
-    sources: Sequence[Source] | None = None,
+    sources: Sequence[Download] | None = None,
     back_off_s: float = BACK_OFF_S,
 ) -> Path:
     """Fetch all files of one data set that are not yet in the store.
@@ -234,7 +234,7 @@ def fetch(
     )
 
 
-def by_hand(source: Source) -> str:
+def by_hand(source: Download) -> str:
     """Return where a person may get a file."""
     return source.by_hand or next(iter(source.urls), "its authors")
 
@@ -490,11 +490,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _is_right(path: Path, source: Source) -> bool:
+def _is_right(path: Path, source: Download) -> bool:
     return path.is_file() and not _wrong_sum(path, source)
 
 
-def _wrong_sum(path: Path, source: Source) -> str:
+def _wrong_sum(path: Path, source: Download) -> str:
     """Say what is wrong with the checksum of a file; nothing if it is right or none is known."""
     if source.md5 is None:
         return ""
@@ -503,7 +503,7 @@ def _wrong_sum(path: Path, source: Source) -> str:
     return "" if md5 == source.md5 else f"{size:,} bytes with md5 {md5}, not {source.md5}"
 
 
-def _is_too_much(received: int, source: Source) -> bool:
+def _is_too_much(received: int, source: Download) -> bool:
     return bool(source.size_bytes) and received > 2 * source.size_bytes + _SLACK_BYTES
 
 
@@ -512,7 +512,7 @@ def _continues(response: http.client.HTTPResponse, start: int) -> bool:
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def _check_room(part: Path, source: Source, *, done: int, total: int | None) -> None:
+def _check_room(part: Path, source: Download, *, done: int, total: int | None) -> None:
     """Refuse what would not fit on the disk."""
     needed = (total if total is not None else source.size_bytes) - done
     free = free_bytes(part.parent)

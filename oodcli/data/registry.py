@@ -19,7 +19,7 @@ Read = Callable[[Path, Store], Dataset]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Download:
     """A file to download.
 
     Parameters
@@ -80,7 +80,7 @@ class KnownDataset:
     counts: Mapping[str, int]
     licence: str
     read: Read
-    sources: tuple[Source, ...] = ()
+    sources: tuple[Download, ...] = ()
     home: str = ""
     unpacked: tuple[str, ...] = ()
 
@@ -89,7 +89,7 @@ class KnownDataset:
         """Size of all files to download."""
         return sum(source.size_bytes for source in self.sources)
 
-    def place(self, store: Store, source: Source) -> Path:
+    def place(self, store: Store, source: Download) -> Path:
         """Return where a file to download belongs.
 
         Parameters
@@ -205,37 +205,37 @@ _IMAGENET = "ImageNet terms: non-commercial research"
 _MOS = "http://pages.cs.wisc.edu/~huangrui/imagenet_ood_dataset"
 
 
-def _drive(file: str, drive_id: str) -> Source:
+def _drive(file: str, drive_id: str) -> Download:
     """Return a file that only a person can fetch, from Google Drive."""
-    return Source(file, (), None, 0, by_hand=f"https://drive.google.com/uc?id={drive_id}")
+    return Download(file, (), None, 0, by_hand=f"https://drive.google.com/uc?id={drive_id}")
 
 
-_CIFAR10 = Source(
+_CIFAR10 = Download(
     cifar.CIFAR10.archive,
     ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
     "c58f30108f718f92721af3b95e74349a",
     170_498_071,
 )
-_CIFAR100 = Source(
+_CIFAR100 = Download(
     cifar.CIFAR100.archive,
     ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
     "eb9058c3a382ffc7106e4002c42a8d85",
     0,
 )
-_SVHN_TEST = Source(
+_SVHN_TEST = Download(
     "test_32x32.mat",
     ("http://ufldl.stanford.edu/housenumbers/test_32x32.mat",),
     "eb5a983be6a315427106f1b164d9cef3",
     0,
 )
-_SVHN_TRAIN = Source(
+_SVHN_TRAIN = Download(
     "train_32x32.mat",
     ("http://ufldl.stanford.edu/housenumbers/train_32x32.mat",),
     "e26dedcc434d2e4c54c9b2d4a06d8373",
     0,
 )
 _MNIST_SOURCES = tuple(
-    Source(
+    Download(
         file,
         (
             f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}",
@@ -251,19 +251,19 @@ _MNIST_SOURCES = tuple(
         ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
     )
 )
-_PLACES_VAL = Source(
+_PLACES_VAL = Download(
     "val_256.tar",
     ("http://data.csail.mit.edu/places/places365/val_256.tar",),
     "e27b17d8d44f4af9a78502beb927f808",
     0,
 )
-_PLACES_TEST = Source(
+_PLACES_TEST = Download(
     "test_256.tar",
     ("http://data.csail.mit.edu/places/places365/test_256.tar",),
     "f532f6ad7b582262a2ec8009075e186b",
     0,
 )
-_CIFAR10_C = Source(
+_CIFAR10_C = Download(
     "CIFAR-10-C.tar",
     ("https://zenodo.org/record/2535967/files/CIFAR-10-C.tar",),
     "56bf5dcef84df0e2308c6dcbcbbd8499",
@@ -283,7 +283,7 @@ def _collection(
     title: str,
     count: int,
     licence: str,
-    source: Source,
+    source: Download,
     *,
     folder: str = "",
 ) -> KnownDataset:
@@ -440,7 +440,7 @@ _SMALL_SETS = (
             collection=Collection("tiny-imagenet", "tiny-imagenet-200.zip", "tiny-imagenet-200"),
         ),
         sources=(
-            Source(
+            Download(
                 "tiny-imagenet-200.zip",
                 ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
                 "90528d7ca1a48142e341f4ef8d21d0de",
@@ -477,7 +477,7 @@ _PHOTOGRAPH_SETS = (
         "DTD r1.0.1, all 47 classes of textures",
         5_640,
         "research only (VGG page)",
-        Source(
+        Download(
             "dtd-r1.0.1.tar.gz",
             ("https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",),
             "fff73e5086ae6bdbea199a49dfb8a4c1",
@@ -532,7 +532,7 @@ _PHOTOGRAPH_SETS = (
         "LSUN, crops, as ODIN has them",
         10_000,
         _NOT_STATED,
-        Source(
+        Download(
             "LSUN.tar.gz",
             (
                 "https://www.dropbox.com/s/raw/fhtsw1m3qxlwj6h/LSUN.tar.gz",
@@ -548,7 +548,7 @@ _PHOTOGRAPH_SETS = (
         "LSUN, resized to 32x32 pixels, as ODIN has them",
         10_000,
         _NOT_STATED,
-        Source(
+        Download(
             "LSUN_resize.tar.gz",
             (
                 "https://www.dropbox.com/s/raw/moqh2wh8696c3yl/LSUN_resize.tar.gz",
@@ -564,7 +564,7 @@ _PHOTOGRAPH_SETS = (
         "iSUN, 32x32 pixels, as ODIN has them",
         8_925,
         _NOT_STATED,
-        Source(
+        Download(
             "iSUN.tar.gz",
             (
                 "https://www.dropbox.com/s/raw/ssz7qxfqae0cca5/iSUN.tar.gz",
@@ -580,7 +580,7 @@ _PHOTOGRAPH_SETS = (
         "Tiny ImageNet, resized to 32x32 pixels, as ODIN has them",
         10_000,
         _IMAGENET,
-        Source(
+        Download(
             "Imagenet_resize.tar.gz",
             (
                 "https://www.dropbox.com/s/raw/kp3my3412u5k9rl/Imagenet_resize.tar.gz",
@@ -618,7 +618,7 @@ _IMAGENET_SETS = (
             collection=Collection("imagenet", "ILSVRC2012_img_val.tar", "val"),
         ),
         sources=(
-            Source(
+            Download(
                 "ILSVRC2012_img_val.tar",
                 (),
                 "29b22e2961454d5413ddabcf34fc5622",
@@ -639,7 +639,7 @@ _IMAGENET_SETS = (
             collection=Collection("imagenet200", "ILSVRC2012_img_val.tar", "val"),
         ),
         sources=(
-            Source(
+            Download(
                 "ILSVRC2012_img_val.tar",
                 (),
                 "29b22e2961454d5413ddabcf34fc5622",
@@ -654,7 +654,7 @@ _IMAGENET_SETS = (
         "plants of iNaturalist, chosen by MOS",
         10_000,
         "iNaturalist 2017 terms, non-commercial",
-        Source(
+        Download(
             "iNaturalist.tar.gz",
             (f"{_MOS}/iNaturalist.tar.gz",),
             "5be6ea8aa027d7b631916427b32cb335",
@@ -667,7 +667,7 @@ _IMAGENET_SETS = (
         "scenes of SUN, chosen by MOS",
         10_000,
         "research",
-        Source("SUN.tar.gz", (f"{_MOS}/SUN.tar.gz",), "8469c3ada62211477954ec1be53b12d0", 0),
+        Download("SUN.tar.gz", (f"{_MOS}/SUN.tar.gz",), "8469c3ada62211477954ec1be53b12d0", 0),
         folder="SUN/images",
     ),
     _collection(
@@ -675,7 +675,9 @@ _IMAGENET_SETS = (
         "scenes of Places365, chosen by MOS",
         10_000,
         "research",
-        Source("Places.tar.gz", (f"{_MOS}/Places.tar.gz",), "b5cb5eba2754ae2a28beea8718db699a", 0),
+        Download(
+            "Places.tar.gz", (f"{_MOS}/Places.tar.gz",), "b5cb5eba2754ae2a28beea8718db699a", 0
+        ),
         folder="Places/images",
     ),
     _collection(
@@ -683,7 +685,7 @@ _IMAGENET_SETS = (
         "NINCO, 64 OOD classes without ImageNet objects",
         5_879,
         "CC BY 4.0",
-        Source(
+        Download(
             "NINCO_all.tar.gz",
             ("https://zenodo.org/record/8013288/files/NINCO_all.tar.gz",),
             "b9ffae324363cd900a81ce3c367cd834",
@@ -696,7 +698,7 @@ _IMAGENET_SETS = (
         "ImageNet-R, renditions of 200 classes",
         30_000,
         "MIT (repository); images as ImageNet",
-        Source(
+        Download(
             "imagenet-r.tar",
             ("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",),
             "a61312130a589d0ca1a8fca1f2bd3337",

@@ -259,7 +259,7 @@ def _in_blocks(array: Tensor) -> Iterator[Tensor]:
         yield from array.flatten().split(_BLOCK_BYTES // array.itemsize)
 
 
-def read_arrays(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read arrays, which stay on the disk until they are touched.
 
     Parameters

@@ -24,7 +24,7 @@ _PRINTED = 0.005
 
 
 @dataclass(frozen=True)
-class Source:
+class Publication:
     """Where values were printed.
 
     Parameters
@@ -42,20 +42,22 @@ class Source:
     url: str
 
 
-SOURCES: Mapping[str, Source] = MappingProxyType(
+SOURCES: Mapping[str, Publication] = MappingProxyType(
     {
-        "featurenorm": Source(
+        "featurenorm": Publication(
             "Yu et al., CVPR 2023", "featurenorm", "https://arxiv.org/abs/2212.02295"
         ),
-        "mode": Source("Zhang et al., IEEE TIP 2023", "knn", "https://arxiv.org/abs/2308.10239"),
-        "scale": Source("Xu et al., ICLR 2024", "openood", "https://arxiv.org/abs/2310.00227"),
-        "t2fnorm": Source(
+        "mode": Publication(
+            "Zhang et al., IEEE TIP 2023", "knn", "https://arxiv.org/abs/2308.10239"
+        ),
+        "scale": Publication("Xu et al., ICLR 2024", "openood", "https://arxiv.org/abs/2310.00227"),
+        "t2fnorm": Publication(
             "Regmi et al., CVPRW 2024", "openood", "https://arxiv.org/abs/2305.17797"
         ),
-        "leaderboard": Source(
+        "leaderboard": Publication(
             "OpenOOD leaderboard", "openood", "https://zjysteven.github.io/OpenOOD"
         ),
-        "rerun": Source(
+        "rerun": Publication(
             "a re-run of OpenOOD's evaluator by others",
             "openood",
             "https://github.com/Jingkang50/OpenOOD",

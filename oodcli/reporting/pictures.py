@@ -31,11 +31,11 @@ from oodcli.reporting.plots import (
     Picture,
     Thumbnail,
     block_auroc,
-    contact_sheet,
     curves,
     encoded,
     histograms,
     normratio_bars,
+    picture_sheet,
     training_history,
 )
 from oodcli.reporting.sources import ScoredRun, Sources, StoredRun
@@ -314,7 +314,7 @@ class _Images:
             )
             rows[what] = self._thumbnails(each, scores, wrong[:_THUMBNAILS])
         if any(rows.values()):
-            return [contact_sheet(method, rows)]
+            return [picture_sheet(method, rows)]
         if rows:
             self.progress.note(f"no pictures of errors: {method} makes none on these images")
         return []

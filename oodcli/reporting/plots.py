@@ -404,7 +404,7 @@ def training_history(run: str, history: Sequence[Mapping[str, Any]]) -> Picture:
     )
 
 
-def contact_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Picture:
+def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Picture:
     """Show images side by side, with a caption below each.
 
     Parameters

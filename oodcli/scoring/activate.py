@@ -57,7 +57,7 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Pending:
     """What extraction of a set would have to do.
 
     Parameters
@@ -280,10 +280,12 @@ class Activator:
             _write(states, key, state)
         return state
 
-    def plan(self, images: ImageSet, *, view: View | None = None, norms_only: bool = False) -> Plan:
+    def plan(
+        self, images: ImageSet, *, view: View | None = None, norms_only: bool = False
+    ) -> Pending:
         """Say what :meth:`activations` would compute, without computing it."""
         missing = self._shown(view or View(), norms_only=norms_only).missing(images.shards)
-        return Plan(total=len(images), missing=sum(len(each.shard) for each in missing))
+        return Pending(total=len(images), missing=sum(len(each.shard) for each in missing))
 
     def bytes_per_image(self, *, norms_only: bool = False) -> int:
         """Return the room that the activations of one image take on disk, or its block norms."""

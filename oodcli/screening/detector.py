@@ -27,7 +27,7 @@ from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
-from oodcli.methods._stored import UnstorableError, pack, read_arrays, unpack, write_arrays
+from oodcli.methods._stored import UnstorableError, pack, read_tensors, unpack, write_arrays
 from oodcli.metrics import MOSTLY_TIED, tied_share
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork
@@ -378,7 +378,7 @@ class _Place:
             path = self.path / _ARRAYS
             if content["key"] != self.key or content["digest"] != digest_of_file(path):
                 return None
-            arrays = read_arrays(path)
+            arrays = read_tensors(path)
             origin = content["origin"]
             scorer: Any = unpack(content["detector"], arrays, self.compute.device)
             if not callable(getattr(scorer, "score", None)):

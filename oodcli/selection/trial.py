@@ -31,7 +31,7 @@ _POOL = 12
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialResult:
     """All candidates on ID images and on the same images spoilt.
 
     Parameters
@@ -52,7 +52,9 @@ class Trial:
     left_out: Mapping[str, str]
 
 
-def try_all(run: OpenRun, images: ImageSet, *, methods: Sequence[str] = (), seed: int) -> Trial:
+def try_all(
+    run: OpenRun, images: ImageSet, *, methods: Sequence[str] = (), seed: int
+) -> TrialResult:
     """Score ID images and spoilt versions of them with every candidate.
 
     Parameters
@@ -94,7 +96,7 @@ def try_all(run: OpenRun, images: ImageSet, *, methods: Sequence[str] = (), seed
     )
     if not methods:
         contrasts, ready = _with_ensembles(contrasts, ready, reference)
-    return Trial(
+    return TrialResult(
         tuple(spec for spec, _ in ready),
         contrasts,
         {way.name: way.family for way in ways},

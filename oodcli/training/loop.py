@@ -18,7 +18,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.progress import SILENT, Progress, Task
 from oodcli.records import as_json
 from oodcli.training.augment import augmented
-from oodcli.training.objectives.base import Objective, Output
+from oodcli.training.objectives.base import Objective, StepOutput
 from oodcli.training.objectives.cross_entropy import CrossEntropy
 from oodcli.training.objectives.student import LastBlock, Student
 from oodcli.training.recipes import Recipe
@@ -530,7 +530,9 @@ class Trainer:
         # Every process goes through the network, also where a last batch has too few images.
         return mine if len(mine) else mine.new_zeros(1)
 
-    def _of_all(self, output: Output, labels: Tensor, *, rows: int) -> tuple[Output, Tensor]:
+    def _of_all(
+        self, output: StepOutput, labels: Tensor, *, rows: int
+    ) -> tuple[StepOutput, Tensor]:
         """Return what all processes know of a batch, of which this one has some rows."""
         parts = [part[:rows] for part in output.extras]
         if self._objective.trains_last_layer:
@@ -540,7 +542,7 @@ class Trainer:
         extras = joined[: len(output.extras)]
         nothing = output.logits.new_zeros(len(every), output.logits.shape[1])
         logits = joined[-1] if self._objective.trains_last_layer else nothing
-        return Output(logits, output.features, output.maps, extras), every
+        return StepOutput(logits, output.features, output.maps, extras), every
 
     def _check(self, step: int, loss: Tensor, *, epoch: int, steps: int) -> None:
         """Stop at a loss that is not finite."""

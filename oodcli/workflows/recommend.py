@@ -27,7 +27,7 @@ from oodcli.selection.recommendation import (
     family_of,
     stored_recommendation,
 )
-from oodcli.selection.trial import Trial, candidates, try_all
+from oodcli.selection.trial import TrialResult, candidates, try_all
 from oodcli.selection.validation import (
     MAX_IMAGES,
     images_to_choose_on,
@@ -274,7 +274,7 @@ def choose(
 
 
 def _recommendation(
-    run: OpenRun, images: ImageSet, part: str, trial: Trial, *, seed: int, restricted: bool
+    run: OpenRun, images: ImageSet, part: str, trial: TrialResult, *, seed: int, restricted: bool
 ) -> Recommendation:
     """Return the choice that a trial on some images of a part leads to."""
     contrasts = trial.contrasts

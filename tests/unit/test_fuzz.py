@@ -33,7 +33,7 @@ from oodcli.data.formats.mnist import read_idx
 from oodcli.data.formats.svhn import open_svhn
 from oodcli.data.own_names import registered
 from oodcli.errors import OodError
-from oodcli.methods._stored import read_arrays as read_detector
+from oodcli.methods._stored import read_tensors as read_detector
 from oodcli.models.checkpoint import load_weights
 from oodcli.models.state_dicts import read_checkpoint
 from oodcli.progress import Silent

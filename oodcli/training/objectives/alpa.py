@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from oodcli.errors import InvalidInputError
 from oodcli.specs import positive
-from oodcli.training.objectives.base import Output, PlainObjective
+from oodcli.training.objectives.base import PlainObjective, StepOutput
 from oodcli.training.objectives.supcon import Projection, contrastive, supcon_loss
 
 # Numbers that one chunk of rows may have in its largest tensor: 64 MiB.
@@ -107,7 +107,7 @@ class ALPA(PlainObjective):
             channels, self.width, Projection(features) if self.base == "supcon" else None
         )
 
-    def loss(self, output: Output, labels: Tensor) -> Tensor:
+    def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
         """Return the loss of the base, if any, and of ALPA."""
         queries, keys, values, *projected = output.extras
         similar = similarities(queries, keys, values, pooling=self.pooling)

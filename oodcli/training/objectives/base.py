@@ -23,7 +23,7 @@ from oodcli.errors import UnknownNameError
 from oodcli.specs import canonical, texts_of, typed
 
 
-class Output(NamedTuple):
+class StepOutput(NamedTuple):
     """What a training step knows of a batch of ``m`` images, all views one after the other.
 
     Parameters
@@ -78,7 +78,7 @@ class Objective(Protocol):
     def extras(self, features: int, channels: int, /) -> nn.Module | None:
         """Make layers of its own for features and maps of these widths; see :class:`Extras`."""
 
-    def loss(self, output: Output, labels: Tensor, /) -> Tensor:
+    def loss(self, output: StepOutput, labels: Tensor, /) -> Tensor:
         """Return the mean loss of a batch with labels ``(m,)``, in float32."""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oodcli.errors import InvalidInputError
-from oodcli.training.objectives.base import Output, PlainObjective
+from oodcli.training.objectives.base import PlainObjective, StepOutput
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ISH(PlainObjective):
             )
         module.set_submodule(head, _ShapedLinear(old, kept))
 
-    def loss(self, output: Output, labels: Tensor) -> Tensor:
+    def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy of the logits."""
         return functional.cross_entropy(output.logits.float(), labels)
 

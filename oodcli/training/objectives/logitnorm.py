@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodcli.specs import positive
-from oodcli.training.objectives.base import Output, PlainObjective
+from oodcli.training.objectives.base import PlainObjective, StepOutput
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LogitNorm(PlainObjective):
     def __post_init__(self) -> None:
         positive("logitnorm:tau", self.tau)
 
-    def loss(self, output: Output, labels: Tensor) -> Tensor:
+    def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy of the logits divided by their length and ``tau``."""
         logits = output.logits.float()
         length = logits.norm(dim=1, keepdim=True) + 1e-7  # (m, 1)

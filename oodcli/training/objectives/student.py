@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from oodcli.training.objectives.base import Objective, Output
+from oodcli.training.objectives.base import Objective, StepOutput
 
 
 def _as_it_is(output: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Student(nn.Module):
         self._maps = _as_it_is if last_block is None else last_block.maps
         self.extras = objective.extras(last.in_features, channels)
 
-    def forward(self, images: Tensor) -> Output:
+    def forward(self, images: Tensor) -> StepOutput:
         """Return what the objective looks at, for normalised images ``(m, 3, h, w)``."""
         self._seen.clear()
         logits = self.network(images)
@@ -88,7 +88,7 @@ class Student(nn.Module):
         extras = () if self.extras is None else self.extras(features, maps)
         if not self._trains_last_layer:
             logits = logits.detach()
-        return Output(logits, features.detach(), maps.detach(), extras)
+        return StepOutput(logits, features.detach(), maps.detach(), extras)
 
     def _keep_features(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.training:

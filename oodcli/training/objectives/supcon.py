@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oodcli.specs import positive
-from oodcli.training.objectives.base import Output, PlainObjective
+from oodcli.training.objectives.base import PlainObjective, StepOutput
 
 PROJECTED = 128
 # The fixed base temperature of the SupContrast code; the loss carries tau / base.
@@ -61,7 +61,7 @@ class SupCon(PlainObjective):
         """Make the projection of features."""
         return Projection(features)
 
-    def loss(self, output: Output, labels: Tensor) -> Tensor:
+    def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
         """Return the loss of the projected unit vectors."""
         return supcon_loss(output.extras[0], labels, tau=self.tau)
 

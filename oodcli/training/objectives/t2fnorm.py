@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from oodcli.models import unit_features
 from oodcli.specs import positive
-from oodcli.training.objectives.base import Output, PlainObjective
+from oodcli.training.objectives.base import PlainObjective, StepOutput
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,6 @@ class T2FNorm(PlainObjective):
             module, head, tau=self.tau, scoring_tau=self.tau if self.scoring == "tau" else 1.0
         )
 
-    def loss(self, output: Output, labels: Tensor) -> Tensor:
+    def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy of the logits, which are those of unit features."""
         return functional.cross_entropy(output.logits.float(), labels)

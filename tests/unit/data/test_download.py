@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from oodcli.data import DATASETS, Source, download
+from oodcli.data import DATASETS, Download, download
 from oodcli.data.download import ATTEMPTS, WantedFile, fetch, wanted_files
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
 from tests.support.server import Server, serving
@@ -35,7 +35,7 @@ def get(store, server, recorder):
     """Return a function that downloads the server's file into the store."""
 
     def run(*urls, md5=MD5):
-        source = Source("file.bin", urls or (server.url,), md5, len(CONTENT))
+        source = Download("file.bin", urls or (server.url,), md5, len(CONTENT))
         return download("cifar10", store, progress=recorder, sources=(source,), back_off_s=0)
 
     return run
@@ -263,7 +263,7 @@ def test_redirect_to_a_file_of_this_machine_is_not_followed(get, server, tmp_pat
 def test_server_that_drips_is_given_up(store, server, part, target, drips):
     """Each byte comes within the time limit, so that the limit alone would never end it."""
     server.drips = drips
-    source = Source("file.bin", (server.url,), MD5, len(CONTENT))
+    source = Download("file.bin", (server.url,), MD5, len(CONTENT))
     (missing,) = fetch([WantedFile("cifar10", source, target)], store, back_off_s=0, timeout_s=0.2)
     assert missing.reason == (
         f"{server.url}: the server sent fewer than 1,000 bytes/s in 0.4 seconds"
@@ -273,7 +273,7 @@ def test_server_that_drips_is_given_up(store, server, part, target, drips):
 
 def test_server_that_keeps_silent_is_given_up(store, server, part, target):
     server.stalls_after = 10_000
-    source = Source("file.bin", (server.url,), MD5, len(CONTENT))
+    source = Download("file.bin", (server.url,), MD5, len(CONTENT))
     (missing,) = fetch([WantedFile("cifar10", source, target)], store, back_off_s=0, timeout_s=0.1)
     assert missing.reason == f"{server.url}: the server kept silent for 0.1 seconds"
     assert part.read_bytes() == CONTENT[:40_000]
@@ -315,7 +315,7 @@ def test_absurd_length_does_not_fit_on_the_disk(get, server, part):
 def test_server_that_sends_without_end_is_cut_off(store, server, target, part, monkeypatch):
     monkeypatch.setattr(MODULE, "_SLACK_BYTES", 1000)
     server.headers = {"Content-Length": None}
-    source = Source("file.bin", (server.url,), MD5, 100_000)
+    source = Download("file.bin", (server.url,), MD5, 100_000)
     (missing,) = fetch([WantedFile("cifar10", source, target)], store, back_off_s=0)
     assert "where the file has 100,000" in missing.reason
     assert not part.exists()
@@ -339,7 +339,7 @@ def many(store, server, n, *, jobs_of=()):
     return [
         WantedFile(
             "set",
-            Source(f"{k}.bin", (f"{server.url}?{k}",), MD5, len(CONTENT)),
+            Download(f"{k}.bin", (f"{server.url}?{k}",), MD5, len(CONTENT)),
             store.datasets / "set" / f"{k}.bin",
         )
         for k in range(n)
@@ -388,7 +388,7 @@ def test_one_file_of_two_sets_is_fetched_once_and_missed_by_both(store, server):
 
 
 def test_file_that_no_program_can_fetch_is_taken_as_it_is_once_it_lies_there(store):
-    source = Source("lists.zip", (), None, 0, by_hand="https://drive.example/x")
+    source = Download("lists.zip", (), None, 0, by_hand="https://drive.example/x")
     file = WantedFile("set", source, store.datasets / "set" / "lists.zip")
     (missing,) = fetch([file], store)
     assert (missing.reason, missing.by_hand) == (
@@ -503,10 +503,10 @@ def test_two_downloads_of_one_file_wait_for_each_other(store, server, recorder):
 _DOWNLOADING = """
 import sys
 from pathlib import Path
-from oodcli.data import Source, download
+from oodcli.data import Download, download
 from oodcli.store.store import Store
 root, url, md5 = sys.argv[1:]
-download("cifar10", Store(Path(root)), sources=[Source("file.bin", (url,), md5, 1_000_000)])
+download("cifar10", Store(Path(root)), sources=[Download("file.bin", (url,), md5, 1_000_000)])
 """
 
 

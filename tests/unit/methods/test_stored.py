@@ -14,7 +14,7 @@ from oodcli.activations import Activations, ActivationSet, Reference
 from oodcli.errors import CorruptArtifactError
 from oodcli.methods import METHODS, Fitted, parse_method
 from oodcli.methods._bank import Bank
-from oodcli.methods._stored import UnstorableError, known_classes, pack, read_arrays, unpack
+from oodcli.methods._stored import UnstorableError, known_classes, pack, read_tensors, unpack
 from oodcli.methods._stored import write_arrays as write
 from oodcli.methods.contract import Problem
 from oodcli.methods.knn import KNN
@@ -30,7 +30,7 @@ def again(value: object, folder: Path) -> object:
     path = folder / "fitted.safetensors"
     with path.open("wb") as stream:
         write(stream, arrays)
-    return unpack(json.loads(json.dumps(structure)), read_arrays(path))
+    return unpack(json.loads(json.dumps(structure)), read_tensors(path))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -149,7 +149,7 @@ def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
         write(stream, pack([torch.ones(100)])[1])
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(CorruptArtifactError, match=r"cut\.safetensors is damaged"):
-        read_arrays(path)
+        read_tensors(path)
 
 
 def test_fitted_keeps_its_probes(problem: Problem, tmp_path: Path) -> None:

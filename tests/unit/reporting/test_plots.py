@@ -15,11 +15,11 @@ from oodcli.reporting.plots import (
     Picture,
     Thumbnail,
     block_auroc,
-    contact_sheet,
     curves,
     encoded,
     histograms,
     normratio_bars,
+    picture_sheet,
     training_history,
 )
 
@@ -42,7 +42,7 @@ def drawn() -> list[Picture]:
         ),
         block_auroc("run", {"svhn": [0.5, 0.9], "dtd": [0.4, float("nan")]}, selected=1),
         training_history("run", HISTORY),
-        contact_sheet(
+        picture_sheet(
             "msp",
             {
                 "svhn": [Thumbnail(np.zeros((8, 8, 3), np.uint8), "0.5")] * 3,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from oodcli.errors import InvalidInputError
 from oodcli.training.linear_probe import fit_probe
 from oodcli.training.objectives.alpa import ALPA, similarities
-from oodcli.training.objectives.base import Output
+from oodcli.training.objectives.base import StepOutput
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.supcon import SupCon, contrastive, supcon_loss
 
@@ -154,7 +154,7 @@ def test_poolings_differ_and_keep_their_order() -> None:
     assert (similarities(*parts, pooling="max-each") > found["max"]).any()
 
 
-def output(objective: SupCon | ALPA) -> tuple[Output, Tensor]:
+def output(objective: SupCon | ALPA) -> tuple[StepOutput, Tensor]:
     """Return what an objective sees of eight random views."""
     generator = torch.Generator().manual_seed(3)
     maps = torch.rand(8, 6, 2, 2, generator=generator)
@@ -162,7 +162,7 @@ def output(objective: SupCon | ALPA) -> tuple[Output, Tensor]:
     torch.manual_seed(0)
     layers = objective.extras(6, 6)
     logits = torch.randn(8, 4, generator=generator)
-    return Output(logits, features, maps, layers(features, maps)), torch.arange(4).repeat(2)
+    return StepOutput(logits, features, maps, layers(features, maps)), torch.arange(4).repeat(2)
 
 
 def test_alpa_adds_to_its_base() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.training.objectives.base import Output
+from oodcli.training.objectives.base import StepOutput
 from oodcli.training.objectives.ish import ISH, kept_entries, shaped
 from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
 from oodcli.training.objectives.t2fnorm import T2FNorm
@@ -16,9 +16,9 @@ from oodcli.training.objectives.t2fnorm import T2FNorm
 NONE = torch.empty(0)
 
 
-def plain(logits: Tensor) -> Output:
+def plain(logits: Tensor) -> StepOutput:
     """Return what an objective sees that looks at the logits alone."""
-    return Output(logits, NONE, NONE)
+    return StepOutput(logits, NONE, NONE)
 
 
 class Tiny(nn.Module):
