@@ -32,6 +32,7 @@ from oodcli.store.scores import (
     read_scorings,
 )
 from oodcli.store.store import Store
+from oodcli.text import counted
 
 
 @dataclass(frozen=True)
@@ -349,19 +350,34 @@ def _choose(folder: RunFolder, limit: int | None, benchmark: Benchmark | None) -
     scorings = read_scorings(folder.scores)
     if benchmark is not None:
         scorings = [s for s in (_only(s, benchmark) for s in scorings) if s.sets]
+    there = scorings
     if limit is not None:
         scorings = [scoring for scoring in scorings if scoring.limit == limit]
     if not scorings:
-        what = "no scores" if limit is None else f"no scores of {limit} images of each set"
-        on = "" if benchmark is None else f" on {benchmark.name}"
-        raise MissingArtifactError(
-            f"run {folder.name} has {what}{on}; make them: ood score --run {folder.name}"
-            + ("" if benchmark is None else f" --benchmark {benchmark.name}")
-            + ("" if limit is None else f" --limit {limit}")
-        )
+        raise _none_there(folder, there, limit, benchmark)
     # A quick look must not hide what was scored in full.
     whole = [scoring for scoring in scorings if scoring.limit is None]
     return (whole or scorings)[0]
+
+
+def _none_there(
+    folder: RunFolder, there: Sequence[Scoring], limit: int | None, benchmark: Benchmark | None
+) -> MissingArtifactError:
+    """Return what to raise where a run has no such scores, with a cure that gives some."""
+    what = "no scores" if limit is None else f"no scores of {limit:,} images of each set"
+    on = "" if benchmark is None else f" on {benchmark.name}"
+    full = [scoring for scoring in there if scoring.limit is None]
+    largest = max((entry.n for s in full for entry in (s.id_set, *s.sets)), default=0)
+    if limit is not None and full and largest <= limit:  # scored with it, they would be in full too
+        return MissingArtifactError(
+            f"run {folder.name} has {what}{on}, but of all images: its largest set has "
+            f"{counted(largest, 'image')}; leave --limit out"
+        )
+    return MissingArtifactError(
+        f"run {folder.name} has {what}{on}; make them: ood score --run {folder.name}"
+        + ("" if benchmark is None else f" --benchmark {benchmark.name}")
+        + ("" if limit is None else f" --limit {limit}")
+    )
 
 
 def _training(record: Run) -> str:
