@@ -107,8 +107,9 @@ def import_(
         str | None,
         typer.Option(
             "--resize",
-            metavar="HOW",
-            help="exact, shorter-crop or shorter-crop:SIDE [default: as for --image-size].",
+            metavar="HOW[:FILTER]",
+            help="exact, shorter-crop or shorter-crop:SIDE, and a filter: bilinear, bicubic, "
+            "lanczos, nearest or bicubic-torchvision [default: as for --image-size].",
             show_default=False,
         ),
     ] = None,

@@ -166,8 +166,10 @@ def train(
         str | None,
         typer.Option(
             "--resize",
-            metavar="exact|shorter-crop[:SIDE]",
-            help="How images of another size are resized [default: that of the data].",
+            metavar="HOW[:FILTER]",
+            help="exact, shorter-crop or shorter-crop:SIDE, and a filter: bilinear, bicubic, "
+            "lanczos, nearest or bicubic-torchvision [default: that of published weights, or of "
+            "the data].",
         ),
     ] = None,
     amp: AmpOption = False,

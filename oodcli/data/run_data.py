@@ -13,12 +13,13 @@ from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark
 from oodcli.data.class_order import in_order
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.prepare import UNDECODED, places_of, prepare, prepare_some, shorter_side
+from oodcli.data.decoding.prepare import UNDECODED, places_of, prepare, prepare_some
 from oodcli.data.own_names import FILE, registered
 from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.progress import Progress
+from oodcli.resizing import Resize
 from oodcli.store.runs import Preprocess, Run, RunFolder
 from oodcli.store.store import Store
 
@@ -207,7 +208,7 @@ def check_size_options(image_size: int | None, resize: str | None) -> None:
     if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
         raise InvalidInputError(f"--image-size must be from 1 to {_LARGEST_SIDE}, not {image_size}")
     if resize is not None:
-        shorter_side(resize)
+        Resize.of(resize)
 
 
 def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:

@@ -104,6 +104,7 @@ _DERIVED: Mapping[type, tuple[str, ...]] = {
     Comparison: ("significant", "sentence"),
     Counts: ("total",),
     Diagnosis: ("healthy",),
+    Preprocess: ("filter",),
     PredictResult: ("share", "tested", "p", "alarm"),
     PublishedComparison: ("difference", "within"),
     Recommendation: ("sureness",),

@@ -159,8 +159,7 @@ def pretrained_state(arch: str, source: str | Path | None = None) -> Pretrained:
     Notes
     -----
     Torchvision's weights are looked for in the cache of torch (``TORCH_HOME``), are checked against
-    the digest in their name, and are read without running any code. The images of some sets were
-    resized bicubically in training; here all are resized bilinearly.
+    the digest in their name, and are read without running any code.
     """
     package, _, rest = arch.partition(":")
     function = rest.partition(":")[0]

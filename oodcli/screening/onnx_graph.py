@@ -89,12 +89,15 @@ class Screening(nn.Module):
         if self._kind == "float32":
             pixels = (pixels * 255).round()
         if self._matrices.columns_first:
-            between = (pixels @ self.columns.T + 0.5).floor()
-            done = self.rows @ between
+            done = self.rows @ _whole(pixels @ self.columns.T)
         else:
-            between = (self.rows @ pixels + 0.5).floor()
-            done = between @ self.columns.T
-        return (done + 0.5).floor().float() / 255
+            done = _whole(self.rows @ pixels) @ self.columns.T
+        return _whole(done).float() / 255
+
+
+def _whole(values: Tensor) -> Tensor:
+    """Return values as 8-bit pixels have them."""
+    return (values + 0.5).floor().clamp(0, 255)
 
 
 def not_below(value: float) -> float:

@@ -21,6 +21,7 @@ from oodcli.errors import (
 )
 from oodcli.progress import SILENT, Progress
 from oodcli.records import as_json
+from oodcli.resizing import Resize
 from oodcli.store.store import (
     Store,
     digest_of_file,
@@ -74,7 +75,8 @@ class Preprocess:
         Height and width in pixels.
     resize
         How an image of another size gets there: ``exact`` (aspect ratio not kept),
-        ``shorter-crop`` or ``shorter-crop:SIDE`` (shorter side to that length, then the centre).
+        ``shorter-crop`` or ``shorter-crop:SIDE`` (shorter side to that length, then the centre);
+        with a filter behind it, as in ``shorter-crop:256:bicubic``, unless that is ``bilinear``.
     mean, std
         Normalisation of the three channels, for pixel values from 0 to 1.
     """
@@ -83,6 +85,21 @@ class Preprocess:
     resize: str = "exact"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @property
+    def filter(self) -> str:
+        """The filter that ``resize`` names, one of those of ``ood train --resize``."""
+        return Resize.of(self.resize).used
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as records and exports have it."""
+        return {
+            "size": list(self.size),
+            "resize": self.resize,
+            "filter": self.filter,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
 
 @dataclass(frozen=True)

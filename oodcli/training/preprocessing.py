@@ -5,17 +5,18 @@ from the benchmark of a published data set; else from the images themselves. It 
 what a folder is called.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.prepare import RESIZE, Resizing, shorter_side
+from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.originals import OriginalSizes
 from oodcli.data.registry import DATASETS
 from oodcli.data.run_data import check_size_options
 from oodcli.errors import InvalidInputError
 from oodcli.models import Pretrained, builder_side_of, is_foreign
+from oodcli.resizing import BILINEAR, FILTERS, Resize
 
 _SMALL = (32, 32)
 # Sides that are trained at by default, no larger than the images; a network with a stem for small
@@ -36,7 +37,7 @@ class Sizing:
         Height and width in pixels.
     resize
         As :class:`oodcli.store.runs.Preprocess` has it.
-    size_from, resize_from
+    size_from, resize_from, filter_from
         What says so, for people to read.
     originals
         Sizes of the images before.
@@ -48,6 +49,7 @@ class Sizing:
     resize: str
     size_from: str
     resize_from: str
+    filter_from: str
     originals: OriginalSizes
     by_benchmark: bool = False
 
@@ -72,19 +74,20 @@ class Sizing:
     def lines(self) -> tuple[str, ...]:
         """What was taken and why, a line each."""
         height, width = self.size
+        way = Resize.of(self.resize)
         kept = self.originals.kept(Resizing(self.size, self.resize))
         return (
             f"size {height} x {width}: {self.size_from}",
-            f"resize {_in_words(self.size, self.resize)}: {self.resize_from}"
+            f"resize {_in_words(self.size, way)}: {self.resize_from}"
             + (f"; {kept}" if kept else ""),
+            f"filter {way.used}: {self.filter_from}",
         )
 
 
-def _in_words(size: tuple[int, int], resize: str) -> str:
-    if resize == "exact":
+def _in_words(size: tuple[int, int], way: Resize) -> str:
+    if not way.crops:
         return "exact (to height and width, whatever the form)"
-    side = shorter_side(resize) or max(size)
-    return f"{resize} (the shorter side to {side}, then the centre)"
+    return f"{way.how} (the shorter side to {way.side or max(size)}, then the centre)"
 
 
 def sizing_for(
@@ -185,42 +188,42 @@ def _with_resize(
         known.append((wanted.size, wanted.resize, wanted.configuration))
     if benchmark is not None:
         known.append((benchmark.size, benchmark.resize, f"benchmark {benchmark.name}"))
-    if resize is not None:
-        how, source = resize, "--resize"
+    asked = None if resize is None else Resize.of(resize)
+    if asked is not None:
+        way, source = asked, "--resize"
     elif known:
         usual_size, usual, source = known[0]
+        way = Resize.of(usual)
         # A side that belongs to another size means nothing at this one.
-        how = usual if size == usual_size else usual.partition(":")[0]
-        if how != usual:
+        if size != usual_size and way.side is not None:
+            way = replace(way, side=None)
             source += f", without its margin ({usual}), which is for its own size"
     elif originals.are_large and not originals.are_square:
-        how, source = "shorter-crop", "usual for photographs, whose form it keeps"
+        way, source = Resize(crops=True), "usual for photographs, whose form it keeps"
     else:
-        how, source = "exact", "usual for small or square images"
+        way, source = Resize(crops=False), "usual for small or square images"
+    filter_, filter_from = _filter(asked, wanted)
+    how = str(replace(way, filter=filter_))
     Resizing(size, how)  # refuses what cannot be
     by_benchmark = benchmark is not None and size_from == f"benchmark {benchmark.name}"
-    return Sizing(size, how, size_from, source, originals, by_benchmark)
+    return Sizing(size, how, size_from, source, filter_from, originals, by_benchmark)
+
+
+def _filter(asked: Resize | None, wanted: Pretrained | None) -> tuple[str, str]:
+    """Return the filter that resizes images, and what says so."""
+    if asked is not None and asked.filter is not None:
+        return asked.filter, "--resize"
+    if wanted is None or not wanted.filter:
+        return BILINEAR, "the usual one, for nothing says another"
+    if wanted.filter in FILTERS:
+        return wanted.filter, wanted.configuration
+    return BILINEAR, (
+        f"ood has no {wanted.filter}, which {wanted.configuration} has, so that accuracy and "
+        "scores differ a little from published ones"
+    )
 
 
 def _benchmark_of(dataset: Dataset) -> Benchmark | None:
     """Return the benchmark of a published data set; a folder is none, whatever it is called."""
     name = dataset.spec.partition("=")[0]
     return benchmark_of(name) if name in DATASETS else None
-
-
-def filter_line(published: Pretrained | None) -> str:
-    """Say which filter resizes images, and whether the configuration of the weights has another.
-
-    Parameters
-    ----------
-    published
-        What published weights of the network expect of an image; None if there are none.
-    """
-    if published is None or not published.filter:
-        return f"filter {RESIZE}: there is no other in ood"
-    if published.filter == RESIZE:
-        return f"filter {RESIZE}: {published.configuration}"
-    return (
-        f"filter {RESIZE}: there is no other in ood, but {published.configuration} has "
-        f"{published.filter}, so that accuracy and scores differ a little from published ones"
-    )

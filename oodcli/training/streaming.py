@@ -176,7 +176,8 @@ class StreamedImages:
         self._waited, before = 0.0, self._decoders.waited
         change: Change = Prepared(self._resizing)
         if self._scale is not None:
-            change = RandomCrops(self._resizing.size, self._scale, self._seed, epoch, views)
+            to, filter_ = self._resizing.size, self._resizing.way.used
+            change = RandomCrops(to, self._scale, self._seed, epoch, views, filter_)
         sizes = [len(batch) for batch in batches]
         order = torch.cat(list(batches)).cpu().split(sizes)  # one copy from the device, not many
         places = [share(size) for size in sizes]

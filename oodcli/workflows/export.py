@@ -305,7 +305,7 @@ def _described(
         "classes": list(record.class_names),
         "blocks": list(record.blocks),
         "preprocess": {
-            **asdict(record.preprocess),
+            **record.preprocess.to_json(),
             "inside": True,
             "resizes": resizes,
         },

@@ -27,7 +27,7 @@ from oodcli.progress import Progress
 from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.training.plausibility import Plausibility, plausibility
-from oodcli.training.preprocessing import Sizing, filter_line, sizing_for
+from oodcli.training.preprocessing import Sizing, sizing_for
 from oodcli.workflows.importing import ImportRequest, ImportResult, Three
 
 _HALF: Three = (0.5, 0.5, 0.5)
@@ -104,7 +104,6 @@ def imported_run(
         *network.remarks(),
         f"{dataset.name}: images of {sizing.originals}",
         *sizing.lines,
-        filter_line(published),
         normalised.line,
     ):
         progress.note(line)
@@ -120,7 +119,7 @@ def imported_run(
     preprocess_from = {
         "size": sizing.size_from,
         "resize": sizing.resize_from,
-        "filter": filter_line(published).removeprefix("filter "),
+        "filter": sizing.filter_from,
         "mean": normalised.mean_from,
         "std": normalised.std_from,
     }

@@ -138,7 +138,7 @@ def test_small_images_keep_the_usual_size(ood: Ood, tmp_path: Path, colours: str
     assert "plain: images of 20 x 24 pixels" in lines
     assert "size 32 x 32: usual for images of 20 x 24 pixels" in lines
     assert any(line.startswith("resize exact (") for line in lines)
-    assert "filter bilinear: there is no other in ood" in lines
+    assert "filter bilinear: the usual one, for nothing says another" in lines
     assert (
         "mean 0.5, 0.5, 0.5 and std 0.5, 0.5, 0.5: nothing says it, so that one half is assumed"
         in lines
@@ -164,18 +164,19 @@ def test_a_configuration_that_a_network_carries_is_read(
     source = f"timm's configuration of the network that {colours}:small builds"
     record = record_of(ood, "colours")
     assert record["preprocess"] == {
-        "size": [40, 40], "resize": "shorter-crop:50", "mean": [0.1, 0.2, 0.3],
-        "std": [0.4, 0.5, 0.6],
+        "size": [40, 40], "resize": "shorter-crop:50:lanczos", "filter": "lanczos",
+        "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
     }  # fmt: skip
     assert f"size 40 x 40: {source}" in err
-    assert f"filter bilinear: there is no other in ood, but {source} has lanczos" in err
+    assert f"filter lanczos: {source}" in err
     came_from = record["imported"]["preprocess_from"]
-    assert {came_from[key] for key in ("size", "resize", "mean", "std")} == {source}
+    assert set(came_from) == {"size", "resize", "filter", "mean", "std"}
+    assert set(came_from.values()) == {source}
     # At another size its margin means nothing, and is not said to be taken.
     argv = ["import", "colours.pt", "--arch", f"{colours}:small", "--data", data]
     code, _, err = ood(*argv, "--image-size", 48, "--name", "other")
     assert code == 0, err
-    assert record_of(ood, "other")["preprocess"]["resize"] == "shorter-crop"
+    assert record_of(ood, "other")["preprocess"]["resize"] == "shorter-crop:lanczos"
     assert f"{source}, without its margin (shorter-crop:50), which is for its own size" in err
 
 
@@ -207,7 +208,8 @@ def test_a_file_for_a_network_of_torchvision_is_used_as_its_published_weights_ar
     assert preprocess["mean"] == [0.485, 0.456, 0.406]
     assert preprocess["std"] == [0.229, 0.224, 0.225]
     source = "torchvision's configuration of resnet18 IMAGENET1K_V1"
-    assert f"filter bilinear: {source}" in err
+    usual = "the usual one, for nothing says another"
+    assert f"filter bilinear: {source if side == 100 else usual}" in err
     assert f"mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225: {source}" in err
     assert ood(*argv, "--mean", 0.4, "--name", "other")[0] == 0
     other = record_of(ood, "other")
@@ -226,6 +228,47 @@ def test_the_file_names_of_torchvision_tell_its_sets_apart(tmp_path: Path) -> No
     assert found.classes == 1000
 
 
+@pytest.mark.parametrize(
+    ("arch", "file", "size", "resize"),
+    [
+        ("swin_t", "swin_t-704ceda3.pth", 224, "shorter-crop:232"),
+        ("regnet_y_16gf", "regnet_y_16gf_swag-43afe44d.pth", 384, "shorter-crop:384"),
+    ],
+)
+def test_networks_of_the_literature_are_read_as_their_weights_want(
+    tmp_path: Path, arch: str, file: str, size: int, resize: str
+) -> None:
+    from oodcli.models import published_configuration
+
+    found = published_configuration(f"torchvision:{arch}", tmp_path / file)
+    assert found is not None
+    assert (found.size, found.resize, found.filter) == ((size, size), resize, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("option", "resize"),
+    [
+        ("shorter-crop:48", "shorter-crop:48:lanczos"),
+        ("shorter-crop:48:bicubic", "shorter-crop:48:bicubic"),
+        ("exact:bilinear", "exact"),
+    ],
+)
+def test_a_filter_that_is_not_named_is_that_of_the_weights(
+    ood: Ood, tmp_path: Path, colours: str, option: str, resize: str
+) -> None:
+    data = photos(tmp_path / "plain", height=70, width=90, n=2)
+    argv = ["import", "colours.pt", "--arch", f"{colours}:small", "--data", data]
+    code, _, err = ood(*argv, "--resize", option)
+    assert code == 0, err
+    record = record_of(ood, "colours")
+    assert record["preprocess"]["resize"] == resize
+    came_from = record["imported"]["preprocess_from"]
+    assert came_from["resize"] == "--resize"
+    configuration = f"timm's configuration of the network that {colours}:small builds"
+    named = option != "shorter-crop:48"
+    assert came_from["filter"] == ("--resize" if named else configuration)
+
+
 def test_the_configuration_of_timm_is_read_for_a_file(ood: Ood, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     data = photos(tmp_path / "plain", height=70, width=90, n=1)
@@ -241,8 +284,8 @@ def test_the_configuration_of_timm_is_read_for_a_file(ood: Ood, tmp_path: Path) 
     assert preprocess["size"] == list(shown["input_size"][1:])
     assert preprocess["mean"] == list(shown["mean"])
     assert preprocess["std"] == list(shown["std"])
-    assert "filter bilinear: there is no other in ood, but timm's configuration of" in err
-    assert f"has {shown['interpolation']}, so that accuracy and scores differ a little" in err
+    assert preprocess["filter"] == shown["interpolation"] == "bicubic"
+    assert "filter bicubic: timm's configuration of test_efficientnet" in err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.decoding.prepare import scaled
+from oodcli.resizing import BILINEAR
 
 # Smallest and largest ratio of width to height, and how often a part is drawn that does not fit.
 ASPECT = (3 / 4, 4 / 3)
@@ -28,11 +29,13 @@ class RandomCrops:
         same in whatever order, and by however many processes, images are read.
     views
         How many boxes are cut out of each image.
+    filter
+        Which filter resizes a box, as :data:`oodcli.resizing.FILTERS` has it.
 
     Notes
     -----
     Boxes have the distribution, and pixels are those, of torchvision's ``RandomResizedCrop`` for an
-    image of Pillow: cut, then resized by Pillow's bilinear filter, which averages when it shrinks.
+    image of Pillow: cut, then resized by Pillow's filter, which averages when it shrinks.
     """
 
     size: tuple[int, int]
@@ -40,6 +43,7 @@ class RandomCrops:
     seed: int
     epoch: int
     views: int = 1
+    filter: str = BILINEAR
 
     def apply(self, image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
         """Return the views of an image, uint8 ``(v, 3, h, w)``.
@@ -58,7 +62,7 @@ class RandomCrops:
                 image.shape[0], image.shape[1], self.scale, chance
             )
             part = np.ascontiguousarray(image[top : top + height, left : left + width])
-            views[view] = scaled(part, *self.size).transpose(2, 0, 1)
+            views[view] = scaled(part, *self.size, self.filter).transpose(2, 0, 1)
         return views
 
 

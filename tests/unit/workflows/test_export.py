@@ -12,7 +12,11 @@ from oodcli.screening.onnx_graph import Screening, not_below
 
 
 @pytest.mark.parametrize("before", [(20, 24), (57, 31), (31, 57), (90, 70)])
-@pytest.mark.parametrize("how", ["exact", "shorter-crop", "shorter-crop:40"])
+@pytest.mark.parametrize(
+    "how",
+    ["exact", "shorter-crop", "shorter-crop:40", "shorter-crop:40:bicubic", "exact:lanczos",
+     "exact:nearest"],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 def test_images_are_resized_inside_as_the_run_resizes_them(
     before: tuple[int, int], how: str, kind: str

@@ -1,12 +1,16 @@
 """Images are decoded and resized once, and what is stored is checked."""
 
 import json
+import tarfile
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision import transforms
 
 from oodcli.data import open_dataset, places_of, prepare
 from oodcli.data.decoding.files import FileSource
@@ -14,6 +18,7 @@ from oodcli.data.decoding.prepare import Resizing, prepare_some
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, Part, digest_of
+from oodcli.resizing import FILTERS
 
 ROWS = 2 * SHARD_ROWS + 300
 
@@ -337,20 +342,87 @@ def test_places_of_rows_follow_what_was_left_out(prepared, files):
     assert places_of(prepared_images, np.array([0, 2, 3, 8, 9])).tolist() == [0, 2, 7]
 
 
-@pytest.mark.parametrize(
-    ("size", "resize"), [(32, "shorter-crop"), (32, "shorter-crop:40"), (224, "shorter-crop:256")]
-)
-def test_shorter_crop_gives_the_pixels_of_torchvision(random_images, size, resize):
-    from torchvision import transforms
+OF_PILLOW = [name for name in FILTERS if name != "bicubic-torchvision"]
+SIZES = [(28, 28), (32, 32), (5, 90), (640, 301), (33, 32), (300, 300), (97, 613), (64, 64)]
 
-    side = int(resize.partition(":")[2] or size)
-    wanted = transforms.Compose([transforms.Resize(side), transforms.CenterCrop(size)])
-    sizes = [(28, 28), (32, 32), (5, 90), (640, 301), (33, 32), (300, 300), (97, 613), (64, 64)]
-    for height, width in sizes:
-        image = random_images(height, width, 3)
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Return the photographs that scikit-learn brings, as they are and twice as large."""
+    images = [Image.fromarray(image) for image in load_sample_images().images]
+    larger = [each.resize((2 * each.width, 2 * each.height)) for each in images]
+    return [np.asarray(each) for each in (*images, *larger)]
+
+
+def by_torchvision(size, side, filter_):
+    """Return how torchvision prepares an image of Pillow; ``exact`` without a side."""
+    how = transforms.InterpolationMode(filter_)
+    if side is None:
+        return transforms.Resize((size, size), how)
+    return transforms.Compose([transforms.Resize(side, how), transforms.CenterCrop(size)])
+
+
+@pytest.mark.parametrize("filter_", OF_PILLOW)
+@pytest.mark.parametrize(
+    ("size", "resize"),
+    [
+        (32, "exact"),
+        (224, "exact"),
+        (32, "shorter-crop"),
+        (32, "shorter-crop:40"),
+        (224, "shorter-crop:232"),
+        (224, "shorter-crop:256"),
+    ],
+)
+def test_pixels_are_those_of_torchvision(random_images, photographs, size, resize, filter_):
+    side = int(resize.partition(":")[2] or size) if resize != "exact" else None
+    wanted = by_torchvision(size, side, filter_)
+    resizing = Resizing((size, size), f"{resize}:{filter_}")
+    for image in (*(random_images(*each, 3) for each in SIZES), *photographs):
         np.testing.assert_array_equal(
-            Resizing((size, size), resize).apply(image), np.asarray(wanted(Image.fromarray(image)))
+            resizing.apply(image), np.asarray(wanted(Image.fromarray(image)))
         )
+
+
+@pytest.mark.parametrize("filter_", OF_PILLOW)
+def test_pixels_of_imagenet_photographs_are_those_of_torchvision(shared, filter_):
+    wanted = by_torchvision(224, 232, filter_)
+    resizing = Resizing((224, 224), f"shorter-crop:232:{filter_}")
+    with tarfile.open(shared / "data" / "imagenet_samples_256.tar") as archive:
+        members = [each for each in archive.getmembers() if each.isfile()][:1000:40]
+        images = [Image.open(archive.extractfile(each)).convert("RGB") for each in members]
+    assert len(images) == 25
+    for image in (*images, *(each.resize((640, 480)) for each in images)):
+        np.testing.assert_array_equal(resizing.apply(np.asarray(image)), np.asarray(wanted(image)))
+
+
+@pytest.mark.parametrize("side", [232, 512])
+def test_the_filter_of_torch_is_met_but_for_sums_near_a_half(random_images, photographs, side):
+    """Torch's weights are in float32: a few values of 10,000 come out one level off."""
+    how = transforms.InterpolationMode.BICUBIC
+    wanted = transforms.Compose([transforms.Resize(side, how), transforms.CenterCrop(224)])
+    resizing = Resizing((224, 224), f"shorter-crop:{side}:bicubic-torchvision")
+    plain = Resizing((224, 224), f"shorter-crop:{side}:bicubic")
+    off, other, count = 0, 0, 0
+    for image in (random_images(300, 400, 3), *photographs):
+        tensor = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))
+        theirs = wanted(tensor).clamp(0, 255).round().numpy().transpose(1, 2, 0)
+        ours = resizing.apply(image).astype(np.float32)
+        assert abs(ours - theirs).max() <= 1
+        off, count = off + (ours != theirs).sum(), count + theirs.size
+        other += (plain.apply(image) != theirs).sum()
+    assert 0 < off / count < 5e-4
+    assert other / count > 1e-2  # it is another filter than Pillow's
+
+
+def test_the_names_of_stored_pixels_stay_as_they_were():
+    """Pixels that were stored before there were filters are found again."""
+    assert Resizing((32, 32)).key == "bilinear"
+    assert Resizing((32, 32), "exact:bilinear").key == "bilinear"
+    assert Resizing((32, 32), "shorter-crop").key == "bilinear, shorter-crop"
+    assert Resizing((32, 32), "shorter-crop:40").key == "bilinear, shorter-crop:40"
+    assert Resizing((32, 32), "shorter-crop:40:bicubic").key == "bicubic, shorter-crop:40"
+    assert Resizing((32, 32), "exact:lanczos").key == "lanczos"
 
 
 def test_ways_to_resize_are_kept_apart_in_the_store(store, random_images):
@@ -371,7 +443,8 @@ def test_unknown_way_to_resize_is_refused(store, random_images, resize):
     with pytest.raises(InvalidInputError) as refused:
         prepare(part, store, name="a", size=(16, 16), resize=resize)
     assert str(refused.value) == (
-        f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {resize!r}"
+        f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {resize!r}; a filter "
+        "may follow, as in exact:bicubic: bilinear, bicubic, lanczos, nearest, bicubic-torchvision"
     )
 
 
