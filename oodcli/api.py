@@ -135,9 +135,8 @@ class LoadedRun:
         """
         from oodcli.compute.compute import Compute
         from oodcli.scoring.open_run import OpenRun
-        from oodcli.screening.detector import detector_for
         from oodcli.screening.thresholds import ThresholdRule
-        from oodcli.workflows.recommend import method_for
+        from oodcli.workflows.recommend import detector_meant
 
         with speaking_of_arguments():
             rule = ThresholdRule(tpr, threshold)
@@ -149,7 +148,7 @@ class LoadedRun:
                 skip_unreadable=skip_unreadable,
                 progress=progress,
             ) as run:
-                return detector_for(run, method_for(run, method), rule)
+                return detector_meant(run, method, rule)
 
     def score(
         self,

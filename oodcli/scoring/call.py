@@ -28,7 +28,7 @@ from oodcli.scoring.activation_file import (
     write_activations,
 )
 from oodcli.scoring.block_ratios import NormRatioResult, described, keep
-from oodcli.scoring.fitting import FittedMethods, fit_all
+from oodcli.scoring.fitting import FittedMethods, choose_again, fit_all
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.plan import Work
 from oodcli.scoring.sets import validation_sets
@@ -188,6 +188,9 @@ def fitted(opened: Opened) -> FittedMethods:
             methods = _with_tuned(methods, spec, tuning, outcome, run)
     methods = methods.marked(work.auto, chosen=AUTO)
     methods = methods.with_defined_probes(run.activator.try_probes)
+    if work.auto is not None and work.auto in methods.left_out:
+        again = choose_again(methods.left_out[work.auto], work.auto, run.name)
+        methods = methods.plus(left_out={work.auto: again})
     methods.require_one()
     return methods
 

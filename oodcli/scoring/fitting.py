@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -323,6 +324,24 @@ def refused(name: str, reason: str) -> str:
     """Return the reason why a method is not defined, with its name."""
     named = reason.startswith(re.split(r"[:+@]", name)[0])
     return reason if named else f"{name} cannot be scored: {reason}"
+
+
+def choose_again(reason: str, name: str, run: str) -> str:
+    """Return the reason why a method that a user did not name is not defined, with the cure.
+
+    Parameters
+    ----------
+    reason
+        Why.
+    name
+        The method.
+    run
+        The run that it was recommended for.
+    """
+    return (
+        f"{refused(name, reason)}; {name} was recommended for run {run}: to choose again, ood "
+        f"recommend --run {shlex.quote(run)}"
+    )
 
 
 def together(left_out: Mapping[str, str]) -> str:

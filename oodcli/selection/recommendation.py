@@ -186,14 +186,18 @@ def same_scores(name: str, other: str) -> str:
 
 
 def stored_recommendation(run: OpenRun) -> Recommendation | None:
-    """Return the stored recommendation if it is for these weights, and can still be parsed."""
+    """Return the stored recommendation if it is for these weights, and can still be parsed.
+
+    One that cannot is reported, and made again where one is needed.
+    """
     place = run.folder.recommendation
     if not place.is_file():
         return None
     try:
         found = Recommendation.from_json(read_json(place), place)
         parse_method(found.method)
-    except OodError:
-        return None  # it is made again
+    except OodError as error:
+        run.progress.note(f"the recommendation of run {run.name} is not used: {error}")
+        return None
     fits = (found.weights, found.precision) == (run.record.weights, run.compute.precision)
     return found if fits else None

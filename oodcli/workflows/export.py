@@ -35,7 +35,7 @@ from oodcli.store.store import (
     write_json,
 )
 from oodcli.version import __version__
-from oodcli.workflows.recommend import method_for
+from oodcli.workflows.recommend import detector_meant
 
 EXPORT_SCHEMA = 1
 KIND = "ood-export"
@@ -201,7 +201,7 @@ def _on_cpu(run: OpenRun, request: ExportRequest) -> Detector:
     InvalidInputError
         If its method cannot be written as a graph, or takes too much room.
     """
-    detector = detector_for(run, method_for(run, request.method), request.rule)
+    detector = detector_meant(run, request.method, request.rule)
     if request.method == AUTO:
         check_traceable(parse_method(detector.method), what="an ONNX file")
     needed = bank_bytes(detector.fitted.detector)

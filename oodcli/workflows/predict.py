@@ -17,7 +17,7 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.copies import Copies, check_copies
-from oodcli.screening.detector import BY_DEFAULT, Detector, detector_for
+from oodcli.screening.detector import BY_DEFAULT, Detector
 from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import ThresholdRule
@@ -32,7 +32,7 @@ from oodcli.screening.verdict_file import (
 )
 from oodcli.store.store import Store, check_file_of_user
 from oodcli.text import printable
-from oodcli.workflows.recommend import method_for
+from oodcli.workflows.recommend import detector_meant
 
 _ENDINGS: dict[str, Lines] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
@@ -159,7 +159,7 @@ def predict(
         wanted = items(request.paths, request.listed)
         if STDIN not in request.paths:  # what comes there may be waited for while one is fitted
             wanted = _at_least_one(wanted, request.paths)
-        detector = detector_for(run, method_for(run, request.method), request.rule)
+        detector = detector_meant(run, request.method, request.rule)
         wanted = _at_least_one(wanted, request.paths)
         with _sink(store, detector, request.outputs, rows_to, progress) as sink:
             return _screened(detector, wanted, sink, request, progress)

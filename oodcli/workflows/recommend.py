@@ -14,12 +14,15 @@ import numpy as np
 
 from oodcli.compute.compute import Compute
 from oodcli.data.views import View
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.images import ImageSet, few
 from oodcli.methods import parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
+from oodcli.scoring.fitting import choose_again
 from oodcli.scoring.open_run import OpenRun
+from oodcli.screening.detector import BY_DEFAULT, Detector, detector_for
+from oodcli.screening.thresholds import ThresholdRule
 from oodcli.selection.contrasts import merits, resampled
 from oodcli.selection.recommendation import (
     RatedMethod,
@@ -131,6 +134,34 @@ def method_for(run: OpenRun, method: str | None) -> str:
     chosen = recommended_method(run)
     run.progress.note(f"method: {chosen}, recommended for run {run.name}")
     return chosen
+
+
+def detector_meant(run: OpenRun, method: str | None, rule: ThresholdRule = BY_DEFAULT) -> Detector:
+    """Return the detector of a run with the method that :func:`method_for` finds to be meant.
+
+    Parameters
+    ----------
+    run
+        The run.
+    method
+        As for :func:`method_for`.
+    rule
+        How the threshold is set.
+
+    Raises
+    ------
+    OodError
+        As for :func:`method_for` and :func:`detector_for`. Where a recommended method is not
+        defined any more, the cure is another choice.
+    """
+    name = method_for(run, method)
+    try:
+        return detector_for(run, name, rule)
+    except UndefinedMethodError as error:
+        stored = None if method not in (None, AUTO) else stored_recommendation(run)
+        if stored is None:
+            raise
+        raise UndefinedMethodError(choose_again(str(error), name, run.name)) from None
 
 
 def recommended_method(run: OpenRun) -> str:

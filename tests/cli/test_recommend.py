@@ -110,6 +110,35 @@ def test_the_stored_choice_is_for_these_weights(held_out: RunFolder) -> None:
         assert read_json(held_out.recommendation)["method"] == made
 
 
+def test_a_choice_that_cannot_be_used_any_more_has_another_one_as_its_cure(
+    ood: Ood, held_out: RunFolder, tmp_path: Path
+) -> None:
+    assert ood("recommend", "--format", "json")[0] == 0
+    content = {**read_json(held_out.recommendation)}
+    folder = flat(tmp_path / "odd", n=9)
+    score = ("score", "--ood", folder, "--method")
+    cures = {}
+    for method in ("vim:dim=500", "gone"):
+        write_json(held_out.recommendation, content | {"method": method})
+        cures[method] = [
+            ood(*argv)[2].splitlines()
+            for argv in (("predict", folder), ("predict", folder, "--method", "auto"),
+                         (*score, "auto"), (*score, "auto", "--method", "msp"))
+        ]  # fmt: skip
+    cure = "; vim:dim=500 was recommended for run r: to choose again, ood recommend --run r"
+    for lines in cures["vim:dim=500"]:
+        (error,) = (line for line in lines if line.startswith("error: "))
+        assert error.startswith("error: vim is not defined for dim 500: ")
+        assert error.count(cure) == 1
+    note = "the recommendation of run r is not used: no method 'gone'; "
+    # Where a choice is needed it is made again, and then there is one.
+    found = [any(line.startswith(note) for line in lines) for lines in cures["gone"]]
+    assert found == [True, True, False, False]
+    assert "ood recommend --run r chooses one" in "\n".join(cures["gone"][0])
+    # Who names a method is told of that method alone.
+    assert "was recommended" not in ood("predict", folder, "--method", "vim:dim=500")[2]
+
+
 def test_the_table_says_what_why_and_how_sure(ood: Ood, held_out: RunFolder) -> None:
     code, out, err = ood("recommend", *FEW, "--limit", 10)
     assert code == 0, err
