@@ -189,7 +189,7 @@ class LoadedRun:
         tune_ood
             OOD validation images for ``openood``.
         limit
-            Score this many images of each set, spread evenly over it; all if None.
+            Score this many images of each set, evenly spaced over it; all if None.
         export, export_activations
             Files that get the scores, and the activations, of this call.
         device

@@ -47,7 +47,7 @@ class UnknownNameError(OodError):
         if near:
             return cls(f"no {kind} {name!r}; did you mean {near[0]!r}?")
         if not names:
-            return cls(f"no {kind} {name!r}; there is none yet")
+            return cls(f"no {kind} {name!r}; none exists yet")
         return cls(f"no {kind} {name!r}; there are: {', '.join(names)}")
 
 

@@ -76,7 +76,7 @@ def expanded(path: Path) -> Path:
             return path
         raise InvalidInputError(
             f"cannot use {path}: there is no user {path.parts[0][1:]!r}; write the whole path, or "
-            f"./{path} for a file that is called so"
+            f"./{path} for a file of this name"
         ) from None
 
 

@@ -37,10 +37,10 @@ _HEAD_BYTES = 64
 # Formats for which Pillow starts a program or calls a handler that some other package installs.
 _CALLS = {
     "EPS": "Pillow would start Ghostscript for it",
-    "WMF": "Pillow would leave it to the operating system",
-    "BUFR": "Pillow would leave it to another program",
-    "GRIB": "Pillow would leave it to another program",
-    "HDF5": "Pillow would leave it to another program",
+    "WMF": "Pillow would hand it to the operating system",
+    "BUFR": "Pillow would hand it to another program",
+    "GRIB": "Pillow would hand it to another program",
+    "HDF5": "Pillow would hand it to another program",
 }
 _MAGIC = (
     (0, b"%!PS", "EPS"),
@@ -110,4 +110,4 @@ def _reason(head: bytes) -> str:
 
 def _refused(name: str) -> str:
     why = f" ({_CALLS[name]})" if name in _CALLS else ""
-    return f"it is {name}, a format that is not read{why}; those that are: {', '.join(FORMATS)}"
+    return f"it is {name}, an unsupported format{why}; supported: {', '.join(FORMATS)}"

@@ -54,7 +54,7 @@ def texts_of(
                 raise InvalidInputError(f"{kind} {name!r} has no parameters, so not {key!r} either")
             raise UnknownNameError.among(f"parameter of {name}", key, known)
         if key in texts:
-            raise InvalidInputError(f"parameter {key!r} stands twice in {kind} {whole!r}")
+            raise InvalidInputError(f"parameter {key!r} appears twice in {kind} {whole!r}")
         texts[key] = value
     return texts
 

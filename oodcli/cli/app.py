@@ -88,11 +88,11 @@ def _explained(error: OSError) -> str:
     """Say what the operating system refused, and what helps."""
     where = error.filename or "a file"
     cures = {
-        errno.ENOSPC: "make room on the disk, or keep everything elsewhere: --store DIR",
-        errno.EDQUOT: "make room in your quota, or keep everything elsewhere: --store DIR",
-        errno.EROFS: "name a folder that can be written: --store DIR",
-        errno.EACCES: "change its permissions, or name another: --store DIR",
-        errno.EPERM: "change its permissions, or name another: --store DIR",
+        errno.ENOSPC: "free some disk space, or use another store: --store DIR",
+        errno.EDQUOT: "free some of your quota, or use another store: --store DIR",
+        errno.EROFS: "choose a writable folder: --store DIR",
+        errno.EACCES: "change its permissions, or choose another store: --store DIR",
+        errno.EPERM: "change its permissions, or choose another store: --store DIR",
         errno.EFBIG: "the limit on file sizes is too low: ulimit -f",
     }
     cure = cures.get(error.errno or 0)
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the program
     if sys.stdout is None:
-        _fail("stdout is closed, and there the result goes; leave it open")
+        _fail("stdout is closed, but the result is written there; keep it open")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A result is never lost to a stream that lacks a character of it.
         sys.stdout.reconfigure(errors=LEGIBLE)

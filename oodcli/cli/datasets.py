@@ -210,7 +210,7 @@ def remove(name: NameArgument, store: StoreOption = None) -> None:
     from oodcli.workflows.datasets import remove_dataset
 
     left = remove_dataset(Store.at(store), name)
-    say(f"forgot {name}; its images stay at {left}")
+    say(f"forgot {name}; its images remain at {left}")
 
 
 @app.command("show")

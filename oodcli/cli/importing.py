@@ -144,7 +144,7 @@ def import_(
     from oodcli.workflows.importing import ImportRequest, import_checkpoint
 
     if (checkpoint is None) is not pretrained:
-        raise typer.BadParameter("name a checkpoint, or else --pretrained", param_hint="CHECKPOINT")
+        raise typer.BadParameter("name a checkpoint, or use --pretrained", param_hint="CHECKPOINT")
     result = import_checkpoint(
         Store.at(store),
         ImportRequest(

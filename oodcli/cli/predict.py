@@ -203,6 +203,6 @@ def _lines() -> Iterator[str]:
     from oodcli.errors import InvalidInputError
 
     if sys.stdin is None:
-        raise InvalidInputError("stdin is closed, and - reads paths from there; leave it open")
+        raise InvalidInputError("stdin is closed, but - reads paths from there; keep it open")
     for line in sys.stdin.buffer:
         yield os.fsdecode(line.rstrip(b"\r\n"))

@@ -255,7 +255,7 @@ def _check_usage(
     if scores and (run or limit is not None):
         raise InvalidInputError("--scores replaces --run and --limit; give one or the other")
     if id_name is not None and not scores:
-        raise InvalidInputError("--id says what --scores are of; a run knows it")
+        raise InvalidInputError("--id is the ID set of --scores; a run records its own")
 
 
 def _tabulated(

@@ -57,12 +57,12 @@ def use(
     from oodcli.store.store import Store
 
     if (run is None) is not last:
-        raise typer.BadParameter("name a run, or else --last", param_hint="RUN")
+        raise typer.BadParameter("name a run, or use --last", param_hint="RUN")
     kept = Store.at(store)
     use_run(kept, run)
     choice = chosen_run(kept)
     if choice is not None and choice[1] == RUN_VARIABLE:
-        say(f"{RUN_VARIABLE} is set and goes before this choice")
+        say(f"{RUN_VARIABLE} is set and takes precedence over this choice")
     tell(find_run(kept, None).name)
 
 
@@ -140,4 +140,4 @@ def remove(
         say(f"removed {run}: {human_bytes(freed)}")
         if left:
             names = ", ".join(path.name for path in left)
-            say(f"left alone in {left[0].parent}: {names}")
+            say(f"not removed from {left[0].parent}: {names}")

@@ -322,7 +322,7 @@ def _check_usage(options: list[str]) -> None:
         If there are any.
     """
     if "--run" in options and "--resume" not in options:
-        raise typer.BadParameter("it wants --resume; name a new run: --name", param_hint="--run")
+        raise typer.BadParameter("it requires --resume; name a new run: --name", param_hint="--run")
     for one, other in (("--run", "--data"), ("--run", "--name"), ("--seed", "--seeds")):
         if one in options and other in options:
             raise typer.BadParameter(f"give it or {other}, not both", param_hint=one)

@@ -38,15 +38,17 @@ def find_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise InvalidInputError(
-                f"device {name} is not there: torch {torch.__version__} finds no CUDA GPU; "
+                f"device {name} does not exist: torch {torch.__version__} finds no CUDA GPU; "
                 "use --device cpu"
             )
         if colon and int(number) >= count:
             raise InvalidInputError(
-                f"device {name} is not there: this machine has cuda:0 to cuda:{count - 1}"
+                f"device {name} does not exist: this machine has cuda:0 to cuda:{count - 1}"
             )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise InvalidInputError("device mps is not there: this is no Apple GPU; use --device cpu")
+        raise InvalidInputError(
+            "device mps does not exist: this machine has no Apple GPU; use --device cpu"
+        )
     return torch.device(name)
 
 
@@ -95,7 +97,7 @@ def check_compiler(device: torch.device) -> None:
     InvalidInputError
         If it does not.
     """
-    cure = "leave --compile out"
+    cure = "omit --compile"
     if device.type not in ("cpu", "cuda"):
         raise InvalidInputError(f"--compile is for CPUs and CUDA GPUs, not for {device}; {cure}")
     # The choice of torch; what it starts for a GPU needs a compiler of C alone.

@@ -44,7 +44,7 @@ class ProcessLostError(OodError):
     """
 
     def __init__(self, cure: str) -> None:
-        super().__init__(f"a process of this job has ended, and so do the others; {cure}")
+        super().__init__(f"a process of this job has ended, so the others end too; {cure}")
 
 
 @dataclass
@@ -246,14 +246,14 @@ def device_of(name: str) -> str:
         return name
     if name != "cuda":
         raise InvalidInputError(
-            f"--device {name} is not for the processes of torchrun, which take a GPU each; use "
-            "--device cuda or --device cpu"
+            f"--device {name} cannot be used under torchrun, where each process uses its own GPU; "
+            "use --device cuda or --device cpu"
         )
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= gpus:
         raise InvalidInputError(
-            f"torchrun started more processes than the {gpus} GPUs of this host; start one for "
-            f"each: --nproc-per-node {max(gpus, 1)}"
+            f"torchrun started more processes than the {gpus} GPUs of this host; start one per "
+            f"GPU: --nproc-per-node {max(gpus, 1)}"
         )
     return f"cuda:{local}"
 

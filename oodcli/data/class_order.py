@@ -92,7 +92,7 @@ def _difference(dataset: Dataset, names: Sequence[str], where: str) -> str:
     said = [
         f"{what} {', '.join(map(repr, found[:_SHOWN]))}"
         + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-        for what, found in (("it lacks", missing), ("it alone has", unknown))
+        for what, found in (("it lacks", missing), ("only it has", unknown))
         if found
     ]
     return (

@@ -265,7 +265,9 @@ def _origin(text: str | None) -> Path | str | None:
     if text.startswith(("http://", "https://")):
         return text.rstrip("/")
     if "://" in text:
-        raise InvalidInputError(f"--from {text} is no http or https address; name one, or a folder")
+        raise InvalidInputError(
+            f"--from {text} is not an http or https address; name one, or a folder"
+        )
     folder = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path raises on unknown users
     if not folder.is_dir():
         raise MissingArtifactError(f"--from {text} is not a folder; check the path")
@@ -321,7 +323,7 @@ class _Job:
             if isinstance(self.origin, Path):
                 return self._take(file, self.origin)
             if self.origin is None and file.source.is_manual:
-                return "it has to be fetched by hand"
+                return "it must be downloaded by hand"
             return self._fetch(file)
 
     def _take(self, file: WantedFile, folder: Path) -> str | None:
@@ -409,7 +411,9 @@ class _Job:
             done = start if resumed else 0
             if resumed and not _continues(response, start):
                 part.unlink(missing_ok=True)
-                raise _FetchError("the server sends another part than it was asked", may_pass=True)
+                raise _FetchError(
+                    "the server sends a different part from the requested one", may_pass=True
+                )
             length = response.headers.get("Content-Length", "")
             total = done + int(length) if length.isdigit() else None
             _check_room(part, file.source, done=done, total=total)
@@ -477,7 +481,7 @@ class _Job:
         """Say in one line why a connection failed."""
         cause = getattr(error, "reason", error)
         if isinstance(cause, TimeoutError) and not isinstance(cause, SlowServerError):
-            return f"the server kept silent for {self.timeout_s:g} seconds"
+            return f"the server sent nothing for {self.timeout_s:g} seconds"
         return " ".join(str(cause).split()) or type(error).__name__
 
 

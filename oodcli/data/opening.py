@@ -112,7 +112,9 @@ def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
     if not spec or not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on names that are too long
         if _is_bare_name(spec):
             unknown = UnknownNameError.among("data set", spec, (*DATASETS, *registered(store)))
-            raise UnknownNameError(f"{unknown} (a folder, an .npz file or NAME=PATH will do too)")
+            raise UnknownNameError(
+                f"{unknown} (a folder, an .npz file or NAME=PATH is also accepted)"
+            )
         raise MissingArtifactError(f"no folder or file {path}; check the path")
     return _open_published(name, path, store) or _open_own(name, path, role=role)
 
@@ -172,12 +174,12 @@ def _open_registered(
     suffix = own.path.suffix.lower()
     if not own.path.exists():
         raise MissingArtifactError(
-            f"{own.name} is registered at {own.path}, where nothing is; correct {FILE} in the "
+            f"{own.name} is registered at {own.path}, which does not exist; correct {FILE} in the "
             f"store, or forget it: ood datasets remove {own.name}"
         )
     if own.labels is not None and suffix != ".npy":
         raise InvalidInputError(
-            f"labels of {own.name} do not go with {own.path}; they are for .npy files"
+            f"labels of {own.name} do not fit {own.path}; they are for .npy files"
         )
     if suffix == ".npy":
         return open_npy(own.path, name=own.name, spec=own.name, role=role, labels=own.labels)

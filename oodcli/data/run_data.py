@@ -44,8 +44,8 @@ def say_which(spec: str, store: Store, progress: Progress) -> None:
     kind = "folder" if Path(spec).is_dir() else "file"
     where = "that ood knows" if known and spec not in registered(store) else f"named in {FILE}"
     progress.note(
-        f"{spec} is taken as the data set {where}, not as the {kind} {spec} in this folder; "
-        f"to take the {kind}: ./{spec}"
+        f"{spec} means the data set {where}, not the {kind} {spec} in this folder; "
+        f"to use the {kind}: ./{spec}"
     )
 
 
@@ -128,19 +128,17 @@ def find_divided(
     say_which(spec, store, progress)
     dataset = find_dataset(spec, store, role="id", progress=progress)
     if test is not None and not dataset.takes_test:
-        progress.note(f"{dataset.name} has test images, so that --test-fraction changes nothing")
+        progress.note(f"{dataset.name} has test images, so --test-fraction has no effect")
     if val > 0 and not dataset.takes_val:
-        progress.note(
-            f"{dataset.name} has validation images, so that --val-fraction changes nothing"
-        )
+        progress.note(f"{dataset.name} has validation images, so --val-fraction has no effect")
     share = (usual_test if test is None else test) if dataset.takes_test else 0.0
     divided = dataset.with_test(share)
     if share > 0:
         n = len(divided.parts["test"])
         progress.note(
             f"{dataset.name} has no test images: {n:,} of {n + len(divided.parts['train']):,}, the "
-            "same share of every class, are held out of training to be tested on "
-            f"(--test-fraction {share:g})"
+            "same share of every class, are held out of training for testing (--test-fraction "
+            f"{share:g})"
         )
     elif dataset.takes_test and not dataset.is_whole:
         progress.note(
@@ -156,7 +154,7 @@ def find_divided(
     elif dataset.takes_test:
         progress.note(
             f"all {len(dataset.id_test):,} images of {dataset.name} are test images; methods that "
-            f"learn need training images, held out of these by --test-fraction {TEST_FRACTION:g}"
+            f"learn need training images; to hold some out: --test-fraction {TEST_FRACTION:g}"
         )
     return divided.holding_out(val)
 
@@ -186,9 +184,9 @@ def check_division(dataset: Dataset, division: str, *, run: str) -> None:
     """
     if dataset.division != division:
         raise InvalidInputError(
-            f"{dataset.name} at {dataset.location} has other images than when run {run} was made, "
-            "and would be divided otherwise, so that training images were tested on; put them "
-            "back as they were, or train again"
+            f"{dataset.name} at {dataset.location} has different images than when run {run} was "
+            "made; dividing them anew would put training images into the test set; restore the "
+            "images, or train again"
         )
 
 
@@ -292,7 +290,7 @@ class RunData:
                 progress=progress,
             )
         except OodError as error:
-            back = "; put the data back, or a link to them" if "/" in run.data else ""
+            back = "; restore the data, or a link to them" if "/" in run.data else ""
             raise MissingArtifactError(
                 f"the data of run {folder.name} cannot be opened: {error}{back}"
             ) from None
@@ -300,9 +298,9 @@ class RunData:
             run.class_names
         ):
             raise InvalidInputError(
-                f"the data of run {folder.name} at {dataset.location} have other classes than the "
-                f"run ({len(dataset.class_names)} against {len(run.class_names)}, or other names); "
-                "put back the data it was trained on"
+                f"the data of run {folder.name} at {dataset.location} have different classes from "
+                f"the run ({len(dataset.class_names)} against {len(run.class_names)}, or "
+                "different names); restore the data it was trained on"
             )
         check_division(dataset, run.job.division, run=folder.name)
         # A run that was made without some of its images is scored without them, too.

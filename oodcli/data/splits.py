@@ -189,7 +189,7 @@ def _whole(_dataset: Dataset, part: Part) -> NDArray[np.bool_]:
 def _classes(dataset: Dataset, part: Part) -> NDArray[np.int64]:
     if part.labels is None:
         raise InvalidInputError(
-            f"{dataset.name} at {dataset.location} has no classes, which OpenOOD's lists go by; "
+            f"{dataset.name} at {dataset.location} has no classes, which OpenOOD's lists refer to; "
             f"get the published archive: ood datasets download {dataset.name}"
         )
     return part.labels
@@ -262,7 +262,7 @@ def _names(dataset: Dataset, part: Part) -> list[str]:
         return [member.name for member in source.members]
     raise InvalidInputError(
         f"{dataset.name} at {dataset.location} does not consist of image files, which OpenOOD's "
-        f"lists go by; get the published archive: ood datasets download {dataset.name}"
+        f"lists refer to; get the published archive: ood datasets download {dataset.name}"
     )
 
 

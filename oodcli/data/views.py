@@ -248,7 +248,7 @@ class View:
         if self.seed < 0:
             raise InvalidInputError(f"a jigsaw seed of {self.seed} is negative; give 0 or more")
         if self.tiles < 2:
-            raise InvalidInputError(f"a jigsaw needs 2 tiles a side or more, not {self.tiles}")
+            raise InvalidInputError(f"a jigsaw needs at least 2 tiles per side, not {self.tiles}")
 
     def key(self) -> dict[str, str | int | float]:
         """Return what tells this view from others, as JSON; equal views have equal keys."""

@@ -145,7 +145,7 @@ _PUBLISHED: Mapping[str, tuple[Any, str]] = {
     "comparable": (bool, "Whether the two values are comparable."),
     "source": (str, "The publication."),
     "url": (str, "Its address."),
-    "note": (str, "What else there is to know of the value, or empty."),
+    "note": (str, "Remark on the value, or empty."),
 }
 _INSIDE: Mapping[type, Mapping[str, tuple[Any, str]]] = {
     PublishedComparison: _PUBLISHED,

@@ -122,7 +122,7 @@ def _feature_mean(reference: Reference) -> Tensor:
             total += block.sum(dim=0)
             count += len(block)
     if count == 0:
-        raise UndefinedMethodError("no training image is left to take the mean feature of")
+        raise UndefinedMethodError("no training image is left for the mean feature")
     return total / count
 
 
@@ -185,6 +185,6 @@ def _class_means(reference: Reference, by: By, *, normalised: bool) -> ClassMean
     sums, counts = sums[:classes], counts[:classes]
     total = int(counts.sum())
     if total == 0:
-        raise UndefinedMethodError("no training image is left to take class means of")
+        raise UndefinedMethodError("no training image is left for the class means")
     means = sums / counts.clamp(min=1)[:, None]
     return ClassMeans(means, counts, sums.sum(dim=0) / total)

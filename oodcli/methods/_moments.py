@@ -179,7 +179,7 @@ def _moments(reference: Reference, *, normalised: bool) -> Moments:
                     right[:, :_BLOCK_COLUMNS].T, right
                 )
     if count == 0:
-        raise UndefinedMethodError("no training image is left to take the covariance of")
+        raise UndefinedMethodError("no training image is left for the covariance")
     product = product.triu() + product.triu(1).T
     shift = total / count
     return Moments(count, origin + shift, product / count - torch.outer(shift, shift))

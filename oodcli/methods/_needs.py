@@ -41,7 +41,7 @@ class Need:
 
     says: str
     lacking: Callable[[Reference, Arguments], str | None]
-    cure: str = "take another method"
+    cure: str = "use another method"
 
     def refusal(self, reference: Reference, arguments: Arguments) -> str | None:
         """Return why a method with this need is not defined here, or None where it is."""
@@ -55,7 +55,7 @@ def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:
 
 
 # Of one class every probability is 1, and there is no other to compare with.
-CLASSES = Need("at least 2 classes", _network_classes, "take a method that compares no classes")
+CLASSES = Need("at least 2 classes", _network_classes, "use a method that does not compare classes")
 
 
 def _classes_with_images(reference: Reference, _arguments: Arguments) -> str | None:
@@ -139,7 +139,7 @@ def varied(*, normalised: bool = False) -> Need:
     return Need(
         "more training images, less one, than directions in which their features vary",
         lacking,
-        "train on more images, or take a method without covariances, such as knn",
+        "train on more images, or use a method without covariances, such as knn",
     )
 
 
@@ -177,5 +177,5 @@ def varied_within_classes(*, normalised: bool = False) -> Need:
         "more training images, less one of each class, than directions in which features vary "
         "within classes",
         lacking,
-        "train on more images, or take a method without covariances, such as knn",
+        "train on more images, or use a method without covariances, such as knn",
     )

@@ -375,12 +375,12 @@ def parse_method(text: str, registry: Mapping[str, Method], find: Find | None = 
         scorers = [name for name, method in registry.items() if method.is_logit_scorer]
         if not parts[0].method.is_shaper:
             raise InvalidInputError(
-                f"{parts[0].name!r} in {text!r} makes no logits; before the + goes one of: "
+                f"{parts[0].name!r} in {text!r} makes no logits; before the +, write one of: "
                 f"{', '.join(shapers)}"
             )
         if not parts[1].method.is_logit_scorer:
             raise InvalidInputError(
-                f"{parts[1].name!r} in {text!r} does not score logits; after the + goes one of: "
+                f"{parts[1].name!r} in {text!r} does not score logits; after the +, write one of: "
                 f"{', '.join(scorers)}"
             )
     return MethodSpec(parts)

@@ -220,8 +220,8 @@ def _constant() -> Problem:
 # What a method may be fitted on that gives it less than it needs; see _defined_or_refused.
 DEGENERATE: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     {
-        "one training image a class": lambda: _fewer(CLASSES),
-        "two training images a class": lambda: _fewer(2 * CLASSES),
+        "one training image per class": lambda: _fewer(CLASSES),
+        "two training images per class": lambda: _fewer(2 * CLASSES),
         "fewer training images than features": lambda: _fewer(WIDTH // 2),
         "one class": _one_class,
         "few calibration images for many classes": lambda: _many_classes(20),
@@ -277,7 +277,7 @@ def findings(method: str | type | Method, problem: Problem | None = None) -> tup
     if beyond:
         raise InvalidInputError(
             f"{spec.canonical} looks at {' and '.join(sorted(beyond))}, and these checks have "
-            "activations alone; score a run with it: ood score --method"
+            "only activations; score a run with it: ood score --method"
         )
     trial = Trial(spec, problem or toy_problem())
     return tuple(Finding(what, _broken(each, trial)) for what, each in CHECKS.items())
@@ -321,7 +321,7 @@ def _id_higher(trial: Trial) -> None:
     auroc = evaluate(id_scores, ood_scores).auroc
     if not auroc > LEAST_AUROC:
         raise InvalidInputError(
-            f"AUROC {auroc:.3f} on images that every method tells apart"
+            f"AUROC {auroc:.3f} on images that every method separates"
             + ("; larger must mean in-distribution" if auroc < 1 - LEAST_AUROC else "")
         )
 
@@ -350,7 +350,7 @@ def _input_alone(trial: Trial) -> None:
 def _same_twice(trial: Trial) -> None:
     batch = trial.problem.id_batch
     if not torch.equal(trial.scores(batch), trial.scores(batch)):
-        raise InvalidInputError("the second time the scores are others")
+        raise InvalidInputError("the scores differ the second time")
 
 
 def _zero_features(trial: Trial) -> None:
@@ -446,12 +446,15 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = MappingProxyType(
         "score in-distribution images higher": _id_higher,
         "not depend on the order of rows": _row_order,
         "not depend on the batch size": _batch_size,
-        "leave its input alone": _input_alone,
+        "not modify its input": _input_alone,
         "give the same scores twice": _same_twice,
         "give finite scores for zero features": _zero_features,
         "not depend on the order of training images": _bank_order,
-        "look at nothing but its declared inputs": _declared,
-        **{f"be refused with numbers, or tell apart, with {c}": _in_case(c) for c in DEGENERATE},
+        "use only its declared inputs": _declared,
+        **{
+            f"be refused with numbers, or separate ID from OOD, with {c}": _in_case(c)
+            for c in DEGENERATE
+        },
     }
 )
 

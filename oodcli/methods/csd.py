@@ -75,7 +75,7 @@ class Regions:
             shape = " x ".join(map(str, maps.shape[1:]))
             raise UndefinedMethodError(
                 f"csd is not defined without a last map of at least 2 x 2 (output of {name}: "
-                f"{shape}); take larger images or another network"
+                f"{shape}); use larger images or another network"
             )
         maps = maps.float()
         height, width = maps.shape[2:]

@@ -66,7 +66,7 @@ class DICE:
             raise UndefinedMethodError(
                 f"dice is not defined here: none of {mask.numel():,} weights contributes more than "
                 f"percentile {percent:g} ({float(ordered[-1]):.3g}), and no weight would be left; "
-                "take another method"
+                "use another method"
             )
         return cls(Head(head.weight * mask, head.bias, head.tau))
 

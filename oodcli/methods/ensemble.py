@@ -208,7 +208,7 @@ def parse_ensemble(text: str, parse_member: Callable[[str], MethodSpec]) -> Ense
             raise InvalidInputError(f"{text!r} has an ensemble for a member; name its members")
         spec = parse_member(piece.strip())
         if spec.canonical in members:
-            raise InvalidInputError(f"{piece.strip()!r} stands twice in {text!r}; leave one out")
+            raise InvalidInputError(f"{piece.strip()!r} appears twice in {text!r}; remove one")
         members[spec.canonical] = spec
     if len(members) < 2:
         raise InvalidInputError(

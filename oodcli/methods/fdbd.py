@@ -61,7 +61,7 @@ class FDBD:
         if not nearness.any():
             raise UndefinedMethodError(
                 f"fdbd is not defined here: the weights of all {len(weight):,} classes are the "
-                "same, so that no boundary lies between them; take another method"
+                "same, so that no boundary lies between them; use another method"
             )
         origin = torch.zeros_like(weight[0])
         if distance_as_normalizer:

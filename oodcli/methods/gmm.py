@@ -89,7 +89,7 @@ class GMM:
         if at_least("gmm:dim", dim, 1) > rank:
             raise UndefinedMethodError(
                 f"gmm is not defined for dim {dim}: the training features vary in {rank} directions"
-                + (f"; choose no more, as in gmm:dim={rank}" if rank else "; take more images")
+                + (f"; choose no more, as in gmm:dim={rank}" if rank else "; use more images")
             )
         if components is None:
             classes = len(reference.head.weight)

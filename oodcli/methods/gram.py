@@ -68,7 +68,7 @@ def layers(network: ProbedNetwork) -> Sequence[str]:
     paths = network.modules_of(nn.Conv2d, nn.ReLU)
     if not paths:
         raise UndefinedMethodError(
-            "gram is not defined for a network without convolutions; take another method"
+            "gram is not defined for a network without convolutions; use another method"
         )
     return paths
 
@@ -125,7 +125,7 @@ class Ranges:
         )  # (n, m)
         if not rows.isfinite().all():
             raise InvalidInputError(
-                "gram cannot learn from maps with values that are not finite; take other weights"
+                "gram cannot learn from maps with values that are not finite; use other weights"
             )
         if not state:
             shape = (output.logits.shape[1], rows.shape[1])

@@ -153,7 +153,7 @@ class StageCounts:
         every = stage_products(network, images, output, self.stages)
         if not all(products.isfinite().all() for products in every):
             raise InvalidInputError(
-                "nac cannot learn from maps with values that are not finite; take other weights"
+                "nac cannot learn from maps with values that are not finite; use other weights"
             )
         return {
             f"stage{at:02d}": counted(

@@ -256,7 +256,7 @@ def _all_tail(reference: Reference, arguments: Arguments) -> str | None:
 
 
 BEYOND_TAIL = Need(
-    "more correctly classified training images a class than the tail of their distances has",
+    "more correctly classified training images per class than the tail of their distances has",
     _all_tail,
     "choose a shorter one with openmax:tail=N, or train on more images",
 )

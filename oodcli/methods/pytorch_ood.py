@@ -254,6 +254,6 @@ def _why_not(kind: type) -> str:
     }
     reason = next(reason for base, reason in reasons.items() if issubclass(kind, base))
     return (
-        f"{reason}, and what is kept of an image is its features and logits; "
-        "ood methods lists the methods that have their own way"
+        f"{reason}, but only the features and logits of an image are stored; ood methods lists "
+        "the methods that ood implements itself"
     )

@@ -62,8 +62,8 @@ def joined(known: Iterable[str]) -> Joined:
     for name, points in _points().items():
         if name in taken:
             refused[name] = (
-                f"{_packages(points)} offers a method {name!r}, and ood has one of its own of "
-                "this name, which is used; the package must call it otherwise"
+                f"{_packages(points)} offers a method {name!r}, but ood has a method of this "
+                "name, which is used; the package must rename its own"
             )
             continue
         try:
@@ -277,8 +277,8 @@ def _check_fit(found: type, name: str) -> None:
         ) from None
     if len(positional) != 1 or len(positional) + len(chosen) != len(signature.parameters):
         raise InvalidInputError(
-            f"fit of {name} has the parameters {signature}; it must take the reference, and "
-            "after a * what a user can choose"
+            f"fit of {name} has the parameters {signature}; it must take the reference, and after "
+            "a * the options that a user can choose"
         )
     for parameter in chosen.values():
         if parameter.default is parameter.empty:

@@ -268,7 +268,7 @@ def _check_spread(ranges: tuple[tuple[float, float], tuple[float, float]]) -> No
         if low >= high:
             raise UndefinedMethodError(
                 f"weiper is not defined here: all {what} of the training images are {low:.3g}, and "
-                "have no density; take another method"
+                "have no density; use another method"
             )
 
 

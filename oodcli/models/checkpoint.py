@@ -18,7 +18,7 @@ from oodcli.models.registry import is_foreign, parse_architecture
 from oodcli.store.store import replacing
 
 _HEAD = "head"
-_AGAIN = "remove the run and make it again"
+_AGAIN = "remove the run and create it again"
 
 
 def save_weights(network: Network, path: Path) -> None:
@@ -143,4 +143,4 @@ def _own_file(path: Path) -> Iterator[None]:
         with reading(path, wrong="is damaged", cure=_AGAIN, disk=True):
             yield
     except FileNotFoundError:
-        raise MissingArtifactError(f"the weights {path} are gone; {_AGAIN}") from None
+        raise MissingArtifactError(f"the weights {path} are missing; {_AGAIN}") from None

@@ -565,7 +565,7 @@ class _Forward:
         if kind != "nchw":
             raise UndefinedMethodError(
                 f"methods that change the map of {path}, or its gradient, are not defined for "
-                f"{'tokens' if kind == 'tokens' else 'maps with channels last'}; leave them out"
+                f"{'tokens' if kind == 'tokens' else 'maps with channels last'}; omit them"
             )
 
     def _batch(self, height: int, width: int) -> int:
@@ -631,8 +631,8 @@ def _check_finite(activations: Activations, *, first: int) -> None:
         kind = "NaN" if values.isnan().any() else "infinity"
         raise InvalidInputError(
             f"the network gives {kind} for {int(bad.sum())} of images {first} to "
-            f"{first + len(activations) - 1} ({name.replace('_', ' ')}); "
-            "take other weights, or train with a smaller learning rate"
+            f"{first + len(activations) - 1} ({name.replace('_', ' ')}); use other weights, or "
+            "train with a smaller learning rate"
         )
 
 

@@ -107,7 +107,7 @@ def _checked(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: b
             raise InvalidInputError(f"{name} is {tensor.dtype}; save the weights as float32")
         if not tensor.isfinite().all():
             raise InvalidInputError(
-                f"{name} holds NaN or infinity; take a checkpoint from before training went wrong"
+                f"{name} holds NaN or infinity; use a checkpoint from before training diverged"
             )
     return fit
 
@@ -141,11 +141,11 @@ def _spellings(state: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tenso
     if len(bare) != len(state):
         return  # two networks, one of them wrapped
     if bare.keys() != state.keys():
-        yield bare, f"names: {' and '.join(sorted(_worn(state)))} taken out of them"
+        yield bare, f"names: {' and '.join(sorted(_worn(state)))} removed from them"
     for prefix, under in _modules(bare):
         aside = [name for name in bare if not name.startswith(f"{prefix}.")]
-        left = f"; left aside: {_first(aside)}" if aside else ""
-        yield under, f"names: {printable(prefix)!r} taken off {len(under):,} tensors{left}"
+        left = f"; ignored: {_first(aside)}" if aside else ""
+        yield under, f"names: {printable(prefix)!r} removed from {len(under):,} tensors{left}"
 
 
 def _unwrapped(name: str) -> str:
@@ -260,7 +260,7 @@ def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     if len(weights) != len(_shapes(shadow)):
         raise InvalidInputError(
             f"{spec} has {len(_shapes(shadow)):,} tensors and the checkpoint {len(weights):,}, so "
-            "that their order says nothing; name the architecture that it was made with"
+            "they cannot be matched by order; name the architecture that it was made with"
         )
     rows = 1 if place is None else list(weights.values())[place].shape[dimension]
     shadow = _shadow(spec, num_classes=rows, written=written)

@@ -101,7 +101,7 @@ def scoring_head(weight: Tensor, bias: Tensor, *, scoring_tau: float | None) -> 
         return Head(weight, bias)
     if not 0 < scoring_tau < float("inf"):
         raise InvalidInputError(
-            f"the weights divide features by {scoring_tau:g}, which is no positive number; "
-            "take another checkpoint"
+            f"the weights divide features by {scoring_tau:g}, which is not a positive number; use "
+            "another checkpoint"
         )
     return Head(weight / scoring_tau, bias, scoring_tau)

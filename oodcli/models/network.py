@@ -120,7 +120,7 @@ class Network:
         if min(height, width) < least:
             raise InvalidInputError(
                 f"{self.spec} needs images of at least {least} x {least} pixels, "
-                f"not {height} x {width}; resize them, or take another architecture"
+                f"not {height} x {width}; resize them, or use another architecture"
             )
         known = self.spec.architecture
         followed = height == width == known.followed_at

@@ -304,7 +304,9 @@ def _download(url: str, path: Path, digest: str | None) -> None:
             state.update(chunk)
             stream.write(chunk)
         if digest is not None and not state.hexdigest().startswith(digest):
-            raise ValueError(f"its sha256 is {state.hexdigest()}, which does not begin {digest}")
+            raise ValueError(
+                f"its sha256 is {state.hexdigest()}, which does not start with {digest}"
+            )
 
 
 def _sha256(path: Path) -> str:

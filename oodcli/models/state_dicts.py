@@ -207,15 +207,15 @@ def _place(name: str, others: list[str], *, chosen: bool) -> Iterator[str]:
         yield f"weights: {printable(name)} of the file"
     elif others:
         shown = ", ".join(printable(other) or "(whole file)" for other in others[:_SHOWN])
-        more = "" if chosen else f"; to take another: --key {printable(others[0])}"
+        more = "" if chosen else f"; to use another: --key {printable(others[0])}"
         taken = printable(name) or "the tensors of the file itself"
-        yield f"weights: {taken}; also there: {shown}{more}"
+        yield f"weights: {taken}; also present: {shown}{more}"
 
 
 def _held(content: object) -> str:
     """Say what a file without weights holds."""
     if isinstance(content, Inert):
-        return f": it is a pickled {printable(content.name)}, of which nothing is run"
+        return f": it is a pickled {printable(content.name)}, which is never run"
     if isinstance(content, Mapping):
         names = [f"{printable(str(key))} ({_kind(value)})" for key, value in content.items()]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -260,11 +260,11 @@ def _tensors(path: Path, found: Mapping[object, object]) -> tuple[dict[str, Tens
             )
         half = tensor.dtype in (torch.float16, torch.bfloat16)
         state[name] = tensor.detach().float() if half else tensor.detach()
-    lines = [f"names: {prefix!r} taken off {len(state):,} tensors"] if prefix else []
+    lines = [f"names: {prefix!r} removed from {len(state):,} tensors"] if prefix else []
     if passed:
         shown = ", ".join(printable(name) for name in passed[:_SHOWN])
         more = f" and {len(passed) - _SHOWN} more" if len(passed) > _SHOWN else ""
-        lines.append(f"passed over beside the weights: {shown}{more}")
+        lines.append(f"ignored besides the weights: {shown}{more}")
     return state, lines
 
 

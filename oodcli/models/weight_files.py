@@ -148,7 +148,7 @@ def _other_kind(path: Path, start: bytes) -> str | None:
         if start.startswith(magic):
             return kind
     if start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page, which a download gave in place of the file; " + AGAIN
+        return "a web page, downloaded instead of the file; " + AGAIN
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it and name the checkpoint in it"
     # ONNX: the version of its form, then who wrote it.

@@ -218,7 +218,7 @@ def with_intervals(
     """
     if bootstraps < 100:
         raise InvalidInputError(
-            f"{bootstraps} bootstrap samples are too few for a 95 % interval; take at least 100"
+            f"{bootstraps} bootstrap samples are too few for a 95 % interval; use at least 100"
         )
     draws = _Draws(bootstraps, seed)
     methods = list(dict.fromkeys(row.method for row in rows))

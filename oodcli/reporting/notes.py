@@ -25,7 +25,7 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
     notes = []
     scorings = [table.run.scoring for table in tables]
     if scorings[0].limit is not None:
-        notes.append(f"a quick look: {scorings[0].limit:,} images of each set, spread evenly")
+        notes.append(f"a quick look: {scorings[0].limit:,} images of each set, evenly spaced")
     if scorings[0].precision != "float32":
         notes.append(f"activations were computed in {scorings[0].precision}")
     rows = [row for table in tables for row in table.rows]
@@ -72,8 +72,8 @@ def _file_notes(sources: Sources, known: Benchmark | None) -> list[str]:
     notes = []
     if known is not None:
         notes.append(
-            f"that the images are those of benchmark {known.name} is taken from the names of the "
-            "sets; the files do not say"
+            f"the images are assumed to be those of benchmark {known.name} because of the names of "
+            "the sets; the files do not record it"
         )
     known_accuracy = any(run.scoring.id_accuracy is not None for run in sources.runs)
     if sources.layout_convention is not None and known_accuracy and not sources.plain:
@@ -104,7 +104,7 @@ def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list
     train = {row.method for row in rows if row.params.get("calibration") == "train"}
     if train:
         notes.append(
-            "calibrated on a tenth of the training images, for want of validation images: "
+            "calibrated on a tenth of the training images, because there are no validation images: "
             + ", ".join(sorted(train))
         )
     return [*notes, *_ties(rows)]
@@ -125,8 +125,8 @@ def _ties(rows: Sequence[ResultRow]) -> list[str]:
         for method, row in worst.items()
     ]
     return [
-        "most images share their score with another image, and are not ranked among those: "
-        + ", ".join(shares)
+        "most images have the same score as another image, so these images are not ranked among "
+        "each other: " + ", ".join(shares)
     ]
 
 
@@ -185,5 +185,7 @@ def average_notes(tables: Sequence[RunRows], *, apart: bool) -> list[str]:
             f"{name}: {', '.join(sorted(sets)) or 'no common set'}"
             for name, sets in averaged.items()
         )
-        notes.append(f"averages of these runs are over different sets, not to be compared ({over})")
+        notes.append(
+            f"averages of these runs are over different sets and cannot be compared ({over})"
+        )
     return notes

@@ -141,7 +141,7 @@ def write_plots(
     paths = []
     for (name, picture), how in itertools.product(zip(names, drawn, strict=True), formats):
         path = target / f"{name}.{how}"
-        with replacing(path, cure="name a folder elsewhere: --plots DIR") as stream:
+        with replacing(path, cure="choose another folder: --plots DIR") as stream:
             stream.write(encoded(picture, how))
         paths.append(path)
     return paths
@@ -211,7 +211,7 @@ def _history(stored: StoredRun) -> list[dict[str, Any]]:
     if digest_of_file(folder.history) != record.training.get("history"):
         raise CorruptArtifactError(
             f"{folder.history} is damaged or was edited: it is not what training wrote; restore "
-            "it, or remove it to do without a picture of the training"
+            "it, or remove it to omit the plot of the training"
         )
     return [json.loads(line) for line in folder.history.read_text().splitlines()]
 
@@ -306,11 +306,13 @@ class _Images:
             order = np.argsort(scores if is_id else -scores, kind="stable")
             wrong = order[scores[order] < threshold] if is_id else order[scores[order] >= threshold]
             what = (
-                f"{each.entry.name} (ID): {len(wrong):,} of {len(scores):,} taken for OOD, "
+                f"{each.entry.name} (ID): {len(wrong):,} of {len(scores):,} misjudged as OOD, "
                 "least ID-like first"
                 if is_id
-                else f"{each.entry.name} (OOD): {len(wrong):,} of {len(scores):,} taken for ID, "
-                "most ID-like first"
+                else (
+                    f"{each.entry.name} (OOD): {len(wrong):,} of {len(scores):,} misjudged as ID, "
+                    "most ID-like first"
+                )
             )
             rows[what] = self._thumbnails(each, scores, wrong[:_THUMBNAILS])
         if any(rows.values()):
@@ -381,7 +383,7 @@ class _Images:
                 yield _ShownSet(entry, images, part)
             else:
                 self.progress.note(
-                    f"no pictures of {entry.name}: its images are not those that were scored"
+                    f"no pictures of {entry.name}: its images differ from those that were scored"
                 )
 
     def _opened(self, entry: ScoredSet, benchmark: Benchmark | None) -> Dataset:

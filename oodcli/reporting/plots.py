@@ -200,7 +200,7 @@ def curves(
     """
     if len(scores) > MOST_LINES:
         raise InvalidInputError(
-            f"{len(scores)} methods cannot be told apart in one picture; choose {MOST_LINES}"
+            f"{len(scores)} methods are too many for one plot; choose at most {MOST_LINES}"
         )
     names = list(dict.fromkeys(name for _, sets in scores.values() for name in sets))
     what = "ROC curves" if kind == "roc" else "Precision-recall curves"

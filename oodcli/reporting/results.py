@@ -23,7 +23,7 @@ EXTRAS = {
     "fpr80": "FPR at a TPR of 80 %",
     "fpr90": "FPR at a TPR of 90 %",
     "fpr99": "FPR at a TPR of 99 %",
-    "tied": "share of the images whose score another image has, too",
+    "tied": "share of the images whose score is tied with that of another image",
     "detection_error": "smallest mean of the share of ID rejected and the share of OOD accepted",
     "threshold_95": "score that 95 % of the ID images reach",
     "accuracy_at_95": "ID accuracy among the images at or above that score",
@@ -215,7 +215,7 @@ class Comparison:
     group
         ``near``, ``far`` or ``ood``.
     delta
-        AUROC of A less AUROC of B, a fraction.
+        AUROC of A minus AUROC of B, a fraction.
     interval
         95 % confidence interval of ``delta``.
     p
@@ -255,8 +255,8 @@ class Comparison:
         chance = "p < 0.0001" if self.p_holm < 0.0001 else f"p = {self.p_holm:.4f}"
         if not self.significant:
             return (
-                f"on {self.dataset}, {self.method_a} and {self.method_b} cannot be told apart: "
-                f"{size}, {chance}{corrected}"
+                f"on {self.dataset}, {self.method_a} and {self.method_b} do not differ "
+                f"significantly: {size}, {chance}{corrected}"
             )
         verb = "separates better than" if self.delta > 0 else "separates worse than"
         return (

@@ -27,7 +27,7 @@ LAYOUTS = """\
 .npz  arrays called id_conf, near_SET_conf and far_SET_conf, with sN_ before them for seed N
 .pkl  {"id": {"test": [pred, conf, label]}, "ood": {"near": {SET: [...]}, "far": {SET: [...]}}}, as
       OpenOOD saves its scores
-.csv  a row for each image: dataset, then method and score, or one column of scores a method; may
+.csv  one row per image: dataset, then method and score, or one column of scores per method; may
       have label, prediction and group"""
 """What can be read, for messages and help."""
 
@@ -220,7 +220,8 @@ def _by_method(arrays: Mapping[str, NDArray[Any]], path: Path, id_name: str | No
     chosen = id_name or (labelled[0] if len(labelled) == 1 else None)
     if not any("/" in name for name in arrays):
         raise InvalidInputError(
-            f"{path} has arrays {_some(arrays)}, which is no known layout; see: ood report --help"
+            f"{path} has arrays {_some(arrays)}, which is not a known layout; see: ood report "
+            "--help"
         )
     if chosen is None:
         sets = dict.fromkeys(name.rpartition("/")[2] for name in arrays)
@@ -436,11 +437,11 @@ def _classes(values: object, where: str) -> NDArray[np.int64] | None:
     with reading(where, cure="give a number for each class, from 0", error=InvalidInputError):
         given = np.asarray(values)
         if given.dtype.kind not in "biuf":
-            raise ValueError(f"{_shown(given)} is no number")
-        with np.errstate(invalid="ignore"):  # what is no number is found below
+            raise ValueError(f"{_shown(given)} is not a number")
+        with np.errstate(invalid="ignore"):  # what is not a number is found below
             whole = given.astype(np.int64)
         if not np.array_equal(whole, given):
-            raise ValueError(f"{_shown(given[whole != given])} is no whole number")
+            raise ValueError(f"{_shown(given[whole != given])} is not a whole number")
     return whole
 
 

@@ -424,8 +424,8 @@ def _comparable(folders: Sequence[RunFolder], scorings: Sequence[Scoring]) -> No
         if scoring.limit != first.limit:
             raise InvalidInputError(
                 f"runs {folders[0].name} and {folder.name} were scored on different numbers of "
-                f"images ({first.limit or 'all'} and {scoring.limit or 'all'} of each set); "
-                "score them alike, or report them one by one"
+                f"images ({first.limit or 'all'} and {scoring.limit or 'all'} of each set); score "
+                "them on the same number, or report them separately"
             )
 
 
@@ -444,8 +444,8 @@ def _reader(folder: RunFolder, scoring: Scoring) -> Callable[[str, ScoredSet], S
             return None
         if len(scores) != entry.n:
             raise CorruptArtifactError(
-                f"the scores of {method} on {entry.name} are not one per image; "
-                f"make them again: ood score --run {folder.name}"
+                f"the scores of {method} on {entry.name} are not one per image; compute them "
+                f"again: ood score --run {folder.name}"
             )
         scores.setflags(write=False)  # whoever reads them again gets the same array
         return scores

@@ -119,8 +119,8 @@ def average(parts: Sequence[Placements]) -> Placements:
     sizes = {(len(part.id_side), len(part.ood_side)) for part in parts}
     if len(sizes) != 1:
         raise InvalidInputError(
-            f"scores of {sorted(sizes)} ID and OOD images are not of the same images; "
-            "report them one by one"
+            f"scores of {sorted(sizes)} ID and OOD images are not of the same images; report them "
+            "separately"
         )
     return Placements(
         _mean([part.id_side for part in parts]).astype(np.float32),
@@ -493,7 +493,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int 
     # Probabilities summed up in single precision may be above 1 by a rounding error.
     if not np.all((probability >= 0) & (probability <= 1 + 1e-5)):
         raise InvalidInputError(
-            f"confidences from {probability.min()} to {probability.max()} are no probabilities; "
+            f"confidences from {probability.min()} to {probability.max()} are not probabilities; "
             "give those of the predicted class"
         )
     bins = np.clip(np.ceil(probability * n_bins).astype(np.int64) - 1, 0, n_bins - 1)

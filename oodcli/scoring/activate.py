@@ -398,7 +398,7 @@ class Activator:
         One pool serves what has to be decoded for them, and ends with this where none ran before.
         """
         with (
-            enough_memory(self.device, "take fewer images at a time: --score-batch-size N"),
+            enough_memory(self.device, "use fewer images per forward pass: --score-batch-size N"),
             one_for_all(),
             read_ahead(_views(shards, view)) as chunks,
         ):
@@ -435,7 +435,8 @@ class Activator:
                     with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
                         return shown.read(shard, probes)
                     self._progress.note(
-                        f"a stored shard of activations of {images.name} is damaged: made again"
+                        f"a stored shard of activations of {images.name} is damaged: computing it "
+                        "again"
                     )
                     shown.folder.forget(shard, [probe.key for probe in probes])
                     self._compute(images, shown, [shard], probes)
@@ -533,7 +534,7 @@ class _Shown:
                 arrays |= self._arrays([self.folder.observed(probe.key)], [probe.key], shard)
             activations = Activations.of(_padded(arrays) if self.folder.norms_only else arrays)
         except (KeyError, ValueError) as error:
-            raise CorruptArtifactError(f"{where} is not whole: {error}; remove it") from None
+            raise CorruptArtifactError(f"{where} is incomplete: {error}; remove it") from None
         if len(activations) != len(shard):
             raise CorruptArtifactError(
                 f"{where} has {len(activations)} rows, not {len(shard)}; remove it"

@@ -304,8 +304,8 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name in RESERVED:
             raise InvalidInputError(
-                f"an OOD set cannot be called {name!r} in a file of activations; "
-                "name it otherwise: --ood NAME=PATH"
+                f"an OOD set cannot be called {name!r} in a file of activations; give it another "
+                "name: --ood NAME=PATH"
             )
 
 
@@ -430,7 +430,7 @@ def _check_shapes(path: Path, each: FileSet) -> None:
                 "all arrays of a set have one row per image"
             )
     if len(each) == 0:
-        raise InvalidInputError(f"{path}: set {each.name!r} has no images; leave it out")
+        raise InvalidInputError(f"{path}: set {each.name!r} has no images; remove it")
 
 
 def _check_sets(path: Path, sets: Mapping[str, FileSet]) -> None:
@@ -438,7 +438,7 @@ def _check_sets(path: Path, sets: Mapping[str, FileSet]) -> None:
         raise InvalidInputError(f"{path} has no set {TEST!r}: the ID test images")
     if all(name in RESERVED for name in sets):
         raise InvalidInputError(
-            f"{path} has no OOD set: that is every set but {', '.join(RESERVED)}"
+            f"{path} has no OOD set; add one, called other than {', '.join(RESERVED)}"
         )
     for name in (TRAIN, VAL):
         if name in sets and "labels" not in sets[name].members:
@@ -477,7 +477,7 @@ def _check_values(each: FileSet, part: slice) -> None:
         if len(bad):
             raise InvalidInputError(
                 f"{each.members[name].where} has values that are not finite in row "
-                f"{part.start + int(bad[0])}; leave the image out of all arrays of its set"
+                f"{part.start + int(bad[0])}; remove the image from all arrays of its set"
             )
     if "logits" not in each.members or "features" not in each.members:
         return
@@ -492,5 +492,5 @@ def _check_values(each: FileSet, part: slice) -> None:
         raise InvalidInputError(
             f"{each.members['logits'].where} is not features @ weight.T + bias: in row "
             f"{part.start + row} it is off by {float(off[row].max()):.3g}; store the input of the "
-            "last layer as features, or leave the logits out"
+            "last layer as features, or omit the logits"
         )

@@ -261,8 +261,8 @@ def scored(
 def _warn_near_chance(run: OpenRun, right: float, labels: NDArray[np.int64]) -> None:
     if near_chance(right, labels) is not None:
         run.progress.note(
-            f"warning: {run.name} is right on {100 * right:.2f} % of {len(labels):,} test "
-            "images, hardly better than guessing"
+            f"warning: {run.name} classifies {100 * right:.2f} % of {len(labels):,} test "
+            "images correctly, hardly better than chance"
         )
 
 

@@ -176,7 +176,7 @@ class FittedMethods:
             return None
         return (
             f"most of the {lasting(total)} of fitting and scoring went to: {', '.join(slow)} "
-            "(--method names those that are wanted)"
+            "(select methods with --method)"
         )
 
     def _after(self, attempts: "_Attempts") -> Self:

@@ -156,8 +156,8 @@ class Work:
         rate = self.run.activator.rate() or self.run.activator.timed_rate()
         count = f"{scored:,} images" + (f" and {train:,} training images" if train else "")
         self.run.progress.note(
-            f"these methods take more than the one forward pass: {each}; for {count} about "
-            f"{lasting(passes / rate)} at {rate:,.0f} images/s, less what is stored"
+            f"these methods need more than one forward pass: {each}; for {count} about "
+            f"{lasting(passes / rate)} at {rate:,.0f} images/s, minus what is stored"
         )
 
 

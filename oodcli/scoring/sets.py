@@ -84,8 +84,8 @@ def benchmark_to_score(
     get = f"get them: ood datasets download --benchmark {own.name}"
     if not _ood_sets(own, missing):
         run.progress.note(
-            f"no OOD set of benchmark {own.name} is here: scoring on photographs and noise "
-            f"that come with ood; {get}"
+            f"no OOD set of benchmark {own.name} is in the store: scoring on the photographs and "
+            f"noise included in ood; {get}"
         )
         return None
     if missing:
@@ -108,9 +108,9 @@ def _named_benchmark(
     missing = missing_sets(benchmark, run.store)
     if not _ood_sets(benchmark, missing) and not ood:
         raise MissingArtifactError(
-            f"no OOD set of benchmark {benchmark.name} is here; get them: "
-            f"ood datasets download --benchmark {benchmark.name}, or name sets of your own "
-            "in place of the benchmark: --ood NAME|FOLDER"
+            f"no OOD set of benchmark {benchmark.name} is in the store; get them: "
+            f"ood datasets download --benchmark {benchmark.name}, or use sets of your own "
+            "instead: --ood NAME|FOLDER"
         )
     if missing and not allow_missing:
         raise MissingArtifactError(
@@ -147,13 +147,13 @@ def wanted_sets(run: OpenRun, ood: Sequence[str]) -> tuple[WantedSet, ...]:
     names = [each.dataset.name for each in wanted]
     if AVERAGE in names:
         raise InvalidInputError(
-            f"a set cannot be called {AVERAGE!r}, which stands for the mean over sets; "
-            "name it otherwise: --ood NAME=PATH"
+            f"a set cannot be called {AVERAGE!r}, which stands for the mean over sets; give it "
+            "another name: --ood NAME=PATH"
         )
     twice = check_distinct([run.data_name, *names])
     if twice is not None:
         raise InvalidInputError(
-            f"two of the sets are called {twice!r}; name one otherwise: --ood NAME=PATH"
+            f"two of the sets are called {twice!r}; rename one of them: --ood NAME=PATH"
         )
     return tuple(wanted)
 
@@ -221,8 +221,8 @@ def check_validation(run: OpenRun, tune: Sequence[Tuning], named: str | None) ->
     has_some = named is not None or (benchmark is not None and benchmark.ood_val)
     if "openood" in tune and not has_some:
         raise InvalidInputError(
-            "--tune openood needs OOD validation images, and no benchmark names them here; "
-            "name some that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
+            "--tune openood needs OOD validation images, and no benchmark defines them here; "
+            "name sets that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
         )
 
 
@@ -288,7 +288,7 @@ def _ood_validation_images(
         if each.images(run).digest == images.digest:
             raise InvalidInputError(
                 f"--tune-ood {named} has the same images as {each.dataset.name}, which is "
-                "scored; parameters must not be chosen on what they are tested on"
+                "scored; parameters must not be chosen on test images"
             )
     return images
 

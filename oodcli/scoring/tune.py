@@ -119,7 +119,7 @@ def tune(
             continue
         best = _first_best(rated)
         if best is None:
-            yield spec, f"{name} gives scores that are not finite, whatever its parameters"
+            yield spec, f"{name} gives scores that are not finite with any of its parameters"
             continue
         search = Search(
             name, tuning, id_val.name, ood_val.name, id_val.n, ood_val.n,

@@ -42,7 +42,7 @@ def check_copies(into: Path, paths: Sequence[str]) -> None:
     for path in paths:
         if path != STDIN and Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
             raise InvalidInputError(
-                f"{into} lies in {path}, which is read; name a folder elsewhere for the copies"
+                f"{into} lies in {path}, which is read; choose another folder for the copies"
             )
 
 
@@ -75,7 +75,7 @@ class Copies:
             for number in range(1, _COPIES):
                 target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
                 if not os.path.lexists(target):
-                    with replacing(target, cure="name a folder elsewhere") as stream:
+                    with replacing(target, cure="choose another folder") as stream:
                         self._write(item, stream)
                     return
                 if self._is_copy(item, target):
@@ -84,10 +84,11 @@ class Copies:
             reason = (error.strerror or str(error)).lower()
             raise InvalidInputError(
                 f"cannot copy {printable(item.name)} into {self.folder}: {reason}; make that "
-                "possible, or name another folder: --copy-ood DIR"
+                "possible, or choose another folder: --copy-ood DIR"
             ) from None
         raise InvalidInputError(
-            f"there are {_COPIES} other images called {wanted}; name another folder: --copy-ood DIR"
+            f"there are {_COPIES} different images called {wanted}; choose another folder: "
+            "--copy-ood DIR"
         )
 
     def _write(self, item: Item, stream: IO[bytes]) -> None:

@@ -256,7 +256,8 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = BY_DEFAULT) ->
     if tied > MOSTLY_TIED:
         run.progress.note(
             f"{100 * tied:.0f} % of the {len(scores):,} ID scores of {detector.method} "
-            "tie with another, so that its threshold is coarse; another method ranks images better"
+            "are tied with another, so its threshold is coarse; another method ranks images more "
+            "finely"
         )
     return replace(detector, threshold=rule.on(scores))
 
@@ -276,9 +277,7 @@ def _found_or_fitted(run: OpenRun, spec: MethodSpec) -> Detector:
         try:
             kept.write(detector)
         except UnstorableError as error:
-            progress.note(
-                f"{spec.canonical} cannot be stored ({error}): it is fitted anew each time"
-            )
+            progress.note(f"{spec.canonical} cannot be stored ({error}): it is refitted each time")
     return detector
 
 

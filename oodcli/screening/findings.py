@@ -92,8 +92,8 @@ class PredictResult:
         first = next((each for each in self.rows if each.error is not None), None)
         example = "" if first is None else f", such as {first.path}: {first.error}"
         return (
-            f"none of {self.tested.total:,} images could be judged, for none can be read{example}; "
-            "see that the files are whole"
+            f"none of {self.tested.total:,} images could be judged, because none can be "
+            f"read{example}; check that the files are complete"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _pixels(image: object) -> Iterator[NDArray[np.uint8]]:
         yield from _of_array(image)
     else:
         raise InvalidInputError(
-            f"{type(image).__name__} is no type of an image; give a path, bytes, a binary file "
+            f"{type(image).__name__} is not an image type; give a path, bytes, a binary file "
             "object, a uint8 array, a Pillow image or a tensor"
         )
 
@@ -154,4 +154,4 @@ def _of_tensor(tensor: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
 def _check_size(shape: Sequence[int]) -> None:
     """Refuse images without pixels; that there are no images at all is no fault."""
     if 0 in shape[-3:]:
-        raise InvalidInputError(f"images of shape {tuple(shape)} have no pixels; leave them out")
+        raise InvalidInputError(f"images of shape {tuple(shape)} have no pixels; remove them")

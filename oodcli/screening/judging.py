@@ -188,7 +188,7 @@ def judge(
         pools = stack.enter_context(decoding())
         stack.enter_context(
             enough_memory(
-                detector.compute.device, "take fewer images at a time: --score-batch-size N"
+                detector.compute.device, "use fewer images per forward pass: --score-batch-size N"
             )
         )
         done = decoded(images, Resizing(pre.size, pre.resize).apply, pools.threads())
@@ -269,7 +269,7 @@ def _checked(
             raise UnreadableImageError(
                 item.name,
                 image,
-                cure='replace it, or take it as a row with the reason: errors="row"',
+                cure='replace it, or return it as a row with the reason: errors="row"',
             )
         yield item, image
 

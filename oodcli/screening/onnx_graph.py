@@ -141,7 +141,7 @@ def as_onnx(screening: Screening, kind: Input, size: tuple[int, int], network: s
         cause = error.__cause__ or error
         reason = str(cause).strip().partition("\n")[0]
         raise InvalidInputError(
-            f"{network} cannot be written as an ONNX file ({reason}); take another network"
+            f"{network} cannot be written as an ONNX file ({reason}); use another network"
         ) from None
     assert program is not None  # it is None with other options
     return program.model_proto

@@ -109,7 +109,7 @@ def verified(
     for name, difference in found.items():
         if not difference.relative <= TOLERANCE:
             raise InvalidInputError(
-                f"the file gives other results than ood: {name} differ by up to "
+                f"the file gives different results from ood: {name} differ by up to "
                 f"{difference.largest:.2g}, which is {difference.relative:.2g} of their spread; "
                 f"{TOLERANCE:g} is accepted; nothing was written"
             )
@@ -124,7 +124,7 @@ def verified(
     for name, bad in differ.items():
         if bad.any():
             raise InvalidInputError(
-                f"the file gives other results than ood: the {name} of {int(bad.sum())} of "
+                f"the file gives different results from ood: the {name} of {int(bad.sum())} of "
                 f"{len(pixels)} images; nothing was written"
             )
     return Verification(

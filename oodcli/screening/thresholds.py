@@ -59,7 +59,8 @@ class ThresholdRule:
     Raises
     ------
     InvalidInputError
-        If both are given, one is no number, the share is out of range, or the score is not finite.
+        If both are given, one is not a number, the share is out of range, or the score is not
+        finite.
 
     Examples
     --------

@@ -30,7 +30,7 @@ Lines = Literal["csv", "jsonl"]
 ROW_SCHEMA = 1
 SYNC_S = 3.0
 
-_CURE = "name another file, or remove this one"
+_CURE = "choose another file, or remove this one"
 # Settings that rows do not depend on: a detector that is fitted again has another date.
 _INCIDENTAL = frozenset({"created"})
 
@@ -282,7 +282,7 @@ def _opened(
     if begun:
         _check_settings(path, settings_path(target), wanted)
     else:
-        write_json(settings_path(target), wanted, cure="name a file elsewhere")
+        write_json(settings_path(target), wanted, cure="choose another file")
     with target.open("r+b" if begun else "wb") as stream:
         if begun:
             done, before = _read(path, stream, kind)
@@ -303,8 +303,8 @@ def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None
         found = read_json(beside)
     except (FileNotFoundError, CorruptArtifactError):
         raise InvalidInputError(
-            f"{path} is there already, without {beside.name} beside it that says what its rows "
-            f"are of; {_CURE}"
+            f"{path} already exists, without {beside.name} beside it, which records what its rows "
+            f"are; {_CURE}"
         ) from None
     # As JSON has it: tuples are lists there.
     asked = json.loads(json.dumps(wanted))

@@ -160,7 +160,7 @@ class Recommendation:
         if content.get("schema") != RECOMMENDATION_SCHEMA:
             raise CorruptArtifactError(
                 f"{where} has schema {content.get('schema')!r}, not {RECOMMENDATION_SCHEMA}; "
-                "make it again: ood recommend"
+                "create it again: ood recommend"
             )
         derived = ("kind", "schema", "sureness")
         fields = {name: value for name, value in content.items() if name not in derived}
@@ -169,7 +169,7 @@ class Recommendation:
             return cls(**fields, candidates=candidates)
         except (KeyError, TypeError) as error:
             raise CorruptArtifactError(
-                f"{where} is damaged: {error}; make it again: ood recommend"
+                f"{where} is damaged: {error}; create it again: ood recommend"
             ) from None
 
 

@@ -138,7 +138,7 @@ def _fitted(
                 left_out[spec.canonical] = str(error)
             task.advance(1)
     probing = [spec.canonical for spec, fitted in ready if fitted.probes]
-    left_out |= dict.fromkeys(probing, "it takes more than the ordinary forward pass")
+    left_out |= dict.fromkeys(probing, "it needs more than one forward pass")
     return [each for each in ready if not each[1].probes], left_out
 
 

@@ -428,8 +428,8 @@ class RunFolder:
                 f"resume it with: ood train --resume --run {self.name}"
             )
         cure = (
-            f"restore it, or remove the run (ood runs remove {self.name}) and make it again; its "
-            f"weights can still be imported: ood import {self.weights} --arch ARCH --data DATA"
+            f"restore it, or remove the run (ood runs remove {self.name}) and create it again; "
+            f"its weights can still be imported: ood import {self.weights} --arch ARCH --data DATA"
         )
         return Run.from_json(read_json(path, cure=cure), path)
 
@@ -452,8 +452,8 @@ class RunFolder:
             digest = "gone"
         if digest != run.weights:
             raise CorruptArtifactError(
-                f"the weights of run {self.name} are not what was written; "
-                f"remove it (ood runs remove {self.name}) and make it again"
+                f"the weights of run {self.name} have changed since they were written; remove it "
+                f"(ood runs remove {self.name}) and create it again"
             )
 
     def begin(self, begun: Begun) -> None:
@@ -610,17 +610,18 @@ def new_name(store: Store, wanted: str | None, default: str) -> str:
         if folder.ours and not folder.finished:
             raise InvalidInputError(
                 f"run {wanted} is not finished; resume it "
-                f"(ood train --resume --run {wanted}) or name another: --name RUN"
+                f"(ood train --resume --run {wanted}) or choose another name: --name RUN"
             )
         if _taken(folder.path) and not folder.ours and folder.path.is_dir():
             raise InvalidInputError(
-                f"the folder {folder.path} is there already, and is no run; if it is what was left "
-                f"of one, remove it (ood runs remove {wanted}), or name another: --name RUN"
+                f"the folder {folder.path} already exists and is not a run; if it is the "
+                f"remainder of a removed run, remove it (ood runs remove {wanted}), or choose "
+                "another name: --name RUN"
             )
         if _taken(folder.path):
             raise InvalidInputError(
-                f"there is a run {wanted} already; remove it (ood runs remove {wanted}) "
-                "or name another: --name RUN"
+                f"run {wanted} already exists; remove it (ood runs remove {wanted}) or choose "
+                "another name: --name RUN"
             )
         return wanted
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", default).strip("-.") or "run"

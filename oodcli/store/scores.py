@@ -184,7 +184,7 @@ def read_scores(folder: Path, scoring: Scoring, method: str, dataset: str) -> Sc
         return read_arrays(path, digest=digest)["scores"]
     except (FileNotFoundError, KeyError):
         raise CorruptArtifactError(
-            f"the scores of {method} on {dataset} are gone; make them again: ood score"
+            f"the scores of {method} on {dataset} are missing; compute them again: ood score"
         ) from None
 
 

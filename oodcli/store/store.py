@@ -53,7 +53,7 @@ _PIPE_POLL_S = 0.05
 
 
 # What helps beside making room where the disk of the store is full.
-ELSEWHERE = "keep everything elsewhere: --store DIR"
+ELSEWHERE = "use another store: --store DIR"
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def _no_room(error: OSError, path: Path, needed: str, cure: str) -> InvalidInput
     full = "the quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
     return InvalidInputError(
         f"cannot write {path}: {full}: it needs {needed}, and "
-        f"{_amount(free_bytes(path.parent))} are free; make room, or {cure}"
+        f"{_amount(free_bytes(path.parent))} are free; free some space, or {cure}"
     )
 
 
@@ -162,7 +162,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     if needed > free:
         raise InvalidInputError(
             f"{what} need {_amount(needed)}, and the disk of {folder} has {_amount(free)} "
-            "free; make room, or keep everything elsewhere: --store DIR"
+            "free; free some space, or use another store: --store DIR"
         )
 
 
@@ -179,7 +179,7 @@ def check_file_of_user(path: Path) -> None:
         raise InvalidInputError(f"{path} is a folder; name a file in it")
     if not target.parent.is_dir():
         raise InvalidInputError(
-            f"there is no folder {target.parent} for {path.name}; make it first"
+            f"there is no folder {target.parent} for {path.name}; create it first"
         )
     if not is_stream(path):
         _check_writable(path, target.parent)
@@ -242,7 +242,7 @@ def file_of_user(path: Path) -> Iterator[IO[bytes]]:
         with open_stream(path) as stream:
             yield stream
         return
-    with replacing(expanded(path).resolve(), cure="name a file elsewhere") as stream:
+    with replacing(expanded(path).resolve(), cure="choose another file") as stream:
         yield stream
 
 
@@ -258,7 +258,7 @@ def open_stream(path: Path) -> IO[bytes]:
     Raises
     ------
     InvalidInputError
-        If nobody reads the pipe, not even after ``PIPE_WAIT_S`` seconds.
+        If no process reads the pipe, not even after ``PIPE_WAIT_S`` seconds.
     OSError
         If it cannot be written.
     """
@@ -275,7 +275,7 @@ def open_stream(path: Path) -> IO[bytes]:
                 raise
             if time.monotonic() > until:
                 raise InvalidInputError(
-                    f"nobody reads the pipe {path}; start its reader first, or name a file"
+                    f"no process reads the pipe {path}; start its reader first, or name a file"
                 ) from None
             time.sleep(_PIPE_POLL_S)
         else:
@@ -454,7 +454,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress.note(f"waiting for another ood process that is making {name}")
+            progress.note(f"waiting for another ood process that is creating {name}")
             lock.acquire()
         try:
             yield

@@ -107,7 +107,7 @@ def check_several(dataset: Dataset) -> None:
         If the data have fewer than two classes.
     """
     if len(dataset.class_names) < 2:
-        raise InvalidInputError(f"{dataset.name} has one class; a classifier needs two at least")
+        raise InvalidInputError(f"{dataset.name} has one class; a classifier needs at least two")
 
 
 def check_classes(train: ImageSet, dataset: Dataset) -> None:

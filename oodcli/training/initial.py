@@ -114,8 +114,8 @@ class InitialWeights:
         """
         if self.named.digest != digest:
             raise InvalidInputError(
-                f"{self.named.source} holds other weights than when this run was begun; "
-                "put the old ones back, or begin another run"
+                f"{self.named.source} holds different weights than when this run was started; "
+                "restore the old ones, or start another run"
             )
         given = self.network(spec).module.state_dict()
         ours = module.state_dict()
@@ -149,7 +149,7 @@ def initial_weights(store: Store, source: str) -> InitialWeights:
     if not path.exists():
         known = ", ".join(folder.name for folder in run_folders(store)) or "none"
         raise InvalidInputError(
-            f"--init {source} is neither a run nor a file; the runs here: {known}"
+            f"--init {source} is neither a run nor a file; existing runs: {known}"
         )
     state = read_state(path)
     return InitialWeights(Initial(str(path.resolve()), _digest(state)), state)

@@ -179,7 +179,9 @@ def named_apart(request: TrainRequest) -> TrainRequest:
         if key not in ("arch", "objective"):
             others.append(pair)
         elif getattr(request, key) is not None:
-            raise InvalidInputError(f"--set {key} and --{key} contradict each other; leave one out")
+            raise InvalidInputError(
+                f"--set {key} and --{key} contradict each other; remove one of them"
+            )
         else:
             apart[key] = text
     return replace(request, settings=tuple(others), **apart)
@@ -262,8 +264,8 @@ def _start(store: Store, request: TrainRequest, progress: Progress) -> InitialWe
         return None
     if Path(request.init).exists() and request.init in {f.name for f in run_folders(store)}:
         progress.note(
-            f"--init {request.init} is taken as the run, not as the file {request.init} in "
-            f"this folder; to take the file: ./{request.init}"
+            f"--init {request.init} means the run, not the file {request.init} in "
+            f"this folder; to use the file: ./{request.init}"
         )
     return initial_weights(store, request.init)
 
@@ -330,7 +332,7 @@ def _shared_out(
         )
         return scaled
     if scale_batch:
-        progress.note("--scale-batch changes nothing: torchrun has not started several processes")
+        progress.note("--scale-batch has no effect: torchrun has not started several processes")
     return recipe
 
 
@@ -358,7 +360,7 @@ def same_run(store: Store, job: Job, name: str | None) -> RunFolder | None:
             return folder
         if name is not None:
             raise InvalidInputError(
-                f"run {name} was started with other settings; go on with its own: "
+                f"run {name} was started with other settings; resume it with its own: "
                 f"ood train --resume --run {name}"
             )
     return None

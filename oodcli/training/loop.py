@@ -663,15 +663,15 @@ def _explained() -> Iterator[None]:
         if not str(error).startswith("Expected more than 1 value per channel"):
             raise
         raise InvalidInputError(
-            "this network cannot normalise a batch of one image, as the last one of an epoch may "
-            "be, or a process's share of it; change --batch-size, or take a larger --image-size"
+            "this network cannot normalise a batch of one image, such as the last one of an "
+            "epoch or a process's share of it; change --batch-size, or use a larger --image-size"
         ) from error
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise InvalidInputError(
-            f"torch cannot compile this network: {reason}; leave --compile out"
+            f"torch cannot compile this network: {reason}; omit --compile"
         ) from error
 
 

@@ -219,7 +219,7 @@ def _predicted(
     shards = (pixels[at : at + _SHARD_ROWS] for at in range(0, len(pixels), _SHARD_ROWS))
     with (
         progress.task("trying the network", total=len(pixels), unit="images", passing=True) as task,
-        enough_memory(device, "take another: --device cpu"),
+        enough_memory(device, "use another: --device cpu"),
     ):
         passes = extract(network, shards, mean=mean, std=std, device=device, advance=task.advance)
         return np.concatenate([batch.predictions.cpu().numpy() for batch in passes])

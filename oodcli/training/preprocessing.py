@@ -86,7 +86,7 @@ class Sizing:
 
 def _in_words(size: tuple[int, int], way: Resize) -> str:
     if not way.crops:
-        return "exact (to height and width, whatever the form)"
+        return "exact (to height and width, ignoring the aspect ratio)"
     return f"{way.how} (the shorter side to {way.side or max(size)}, then the centre)"
 
 
@@ -152,9 +152,9 @@ def sizing_for(
         size, size_from = _reached(originals, arch, published), _BY_SIZE
     elif originals.are_large:
         raise InvalidInputError(
-            f"nothing says at which size {arch} was trained, and the images of {dataset.name} are "
-            f"of {originals}; name it: --image-size N, and --resize shorter-crop:SIDE if a margin "
-            "was cut off"
+            f"it is not stated at which size {arch} was trained, and the images of {dataset.name} "
+            f"are of {originals}; name it: --image-size N, and --resize shorter-crop:SIDE if a "
+            "margin was cut off"
         )
     else:
         size, size_from = _SMALL, f"usual for images of {originals}"
@@ -199,7 +199,7 @@ def _with_resize(
             way = replace(way, side=None)
             source += f", without its margin ({usual}), which is for its own size"
     elif originals.are_large and not originals.are_square:
-        way, source = Resize(crops=True), "usual for photographs, whose form it keeps"
+        way, source = Resize(crops=True), "usual for photographs; keeps the aspect ratio"
     else:
         way, source = Resize(crops=False), "usual for small or square images"
     filter_, filter_from = _filter(asked, wanted)
@@ -214,12 +214,12 @@ def _filter(asked: Resize | None, wanted: Pretrained | None) -> tuple[str, str]:
     if asked is not None and asked.filter is not None:
         return asked.filter, "--resize"
     if wanted is None or not wanted.filter:
-        return BILINEAR, "the usual one, for nothing says another"
+        return BILINEAR, "the usual one, as no other is stated"
     if wanted.filter in FILTERS:
         return wanted.filter, wanted.configuration
     return BILINEAR, (
-        f"ood has no {wanted.filter}, which {wanted.configuration} has, so that accuracy and "
-        "scores differ a little from published ones"
+        f"ood has no {wanted.filter}, which {wanted.configuration} has, so accuracy and "
+        "scores differ slightly from published ones"
     )
 
 

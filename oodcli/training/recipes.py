@@ -158,9 +158,7 @@ class Recipe:
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise InvalidInputError(
-                    f"{_option(name)} must not be negative, nor infinite: {value}"
-                )
+                raise InvalidInputError(f"{_option(name)} must be finite and not negative: {value}")
         if self.momentum >= 1:
             raise InvalidInputError(f"--momentum must be below 1, not {self.momentum:g}")
         for name in ("warm_up", "jitter_chance", "grey_chance"):
@@ -179,11 +177,13 @@ class Recipe:
 
     def _check_lists(self) -> None:
         if not all(0 < share <= 1 for share in self.milestones):
-            raise InvalidInputError("--set milestones must be shares of all epochs, from 0 to 1")
+            raise InvalidInputError("--set milestones must be fractions of all epochs, from 0 to 1")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise InvalidInputError("--set crop_scale must be two rising shares, such as 0.2,1")
+            raise InvalidInputError(
+                "--set crop_scale must be two increasing fractions, such as 0.2,1"
+            )
         if len(self.jitter) != 4 or not all(0 <= value <= 1 for value in self.jitter):
-            raise InvalidInputError("--set jitter must be four shares, such as 0.4,0.4,0.4,0.1")
+            raise InvalidInputError("--set jitter must be four fractions, such as 0.4,0.4,0.4,0.1")
         if self.jitter[3] > 0.5:
             raise InvalidInputError("the last number of --set jitter must be at most 0.5")
         for name in ("mean", "std"):

@@ -202,7 +202,7 @@ class Session:
         self._introduce(trainer, len(parts["train"]), begun)
         started = time.perf_counter()
         images = self._placed(parts)
-        with enough_memory(self.device, "take fewer images per step: --batch-size N"):
+        with enough_memory(self.device, "use fewer images per step: --batch-size N"):
             best = self._through_epochs(trainer, images, history, best)
         weights, outcome = self._outcome(trainer, images, history, best)
         network = _finished(self.spec, weights, self.classes)
@@ -215,7 +215,7 @@ class Session:
         self.processes.meet()
         if best is not None:
             self.progress.note(
-                f"the checkpoint of epoch {best['epoch']} counts, the best on validation"
+                f"the checkpoint of epoch {best['epoch']} is used, the best on validation images"
             )
         seconds = time.perf_counter() - started
         self.progress.note(f"run {self.folder.name} is ready after {seconds:.1f} s of training")
@@ -256,7 +256,7 @@ class Session:
         state = load_state(self.folder, trainer, self.progress) if self.processes.first else None
         history, best = self.processes.agreed(state) or ([], None)
         if before and not history:
-            self.progress.note(f"no state of run {self.folder.name} is whole: beginning again")
+            self.progress.note(f"no state of run {self.folder.name} is intact: starting again")
             trainer = self._trainer(from_init=True)
         trainer.follow_first()
         self.processes.cure = (
@@ -313,8 +313,8 @@ class Session:
         )
         if job.amp and not quick_in_bfloat16(self.device):
             self.progress.note(
-                f"{self.device} has no instructions for bfloat16, so that --amp makes training "
-                "slower; leave it out"
+                f"{self.device} has no instructions for bfloat16, so --amp makes training slower; "
+                "omit it"
             )
 
     def _placed(self, parts: Mapping[str, ImageSet]) -> dict[str, TrainingImages]:
@@ -333,8 +333,8 @@ class Session:
         )
         if self.recipe.keep == "best" and "val" not in images:
             self.progress.note(
-                f"{self.data.name} has no validation images, so that the last checkpoint counts "
-                "and not the best; hold some out: --val-fraction 0.02"
+                f"{self.data.name} has no validation images, so the last checkpoint is used, not "
+                "the best; hold some out: --val-fraction 0.02"
             )
         return images
 
@@ -354,8 +354,8 @@ class Session:
                     share = train.waited / stats.seconds
                     if stats.epoch == begun + 1 and share > MUCH_WAITING:
                         self.progress.note(
-                            f"waiting for images took {100 * share:.0f} % of the time; more cores, "
-                            "with --data-workers N for all of them, or smaller images help"
+                            f"waiting for images took {100 * share:.0f} % of the time; to reduce "
+                            "this, use more cores (with --data-workers N) or smaller images"
                         )
                     if self.processes.first:
                         best = save_state(self.folder, trainer, history, keep_best=keep_best)
@@ -363,8 +363,8 @@ class Session:
                 if not history:
                     raise
                 raise InvalidInputError(
-                    f"{error}; the weights after epoch {len(history)} are kept, to start from: "
-                    f"--init {self.folder.name}"
+                    f"{error}; the weights after epoch {len(history)} are stored; to start from "
+                    f"them: --init {self.folder.name}"
                 ) from None
         return self.processes.agreed(best)
 
@@ -449,7 +449,7 @@ def _said_of(tested: Mapping[str, Any] | None, data_name: str) -> Iterator[str]:
     yield f"accuracy on {tested['n']:,} test images of {data_name}: {right:.2f} %"
     if tested["chance"] is not None:
         yield (
-            "warning: that is hardly better than guessing "
+            "warning: that is hardly better than chance "
             f"({100 * tested['chance']:.2f} %); train longer, or look at images and classes: "
             "ood datasets show"
         )
@@ -459,8 +459,8 @@ def _check_shares(recipe: Recipe, processes: Processes) -> None:
     """Refuse a batch that has not an image for every process."""
     if recipe.batch_size < processes.size:
         raise InvalidInputError(
-            f"a batch of {recipe.batch_size} images cannot be shared by {processes.size} "
-            "processes; start fewer, or take more images per step: --batch-size N"
+            f"a batch of {recipe.batch_size} images cannot be divided among {processes.size} "
+            "processes; start fewer, or use more images per step: --batch-size N"
         )
 
 
@@ -481,8 +481,8 @@ def check_compiled(device: torch.device, processes: Processes) -> None:
     """
     if processes.many:
         raise InvalidInputError(
-            f"--compile is for one process, not for {processes.size} that share batches; leave "
-            "--compile out, or train a run that was begun with it in one process"
+            f"--compile is for one process, not for {processes.size} that share batches; omit "
+            "--compile, or resume a run that was started with it in one process"
         )
     check_compiler(device)
 
@@ -502,8 +502,11 @@ def _where(device: torch.device, processes: Processes) -> str:
     if not processes.many:
         return str(device)
     if device.type == "cuda":
-        return f"{processes.size} GPUs, each batch shared out and normalised as a whole"
-    return f"{processes.size} processes, each batch shared out and each share normalised by itself"
+        return f"{processes.size} GPUs, each batch divided among them and normalised as a whole"
+    return (
+        f"{processes.size} processes, each batch divided among them and each part normalised "
+        "separately"
+    )
 
 
 def _deterministic(device: torch.device) -> None:

@@ -90,7 +90,7 @@ def weights_so_far(folder: RunFolder) -> tuple[int, dict[str, Tensor]]:
         except (CorruptArtifactError, FileNotFoundError):
             continue
     raise MissingArtifactError(
-        f"run {folder.name} has no finished epoch; go on with it first: "
+        f"run {folder.name} has no finished epoch; resume it first: "
         f"ood train --resume --run {folder.name}"
     )
 

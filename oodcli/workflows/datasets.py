@@ -78,7 +78,8 @@ def download_datasets(
     wanted = list(dict.fromkeys((*names, *_members(benchmark))))
     if not wanted:
         raise InvalidInputError(
-            "nothing is named; name data sets (ood datasets list shows them) or --benchmark NAME"
+            "no data set is given; name data sets (ood datasets list shows them) or --benchmark "
+            "NAME"
         )
     files: list[WantedFile] = []
     for name in wanted:
@@ -225,8 +226,8 @@ def unlike_published(dataset: Dataset) -> str | None:
     here = ", ".join(f"{part} {n:,}" for part, n in found.items()) or "none of its parts"
     published = ", ".join(f"{part} {n:,}" for part, n in known.counts.items())
     return (
-        f"{dataset.name} has {here} images here and {published} as published: figures on it are "
-        "not those of papers"
+        f"{dataset.name} has {here} images here and {published} as published: "
+        "results on it are not comparable with published ones"
     )
 
 
@@ -315,7 +316,7 @@ def draw_sheet(
         f"{shape.size[0]}x{shape.size[1]} pixels (resize: {shape.resize}), {how}",
     )
     sheet = contact_sheet(pixels, captions, title=title)
-    with replacing(output, cure="name a file elsewhere: --output FILE") as stream:
+    with replacing(output, cure="choose another file: --output FILE") as stream:
         sheet.save(stream, "PNG")
     return output
 

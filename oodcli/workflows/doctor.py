@@ -299,14 +299,14 @@ def _surroundings() -> list[str]:
     if spinning:
         given = ", ".join(f"{name}={os.environ[name]}" for name in spinning)
         lines.append(
-            f"{given} makes threads spin while they wait, and commands many times slower where "
-            f"other programs use the cores too; unset {', '.join(spinning)}"
+            f"{given} makes waiting threads spin, and commands many times slower when other "
+            f"programs use the same cores; unset {', '.join(spinning)}"
         )
     encoding = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
     if encoding != "utf-8":
         lines.append(
-            f"stdout is {encoding}: look-alikes and escapes stand for characters that "
-            "it lacks; set PYTHONUTF8=1 for all of them"
+            f"stdout is {encoding}: characters outside it are replaced or escaped; set "
+            "PYTHONUTF8=1 to write all characters"
         )
     return lines
 
@@ -367,7 +367,7 @@ def _one_image(device: str) -> None:
     y, x = np.mgrid[:8, :8]
     _check(
         np.array_equal(decoded, np.stack([36 * x, 36 * y, 255 * ((x + y) % 2)], axis=2)),
-        "an image was decoded to other pixels than it has",
+        "an image was decoded to wrong pixels",
     )
     pixels = Resizing((16, 16)).apply(decoded).transpose(2, 0, 1)[None]
     # The image itself, and three that are not it.
@@ -387,7 +387,7 @@ def _one_image(device: str) -> None:
             for name, values in passes[device].arrays().items()
             if name != "predictions"
         ),
-        "the network gives other activations there than on the cpu",
+        "the network gives different activations there than on the cpu",
     )
     activations = passes[device].map(lambda values: values.to(device))
     reference = Reference(
@@ -399,7 +399,7 @@ def _one_image(device: str) -> None:
     wanted = np.logaddexp.reduce(activations.logits.cpu().double().numpy(), axis=1)
     _check(
         np.allclose(energy.score(activations).cpu().numpy(), wanted, rtol=1e-4, atol=1e-4),
-        "energy gives other scores than its formula",
+        "the scores of energy differ from its formula",
     )
     _check(
         bool((knn.score(activations).abs() < 1e-6).all()),
@@ -422,20 +422,20 @@ def _store_state(root: Path | None, problems: list[str], remarks: list[str]) -> 
         writable = _writable(store.root)
         if not writable:
             problems.append(
-                f"the store {store.root} cannot be written; change its permissions, "
-                "or name another: --store DIR"
+                f"the store {store.root} cannot be written; change its permissions, or choose "
+                "another store: --store DIR"
             )
         free = None
         with suppress(OSError):
             free = free_bytes(store.root)
         if free is not None and free < LITTLE_ROOM:
             remarks.append(
-                f"little room on the disk of the store: {free / 2**20:.0f} MiB; make some, "
-                "or keep everything elsewhere: --store DIR"
+                f"little free space on the disk of the store: {free / 2**20:.0f} MiB; free some "
+                "space, or use another store: --store DIR"
             )
         state = StoreState(str(store.root), exists, writable, free)
         if not exists:
-            remarks.append(f"there is no store at {store.root} yet; the first command makes it")
+            remarks.append(f"there is no store at {store.root} yet; the first command creates it")
             return state
         with _noting(problems, f"the store {store.root} cannot be read"):
             return _with_runs(state, store, problems, remarks)
@@ -507,8 +507,9 @@ def _with_runs(
     rests = {each.path.relative_to(store.root).as_posix(): each.bytes for each in leftovers(store)}
     if rests:
         remarks.append(
-            f"{sum(rests.values()) / 2**20:.1f} MiB of the store are leftovers of killed processes "
-            f"that no run has ({', '.join(rests)}); remove them: ood doctor --repair"
+            f"{sum(rests.values()) / 2**20:.1f} MiB of the store are leftovers of killed "
+            f"processes that belong to no run ({', '.join(rests)}); remove them: ood doctor "
+            "--repair"
         )
     return StoreState(
         state.path, state.exists, state.writable, state.free_bytes,
@@ -533,13 +534,13 @@ def _remarks_on(folder: "RunFolder", record: "Run") -> list[str]:
     tested = record.training.get("test") or {}
     if tested.get("chance") is not None:
         lines.append(
-            f"run {name} is right on {100 * tested['accuracy']:.2f} % of {tested['n']:,} test "
-            f"images, hardly better than guessing ({100 * tested['chance']:.2f} %); train it "
-            "longer, or otherwise"
+            f"run {name} classifies {100 * tested['accuracy']:.2f} % of {tested['n']:,} test "
+            f"images correctly, hardly better than chance ({100 * tested['chance']:.2f} %); train "
+            "it longer, or with other settings"
         )
     for path in sorted(folder.path.rglob("*.json")):
         try:
-            content = read_json(path, cure="commands make it again, or refuse it")
+            content = read_json(path, cure="commands compute it again, or refuse it")
         except FileNotFoundError:
             continue  # another process has just removed it
         except (OodError, OSError) as error:
@@ -563,9 +564,9 @@ def _check_weights(path: Path) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    cure = f"make the run again: ood runs remove {path.parent.name}"
+    cure = f"remove the run and create it again: ood runs remove {path.parent.name}"
     if not path.is_file():
-        raise CorruptArtifactError(f"{path} is gone; {cure}")
+        raise CorruptArtifactError(f"{path} is missing; {cure}")
     try:
         with safe_open(path, framework="numpy") as weights:
             weights.keys()

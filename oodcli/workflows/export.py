@@ -170,8 +170,8 @@ def _exported(
     annotate(onnx, model, description)
     if model.ByteSize() > _MOST_BYTES:
         raise InvalidInputError(
-            f"the file would take {model.ByteSize() / 2**30:.1f} GiB, and an ONNX file 2 GiB at "
-            "most; take a smaller network or a method without a bank"
+            f"the file would take {model.ByteSize() / 2**30:.1f} GiB, but an ONNX file is limited "
+            "to 2 GiB; use a smaller network or a method without a bank of features"
         )
     content: bytes = model.SerializeToString()
     verification = verified(
@@ -186,10 +186,10 @@ def _exported(
     }
     into.mkdir(exist_ok=True)
     with replacing(
-        into / MODEL, size=len(content), cure="name a folder elsewhere: --output DIR"
+        into / MODEL, size=len(content), cure="choose another folder: --output DIR"
     ) as stream:
         stream.write(content)
-    write_json(into / DESCRIPTION, description, cure="name a folder elsewhere: --output DIR")
+    write_json(into / DESCRIPTION, description, cure="choose another folder: --output DIR")
     return Exported(into, description, verification)
 
 
@@ -208,8 +208,8 @@ def _on_cpu(run: OpenRun, request: ExportRequest) -> Detector:
     if needed > MOST_BANK_BYTES:
         raise InvalidInputError(
             f"the training vectors of {detector.method} take {needed / 2**20:,.0f} MiB, and a file "
-            f"may hold {MOST_BANK_BYTES // 2**20} MiB of them; take a method without a bank, "
-            "such as mds or vim"
+            f"may hold {MOST_BANK_BYTES // 2**20} MiB of them; use a method without a bank of "
+            "features, such as mds or vim"
         )
     cpu = torch.device("cpu")
     if run.compute.device == cpu:
@@ -254,12 +254,12 @@ def _check_output(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; name a folder: --output DIR")
     if not folder.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {folder.parent}; make it first")
+        raise InvalidInputError(f"there is no folder {folder.parent}; create it first")
     check_folder_of_user(folder, option="--output")
     there = [name for name in (MODEL, DESCRIPTION) if (folder / name).exists()]
     if there and not overwrite and not _ours(folder):
         raise InvalidInputError(
-            f"{folder / there[0]} is no export of ood; name another folder, or replace it: "
+            f"{folder / there[0]} was not exported by ood; choose another folder, or replace it: "
             "--overwrite"
         )
 

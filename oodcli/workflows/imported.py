@@ -197,7 +197,7 @@ def _network(
 
 def _normalisation(request: ImportRequest, published: Pretrained | None) -> _Normalisation:
     """Return what was asked for, else what published weights want, else one half."""
-    usual = "nothing says it, so that one half is assumed"
+    usual = "not stated anywhere, so one half is assumed"
     mean, std, source = _HALF, _HALF, usual
     if published is not None:
         mean, std, source = published.mean, published.std, published.configuration

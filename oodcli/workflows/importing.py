@@ -128,8 +128,9 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> Datase
     """Refuse what can be refused without the network, and return the data."""
     if request.mean is not None and not all(0 <= value <= 1 for value in request.mean):
         raise InvalidInputError(
-            f"--mean {','.join(f'{value:g}' for value in request.mean)} is not between 0 and 1, as "
-            "pixels are here; divide what is for pixels from 0 to 255 by 255, and --std too"
+            f"--mean {','.join(f'{value:g}' for value in request.mean)} is not between 0 and 1, "
+            "the range of pixel values in ood; divide values for pixels from 0 to 255 by 255, "
+            "also those of --std"
         )
     if request.std is not None and min(request.std) <= 0:
         raise InvalidInputError(

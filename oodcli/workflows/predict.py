@@ -71,15 +71,16 @@ class VerdictOutputs:
             return self.format or "table"
         if self.format == "table":
             raise InvalidInputError(
-                f"a table is for the screen, not for {self.file}; take --format csv or jsonl"
+                f"a table can only be shown on the screen, not written to {self.file}; use "
+                "--format csv or jsonl"
             )
         if self.format is not None:
             return self.format
         ending = self.file.suffix.lower()
         if ending not in _ENDINGS:
             raise InvalidInputError(
-                f"the ending of {self.file} is neither .csv nor .jsonl; "
-                "say what to write: --format csv or --format jsonl"
+                f"the ending of {self.file} is neither .csv nor .jsonl; choose the format: "
+                "--format csv or --format jsonl"
             )
         return _ENDINGS[ending]
 
@@ -313,9 +314,8 @@ def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item
     if first is None:
         named = ["stdin" if path == STDIN else printable(path) for path in paths]
         raise InvalidInputError(
-            f"there is no image in {', '.join(named)}, so that nothing can be judged; "
-            "name others: in folders, files with the ending of an image are looked at, and hidden "
-            "ones are not"
+            f"there is no image in {', '.join(named)}; give other paths: in folders, only files "
+            "with an image extension are read, and hidden files are skipped"
         )
     return itertools.chain([first], wanted)
 
@@ -325,7 +325,7 @@ def _check(request: PredictRequest) -> None:
     outputs = request.outputs
     outputs.kind()
     if not request.paths:
-        raise InvalidInputError("there is nothing to judge; name files or folders, or - for stdin")
+        raise InvalidInputError("no images are given; name files or folders, or - for stdin")
     if not 0 < request.alarm_level < 1:
         raise InvalidInputError(
             f"--alarm-level must be above 0 and below 1, not {request.alarm_level:g}"

@@ -289,13 +289,15 @@ def choose(
     if part != "val":
         made = "import" if run.record.origin == "imported" else "train"
         run.progress.note(
-            f"{run.data_name} has no validation images: choosing on test images of the run, which "
-            "the choice has then seen; for figures on them hold some out: "
+            f"{run.data_name} has no validation images: choosing on test images of the run, so "
+            "results on these images are optimistic afterwards; to avoid this, hold some out: "
             f"ood {made} --val-fraction 0.1"
         )
     images = few(images, limit)
     if len(images) < 2:
-        raise InvalidInputError(f"{images.name} has {len(images)} images, and a choice needs two")
+        raise InvalidInputError(
+            f"{images.name} has {len(images)} images, but a choice needs at least two"
+        )
     trial = try_all(run, images, methods=methods, seed=seed)
     restricted = bool(methods) or limit is not None
     found = _recommendation(run, images, part, trial, seed=seed, restricted=restricted)

@@ -123,7 +123,7 @@ def _check_any(table: RunRows) -> None:
         raise MissingArtifactError(
             what
             if table.run.stored is None
-            else f"run {what}; make them: ood score --run {table.run.name}"
+            else f"run {what}; compute them: ood score --run {table.run.name}"
         )
 
 
@@ -172,7 +172,7 @@ def _averaged(group: Sequence[RunRows]) -> tuple[list[ResultRow], list[str]]:
     common = _common(group)
     notes = []
     if any(len(rows) < len(table.rows) for rows, table in zip(common, group, strict=True)):
-        notes.append("averaged over runs is only what all of them were scored on")
+        notes.append("averages over runs include only what all of them were scored on")
     return over_runs([with_averages(rows) for rows in common]), notes
 
 
@@ -185,7 +185,7 @@ def _same_images(group: Sequence[RunRows]) -> None:
             if digest != entry.digest:
                 raise InvalidInputError(
                     f"runs {name} and {table.run.name} were scored on different images called "
-                    f"{entry.name}; score them on the same, or report them one by one"
+                    f"{entry.name}; score them on the same images, or report them separately"
                 )
 
 

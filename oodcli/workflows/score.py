@@ -264,8 +264,8 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
     check_validation(run, request.tune, request.tune_ood)
     if request.export_activations is not None and "train" not in run.data.dataset.parts:
         raise InvalidInputError(
-            f"--export-activations writes those of training images too, and {run.data_name} has "
-            "none; leave it out"
+            f"--export-activations also writes those of training images, and {run.data_name} has "
+            "none; omit it"
         )
     auto = _recommended(run) if AUTO in request.methods else None
     methods = [auto if text == AUTO else text for text in request.methods]

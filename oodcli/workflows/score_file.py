@@ -146,7 +146,7 @@ def _usable(
     for spec in specs:
         reason = None
         if spec.needs_network:
-            reason = "it looks into the network, and a file of activations has none"
+            reason = "it needs the network itself, which a file of activations does not contain"
         elif "block norms" in spec.inputs and not file.n_blocks:
             reason = (
                 f"it needs block norms, and {file.path.name} has none of "

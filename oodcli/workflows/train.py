@@ -288,7 +288,7 @@ def _carry_on(
 ) -> TrainResult:
     """Train what is left of a run; nothing if it is finished."""
     if processes.agreed(folder.finished):
-        progress.note(f"run {folder.name} is finished already")
+        progress.note(f"run {folder.name} is already finished")
         return TrainResult(folder.name, folder.read(), 0)
     begun = resumed(folder)
     job = begun.job

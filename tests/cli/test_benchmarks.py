@@ -31,7 +31,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def put(*made: Benchmark) -> None:
         known = {each.name: each for each in made}
-        for module in ("data.benchmarks", "workflows.sets", "workflows.sources"):
+        for module in ("data.benchmarks", "scoring.sets", "reporting.sources"):
             monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", known)
 
     return put
@@ -70,14 +70,16 @@ def test_a_benchmark_without_any_ood_set_is_refused_before_the_pass(
     code, out, err = ood("score", "--benchmark", "made", "--method", "msp", *allowed)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "error: no OOD set of benchmark made is here; get them: ood datasets download --benchmark "
-        "made, or name sets of your own in place of the benchmark: --ood NAME|FOLDER"
+        "error: no OOD set of benchmark made is in the store; get them: ood datasets download "
+        "--benchmark made, or use sets of your own instead: --ood NAME|FOLDER"
     )
     assert "forward pass" not in err
     assert "reading" not in err
     # Without a name, what comes with ood is scored; shifted sets alone make no table.
     _, _, err = ood("score", "--method", "msp", "--limit", 4)
-    assert "no OOD set of benchmark made is here: scoring on photographs and noise" in err
+    assert (
+        "no OOD set of benchmark made is in the store: scoring on the photographs and noise" in err
+    )
 
 
 def test_benchmark_of_other_data_is_refused(
@@ -96,7 +98,9 @@ def test_own_benchmark_falls_back_to_what_comes_with_ood(
 ) -> None:
     benchmarks(replace(MADE, near=(), far=("svhn", "textures"), shifted=()))
     _, out, err = ood("score", "--method", "msp", "--limit", 4)
-    assert "no OOD set of benchmark made is here: scoring on photographs and noise" in err
+    assert (
+        "no OOD set of benchmark made is in the store: scoring on the photographs and noise" in err
+    )
     assert "gaussian-noise" in out
     assert "convention neutral" in out
 
@@ -184,7 +188,8 @@ def test_report_keeps_benchmarks_apart(
     code, _, err = ood("report", "--benchmark", "third")
     assert code == 1
     assert (
-        "run tiny has no scores on third; make them: ood score --run tiny --benchmark third" in err
+        "run tiny has no scores on third; compute them: ood score --run tiny --benchmark third"
+        in err
     )
 
 

@@ -119,7 +119,7 @@ def test_what_cannot_be_had_is_reported_at_the_end(
         f"  get it:   {address}",
         f"  put it:   {store.datasets / 'fog' / 'a.tar'}",
         "mist: no a.tar",
-        "  why:      it has to be fetched by hand",
+        "  why:      it must be downloaded by hand",
         "  get it:   https://drive.example/7",
         f"  put it:   {store.datasets / 'mist' / 'a.tar'}",
         "error: incomplete: fog, mist; put the files there, or run the same command again",
@@ -147,7 +147,8 @@ def test_files_fetched_by_hand_are_taken(
         (["--benchmark", "wether"], "no benchmark 'wether'; did you mean 'weather'?"),
         (
             [],
-            "nothing is named; name data sets (ood datasets list shows them) or --benchmark NAME",
+            "no data set is given; name data sets (ood datasets list shows them) or --benchmark "
+            "NAME",
         ),
         (["fog", "--from", "/no/such"], "--from /no/such is not a folder; check the path"),
     ],
@@ -380,11 +381,11 @@ def test_forgotten_name_leaves_the_images(ood: Ood, tmp_path: Path) -> None:
     folder = flat(tmp_path / "clouds")
     ood("datasets", "add", "clouds", folder)
     code, out, err = ood("datasets", "remove", "clouds")
-    assert (code, out, err) == (0, "", f"forgot clouds; its images stay at {folder}\n")
+    assert (code, out, err) == (0, "", f"forgot clouds; its images remain at {folder}\n")
     assert len(list(folder.iterdir())) == 7
     assert "clouds" not in ood("datasets", "list")[1]
     assert says(ood, "datasets", "remove", "clouds") == (
-        "no registered data set 'clouds'; there is none yet"
+        "no registered data set 'clouds'; none exists yet"
     )
 
 
@@ -414,8 +415,8 @@ def test_copy_of_a_known_set_takes_its_place(ood: Ood, tmp_path: Path, store: St
     assert (code, out) == (0, f"{folder}\n")
     assert err == (
         "inaturalist: test 7 images, no classes\n"
-        "warning: inaturalist has test 7 images here and test 10,000 as published: figures on it "
-        "are not those of papers\n"
+        "warning: inaturalist has test 7 images here and test 10,000 as published: results on it "
+        "are not comparable with published ones\n"
     )
     listed = {
         e["name"]: e for e in json.loads(ood("datasets", "list", "--format", "json")[1])["datasets"]
@@ -453,7 +454,7 @@ def test_labels_that_do_not_go_with_the_images(ood: Ood, tmp_path: Path) -> None
     np.savez(tmp_path / "z.npz", images=np.zeros((3, 8, 8), np.uint8))
     labels = npy(tmp_path / "y.npy", [0, 1])
     assert says(ood, "datasets", "add", "z", tmp_path / "z.npz", "--labels", labels) == (
-        f"labels of z do not go with {tmp_path / 'z.npz'}; they are for .npy files"
+        f"labels of z do not fit {tmp_path / 'z.npz'}; they are for .npy files"
     )
 
 
@@ -483,8 +484,8 @@ def test_name_whose_path_is_gone_is_told(ood: Ood, tmp_path: Path, store: Store)
     folder.rename(tmp_path / "moved")
     assert "gone" in ood("datasets", "list")[1]
     assert says(ood, "datasets", "show", "clouds") == (
-        f"clouds is registered at {folder}, where nothing is; correct datasets.toml in the store, "
-        "or forget it: ood datasets remove clouds"
+        f"clouds is registered at {folder}, which does not exist; correct datasets.toml in the "
+        "store, or forget it: ood datasets remove clouds"
     )
     (row,) = rows_of(ood)
     assert row["state"] == "wrong"

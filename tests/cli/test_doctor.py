@@ -37,7 +37,7 @@ def found(ood: Ood, *argv: object) -> tuple[int, dict[str, Any]]:
 def test_all_is_well_where_there_is_no_store_yet(ood: Ood, tmp_path: Path) -> None:
     code, out, err = ood("doctor")
     assert (code, err) == (0, "")
-    assert "all is well" in out
+    assert "no problems found" in out
     assert "self-test on cpu" in out
     assert "not made yet" in out
     assert not (tmp_path / "store").exists()
@@ -114,14 +114,14 @@ def test_leftovers_are_named_counted_and_repaired(ood: Ood, tiny: Path, tmp_path
     assert content["store"]["leftovers"] == dict.fromkeys(rests, 5)
     (remark,) = (each for each in content["remarks"] if "leftovers" in each)
     assert remark == (
-        "0.0 MiB of the store are leftovers of killed processes that no run has "
+        "0.0 MiB of the store are leftovers of killed processes that belong to no run "
         f"({', '.join(rests)}); remove them: ood doctor --repair"
     )
     code, out, _ = ood("runs", "list", "--format", "json")
     assert {each["path"]: each["bytes"] for each in json.loads(out)["leftovers"]} == dict.fromkeys(
         rests, 5
     )
-    assert "15 B are leftovers that no run has: runs/gone" in ood("runs", "list")[1]
+    assert "15 B are leftovers that belong to no run: runs/gone" in ood("runs", "list")[1]
     code, out, err = ood("doctor", "--repair", "--format", "json")
     assert code == 0
     assert err.splitlines() == [f"removed {store / name}: 5 B" for name in rests]
@@ -157,12 +157,12 @@ def test_runs_whose_results_are_doubtful_are_remarks(
     assert code == 0
     assert content["remarks"] == [
         f"when run tiny was imported, {warning}",
-        "run tiny is right on 50.00 % of 24 test images, hardly better than guessing (50.00 %); "
-        "train it longer, or otherwise",
+        "run tiny classifies 50.00 % of 24 test images correctly, hardly better than chance "
+        "(50.00 %); train it longer, or with other settings",
         "the recommendation of run tiny is for other weights, and is not used; choose again: "
         "ood recommend --run tiny",
         f"run tiny: {edited} is damaged or was edited: its content does not match its seal; "
-        "commands make it again, or refuse it",
+        "commands compute it again, or refuse it",
         f"commands without --run are refused: there is no run 'gone' in {tmp_path / 'store'}, "
         "which OOD_RUN names; set OOD_RUN to another or unset it",
     ]
@@ -186,7 +186,7 @@ def test_threads_that_are_made_to_spin_are_a_remark(
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(name, value)
     remarks = [each for each in doctor.diagnose().remarks if "spin" in each]
-    assert [each.startswith(f"{name}={value} makes threads spin") for each in remarks] == (
+    assert [each.startswith(f"{name}={value} makes waiting threads spin") for each in remarks] == (
         [True] if spins else []
     )
 
@@ -242,7 +242,7 @@ def test_a_wrong_network_fails_the_self_test(ood: Ood, monkeypatch: pytest.Monke
     code, content = found(ood)
     assert code == 1
     assert content["problems"] == [
-        "the self-test on cpu failed: RuntimeError: energy gives other scores than its formula"
+        "the self-test on cpu failed: RuntimeError: the scores of energy differ from its formula"
     ]
     code, out, _ = ood("doctor")
     assert code == 1
@@ -254,7 +254,7 @@ def test_an_image_decoded_wrongly_fails_the_self_test(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Image, "open", lambda stream, formats: Image.new("RGB", (8, 8)))
     (problem,) = doctor.diagnose().problems
-    assert "other pixels" in problem
+    assert "wrong pixels" in problem
 
 
 def test_an_extra_that_is_there_in_part_is_told(ood: Ood, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_an_export_is_replaced_and_other_files_are_not(
     argv = ("export", "--method", "msp", "--output", out)
     code, _, err = ood(*argv)
     assert code == 1
-    assert f"{out / 'model.onnx'} is no export of ood; name another folder" in err
+    assert f"{out / 'model.onnx'} was not exported by ood; choose another folder" in err
     assert (out / "model.onnx").read_bytes() == b"mine"
     code, _, err = ood(*argv, "--overwrite")
     assert code == 0, err
@@ -143,7 +143,7 @@ def test_what_cannot_be_exported_is_a_line(
 
 def test_a_folder_that_cannot_be_is_a_line(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "no" / "out")
-    assert (code, err) == (1, f"error: there is no folder {tmp_path / 'no'}; make it first\n")
+    assert (code, err) == (1, f"error: there is no folder {tmp_path / 'no'}; create it first\n")
     (tmp_path / "file").write_text("")
     code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "file")
     assert code == 1
@@ -174,7 +174,7 @@ def test_a_bank_that_is_too_large_is_refused(
     monkeypatch.setattr("oodcli.workflows.export.MOST_BANK_BYTES", 1000)
     code, _, err = ood("export", "--method", "knn", "--output", tmp_path / "out")
     assert code == 1
-    assert "take a method without a bank, such as mds or vim" in err
+    assert "use a method without a bank of features, such as mds or vim" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -191,7 +191,7 @@ def test_a_file_that_differs_is_not_written(
     monkeypatch.setattr("oodcli.screening.onnx_verification.run_model", off)
     code, out, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
     assert (code, out) == (1, "")
-    assert "gives other results than ood: score differ by up to" in err
+    assert "gives different results from ood: score differ by up to" in err
     assert "nothing was written" in err
     assert not (tmp_path / "out").exists()
 

@@ -187,7 +187,7 @@ def test_an_import_wants_a_checkpoint_or_published_weights(
 ) -> None:
     code, _, err = ood("import", *more, "--arch", "torchvision:resnet18", "--data", "digits")
     assert code == 2
-    assert "name a checkpoint, or else --pretrained" in err
+    assert "name a checkpoint, or use --pretrained" in err
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_training_starts_from_a_file_of_published_weights(ood: Ood, tmp_path: Pa
     # The same command finds what it made.
     code, out, err = ood(*argv, "--resume")
     assert (code, out) == (0, "tuned\n"), err
-    assert "is finished already" in err
+    assert "is already finished" in err
 
 
 def test_the_normalisation_of_published_weights_can_be_set(ood: Ood, tmp_path: Path) -> None:

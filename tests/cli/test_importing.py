@@ -118,7 +118,7 @@ def test_the_size_does_not_depend_on_what_a_folder_is_called(
     code, out, err = ood(*argv)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        f"error: nothing says at which size {colours}:any_size was trained, and the images of "
+        f"error: it is not stated at which size {colours}:any_size was trained, and the images of "
         f"{folder} are of 70 x 90 pixels; name it: --image-size N, and --resize shorter-crop:SIDE "
         "if a margin was cut off"
     )
@@ -138,9 +138,9 @@ def test_small_images_keep_the_usual_size(ood: Ood, tmp_path: Path, colours: str
     assert "plain: images of 20 x 24 pixels" in lines
     assert "size 32 x 32: usual for images of 20 x 24 pixels" in lines
     assert any(line.startswith("resize exact (") for line in lines)
-    assert "filter bilinear: the usual one, for nothing says another" in lines
+    assert "filter bilinear: the usual one, as no other is stated" in lines
     assert (
-        "mean 0.5, 0.5, 0.5 and std 0.5, 0.5, 0.5: nothing says it, so that one half is assumed"
+        "mean 0.5, 0.5, 0.5 and std 0.5, 0.5, 0.5: not stated anywhere, so one half is assumed"
         in lines
     )
     assert "accuracy 100.00 % on 54 test images (chance 16.67 %)" in lines
@@ -186,8 +186,8 @@ def test_a_mean_of_pixels_to_255_is_refused(ood: Ood, colours: str, tmp_path: Pa
     code, out, err = ood(*argv, "--mean", "123.7,116.3,103.5", "--std", 58)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "error: --mean 123.7,116.3,103.5 is not between 0 and 1, as pixels are here; "
-        "divide what is for pixels from 0 to 255 by 255, and --std too"
+        "error: --mean 123.7,116.3,103.5 is not between 0 and 1, the range of pixel values in "
+        "ood; divide values for pixels from 0 to 255 by 255, also those of --std"
     )
 
 
@@ -208,7 +208,7 @@ def test_a_file_for_a_network_of_torchvision_is_used_as_its_published_weights_ar
     assert preprocess["mean"] == [0.485, 0.456, 0.406]
     assert preprocess["std"] == [0.229, 0.224, 0.225]
     source = "torchvision's configuration of resnet18 IMAGENET1K_V1"
-    usual = "the usual one, for nothing says another"
+    usual = "the usual one, as no other is stated"
     assert f"filter bilinear: {source if side == 100 else usual}" in err
     assert f"mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225: {source}" in err
     assert ood(*argv, "--mean", 0.4, "--name", "other")[0] == 0
@@ -575,8 +575,8 @@ def test_a_checkpoint_as_it_lies_about_is_imported_and_what_was_taken_is_said(
     argv = ("best.pth.tar", "--arch", f"{colours}:any_size", "--data", data)
     code, out, err = ood("import", *argv)
     assert (code, out) == (0, "best\n")
-    assert "weights: state_dict; also there: state_dict_ema; to take another: --key" in err
-    assert "names: 'net' taken off 6 tensors" in err
+    assert "weights: state_dict; also present: state_dict_ema; to use another: --key" in err
+    assert "names: 'net' removed from 6 tensors" in err
     assert "accuracy 100.00 %" in err
     code, _, err = ood("import", *argv, "--key", "optimizer")
     assert code == 1

@@ -271,13 +271,13 @@ def test_a_wide_table_loses_single_sets_before_averages(monkeypatch: pytest.Monk
     lines = [line for line in shown.splitlines() if line.startswith(" ")]
     assert max(map(len, lines)) <= 52
     assert lines[0].split() == ["svhn", "svhn", "average", "average"]
-    assert "note: no room here for isun" in shown
+    assert "note: hidden, as the terminal is too narrow: isun" in shown
     monkeypatch.setenv("COLUMNS", "24")
     shown = render_report(
         report(rows()), Format.TABLE, to_file=True, layout=TableLayout(transpose=True)
     )
     assert " featurenorm    88.50" in shown
-    assert "note: no room here for isun, svhn, average FPR95" in shown
+    assert "note: hidden, as the terminal is too narrow: isun, svhn, average FPR95" in shown
 
 
 def test_bars_are_drawn_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ def test_a_trial_says_what_is_kept_and_fails_where_it_is_not(
     assert code == 1
     (line,) = [line for line in out.splitlines() if " NO " in line]
     assert line.split("NO")[1].strip() == (
-        "AUROC 0.000 on images that every method tells apart; larger must mean in-distribution"
+        "AUROC 0.000 on images that every method separates; larger must mean in-distribution"
     )
 
 

@@ -173,8 +173,8 @@ def test_a_folder_of_classes_is_divided_and_the_run_remembers_how(ood: Ood, tmp_
     code, name, err = ood(*argv, "--val-fraction", 0.25, "--per-class")
     assert code == 0, err
     assert (
-        "all has no test images: 8 of 40, the same share of every class, are held out of training "
-        "to be tested on (--test-fraction 0.2)\n" in err
+        "all has no test images: 8 of 40, the same share of every class, are held out of "
+        "training for testing (--test-fraction 0.2)\n" in err
     )
     record = json.loads(ood("runs", "show", name.strip())[1])
     assert record["parts"] == {"train": 24, "val": 8, "test": 8}
@@ -197,7 +197,7 @@ def test_a_folder_of_classes_is_divided_and_the_run_remembers_how(ood: Ood, tmp_
     (whole / "red" / "19.png").rename(whole / "red" / "00-first.png")
     code, _, err = ood("score", "--method", "msp", "--ood", "uniform-noise")
     assert code == 1
-    assert f"all at {whole} has other images than when run {name.strip()} was made" in err
+    assert f"all at {whole} has different images than when run {name.strip()} was made" in err
 
 
 def test_a_share_to_test_on_is_taken_or_said_to_change_nothing(
@@ -214,7 +214,7 @@ def test_a_share_to_test_on_is_taken_or_said_to_change_nothing(
     record = json.loads(ood("runs", "show", "parted")[1])
     assert (record["parts"], record["test_fraction"]) == ({"train": 14, "test": 6}, 0.3)
     _, _, err = ood(*argv, tiny, "--name", "other", "--test-fraction", 0.3)
-    assert "colours has test images, so that --test-fraction changes nothing\n" in err
+    assert "colours has test images, so --test-fraction has no effect\n" in err
     assert json.loads(ood("runs", "show", "other")[1])["test_fraction"] == 0
 
 
@@ -230,7 +230,7 @@ def test_validation_images_are_held_out_where_the_val_folder_is_tested_on(
         *argv, "--data", root, "--arch", "resnet18:width=2", "--val-fraction", 0.25, "--name", "new"
     )
     assert code == 0, err
-    assert "changes nothing" not in err
+    assert "has no effect" not in err
     record = json.loads(ood("runs", "show", "new")[1])
     assert record["parts"] == {"train": 18, "val": 6, "test": 24}
     # The choice is made on images that are not tested on, as its advice says.
@@ -249,11 +249,11 @@ def test_a_classifier_that_guesses_is_said_to_before_its_methods(ood: Ood, tmp_p
         test_images=rng.integers(0, 256, (80, 8, 8, 3), dtype=np.uint8), test_labels=labels,
     )  # fmt: skip
     _, _, err = ood("train", "--data", path, "--arch", "resnet18:width=2", "--epochs", 1)
-    assert "warning: that is hardly better than guessing (25.00 %)" in err
+    assert "warning: that is hardly better than chance (25.00 %)" in err
     _, out, err = ood("score", "--method", "msp", "--ood", "uniform-noise")
-    assert "hardly better than guessing\n" in err.split("scoring")[0]
+    assert "hardly better than chance\n" in err.split("scoring")[0]
     assert (
-        "classifies hardly better than guessing (25.00 %), so that its scores say little"
+        "classifies hardly better than chance (25.00 %), so its scores mean little"
         in (out.partition("FPR95 ↓")[0])
     )
     (run,) = json.loads(ood("report", "--format", "json")[1])["runs"]
@@ -267,13 +267,13 @@ def test_a_known_name_is_told_from_a_folder_of_that_name(
     monkeypatch.chdir(tmp_path / "here")
     argv = ("score", "--method", "msp", "--format", "json", "--ood")
     note = (
-        "uniform-noise is taken as the data set that ood knows, not as the folder uniform-noise in "
-        "this folder; to take the folder: ./uniform-noise\n"
+        "uniform-noise means the data set that ood knows, not the folder uniform-noise in "
+        "this folder; to use the folder: ./uniform-noise\n"
     )
     _, out, err = ood(*argv, "uniform-noise")
     assert (rows(out)[0]["n_ood"], note in err) == (1000, True)
     _, out, err = ood(*argv, "./uniform-noise")
-    assert (rows(out)[0]["n_ood"], "is taken as" in err) == (7, False)
+    assert (rows(out)[0]["n_ood"], "means the data set" in err) == (7, False)
 
 
 def test_a_known_name_is_told_from_a_folder_before_anything_is_fetched(
@@ -293,7 +293,7 @@ def test_a_known_name_is_told_from_a_folder_before_anything_is_fetched(
     monkeypatch.chdir(tmp_path / "here")
     for argv in (("score", "--ood", "svhn"), ("train", "--data", "svhn")):
         assert ood(*argv)[0] == 1
-        assert "svhn is taken as the data set that ood knows, not as the folder" in before.pop()
+        assert "svhn means the data set that ood knows, not the folder" in before.pop()
 
 
 def test_a_run_to_start_from_is_told_from_a_file_of_its_name(
@@ -304,7 +304,7 @@ def test_a_run_to_start_from_is_told_from_a_file_of_its_name(
     monkeypatch.chdir(tmp_path / "here")
     code, _, err = ood("train", "--data", tiny, "--init", "tiny", "--epochs", 1, "--name", "next")
     assert code == 0, err
-    assert "--init tiny is taken as the run, not as the file tiny in this folder" in err
+    assert "--init tiny means the run, not the file tiny in this folder" in err
 
 
 def test_the_run_that_is_used_is_marked(
@@ -322,7 +322,7 @@ def test_the_run_that_is_used_is_marked(
     assert default() == ["tiny"]
     out = ood("runs", "list")[1]
     assert "tiny *" in out
-    assert "commands without --run take tiny; another: ood runs use RUN" in out
+    assert "commands without --run use tiny; another: ood runs use RUN" in out
     assert "run: tiny" in ood("score", "--method", "msp", "--ood", "uniform-noise")[2]
     monkeypatch.setenv("OOD_RUN", "later")
     assert default() == ["later"]

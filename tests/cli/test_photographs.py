@@ -41,8 +41,8 @@ def test_large_images_are_trained_at_64_and_that_is_said(ood: Ood, tmp_path: Pat
     assert "photos: images of 90 x 120 pixels" in lines
     assert "size 64 x 64: by the size of the images; another: --image-size N" in lines
     assert (
-        "resize shorter-crop (the shorter side to 64, then the centre): usual for photographs, "
-        "whose form it keeps; this keeps 75 % of the area and 50 % of the pixels there"
+        "resize shorter-crop (the shorter side to 64, then the centre): usual for photographs; "
+        "keeps the aspect ratio; this keeps 75 % of the area and 50 % of the pixels there"
     ) in lines
     # What is judged is resized as what was trained on.
     code, _, err = ood("score", "--method", "energy", "--ood", "uniform-noise")

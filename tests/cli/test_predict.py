@@ -59,7 +59,7 @@ def test_every_image_gets_a_row_in_order(ood: Ood, incoming: Path) -> None:
     assert names == sorted(names)
     assert len(names) == 24 + 7 + 2
     bad = {Path(row["path"]).name: row["error"] for row in found if row["error"]}
-    assert bad == {"broken.png": "not an image file", "c.png": "the file is gone"}
+    assert bad == {"broken.png": "not an image file", "c.png": "the file no longer exists"}
     for row in found:
         if not row["error"]:
             assert row["class"] in ("blue", "red")
@@ -140,7 +140,7 @@ def test_arrays_stdin_and_single_files_are_read(
     for array, file in zip(npz, files, strict=True):
         assert score[array] == pytest.approx(score[file], rel=1e-6)
     assert score[str(other)] == pytest.approx(score[files[0]], rel=1e-6)
-    assert found[7]["error"] == "the file is gone"
+    assert found[7]["error"] == "the file no longer exists"
     assert str(found[8]["error"]).startswith("a path cannot hold a zero byte")
     assert found[9]["error"] == "there is no file gone.npz; check its name"
     assert {each["schema"] for each in found} == {1}
@@ -300,7 +300,7 @@ def test_rows_of_other_settings_are_not_mixed(
     code, _, err = ood(*plain, *given)
     assert code == 1
     assert message in err
-    assert "name another file, or remove this one" in err
+    assert "choose another file, or remove this one" in err
     assert output.read_bytes() == content
 
 
@@ -309,7 +309,7 @@ def test_a_file_of_another_program_is_left_alone(ood: Ood, incoming: Path, tmp_p
     output.write_text("mine\n")
     code, _, err = ood("predict", incoming, "--method", "energy", "--output", output)
     assert code == 1
-    assert f"{output} is there already, without verdicts.csv.ood.json beside it" in err
+    assert f"{output} already exists, without verdicts.csv.ood.json beside it" in err
     assert output.read_text() == "mine\n"
 
 
@@ -347,7 +347,7 @@ def test_a_file_that_another_process_writes_is_waited_for(
         late.start()
         told = [other.stderr.readline().decode() for _ in range(2)]
         late.cancel()
-    assert "waiting for another ood process that is making verdicts" in told[1], told
+    assert "waiting for another ood process that is creating verdicts" in told[1], told
     assert other.communicate(timeout=60)[0] == b""
     assert other.returncode == 0
 
@@ -367,7 +367,7 @@ def test_a_full_disk_of_verdicts_is_not_cured_by_another_store(
     assert code == 1
     told = err.splitlines()[-1]
     assert told.startswith(f"error: cannot write {target}.ood.json: the disk is full: it needs ")
-    assert told.endswith("make room, or name a file elsewhere")
+    assert told.endswith("free some space, or choose another file")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
@@ -425,7 +425,7 @@ def test_paths_cannot_come_from_a_closed_stdin(
     code, _, err = ood("predict", "-", "--method", "energy")
     assert code == 1
     assert err.splitlines()[-1] == (
-        "error: stdin is closed, and - reads paths from there; leave it open"
+        "error: stdin is closed, but - reads paths from there; keep it open"
     )
 
 
@@ -485,7 +485,10 @@ def test_copies_are_not_copied_again(
         ((".", "--method", "auto:k=1"), "auto has no parameters, and 'auto:k=1' gives it some"),
         ((".", "--run", "tny"), "did you mean 'tiny'?"),
         ((".", "--output", "x.txt"), "the ending of x.txt is neither .csv nor .jsonl"),
-        ((".", "--output", "x.csv", "--format", "table"), "a table is for the screen"),
+        (
+            (".", "--output", "x.csv", "--format", "table"),
+            "a table can only be shown on the screen",
+        ),
         ((".", "--output", "nowhere/x.csv"), "there is no folder"),
         ((".", "--copy-ood", "./inside"), "inside lies in ., which is read"),
         (("-", "-"), "- stands for stdin, which can be read once"),
@@ -524,7 +527,7 @@ def test_where_there_is_no_image_nothing_is_begun(
         code, out, err = ood("predict", path, *options)
         assert (code, out) == (1, "")
         assert err.splitlines()[-1].startswith(
-            f"error: there is no image in {named}, so that nothing can be judged; name others"
+            f"error: there is no image in {named}; give other paths"
         )
         assert not output.exists()
         fitted = list((tmp_path / "store").glob("runs/tiny/detectors/*"))
@@ -541,8 +544,8 @@ def test_a_night_of_unreadable_files_is_an_error_after_its_rows(
     assert sum(each["error"] == "not an image file" for each in objects(out)) == 100
     assert "0 id, 0 ood, 100 unreadable" in err
     assert err.splitlines()[-1] == (
-        f"error: none of 100 images could be judged, for none can be read, such as "
-        f"{tmp_path / '0.png'}: not an image file; see that the files are whole"
+        f"error: none of 100 images could be judged, because none can be read, such as "
+        f"{tmp_path / '0.png'}: not an image file; check that the files are complete"
     )
     output = tmp_path / "verdicts.csv"
     night = tmp_path / "night"

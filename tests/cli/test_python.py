@@ -122,7 +122,7 @@ def test_methods_that_are_not_defined_are_returned_with_the_reason(
 
 WRONG: list[tuple[Callable[[LoadedRun, Path], object], type[OodError], str]] = [
     (lambda run, _: run.score(limit=0, ood="x"), InvalidInputError, "limit must be at least 1"),
-    (lambda run, _: run.report(), MissingArtifactError, "make them: ood score --run tiny"),
+    (lambda run, _: run.report(), MissingArtifactError, "compute them: ood score --run tiny"),
     (lambda run, _: run.recommend(seed=-1), InvalidInputError, "seed must be at least 0, not -1"),
     (lambda run, _: run.normratio(max_images=0), InvalidInputError, "max_images must be at least"),
     (lambda run, at: run.export("msp", at, tpr=2), InvalidInputError, "tpr must be above 0"),

@@ -186,7 +186,7 @@ def test_a_run_without_validation_images_is_told(ood: Ood, tiny: Path, tmp_path:
         (("--limit", 1), "--limit must be at least 2, not 1"),
         (("--seed", -1), "--seed must be at least 0, not -1"),
         (("--method", "auto"), "there is no run here; name a method"),
-        (("--method", "rankfeat"), "more than the ordinary forward pass"),
+        (("--method", "rankfeat"), "more than one forward pass"),
     ],
 )
 def test_what_cannot_be_is_told(

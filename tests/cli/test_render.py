@@ -105,7 +105,9 @@ def test_a_narrow_window_loses_columns_and_never_digits(monkeypatch: pytest.Monk
     shown = render_report(report(rows()), Format.TABLE, to_file=False)
     assert max(len(line) for line in shown.splitlines() if line.startswith(" ")) <= 70
     assert "AUPR-out ↑" not in shown
-    assert shown.endswith("note: no room here for Images, AUPR-out, AUPR-in\n")
+    assert shown.endswith(
+        "note: hidden, as the terminal is too narrow: Images, AUPR-out, AUPR-in\n"
+    )
     assert "featurenorm (block 6)    12.50    95.00" in shown
     assert "…" not in shown
 

@@ -121,7 +121,7 @@ def test_nothing_published_is_said(tmp_path: Path, ood: Ood) -> None:
     path = tmp_path / "own.npz"
     np.savez(path, **{"mine/photos": np.arange(9.0), "mine/fog": np.arange(9.0) - 5})
     _, out, _ = ood("report", "--scores", path, "--id", "photos", "--published")
-    assert "note: no value is known to be published for these methods and sets" in out
+    assert "note: no published value is known for these methods and sets" in out
 
 
 @pytest.mark.parametrize("how", ["table", "markdown", "latex", "html"])
@@ -203,7 +203,7 @@ def test_what_does_not_go_together_is_refused(scores: Path, ood: Ood) -> None:
     assert (code, out) == (1, "")
     assert err == ("error: --scores replaces --run and --limit; give one or the other\n")
     code, _, err = ood("report", "--id", "cifar10")
-    assert (code, err) == (1, "error: --id says what --scores are of; a run knows it\n")
+    assert (code, err) == (1, "error: --id is the ID set of --scores; a run records its own\n")
     code, _, err = ood("report", "--scores", scores, "--id", "cifar10", "--columns", "aurocs")
     assert (code, err) == (1, "error: no column 'aurocs'; did you mean 'auroc'?\n")
 

@@ -56,8 +56,8 @@ def test_a_set_of_a_reserved_name_is_refused_before_anything_is_done(
     )
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "error: an OOD set cannot be called 'test' in a file of activations; "
-        "name it otherwise: --ood NAME=PATH"
+        "error: an OOD set cannot be called 'test' in a file of activations; give it another "
+        "name: --ood NAME=PATH"
     )
     assert not (tmp_path / "acts.npz").exists()
 

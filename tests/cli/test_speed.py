@@ -24,7 +24,7 @@ def test_without_a_compiler_nothing_is_begun(
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
         "error: --compile needs a compiler, and there is no no-such-compiler; install one, or "
-        "leave --compile out"
+        "omit --compile"
     )
     assert not list((tmp_path / "store").glob("runs/*"))
 
@@ -40,7 +40,7 @@ def test_a_compiled_run_says_so_and_is_no_other_run(
     assert record["training"]["compile"] is True
     code, _, err = ood(*command, "--compile", "--resume")
     assert code == 0
-    assert "run quick is finished already" in err
+    assert "run quick is already finished" in err
     code, _, err = ood(*command, "--resume")
     assert code == 1
     assert "run quick was started with other settings" in err
@@ -63,4 +63,4 @@ def test_half_precision_that_does_not_pay_is_told_of(
     data = tree(tmp_path / "colours")
     code, _, err = ood("train", "--data", data, "--device", "cpu", "--amp", *SHORT)
     assert code == 0
-    assert ("cpu has no instructions for bfloat16, so that --amp" in err) is not quick
+    assert ("cpu has no instructions for bfloat16, so --amp" in err) is not quick

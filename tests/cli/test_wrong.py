@@ -40,7 +40,7 @@ def test_no_run_yet(ood: Ood, tmp_path: Path) -> None:
 def test_a_misspelt_data_set(ood: Ood) -> None:
     assert says(ood, "train", "--data", "digit") == (
         "no data set 'digit'; did you mean 'digits'? "
-        "(a folder, an .npz file or NAME=PATH will do too)"
+        "(a folder, an .npz file or NAME=PATH is also accepted)"
     )
 
 
@@ -57,7 +57,7 @@ def test_a_device_that_is_not_there(ood: Ood) -> None:
         )
     else:
         assert says(ood, "train", "--data", "digits", "--device", "cuda") == (
-            f"device cuda is not there: torch {torch.__version__} finds no CUDA GPU; "
+            f"device cuda does not exist: torch {torch.__version__} finds no CUDA GPU; "
             "use --device cpu"
         )
 
@@ -104,7 +104,7 @@ def test_options_of_training_that_contradict_each_other(
 def test_a_network_is_set_or_named(ood: Ood) -> None:
     argv = ("train", "--data", "digits", "--epochs", 1, "--set", "arch=resnet18:width=2")
     assert says(ood, *argv, "--arch", "vgg11") == (
-        "--set arch and --arch contradict each other; leave one out"
+        "--set arch and --arch contradict each other; remove one of them"
     )
     code, out, _ = ood(*argv)
     assert (code, out) == (0, "digits-resnet18-width-2-s0\n")
@@ -112,7 +112,7 @@ def test_a_network_is_set_or_named(ood: Ood) -> None:
 
 def test_a_share_that_is_not_held_out_is_told(ood: Ood) -> None:
     argv = ("train", "--data", "digits", "--epochs", 1, "--arch", "resnet18:width=2")
-    note = "digits has validation images, so that --val-fraction changes nothing\n"
+    note = "digits has validation images, so --val-fraction has no effect\n"
     assert note in ood(*argv, "--val-fraction", 0.1)[2]
 
 
@@ -171,15 +171,15 @@ def test_a_class_that_cannot_be_learnt(ood: Ood, tmp_path: Path) -> None:
     shutil.rmtree(root / "test" / "red")
     images = tmp_path / "store" / "images"
     before = sorted(images.rglob("*"))
-    assert says(ood, *argv) == "data has one class; a classifier needs two at least"
+    assert says(ood, *argv) == "data has one class; a classifier needs at least two"
     assert sorted(images.rglob("*")) == before  # none was decoded
 
 
 def test_a_batch_that_cannot_be_normalised(ood: Ood, tmp_path: Path) -> None:
     argv = ("--arch", "torchvision:resnet18", "--image-size", 32, "--batch-size", 23)
     assert says(ood, "train", "--data", tree(tmp_path / "data"), *argv) == (
-        "this network cannot normalise a batch of one image, as the last one of an epoch may be, "
-        "or a process's share of it; change --batch-size, or take a larger --image-size"
+        "this network cannot normalise a batch of one image, such as the last one of an epoch or "
+        "a process's share of it; change --batch-size, or use a larger --image-size"
     )
 
 
@@ -217,7 +217,7 @@ def test_two_sets_of_one_name(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     flat(tmp_path / "a" / "noise")
     flat(tmp_path / "b" / "noise")
     assert says(ood, "score", "--ood", tmp_path / "a/noise", "--ood", tmp_path / "b/noise") == (
-        "two of the sets are called 'noise'; name one otherwise: --ood NAME=PATH"
+        "two of the sets are called 'noise'; rename one of them: --ood NAME=PATH"
     )
     code, out, _ = ood(
         "score",
@@ -405,7 +405,7 @@ def test_a_file_for_the_result_is_taken_as_the_user_means_it(
         f"{tmp_path} is a folder; name a file in it"
     )
     assert says(ood, "report", "--output", tmp_path / "no" / "x.csv") == (
-        f"there is no folder {tmp_path / 'no'} for x.csv; make it first"
+        f"there is no folder {tmp_path / 'no'} for x.csv; create it first"
     )
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -424,18 +424,18 @@ def test_weights_that_were_changed_are_not_believed(ood: Ood, tiny: Path, tmp_pa
     weights.write_bytes(content)
     for command in ("score", "normratio"):
         assert says(ood, command) == (
-            "the weights of run tiny are not what was written; "
-            "remove it (ood runs remove tiny) and make it again"
+            "the weights of run tiny have changed since they were written; remove it (ood runs "
+            "remove tiny) and create it again"
         )
     weights.unlink()
-    assert "are not what was written" in says(ood, "score")
+    assert "have changed since they were written" in says(ood, "score")
 
 
 def test_a_set_cannot_be_called_average(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     folder = flat(tmp_path / "average")
     assert says(ood, "score", "--method", "msp", "--ood", folder) == (
-        "a set cannot be called 'average', which stands for the mean over sets; "
-        "name it otherwise: --ood NAME=PATH"
+        "a set cannot be called 'average', which stands for the mean over sets; give it another "
+        "name: --ood NAME=PATH"
     )
 
 
@@ -455,7 +455,8 @@ def test_the_name_of_an_unfinished_run_is_not_given_away(ood: Ood, tmp_path: Pat
     folder.mkdir(parents=True)
     (folder / "training.json").write_text("{}")
     assert says(ood, "train", "--data", "digits", "--name", "x") == (
-        "run x is not finished; resume it (ood train --resume --run x) or name another: --name RUN"
+        "run x is not finished; resume it (ood train --resume --run x) or choose another name: "
+        "--name RUN"
     )
 
 
@@ -463,7 +464,7 @@ def test_a_closed_stdout_is_told() -> None:
     command = f"{sys.executable} -m oodcli report >&-"
     done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)  # noqa: S602
     assert done.returncode == 1
-    assert done.stderr == "error: stdout is closed, and there the result goes; leave it open\n"
+    assert done.stderr == "error: stdout is closed, but the result is written there; keep it open\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")

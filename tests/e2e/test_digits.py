@@ -67,7 +67,7 @@ def test_the_whole_job_in_one_command(ood: Ood) -> None:
     assert list(result["seconds"]) == ["train", "normratio", "score", "report"]
     code, again, err = ood("run", "--epochs", 4, "--arch", "resnet18:width=8", "--format", "json")
     assert code == 0
-    assert "is finished already" in err
+    assert "is already finished" in err
     assert json.loads(again)["rows"] == result["rows"]
 
 
@@ -144,7 +144,7 @@ def test_conventions_move_fpr_and_leave_auroc(trained: Ood) -> None:
 def test_a_quick_look_says_that_it_is_one(trained: Ood) -> None:
     code, out, _ = trained("score", "--limit", 50)
     assert code == 0
-    assert "a quick look: 50 images of each set, spread evenly" in out
+    assert "a quick result: 50 images of each set, evenly spaced" in out
     assert "(50 test images" in out
     assert "50 images of each set" in trained("report")[1]
     trained("score", "--method", "msp")
@@ -208,7 +208,7 @@ def test_what_cannot_be_averaged_is_not(ood: Ood) -> None:
     _, out, _ = ood("report", "--run", "a", "--run", "b", "--format", "json")
     report = json.loads(out)
     assert {row["method"] for row in report["rows"]} == {"msp"}
-    assert "averaged over runs is only what all of them were scored on" in report["notes"]
+    assert "averages over runs include only what all of them were scored on" in report["notes"]
     _, out, _ = ood("report", "--run", "b", "--run", "c", "--format", "json")
     assert {row["run"] for row in json.loads(out)["rows"]} == {"b", "c"}
     ood(*TRAIN, "--epochs", 1, "--name", "d", "--seed", 2)
@@ -277,7 +277,7 @@ def test_extraction_that_is_cut_off_goes_on(trained: Ood, tmp_path: Path) -> Non
     code, _, err = trained("score", "--method", "msp")
     assert code == 0
     assert "forward pass:" in err
-    assert "is damaged: made again" in err
+    assert "is damaged: computing it again" in err
     assert "no forward pass" in trained("score", "--method", "msp")[2]
 
 

@@ -84,7 +84,7 @@ def test_vgg11_has_the_loss_curve_of_one_process(ood: Ood, store: Path, tmp_path
     )  # fmt: skip
     code, out, err = together(*argv, "--name", "both")
     assert (code, out) == (0, "both\n"), err
-    assert "on 2 processes, each batch shared out" in err
+    assert "on 2 processes, each batch divided among them" in err
     assert err.count("training ownnets:vgg") == err.count("run both is ready") == 1
     assert ood(*argv, "--name", "one")[0] == 0
     both, one = history(store, "both"), history(store, "one")
@@ -149,7 +149,7 @@ def test_a_killed_process_ends_the_other_and_leaves_a_run(
     assert (code, out) == (1, "")
     assert time.monotonic() - started < 30
     assert (
-        "error: a process of this job has ended, and so do the others; the run resumes after its "
+        "error: a process of this job has ended, so the others end too; the run resumes after its "
         "last finished epoch, with any number of processes: ood train --resume --run cut\n"
     ) in err
     assert err.count("error: a process of this job has ended") == 1
@@ -188,7 +188,7 @@ def test_two_processes_may_take_a_batch_each(store: Path, tmp_path: Path) -> Non
     assert (recipe["batch_size"], recipe["lr"]) == (16, 0.1)
     code, _, err = together("train", *argv, "--batch-size", 1, "--device", "cpu")
     assert code == 1
-    assert "a batch of 1 images cannot be shared by 2 processes" in err
+    assert "a batch of 1 images cannot be divided among 2 processes" in err
     assert [path.name for path in (store / "runs").iterdir()] == ["n"]
 
 

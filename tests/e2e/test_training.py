@@ -139,7 +139,7 @@ def test_a_spoiled_run_can_be_started_from(ood: Ood, store: Path) -> None:
         patch.setattr(workflow.Trainer, "epochs", failing)
         code, _, err = ood(*SMALL, "--epochs", 4, "--name", "x")
     assert code == 1
-    assert "the weights after epoch 2 are kept, to start from: --init x" in err
+    assert "the weights after epoch 2 are stored; to start from them: --init x" in err
     assert len(list((store / "runs" / "x").glob("state-*"))) == 2
     assert len((store / "runs/x/history.jsonl").read_text().splitlines()) == 2
     code, _, err = ood("train", "--data", "digits", "--init", "x", "--epochs", 1, "--name", "y")
@@ -179,7 +179,7 @@ def test_training_starts_from_a_run_or_a_checkpoint(ood: Ood, store: Path, tmp_p
     assert "the weights do not fit resnet20" in err
     code, _, err = ood(*SMALL, "--init", "nobody")
     assert code == 1
-    assert "--init nobody is neither a run nor a file; the runs here:" in err
+    assert "--init nobody is neither a run nor a file; existing runs:" in err
 
 
 def test_fine_tuning_asks_for_a_network(ood: Ood) -> None:

@@ -151,8 +151,8 @@ def test_no_images_are_no_predictions(detector: oodcli.Detector) -> None:
         (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "not torch.int64"),
         (np.zeros((2, 0, 5, 3), np.uint8), r"\(2, 0, 5, 3\) have no pixels"),
         (torch.zeros(3, 0, 5), r"\(3, 0, 5\) have no pixels"),
-        ([3], "int is no type of an image"),
-        (7, "int is no type of an image"),
+        ([3], "int is not an image type"),
+        (7, "int is not an image type"),
         (io.StringIO("text"), r'gives str, not bytes; open it in binary mode: "rb"'),
         (Image.new("F", (8, 8)), "mode F cannot be read"),
     ],
@@ -184,7 +184,13 @@ def test_with_errors_as_rows_every_image_has_a_row(
     wanted = detector.predict(good[:3])
     read = np.array([False, True, False, True, False, False, False, True])
     assert [each is None for each in found.errors] == read.tolist()
-    told = ("the file is gone", "not an image file", "the file is empty", "mode F", "closed file")
+    told = (
+        "the file no longer exists",
+        "not an image file",
+        "the file is empty",
+        "mode F",
+        "closed file",
+    )
     for reason, text in zip([each for each in found.errors if each], told, strict=True):
         assert text in reason
     assert len(found) == 8
@@ -293,8 +299,8 @@ def test_options_become_arguments_and_commands_stay() -> None:
     from oodcli.api import speaking_of_arguments
 
     for text, told in (
-        ("cpu has too little memory; take fewer images at a time: --score-batch-size N",
-         "cpu has too little memory; take fewer images at a time: score_batch_size=N"),
+        ("cpu has too little memory; use fewer images per forward pass: --score-batch-size N",
+         "cpu has too little memory; use fewer images per forward pass: score_batch_size=N"),
         ("cannot read image a.png: gone; replace it, or skip such images: --skip-unreadable",
          "cannot read image a.png: gone; replace it, or skip such images: skip_unreadable=True"),
         ("hold some out: ood train --val-fraction 0.1; or name another: --store DIR",

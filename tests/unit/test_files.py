@@ -92,7 +92,9 @@ def test_a_pipe_to_write_to_is_waited_for_and_then_given_up(tmp_path, monkeypatc
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with (
-        pytest.raises(InvalidInputError, match=f"nobody reads the pipe {pipe}; start its reader"),
+        pytest.raises(
+            InvalidInputError, match=f"no process reads the pipe {pipe}; start its reader"
+        ),
         file_of_user(pipe),
     ):
         pass
@@ -121,7 +123,7 @@ def test_a_device_is_written_as_it_is():
 def test_home_folders_of_users_that_are_not_there_are_refused(tmp_path, monkeypatch):
     told = (
         "cannot use ~nobody-is-called-so/x: there is no user 'nobody-is-called-so'; write the "
-        "whole path, or ./~nobody-is-called-so/x for a file that is called so"
+        "whole path, or ./~nobody-is-called-so/x for a file of this name"
     )
     with pytest.raises(InvalidInputError) as caught:
         expanded(Path("~nobody-is-called-so/x"))

@@ -18,7 +18,7 @@ EPS = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
     b"%%Trailer\n%%EOF\n"
 )
-READ = "those that are: JPEG, PNG, BMP, WEBP, TIFF, GIF, PPM"
+READ = "supported: JPEG, PNG, BMP, WEBP, TIFF, GIF, PPM"
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_picture_starts_no_program(tmp_path, ghostscript, content):
     with pytest.raises(UnreadableImageError) as caught:
         decode(path)
     assert caught.value.reason == (
-        "it is EPS, a format that is not read (Pillow would start Ghostscript for it); " + READ
+        "it is EPS, an unsupported format (Pillow would start Ghostscript for it); " + READ
     )
     assert not ghostscript.exists()
 
@@ -58,7 +58,7 @@ def test_the_trap_would_have_shown_a_program(tmp_path, ghostscript):
 def test_an_opened_picture_starts_no_program(tmp_path, ghostscript):
     with (
         Image.open(io.BytesIO(EPS)) as image,
-        pytest.raises(InvalidInputError, match=r"it is EPS, a format that is not read .Pillow"),
+        pytest.raises(InvalidInputError, match=r"it is EPS, an unsupported format .Pillow"),
     ):
         rgb_of(image)
     assert not ghostscript.exists()
@@ -90,18 +90,17 @@ def test_the_pictures_of_a_camera_in_one_file_are_a_jpeg():
     [
         (b"", "the file is empty"),
         (b"no picture", "not an image file"),
-        (b"%PDF-1.7\n", f"it is PDF, a format that is not read; {READ}"),
-        (b"\0\0\0\x20ftypavif", f"it is AVIF, a format that is not read; {READ}"),
-        (b"\0\0\0\x18ftypheic", f"it is HEIC, a format that is not read; {READ}"),
+        (b"%PDF-1.7\n", f"it is PDF, an unsupported format; {READ}"),
+        (b"\0\0\0\x20ftypavif", f"it is AVIF, an unsupported format; {READ}"),
+        (b"\0\0\0\x18ftypheic", f"it is HEIC, an unsupported format; {READ}"),
         (
             b"\xd7\xcd\xc6\x9a\0\0",
-            "it is WMF, a format that is not read "
-            f"(Pillow would leave it to the operating system); {READ}",
+            "it is WMF, an unsupported format "
+            f"(Pillow would hand it to the operating system); {READ}",
         ),
         (
             b"\x89HDF\r\n\x1a\n",
-            "it is HDF5, a format that is not read "
-            f"(Pillow would leave it to another program); {READ}",
+            f"it is HDF5, an unsupported format (Pillow would hand it to another program); {READ}",
         ),
     ],
 )

@@ -25,5 +25,5 @@ def test_all_three_refuse_the_same_in_the_same_words(parse, kind: str, name: str
     assert refusal(f"{name}:") == f"'' in {kind} '{name}:' is not KEY=VALUE"
     assert refusal(f"{name}:{key}") == f"'{key}' in {kind} '{name}:{key}' is not KEY=VALUE"
     twice = f"{name}:{key}=8,{key}=9"
-    assert refusal(twice) == f"parameter '{key}' stands twice in {kind} '{twice}'"
+    assert refusal(twice) == f"parameter '{key}' appears twice in {kind} '{twice}'"
     assert refusal(f"{name}:xx=8").startswith(f"no parameter of {name} 'xx'")

@@ -26,7 +26,7 @@ def render_listing(listing: "Listing", how: Format, *, urls: bool) -> str:
 def render_verification(found: "Verification", how: Format) -> str:
     """Write what counting and hashing found."""
     table = Table(
-        title=("what is here",),
+        title=("what is in the store",),
         columns=(
             Column("dataset", "Name"),
             Column("what", "What"),

@@ -62,7 +62,7 @@ def _table(found: "Diagnosis") -> Table:
     notes = [f"broken: {problem}" for problem in found.problems]
     notes += list(found.remarks)
     return Table(
-        title=("ood doctor: " + ("all is well" if found.healthy else "something is broken"),),
+        title=("ood doctor: " + ("no problems found" if found.healthy else "problems found"),),
         columns=(Column("what", "What"), Column("how", "How")),
         rows=rows,
         sections=frozenset(sections),

@@ -44,7 +44,7 @@ def render_methods(listing: "MethodList", how: Format) -> str:
         rows=rows,
         notes=(
             *(f"without {name}: {reason}" for name, reason in listing.refused.items()),
-            "passes whose activations are stored cost nothing again",
+            "passes whose activations are stored cost nothing",
             "several by their mean rank: ensemble:A+B+C; see: ood methods show ensemble",
         ),
         droppable=("grid", "paper", "inputs", "title", "year"),
@@ -68,7 +68,7 @@ def render_method(page: "MethodPage", how: Format) -> str:
     lines = [written(part) for part in page.parts]
     if len(page.parts) > 1:
         what = (
-            "the mean rank of what follows"
+            "the mean rank of the following methods"
             if page.parts[0].listed.kind == "ensemble"
             else "the logits of the first half go to the second"
         )

@@ -33,7 +33,7 @@ def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2)
     notes = [f"({number}) {reason}" for reason, number in reasons.items()]
     notes += dict.fromkeys(remark for each in comparisons for remark in each.remarks)
     return Table(
-        title=("beside what the papers printed, in percent",),
+        title=("compared with published values, in percent",),
         columns=[
             *([Column("run", "Run")] if several else []),
             Column("dataset", "OOD set"),

@@ -56,7 +56,7 @@ def render_report(
     if comparisons:
         tables.append(published_table(comparisons, chosen.digits))
     elif comparisons is not None:
-        none = "no value is known to be published for these methods and sets"
+        none = "no published value is known for these methods and sets"
         tables[0] = replace(tables[0], notes=(*tables[0].notes, none))
     return write_tables(tables, how, to_file=to_file, heading=heading_of(report), pictures=pictures)
 

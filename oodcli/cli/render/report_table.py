@@ -102,7 +102,7 @@ def report_tables(reports: Sequence[Report], layout: TableLayout) -> list[Table]
     content = _Content(reports, rows, by_convention, metrics, fixed, layout, paper)
     table = _wide(content) if wide else _long(content)
     if short:
-        table = replace(table, notes=(*table.notes, "averages alone; every set: --per both"))
+        table = replace(table, notes=(*table.notes, "averages only; every set: --per both"))
     return [table]
 
 
@@ -539,8 +539,8 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         lines.append(f"{run.name}: {arch}ID {run.id_name} ({run.n_id:,} test images{accuracy})")
         if run.chance is not None:
             lines.append(
-                f"warning: {run.name} classifies hardly better than guessing "
-                f"({percent(run.chance, digits)} %), so that its scores say little"
+                f"warning: {run.name} classifies hardly better than chance "
+                f"({percent(run.chance, digits)} %), so its scores mean little"
             )
     averaged = [row for row in report.rows if row.n_runs > 1]
     for joined in dict.fromkeys(row.run for row in averaged):

@@ -50,11 +50,11 @@ def _notes(listing: "RunList") -> list[str]:
     if not listing.runs:
         notes.append("no run yet; train one: ood train --data digits")
     if listing.default is not None:
-        notes.append(f"commands without --run take {listing.default}; another: ood runs use RUN")
+        notes.append(f"commands without --run use {listing.default}; another: ood runs use RUN")
     if listing.leftovers:
         notes.append(
-            f"{human_bytes(sum(rest.bytes for rest in listing.leftovers))} are leftovers that no "
-            "run has: "
+            f"{human_bytes(sum(rest.bytes for rest in listing.leftovers))} are leftovers that "
+            "belong to no run: "
             + ", ".join(str(rest.path.relative_to(listing.store)) for rest in listing.leftovers)
             + "; remove them: ood doctor --repair"
         )

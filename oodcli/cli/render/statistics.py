@@ -32,7 +32,7 @@ def _tests_table(comparisons: Sequence[Comparison], digits: int) -> Table:
     for each in comparisons:
         low, high = (signed(end, digits) for end in each.interval)
         winner = each.method_a if each.delta > 0 else each.method_b
-        says = f"{winner} separates better" if each.significant else "cannot be told apart"
+        says = f"{winner} separates better" if each.significant else "no significant difference"
         place = set_name(each.dataset, each.group)
         rows.append(
             {
@@ -51,8 +51,8 @@ def _tests_table(comparisons: Sequence[Comparison], digits: int) -> Table:
     several = len({each.run for each in comparisons}) > 1
     return Table(
         title=(
-            "DeLong's paired test: AUROC of A less that of B in points of a percent, "
-            f"with its 95 % interval{corrected}",
+            "DeLong's paired test: AUROC of A minus that of B in percentage points, with its 95 "
+            f"% interval{corrected}",
         ),
         columns=[
             *([Column("run", "Run")] if several else []),

@@ -27,7 +27,7 @@ def render_verdicts(result: "PredictResult") -> str:
     if not result.complete:
         title.append(
             f"the {shown:,} rows of {result.counts.total:,} to look at first: the lowest OOD "
-            "scores, then what cannot be read; all rows: --output FILE.csv"
+            "scores, then unreadable images; all rows: --output FILE.csv"
         )
     table = Table(
         title,
@@ -102,7 +102,7 @@ def _verdict_on_share(result: "PredictResult") -> list[str]:
     if result.alarm:
         return [
             f"ALARM: {of} images are OOD, far above what ID images give (p = {p:.2g}): they are "
-            f"of another kind than the {result.detector['id_part']} images of "
-            f"{result.detector['id_data']}, or are taken or stored in another way"
+            f"of a different kind from the {result.detector['id_part']} images of "
+            f"{result.detector['id_data']}, or were taken or stored in a different way"
         ]
     return [f"{of} images are OOD: not clearly more than among ID images (p = {p:.2g})"]

@@ -67,7 +67,7 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
             return decode_stream(file, where=printable(str(path)), as_published=as_published)
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
-        reason = "the file is gone" if gone else error.strerror or str(error)
+        reason = "the file no longer exists" if gone else error.strerror or str(error)
         raise UnreadableImageError(printable(str(path)), reason) from None
 
 

@@ -552,8 +552,8 @@ class _Shards:
         (self.folder / "manifest.json").unlink(missing_ok=True)
         rows = self.rows(at)
         return CorruptArtifactError(
-            f"images {rows.start} to {rows.stop - 1} of {self.name} are no longer what was "
-            "read before; run the same command again"
+            f"images {rows.start} to {rows.stop - 1} of {self.name} have changed since they were "
+            "read; run the same command again"
         )
 
     def _read(self, at: int, manifest: _Manifest, opened: contextlib.ExitStack) -> PixelFile | None:

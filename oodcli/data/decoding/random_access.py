@@ -253,7 +253,7 @@ class Decoders:
         assert self._pools is not None
         self._pools.lose_processes()
         if self._proven:
-            self._progress.note("a process that decodes images has died; starting others")
+            self._progress.note("a process that decodes images has died; starting new ones")
         else:
             self._progress.note("no processes can be started; images are decoded in this one")
             self.workers = 0

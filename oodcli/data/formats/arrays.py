@@ -35,7 +35,9 @@ MOST_PIXELS = 2**28
 
 _BLOCK_BYTES = 1 << 22
 _NPZ_CURE = "write it with numpy.savez"
-_WANTED = "wanted are images and labels, or train_images, train_labels, test_images and test_labels"
+_WANTED = (
+    "expected are images and labels, or train_images, train_labels, test_images and test_labels"
+)
 
 
 def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -536,8 +538,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
     header = _header(path, "class_names")
     if header.dtype.kind not in "US" or len(header.shape) != 1 or header.shape[0] < 1:
         raise InvalidInputError(
-            f"{path}: array 'class_names' is {header.dtype} of shape {header.shape}; "
-            "it lists one text a class"
+            f"{path}: array 'class_names' is {header.dtype} of shape {header.shape}; it must hold "
+            "one text per class"
         )
     values = _whole(path, "class_names")
     if header.dtype.kind == "S":

@@ -231,7 +231,7 @@ def open_tiny_imagenet(folder: Path, store: Store, *, collection: Collection) ->
         }
     except KeyError as error:
         raise CorruptArtifactError(
-            f"{tree.root}: val_annotations.txt says nothing of {error.args[0]}; get it again"
+            f"{tree.root}: val_annotations.txt has no entry for {error.args[0]}; get it again"
         ) from None
     parts = {
         part: Part(tree.source(paths), np.array(labels[part], dtype=np.int64))

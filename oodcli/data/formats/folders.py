@@ -11,7 +11,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.images import Part
 
 _WANTED = (
-    "wanted is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
+    "expected is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
     "there is any"
 )
 # Folders that are called so are parts of a data set under another name, not classes.
@@ -70,7 +70,7 @@ def _whole(path: Path, *, name: str, spec: str) -> Dataset:
         if part.lower() in _PARTS:
             kind = next(known for known in ("train", "test", "val") if _is_kind(part, known))
             raise InvalidInputError(
-                f"folder {path} has a folder {part!r}, which is no class; rename it to {kind}: "
+                f"folder {path} has a folder {part!r}, which is not a class; rename it to {kind}: "
                 f"{_WANTED}"
             )
     files = _files_by_class(path)

@@ -121,7 +121,7 @@ def open_list(
     labels = np.array([image.label for image in images], dtype=np.int64)
     if labels.min() < 0:
         raise InvalidInputError(
-            f"{path}: {images[int(labels.argmin())].path} has no label; write it behind the path"
+            f"{path}: {images[int(labels.argmin())].path} has no label; write it after the path"
         )
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
     return Dataset(name, {"test": Part(source, labels)}, names, str(path), spec, is_whole=True)

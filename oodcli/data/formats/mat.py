@@ -69,7 +69,7 @@ def read_mat(path: Path, name: str) -> NDArray[Any] | None:
         content = mapped[:_HEADER_BYTES]
         order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
         if order is None or struct.unpack(f"{order}H", content[124:126])[0] >> 8 != 1:
-            raise ValueError("it does not begin as a MATLAB file of version 5 does")
+            raise ValueError("it does not start like a MATLAB file of version 5")
         for kind, data in _elements(mapped, order, start=_HEADER_BYTES):
             matrix = _unpacked(data, name, order) if kind == _COMPRESSED else data
             if matrix is not None and _name(matrix, order) == name:
@@ -118,7 +118,7 @@ def _array(matrix: bytes, order: str) -> NDArray[Any]:
     (_, flags), (_, sizes), _called, (kind, values) = islice(_elements(matrix, order), 4)
     flag = struct.unpack(f"{order}I", flags[:4])[0]
     if flag & 0xFF not in _CLASSES or flag & _COMPLEX or kind not in _WRITTEN:
-        raise ValueError("it holds something else than real numbers")
+        raise ValueError("it holds values other than real numbers")
     shape = tuple(np.frombuffer(sizes, f"{order}i4").tolist())
     flat = np.frombuffer(values, f"{order}{_WRITTEN[kind]}")
     if min(shape, default=0) < 0 or math.prod(shape) != len(flat):

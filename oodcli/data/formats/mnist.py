@@ -82,7 +82,7 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
         with gzip.open(path) as file:
             content = file.read(_MOST_BYTES)
     if content[:4] != bytes((0, 0, 8, dimensions)):
-        raise ValueError(f"it does not begin as an array of {dimensions} dimensions does")
+        raise ValueError(f"it does not start like an array of {dimensions} dimensions")
     start = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

@@ -55,7 +55,7 @@ class ISH(PlainObjective):
         kept = kept_entries(old.in_features, self.p)
         if kept < 1:
             raise InvalidInputError(
-                f"ish:p={self.p:g} keeps none of {old.in_features} features; take a smaller one"
+                f"ish:p={self.p:g} keeps none of {old.in_features} features; use a smaller one"
             )
         module.set_submodule(head, _ShapedLinear(old, kept))
 

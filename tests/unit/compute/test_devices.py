@@ -33,7 +33,7 @@ def test_too_little_memory_is_one_line_with_the_cure() -> None:
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
-    with pytest.raises(InvalidInputError, match=r"there is no .*none; install one, or leave"):
+    with pytest.raises(InvalidInputError, match=r"there is no .*none; install one, or omit"):
         check_compiler(torch.device("cpu"))
     with pytest.raises(InvalidInputError, match="not for mps"):
         check_compiler(torch.device("mps"))

@@ -72,7 +72,7 @@ def test_shares_are_the_batch() -> None:
 def test_a_lost_connection_is_told_from_other_failures() -> None:
     two = Processes(0, 2, cure="begin again")
     with (
-        pytest.raises(ProcessLostError, match="has ended, and so do the others; begin again"),
+        pytest.raises(ProcessLostError, match="has ended, so the others end too; begin again"),
         two.watched(),
     ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
@@ -93,7 +93,7 @@ def test_devices_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert device_of("auto") == device_of("cpu") == "cpu"
     for name in ("cuda:0", "mps"):
-        with pytest.raises(InvalidInputError, match="which take a GPU each"):
+        with pytest.raises(InvalidInputError, match="each process uses its own GPU"):
             device_of(name)
     with pytest.raises(InvalidInputError, match="than the 1 GPUs of this host"):
         device_of("cuda")

@@ -52,7 +52,7 @@ def test_the_same_order_changes_nothing() -> None:
             ("cat", "dog"),
             "list does not name the 3 classes of pets: it lacks",
         ),
-        (("cat", "dog", "emu"), ("cat", "dog", "yak"), "it lacks 'emu'; it alone has 'yak'"),
+        (("cat", "dog", "emu"), ("cat", "dog", "yak"), "it lacks 'emu'; only it has 'yak'"),
         (("cat", "cat", "emu"), ("emu", "cat"), "classes of pets have the same name"),
     ],
 )

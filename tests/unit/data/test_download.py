@@ -275,7 +275,7 @@ def test_server_that_keeps_silent_is_given_up(store, server, part, target):
     server.stalls_after = 10_000
     source = Download("file.bin", (server.url,), MD5, len(CONTENT))
     (missing,) = fetch([WantedFile("cifar10", source, target)], store, back_off_s=0, timeout_s=0.1)
-    assert missing.reason == f"{server.url}: the server kept silent for 0.1 seconds"
+    assert missing.reason == f"{server.url}: the server sent nothing for 0.1 seconds"
     assert part.read_bytes() == CONTENT[:40_000]
 
 
@@ -392,7 +392,7 @@ def test_file_that_no_program_can_fetch_is_taken_as_it_is_once_it_lies_there(sto
     file = WantedFile("set", source, store.datasets / "set" / "lists.zip")
     (missing,) = fetch([file], store)
     assert (missing.reason, missing.by_hand) == (
-        "it has to be fetched by hand", "https://drive.example/x"
+        "it must be downloaded by hand", "https://drive.example/x"
     )  # fmt: skip
     file.target.write_bytes(b"anything")
     assert fetch([file], store) == ()
@@ -469,7 +469,10 @@ def test_mirror_is_asked_in_place_of_the_published_addresses(store, server):
 @pytest.mark.parametrize(
     ("origin", "error"),
     [
-        ("ftp://host/x", "--from ftp://host/x is no http or https address; name one, or a folder"),
+        (
+            "ftp://host/x",
+            "--from ftp://host/x is not an http or https address; name one, or a folder",
+        ),
         ("/no/such", "--from /no/such is not a folder; check the path"),
     ],
 )
@@ -495,7 +498,7 @@ def test_two_downloads_of_one_file_wait_for_each_other(store, server, recorder):
     server.released.set()
     for thread in threads:
         thread.join()
-    assert recorder.notes == ["waiting for another ood process that is making set/0.bin"]
+    assert recorder.notes == ["waiting for another ood process that is creating set/0.bin"]
     assert server.most_at_once == 1
     assert wanted[0].target.read_bytes() == CONTENT
 

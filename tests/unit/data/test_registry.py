@@ -65,7 +65,7 @@ def test_unknown_name_suggests_and_says_that_paths_are_accepted(store):
         open_dataset("digit", store)
     assert str(caught.value) == (
         "no data set 'digit'; did you mean 'digits'? "
-        "(a folder, an .npz file or NAME=PATH will do too)"
+        "(a folder, an .npz file or NAME=PATH is also accepted)"
     )
     with pytest.raises(UnknownNameError, match="no data set ''; there are: cifar10, cifar10-c"):
         open_dataset("", store)

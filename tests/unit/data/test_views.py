@@ -113,7 +113,7 @@ def test_view_applies_what_its_key_says(random_images):
             "plain, rotation, uniform-noise",
         ),
         ({"seed": -1}, "a jigsaw seed of -1 is negative; give 0 or more"),
-        ({"tiles": 1}, "a jigsaw needs 2 tiles a side or more, not 1"),
+        ({"tiles": 1}, "a jigsaw needs at least 2 tiles per side, not 1"),
     ],
 )
 def test_view_refuses_what_it_cannot_show(fields, message):

@@ -66,9 +66,9 @@ def test_the_mean_of_all_features_needs_no_labels() -> None:
 
 def test_without_images_there_is_no_mean() -> None:
     nothing = reference_of(torch.zeros(0, 3), [], HEAD)
-    with pytest.raises(UndefinedMethodError, match=r"no training image is left to take class"):
+    with pytest.raises(UndefinedMethodError, match=r"no training image is left for the class"):
         class_means(nothing)
-    with pytest.raises(UndefinedMethodError, match=r"left to take the mean feature of"):
+    with pytest.raises(UndefinedMethodError, match=r"left for the mean feature"):
         feature_mean(nothing)
 
 

@@ -81,7 +81,7 @@ def _writes(batch: Activations) -> Tensor:
         (
             lambda batch: -batch.logits.amax(dim=1),
             "score in-distribution images higher",
-            "AUROC 0.000 on images that every method tells apart; larger must mean in-distribution",
+            "AUROC 0.000 on images that every method separates; larger must mean in-distribution",
         ),
         (
             lambda batch: batch.logits.amax(dim=1) + torch.arange(len(batch)) * 1e-3,
@@ -93,11 +93,11 @@ def _writes(batch: Activations) -> Tensor:
             "not depend on the batch size",
             "scores differ by up to",
         ),
-        (_writes, "leave its input alone", "scoring writes to the features"),
+        (_writes, "not modify its input", "scoring writes to the features"),
         (
             lambda batch: batch.logits.amax(dim=1) + torch.rand(1),
             "give the same scores twice",
-            "the second time the scores are others",
+            "the scores differ the second time",
         ),
         (
             lambda batch: batch.features.norm(dim=1).log(),
@@ -142,9 +142,7 @@ def test_a_method_that_depends_on_the_order_of_training_images_is_told() -> None
 
 def test_an_undeclared_look_is_told() -> None:
     told = findings(Method(_Sound, "Sound", "nobody", ("features",)))
-    assert [each.what for each in told if each.broken] == [
-        "look at nothing but its declared inputs"
-    ]
+    assert [each.what for each in told if each.broken] == ["use only its declared inputs"]
     check(Method(_Sound, "Sound", "nobody", ("logits",)))
 
 

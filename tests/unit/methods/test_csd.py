@@ -104,7 +104,7 @@ def test_regions_are_undefined_without_a_map(shape: tuple[int, ...], written: st
         pooled(torch.zeros(2, *shape))
     assert str(refusal.value) == (
         "csd is not defined without a last map of at least 2 x 2 "
-        f"(output of last: {written}); take larger images or another network"
+        f"(output of last: {written}); use larger images or another network"
     )
 
 

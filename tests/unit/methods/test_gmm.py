@@ -104,7 +104,7 @@ def test_what_the_images_cannot_carry_is_refused() -> None:
         GMM.fit(reference, dim=0)
     with pytest.raises(InvalidInputError, match=r"^gmm:components must be at least 1, not 0$"):
         GMM.fit(reference, components=0)
-    with pytest.raises(UndefinedMethodError, match=r"vary in 0 directions; take more images$"):
+    with pytest.raises(UndefinedMethodError, match=r"vary in 0 directions; use more images$"):
         GMM.fit(reference_of(torch.ones(8, 3), [0] * 8, HEAD))
 
 

@@ -215,7 +215,7 @@ def test_refuses_maps_that_are_not_finite() -> None:
     train[3] = torch.nan
     with pytest.raises(
         InvalidInputError,
-        match=r"^gram cannot learn from maps with values that are not finite; take other weights$",
+        match=r"^gram cannot learn from maps with values that are not finite; use other weights$",
     ):
         Gram.fit(reference_of(Small(), train))
 

@@ -79,7 +79,7 @@ def test_they_are_made_once() -> None:
 
 
 def test_no_training_image_has_no_moments() -> None:
-    with pytest.raises(UndefinedMethodError, match=r"^no training image is left to take the cova"):
+    with pytest.raises(UndefinedMethodError, match=r"^no training image is left for the cova"):
         moments(reference_of(torch.zeros(0, 200), [], HEAD))
 
 

@@ -179,7 +179,7 @@ def test_refuses_maps_that_are_not_finite() -> None:
     train[3] = torch.nan
     with pytest.raises(
         InvalidInputError,
-        match=r"^nac cannot learn from maps with values that are not finite; take other weights$",
+        match=r"^nac cannot learn from maps with values that are not finite; use other weights$",
     ):
         NAC.fit(reference_of(Small(), train), layers=2)
 

@@ -80,19 +80,18 @@ def test_a_method_asked_for_twice_is_scored_once() -> None:
         (
             "energy:temperature=1,temperature=2",
             InvalidInputError,
-            "parameter 'temperature' stands twice in method 'energy:temperature=1,temperature=2'",
+            "parameter 'temperature' appears twice in method 'energy:temperature=1,temperature=2'",
         ),
         (
             "msp+energy",
             InvalidInputError,
-            "'msp' in 'msp+energy' makes no logits; before the + goes one of: "
+            "'msp' in 'msp+energy' makes no logits; before the +, write one of: "
             + ", ".join(name for name, method in METHODS.items() if method.is_shaper),
         ),
         (
             "norm+featurenorm",
             InvalidInputError,
-            "'featurenorm' in 'norm+featurenorm' does not score logits; "
-            "after the + goes one of: "
+            "'featurenorm' in 'norm+featurenorm' does not score logits; after the +, write one of: "
             + ", ".join(name for name, method in METHODS.items() if method.is_logit_scorer),
         ),
         (

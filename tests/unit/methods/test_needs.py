@@ -11,7 +11,7 @@ from oodcli.errors import UndefinedMethodError
 from oodcli.methods import parse_method
 
 CLASSES, WIDTH = 3, 8
-TAIL = "train on more images, or take a method without covariances, such as knn"
+TAIL = "train on more images, or use a method without covariances, such as knn"
 
 
 def batch_of(features: Tensor, head: Head) -> Activations:
@@ -128,8 +128,8 @@ ONE = ("msp", "entropy", "doctor", "gen", "tempscale", "klm", "t2fnorm", "gradno
 @pytest.mark.parametrize("name", [*ONE, "pnml", "nac", "odin", "norm+msp"])
 def test_what_compares_classes_needs_two(name: str) -> None:
     assert refusal(name, reference_of(60, classes=1)).endswith(
-        "is not defined here: it needs at least 2 classes, but the network has 1; take a method "
-        "that compares no classes"
+        "is not defined here: it needs at least 2 classes, but the network has 1; use a method "
+        "that does not compare classes"
     )
 
 

@@ -181,7 +181,9 @@ def test_a_name_that_is_taken_stays_what_it_was(
     install("acme-two", both="acme:Largest")
     assert parse_method("msp").parts[0].method is METHODS["msp"]
     refused = joined(METHODS).refused
-    assert refused["msp"].startswith("package acme-ood 1.2 offers a method 'msp', and ood has one")
+    assert refused["msp"].startswith(
+        "package acme-ood 1.2 offers a method 'msp', but ood has a method"
+    )
     assert refused["both"].startswith("method 'both' is offered by packages ")
     assert "acme:Length" in refused["both"]
     assert "cannot be written after --method; name the class itself: acme:Length" in refused["all"]

@@ -185,7 +185,7 @@ def test_there_is_one_way_to_write_an_architecture(written: str, canonical: str)
         ("resnet18:", "'' in architecture 'resnet18:' is not KEY=VALUE"),
         (
             "resnet18:width=2,width=3",
-            "parameter 'width' stands twice in architecture 'resnet18:width=2,width=3'",
+            "parameter 'width' appears twice in architecture 'resnet18:width=2,width=3'",
         ),
     ],
 )

@@ -282,7 +282,7 @@ def test_weights_of_a_run_that_are_gone_or_damaged_say_so(network: Network, tmp_
         lambda: load_run_network(path, "resnet18:width=4", 10),
     ]
     for load in loaders:
-        with pytest.raises(MissingArtifactError, match="are gone; remove the run and make it"):
+        with pytest.raises(MissingArtifactError, match="are missing; remove the run and create it"):
             load()
     save_weights(network, path)
     path.write_bytes(path.read_bytes()[:-5])

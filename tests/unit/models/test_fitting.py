@@ -19,7 +19,7 @@ def test_whatever_prefix_all_names_have_is_taken_off(network, prefix):
     found, remarks = fitted(network.spec, state)
     assert found.digest == network.digest
     bare = prefix.replace("module.", "").replace("_orig_mod.", "").rstrip(".")
-    assert f"names: {bare!r} taken off {len(state)} tensors" in remarks
+    assert f"names: {bare!r} removed from {len(state)} tensors" in remarks
 
 
 def test_a_wrapper_in_the_middle_of_names_is_taken_out(network):
@@ -29,7 +29,7 @@ def test_a_wrapper_in_the_middle_of_names_is_taken_out(network):
     }
     found, remarks = fitted(network.spec, state)
     assert found.digest == network.digest
-    assert remarks == ("names: module taken out of them",)
+    assert remarks == ("names: module removed from them",)
 
 
 def test_tensors_beside_the_network_are_left_aside_and_said(network):
@@ -37,7 +37,7 @@ def test_tensors_beside_the_network_are_left_aside_and_said(network):
     state["projection.0.weight"] = torch.ones(3, 3)
     found, remarks = fitted(network.spec, state)
     assert found.digest == network.digest
-    assert remarks[0].endswith("; left aside: projection.0.weight")
+    assert remarks[0].endswith("; ignored: projection.0.weight")
 
 
 SPELLINGS = {

@@ -77,5 +77,5 @@ def test_a_foreign_checkpoint_with_one_temperature_is_read(tmp_path: Path) -> No
 
 
 def test_an_impossible_temperature_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="divide features by 0, which is no positive"):
+    with pytest.raises(InvalidInputError, match="divide features by 0, which is not a positive"):
         network(scoring_tau=0.0).head()

@@ -61,7 +61,7 @@ def test_vgg_refuses_images_of_which_nothing_would_be_left(make_network: MakeNet
         make_network("vgg11").block_shapes((32, 31))
     assert str(error.value) == (
         "vgg11 needs images of at least 32 x 32 pixels, not 32 x 31; "
-        "resize them, or take another architecture"
+        "resize them, or use another architecture"
     )
 
 

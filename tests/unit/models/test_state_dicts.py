@@ -73,7 +73,7 @@ def test_a_file_is_what_it_holds_and_not_what_it_is_called(tmp_path, name):
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 600, "is an HDF5 file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS"),
         (b"\x1f\x8b\x08" + b"\0" * 60, "is compressed by gzip"),
-        (b"\n<!DOCTYPE html><html>", "is a web page, which a download gave in place of the file"),
+        (b"\n<!DOCTYPE html><html>", "is a web page, downloaded instead of the file"),
         (b"\x08\x07\x12\x07pytorch", "is an ONNX graph"),
         (b"\x93NUMPY\x01\x00", "is a NumPy array"),
     ],
@@ -133,11 +133,11 @@ def test_of_weights_and_their_average_the_weights_are_taken_and_the_other_offere
     found = read_checkpoint(path)
     assert same(found.state, state)
     assert found.remarks == (
-        "weights: state_dict; also there: state_dict_ema; to take another: --key state_dict_ema",
+        "weights: state_dict; also present: state_dict_ema; to use another: --key state_dict_ema",
     )
     chosen = read_checkpoint(path, key="state_dict_ema")
     assert same(chosen.state, average)
-    assert chosen.remarks == ("weights: state_dict_ema; also there: state_dict",)
+    assert chosen.remarks == ("weights: state_dict_ema; also present: state_dict",)
     assert refusal(path, key="model").endswith(
         "no state dict under 'model'; --key is one of: state_dict_ema, state_dict"
     )
@@ -149,7 +149,7 @@ def test_wrappers_of_every_name_are_taken_off_and_said(tmp_path):
     torch.save(wrapped, tmp_path / "a.pt")
     found = read_checkpoint(tmp_path / "a.pt")
     assert same(found.state, state)
-    assert found.remarks == ("names: 'module._orig_mod.' taken off 8 tensors",)
+    assert found.remarks == ("names: 'module._orig_mod.' removed from 8 tensors",)
 
 
 def test_averaged_models_are_read_and_their_count_passed_over(tmp_path):
@@ -157,7 +157,7 @@ def test_averaged_models_are_read_and_their_count_passed_over(tmp_path):
     torch.save(torch.optim.swa_utils.AveragedModel(small()).state_dict(), tmp_path / "a.pt")
     found = read_checkpoint(tmp_path / "a.pt")
     assert same(found.state, state)
-    assert found.remarks[-1] == "passed over beside the weights: n_averaged"
+    assert found.remarks[-1] == "ignored besides the weights: n_averaged"
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -224,7 +224,7 @@ def test_says_what_a_file_without_weights_holds(tmp_path):
         tmp_path / "a.pt"
     )
     torch.save(Settings(), tmp_path / "a.pt")
-    assert "Settings, of which nothing is run; save one: " in refusal(tmp_path / "a.pt")
+    assert "Settings, which is never run; save one: " in refusal(tmp_path / "a.pt")
 
 
 def test_arrays_of_numpy_are_weights_too(tmp_path):

@@ -140,7 +140,7 @@ def test_reference_scores_are_compared_on_the_same_images(shared):
     ]
     assert {c.n_compared for c in table.comparisons} == {4}
     assert table.comparisons[3].sentence.startswith(
-        "on dtd10_32, energy and maxlogit cannot be told apart: -0.09 points of AUROC"
+        "on dtd10_32, energy and maxlogit do not differ significantly: -0.09 points of AUROC"
     )
 
 
@@ -274,11 +274,11 @@ def test_a_method_most_of_whose_scores_tie_is_named(store):
     assert all(shares[name] == pytest.approx((90 + n) / (120 + n)) for name, (_, n) in SETS.items())
     worst = max(SETS, key=lambda name: SETS[name][1])
     assert (
-        "most images share their score with another image, and are not ranked among those: "
-        f"saturated ({100 * shares[worst]:.0f} % on {worst})"
+        "most images have the same score as another image, so these images are not ranked among "
+        f"each other: saturated ({100 * shares[worst]:.0f} % on {worst})"
     ) in table.notes
     assert all(r.extras["tied"] == 0 for r in table.rows if r.method in ("weak", "good"))
-    assert not any("share their score" in n for n in report_of(store, runs=["r1"]).notes)
+    assert not any("have the same score" in n for n in report_of(store, runs=["r1"]).notes)
 
 
 def test_stored_scores_and_their_export_give_one_table(store, tmp_path):
@@ -325,7 +325,7 @@ def test_a_benchmark_gives_its_groups_and_order_to_files(tmp_path):
     assert table.benchmark == "openood-cifar10"
     assert table.convention == "openood"
     assert [r.group for r in table.rows] == ["near", "near", "near", "far", "far", "all"]
-    assert "taken from the names of the sets" in table.notes[-1]
+    assert "because of the names of the sets" in table.notes[-1]
     # A name that no benchmark has leaves all of them in one group.
     path.write_text("\n".join([*lines, "mine,3", "mine,4"]))
     assert {r.group for r in report_of_files([path], id_name="cifar10").rows} == {"ood", "all"}

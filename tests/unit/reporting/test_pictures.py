@@ -49,9 +49,9 @@ def test_a_run_is_drawn_in_full(store: Store) -> None:
     assert "8 blocks" in drawn["normratio"].alt
     sheet = next(picture for name, picture in drawn.items() if name.startswith("images-"))
     assert re.fullmatch(
-        r"\d+ digits \(ID\): \d+ of \d+ taken for OOD, least ID-like first; "
-        r"\d+ photographs-grey \(OOD\): \d+ of [\d,]+ taken for ID, most ID-like first; "
-        r"\d+ gaussian-noise \(OOD\): \d+ of [\d,]+ taken for ID, most ID-like first",
+        r"\d+ digits \(ID\): \d+ of \d+ misjudged as OOD, least ID-like first; "
+        r"\d+ photographs-grey \(OOD\): \d+ of [\d,]+ misjudged as ID, most ID-like first; "
+        r"\d+ gaussian-noise \(OOD\): \d+ of [\d,]+ misjudged as ID, most ID-like first",
         sheet.alt,
     )
 
@@ -133,7 +133,8 @@ def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
     drawn = pictures_of(store, progress=told)
     assert "photographs-grey" not in drawn[-1].alt
     assert (
-        "no pictures of photographs-grey: its images are not those that were scored" in told.notes
+        "no pictures of photographs-grey: its images differ from those that were scored"
+        in told.notes
     )
 
 
@@ -225,7 +226,7 @@ def test_sets_of_a_benchmark_are_shown_as_it_has_them(store: Store) -> None:
 def test_a_few_images_are_shown_where_only_they_were_scored(store: Store) -> None:
     name, alt = rescored(store, ood=SETS, limit=4)
     assert name == "images-msp"
-    assert re.match(r"\d digits \(ID\): \d of 4 taken for OOD, least .* photographs-grey", alt)
+    assert re.match(r"\d digits \(ID\): \d of 4 misjudged as OOD, least .* photographs-grey", alt)
 
 
 def own_images(folder: Path, count: int = 12) -> Path:
@@ -263,7 +264,7 @@ def test_only_errors_are_shown_with_file_and_classes(store: Store, tmp_path: Pat
     wrong = [at for at in np.argsort(-scores, kind="stable") if scores[at] >= threshold]
     assert wrong
     (sheet,) = [p for p in pictures_of(store, methods=["msp"]) if p.name == "images-msp"]
-    assert f"mine (OOD): {len(wrong)} of 12 taken for ID, most ID-like first" in sheet.alt
+    assert f"mine (OOD): {len(wrong)} of 12 misjudged as ID, most ID-like first" in sheet.alt
     shown = [axes for axes in sheet.figure.axes if axes.get_title().startswith("own-")]
     assert [axes.get_title() for axes in shown] == [
         f"own-{at:02d}.png\nseen as {predictions[at]}\n{scores[at]:.4g}" for at in wrong[:10]

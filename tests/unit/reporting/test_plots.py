@@ -140,7 +140,7 @@ def test_lines_of_one_picture_differ_in_more_than_colour():
     many = {f"m{at}": (ID, OOD) for at in range(MOST_LINES)}
     lines = curves("roc", "id", many).figure.axes[0].lines[:MOST_LINES]
     assert len({str(line._dash_pattern) for line in lines}) == MOST_LINES
-    with pytest.raises(InvalidInputError, match="7 methods cannot be told apart"):
+    with pytest.raises(InvalidInputError, match="7 methods are too many for one plot"):
         curves("roc", "id", {**many, "one more": (ID, OOD)})
 
 

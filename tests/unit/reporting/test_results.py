@@ -194,6 +194,6 @@ def test_a_comparison_says_in_words_what_it_found() -> None:
         "+3.00), p < 0.0001"
     )
     assert comparison(0.02, 0.05).sentence == (
-        "on svhn, energy and msp cannot be told apart: +2.00 points of AUROC (95 % interval +1.00 "
-        "to +3.00), p = 0.0500"
+        "on svhn, energy and msp do not differ significantly: +2.00 points of AUROC (95 % "
+        "interval +1.00 to +3.00), p = 0.0500"
     )

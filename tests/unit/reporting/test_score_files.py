@@ -211,7 +211,7 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": ID}, "which is no known layout"),
+        ({"a": ID}, "which is not a known layout"),
         ({"m/id": ID, "m/x": np.zeros((2, 2))}, r"on x are float64 of shape \(2, 2\)"),
         ({"m/id": ID, "m/x": NEAR, "n/id": ID, "n/x": FAR}, "4 scores of n on x, and 2 of another"),
         ({"m/id": ID, "m/x": NEAR, "@labels/id": np.zeros(2)}, r"labels of shape \(2,\) for 3"),
@@ -287,10 +287,10 @@ def test_a_table_that_does_not_name_its_id_set_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (np.array(["cat", "dog", "cat"]), "'cat' is no number"),
-        (np.array([b"cat", b"dog", b"cat"]), "b'cat' is no number"),
-        (np.array([0.0, 1.5, 2.0]), "1.5 is no whole number"),
-        (np.array([0.0, np.nan, 2.0]), "nan is no whole number"),
+        (np.array(["cat", "dog", "cat"]), "'cat' is not a number"),
+        (np.array([b"cat", b"dog", b"cat"]), "b'cat' is not a number"),
+        (np.array([0.0, 1.5, 2.0]), "1.5 is not a whole number"),
+        (np.array([0.0, np.nan, 2.0]), "nan is not a whole number"),
     ],
 )
 def test_classes_that_are_no_whole_numbers_are_refused(tmp_path, labels, told):

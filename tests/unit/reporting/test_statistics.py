@@ -185,7 +185,7 @@ def test_calibration_error_by_hand():
     assert error == pytest.approx(0.3 / 3 + 0.3 * 2 / 3)
     assert calibration_error([0.5, 0.6], [True, False], n_bins=2) == pytest.approx(0.55)
     assert calibration_error([1.0, 0.0], [True, False]) == 0.0
-    with pytest.raises(InvalidInputError, match="are no probabilities"):
+    with pytest.raises(InvalidInputError, match="are not probabilities"):
         calibration_error([1.2], [True])
 
 

@@ -212,7 +212,7 @@ def test_a_repair_waits_for_whoever_writes_the_same_activations(
             found = pool.submit(lambda: reader.activations(images).features)
             assert waiting.wait(60)
             assert said == [
-                f"waiting for another ood process that is making {place.lock_name('noise')}"
+                f"waiting for another ood process that is creating {place.lock_name('noise')}"
             ]
             assert not found.done()
             assert damaged.exists()  # nothing is removed under the writer's hands
@@ -339,10 +339,10 @@ def test_a_shard_that_changes_while_it_is_read_leaves_nothing(
 
     def chunks() -> Iterator[np.ndarray]:
         yield second.load()[:2]
-        raise CorruptArtifactError("no longer what was read before")
+        raise CorruptArtifactError("changed since they were read")
 
     damaged = ImageSet("noise", [first, ImageShard(second.indices, chunks, second.digest)])
-    with pytest.raises(CorruptArtifactError, match="no longer what was read"):
+    with pytest.raises(CorruptArtifactError, match="changed since they were read"):
         activator(folder).activations(damaged)
     again = activator(folder)
     again.activations(images)

@@ -22,7 +22,7 @@ def test_slow_methods_are_named_with_their_share() -> None:
     seconds = {"weiper": 300.0, "gmm": 100.0, "msp": 0.1, "knn": 11.0}
     assert FittedMethods(seconds=seconds).slow() == (
         "most of the 7 min of fitting and scoring went to: weiper 5 min, gmm 2 min "
-        "(--method names those that are wanted)"
+        "(select methods with --method)"
     )
     assert FittedMethods(seconds={"weiper": 9.0, "msp": 0.1}).slow() is None
     assert FittedMethods(seconds={"weiper": 900.0}).slow() is None

@@ -139,7 +139,7 @@ def test_a_method_of_others_is_fitted_anew_each_time(
         made.append(detector_of(store, folder, "acme_detect:Mine", progress=watch))
         assert watch.notes == [
             "acme_detect:Mine cannot be stored (it holds a acme_detect:Mine): "
-            "it is fitted anew each time"
+            "it is refitted each time"
         ]
     assert made[1].created > made[0].created
     np.testing.assert_array_equal(made[0].id.values, made[1].id.values)

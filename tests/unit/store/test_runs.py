@@ -92,7 +92,7 @@ def test_names_that_are_taken_get_a_number(store: Store) -> None:
     assert new_name(store, None, "cifar10 resnet18:x=1") == "cifar10-resnet18-x-1"
     add(store, "cifar10-resnet18-x-1")
     assert new_name(store, None, "cifar10 resnet18:x=1") == "cifar10-resnet18-x-1-2"
-    with pytest.raises(InvalidInputError, match="there is a run cifar10-resnet18-x-1 already"):
+    with pytest.raises(InvalidInputError, match="run cifar10-resnet18-x-1 already exists"):
         new_name(store, "cifar10-resnet18-x-1", "")
 
 

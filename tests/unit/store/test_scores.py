@@ -108,7 +108,7 @@ def test_changed_scores_are_found(folder: Path) -> None:
         read_scores(folder, scoring, "msp", "noise")
     for path in (folder / scoring.key).glob("*.safetensors"):
         path.unlink()
-    with pytest.raises(CorruptArtifactError, match="the scores of msp on noise are gone"):
+    with pytest.raises(CorruptArtifactError, match="the scores of msp on noise are missing"):
         read_scores(folder, scoring, "msp", "noise")
 
 

@@ -242,7 +242,7 @@ def test_waiting_for_a_lock_is_said_once(tmp_path: Path) -> None:
     holder.acquire()
     with store.lock("thing", progress=Listener()):
         pass
-    assert said == ["waiting for another ood process that is making thing"]
+    assert said == ["waiting for another ood process that is creating thing"]
 
 
 def test_a_full_disk_names_the_file_the_room_and_the_cure(
@@ -266,14 +266,14 @@ def test_a_full_disk_names_the_file_the_room_and_the_cure(
         return str(error.value)
 
     assert fill(size=2_500_000) == (
-        f"cannot write {path}: the disk is full: it needs 2.5 MB, and 1.0 MB are free; make room, "
-        "or keep everything elsewhere: --store DIR"
+        f"cannot write {path}: the disk is full: it needs 2.5 MB, and 1.0 MB are free; free some "
+        "space, or use another store: --store DIR"
     )
     # Little is written as bytes, not as "0.0 MB".
     assert "the disk is full: it needs 24 bytes, and 1.0 MB are free" in fill(size=24)
     assert fill(cure="name another") == (
         f"cannot write {path}: the disk is full: it needs more than 0.3 MB, and 1.0 MB are free; "
-        "make room, or name another"
+        "free some space, or name another"
     )
 
 
@@ -307,8 +307,8 @@ def test_a_disk_too_full_for_a_scratch_file_is_named_with_the_cure(
     with pytest.raises(InvalidInputError) as error:
         fill()
     assert str(error.value) == (
-        f"cannot write {tmp_path}: the disk is full: it needs 2.5 MB, and 1.0 MB are free; make "
-        "room, or keep everything elsewhere: --store DIR"
+        f"cannot write {tmp_path}: the disk is full: it needs 2.5 MB, and 1.0 MB are free; free "
+        "some space, or use another store: --store DIR"
     )
 
 
@@ -327,8 +327,8 @@ def test_room_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InvalidInputError) as error:
         check_room(tmp_path, 1_600_000, "images of x")
     assert str(error.value) == (
-        f"images of x need 1.6 MB, and the disk of {tmp_path} has 1.5 MB free; make room, or keep "
-        "everything elsewhere: --store DIR"
+        f"images of x need 1.6 MB, and the disk of {tmp_path} has 1.5 MB free; free some space, "
+        "or use another store: --store DIR"
     )
 
 

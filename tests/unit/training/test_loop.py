@@ -236,7 +236,7 @@ def test_a_network_that_cannot_be_compiled_is_told_of_in_one_line(
         raise NotImplementedError("no such layer")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
-    with pytest.raises(InvalidInputError, match=r"leave --compile out$") as raised:
+    with pytest.raises(InvalidInputError, match=r"omit --compile$") as raised:
         run(trainer(compiled=True))
     assert "\n" not in str(raised.value)
 

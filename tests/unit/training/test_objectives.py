@@ -237,7 +237,7 @@ def test_parameters_are_written_in_one_way() -> None:
         ("t2fnorm:tau=0", "t2fnorm:tau must be a positive number, not 0"),
         ("t2fnorm:tau=x", "t2fnorm:tau must be a number, not 'x'"),
         ("t2fnorm:tau", "'tau' in objective 't2fnorm:tau' is not KEY=VALUE"),
-        ("t2fnorm:tau=1,tau=2", "parameter 'tau' stands twice in objective 't2fnorm:tau=1,tau=2'"),
+        ("t2fnorm:tau=1,tau=2", "parameter 'tau' appears twice in objective 't2fnorm:tau=1,tau=2'"),
         ("t2fnorm:scoring=no", "t2fnorm:scoring must be tau or omitted, not 'no'"),
         ("ish:p=1", "ish:p must be at least 0 and less than 1, not 1"),
         ("cross-entropy:x=1", "objective 'cross-entropy' has no parameters, so not 'x' either"),

@@ -116,9 +116,9 @@ def test_every_value_can_be_set() -> None:
         ("mean=1,2", "--set mean must be three numbers"),
         ("std=0", "--set std must be positive"),
         ("jitter_chance=2", "--set jitter_chance must be from 0 to 1"),
-        ("crop_scale=0.5,0.2", "--set crop_scale must be two rising shares, such as 0.2,1"),
-        ("milestones=50,75", "--set milestones must be shares of all epochs, from 0 to 1"),
-        ("lr_min=-1", "--set lr_min must not be negative, nor infinite: -1.0"),
+        ("crop_scale=0.5,0.2", "--set crop_scale must be two increasing fractions, such as 0.2,1"),
+        ("milestones=50,75", "--set milestones must be fractions of all epochs, from 0 to 1"),
+        ("lr_min=-1", "--set lr_min must be finite and not negative: -1.0"),
     ],
 )
 def test_impossible_settings_are_refused(setting: str, message: str) -> None:
@@ -185,7 +185,7 @@ def test_a_recipe_survives_being_stored() -> None:
         ({"batch_size": -1}, "--batch-size must be at least 1, not -1"),
         ({"lr": 0.0}, "--lr must be a positive number, not 0.0"),
         ({"lr": float("nan")}, "--lr must be a positive number, not nan"),
-        ({"weight_decay": -1.0}, "--weight-decay must not be negative, nor infinite: -1.0"),
+        ({"weight_decay": -1.0}, "--weight-decay must be finite and not negative: -1.0"),
     ],
 )
 def test_impossible_changes_are_refused(change: dict[str, float], message: str) -> None:

@@ -177,7 +177,7 @@ def test_what_looks_into_the_network_is_refused(
 
     looks = Method(oodcli.methods.METHODS["msp"].type, "Looks", "nobody", ("network",))
     monkeypatch.setattr(oodcli.methods, "METHODS", {**oodcli.methods.METHODS, "looks": looks})
-    with pytest.raises(InvalidInputError, match="looks cannot be scored: it looks into the netw"):
+    with pytest.raises(InvalidInputError, match="looks cannot be scored: it needs the network it"):
         scored(made(), "looks")
 
 
@@ -191,7 +191,7 @@ def test_methods_that_are_not_defined_leave_the_others(scored: Scored) -> None:
         "nac:least=900": "nac is not defined here: it needs as many training images as an interval "
         "needs to count as covered, but there are 80 of the 900 of nac:least=900; choose less "
         "with nac:least=N, or train on more images",
-        "odin": "it looks into the network, and a file of activations has none",
+        "odin": "it needs the network itself, which a file of activations does not contain",
     }
     assert result.to_json()["undefined"] == list(result.undefined)
     for name, reason in result.left_out.items():
@@ -308,7 +308,7 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
         ),
         (
             lambda a: {k: v for k, v in a.items() if not k.startswith(("near", "far"))},
-            "has no OOD set: that is every set but train, val, test, jigsaw",
+            "has no OOD set; add one, called other than train, val, test, jigsaw",
         ),
         (lambda a: without(a, "train/labels"), "has no array 'train/labels'; methods learn"),
         (
@@ -345,7 +345,7 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
         ),
         (
             lambda a: {k: v[:0] if k.startswith("far") else v for k, v in a.items()},
-            "set 'far' has no images; leave it out",
+            "set 'far' has no images; remove it",
         ),
         (
             lambda a: {**a, "jigsaw/block_norms": a["jigsaw/block_norms"][:79]},

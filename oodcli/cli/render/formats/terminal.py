@@ -52,7 +52,7 @@ def write_terminal(table: Table, *, to_file: bool) -> str:
     console.print(drawn)
     notes = list(table.notes)
     if left_out:
-        notes.append(f"no room here for {', '.join(left_out)}")
+        notes.append(f"hidden, as the terminal is too narrow: {', '.join(left_out)}")
     for note in notes:
         console.print(Text(printable(f"note: {note}")), soft_wrap=True)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).rstrip() + "\n"

@@ -170,7 +170,7 @@ def test_text_file_says_it_is_no_image(tmp_path):
 
 
 def test_missing_file_says_it_is_gone(tmp_path):
-    with pytest.raises(UnreadableImageError, match="the file is gone"):
+    with pytest.raises(UnreadableImageError, match="the file no longer exists"):
         decode(tmp_path / "a.png")
 
 

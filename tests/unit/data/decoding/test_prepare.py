@@ -209,8 +209,8 @@ def test_images_that_changed_unseen_do_not_pass_for_the_old_ones(prepared, sourc
     with pytest.raises(CorruptArtifactError) as caught:
         prepared_images.shards[0].load()
     assert str(caught.value) == (
-        f"images 0 to {SHARD_ROWS - 1} of toy are no longer what was read before; "
-        "run the same command again"
+        f"images 0 to {SHARD_ROWS - 1} of toy have changed since they were read; run the same "
+        "command again"
     )
     np.testing.assert_array_equal(
         prepared(source).shards[0].load(), images[:SHARD_ROWS].transpose(0, 3, 1, 2)
@@ -333,7 +333,7 @@ def test_no_readable_image_at_all_is_an_error(prepared, tmp_path):
             prepared(source, skip_unreadable=True)
         assert str(caught.value) == (
             "none of the 2 images of toy can be read; the first is "
-            f"{tmp_path / 'gone.png'}: the file is gone"
+            f"{tmp_path / 'gone.png'}: the file no longer exists"
         )
 
 
@@ -548,7 +548,9 @@ def test_what_changed_unseen_is_found_before_its_last_chunk_is_given(store, rand
     images[0] ^= 1
     chunks = iter(shard.chunks())
     assert [len(next(chunks)), len(next(chunks))] == [16, 16]
-    with pytest.raises(CorruptArtifactError, match="images 0 to 39 of x are no longer what was"):
+    with pytest.raises(
+        CorruptArtifactError, match="images 0 to 39 of x have changed since they were"
+    ):
         next(chunks)
     assert not list(store.images.glob("*/manifest.json"))
 

@@ -104,7 +104,7 @@ def test_reading_goes_on_after_a_worker_has_died(source, recorder):
     assert len(rest) == 2
     for each in rest:
         np.testing.assert_array_equal(each, first)
-    assert recorder.notes == ["a process that decodes images has died; starting others"]
+    assert recorder.notes == ["a process that decodes images has died; starting new ones"]
 
 
 def test_threads_read_where_no_process_can_be_started(source, recorder, monkeypatch):

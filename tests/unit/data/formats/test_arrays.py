@@ -191,11 +191,14 @@ def test_label_that_train_lacks_is_refused(refusal, whole_set):
 def test_names_of_classes_that_are_no_list_of_texts_are_refused(refusal, whole_set, names):
     whole_set["class_names"] = names
     assert refusal(**whole_set) == (
-        f": array 'class_names' is {names.dtype} of shape {names.shape}; it lists one text a class"
+        f": array 'class_names' is {names.dtype} of shape {names.shape}; it must hold one text "
+        "per class"
     )
 
 
-WANTED = "wanted are images and labels, or train_images, train_labels, test_images and test_labels"
+WANTED = (
+    "expected are images and labels, or train_images, train_labels, test_images and test_labels"
+)
 
 
 def test_missing_arrays_are_named(refusal, whole_set):

@@ -9,7 +9,7 @@ from oodcli.data import open_dataset
 from oodcli.errors import InvalidInputError
 
 WANTED = (
-    "wanted is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
+    "expected is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
     "there is any"
 )
 
@@ -126,7 +126,8 @@ def test_folder_that_is_called_like_a_part_is_no_class(tree, store, folder, part
     with pytest.raises(InvalidInputError) as caught:
         open_dataset(str(tree), store)
     assert str(caught.value) == (
-        f"folder {tree} has a folder {folder!r}, which is no class; rename it to {part}: {WANTED}"
+        f"folder {tree} has a folder {folder!r}, which is not a class; rename it to {part}: "
+        f"{WANTED}"
     )
 
 
@@ -141,14 +142,14 @@ def test_folder_without_classes_tells_the_layout(tree, store):
 def test_val_alone_is_not_enough(tree, store):
     shutil.rmtree(tree / "train")
     (tree / "test").rename(tree / "val")
-    with pytest.raises(InvalidInputError, match="has neither train nor test; wanted is"):
+    with pytest.raises(InvalidInputError, match="has neither train nor test; expected is"):
         open_dataset(str(tree), store)
 
 
 def test_part_without_class_folders_is_named(tree, store):
     shutil.rmtree(tree / "test")
     (tree / "test").mkdir()
-    with pytest.raises(InvalidInputError, match=r"pets/test has no class folders; wanted is"):
+    with pytest.raises(InvalidInputError, match=r"pets/test has no class folders; expected is"):
         open_dataset(str(tree), store)
 
 

@@ -43,7 +43,7 @@ def test_arrays_are_those_of_scipy(tmp_path, packed):
 )
 def test_other_kinds_of_values_are_refused(tmp_path, value):
     savemat(tmp_path / "a.mat", {"x": value})
-    with pytest.raises(ValueError, match=r"something else than real numbers|do not fill"):
+    with pytest.raises(ValueError, match=r"values other than real numbers|do not fill"):
         read_mat(tmp_path / "a.mat", "x")
 
 
@@ -51,7 +51,7 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.mat"
     for content in (b"x", bytes(200), b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(99)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="does not begin as a MATLAB file of version 5"):
+        with pytest.raises(ValueError, match="does not start like a MATLAB file of version 5"):
             read_mat(path, "x")
 
 
