@@ -371,10 +371,10 @@ def _none_there(
     if limit is not None and full and largest <= limit:  # scored with it, they would be in full too
         return MissingArtifactError(
             f"run {folder.name} has {what}{on}, but of all images: its largest set has "
-            f"{counted(largest, 'image')}; leave --limit out"
+            f"{counted(largest, 'image')}; omit --limit"
         )
     return MissingArtifactError(
-        f"run {folder.name} has {what}{on}; make them: ood score --run {folder.name}"
+        f"run {folder.name} has {what}{on}; compute them: ood score --run {folder.name}"
         + ("" if benchmark is None else f" --benchmark {benchmark.name}")
         + ("" if limit is None else f" --limit {limit}")
     )

@@ -482,10 +482,10 @@ def test_a_limit_that_cuts_nothing_is_no_quick_look(ood: Ood, tiny: Path) -> Non
     # That is stored as what it is, so that the advice to score so would lead back here.
     assert says(ood, "report", "--limit", 5000) == (
         "run tiny has no scores of 5,000 images of each set, but of all images: its largest set "
-        "has 1,000 images; leave --limit out"
+        "has 1,000 images; omit --limit"
     )
     assert says(ood, "report", "--limit", 500) == (
-        "run tiny has no scores of 500 images of each set; make them: ood score --run tiny "
+        "run tiny has no scores of 500 images of each set; compute them: ood score --run tiny "
         "--limit 500"
     )
 
