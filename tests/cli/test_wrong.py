@@ -502,8 +502,10 @@ def _options() -> list[tuple[tuple[str, ...], str, str]]:
         for name, each in getattr(command, "commands", {}).items():
             walk(each, (*names, name))
         for param in command.params:
-            if param.opts[0] in ("--output", "--plots", "--export", "--export-activations",
-                                 "--copy-ood"):  # fmt: skip
+            names_a_place = param.metavar != "NAME"  # which output of a network, for one
+            if names_a_place and param.opts[0] in (
+                "--output", "--plots", "--export", "--export-activations", "--copy-ood"
+            ):  # fmt: skip
                 needed = ["x"] * sum(
                     p.required and p.param_type_name == "argument" for p in command.params
                 )
