@@ -19,6 +19,13 @@ class Keys(StrEnum):
     BY_ORDER = "by-order"
 
 
+class Logits(StrEnum):
+    """Which logits count, where the data are a part of the network's classes."""
+
+    DATA = "data"
+    ALL = "all"
+
+
 def import_(
     arch: Annotated[
         str,
@@ -129,11 +136,20 @@ def import_(
         typer.Option(
             "--classes",
             metavar="FILE",
-            help="Names of the classes, one per line, in the order of the network's outputs "
-            "[default: the order of the data].",
+            help="Names of the classes, one per line, in the order of the network's outputs; more "
+            "than the data have, where the data are a part of them [default: the order of the "
+            "data].",
             show_default=False,
         ),
     ] = None,
+    logits: Annotated[
+        Logits,
+        typer.Option(
+            "--logits",
+            help="Which logits of a network with more classes than the data count: those of the "
+            "data's classes, or all.",
+        ),
+    ] = Logits.DATA,
     device: DeviceOption = "auto",
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
@@ -162,6 +178,7 @@ def import_(
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             classes=classes,
+            logits="all" if logits is Logits.ALL else "data",
             device=device,
             skip_unreadable=skip_unreadable,
         ),

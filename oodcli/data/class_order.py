@@ -1,8 +1,9 @@
 """The order of the classes of a data set, where a network's logits have another one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,69 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return names
 
 
+def places_among(dataset: Dataset, names: Sequence[str]) -> tuple[int, ...]:
+    """Return where each class of a data set stands among the outputs of a network with more.
+
+    Parameters
+    ----------
+    dataset
+        The data set.
+    names
+        Names of all outputs in order; of a line such as ``n01440764 tench`` the first word may
+        stand for the class.
+
+    Returns
+    -------
+    tuple
+        The place of each class, in the order of the data set; empty where the names are not more
+        than its classes, or lack one.
+    """
+    own = dataset.class_names
+    for written in (tuple(names), _first_words(names)):
+        place = {name: at for at, name in enumerate(written)}
+        if len(place) == len(names) > len(own) == len(set(own)) and set(own) <= place.keys():
+            return tuple(place[name] for name in own)
+    return ()
+
+
+def _first_words(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.split(maxsplit=1)[0] for name in names)
+
+
+def logits_line(kept: Mapping[str, Any]) -> str:
+    """Say which logits of a network with more classes than the data count.
+
+    Parameters
+    ----------
+    kept
+        What a run's record has of it: ``kept`` (``data`` or ``all``), ``classes`` of the data, and
+        ``outputs`` of the network.
+
+    Examples
+    --------
+    >>> logits_line({"kept": "data", "classes": 200, "outputs": 1000})
+    "restricted to the data's 200 of the network's 1,000 classes"
+    """
+    classes, outputs = kept["classes"], kept["outputs"]
+    if kept["kept"] == "all":
+        return f"all {outputs:,} of the network, of which the data have {classes:,} classes"
+    return f"restricted to the data's {classes:,} of the network's {outputs:,} classes"
+
+
+def among(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Return a data set with the classes of a network that has more, most of them without images.
+
+    Parameters
+    ----------
+    dataset, names
+        As for :func:`places_among`, which must not be empty.
+    """
+    place = places_among(dataset, names)
+    own = dict(zip(place, dataset.class_names, strict=True))
+    every = [own.get(at, name) for at, name in enumerate(names)]
+    return _moved(dataset, place, every)
+
+
 def in_order(dataset: Dataset, names: Sequence[str], *, where: str) -> Dataset:
     """Return a data set with its classes in another order, and its labels accordingly.
 
@@ -72,12 +136,17 @@ def in_order(dataset: Dataset, names: Sequence[str], *, where: str) -> Dataset:
             f"classes of {dataset.name} have the same name, so that no list can give their order"
         )
     if set(names) != set(own):
-        words = [name.split(maxsplit=1)[0] for name in names]
+        words = _first_words(names)
         if len(names) != len(own) or set(words) != set(own):
             raise InvalidInputError(_difference(dataset, names, where))
         names = words
     place = {name: at for at, name in enumerate(names)}
-    moved = np.array([place[name] for name in own], dtype=np.int64)
+    return _moved(dataset, [place[name] for name in own], names)
+
+
+def _moved(dataset: Dataset, place: Sequence[int], names: Sequence[str]) -> Dataset:
+    """Return a data set whose class at each position stands at another place among the names."""
+    moved = np.array(place, dtype=np.int64)
     parts = {
         part: images if images.labels is None else Part(images.source, moved[images.labels])
         for part, images in dataset.parts.items()

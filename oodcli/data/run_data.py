@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark
-from oodcli.data.class_order import in_order
+from oodcli.data.class_order import among, in_order, places_among
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import UNDECODED, places_of, prepare, prepare_some
 from oodcli.data.own_names import FILE, registered
@@ -230,6 +230,13 @@ def preprocess_on(benchmark: Benchmark, own: Preprocess) -> Preprocess:
     return own if own.size != benchmark.size else replace(own, resize=benchmark.resize)
 
 
+def _as_outputs(dataset: Dataset, run: Run, *, where: str) -> Dataset:
+    """Return a data set with its classes in the order of a run's logits."""
+    if run.imported.get("logits", {}).get("kept") == "all":
+        return among(dataset, run.class_names)
+    return in_order(dataset, run.class_names, where=where)
+
+
 @dataclass(frozen=True)
 class RunData:
     """The ID data set of a run.
@@ -294,9 +301,10 @@ class RunData:
             raise MissingArtifactError(
                 f"the data of run {folder.name} cannot be opened: {error}{back}"
             ) from None
-        if set(dataset.class_names) != set(run.class_names) or len(dataset.class_names) != len(
-            run.class_names
-        ):
+        whole = run.imported.get("logits", {}).get("kept") != "all"
+        known, count = set(run.class_names), len(run.class_names)
+        same = set(dataset.class_names) == known and len(dataset.class_names) == count
+        if not (same if whole else places_among(dataset, run.class_names)):
             raise InvalidInputError(
                 f"the data of run {folder.name} at {dataset.location} have different classes from "
                 f"the run ({len(dataset.class_names)} against {len(run.class_names)}, or "
@@ -305,7 +313,7 @@ class RunData:
         check_division(dataset, run.job.division, run=folder.name)
         # A run that was made without some of its images is scored without them, too.
         skip = skip_unreadable or run.job.skip_unreadable
-        ordered = in_order(dataset, run.class_names, where=f"run {folder.name}")
+        ordered = _as_outputs(dataset, run, where=f"run {folder.name}")
         return cls(store, ordered, run, skip, progress, dataset)
 
     def on(self, benchmark: Benchmark) -> tuple["RunData", Split | None]:
@@ -338,7 +346,7 @@ class RunData:
         val = split(opened, benchmark.id_val_list, self.store)
         parts = {**opened.parts, "val": val.part, "test": test.part}
         listed = replace(opened, parts=parts)
-        ordered = in_order(listed, self.run.class_names, where=f"benchmark {benchmark.name}")
+        ordered = _as_outputs(listed, self.run, where=f"benchmark {benchmark.name}")
         return replace(data, dataset=ordered, as_opened=listed), test
 
     def images(

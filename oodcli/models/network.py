@@ -62,6 +62,22 @@ class Network:
             content["blocks"] = list(self.blocks)
         return digest_of_json(content)
 
+    def restricted(self, rows: Sequence[int]) -> "Network":
+        """Return the network with some of its logits alone; its last layer is changed in place.
+
+        Parameters
+        ----------
+        rows
+            Which logits, in their new order.
+        """
+        last = self.module.get_submodule(self.head_path)
+        assert isinstance(last, nn.Linear)  # network_of has seen to it
+        for name in ("weight", "bias"):
+            kept = getattr(last, name).detach()[list(rows)].clone()
+            setattr(last, name, nn.Parameter(kept, requires_grad=getattr(last, name).requires_grad))
+        last.out_features = len(rows)
+        return network_of(self.spec, self.module)
+
     def with_blocks(self, names: Sequence[str]) -> "Network":
         """Return the same network with the blocks that an older run has of it.
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from oodcli.data.benchmarks import Benchmark
+from oodcli.data.class_order import logits_line
 from oodcli.metrics import MOSTLY_TIED
 from oodcli.reporting.evaluate import RunRows
 from oodcli.reporting.results import GROUPS, ResultRow, common_sets
@@ -50,6 +51,9 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
             notes.append(
                 f"the last layer of run {table.run.name} is a {layer}, fitted after training"
             )
+        logits = {} if stored is None else stored.record.imported.get("logits", {})
+        if logits:
+            notes.append(f"logits of run {table.run.name}: {logits_line(logits)}")
     for table in tables:
         counts = Counter(row.method for row in table.rows)
         short = [name for name, count in counts.items() if count < max(counts.values())]

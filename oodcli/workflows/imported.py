@@ -7,6 +7,7 @@ from typing import Any
 
 from oodcli.compute.compute import Compute
 from oodcli.compute.devices import versions
+from oodcli.data.class_order import logits_line
 from oodcli.data.dataset import Dataset
 from oodcli.errors import InvalidInputError
 from oodcli.models import (
@@ -28,7 +29,7 @@ from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.training.plausibility import Plausibility, plausibility
 from oodcli.training.preprocessing import Sizing, sizing_for
-from oodcli.workflows.importing import ImportRequest, ImportResult, Three
+from oodcli.workflows.importing import ImportRequest, ImportResult, Outputs, Three
 
 _HALF: Three = (0.5, 0.5, 0.5)
 
@@ -56,6 +57,7 @@ def imported_run(
     store: Store,
     request: ImportRequest,
     dataset: Dataset,
+    outputs: Outputs,
     *,
     command: str,
     progress: Progress,
@@ -70,6 +72,8 @@ def imported_run(
         What to import.
     dataset
         The data, with the classes in the order of the outputs.
+    outputs
+        The outputs of the network, and which of them are the classes of the data.
     command
         The command line, kept with the run.
     progress
@@ -85,14 +89,18 @@ def imported_run(
         request = replace(request, arch=with_output(request.arch, request.output))
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
     # The file comes first: timm takes seconds to load.
-    source, checkpoint = _weights(request, dataset)
+    source, checkpoint = _weights(request, dataset, outputs.count)
     published = published_configuration(request.arch, request.checkpoint)
     # What is known without a size is refused before a size is asked for.
-    fitting = None if spec is None else _network(spec, request, checkpoint, source, dataset)
-    sizing = _sizing(request, dataset, published)
+    fitting = (
+        None
+        if spec is None
+        else _network(spec, request, checkpoint, source, dataset, outputs=outputs)
+    )
+    sizing = _sizing(request, dataset, published, outputs.count)
     if fitting is None:
         spec = parse_architecture(request.arch, side=sizing.side)
-        fitting = _network(spec, request, checkpoint, source, dataset)
+        fitting = _network(spec, request, checkpoint, source, dataset, outputs=outputs)
     network, names = fitting
     network.check_image_size(*sizing.size)
     normalised = _normalisation(request, published)
@@ -126,6 +134,7 @@ def imported_run(
     imported = {
         "source": source,
         "preprocess_from": preprocess_from,
+        **({"logits": _logits(outputs, request.logits)} if outputs.places else {}),
         "plausibility": {} if tried is None else tried.to_json(),
     }
     result = _stored(
@@ -135,9 +144,10 @@ def imported_run(
     return result
 
 
-def _sizing(request: ImportRequest, dataset: Dataset, published: Pretrained | None) -> Sizing:
+def _sizing(
+    request: ImportRequest, dataset: Dataset, published: Pretrained | None, classes: int
+) -> Sizing:
     """Return the size at which the network is used; its classes tell whose weights it has."""
-    classes = len(dataset.class_names)
     its_own = published is not None and published.classes == classes
     return sizing_for(
         "import",
@@ -150,17 +160,18 @@ def _sizing(request: ImportRequest, dataset: Dataset, published: Pretrained | No
     )
 
 
-def _weights(request: ImportRequest, dataset: Dataset) -> tuple[str, Checkpoint]:
-    """Read the weights, and refuse those that cannot have the classes of the data."""
-    classes = len(dataset.class_names)
+def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[str, Checkpoint]:
+    """Read the weights, and refuse those that cannot have so many classes."""
     path = request.checkpoint
     if path is None:
         published = published_configuration(request.arch)
         if published is not None and published.classes not in (None, classes):
             raise InvalidInputError(
                 f"the published weights of {request.arch} have {published.classes} classes and "
-                f"{dataset.name} has {classes}; to train a last layer for these: ood train "
-                f"--pretrained --arch {request.arch} --data DATA"
+                f"{dataset.name} has {classes}; name all classes of the network, one per line in "
+                "the order of its outputs (--classes FILE), or train a last layer for these: "
+                "ood train --pretrained "
+                f"--arch {request.arch} --data DATA"
             )
         found = pretrained_state(request.arch)
         return found.source, Checkpoint(found.state)
@@ -183,16 +194,32 @@ def _network(
     checkpoint: Checkpoint,
     source: str,
     dataset: Dataset,
+    *,
+    outputs: Outputs,
 ) -> tuple[Network, tuple[str, ...]]:
     """Build the network with lines on its weights, and refuse one without the data's classes."""
     network, remarks = fitted(spec, checkpoint.state, by_order=request.by_order, source=source)
-    classes = len(dataset.class_names)
-    if network.num_classes != classes:
+    if network.num_classes != outputs.count:
+        named = f"{request.classes} names" if outputs.places else f"{dataset.name} has"
         raise InvalidInputError(
-            f"the checkpoint {source} has {network.num_classes} classes and {dataset.name} has "
-            f"{classes}; name the data it was trained on: --data"
+            f"the checkpoint {source} has {network.num_classes} classes and {named} "
+            f"{outputs.count}; name the data it was trained on: --data; or all classes of the "
+            "network, one per line in the order of its outputs: --classes FILE"
         )
-    return network, remarks
+    if outputs.places and request.logits == "data":
+        network = network.restricted(outputs.places)
+    return network, (*remarks, *_kept(outputs, request.logits))
+
+
+def _logits(outputs: Outputs, logits: str) -> dict[str, Any]:
+    return {"kept": logits, "classes": len(outputs.places), "outputs": outputs.count}
+
+
+def _kept(outputs: Outputs, logits: str) -> tuple[str, ...]:
+    """Say which logits of a network with more classes than the data count."""
+    if not outputs.places:
+        return ()
+    return (f"logits: {logits_line(_logits(outputs, logits))}",)
 
 
 def _normalisation(request: ImportRequest, published: Pretrained | None) -> _Normalisation:

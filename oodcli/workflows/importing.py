@@ -5,8 +5,9 @@ This module loads no torch, so that a wrong option, file or data set is answered
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from oodcli.data.class_order import in_order, read_class_names
+from oodcli.data.class_order import among, in_order, places_among, read_class_names
 from oodcli.data.dataset import Dataset
 from oodcli.data.run_data import check_size_options, find_divided
 from oodcli.errors import InvalidInputError
@@ -51,7 +52,10 @@ class ImportRequest:
         the others; all of them are test images if None.
     classes
         A file with the name of a class on each line, in the order of the logits; the order of the
-        data set if None.
+        data set if None. It may name more classes than the data have.
+    logits
+        Which logits of a network with more classes than the data count: of the ``data``'s classes
+        alone, or ``all``.
     device
         Where the network is tried.
     skip_unreadable
@@ -73,6 +77,7 @@ class ImportRequest:
     val_fraction: float = 0.0
     test_fraction: float | None = None
     classes: Path | None = None
+    logits: Literal["data", "all"] = "data"
     device: str = "auto"
     skip_unreadable: bool = False
 
@@ -118,14 +123,31 @@ def import_checkpoint(
     OodError
         If the file, the architecture or the data cannot be used or do not fit together.
     """
-    dataset = _checked(store, request, progress)
+    dataset, outputs = _checked(store, request, progress)
     from oodcli.workflows.imported import imported_run
 
-    return imported_run(store, request, dataset, command=command, progress=progress)
+    return imported_run(store, request, dataset, outputs, command=command, progress=progress)
 
 
-def _checked(store: Store, request: ImportRequest, progress: Progress) -> Dataset:
-    """Refuse what can be refused without the network, and return the data."""
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of a network, and the classes of the data among them.
+
+    Parameters
+    ----------
+    count
+        How many there are.
+    places
+        Where the classes of the data stand among them, in the order of the data; empty where they
+        are all outputs.
+    """
+
+    count: int
+    places: tuple[int, ...] = ()
+
+
+def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[Dataset, Outputs]:
+    """Refuse what can be refused without the network; return the data and the outputs to expect."""
     if request.mean is not None and not all(0 <= value <= 1 for value in request.mean):
         raise InvalidInputError(
             f"--mean {','.join(f'{value:g}' for value in request.mean)} is not between 0 and 1, "
@@ -159,6 +181,10 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> Datase
             "classes that the network was trained on: --data"
         )
     if names is None:
-        return dataset
-    assert request.classes is not None  # names were read from it
-    return in_order(dataset, names, where=str(request.classes))
+        return dataset, Outputs(len(dataset.class_names))
+    places = places_among(dataset, names)
+    if not places:
+        ordered = in_order(dataset, names, where=str(request.classes))
+        return ordered, Outputs(len(names))
+    kept = among(dataset, names) if request.logits == "all" else dataset
+    return kept, Outputs(len(names), places)
