@@ -218,12 +218,32 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
 )
 
 
-def benchmark_of(id_name: str) -> Benchmark | None:
+def given_name(spec: str) -> str:
+    """Return the name that data were given, which says what they are; "" if they were given none.
+
+    What a folder or a file is called says nothing: a folder ``digits`` may hold any images.
+
+    Parameters
+    ----------
+    spec
+        How data are opened: a known or registered name, ``NAME=PATH``, or an absolute path.
+
+    Examples
+    --------
+    >>> [given_name(spec) for spec in ("cifar10", "cifar10=/data/c10", "/data/cifar10")]
+    ['cifar10', 'cifar10', '']
+    """
+    name = spec.partition("=")[0]
+    return "" if "/" in name or "\\" in name else name
+
+
+def benchmark_of(spec: str) -> Benchmark | None:
     """Return the benchmark that data are scored on where none is named, or None.
 
     Parameters
     ----------
-    id_name
-        Name of the in-distribution data set.
+    spec
+        How the in-distribution data are opened; see :func:`given_name`.
     """
-    return next((b for b in BENCHMARKS.values() if b.id_set == id_name), None)
+    name = given_name(spec)
+    return next((b for b in BENCHMARKS.values() if b.id_set == name), None)

@@ -77,7 +77,7 @@ def benchmark_to_score(
     """
     if named is not None:
         return _named_benchmark(run, named, ood, allow_missing=allow_missing)
-    own = None if ood else benchmark_of(run.record.data_name)
+    own = None if ood else benchmark_of(run.record.job.data)
     if own is None:
         return None
     missing = missing_sets(own, run.store)

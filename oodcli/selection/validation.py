@@ -55,7 +55,7 @@ def ways_to_spoil(seed: int = 0) -> tuple[Spoilt, ...]:
 
 def with_validation(run: OpenRun) -> OpenRun:
     """Return a run with the validation images of its benchmark, where it has none of its own."""
-    benchmark = benchmark_of(run.record.data_name)
+    benchmark = benchmark_of(run.record.job.data)
     if benchmark is None or not benchmark.id_val_list or "val" in run.data.dataset.parts:
         return run
     listed = run.on(benchmark)

@@ -9,7 +9,7 @@ import torch
 
 from oodcli.compute.memory import free_memory
 from oodcli.compute.processes import Processes
-from oodcli.data.benchmarks import BENCHMARKS
+from oodcli.data.benchmarks import BENCHMARKS, given_name
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import Resizing, prepare
 from oodcli.data.decoding.random_access import Decoders
@@ -40,7 +40,8 @@ def with_published_val(store: Store, dataset: Dataset, progress: Progress) -> Da
     """
     if "val" in dataset.parts or "test" not in dataset.parts:
         return dataset
-    published = [b for b in BENCHMARKS.values() if b.id_set == dataset.name and b.id_val_list]
+    name = given_name(dataset.spec)
+    published = [b for b in BENCHMARKS.values() if b.id_set == name and b.id_val_list]
     for benchmark in published:
         with contextlib.suppress(OodError):
             val = split(dataset, benchmark.id_val_list, store).part

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oodcli.compute.processes import Processes
+from oodcli.data.benchmarks import given_name
 from oodcli.data.dataset import Dataset
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.models import (
@@ -218,7 +219,7 @@ def planned(
     """
     start = _start(store, request, progress)
     usual = None if start is None else start.named.arch
-    arch, named = _network_of(request, dataset.name, usual)
+    arch, named = _network_of(request, given_name(dataset.spec), usual)
     sizing = sizing_for(
         "training",
         dataset,
@@ -230,7 +231,7 @@ def planned(
     )
     spec = parse_architecture(arch, side=sizing.side)
     spec.architecture.check_trainable()
-    recipe = _recipe_of(request, spec, dataset.name, named)
+    recipe = _recipe_of(request, spec, given_name(dataset.spec), named)
     published = None
     if request.pretrained:
         # One process downloads before the others look.

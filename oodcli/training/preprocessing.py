@@ -12,7 +12,6 @@ from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.originals import OriginalSizes
-from oodcli.data.registry import DATASETS
 from oodcli.data.run_data import check_size_options
 from oodcli.errors import InvalidInputError
 from oodcli.models import Pretrained, builder_side_of, is_foreign
@@ -135,7 +134,7 @@ def sizing_for(
     first = "train" if purpose == "training" else next(iter(dataset.parts))
     originals = OriginalSizes.of(dataset.parts[first].source)
     fixed = builder_side_of(arch)
-    benchmark = _benchmark_of(dataset)
+    benchmark = benchmark_of(dataset.spec)
     # A network that was trained further on other classes is likely to see images as before, but
     # one for small images is not.
     likely = purpose == "import" and benchmark is None and originals.are_large
@@ -221,9 +220,3 @@ def _filter(asked: Resize | None, wanted: Pretrained | None) -> tuple[str, str]:
         f"ood has no {wanted.filter}, which {wanted.configuration} has, so accuracy and "
         "scores differ slightly from published ones"
     )
-
-
-def _benchmark_of(dataset: Dataset) -> Benchmark | None:
-    """Return the benchmark of a published data set; a folder is none, whatever it is called."""
-    name = dataset.spec.partition("=")[0]
-    return benchmark_of(name) if name in DATASETS else None

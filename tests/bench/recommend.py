@@ -38,7 +38,7 @@ def own_sets(own: OpenRun) -> list[str]:
     """Name the OOD sets of a run's own benchmark, or those that come with ood."""
     pixels = own.test().shards[0].load()
     grey = bool((pixels == pixels[:, :1]).all())
-    benchmark = benchmark_of(own.data_name) or own_benchmark(grey=grey)
+    benchmark = benchmark_of(own.record.job.data) or own_benchmark(grey=grey)
     return [name for names in benchmark.groups.values() for name in names]
 
 

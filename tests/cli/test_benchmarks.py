@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from oodcli.data.benchmarks import Benchmark
 from oodcli.data.splits import Split
 from oodcli.metrics import Curve, convention_named
+from oodcli.store.runs import RunFolder
+from tests.support.cli import Ood, tree
 
-Ood = Callable[..., tuple[int, str, str]]
 MADE = Benchmark(
     name="made",
     title="a benchmark for two colours",
@@ -23,6 +25,16 @@ MADE = Benchmark(
     convention="openood",
     resize="shorter-crop",
 )
+_WITH_BENCHMARKS = ("data.benchmarks", "scoring.sets", "reporting.sources", "training.images")
+
+
+@pytest.fixture
+def tiny(tiny: Path, tmp_path: Path) -> Path:
+    """Return the images of the run, which has them under the name that the benchmark knows."""
+    folder = RunFolder(tmp_path / "store" / "runs" / "tiny")
+    record = folder.read()
+    folder.write(replace(record, job=replace(record.job, data=f"colours={tiny}")))
+    return tiny
 
 
 @pytest.fixture
@@ -31,8 +43,9 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def put(*made: Benchmark) -> None:
         known = {each.name: each for each in made}
-        for module in ("data.benchmarks", "scoring.sets", "reporting.sources"):
-            monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", known)
+        # All are loaded before one is changed, so that none is loaded with what is made.
+        for module in [import_module(f"oodcli.{name}") for name in _WITH_BENCHMARKS]:
+            monkeypatch.setattr(module, "BENCHMARKS", known)
 
     return put
 
@@ -103,6 +116,25 @@ def test_own_benchmark_falls_back_to_what_comes_with_ood(
     )
     assert "gaussian-noise" in out
     assert "convention neutral" in out
+
+
+def test_the_name_of_a_folder_makes_no_benchmark_and_no_recipe(
+    ood: Ood, tmp_path: Path, benchmarks: Callable[..., None]
+) -> None:
+    benchmarks(MADE)
+    for known in ("colours", "digits", "imagenet200"):
+        folder = tree(tmp_path / known)
+        argv = ("train", "--epochs", 1, "--batch-size", 8, "--name", f"f-{known}", "--data", folder)
+        code, _, err = ood(*argv)
+        assert code == 0, err
+        # What is trained on images of nobody's; 24 by 20 pixels are seen at 32.
+        record = json.loads(ood("runs", "show", f"f-{known}")[1])
+        assert (record["data_name"], record["arch"]) == (known, "resnet18")
+        assert record["recipe"]["name"] == "featurenorm-resnet18"
+        assert record["preprocess"]["size"] == [32, 32]
+    code, _, err = ood("score", "--run", "f-colours", "--method", "msp", "--limit", 4, "--dry-run")
+    assert code == 0, err
+    assert "made" not in err
 
 
 def test_own_benchmark_goes_on_with_what_is_here(
