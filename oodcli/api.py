@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oodcli.screening.given import Images
     from oodcli.screening.judging import Predictions
     from oodcli.selection.recommendation import Recommendation
+    from oodcli.store.scores import ResizedAs
     from oodcli.store.searches import Tuning
     from oodcli.workflows.export import Exported
     from oodcli.workflows.score import ScoreResult
@@ -160,6 +161,7 @@ class LoadedRun:
         tune: "Tuning | Sequence[Tuning]" = (),
         tune_ood: Named | None = None,
         limit: int | None = None,
+        resize: "ResizedAs | None" = None,
         export: str | os.PathLike[str] | None = None,
         export_activations: str | os.PathLike[str] | None = None,
         device: str = "auto",
@@ -190,6 +192,9 @@ class LoadedRun:
             OOD validation images for ``openood``.
         limit
             Score this many images of each set, evenly spaced over it; all if None.
+        resize
+            Whose resizing images get on a benchmark, ``benchmark`` or ``network``; that of its
+            published numbers if None.
         export, export_activations
             Files that get the scores, and the activations, of this call.
         device
@@ -236,6 +241,7 @@ class LoadedRun:
                 tune=_several(tune),
                 tune_ood=None if tune_ood is None else os.fspath(tune_ood),
                 limit=limit,
+                resize=resize,
                 compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
                 skip_unreadable=skip_unreadable,
                 export=_path(export),

@@ -54,6 +54,13 @@ class Convention(StrEnum):
     NEUTRAL = "neutral"
 
 
+class ResizeOf(StrEnum):
+    """Whose way to resize images is taken on a benchmark."""
+
+    BENCHMARK = "benchmark"
+    NETWORK = "network"
+
+
 class Tuning(StrEnum):
     """How parameters of methods are chosen."""
 

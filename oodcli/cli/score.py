@@ -15,6 +15,7 @@ from oodcli.cli.options import (
     Format,
     FormatOption,
     OutputOption,
+    ResizeOf,
     RunOption,
     SkipOption,
     StoreOption,
@@ -34,6 +35,7 @@ _OF_RUNS = frozenset(
     {
         "--run", "--ood", "--benchmark", "--allow-missing", "--tune", "--tune-ood", "--limit",
         "--export-activations", "--dry-run", "--amp", "--score-batch-size", "--skip-unreadable",
+        "--resize",
     }
 )  # fmt: skip
 
@@ -126,6 +128,15 @@ def score(
             show_default=False,
         ),
     ] = None,
+    resize: Annotated[
+        ResizeOf | None,
+        typer.Option(
+            "--resize",
+            help="On a benchmark, resize images as it has it or as the network has it [default: as "
+            "for its published numbers].",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report the expected work and time, and do nothing.")
     ] = False,
@@ -166,6 +177,7 @@ def score(
         tune_ood=tune_ood,
         limit=limit,
         skip_unreadable=skip_unreadable,
+        resize=None if resize is None else resize.value,
         export=export,
         export_activations=export_activations,
     )

@@ -29,6 +29,9 @@ class Benchmark:
         Height and width to which every image is resized.
     resize
         How an image of another size gets there, as `oodcli.data.decoding.prepare.prepare` takes it.
+    as_weights
+        Whether its published numbers of a network with published weights are of images that are
+        resized as the configuration of the weights has it, and not by ``resize``.
     id_val_list, id_test_list, ood_val_list
         Lists of OpenOOD that name the images of these parts; empty for all images.
     lists
@@ -49,6 +52,7 @@ class Benchmark:
     convention: str = "neutral"
     size: tuple[int, int] = (32, 32)
     resize: str = "exact"
+    as_weights: bool = False
     id_val_list: str = ""
     id_test_list: str = ""
     ood_val_list: str = ""
@@ -135,6 +139,9 @@ def _openood_imagenet(name: str, id_set: str) -> Benchmark:
         convention="openood",
         size=_IMAGENET_SIZE,
         resize=_IMAGENET_RESIZE,
+        # Its script for ImageNet takes the transform of torchvision's weights; that of ImageNet-200
+        # has networks of its own alone.
+        as_weights=name == "imagenet",
         id_val_list=f"{name}/val_{name}",
         id_test_list=f"{name}/test_{name}",
         ood_val_list=f"{name}/val_openimage_o",

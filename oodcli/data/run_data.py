@@ -21,6 +21,7 @@ from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.progress import Progress
 from oodcli.resizing import Resize
 from oodcli.store.runs import Preprocess, Run, RunFolder
+from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
 
 _LARGEST_SIDE = 4096
@@ -225,9 +226,37 @@ def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:
     )
 
 
-def preprocess_on(benchmark: Benchmark, own: Preprocess) -> Preprocess:
-    """Return the preprocessing of a run, with the resizing of a benchmark of its size."""
-    return own if own.size != benchmark.size else replace(own, resize=benchmark.resize)
+def preprocess_on(benchmark: Benchmark, run: Run, asked: ResizedAs | None = None) -> Preprocess:
+    """Return the preprocessing of a run on a benchmark: resized as this has it, or as the run.
+
+    Parameters
+    ----------
+    benchmark
+        The benchmark.
+    run
+        The run; its normalisation stays.
+    asked
+        Whose resizing to take; if None, that of the published numbers of the benchmark, which for
+        some is that of published weights. A run of another size keeps its own.
+
+    Raises
+    ------
+    InvalidInputError
+        If the resizing of the benchmark is asked for, and the network takes another size.
+    """
+    own = run.preprocess
+    if own.size != benchmark.size:
+        if asked == "benchmark":
+            (height, width), (high, wide) = benchmark.size, own.size
+            raise InvalidInputError(
+                f"--resize benchmark brings images to {height} x {width} on {benchmark.name}, and "
+                f"the network takes {high} x {wide}; leave it out"
+            )
+        return own
+    as_published = benchmark.as_weights and run.imported.get("as_published", False)
+    if asked == "network" or (asked is None and as_published):
+        return own
+    return replace(own, resize=benchmark.resize)
 
 
 def _as_outputs(dataset: Dataset, run: Run, *, where: str) -> Dataset:
@@ -316,14 +345,17 @@ class RunData:
         ordered = _as_outputs(dataset, run, where=f"run {folder.name}")
         return cls(store, ordered, run, skip, progress, dataset)
 
-    def on(self, benchmark: Benchmark) -> tuple["RunData", Split | None]:
+    def on(
+        self, benchmark: Benchmark, resize: ResizedAs | None = None
+    ) -> tuple["RunData", Split | None]:
         """Return the same data as a benchmark has them: its resizing, validation and test images.
 
         Parameters
         ----------
         benchmark
-            A benchmark for this ID set. Normalisation stays that of the network; so do size and
-            resizing, where the network was trained at another size than the benchmark's.
+            A benchmark for this ID set.
+        resize
+            Whose resizing to take, as for :func:`preprocess_on`.
 
         Returns
         -------
@@ -337,7 +369,7 @@ class RunData:
         OodError
             If the images are not those that the lists are about, or a list cannot be had.
         """
-        preprocess = preprocess_on(benchmark, self.run.preprocess)
+        preprocess = preprocess_on(benchmark, self.run, resize)
         data = replace(self, run=self.run.showing(preprocess))
         if not benchmark.id_test_list:
             return data, None

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from oodcli.data.benchmarks import Benchmark
+from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.class_order import logits_line
 from oodcli.metrics import MOSTLY_TIED
 from oodcli.reporting.evaluate import RunRows
 from oodcli.reporting.results import GROUPS, ResultRow, common_sets
-from oodcli.reporting.sources import ScoredRun, Sources, complete_shift
-from oodcli.store.scores import AVERAGE, ScoredSet
+from oodcli.reporting.sources import ScoredRun, Sources, benchmark_in, complete_shift
+from oodcli.store.scores import AVERAGE, ResizedAs, ScoredSet
 from oodcli.text import counted
 
 
@@ -54,6 +54,7 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
         logits = {} if stored is None else stored.record.imported.get("logits", {})
         if logits:
             notes.append(f"logits of run {table.run.name}: {logits_line(logits)}")
+    notes += [note for table in tables if (note := _resized_note(table.run)) is not None]
     for table in tables:
         counts = Counter(row.method for row in table.rows)
         short = [name for name, count in counts.items() if count < max(counts.values())]
@@ -62,6 +63,22 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
                 f"averages of {', '.join(short)} are over fewer sets than those of other methods"
             )
     return list(dict.fromkeys(notes))
+
+
+def _resized_note(run: ScoredRun) -> str | None:
+    """Say whose resizing images got, where the benchmark and the network differ in that."""
+    scoring, stored = run.scoring, run.stored
+    known = BENCHMARKS.get(benchmark_in([scoring]) or "")
+    if scoring.resized_as is None or stored is None or known is None:
+        return None
+    (height, width), own = known.size, stored.record.preprocess
+    ways = {
+        "benchmark": f"benchmark {known.name} has it ({known.resize} to {height} x {width})",
+        "network": f"the network has it ({own.resize} to {own.size[0]} x {own.size[1]})",
+    }
+    other: ResizedAs = "network" if scoring.resized_as == "benchmark" else "benchmark"
+    note = f"{run.name}: images are resized as {ways[scoring.resized_as]}, not as {ways[other]}"
+    return note if own.size != known.size else f"{note}; to change that: ood score --resize {other}"
 
 
 def source_notes(sources: Sources) -> list[str]:

@@ -365,7 +365,7 @@ class _Images:
         benchmark = BENCHMARKS.get(names.pop() or "") if len(names) == 1 else None
         try:
             if benchmark is not None:
-                data, _ = data.on(benchmark)
+                data, _ = data.on(benchmark, scoring.resized_as)
             part = data.dataset.id_test
             images = data.prepared(part, name=scoring.id_set.name, limit=scoring.limit)
         except OodError as error:

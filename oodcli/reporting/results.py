@@ -11,7 +11,7 @@ import numpy as np
 
 from oodcli.metrics import Detection
 from oodcli.records import as_json
-from oodcli.store.scores import AVERAGE
+from oodcli.store.scores import AVERAGE, ResizedAs
 
 Place = tuple[str, str, str]  # method, data set, group
 REPORT_SCHEMA = 1
@@ -167,6 +167,10 @@ class RunSummary:
         Training method as named in the literature; empty if unknown.
     chance
         Accuracy of guessing on the ID test images, if the classifier is hardly better; else None.
+    resize
+        How its images were resized, as ``preprocess.resize`` of the run has it; empty if unknown.
+    resized_as
+        ``benchmark`` or ``network``, whose way that is; None where not known, or both are the same.
     """
 
     name: str
@@ -178,6 +182,8 @@ class RunSummary:
     versions: Mapping[str, str] = field(default_factory=dict)
     training: str = ""
     chance: float | None = None
+    resize: str = ""
+    resized_as: ResizedAs | None = None
 
 
 @dataclass(frozen=True)

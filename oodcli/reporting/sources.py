@@ -320,6 +320,8 @@ def _summary(run: StoredRun, scoring: Scoring) -> RunSummary:
         seed=record.seed,
         versions=record.versions,
         training=_training(record),
+        resize=scoring.resize,
+        resized_as=scoring.resized_as,
     )
 
 

@@ -290,6 +290,8 @@ def store_scores(
         ),
         methods={each.canonical: dict(each.params) for each in methods.fitted},
         left_out=dict(methods.left_out),
+        resize=run.record.preprocess.resize,
+        resized_as=run.resized_as,
     )
     add_scores(run.store, run.folder.scores, scoring, scores, withdrawn=withdrawn)
 

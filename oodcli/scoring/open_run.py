@@ -22,6 +22,7 @@ from oodcli.probes import Learner, Probe
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.activate import Activator
 from oodcli.store.runs import Run, RunFolder, using_run
+from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
 
 
@@ -47,7 +48,9 @@ class OpenRun:
     progress
         Reports long work.
     benchmark
-        The benchmark whose resizing, validation and test images it takes, if any.
+        The benchmark whose validation and test images it takes, if any.
+    resize
+        Whose resizing it takes there, if that was asked for.
     limit
         Take that many training and test images only, spread evenly over all; all if None.
     decode
@@ -61,6 +64,7 @@ class OpenRun:
     opened: Callable[[], RunData]
     progress: Progress = SILENT
     benchmark: Benchmark | None = None
+    resize: ResizedAs | None = None
     limit: int | None = None
     decode: bool = True
 
@@ -148,14 +152,21 @@ class OpenRun:
 
         return cls(store, folder, known, compute, opened, progress, limit=limit)
 
-    def on(self, benchmark: Benchmark) -> Self:
+    def on(self, benchmark: Benchmark, resize: ResizedAs | None = None) -> Self:
         """Return the same run with the resizing, validation and test images of a benchmark.
 
         See :meth:`oodcli.data.run_data.RunData.on`, which is called when data are needed.
         """
-        preprocess = preprocess_on(benchmark, self.record.preprocess)
-        record = self.record.showing(preprocess)
-        return replace(self, benchmark=benchmark, record=record)
+        record = self.record.showing(preprocess_on(benchmark, self.record, resize))
+        return replace(self, benchmark=benchmark, resize=resize, record=record)
+
+    @property
+    def resized_as(self) -> ResizedAs | None:
+        """Whose resizing images get, where the benchmark and the network differ in that."""
+        own, benchmark = self.opened().run.preprocess, self.benchmark
+        if benchmark is None or (own.size, own.resize) == (benchmark.size, benchmark.resize):
+            return None
+        return "network" if self.record.preprocess == own else "benchmark"
 
     def without_decoding(self) -> Self:
         """Return the same run for a dry run, which decodes no images."""
@@ -169,7 +180,7 @@ class OpenRun:
     @cached_property
     def _opened_on(self) -> tuple[RunData, Split | None]:
         data = replace(self.opened(), decode=self.decode)
-        return (data, None) if self.benchmark is None else data.on(self.benchmark)
+        return (data, None) if self.benchmark is None else data.on(self.benchmark, self.resize)
 
     @property
     def data(self) -> RunData:

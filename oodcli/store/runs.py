@@ -255,10 +255,11 @@ class Run:
         test images, and the digest of the file of the training history.
     imported
         Of an imported network: where the weights and each setting of the images come from
-        (``source``, ``preprocess_from``), and how it did on some labelled images
-        (``plausibility``), with what looked wrong there; where
-        the network has more classes than the data, which logits count (``logits``: ``kept`` is
-        ``data`` or ``all``, of so many ``classes`` and ``outputs``).
+        (``source``, ``preprocess_from``), whether images are resized as the configuration of its
+        published weights has it (``as_published``), and how it did on some labelled images
+        (``plausibility``), with what looked wrong there; where the network has more classes than
+        the data, which logits count (``logits``: ``kept`` is ``data`` or ``all``, of so many
+        ``classes`` and ``outputs``).
     """
 
     # One more than twelve: of the last two, one is empty, and each is written under its own name.

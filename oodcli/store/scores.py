@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ AVERAGE = "average"
 """What stands for the mean over sets, and so is no name of a set."""
 _INDEX = "scoring.json"
 
+# Whose way to resize images is taken on a benchmark.
+ResizedAs = Literal["benchmark", "network"]
 Scores = NDArray[np.floating[Any]] | NDArray[np.int64]
 
 
@@ -99,6 +101,10 @@ class Scoring:
         When scores were added last, UTC.
     left_out
         Why a method was not scored, by its name.
+    resize
+        How images were resized, as ``preprocess.resize`` of the run has it; empty where not known.
+    resized_as
+        ``benchmark`` or ``network``, whose way that is; None where not known, or both are the same.
     """
 
     limit: int | None
@@ -110,6 +116,8 @@ class Scoring:
     files: Mapping[str, str] | None = None
     updated: str = ""
     left_out: Mapping[str, str] | None = None
+    resize: str = ""
+    resized_as: ResizedAs | None = None
 
     @property
     def key(self) -> str:

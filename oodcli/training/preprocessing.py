@@ -42,6 +42,8 @@ class Sizing:
         Sizes of the images before.
     by_benchmark
         Whether the benchmark of a published data set says the size.
+    as_published
+        Whether resize and filter are those of the configuration of published weights.
     """
 
     size: tuple[int, int]
@@ -51,6 +53,7 @@ class Sizing:
     filter_from: str
     originals: OriginalSizes
     by_benchmark: bool = False
+    as_published: bool = False
 
     @property
     def side(self) -> int | None:
@@ -205,7 +208,8 @@ def _with_resize(
     how = str(replace(way, filter=filter_))
     Resizing(size, how)  # refuses what cannot be
     by_benchmark = benchmark is not None and size_from == f"benchmark {benchmark.name}"
-    return Sizing(size, how, size_from, source, filter_from, originals, by_benchmark)
+    published = wanted is not None and source == filter_from == wanted.configuration
+    return Sizing(size, how, size_from, source, filter_from, originals, by_benchmark, published)
 
 
 def _filter(asked: Resize | None, wanted: Pretrained | None) -> tuple[str, str]:

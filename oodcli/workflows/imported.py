@@ -135,6 +135,7 @@ def imported_run(
         "source": source,
         "preprocess_from": preprocess_from,
         **({"logits": _logits(outputs, request.logits)} if outputs.places else {}),
+        "as_published": sizing.as_published,
         "plausibility": {} if tried is None else tried.to_json(),
     }
     result = _stored(

@@ -31,7 +31,7 @@ from oodcli.scoring.fitting import FittedMethods, for_every_block
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, planned
 from oodcli.scoring.sets import benchmark_to_score, check_validation, wanted_sets
-from oodcli.store.scores import PREDICTIONS, Scores, export_scores, read_scorings
+from oodcli.store.scores import PREDICTIONS, ResizedAs, Scores, export_scores, read_scorings
 from oodcli.store.searches import Tuning
 from oodcli.store.store import Store, check_file_of_user
 from oodcli.workflows.recommend import chosen_for, stored_for
@@ -122,6 +122,9 @@ class ScoreRequest:
         Where and how to compute.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
+    resize
+        Whose resizing images get on a benchmark, ``benchmark`` or ``network``; None for that of its
+        published numbers.
     export
         File that gets all scores of this call.
     export_activations
@@ -138,6 +141,7 @@ class ScoreRequest:
     limit: int | None = None
     compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
+    resize: ResizedAs | None = None
     export: Path | None = None
     export_activations: Path | None = None
 
@@ -260,7 +264,12 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
         run, request.benchmark, request.ood, allow_missing=request.allow_missing
     )
     if benchmark is not None:
-        run = run.on(benchmark)
+        run = run.on(benchmark, request.resize)
+    elif request.resize == "benchmark":
+        raise InvalidInputError(
+            "--resize benchmark: no benchmark is scored here; name one (--benchmark), or leave it "
+            "out"
+        )
     check_validation(run, request.tune, request.tune_ood)
     if request.export_activations is not None and "train" not in run.data.dataset.parts:
         raise InvalidInputError(

@@ -25,7 +25,13 @@ MADE = Benchmark(
     convention="openood",
     resize="shorter-crop",
 )
-_WITH_BENCHMARKS = ("data.benchmarks", "scoring.sets", "reporting.sources", "training.images")
+_WITH_BENCHMARKS = (
+    "data.benchmarks",
+    "scoring.sets",
+    "reporting.sources",
+    "reporting.notes",
+    "training.images",
+)
 
 
 @pytest.fixture
@@ -202,6 +208,49 @@ def test_benchmark_decides_how_images_are_resized(
         same = np.array_equal(seen["exact"][name], seen["shorter-crop"][name])
         # The photographs, digits and noise are square: the same either way.
         assert same == (name != "energy/colours") or name.startswith("@")
+
+
+def test_the_table_says_whose_resizing_images_got(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    """The run squeezes its images of 20 by 24 pixels; the benchmark cuts them to the centre."""
+    benchmarks(replace(MADE, shifted=()))
+    by_benchmark = "benchmark made has it (shorter-crop to 32 x 32)"
+    by_network = "the network has it (exact to 32 x 32)"
+    notes = {
+        "benchmark": f"tiny: images are resized as {by_benchmark}, not as {by_network}; to change "
+        "that: ood score --resize network",
+        "network": f"tiny: images are resized as {by_network}, not as {by_benchmark}; to change "
+        "that: ood score --resize benchmark",
+    }
+    argv = ["score", "--benchmark", "made", "--method", "msp", "--format", "json"]
+    for more, who, how in (
+        ((), "benchmark", "shorter-crop"),
+        (("--resize", "network"), "network", "exact"),
+        (("--resize", "benchmark"), "benchmark", "shorter-crop"),
+    ):
+        code, out, err = ood(*argv, *more)
+        assert code == 0, err
+        for shown in (json.loads(out), json.loads(ood("report", "--format", "json")[1])):
+            (run,) = shown["runs"]
+            assert (run["resized_as"], run["resize"]) == (who, how)
+            assert [note for note in shown["notes"] if "resized" in note] == [notes[who]]
+    # Where both have the same way there is nothing to say.
+    benchmarks(replace(MADE, resize="exact", shifted=()))
+    shown = json.loads(ood(*argv)[1])
+    assert shown["runs"][0]["resized_as"] is None
+    assert shown["runs"][0]["resize"] == "exact"
+    assert not [note for note in shown["notes"] if "resized" in note]
+
+
+def test_the_resizing_of_a_benchmark_needs_one(ood: Ood, tiny: Path) -> None:
+    argv = ["score", "--ood", "uniform-noise", "--method", "msp", "--resize", "benchmark"]
+    code, out, err = ood(*argv)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "error: --resize benchmark: no benchmark is scored here; name one (--benchmark), or leave "
+        "it out"
+    )
 
 
 def test_report_keeps_benchmarks_apart(

@@ -172,6 +172,7 @@ def test_a_configuration_that_a_network_carries_is_read(
     came_from = record["imported"]["preprocess_from"]
     assert set(came_from) == {"size", "resize", "filter", "mean", "std"}
     assert set(came_from.values()) == {source}
+    assert record["imported"]["as_published"] is True
     # At another size its margin means nothing, and is not said to be taken.
     argv = ["import", "colours.pt", "--arch", f"{colours}:small", "--data", data]
     code, _, err = ood(*argv, "--image-size", 48, "--name", "other")
@@ -262,6 +263,7 @@ def test_a_filter_that_is_not_named_is_that_of_the_weights(
     assert code == 0, err
     record = record_of(ood, "colours")
     assert record["preprocess"]["resize"] == resize
+    assert record["imported"]["as_published"] is False
     came_from = record["imported"]["preprocess_from"]
     assert came_from["resize"] == "--resize"
     configuration = f"timm's configuration of the network that {colours}:small builds"
