@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from oodcli.cli.progress import TerminalProgress
-from oodcli.data import BENCHMARKS, DATASETS, KnownDataset, Source, open_dataset, prepare
+from oodcli.data import BENCHMARKS, DATASETS, Download, KnownDataset, open_dataset, prepare
 from oodcli.data.dataset import Dataset
 from oodcli.data.formats.archives import open_archive
 from oodcli.store.store import Store
@@ -52,7 +52,7 @@ def known(monkeypatch: pytest.MonkeyPatch, server: Server) -> dict[str, KnownDat
     def opened(folder: Path, _store: Store) -> Dataset:
         return open_archive(folder / "a.tar", name="x", spec="x", role="ood")
 
-    def published(name: str, source: Source) -> KnownDataset:
+    def published(name: str, source: Download) -> KnownDataset:
         return KnownDataset(name, f"a {name}", "ood", {"test": 7}, "none", opened, (source,))
 
     content = server.content
@@ -60,9 +60,11 @@ def known(monkeypatch: pytest.MonkeyPatch, server: Server) -> dict[str, KnownDat
     base = server.url.removesuffix("/file.bin")
     sets = {
         **{name: known for name, known in DATASETS.items() if not known.sources},
-        "fog": published("fog", Source("a.tar", (f"{base}/fog.tar",), md5, len(content))),
-        "haze": published("haze", Source("a.tar", (f"{base}/haze.tar",), md5, len(content))),
-        "mist": published("mist", Source("a.tar", (), None, 0, by_hand="https://drive.example/7")),
+        "fog": published("fog", Download("a.tar", (f"{base}/fog.tar",), md5, len(content))),
+        "haze": published("haze", Download("a.tar", (f"{base}/haze.tar",), md5, len(content))),
+        "mist": published(
+            "mist", Download("a.tar", (), None, 0, by_hand="https://drive.example/7")
+        ),
     }
     benchmark = replace(
         BENCHMARKS["digits"], name="weather", near=("fog",), far=("haze", "digits-6-9"), title="w"

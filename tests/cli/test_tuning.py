@@ -104,7 +104,7 @@ def test_the_benchmark_names_the_ood_validation_images(
         far=("uniform-noise",), ood_val="digits-6-9", ood_val_list="made/val",
         lists={"digits-6-9": "made/test"},
     )  # fmt: skip
-    for module in ("data.benchmarks", "scoring.sets", "reporting.sources"):
+    for module in ("scoring.sets", "reporting.sources", "data.benchmarks"):
         monkeypatch.setattr(f"oodcli.{module}.BENCHMARKS", {"made": made})
     rows = {"made/val": np.arange(0, 40), "made/test": np.arange(40, 90)}
 
@@ -159,7 +159,7 @@ def test_a_quick_look_does_not_hide_what_was_scored_in_full(
     folder = flat(tmp_path / "odd", n=9)
     assert ood("score", "--method", "scale", "--ood", folder)[0] == 0
     code, out, _ = ood("score", "--method", "msp", "--ood", folder, "--limit", 3)
-    assert "a quick result: 3 images of each set, evenly spaced" in out
+    assert "a quick look: 3 images of each set, evenly spaced" in out
     code, out, _ = ood("report", "--method", "scale")
     assert code == 0
     assert "quick look" not in out

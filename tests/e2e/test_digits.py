@@ -144,7 +144,7 @@ def test_conventions_move_fpr_and_leave_auroc(trained: Ood) -> None:
 def test_a_quick_look_says_that_it_is_one(trained: Ood) -> None:
     code, out, _ = trained("score", "--limit", 50)
     assert code == 0
-    assert "a quick result: 50 images of each set, evenly spaced" in out
+    assert "a quick look: 50 images of each set, evenly spaced" in out
     assert "(50 test images" in out
     assert "50 images of each set" in trained("report")[1]
     trained("score", "--method", "msp")
