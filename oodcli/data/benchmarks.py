@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """In-distribution images and the OOD sets that they are to be told from.
+    """In-distribution images and the OOD sets to separate them from.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Benchmark:
     lists
         Lists of OpenOOD that name the images of OOD and shifted sets, by data set.
     needs
-        Names of what else has to be there.
+        Names of other data sets that must be present.
     """
 
     # Flat: an entry of the table names only what it has, and most have no lists.
@@ -67,7 +67,7 @@ class Benchmark:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Names of all that has to be there, in distribution first, each once."""
+        """Names of all required data sets, in-distribution first, without repetitions."""
         ood = (name for names in self.groups.values() for name in names)
         first = [self.id_set] if self.id_set else []
         last = [self.ood_val] if self.ood_val else []

@@ -1,4 +1,4 @@
-"""The catalogue: data sets and benchmarks known by name, and what of them is here."""
+"""The catalogue: data sets and benchmarks known by name, and which are in the store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class ListedDataset:
 
 @dataclass(frozen=True)
 class ListedBenchmark:
-    """A benchmark, and what it still lacks.
+    """A benchmark and its missing data sets.
 
     Parameters
     ----------
@@ -128,17 +128,17 @@ class Listing:
 
 
 def list_datasets(store: Store) -> Listing:
-    """Return all data sets and benchmarks, and what of them is here.
+    """Return all data sets and benchmarks, and which are in the store.
 
     Parameters
     ----------
     store
-        Where downloads are kept.
+        Where downloads are stored.
 
     Raises
     ------
     InvalidInputError
-        If ``datasets.toml`` is not as it should be.
+        If ``datasets.toml`` is invalid.
     """
     own = registered(store)
     known = [_listed(known, store, own) for known in DATASETS.values()]

@@ -22,12 +22,12 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Parameters
     ----------
     path
-        The text file, UTF-8; empty lines are passed over.
+        The text file, UTF-8; empty lines are ignored.
 
     Raises
     ------
     InvalidInputError
-        If it cannot be read, is no text, or has no name or one twice.
+        If it cannot be read, is not text, has no names, or has a name twice.
     """
     check_file(path, "name a text file: --classes FILE")
     try:
@@ -119,7 +119,7 @@ def in_order(dataset: Dataset, names: Sequence[str], *, where: str) -> Dataset:
         The data set.
     names
         Names of its classes, each once, in the wanted order; of a line such as ``n01440764 tench``
-        the first word stands for the class where all lines are such.
+        the first word is the class, if all lines have this form.
     where
         How to call the list of names in an error.
 

@@ -32,11 +32,11 @@ class Dataset:
     class_names
         Name of every class, in the order of the labels; empty for images without classes.
     location
-        Where it lies, for people to read.
+        Its location, for display.
     spec
         What to give `open_dataset` to open it again, from any folder.
     is_whole
-        Whether its only part is all images, since nothing says which of them are for training.
+        Whether all images are one part, because it is not known which are for training.
     test_fraction
         Share of the images that :meth:`with_test` made the test part of; 0 if it did not.
     division
@@ -55,7 +55,7 @@ class Dataset:
 
     @property
     def test_name(self) -> str:
-        """Name of the part that is tested on: ``test``, else ``val``.
+        """Name of the test part: ``test``, else ``val``.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class Dataset:
         Returns
         -------
         part
-            ``val`` where it is not what is tested on, else ``train``.
+            ``val`` if it is not used for testing, else ``train``.
         rows
             Ascending rows of that part, ``(m,)``: all of ``val``, or a fixed tenth of ``train``,
             both with every class in proportion.
@@ -98,7 +98,7 @@ class Dataset:
         Raises
         ------
         InvalidInputError
-            If the set has images to test on only.
+            If the set has only test images.
         """
         if "val" in self.parts and "test" in self.parts:
             name, wanted = "val", len(self.parts["val"])
@@ -117,7 +117,7 @@ class Dataset:
     def takes_val(self) -> bool:
         """Whether :meth:`holding_out` changes anything: there are no validation images to use.
 
-        A ``val`` part beside ``train`` alone is what is tested on.
+        A ``val`` part without a ``test`` part is used for testing.
         """
         return not {"val", "test"} <= self.parts.keys()
 
@@ -161,7 +161,7 @@ class Dataset:
         Parameters
         ----------
         fraction
-            Share of the images that are to be tested on, between 0 and 1; 0 changes nothing.
+            Share of the images to test on, between 0 and 1; 0 changes nothing.
 
         Returns
         -------
@@ -328,7 +328,7 @@ def joined(first: Part, second: Part) -> Part:
     Parameters
     ----------
     first, second
-        Their images follow on each other; there are labels where both have them.
+        Their images are concatenated; labels exist if both have them.
     """
     labels = None
     if first.labels is not None and second.labels is not None:
@@ -338,7 +338,7 @@ def joined(first: Part, second: Part) -> Part:
 
 @dataclass(frozen=True)
 class Joined:
-    """Two sources, one behind the other.
+    """Two sources, concatenated.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""Fetch the files of data sets: side by side, resumed where they broke off, checked first.
+"""Download the files of data sets: in parallel, resumed after interruptions, and verified.
 
-A file grows under the name ``FILE.part`` beside its place and takes its own name when its checksum
-is right. What lies at its place with another checksum is set aside as ``FILE.wrong``, not removed.
+A file is downloaded under the name ``FILE.part`` beside its place and takes its own name when its
+checksum is right. What lies at its place with another checksum is set aside as ``FILE.wrong``, not
+removed.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ class WantedFile:
     dataset
         Name of the data set.
     source
-        What it is and where it is to be had.
+        The file and its addresses.
     target
         Its place in the store.
     """
@@ -59,7 +60,7 @@ class WantedFile:
 
 @dataclass(frozen=True, slots=True)
 class MissingFile:
-    """A file that could not be had.
+    """A file that could not be downloaded.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ class MissingFile:
     reason
         Why not, in one line.
     by_hand
-        Where a person may get it.
+        Where to download it by hand.
     place
         Where it belongs.
     """
@@ -127,16 +128,16 @@ def download(
     sources: Sequence[Download] | None = None,
     back_off_s: float = BACK_OFF_S,
 ) -> Path:
-    """Fetch all files of one data set that are not yet in the store.
+    """Download all files of one data set that are not yet in the store.
 
     Parameters
     ----------
     name
         Name of the data set.
     store
-        Where the files are kept.
+        Where the files are stored.
     progress
-        Told of the bytes received.
+        Reports the bytes received.
     sources
         Other files to fetch than those of the registry.
     back_off_s
@@ -154,7 +155,7 @@ def download(
     InvalidInputError
         If the data set comes with the tool.
     DownloadError
-        If a file can be had from none of its addresses, or is not the published one.
+        If a file cannot be downloaded from any of its addresses, or is not the published one.
     """
     if sources is None:
         files = wanted_files(name, store)
@@ -182,36 +183,36 @@ def fetch(
     back_off_s: float = BACK_OFF_S,
     timeout_s: float = TIMEOUT_S,
 ) -> tuple[MissingFile, ...]:
-    """Bring files to their places, several at a time; what cannot be had stops no other.
+    """Download several files in parallel; one that fails does not stop the others.
 
     Parameters
     ----------
     files
-        The files; those that are in place with the right checksum are left alone.
+        The files; those in place with the right checksum are not downloaded again.
     store
         Whose locks keep two processes from fetching one file at once.
     origin
-        A folder of files fetched by hand, or the address of a mirror, to be used in place of the
+        A folder of files downloaded by hand, or the address of a mirror, to be used in place of the
         published addresses. It may hold ``FILE`` or ``DATASET/FILE``.
     jobs
-        The most files to fetch side by side.
+        The largest number of parallel downloads.
     progress
-        Told of the bytes received.
+        Reports the bytes received.
     back_off_s
         Pause before the second attempt at an address, in seconds; it doubles with each one.
     timeout_s
-        How long a server may keep silent, in seconds; it may send fewer than 1,000 bytes/s for
+        How long a server may send nothing, in seconds; it may send fewer than 1,000 bytes/s for
         twice as long.
 
     Returns
     -------
     missing
-        What could not be had, in the order of ``files``.
+        Files that could not be downloaded, in the order of ``files``.
 
     Raises
     ------
     MissingArtifactError
-        If ``origin`` is a folder that is not there.
+        If ``origin`` is a folder that does not exist.
     InvalidInputError
         If ``origin`` is neither a folder nor an address.
     OSError
@@ -235,7 +236,7 @@ def fetch(
 
 
 def by_hand(source: Download) -> str:
-    """Return where a person may get a file."""
+    """Return where to download a file by hand."""
     return source.by_hand or next(iter(source.urls), "its authors")
 
 
@@ -247,7 +248,7 @@ def md5_of(path: Path, task: Task | None = None) -> str:
     path
         The file.
     task
-        Told of the bytes read.
+        Reports the bytes read.
     """
     state = hashlib.md5(usedforsecurity=False)
     with path.open("rb", buffering=0) as file:
@@ -486,7 +487,7 @@ class _Job:
 
 
 def part_of(target: Path) -> Path:
-    """Return the name under which a file grows until it is whole."""
+    """Return the name of a file until its download is complete."""
     return target.with_name(f"{target.name}.part")
 
 

@@ -1,4 +1,4 @@
-"""Images that come in to be judged: files, folders, arrays and lists of paths, read as a stream.
+"""Incoming images to judge: files, folders, arrays and lists of paths, read as a stream.
 
 Nothing here holds more than a bounded number of paths or images, however many there are.
 """
@@ -71,7 +71,7 @@ def items(paths: Sequence[str], listed: Iterable[str] = ()) -> Iterator[Item]:
     paths
         Files, folders with all below them, and ``.npz`` files; ``-`` stands for ``listed``.
     listed
-        More of them. What is wrong with one of these is the error of its item.
+        More of them. A problem with one of these becomes the error of its item.
 
     Raises
     ------
@@ -80,9 +80,9 @@ def items(paths: Sequence[str], listed: Iterable[str] = ()) -> Iterator[Item]:
 
     Notes
     -----
-    A folder is read name by name, sorted; of one with more than 65,536 entries each so many are
-    sorted for themselves. Hidden files and folders, and files whose ending is not that of an image,
-    are passed over, unless they are named themselves. Links are followed, but not in circles.
+    A folder is read name by name, sorted; of one with more than 65,536 entries each block of this
+    size is sorted separately. Hidden files and folders, and files whose ending is not that of an
+    image, are skipped, unless they are named themselves. Links are followed, but not in circles.
     """
     for text in paths:
         if text == STDIN:
@@ -119,7 +119,7 @@ def _named(text: str, *, prefix: str) -> Iterator[Item]:
 
 
 def is_array(path: str) -> bool:
-    """Tell whether a path is taken for an array file."""
+    """Return whether a path is read as an array file."""
     return path.lower().endswith(".npz")
 
 

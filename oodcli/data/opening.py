@@ -1,4 +1,4 @@
-"""The one door through which every data set is opened: known, registered, or named by a path."""
+"""The only place where data sets are opened: known, registered, or named by a path."""
 
 import os
 from dataclasses import replace
@@ -37,11 +37,11 @@ def open_dataset(
     store
         Holds what was downloaded.
     role
-        ``id`` wants images with classes; ``ood`` takes the images to be told from them.
+        ``id`` wants images with classes; ``ood`` takes the OOD images.
     val_fraction
         Share of the train part to hold out as ``val`` where the set has none.
     test_fraction
-        Share of the images to test on, where the set is one whole; the others are ``train`` then.
+        Share of the images to test on, where the set is not divided; the others are ``train`` then.
 
     Raises
     ------

@@ -86,7 +86,7 @@ class OriginalSizes:
         return f"{few} to {many} pixels, {middle} in the middle"
 
     def kept(self, resizing: Resizing) -> str:
-        """Say what is left of the images once they are resized; empty if all of them stay as are.
+        """Describe what resizing keeps of the images; empty if it changes none of them.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Data sets of the user's own under names of their own: ``datasets.toml`` in the store.
+"""The user's own data sets, by name: ``datasets.toml`` in the store.
 
 ::
 
@@ -6,7 +6,7 @@
     path = "/data/fog"                   # a folder, an image list, an .npz or an .npy file
 
     [birds]
-    path = "/data/birds.txt"             # an image list: a path and a label a line
+    path = "/data/birds.txt"             # an image list: path and label per line
     root = "/data/images"                # what its paths start from; else the folder of the list
 
     [scans]
@@ -71,7 +71,7 @@ def registered(store: Store) -> dict[str, RegisteredDataset]:
     Raises
     ------
     InvalidInputError
-        If the file is not as it should be.
+        If the file is invalid.
     """
     path = store.root / FILE
     try:
@@ -96,7 +96,7 @@ def register(entry: RegisteredDataset, store: Store) -> None:
     Raises
     ------
     InvalidInputError
-        If the name cannot be one, or the file is not as it should be.
+        If the name cannot be one, or the file is invalid.
     """
     if not _NAME.fullmatch(entry.name):
         raise InvalidInputError(
@@ -117,7 +117,7 @@ def register(entry: RegisteredDataset, store: Store) -> None:
 
 
 def forget(name: str, store: Store) -> RegisteredDataset:
-    """Take a data set out of the file; its images stay where they are.
+    """Remove a data set from the file; its images are not touched.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def forget(name: str, store: Store) -> RegisteredDataset:
     UnknownNameError
         If none has the name.
     InvalidInputError
-        If the file is not as it should be.
+        If the file is invalid.
     """
     entries = registered(store)
     if name not in entries:

@@ -27,13 +27,13 @@ class Download:
     file
         Its name in the store.
     urls
-        Where it is to be had, the first choice first; none where no program can fetch it.
+        Its addresses, preferred first; none if no program can download it.
     md5
-        Checksum of the file; None where none is published, so that a file is taken as it is.
+        Checksum of the file; None where none is published, so that a file is accepted as it is.
     size_bytes
         Its size, to be shown before it is fetched; 0 where it is not known.
     by_hand
-        Where a person gets it, if not from the first of ``urls``.
+        Where to download it by hand, if not from the first of ``urls``.
     """
 
     file: str
@@ -44,7 +44,7 @@ class Download:
 
     @property
     def is_manual(self) -> bool:
-        """Tell whether a person has to fetch it, since no address or no checksum is known."""
+        """Return whether only a person can download it: no address or no checksum is known."""
         return not self.urls or self.md5 is None
 
 
@@ -59,7 +59,7 @@ class KnownDataset:
     title
         What it shows.
     role
-        ``id`` for a set with classes to train on, ``ood`` for one to be told from others.
+        ``id`` for a set with classes to train on, ``ood`` for an OOD set.
     counts
         Number of images in each part.
     licence
@@ -95,7 +95,7 @@ class KnownDataset:
         Parameters
         ----------
         store
-            Where downloads are kept.
+            Where downloads are stored.
         source
             One of ``sources``.
         """
@@ -107,7 +107,7 @@ class KnownDataset:
         Parameters
         ----------
         store
-            Where downloads are kept.
+            Where downloads are stored.
         """
         own = self._registered(store)
         if own is not None:
@@ -115,12 +115,12 @@ class KnownDataset:
         return store.datasets / (self.home or self.name)
 
     def is_present(self, store: Store) -> bool:
-        """Tell whether nothing has to be downloaded: all files are here, or none is needed.
+        """Return whether nothing has to be downloaded: all files are present, or none is needed.
 
         Parameters
         ----------
         store
-            Where downloads are kept.
+            Where downloads are stored.
         """
         own = self._registered(store)
         if own is not None:
@@ -141,12 +141,12 @@ class KnownDataset:
         Parameters
         ----------
         store
-            Where downloads are kept.
+            Where downloads are stored.
 
         Raises
         ------
         MissingArtifactError
-            If it is not there.
+            If it does not exist.
         CorruptArtifactError
             If a file is not the published one.
         """

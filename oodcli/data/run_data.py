@@ -28,7 +28,7 @@ _LARGEST_SIDE = 4096
 
 
 def say_which(spec: str, store: Store, progress: Progress) -> None:
-    """Say that a name stands for a data set, where a file or folder here is called so too.
+    """Note that a name means a data set, if a file or folder here has the same name.
 
     Parameters
     ----------
@@ -72,18 +72,18 @@ def find_dataset(
     store
         Holds what was downloaded.
     role
-        ``id`` for images with classes, ``ood`` for images to be told from them.
+        ``id`` for images with classes, ``ood`` for OOD images.
     val_fraction
         Share of the training images to hold out as validation images where there are none.
     test_fraction
         Share of the images to test on where the data set is one whole.
     progress
-        Told of the download.
+        Reports the download.
 
     Raises
     ------
     OodError
-        If there is no such data set, it cannot be had, or it cannot be used.
+        If there is no such data set, or it cannot be downloaded or used.
     """
     known = DATASETS.get(spec)
     if known is not None and not known.is_present(store):
@@ -192,7 +192,7 @@ def check_division(dataset: Dataset, division: str, *, run: str) -> None:
 
 
 def check_size_options(image_size: int | None, resize: str | None) -> None:
-    """Refuse a size of images, or a way to get there, that cannot be.
+    """Refuse an image size or a way of resizing that is not possible.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def check_size_options(image_size: int | None, resize: str | None) -> None:
 
 
 def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:
-    """Return the names of what a benchmark needs beside its ID set and that is not here.
+    """Return the names of the missing data sets of a benchmark, its ID set aside.
 
     Parameters
     ----------
@@ -273,15 +273,15 @@ class RunData:
     Parameters
     ----------
     store
-        Where decoded images are kept.
+        Where decoded images are stored.
     dataset
         The data set.
     run
         The run.
     skip_unreadable
-        Whether to leave out images that cannot be decoded.
+        Whether to skip images that cannot be decoded.
     progress
-        Told of decoding.
+        Reports decoding.
     as_opened
         The data set with its classes in its own order, which published lists go by; None where that
         is the order of the run.
@@ -367,7 +367,7 @@ class RunData:
         Raises
         ------
         OodError
-            If the images are not those that the lists are about, or a list cannot be had.
+            If the images are not those that the lists are about, or a list is missing.
         """
         preprocess = preprocess_on(benchmark, self.run, resize)
         data = replace(self, run=self.run.showing(preprocess))

@@ -109,7 +109,7 @@ def split(dataset: Dataset, key: str, store: Store) -> Split:
     Raises
     ------
     MissingArtifactError
-        If the archive of lists is wanted and not there.
+        If the archive of lists is needed and missing.
     InvalidInputError
         If the images of the data set are not those the list is about.
     """

@@ -82,7 +82,7 @@ def entries(archive: Path) -> Iterator[Entry]:
     MissingArtifactError
         If there is no such file.
     CorruptArtifactError
-        If it is damaged, is no such archive, or holds what must not be unpacked.
+        If it is damaged, is not such an archive, or holds what must not be unpacked.
     """
     if not archive.is_file():
         raise MissingArtifactError(f"there is no archive {archive}; check the path")
@@ -97,22 +97,22 @@ def entries(archive: Path) -> Iterator[Entry]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive into a folder that is there only when it is complete.
+    """Unpack an archive into a folder that exists only when it is complete.
 
     Parameters
     ----------
     archive
         A tar or zip archive.
     folder
-        The folder to make. Nothing happens if it is there already; two processes are kept apart by
-        the caller's lock.
+        The folder to create. Nothing happens if it exists; the caller's lock excludes other
+        processes.
 
     Raises
     ------
     MissingArtifactError
         If there is no such archive.
     CorruptArtifactError
-        If it is damaged, is no such archive, or holds what must not be unpacked.
+        If it is damaged, is not such an archive, or holds what must not be unpacked.
     OSError
         If the disk is full.
     """

@@ -20,7 +20,7 @@ VERIFY_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Check:
-    """What was found of one thing.
+    """The result of one check.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of everything that is there.
+    """The results of all checks.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Verification:
 
     @property
     def is_right(self) -> bool:
-        """Tell whether nothing is wrong or missing."""
+        """Return whether nothing is wrong or missing."""
         return all(check.state == "ok" for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Verification:
 def verify_datasets(
     store: Store, name: str | None = None, *, progress: Progress = SILENT
 ) -> Verification:
-    """Count and hash again what is there.
+    """Verify the number and the checksums of what is stored.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def verify_datasets(
     name
         A data set; if None, all that are registered or of which a file is there.
     progress
-        Told of the bytes read.
+        Reports the bytes read.
 
     Raises
     ------

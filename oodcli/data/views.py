@@ -1,4 +1,4 @@
-"""Deterministic views of images: plain, or spoilt, so that they pass for out-of-distribution.
+"""Deterministic views of images: plain, or corrupted to serve as pseudo-OOD images.
 
 What is random in a view depends on its seed and on the row of the image in its data set, never on
 the batch in which the image comes.
@@ -86,7 +86,7 @@ def jigsaw(
 def framed(pixels: NDArray[np.uint8], *, tiles: int = 3) -> NDArray[np.uint8]:
     """Blacken the border that :func:`jigsaw` blackens, and leave the tiles where they are.
 
-    A detector of jigsaws that is compared with these cannot live on the black border.
+    With these for comparison, a detector of jigsaws cannot use the black border.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Notes
     -----
-    Beyond the border the image goes on as in a mirror that repeats the last pixel; the kernel ends
+    Beyond the border the image is mirrored, with the last pixel repeated; the kernel ends
     at four standard deviations.
     """
     from scipy.ndimage import gaussian_filter

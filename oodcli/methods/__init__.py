@@ -504,7 +504,7 @@ def parse_methods(texts: Sequence[str]) -> list[MethodSpec]:
     ----------
     texts
         Names with parameters. ``all`` stands for every method, and no text at all for every method
-        that works from ordinary activations; those may be left out where they are not defined.
+        that works from ordinary activations; those may be skipped where they are not defined.
 
     Examples
     --------

@@ -29,8 +29,9 @@ _NEAR = 2.0**-6
 class Bank:
     """Vectors of training images, in which those nearest to given ones are searched exactly.
 
-    It is held in memory where it fits into half of what is free, and else read anew for every
-    search. Either way it is cut into the same blocks, so that results are the same to the bit.
+    It is held in memory where it fits into half of what is free, and is otherwise read again for
+    every search. Either way it is cut into the same blocks, so that results are the same to the
+    bit.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ class Bank:
         return replace(streamed, held=held)
 
     def to_stored(self) -> Mapping[str, object]:
-        """Return the vectors, which alone are kept of a fitted method's bank."""
+        """Return the vectors, the only part of a fitted method's bank that is stored."""
         if self.held is not None:
             return {"vectors": self.held}
         return {"vectors": Rows((self.size, self.width), lambda: (b for _, b in self.blocks()))}
@@ -212,7 +213,7 @@ class Bank:
 
 
 def unit_features(reference: Reference) -> Bank:
-    """Return the bank of all training features divided by their lengths, made once.
+    """Return the bank of all training features divided by their lengths, computed once.
 
     Raises
     ------

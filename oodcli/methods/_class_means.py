@@ -52,7 +52,7 @@ def directions(features: Tensor) -> Tensor:
 
 
 def feature_rows(batch: Activations, *, normalised: bool) -> Tensor:
-    """Return the features of a batch, divided by their lengths on request, made once."""
+    """Return the features of a batch, divided by their lengths on request, computed once."""
     if not normalised:
         return batch.features
     return batch.once("directions", lambda: directions(batch.features))
@@ -101,7 +101,7 @@ def predicted_among(batch: Activations, present: Tensor) -> Tensor:
 
 
 def feature_mean(reference: Reference) -> Tensor:
-    """Return the float64 mean of all training features, ``(d,)``, read in chunks and made once.
+    """Return the float64 mean of all training features, ``(d,)``, read in chunks and computed once.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def _feature_mean(reference: Reference) -> Tensor:
 
 
 def class_means(reference: Reference, *, by: By = "labels", normalised: bool = False) -> ClassMeans:
-    """Return the class means of the training features, read in chunks and made once.
+    """Return the class means of the training features, read in chunks and computed once.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Second moments of the training features in float64, read in one pass and made once.
+"""Second moments of the training features in float64, read in one pass and computed once.
 
 Mahalanobis distances, principal and residual subspaces and pNML's regret all start from these.
 """
@@ -135,7 +135,7 @@ def within_classes(reference: Reference, *, normalised: bool = False) -> Tensor:
 
 
 def within_spectrum(reference: Reference, *, normalised: bool = False) -> Spectrum:
-    """Return the eigenvectors of :func:`within_classes`, made once."""
+    """Return the eigenvectors of :func:`within_classes`, computed once."""
     return reference.once(
         ("within classes", normalised),
         lambda: Spectrum.of(within_classes(reference, normalised=normalised)),

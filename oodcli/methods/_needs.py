@@ -34,7 +34,7 @@ class Need:
     lacking
         Takes the reference and the value of every parameter of the method (None where fitting
         chooses it). Returns what there is instead, with numbers, or None where the condition holds.
-        It touches nothing but the declared inputs of the method.
+        It uses only the declared inputs of the method.
     cure
         What the user can do about it.
     """
@@ -84,7 +84,7 @@ CLASSIFIED_RIGHT = Need(
 
 
 def alike(chunks: Iterable[Tensor]) -> bool:
-    """Return whether all rows are the same, but for rounding; the first chunk mostly tells.
+    """Return whether all rows are the same up to rounding; the first chunk usually decides.
 
     Parameters
     ----------

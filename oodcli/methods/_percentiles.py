@@ -16,8 +16,8 @@ from oodcli.activations import Reference
 def ascending(values: Tensor) -> Tensor:
     """Return values sorted along the last dimension.
 
-    NumPy sorts with vector instructions and without the indices, which on a processor takes a small
-    part of the time that torch takes; a GPU sorts by itself.
+    NumPy sorts with vector instructions and without the indices, which on a CPU takes a small part
+    of the time that torch takes; a GPU sorts by itself.
     """
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))
@@ -62,7 +62,7 @@ def outer_percentiles(
 ) -> tuple[float, float]:
     """Return a low and a high percentile of more values than fit in memory.
 
-    Only the values that lie outside the percentiles are kept.
+    Only the values outside the percentiles are held in memory.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Softmax probabilities of which the small ones, and what the largest leaves, keep their digits.
+"""Softmax probabilities with full precision of small ones and of one minus the largest.
 
 In float32 a probability rounds to 1 from a lead of 17 nats on, in float64 from 37, and images that
 are more certain than that tie. Computed relative to the largest logit, nothing is rounded away.

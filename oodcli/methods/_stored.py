@@ -3,8 +3,8 @@
 A fitted method is a tree of dataclasses. It is read back without running any code that the file
 names: a class is taken from the modules of this package or not at all, and is given its fields.
 
-A class whose fields are not what has to be kept has two functions: ``to_stored()`` returns the
-fields to keep, by name, and the static ``from_stored(fields, device)`` makes the instance of them.
+A class whose fields are not what has to be stored has two functions: ``to_stored()`` returns the
+fields to store, by name, and the static ``from_stored(fields, device)`` makes the instance of them.
 """
 
 import importlib
@@ -260,7 +260,7 @@ def _in_blocks(array: Tensor) -> Iterator[Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read arrays, which stay on the disk until they are touched.
+    """Read arrays, which stay on the disk until they are accessed.
 
     Parameters
     ----------

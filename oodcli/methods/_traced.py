@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 
 def check_traceable(spec: MethodSpec, *, what: str) -> None:
-    """Refuse a method that looks at its data to decide what to compute, or at more than one pass.
+    """Refuse a method whose operations depend on its data, or that needs more than one pass.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ class Method(_Looks):
     paper
         Authors, venue and year.
     inputs
-        What it looks at with its default parameters.
+        What it uses with its default parameters.
     grid
         The published values of those parameters that a search may choose.
     passes
@@ -186,7 +186,7 @@ class MethodPart:
 
     @property
     def canonical(self) -> str:
-        """The name with its parameters, defaults left out and keys sorted."""
+        """The name with its parameters, defaults omitted and keys sorted."""
         return canonical(self.name, self.given)
 
     def arguments(self) -> dict[str, Value]:
@@ -202,7 +202,7 @@ class MethodPart:
         Raises
         ------
         UndefinedMethodError
-            If the method needs something that is not there, or is not defined for other reasons.
+            If the method needs something that is missing, or is not defined for other reasons.
         """
         arguments = self.arguments()
         for need in self.method.needs:
@@ -223,7 +223,7 @@ class MethodPart:
         return {n: (value, params[n]) for n, value in asked.items() if params[n] != value}
 
     def effective(self, fitted: object) -> dict[str, Value]:
-        """Return every parameter, with the value that is in use, and what fitting found beside.
+        """Return every parameter, with the value that is in use, and other values found by fitting.
 
         A number, word or truth value that the fitted method has under the name of a parameter is
         what it uses: ``k`` of KNN is no more than there are training images. What else fitting
@@ -303,7 +303,7 @@ class MethodSpec(_Looks):
     parts
         The halves in order.
     optional
-        Whether a group named it, so that nobody misses it where it is not defined.
+        Whether a group named it, so that it is skipped where it is not defined.
     """
 
     parts: tuple[MethodPart, ...]
@@ -311,12 +311,12 @@ class MethodSpec(_Looks):
 
     @property
     def canonical(self) -> str:
-        """The whole name, defaults left out and keys sorted."""
+        """The whole name, defaults omitted and keys sorted."""
         return "+".join(part.canonical for part in self.parts)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What it looks at, each once."""
+        """What it uses, without repetitions."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.method.inputs))
 
     @property
@@ -354,7 +354,7 @@ def parse_method(text: str, registry: Mapping[str, Method], find: Find | None = 
     text
         What the user wrote.
     registry
-        The methods there are.
+        The known methods.
     find
         Returns name and entry of a method that is not in the registry, or raises.
 

@@ -33,7 +33,7 @@ class CARef:
     -----
     The formula is that of the authors' code. An image predicted a class that no training image is
     predicted counts for the largest logit among the others. A feature of zeros is infinitely far;
-    its length is taken as 1e-10.
+    its length is set to 1e-10.
     """
 
     means: Tensor
@@ -78,7 +78,7 @@ class CADRef:
     Notes
     -----
     The formula, with the energy as logit score, is the default of the authors' code. It presumes a
-    positive energy: an ``E(x)`` below 1e-10 is taken as 1e-10, where the published code would
+    positive energy: an ``E(x)`` below 1e-10 is set to 1e-10, where the published code would
     change the sign. Classes never predicted and features of zeros: as for CARef.
     """
 

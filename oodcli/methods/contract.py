@@ -1,4 +1,4 @@
-"""What every method promises, as checks that the author of one can run.
+"""What every method must satisfy, as checks that its author can run.
 
 ``check(method)`` runs them all on a toy problem, and so does ``ood methods check NAME``::
 
@@ -33,7 +33,7 @@ LEAST_AUROC = 0.9
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is tried on.
+    """The problem on which a method is checked.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Trial:
     spec
         The method.
     problem
-        What it is tried on.
+        The problem on which it is checked.
     """
 
     spec: MethodSpec
@@ -77,7 +77,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Parameters
     ----------
@@ -238,19 +238,19 @@ def _directions() -> Tensor:
 
 
 def check(method: str | type | Method, problem: Problem | None = None) -> None:
-    """Try a method; every promise must be kept.
+    """Check a method; it must satisfy every requirement.
 
     Parameters
     ----------
     method
         Its name as written after ``--method``, a class, or a registry entry.
     problem
-        What it is tried on; by default :func:`toy_problem`.
+        The problem on which it is checked; by default :func:`toy_problem`.
 
     Raises
     ------
     InvalidInputError
-        If it breaks a promise, or is not a method at all.
+        If it violates a requirement, or is not a method at all.
     """
     for finding in findings(method, problem):
         if finding.broken is not None:
@@ -258,19 +258,19 @@ def check(method: str | type | Method, problem: Problem | None = None) -> None:
 
 
 def findings(method: str | type | Method, problem: Problem | None = None) -> tuple[Finding, ...]:
-    """Try a method, and return what each check found.
+    """Check a method, and return the result of every check.
 
     Parameters
     ----------
     method
         Its name as written after ``--method``, a class, or a registry entry.
     problem
-        What it is tried on; by default :func:`toy_problem`.
+        The problem on which it is checked; by default :func:`toy_problem`.
 
     Raises
     ------
     InvalidInputError
-        If it is not a method, or looks at the network itself, which no toy problem has.
+        If it is not a method, or needs the network itself, which no toy problem has.
     """
     spec = _spec(method)
     beyond = {"network", "regions"} & set(spec.inputs)

@@ -1,4 +1,4 @@
-"""DOCTOR: the probability that two draws from the prediction agree."""
+"""DOCTOR: the probability that two samples from the predicted distribution agree."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -34,8 +34,8 @@ class Doctor:
     their squares, ``(1 - g) / g = (2 q + q² - r) / (1 + r)``, in which nothing is rounded away.
 
     Published code computes ``g`` in float32, where it is 1 for very confident images, which tie:
-    ``scale=probability`` gives that. The paper's perturbation of the input, a second variant, is
-    left out.
+    ``scale=probability`` gives that. The paper's second variant, with a perturbation of the input,
+    is not implemented.
     """
 
     scale: Scale = "log-odds"
@@ -47,7 +47,7 @@ class Doctor:
         Parameters
         ----------
         _reference
-            Not looked at.
+            Not used.
         scale
             How the sum is written: ``probability`` as published, with its ties.
         """

@@ -28,7 +28,7 @@ class RankScale:
     scores
         Distinct scores of the calibration images in ascending order, ``(m,)``.
     shares
-        For each, the share of calibration images that score less, those of the same score by half,
+        For each, the share of calibration images that score less, ties counted half,
         ``(m,)``.
     below, above
         Distances from the lowest and the highest score at which the scale begins to flatten.
@@ -75,7 +75,7 @@ class RankScale:
     def ranks(self, scores: Tensor) -> Tensor:
         """Return the share of calibration images that score less, ``(n,)``.
 
-        Linear between neighbouring scores; beyond the ends it goes on by a logarithm, so that it
+        Linear between neighbouring scores; beyond the ends it continues as a logarithm, so that it
         rises everywhere and images that are far out do not tie.
         """
         values = scores.double()
@@ -99,7 +99,7 @@ class RankEnsemble:
     """The mean over members of the rank of an image's score among those of calibration images.
 
     ``mean_m F_m(s_m(x))``, where ``s_m`` is the score of member ``m`` and ``F_m(s)`` the share of
-    calibration images whose score is less than ``s``, those of the same score by half. ``F_m`` is
+    calibration images whose score is less than ``s``, ties counted half. ``F_m`` is
     linear between neighbouring calibration scores. Beyond the lowest, ``s_1``, it is
     ``F_m(s_1) - log(1 + (s_1 - s)/h)/n`` for ``n`` calibration images, and likewise beyond the
     highest; ``h`` is such that its slope there is the mean slope over the outer tenth of the
@@ -168,12 +168,12 @@ class EnsembleSpec(MethodSpec):
 
     @property
     def canonical(self) -> str:
-        """The whole name; the energy that follows a shaper is left out."""
+        """The whole name; the energy that follows a shaper is omitted."""
         return f"{ENSEMBLE}:" + "+".join(_short(each) for each in self.members)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What its members look at, and calibration images."""
+        """What its members use, and calibration images."""
         every = (name for each in self.members for name in each.inputs)
         return tuple(dict.fromkeys((*every, "calibration")))
 
@@ -224,7 +224,7 @@ def _short(spec: MethodSpec) -> str:
 
 
 def rank_scale(fitted: Fitted, reference: Reference) -> RankScale:
-    """Return the scale of a fitted method, made once for all ensembles of one reference.
+    """Return the scale of a fitted method, computed once for all ensembles of one reference.
 
     Parameters
     ----------

@@ -29,11 +29,11 @@ class Entropy:
 
     Notes
     -----
-    The paper also trains the network for high entropy outside the distribution; here the score
-    alone is taken. Published code returns the entropy, larger for OOD; ``scale=linear`` gives that
-    with its sign turned. Published code computes it in float32, where it rounds for confident
-    images; in float64 it is 0 from a lead of about 700 nats over all other classes on, and such
-    images tie. Its logarithm, which ranks images as ``-H`` does, keeps distinct logits distinct.
+    The paper also trains the network for high entropy outside the distribution; here only the score
+    is used. Published code returns the entropy, larger for OOD; ``scale=linear`` gives that with
+    its sign turned. Published code computes it in float32, where it rounds for confident images; in
+    float64 it is 0 from a lead of about 700 nats over all other classes on, and such images tie.
+    Its logarithm, which ranks images as ``-H`` does, keeps distinct logits distinct.
     """
 
     scale: Magnitude = "log"
@@ -45,7 +45,7 @@ class Entropy:
         Parameters
         ----------
         _reference
-            Not looked at.
+            Not used.
         scale
             How the entropy is written: ``linear`` as published, but for its sign.
         """

@@ -39,7 +39,7 @@ class FDBD:
     Notes
     -----
     The paper divides by ``K - 1`` as well, a constant, and always by ``‖f - μ‖₂``; the choice is
-    OpenOOD's. Two classes with the same weights have no boundary, so that pair is left out. Lengths
+    OpenOOD's. Two classes with the same weights have no boundary, so that pair is excluded. Lengths
     are at least 1e-8. The table of pairs takes ``4 K²`` bytes.
     """
 

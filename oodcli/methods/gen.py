@@ -60,7 +60,7 @@ class GEN:
         Parameters
         ----------
         _reference
-            Not looked at.
+            Not used.
         gamma
             Exponent.
         m

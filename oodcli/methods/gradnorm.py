@@ -24,7 +24,7 @@ class GradNorm:
     Notes
     -----
     The paper's mean over classes would divide by ``K``, a constant; the published code and OpenOOD
-    sum. No backward pass is needed. The gradient of the bias is left out, as in the published code.
+    sum. No backward pass is needed. The gradient of the bias is omitted, as in the published code.
 
     For a confident image ``Σ_c |K p_c - 1|`` comes near ``2 (K - 1)``, in float32 to a rounding:
     here it is in float64.

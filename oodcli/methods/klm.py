@@ -58,7 +58,7 @@ class KLMatching:
 
     Notes
     -----
-    A class that no calibration image is predicted to be of is left out. Published code takes its
+    A class that no calibration image is predicted to be of is excluded. Published code takes its
     one-hot vector instead, from which every other prediction is infinitely far. How many images
     are predicted to be of such a class is estimated from the classes that one calibration image
     alone is predicted to be of (Good, "The population frequencies of species and the estimation of

@@ -31,9 +31,9 @@ class LTS:
 
     Notes
     -----
-    The published code clamps features at 0 in both sums without a word in the paper, which only
-    networks without a final ReLU notice. An image whose features are all 0 gets
-    ``r = 1``. At least one feature counts in ``S_k``.
+    The published code clamps features at 0 in both sums, which the paper does not mention; it
+    affects only networks without a final ReLU. An image whose features are all 0 gets ``r = 1``. At
+    least one feature counts in ``S_k``.
     """
 
     p: float = 0.05

@@ -36,7 +36,7 @@ class Gaussians:
     normalised: bool
 
     def nearest(self, batch: Activations) -> Tensor:
-        """Return the least squared Mahalanobis distance to a mean, float64, ``(n,)``, made once."""
+        """Return the least squared Mahalanobis distance to a mean, ``(n,)``, computed once."""
         return batch.once((NEAREST, self), lambda: self._nearest(batch.features))
 
     def _nearest(self, features: Tensor) -> Tensor:
@@ -105,10 +105,10 @@ class MDS:
     -----
     Of the paper this is the confidence score of the penultimate feature alone: neither the scores
     of other layers, nor their weighting on OOD images, nor input preprocessing. Means and
-    covariance are in float64. ``Σ⁺`` leaves out eigenvalues that are not above ``d · 1.4e-14``
-    times the largest (or times the largest mean square of a feature, if that is more), which is
-    rounding of float32 features: directions in which no training feature moves do not count. A
-    class without training images is left out.
+    covariance are in float64. ``Σ⁺`` excludes eigenvalues that are not above ``d · 1.4e-14`` times
+    the largest (or times the largest mean square of a feature, if that is more), which is rounding
+    of float32 features: directions in which no training feature moves do not count. A class without
+    training images is excluded.
     """
 
     classes: Gaussians
@@ -142,7 +142,7 @@ class MDSPlusPlus:
     Notes
     -----
     As for MDS: float64, pseudo-inverse where the covariance is singular, classes without training
-    images left out. A feature of length zero stays zero.
+    images excluded. A feature of length zero stays zero.
     """
 
     classes: Gaussians
@@ -179,7 +179,7 @@ class RMDS:
     Notes
     -----
     As for MDS: float64, pseudo-inverse where a covariance is singular, classes without training
-    images left out. Both covariances are divided by the number of training images; code that sums
+    images excluded. Both covariances are divided by the number of training images; code that sums
     instead gives the same scores times a constant.
     """
 

@@ -28,7 +28,7 @@ class MaxCosine:
 
     Notes
     -----
-    A class without training images is left out. A feature of length zero has cosine 0 with all.
+    A class without training images is excluded. A feature of length zero has cosine 0 with all.
     Cosines are in float64: in float32, where published code has them, those of a network whose
     features have collapsed on their class means are 1 but for rounding.
     """

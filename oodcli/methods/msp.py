@@ -49,7 +49,7 @@ class MSP:
         Parameters
         ----------
         _reference
-            Not looked at.
+            Not used.
         temperature
             What logits are divided by.
         scale

@@ -111,7 +111,7 @@ class ODIN:
         Parameters
         ----------
         _reference
-            Not looked at.
+            Not used.
         temperature
             What logits are divided by.
         epsilon

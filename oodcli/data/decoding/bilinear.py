@@ -136,7 +136,7 @@ def resizing_matrices(resizing: Resizing, before: tuple[int, int]) -> Matrices:
 
     Notes
     -----
-    Which pass comes first differs between sizes and versions of Pillow; noise tells.
+    Which pass comes first differs between sizes and versions of Pillow; it is measured with noise.
     """
     filter_ = resizing.way.used
     if filter_ != "nearest" and filter_ not in _KERNELS:

@@ -79,7 +79,7 @@ def random_box(
         Smallest and largest share of its area, drawn evenly; the ratio of width to height is from
         3/4 to 4/3, even on a logarithmic scale.
     chance
-        Source of chance.
+        Random number generator.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Image files: find them, tell them apart, decode them to 8-bit RGB."""
+"""Image files: find them, identify their format, decode them to 8-bit RGB."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
     path
         The file.
     as_published
-        Whether to leave out what the code behind published numbers leaves out: the orientation in
+        Whether to ignore what the code behind published numbers ignores: the orientation in
         EXIF metadata, and transparency.
 
     Raises
@@ -159,7 +159,7 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
 def find_images(folder: Path) -> list[str]:
     """Return all image files below a folder, as paths relative to it, sorted folder by folder.
 
-    Hidden files and folders are passed over; links are followed, but not in circles.
+    Hidden files and folders are skipped; links are followed, but not in circles.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file name ends as those of images do."""
+    """Return whether a file name has the extension of an image."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a million files
 
 

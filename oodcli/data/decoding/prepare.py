@@ -1,14 +1,14 @@
-"""Decode and resize images once, and keep them in the store.
+"""Decode and resize images once, and store the result.
 
 ::
 
     images/<key>/
-      manifest.json   key in clear, digest of every shard, images left out
+      manifest.json   key in clear, digest of every shard, skipped images
       00000.npy …     pixels of a shard, uint8 (n, 3, h, w)
       00000.json …    what the manifest will say of a shard; only until all are done
 
 The key stands for the source and the size. A shard holds the images of ``SHARD_ROWS`` rows of the
-source, less those that could not be read, so that each can be made again on its own.
+source, except those that could not be read, so each can be decoded again separately.
 """
 
 import contextlib
@@ -72,14 +72,14 @@ def prepare(
     decode: bool = True,
     seen: Callable[[ImageShard], None] | None = None,
 ) -> ImageSet:
-    """Return the images of a part at one size; decode them only if that was not done before.
+    """Return the images of a part at one size; decode only those that are not yet stored.
 
     Parameters
     ----------
     part
         Images of any size.
     store
-        Keeps the pixels. A run that was interrupted goes on after the last finished shard.
+        Stores the pixels. An interrupted run resumes after the last finished shard.
     name
         How to call the images in messages and tables.
     size
@@ -89,27 +89,27 @@ def prepare(
         shorter side to that of ``size`` and cuts out the centre; ``shorter-crop:256`` brings it to
         256 pixels first. A filter may follow, as in ``exact:bicubic``; else it is bilinear.
     progress
-        Told of the images read, and of shards that had to be read again.
+        Reports the images read, and shards that had to be read again.
     skip_unreadable
-        Whether to leave out images that cannot be read.
+        Whether to skip images that cannot be read.
     max_pixels_bytes
-        Above this size only digests are kept, and images are decoded whenever they are loaded.
+        Above this size only digests are stored, and images are decoded whenever they are loaded.
     decode
         Whether to decode them if that was not done before. If not, shards stand for them whose
         digest is ``UNDECODED``, of all images, also of those that may turn out unreadable.
     seen
-        Called with each shard that is decoded and whose pixels are not kept, while they are there.
-        Of a set that was decoded before, in part or as a whole, it sees the rest.
+        Called with each decoded shard whose pixels are not stored, while they are in memory.
+        Shards that were decoded before are not passed to it.
 
     Returns
     -------
     images
-        Their shards read the pixels when loaded, and check them; a damaged shard is made again.
+        Their shards read the pixels when loaded, and check them; a damaged shard is decoded again.
 
     Raises
     ------
     UnreadableImageError
-        If an image cannot be read and is not to be left out.
+        If an image cannot be read and is not to be skipped.
     InvalidInputError
         If no image at all can be read, or there is no such way to resize.
 
@@ -205,7 +205,7 @@ def prepare_some(
 
 @dataclass(frozen=True, slots=True)
 class StoredImages:
-    """Decoded images in the store, and which of them are not what was written.
+    """Decoded images in the store, and which of their files are damaged.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ class StoredImages:
     rows
         How many they are.
     files
-        Files of pixels; none where only digests are kept.
+        Files of pixels; none if only digests are stored.
     damaged
         Those files that are missing, or differ from their digest.
     """
@@ -271,7 +271,7 @@ def _holds(file: Path, record: "_Record") -> bool:
 
 
 def places_of(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where rows of a part stand among its prepared images.
+    """Return the positions of rows of a part among its prepared images.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def places_of(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     Returns
     -------
     places
-        Ascending row numbers of ``images``; rows that were left out are not among them.
+        Ascending row numbers of ``images``; rows of skipped images are not among them.
     """
     present = np.concatenate([shard.indices for shard in images.shards])
     return np.flatnonzero(np.isin(present, rows)).astype(np.int64)

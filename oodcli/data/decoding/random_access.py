@@ -1,7 +1,7 @@
-"""Images in any order, decoded ahead of who wants them by worker processes that stay.
+"""Images in any order, decoded in advance by persistent worker processes.
 
-Chunks of rows go to the workers, and what comes back are pixels of one size: nothing is kept, and
-no more is under way than the next batches need.
+Workers get chunks of rows and return pixels of one size. Nothing is stored, and only the next
+batches are decoded in advance.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class Originals:
     ----------
     source
         The images. A source that is read from front to back, as arrays are, is read once as a whole
-        and kept.
+        and held in memory.
     """
 
     def __init__(self, source: ImageSource) -> None:
@@ -132,7 +132,7 @@ class Decoders:
         Number of processes; 0 decodes in threads of this one. As
         :func:`oodcli.pools.worker_count` if None.
     progress
-        Told if the processes cannot be used.
+        Gets a note if the processes cannot be used.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Many images decoded and resized ahead of who wants them, by threads or by worker processes.
+"""Many images decoded and resized in advance, by threads or by worker processes.
 
-Threads are there at once, but hinder each other in what Pillow and NumPy do under the interpreter's
-lock; processes take a second or two to start.
+Threads start at once, but wait for each other where Pillow and NumPy hold the interpreter's lock;
+processes take a second or two to start.
 """
 
 from collections.abc import Callable, Iterator

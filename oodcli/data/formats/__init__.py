@@ -1,1 +1,1 @@
-"""The layouts that images lie in: one module makes a data set of one layout of files."""
+"""The file layouts of data sets, one module per layout."""

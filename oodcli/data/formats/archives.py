@@ -1,4 +1,4 @@
-"""Images inside a tar or zip archive, read where they lie."""
+"""Images inside a tar or zip archive, read in place."""
 
 import hashlib
 import io
@@ -60,7 +60,7 @@ class Member:
 
 
 def members_of(path: Path) -> list[Member]:
-    """Return the files in an archive that can be read where they lie, in its order.
+    """Return the files in an archive that can be read in place, in its order.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class ArchiveSource:
         Raises
         ------
         CorruptArtifactError
-            If the archive is gone.
+            If the archive no longer exists.
         """
         for member in self.members[start:stop]:
             try:
@@ -249,7 +249,7 @@ def open_archive(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]
     spec
         What opens it again.
     role
-        ``ood`` alone: an archive says nothing of classes.
+        ``ood`` alone: an archive has no classes.
 
     Raises
     ------
@@ -270,7 +270,7 @@ def open_archive(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]
 
 
 def images_in(path: Path) -> list[Member]:
-    """Return the image files in an archive, sorted by their paths; hidden ones are passed over.
+    """Return the image files in an archive, sorted by their paths; hidden ones are skipped.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class WholeFileSource:
-    """Images of one file that is read whole, when they are wanted.
+    """Images of one file that is read as a whole when they are needed.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ class NpySource:
         return digest_of_json([identity_of(self.path), self.offset])
 
     def array(self) -> NDArray[np.uint8]:
-        """Return all images; only those that are looked at are read from the disk."""
+        """Return all images; only those that are accessed are read from the disk."""
         header, start = self._begin
         return np.memmap(
             self.path,
@@ -388,7 +388,7 @@ def open_npz(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) ->
     Raises
     ------
     InvalidInputError
-        If the file is no .npz file, or an array in it is missing, damaged or unfit.
+        If the file is not an .npz file, or an array in it is missing, damaged or unfit.
     """
     arrays = _array_names(path)
     found = [part for part in ("train", "val", "test") if f"{part}_images" in arrays]
@@ -436,7 +436,7 @@ def open_npy(
     spec
         What opens it again.
     role
-        ``ood`` leaves labels aside.
+        ``ood`` ignores labels.
     labels
         A .npy file with the class of every image.
 
@@ -482,7 +482,7 @@ def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[n
     Parameters
     ----------
     values
-        What stands in a file as labels.
+        The labels as a file has them.
     where
         How to call them in an error.
     count
@@ -491,7 +491,7 @@ def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[n
     Raises
     ------
     InvalidInputError
-        If they are not one whole number from 0 an image.
+        If they are not one integer from 0 per image.
     """
     _check_labels(values.dtype, values.shape, where, count=count)
     if values.min() < 0:

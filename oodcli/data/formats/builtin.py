@@ -49,7 +49,7 @@ def open_digits(store: Store) -> Dataset:  # noqa: ARG001 - every opener takes t
 
 
 def open_other_digits(store: Store) -> Dataset:  # noqa: ARG001 - every opener takes the store
-    """Open the digits 6 to 9, which `open_digits` leaves out."""
+    """Open the digits 6 to 9, which `open_digits` excludes."""
     pixels, labels = _load_digits()
     return _plain("digits-6-9", pixels[labels >= ID_DIGITS], _SCIKIT_LEARN)
 

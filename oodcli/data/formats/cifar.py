@@ -137,7 +137,7 @@ def open_stored(folder: Path, store: Store, *, release: Release) -> Dataset:
     Raises
     ------
     MissingArtifactError
-        If it is not there.
+        If it does not exist.
     CorruptArtifactError
         If a file is not the published one.
     """
@@ -158,7 +158,7 @@ def open_cifar(location: Path, store: Store, *, release: Release, name: str, spe
     location
         The archive, or the folder of its batches.
     store
-        Keeps the labels, so that the archive is unpacked only when pixels are wanted.
+        Stores the labels, so that the archive is unpacked only when pixels are needed.
     release
         Which set it is.
     name

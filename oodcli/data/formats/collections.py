@@ -1,6 +1,6 @@
 """Collections of image files as published: an archive, or the folder that it unpacks to.
 
-Zip and plain tar archives are read where they lie. Compressed tar archives, which can only be read
+Zip and plain tar archives are read in place. Compressed tar archives, which can only be read
 from the front, are unpacked into the store once.
 """
 
@@ -111,7 +111,7 @@ class Tree:
         Raises
         ------
         CorruptArtifactError
-            If there is no such file, or it is no text.
+            If there is no such file, or it is not text.
         """
         try:
             if self.members is None:
@@ -132,14 +132,14 @@ def find_tree(folder: Path, store: Store, collection: Collection) -> Tree:
     folder
         Holds the archive or what it unpacks to, or is that.
     store
-        Takes what has to be unpacked.
+        Where archives are unpacked.
     collection
         What to look for.
 
     Raises
     ------
     MissingArtifactError
-        If it is not there.
+        If it does not exist.
     CorruptArtifactError
         If the archive is damaged.
     """
@@ -265,7 +265,7 @@ def open_imagenet(folder: Path, store: Store, *, collection: Collection) -> Data
         Holds ``train/<wnid>/`` and ``val/<wnid>/``; or ``val`` or the archive of the validation
         images without folders of classes, whose labels OpenOOD's lists give.
     store
-        Takes what has to be unpacked.
+        Where archives are unpacked.
     collection
         Archive of the validation images.
 
@@ -274,7 +274,7 @@ def open_imagenet(folder: Path, store: Store, *, collection: Collection) -> Data
     MissingArtifactError
         If it is not in the folder.
     InvalidInputError
-        If the folders are laid out otherwise.
+        If the folders have another layout.
     """
     if (folder / "train").is_dir() or _has_folders(folder / "val"):
         return open_folder(folder, name=collection.name, spec=collection.name, role="id")

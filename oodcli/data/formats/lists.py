@@ -1,4 +1,4 @@
-"""Lists of images in text files, one ``path label`` a line, as OpenOOD has them."""
+"""Lists of images in text files, one ``path label`` per line, as OpenOOD has them."""
 
 import re
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ def parse_list(content: bytes, *, where: str) -> list[ListedImage]:
     ----------
     content
         The text, UTF-8. A line without a label, or with -1, is an image without a class. Empty
-        lines, and lines that begin with ``#``, say nothing.
+        lines, and lines that begin with ``#``, are ignored.
     where
         How to call the list in an error.
 
     Raises
     ------
     InvalidInputError
-        If it is no text, has no line, or a line is not a relative path and a whole number.
+        If it is not text, has no lines, or a line is not a relative path and a whole number.
     """
     try:
         lines = content.decode("utf-8").splitlines()
@@ -97,7 +97,7 @@ def open_list(
     spec
         What opens it again.
     role
-        ``id`` wants a class for every image; ``ood`` leaves labels aside.
+        ``id`` wants a class for every image; ``ood`` ignores labels.
     root
         Folder that the paths are relative to; that of the list if None.
 

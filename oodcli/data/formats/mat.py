@@ -56,7 +56,7 @@ def read_mat(path: Path, name: str) -> NDArray[Any] | None:
     Raises
     ------
     OSError
-        If it is no regular file or cannot be read.
+        If it is not a regular file or cannot be read.
     ValueError
         If the file is damaged or of another version, or the array holds anything but numbers.
     Exception

@@ -35,7 +35,7 @@ def open_mnist(folder: Path, store: Store) -> Dataset:  # noqa: ARG001 - as ever
     Raises
     ------
     MissingArtifactError
-        If the folder has not the files of the test part.
+        If the folder does not have the files of the test part.
     CorruptArtifactError
         If a file is damaged.
     """
