@@ -263,7 +263,7 @@ def validation_sets(
             _validation(run, images, View("framed"), f"{name} val"),
             _validation(run, images, View("jigsaw"), f"jigsaws of {name} val"),
         )
-    ood = _ood_validation_images(run, named, scored)
+    ood = _ood_validation_images(run, named, scored, observes=observes)
     return (
         _validation(run, images, View(), f"{name} val"),
         _validation(run, ood, View(), ood.name),
@@ -271,7 +271,7 @@ def validation_sets(
 
 
 def _ood_validation_images(
-    run: OpenRun, named: str | None, scored: Sequence[WantedSet]
+    run: OpenRun, named: str | None, scored: Sequence[WantedSet], *, observes: bool
 ) -> ImageSet:
     if named is not None:
         say_which(named, run.store, run.progress)
@@ -283,7 +283,8 @@ def _ood_validation_images(
             chosen = split(dataset, run.benchmark.ood_val_list, run.store)
             dataset = replace(dataset, parts={"test": chosen.part})
         dataset = replace(dataset, name=f"{dataset.name} val")
-    images = run.data.prepared(dataset.ood_part, name=dataset.name)
+    seen = None if observes else run.activator.as_decoded(dataset.name, {View(): False})
+    images = run.data.prepared(dataset.ood_part, name=dataset.name, seen=seen)
     for each in scored:
         if each.images(run).digest == images.digest:
             raise InvalidInputError(

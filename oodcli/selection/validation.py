@@ -72,6 +72,9 @@ def images_to_choose_on(run: OpenRun) -> tuple[ImageSet, str]:
 
     Validation images where there are any, or else test images; at most ``MAX_IMAGES``.
     """
+    # Nothing is computed while these are decoded: whole parts would be, under a dozen views, of
+    # which no more than MAX_IMAGES are looked at. Only those are decoded again where pixels of a
+    # part are too many to be stored.
     try:
         part = run.calibration_part
     except InvalidInputError:  # there is a test part only

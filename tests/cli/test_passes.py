@@ -13,7 +13,7 @@ import pytest
 from oodcli.data import prepare
 from oodcli.data.decoding import files
 from oodcli.data.decoding.files import decode
-from tests.support.cli import flat
+from tests.support.cli import flat, tree
 
 Ood = Callable[..., tuple[int, str, str]]
 
@@ -196,6 +196,26 @@ def test_limited_images_that_are_not_kept_are_decoded_once(
     assert sorted(Counter(decoded).values()) == [1] * 15
     assert found["rows"] == kept["rows"]
     assert by_set(found) == by_set(kept)
+
+
+def test_images_of_a_search_that_are_not_kept_are_decoded_once(
+    ood: Ood, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tree(tmp_path / "data", n=20)
+    argv = ("train", "--data", data, "--arch", "resnet18:width=2", "--epochs", 1)
+    assert ood(*argv, "--val-fraction", 0.3, "--batch-size", 8)[0] == 0
+    odd, other = flat(tmp_path / "odd"), flat(tmp_path / "other", n=9)
+    line = ("score", "--ood", odd, "--method", "knn", "--tune", "openood", "--tune-ood", other)
+    results = []
+    for limit in (10**9, 0):
+        forget(tmp_path / "store")
+        decoded.clear()
+        monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", limit)
+        code, out, err = ood(*line, "--format", "json")
+        assert code == 0, err
+        results.append(json.loads(out))
+        assert list(Counter(decoded).values()) == [1] * (40 + 28 + 12 + 7 + 9)
+    assert results[0]["rows"] == results[1]["rows"]
 
 
 def test_calibration_images_that_are_not_kept_are_decoded_once(
