@@ -89,7 +89,8 @@ class TerminalProgress:
                 return
             lines = _Lines(description, unit)
             yield lines
-            say(f"{description}: {_amount(lines.done, unit)}, {lines.rate()}")
+            one = unit.removesuffix("s") if lines.done == 1 else unit
+            say(f"{description}: {_amount(lines.done, one)}, {lines.rate()}")
             return
         display = self._begin()
         try:
@@ -121,7 +122,7 @@ class TerminalProgress:
 
 
 def _amount(amount: float, unit: str) -> str:
-    if unit != "bytes":
+    if unit not in ("byte", "bytes"):
         return f"{amount:,.0f} {unit}"
     from oodcli.cli.render.formats import human_bytes
 

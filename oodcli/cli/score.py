@@ -24,6 +24,7 @@ from oodcli.cli.options import (
     writable_file,
 )
 from oodcli.cli.speech import deliver, say
+from oodcli.text import counted
 
 if TYPE_CHECKING:
     from oodcli.workflows.score import ScoreResult
@@ -222,7 +223,7 @@ def _say_what_was_computed(result: "ScoreResult") -> None:
         say(f"no forward pass: all {total:,} activations were stored")
     else:
         say(
-            f"forward pass: {computed:,} images in {result.seconds:.1f} s; "
+            f"forward pass: {counted(computed, 'image')} in {result.seconds:.1f} s; "
             f"{total - computed:,} were stored"
         )
     if result.normratio is not None:

@@ -14,6 +14,7 @@ from oodcli.errors import OodError
 from oodcli.progress import SILENT, Progress
 from oodcli.records import as_json
 from oodcli.store.store import Store
+from oodcli.text import counted
 
 VERIFY_SCHEMA = 1
 
@@ -147,7 +148,7 @@ def _count_checks(name: str, store: Store) -> Iterator[Check]:
     for part in dict.fromkeys((*counts, *parts)):
         found = len(parts[part]) if part in parts else 0
         wanted = counts.get(part, found)
-        text = f"{found:,} images"
+        text = counted(found, "image")
         yield Check(
             name,
             part,
@@ -174,5 +175,5 @@ def _decoded_checks(store: Store, name: str | None) -> Iterator[Check]:
             "wrong" if bad else "ok",
             f"{bad} of {images.files} files damaged; they are decoded again when needed"
             if bad
-            else f"{images.rows:,} decoded images in {images.files} files",
+            else f"{counted(images.rows, 'decoded image')} in {counted(images.files, 'file')}",
         )

@@ -26,7 +26,9 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
     notes = []
     scorings = [table.run.scoring for table in tables]
     if scorings[0].limit is not None:
-        notes.append(f"a quick look: {scorings[0].limit:,} images of each set, evenly spaced")
+        notes.append(
+            f"a quick look: {counted(scorings[0].limit, 'image')} of each set, evenly spaced"
+        )
     if scorings[0].precision != "float32":
         notes.append(f"activations were computed in {scorings[0].precision}")
     rows = [row for table in tables for row in table.rows]

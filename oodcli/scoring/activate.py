@@ -30,6 +30,7 @@ from oodcli.progress import Progress, Task
 from oodcli.store.activations import ActivationFolder, ArrayFolder, Missing
 from oodcli.store.runs import Run, RunFolder
 from oodcli.store.store import Store, check_room, remove_leftovers
+from oodcli.text import counted
 
 
 @dataclass
@@ -372,7 +373,7 @@ class Activator:
             return
         folder = shown.folder
         needed = count * self.bytes_per_image(norms_only=folder.norms_only)
-        check_room(self._store.root, needed, f"activations of {count:,} images")
+        check_room(self._store.root, needed, f"activations of {counted(count, 'image')}")
         remove_leftovers(folder.path)
         folder.write_manifest()
         started = time.perf_counter()

@@ -35,6 +35,7 @@ from oodcli.scoring.sets import validation_sets
 from oodcli.scoring.tune import settings, tune
 from oodcli.store.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring, add_scores
 from oodcli.store.searches import Search, Tuning, keep_search
+from oodcli.text import counted
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,9 @@ def fitted(opened: Opened) -> FittedMethods:
     ]
     if tuned:
         count = sum(len(settings(spec)) for spec in tuned)
-        run.progress.note(f"tuning tries {count:,} settings of {len(tuned)} methods")
+        run.progress.note(
+            f"tuning tries {counted(count, 'setting')} of {counted(len(tuned), 'method')}"
+        )
     plain = [spec for spec in work.specs if spec not in tuned]
     part = run.calibration_part if work.calibrates else "val"
     # Before anything is fitted: without these images there is no search.

@@ -17,6 +17,7 @@ from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.probes import Probe
 from oodcli.progress import Progress, lasting
+from oodcli.text import counted
 
 ScoreArray = NDArray[np.floating[Any]]
 
@@ -315,8 +316,8 @@ def check_finite(method: str, scores: ScoreArray, dataset: str | None = None) ->
     if bad:
         of = "" if dataset is None else f" on {dataset}"
         raise UndefinedMethodError(
-            f"{method} gives {bad} scores{of} that are not finite; "
-            "check its parameters and the weights of the run"
+            f"{method} gives {counted(bad, 'score')}{of} that {'is' if bad == 1 else 'are'} "
+            "not finite; check its parameters and the weights of the run"
         )
 
 

@@ -14,6 +14,7 @@ from oodcli.scoring.fitting import learns_from_train
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.sets import WantedSet
 from oodcli.store.searches import Tuning
+from oodcli.text import counted
 
 SCORE_SCHEMA = 1
 
@@ -154,7 +155,9 @@ class Work:
         passes = sum(spec.passes * scored + spec.train_passes * train for spec in costly)
         each = ", ".join(f"{spec.canonical} {_times(spec)}" for spec in costly)
         rate = self.run.activator.rate() or self.run.activator.timed_rate()
-        count = f"{scored:,} images" + (f" and {train:,} training images" if train else "")
+        count = counted(scored, "image") + (
+            f" and {counted(train, 'training image')}" if train else ""
+        )
         self.run.progress.note(
             f"these methods need more than one forward pass: {each}; for {count} about "
             f"{lasting(passes / rate)} at {rate:,.0f} images/s, minus what is stored"

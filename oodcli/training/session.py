@@ -33,6 +33,7 @@ from oodcli.models import (
 from oodcli.progress import Progress
 from oodcli.store.runs import STATE, Begun, Job, Run, RunFolder, now, run_lock
 from oodcli.store.store import Store, digest_of_file
+from oodcli.text import counted
 from oodcli.training.images import (
     check_classes,
     check_several,
@@ -302,8 +303,8 @@ class Session:
         for remark in network_of(self.spec, trainer.module).remarks():
             self.progress.note(remark)
         self.progress.note(
-            f"training {job.arch} on {images} images of {self.data.name}, "
-            f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}, "
+            f"training {job.arch} on {counted(images, 'image')} of {self.data.name}, "
+            f"{counted(recipe.epochs, 'epoch')}, "
             f"on {_where(self.device, self.processes)}"
             + (f", resuming after epoch {begun}" if begun else "")
         )
@@ -446,7 +447,7 @@ def _said_of(tested: Mapping[str, Any] | None, data_name: str) -> Iterator[str]:
     if tested is None:
         return
     right = 100 * tested["accuracy"]
-    yield f"accuracy on {tested['n']:,} test images of {data_name}: {right:.2f} %"
+    yield f"accuracy on {counted(tested['n'], 'test image')} of {data_name}: {right:.2f} %"
     if tested["chance"] is not None:
         yield (
             "warning: that is hardly better than chance "

@@ -31,7 +31,7 @@ from oodcli.screening.verdict_file import (
     verdict_file,
 )
 from oodcli.store.store import Store, check_file_of_user
-from oodcli.text import printable
+from oodcli.text import counted, printable
 from oodcli.workflows.recommend import detector_meant
 
 _ENDINGS: dict[str, Lines] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -286,7 +286,9 @@ def _sink(
     settings = _settings(detector, outputs)
     with verdict_file(outputs.file, kind, settings, store, progress=progress) as file:
         if file.before.total:
-            progress.note(f"{outputs.file} has {file.before.total:,} rows: resuming after them")
+            progress.note(
+                f"{outputs.file} has {counted(file.before.total, 'row')}: resuming after them"
+            )
         yield _Sink(kind, file, rows_to, copies)
 
 

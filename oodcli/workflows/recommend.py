@@ -39,6 +39,7 @@ from oodcli.selection.validation import (
 )
 from oodcli.store.runs import now
 from oodcli.store.store import Store, write_json
+from oodcli.text import counted
 
 DRAWS = 400
 # What is taken where nothing was named or recommended: the baseline of the field, known as soon as
@@ -296,7 +297,7 @@ def choose(
     images = few(images, limit)
     if len(images) < 2:
         raise InvalidInputError(
-            f"{images.name} has {len(images)} images, but a choice needs at least two"
+            f"{images.name} has {counted(len(images), 'image')}, but a choice needs at least two"
         )
     trial = try_all(run, images, methods=methods, seed=seed)
     restricted = bool(methods) or limit is not None

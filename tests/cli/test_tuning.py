@@ -33,7 +33,7 @@ def test_parameters_are_chosen_with_and_without_ood_images(
         "--tune-ood", held_out, "--ood", folder, "--format", "json",
     )  # fmt: skip
     assert code == 0, err
-    assert "tuning tries 7 settings of 1 methods" in err
+    assert "tuning tries 7 settings of 1 method\n" in err
     rows = {row["method"]: row for row in json.loads(out)["rows"]}
     assert set(rows) == {"msp", "scale+energy@openood", "scale+energy@pseudo"}
     assert rows["scale+energy@openood"]["params"]["tuned_on"] == "grey"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, percent, write_table
+from oodcli.text import counted
 
 if TYPE_CHECKING:
     from oodcli.selection.recommendation import RatedMethod, Recommendation
@@ -50,8 +51,8 @@ def _table(found: "Recommendation", *, every: bool) -> Table:
     return Table(
         lead=(f"recommended: {found.method} ({found.sureness})", f"next: {_next(found)}"),
         title=(
-            f"{found.run}: AUROC of {found.n:,} {found.part} images of {found.data} against "
-            "corrupted copies of them",
+            f"{found.run}: AUROC of {counted(found.n, f'{found.part} image')} of {found.data} "
+            "against corrupted copies of them",
         ),
         columns=(
             Column("method", "Method"),

@@ -21,6 +21,7 @@ from oodcli.reporting.results import (
     ResultRow,
 )
 from oodcli.store.scores import AVERAGE
+from oodcli.text import counted
 from oodcli.version import __version__
 
 _MOST_DIGITS = 10
@@ -536,7 +537,9 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         if full is not None and full.id_accuracy is not None:
             accuracy += f", full-spectrum accuracy {percent(full.id_accuracy, digits)} %"
         arch = f"{run.arch}, " if run.arch else ""
-        lines.append(f"{run.name}: {arch}ID {run.id_name} ({run.n_id:,} test images{accuracy})")
+        lines.append(
+            f"{run.name}: {arch}ID {run.id_name} ({counted(run.n_id, 'test image')}{accuracy})"
+        )
         if run.chance is not None:
             lines.append(
                 f"warning: {run.name} classifies hardly better than chance "

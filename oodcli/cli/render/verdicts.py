@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from oodcli.cli.render.formats import Cell, Column, Table, percent
 from oodcli.cli.render.formats.terminal import write_terminal
 from oodcli.cli.speech import Drawn
+from oodcli.text import counted
 
 if TYPE_CHECKING:
     from oodcli.screening.findings import PredictResult
@@ -59,7 +60,7 @@ def _row(verdict: "Verdict") -> dict[str, Cell]:
 def summary(result: "PredictResult") -> list[str]:
     """Return what was found, all in all, and what the threshold is worth."""
     counts, before, threshold = result.counts, result.before, result.threshold
-    lines = [f"{counts.total:,} images: {counts.id:,} id, {counts.ood:,} ood"]
+    lines = [f"{counted(counts.total, 'image')}: {counts.id:,} id, {counts.ood:,} ood"]
     if counts.errors:
         lines[0] += f", {counts.errors:,} unreadable"
     new = counts.total - before.total

@@ -29,6 +29,7 @@ from oodcli.npz import (
     read_values,
 )
 from oodcli.store.store import digest_of_json
+from oodcli.text import counted
 
 MOST_CLASSES = 65_536
 MOST_PIXELS = 2**28
@@ -121,8 +122,8 @@ class WholeFileSource:
         images = self.load(self.path)
         if len(images) != self.count:
             raise CorruptArtifactError(
-                f"{self.path} has {len(images)} images, but there are {self.count} labels; "
-                "get both files again"
+                f"{self.path} has {counted(len(images), 'image')} for "
+                f"{counted(self.count, 'label')}; get both files again"
             )
         yield from map(as_rgb, images[start:stop])
 

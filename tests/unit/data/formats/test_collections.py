@@ -109,7 +109,7 @@ def test_svhn_cut_short_or_with_other_arrays_is_one_line(svhn_digits, store):
     savemat(
         path, {"X": images[:3].transpose(1, 2, 3, 0), "y": np.array([[1], [2]], dtype=np.uint8)}
     )
-    with pytest.raises(CorruptArtifactError, match="has 3 images, but there are 2 labels"):
+    with pytest.raises(CorruptArtifactError, match="has 3 images for 2 labels"):
         list(open_dataset("svhn", store).id_test.source.read(0, 3))
     savemat(path, {"Z": np.zeros(2)})
     with pytest.raises(CorruptArtifactError, match="has no array 'y'"):
