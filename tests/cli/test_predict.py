@@ -100,8 +100,8 @@ def test_a_threshold_among_tied_scores_is_said_to_be_coarse(
     for _ in ("fitted", "stored"):
         code, _, err = ood("predict", noise, "--method", "nac:least=1")
         assert code == 0
-        assert "% of the 24 ID scores of nac:least=1 tie with another" in err
-    assert "tie with another" not in ood("predict", noise, "--method", "energy")[2]
+        assert "% of the 24 ID scores of nac:least=1 are tied with another" in err
+    assert "tied with another" not in ood("predict", noise, "--method", "energy")[2]
 
 
 def test_arrays_stdin_and_single_files_are_read(
