@@ -17,6 +17,7 @@ and ends with exit code 1. Every other exception is a bug and keeps its tracebac
 
 import difflib
 from collections.abc import Iterable
+from itertools import takewhile
 
 
 class OodError(Exception):
@@ -41,14 +42,23 @@ class UnknownNameError(OodError):
         """
         names = sorted(known)
         lower = {each.lower(): each for each in names}
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [
-            lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-        ]
-        if near:
-            return cls(f"no {kind} {name!r}; did you mean {near[0]!r}?")
+        near = _nearest(name, names) or lower.get(_nearest(name.lower(), lower) or "")
+        if near is not None:
+            return cls(f"no {kind} {name!r}; did you mean {near!r}?")
         if not names:
             return cls(f"no {kind} {name!r}; none exists yet")
         return cls(f"no {kind} {name!r}; there are: {', '.join(names)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the most similar name; of those alike, the one that agrees longest from the start."""
+
+    def likeness(other: str) -> tuple[float, int]:
+        ratio = difflib.SequenceMatcher(None, other, name).ratio()
+        alike = (ours == theirs for ours, theirs in zip(name, other, strict=False))
+        return ratio, sum(takewhile(bool, alike))
+
+    return max(difflib.get_close_matches(name, known, n=9, cutoff=0.6), key=likeness, default=None)
 
 
 class InvalidInputError(OodError):

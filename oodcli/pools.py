@@ -238,6 +238,26 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+def end_instead_of_waiting_for_parent() -> None:
+    """End a worker process that runs a script of the user again, to import it.
+
+    A script without a main guard does its work a second time in each worker that it starts, and
+    there would wait for what this process holds and, as long as no worker is ready, does not give
+    back. Without the worker, its threads do the work.
+
+    Raises
+    ------
+    SystemExit
+        In a worker whose main module is being imported.
+    """
+    # Set by multiprocessing while it prepares a process, where it refuses to start further ones.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(
+            "no worker process can import this script: it does its work when it is imported; put "
+            'it under: if __name__ == "__main__":'
+        )
+
+
 def cores() -> int:
     """Return how many processors this process may use."""
     # A container may have fewer than the host, where that is known.

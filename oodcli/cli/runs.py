@@ -81,8 +81,8 @@ def drop(
     store: StoreOption = None,
 ) -> None:
     """Remove OOD sets from the scores and tables of a run."""
-    from oodcli.errors import UnknownNameError
-    from oodcli.store.runs import find_run
+    from oodcli.errors import InvalidInputError, UnknownNameError
+    from oodcli.store.runs import RunFolder, find_run
     from oodcli.store.scores import drop_sets, read_scorings
     from oodcli.store.store import Store
 
@@ -91,6 +91,11 @@ def drop(
     known = {entry.name for each in read_scorings(folder.scores) for entry in each.sets}
     for name in sets:
         if name not in known:
+            if RunFolder(kept.runs / name).ours and run is None:
+                raise InvalidInputError(
+                    f"{name} is a run, not an OOD set; name its sets: "
+                    f"ood runs drop --run {name} SET"
+                )
             raise UnknownNameError.among("OOD set with scores", name, known)
     drop_sets(kept, folder.scores, sets)
     say(f"dropped from run {folder.name}: {', '.join(dict.fromkeys(sets))}")

@@ -1,6 +1,5 @@
 """What the reader of a table must know beside its values, one sentence each; no torch."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
@@ -57,13 +56,6 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
         if logits:
             notes.append(f"logits of run {table.run.name}: {logits_line(logits)}")
     notes += [note for table in tables if (note := _resized_note(table.run)) is not None]
-    for table in tables:
-        counts = Counter(row.method for row in table.rows)
-        short = [name for name, count in counts.items() if count < max(counts.values())]
-        if short:
-            notes.append(
-                f"averages of {', '.join(short)} are over fewer sets than those of other methods"
-            )
     return list(dict.fromkeys(notes))
 
 

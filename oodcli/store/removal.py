@@ -33,7 +33,7 @@ def rename_run(store: Store, old: str, new: str) -> None:
     """
     folder = find_run(store, old)
     with store.alone(run_lock(old)), store.lock("runs"):
-        folder.path.rename(store.runs / new_name(store, new, new))
+        folder.path.rename(store.runs / new_name(store, new, new, cure="choose another name"))
         if chosen_run(store) == (old, "ood runs use"):
             use_run(store, new)
 

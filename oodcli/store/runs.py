@@ -591,7 +591,9 @@ def find_run(store: Store, name: str | None) -> RunFolder:
     raise MissingArtifactError(f"there is no finished run in {store.root}; {cure}")
 
 
-def new_name(store: Store, wanted: str | None, default: str) -> str:
+def new_name(
+    store: Store, wanted: str | None, default: str, *, cure: str = "choose another name: --name RUN"
+) -> str:
     """Return a name that no folder has yet.
 
     Parameters
@@ -602,6 +604,8 @@ def new_name(store: Store, wanted: str | None, default: str) -> str:
         The name the user asked for.
     default
         The name to start from otherwise; a number is added where it is taken.
+    cure
+        How the user gives another name, for messages.
 
     Raises
     ------
@@ -613,18 +617,16 @@ def new_name(store: Store, wanted: str | None, default: str) -> str:
         if folder.ours and not folder.finished:
             raise InvalidInputError(
                 f"run {wanted} is not finished; resume it "
-                f"(ood train --resume --run {wanted}) or choose another name: --name RUN"
+                f"(ood train --resume --run {wanted}) or {cure}"
             )
         if _taken(folder.path) and not folder.ours and folder.path.is_dir():
             raise InvalidInputError(
                 f"the folder {folder.path} already exists and is not a run; if it is the "
-                f"remainder of a removed run, remove it (ood runs remove {wanted}), or choose "
-                "another name: --name RUN"
+                f"remainder of a removed run, remove it (ood runs remove {wanted}), or {cure}"
             )
         if _taken(folder.path):
             raise InvalidInputError(
-                f"run {wanted} already exists; remove it (ood runs remove {wanted}) or choose "
-                "another name: --name RUN"
+                f"run {wanted} already exists; remove it (ood runs remove {wanted}) or {cure}"
             )
         return wanted
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", default).strip("-.") or "run"

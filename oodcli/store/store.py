@@ -39,6 +39,7 @@ from safetensors.numpy import save as save_safetensors
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded, reading, reason_of
+from oodcli.pools import end_instead_of_waiting_for_parent
 from oodcli.progress import SILENT, Progress
 from oodcli.text import json_text
 
@@ -454,6 +455,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            end_instead_of_waiting_for_parent()
             progress.note(f"waiting for another ood process that is creating {name}")
             lock.acquire()
         try:

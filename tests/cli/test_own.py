@@ -345,8 +345,9 @@ def test_averages_are_over_common_sets_and_a_trial_set_can_be_dropped(ood: Ood, 
     for method in ("msp", "energy"):
         assert values[method, "average"] == values[method, "uniform-noise"]
     note = "averages of tiny are over the sets that all methods were scored on, without photographs"
-    assert note in notes
+    assert [each for each in notes if "averages of" in each] == [note]
     assert "did you mean 'photographs'?" in ood("runs", "drop", "photograph")[2]
+    assert "name its sets: ood runs drop --run tiny SET" in ood("runs", "drop", "tiny")[2]
     assert ood("runs", "drop", "photographs")[2].endswith("dropped from run tiny: photographs\n")
     values, notes = table()
     assert "photographs" not in {dataset for _, dataset in values}

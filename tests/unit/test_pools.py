@@ -3,6 +3,8 @@
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -197,3 +199,31 @@ def test_ahead_keeps_order_and_no_more_under_way_than_it_may() -> None:
         assert next(found) == 0
         assert taken == 5
         assert [0, *found] == list(range(50))
+
+
+# What a script does when it has no main guard: each worker does it again, to import the script.
+WITHOUT_GUARD = """
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from oodcli import pools
+from oodcli.store.store import Store
+
+with Store(Path(sys.argv[1])).lock("images/x"), pools.decoding() as own:
+    try:
+        print(list(pools.ahead(own.processes(), int, [1, 2], depth=1)))
+    except BrokenProcessPool:
+        print("without processes")
+"""
+
+
+def test_workers_of_a_script_without_a_main_guard_do_not_wait_for_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_GUARD)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "store"],
+        check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == "without processes\n"
+    assert 'put it under: if __name__ == "__main__":' in done.stderr

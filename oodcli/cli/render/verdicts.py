@@ -65,7 +65,7 @@ def summary(result: "PredictResult") -> list[str]:
         lines[0] += f", {counts.errors:,} unreadable"
     new = counts.total - before.total
     if new and result.seconds:
-        lines[0] += f"; {new:,} judged at {new / result.seconds:,.0f} images/s"
+        lines[0] += f"; {new:,} processed at {new / result.seconds:,.0f} images/s"
     expected = f"of ID images {percent(result.expected)} %"
     if result.share is None:
         lines.append(f"share of OOD verdicts: none could be judged; expected {expected}")

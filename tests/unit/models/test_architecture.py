@@ -196,7 +196,7 @@ def test_refuses_parameters_that_cannot_be(written: str, message: str) -> None:
 
 
 def test_suggests_the_nearest_name() -> None:
-    with pytest.raises(UnknownNameError, match="no architecture 'resnet19'; did you mean 'resnet"):
+    with pytest.raises(UnknownNameError, match="'resnet19'; did you mean 'resnet18'"):
         parse_architecture("resnet19")
 
 

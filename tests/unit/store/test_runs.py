@@ -92,7 +92,9 @@ def test_names_that_are_taken_get_a_number(store: Store) -> None:
     assert new_name(store, None, "cifar10 resnet18:x=1") == "cifar10-resnet18-x-1"
     add(store, "cifar10-resnet18-x-1")
     assert new_name(store, None, "cifar10 resnet18:x=1") == "cifar10-resnet18-x-1-2"
-    with pytest.raises(InvalidInputError, match="run cifar10-resnet18-x-1 already exists"):
+    with pytest.raises(
+        InvalidInputError, match=r"run cifar10-resnet18-x-1 already exists.* name: --name RUN"
+    ):
         new_name(store, "cifar10-resnet18-x-1", "")
 
 
