@@ -37,7 +37,7 @@ def say_which(spec: str, store: Store, progress: Progress) -> None:
     store
         Holds the names that were registered.
     progress
-        Told.
+        Gets the note.
     """
     known = spec in DATASETS
     if not (known or spec in registered(store)) or not os.path.lexists(spec):

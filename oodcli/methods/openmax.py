@@ -135,7 +135,7 @@ class OpenMax:
     correctly, as in the paper. The paper rejects an image if the unknown is the likeliest, or if
     nothing is likely; the difference of the two probabilities orders images by both. An image is
     wholly unknown (``w = 1``) to a class without correctly classified training images, and such a
-    class is left out of ``max_c``.
+    class is excluded from ``max_c``.
 
     The fit is libmr's: distances are moved so that the smallest of a tail is at ``translation``,
     and shape and scale are the likeliest for them. The libmr that comes with the authors' code, and

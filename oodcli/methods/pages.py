@@ -1,4 +1,4 @@
-"""What is known of each method: a list of all, a page of one, and a trial of its promises."""
+"""What is known of each method: a list of all, a page of one, and a check of its requirements."""
 
 import inspect
 import re
@@ -39,7 +39,7 @@ class ListedParameter:
     name
         Its name.
     type
-        What it may be, in words.
+        Allowed values, in words.
     default
         Its default; None where fitting chooses it.
     required
@@ -107,7 +107,7 @@ class ListedMethod:
 
 @dataclass(frozen=True)
 class MethodList:
-    """All methods there are.
+    """All known methods.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class MethodList:
 
 @dataclass(frozen=True)
 class MethodText:
-    """What the author of a method wrote of it; each text has lines of at most 100 characters.
+    """The docstring of a method, by section; each text has lines of at most 100 characters.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class MethodText:
 
 @dataclass(frozen=True)
 class MethodPage:
-    """All that is known of one method.
+    """The description of one method.
 
     Parameters
     ----------
@@ -186,14 +186,14 @@ class MethodPage:
 
 @dataclass(frozen=True)
 class MethodTrial:
-    """What trying a method found.
+    """The results of checking a method.
 
     Parameters
     ----------
     name
         Canonical name.
     findings
-        What each check found.
+        The result of each check.
     """
 
     name: str
@@ -201,7 +201,7 @@ class MethodTrial:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it keeps every promise."""
+        """Whether it satisfies every requirement."""
         return all(each.broken is None for each in self.findings)
 
     def to_json(self) -> dict[str, Any]:
@@ -268,12 +268,12 @@ def _ensemble_page(spec: EnsembleSpec) -> MethodPage:
 
 
 def try_method(text: str) -> MethodTrial:
-    """Try on a toy problem whether a method keeps what every method promises.
+    """Check on a toy problem whether a method satisfies what every method must.
 
     Raises
     ------
     OodError
-        If there is no such method, or it cannot be tried.
+        If there is no such method, or it cannot be checked.
     """
     return MethodTrial(parse_method(text).canonical, findings(text))
 

@@ -1,7 +1,7 @@
-"""Detectors of pytorch-ood, fitted and scored from the activations that are here.
+"""Detectors of pytorch-ood, fitted and scored from stored activations.
 
-Imported only where it is used: pytorch-ood is no dependency of ``ood``, but of its extra
-``pytorch-ood``. That library gives larger scores to OOD images, so the sign is turned here.
+Imported only where it is used: pytorch-ood is only a dependency of the extra ``pytorch-ood``. That
+library gives larger scores to OOD images, so the sign is turned here.
 """
 
 import inspect
@@ -35,7 +35,7 @@ _CALIBRATED = ("KLMatching", "TemperatureScaling")
 
 @dataclass(frozen=True, slots=True)
 class LogitsAdapter:
-    """A fitted detector of pytorch-ood that looks at logits.
+    """A fitted detector of pytorch-ood that uses logits.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class LogitsAdapter:
 
 @dataclass(frozen=True, slots=True)
 class FeaturesAdapter:
-    """A fitted detector of pytorch-ood that looks at features.
+    """A fitted detector of pytorch-ood that uses features.
 
     Parameters
     ----------

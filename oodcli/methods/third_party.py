@@ -1,8 +1,8 @@
-"""Methods that others wrote: packages that joined, and classes named by module.
+"""Third-party methods: of installed packages, and classes named by module.
 
-A package joins by an entry point in the group ``ood.methods``, whose name is the name of the method
-and whose object is a class or a :class:`~oodcli.methods.base.Method`. Without one, a class is named
-``package.module:Class``.
+A package offers methods by an entry point in the group ``ood.methods``, whose name is the name of
+the method and whose object is a class or a :class:`~oodcli.methods.base.Method`. Without one, a
+class is named ``package.module:Class``.
 """
 
 import importlib
@@ -48,7 +48,7 @@ class Joined:
 
 
 def joined(known: Iterable[str]) -> Joined:
-    """Load every method that an installed package offers; one that fails spoils no other.
+    """Load every method that an installed package offers; one that fails does not stop the others.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def method_of(found: object, name: str) -> Method:
     Raises
     ------
     InvalidInputError
-        If it has not the shape of a method.
+        If it does not have the interface of a method.
     """
     if isinstance(found, Method):
         _check_class(found.type, name)
@@ -135,7 +135,7 @@ def method_of(found: object, name: str) -> Method:
 
 
 def refusing(name: str, reason: str) -> MethodSpec:
-    """Return a method of a group that is left out with this reason when it is to be fitted."""
+    """Return a method of a group that is skipped with this reason when it is to be fitted."""
 
     class Refused:
         """A method that cannot be loaded."""

@@ -35,7 +35,7 @@ class ResidualSpace:
     size: float
 
     def lengths(self, batch: Activations) -> Tensor:
-        """Return the length of every feature's residual, ``(n,)``, made once."""
+        """Return the length of every feature's residual, ``(n,)``, computed once."""
         return batch.once(("residual", self), lambda: self.lengths_of(batch.features))
 
     def lengths_of(self, features: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class ResidualSpace:
 
 
 def residual_space(reference: Reference, dim: int) -> ResidualSpace:
-    """Return the space beyond the ``dim`` principal directions, made once for every ``dim``."""
+    """Return the space beyond the ``dim`` principal directions, computed once for every ``dim``."""
 
     def fit() -> ResidualSpace:
         origin, spectrum = reference.once("principal directions", lambda: _directions(reference))

@@ -41,7 +41,7 @@ class VRA:
     -----
     The paper sets low features to 0 (``floor=zero``). OpenOOD, whose published numbers are compared
     with, raises them to ``low``, which is the default here. The paper's form that adds a constant
-    to the features in between is left out.
+    to the features in between is not implemented.
     """
 
     head: Head

@@ -141,8 +141,8 @@ def resizing_matrices(resizing: Resizing, before: tuple[int, int]) -> Matrices:
     filter_ = resizing.way.used
     if filter_ != "nearest" and filter_ not in _KERNELS:
         raise InvalidInputError(
-            f"a graph cannot resize by {filter_}: it would add in another order, and some pixels "
-            "would be one level off; leave out --input-size, and resize images before"
+            f"a graph cannot resize by {filter_}: it would add in another order, so some pixels "
+            "would differ by one level; omit --input-size, and resize images before"
         )
     scaled, (top, left) = resizing.plan(before)
     height, width = resizing.size
@@ -156,5 +156,5 @@ def resizing_matrices(resizing: Resizing, before: tuple[int, int]) -> Matrices:
             return found
     raise InvalidInputError(
         f"the installed Pillow does not resize {before[0]}x{before[1]} pixels to "
-        f"{height}x{width} as it is known to; leave out --input-size, and resize images before"
+        f"{height}x{width} as expected; omit --input-size, and resize images before"
     )

@@ -291,7 +291,7 @@ def places_of(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class _Skipped:
-    """An image that was left out."""
+    """An image that was skipped."""
 
     row: int
     where: str
