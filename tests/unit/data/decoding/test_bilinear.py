@@ -50,5 +50,5 @@ def test_the_filter_of_torch_is_refused_by_name() -> None:
 def test_a_pillow_that_rounds_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     apply = Resizing.apply
     monkeypatch.setattr(Resizing, "apply", lambda self, image: apply(self, image) // 2)
-    with pytest.raises(InvalidInputError, match="leave out --input-size"):
+    with pytest.raises(InvalidInputError, match="omit --input-size"):
         resizing_matrices(Resizing((8, 8)), (20, 30))
