@@ -150,6 +150,14 @@ def import_(
             "data's classes, or all.",
         ),
     ] = Logits.DATA,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Fit a linear probe on the training images as the last layer: for an encoder "
+            "without a classifier, or with one for other classes.",
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
@@ -178,6 +186,7 @@ def import_(
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             classes=classes,
+            probe=probe,
             logits="all" if logits is Logits.ALL else "data",
             device=device,
             skip_unreadable=skip_unreadable,

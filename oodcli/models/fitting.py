@@ -52,6 +52,7 @@ def fitted(
     *,
     by_order: bool = False,
     source: str = "",
+    headless: bool = False,
 ) -> tuple[Network, tuple[str, ...]]:
     """Make a network of an architecture and a state dict that fits it exactly.
 
@@ -67,6 +68,8 @@ def fitted(
         Whether tensors are matched by their order and shape alone, whatever their names.
     source
         The file or the published weights that the state dict came from, which messages begin with.
+    headless
+        Whether the last layer is left as it was built, whatever the state dict has of it.
 
     Returns
     -------
@@ -82,7 +85,7 @@ def fitted(
         architecture that would fit, if there is one.
     """
     try:
-        fit = _checked(spec, state, by_order=by_order)
+        fit = _checked(spec, state, by_order=by_order, headless=headless)
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}" if source else str(error)) from None
     fit.shadow.load_state_dict(fit.state, strict=False)  # the counters may be missing
@@ -92,9 +95,11 @@ def fitted(
     return network_of(spec, fit.shadow), fit.remarks
 
 
-def _checked(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool) -> "_Fit":
+def _checked(
+    spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool, headless: bool
+) -> "_Fit":
     """Return the state dict in the names of an architecture, which it fits exactly."""
-    fit = _by_order(spec, state) if by_order else _best(spec, state)
+    fit = _by_order(spec, state) if by_order else _best(spec, state, headless=headless)
     if fit.misfit:
         raise InvalidInputError(
             f"the weights do not fit {spec}: {'; '.join(fit.misfit)}; {_cure(spec, state)}"
@@ -122,11 +127,11 @@ class _Fit:
     remarks: tuple[str, ...] = ()
 
 
-def _best(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
+def _best(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool = False) -> _Fit:
     """Return the first spelling that fits, or what the plain one lacks."""
     first: _Fit | None = None
     for spelling, line in _spellings(state):
-        fit = _fit(spec, spelling)
+        fit = _fit(spec, spelling, headless=headless)
         if not fit.misfit:
             return _Fit(fit.state, fit.shadow, (), (*((line,) if line else ()), *fit.remarks))
         first = first or fit
@@ -176,7 +181,7 @@ def _modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Mapping[str, Te
         )
 
 
-def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
+def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool = False) -> _Fit:
     head, written = spec.architecture.head, _as_written(spec, state)
     spare = spec.architecture.spare
     weights = {
@@ -193,6 +198,10 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     ours = _renamed(weights, _shapes(shadow), {*temperatures}, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
+    if headless:
+        built = {n: t for n, t in shadow.state_dict().items() if n.startswith(f"{head}.")}
+        ours = {n: t for n, t in ours.items() if not n.startswith(f"{head}.")} | built
+        return _Fit(ours, shadow, _misfit(ours, _shapes(shadow)), remarks)
     rows = _rows(ours, *where)
     if written is None:
         if not spec.architecture.head_has_bias and f"{head}.weight" in ours:

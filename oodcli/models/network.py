@@ -72,10 +72,24 @@ class Network:
         """
         last = self.module.get_submodule(self.head_path)
         assert isinstance(last, nn.Linear)  # network_of has seen to it
-        for name in ("weight", "bias"):
-            kept = getattr(last, name).detach()[list(rows)].clone()
-            setattr(last, name, nn.Parameter(kept, requires_grad=getattr(last, name).requires_grad))
-        last.out_features = len(rows)
+        kept = list(rows)
+        return self.with_last_layer(last.weight.detach()[kept], last.bias.detach()[kept])
+
+    def with_last_layer(self, weight: Tensor, bias: Tensor) -> "Network":
+        """Return the network with other weights of its last layer, which is changed in place.
+
+        Parameters
+        ----------
+        weight, bias
+            ``(k, d)`` and ``(k,)``, for any number of classes.
+        """
+        last = self.module.get_submodule(self.head_path)
+        assert isinstance(last, nn.Linear)  # network_of has seen to it
+        for name, values in (("weight", weight), ("bias", bias)):
+            old = getattr(last, name)
+            new = values.to(old.device, old.dtype, copy=True)
+            setattr(last, name, nn.Parameter(new, requires_grad=old.requires_grad))
+        last.out_features = len(weight)
         return network_of(self.spec, self.module)
 
     def with_blocks(self, names: Sequence[str]) -> "Network":

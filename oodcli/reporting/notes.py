@@ -47,7 +47,8 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
         notes += method_notes(rows, {} if named else scoring.left_out or {})
     for table in tables:
         stored = table.run.stored
-        layer = "trained" if stored is None else stored.record.training.get("last_layer", "trained")
+        made = {} if stored is None else {**stored.record.training, **stored.record.imported}
+        layer = made.get("last_layer", "trained")
         if layer != "trained":
             notes.append(
                 f"the last layer of run {table.run.name} is a {layer}, fitted after training"

@@ -257,7 +257,8 @@ class Run:
         Of an imported network: where the weights and each setting of the images come from
         (``source``, ``preprocess_from``), whether images are resized as the configuration of its
         published weights has it (``as_published``), and how it did on some labelled images
-        (``plausibility``), with what looked wrong there; where the network has more classes than
+        (``plausibility``), with what looked wrong there; where the last layer is a linear
+        probe that was fitted then, ``last_layer`` says so; where the network has more classes than
         the data, which logits count (``logits``: ``kept`` is ``data`` or ``all``, of so many
         ``classes`` and ``outputs``).
     """

@@ -27,6 +27,7 @@ from oodcli.models import (
 from oodcli.progress import Progress
 from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, now
 from oodcli.store.store import Store, digest_of_file
+from oodcli.training.import_probe import check_probe_data, with_probe
 from oodcli.training.plausibility import Plausibility, plausibility
 from oodcli.training.preprocessing import Sizing, sizing_for
 from oodcli.workflows.importing import ImportRequest, ImportResult, Outputs, Three
@@ -85,6 +86,8 @@ def imported_run(
         If the file, the architecture or the data cannot be used or do not fit together.
     """
     device = Compute.of(request.device).device
+    if request.probe:
+        check_probe_data(dataset)
     if request.output is not None:
         request = replace(request, arch=with_output(request.arch, request.output))
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
@@ -115,6 +118,8 @@ def imported_run(
         normalised.line,
     ):
         progress.note(line)
+    if request.probe:
+        network = with_probe(network, dataset, preprocess, device=device, progress=progress)
     tried = plausibility(
         network,
         dataset,
@@ -134,8 +139,13 @@ def imported_run(
     imported = {
         "source": source,
         "preprocess_from": preprocess_from,
-        **({"logits": _logits(outputs, request.logits)} if outputs.places else {}),
         "as_published": sizing.as_published,
+        **({"last_layer": "linear probe"} if request.probe else {}),
+        **(
+            {"logits": _logits(outputs, request.logits)}
+            if outputs.places and not request.probe
+            else {}
+        ),
         "plausibility": {} if tried is None else tried.to_json(),
     }
     result = _stored(
@@ -166,7 +176,7 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
     path = request.checkpoint
     if path is None:
         published = published_configuration(request.arch)
-        if published is not None and published.classes not in (None, classes):
+        if not request.probe and published is not None and published.classes not in (None, classes):
             raise InvalidInputError(
                 f"the published weights of {request.arch} have {published.classes} classes and "
                 f"{dataset.name} has {classes}; name all classes of the network, one per line in "
@@ -179,8 +189,10 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
     checkpoint = read_checkpoint(path, key=request.key)
     # Two classes may be one logit, and some layers have a column for each output.
     fitting = {classes, 1} if classes == 2 else {classes}
-    if is_foreign(request.arch) and not any(
-        fitting & set(tensor.shape[:2]) for tensor in checkpoint.state.values()
+    if (
+        not request.probe
+        and is_foreign(request.arch)
+        and not any(fitting & set(tensor.shape[:2]) for tensor in checkpoint.state.values())
     ):
         raise InvalidInputError(
             f"the checkpoint {path} has no layer with an output for each of the {classes} classes "
@@ -199,6 +211,9 @@ def _network(
     outputs: Outputs,
 ) -> tuple[Network, tuple[str, ...]]:
     """Build the network with lines on its weights, and refuse one without the data's classes."""
+    if request.probe:
+        spec.architecture.check_trainable()
+        return fitted(spec, checkpoint.state, source=source, headless=True)
     network, remarks = fitted(spec, checkpoint.state, by_order=request.by_order, source=source)
     if network.num_classes != outputs.count:
         named = f"{request.classes} names" if outputs.places else f"{dataset.name} has"

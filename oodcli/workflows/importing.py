@@ -56,6 +56,8 @@ class ImportRequest:
     logits
         Which logits of a network with more classes than the data count: of the ``data``'s classes
         alone, or ``all``.
+    probe
+        Whether the last layer is a linear probe, fitted on the training images.
     device
         Where the network is tried.
     skip_unreadable
@@ -78,6 +80,7 @@ class ImportRequest:
     test_fraction: float | None = None
     classes: Path | None = None
     logits: Literal["data", "all"] = "data"
+    probe: bool = False
     device: str = "auto"
     skip_unreadable: bool = False
 
@@ -166,6 +169,10 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[
         raise InvalidInputError(f"there is no file {checkpoint}; name a checkpoint")
     if request.name is not None:
         new_name(store, request.name, request.name)
+    if request.probe and (request.by_order or request.logits == "all"):
+        raise InvalidInputError(
+            "--probe fits a last layer for the classes of the data; leave out --keys and --logits"
+        )
     names = None if request.classes is None else read_class_names(request.classes)
     dataset = find_divided(
         request.data,

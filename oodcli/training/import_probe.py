@@ -1,0 +1,105 @@
+"""A linear probe as the last layer of a network from elsewhere that has none of its own."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from oodcli.compute.devices import enough_memory
+from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.workers import resized
+from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.models import Network
+from oodcli.models.extraction import extract
+from oodcli.pools import Pools, decoding
+from oodcli.progress import Progress
+from oodcli.store.runs import Preprocess
+from oodcli.training.linear_probe import fit_probe
+
+_SHARD_ROWS = 64
+
+
+def check_probe_data(dataset: Dataset) -> None:
+    """Refuse data that a probe cannot be fitted on.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no training images.
+    """
+    if "train" not in dataset.parts or not len(dataset.parts["train"]):
+        raise InvalidInputError(
+            f"{dataset.name} has no training images to fit a linear probe on; divide it: "
+            "--test-fraction 0.2"
+        )
+
+
+def with_probe(
+    network: Network,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> Network:
+    """Return a network whose last layer is a linear probe; it is changed in place.
+
+    Parameters
+    ----------
+    network
+        The network, with any last layer.
+    dataset
+        The data; the probe is fitted on all readable training images, without augmentation.
+    preprocess
+        What happens to an image before.
+    device
+        Where to compute.
+    progress
+        Told of the pass.
+
+    Raises
+    ------
+    OodError
+        If the network cannot compute on the device, or gives features that are not finite.
+    """
+    labels: list[int] = []
+    count = len(dataset.parts["train"])
+    with (
+        decoding() as pools,
+        progress.task("features for the probe", total=count, unit="images", passing=True) as task,
+        enough_memory(device, "use another: --device cpu"),
+    ):
+        passes = extract(
+            network,
+            _shards(pools, dataset, Resizing(preprocess.size, preprocess.resize), labels),
+            mean=preprocess.mean,
+            std=preprocess.std,
+            device=device,
+            advance=task.advance,
+        )
+        features = torch.cat([batch.features for batch in passes])  # (n, d)
+    progress.note("fitting a linear probe, which becomes the last layer")
+    weight, bias = fit_probe(features, torch.tensor(labels), len(dataset.class_names))
+    return network.with_last_layer(weight, bias)
+
+
+def _shards(
+    pools: Pools, dataset: Dataset, resizing: Resizing, labels: list[int]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield training images, and append their labels."""
+    part = dataset.parts["train"]
+    assert part.labels is not None  # the data set has classes
+    waiting: list[NDArray[np.uint8]] = []
+    images = resized(pools, part.source, 0, len(part), resizing.apply)
+    for image, label in zip(images, part.labels, strict=True):
+        if isinstance(image, UnreadableImageError):
+            continue
+        waiting.append(image.transpose(2, 0, 1))
+        labels.append(int(label))
+        if len(waiting) == _SHARD_ROWS:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)
