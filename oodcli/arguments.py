@@ -12,11 +12,11 @@ SWITCHES = frozenset({"allow-missing", "amp", "ci", "overwrite", "skip-unreadabl
 OPTIONS = SWITCHES | {
     "benchmark", "compare", "convention", "dataset", "device", "export", "export-activations",
     "input", "input-size", "limit", "max-images", "method", "ood", "output", "run",
-    "score-batch-size", "seed", "store", "threshold", "tpr", "tune", "tune-ood",
+    "resize", "score-batch-size", "seed", "store", "threshold", "tpr", "tune", "tune-ood",
 }  # fmt: skip
 _NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
 # A value is a word in capitals that stands for it, or one of those that messages name as a cure.
-_VALUES = r"[A-Z][A-Z|=]*\b|(?:auto|cpu|cuda|openood|pseudo)\b"
+_VALUES = r"[A-Z][A-Z|=]*\b|(?:auto|benchmark|cpu|cuda|network|openood|pseudo)\b"
 _OPTION = re.compile(rf"(?<![\w-])--(?P<name>{_NAMES})(?![\w-])(?: (?P<value>{_VALUES}))?")
 
 
