@@ -99,6 +99,20 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.parametrize("filter_", ["bilinear", "bicubic"])
+def test_random_crops_are_resized_by_the_filter_of_the_run(filter_: str) -> None:
+    scale, order = (0.2, 0.6), torch.arange(4)
+    with Decoders(0) as decoders:
+        images = StreamedImages(
+            ArraySource(originals()), ROWS, labels(), decoders=decoders, crop_scale=scale, seed=4,
+            resizing=Resizing((8, 8), f"shorter-crop:9:{filter_}"),
+        )  # fmt: skip
+        [[seen]] = list(images.arriving([order], epoch=2, views=1, share=torch.arange))
+    crops = RandomCrops((8, 8), scale, 4, 2, 1, filter_)
+    wanted = [crops.apply(originals()[row], int(row))[0] for row in ROWS[:4]]
+    np.testing.assert_array_equal(seen.numpy(), np.stack(wanted))
+
+
 @pytest.mark.parametrize("objective", ["cross-entropy", "supcon"])
 def test_streamed_images_train_the_same_network_bit_for_bit(objective: str) -> None:
     images = in_memory()

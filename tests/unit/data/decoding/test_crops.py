@@ -58,15 +58,17 @@ def test_what_never_fits_becomes_the_same_centred_box(size):
     }
 
 
+@pytest.mark.parametrize("filter_", ["bilinear", "bicubic", "lanczos", "nearest"])
 @pytest.mark.parametrize("size", SIZES)
-def test_pixels_are_those_of_torchvision(size):
+def test_pixels_are_those_of_torchvision(size, filter_):
     image = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
-    crops = RandomCrops((16, 24), (0.08, 1.0), seed=3, epoch=2, views=4)
+    crops = RandomCrops((16, 24), (0.08, 1.0), seed=3, epoch=2, views=4, filter=filter_)
+    how = v2.InterpolationMode(filter_)
     for row in (0, 5):
         views = crops.apply(image, row)
         for view in range(4):
             box = random_box(*size, (0.08, 1.0), np.random.default_rng((3, 2, row, view)))
-            wanted = functional.resized_crop(Image.fromarray(image), *box, size=[16, 24])
+            wanted = functional.resized_crop(Image.fromarray(image), *box, [16, 24], how)
             np.testing.assert_array_equal(views[view], np.asarray(wanted).transpose(2, 0, 1))
 
 
