@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from oodcli.errors import InvalidInputError
+from oodcli.resizing import Resize
+from oodcli.store.runs import RunFolder
 from oodcli.store.store import read_json
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -33,8 +36,19 @@ def session_of(folder: Path) -> Any:
     )
 
 
-def test_the_file_screens_images_as_predict_does(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def resize_by(tmp_path: Path, resize: str) -> None:
+    """Let the run resize its images in another way, as an imported one may."""
+    folder = RunFolder(tmp_path / "store" / "runs" / "tiny")
+    record = folder.read()
+    folder.write(record.showing(replace(record.preprocess, resize=resize)))
+
+
+@pytest.mark.parametrize("resize", ["exact", "shorter-crop:40:bicubic", "exact:lanczos"])
+def test_the_file_screens_images_as_predict_does(
+    ood: Ood, tiny: Path, tmp_path: Path, resize: str
+) -> None:
     """Images of another size than the network's, resized inside."""
+    resize_by(tmp_path, resize)
     out = tmp_path / "out"
     code, text, err = ood(
         "export", "--method", "knn:k=3", "--output", out, "--input-size", "20x24", "--tpr", "0.8",
@@ -46,6 +60,8 @@ def test_the_file_screens_images_as_predict_does(ood: Ood, tiny: Path, tmp_path:
     assert (about["schema"], about["kind"], about["method"]) == (1, "ood-export", "knn:k=3")
     assert about["inputs"][0]["shape"] == ["batch", 3, 20, 24]
     assert about["classes"] == ["blue", "red"]
+    assert about["preprocess"]["resize"] == resize
+    assert about["preprocess"]["filter"] == Resize.of(resize).used
     assert about["verification"]["score"]["relative"] <= 1e-4
     assert about["file"]["bytes"] == (out / "model.onnx").stat().st_size
 
@@ -73,6 +89,20 @@ def test_the_file_screens_images_as_predict_does(ood: Ood, tiny: Path, tmp_path:
     assert 0 < verdicts.sum() < len(verdicts)
     alone = session.run(["score"], {"images": images_of(tiny)[:1]})[0]
     np.testing.assert_allclose(alone, scores[:1], atol=1e-4 * spread)
+
+
+def test_a_filter_that_a_graph_cannot_have_is_refused(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    resize_by(tmp_path, "exact:bicubic-torchvision")
+    argv = ("export", "--method", "msp", "--output", tmp_path / "out")
+    code, out, err = ood(*argv, "--input-size", "20x24")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "error: a graph cannot resize by bicubic-torchvision: it would add in another order, and "
+        "some pixels would be one level off; leave out --input-size, and resize images before"
+    )
+    assert not (tmp_path / "out").exists()
+    code, _, err = ood(*argv)
+    assert code == 0, err
 
 
 def test_the_file_says_what_it_is_and_takes_floats(ood: Ood, tiny: Path, tmp_path: Path) -> None:

@@ -58,6 +58,14 @@ def test_a_record_comes_back_as_it_was(store: Store) -> None:
     assert add(store, "one").read() == RUN
 
 
+def test_a_record_from_before_there_were_filters_stays_bilinear(store: Store) -> None:
+    folder, content = add(store, "old"), RUN.to_json()
+    assert content["preprocess"].pop("filter") == "bilinear"
+    write_json(folder.path / "run.json", content)
+    assert folder.read() == RUN
+    assert folder.read().preprocess.filter == "bilinear"
+
+
 def test_the_run_created_last_is_taken(store: Store) -> None:
     add(store, "z", created="2026-01-01")
     add(store, "a", created="2026-03-01")
