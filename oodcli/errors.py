@@ -40,7 +40,7 @@ class UnknownNameError(OodError):
         known
             The names that exist.
         """
-        names = sorted(known)
+        names = sorted(set(known))
         lower = {each.lower(): each for each in names}
         near = _nearest(name, names) or lower.get(_nearest(name.lower(), lower) or "")
         if near is not None:

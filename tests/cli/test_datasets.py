@@ -427,6 +427,7 @@ def test_copy_of_a_known_set_takes_its_place(ood: Ood, tmp_path: Path, store: St
         True, str(folder),
     )  # fmt: skip
     assert len(open_dataset("inaturalist", store, role="ood").ood_part) == 7
+    assert ood("datasets", "path", "qqq")[2].count(" inaturalist,") == 1
     assert ood("datasets", "remove", "inaturalist")[0] == 0
     assert not DATASETS["inaturalist"].is_present(store)
 
