@@ -9,6 +9,21 @@ from oodcli.errors import InvalidInputError, UnknownNameError
 Value = float | int | str | bool | None
 
 
+# Networks in folders, and how their architectures begin; what follows may hold any character.
+_FOLDERS = ("hf:", "timm:local-dir:", "timm:hf-hub:", "timm:hf_hub:")
+
+
+def names_folder(spec: str) -> bool:
+    """Tell whether a written architecture names a folder of weights with their configuration.
+
+    Examples
+    --------
+    >>> names_folder("hf:vit"), names_folder("timm:local-dir:vit"), names_folder("timm:vit")
+    (True, True, False)
+    """
+    return spec.startswith(_FOLDERS)
+
+
 def texts_of(
     kind: str, whole: str, name: str, pairs: str | None, known: Collection[str] | None
 ) -> dict[str, str]:

@@ -58,7 +58,7 @@ def methods(incomplete: str) -> list[str]:
 
 def architectures(incomplete: str) -> list[str]:
     """Complete the name of an architecture."""
-    return _beginning([*ARCHITECTURES, "torchvision:", "timm:"], incomplete)
+    return _beginning([*ARCHITECTURES, "torchvision:", "timm:", "hf:"], incomplete)
 
 
 def objectives(incomplete: str) -> list[str]:

@@ -34,7 +34,7 @@ def import_(
             autocompletion=completion.architectures,
             metavar="ARCH[:KEY=VALUE,…]",
             help="Architecture: one of ood, such as resnet18:stem_padding=2, or torchvision:NAME, "
-            "timm:NAME, package.module:function.",
+            "timm:NAME, hf:FOLDER, package.module:function.",
             show_default=False,
         ),
     ],
@@ -51,7 +51,7 @@ def import_(
         typer.Option(
             "--pretrained",
             help="Import the published weights of a network of torchvision or timm instead of a "
-            "file.",
+            "file; with hf:OWNER/NAME, download what is not in the cache.",
         ),
     ] = False,
     key: Annotated[
@@ -164,11 +164,17 @@ def import_(
 ) -> None:
     """Import a trained network from a checkpoint."""
     from oodcli.cli.progress import TerminalProgress
+    from oodcli.specs import names_folder
     from oodcli.store.store import Store
     from oodcli.workflows.importing import ImportRequest, import_checkpoint
 
-    if (checkpoint is None) is not pretrained:
+    if checkpoint is not None and pretrained:
         raise typer.BadParameter("name a checkpoint, or use --pretrained", param_hint="CHECKPOINT")
+    if checkpoint is None and not (pretrained or names_folder(arch)):
+        raise typer.BadParameter(
+            "name a checkpoint, or use --pretrained, or name a folder: --arch hf:FOLDER",
+            param_hint="CHECKPOINT",
+        )
     result = import_checkpoint(
         Store.at(store),
         ImportRequest(
@@ -190,6 +196,7 @@ def import_(
             logits="all" if logits is Logits.ALL else "data",
             device=device,
             skip_unreadable=skip_unreadable,
+            download=pretrained,
         ),
         command=command_line(),
         progress=TerminalProgress(),

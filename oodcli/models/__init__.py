@@ -5,9 +5,16 @@ from oodcli.models.checkpoint import load_head, load_run_network, load_weights, 
 from oodcli.models.fitting import fitted, load_into
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
-from oodcli.models.pretrained import Pretrained, pretrained_state, published_configuration
+from oodcli.models.pretrained import (
+    Pretrained,
+    folder_class_names,
+    pretrained_state,
+    published_configuration,
+    translated_state,
+)
 from oodcli.models.registry import (
     ARCHITECTURES,
+    builder_of,
     builder_side_of,
     is_foreign,
     parse_architecture,
@@ -23,8 +30,10 @@ __all__ = [
     "Network",
     "Pretrained",
     "UnitFeatureLinear",
+    "builder_of",
     "builder_side_of",
     "fitted",
+    "folder_class_names",
     "is_foreign",
     "load_head",
     "load_into",
@@ -37,6 +46,7 @@ __all__ = [
     "read_checkpoint",
     "read_state",
     "save_weights",
+    "translated_state",
     "unit_features",
     "with_output",
 ]

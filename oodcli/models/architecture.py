@@ -142,6 +142,9 @@ class Architecture:
     written
         The network as it is written, where ``build`` makes it with another last layer; such a
         network cannot be trained.
+    config
+        The configuration, as JSON text, that a network from a folder is built from; it is stored
+        with the weights, so that the folder is not needed again. Empty of others.
     """
 
     # Flat: all but four have a default that suits most networks, and an entry names its exceptions.
@@ -162,6 +165,7 @@ class Architecture:
     channels: int = 3
     searched: tuple[str, ...] = ()
     written: AsWritten | None = None
+    config: str = ""
 
     def check_trainable(self) -> None:
         """Refuse a network whose last layer was only read, and could not be trained as it is.

@@ -15,9 +15,11 @@ from oodcli.models.fitting import load_into
 from oodcli.models.heads import scoring_head
 from oodcli.models.network import Network
 from oodcli.models.registry import is_foreign, parse_architecture
+from oodcli.specs import names_folder
 from oodcli.store.store import replacing
 
 _HEAD = "head"
+_CONFIG = "config"
 _AGAIN = "remove the run and create it again"
 
 
@@ -38,9 +40,28 @@ def save_weights(network: Network, path: Path) -> None:
         memory = tensor.untyped_storage().data_ptr()
         state[name] = tensor.contiguous() if memory not in seen else tensor.clone()
         seen.add(memory)
-    content = safetensors.torch.save(state, metadata={_HEAD: network.head_path})
+    content = safetensors.torch.save(state, metadata=_metadata(network))
     with replacing(path) as stream:
         stream.write(content)
+
+
+def _metadata(network: Network) -> dict[str, str]:
+    config = network.spec.architecture.config
+    return {_HEAD: network.head_path, **({_CONFIG: config} if config else {})}
+
+
+def stored_config(path: Path) -> str:
+    """Return the configuration that :func:`save_weights` wrote with a network; empty of others.
+
+    Raises
+    ------
+    MissingArtifactError
+        If there is no such file.
+    CorruptArtifactError
+        If the file is not what was written.
+    """
+    with _own_file(path), safe_open(path, framework="pt") as tensors:
+        return (tensors.metadata() or {}).get(_CONFIG, "")
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -91,7 +112,9 @@ def load_run_network(
     """
     side = size[0] if size is not None and size[0] == size[1] else None
     try:
-        network = load_into(parse_architecture(arch, side=side), load_weights(path))
+        config = stored_config(path) if names_folder(arch) else ""
+        spec = parse_architecture(arch, side=side, config=config)
+        network = load_into(spec, load_weights(path))
     except InvalidInputError as error:
         raise CorruptArtifactError(f"{path} is damaged: {error}") from None
     if network.num_classes != num_classes:

@@ -124,6 +124,9 @@ def dissect(
         )
         last = end.last
         searched = _blocks(module, seen, last.path)
+        if len(searched) < _LEAST_BLOCKS:
+            seen = seen.of_first_tensors()
+            searched = _blocks(module, seen, last.path)
         known = _listed(seen, () if inventory is None else inventory(module))
         blocks = known or searched
         if len(blocks) < _LEAST_BLOCKS:

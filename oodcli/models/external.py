@@ -1,20 +1,22 @@
-"""Networks of torchvision, of timm, and of the user's own.
+"""Networks of torchvision, of timm, of Hugging Face, and of the user's own.
 
 They are written ``torchvision:resnet50``, ``timm:vit_tiny_patch16_224`` and
 ``package.module:function``, each with values for its builder where wanted:
 ``torchvision:vit_b_16:image_size=64``, ``package.module:Class.from_name:model_name=small``. The
-logits of a network with several outputs are named with ``@output=NAME``.
+logits of a network with several outputs are named with ``@output=NAME``. Those of a folder are in
+:mod:`oodcli.models.folder_networks`.
 """
 
 import contextlib
 import difflib
 import importlib
 import inspect
+import json
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,9 +28,15 @@ from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import code_of_others
 from oodcli.models.architecture import Architecture, AsWritten, numbered_blocks
 from oodcli.models.discovery import Anatomy, dissect
+from oodcli.models.folder_networks import (
+    canonical_function,
+    config_of,
+    folder_of,
+)
+from oodcli.models.hugging_face import HUGGING_FACE, build
 from oodcli.models.last_layer import new_read_layer, read_last_layer
 from oodcli.models.outputs import take_grey, take_output
-from oodcli.specs import written
+from oodcli.specs import names_folder, written
 
 TORCHVISION = "torchvision"
 TIMM = "timm"
@@ -50,7 +58,12 @@ Value = int | float | bool | str
 
 
 def foreign_architecture(
-    name: str, function: str, texts: Mapping[str, str], *, side: int | None = None
+    name: str,
+    function: str,
+    texts: Mapping[str, str],
+    *,
+    side: int | None = None,
+    config: str = "",
 ) -> Architecture:
     """Find out about a network that this package does not define.
 
@@ -67,6 +80,8 @@ def foreign_architecture(
         Height and width of the images it will be used with, in pixels: the network is followed at
         that size alone. If None, the size that its builder is given, else usual ones until one
         works.
+    config
+        What a network from a folder is built from; read from the folder if empty.
 
     Returns
     -------
@@ -87,6 +102,10 @@ def foreign_architecture(
     residual blocks of ResNets; the convolutions of VGGs, after ReLU and before any pooling; stem,
     inverted residuals and last convolution of MobileNetV3. Every other network is searched.
     """
+    if names_folder(f"{name}:{function}"):
+        function = canonical_function(name, function)
+        config = config or config_of(name, folder_of(name, function))
+        return _in_folder(name, function, config, side, texts.get(OUTPUT, ""))
     values = tuple(sorted(_values(name, function, texts).items()))
     return _found(name, function, values, side, texts.get(OUTPUT, ""))
 
@@ -126,6 +145,9 @@ def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
     OodError
         If there is no such builder, its package is not installed, or a size is no integer.
     """
+    if names_folder(f"{name}:{function}"):
+        _folder_make(name, config_of(name, folder_of(name, function)))
+        return
     values = _values(name, function, texts)
     _maker(name, function, values, _written(name, function, tuple(values.items())))
 
@@ -228,6 +250,24 @@ def _found(
     return _searched(text, make, side, output, _of_inverted if name == TIMM else None)
 
 
+@cache
+def _in_folder(
+    name: str, function: str, config: str, side: int | None, output: str
+) -> Architecture:
+    text = _written(name, function, (), output)
+    make = _checked_make(_folder_make(name, config), text)
+    inventory = _of_inverted if name == TIMM else None
+    return _searched(text, make, side, output, inventory, config=config)
+
+
+def _folder_make(name: str, config: str) -> Make:
+    """Return what builds the network of a folder from its configuration."""
+    if name == HUGGING_FACE:
+        return partial(build, config)
+    content = json.loads(config)
+    return _of_timm(content["architecture"], content["model_args"])
+
+
 def _written(
     name: str, function: str, values: Sequence[tuple[str, Value]], output: str = ""
 ) -> str:
@@ -244,6 +284,11 @@ def _maker(name: str, function: str, params: Mapping[str, Value], text: str) -> 
         make = _of_timm(function, params)
     else:
         make = _of_user(name, function, params)
+    return _checked_make(make, text)
+
+
+def _checked_make(make: Make, text: str) -> Make:
+    """Return what builds a network, or says in one line why it cannot."""
 
     def build(num_classes: int) -> nn.Module:
         with code_of_others(f"{text} cannot be built", cure=_BUILD):
@@ -422,7 +467,13 @@ def _of_inverted(module: nn.Module) -> Sequence[str]:
 
 
 def _searched(
-    text: str, make: Make, side: int | None, output: str, inventory: Inventory | None
+    text: str,
+    make: Make,
+    side: int | None,
+    output: str,
+    inventory: Inventory | None,
+    *,
+    config: str = "",
 ) -> Architecture:
     with torch.random.fork_rng(devices=[]):
         found = _dissected(text, make, side, output, inventory)
@@ -468,6 +519,7 @@ def _searched(
             lambda module: read_last_layer(module, last, found.images, text),
             last.path,
         ),
+        config=config,
     )
 
 

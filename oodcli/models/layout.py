@@ -23,19 +23,20 @@ class Layout:
     kind: Literal["nchw", "nhwc", "tokens"] = "nchw"
     prefix: int = 0
 
-    def maps(self, output: Tensor) -> Tensor:
+    def maps(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Return the maps, without a copy.
 
         Parameters
         ----------
         output
-            Output of the block.
+            Output of the block; of a tuple, the tokens that come first.
 
         Notes
         -----
         Tokens lie in a square where their number allows it, and in one column otherwise; a norm
         over positions is the same.
         """
+        output = output[0] if isinstance(output, tuple) else output
         if self.kind == "nchw":
             return output
         if self.kind == "nhwc":

@@ -60,6 +60,8 @@ class Network:
         if self.spec.architecture.searched not in ((), tuple(self.blocks)):
             # Activations of older runs of the same network have fewer blocks.
             content["blocks"] = list(self.blocks)
+        if self.spec.architecture.config:
+            content["config"] = self.spec.architecture.config
         return digest_of_json(content)
 
     def restricted(self, rows: Sequence[int]) -> "Network":

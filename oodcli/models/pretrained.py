@@ -1,5 +1,6 @@
 """Published weights of networks from torchvision and timm."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ from oodcli.errors import (
     InvalidInputError,
     UnknownNameError,
 )
+from oodcli.files import check_file, reading
 from oodcli.models.external import (
     AUXILIARY,
     TIMM,
@@ -28,9 +30,20 @@ from oodcli.models.external import (
     check_builder,
     timm_package,
 )
+from oodcli.models.folder_networks import config_of, folder_of, timm_configuration
+from oodcli.models.hugging_face import (
+    HUGGING_FACE,
+    PREPROCESSOR,
+    class_names,
+    number_of_classes,
+    preprocessing,
+    translated,
+)
+from oodcli.models.model_folders import CONFIG
 from oodcli.models.registry import builder_of, is_foreign
 from oodcli.models.state_dicts import read_state
 from oodcli.patience import open_url
+from oodcli.specs import names_folder
 from oodcli.store.store import replacing
 
 Three = tuple[float, float, float]
@@ -85,7 +98,9 @@ class Pretrained:
     configuration: str = ""
 
 
-def published_configuration(arch: str, source: str | Path | None = None) -> Pretrained | None:
+def published_configuration(
+    arch: str, source: str | Path | None = None, *, download: bool = False
+) -> Pretrained | None:
     """Return what published weights of a network expect of an image, without the weights.
 
     Parameters
@@ -96,6 +111,8 @@ def published_configuration(arch: str, source: str | Path | None = None) -> Pret
         The file that holds weights, or the name of one of torchvision's sets. Torchvision's file
         names tell its sets apart, too; the usual set where nothing does. The ``config.json`` that
         timm writes beside a file of weights goes before what it has by name.
+    download
+        Whether a folder of the hub that is not in its cache may be downloaded.
 
     Returns
     -------
@@ -115,6 +132,8 @@ def published_configuration(arch: str, source: str | Path | None = None) -> Pret
         return None
     package = arch.partition(":")[0]
     function, texts = builder_of(arch)
+    if names_folder(arch):
+        return _shown_to_folder(package, function, download=download)
     check_builder(package, function, texts)
     if package not in (TORCHVISION, TIMM):
         shown, _ = carried(package, function, texts)
@@ -128,7 +147,37 @@ def published_configuration(arch: str, source: str | Path | None = None) -> Pret
     return found if found.configuration else None
 
 
-def pretrained_state(arch: str, source: str | Path | None = None) -> Pretrained:
+def folder_class_names(arch: str) -> tuple[str, ...]:
+    """Return the class names that a network's folder has, in the order of the logits.
+
+    Parameters
+    ----------
+    arch
+        A written architecture.
+
+    Returns
+    -------
+    tuple
+        Empty if it names no folder, or one whose classes are only numbered.
+
+    Raises
+    ------
+    OodError
+        If the folder cannot be used.
+    """
+    if not names_folder(arch):
+        return ()
+    package = arch.partition(":")[0]
+    folder = folder_of(package, builder_of(arch)[0])
+    if package == HUGGING_FACE:
+        return class_names(config_of(package, folder))
+    names = timm_configuration(folder).get("label_names") or ()
+    return tuple(map(str, names if isinstance(names, list | tuple) else names.values()))
+
+
+def pretrained_state(
+    arch: str, source: str | Path | None = None, *, download: bool = True
+) -> Pretrained:
     """Read or download published weights of a network.
 
     Parameters
@@ -137,7 +186,10 @@ def pretrained_state(arch: str, source: str | Path | None = None) -> Pretrained:
         The written architecture, from torchvision, from timm, or any with a file.
     source
         A file of weights; or the name of one of torchvision's sets, such as ``IMAGENET1K_V2``; or
-        None for ``IMAGENET1K_V1``, or the only set, and for timm's own choice.
+        None for ``IMAGENET1K_V1``, or the only set, and for timm's own choice; of a network in a
+        folder, the weights there.
+    download
+        Whether those of a folder of the hub may be downloaded where they are not in its cache.
 
     Returns
     -------
@@ -162,6 +214,8 @@ def pretrained_state(arch: str, source: str | Path | None = None) -> Pretrained:
     the digest in their name, and are read without running any code.
     """
     package, _, rest = arch.partition(":")
+    if names_folder(arch):
+        return _of_folder(package, builder_of(arch)[0], source, download=download)
     function = rest.partition(":")[0]
     if source is not None and Path(source).is_file():
         path = Path(source).resolve()
@@ -175,6 +229,72 @@ def pretrained_state(arch: str, source: str | Path | None = None) -> Pretrained:
     raise InvalidInputError(
         f"{arch} has no published weights; name a file: --init FILE, or a network of "
         f"{TORCHVISION} or {TIMM}"
+    )
+
+
+def _of_folder(
+    package: str, function: str, source: str | Path | None, *, download: bool
+) -> Pretrained:
+    """Read the weights of a folder, or a file of weights for its network."""
+    folder = folder_of(package, function, download=download)
+    config = config_of(package, folder)
+    listed = source is not None and str(source).endswith(".index.json")
+    path, state = folder.weights() if source is None or listed else _file_of(source)
+    if package == HUGGING_FACE:
+        state = translated(config, state, str(path))
+    shown = _shown_to_folder(package, function, download=download) or Pretrained("", {})
+    return replace(shown, source=str(path), state=state)
+
+
+def translated_state(
+    arch: str, state: Mapping[str, Tensor], source: str | Path
+) -> Mapping[str, Tensor]:
+    """Return weights of a user's file under the names of a network of Hugging Face.
+
+    Parameters
+    ----------
+    arch
+        The written architecture; of others than ``hf:…`` the weights stay as they are.
+    state
+        Tensors by name. They stay as they are, too, where the package cannot translate them all.
+    source
+        The file, for messages.
+    """
+    package = arch.partition(":")[0]
+    if package != HUGGING_FACE or not names_folder(arch):
+        return state
+    config = config_of(package, folder_of(package, builder_of(arch)[0]))
+    with contextlib.suppress(InvalidInputError):
+        return translated(config, state, str(source))
+    return state
+
+
+def _file_of(source: str | Path) -> tuple[Path, dict[str, Tensor]]:
+    path = Path(source).resolve()
+    check_file(path, "name a file of weights")
+    return path, read_state(path)
+
+
+def _shown_to_folder(package: str, function: str, *, download: bool) -> Pretrained | None:
+    """Return what a folder says of images and classes; None if it says nothing of images."""
+    folder = folder_of(package, function, download=download)
+    config = config_of(package, folder)
+    if package == TIMM:
+        check_builder(package, function, {})
+        shown = timm_configuration(folder)
+        title = str(folder.path / CONFIG)
+        with reading(title, cure="name a folder as timm writes it", error=InvalidInputError):
+            found = _shown_to_timm(title, shown)
+        return replace(found, configuration=title)
+    images = preprocessing(folder)
+    if images is None:
+        return None
+    return Pretrained(
+        "",
+        {},
+        **images,
+        classes=number_of_classes(config),
+        configuration=str(folder.path / PREPROCESSOR),
     )
 
 

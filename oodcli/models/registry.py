@@ -18,6 +18,7 @@ from oodcli.models.external import (
     carried,
     foreign_architecture,
 )
+from oodcli.models.folder_networks import folder_side
 from oodcli.models.resnet import (
     build_resnet18,
     build_resnet20,
@@ -36,7 +37,7 @@ from oodcli.models.vgg import (
     vgg16_blocks,
 )
 from oodcli.models.wide_resnet import build_wrn_28_10, build_wrn_40_2, wide_resnet_blocks
-from oodcli.specs import texts_of
+from oodcli.specs import names_folder, texts_of
 
 _ALL = (
     Architecture("resnet18", build_resnet18, resnet_blocks, head="fc", visible=width_seen),
@@ -58,7 +59,7 @@ _ALL = (
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({a.name: a for a in _ALL})
 
 
-def parse_architecture(spec: str, *, side: int | None = None) -> ArchitectureSpec:
+def parse_architecture(spec: str, *, side: int | None = None, config: str = "") -> ArchitectureSpec:
     """Read an architecture as it is written on the command line.
 
     Parameters
@@ -87,9 +88,15 @@ def parse_architecture(spec: str, *, side: int | None = None) -> ArchitectureSpe
     name, colon, rest = spec.partition(":")
     if is_foreign(spec):
         function, texts = builder_of(spec)
-        return foreign_architecture(name, function, texts, side=side).spec({})
+        return foreign_architecture(name, function, texts, side=side, config=config).spec({})
     if name not in ARCHITECTURES:
-        known = (*ARCHITECTURES, f"{TORCHVISION}:NAME", f"{TIMM}:NAME", "package.module:function")
+        known = (
+            *ARCHITECTURES,
+            f"{TORCHVISION}:NAME",
+            f"{TIMM}:NAME",
+            "hf:FOLDER",
+            "package.module:function",
+        )
         raise UnknownNameError.among("architecture", name, known)
     architecture = ARCHITECTURES[name]
     pairs = rest if colon else None
@@ -110,6 +117,9 @@ def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
         If a parameter has no value or two.
     """
     name, _, rest = spec.partition(":")
+    if names_folder(spec):
+        function, _, output = rest.partition(f":{OUTPUT}=")
+        return function, {OUTPUT: output} if output else {}
     function, _, written = rest.partition(":")
     return function, texts_of("architecture", spec, f"{name}:{function}", written or None, None)
 
@@ -142,6 +152,8 @@ def with_output(spec: str, output: str) -> str:
     function, _, pairs = rest.partition(":")
     if OUTPUT in builder_of(spec)[1]:
         raise InvalidInputError(f"{spec} names an output already; leave out --output")
+    if names_folder(spec):
+        return f"{spec}:{OUTPUT}={output}"
     return f"{name}:{function}:{f'{pairs},' if pairs else ''}{OUTPUT}={output}"
 
 
@@ -168,6 +180,8 @@ def builder_side_of(spec: str) -> int | None:
         return None
     package = spec.partition(":")[0]
     function, texts = builder_of(spec)
+    if names_folder(spec):
+        return folder_side(package, function)
     side = builder_side(texts)
     if side is None and package not in (TORCHVISION, TIMM):
         _, side = carried(package, function, texts)
@@ -176,6 +190,8 @@ def builder_side_of(spec: str) -> int | None:
 
 def is_foreign(spec: str) -> bool:
     """Tell whether a written architecture names a network that this package does not define."""
+    if names_folder(spec):
+        return True
     name, _, rest = spec.partition(":")
     function = rest.partition(":")[0]
     return (

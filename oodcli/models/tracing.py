@@ -3,7 +3,7 @@
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,14 @@ class Trace:
     written: Mapping[int, int]
     read: Mapping[int, int]
 
+    def of_first_tensors(self) -> "Trace":
+        """Return the pass as if modules that return tokens first in a tuple returned them alone.
+
+        Layers of Hugging Face's Swin also return the weights of their attention.
+        """
+        calls = [replace(each, output=first_of(each.output)) for each in self.calls]
+        return replace(self, calls=calls)
+
     def is_cut(self, call: Call) -> bool:
         """Tell whether all that comes after a call depends on the image through its output alone.
 
@@ -77,6 +85,12 @@ class Trace:
             for memory, first in self.written.items()
             if memory != own
         )
+
+
+def first_of(output: object) -> object:
+    """Return the tokens ``(n, t, c)`` that come first in a tuple; anything else stays."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, Tensor) and first.dim() == 3 else output
 
 
 def memory_of(tensor: Tensor) -> int:

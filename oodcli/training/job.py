@@ -224,7 +224,9 @@ def planned(
         "training",
         dataset,
         arch,
-        published=published_configuration(arch, request.init if request.pretrained else None),
+        published=published_configuration(
+            arch, request.init if request.pretrained else None, download=request.pretrained
+        ),
         certain=request.pretrained,
         image_size=request.image_size,
         resize=request.resize,

@@ -15,22 +15,33 @@ from oodcli.models import (
     Checkpoint,
     Network,
     Pretrained,
+    builder_of,
     fitted,
+    folder_class_names,
     is_foreign,
     parse_architecture,
     pretrained_state,
     published_configuration,
     read_checkpoint,
     save_weights,
+    translated_state,
     with_output,
 )
 from oodcli.progress import Progress
+from oodcli.specs import names_folder
 from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, now
 from oodcli.store.store import Store, digest_of_file
+from oodcli.text import printable
 from oodcli.training.import_probe import check_probe_data, with_probe
 from oodcli.training.plausibility import Plausibility, plausibility
 from oodcli.training.preprocessing import Sizing, sizing_for
-from oodcli.workflows.importing import ImportRequest, ImportResult, Outputs, Three
+from oodcli.workflows.importing import (
+    ImportRequest,
+    ImportResult,
+    Outputs,
+    Three,
+    arranged,
+)
 
 _HALF: Three = (0.5, 0.5, 0.5)
 
@@ -91,9 +102,14 @@ def imported_run(
     if request.output is not None:
         request = replace(request, arch=with_output(request.arch, request.output))
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
+    published = None
+    if names_folder(request.arch):
+        published = published_configuration(request.arch, download=request.download)
+    dataset, outputs, order = _in_their_order(request, dataset, outputs)
     # The file comes first: timm takes seconds to load.
     source, checkpoint = _weights(request, dataset, outputs.count)
-    published = published_configuration(request.arch, request.checkpoint)
+    if published is None:
+        published = published_configuration(request.arch, request.checkpoint)
     # What is known without a size is refused before a size is asked for.
     fitting = (
         None
@@ -113,6 +129,7 @@ def imported_run(
         *checkpoint.remarks,
         *names,
         *network.remarks(),
+        *order,
         f"{dataset.name}: images of {sizing.originals}",
         *sizing.lines,
         normalised.line,
@@ -155,6 +172,40 @@ def imported_run(
     return result
 
 
+def _in_their_order(
+    request: ImportRequest, dataset: Dataset, outputs: Outputs
+) -> tuple[Dataset, Outputs, tuple[str, ...]]:
+    """Bring the classes into the order that the folder of a network has them in, and say so.
+
+    Names are compared without regard to case, to spaces and underscores, and to what follows a
+    comma, as in ``tench, Tinca tinca``.
+    """
+    if request.classes is not None or request.probe:
+        return dataset, outputs, ()
+    names = folder_class_names(request.arch)
+    if not names:
+        return dataset, outputs, ()
+    own = {_plain_name(name): name for name in dataset.class_names}
+    theirs = [_plain_name(name) for name in names]
+    unique = len(own) == len(dataset.class_names) and len(set(theirs)) == len(theirs)
+    if not unique or not own.keys() <= set(theirs):
+        lacking = next((name for plain, name in own.items() if plain not in theirs), "")
+        line = (
+            f"classes in the order of {dataset.name}, whose names the network's folder does not "
+            f"have ({printable(lacking or 'some stand twice')}); if its outputs have another "
+            "order: --classes FILE"
+        )
+        return dataset, outputs, (line,)
+    listed = [own.get(plain, name) for plain, name in zip(theirs, names, strict=True)]
+    moved, outputs = arranged(dataset, listed, where=request.arch, logits=request.logits)
+    return moved, outputs, ("classes in the order of the network's folder",)
+
+
+def _plain_name(name: str) -> str:
+    first = name.partition(",")[0].strip() or name
+    return first.casefold().replace("_", " ").replace("-", " ")
+
+
 def _sizing(
     request: ImportRequest, dataset: Dataset, published: Pretrained | None, classes: int
 ) -> Sizing:
@@ -175,7 +226,7 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
     """Read the weights, and refuse those that cannot have so many classes."""
     path = request.checkpoint
     if path is None:
-        published = published_configuration(request.arch)
+        published = published_configuration(request.arch, download=request.download)
         if not request.probe and published is not None and published.classes not in (None, classes):
             raise InvalidInputError(
                 f"the published weights of {request.arch} have {published.classes} classes and "
@@ -184,7 +235,8 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
                 "ood train --pretrained "
                 f"--arch {request.arch} --data DATA"
             )
-        found = pretrained_state(request.arch)
+        allowed = request.download or not names_folder(request.arch)
+        found = pretrained_state(request.arch, download=allowed)
         return found.source, Checkpoint(found.state)
     checkpoint = read_checkpoint(path, key=request.key)
     # Two classes may be one logit, and some layers have a column for each output.
@@ -198,7 +250,8 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
             f"the checkpoint {path} has no layer with an output for each of the {classes} classes "
             f"of {dataset.name}; name the data it was trained on: --data"
         )
-    return str(path), checkpoint
+    state = translated_state(request.arch, checkpoint.state, path)
+    return str(path), replace(checkpoint, state=state)
 
 
 def _network(
@@ -296,6 +349,8 @@ def _stored(
     """Write weights and record."""
     arch = network.spec.canonical
     path: Path | None = request.checkpoint
+    if path is None and names_folder(arch):
+        path = Path(builder_of(arch)[0])  # its last part is a name
     with store.lock("runs"):
         folder = RunFolder(
             store.runs / new_name(store, request.name, arch if path is None else _bare(path.name))

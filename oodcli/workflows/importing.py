@@ -3,6 +3,7 @@
 This module loads no torch, so that a wrong option, file or data set is answered at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,8 @@ class ImportRequest:
     Parameters
     ----------
     checkpoint
-        The file; None for the published weights of a network from torchvision or timm.
+        The file; None for the published weights of a network from torchvision or timm, and for
+        those in the folder that ``arch`` names.
     key
         Where in the file the state dict lies; the most likely place if None.
     by_order
@@ -62,6 +64,8 @@ class ImportRequest:
         Where the network is tried.
     skip_unreadable
         Whether every later command leaves out images of the data that cannot be read.
+    download
+        Whether a folder of Hugging Face's hub that is not in its cache may be downloaded.
     """
 
     # Flat: a field for every option of the command, under its name and with its default.
@@ -83,6 +87,7 @@ class ImportRequest:
     probe: bool = False
     device: str = "auto"
     skip_unreadable: bool = False
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,9 +194,33 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[
         )
     if names is None:
         return dataset, Outputs(len(dataset.class_names))
+    return arranged(dataset, names, where=str(request.classes), logits=request.logits)
+
+
+def arranged(
+    dataset: Dataset, names: Sequence[str], *, where: str, logits: str
+) -> tuple[Dataset, Outputs]:
+    """Return the data with their classes in the order of a network's outputs, and these outputs.
+
+    Parameters
+    ----------
+    dataset
+        The data.
+    names
+        Names of all outputs in order.
+    where
+        How to call the list of names in an error.
+    logits
+        As in :class:`ImportRequest`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the classes of the data are not among them.
+    """
     places = places_among(dataset, names)
     if not places:
-        ordered = in_order(dataset, names, where=str(request.classes))
+        ordered = in_order(dataset, names, where=where)
         return ordered, Outputs(len(names))
-    kept = among(dataset, names) if request.logits == "all" else dataset
+    kept = among(dataset, names) if logits == "all" else dataset
     return kept, Outputs(len(names), places)

@@ -1,0 +1,339 @@
+"""Image classifiers of Hugging Face's transformers, from a folder with their configuration.
+
+They are written ``hf:FOLDER`` or ``hf:owner/name``. Only classes of the package itself are built:
+code in a repository never runs. What the network is built from is a text, which is stored with the
+weights of a run.
+"""
+
+import contextlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oodcli.errors import InvalidInputError
+from oodcli.files import code_of_others, reading
+from oodcli.models.model_folders import CONFIG, ModelFolder
+
+HUGGING_FACE = "hf"
+PREPROCESSOR = "preprocessor_config.json"
+_CURE = "name a folder with an image classifier that transformers knows"
+# They decide on what is returned beside the logits, or where the folder lay.
+_ASIDE = ("output_hidden_states", "output_attentions", "return_dict", "torchscript", "use_cache")
+_SHOWN = 3
+# Pillow's numbers of filters, as preprocessor_config.json has them.
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+# Larger images than this are not cropped by the processor of ConvNeXt and ResNet.
+_UNCROPPED = 384
+
+
+def transformers_package() -> Any:  # noqa: ANN401 - a package that need not be there
+    """Import transformers.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError:
+        raise InvalidInputError(
+            "networks written hf:… need the package transformers; install it: "
+            'pip install "oodcli[hf]"'
+        ) from None
+
+
+def built_from(folder: ModelFolder) -> str:
+    """Return the configuration that a network is built from, as JSON text.
+
+    Parameters
+    ----------
+    folder
+        Where ``config.json`` lies.
+
+    Raises
+    ------
+    InvalidInputError
+        If the package is not installed, the folder holds no image classifier, or one that needs
+        code of its own.
+    """
+    content = dict(folder.configuration)
+    where = folder.name
+    check_no_code(content, where)
+    kind = content.get("model_type")
+    if "architecture" in content and kind in (None, "timm_wrapper"):
+        spelled = "hf-hub" if folder.of_hub else "local-dir"
+        raise InvalidInputError(
+            f"{where} holds a network of timm; write it so: --arch timm:{spelled}:{where}"
+        )
+    known = _classifiers().get(kind) if isinstance(kind, str) else None
+    named = content.get("architectures") or ()
+    held = named[0] if isinstance(named, list) and named else f"model_type {kind!r}"
+    names = (known,) if isinstance(known, str) else (known or ())
+    if not names or (isinstance(named, list) and named and not set(names) & set(named)):
+        raise InvalidInputError(f"{where} holds no image classifier ({held}); {_CURE}")
+    kept = {k: v for k, v in content.items() if k not in _ASIDE and not k.startswith("_")}
+    return json.dumps(kept, sort_keys=True)
+
+
+def check_no_code(content: Mapping[str, Any], where: str) -> None:
+    """Refuse a configuration that names code in its repository.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has an ``auto_map``.
+    """
+    mapped = content.get("auto_map")
+    if mapped is None:
+        return
+    code = next(iter(mapped.values()), "") if isinstance(mapped, dict) else mapped
+    raise InvalidInputError(
+        f"{where} wants code of its own to be run (auto_map: {code}), and ood runs none; build the "
+        "network in a module of yours: --arch package.module:function"
+    )
+
+
+def _classifiers() -> Mapping[str, str | tuple[str, ...]]:
+    """Return the image classifiers of transformers by type of model."""
+    transformers_package()
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    return auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+
+def build(text: str, num_classes: int) -> nn.Module:
+    """Make a network with fresh weights, in float32.
+
+    Parameters
+    ----------
+    text
+        As :func:`built_from` returns it.
+    num_classes
+        Number of classes.
+    """
+    wanted = _configuration(text, num_classes)
+    chooser = transformers_package().AutoModelForImageClassification
+    return chooser.from_config(wanted, dtype=torch.float32)
+
+
+def _class_of(text: str) -> Any:  # noqa: ANN401 - a class of an untyped package
+    content = json.loads(text)
+    known = _classifiers()[content["model_type"]]
+    names = (known,) if isinstance(known, str) else known
+    wanted = [name for name in content.get("architectures") or () if name in names] or names
+    return getattr(transformers_package(), wanted[0])
+
+
+def _configuration(text: str, num_classes: int | None = None) -> Any:  # noqa: ANN401 - as above
+    content = json.loads(text)
+    kind = content.pop("model_type")
+    with _quiet():
+        found = transformers_package().AutoConfig.for_model(kind, **content)
+    if num_classes is not None:
+        found.num_labels = num_classes
+    return found
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Return the names of the classes in the order of the logits; empty if they are only numbered.
+
+    Parameters
+    ----------
+    text
+        As :func:`built_from` returns it.
+    """
+    labels = json.loads(text).get("id2label")
+    if not isinstance(labels, dict):
+        return ()
+    names = [labels.get(str(index)) for index in range(len(labels))]
+    named = tuple(name for name in names if isinstance(name, str))
+    numbered = tuple(f"LABEL_{index}" for index in range(len(named)))
+    return named if len(named) == len(names) and named != numbered else ()
+
+
+def number_of_classes(text: str) -> int:
+    """Return how many classes the weights in the folder have."""
+    return int(_configuration(text).num_labels)
+
+
+def translated(text: str, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return weights under the names that the network has in the installed version of transformers.
+
+    Parameters
+    ----------
+    text
+        As :func:`built_from` returns it.
+    state
+        Tensors by the names in the file, which are those of the version that wrote it.
+    where
+        The file, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If tensors are missing, left over or of another shape.
+    """
+    with _quiet(), reading(where, cure=_CURE, error=InvalidInputError):
+        module, told = _class_of(text).from_pretrained(
+            None,
+            config=_configuration(text),
+            state_dict=dict(state),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+        )
+    wrong = {
+        "missing": sorted(told["missing_keys"]),
+        "unexpected": sorted(told["unexpected_keys"]),
+        "of another shape": sorted(str(each[0]) for each in told["mismatched_keys"]),
+    }
+    lines = [f"{what}: {_first(names)}" for what, names in wrong.items() if names]
+    if lines:
+        raise InvalidInputError(
+            f"{where} does not fit its {CONFIG} ({'; '.join(lines)}); name a folder with a trained "
+            "classifier, as save_pretrained() wrote it"
+        )
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let transformers write no lines and no bars of its own."""
+    logs = importlib.import_module("transformers.utils.logging")
+    before, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity(50)
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(before)
+        if bars:
+            logs.enable_progress_bar()
+
+
+def config_side(text: str) -> int | None:
+    """Return the ``image_size`` of a configuration, in pixels; None if it has none."""
+    found = json.loads(text).get("image_size")
+    whole = isinstance(found, int) and not isinstance(found, bool) and found > 0
+    return found if whole else None
+
+
+def preprocessing(folder: ModelFolder) -> dict[str, Any] | None:
+    """Return what ``preprocessor_config.json`` says of images; None if there is none.
+
+    Parameters
+    ----------
+    folder
+        Where it lies.
+
+    Returns
+    -------
+    dict
+        Fields of :class:`oodcli.models.pretrained.Pretrained`: ``mean``, ``std``, ``size``,
+        ``resize`` and ``filter``.
+
+    Raises
+    ------
+    InvalidInputError
+        If images are made ready in a way that is not known here.
+
+    Notes
+    -----
+    Defaults of fields that the file leaves out are those of the processor that it names. What
+    differs: a processor that scales height and width each for itself and then cuts out the centre
+    (DeiT) counts as one that keeps the form.
+    """
+    content = folder.json(PREPROCESSOR)
+    if content is None:
+        return None
+    where = f"{folder.name} ({PREPROCESSOR})"
+    check_no_code(content, where)
+    package = transformers_package()
+    cure = "name its images yourself: --image-size, --resize, --mean and --std, without that file"
+    with _quiet(), code_of_others(f"{where} cannot be read", cure=cure):
+        shown = package.AutoImageProcessor.from_pretrained(
+            str(folder.path), local_files_only=True, trust_remote_code=False
+        )
+    if getattr(shown, "do_flip_channel_order", False):
+        raise InvalidInputError(
+            f"{where} swaps red and blue, which ood does not; swap them in a module of yours: "
+            "--arch package.module:function"
+        )
+    with reading(where, cure=cure, error=InvalidInputError):
+        size, resize = _size(shown)
+        mean, std = _normalisation(shown)
+    number = getattr(shown, "resample", None)
+    filter_ = None if number is None else _FILTERS.get(int(number), str(number))
+    return {"mean": mean, "std": std, "size": size, "resize": resize, "filter": filter_}
+
+
+def _size(shown: Any) -> tuple[tuple[int, int] | None, str | None]:  # noqa: ANN401 - untyped
+    """Return height and width, and how an image of another size gets there."""
+    if not shown.do_resize:
+        return None, None
+    kind = type(shown).__name__
+    crop = getattr(shown, "crop_size", None) if getattr(shown, "do_center_crop", False) else None
+    cut = None if crop is None else (int(crop["height"]), int(crop["width"]))
+    shorter = shown.size.get("shortest_edge")
+    if kind.startswith("ConvNext") and shorter is not None:
+        side = int(shorter)
+        small = side < _UNCROPPED
+        return (side, side), f"shorter-crop:{int(side / shown.crop_pct)}" if small else "exact"
+    if shorter is not None:
+        side = _enlarged(shown, kind, int(shorter))
+        if cut is not None and side < max(cut):
+            raise InvalidInputError(
+                f"{kind} puts a margin around images ({side} pixels for {max(cut)}), which ood "
+                "does not; remove the file and name their size: --image-size, --mean and --std"
+            )
+        return cut or (int(shorter), int(shorter)), f"shorter-crop:{side}"
+    size = int(shown.size["height"]), int(shown.size["width"])
+    if kind.startswith("Perceiver") and cut is not None:
+        return size, f"shorter-crop:{max(cut)}"  # it cuts in this proportion, then scales
+    side = _enlarged(shown, kind, max(size))
+    if side == max(size) and cut in (None, size):
+        return size, "exact"
+    return cut or size, f"shorter-crop:{side}"
+
+
+def _enlarged(shown: Any, kind: str, side: int) -> int:  # noqa: ANN401 - as above
+    """Return the length that a processor makes of the one in its file."""
+    if kind.startswith("Levit"):
+        return int(256 / 224 * side)
+    share = getattr(shown, "crop_pct", None) if kind.startswith("PoolFormer") else None
+    return int(side / share) if share else side
+
+
+def _normalisation(shown: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:  # noqa: ANN401
+    """Return mean and standard deviation for pixel values from 0 to 1.
+
+    Notes
+    -----
+    A pixel from 0 to 255 becomes ``(factor * pixel - offset - mean) / std``, and EfficientNet's
+    processor divides by ``std`` once more.
+    """
+    scale = 255 * float(shown.rescale_factor) if shown.do_rescale else 255.0
+    offset = 1.0 if getattr(shown, "rescale_offset", False) else 0.0
+    mean, std = [0.0] * 3, [1.0] * 3
+    if shown.do_normalize:
+        mean, std = _three(shown.image_mean), _three(shown.image_std)
+    again = _three(shown.image_std) if getattr(shown, "include_top", False) else [1.0] * 3
+    return (
+        tuple((each + offset) / scale for each in mean),
+        tuple(each * more / scale for each, more in zip(std, again, strict=True)),
+    )
+
+
+def _three(values: Any) -> list[float]:  # noqa: ANN401 - a number or a list of an untyped package
+    numbers = [float(v) for v in values] if isinstance(values, list | tuple) else [float(values)]
+    first, second, third = numbers if len(numbers) == 3 else numbers * 3
+    return [first, second, third]

@@ -1,0 +1,212 @@
+"""Folders of weights with a configuration, as Hugging Face's hub has them: on disk or in its cache.
+
+Weights are read by :mod:`oodcli.models.state_dicts`, which runs no code. Nothing is downloaded
+unless it is asked for.
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from oodcli.errors import DownloadError, InvalidInputError
+from oodcli.files import check_file, expanded, reason_of
+from oodcli.models.state_dicts import read_state
+
+CONFIG = "config.json"
+# In the order in which they are looked for.
+_WEIGHTS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # fmt: skip
+_INDEX = ".index.json"
+_MOST_JSON_BYTES = 1 << 24
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with the configuration of a network, and with its weights.
+
+    Parameters
+    ----------
+    name
+        The folder, whole, or ``owner/name`` on the hub.
+    path
+        Where it lies on this machine.
+    of_hub
+        Whether it is the copy of a repository of the hub.
+    download
+        Whether what is not in the cache of the hub may be downloaded.
+    """
+
+    name: str
+    path: Path
+    of_hub: bool = False
+    download: bool = False
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """What ``config.json`` says.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not there, or no JSON object.
+        """
+        found = self.json(CONFIG)
+        if found is None:
+            raise InvalidInputError(
+                f"{self.name} has no {CONFIG}; name a folder as save_pretrained() writes it"
+            )
+        return found
+
+    def json(self, name: str) -> Mapping[str, Any] | None:
+        """Return the JSON object of a file; None if there is no such file.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is something else.
+        """
+        path = self._file(name)
+        if path is None:
+            return None
+        wrong = InvalidInputError(f"{path} is no JSON object; get it again")
+        try:
+            if path.stat().st_size > _MOST_JSON_BYTES:
+                raise wrong
+            content = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise InvalidInputError(f"cannot read {path}: {reason_of(error)}") from None
+        except (ValueError, RecursionError):
+            raise wrong from None
+        if not isinstance(content, dict):
+            raise wrong
+        return content
+
+    def weights(self) -> tuple[Path, dict[str, Tensor]]:
+        """Read the weights; return also the file that holds or lists them.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are none, or a file cannot be used.
+        DownloadError
+            If they were to be downloaded and cannot be.
+        """
+        for name in _WEIGHTS:
+            path = self._file(name)
+            if path is None:
+                continue
+            if not name.endswith(_INDEX):
+                return path, read_state(path)
+            state: dict[str, Tensor] = {}
+            for shard in self._shards(name):
+                state |= read_state(shard)
+            return path, state
+        cure = f"download them: --pretrained, or get {self.name} whole" if self.of_hub else ""
+        raise InvalidInputError(
+            f"{self.path} has no weights ({_WEIGHTS[0]} or {_WEIGHTS[2]}); "
+            + (cure or "get the folder whole, or name a checkpoint: ood import FILE --arch ARCH")
+        )
+
+    def _shards(self, index: str) -> list[Path]:
+        """Return the files that hold weights together."""
+        content = self.json(index) or {}
+        listed = content.get("weight_map")
+        names = sorted(set(listed.values())) if isinstance(listed, dict) and listed else []
+        if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
+            raise InvalidInputError(
+                f"{self.path / index} names no files of weights; get the folder again"
+            )
+        found = []
+        for name in names:
+            path = self._file(name)
+            if path is None:
+                raise InvalidInputError(f"{self.path} lacks {name} of its weights; get it again")
+            found.append(path)
+        return found
+
+    def _file(self, name: str) -> Path | None:
+        """Return a file of the folder, downloaded if that is allowed; None if there is none."""
+        path = self.path / name
+        if path.exists():
+            check_file(path, "get the folder again")
+            return path
+        return _downloaded(self.name, name) if self.of_hub and self.download else None
+
+
+def find_folder(
+    name: str, *, what: str, on_disk: bool = True, on_hub: bool = True, download: bool = False
+) -> ModelFolder:
+    """Find a folder on disk, or the copy of a repository in the cache of the hub.
+
+    Parameters
+    ----------
+    name
+        A folder, or ``owner/name``; a folder goes first.
+    what
+        What was written, for messages.
+    on_disk, on_hub
+        Which of the two it may be.
+    download
+        Whether a repository that is not in the cache may be downloaded, file by file as needed.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such folder, and no such copy.
+    DownloadError
+        If it was to be downloaded and cannot be.
+    """
+    path = expanded(Path(name)) if name else Path()
+    if on_disk and name and path.is_dir():
+        return ModelFolder(str(path.resolve()), path.resolve())
+    if not on_hub or not _HUB_NAME.fullmatch(name):
+        more = ", and no owner/name of the hub" if on_hub else ""
+        raise InvalidInputError(f"{what}: there is no folder {name!r}{more}; name one")
+    cached = _hub(what).try_to_load_from_cache(name, CONFIG)
+    if not isinstance(cached, str) and download:
+        cached = _downloaded(name, CONFIG)
+    if not isinstance(cached, str | Path):
+        raise InvalidInputError(
+            f"{what}: there is no folder {name}, and {name} is not in the cache of the hub; to "
+            f"download it: ood import --pretrained --arch {what}"
+        )
+    return ModelFolder(name, Path(cached).parent, of_hub=True, download=download)
+
+
+def _hub(what: str) -> Any:  # noqa: ANN401 - a package that need not be there
+    try:
+        return importlib.import_module("huggingface_hub")
+    except ModuleNotFoundError:
+        raise InvalidInputError(
+            f"{what}: the cache of the hub needs the package huggingface_hub; install it: "
+            'pip install "oodcli[hf]"'
+        ) from None
+
+
+def _downloaded(name: str, file: str) -> Path | None:
+    """Bring a file of a repository into the cache of the hub; None if it has no such file.
+
+    Raises
+    ------
+    DownloadError
+        If the hub cannot be reached, or has no such repository.
+    """
+    hub = _hub(name)
+    try:
+        return Path(hub.hf_hub_download(name, file))
+    except hub.errors.RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 - its client raises errors of several packages
+        raise DownloadError(
+            f"cannot get {file} of {name} from the hub ({reason_of(error)[:200]}); copy the folder "
+            "here and name it: --arch hf:FOLDER"
+        ) from None
