@@ -179,7 +179,7 @@ def bootstrap(
     -----
     ID and OOD images are drawn separately, each side as many as there are. Within a bin of ranks,
     what was drawn is spread evenly; up to 800 images, every rank has its own bin, and nothing is
-    lost. Intervals: :func:`percentile_interval` for FPR95, :func:`logit_interval` for both areas.
+    lost. Intervals: :func:`share_interval` for FPR95, :func:`logit_interval` for both areas.
     """
     id_array, ood_array = np.asarray(id_scores), np.asarray(ood_scores)
     falling = (id_resamples, ood_resamples)
@@ -193,15 +193,37 @@ def bootstrap(
     return np.stack([rates, aupr_in, aupr_out])
 
 
-def percentile_interval(samples: Floats) -> tuple[float, float]:
-    """Return the 2.5 % and the 97.5 % point of resampled values.
+def share_interval(value: float, samples: Floats, *, images: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of images beyond a threshold, such as FPR95.
+
+    Parameters
+    ----------
+    value
+        The share among the images as they are, from 0 to 1.
+    samples
+        The share in every resample, ``(samples,)``.
+    images
+        Number of images that it is a share of.
+
+    References
+    ----------
+    Wilson. "Probable Inference, the Law of Succession, and Statistical Inference". Journal of the
+    American Statistical Association 22, 1927: the interval of a share with a fixed threshold.
 
     Notes
     -----
-    Coverage for FPR95, of draws as in :func:`auroc_interval`: 0.87 to 0.98.
+    From the 2.5 % to the 97.5 % point of the resampled shares, which vary with the threshold too,
+    and at least as wide as Wilson's interval. Without it the interval of a share of 0 or 1, whose
+    resamples do not vary, would be a point.
+
+    Coverage for FPR95, of 300 draws in each of 30 cases as in :func:`auroc_interval`: 0.92 to 0.98
+    (the two percentiles alone: 0.91 to 0.97, and 0 for a perfect method).
     """
     low, high = np.percentile(samples, [2.5, 97.5])
-    return float(low), float(high)
+    scale = 1 + Z_95**2 / images
+    centre = (value + Z_95**2 / (2 * images)) / scale
+    reach = Z_95 * sqrt(value * (1 - value) / images + (Z_95 / (2 * images)) ** 2) / scale
+    return max(0.0, min(float(low), centre - reach)), min(1.0, max(float(high), centre + reach))
 
 
 def logit_interval(value: float, samples: Floats, *, positives: int) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from oodcli.reporting.bootstrap import (
     Resamples,
     bootstrap,
     logit_interval,
-    percentile_interval,
+    share_interval,
 )
 from oodcli.reporting.results import (
     FULL_SPECTRUM,
@@ -297,7 +297,7 @@ def _intervals(
         n_id, n_ood = len(parts[0].id_side), sum(len(part.ood_side) for part in parts)
         intervals[row.place] = {
             "auroc": auroc_interval(parts),
-            "fpr95": percentile_interval(by_name["fpr95"]),
+            "fpr95": share_interval(row.fpr95, by_name["fpr95"], images=n_ood),
             "aupr_in": logit_interval(row.aupr_in, by_name["aupr_in"], positives=n_id),
             "aupr_out": logit_interval(row.aupr_out, by_name["aupr_out"], positives=n_ood),
         }

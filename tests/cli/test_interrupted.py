@@ -16,7 +16,7 @@ PROGRAM = """
 import sys
 from oodcli import pools
 from oodcli.cli.app import main
-from oodcli.data import workers
+from oodcli.data.decoding import workers
 if __name__ == "__main__":
     workers.LEAST_WORK = 1
     pools.MOST_WORKERS = 2

@@ -12,8 +12,8 @@ from oodcli.reporting.bootstrap import (
     Resamples,
     bootstrap,
     logit_interval,
-    percentile_interval,
     rank_edges,
+    share_interval,
 )
 from oodcli.reporting.statistics import (
     Estimate,
@@ -258,7 +258,7 @@ def test_binned_samples_give_the_intervals_of_exact_ones(convention, kind):
         if kind == "short":
             np.testing.assert_allclose(ours, wanted, atol=2e-6)
         np.testing.assert_allclose(
-            percentile_interval(ours), percentile_interval(wanted), atol=0.001
+            np.percentile(ours, [2.5, 97.5]), np.percentile(wanted, [2.5, 97.5]), atol=0.001
         )
 
 
@@ -444,6 +444,19 @@ def test_the_interval_of_an_area_is_lopsided_and_holds_its_value():
     assert 0.95 - low > high - 0.95
 
 
+def test_a_share_of_none_is_not_certain():
+    """Wilson: up to z^2 / (n + z^2); and otherwise never narrower than the resamples."""
+    low, high = share_interval(0.0, np.zeros(1000), images=300)
+    assert (low, high) == (0.0, pytest.approx(1.959964**2 / (300 + 1.959964**2)))
+    assert share_interval(1.0, np.ones(1000), images=300) == (pytest.approx(1 - high), 1.0)
+    spread = np.linspace(0.1, 0.5, 1001)
+    assert share_interval(0.3, spread, images=10**6) == pytest.approx((0.11, 0.49))
+    # 3 of 10, by Brown, Cai, DasGupta, "Interval Estimation for a Binomial Proportion", 2001.
+    assert share_interval(0.3, np.full(9, 0.3), images=10) == pytest.approx(
+        (0.1078, 0.6032), abs=1e-4
+    )
+
+
 def test_a_perfect_area_is_not_certain():
     """Half of 50 positive images away from 1: Boyd et al., section 3.2, with 0.99."""
     low, high = logit_interval(1.0, np.ones(1000), positives=50)
@@ -481,7 +494,7 @@ def test_the_bootstrap_covers_what_it_says(auroc, n_id, n_ood, spread, conventio
         )
         low, high = np.array(
             [
-                percentile_interval(fpr95),
+                share_interval(found.fpr95, fpr95, images=n_ood),
                 logit_interval(found.aupr_in, aupr_in, positives=n_id),
                 logit_interval(found.aupr_out, aupr_out, positives=n_ood),
             ]

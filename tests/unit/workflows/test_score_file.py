@@ -215,7 +215,7 @@ def test_scores_that_are_not_finite_leave_the_others(scored: Scored) -> None:
     result, _ = scored(arrays, "maxlogit", "residual")
     assert {row.method for row in result.report.rows} == {"maxlogit"}
     assert result.left_out == {
-        "residual": "residual gives 1 scores on far that are not finite; check its parameters and "
+        "residual": "residual gives 1 score on far that is not finite; check its parameters and "
         "the weights of the run"
     }
 
