@@ -166,7 +166,8 @@ def import_(
     from oodcli.cli.progress import TerminalProgress
     from oodcli.specs import names_folder
     from oodcli.store.store import Store
-    from oodcli.workflows.importing import ImportRequest, import_checkpoint
+    from oodcli.workflows.import_request import ImportRequest
+    from oodcli.workflows.importing import import_checkpoint
 
     if checkpoint is not None and pretrained:
         raise typer.BadParameter("name a checkpoint, or use --pretrained", param_hint="CHECKPOINT")

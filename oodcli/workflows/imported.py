@@ -35,7 +35,7 @@ from oodcli.text import printable
 from oodcli.training.import_probe import check_probe_data, with_probe
 from oodcli.training.plausibility import Plausibility, plausibility
 from oodcli.training.preprocessing import Sizing, sizing_for
-from oodcli.workflows.importing import (
+from oodcli.workflows.import_request import (
     ImportRequest,
     ImportResult,
     Outputs,
@@ -101,6 +101,46 @@ def imported_run(
         check_probe_data(dataset)
     if request.output is not None:
         request = replace(request, arch=with_output(request.arch, request.output))
+    read = _read(request, dataset, outputs)
+    dataset, network = read.dataset, read.network
+    normalised = _normalisation(request, read.published)
+    _check_grey(network, normalised)
+    preprocess = Preprocess(read.sizing.size, read.sizing.resize, normalised.mean, normalised.std)
+    for line in (*read.lines, normalised.line):
+        progress.note(line)
+    if request.probe:
+        network = with_probe(network, dataset, preprocess, device=device, progress=progress)
+    tried = plausibility(
+        network,
+        dataset,
+        preprocess,
+        read.checkpoint,
+        assumed=normalised.assumed,
+        device=device,
+        progress=progress,
+    )
+    facts = _facts(request, read, normalised, tried)
+    result = _stored(store, request, dataset, network, preprocess, imported=facts, command=command)
+    _tell_outcome(result, tried, read.source, progress)
+    return result
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A network with its weights, the size it is used at, and where all of it came from."""
+
+    network: Network
+    checkpoint: Checkpoint
+    source: str
+    published: Pretrained | None
+    dataset: Dataset
+    outputs: Outputs
+    sizing: Sizing
+    lines: tuple[str, ...]
+
+
+def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _Read:
+    """Read the weights, and build their network for the images of the data."""
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
     published = None
     if names_folder(request.arch):
@@ -110,66 +150,47 @@ def imported_run(
     source, checkpoint = _weights(request, dataset, outputs.count)
     if published is None:
         published = published_configuration(request.arch, request.checkpoint)
+
+    def network_of(spec: ArchitectureSpec) -> tuple[Network, tuple[str, ...]]:
+        return _network(spec, request, checkpoint, source, dataset, outputs=outputs)
+
     # What is known without a size is refused before a size is asked for.
-    fitting = (
-        None
-        if spec is None
-        else _network(spec, request, checkpoint, source, dataset, outputs=outputs)
-    )
+    fitting = None if spec is None else network_of(spec)
     sizing = _sizing(request, dataset, published, outputs.count)
-    if fitting is None:
-        spec = parse_architecture(request.arch, side=sizing.side)
-        fitting = _network(spec, request, checkpoint, source, dataset, outputs=outputs)
-    network, names = fitting
+    network, names = fitting or network_of(parse_architecture(request.arch, side=sizing.side))
     network.check_image_size(*sizing.size)
-    normalised = _normalisation(request, published)
-    _check_grey(network, normalised)
-    preprocess = Preprocess(sizing.size, sizing.resize, normalised.mean, normalised.std)
-    for line in (
+    lines = (
         *checkpoint.remarks,
         *names,
         *network.remarks(),
         *order,
         f"{dataset.name}: images of {sizing.originals}",
         *sizing.lines,
-        normalised.line,
-    ):
-        progress.note(line)
-    if request.probe:
-        network = with_probe(network, dataset, preprocess, device=device, progress=progress)
-    tried = plausibility(
-        network,
-        dataset,
-        preprocess,
-        checkpoint,
-        assumed=normalised.assumed,
-        device=device,
-        progress=progress,
     )
-    preprocess_from = {
-        "size": sizing.size_from,
-        "resize": sizing.resize_from,
-        "filter": sizing.filter_from,
-        "mean": normalised.mean_from,
-        "std": normalised.std_from,
-    }
-    imported = {
-        "source": source,
-        "preprocess_from": preprocess_from,
+    return _Read(network, checkpoint, source, published, dataset, outputs, sizing, lines)
+
+
+def _facts(
+    request: ImportRequest, read: _Read, normalised: _Normalisation, tried: Plausibility | None
+) -> dict[str, Any]:
+    """Return what the record of the run says about the import."""
+    sizing = read.sizing
+    facts: dict[str, Any] = {
+        "source": read.source,
+        "preprocess_from": {
+            "size": sizing.size_from,
+            "resize": sizing.resize_from,
+            "filter": sizing.filter_from,
+            "mean": normalised.mean_from,
+            "std": normalised.std_from,
+        },
         "as_published": sizing.as_published,
-        **({"last_layer": "linear probe"} if request.probe else {}),
-        **(
-            {"logits": _logits(outputs, request.logits)}
-            if outputs.places and not request.probe
-            else {}
-        ),
-        "plausibility": {} if tried is None else tried.to_json(),
     }
-    result = _stored(
-        store, request, dataset, network, preprocess, imported=imported, command=command
-    )
-    _tell_outcome(result, tried, source, progress)
-    return result
+    if request.probe:
+        facts["last_layer"] = "linear probe"
+    elif read.outputs.places:
+        facts["logits"] = _logits(read.outputs, request.logits)
+    return {**facts, "plausibility": {} if tried is None else tried.to_json()}
 
 
 def _in_their_order(

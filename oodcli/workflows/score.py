@@ -95,6 +95,7 @@ class ScoreResult:
         }
 
 
+# One field per option of the command; nested, each would have two names.
 @dataclass(frozen=True)
 class ScoreRequest:
     """What to score, and how.

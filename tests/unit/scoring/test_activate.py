@@ -22,7 +22,8 @@ from oodcli.scoring.activate import Activator
 from oodcli.store.activations import ActivationFolder
 from oodcli.store.runs import RunFolder, find_run
 from oodcli.store.store import Store, read_json
-from oodcli.workflows.importing import ImportRequest, import_checkpoint
+from oodcli.workflows.import_request import ImportRequest
+from oodcli.workflows.importing import import_checkpoint
 from tests.unit.models.test_probes import PROBES, Largest, LastMap, Slope
 
 
