@@ -52,9 +52,9 @@ class Resamples:
         samples
             Number of samples.
         seed
-            Seed of all draws.
+            Seed of all bootstrap samples.
         name
-            What is drawn; other names are drawn independently.
+            Name of the sampled set; different names are sampled independently.
         """
         edges = rank_edges(n)
         rng = np.random.default_rng([seed, crc32(name.encode())])
@@ -323,7 +323,7 @@ def _areas(
 def _precision(
     own: Resamples, other: Resamples, own_ranks: Counts, other_ranks: Counts, *, empty: float
 ) -> NDArray[np.float32]:
-    """Return the share of the positives among what is accepted, ``(len(ranks), samples)``."""
+    """Return the share of the positives among the accepted images, ``(len(ranks), samples)``."""
     accepted = own.up_to(own_ranks)
     total = other.up_to(other_ranks)
     total += accepted

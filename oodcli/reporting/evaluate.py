@@ -314,7 +314,7 @@ def _is_part(row: ResultRow, whole: ResultRow) -> bool:
 
 
 def _spelled_out(pairs: Sequence[tuple[str, str]], known: Sequence[str]) -> list[tuple[str, str]]:
-    """Replace ``"all"`` by every other method, and leave out what is there the other way round."""
+    """Replace ``"all"`` by every other method, and drop pairs that are listed in reverse."""
     spelled: dict[frozenset[str], tuple[str, str]] = {}
     for first, second in pairs:
         firsts, seconds = (known if name == "all" else [name] for name in (first, second))

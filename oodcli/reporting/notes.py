@@ -77,7 +77,7 @@ def _resized_note(run: ScoredRun) -> str | None:
 
 
 def source_notes(sources: Sources) -> list[str]:
-    """Say what is not as the benchmark has it, or what score files leave open."""
+    """Report deviations from the benchmark, or what score files do not specify."""
     known = sources.known_benchmark
     if sources.query.files:
         return _file_notes(sources, known)
@@ -114,7 +114,7 @@ def _benchmark_notes(runs: Sequence[ScoredRun], benchmark: Benchmark) -> list[st
 
 
 def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list[str]:
-    """Say which methods were left out and why, are calibrated on training images, or mostly tie."""
+    """Say which methods were skipped and why, are calibrated on training images, or mostly tie."""
     shown = {row.method for row in rows}
     notes = [f"without {name}: {reason}" for name, reason in left_out.items() if name not in shown]
     train = {row.method for row in rows if row.params.get("calibration") == "train"}
@@ -178,7 +178,7 @@ def tuning_notes(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def average_notes(tables: Sequence[RunRows], *, apart: bool) -> list[str]:
-    """Say which sets averages leave out, and where those of runs apart are over different sets."""
+    """Report which sets averages omit, and where those of runs apart are over different sets."""
     notes = []
     averaged: dict[str, frozenset[str]] = {}
     for table in tables:

@@ -1,4 +1,4 @@
-"""Pictures of what is stored of runs, or of score files; no network, no torch."""
+"""Pictures of the stored results of runs, or of score files; needs no network and no torch."""
 
 import contextlib
 import itertools
@@ -60,7 +60,7 @@ _CAPTION = 17
 
 
 def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
-    """Draw everything that is known of the first run, or of the first network of score files.
+    """Draw everything that is known about the first run, or of the first network of score files.
 
     Histograms, ROC and precision-recall curves are drawn of the methods that are named, or of the
     :data:`~oodcli.reporting.plots.MOST_LINES` with the highest mean AUROC; the
@@ -175,7 +175,7 @@ def _scores(run: ScoredRun, method: str) -> tuple[Scores, dict[str, Scores]]:
 def _of_stored(
     store: Store, run: ScoredRun, stored: StoredRun, *, best: str, progress: Progress
 ) -> Iterator[Picture]:
-    """Yield what is drawn of a run beside its scores."""
+    """Yield the pictures of a run other than those of its scores."""
     chosen = _normratio(stored.folder)
     if chosen is not None:
         blocks = chosen["blocks"]
@@ -265,7 +265,7 @@ class _ShownSet:
 class _Images:
     """The images of a run that were scored, as far as they are still here.
 
-    Nothing is downloaded, and a set whose images are not those that were scored is left out.
+    Nothing is downloaded, and a set whose images differ from the scored ones is skipped.
     """
 
     store: Store

@@ -1,6 +1,6 @@
 """Plots of scores, blocks and training; reads no file, and imports Matplotlib only to draw.
 
-Colours are those of Okabe and Ito, which people with any common colour blindness tell apart; every
+Colours are those of Okabe and Ito, distinguishable with any common colour blindness; every
 line has a style or a marker of its own as well. Fractions become percent on the axes.
 """
 
@@ -113,7 +113,7 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
 
 
 def _smaller(content: bytes) -> bytes:
-    """Return a drawing as PNG with 256 colours, which nobody tells apart from all of them."""
+    """Return a drawing as PNG with 256 colours, visually the same as full colour."""
     stream = io.BytesIO()
     with open_image(io.BytesIO(content)) as drawing:
         few = drawing.convert("RGB").quantize(256, dither=Image.Dither.NONE)
@@ -196,7 +196,7 @@ def curves(
     Raises
     ------
     InvalidInputError
-        If there are more methods than can be told apart.
+        If there are more methods than can be distinguished.
     """
     if len(scores) > MOST_LINES:
         raise InvalidInputError(
@@ -304,7 +304,7 @@ def normratio_bars(
 def block_auroc(
     run: str, auroc: Mapping[str, Sequence[float]], *, selected: int | None = None
 ) -> Picture:
-    """Draw AUROC of FeatureNorm for every block, a line for each OOD set.
+    """Draw AUROC of FeatureNorm for every block, one line for each OOD set.
 
     Parameters
     ----------
@@ -561,7 +561,7 @@ def _pr(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _few(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return as many points as an eye can tell apart, spread evenly along the curve."""
+    """Return as many points as the eye can distinguish, spread evenly along the curve."""
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     at = np.searchsorted(way, np.linspace(0, way[-1], _MOST_POINTS))
     return np.unique(np.minimum(at, len(x) - 1))
@@ -573,7 +573,7 @@ def _guides(
     scores: Mapping[str, tuple[Scores, Mapping[str, Scores]]],
     name: str,
 ) -> None:
-    """Draw what a curve is to be compared with."""
+    """Draw the reference that a curve is compared with."""
     if kind == "roc":
         axes.plot([0, 100], [0, 100], color=_GREY, linewidth=0.8, linestyle=":", label="chance")
         axes.axhline(95, color=_GREY, linewidth=0.8, label="95 % of ID accepted")

@@ -50,7 +50,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class ResultRow:
-    """How well one method tells one OOD set, or the average of several, from the ID test set.
+    """How well one method separates one OOD set, or the average of several, from the ID test set.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class ResultRow:
 
     @property
     def place(self) -> Place:
-        """What tells the row from others of its run."""
+        """The key that identifies the row within its run."""
         return self.method, self.dataset, self.group
 
     def to_json(self) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows with what is needed to read them.
+    """Rows with the information needed to interpret them.
 
     Parameters
     ----------
@@ -462,7 +462,7 @@ def over_runs(reports: Sequence[Sequence[ResultRow]]) -> list[ResultRow]:
     Parameters
     ----------
     reports
-        The rows of each run, averages included; only rows that every run has are kept.
+        The rows of each run, averages included; only rows that every run has are included.
     """
     names = ", ".join(rows[0].run for rows in reports)
     tables = [{row.place: row for row in rows} for rows in reports]

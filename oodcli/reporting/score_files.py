@@ -53,7 +53,7 @@ class ForeignRun:
     labels, predictions
         True and predicted class of every ID image, ``(n_id,)``; None where the file has none.
     shifted_accuracy
-        Accuracy on covariate-shifted ID sets, where the file tells it.
+        Accuracy on covariate-shifted ID sets, if the file gives it.
     plain
         Whether all predictions are those of the plain classifier, not of what a method changed.
     convention
@@ -326,7 +326,7 @@ def _read_pickle(path: Path, id_name: str | None, method: str) -> list[ForeignRu
 
 
 def _plain_classes(predictions: Any, labels: Any, part: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    """Return the plain classifier's classes where they are kept: shaped logits may predict others.
+    """Return the plain classifier's classes where stored: shaped logits may predict others.
 
     Parameters
     ----------

@@ -235,7 +235,7 @@ class Sources:
 
 
 def _benchmark_asked(query: ScoreQuery) -> Benchmark | None:
-    """Return the benchmark that a query names; a name that there is not is refused."""
+    """Return the benchmark that a query names; an unknown name is refused."""
     if query.benchmark is None:
         return None
     if query.benchmark not in BENCHMARKS:

@@ -1,6 +1,6 @@
 """Uncertainty of the metrics: intervals, paired tests, and further values of the scores.
 
-Intervals stand for the images alone: another draw of as many ID and OOD images, the same network.
+Intervals stand for the images alone: another sample of as many ID and OOD images, the same network.
 AUROC has a closed form, from DeLong's variance; FPR95 and the two areas of precision are resampled,
 in :mod:`oodcli.reporting.bootstrap`.
 """
@@ -158,14 +158,14 @@ def auroc_interval(parts: Sequence[Placements]) -> tuple[float, float]:
     differ, times what
     DeLong's variance is of it at the AUROC observed, on either side by itself; so that with many
     images it is DeLong's, whatever the scores. Near 1 DeLong's rests on the few images that are not
-    placed perfectly, and is too small where another draw would have had more of them; so it is
+    placed perfectly, and is too small where another sample would have had more of them; so it is
     averaged, their number being its weight, with that of normal scores, which weighs
     ``_STEADYING`` images. Over several OOD sets all AUROCs move by the same normal quantile. An
     AUROC nearer to 0 or 1 than half an image of the smaller side stands for one that is half an
     image away.
 
-    Coverage, of draws of normal scores, AUROC 0.6 to 0.99, sides of 50 to 1,000 images, equal
-    spread or twice that of the other side: 0.93 to 0.97. Published intervals in such draws:
+    Coverage, for simulated normal scores, AUROC 0.6 to 0.99, sides of 50 to 1,000 images, equal
+    spread or twice that of the other side: 0.93 to 0.97. Published intervals in such simulations:
     DeLong's 0.67 to 0.95, on the logit scale 0.84 to 0.98 (Qin and Hotilovac, 2008; Perme and
     Manevski, 2019), Newcombe's method 5 0.85 to 1.00. Heavy tails are not seen by 50 images: with
     scores of Student's t (3 degrees of freedom) it is 0.7 at AUROC 0.98 with 50 and 1,000 images,

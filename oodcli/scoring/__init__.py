@@ -1,1 +1,1 @@
-"""From a run and images to scores: activations, fitted methods, and what is stored of both."""
+"""From a run and images to scores: activations, fitted methods, and the stores for both."""

@@ -79,11 +79,11 @@ class Activator:
     Parameters
     ----------
     store
-        Where activations are kept.
+        Where activations are stored.
     folder, run
         The run.
     compute
-        Where and how to compute what is missing.
+        Where and how to compute missing activations.
     progress
         Reports every forward pass.
     """
@@ -151,7 +151,7 @@ class Activator:
         images
             The images, at the size of the run.
         view
-            What is done to each image first; plain by default.
+            Transformation applied to each image first; none by default.
         normalise
             Whether pixel values are normalised with the constants of the run.
         probes
@@ -176,14 +176,14 @@ class Activator:
     def as_decoded(
         self, name: str, views: Mapping[View, bool], *, normalise: bool = True
     ) -> Callable[[ImageShard], None]:
-        """Return what computes and stores activations of shards whose pixels will not be kept.
+        """Return a consumer that stores activations of shards whose pixels are not cached.
 
         Parameters
         ----------
         name
             Name of the image set.
         views
-            What is done to each image first, and whether block norms are all that is stored.
+            Transformation applied to each image first, and whether only block norms are stored.
         normalise
             As for :meth:`activations`.
         """
@@ -244,7 +244,7 @@ class Activator:
         images
             The images, at the size of the run.
         learner
-            What to draw.
+            The state to compute.
 
         Raises
         ------
@@ -362,7 +362,7 @@ class Activator:
         of: int | None = None,
         passing: bool = False,
     ) -> None:
-        """Compute what is missing; it may be this process's part of all there is to compute."""
+        """Compute the missing activations, possibly only this process's share of them."""
         missing = shown.missing(shards, probes)  # again: another process may have been at it
         own = sum(len(each.shard) for each in missing)
         count = own if of is None else of
@@ -492,14 +492,14 @@ class _Shown:
     folder
         Where they are stored.
     view
-        What is done to each image first.
+        Transformation applied to each image first.
     """
 
     folder: ActivationFolder
     view: View
 
     def key_of(self, shard: ImageShard) -> str:
-        """Return the key of what is stored of a shard."""
+        """Return the key of a shard's stored activations."""
         return self.folder.shard_key(shard)
 
     def missing(self, shards: Sequence[ImageShard], probes: Sequence[Probe] = ()) -> list[Missing]:

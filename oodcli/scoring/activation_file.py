@@ -4,12 +4,12 @@
 
     weight                (k, d)  last layer: logits = features @ weight.T + bias
     bias                  (k,)
-    tau                   ()      what features are divided by before it, 1 if left out
+    tau                   ()      divisor of the features before it, 1 if absent
     SET/features          (n, d)  input of the last layer
-    SET/logits            (n, k)  may be left out: they are what the last layer makes of them
+    SET/logits            (n, k)  optional: otherwise computed by the last layer
     SET/labels            (n,)    classes from 0 to k - 1
-    SET/block_norms       (n, b)  FeatureNorm of every block, may be left out
-    SET/predictions       (n,)    may be left out: the classes of the largest logits
+    SET/block_norms       (n, b)  FeatureNorm of every block, optional
+    SET/predictions       (n,)    optional: otherwise the classes of the largest logits
 
 ``SET`` is ``train`` (what methods learn from), ``val`` (what they are calibrated on; without it, a
 fixed tenth of ``train``, every class in proportion), ``test`` (ID test images), or ``jigsaw``
@@ -212,7 +212,7 @@ def read_activations(path: Path, *, progress: Progress) -> ActivationFile:
     path
         The file.
     progress
-        Told how far checking is.
+        Receives progress of the check.
 
     Raises
     ------

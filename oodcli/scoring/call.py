@@ -45,7 +45,7 @@ class Opened:
     Parameters
     ----------
     work
-        What is scored, and by which methods.
+        The data sets to score and the methods.
     test
         The ID test images.
     others
@@ -78,7 +78,7 @@ def computed(
     processes: Processes,
     fit: Callable[[Opened], FittedMethods],
 ) -> Iterator[tuple[Opened, FittedMethods]]:
-    """Compute with all processes what is learned from and what is scored.
+    """Compute the activations for fitting and for scoring with all processes.
 
     Every process comes through here, so that all of them do the same in the same order.
 
@@ -96,7 +96,7 @@ def computed(
     Yields
     ------
     opened
-        What is scored.
+        The data sets to score.
     methods
         What ``fit`` has returned.
 
@@ -152,7 +152,7 @@ def _share_out_learning(work: Work, processes: Processes) -> None:
 
 
 def _learn_as_decoded(work: Work) -> None:
-    """Compute what methods learn from while training images are decoded that cannot be kept."""
+    """Compute fitting data while decoding training images that cannot be cached."""
     views = {View("jigsaw"): True} if work.needs_block else {}
     # What methods observe of training images takes a pass that gives the ordinary activations too.
     if not work.observes:

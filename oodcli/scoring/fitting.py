@@ -62,23 +62,23 @@ class FittedMethods:
         return tuple(name for name in self.left_out if name not in self.optional)
 
     def require_one(self) -> None:
-        """Refuse to go on without any method.
+        """Raise an error if no method remains.
 
         Raises
         ------
         UndefinedMethodError
-            If all were left out.
+            If all were skipped.
         """
         if not self.fitted:
             raise UndefinedMethodError(together(self.left_out))
 
     def require_all(self) -> None:
-        """Refuse to go on without one of the methods.
+        """Raise an error if any of the methods was skipped.
 
         Raises
         ------
         UndefinedMethodError
-            If one was left out.
+            If one was skipped.
         """
         if self.left_out:
             raise UndefinedMethodError(together(self.left_out))
@@ -107,7 +107,7 @@ class FittedMethods:
         return replace(self, fitted=tuple(marked))
 
     def with_defined_probes(self, attempt: Callable[[Sequence[Probe]], None]) -> Self:
-        """Return the methods whose probes are defined for the network; the others are left out.
+        """Return the methods whose probes are defined for the network; the others are skipped.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class FittedMethods:
         Returns
         -------
         methods
-            Those that are defined for these images and gave finite scores; the others are left out.
+            Those that are defined for these images and gave finite scores; the others are skipped.
         scores
             Their scores by canonical name, ``(n,)`` each.
         """
@@ -242,7 +242,7 @@ def fit_all(
     progress: Progress,
     calibrated_on: str = "val",
 ) -> FittedMethods:
-    """Fit methods on one reference; those that are not defined there are left out.
+    """Fit methods on one reference; methods that are not defined there are skipped.
 
     Those that need probes come first, so that the pass over the training images that they cause
     serves the others too. Training images come before calibration images, which may be some of
@@ -255,9 +255,9 @@ def fit_all(
     reference
         What they may learn from.
     progress
-        Told how far fitting is.
+        Receives progress of fitting.
     calibrated_on
-        Where calibration images come from: ``train`` is told beside every result that used them.
+        Where calibration images come from: ``train`` is reported with every result that used them.
 
     Raises
     ------

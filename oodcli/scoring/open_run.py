@@ -274,7 +274,7 @@ class OpenRun:
     def as_decoded(
         self, part: str, views: Mapping[View, bool], *, normalise: bool = True
     ) -> Callable[[ImageShard], None]:
-        """Return what computes activations of a part while it is decoded and cannot be kept.
+        """Return a consumer that computes activations while decoding a part that cannot be cached.
 
         See :meth:`oodcli.scoring.activate.Activator.as_decoded`.
         """

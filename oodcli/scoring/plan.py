@@ -78,7 +78,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """What is scored, and by which methods.
+    """The data sets to score and the methods.
 
     Parameters
     ----------

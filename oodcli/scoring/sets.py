@@ -234,7 +234,7 @@ def validation_sets(
     *,
     observes: bool,
 ) -> tuple[ValidationSet, ValidationSet]:
-    """Return the ID validation images, and what a search is to tell them from.
+    """Return the ID validation images, and the images that a search must distinguish them from.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def settings(spec: MethodSpec) -> list[MethodSpec]:
 
 
 def _chosen(part: MethodPart, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values without those that are defaults, which canonical names leave out."""
+    """Return values without defaults, which canonical names omit."""
     parameters = part.method.parameters()
     return {k: value for k, value in values.items() if value != parameters[k].default}
 
@@ -94,9 +94,9 @@ def tune(
     tuning
         What the validation sets are.
     id_val, ood_val
-        ID validation images, and what they are to be told from.
+        ID validation images, and the images to distinguish them from.
     progress
-        Told how far the search is.
+        Receives progress of the search.
 
     Yields
     ------

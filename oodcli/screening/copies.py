@@ -30,7 +30,7 @@ def check_copies(into: Path, paths: Sequence[str]) -> None:
     into
         The folder.
     paths
-        What is read, as it was given.
+        The input, as given by the caller.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def _resolved(folder: str) -> Path:
 
 @dataclass(frozen=True)
 class Copies:
-    """A folder that gets copies of images; a file that is there is never changed.
+    """A folder that receives copies of images; existing files are never changed.
 
     Parameters
     ----------
@@ -64,12 +64,12 @@ class Copies:
     folder: Path
 
     def holds(self, item: Item) -> bool:
-        """Tell whether an image is such a copy, which must not be copied again and again."""
+        """Return whether an image is such a copy, which must not be copied repeatedly."""
         parent = _resolved(os.path.dirname(item.path))  # noqa: PTH120 - a million items
         return parent.is_relative_to(_resolved(str(expanded(self.folder))))
 
     def add(self, item: Item) -> None:
-        """Copy an image to its relative path, or beside another image that is there."""
+        """Copy an image to its relative path, or next to an existing different image."""
         wanted = expanded(self.folder) / item.relative
         try:
             for number in range(1, _COPIES):
@@ -99,7 +99,7 @@ class Copies:
             Image.fromarray(item.pixels).save(stream, format="PNG")
 
     def _is_copy(self, item: Item, target: Path) -> bool:
-        """Tell whether a file holds the image already."""
+        """Return whether a file already holds the image."""
         if not target.is_file():
             return False
         if item.pixels is not None:

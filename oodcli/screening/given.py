@@ -94,7 +94,7 @@ def _read(file: Any, name: str) -> Item:  # noqa: ANN401 - whatever can be read
 
 
 def _pixels(image: object) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pixels ``(h, w, 3)`` of what is an image or several.
+    """Yield the pixels ``(h, w, 3)`` of one image or several.
 
     Raises
     ------

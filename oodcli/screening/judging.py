@@ -168,7 +168,7 @@ def judge(
     keep_pixels
         Whether the items that come back have the pixels of images out of arrays.
     unreadable
-        What happens where an image cannot be read: ``row`` for a row with the reason, or ``raise``.
+        If an image cannot be read: ``row`` for a row with the reason, or ``raise``.
 
     Yields
     ------

@@ -204,6 +204,6 @@ def _spread(values: NDArray[Any]) -> float:
 
 
 def difference_of(got: NDArray[Any], wanted: NDArray[Any]) -> Difference:
-    """Return how far an output is from what is wanted, both ``(n, …)``."""
+    """Return the deviation of an output from the expected one, both ``(n, …)``."""
     largest = float(np.abs(got.astype(np.float64) - wanted).max())
     return Difference(largest, largest / _spread(wanted))

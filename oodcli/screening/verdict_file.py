@@ -1,7 +1,7 @@
-"""Verdicts as lines of CSV or JSON, in a file that an interrupted run goes on with.
+"""Verdicts as lines of CSV or JSON, in a file that an interrupted run can resume.
 
 Beside ``FILE`` stands ``FILE.ood.json``: which detector and threshold its rows are from. A file is
-gone on with only where that is the same; what is done is told by the paths in its rows.
+resumed only if that is the same; the paths in its rows identify the finished images.
 """
 
 import contextlib
@@ -228,7 +228,7 @@ def verdict_file(
     *,
     progress: Progress = SILENT,
 ) -> Iterator[VerdictFile]:
-    """Open a file for verdicts, new or to go on with.
+    """Open a file for verdicts, new or to be resumed.
 
     Parameters
     ----------
@@ -241,12 +241,12 @@ def verdict_file(
     store
         Whose locks keep two processes from writing the same file.
     progress
-        Told once when another process is writing it.
+        Notified once if another process is writing the file.
 
     Raises
     ------
     InvalidInputError
-        If the file is there and not of these settings, or not written by this function at all; or
+        If the file exists with other settings, or was not written by this function; or
         if it cannot be written.
     """
     target = expanded(path).resolve()

@@ -1,7 +1,7 @@
-"""Choosing among candidates by how well they tell images from spoilt versions of themselves.
+"""Choosing among candidates by how well they separate images from corrupted versions of them.
 
-All of it is arithmetic on scores: what was spoilt, and how the scores came about, is the business
-of :mod:`oodcli.workflows.recommend`.
+All of it is arithmetic on scores: the corruptions, and how the scores were computed, belong to
+:mod:`oodcli.workflows.recommend`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Contrast:
-    """Scores of the same images twice: as they are, and spoilt in one way.
+    """Scores of the same images twice: unchanged, and corrupted in one way.
 
     Parameters
     ----------
@@ -54,21 +54,21 @@ def aurocs(id_scores: Floats, pseudo_scores: Floats) -> tuple[Floats, Floats]:
     Parameters
     ----------
     id_scores, pseudo_scores
-        Scores of ``n`` images as they are and spoilt, ``(n, c)``.
+        Scores of ``n`` images unchanged and corrupted, ``(n, c)``.
 
     Returns
     -------
     auroc
         ``(c,)``; ties count half.
     influence
-        ``(n, c)``: the share of spoilt images that score less than image ``i``, and of images that
-        score more than spoilt image ``i``, each less the AUROC.
+        ``(n, c)``: the share of corrupted images that score below image ``i``, and of images
+        that score more than corrupted image ``i``, each less the AUROC.
 
     References
     ----------
     DeLong, DeLong, Clarke-Pearson. "Comparing the Areas under Two or More Correlated Receiver
     Operating Characteristic Curves". Biometrics 44, 1988. The placement values; here image and
-    spoilt image are drawn together, so that both belong to one row.
+    corrupted image are drawn together, so that both belong to one row.
     """
     first, second = np.empty_like(id_scores), np.empty_like(id_scores)
     for column in range(id_scores.shape[1]):
@@ -117,20 +117,20 @@ def resampled(contrasts: Sequence[Contrast], *, draws: int, seed: int) -> Floats
     contrasts
         At least one.
     draws
-        How often to draw.
+        Number of bootstrap samples.
     seed
-        Of the draws.
+        Seed of the bootstrap samples.
 
     Returns
     -------
     merits
-        ``(draws, c)``. Every draw takes as many images with replacement, each with all that was
+        ``(draws, c)``. Every sample takes as many images with replacement, each with all that was
         made of it, and leaves out one family, each in turn.
 
     Notes
     -----
     The AUROC of drawn images is taken to first order, as the mean of what each image adds. One
-    family alone cannot be left out.
+    family alone cannot be omitted.
     """
     generator = np.random.default_rng(seed)
     n = len(contrasts[0].id_scores)

@@ -188,7 +188,7 @@ def same_scores(name: str, other: str) -> str:
 def stored_recommendation(run: OpenRun) -> Recommendation | None:
     """Return the stored recommendation if it is for these weights, and can still be parsed.
 
-    One that cannot is reported, and made again where one is needed.
+    One that cannot is reported, and recomputed where one is needed.
     """
     place = run.folder.recommendation
     if not place.is_file():

@@ -1,4 +1,4 @@
-"""Every candidate, tried on ID images and on the same images spoilt."""
+"""Evaluate every candidate on ID images and on corrupted versions of them."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ _POOL = 12
 
 @dataclass(frozen=True)
 class TrialResult:
-    """All candidates on ID images and on the same images spoilt.
+    """All candidates on ID images and on corrupted versions of them.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class TrialResult:
 def try_all(
     run: OpenRun, images: ImageSet, *, methods: Sequence[str] = (), seed: int
 ) -> TrialResult:
-    """Score ID images and spoilt versions of them with every candidate.
+    """Score ID images and corrupted versions of them with every candidate.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def try_all(
     Raises
     ------
     InvalidInputError
-        If no candidate can be tried, or the images cannot be spoilt in any way.
+        If no candidate can be tried, or no corruption can be applied to the images.
     """
     reference = run.reference()
     specs = candidates(len(run.record.blocks), methods)

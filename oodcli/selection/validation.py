@@ -1,4 +1,4 @@
-"""The images that a method is chosen on: ID images that were held out, and the same ones spoilt."""
+"""The images used to choose a method: held-out ID images and corrupted versions of them."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class Spoilt:
     view: View
 
     def beside(self, size: tuple[int, int]) -> View:
-        """Return how ID images of a size are shown beside the spoilt ones."""
+        """Return how ID images of a size are shown beside the corrupted ones."""
         tiles = self.view.tiles
         whole = all(side % tiles == 0 for side in size)
         return View() if self.view.kind != "jigsaw" or whole else View("framed", tiles=tiles)
