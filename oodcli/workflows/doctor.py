@@ -48,6 +48,7 @@ PACKAGES: Mapping[str, str] = {
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "pytorch-ood": ("pytorch-ood",),
+    "hf": ("transformers",),
     "timm": ("timm",),
 }
 # Below this, the activations of an ordinary run may not fit.

@@ -97,8 +97,8 @@ def test_a_filter_that_a_graph_cannot_have_is_refused(ood: Ood, tiny: Path, tmp_
     code, out, err = ood(*argv, "--input-size", "20x24")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "error: a graph cannot resize by bicubic-torchvision: it would add in another order, and "
-        "some pixels would be one level off; leave out --input-size, and resize images before"
+        "error: a graph cannot resize by bicubic-torchvision: it would add in another order, so "
+        "some pixels would differ by one level; omit --input-size, and resize images before"
     )
     assert not (tmp_path / "out").exists()
     code, _, err = ood(*argv)

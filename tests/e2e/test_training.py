@@ -104,7 +104,7 @@ def test_the_best_checkpoint_counts_where_the_recipe_says_so(ood: Ood, store: Pa
     assert best < 5
     kept = record(store, "b")["training"]
     assert (kept["checkpoint"], kept["val_accuracy"]) == (best, max(values))
-    assert f"the checkpoint of epoch {best} counts" in err
+    assert f"the checkpoint of epoch {best} is used" in err
     assert not list((store / "runs" / "b").glob("best-*"))
     assert ood(*SMALL, *steady, "--epochs", best, "--name", "c")[0] == 0
     for name, tensor in weights(store, "b").items():
