@@ -328,8 +328,8 @@ def test_a_checkpoint_of_another_network_or_class_count(
     assert "resnet18" in message
     message = says(ood, "import", weights, "--arch", "resnet18:width=2", "--data", "digits")
     assert message.endswith(
-        "has 2 classes and digits has 6; name the data it was trained on: --data; or all classes of "
-        "the network, one per line in the order of its outputs: --classes FILE"
+        "has 2 classes and digits has 6; name the data it was trained on: --data; or all classes "
+        "of the network, one per line in the order of its outputs: --classes FILE"
     )
     assert sorted(p.name for p in (tmp_path / "store" / "runs").iterdir()) == ["tiny"]
 
