@@ -14,7 +14,7 @@ _FOLDERS = ("hf:", "timm:local-dir:", "timm:hf-hub:", "timm:hf_hub:")
 
 
 def names_folder(spec: str) -> bool:
-    """Tell whether a written architecture names a folder of weights with their configuration.
+    """Return whether a written architecture names a folder of weights and configuration.
 
     Examples
     --------

@@ -248,7 +248,7 @@ def file_of_user(path: Path) -> Iterator[IO[bytes]]:
 
 
 def is_stream(path: Path) -> bool:
-    """Tell whether a path is a pipe or a device; what a link to a pipe resolves to is no path."""
+    """Return whether a path is a pipe or a device (a link to a pipe resolves to no real path)."""
     given = expanded(path)
     return given.exists() and not given.is_file()
 

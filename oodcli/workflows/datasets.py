@@ -63,7 +63,7 @@ def download_datasets(
     jobs
         The most files to fetch side by side.
     progress
-        Told of the bytes received.
+        Receives the number of bytes received.
 
     Raises
     ------

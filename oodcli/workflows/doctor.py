@@ -313,7 +313,7 @@ def _surroundings() -> list[str]:
 
 
 def _spins(name: str) -> bool:
-    """Tell whether a variable of OpenMP asks threads to wait actively."""
+    """Return whether an OpenMP variable asks threads to wait actively."""
     value = os.environ.get(name, "").strip().lower()
     if name == "OMP_WAIT_POLICY":
         return value == "active"
@@ -519,7 +519,7 @@ def _with_runs(
 
 
 def _remarks_on(folder: "RunFolder", record: "Run") -> list[str]:
-    """Return what makes the results of a run doubtful, or has to be made again.
+    """Return what makes the results of a run doubtful, or has to be recomputed.
 
     Parameters
     ----------
@@ -576,7 +576,7 @@ def _check_weights(path: Path) -> None:
 
 
 def _writable(root: Path) -> bool:
-    """Tell whether a file can be made in a folder, or in the one above where it is not there."""
+    """Return whether a file can be created in a folder, or in its parent if it does not exist."""
     from oodcli.store.store import check_folder_of_user
 
     try:

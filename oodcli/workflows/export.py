@@ -118,7 +118,7 @@ def export(store: Store, request: ExportRequest, *, progress: Progress = SILENT)
     request
         What to export.
     progress
-        Told of long work.
+        Receives the progress of long work.
 
     Raises
     ------

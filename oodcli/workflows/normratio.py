@@ -37,7 +37,7 @@ def normratio(
     skip_unreadable
         Whether to leave out images that cannot be decoded.
     progress
-        Told of long work.
+        Receives the progress of long work.
 
     Raises
     ------

@@ -141,7 +141,7 @@ def predict(
     rows_to
         Takes rows, as text, that no file was named for.
     progress
-        Told of long work.
+        Receives the progress of long work.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 Every method that needs no more than the ordinary forward pass, with every published value of its
 parameters and every block, and ensembles of them, is tried on ID images that the network was not
-trained on, against the same images spoilt in several ways: jigsaws, noise, blur, rotation. No OOD
-image has a part in it.
+trained on, against the same images corrupted in several ways: jigsaws, noise, blur, rotation. No
+OOD image is used.
 """
 
 import shlex

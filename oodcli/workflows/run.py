@@ -75,7 +75,7 @@ def run_all(
     command
         The command line, kept with the run.
     progress
-        Told of every step.
+        Receives the progress of every step.
 
     Raises
     ------

@@ -94,7 +94,7 @@ def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScor
     request
         What to score, and how.
     progress
-        Told of long work.
+        Receives the progress of long work.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def _usable(
 
 
 def _reference(file: ActivationFile, device: torch.device) -> Reference:
-    """Return what methods may learn from; a set that is not there is told when it is touched."""
+    """Return the sets that methods may learn from; a missing set is reported on first access."""
 
     def needs(name: str) -> Callable[..., NoReturn]:
         def refuse(*_: object) -> NoReturn:

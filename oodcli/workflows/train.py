@@ -66,7 +66,7 @@ def train(
     command
         The command line, kept with the run.
     progress
-        Told of every epoch.
+        Receives the progress of every epoch.
     processes
         The processes that train together, each of which calls this with the same request; they
         share the store, in which the first one alone writes the run. This one alone if None.
@@ -186,7 +186,7 @@ def train_seeds(
     command
         The command line, kept with every run.
     progress
-        Told of every epoch.
+        Receives the progress of every epoch.
     processes
         As for :func:`train`.
 
@@ -237,7 +237,7 @@ def resume_run(
     device
         Where to compute.
     progress
-        Told of every epoch.
+        Receives the progress of every epoch.
     processes
         As for :func:`train`; there may be another number of them than before.
     data_workers
