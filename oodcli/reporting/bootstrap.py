@@ -140,8 +140,8 @@ def rank_edges(n: int) -> Counts:
 class _Places:
     """Ranks of the images that end a bin of the positives, on both sides.
 
-    ``own_end`` and ``other_end`` count what is accepted with the image, ``own_start`` and
-    ``other_start`` what is accepted before it; equal scores are accepted together.
+    ``own_end`` and ``other_end`` count images accepted with this image, ``own_start`` and
+    ``other_start`` those accepted before it; equal scores are accepted together.
     """
 
     own_end: Counts
@@ -216,8 +216,8 @@ def share_interval(value: float, samples: Floats, *, images: int) -> tuple[float
     and at least as wide as Wilson's interval. Without it the interval of a share of 0 or 1, whose
     resamples do not vary, would be a point.
 
-    Coverage for FPR95, of 300 draws in each of 30 cases as in :func:`auroc_interval`: 0.92 to 0.98
-    (the two percentiles alone: 0.91 to 0.97, and 0 for a perfect method).
+    Coverage for FPR95, in 300 simulations of each of 30 cases as in :func:`auroc_interval`:
+    0.92 to 0.98 (the two percentiles alone: 0.91 to 0.97, and 0 for a perfect method).
     """
     low, high = np.percentile(samples, [2.5, 97.5])
     scale = 1 + Z_95**2 / images
@@ -253,7 +253,7 @@ def logit_interval(value: float, samples: Floats, *, positives: int) -> tuple[fl
     positive image, whose resamples hardly vary, has their standard error of an area that is half an
     image away, and the interval ends at 0 or 1.
 
-    Coverage for AUPR, of draws as in :func:`auroc_interval`: 0.93 to 0.97 with 200 and 300 images
+    Coverage for AUPR, simulated as in :func:`auroc_interval`: 0.93 to 0.97 with 200 and 300 images
     of equal spread (percentiles of the same resamples: 0.91 to 0.95), 0.88 to 0.98 of unequal
     spread (0.79 to 0.96), 0.88 to 1.00 where a side has 50 (0.60 to 0.95).
     """

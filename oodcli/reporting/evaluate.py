@@ -206,7 +206,7 @@ def with_intervals(
 
     Notes
     -----
-    The networks are taken as given; what is uncertain is the images. The interval of AUROC is that
+    The networks are taken as given; only the images are uncertain. The interval of AUROC is that
     of :func:`oodcli.reporting.statistics.auroc_interval`, also of an average: placements are
     averaged over
     runs, which saw the same images, and ID placements over OOD sets. The others come from

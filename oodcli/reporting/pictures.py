@@ -398,7 +398,7 @@ class _Images:
 
 
 def _shortened(text: str) -> str:
-    """Return a line that is no wider than a thumbnail; of names the end tells most."""
+    """Return a line that is no wider than a thumbnail; the end of a name matters most."""
     return text if len(text) <= _CAPTION else f"…{text[1 - _CAPTION :]}"
 
 

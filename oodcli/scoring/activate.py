@@ -237,7 +237,7 @@ class Activator:
             processes.meet()
 
     def learned(self, images: ImageSet, learner: Learner) -> Mapping[str, Tensor]:
-        """Return the state that a learner draws from images, computing it where it is not stored.
+        """Return the state that a learner derives from images, computing it if not stored.
 
         Parameters
         ----------

@@ -246,7 +246,7 @@ def fit_all(
 
     Those that need probes come first, so that the pass over the training images that they cause
     serves the others too. Training images come before calibration images, which may be some of
-    them: what is stored of those is not computed again.
+    them: their stored activations are not recomputed.
 
     Parameters
     ----------
