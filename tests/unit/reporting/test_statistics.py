@@ -426,12 +426,12 @@ SIDES = [(50, 50), (50, 300), (300, 50), (200, 300), (50, 1000), (1000, 50), (10
 @pytest.mark.parametrize(("n_id", "n_ood"), SIDES)
 @pytest.mark.parametrize("auroc", [0.6, 0.8, 0.9, 0.95, 0.98, 0.99])
 def test_the_interval_of_auroc_covers_what_it_says(auroc, n_id, n_ood, spread):
-    """The share of 4,000 draws."""
+    """The share of 4,000 draws, whose own standard error is 0.003."""
     ends = [
         auroc_interval([placements(*pair)])
         for pair in normal_pairs(auroc, n_id, n_ood, draws=4000, seed=1, spread=spread)
     ]
-    assert 0.93 <= np.mean([low <= auroc <= high for low, high in ends]) <= 0.97
+    assert 0.927 <= np.mean([low <= auroc <= high for low, high in ends]) <= 0.973
 
 
 def test_the_interval_of_an_area_is_lopsided_and_holds_its_value():
