@@ -8,8 +8,9 @@ from oodcli.data.benchmarks import BENCHMARKS, Benchmark, own_benchmark
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import places_of, prepare
 from oodcli.data.download import download
+from oodcli.data.known import Download, KnownDataset
 from oodcli.data.opening import open_dataset
-from oodcli.data.registry import DATASETS, Download, KnownDataset
+from oodcli.data.registry import DATASETS
 from oodcli.data.views import View, jigsaw
 
 __all__ = [

@@ -7,8 +7,9 @@ from typing import Any
 
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.download import wanted_files
+from oodcli.data.known import KnownDataset
 from oodcli.data.own_names import RegisteredDataset, registered
-from oodcli.data.registry import DATASETS, KnownDataset
+from oodcli.data.registry import DATASETS
 from oodcli.records import as_json
 from oodcli.store.store import Store
 

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from oodcli.data.registry import DATASETS, Download
+from oodcli.data.known import Download
+from oodcli.data.registry import DATASETS
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.patience import SlowServerError, open_url
 from oodcli.progress import SILENT, Progress, Task

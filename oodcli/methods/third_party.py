@@ -151,9 +151,9 @@ def refusing(name: str, reason: str) -> MethodSpec:
             """
             raise UndefinedMethodError(reason)
 
-        def score(self, batch: Activations) -> Tensor:
-            """Score nothing, since there is never an instance."""
-            raise NotImplementedError
+        def score(self, _batch: Activations, /) -> Tensor:
+            """Refuse, as :meth:`fit` does, which gives no instance to call this on."""
+            raise UndefinedMethodError(reason)
 
     return MethodSpec((MethodPart(name, Method(Refused, name, "", ()), {}),), optional=True)
 

@@ -318,7 +318,7 @@ def _stored_accuracy(content: object) -> tuple[float | None, str]:
         if is_one or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()):
             try:
                 number = float(value)
-            except (ArithmeticError, ValueError, RuntimeError, NotImplementedError):
+            except (ArithmeticError, ValueError, RuntimeError):
                 continue  # a tensor without a value, or a number beyond all floats
             if 0 < number <= 100:
                 # No classifier that is worth keeping has less than one percent.

@@ -1,22 +1,4 @@
-"""A reader of third-party pickles that runs no code.
-
-A pickle is a program for a small machine that puts values onto a stack, and names functions to
-call. This is such a machine, of which every instruction makes plain values only. It answers the few
-names of which NumPy arrays are made with records of its own, so that a crafted pickle reaches no
-function, no class and not the inside of NumPy. Arrays are then built from the records' bytes. Where
-a file may hold tensors of PyTorch, they become arrays in the same way, without PyTorch.
-
-Time and memory are in proportion to the file: nothing is allocated for what a pickle only claims,
-and values that contain themselves, nest deeply, or are so often repeated by reference that they
-would unpack to many times the file are refused.
-
-One module, since the machine, the records it answers with and the check of other readers' pickles
-only make sense together.
-
-References
-----------
-Instructions and their arguments: ``pickletools`` of the Python standard library.
-"""
+"""The machine that a pickle is a program for, and the plain values that it answers names with."""
 
 import codecs
 import math
@@ -30,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from oodcli.errors import CorruptArtifactError
 
 MOST_DEPTH = 50
 """How deep values may nest."""
@@ -50,7 +30,7 @@ class ExcessError(ValueError):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Name:
+class Name:
     """What stands for a function or class that a pickle names.
 
     Parameters
@@ -65,7 +45,7 @@ class _Name:
     code: str = ""
 
 
-class _DtypeRecord:
+class DtypeRecord:
     """What a pickle says of a NumPy data type."""
 
     __slots__ = ("code", "order")
@@ -84,7 +64,7 @@ class _DtypeRecord:
         return np.dtype(self.order + self.code)
 
 
-class _ArrayRecord:
+class ArrayRecord:
     """What a pickle says of a NumPy array."""
 
     __slots__ = ("state",)
@@ -106,11 +86,11 @@ class _ArrayRecord:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _BufferRecord:
+class BufferRecord:
     """What a pickle of protocol 5 says of a NumPy array."""
 
     content: bytes | bytearray
-    kind: _DtypeRecord
+    kind: DtypeRecord
     shape: tuple[int, ...]
     order: str
 
@@ -124,10 +104,10 @@ class _BufferRecord:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _ScalarRecord:
+class ScalarRecord:
     """What a pickle says of a NumPy number."""
 
-    kind: _DtypeRecord
+    kind: DtypeRecord
     content: Any
 
     def number(self) -> Any:  # noqa: ANN401 - whatever Python number the data type stands for
@@ -135,7 +115,7 @@ class _ScalarRecord:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _EncodedRecord:
+class EncodedRecord:
     """Bytes, as Python 3 writes them in old protocols: text, and its encoding."""
 
     text: str
@@ -148,7 +128,7 @@ class _EncodedRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class _StorageRecord:
+class StorageRecord:
     """What a pickle says of the memory behind a tensor: four pickles, then size and values."""
 
     written: Any
@@ -158,10 +138,10 @@ class _StorageRecord:
         content = _bytes_of(self.written)
         place = 0
         for _magic_version_system in range(3):
-            place = _Machine(content, {}, start=place).run()[1]
-        names = {("torch", name): _Name(_no_call, code) for name, code in _STORAGES.items()}
-        (dtype, size), place = _Machine(content, names, start=place, takes_storages=True).run()
-        place = _Machine(content, {}, start=place).run()[1]
+            place = Machine(content, {}, start=place).run()[1]
+        names = {("torch", name): Name(_no_call, code) for name, code in _STORAGES.items()}
+        (dtype, size), place = Machine(content, names, start=place, takes_storages=True).run()
+        place = Machine(content, {}, start=place).run()[1]
         written = int.from_bytes(content[place : place + 8], "little")
         if size < 0 or written != size:
             raise ValueError(f"a storage of {size} values says it has {written}")
@@ -170,10 +150,10 @@ class _StorageRecord:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _TensorRecord:
+class TensorRecord:
     """What a pickle says of a tensor."""
 
-    storage: _StorageRecord
+    storage: StorageRecord
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -194,11 +174,11 @@ class _TensorRecord:
 
 
 def _length(content: Any) -> int:  # noqa: ANN401 - any content of a pickle
-    return len(content.text if isinstance(content, _EncodedRecord) else content)
+    return len(content.text if isinstance(content, EncodedRecord) else content)
 
 
 def _bytes_of(content: Any) -> bytes | bytearray:  # noqa: ANN401 - any content of a pickle
-    return content.content() if isinstance(content, _EncodedRecord) else content
+    return content.content() if isinstance(content, EncodedRecord) else content
 
 
 def _array(
@@ -222,16 +202,16 @@ def _no_bytes() -> bytes:
 
 
 def _tensor(
-    storage: _StorageRecord,
+    storage: StorageRecord,
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     *_ignored: object,
-) -> _TensorRecord:
-    if not isinstance(storage, _StorageRecord):
+) -> TensorRecord:
+    if not isinstance(storage, StorageRecord):
         raise TypeError(f"a tensor of a {type(storage).__name__} is not read")
     sizes, steps = tuple(int(size) for size in shape), tuple(int(step) for step in strides)
-    return _TensorRecord(storage, int(offset), sizes, steps)
+    return TensorRecord(storage, int(offset), sizes, steps)
 
 
 def _hooks(*_ignored: object) -> dict[Any, Any]:
@@ -243,19 +223,19 @@ def _no_call(*_ignored: object) -> None:
     raise ValueError("it makes a storage by hand")
 
 
-_NAMES: Mapping[tuple[str, str], _Name] = {
-    ("__builtin__", "bytes"): _Name(_no_bytes),
-    ("numpy", "ndarray"): _Name(_ArrayRecord),
-    ("numpy", "dtype"): _Name(_DtypeRecord),
-    ("_codecs", "encode"): _Name(_EncodedRecord),
+NAMES: Mapping[tuple[str, str], Name] = {
+    ("__builtin__", "bytes"): Name(_no_bytes),
+    ("numpy", "ndarray"): Name(ArrayRecord),
+    ("numpy", "dtype"): Name(DtypeRecord),
+    ("_codecs", "encode"): Name(EncodedRecord),
     # NumPy moved its inside in version 2; old files have the old names.
     **{
-        (f"numpy.{core}.{module}", name): _Name(record)
+        (f"numpy.{core}.{module}", name): Name(record)
         for core in ("core", "_core")
         for module, name, record in (
-            ("multiarray", "_reconstruct", _ArrayRecord),
-            ("multiarray", "scalar", _ScalarRecord),
-            ("numeric", "_frombuffer", _BufferRecord),
+            ("multiarray", "_reconstruct", ArrayRecord),
+            ("multiarray", "scalar", ScalarRecord),
+            ("numeric", "_frombuffer", BufferRecord),
         )
     },
 }
@@ -270,12 +250,23 @@ _STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
 }
-_TENSOR_NAMES: Mapping[tuple[str, str], _Name] = {
-    **_NAMES,
-    ("torch._utils", "_rebuild_tensor_v2"): _Name(_tensor),
-    ("torch.storage", "_load_from_bytes"): _Name(_StorageRecord),
-    ("collections", "OrderedDict"): _Name(_hooks),
+TENSOR_NAMES: Mapping[tuple[str, str], Name] = {
+    **NAMES,
+    ("torch._utils", "_rebuild_tensor_v2"): Name(_tensor),
+    ("torch.storage", "_load_from_bytes"): Name(StorageRecord),
+    ("collections", "OrderedDict"): Name(_hooks),
 }
+
+
+class Inert(dict[Any, Any]):
+    """What another reader would make an object of; here it keeps what it would be made of."""
+
+    __slots__ = ("parts",)
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__()
+        self.parts = list(parts)
 
 
 class _Mark:
@@ -285,7 +276,7 @@ class _Mark:
 _MARK = _Mark()
 
 
-class _Machine:
+class Machine:
     """Runs one pickle.
 
     Parameters
@@ -303,7 +294,7 @@ class _Machine:
     def __init__(
         self,
         content: bytes | bytearray | mmap.mmap,
-        names: Mapping[tuple[str, str], _Name],
+        names: Mapping[tuple[str, str], Name],
         *,
         start: int = 0,
         takes_storages: bool = False,
@@ -435,7 +426,7 @@ class _Machine:
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise TypeError(f"it calls a {type(function).__name__}")
         self.push(function.make(*arguments))
 
@@ -444,7 +435,7 @@ class _Machine:
         record = self.stack[-1]
         if isinstance(record, dict) and isinstance(state, dict):
             return  # attributes of an OrderedDict, such as the versions that torch notes on one
-        if not isinstance(record, (_DtypeRecord, _ArrayRecord)) or not isinstance(state, tuple):
+        if not isinstance(record, (DtypeRecord, ArrayRecord)) or not isinstance(state, tuple):
             raise TypeError(f"it alters a {type(record).__name__}")
         record.set_state(state)
 
@@ -452,7 +443,7 @@ class _Machine:
         if not self.takes_storages:
             raise ValueError("it refers to something outside of it")
         _kind, name, _key, _device, size, *_view = self.pop()
-        if not isinstance(name, _Name):
+        if not isinstance(name, Name):
             raise TypeError("it holds a storage of unknown type")
         self.push((np.dtype(name.code), int(size)))
 
@@ -467,7 +458,7 @@ def _fill(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
     """Put keys and values into a dict; keys are such that hashing them takes no time."""
     for key, value in zip(values[::2], values[1::2], strict=True):
         parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, (*_ATOMS, _EncodedRecord, _Name, _Inert)) for part in parts):
+        if not all(isinstance(part, (*_ATOMS, EncodedRecord, Name, Inert)) for part in parts):
             raise ExcessError("it has a key of several levels")
         if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
             raise ExcessError("it has a number of more than 64 bits for a key")
@@ -476,7 +467,7 @@ def _fill(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
 
 
 _STOP = ord(".")
-_INSTRUCTIONS: Mapping[int, Callable[[_Machine], object]] = {
+_INSTRUCTIONS: Mapping[int, Callable[[Machine], object]] = {
     ord(code): instruction
     for code, instruction in {
         "\x80": lambda m: m.skip(1),
@@ -543,46 +534,7 @@ _INSTRUCTIONS: Mapping[int, Callable[[_Machine], object]] = {
 }
 
 
-def load_pickle(content: bytes, *, where: str, tensors: bool = False) -> Any:  # noqa: ANN401 - it depends on the file
-    """Read a pickle of arrays, bytes, text, numbers, lists, tuples and dicts.
-
-    Parameters
-    ----------
-    content
-        The pickle, of Python 2 or 3; text of Python 2 is returned as bytes.
-    where
-        How to call the file in an error.
-    tensors
-        Whether it may hold tensors of PyTorch on the CPU, in row order.
-
-    Returns
-    -------
-    value
-        What was pickled. NumPy numbers become Python numbers, tensors become arrays.
-
-    Raises
-    ------
-    CorruptArtifactError
-        If the file is damaged, asks for anything else, contains itself, nests deeper than
-        ``MOST_DEPTH``, or would unpack to more than ``MOST_GROWTH`` times its size.
-    """
-    try:
-        loaded, _ = _Machine(content, _TENSOR_NAMES if tensors else _NAMES).run()
-        return _Unpacking(MOST_GROWTH * len(content) + MOST_SLACK).plain(loaded, MOST_DEPTH)[0]
-    except Exception as error:  # noqa: BLE001 - a malformed pickle makes the reader raise anything
-        raise CorruptArtifactError(
-            f"{where} is not a pickle of arrays and plain values: {_reason(error)}; "
-            "get the file again"
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, (IndexError, KeyError)):
-        return "it is damaged"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-class _Unpacking:
+class Unpacking:
     """Replaces records by what they stand for, at any depth.
 
     Parameters
@@ -624,13 +576,13 @@ class _Unpacking:
         self._check(self._copied)
 
     def _unpacked(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - the same
-        if isinstance(value, (_ArrayRecord, _BufferRecord, _TensorRecord)):
+        if isinstance(value, (ArrayRecord, BufferRecord, TensorRecord)):
             self._copies(value.size)
             array = value.array()
             return array, 1 + array.nbytes
-        if isinstance(value, _ScalarRecord):
+        if isinstance(value, ScalarRecord):
             return value.number(), 1
-        if isinstance(value, _EncodedRecord):
+        if isinstance(value, EncodedRecord):
             self._copies(len(value.text))
             return value.content(), 1
         if isinstance(value, dict):
@@ -641,94 +593,6 @@ class _Unpacking:
         if isinstance(value, (list, tuple)):
             items = [self.plain(item, depth) for item in value]
             return type(value)(item for item, _ in items), 1 + sum(n for _, n in items)
-        if isinstance(value, _StorageRecord):
+        if isinstance(value, StorageRecord):
             raise TypeError(f"it holds a storage of {value.values.dtype} without a tensor")
         raise TypeError(f"it holds a {type(value).__name__}")
-
-
-class _Inert(dict[Any, Any]):
-    """What another reader would make an object of; here it keeps what it would be made of."""
-
-    __slots__ = ("parts",)
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-    def __init__(self, *parts: object) -> None:
-        super().__init__()
-        self.parts = list(parts)
-
-
-class _AnyName(dict[tuple[str, str], _Name]):
-    """Every name, as something that makes nothing."""
-
-    def __contains__(self, _name: object) -> bool:
-        return True
-
-    def __missing__(self, name: tuple[str, str]) -> _Name:
-        return _Name(_no_memory if name[1] == "bytearray" else _Inert)
-
-
-def _no_memory(*arguments: object) -> _Inert:
-    if arguments and isinstance(arguments[0], int):
-        raise ExcessError(f"it asks for {arguments[0]:,} bytes")
-    return _Inert(*arguments)
-
-
-class _InertMachine(_Machine):
-    """Runs a pickle that is meant for another reader, which makes objects of what it names."""
-
-    def build(self) -> None:
-        state = self.pop()
-        if isinstance(self.stack[-1], _Inert):
-            self.stack[-1].parts.append(state)
-
-    def storage(self) -> None:
-        self.push(_Inert(self.pop()))
-
-    def make(self) -> None:
-        self.call()
-
-    def refuse(self, _what: str) -> None:
-        self.push(_Inert())
-
-
-class _Weighing(_Unpacking):
-    """Finds out how many values there are in what another reader would make."""
-
-    def _unpacked(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - the same
-        if isinstance(value, _Inert):
-            parts = [*value.parts, *value.keys(), *value.values()]
-            return None, 1 + sum(self.plain(part, depth)[1] for part in parts)
-        if isinstance(value, (_Name, bytearray)):
-            return None, 1
-        return super()._unpacked(value, depth)
-
-
-def check_pickle(content: bytes | mmap.mmap, *, start: int = 0) -> tuple[Any, int]:
-    """Run a pickle that another reader is about to read, and make nothing of it.
-
-    Parameters
-    ----------
-    content
-        Bytes with a pickle in them.
-    start
-        Where it begins.
-
-    Returns
-    -------
-    value
-        What was pickled, with inert dicts in the place of objects.
-    end
-        Where the pickle ends.
-
-    Raises
-    ------
-    ExcessError
-        If it would take time or memory out of proportion to its size: it asks for bytes by their
-        number, contains itself, nests deeply, unpacks to many times its size, or has keys that take
-        long to hash.
-    Exception
-        Whatever a damaged pickle makes the machine raise.
-    """
-    loaded, end = _InertMachine(content, _AnyName(), start=start).run()
-    _Weighing(MOST_GROWTH * (end - start) + MOST_SLACK).plain(loaded, 2 * MOST_DEPTH)
-    return loaded, end
