@@ -669,7 +669,8 @@ def _explained() -> Iterator[None]:
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        # Its first paragraph; those after it say how to find a fault in torch.
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
         raise InvalidInputError(
             f"torch cannot compile this network: {reason}; omit --compile"
         ) from error
