@@ -14,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
-    BrokenExecutor,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -218,10 +217,11 @@ def process_pool(count: int) -> ProcessPoolExecutor:
 
 
 def _start_all(pool: Executor, count: int) -> None:
-    """Have a pool start its processes, deaf to Ctrl-C from birth."""
+    """Start all processes of a pool; they inherit that Ctrl-C is blocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # A pool that cannot start any says so to whoever gives it work.
-    with contextlib.suppress(BrokenExecutor):
+    # A pool that cannot start processes raises this for the next task too, and one that Ctrl-C has
+    # shut down before this thread ran needs none.
+    with contextlib.suppress(RuntimeError):
         for _ in range(count):
             pool.submit(int)
 

@@ -181,6 +181,27 @@ def test_another_number_of_processes_replaces_those_that_run() -> None:
         assert own.processes().submit(os.getpid).result() != first
 
 
+def test_an_interrupt_while_processes_start_leaves_no_error_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    opened = pools.Pools()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            opened.processes()
+    opened.end()
+    for thread in late:  # an error in a thread fails a test
+        thread.start()
+        thread.join()
+    assert len(late) == 1
+
+
 def test_ahead_keeps_order_and_no_more_under_way_than_it_may() -> None:
     taken = 0
 
