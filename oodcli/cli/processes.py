@@ -41,19 +41,19 @@ def job(device: str) -> Iterator[tuple["Processes", str, Progress]]:
         What went wrong, in the process that says it; the others end in silence.
     """
     from oodcli.cli.progress import TerminalProgress
-    from oodcli.compute.processes import ProcessLostError, device_of, together
+    from oodcli.compute.processes import ProcessLostError, device_of, join_processes
 
     own = device_of(device)
-    with together(own, say=interject) as processes:
+    with join_processes(own, report=interject) as processes:
         progress = TerminalProgress() if processes.first else Silent()
         try:
             yield processes, own, progress
         except (OodError, OSError, KeyboardInterrupt) as error:
-            if not processes.many:
+            if not processes.distributed:
                 raise
             if not processes.first:
                 sleep(_AFTER_FIRST_S)
-            if not processes.may_tell():
+            if not processes.first_to_report():
                 sys.exit(1)
             if isinstance(error, OodError) and not (
                 processes.first or isinstance(error, ProcessLostError)

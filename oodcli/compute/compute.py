@@ -1,4 +1,4 @@
-"""Where, how precisely and how many images at a time a network computes."""
+"""The device, precision and batch size that a network computes with."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -12,16 +12,17 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how to compute; :meth:`of` makes it of the options of a command.
+    """Device, precision and batch size; :meth:`of` builds it from the options of a command.
 
     Parameters
     ----------
     device
         The device.
     precision
-        Of the network; activations, scores and detectors of each precision are stored apart.
+        Floating-point type of the forward pass; activations, scores and detectors are stored
+        separately for each precision.
     batch_size
-        Images that go through the network at a time; None for what suits the device.
+        Images per forward pass; None: chosen for the device.
     """
 
     device: torch.device
@@ -30,7 +31,7 @@ class Compute:
 
     @classmethod
     def of(cls, device: str = "auto", *, amp: bool = False, batch_size: int | None = None) -> Self:
-        """Return what options ask for.
+        """Build the record from the options of a command.
 
         Parameters
         ----------
@@ -39,12 +40,12 @@ class Compute:
         amp
             Whether the network computes in bfloat16.
         batch_size
-            Images that go through the network at a time; None for what suits the device.
+            Images per forward pass; None: chosen for the device.
 
         Raises
         ------
         InvalidInputError
-            If there is no such device, or it is not on this machine.
+            If the name is unknown, or this machine has no such device.
 
         Examples
         --------

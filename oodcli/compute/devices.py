@@ -1,4 +1,4 @@
-"""Which device to compute on, and which packages made a result."""
+"""Devices and their capabilities, and the package versions that are recorded with results."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ def find_device(name: str) -> torch.device:
     Raises
     ------
     InvalidInputError
-        If there is no such device, or it is not on this machine.
+        If the name is unknown, or this machine has no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -53,13 +53,20 @@ def find_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def enough_memory(device: torch.device, cure: str) -> Iterator[None]:
-    """Say in one line that a device has too little memory, and what helps.
+def explain_out_of_memory(device: torch.device, cure: str) -> Iterator[None]:
+    """Turn an out-of-memory error of torch into one line that names the device and a remedy.
+
+    Parameters
+    ----------
+    device
+        The device that computes.
+    cure
+        The remedy, such as ``use --device cpu``.
 
     Raises
     ------
     InvalidInputError
-        If the device runs out of memory while the context lasts.
+        If the device runs out of memory in the body of the context.
     """
     try:
         yield
@@ -69,7 +76,7 @@ def enough_memory(device: torch.device, cure: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Compute on this number of CPU threads while the context lasts; 0 changes nothing."""
+    """Set the number of CPU threads of torch in the body of the context; 0 changes nothing."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)
@@ -79,8 +86,8 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def quick_in_bfloat16(device: torch.device) -> bool:
-    """Return whether a device has instructions for bfloat16; true where torch does not tell."""
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has bfloat16 instructions; true if torch does not report it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
@@ -90,35 +97,36 @@ def quick_in_bfloat16(device: torch.device) -> bool:
 
 
 def check_compiler(device: torch.device) -> None:
-    """See that ``torch.compile`` has what it needs on this machine.
+    """Check that ``torch.compile`` can be used on this machine.
 
     Raises
     ------
     InvalidInputError
-        If it does not.
+        If the device is neither a CPU nor a CUDA GPU, or if the compiler or the Python headers
+        are missing.
     """
     cure = "omit --compile"
     if device.type not in ("cpu", "cuda"):
         raise InvalidInputError(f"--compile is for CPUs and CUDA GPUs, not for {device}; {cure}")
-    # The choice of torch; what it starts for a GPU needs a compiler of C alone.
+    # torch makes the same choice; for a GPU it needs only a C compiler.
     usual = {"Darwin": "clang++", "Windows": "cl"}.get(platform.system(), "g++")
     name = os.environ.get("CXX") or usual
     if device.type == "cuda":
         name = os.environ.get("CC") or ("gcc" if shutil.which("gcc") else "clang")
     if shutil.which(name) is None:
         raise InvalidInputError(
-            f"--compile needs a compiler, and there is no {name}; install one, or {cure}"
+            f"--compile needs a compiler, but {name} was not found; install one, or {cure}"
         )
     headers = Path(sysconfig.get_path("include"))
     if not (headers / "Python.h").is_file():
         raise InvalidInputError(
-            f"--compile needs the headers of Python, and there is no {headers / 'Python.h'}; "
-            f"install them (python3-dev), or {cure}"
+            f"--compile needs the Python headers, but {headers / 'Python.h'} does not exist; "
+            f"install them (package python3-dev), or {cure}"
         )
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of ood, Python, torch and NumPy."""
     return {
         "ood": __version__,
         "python": platform.python_version(),

@@ -10,11 +10,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return how many bytes could be allocated on a device without harm to other programs.
+    """Return the bytes that can be allocated on a device without affecting other programs.
 
-    Of a GPU this is what its driver calls free. On the CPU it is what Linux calls available or, if
-    that is less, what is left of the container's limit, where cached pages of files count as free;
-    on other systems it is a quarter of the installed memory. None where nobody knows.
+    GPU: the free memory that its driver reports. CPU: the available memory that Linux reports or,
+    if less, the rest of the memory limit of the container, with cached file pages counted as free;
+    on other systems, a quarter of the installed memory. None if unknown.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def free_memory(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    known = [bytes_ for bytes_ in (_available(), _left_of_container()) if bytes_ is not None]
+    known = [bytes_ for bytes_ in (_available(), _left_in_container()) if bytes_ is not None]
     if known:
         return max(0, min(known))
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -40,8 +40,8 @@ def _available() -> int | None:
     return None
 
 
-def _left_of_container() -> int | None:
-    """Return the bytes that the container of this process may still take, if it has a limit."""
+def _left_in_container() -> int | None:
+    """Return the bytes below the memory limit of the container; None if there is no limit."""
     with contextlib.suppress(OSError, ValueError):  # without a limit it is "max", not a number
         limit, used = (
             int((_CGROUP / name).read_text(encoding="ascii"))
@@ -50,6 +50,6 @@ def _left_of_container() -> int | None:
         counts = dict(
             line.split() for line in (_CGROUP / "memory.stat").read_text("ascii").splitlines()
         )
-        # What the kernel caches of files is given back when a program needs the memory.
+        # The kernel frees its file cache when a program needs the memory.
         return limit - used + int(counts.get("inactive_file", 0))
     return None

@@ -1,7 +1,7 @@
-"""The processes of one job, as ``torchrun`` starts them, and what they say to each other.
+"""The processes of one ``torchrun`` job, and the communication between them.
 
-Every process works on its share of every batch. The first one alone writes files and speaks; when
-one of them ends, the others end too, and one of them says so.
+Every process computes its share of every batch. Only the first process (rank 0) writes files and
+prints. When one process ends, the others end too, and one of them reports it.
 """
 
 import contextlib
@@ -24,23 +24,23 @@ from torch.distributed.rendezvous import rendezvous
 
 from oodcli.errors import InvalidInputError, OodError
 
-# What torchrun tells each process of its place among the others.
-_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# The others wait while the first one fits methods, and that may take hours; a process that has
-# died is noticed by its closed connections, or by torchrun.
-_PATIENCE = timedelta(days=7)
-_CONNECTION = ("gloo", "nccl", "connection", "by peer", "tcpstore", "socket")
+# The environment variables in which torchrun gives each process its rank and the address to join.
+_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# The others wait while the first one fits methods, which may take hours; a process that has died
+# is detected by its closed connections, or by torchrun.
+_TIMEOUT = timedelta(days=7)
+_CONNECTION_WORDS = ("gloo", "nccl", "connection", "by peer", "tcpstore", "socket")
 
 T = TypeVar("T")
 
 
 class ProcessLostError(OodError):
-    """Another process of the job has ended before its work was done.
+    """Another process of the job has ended before its work was finished.
 
     Parameters
     ----------
     cure
-        How to go on.
+        How to continue, for the error message.
     """
 
     def __init__(self, cure: str) -> None:
@@ -49,7 +49,7 @@ class ProcessLostError(OodError):
 
 @dataclass
 class Processes:
-    """The process that runs, and its number among those of the job; by default the only one.
+    """The processes of the job, and the rank of this one; by default a single process.
 
     Parameters
     ----------
@@ -58,116 +58,122 @@ class Processes:
     size
         Number of processes.
     cure
-        How to go on after a process has ended.
+        How to continue after a process has ended, for the error message.
     """
 
     rank: int = 0
     size: int = 1
-    cure: str = "the same command resumes from what is finished"
-    _voice: distributed_c10d.Store | None = field(default=None, repr=False)
+    cure: str = "run the same command again to resume"
+    _report_store: distributed_c10d.Store | None = field(default=None, repr=False)
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process of rank 0, which writes files and prints."""
         return self.rank == 0
 
     @property
-    def here(self) -> int:
-        """How many of them this host has."""
-        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.many else 1
+    def local_size(self) -> int:
+        """Number of processes of the job on this host."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.distributed else 1
 
     @property
-    def many(self) -> bool:
-        """Whether there are others."""
+    def distributed(self) -> bool:
+        """Whether the job has several processes."""
         return self.size > 1
 
     def share(self, rows: Tensor) -> Tensor:
-        """Return this process's part of the rows of a batch; the first parts are the longer ones.
+        """Return the rows of a batch that this process computes.
 
         Parameters
         ----------
         rows
-            The same in every process, ``(n,)``.
+            All rows of the batch, ``(n,)``; equal in every process.
+
+        Returns
+        -------
+        Tensor
+            About ``n / size`` rows; shares differ by at most one row, and lower ranks get the
+            longer ones.
         """
         return rows.tensor_split(self.size)[self.rank]
 
-    def meet(self) -> None:
-        """Wait for all others."""
+    def barrier(self) -> None:
+        """Wait until every process has reached this call."""
         self.total(0)
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """Return what a function makes, which the first process calls before the others."""
+        """Call a function in the first process, then in the others, and return its result."""
         made = make() if self.first else None
-        self.meet()
+        self.barrier()
         return make() if made is None else made
 
-    def agreed(self, value: T) -> T:
-        """Return what the first process has; what the others have does not matter."""
-        if not self.many:
+    def broadcast(self, value: T) -> T:
+        """Return the value of the first process; the values of the others are ignored."""
+        if not self.distributed:
             return value
-        with self.watched():
+        with self.connection_errors():
             holder = [value]
             dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
             return holder[0]
 
     def total(self, number: float) -> float:
-        """Return the sum of the numbers of all processes, each at least to 53 bits."""
-        return float(self.add(torch.tensor(float(number), dtype=torch.float64)))
+        """Return the sum of a number over all processes, in float64."""
+        return float(self.all_reduce(torch.tensor(float(number), dtype=torch.float64)))
 
-    def add(self, values: Tensor) -> Tensor:
-        """Replace a tensor, of the same shape in every process, by the sum, and return it."""
-        if self.many:
-            with self.watched():
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all processes (equal shapes), and return it."""
+        if self.distributed:
+            with self.connection_errors():
                 dist.all_reduce(values)
         return values
 
-    def least(self, values: Tensor) -> Tensor:
-        """Replace a tensor, of the same shape in every process, by the least, and return it."""
-        if self.many:
-            with self.watched():
+    def all_reduce_min(self, values: Tensor) -> Tensor:
+        """Replace a tensor by its minimum over all processes (equal shapes), and return it."""
+        if self.distributed:
+            with self.connection_errors():
                 dist.all_reduce(values, op=dist.ReduceOp.MIN)
         return values
 
-    def follow(self, tensors: Sequence[Tensor]) -> None:
-        """Replace the content of tensors by that of the first process."""
-        if self.many:
-            with self.watched(), torch.no_grad():
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite tensors in place with those of the first process."""
+        if self.distributed:
+            with self.connection_errors(), torch.no_grad():
                 for tensor in tensors:
                     whole = tensor.contiguous()
                     dist.broadcast(whole, src=0)
                     tensor.copy_(whole)
 
-    def joined(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return tensors with the rows of all processes, in the order of the processes.
+    def gather_rows(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Concatenate the rows of all processes, ordered by rank.
 
         Parameters
         ----------
         parts
-            Rows of this process, ``(m, …)`` each with the same ``m``, which may differ between
-            processes.
+            Rows of this process, ``(m, …)`` each; ``m`` is equal for all tensors of a process,
+            and may differ between processes.
 
         Returns
         -------
         tuple
-            ``(sum of all m, …)`` each. The gradient of a row is the sum of those that all processes
-            have for it, since each of them goes on with all rows.
+            ``(sum of all m, …)`` each. The gradient of a row is the sum of its gradients in all
+            processes, because every process computes with all rows.
         """
-        if not self.many:
+        if not self.distributed:
             return tuple(parts)
         counts = torch.zeros(self.size, dtype=torch.int64)
         counts[self.rank] = len(parts[0])
-        ends = [0, *accumulate(int(count) for count in self.add(counts))]
-        joined: Any = _Joined.apply(self, ends[self.rank], ends[-1], *parts)
+        ends = [0, *accumulate(int(count) for count in self.all_reduce(counts))]
+        joined: Any = _GatherRows.apply(self, ends[self.rank], ends[-1], *parts)
         return tuple(joined)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Tell the loss of another process from every other failure of torch.
+    def connection_errors(self) -> Iterator[None]:
+        """Turn a broken connection into :class:`ProcessLostError`; other errors pass unchanged.
 
         Raises
         ------
         ProcessLostError
-            If a connection to another process breaks while the context lasts.
+            If a connection to another process breaks in the body of the context.
         """
         try:
             yield
@@ -175,22 +181,22 @@ class Processes:
             raise
         except RuntimeError as error:
             text = str(error).lower()
-            if self.many and any(word in text for word in _CONNECTION):
+            if self.distributed and any(word in text for word in _CONNECTION_WORDS):
                 raise ProcessLostError(self.cure) from error
             raise
 
-    def may_tell(self) -> bool:
-        """Return whether no process of the job has said yet what went wrong; ask only once."""
-        if self._voice is None:
+    def first_to_report(self) -> bool:
+        """Return whether no process of the job has reported an error yet; call it only once."""
+        if self._report_store is None:
             return True
         try:
-            return self._voice.add("ood/told", 1) == 1
-        except RuntimeError:  # torchrun itself has gone, and nobody can be asked
+            return self._report_store.add("ood/reported", 1) == 1
+        except RuntimeError:  # torchrun itself has ended, and its store with it
             return True
 
 
-class _Joined(torch.autograd.Function):
-    """The rows of all processes; going back, a sum over processes."""
+class _GatherRows(torch.autograd.Function):
+    """Rows of all processes; the backward pass sums gradients over processes."""
 
     @staticmethod
     def forward(
@@ -204,8 +210,8 @@ class _Joined(torch.autograd.Function):
         every = []
         for part in parts:
             rows = part.new_zeros((total, *part.shape[1:]))
-            rows[start : start + len(part)] = part  # all others add zeros to it
-            every.append(processes.add(rows))
+            rows[start : start + len(part)] = part  # the other processes add zeros here
+            every.append(processes.all_reduce(rows))
         return tuple(every)
 
     @staticmethod
@@ -214,29 +220,33 @@ class _Joined(torch.autograd.Function):
         *gradients: Tensor,
     ) -> tuple[Tensor | None, ...]:
         own = slice(ctx.start, ctx.start + ctx.count)
-        # All in one node, so that every process adds them in the same order.
-        added = [ctx.processes.add(gradient.contiguous().clone())[own] for gradient in gradients]
+        # All in one autograd node, so that every process sums them in the same order.
+        added = [
+            ctx.processes.all_reduce(gradient.contiguous().clone())[own] for gradient in gradients
+        ]
         return (None, None, None, *added)
 
 
 def started_by_torchrun() -> bool:
     """Return whether this process is one of several that torchrun started."""
-    return all(name in os.environ for name in _PLACE) and os.environ["WORLD_SIZE"] != "1"
+    return (
+        all(name in os.environ for name in _TORCHRUN_VARIABLES) and os.environ["WORLD_SIZE"] != "1"
+    )
 
 
 def device_of(name: str) -> str:
-    """Return the device of this process, for what the user asked all processes for.
+    """Return the name of the device of this process, given the device of the whole job.
 
     Parameters
     ----------
     name
-        ``auto``, ``cpu`` or ``cuda``.
+        ``auto``, ``cpu`` or ``cuda``; without torchrun any device, returned unchanged.
 
     Raises
     ------
     InvalidInputError
-        If it names one device for all, is not for several processes, or this host has fewer GPUs
-        than processes.
+        Under torchrun, if the name is that of a single device or of a kind that several processes
+        cannot use, or if this host has fewer GPUs than processes.
     """
     if not started_by_torchrun():
         return name
@@ -259,25 +269,31 @@ def device_of(name: str) -> str:
 
 
 @contextlib.contextmanager
-def together(device: str, *, say: Callable[[str], None]) -> Iterator[Processes]:
-    """Join the other processes of the job, for as long as the context lasts.
+def join_processes(device: str, *, report: Callable[[str], None]) -> Iterator[Processes]:
+    """Join the other processes of the job for the body of the context.
 
     Parameters
     ----------
     device
         Device of this process, from :func:`device_of`.
-    say
-        Writes one line of an error to where the user reads it, at any moment.
+    report
+        Prints one line of an error for the user; it may be called at any time, from any thread.
 
     Yields
     ------
     Processes
-        This process among them; the only one where torchrun has not started any others.
+        This process and its rank; a single process if it was not started by torchrun.
+
+    Raises
+    ------
+    ProcessLostError
+        If a connection to another process breaks in the body of the context.
 
     Notes
     -----
-    gloo carries what is on the CPU, nccl what is on GPUs. When torchrun ends this process because
-    another one has ended, a thread says so, for the process itself may be waiting for the other.
+    gloo communicates CPU tensors, nccl GPU tensors. When torchrun terminates this process because
+    another one has ended, a thread reports it, because the main thread may be blocked waiting for
+    the process that has ended.
     """
     if not started_by_torchrun():
         yield Processes()
@@ -286,47 +302,48 @@ def together(device: str, *, say: Callable[[str], None]) -> Iterator[Processes]:
     if cuda:
         torch.cuda.set_device(device)
     store, rank, size = next(rendezvous("env://"))
-    voice, _, _ = next(rendezvous("env://"))  # one connection cannot be shared
-    processes = Processes(rank, size, _voice=voice)
-    with _ended_by_torchrun(processes, say), processes.watched():
+    report_store, _, _ = next(rendezvous("env://"))  # one connection cannot be shared
+    processes = Processes(rank, size, _report_store=report_store)
+    with _report_termination(processes, report), processes.connection_errors():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=distributed_c10d.PrefixStore("ood/group", store),
             rank=rank,
             world_size=size,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
         yield processes
-        # What holds the group in a cycle, such as a replica's reducer, is to go before the group.
+        # Reference cycles that hold the group, such as the reducer of a replica, must be collected
+        # before the group is destroyed.
         gc.collect()
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _ended_by_torchrun(processes: Processes, say: Callable[[str], None]) -> Iterator[None]:
-    """Say that another process has ended, when torchrun ends this one for it."""
-    here, there = socket.socketpair()
-    there.setblocking(False)  # noqa: FBT003 - its parameter has no name
-    over = threading.Event()
+def _report_termination(processes: Processes, report: Callable[[str], None]) -> Iterator[None]:
+    """Report that another process has ended when torchrun terminates this one with SIGTERM."""
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)  # noqa: FBT003 - its parameter has no name
+    finished = threading.Event()
 
     def wait() -> None:
-        while received := here.recv(64):
-            if signal.SIGTERM in received and not over.is_set():
-                if processes.may_tell():
-                    say(str(ProcessLostError(processes.cure)))
+        while received := receiver.recv(64):
+            if signal.SIGTERM in received and not finished.is_set():
+                if processes.first_to_report():
+                    report(str(ProcessLostError(processes.cure)))
                 os._exit(1)
 
-    # A handler in Python would have to wait until torch returns from waiting for the others.
+    # A handler in Python would not run before torch returns from waiting for the other processes.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
-    bell = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    wakeup_before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=wait, name="ood-processes", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
-        signal.set_wakeup_fd(bell)
+        finished.set()
+        signal.set_wakeup_fd(wakeup_before)
         signal.signal(signal.SIGTERM, before)
-        there.close()
+        sender.close()
         thread.join()
-        here.close()
+        receiver.close()

@@ -62,7 +62,7 @@ def accuracy_on(
         If the network cannot be run on the images.
     """
     assert images.labels is not None  # a data set with classes has labels in every part
-    if processes.many:
+    if processes.distributed:
         activator.share_out(images, processes)
     predicted = activator.activations(images).predictions.cpu().numpy()
     labels = images.labels

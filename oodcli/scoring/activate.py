@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oodcli.activations import CORE, Activations, ActivationSet, ActivationShard
 from oodcli.compute.compute import Compute, Precision
-from oodcli.compute.devices import enough_memory
+from oodcli.compute.devices import explain_out_of_memory
 from oodcli.compute.processes import Processes
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError
@@ -230,11 +230,11 @@ class Activator:
         with one_writer:
             # Nobody writes before all have seen what is missing.
             keys = {shown.key_of(each.shard) for each in shown.missing(images.shards, probes)}
-            keys = processes.agreed(keys)
+            keys = processes.broadcast(keys)
             missing = [shard for shard in images.shards if shown.key_of(shard) in keys]
             mine = missing[processes.rank :: processes.size]
             self._compute(images, shown, mine, probes, of=sum(map(len, missing)))
-            processes.meet()
+            processes.barrier()
 
     def learned(self, images: ImageSet, learner: Learner) -> Mapping[str, Tensor]:
         """Return the state that a learner derives from images, computing it if not stored.
@@ -399,7 +399,9 @@ class Activator:
         One pool serves what has to be decoded for them, and ends with this where none ran before.
         """
         with (
-            enough_memory(self.device, "use fewer images per forward pass: --score-batch-size N"),
+            explain_out_of_memory(
+                self.device, "use fewer images per forward pass: --score-batch-size N"
+            ),
             one_for_all(),
             read_ahead(_views(shards, view)) as chunks,
         ):

@@ -106,13 +106,13 @@ def computed(
         If something cannot be used, or another process has ended.
     """
     with contextlib.ExitStack() as held:
-        opened = processes.in_turn(lambda: _opened(begin(held), alone=not processes.many))
+        opened = processes.in_turn(lambda: _opened(begin(held), alone=not processes.distributed))
         if processes.first:
             opened.work.tell_cost(opened.images)
         _share_out_learning(opened.work, processes)
         methods = fit(opened)
-        if processes.many:
-            probes = processes.agreed(methods.probes)
+        if processes.distributed:
+            probes = processes.broadcast(methods.probes)
             for images in opened.images:
                 opened.run.activator.share_out(images, processes, probes=probes)
         yield opened, methods
@@ -139,7 +139,7 @@ def _opened(work: Work, *, alone: bool) -> Opened:
 def _share_out_learning(work: Work, processes: Processes) -> None:
     """Compute what methods learn from, every process some shards of it."""
     run = work.run
-    if not processes.many:
+    if not processes.distributed:
         if work.needs_train and "train" in run.data.dataset.parts:
             _learn_as_decoded(work)
         return

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.activations import Activations
-from oodcli.compute.devices import enough_memory
+from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.incoming import Item, decoded
 from oodcli.errors import UnreadableImageError
@@ -187,7 +187,7 @@ def judge(
     with contextlib.ExitStack() as stack:
         pools = stack.enter_context(decoding())
         stack.enter_context(
-            enough_memory(
+            explain_out_of_memory(
                 detector.compute.device, "use fewer images per forward pass: --score-batch-size N"
             )
         )

@@ -218,5 +218,5 @@ def _free(device: torch.device, processes: Processes) -> int | None:
     """Return the free memory for the images of one process, bytes; the same in all of them."""
     free = free_memory(device)
     if free is not None and device.type != "cuda":
-        free //= processes.here  # all processes of a host share its memory
-    return processes.agreed(free)
+        free //= processes.local_size  # all processes of a host share its memory
+    return processes.broadcast(free)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from oodcli.compute.devices import enough_memory
+from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.workers import resized
@@ -69,7 +69,7 @@ def with_probe(
     with (
         decoding() as pools,
         progress.task("features for the probe", total=count, unit="images", passing=True) as task,
-        enough_memory(device, "use another: --device cpu"),
+        explain_out_of_memory(device, "use another: --device cpu"),
     ):
         passes = extract(
             network,

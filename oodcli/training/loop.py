@@ -195,7 +195,7 @@ class Trainer:
         processes: Processes | None = None,
     ) -> None:
         self._processes = processes or Processes()
-        if self._processes.many and device.type == "cuda":
+        if self._processes.distributed and device.type == "cuda":
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         self._objective = objective or CrossEntropy()
         self._recipe = recipe
@@ -275,11 +275,11 @@ class Trainer:
 
     def follow_first(self) -> None:
         """Take up the state of the first process; every process calls it at the same time."""
-        if not self._processes.many:
+        if not self._processes.distributed:
             return
         trained = [parameter for _, parameter in self._trained()]
         momenta = [self._optimiser.state[p].get("momentum_buffer") for p in trained]
-        kept = self._processes.agreed([momentum is not None for momentum in momenta])
+        kept = self._processes.broadcast([momentum is not None for momentum in momenta])
         for parameter, keeps in zip(trained, kept, strict=True):
             if keeps:
                 self._optimiser.state[parameter].setdefault(
@@ -290,7 +290,7 @@ class Trainer:
             for p, k in zip(trained, kept, strict=True)
             if k
         ]
-        self._processes.follow([*self._student.state_dict().values(), *buffers])
+        self._processes.broadcast_tensors([*self._student.state_dict().values(), *buffers])
 
     def _training_step(self) -> nn.Module:
         """Return the student, whose gradients become those of all processes going backwards."""
@@ -299,7 +299,7 @@ class Trainer:
             if self._compiled:
                 # Not dynamic: an epoch has two sizes of batches, and each gets code of its own.
                 student = torch.compile(student, dynamic=False)
-            self._model = self._in_parallel(student) if self._processes.many else student
+            self._model = self._in_parallel(student) if self._processes.distributed else student
         return self._model
 
     def _in_parallel(self, student: nn.Module) -> nn.Module:
@@ -318,15 +318,15 @@ class Trainer:
 
     def _average_buffers(self) -> None:
         """Make the running statistics the mean of those of all processes."""
-        if not self._processes.many:
+        if not self._processes.distributed:
             return
         with torch.no_grad():
             for buffer in self._student.buffers():
                 if buffer.is_floating_point():
                     own = buffer.clone()
-                    self._processes.follow([buffer])
+                    self._processes.broadcast_tensors([buffer])
                     # By differences, so that what is the same in all processes stays as it is.
-                    buffer.add_(self._processes.add(own - buffer) / self._processes.size)
+                    buffer.add_(self._processes.all_reduce(own - buffer) / self._processes.size)
 
     def epochs(
         self,
@@ -411,15 +411,15 @@ class Trainer:
             bad = torch.where(loss.isfinite(), bad, bad.clamp(max=step))
             if step % looks.every == 0:
                 # What was bad at the last look, or is now where nothing has to be waited for.
-                seen_bad, mean = looks.next(self._processes.least(bad), total / images)
+                seen_bad, mean = looks.next(self._processes.all_reduce_min(bad), total / images)
                 self._check(seen_bad, loss, epoch=epoch, steps=len(batches))
                 if math.isfinite(mean):
                     part.advance(0, loss=f"{mean:.3f}")
             task.advance(len(rows))
             part.advance(len(rows))
-        self._check(int(self._processes.least(bad)), loss, epoch=epoch, steps=len(batches))
-        loss_value = float(self._processes.add(total)) / len(train)
-        right = self._processes.add(right)
+        self._check(int(self._processes.all_reduce_min(bad)), loss, epoch=epoch, steps=len(batches))
+        loss_value = float(self._processes.all_reduce(total)) / len(train)
+        right = self._processes.all_reduce(right)
         self._average_buffers()
         seconds = time.perf_counter() - start
         classifies = self._objective.trains_last_layer
@@ -463,7 +463,7 @@ class Trainer:
             output = model(self._normalised(seen))
         correct = output.logits.detach().argmax(dim=1) == labels
         right = correct[: views * mine].sum()
-        if self._objective.compares_images and self._processes.many:
+        if self._objective.compares_images and self._processes.distributed:
             output, labels = self._of_all(output, labels, rows=views * mine)
         loss = self._objective.loss(output, labels)
         # Gradients become the mean over processes, and those of the batch are the mean over
@@ -471,7 +471,7 @@ class Trainer:
         size = self._processes.size
         weight = 1.0 if self._objective.compares_images else mine * size / images
         self._optimiser.zero_grad(set_to_none=True)
-        with self._processes.watched(), _explained():
+        with self._processes.connection_errors(), _explained():
             (loss if weight == 1 else loss * weight).backward()
         self._optimiser.step()
         return loss.detach(), right
@@ -518,7 +518,7 @@ class Trainer:
         # All of the batch is changed, so that chance is that of one process with all of it.
         seen = [augmented(pixels, generator, recipe) for pixels in arrived]
         count = len(rows)
-        if self._processes.many:
+        if self._processes.distributed:
             mine = self._share(count).to(self._device)
             rows, seen = rows[mine], [view[mine] for view in seen]
             count = len(self._processes.share(torch.arange(count)))
@@ -537,8 +537,8 @@ class Trainer:
         parts = [part[:rows] for part in output.extras]
         if self._objective.trains_last_layer:
             parts.append(output.logits[:rows])
-        joined = self._processes.joined(parts)
-        (every,) = self._processes.joined([labels[:rows]])
+        joined = self._processes.gather_rows(parts)
+        (every,) = self._processes.gather_rows([labels[:rows]])
         extras = joined[: len(output.extras)]
         nothing = output.logits.new_zeros(len(every), output.logits.shape[1])
         logits = joined[-1] if self._objective.trains_last_layer else nothing
@@ -550,7 +550,7 @@ class Trainer:
             share = (epoch - 1 + step / steps) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
             # Once the weights are spoiled, the last loss may be NaN where the first was infinite.
-            value = float(self._processes.add(loss.detach().clone())) / self._processes.size
+            value = float(self._processes.all_reduce(loss.detach().clone())) / self._processes.size
             raise NotFiniteError(value, epoch=epoch, step=step + 1, lr=lr)
 
     def features(self, images: TrainingImages) -> Tensor:
@@ -565,7 +565,7 @@ class Trainer:
                 features[at] = seen.pop()
         finally:
             handle.remove()
-        return self._processes.add(features)
+        return self._processes.all_reduce(features)
 
     def set_last_layer(self, weight: Tensor, bias: Tensor) -> None:
         """Replace the weights of the last layer, ``(k, d)`` and ``(k,)``."""

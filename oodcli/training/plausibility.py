@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
-from oodcli.compute.devices import enough_memory
+from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.dataset import CALIBRATION_SEED, Dataset, stratified, take
 from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.workers import resized
@@ -219,7 +219,7 @@ def _predicted(
     shards = (pixels[at : at + _SHARD_ROWS] for at in range(0, len(pixels), _SHARD_ROWS))
     with (
         progress.task("trying the network", total=len(pixels), unit="images", passing=True) as task,
-        enough_memory(device, "use another: --device cpu"),
+        explain_out_of_memory(device, "use another: --device cpu"),
     ):
         passes = extract(network, shards, mean=mean, std=std, device=device, advance=task.advance)
         return np.concatenate([batch.predictions.cpu().numpy() for batch in passes])

@@ -12,8 +12,8 @@ import torch
 from oodcli.compute.devices import (
     check_compiler,
     cpu_threads,
-    enough_memory,
-    quick_in_bfloat16,
+    explain_out_of_memory,
+    has_fast_bfloat16,
     versions,
 )
 from oodcli.compute.processes import Processes
@@ -174,7 +174,7 @@ class Session:
             was removed, or another process has ended.
         """
         with self._alone(), self.decoders, cpu_threads(self.recipe.threads):
-            if self.processes.agreed(self.folder.finished):
+            if self.processes.broadcast(self.folder.finished):
                 return TrainResult(self.folder.name, self.folder.read(), 0)
             if self.job.compile:
                 check_compiled(self.device, self.processes)
@@ -203,7 +203,7 @@ class Session:
         self._introduce(trainer, len(parts["train"]), begun)
         started = time.perf_counter()
         images = self._placed(parts)
-        with enough_memory(self.device, "use fewer images per step: --batch-size N"):
+        with explain_out_of_memory(self.device, "use fewer images per step: --batch-size N"):
             best = self._through_epochs(trainer, images, history, best)
         weights, outcome = self._outcome(trainer, images, history, best)
         network = _finished(self.spec, weights, self.classes)
@@ -213,7 +213,7 @@ class Session:
         if self.processes.first:
             self.folder.write(record)
             drop_state(self.folder)
-        self.processes.meet()
+        self.processes.barrier()
         if best is not None:
             self.progress.note(
                 f"the checkpoint of epoch {best['epoch']} is used, the best on validation images"
@@ -252,10 +252,10 @@ class Session:
         best
             Where the best weights are, if they count.
         """
-        before = self.processes.agreed((self.folder.path / STATE).is_file())
+        before = self.processes.broadcast((self.folder.path / STATE).is_file())
         trainer = self._trainer(from_init=not before)
         state = load_state(self.folder, trainer, self.progress) if self.processes.first else None
-        history, best = self.processes.agreed(state) or ([], None)
+        history, best = self.processes.broadcast(state) or ([], None)
         if before and not history:
             self.progress.note(f"no state of run {self.folder.name} is intact: starting again")
             trainer = self._trainer(from_init=True)
@@ -312,7 +312,7 @@ class Session:
             f"recipe {recipe.name} ({recipe.source}), {recipe.objective}"
             + ("" if self.init is None else f", from {self.init.source}")
         )
-        if job.amp and not quick_in_bfloat16(self.device):
+        if job.amp and not has_fast_bfloat16(self.device):
             self.progress.note(
                 f"{self.device} has no instructions for bfloat16, so --amp makes training slower; "
                 "omit it"
@@ -367,7 +367,7 @@ class Session:
                     f"{error}; the weights after epoch {len(history)} are stored; to start from "
                     f"them: --init {self.folder.name}"
                 ) from None
-        return self.processes.agreed(best)
+        return self.processes.broadcast(best)
 
     def _outcome(
         self, trainer: Trainer, images: Mapping[str, TrainingImages], history: History, best: Best
@@ -403,7 +403,7 @@ class Session:
         if self.processes.first:
             save_weights(network, folder.weights)
             write_history(folder, history)
-        self.processes.meet()
+        self.processes.barrier()
         return Run(
             origin="trained",
             created=now(),
@@ -480,7 +480,7 @@ def check_compiled(device: torch.device, processes: Processes) -> None:
     InvalidInputError
         If there are several, or torch cannot compile here.
     """
-    if processes.many:
+    if processes.distributed:
         raise InvalidInputError(
             f"--compile is for one process, not for {processes.size} that share batches; omit "
             "--compile, or resume a run that was started with it in one process"
@@ -500,7 +500,7 @@ def _finished(spec: ArchitectureSpec, weights: Mapping[str, torch.Tensor], class
 
 def _where(device: torch.device, processes: Processes) -> str:
     """Say where training computes, and how several processes share it."""
-    if not processes.many:
+    if not processes.distributed:
         return str(device)
     if device.type == "cuda":
         return f"{processes.size} GPUs, each batch divided among them and normalised as a whole"

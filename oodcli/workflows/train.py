@@ -99,7 +99,7 @@ def train(
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
     job = planned(store, request, dataset, progress=progress, processes=processes)
     begun = Begun(job, command, now())
-    same, folder = processes.agreed(
+    same, folder = processes.broadcast(
         _named(store, request, begun, dataset.name, resume=resume)
         if processes.first
         else (None, None)
@@ -274,7 +274,9 @@ def resume_run(
 
 def _decoders(workers: int | None, processes: Processes, progress: Progress) -> Decoders:
     """Return who decodes; nobody is started yet."""
-    return Decoders(worker_count(processes.here) if workers is None else workers, progress=progress)
+    return Decoders(
+        worker_count(processes.local_size) if workers is None else workers, progress=progress
+    )
 
 
 def _carry_on(
@@ -287,7 +289,7 @@ def _carry_on(
     processes: Processes,
 ) -> TrainResult:
     """Train what is left of a run; nothing if it is finished."""
-    if processes.agreed(folder.finished):
+    if processes.broadcast(folder.finished):
         progress.note(f"run {folder.name} is already finished")
         return TrainResult(folder.name, folder.read(), 0)
     begun = resumed(folder)

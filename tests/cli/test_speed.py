@@ -23,7 +23,7 @@ def test_without_a_compiler_nothing_is_begun(
     code, out, err = ood("train", "--data", "digits", "--device", "cpu", "--compile")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "error: --compile needs a compiler, and there is no no-such-compiler; install one, or "
+        "error: --compile needs a compiler, but no-such-compiler was not found; install one, or "
         "omit --compile"
     )
     assert not list((tmp_path / "store").glob("runs/*"))
@@ -59,7 +59,7 @@ def test_several_processes_do_not_compile(tmp_path: Path) -> None:
 def test_half_precision_that_does_not_pay_is_told_of(
     ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    monkeypatch.setattr("oodcli.training.session.quick_in_bfloat16", lambda _: quick)
+    monkeypatch.setattr("oodcli.training.session.has_fast_bfloat16", lambda _: quick)
     data = tree(tmp_path / "colours")
     code, _, err = ood("train", "--data", data, "--device", "cpu", "--amp", *SHORT)
     assert code == 0

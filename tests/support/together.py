@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from oodcli.compute.processes import Processes, together
+from oodcli.compute.processes import Processes, join_processes
 from oodcli.models import parse_architecture
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
@@ -142,7 +142,7 @@ def trained(
 def main(folder: Path) -> None:
     """Train every case, and one again after its first epoch; the first process writes them."""
     torch.set_num_threads(1)
-    with together("cpu", say=print) as processes:
+    with join_processes("cpu", report=print) as processes:
         for case in CASES:
             found = trained(case, processes)
             if processes.first:

@@ -10,9 +10,9 @@ import torch
 
 from oodcli.compute.devices import (
     check_compiler,
-    enough_memory,
+    explain_out_of_memory,
     find_device,
-    quick_in_bfloat16,
+    has_fast_bfloat16,
     versions,
 )
 from oodcli.errors import InvalidInputError
@@ -26,14 +26,14 @@ def test_auto_is_something_that_is_there() -> None:
 def test_too_little_memory_is_one_line_with_the_cure() -> None:
     with (
         pytest.raises(InvalidInputError, match=r"^cuda has too little memory; take fewer$"),
-        enough_memory(torch.device("cuda"), "take fewer"),
+        explain_out_of_memory(torch.device("cuda"), "take fewer"),
     ):
         raise torch.OutOfMemoryError
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
-    with pytest.raises(InvalidInputError, match=r"there is no .*none; install one, or omit"):
+    with pytest.raises(InvalidInputError, match=r"but .*none was not found; install one, or omit"):
         check_compiler(torch.device("cpu"))
     with pytest.raises(InvalidInputError, match="not for mps"):
         check_compiler(torch.device("mps"))
@@ -44,7 +44,7 @@ def test_compiling_needs_the_headers_of_python(
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
-    with pytest.raises(InvalidInputError, match=r"there is no .*Python\.h"):
+    with pytest.raises(InvalidInputError, match=r"but .*Python\.h"):
         check_compiler(torch.device("cpu"))
     (tmp_path / "Python.h").touch()
     check_compiler(torch.device("cpu"))
@@ -54,7 +54,7 @@ def test_a_cpu_without_bfloat16_is_known(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     for has in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
-        assert quick_in_bfloat16(torch.device("cpu")) is has
+        assert has_fast_bfloat16(torch.device("cpu")) is has
 
 
 def test_versions_name_what_computes() -> None:

@@ -73,12 +73,12 @@ def test_a_lost_connection_is_told_from_other_failures() -> None:
     two = Processes(0, 2, cure="begin again")
     with (
         pytest.raises(ProcessLostError, match="has ended, so the others end too; begin again"),
-        two.watched(),
+        two.connection_errors(),
     ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
-    with pytest.raises(RuntimeError, match="shapes"), two.watched():
+    with pytest.raises(RuntimeError, match="shapes"), two.connection_errors():
         raise RuntimeError("shapes cannot be multiplied")
-    with pytest.raises(RuntimeError, match="Connection"), Processes().watched():
+    with pytest.raises(RuntimeError, match="Connection"), Processes().connection_errors():
         raise RuntimeError("Connection closed by peer")
 
 
