@@ -20,7 +20,7 @@ speaks of options. Importing this module loads no torch; the first method that n
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -52,6 +52,7 @@ _LATE = {
 
 # A data set as it is named on the command line.
 Named = str | os.PathLike[str]
+Sets = Named | Sequence[Named] | Mapping[str, Named]
 _Word = TypeVar("_Word", bound=str)
 
 
@@ -155,7 +156,10 @@ class LoadedRun:
         self,
         *,
         method: str | Sequence[str] = (),
-        ood: Named | Sequence[Named] = (),
+        ood: Sets = (),
+        near: Sets = (),
+        far: Sets = (),
+        shifted_id: Sets = (),
         benchmark: str | None = None,
         allow_missing: bool = False,
         tune: "Tuning | Sequence[Tuning]" = (),
@@ -179,9 +183,12 @@ class LoadedRun:
         method
             One or more, as on the command line; every method that works from stored activations if
             there is none.
-        ood
-            OOD sets: names, folders, files, or ``NAME=PATH``; those of the benchmark if there is
-            none.
+        ood, near, far
+            OOD sets, not divided, close to the classes, and far from them: names, folders, files,
+            or ``NAME=PATH``, one or more, or a dictionary of folders or files by name; those of the
+            benchmark if there is none.
+        shifted_id
+            Covariate-shifted ID sets, with labels, for full-spectrum results.
         benchmark
             Name of a benchmark; that of the run's data if None.
         allow_missing
@@ -230,12 +237,14 @@ class LoadedRun:
         from oodcli.workflows.score import ScoreRequest
         from oodcli.workflows.score import score as score_workflow
 
-        sets = (ood,) if isinstance(ood, str | os.PathLike) else ood
         with speaking_of_arguments():
             request = ScoreRequest(
                 run=self.name,
                 methods=_several(method),
-                ood=[os.fspath(each) for each in sets],
+                ood=_sets(ood),
+                near=_sets(near),
+                far=_sets(far),
+                shifted_id=_sets(shifted_id),
                 benchmark=benchmark,
                 allow_missing=allow_missing,
                 tune=_several(tune),
@@ -562,6 +571,15 @@ def predict(
 def _several(given: _Word | Sequence[_Word]) -> tuple[_Word, ...]:
     """Return words, given alone or as a sequence, as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _sets(given: Sets) -> tuple[str, ...]:
+    """Return data sets as the command line takes them; a dictionary gives them names."""
+    if isinstance(given, Mapping):
+        return tuple(f"{name}={os.fspath(each)}" for name, each in given.items())
+    if isinstance(given, str | os.PathLike):
+        return (os.fspath(given),)
+    return tuple(os.fspath(each) for each in given)
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

@@ -11,8 +11,9 @@ _COMMAND = re.compile(r"ood [a-z]+( [^;,:()]*)?")
 SWITCHES = frozenset({"allow-missing", "amp", "ci", "overwrite", "skip-unreadable"})
 OPTIONS = SWITCHES | {
     "benchmark", "compare", "convention", "dataset", "device", "export", "export-activations",
-    "input", "input-size", "limit", "max-images", "method", "ood", "output", "run",
-    "resize", "score-batch-size", "seed", "store", "threshold", "tpr", "tune", "tune-ood",
+    "far", "input", "input-size", "limit", "max-images", "method", "near", "ood", "output", "run",
+    "resize", "score-batch-size", "seed", "shifted-id", "store", "threshold", "tpr", "tune",
+    "tune-ood",
 }  # fmt: skip
 _NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
 # A value is a word in capitals that stands for it, or one of those that messages name as a cure.

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 # Options that mean nothing where the activations are in a file.
 _OF_RUNS = frozenset(
     {
-        "--run", "--ood", "--benchmark", "--allow-missing", "--tune", "--tune-ood", "--limit",
+        "--run", "--ood", "--near", "--far", "--shifted-id", "--benchmark", "--allow-missing",
+        "--tune", "--tune-ood", "--limit",
         "--export-activations", "--dry-run", "--amp", "--score-batch-size", "--skip-unreadable",
         "--resize",
     }
@@ -63,6 +64,38 @@ def score(
             autocompletion=completion.images,
             metavar="NAME|FOLDER|FILE",
             help="An OOD set, or NAME=PATH; can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    near: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--near",
+            autocompletion=completion.images,
+            metavar="NAME|FOLDER|FILE",
+            help="An OOD set close to the classes, averaged with others of its group; can be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    far: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--far",
+            autocompletion=completion.images,
+            metavar="NAME|FOLDER|FILE",
+            help="An OOD set far from the classes; can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    shifted_id: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shifted-id",
+            autocompletion=completion.images,
+            metavar="NAME|FOLDER|FILE",
+            help="A set of the same classes from another distribution, with labels, for "
+            "full-spectrum results and its accuracy; can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -172,6 +205,9 @@ def score(
         run=run,
         methods=tuple(method or ()),
         ood=tuple(ood or ()),
+        near=tuple(near or ()),
+        far=tuple(far or ()),
+        shifted_id=tuple(shifted_id or ()),
         benchmark=benchmark,
         allow_missing=allow_missing,
         tune=tuple(each.value for each in tune or ()),

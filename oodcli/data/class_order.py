@@ -110,6 +110,42 @@ def among(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return _moved(dataset, place, every)
 
 
+def with_labels_of(
+    dataset: Dataset, names: Sequence[str], *, numbered: Sequence[str] = ()
+) -> Dataset:
+    """Return a data set whose labels are positions in a list of classes, which may be longer.
+
+    Parameters
+    ----------
+    dataset
+        A data set with labels; its classes are some or all of those in the list.
+    names
+        Names of the classes in the order of the new labels; of a line such as ``n01440764 tench``
+        the first word may stand for the class.
+    numbered
+        The same names in the order by which a data set without class names numbers them.
+
+    Raises
+    ------
+    InvalidInputError
+        If the data set has a class that is not in the list.
+    """
+    own = dataset.class_names
+    numbers = tuple(str(label) for label in range(len(own)))
+    written: list[Sequence[str]] = [names, _first_words(names)]
+    if own == numbers and len(own) <= len(numbered):
+        own = tuple(numbered[: len(own)])
+    for each in written:
+        place = {name: at for at, name in enumerate(each)}
+        if len(place) == len(names) and set(own) <= place.keys():
+            return _moved(dataset, [place[name] for name in own], names)
+    unknown = [name for name in own if name not in names]
+    raise InvalidInputError(
+        f"{dataset.name} has classes that the network does not have: {_some(unknown)}; the "
+        f"network's are {_some(names)}; give it the same class names, or score it as OOD"
+    )
+
+
 def in_order(dataset: Dataset, names: Sequence[str], *, where: str) -> Dataset:
     """Return a data set with its classes in another order, and its labels accordingly.
 
@@ -159,8 +195,7 @@ def _difference(dataset: Dataset, names: Sequence[str], where: str) -> str:
     missing = sorted(set(own) - set(names))
     unknown = sorted(set(names) - set(own))
     said = [
-        f"{what} {', '.join(map(repr, found[:_SHOWN]))}"
-        + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        f"{what} {_some(found)}"
         for what, found in (("it lacks", missing), ("only it has", unknown))
         if found
     ]
@@ -168,3 +203,9 @@ def _difference(dataset: Dataset, names: Sequence[str], where: str) -> str:
         f"{where} does not name the {len(own)} classes of {dataset.name}: {'; '.join(said)}; write "
         "the names that the data have, one per line, in the order of the network's outputs"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names of many, and how many more there are."""
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + rest

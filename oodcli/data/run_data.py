@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark
-from oodcli.data.class_order import among, in_order, places_among
+from oodcli.data.class_order import among, in_order, places_among, with_labels_of
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import UNDECODED, places_of, prepare, prepare_some
 from oodcli.data.own_names import FILE, registered
@@ -380,6 +380,30 @@ class RunData:
         listed = replace(opened, parts=parts)
         ordered = _as_outputs(listed, self.run, where=f"benchmark {benchmark.name}")
         return replace(data, dataset=ordered, as_opened=listed), test
+
+    def shifted(self, spec: str) -> Dataset:
+        """Open a covariate-shifted ID set: images of the run's classes, with labels.
+
+        Parameters
+        ----------
+        spec
+            As :func:`find_dataset` takes it; classes are matched by their names.
+
+        Raises
+        ------
+        InvalidInputError
+            If it has no labels, or a class that the run does not have.
+        OodError
+            If it cannot be opened.
+        """
+        found = find_dataset(spec, self.store, role="id", progress=self.progress)
+        if found.ood_part.labels is None:
+            raise InvalidInputError(
+                f"{found.name} has no labels, which a covariate-shifted ID set needs for the "
+                "accuracy; add them, or score it as OOD"
+            )
+        numbered = (self.as_opened or self.dataset).class_names
+        return with_labels_of(found, self.run.class_names, numbered=numbered)
 
     def images(
         self,

@@ -7,7 +7,7 @@ from oodcli.data.class_order import logits_line
 from oodcli.metrics import MOSTLY_TIED
 from oodcli.reporting.evaluate import RunRows
 from oodcli.reporting.results import GROUPS, ResultRow, common_sets
-from oodcli.reporting.sources import ScoredRun, Sources, benchmark_in, complete_shift
+from oodcli.reporting.sources import ScoredRun, Sources, benchmark_in
 from oodcli.store.scores import AVERAGE, ResizedAs, ScoredSet
 from oodcli.text import counted
 
@@ -81,7 +81,8 @@ def source_notes(sources: Sources) -> list[str]:
     known = sources.known_benchmark
     if sources.query.files:
         return _file_notes(sources, known)
-    return [] if known is None else _benchmark_notes(sources.runs, known)
+    notes = [] if known is None else _benchmark_notes(sources.runs, known)
+    return [*notes, *_spectrum_notes(sources.runs)]
 
 
 def _file_notes(sources: Sources, known: Benchmark | None) -> list[str]:
@@ -98,7 +99,7 @@ def _file_notes(sources: Sources, known: Benchmark | None) -> list[str]:
 
 
 def _benchmark_notes(runs: Sequence[ScoredRun], benchmark: Benchmark) -> list[str]:
-    """Say which sets of the benchmark are not in the table, and what full spectrum means."""
+    """Report which sets of the benchmark are not in the table."""
     notes = []
     wanted = (*benchmark.near, *benchmark.far, *benchmark.ood, *benchmark.shifted)
     for run in runs:
@@ -107,8 +108,15 @@ def _benchmark_notes(runs: Sequence[ScoredRun], benchmark: Benchmark) -> list[st
         missing = [name for name in wanted if name not in known]
         if missing:
             notes.append(f"not the whole benchmark {benchmark.name}: without {', '.join(missing)}")
-        if complete_shift(scoring.sets):
-            also = " and ".join(f"{name} ({known[name].n:,} images)" for name in benchmark.shifted)
+    return list(dict.fromkeys(notes))
+
+
+def _spectrum_notes(runs: Sequence[ScoredRun]) -> list[str]:
+    """Report which images full-spectrum rows count as ID."""
+    notes = []
+    for run in runs:
+        also = " and ".join(f"{entry.name} ({entry.n:,} images)" for entry in run.shifted)
+        if also:
             notes.append(f"fs (full spectrum): ID images are the test images and {also}")
     return list(dict.fromkeys(notes))
 

@@ -25,6 +25,41 @@ _LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
+class NamedSets:
+    """Data sets that a call names, by how they relate to the classes of the network.
+
+    Parameters
+    ----------
+    near, far
+        OOD sets close to the classes, and far from them.
+    ood
+        OOD sets that are not divided into near and far.
+    shifted
+        Covariate-shifted ID sets: images of the classes, with labels, from another distribution.
+    """
+
+    near: Sequence[str] = ()
+    far: Sequence[str] = ()
+    ood: Sequence[str] = ()
+    shifted: Sequence[str] = ()
+
+    @property
+    def have_ood(self) -> bool:
+        """Whether an OOD set is named."""
+        return bool(self.near or self.far or self.ood)
+
+    @property
+    def by_group(self) -> tuple[tuple[str, Sequence[str]], ...]:
+        """The sets of each group, in the order of a table."""
+        return (
+            ("near", self.near),
+            ("far", self.far),
+            ("ood", self.ood),
+            ("shifted", self.shifted),
+        )
+
+
+@dataclass(frozen=True)
 class WantedSet:
     """A set that is scored beside the ID test images.
 
@@ -51,7 +86,7 @@ class WantedSet:
 
 
 def benchmark_to_score(
-    run: OpenRun, named: str | None, ood: Sequence[str], *, allow_missing: bool
+    run: OpenRun, named: str | None, sets: NamedSets, *, allow_missing: bool
 ) -> Benchmark | None:
     """Return the benchmark to score a run on, if any.
 
@@ -61,8 +96,8 @@ def benchmark_to_score(
         The run.
     named
         Name of the benchmark, if one was named.
-    ood
-        OOD sets that were named; they take the place of the benchmark of the run's data.
+    sets
+        Sets that were named; OOD sets among them replace the benchmark of the run's data.
     allow_missing
         Whether sets of a named benchmark may be missing.
 
@@ -76,8 +111,8 @@ def benchmark_to_score(
         If its OOD sets are missing.
     """
     if named is not None:
-        return _named_benchmark(run, named, ood, allow_missing=allow_missing)
-    own = None if ood else benchmark_of(run.record.job.data)
+        return _named_benchmark(run, named, sets, allow_missing=allow_missing)
+    own = None if sets.have_ood else benchmark_of(run.record.job.data)
     if own is None:
         return None
     missing = missing_sets(own, run.store)
@@ -93,9 +128,7 @@ def benchmark_to_score(
     return own
 
 
-def _named_benchmark(
-    run: OpenRun, name: str, ood: Sequence[str], *, allow_missing: bool
-) -> Benchmark:
+def _named_benchmark(run: OpenRun, name: str, sets: NamedSets, *, allow_missing: bool) -> Benchmark:
     id_name = run.record.data_name
     if name not in BENCHMARKS:
         raise UnknownNameError.among("benchmark", name, BENCHMARKS)
@@ -103,10 +136,10 @@ def _named_benchmark(
     if benchmark.id_set != id_name:
         raise InvalidInputError(
             f"benchmark {benchmark.name} is for networks trained on {benchmark.id_set}, "
-            f"and run {run.name} was trained on {id_name}; name its sets: --ood"
+            f"and run {run.name} was trained on {id_name}; name its sets: --near, --far or --ood"
         )
     missing = missing_sets(benchmark, run.store)
-    if not _ood_sets(benchmark, missing) and not ood:
+    if not _ood_sets(benchmark, missing) and not sets.have_ood:
         raise MissingArtifactError(
             f"no OOD set of benchmark {benchmark.name} is in the store; get them: "
             f"ood datasets download --benchmark {benchmark.name}, or use sets of your own "
@@ -126,34 +159,37 @@ def _ood_sets(benchmark: Benchmark, missing: Sequence[str]) -> list[str]:
     return [name for names in benchmark.groups.values() for name in names if name not in missing]
 
 
-def wanted_sets(run: OpenRun, ood: Sequence[str]) -> tuple[WantedSet, ...]:
+def wanted_sets(run: OpenRun, named: NamedSets) -> tuple[WantedSet, ...]:
     """Open the sets that a run is scored on: those of its benchmark, and those that were named.
 
-    Without either, photographs and noise that come with ood.
+    Without OOD sets in either, photographs and noise that come with ood are added.
 
     Raises
     ------
     InvalidInputError
-        If two sets have one name, or one cannot be called as it is.
+        If two sets have the same name, a name is reserved, or a covariate-shifted ID set has no
+        labels or other classes than the network.
     OodError
         If a set cannot be opened.
     """
     wanted = [] if run.benchmark is None else _benchmark_sets(run, run.benchmark)
-    if run.benchmark is None and not ood:
+    if run.benchmark is None and not named.have_ood:
         wanted = _own_sets(run)
-    for text in ood:
-        say_which(text, run.store, run.progress)
-        wanted.append(WantedSet(_opened(run, text), "ood", None))
+    for group, specs in named.by_group:
+        for spec in specs:
+            say_which(spec, run.store, run.progress)
+            opened = run.data.shifted(spec) if group == "shifted" else _opened(run, spec)
+            wanted.append(WantedSet(opened, group, None))
     names = [each.dataset.name for each in wanted]
     if AVERAGE in names:
         raise InvalidInputError(
             f"a set cannot be called {AVERAGE!r}, which stands for the mean over sets; give it "
-            "another name: --ood NAME=PATH"
+            "another name: NAME=PATH"
         )
     twice = check_distinct([run.data_name, *names])
     if twice is not None:
         raise InvalidInputError(
-            f"two of the sets are called {twice!r}; rename one of them: --ood NAME=PATH"
+            f"two of the sets are called {twice!r}; rename one of them: NAME=PATH"
         )
     return tuple(wanted)
 

@@ -30,7 +30,7 @@ from oodcli.scoring.call import (
 from oodcli.scoring.fitting import FittedMethods, for_every_block
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, planned
-from oodcli.scoring.sets import benchmark_to_score, check_validation, wanted_sets
+from oodcli.scoring.sets import NamedSets, benchmark_to_score, check_validation, wanted_sets
 from oodcli.store.scores import PREDICTIONS, ResizedAs, Scores, export_scores, read_scorings
 from oodcli.store.searches import Tuning
 from oodcli.store.store import Store, check_file_of_user
@@ -107,8 +107,10 @@ class ScoreRequest:
     methods
         Methods as written on the command line; every method that works from the cache if empty.
         ``auto`` stands for the one that is recommended for the run.
-    ood
-        OOD sets: names, folders, ``.npz`` files, or ``NAME=PATH``.
+    ood, near, far
+        OOD sets, not divided or of a group: names, folders, files, or ``NAME=PATH``.
+    shifted_id
+        Covariate-shifted ID sets, for full-spectrum results.
     benchmark
         Name of a benchmark.
     allow_missing
@@ -135,6 +137,9 @@ class ScoreRequest:
     run: str | None = None
     methods: Sequence[str] = ()
     ood: Sequence[str] = ()
+    near: Sequence[str] = ()
+    far: Sequence[str] = ()
+    shifted_id: Sequence[str] = ()
     benchmark: str | None = None
     allow_missing: bool = False
     tune: Sequence[Tuning] = ()
@@ -145,6 +150,11 @@ class ScoreRequest:
     resize: ResizedAs | None = None
     export: Path | None = None
     export_activations: Path | None = None
+
+    @property
+    def sets(self) -> NamedSets:
+        """The data sets that are named."""
+        return NamedSets(self.near, self.far, self.ood, self.shifted_id)
 
 
 def plan(store: Store, request: ScoreRequest, *, progress: Progress = SILENT) -> Plan:
@@ -227,7 +237,7 @@ def score(
         withdrawn = frozenset(methods.left_out)
         store_scores(opened, found, scores, accuracies, withdrawn=withdrawn)
         _export(opened, request, scores)
-        return _result(opened, found, chosen, of_benchmark=not request.ood)
+        return _result(opened, found, chosen, of_benchmark=request.sets == NamedSets())
 
 
 def _begin(
@@ -262,7 +272,7 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
     read_scorings(run.folder.scores)  # a damaged index, to which scores would be added, is refused
     run.data  # noqa: B018 - it is opened by being looked at
     benchmark = benchmark_to_score(
-        run, request.benchmark, request.ood, allow_missing=request.allow_missing
+        run, request.benchmark, request.sets, allow_missing=request.allow_missing
     )
     if benchmark is not None:
         run = run.on(benchmark, request.resize)
@@ -283,7 +293,7 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
     specs = parse_methods(for_every_block([text for text in methods if text], blocks))
     return Work(
         run,
-        wanted_sets(run, request.ood),
+        wanted_sets(run, request.sets),
         tuple(specs),
         auto,
         tune=tuple(request.tune),

@@ -108,7 +108,7 @@ def test_benchmark_of_other_data_is_refused(
     assert code == 1
     assert err.splitlines()[-1] == (
         "error: benchmark digits is for networks trained on digits, "
-        "and run tiny was trained on colours; name its sets: --ood"
+        "and run tiny was trained on colours; name its sets: --near, --far or --ood"
     )
 
 

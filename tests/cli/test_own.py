@@ -1,6 +1,7 @@
 """Images and checkpoints of the user's own."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,34 @@ def test_a_whole_data_set_used_as_ood_gives_its_test_part(
     sizes = {row["dataset"]: row["n_ood"] for row in rows(out)}
     assert sizes["other"] == 10
     assert sizes["digits"] == 217
+
+
+def test_own_groups_and_shifted_sets_are_tabulated_as_those_of_benchmarks(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    shifted = tmp_path / "shifted"
+    shutil.copytree(tiny / "test", shifted)
+    sets = ("--near", flat(tmp_path / "close"), "--far", "digits", "--shifted-id", shifted)
+    code, out, err = ood("score", "--method", "msp", *sets, "--format", "json")
+    assert code == 0, err
+    found = {(row["dataset"], row["group"]): row for row in rows(out)}
+    assert {("close", "near"), ("digits", "far")} <= found.keys()
+    average = found["average", "fs-near"]
+    assert average["n_id"] == 2 * found["close", "near"]["n_id"]
+    # The shifted set has the same images, so that its accuracy and all scores are the same.
+    assert average["id_accuracy"] == found["close", "near"]["id_accuracy"]
+    assert average["auroc"] == found["close", "near"]["auroc"]
+    assert any(note.startswith("fs (full spectrum)") for note in json.loads(out)["notes"])
+
+
+def test_a_shifted_set_needs_labels_of_the_network(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.npz"
+    np.savez(bare, images=np.zeros((3, 8, 8, 3), np.uint8))
+    code, _, err = ood("score", "--method", "msp", "--shifted-id", bare)
+    assert (code, "labels" in err.splitlines()[-1]) == (1, True)
+    code, _, err = ood("score", "--method", "msp", "--shifted-id", "digits")
+    assert code == 1
+    assert "digits has classes that the network does not have" in err
 
 
 def test_a_changed_image_is_seen(ood: Ood, tiny: Path, tmp_path: Path) -> None:

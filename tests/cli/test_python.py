@@ -114,8 +114,9 @@ def test_methods_that_are_not_defined_are_returned_with_the_reason(
     run: LoadedRun, noise: Path
 ) -> None:
     """The command prints its table and ends with an error; a program reads the same."""
-    found = run.score(method=["msp", "vim:dim=16"], ood=noise)
+    found = run.score(method=["msp", "vim:dim=16"], ood={"hiss": noise})
     assert {row.method for row in found.report.rows} == {"msp"}
+    assert {row.dataset for row in found.report.rows} == {"hiss", "average"}
     assert found.undefined == ("vim:dim=16",)
     assert "vim is not defined for dim 16" in found.left_out["vim:dim=16"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oodcli.data.class_order import in_order, read_class_names
+from oodcli.data.class_order import in_order, read_class_names, with_labels_of
 from oodcli.data.dataset import Dataset
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import InvalidInputError
@@ -87,3 +87,31 @@ def test_a_file_that_is_no_list_is_refused(
         path.write_bytes(content)
     with pytest.raises(InvalidInputError, match=message):
         read_class_names(path)
+
+
+@pytest.mark.parametrize(
+    ("own", "names", "numbered", "expected"),
+    [
+        (("cat", "dog", "emu"), ("ant", "emu", "dog", "cat"), (), (3, 2, 1)),
+        (("n1", "n2", "n3"), ("n3 emu", "n0 ant", "n2 dog", "n1 cat"), (), (3, 2, 0)),
+        # Numbers count in the order of the data, not in that of the network's outputs.
+        (("0", "1", "2"), ("emu", "cat", "ant", "dog"), ("ant", "cat", "dog", "emu"), (2, 1, 3)),
+        (("0", "1", "2"), ("2", "1", "0"), ("0", "1", "2"), (2, 1, 0)),
+    ],
+)
+def test_labels_become_positions_in_a_longer_list_of_classes(
+    own: tuple[str, ...],
+    names: tuple[str, ...],
+    numbered: tuple[str, ...],
+    expected: tuple[int, ...],
+) -> None:
+    moved = with_labels_of(dataset(own), names, numbered=numbered)
+    assert moved.class_names == names
+    labels = moved.parts["train"].labels
+    assert labels is not None
+    assert labels.tolist() == [expected[label] for label in LABELS]
+
+
+def test_a_class_that_the_network_lacks_is_named() -> None:
+    with pytest.raises(InvalidInputError, match=r"pets has classes .* 'emu'; the network's are"):
+        with_labels_of(dataset(), ("cat", "dog", "eel"))
