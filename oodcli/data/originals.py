@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import RandomAccess
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import UnreadableImageError
 from oodcli.images import ImageSource, evenly_spaced
 from oodcli.pools import ahead, decoding, thread_count

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from oodcli.activations import Activations
 from oodcli.compute.devices import explain_out_of_memory
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import Item, decoded
 from oodcli.errors import UnreadableImageError
 from oodcli.models.extraction import read_ahead

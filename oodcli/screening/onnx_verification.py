@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.activations import Activations
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError
 from oodcli.models import Network
 from oodcli.models.extraction import extract

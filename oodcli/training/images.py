@@ -11,8 +11,9 @@ from oodcli.compute.memory import free_memory
 from oodcli.compute.processes import Processes
 from oodcli.data.benchmarks import BENCHMARKS, given_name
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.prepare import Resizing, prepare
+from oodcli.data.decoding.prepare import prepare
 from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.originals import OriginalSizes
 from oodcli.data.splits import split
 from oodcli.errors import InvalidInputError, OodError

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.decoding.workers import resized
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.models import Network

@@ -17,7 +17,7 @@ from scipy.stats import binom
 
 from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.dataset import CALIBRATION_SEED, Dataset, stratified, take
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.decoding.workers import resized
 from oodcli.errors import UnreadableImageError
 from oodcli.models import Checkpoint, Network

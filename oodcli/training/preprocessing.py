@@ -10,7 +10,7 @@ from typing import Literal
 
 from oodcli.data.benchmarks import Benchmark, benchmark_of
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.originals import OriginalSizes
 from oodcli.data.run_data import check_size_options
 from oodcli.errors import InvalidInputError

@@ -18,8 +18,8 @@ from oodcli.compute.devices import (
 )
 from oodcli.compute.processes import Processes
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError, MissingArtifactError
 from oodcli.images import ImageSet
 from oodcli.models import (

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodcli.data.decoding.crops import RandomCrops
-from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.random_access import Change, Decoders, Originals, Prepared
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.images import ImageSource
 from oodcli.training.recipes import Recipe
 

@@ -359,7 +359,7 @@ def _one_image(device: str) -> None:
 
     from oodcli.activations import ActivationSet, Reference
     from oodcli.data.decoding.files import decode_stream
-    from oodcli.data.decoding.prepare import Resizing
+    from oodcli.data.decoding.scaling import Resizing
     from oodcli.methods import parse_methods
     from oodcli.models import network_of, parse_architecture
     from oodcli.models.extraction import extract

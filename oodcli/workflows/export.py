@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from oodcli.compute.compute import Compute
 from oodcli.data.decoding.bilinear import Matrices, resizing_matrices
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.files import expanded
 from oodcli.images import evenly_spaced

@@ -29,8 +29,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.folders import open_folder
 from oodcli.training.augment import augmented
 from oodcli.training.recipes import recipe_named

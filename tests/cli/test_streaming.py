@@ -91,7 +91,7 @@ def test_a_crop_comes_out_of_the_original_where_that_has_another_size(
     assert "by 2 processes: they are cropped out of their originals" in err
     assert_same(store, "originals", "workers")
     # The same images at the size of training beforehand: the original is what is prepared.
-    from oodcli.data.decoding.prepare import Resizing
+    from oodcli.data.decoding.scaling import Resizing
 
     resizing = Resizing((SIDE, SIDE), "shorter-crop:18")
     for file in photos.rglob("*.png"):

@@ -18,8 +18,8 @@ from PIL import Image
 from oodcli import pools
 from oodcli.data.decoding import workers
 from oodcli.data.decoding.files import FileSource
-from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.random_access import Decoders, Originals, Prepared
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import decoded, items
 from oodcli.models import Network, network_of, parse_architecture
 from oodcli.models.extraction import extract, read_ahead

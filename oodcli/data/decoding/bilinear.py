@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError
 from oodcli.resizing import BILINEAR
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data.decoding.prepare import scaled
+from oodcli.data.decoding.scaling import scaled
 from oodcli.resizing import BILINEAR
 
 # Smallest and largest ratio of width to height, and how often a part is drawn that does not fit.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import RandomAccess
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import ImageSource
 from oodcli.pools import Pools, decoding, worker_count

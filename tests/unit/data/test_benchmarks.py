@@ -3,7 +3,7 @@
 import pytest
 
 from oodcli.data import BENCHMARKS, DATASETS, own_benchmark
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.splits import known_lists
 from oodcli.metrics import convention_named
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from oodcli import pools
 from oodcli.data import incoming
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import Item, decoded, items
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from oodcli.data.decoding.files import FileSource
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.data.originals import LARGE, OriginalSizes
 

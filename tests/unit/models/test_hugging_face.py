@@ -195,7 +195,7 @@ def test_pixels_are_those_of_the_processor_in_the_folder(
 ) -> None:
     from PIL import Image
 
-    from oodcli.data.decoding.prepare import Resizing
+    from oodcli.data.decoding.scaling import Resizing
 
     folder = tmp_path / "net"
     saved(folder)

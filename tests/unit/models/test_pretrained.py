@@ -72,7 +72,7 @@ def test_a_file_wants_images_as_the_published_weights_do(tmp_path: Path) -> None
 
 
 def test_every_configuration_of_timm_is_understood() -> None:
-    from oodcli.data.decoding.prepare import Resizing
+    from oodcli.data.decoding.scaling import Resizing
     from oodcli.models import published_configuration
 
     timm = pytest.importorskip("timm")

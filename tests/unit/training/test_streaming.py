@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from oodcli.compute.processes import Processes
 from oodcli.data.decoding.crops import RandomCrops
-from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.random_access import Decoders
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.progress import Silent
 from oodcli.training import streaming

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oodcli.data.decoding.bilinear import resizing_matrices
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.screening.onnx_graph import Screening, not_below
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oodcli.data.decoding.bilinear import axis_matrix, resizing_matrices
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError
 
 SIZES = ((32, 32), (8, 8), (28, 28), (31, 57), (57, 31), (96, 96), (200, 133), (480, 640), (33, 32))

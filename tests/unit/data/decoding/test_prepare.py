@@ -14,7 +14,8 @@ from torchvision import transforms
 
 from oodcli.data import open_dataset, places_of, prepare
 from oodcli.data.decoding.files import FileSource
-from oodcli.data.decoding.prepare import Resizing, prepare_some
+from oodcli.data.decoding.prepare import prepare_some
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, Part, digest_of

@@ -13,8 +13,8 @@ import pytest
 from oodcli import pools
 from oodcli.data.decoding.crops import RandomCrops
 from oodcli.data.decoding.files import FileSource
-from oodcli.data.decoding.prepare import Resizing
 from oodcli.data.decoding.random_access import Decoders, Originals, Prepared
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import InvalidInputError, UnreadableImageError
 
@@ -171,7 +171,7 @@ def test_workers_end_with_a_parent_that_is_killed(source, tmp_path):
         "import numpy as np\n"
         "from pathlib import Path\n"
         "from oodcli.data.decoding.random_access import Decoders, Originals, Prepared\n"
-        "from oodcli.data.decoding.prepare import Resizing\n"
+        "from oodcli.data.decoding.scaling import Resizing\n"
         "from oodcli.data.decoding.files import FileSource\n"
         "if __name__ == '__main__':\n"
         "    source = FileSource(Path(sys.argv[1]), sys.argv[2:])\n"

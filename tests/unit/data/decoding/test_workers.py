@@ -7,7 +7,7 @@ from oodcli import pools
 from oodcli.data import prepare
 from oodcli.data.decoding import workers
 from oodcli.data.decoding.files import FileSource
-from oodcli.data.decoding.prepare import Resizing
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import UnreadableImageError
 from oodcli.images import Part
