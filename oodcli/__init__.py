@@ -1,12 +1,11 @@
 """Out-of-distribution detection for image classifiers.
 
-``load_run``, ``predict`` and what they return are the names for programs; the module
-``oodcli.api`` says more. They are loaded when first asked for, so that importing the package is
-free.
+The public Python API is ``load_run``, ``predict`` and the classes that they return, see the module
+``oodcli.api``. They are imported on first access, so that importing the package costs no time.
 
-Imported before torch, it sets ``OMP_WAIT_POLICY=PASSIVE`` unless the environment says how threads
-of OpenMP wait: they then sleep until there is work, in place of spinning, which on a core that
-another program uses holds up everyone.
+If the package is imported before torch, it sets ``OMP_WAIT_POLICY=PASSIVE``, unless the environment
+already configures how OpenMP threads wait. Idle threads then sleep instead of spinning, which would
+slow down every program on a shared core.
 """
 
 import importlib
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Detector", "LoadedRun", "Predictions", "__version__", "load_run", "predict"]
 
-# libgomp, and the OpenMP of LLVM and Intel, read these once, when torch loads them.
+# libgomp and the OpenMP runtimes of LLVM and Intel read these once, when torch loads them.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):

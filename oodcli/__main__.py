@@ -4,22 +4,22 @@ import contextlib
 import os
 import sys
 
-# What glibc reads of its own accord; where one of these is set the user has decided.
+# Environment variables that configure glibc's allocator; if one is set, the user has decided.
 _ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-# Numbers of mallopt(3) that <malloc.h> fixes.
+# Parameter numbers of mallopt(3), as defined in <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-_KEPT_BYTES = 2**30
+_RETAINED_BYTES = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep up to 1 GiB of freed memory; return whether it does.
+    """Make the C library retain up to 1 GiB of freed memory; return whether that succeeded.
 
     Notes
     -----
-    By default glibc maps every array of some megabytes for itself, and unmaps it when it is freed:
-    the kernel has to hand out and clear every page of every layer's output for every batch again.
-    Other C libraries are left as they are.
+    By default, glibc allocates each array of several megabytes with its own ``mmap`` and returns it
+    to the kernel when it is freed, so the kernel must zero every page of every layer's output again
+    for each batch. Other C libraries are not changed.
     """
     if any(name.startswith(_ALLOCATOR) for name in os.environ) or sys.platform != "linux":
         return False
@@ -27,12 +27,12 @@ def keep_freed_memory() -> bool:
 
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
+        return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _RETAINED_BYTES))
     return False
 
 
 def main() -> None:
-    """Load the program and run it; Ctrl-C while it loads ends it as Ctrl-C later does."""
+    """Import the program and run it; Ctrl-C during the import gives exit code 130, as later."""
     try:
         keep_freed_memory()
         from oodcli.cli.app import main as program

@@ -1,7 +1,7 @@
-"""Activations of one forward pass, and the reference data that methods are fitted on.
+"""Activations of a forward pass, and the reference data that methods are fitted on.
 
 A detector never sees a network or an image. It is fitted on a :class:`Reference` (the last layer
-and activations of in-distribution images) and scores :class:`Activations`.
+and the activations of in-distribution images) and scores :class:`Activations`.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 from oodcli.errors import InvalidInputError
 from oodcli.probes import Learner, Probe
 
-# Rows that detectors see at a time: enough to keep matrix products busy, and few enough that 4,096
-# rows of 2,048 features take 32 MB.
+# Rows per chunk given to detectors: large enough for efficient matrix products, and small enough
+# that a chunk of 2,048 features takes 32 MB.
 CHUNK_ROWS = 4096
 
 CORE = ("logits", "features", "block_norms", "predictions")
@@ -32,7 +32,7 @@ def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], _T]) -> _
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """Activations of ``n`` images, aligned by row; never written to.
+    """Activations of ``n`` images, aligned by row; treated as read-only.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ class Activations:
     block_norms
         FeatureNorm of every block, ``(n, b)``.
     predictions
-        Predicted class of every image by the classifier's own forward pass, ``(n,)``.
+        Class that the classifier predicts for every image, int64 ``(n,)``.
     extra
-        Further arrays of ``n`` rows by name.
+        Further arrays of ``n`` rows, by name.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class Activations:
         return len(self.logits)
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return every array under its name."""
+        """Return all arrays by name."""
         return {
             "logits": self.logits,
             "features": self.features,
@@ -80,26 +80,26 @@ class Activations:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor]) -> "Activations":
-        """Build them from what :meth:`arrays` gives.
+        """Build activations from arrays by name; the inverse of :meth:`arrays`.
 
         Raises
         ------
         KeyError
-            If one of the four that every image has is missing.
+            If one of the arrays in ``CORE`` is missing.
         """
         extra = {name: values for name, values in arrays.items() if name not in CORE}
         logits, features, block_norms, predictions = (arrays[name] for name in CORE)
         return cls(logits, features, block_norms, predictions, extra=extra)
 
     def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Return what ``make`` makes of these rows, made once however many detectors ask for it.
+        """Return the cached result of ``make`` for these rows, shared by all detectors.
 
         Parameters
         ----------
         key
-            What is made, and from what.
+            Identifies the result and its parameters.
         make
-            Makes it; what it returns is never written to.
+            Computes the result on the first call; the result is treated as read-only.
         """
         return _once(self._made, key, make)
 
@@ -116,14 +116,14 @@ class Activations:
 
 @dataclass(frozen=True)
 class ActivationShard:
-    """Activations of one shard of images, read when asked for.
+    """Activations of one shard of images, read on demand.
 
     Parameters
     ----------
     rows
         Number of images.
     load
-        Reads the activations.
+        Function that reads the activations.
     """
 
     rows: int
@@ -133,15 +133,15 @@ class ActivationShard:
 class ActivationSet:
     """Activations of a whole image set, read shard by shard.
 
-    :meth:`chunks` is the ordinary way in: a million rows cost no more memory than one shard. A
-    property such as :attr:`features` reads one array of all rows.
+    Use :meth:`chunks` in general: a million rows need no more memory than one shard. A property
+    such as :attr:`features` reads one array for all rows.
 
     Parameters
     ----------
     shards
         The shards in row order.
     device
-        Where the activations are put.
+        Device on which the activations are returned.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class ActivationSet:
 
     @property
     def device(self) -> torch.device:
-        """Where the activations are put."""
+        """Device on which the activations are returned."""
         return self._device
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Activations]:
@@ -164,7 +164,7 @@ class ActivationSet:
         Parameters
         ----------
         rows
-            Shards are joined as long as no chunk gets more rows than this.
+            Shards are joined into chunks of at most this many rows; a larger shard is one chunk.
         """
         waiting: list[Activations] = []
         for shard in self._shards:
@@ -176,7 +176,7 @@ class ActivationSet:
             yield _joined(waiting, self._device)
 
     def column(self, name: str) -> Tensor:
-        """Return one array of all rows, by the name it has in :class:`Activations`."""
+        """Return one array for all rows, by its name in :class:`Activations`."""
         return torch.cat([shard.load().arrays()[name].to(self._device) for shard in self._shards])
 
     @cached_property
@@ -201,7 +201,7 @@ class ActivationSet:
 
     @classmethod
     def of(cls, activations: Activations, device: torch.device | str = "cpu") -> "ActivationSet":
-        """Wrap activations that are in memory already."""
+        """Wrap activations that are already in memory."""
         return cls([ActivationShard(len(activations), lambda: activations)], device)
 
 
@@ -227,8 +227,8 @@ class Head:
     bias
         ``(k,)``.
     tau
-        What features are divided by before this layer; ``weight`` contains the division already. 1
-        unless the classifier was trained on normalised features (T2FNorm).
+        Temperature that divides the features before this layer; ``weight`` already includes the
+        division. It is 1 unless the classifier was trained on normalised features (T2FNorm).
     """
 
     weight: Tensor
@@ -247,7 +247,7 @@ class Head:
 Part = Literal["train", "calibration"]
 
 
-def _absent(what: str) -> Callable[..., Any]:
+def _unavailable(what: str) -> Callable[..., Any]:
     def load(*_: object) -> Any:  # noqa: ANN401 - stands in for loaders of several types
         raise InvalidInputError(f"this method needs {what}, and there are none here")
 
@@ -256,54 +256,54 @@ def _absent(what: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Reference:
-    """All that a detector may learn from; each part is made when it is first touched.
+    """Everything that a detector may be fitted on; each part is loaded on first access.
 
-    It holds no OOD data: a detector cannot be fitted on what it will be tested on.
+    It contains no OOD data: a detector cannot be fitted on the data it is tested on.
 
     Parameters
     ----------
     head
         The last layer, on the device of the activations.
     load_train
-        Makes the activations of the ID training images, without augmentation.
+        Returns the activations of the ID training images, without augmentation.
     load_labels
-        Reads the class of every training image, ``(n,)``.
+        Returns the class of every training image, ``(n,)``.
     load_jigsaw
-        Makes the activations of jigsaw puzzles of the same images, in the same order.
+        Returns the activations of jigsaw puzzles of the same images, in the same order.
     load_calibration
-        Makes the activations of the ID images that thresholds are set on.
+        Returns the activations of the ID images that thresholds are calibrated on.
     load_calibration_labels
-        Reads the class of every calibration image, ``(n,)``.
+        Returns the class of every calibration image, ``(n,)``.
     load_probed
-        Makes the activations of a part with one probe's array in their ``extra``, of all rows or of
-        the chosen ones.
+        Returns the activations of a part with the array of a probe in their ``extra``, for all rows
+        or for the given ones.
     load_state
-        Lets a learner look at all training images, or at the chosen rows of them.
+        Returns the state of a learner over all training images, or over the given rows.
     n_blocks
         Number of blocks of the network.
     """
 
     head: Head
     load_train: Callable[[], ActivationSet] = field(
-        default_factory=lambda: _absent("training images")
+        default_factory=lambda: _unavailable("training images")
     )
     load_labels: Callable[[], Tensor] = field(
-        default_factory=lambda: _absent("labels of training images")
+        default_factory=lambda: _unavailable("labels of training images")
     )
     load_jigsaw: Callable[[], ActivationSet] = field(
-        default_factory=lambda: _absent("jigsaw puzzles of training images")
+        default_factory=lambda: _unavailable("jigsaw puzzles of training images")
     )
     load_calibration: Callable[[], ActivationSet] = field(
-        default_factory=lambda: _absent("calibration images")
+        default_factory=lambda: _unavailable("calibration images")
     )
     load_calibration_labels: Callable[[], Tensor] = field(
-        default_factory=lambda: _absent("labels of calibration images")
+        default_factory=lambda: _unavailable("labels of calibration images")
     )
     load_probed: Callable[[Part, Probe, Tensor | None], ActivationSet] = field(
-        default_factory=lambda: _absent("the network itself and images")
+        default_factory=lambda: _unavailable("the network itself and images")
     )
     load_state: Callable[[Learner, Tensor | None], Mapping[str, Tensor]] = field(
-        default_factory=lambda: _absent("the network itself and training images")
+        default_factory=lambda: _unavailable("the network itself and training images")
     )
     n_blocks: int = 0
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -325,7 +325,7 @@ class Reference:
 
     @cached_property
     def calibration(self) -> ActivationSet:
-        """Activations of the ID images that thresholds are set on."""
+        """Activations of the ID images that thresholds are calibrated on."""
         return self.load_calibration()
 
     @cached_property
@@ -341,32 +341,32 @@ class Reference:
         part
             ``train`` or ``calibration``.
         probe
-            What to observe.
+            The probe.
         rows
-            Which images, ``(m,)``; all if None.
+            Row numbers of the images, ``(m,)``; all if None.
         """
         return self.load_probed(part, probe, rows)
 
     def learned(self, learner: Learner, *, rows: Tensor | None = None) -> Mapping[str, Tensor]:
-        """Return the state that a learner draws from training images.
+        """Return the state that a learner computes from the training images.
 
         Parameters
         ----------
         learner
-            What to draw.
+            The learner.
         rows
-            Which images, ``(m,)``; all if None.
+            Row numbers of the images, ``(m,)``; all if None.
         """
         return self.load_state(learner, rows)
 
     def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Return what ``make`` makes of this reference, made once for all detectors.
+        """Return the cached result of ``make`` for this reference, shared by all detectors.
 
         Parameters
         ----------
         key
-            What is made, and from what.
+            Identifies the result and its parameters.
         make
-            Makes it; what it returns is never written to.
+            Computes the result on the first call; the result is treated as read-only.
         """
         return _once(self._made, key, make)

@@ -12,10 +12,10 @@
     found = detector.predict(["a.jpg", "b.png"])
     found.ood, found.classes, found.probability
 
-Arguments are called as the options of the command line are, and results are the same: each is a
-frozen record, whose ``to_json()`` gives the object that ``--format json`` prints. What the user can
-cure is an ``oodcli.errors.OodError``, which speaks of arguments where that of the command line
-speaks of options. Importing this module loads no torch; the first method that needs it does.
+Arguments have the names of the command-line options, and results are the same: each is a frozen
+record whose ``to_json()`` returns the object that ``--format json`` prints. Errors that the user
+can correct are an ``oodcli.errors.OodError``; its message names arguments instead of options.
+Importing this module does not import torch; the first method that needs it does.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from oodcli.arguments import speaking_of_arguments
+from oodcli.arguments import naming_arguments
 from oodcli.progress import SILENT, Progress
 from oodcli.store.runs import Run, RunFolder, find_run
 from oodcli.store.store import Store
@@ -43,22 +43,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Detector", "LoadedRun", "Predictions", "load_run", "predict"]
 
-# Names of classes that need torch, and where they are.
-_LATE = {
+# Classes whose modules import torch, and these modules.
+_LAZY = {
     "Detector": "oodcli.screening.detector",
     "Predictions": "oodcli.screening.judging",
 }
 
 
-# A data set as it is named on the command line.
-Named = str | os.PathLike[str]
-Sets = Named | Sequence[Named] | Mapping[str, Named]
+# A data set, as given on the command line.
+DataSetName = str | os.PathLike[str]
+DataSets = DataSetName | Sequence[DataSetName] | Mapping[str, DataSetName]
 _Word = TypeVar("_Word", bound=str)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - names of several types
-    if name in _LATE:
-        return getattr(importlib.import_module(_LATE[name]), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -68,9 +68,9 @@ class LoadedRun:
     Parameters
     ----------
     store
-        Where it is.
+        The store that contains the run.
     folder
-        Its folder.
+        The folder of the run.
     """
 
     def __init__(self, store: Store, folder: RunFolder) -> None:
@@ -100,24 +100,24 @@ class LoadedRun:
         skip_unreadable: bool = False,
         progress: Progress = SILENT,
     ) -> "Detector":
-        """Return a detector: the stored one, or one that is fitted and stored now.
+        """Return a detector: the stored one if it exists, otherwise one that is fitted and stored.
 
         Parameters
         ----------
         method
             As on the command line: ``knn``, ``react:percentile=85+energy``; ``auto`` for the
-            recommended one, which is chosen now if it was not yet; the recommended one if None and
-            it was chosen, else ``msp``.
+            recommended method, which is chosen now if no recommendation is stored. None: the stored
+            recommendation if there is one, otherwise ``msp``.
         tpr
-            Share of ID images that the threshold lets pass; 0.95 if None.
+            Share of ID images that the threshold accepts; 0.95 if None.
         threshold
-            The threshold itself, instead.
+            A fixed threshold, instead of ``tpr``.
         device
             ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         amp
             Whether the network computes in bfloat16.
         score_batch_size
-            Images that go through the network at a time; None for what suits the device.
+            Images per forward pass; None for a value that suits the device.
         skip_unreadable
             Whether to skip images of the run's own data that cannot be read.
         progress
@@ -140,7 +140,7 @@ class LoadedRun:
         from oodcli.screening.thresholds import ThresholdRule
         from oodcli.workflows.recommend import detector_meant
 
-        with speaking_of_arguments():
+        with naming_arguments():
             rule = ThresholdRule(tpr, threshold)
             compute = Compute.of(device, amp=amp, batch_size=score_batch_size)
             with OpenRun.open(
@@ -156,14 +156,14 @@ class LoadedRun:
         self,
         *,
         method: str | Sequence[str] = (),
-        ood: Sets = (),
-        near: Sets = (),
-        far: Sets = (),
-        shifted_id: Sets = (),
+        ood: DataSets = (),
+        near: DataSets = (),
+        far: DataSets = (),
+        shifted_id: DataSets = (),
         benchmark: str | None = None,
         allow_missing: bool = False,
         tune: "Tuning | Sequence[Tuning]" = (),
-        tune_ood: Named | None = None,
+        tune_ood: DataSetName | None = None,
         limit: int | None = None,
         resize: "ResizedAs | None" = None,
         export: str | os.PathLike[str] | None = None,
@@ -181,35 +181,35 @@ class LoadedRun:
         Parameters
         ----------
         method
-            One or more, as on the command line; every method that works from stored activations if
-            there is none.
+            One or more, as on the command line; if empty, every method that works from stored
+            activations.
         ood, near, far
-            OOD sets, not divided, close to the classes, and far from them: names, folders, files,
-            or ``NAME=PATH``, one or more, or a dictionary of folders or files by name; those of the
-            benchmark if there is none.
+            OOD sets without a group, near the classes, and far from them: names, folders, files or
+            ``NAME=PATH``, one or more, or a dictionary of folders or files by name; if all are
+            empty, those of the benchmark.
         shifted_id
             Covariate-shifted ID sets, with labels, for full-spectrum results.
         benchmark
             Name of a benchmark; that of the run's data if None.
         allow_missing
-            Whether to score without those of its sets that are not here.
+            Whether to continue if sets of the benchmark are missing.
         tune
-            ``openood`` or ``pseudo``, or both: how parameters are chosen on validation images.
+            ``openood`` or ``pseudo``, or both: how parameters are tuned on validation images.
         tune_ood
             OOD validation images for ``openood``.
         limit
             Score this many images of each set, evenly spaced over it; all if None.
         resize
-            Whose resizing images get on a benchmark, ``benchmark`` or ``network``; that of its
-            published numbers if None.
+            Resizing of benchmark images: that of the ``benchmark`` or that of the ``network``; if
+            None, that of the published numbers.
         export, export_activations
-            Files that get the scores, and the activations, of this call.
+            Files to write the scores and the activations of this call to.
         device
             ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         amp
             Whether the network computes in bfloat16.
         score_batch_size
-            Images that go through the network at a time; None for what suits the device.
+            Images per forward pass; None for a value that suits the device.
         skip_unreadable
             Whether to skip images that cannot be read.
         progress
@@ -219,13 +219,14 @@ class LoadedRun:
         -------
         ScoreResult
             The report of these methods and sets, the forward passes, and in ``undefined`` the
-            methods that were named and are not defined for this network, with the reason in
+            requested methods that are not defined for this network, with the reason in
             ``left_out``.
 
         Raises
         ------
         OodError
-            If a data set, a method or the device cannot be used, or no method is defined here.
+            If a data set, a method or the device cannot be used, or no method is defined for the
+            network and data.
 
         Examples
         --------
@@ -237,17 +238,17 @@ class LoadedRun:
         from oodcli.workflows.score import ScoreRequest
         from oodcli.workflows.score import score as score_workflow
 
-        with speaking_of_arguments():
+        with naming_arguments():
             request = ScoreRequest(
                 run=self.name,
-                methods=_several(method),
+                methods=_as_tuple(method),
                 ood=_sets(ood),
                 near=_sets(near),
                 far=_sets(far),
                 shifted_id=_sets(shifted_id),
                 benchmark=benchmark,
                 allow_missing=allow_missing,
-                tune=_several(tune),
+                tune=_as_tuple(tune),
                 tune_ood=None if tune_ood is None else os.fspath(tune_ood),
                 limit=limit,
                 resize=resize,
@@ -269,18 +270,19 @@ class LoadedRun:
         ci: bool = False,
         compare: tuple[str, str] | None = None,
     ) -> "Report":
-        """Tabulate stored scores; no network is loaded, and no torch.
+        """Tabulate stored scores; loads no network and imports no torch.
 
         Parameters
         ----------
         convention
-            Name of the metric convention; that of the benchmark if None, else ``neutral``.
+            Name of the metric convention; if None, that of the benchmark, or ``neutral`` without
+            one.
         method, dataset
-            Only these, in this order; all if there is none.
+            Only these, in this order; all if empty.
         benchmark
-            The sets of this benchmark alone, as scored for it; what was scored last if None.
+            Only the sets of this benchmark, as scored for it; if None, the latest scoring.
         limit
-            The scores of this many images of each set; the last full scoring if None.
+            The scores of this many images of each set; the latest full scoring if None.
         ci
             Whether to give 95 % confidence intervals.
         compare
@@ -297,7 +299,7 @@ class LoadedRun:
         MissingArtifactError
             If the run has no such scores.
         OodError
-            If a name cannot be used, or the scores cannot stand in one table.
+            If a name cannot be used, or the scores cannot be combined in one table.
 
         Examples
         --------
@@ -309,12 +311,12 @@ class LoadedRun:
         from oodcli.workflows.report import Statistics
         from oodcli.workflows.report import report as report_workflow
 
-        with speaking_of_arguments():
+        with naming_arguments():
             query = ScoreQuery(
                 runs=(self.name,),
                 benchmark=benchmark,
-                methods=_several(method),
-                datasets=_several(dataset),
+                methods=_as_tuple(method),
+                datasets=_as_tuple(dataset),
                 limit=limit,
             )
             statistics = Statistics(ci=ci, compare=() if compare is None else (compare,))
@@ -337,17 +339,17 @@ class LoadedRun:
         Parameters
         ----------
         max_images
-            Use this many training images, spread evenly over all of them; all if None.
+            Use this many evenly spaced training images; all if None.
         normalise
-            Whether to normalise the images with the constants of the run; ``--no-normalise`` of the
-            command line, as in the released script, is False.
+            Whether to normalise the images with the mean and standard deviation of the run. False,
+            like ``--no-normalise`` of the command line, reproduces the released script.
         device, amp, score_batch_size, skip_unreadable, progress
             As for :meth:`score`.
 
         Returns
         -------
         NormRatioResult
-            NormRatio of every block, and the index of the block it selects.
+            NormRatio of every block, and the index of the selected block.
 
         Raises
         ------
@@ -356,14 +358,14 @@ class LoadedRun:
 
         Examples
         --------
-        >>> found = run.normratio(max_images=8)
-        >>> found.n_images, found.selected in [block.index for block in found.blocks]
+        >>> result = run.normratio(max_images=8)
+        >>> result.n_images, result.selected in [block.index for block in result.blocks]
         (8, True)
         """
         from oodcli.compute.compute import Compute
         from oodcli.workflows.normratio import normratio as normratio_workflow
 
-        with speaking_of_arguments():
+        with naming_arguments():
             return normratio_workflow(
                 self._store,
                 run=self.name,
@@ -386,17 +388,17 @@ class LoadedRun:
         skip_unreadable: bool = False,
         progress: Progress = SILENT,
     ) -> "Recommendation":
-        """Choose a method without OOD images, and store the choice if nothing limits it.
+        """Recommend a method without OOD images, and store the choice unless it is restricted.
 
         Parameters
         ----------
         method
-            Choose among these alone; among all that work from stored activations, and ensembles of
-            them, if there is none.
+            The candidates; if empty, all methods that work from stored activations, and ensembles
+            of them.
         limit
-            Choose on this many ID images, spread evenly over all of them.
+            Number of ID images to use, evenly spaced; all if None.
         seed
-            Of noise, jigsaws and bootstrap samples.
+            Seed of noise, jigsaw puzzles and bootstrap samples.
         device, amp, score_batch_size, skip_unreadable, progress
             As for :meth:`score`.
 
@@ -409,7 +411,7 @@ class LoadedRun:
         Raises
         ------
         OodError
-            If the run's data or the device cannot be used, or no candidate can be tried.
+            If the run's data or the device cannot be used, or no candidate can be evaluated.
 
         Examples
         --------
@@ -421,10 +423,10 @@ class LoadedRun:
         from oodcli.workflows.recommend import RecommendRequest
         from oodcli.workflows.recommend import recommend as recommend_workflow
 
-        with speaking_of_arguments():
+        with naming_arguments():
             request = RecommendRequest(
                 run=self.name,
-                methods=_several(method),
+                methods=_as_tuple(method),
                 limit=limit,
                 seed=seed,
                 compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
@@ -439,19 +441,19 @@ class LoadedRun:
         *,
         tpr: float | None = None,
         threshold: float | None = None,
-        input: Literal["uint8", "float32"] = "uint8",  # noqa: A002 - the option is called so
+        input: Literal["uint8", "float32"] = "uint8",  # noqa: A002 - name of the option
         input_size: tuple[int, int] | None = None,
         overwrite: bool = False,
         device: str = "auto",
         skip_unreadable: bool = False,
         progress: Progress = SILENT,
     ) -> "Exported":
-        """Write classifier and detector as one ONNX file, verified on real images.
+        """Write classifier and detector to one ONNX file, verified on real images.
 
         Parameters
         ----------
         method
-            As on the command line; ``auto`` for the recommended one.
+            As on the command line; ``auto`` for the recommended method.
         output
             Folder for ``model.onnx`` and ``model.json``.
         tpr, threshold
@@ -459,24 +461,24 @@ class LoadedRun:
         input
             ``uint8`` for pixels from 0 to 255, ``float32`` for pixels from 0 to 1.
         input_size
-            Height and width of the images that the file takes; those of the network if None.
+            Height and width of the input images; those of the network if None.
         overwrite
-            Whether to replace files that are no export of ood.
+            Whether to replace files that are not an export of ood.
         device, skip_unreadable, progress
-            As for :meth:`score`; the device is where the method is fitted.
+            As for :meth:`score`; the method is fitted on the device.
 
         Returns
         -------
         Exported
-            The folder, the content of ``model.json``, and the differences from ood's own results.
+            The folder, the content of ``model.json``, and the differences from the results of ood.
 
         Raises
         ------
         MissingArtifactError
             If the extra ``onnx`` is not installed.
         OodError
-            If the method, the network or an argument cannot be used, or the file gives other
-            results. Nothing is written then.
+            If the method, the network or an argument cannot be used, or the exported file gives
+            different results. Then nothing is written.
 
         Examples
         --------
@@ -489,7 +491,7 @@ class LoadedRun:
         from oodcli.workflows.export import ExportRequest
         from oodcli.workflows.export import export as export_workflow
 
-        with speaking_of_arguments():
+        with naming_arguments():
             request = ExportRequest(
                 method,
                 Path(output),
@@ -510,21 +512,21 @@ def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = 
     Parameters
     ----------
     name
-        Its name; the one created last if None.
+        Name of the run; if None, the one that was created last.
     store
         The folder of the store; that of the command line if None.
 
     Raises
     ------
     OodError
-        If there is no such run, or it is not finished.
+        If the run does not exist or is not finished.
 
     Examples
     --------
     >>> load_run("tiny", store=store).classes
     ('blue', 'red')
     """
-    with speaking_of_arguments():
+    with naming_arguments():
         place = Store.at(None if store is None else Path(store))
         return LoadedRun(place, find_run(place, name))
 
@@ -540,7 +542,7 @@ def predict(
     store: str | os.PathLike[str] | None = None,
     errors: Literal["raise", "row"] = "raise",
 ) -> "Predictions":
-    """Judge images once; to judge more of them, keep a detector.
+    """Judge images once; to judge images repeatedly, use :meth:`LoadedRun.detector`.
 
     Parameters
     ----------
@@ -558,8 +560,8 @@ def predict(
 
     Examples
     --------
-    >>> found = predict(images, "energy", run="tiny", store=store)
-    >>> len(found), found.score.dtype.name
+    >>> predictions = predict(images, "energy", run="tiny", store=store)
+    >>> len(predictions), predictions.score.dtype.name
     (8, 'float64')
     """
     detector = load_run(run, store=store).detector(
@@ -568,12 +570,12 @@ def predict(
     return detector.predict(images, errors=errors)
 
 
-def _several(given: _Word | Sequence[_Word]) -> tuple[_Word, ...]:
-    """Return words, given alone or as a sequence, as a tuple."""
+def _as_tuple(given: _Word | Sequence[_Word]) -> tuple[_Word, ...]:
+    """Return one word or a sequence of words as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _sets(given: Sets) -> tuple[str, ...]:
+def _sets(given: DataSets) -> tuple[str, ...]:
     """Return data sets as the command line takes them; a dictionary gives them names."""
     if isinstance(given, Mapping):
         return tuple(f"{name}={os.fspath(each)}" for name, each in given.items())

@@ -1,4 +1,4 @@
-"""Errors that name arguments of the Python API instead of options of the command line."""
+"""Error messages that name arguments of the Python API instead of command-line options."""
 
 import contextlib
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from oodcli.errors import OodError
 
 _COMMAND = re.compile(r"ood [a-z]+( [^;,:()]*)?")
-# Options that are arguments; those that turn something on are told by what to write.
+# Options that are also arguments; a flag becomes NAME=True in messages.
 SWITCHES = frozenset({"allow-missing", "amp", "ci", "overwrite", "skip-unreadable"})
 OPTIONS = SWITCHES | {
     "benchmark", "compare", "convention", "dataset", "device", "export", "export-activations",
@@ -16,22 +16,22 @@ OPTIONS = SWITCHES | {
     "tune-ood",
 }  # fmt: skip
 _NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
-# A value is a word in capitals that stands for it, or one of those that messages name as a cure.
+# A value is a placeholder in capitals, or one of the values that messages suggest.
 _VALUES = r"[A-Z][A-Z|=]*\b|(?:auto|benchmark|cpu|cuda|network|openood|pseudo)\b"
 _OPTION = re.compile(rf"(?<![\w-])--(?P<name>{_NAMES})(?![\w-])(?: (?P<value>{_VALUES}))?")
 
 
 @contextlib.contextmanager
-def speaking_of_arguments() -> Iterator[None]:
-    """Let errors name the arguments of the Python API, and not the options of the command line.
+def naming_arguments() -> Iterator[None]:
+    """Make errors name the arguments of the Python API instead of the command-line options.
 
-    Commands that a message names stay as they are.
+    Commands within a message are not changed.
 
     Examples
     --------
     >>> from oodcli.errors import InvalidInputError
     >>> try:
-    ...     with speaking_of_arguments():
+    ...     with naming_arguments():
     ...         raise InvalidInputError("--tpr must be above 0 and at most 1, not 2")
     ... except InvalidInputError as error:
     ...     print(error)

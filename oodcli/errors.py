@@ -6,13 +6,13 @@
     ├── UnknownNameError       a name that is in no registry
     ├── InvalidInputError      a value, file or option that cannot be used
     │   ├── UnreadableImageError   one image that cannot be decoded
-    │   └── UndefinedMethodError   a method that means nothing for this network or these data
-    ├── MissingArtifactError   something that has to be made, downloaded or put there first
-    ├── CorruptArtifactError   a stored file that is not what was written
-    └── DownloadError          a server that did not give what was asked for
+    │   └── UndefinedMethodError   a method that is not defined for this network or data
+    ├── MissingArtifactError   something that must be created or downloaded first
+    ├── CorruptArtifactError   a stored file whose content differs from what was written
+    └── DownloadError          a failed download
 
 Each message is one line: what is wrong, with the value, then the cure. The command line prints it
-and ends with exit code 1. Every other exception is a bug and keeps its traceback.
+and exits with code 1. Every other exception is a bug and keeps its traceback.
 """
 
 import difflib
@@ -21,11 +21,11 @@ from itertools import takewhile
 
 
 class OodError(Exception):
-    """Anything the user can cure; its text is shown as it is."""
+    """An error that the user can correct; its text is shown unchanged."""
 
 
 class UnknownNameError(OodError):
-    """A name that no registry knows."""
+    """A name that is in no registry."""
 
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownNameError":
@@ -34,9 +34,9 @@ class UnknownNameError(OodError):
         Parameters
         ----------
         kind
-            What the name stands for, such as ``"method"``.
+            Kind of thing that the name denotes, such as ``"method"``.
         name
-            The name that was given.
+            The unknown name.
         known
             The names that exist.
         """
@@ -51,14 +51,15 @@ class UnknownNameError(OodError):
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the most similar name; of those alike, the one that agrees longest from the start."""
+    """Return the most similar name; among equally similar ones, that with the longest prefix."""
 
-    def likeness(other: str) -> tuple[float, int]:
+    def similarity(other: str) -> tuple[float, int]:
         ratio = difflib.SequenceMatcher(None, other, name).ratio()
-        alike = (ours == theirs for ours, theirs in zip(name, other, strict=False))
-        return ratio, sum(takewhile(bool, alike))
+        equal = (ours == theirs for ours, theirs in zip(name, other, strict=False))
+        return ratio, sum(takewhile(bool, equal))
 
-    return max(difflib.get_close_matches(name, known, n=9, cutoff=0.6), key=likeness, default=None)
+    close = difflib.get_close_matches(name, known, n=9, cutoff=0.6)
+    return max(close, key=similarity, default=None)
 
 
 class InvalidInputError(OodError):
@@ -73,9 +74,9 @@ class UnreadableImageError(InvalidInputError):
     where
         Path of the file.
     reason
-        What the decoder said.
+        Error message of the decoder.
     cure
-        What helps.
+        What the user can do.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class UnreadableImageError(InvalidInputError):
         reason: str,
         cure: str = "replace it, or skip such images: --skip-unreadable",
     ) -> None:
-        # What has no file is called "image 3".
+        # An image without a file is named "image 3".
         named = where.removeprefix("image ")
         super().__init__(f"cannot read image {named}: {reason}; {cure}")
         self.where = where
@@ -92,16 +93,16 @@ class UnreadableImageError(InvalidInputError):
 
 
 class UndefinedMethodError(InvalidInputError):
-    """A method that means nothing for this network or these data; of a group it is left out."""
+    """A method that is not defined for this network or data; within a group it is skipped."""
 
 
 class MissingArtifactError(OodError):
-    """Something that has to be made, downloaded or put there first."""
+    """Something that must be created or downloaded first."""
 
 
 class CorruptArtifactError(OodError):
-    """A stored file that is not what was written."""
+    """A stored file whose content differs from what was written."""
 
 
 class DownloadError(OodError):
-    """A server that did not give what was asked for."""
+    """A download that failed: an error of the server or connection, or the wrong content."""

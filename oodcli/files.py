@@ -1,8 +1,8 @@
-"""Files named by the user: which are accepted, and how errors in reading them are reported.
+"""Files given by the user: which are accepted, and how errors in reading them are reported.
 
-Every reader of files from outside begins with :func:`regular`, and does its work inside
-:func:`reading`, the one place where exceptions of libraries become errors of this package. Code of
-the user's is called inside :func:`code_of_others`.
+Every reader of external files first calls :func:`regular` and does its work inside
+:func:`reading`, the only place where exceptions of libraries become errors of this package.
+Third-party code is called inside :func:`third_party_code`.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ _KINDS = {
 
 
 def regular(path: Path) -> Path:
-    """Return the path of a regular file, or of a link to one; a pipe would be waited for.
+    """Return ``path`` if it is a regular file or a link to one; reading a pipe could block.
 
     Raises
     ------
     OSError
-        If it is anything else, or not there; ``strerror`` says what it is.
+        If the path does not exist or is something else; ``strerror`` says what it is.
     """
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind == stat.S_IFDIR:
@@ -39,14 +39,14 @@ def regular(path: Path) -> Path:
 
 
 def check_file(path: Path, cure: str) -> None:
-    """Refuse what is no regular file, before it is opened.
+    """Check that a path is a regular file, without opening it.
 
     Parameters
     ----------
     path
         The file.
     cure
-        What to do instead.
+        What the user can do instead.
 
     Raises
     ------
@@ -67,12 +67,12 @@ def expanded(path: Path) -> Path:
     Raises
     ------
     InvalidInputError
-        If it begins with the name of a user that there is not.
+        If the path begins with ``~NAME`` and there is no user of this name.
     """
     try:
         return path.expanduser()
     except RuntimeError:
-        if path.exists():  # a file that is called so
+        if path.exists():  # a file whose name begins with "~"
             return path
         raise InvalidInputError(
             f"cannot use {path}: there is no user {path.parts[0][1:]!r}; write the whole path, or "
@@ -89,34 +89,37 @@ def reading(
     error: type[CorruptArtifactError | InvalidInputError] = CorruptArtifactError,
     disk: bool = False,
 ) -> Iterator[None]:
-    """Turn whatever a library raises on a damaged file into one line; errors of ours stay.
+    """Convert any exception of a library on a damaged file into one error message.
+
+    An :class:`OodError` passes unchanged.
 
     Parameters
     ----------
     what
-        The file, and the place in it.
+        The file, and the position in it.
     cure
-        What helps, such as "get it again".
+        What the user can do, such as "get it again".
     wrong
-        What is wrong with it.
+        What is wrong with the file.
     error
-        Class of what is raised.
+        Class of the error to raise.
     disk
-        Whether errors of the disk stay as they are, since they are not about this file.
+        Whether a missing file and errors of the disk pass unchanged, since they do not concern the
+        content of this file.
 
     Raises
     ------
     OodError
-        An ``error``, in place of what was raised.
+        An ``error``, in place of the original exception.
     OSError
-        Where ``disk`` says so.
+        If ``disk`` is set and the disk failed, or the file is missing.
     """
     try:
         yield
     except OodError:
         raise
     except OSError as caught:
-        # A place that leads nowhere in the file is EINVAL, and libraries give no number at all.
+        # A seek outside the file gives EINVAL, and libraries raise OSError without a number.
         gone = isinstance(caught, FileNotFoundError)
         if disk and (gone or caught.errno not in (None, errno.EINVAL)):
             raise
@@ -126,20 +129,20 @@ def reading(
 
 
 @contextlib.contextmanager
-def code_of_others(what: str, *, cure: str) -> Iterator[None]:
-    """Turn whatever code of the user's or of another package raises into one line with its place.
+def third_party_code(what: str, *, cure: str) -> Iterator[None]:
+    """Convert any exception of third-party code into one error message with file and line.
 
     Parameters
     ----------
     what
-        What was being done, such as "NAME cannot be built".
+        What failed, such as "NAME cannot be built".
     cure
-        What helps.
+        What the user can do.
 
     Raises
     ------
     InvalidInputError
-        In place of what was raised; errors of ours stay.
+        In place of the original exception; an :class:`OodError` passes unchanged.
     """
     try:
         yield
@@ -156,7 +159,7 @@ def code_of_others(what: str, *, cure: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an exception says, in one line."""
+    """Return the message of an exception in one line."""
     said = getattr(error, "strerror", None) or str(error)
     if isinstance(error, (KeyError, IndexError)) or not said.strip():
         said = type(error).__name__ if not said else f"{type(error).__name__} {said}"

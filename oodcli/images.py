@@ -1,10 +1,10 @@
-"""Image sets: uint8, channels first, in rows of a fixed order.
+"""Image sets: uint8 images, channels first, in a fixed order of rows.
 
-A *source* is what a reader returns: images of any size, decoded when read. An *image set* is the
-same images at the size of a benchmark, cut into shards of ``SHARD_ROWS`` rows, each with a digest
-of its pixels. What is computed from a shard is stored under that digest, so equal images are never
-computed twice. Its pixels are read in *chunks* of ``CHUNK_BYTES``, so that the memory of a pass
-over images follows neither their number nor the rows of a shard.
+A *source* is the result of a reader: images of any size, decoded when read. An *image set* holds
+the same images at the input size of a benchmark or network, divided into shards of ``SHARD_ROWS``
+rows, each with a digest of its pixels. Results computed from a shard are stored under that digest,
+so nothing is computed twice for equal images. Pixels are read in *chunks* of ``CHUNK_BYTES``, so
+that the memory of a pass over images depends neither on their number nor on the size of a shard.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from oodcli.errors import UnreadableImageError
 
 SHARD_ROWS = 1024
-# Of a few chunks each pass holds at the same time: 27 images of 224 x 224, or a shard of 32 x 32.
+# Bytes of one chunk: 27 images of 224 x 224, or a shard of 32 x 32. A pass holds several chunks.
 CHUNK_BYTES = 2**22
 
 
@@ -28,24 +28,24 @@ class ImageSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Cheap identity, other whenever the images may be, see `oodcli.data.identity`."""
+        """Cheap identity; it differs if the images may differ, see `oodcli.data.identity`."""
 
     def __len__(self) -> int:
         """Return the number of images."""
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
-        """Yield images ``start`` to ``stop - 1``, each ``(h, w, 3)``, or the error of a bad one."""
+        """Yield images ``start`` to ``stop - 1``, each ``(h, w, 3)``, or an error in its place."""
 
 
-def name_in(source: ImageSource, row: int) -> str:
-    """Return what an image is called: its file, as far as it has one, else its number from 0.
+def image_name(source: ImageSource, row: int) -> str:
+    """Return the name of an image: its file if it has one, else ``image N``, counted from 0.
 
     Parameters
     ----------
     source
-        The images; one whose images have names has a method ``name_of(row)``.
+        The images; a source whose images have names has a method ``name_of(row)``.
     row
-        Which image.
+        Row number of the image.
     """
     name_of = getattr(source, "name_of", None)
     return f"image {row}" if name_of is None else str(name_of(row))
@@ -87,28 +87,28 @@ def digest_of(*arrays: NDArray[np.generic]) -> str:
 
 
 class Digest:
-    """The digest of an array that comes in chunks, as :func:`digest_of` gives it of the whole.
+    """Incremental digest of an array given in chunks; equal to :func:`digest_of` of the array.
 
     Parameters
     ----------
     dtype, shape
-        Of the whole array.
+        Data type and shape of the whole array.
     """
 
     def __init__(self, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
         self._state = hashlib.blake2b(f"{dtype.str}{tuple(shape)}".encode(), digest_size=16)
 
     def update(self, chunk: NDArray[np.generic]) -> None:
-        """Take in the next rows."""
+        """Add the next rows to the digest."""
         self._state.update(np.ascontiguousarray(chunk).data)
 
     def hexdigest(self) -> str:
-        """Return 32 hexadecimal digits."""
+        """Return the digest as 32 hexadecimal digits."""
         return self._state.hexdigest()
 
 
 def chunk_rows(height: int, width: int) -> int:
-    """Return how many images of a size are read at a time."""
+    """Return the number of images of a size that are read at a time, at least 1."""
     return max(1, CHUNK_BYTES // (3 * height * width))
 
 
@@ -119,14 +119,14 @@ class ImageShard:
     Parameters
     ----------
     indices
-        Row number of every image in the data set it came from, ``(n,)``; fixes its jigsaw.
+        Row number of every image in its data set, ``(n,)``; it determines the jigsaw permutation.
     chunks
-        Returns the pixels in order, uint8 ``(m, 3, h, w)`` with any number of rows at a time.
-        Before the last chunk is given, all of them have been checked.
+        Function that returns the pixels in order, in chunks uint8 ``(m, 3, h, w)`` of any number
+        of rows. All pixels have been checked before the last chunk is yielded.
     known_digest
-        Digest of the pixels where it is already known; made when it is asked for otherwise.
+        Digest of the pixels if it is already known; otherwise it is computed on first access.
     pieces
-        Rows of other shards that these images are, in order; empty where that is not known.
+        The rows of other shards that these images consist of, in order; empty if not known.
     """
 
     indices: NDArray[np.int64]
@@ -143,11 +143,11 @@ class ImageShard:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the pixels, or of the digests of the shards that they come from, and the rows.
+        """Digest of the pixels or, with ``pieces``, of the digests of their shards and the rows.
 
         Notes
         -----
-        To name some images of shards that are known, nothing has to be read or decoded.
+        The digest of a selection of rows of known shards requires no reading or decoding.
         """
         if self.known_digest is not None:
             return self.known_digest
@@ -161,14 +161,14 @@ class ImageShard:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some images of a shard.
+    """A selection of images of a shard.
 
     Parameters
     ----------
     shard
         The shard.
     rows
-        Ascending places in it, ``(m,)``.
+        Positions in the shard, ascending, ``(m,)``.
     """
 
     shard: ImageShard
@@ -182,13 +182,13 @@ class ImageSet:
     Parameters
     ----------
     name
-        How the set is called in messages and tables.
+        Name of the set in messages and tables.
     shards
         The images, in order.
     labels
-        Class index of every image, ``(n,)``, or None.
+        Class index of every image, ``(n,)``; None for images without classes.
     skipped
-        Files that could not be read and were left out on request.
+        Unreadable files that were skipped on request.
     """
 
     name: str
@@ -211,7 +211,7 @@ class ImageSet:
         return _joined((each for shard in self.shards for each in shard.chunks()), len(self))
 
     def take(self, rows: NDArray[np.int64]) -> "ImageSet":
-        """Return chosen images, in ascending order of their row, in shards of their own.
+        """Return selected images as a new set with new shards.
 
         Parameters
         ----------
@@ -232,14 +232,14 @@ class ImageSet:
         return ImageSet(self.name, tuple(shards), labels, self.skipped)
 
     def chosen_from(self, rows: NDArray[np.int64], whole: "ImageSet | None") -> "ImageSet":
-        """Return the same images, told where they stand in the part that they were chosen from.
+        """Return the same images with their row numbers in the part that they were selected from.
 
         Parameters
         ----------
         rows
-            Row in the part of every row that these images were made of, ``(m,)``, ascending.
+            Row number in the part of each selected row, ``(m,)``, ascending.
         whole
-            All images of the part, if they are prepared: what is stored of them serves these too.
+            All images of the part, if they are prepared: their stored activations are reused.
         """
         shards = []
         for shard in self.shards:
@@ -254,12 +254,12 @@ class ImageSet:
 
 
 def _pieces(found: Iterable[tuple[ImageShard, NDArray[np.int64]]]) -> tuple[Piece, ...]:
-    """Return the pieces that hold images."""
+    """Return the pieces, without empty ones."""
     return tuple(Piece(shard, rows) for shard, rows in found if len(rows))
 
 
 def _gathered(pieces: Sequence[Piece]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pixels of pieces, the last of each when all of its shard have been checked."""
+    """Yield the pixels of pieces; the last chunk of each after its whole shard was checked."""
     for piece in pieces:
         start, ready = 0, None
         for chunk in piece.shard.chunks():
@@ -274,7 +274,7 @@ def _gathered(pieces: Sequence[Piece]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _joined(chunks: Iterable[NDArray[np.uint8]], rows: int) -> NDArray[np.uint8]:
-    """Return chunks of all together so many rows as one array; each is in memory once only."""
+    """Concatenate chunks of ``rows`` rows in total, without holding any chunk in memory twice."""
     whole, filled = np.empty(0, np.uint8), 0
     for chunk in chunks:
         if not filled:
@@ -310,8 +310,8 @@ def evenly_spaced(total: int, wanted: int) -> NDArray[np.int64]:
     return (np.arange(count, dtype=np.int64) * total) // max(count, 1)
 
 
-def few(images: ImageSet, count: int | None) -> ImageSet:
-    """Return ``count`` images spread evenly over all of them, or all if there are no more."""
+def subsample(images: ImageSet, count: int | None) -> ImageSet:
+    """Return ``count`` evenly spaced images; all if ``count`` is None or not smaller."""
     if count is None or count >= len(images):
         return images
     return images.take(evenly_spaced(len(images), count))

@@ -1,10 +1,9 @@
 """How well scores separate ID from OOD images, in the conventions of the published tables.
 
-Larger scores mean more in-distribution (ID). Every number is a fraction and comes from one sort of
-the merged scores: a :class:`Curve` counts the images accepted at every threshold, and what is
-reported is read off these counts, so that nothing depends on the size or the spacing of the scores.
-The published tables disagree on what "FPR95" and "AUPR" mean; a :class:`Convention` names one such
-meaning.
+Larger scores mean more in-distribution (ID). All values are fractions, computed from one sort of
+the merged scores: a :class:`Curve` counts the images accepted at every threshold, and the metrics
+use these counts only, so they depend on the order of the scores and not on their scale or spacing.
+Published tables define "FPR95" and "AUPR" differently; a :class:`Convention` is one definition.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,33 +22,33 @@ Positive = Literal["id", "ood"]
 Rule = Literal["first_ge", "nearest", "rank"]
 PrecisionArea = Literal["average_precision", "trapezoid_from_one", "trapezoid_from_zero"]
 
-# Where more than this share of scores tie, ranks say little.
+# If more than this share of scores is tied, metrics based on ranks are not informative.
 MOSTLY_TIED = 0.5
 
 _METHOD = "unnamed method"
 _DATASET = "unnamed data set"
-# A classifier whose lead over guessing is no larger than this share of it hardly classifies.
+# A classifier that exceeds chance by no more than this share of chance is reported as near chance.
 _SMALL_LEAD = 0.25
 _STANDARD_ERRORS = 2.58
 
 
 def near_chance(accuracy: float, labels: NDArray[np.int64]) -> float | None:
-    """Return what guessing would reach, if a classifier is hardly better; None if it is.
+    """Return the accuracy of guessing if a classifier is hardly better; otherwise None.
 
     Parameters
     ----------
     accuracy
-        Its accuracy, a fraction.
+        Accuracy of the classifier, a fraction.
     labels
-        Class of every image that it was measured on, ``(n,)``.
+        Class of every image on which the accuracy was measured, ``(n,)``.
 
     Returns
     -------
     chance
-        Share of the most frequent class, which always naming that class reaches. The accuracy is
-        hardly better if its lead is at most a quarter of ``min(chance, 1 - chance)``, or at most
-        2.58 standard errors of guessing (99 %), of which half of the way to 1 counts at most, so
-        that a few images that are all right are no chance.
+        Share of the most frequent class: the accuracy of always predicting it. A classifier is
+        hardly better if it exceeds chance by at most a quarter of ``min(chance, 1 - chance)``, or
+        by at most 2.58 standard errors of guessing (99 %). The latter margin is limited to half of
+        ``1 - chance``, so that a perfect accuracy on a few images does not count as chance.
 
     Examples
     --------
@@ -68,23 +67,24 @@ def near_chance(accuracy: float, labels: NDArray[np.int64]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How well scores tell one set of ID from one set of OOD images; all but sizes are fractions.
+    """How well scores separate one ID set from one OOD set; all values but sizes are fractions.
 
     Parameters
     ----------
     fpr95
-        False-positive rate at a true-positive rate of 95 %, a fraction as the three areas are; the
-        convention says which class is positive.
+        False-positive rate at a true-positive rate of 95 %; the convention defines the positive
+        class.
     auroc
-        Area under the ROC curve: how often an ID score is above an OOD score, ties counting half.
+        Area under the ROC curve: probability that an ID score is above an OOD score, ties counting
+        half.
     aupr_in
         Area under the precision-recall curve, ID positive.
     aupr_out
         Area under the precision-recall curve, OOD positive.
     n_id
-        Number of ID images; both areas of precision depend on the two sizes.
+        Number of ID images; AUPR depends on the ratio of both sizes.
     n_ood
-        Number of OOD images; for an average, of all its sets together.
+        Number of OOD images; for an average, the sum over its sets.
     """
 
     fpr95: float
@@ -97,22 +97,22 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One meaning of FPR95 and AUPR. AUROC means the same in all.
+    """One definition of FPR95 and AUPR. AUROC is the same in all conventions.
 
     Parameters
     ----------
     name
-        How it is called on the command line and in tables.
+        Name on the command line and in tables.
     description
         One line for the header of a table.
     positive
-        Positive class of FPR95: with ``"id"`` it is the share of OOD accepted when 95 % of ID is,
-        with ``"ood"`` the share of ID rejected when 95 % of OOD is.
+        Positive class of FPR95. ``"id"``: the share of OOD images accepted when 95 % of ID images
+        are accepted; ``"ood"``: the share of ID images rejected when 95 % of OOD images are.
     rule
-        Which threshold stands for 95 %, see :func:`fpr_at_tpr`.
+        Rule that selects the threshold for 95 %, see :func:`fpr_at_tpr`.
     area
-        How AUPR is integrated: as a step sum (average precision), or by trapezoids from a precision
-        of one or of zero at recall zero.
+        How AUPR is integrated: as a step sum (average precision), or with the trapezoidal rule from
+        a precision of one or zero at zero recall.
     """
 
     name: str
@@ -124,16 +124,16 @@ class Convention:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Images accepted as positive while the threshold falls through the distinct scores.
+    """Numbers of images accepted as positive at every distinct score as the threshold.
 
-    Point 0 accepts nothing, the last point everything; equal scores are accepted together.
+    At point 0 no image is accepted, at the last point all; equal scores are accepted together.
 
     Parameters
     ----------
     true_positives
-        Positive images accepted at every point, int64 ``(m + 1,)``, never falling.
+        Positive images accepted at every point, int64 ``(m + 1,)``, non-decreasing.
     false_positives
-        Negative images accepted at every point, int64 ``(m + 1,)``, never falling.
+        Negative images accepted at every point, int64 ``(m + 1,)``, non-decreasing.
     """
 
     true_positives: NDArray[np.int64]
@@ -148,7 +148,7 @@ class Curve:
         method: str = _METHOD,
         dataset: str = _DATASET,
     ) -> Self:
-        """Sort the scores of one pair once; ID is positive.
+        """Build the curve of one ID set and one OOD set, with ID positive.
 
         Parameters
         ----------
@@ -157,21 +157,22 @@ class Curve:
         ood_scores
             Scores of OOD images, ``(n_ood,)``.
         method
-            What made the scores, for messages.
+            Method that computed the scores, for messages.
         dataset
             Name of the OOD data set, for messages.
 
         Raises
         ------
         InvalidInputError
-            If there are no ID or no OOD scores, or if they are not finite numbers in one row.
+            If there are no ID or no OOD scores, or if they are not one-dimensional arrays of finite
+            numbers.
         """
         id_array = _checked(id_scores, f"{method} on {dataset}", "ID")
         ood_array = _checked(ood_scores, f"{method} on {dataset}", "OOD")
         merged = np.concatenate([id_array, ood_array])
         order = np.argsort(merged)[::-1]
-        falling = merged[order]
-        last_of_ties = np.append(falling[1:] != falling[:-1], np.True_)
+        descending = merged[order]
+        last_of_ties = np.append(descending[1:] != descending[:-1], np.True_)
         accepted = np.flatnonzero(last_of_ties) + 1
         accepted_id = np.cumsum(order < len(id_array), dtype=np.int64)[last_of_ties]
         return cls(
@@ -190,11 +191,11 @@ class Curve:
 
     @property
     def tied(self) -> float:
-        """Share of the images whose score another image has, too."""
+        """Share of the images whose score is shared with another image."""
         return _share_of_ties(np.diff(self.true_positives + self.false_positives))
 
     def flipped(self) -> "Curve":
-        """Return the curve of the negated scores with the other class positive."""
+        """Return the curve of the negated scores, with the other class positive."""
         return Curve(
             self.n_negative - self.false_positives[::-1],
             self.n_positive - self.true_positives[::-1],
@@ -208,21 +209,21 @@ class Curve:
         InvalidInputError
             If ``tpr`` is not above 0 and at most 1.
         UnknownNameError
-            If there is no such rule.
+            If the rule does not exist.
         """
         if not 0 < tpr <= 1:
             raise InvalidInputError(
-                f"a true-positive rate of {tpr} cannot be reached; give one above 0 and at most 1"
+                f"a true-positive rate of {tpr} is not possible; give one above 0 and at most 1"
             )
         if rule not in _RULES:
             raise UnknownNameError.among("rule", rule, _RULES)
-        # The decimal as it was written: in floating point (1 - 0.95) * 10 is above one half.
+        # The exact decimal: in floating point, (1 - 0.95) * 10 is above one half.
         point = _RULES[rule](self, Fraction(str(tpr)))
         return float(self.false_positives[point] / self.n_negative)
 
     def auroc(self) -> float:
-        """Return the area under the ROC curve, which is the pair count with ties half."""
-        # Integers: the sum is exact, whatever the order of the images.
+        """Return the area under the ROC curve: the share of ordered pairs, ties counting half."""
+        # Integers: the sum is exact, independent of the order of the images.
         twice = np.diff(self.false_positives) @ (self.true_positives[1:] + self.true_positives[:-1])
         return float(twice / (2 * self.n_positive * self.n_negative))
 
@@ -237,20 +238,20 @@ class Curve:
         return float(np.sum(np.diff(self.true_positives) * height) / self.n_positive)
 
     def detection_error(self) -> float:
-        """Return the smallest mean of the shares of positives missed and of negatives accepted.
+        """Return the minimum over thresholds of the mean of the miss and false-positive rates.
 
         References
         ----------
         Liang, Li, Srikant. "Enhancing The Reliability of Out-of-distribution Image Detection in
-        Neural Networks". ICLR 2018, arXiv:1706.02690, section 3: both classes equally likely.
+        Neural Networks". ICLR 2018, arXiv:1706.02690, section 3, with both classes equally likely.
         """
         missed = self.n_positive - self.true_positives
-        # In whole numbers, so that the smallest is found exactly.
+        # In integers, so that the minimum is exact.
         twice = missed * self.n_negative + self.false_positives * self.n_positive
         return float(np.min(twice) / (2 * self.n_positive * self.n_negative))
 
     def detection(self, convention: Convention) -> Detection:
-        """Return all numbers of one pair from the curve that :meth:`of` made, ID positive."""
+        """Return all metrics in a convention, for a curve with ID positive as from :meth:`of`."""
         flipped = self.flipped()
         side = self if convention.positive == "id" else flipped
         return Detection(
@@ -264,7 +265,7 @@ class Curve:
 
 
 def tied_share(scores: ArrayLike) -> float:
-    """Return the share of scores ``(n,)`` that stand more than once; 0 of none.
+    """Return the share of scores ``(n,)`` that occur more than once; 0 for an empty array.
 
     Examples
     --------
@@ -275,7 +276,7 @@ def tied_share(scores: ArrayLike) -> float:
 
 
 def _share_of_ties(counts: NDArray[np.int64]) -> float:
-    """Return the share of ties from how often every distinct score stands."""
+    """Return the share of tied scores from the counts of all distinct scores."""
     return float(counts[counts > 1].sum() / max(counts.sum(), 1))
 
 
@@ -287,9 +288,9 @@ def evaluate(
     method: str = _METHOD,
     dataset: str = _DATASET,
 ) -> Detection:
-    """Measure how well scores tell ID from OOD images.
+    """Compute the metrics of ID and OOD scores.
 
-    Several conventions of one pair cost one sort by way of :meth:`Curve.of` and
+    To evaluate several conventions with a single sort, use :meth:`Curve.of` and
     :meth:`Curve.detection`.
 
     Parameters
@@ -301,21 +302,22 @@ def evaluate(
     convention
         A convention or its name in :data:`CONVENTIONS`.
     method
-        What made the scores, for messages.
+        Method that computed the scores, for messages.
     dataset
         Name of the OOD data set, for messages.
 
     Raises
     ------
     InvalidInputError
-        If there are no ID or no OOD scores, or if they are not finite numbers in one row.
+        If there are no ID or no OOD scores, or if they are not one-dimensional arrays of finite
+        numbers.
     UnknownNameError
         If no convention has this name.
 
     Examples
     --------
-    >>> found = evaluate([0.9, 0.8, 0.7, 0.4], [0.6, 0.3, 0.2, 0.1])
-    >>> found.auroc, found.fpr95
+    >>> detection = evaluate([0.9, 0.8, 0.7, 0.4], [0.6, 0.3, 0.2, 0.1])
+    >>> detection.auroc, detection.fpr95
     (0.9375, 0.25)
     """
     named = convention if isinstance(convention, Convention) else convention_named(convention)
@@ -330,7 +332,7 @@ def fpr_at_tpr(
     positive: Positive = "id",
     rule: Rule = "first_ge",
 ) -> float:
-    """Return the false-positive rate where the true-positive rate is ``tpr``.
+    """Return the false-positive rate at a true-positive rate of ``tpr``.
 
     Parameters
     ----------
@@ -341,26 +343,26 @@ def fpr_at_tpr(
     tpr
         True-positive rate, above 0 and at most 1.
     positive
-        The positive class. ``"ood"`` looks for OOD among the negated scores.
+        The positive class; ``"ood"`` uses the negated scores.
     rule
-        Which threshold stands for ``tpr``. ``"first_ge"``: the highest one that reaches it.
-        ``"nearest"``: the one whose recall is nearest to it on either side. ``"rank"``: the
-        positive score at index ``round((1 - tpr) * n)`` in ascending order, and negatives count
-        only if strictly above it.
+        Rule that selects the threshold for ``tpr``. ``"first_ge"``: the highest threshold with at
+        least that recall. ``"nearest"``: the threshold whose recall is nearest to it, above or
+        below. ``"rank"``: the positive score at index ``round((1 - tpr) * n)`` in ascending order;
+        only negatives strictly above it count.
 
     Raises
     ------
     InvalidInputError
-        If there are no ID or no OOD scores, if they are not finite numbers in one row, or if
-        ``tpr`` is out of range.
+        If there are no ID or no OOD scores, if they are not one-dimensional arrays of finite
+        numbers, or if ``tpr`` is out of range.
     UnknownNameError
-        If there is no such rule or class.
+        If the rule or the class does not exist.
 
     Notes
     -----
-    With ``"nearest"``, the larger of two equally near recalls is taken, and of all thresholds with
-    that recall the lowest, except that full recall means the highest threshold that reaches it.
-    With ``"rank"``, halves round to the even index, and the index is at most ``n - 1``.
+    With ``"nearest"``, the larger of two equally near recalls is used, and the lowest of all
+    thresholds with that recall; for full recall, the highest. With ``"rank"``, halves are rounded
+    to the even index, and the index is at most ``n - 1``.
 
     Examples
     --------
@@ -374,7 +376,7 @@ def fpr_at_tpr(
 
 
 def convention_named(name: str) -> Convention:
-    """Return the convention of this name.
+    """Return the convention with this name.
 
     Raises
     ------
@@ -392,7 +394,7 @@ def convention_named(name: str) -> Convention:
 
 
 def _checked(scores: ArrayLike, where: str, side: str) -> NDArray[Any]:
-    """Return scores as an array of their own type, after refusing what cannot be ranked."""
+    """Return scores as an array with their dtype; raise an error if they cannot be ranked."""
     array = np.asarray(scores)
     if array.ndim != 1 or array.dtype.kind not in "biuf":
         raise InvalidInputError(
@@ -417,22 +419,22 @@ def _first_reaching(curve: Curve, tpr: Fraction) -> int:
 
 
 def _nearest(curve: Curve, tpr: Fraction) -> int:
-    """Return the point that a walk down from full recall finds nearest to ``tpr`` first."""
+    """Return the point with the recall nearest to ``tpr``, searched downwards from full recall."""
     wanted = tpr * curve.n_positive
     reached = _first_reaching(curve, tpr)
     above, below = (int(curve.true_positives[point]) for point in (reached, reached - 1))
     recalled = below if wanted - below < above - wanted else above
     if recalled == curve.n_positive:
-        # The walk begins where full recall is first reached, not at the last point.
+        # The search starts at the first point with full recall, not at the last point.
         return int(np.searchsorted(curve.true_positives, recalled))
     return int(np.searchsorted(curve.true_positives, recalled, side="right")) - 1
 
 
 def _above_rank(curve: Curve, tpr: Fraction) -> int:
-    """Return the point that accepts what lies strictly above one ranked positive score."""
+    """Return the point that accepts all scores strictly above the positive score of a rank."""
     n = curve.n_positive
     rank = min(round((1 - tpr) * n), n - 1)
-    # The score of ascending index r is the first threshold that accepts n - r positives.
+    # The score with ascending index r is the first threshold that accepts n - r positives.
     return int(np.searchsorted(curve.true_positives, n - rank)) - 1
 
 
@@ -477,18 +479,18 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType({c.name: c for c in _CO
 Notes
 -----
 ``featurenorm``: code of Yu et al., CVPR 2023, arXiv:2212.02295. It reports no AUPR with OOD
-positive; here it is average precision as well. It compares distances from a recall of 0.95 in
-floating point, where of two equally near recalls either may win by a rounding error; here the
-larger one wins.
+positive; here this is average precision, too. The published code compares distances from a recall
+of 0.95 in floating point, so that a rounding error may decide between two equally near recalls;
+here the larger one is used.
 
 ``knn``: code of Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022,
-arXiv:2204.06507, which the code of MODE shares. AUPR is called AUIN and AUOUT there.
+arXiv:2204.06507, also used by MODE. There, AUPR is called AUIN and AUOUT.
 
-``openood``: Zhang et al., "OpenOOD v1.5", arXiv:2306.09301. Its ROC routine leaves out points that
-continue a straight line. That moves the first point with TPR >= 95 % only where neighbouring
-thresholds accept the same numbers of tied ID and OOD scores; here all points are kept. The scores
-published with SCALE give the same FPR95 either way.
+``openood``: Zhang et al., "OpenOOD v1.5", arXiv:2306.09301. Its ROC function drops points that lie
+on a straight line between others. That changes the first point with TPR >= 95 % only where adjacent
+thresholds accept the same numbers of tied ID and OOD scores; here all points are used. For the
+scores published with SCALE, FPR95 is the same in both cases.
 
-``neutral``: ours. FPR95 is the share of OOD scores at or above the ID score of ascending index
-``floor(0.05 n)``.
+``neutral``: the default of this package. FPR95 is the share of OOD scores at or above the ID score
+with ascending index ``floor(0.05 n)``.
 """

@@ -1,6 +1,6 @@
 """NormRatio: which block of a network separates images best from their jigsaw puzzles.
 
-Used by the command and by FeatureNorm alike.
+Used by the command ``ood normratio`` and by the method FeatureNorm.
 """
 
 from dataclasses import dataclass
@@ -13,24 +13,25 @@ from oodcli.errors import InvalidInputError, UndefinedMethodError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormRatio:
-    """The ratio of every block and the choice that follows from it; blocks count from 0.
+    """NormRatio of every block and the selected block; blocks are counted from 0.
 
     Parameters
     ----------
     ratio
-        Mean over images of FeatureNorm of the image by that of its jigsaw puzzle, ``(b,)``; NaN
-        where no image is left.
+        Mean over images of the FeatureNorm of the image divided by that of its jigsaw puzzle,
+        ``(b,)``; NaN if no image remains.
     stderr
-        Standard error of ``ratio``, ``(b,)``; NaN where it takes more images.
+        Standard error of ``ratio``, ``(b,)``; NaN if fewer than two images remain.
     excluded
-        Images left out of the mean because the norm of their jigsaw puzzle is zero, ``(b,)``.
+        Number of images excluded from the mean because the norm of their jigsaw puzzle is zero,
+        ``(b,)``.
     selected
-        The block with the largest ratio among those that may be selected.
+        The block with the largest ratio among the selectable blocks.
     runner_up
-        The block with the next largest ratio among those; None if there is no other.
+        The block with the second largest ratio among them; None if there is no other.
     clear
-        Whether the lead over the runner-up is more than two of its standard errors; true without
-        one.
+        Whether the lead over the runner-up exceeds two standard errors of the lead; True without a
+        runner-up.
     n_images
         Number of images.
     """
@@ -45,7 +46,7 @@ class NormRatio:
 
 
 def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
-    """Compare the block norms of images with those of their jigsaw puzzles and select a block.
+    """Compute NormRatio from the block norms of images and of their jigsaw puzzles.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
     InvalidInputError
         If the arrays are empty, differ in shape, or hold values that are negative or not finite.
     UndefinedMethodError
-        If every block has too many zero norms to be selected.
+        If no block is selectable because of zero norms.
 
     References
     ----------
@@ -69,15 +70,15 @@ def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
     Notes
     -----
     As in the paper, the ratio of a block is the mean of the ratios of the images, not the ratio of
-    the means, and the block with the largest one is selected. Departures from the released code:
-    images whose jigsaw norm is zero are left out of that block's mean, where a division would give
-    inf or NaN, and a block that loses more than 0.1 % of the images so cannot be selected; standard
-    errors are given; of equal ratios the first block wins.
+    the means, and the block with the largest ratio is selected. Departures from the released code:
+    images whose jigsaw norm is zero, for which the ratio is inf or NaN, are excluded from the mean
+    of that block, and a block that excludes more than 0.1 % of the images is not selectable;
+    standard errors are computed; among equal ratios the first block is selected.
 
     Examples
     --------
-    >>> found = norm_ratio([[1.0, 4.0], [1.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]])
-    >>> found.ratio.tolist(), found.selected
+    >>> result = norm_ratio([[1.0, 4.0], [1.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]])
+    >>> result.ratio.tolist(), result.selected
     ([0.75, 2.0], 1)
     """
     originals = _checked(norms, "images")
@@ -90,25 +91,25 @@ def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
     n_images, n_blocks = originals.shape
     valid = puzzles > 0
     ratios = np.divide(originals, puzzles, out=np.zeros_like(originals), where=valid)
-    kept = [ratios[valid[:, block], block] for block in range(n_blocks)]
-    ratio = np.array([values.mean() if len(values) else np.nan for values in kept])
+    included = [ratios[valid[:, block], block] for block in range(n_blocks)]
+    ratio = np.array([values.mean() if len(values) else np.nan for values in included])
     excluded = n_images - np.count_nonzero(valid, axis=0)
 
-    # In whole numbers, so that exactly 0.1 % may still be selected.
+    # In integers, so that a block with exactly 0.1 % is still selectable.
     selectable = np.flatnonzero(1000 * excluded <= n_images)
     if not len(selectable):
         zeros = ", ".join(f"block {block}: {count}" for block, count in enumerate(excluded))
         raise UndefinedMethodError(
             f"no block can be selected: more than 0.1 % of {n_images} jigsaw puzzles have norm 0 "
-            f"in each ({zeros}); name a block yourself, or train the network further"
+            f"in each ({zeros}); give a block explicitly, or train the network further"
         )
-    # A stable sort keeps the first of equal ratios first.
+    # A stable sort preserves the order of blocks with equal ratios.
     ranking = selectable[np.argsort(-ratio[selectable], kind="stable")]
     selected = int(ranking[0])
     runner_up = int(ranking[1]) if len(ranking) > 1 else None
     return NormRatio(
         ratio=ratio,
-        stderr=np.array([_standard_error(values) for values in kept]),
+        stderr=np.array([_standard_error(values) for values in included]),
         excluded=excluded.astype(np.int64),
         selected=selected,
         runner_up=runner_up,
@@ -118,7 +119,7 @@ def norm_ratio(norms: ArrayLike, jigsaw_norms: ArrayLike) -> NormRatio:
 
 
 def _checked(norms: ArrayLike, what: str) -> NDArray[np.float64]:
-    """Return norms in double precision, after refusing what cannot be a norm."""
+    """Return norms as float64; raise an error for values that cannot be norms."""
     array = np.asarray(norms, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise InvalidInputError(
@@ -145,9 +146,9 @@ def _leads(
     valid: NDArray[np.bool_],
     blocks: tuple[int, int],
 ) -> bool:
-    """Say whether the first block leads by more than two standard errors, paired by image."""
+    """Return whether the first block leads by more than two standard errors, paired by image."""
     first, second = blocks
     both = valid[:, first] & valid[:, second]
     error = _standard_error(ratios[both, first] - ratios[both, second])
-    # One image has no standard error, and no comparison with NaN holds.
+    # With one image the standard error is NaN, and a comparison with NaN is False.
     return bool(ratio[first] - ratio[second] > 2 * error)

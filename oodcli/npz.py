@@ -1,4 +1,4 @@
-"""Third-party .npz and .npy files, read without trusting their headers."""
+"""Reading of external .npz and .npy files, without trusting their headers."""
 
 import contextlib
 import math
@@ -14,27 +14,27 @@ from numpy.typing import NDArray
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import reading, regular
 
-# Scores and labels hardly shrink; what claims to be far larger than its file is not read at once.
-MOST_GROWTH = 200
-MOST_SLACK_BYTES = 1 << 26
+# Scores and labels hardly compress; an array that claims to be far larger than its file is refused.
+MAX_EXPANSION = 200
+EXPANSION_SLACK_BYTES = 1 << 26
 
 _SUFFIX = ".npy"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an array says of itself.
+    """The header of an .npy array.
 
     Parameters
     ----------
     shape
-        Its shape.
+        Shape of the array.
     is_fortran
-        Whether its first axis is the fastest.
+        Whether the values are stored in Fortran order (first axis varies fastest).
     dtype
-        Its type.
+        Data type of the array.
     length
-        Number of bytes before its first value.
+        Number of bytes of the header, before the first value.
     """
 
     shape: tuple[int, ...]
@@ -44,32 +44,33 @@ class Header:
 
     @property
     def size_bytes(self) -> int:
-        """Number of bytes of its values."""
+        """Number of bytes of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def array_names(archive: zipfile.ZipFile) -> list[str]:
-    """Return the names of the arrays in an .npz file, in its order."""
+    """Return the names of the arrays in an .npz file, in the order of the file."""
     names = (name for name in archive.namelist() if name.endswith(_SUFFIX))
     return [name.removesuffix(_SUFFIX) for name in names]
 
 
 def read_header(stream: IO[bytes], *, size: int) -> Header:
-    """Read what stands before the first value of an array that takes ``size`` bytes in all.
+    """Read the header of an .npy array, up to the first value.
 
     Parameters
     ----------
     stream
-        At the first byte of the array.
+        Stream positioned at the first byte of the array.
     size
         Number of bytes of header and values together.
 
     Raises
     ------
     ValueError
-        If it is no header, is of Python objects, or does not fit ``size``.
+        If there is no valid header, the dtype is of Python objects, or the shape does not match
+        ``size``.
     Exception
-        Whatever NumPy raises on malformed headers.
+        Any exception of NumPy on malformed headers.
     """
     start = stream.tell()
     version = np.lib.format.read_magic(stream)
@@ -96,19 +97,19 @@ def read_values(stream: IO[bytes], header: Header) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If it ends before.
+        If the stream ends too early.
     """
     flat = np.frombuffer(exactly(stream, header.size_bytes), dtype=header.dtype)
     return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
 
 
 def exactly(stream: IO[bytes], size: int) -> bytes:
-    """Read so many bytes.
+    """Read exactly ``size`` bytes.
 
     Raises
     ------
     ValueError
-        If there are fewer.
+        If the stream ends earlier.
     """
     content = stream.read(size)
     if len(content) != size:
@@ -118,25 +119,25 @@ def exactly(stream: IO[bytes], size: int) -> bytes:
 
 @contextlib.contextmanager
 def open_member(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
-    """Open one array of an .npz file at its first value."""
+    """Open one array of an .npz file; yield its header and a stream at its first value."""
     info = archive.getinfo(f"{name}{_SUFFIX}")
     with archive.open(info) as stream:
         yield read_header(stream, size=info.file_size), stream
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """Read one array of an .npz file at once.
+    """Read one array of an .npz file.
 
     Raises
     ------
     ValueError
-        If it would take far more memory than it takes in the file.
+        If the array would need far more memory than its compressed size.
     Exception
-        Whatever zipfile, its decompressors and NumPy raise on damage.
+        Any exception of zipfile, its decompressors and NumPy on a damaged file.
     """
     packed = archive.getinfo(f"{name}{_SUFFIX}").compress_size
     with open_member(archive, name) as (header, stream):
-        if header.size_bytes > MOST_GROWTH * packed + MOST_SLACK_BYTES:
+        if header.size_bytes > MAX_EXPANSION * packed + EXPANSION_SLACK_BYTES:
             raise ValueError(f"{packed:,} bytes would unpack to {header.size_bytes:,}")
         return read_values(stream, header)
 
@@ -151,16 +152,16 @@ def read_npz(
     path
         The file.
     cure
-        What helps if it is damaged.
+        What the user can do if the file is damaged.
     error
-        Class of what is then raised.
+        Class of the error that is raised then.
 
     Raises
     ------
     OodError
-        An ``error``, if it is no .npz file or damaged; the text names the array.
+        An ``error``, if the file is not an .npz file or is damaged; the message names the array.
     OSError
-        If it is not there or no regular file.
+        If the file does not exist or is not a regular file.
     """
     with regular(path).open("rb") as stream:
         with reading(path, wrong="is not an .npz file", cure=cure, error=error):

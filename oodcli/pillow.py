@@ -1,8 +1,8 @@
-"""The only access to Pillow for files: which image formats are read, and their names.
+"""The only access to Pillow for reading files: supported image formats and their extensions.
 
-Pillow by itself takes any of about fifty formats for what a file is called, whatever the name ends
-in, and starts Ghostscript for PostScript. Nothing else in the package may open an image with
-Pillow; a rule of the linter (``banned-api``) sees to it.
+By default Pillow tries about fifty formats, whatever the extension of the file, and starts
+Ghostscript for PostScript. No other module of the package may open an image with Pillow; a rule of
+the linter (``banned-api``) enforces this.
 """
 
 import warnings
@@ -19,22 +19,22 @@ FORMATS = {
     "GIF": (".gif",),
     "PPM": (".ppm", ".pgm"),
 }
-"""Formats that are read, none of which calls a program, with the endings of their files' names."""
+"""Supported formats, none of which starts a program, with their file extensions."""
 
 EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-"""Endings, in lower case, of the names that are taken for those of images."""
+"""File extensions, in lower case, of files that are treated as images."""
 
-# Photographs of 200 megapixels exist. A small file that unpacks to a larger picture yet is an
-# error like any other unreadable file: Pillow warns, and such warnings are errors. Filters are
-# set once, for the process: the context manager of the warnings module is not safe in threads.
-MOST_PIXELS = 2**28
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+# Photographs of 200 megapixels exist. A file that unpacks to an even larger image is reported like
+# any other unreadable file: Pillow's warning is turned into an error. The warning filters are set
+# once per process: the context manager of the warnings module is not thread-safe.
+MAX_PIXELS = 2**28
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
-# What Pillow warns of otherwise is metadata, such as damaged EXIF, that no pixel depends on.
+# Pillow's other warnings concern metadata, such as damaged EXIF, that does not affect pixels.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _HEAD_BYTES = 64
-# Formats for which Pillow starts a program or calls a handler that some other package installs.
+# Formats for which Pillow starts a program or calls a handler installed by another package.
 _CALLS = {
     "EPS": "Pillow would start Ghostscript for it",
     "WMF": "Pillow would hand it to the operating system",
@@ -65,42 +65,42 @@ _MAGIC = (
 
 
 def open_image(stream: IO[bytes]) -> Image.Image:
-    """Open an image file of one of `FORMATS`; its pixels are decoded when they are asked for.
+    """Open an image file in one of `FORMATS`; its pixels are decoded on first access.
 
     Parameters
     ----------
     stream
-        The bytes of the file, at the first of them.
+        Binary stream positioned at the start of the file.
 
     Raises
     ------
     ValueError
-        If it is of no such format; the text names the format where it is a known one.
+        If the format is not supported; the message names the format if it is recognised.
     Exception
-        Whatever else Pillow raises on malformed headers, such as
+        Any other exception of Pillow on malformed headers, such as
         ``PIL.Image.DecompressionBombError``.
     """
     try:
-        return Image.open(stream, formats=tuple(FORMATS))  # noqa: TID251 - this is the door
+        return Image.open(stream, formats=tuple(FORMATS))  # noqa: TID251 - the only use
     except UnidentifiedImageError:
         stream.seek(0)
         raise ValueError(_reason(stream.read(_HEAD_BYTES))) from None
 
 
 def check_opened(image: Image.Image) -> None:
-    """Refuse an image that somebody else opened and whose pixels would be decoded by a program.
+    """Refuse an image opened by the caller whose pixels an external program would decode.
 
     Raises
     ------
     ValueError
-        If its format is such a one.
+        If the format of the image is decoded by a program.
     """
     if image.format in _CALLS:
         raise ValueError(_refused(image.format))
 
 
 def _reason(head: bytes) -> str:
-    """Say why a file is not read, by how it begins."""
+    """Return why a file cannot be read, from its first bytes."""
     if not head:
         return "the file is empty"
     known = (name for at, magic, name in _MAGIC if head[at:].startswith(magic))

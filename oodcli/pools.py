@@ -1,9 +1,9 @@
 """Threads and processes that decode images: one pool of each per command, which ends with it.
 
-Whoever wants images decoded opens :func:`decoding` and gets the pools of the command, or, where
-there is no command, pools that end with the context. What iterates over images owns neither: an
-iterator that is left unfinished is closed by the garbage collector, at any moment and in any
-thread, where nothing may wait.
+Code that needs decoded images opens :func:`open_pools` and gets the pools of the command or,
+outside a command, pools that end with the context. Iterators over images own no pool: an unfinished
+iterator is closed by the garbage collector, at any time and in any thread, where blocking is not
+allowed.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from concurrent.futures import (
 )
 from typing import Final, TypeVar
 
-MOST_THREADS = 8
-MOST_WORKERS = 16
+MAX_THREADS = 8
+MAX_WORKERS = 16
 THREAD_NAME: Final = "decode"
 
 _Task = TypeVar("_Task")
@@ -30,16 +30,17 @@ _Result = TypeVar("_Result")
 
 
 class Pools:
-    """A pool of threads and one of processes, each started when it is first wanted.
+    """A pool of threads and a pool of processes, each started on first use.
 
     Attributes
     ----------
     workers
-        How many processes there may be; with 0 there is none. See :meth:`resize`.
+        Number of processes; 0 for none. See :meth:`resize`.
 
     Notes
     -----
-    The processes leave Ctrl-C to this one, and end with it however it ends.
+    The worker processes ignore Ctrl-C, which the parent process handles, and exit when the parent
+    exits for any reason.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,7 @@ class Pools:
 
     @property
     def has_processes(self) -> bool:
-        """Whether processes are running already."""
+        """Whether processes are running."""
         return self._processes is not None
 
     @property
@@ -76,7 +77,7 @@ class Pools:
             return self._threads
 
     def processes(self) -> Executor:
-        """Return the pool of processes, of which there is one at least.
+        """Return the pool of processes; it has at least one process.
 
         Raises
         ------
@@ -88,8 +89,8 @@ class Pools:
             if self._processes is None:
                 count = max(1, self.workers)
                 self._processes = process_pool(count)
-                # A thread of its own, for Ctrl-C must not come between a process and what it is
-                # sent, and comes to the main thread only.
+                # Started in a separate thread: Ctrl-C, which reaches only the main thread, must not
+                # interrupt the transfer of data to a new process.
                 self._starter = threading.Thread(
                     target=_start_all, args=(self._processes, count), name="ood-start"
                 )
@@ -98,7 +99,7 @@ class Pools:
             return self._processes
 
     def resize(self, workers: int) -> None:
-        """Have another number of processes from now on; those that run end with their work."""
+        """Change the number of processes; running processes end after their current work."""
         with self._lock:
             running = self._processes if workers != self.workers else None
             if running is not None:
@@ -107,15 +108,15 @@ class Pools:
         if running is not None:
             running.shutdown(wait=True)
 
-    def lose_processes(self) -> None:
-        """Give up processes of which one has died; the next that are asked for are new."""
+    def discard_processes(self) -> None:
+        """Discard the pool after one of its processes died; the next use starts a new pool."""
         with self._lock:
             broken, self._processes, self._lost = self._processes, None, True
         if broken is not None:
             broken.shutdown(wait=True, cancel_futures=True)
 
     def end(self) -> None:
-        """End all threads and processes; what has not begun is not done any more."""
+        """End all threads and processes; pending tasks are cancelled."""
         with self._lock:
             self._ended = True
             if self._starter is not None and self._starter.is_alive():
@@ -131,39 +132,39 @@ class Pools:
             raise RuntimeError("the pools of this command have ended")
 
 
-_owners = threading.Lock()
-_of_command: Pools | None = None
-_commands = 0
+_commands_lock = threading.Lock()
+_command_pools: Pools | None = None
+_open_commands = 0
 
 
 @contextlib.contextmanager
-def one_for_all() -> Iterator[Pools]:
-    """Let the same pools serve everything that is decoded in this context, and end them with it.
+def shared_pools() -> Iterator[Pools]:
+    """Share one set of pools among all decoding in this context, and end them with it.
 
-    Contexts may be nested, and overlap in several threads: the last that ends ends the pools.
+    Contexts may be nested and may overlap in several threads: the last one to end ends the pools.
     """
-    global _of_command, _commands  # noqa: PLW0603 - one for the process is what this is for
-    with _owners:
-        if _of_command is None:
-            _of_command = Pools()
-        pools = _of_command
-        _commands += 1
+    global _command_pools, _open_commands  # noqa: PLW0603 - one set per process is the purpose
+    with _commands_lock:
+        if _command_pools is None:
+            _command_pools = Pools()
+        pools = _command_pools
+        _open_commands += 1
     try:
         yield pools
     finally:
-        with _owners:
-            _commands -= 1
-            last = _commands == 0
+        with _commands_lock:
+            _open_commands -= 1
+            last = _open_commands == 0
             if last:
-                _of_command = None
+                _command_pools = None
         if last:
             pools.end()
 
 
 @contextlib.contextmanager
-def decoding() -> Iterator[Pools]:
-    """Yield the pools of the command, or such as end with this context where no command runs."""
-    if (shared := _of_command) is not None:
+def open_pools() -> Iterator[Pools]:
+    """Yield the pools of the command or, outside a command, pools that end with this context."""
+    if (shared := _command_pools) is not None:
         yield shared
         return
     own = Pools()
@@ -173,61 +174,61 @@ def decoding() -> Iterator[Pools]:
         own.end()
 
 
-def pools_of_command() -> Pools | None:
-    """Return the pools of the command; None where no command runs."""
-    return _of_command
+def command_pools() -> Pools | None:
+    """Return the pools of the command; None outside a command."""
+    return _command_pools
 
 
-def ahead(
+def map_ahead(
     pool: Executor, work: Callable[[_Task], _Result], tasks: Iterable[_Task], *, depth: int
 ) -> Iterator[_Result]:
-    """Do tasks ahead of the reader, and yield what comes of them in order.
+    """Apply a function to tasks ahead of the consumer, and yield the results in order.
 
     Parameters
     ----------
     pool
-        Does them. A reader that stops early leaves to it what is under way, and nothing else.
+        Runs the tasks. If the consumer stops early, only the tasks already submitted still run.
     work
-        What is done.
+        The function.
     tasks
-        What it is done to; taken one by one.
+        Its arguments, consumed one at a time.
     depth
-        How many may be under way while the reader has one.
+        Maximum number of submitted tasks while the consumer holds a result.
     """
-    under_way: deque[Future[_Result]] = deque()
+    pending: deque[Future[_Result]] = deque()
     for task in tasks:
-        under_way.append(pool.submit(work, task))
-        if len(under_way) > depth:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+        pending.append(pool.submit(work, task))
+        if len(pending) > depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def process_pool(count: int) -> ProcessPoolExecutor:
-    """Return a pool of processes that leave Ctrl-C to this one, and end with it.
+    """Return a pool of processes that exit when this process exits.
 
     Parameters
     ----------
     count
-        How many; they are started as they are needed.
+        Maximum number of processes; they are started as needed.
     """
     return ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+        count, mp_context=multiprocessing.get_context("spawn"), initializer=_initialize_worker
     )
 
 
 def _start_all(pool: Executor, count: int) -> None:
-    """Start all processes of a pool; they inherit that Ctrl-C is blocked."""
+    """Start all processes of a pool, with SIGINT blocked in each from its start."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # A pool that cannot start processes raises this for the next task too, and one that Ctrl-C has
-    # shut down before this thread ran needs none.
+    # A pool that cannot start processes raises this for the next task too, and a pool that Ctrl-C
+    # has shut down before this thread ran needs none.
     with contextlib.suppress(RuntimeError):
         for _ in range(count):
             pool.submit(int)
 
 
-def _begin() -> None:
-    """Prepare a process to end with its parent."""
+def _initialize_worker() -> None:
+    """Make a worker process exit when its parent exits."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -238,39 +239,42 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def end_instead_of_waiting_for_parent() -> None:
-    """End a worker process that runs a script of the user again, to import it.
+def exit_worker_that_runs_script() -> None:
+    """Exit a worker process that is executing the user's script because it imports it.
 
-    A script without a main guard does its work a second time in each worker that it starts, and
-    there would wait for what this process holds and, as long as no worker is ready, does not give
-    back. Without the worker, its threads do the work.
+    A script without a ``__main__`` guard runs again in each worker process that it starts. There it
+    would wait for a lock that the parent process holds until the worker is ready: a deadlock. If
+    the worker exits, threads of the parent decode instead.
 
     Raises
     ------
     SystemExit
-        In a worker whose main module is being imported.
+        In a worker process whose main module is being imported.
     """
-    # Set by multiprocessing while it prepares a process, where it refuses to start further ones.
+    # multiprocessing sets this while it prepares a process and allows no further ones.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(
-            "no worker process can import this script: it does its work when it is imported; put "
-            'it under: if __name__ == "__main__":'
+            "no worker process can import this script: it does its work at import; put that work "
+            'under: if __name__ == "__main__":'
         )
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
-    # A container may have fewer than the host, where that is known.
+    """Return the number of processors that this process may use."""
+    # In a container it may be smaller than that of the host, where the system reports it.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def thread_count() -> int:
-    """Return how many threads decode images."""
-    return min(MOST_THREADS, cores())
+    """Return the number of threads that decode images."""
+    return min(MAX_THREADS, cores())
 
 
 def worker_count(processes: int = 1) -> int:
-    """Return how many workers each of several processes takes: the cores divided, 16 at most."""
-    return max(1, min(MOST_WORKERS, cores() // processes))
+    """Return the number of workers for each of ``processes`` processes: their share of cores.
+
+    It is at least 1 and at most ``MAX_WORKERS``.
+    """
+    return max(1, min(MAX_WORKERS, cores() // processes))

@@ -1,8 +1,9 @@
-"""What a method may observe in a forward pass besides logits, features and block norms.
+"""Observations in a forward pass beyond logits, features and block norms.
 
-A *probe* is a frozen record of its parameters with a function that runs inside the pass, network
-and batch in hand; its output is one more row-aligned array, kept under the probe's own key. A
-*learner* reduces the training images to a small state instead. Detectors see only what they left.
+A *probe* is a frozen record of parameters with a function that runs during the forward pass, with
+access to the network and the batch; its output is a further array of one row per image, stored
+under the probe's key. A *learner* reduces the training images to a small state instead. Detectors
+see only these arrays and states, never the network.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ Edit = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one run of a network on a batch of ``n`` images gave.
+    """Outputs of one forward pass of a network on a batch of ``n`` images.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ class Output:
     features
         Input of the last layer, ``(n, d)``.
     maps
-        The outputs that were asked for, by path of their module; usually ``(n, c, h, w)``.
+        The requested outputs of modules, by module path; usually ``(n, c, h, w)``.
     """
 
     logits: Tensor
@@ -38,21 +39,21 @@ class ProbedNetwork(Protocol):
 
     @property
     def blocks(self) -> Mapping[str, str]:
-        """Paths of the blocks in forward order, by name; the last one makes the last map."""
+        """Module paths of the blocks by name, in forward order; the last gives the last map."""
 
     @property
     def std(self) -> Tensor:
         """Standard deviation by which pixel values are divided, ``(3, 1, 1)``."""
 
     def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:
-        """Return the paths of all modules of these types, in the order of definition."""
+        """Return the paths of all modules of the given types, in order of definition."""
 
     def run(
         self, images: Tensor, *, keep: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
     ) -> Output:
-        """Run the network once more.
+        """Run a further forward pass.
 
-        Gradients flow where the caller has enabled them and ``images``, or a map that an edit
+        Gradients are computed if the caller has enabled them and ``images``, or a map that an edit
         returns, requires them.
 
         Parameters
@@ -60,25 +61,25 @@ class ProbedNetwork(Protocol):
         images
             Normalised images, ``(n, 3, h, w)``.
         keep
-            Paths of modules whose output is wanted.
+            Paths of modules whose outputs are returned.
         edit
-            By path of a module: what its output is replaced with.
+            Functions that replace the output of a module, by module path.
         """
 
 
 class Probe(Protocol):
-    """One more array per image."""
+    """A further array of one row per image."""
 
     @property
     def key(self) -> str:
-        """Name of the array in :attr:`Activations.extra`; differs whenever its values do."""
+        """Name of the array in :attr:`Activations.extra`; unique to its parameters and code."""
 
     @property
     def passes(self) -> float:
-        """Its cost in forward passes per image beyond the ordinary one; a backward counts 2."""
+        """Cost in forward passes per image beyond the ordinary one; a backward pass counts 2."""
 
     def maps(self, network: ProbedNetwork, /) -> Sequence[str]:
-        """Return the paths of modules whose output it wants of the ordinary pass."""
+        """Return the paths of modules whose outputs it needs from the ordinary pass."""
 
     def observe(self, network: ProbedNetwork, images: Tensor, output: Output, /) -> Tensor:
         """Return the array of a batch, ``(n, …)``.
@@ -90,7 +91,7 @@ class Probe(Protocol):
         images
             Normalised images, ``(n, 3, h, w)``, on the device of the network.
         output
-            What the ordinary pass gave, without gradients.
+            Output of the ordinary pass, without gradients.
         """
 
 
@@ -99,14 +100,14 @@ class Learner(Protocol):
 
     @property
     def key(self) -> str:
-        """Name of the state; differs whenever its values do."""
+        """Name of the state; unique to its parameters and code."""
 
     @property
     def passes(self) -> float:
-        """Its cost in forward passes per training image beyond the ordinary one."""
+        """Cost in forward passes per training image beyond the ordinary one."""
 
     def maps(self, network: ProbedNetwork, /) -> Sequence[str]:
-        """Return the paths of modules whose output it wants of the ordinary pass."""
+        """Return the paths of modules whose outputs it needs from the ordinary pass."""
 
     def update(
         self,
@@ -116,4 +117,4 @@ class Learner(Protocol):
         output: Output,
         /,
     ) -> Mapping[str, Tensor]:
-        """Return the state with one more batch taken in; the first state is empty."""
+        """Return the state updated by one batch; the initial state is empty."""

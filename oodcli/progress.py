@@ -1,4 +1,4 @@
-"""Progress of long work, reported without knowing a screen."""
+"""Interfaces for reporting progress and notes, independent of any terminal."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -6,36 +6,37 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One piece of long work under way."""
+    """One running piece of long work."""
 
     def advance(self, amount: int, /, **fields: str) -> None:
-        """Add finished units, and name values worth showing, such as ``loss="0.412"``."""
+        """Add finished units; ``fields`` are values to display, such as ``loss="0.412"``."""
 
 
 class Progress(Protocol):
-    """Where long work and notes are announced."""
+    """Receiver of progress and notes."""
 
     def note(self, message: str, /) -> None:
-        """Say one line that the user should know."""
+        """Report one line of information to the user."""
 
     def task(
         self, description: str, /, *, total: int | None, unit: str, passing: bool = False
     ) -> AbstractContextManager[Task]:
-        """Announce work of ``total`` units (None: unknown), for as long as the context lasts.
+        """Report a task of ``total`` units (None: unknown) for the duration of the context.
 
-        What is ``passing`` leaves nothing behind: it is one of many parts of longer work.
+        A ``passing`` task, one of many parts of longer work, is removed from the display at its
+        end.
         """
 
 
 class _SilentTask:
-    """A task that nobody watches."""
+    """A task without display."""
 
     def advance(self, amount: int, /, **fields: str) -> None:
         """Do nothing."""
 
 
 class Silent:
-    """Progress that nobody watches: the default of every workflow."""
+    """Progress without display: the default of every workflow."""
 
     def note(self, message: str, /) -> None:
         """Do nothing."""
@@ -57,12 +58,12 @@ class Silent:
 SILENT: Progress = Silent()
 
 
-def lasting(seconds: float) -> str:
-    """Return a time in the unit that suits it.
+def format_duration(seconds: float) -> str:
+    """Return a duration as text, in seconds, minutes or hours.
 
     Examples
     --------
-    >>> lasting(75), lasting(600), lasting(7200)
+    >>> format_duration(75), format_duration(600), format_duration(7200)
     ('75 s', '10 min', '2.0 h')
     """
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""Records as JSON: the one way from a dataclass to what is printed and stored."""
+"""Conversion of dataclasses to JSON objects, for printing and storing."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def as_json(record: object) -> dict[str, Any]:
-    """Return the fields of a dataclass, in their order, as JSON has them.
+    """Return the fields of a dataclass, in order, as a JSON object.
 
-    Mappings become objects, sequences lists, paths text; a record inside is what its own
-    ``to_json`` says, else its fields.
+    Mappings become objects, sequences become lists, paths become text; a nested record is converted
+    by its ``to_json`` method, if it has one, otherwise by this function.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The grammar of ``--resize``: how images of any size get to one size, and by which filter."""
+"""The grammar of ``--resize``: how images are resized to one size, and with which filter."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Self
 from oodcli.errors import InvalidInputError
 
 BILINEAR = "bilinear"
-# Pillow's filters on 8-bit pixels, which average when they shrink; and torch's antialiased filter
-# on floating-point pixels, which rounds once and not after each axis.
+# Pillow's antialiased filters on 8-bit pixels, and torch's antialiased filter on floating-point
+# pixels, which rounds once instead of after each axis.
 FILTERS = (BILINEAR, "bicubic", "lanczos", "nearest", "bicubic-torchvision")
 
 _GRAMMAR = re.compile(r"(exact|shorter-crop(?::([1-9][0-9]{0,4}))?)(?::([a-z-]+))?")
@@ -16,18 +16,18 @@ _GRAMMAR = re.compile(r"(exact|shorter-crop(?::([1-9][0-9]{0,4}))?)(?::([a-z-]+)
 
 @dataclass(frozen=True)
 class Resize:
-    """How images of any size get to one size.
+    """How images of any size are resized to one size.
 
     Parameters
     ----------
     crops
-        Whether the shorter side is scaled and the centre is cut out, so that the form is kept; else
-        height and width are scaled, each for itself.
+        Whether the shorter side is scaled and the centre is cropped, which preserves the aspect
+        ratio; otherwise height and width are scaled independently.
     side
-        Length of the shorter side before the centre is cut out, in pixels; None for that of what
-        comes out.
+        Length of the shorter side before the centre crop, in pixels; None for the length of the
+        result.
     filter
-        One of :data:`FILTERS`; None where none is named.
+        One of :data:`FILTERS`; None if not specified.
     """
 
     crops: bool
@@ -36,7 +36,7 @@ class Resize:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Read what was written.
+        """Parse the value of ``--resize``.
 
         Parameters
         ----------
@@ -46,7 +46,7 @@ class Resize:
         Raises
         ------
         InvalidInputError
-            If it is none of these, or there is no such filter.
+            If the text is none of these, or the filter does not exist.
 
         Examples
         --------
@@ -64,16 +64,16 @@ class Resize:
 
     @property
     def how(self) -> str:
-        """What is written before the filter."""
+        """The specification without the filter."""
         if not self.crops:
             return "exact"
         return "shorter-crop" if self.side is None else f"shorter-crop:{self.side}"
 
     @property
     def used(self) -> str:
-        """The filter; where none is named it is bilinear, as in runs that know no other."""
+        """The filter in use: bilinear if not specified, as in runs older than this choice."""
         return self.filter or BILINEAR
 
     def __str__(self) -> str:
-        """Return it as records have it: bilinear is not written."""
+        """Return the specification as stored in records, where bilinear is omitted."""
         return self.how if self.used == BILINEAR else f"{self.how}:{self.used}"

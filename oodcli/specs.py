@@ -1,4 +1,4 @@
-"""The grammar of ``name:key=value,…``: methods, objectives, architectures."""
+"""The grammar ``name:key=value,…`` of methods, objectives and architectures."""
 
 from collections.abc import Collection, Mapping
 from types import UnionType
@@ -9,12 +9,12 @@ from oodcli.errors import InvalidInputError, UnknownNameError
 Value = float | int | str | bool | None
 
 
-# Networks in folders, and how their architectures begin; what follows may hold any character.
+# Prefixes of architectures that are folders; the folder after the prefix may hold any character.
 _FOLDERS = ("hf:", "timm:local-dir:", "timm:hf-hub:", "timm:hf_hub:")
 
 
 def names_folder(spec: str) -> bool:
-    """Return whether a written architecture names a folder of weights and configuration.
+    """Return whether an architecture is given as a folder of weights and configuration.
 
     Examples
     --------
@@ -24,39 +24,39 @@ def names_folder(spec: str) -> bool:
     return spec.startswith(_FOLDERS)
 
 
-def texts_of(
+def parse_pairs(
     kind: str, whole: str, name: str, pairs: str | None, known: Collection[str] | None
 ) -> dict[str, str]:
-    """Read ``key=value,…``.
+    """Parse ``key=value,…`` into a dictionary of text values.
 
     Parameters
     ----------
     kind
-        What is named, such as ``method``; for messages.
+        Kind of thing that is specified, such as ``method``; for messages.
     whole
-        All that was written; for messages.
+        The complete specification; for messages.
     name
         The name before the colon; for messages.
     pairs
-        What stands behind the colon; None where there is no colon.
+        The text after the colon; None if there is no colon.
     known
-        The parameters there are; None if any may be given.
+        Names of the existing parameters; None if any name is allowed.
 
     Returns
     -------
     dict
-        Values as they are written, by parameter.
+        The value of each parameter, as text.
 
     Raises
     ------
     UnknownNameError
-        If there is no such parameter.
+        If a parameter is not in ``known``.
     InvalidInputError
-        If a parameter has no value, or two.
+        If a parameter has no value or is given twice.
 
     Examples
     --------
-    >>> texts_of("method", "knn:k=50", "knn", "k=50", {"k"})
+    >>> parse_pairs("method", "knn:k=50", "knn", "k=50", {"k"})
     {'k': '50'}
     """
     texts: dict[str, str] = {}
@@ -74,12 +74,12 @@ def texts_of(
     return texts
 
 
-def choices_of(annotation: object) -> tuple[tuple[str, ...], tuple[object, ...]]:
-    """Return the words and the types that a parameter's annotation allows.
+def allowed_values(annotation: object) -> tuple[tuple[str, ...], tuple[object, ...]]:
+    """Return the literal words and the types that the annotation of a parameter allows.
 
     Examples
     --------
-    >>> choices_of(Literal["auto"] | int)
+    >>> allowed_values(Literal["auto"] | int)
     (('auto',), (<class 'int'>,))
     """
     if get_origin(annotation) is Literal:
@@ -89,34 +89,34 @@ def choices_of(annotation: object) -> tuple[tuple[str, ...], tuple[object, ...]]
     words: tuple[str, ...] = ()
     kinds: tuple[object, ...] = ()
     for each in get_args(annotation):
-        more_words, more_kinds = choices_of(each)
+        more_words, more_kinds = allowed_values(each)
         words, kinds = words + more_words, kinds + more_kinds
     return words, kinds
 
 
-def typed(what: str, text: str, annotation: object) -> Value:
-    """Read a value of the type that a parameter is annotated with.
+def parse_value(what: str, text: str, annotation: object) -> Value:
+    """Parse the text of a parameter's value according to the parameter's annotation.
 
     Parameters
     ----------
     what
         Name and parameter, such as ``knn:k``; for messages.
     text
-        As it is written.
+        The value as text.
     annotation
-        A literal of words, bool, int, float or str, or a union of such.
+        A ``Literal`` of words, ``bool``, ``int``, ``float`` or ``str``, or a union of these.
 
     Raises
     ------
     InvalidInputError
-        If the text is none of them.
+        If the text is no value of the annotated type.
 
     Examples
     --------
-    >>> typed("knn:k", "50", int)
+    >>> parse_value("knn:k", "50", int)
     50
     """
-    words, choices = choices_of(annotation)
+    words, choices = allowed_values(annotation)
     if text in words:
         return text
     for choice in choices:
@@ -132,12 +132,12 @@ def typed(what: str, text: str, annotation: object) -> Value:
     raise InvalidInputError(f"{what} must be {' or '.join(wanted)}, not {text!r}")
 
 
-def written(value: Value) -> str:
-    """Return a value as it is written.
+def format_value(value: Value) -> str:
+    """Return a value as text, as it is written in a specification.
 
     Examples
     --------
-    >>> written(True), written(2.0), written(0.05)
+    >>> format_value(True), format_value(2.0), format_value(0.05)
     ('true', '2', '0.05')
     """
     if isinstance(value, bool):
@@ -148,14 +148,14 @@ def written(value: Value) -> str:
 
 
 def canonical(name: str, given: Mapping[str, Value]) -> str:
-    """Return a name with its parameters, sorted.
+    """Return a specification with its parameters sorted by name.
 
     Examples
     --------
     >>> canonical("gen", {"m": 10, "gamma": 0.1})
     'gen:gamma=0.1,m=10'
     """
-    pairs = ",".join(f"{key}={written(given[key])}" for key in sorted(given))
+    pairs = ",".join(f"{key}={format_value(given[key])}" for key in sorted(given))
     return f"{name}:{pairs}" if pairs else name
 
 
@@ -168,5 +168,5 @@ def positive(what: str, value: float) -> float:
         If it is not.
     """
     if not 0 < value < float("inf"):
-        raise InvalidInputError(f"{what} must be a positive number, not {written(value)}")
+        raise InvalidInputError(f"{what} must be a positive number, not {format_value(value)}")
     return value

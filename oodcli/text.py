@@ -1,10 +1,10 @@
-r"""Text from outside in one line, for files and for screens: names may hold any character.
+r"""One-line forms of external text, such as file names, for files and terminals.
 
-The name of a file on Linux is any bytes but ``/`` and NUL. Python represents bytes that are not
-UTF-8 by U+DC80 to U+DCFF (PEP 383); such text cannot be encoded, and a line break or an escape
-character would break the lines of a CSV file or drive the terminal that shows it. :func:`escaped`
-writes what is not printable as its UTF-8 bytes, and :func:`unescaped` gives back the same name.
-:func:`printable` is for people: it escapes what they would not see, and no backslash.
+A file name on Linux may contain any bytes except ``/`` and NUL. Python represents bytes that are
+not UTF-8 as U+DC80 to U+DCFF (PEP 383); such text cannot be encoded, and a line break or an escape
+character would break the lines of a CSV file or control the terminal. :func:`escaped` writes
+characters that are not printable as their UTF-8 bytes, and :func:`unescaped` restores the original
+text. :func:`printable` is for display only: it escapes what is not printable, but no backslash.
 """
 
 import codecs
@@ -25,13 +25,13 @@ def escaped(text: str) -> str:
     Parameters
     ----------
     text
-        Any text, also with the stand-ins of undecodable bytes.
+        Any text; it may contain surrogates for undecodable bytes (PEP 383).
 
     Returns
     -------
     str
         ``\\``, ``\n``, ``\r`` and ``\t`` for the backslash, line breaks and tabs; ``\xNN`` for each
-        UTF-8 byte of any other character that is not printable; all else as it is.
+        UTF-8 byte of any other character that is not printable; other characters unchanged.
 
     Examples
     --------
@@ -46,12 +46,12 @@ def escaped(text: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    r"""Return the text that :func:`escaped` was given.
+    r"""Return the original text; the inverse of :func:`escaped`.
 
     Parameters
     ----------
     text
-        What it returned. A backslash that begins no escape stands for itself.
+        Escaped text. A backslash that begins no escape sequence is kept as a backslash.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def unescaped(text: str) -> str:
 
 
 def counted(number: int, thing: str, plural: str | None = None) -> str:
-    """Return a number with what it counts.
+    """Return a number with its noun in the singular or plural.
 
     Examples
     --------
@@ -76,12 +76,13 @@ def counted(number: int, thing: str, plural: str | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text for a screen: in one line, with escapes for what steers a terminal or hides.
+    r"""Return text for display in one line, with control and invisible characters escaped.
 
-    Unlike :func:`escaped`, of what is printable nothing is changed, which cannot be read back.
+    Unlike :func:`escaped`, it changes no printable character (backslashes included), so it cannot
+    be inverted.
 
-    White space of any kind becomes a blank, ``ESC`` becomes ``\\x1b``, the mark that turns the
-    direction of writing becomes ``\\u202e``, and a byte of a file name that is no UTF-8 becomes
+    White space of any kind becomes a space, ``ESC`` becomes ``\\x1b``, the right-to-left override
+    becomes ``\\u202e``, and a byte of a file name that is not UTF-8 becomes, for instance,
     ``\\xff``.
 
     Examples
@@ -95,7 +96,7 @@ def printable(text: str) -> str:
 
 
 def _code(code: int) -> str:
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that is not UTF-8
         code -= 0xDC00
     if code < 0x100:
         return f"\\x{code:02x}"
@@ -103,7 +104,7 @@ def _code(code: int) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return text of several lines, each as :func:`printable` gives it."""
+    """Apply :func:`printable` to each line of a text."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -114,29 +115,30 @@ def json_text(
     plain: bool = False,
     finite: bool = True,
 ) -> str:
-    r"""Return one JSON object; NaN is not JSON.
+    r"""Return one object as JSON text.
 
     Parameters
     ----------
     content
         The object.
     indent
-        Spaces a level; None for one line.
+        Spaces per indentation level; None for a single line.
     plain
-        Whether the text is to be plain ASCII.
+        Whether to write ASCII characters only.
     finite
-        Whether numbers must be finite; False for what Python alone reads back.
+        Whether to refuse NaN and infinities, which are not valid JSON; False only for files that
+        only Python reads.
 
     Returns
     -------
     str
-        Characters as they are, but ``\uNNNN`` for those that cannot be written, hide, or drive a
-        terminal, and with ``plain`` for all beyond ASCII.
+        The JSON text, with ``\uNNNN`` for characters that are not printable and, with ``plain``,
+        for every character outside ASCII.
 
     Raises
     ------
     ValueError
-        If a number is not finite and must be.
+        If a number is not finite although ``finite`` is set.
 
     Examples
     --------
@@ -151,8 +153,8 @@ def _in_json(match: re.Match[str]) -> str:
     return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
 
 
-# What tables are drawn with, for streams that have ASCII alone.
-_DRAWN = {
+# Replacements for the characters of tables, for streams that can encode ASCII only.
+_ASCII_FALLBACKS = {
     "─": "-", "━": "-", "▇": "#", "↑": "^", "↓": "v", "…": "...", "×": "x", "±": "+-", "≥": ">=",
     "≤": "<=", "·": ".", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{MINUS SIGN}": "-",
 }  # fmt: skip
@@ -160,11 +162,11 @@ LEGIBLE = "ood-legible"
 
 
 def _legible(error: UnicodeError) -> tuple[str, int]:
-    r"""Stand in for a character that a stream cannot have: a look-alike, or ``\uNNNN``."""
+    r"""Replace a character that a stream cannot encode, by a similar one or by ``\uNNNN``."""
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
-    if character in _DRAWN:
-        return _DRAWN[character], error.start + 1
+    if character in _ASCII_FALLBACKS:
+        return _ASCII_FALLBACKS[character], error.start + 1
     return character.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
@@ -172,7 +174,7 @@ codecs.register_error(LEGIBLE, _legible)
 
 
 def _bytes(character: str) -> str:
-    """Write a character by its bytes; a lone surrogate that stands for no byte as UTF-8 would."""
+    """Return the UTF-8 bytes of a character as escapes; a surrogate of PEP 383 is one byte."""
     try:
         raw = character.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,3 +1,3 @@
-"""The version of the package, in a module of its own that everything may import."""
+"""The version of the package, in a separate module that every other module may import."""
 
 __version__ = "0.1.0"

@@ -33,7 +33,7 @@ from oodcli.cli import (
 from oodcli.cli.speech import deliver, say, tell
 from oodcli.errors import OodError
 from oodcli.manual import TOPICS
-from oodcli.pools import one_for_all
+from oodcli.pools import shared_pools
 from oodcli.text import LEGIBLE, printable_lines
 from oodcli.version import __version__
 
@@ -57,7 +57,7 @@ class _Boundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - Typer's own signature
         """Run a command; 1 for an error, 130 when interrupted."""
         try:
-            with one_for_all():
+            with shared_pools():
                 return super().invoke(ctx)
         except OodError as error:
             _fail(str(error))

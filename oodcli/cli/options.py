@@ -71,18 +71,18 @@ class Tuning(StrEnum):
 def writable_file(path: Path | None) -> Path | None:
     """Refuse a file for a result before any work, if it cannot be written after it."""
     if path is not None:
-        from oodcli.store.store import check_file_of_user
+        from oodcli.store.store import check_output_file
 
-        check_file_of_user(path)
+        check_output_file(path)
     return path
 
 
 def writable_folder(param: typer.CallbackParam, path: Path | None) -> Path | None:
     """Refuse a folder for results before any work, if it cannot be written after it."""
     if path is not None:
-        from oodcli.store.store import check_folder_of_user
+        from oodcli.store.store import check_output_folder
 
-        check_folder_of_user(path, option=param.opts[0])
+        check_output_folder(path, option=param.opts[0])
     return path
 
 

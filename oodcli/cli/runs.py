@@ -53,14 +53,14 @@ def use(
     store: StoreOption = None,
 ) -> None:
     """Choose the run that commands use without --run; OOD_RUN has priority."""
-    from oodcli.store.runs import RUN_VARIABLE, chosen_run, find_run, use_run
+    from oodcli.store.runs import RUN_VARIABLE, default_run, find_run, set_default_run
     from oodcli.store.store import Store
 
     if (run is None) is not last:
         raise typer.BadParameter("name a run, or use --last", param_hint="RUN")
     kept = Store.at(store)
-    use_run(kept, run)
-    choice = chosen_run(kept)
+    set_default_run(kept, run)
+    choice = default_run(kept)
     if choice is not None and choice[1] == RUN_VARIABLE:
         say(f"{RUN_VARIABLE} is set and takes precedence over this choice")
     tell(find_run(kept, None).name)
@@ -91,7 +91,7 @@ def drop(
     known = {entry.name for each in read_scorings(folder.scores) for entry in each.sets}
     for name in sets:
         if name not in known:
-            if RunFolder(kept.runs / name).ours and run is None:
+            if RunFolder(kept.runs / name).is_run and run is None:
                 raise InvalidInputError(
                     f"{name} is a run, not an OOD set; name its sets: "
                     f"ood runs drop --run {name} SET"

@@ -46,9 +46,9 @@ def for_stdout(text: str) -> str:
 def deliver(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file in one step."""
     if output is not None:
-        from oodcli.store.store import file_of_user
+        from oodcli.store.store import open_output_file
 
-        with file_of_user(output) as stream:
+        with open_output_file(output) as stream:
             stream.write(text.encode())
         return
     try:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import InvalidInputError, UnreadableImageError
-from oodcli.images import ImageSource, Part, digest_of, name_in
+from oodcli.images import ImageSource, Part, digest_of, image_name
 from oodcli.store.store import digest_of_json
 
 CALIBRATION_ROWS = 5000
@@ -301,7 +301,7 @@ class Rows:
 
     def name_of(self, row: int) -> str:
         """Return what an image is called in the source."""
-        return name_in(self.source, int(self.rows[row]))
+        return image_name(self.source, int(self.rows[row]))
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.
@@ -360,7 +360,9 @@ class Joined:
     def name_of(self, row: int) -> str:
         """Return what an image is called in its source."""
         border = len(self.first)
-        return name_in(self.first, row) if row < border else name_in(self.second, row - border)
+        return (
+            image_name(self.first, row) if row < border else image_name(self.second, row - border)
+        )
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.

@@ -22,7 +22,7 @@ from pathlib import Path
 from oodcli.data.known import Download
 from oodcli.data.registry import DATASETS
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
-from oodcli.patience import SlowServerError, open_url
+from oodcli.http_client import SlowServerError, open_url
 from oodcli.progress import SILENT, Progress, Task
 from oodcli.store.store import Store, free_bytes
 

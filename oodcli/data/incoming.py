@@ -20,7 +20,7 @@ from oodcli.data.formats.arrays import open_npz
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.files import check_file
 from oodcli.images import ImageSource
-from oodcli.pools import ahead, thread_count
+from oodcli.pools import map_ahead, thread_count
 from oodcli.text import printable
 
 STDIN = "-"
@@ -203,7 +203,7 @@ def decoded(
         return
     iterator = chain(some, iterator)
     tasks = iter(lambda: list(islice(iterator, _PER_TASK)), [])
-    for done in ahead(pool, partial(_each, resize), tasks, depth=4 * thread_count()):
+    for done in map_ahead(pool, partial(_each, resize), tasks, depth=4 * thread_count()):
         yield from done
 
 

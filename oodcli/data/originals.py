@@ -9,7 +9,7 @@ from oodcli.data.dataset import RandomAccess
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import UnreadableImageError
 from oodcli.images import ImageSource, evenly_spaced
-from oodcli.pools import ahead, decoding, thread_count
+from oodcli.pools import map_ahead, open_pools, thread_count
 
 # Images that are looked at to tell the sizes of all.
 LOOKED_AT = 64
@@ -41,8 +41,8 @@ class OriginalSizes:
         rows = evenly_spaced(len(source), LOOKED_AT)
         if isinstance(source, RandomAccess):
             each = [source.take(rows[at : at + 1]) for at in range(len(rows))]
-            with decoding() as pools:
-                ones = ahead(pools.threads(), _sizes, each, depth=thread_count())
+            with open_pools() as pools:
+                ones = map_ahead(pools.threads(), _sizes, each, depth=thread_count())
                 found = [size for sizes in ones for size in sizes]
         else:
             found = _sizes(source, len(rows))

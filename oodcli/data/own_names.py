@@ -30,7 +30,7 @@ from typing import Any
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import reading, regular
-from oodcli.store.store import Store, replacing
+from oodcli.store.store import Store, atomic_write
 
 FILE = "datasets.toml"
 
@@ -160,7 +160,7 @@ def _document(store: Store) -> Any:  # noqa: ANN401 - tomlkit's documents take a
 def _write(document: Any, store: Store) -> None:  # noqa: ANN401 - the same
     import tomlkit
 
-    with replacing(store.root / FILE) as stream:
+    with atomic_write(store.root / FILE) as stream:
         stream.write(f"{tomlkit.dumps(document).rstrip()}\n".encode())
 
 

@@ -370,7 +370,7 @@ class RunData:
             If the images are not those that the lists are about, or a list is missing.
         """
         preprocess = preprocess_on(benchmark, self.run, resize)
-        data = replace(self, run=self.run.showing(preprocess))
+        data = replace(self, run=self.run.with_preprocess(preprocess))
         if not benchmark.id_test_list:
             return data, None
         opened = self.as_opened or self.dataset

@@ -26,9 +26,9 @@ from oodcli.errors import CorruptArtifactError, MissingArtifactError
 from oodcli.files import reading
 
 # Archives of images hardly shrink what is in them; text and index files do so tenfold.
-MOST_GROWTH = 200
-MOST_SLACK_BYTES = 1 << 26
-MOST_MEMBERS = 5_000_000
+MAX_EXPANSION = 200
+EXPANSION_SLACK_BYTES = 1 << 26
+MAX_MEMBERS = 5_000_000
 
 _TEMPORARY = ".unpacking-"
 _CHUNK_BYTES = 1 << 20
@@ -90,8 +90,8 @@ def entries(archive: Path) -> Iterator[Entry]:
         room = _room(archive)
         found = _zip_entries(archive) if _is_zip(archive) else _tar_entries(archive)
         for count, entry in enumerate(found, start=1):
-            if count > MOST_MEMBERS:
-                raise _UnsafeError(f"it holds more than {MOST_MEMBERS:,} files")
+            if count > MAX_MEMBERS:
+                raise _UnsafeError(f"it holds more than {MAX_MEMBERS:,} files")
             room = _less(room, entry.size_bytes)
             yield entry
 
@@ -138,12 +138,12 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _room(archive: Path) -> int:
     """Return the most bytes that an archive may unpack to."""
-    return MOST_GROWTH * archive.stat().st_size + MOST_SLACK_BYTES
+    return MAX_EXPANSION * archive.stat().st_size + EXPANSION_SLACK_BYTES
 
 
 def _less(room: int, size: int) -> int:
     if size > room:
-        raise _UnsafeError(f"it unpacks to more than {MOST_GROWTH} times its size")
+        raise _UnsafeError(f"it unpacks to more than {MAX_EXPANSION} times its size")
     return room - size
 
 

@@ -26,7 +26,7 @@ from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
 from oodcli.methods._needs import Need
 from oodcli.probes import Probe
-from oodcli.specs import Value, canonical, texts_of, typed, written
+from oodcli.specs import Value, canonical, format_value, parse_pairs, parse_value
 
 Find = Callable[[str], tuple[str, "Method"]]
 
@@ -159,9 +159,9 @@ def choosable(fit: Callable[..., object]) -> dict[str, inspect.Parameter]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     # The other annotations, such as a class inside a function, may be out of reach.
-    written = {n: p.annotation for n, p in found.items() if p.annotation is not p.empty}
+    annotations = {n: p.annotation for n, p in found.items() if p.annotation is not p.empty}
     hints = get_type_hints(
-        SimpleNamespace(__annotations__=written), globalns=getattr(fit, "__globals__", {})
+        SimpleNamespace(__annotations__=annotations), globalns=getattr(fit, "__globals__", {})
     )
     return {n: p.replace(annotation=hints.get(n)) for n, p in found.items()}
 
@@ -396,9 +396,9 @@ def _parse_part(text: str, registry: Mapping[str, Method], find: Find | None) ->
         name, method = find(text)
     _, colon, pairs = text.removeprefix(name).partition(":")
     parameters = method.parameters()
-    texts = texts_of("method", text, name, pairs if colon else None, parameters)
+    texts = parse_pairs("method", text, name, pairs if colon else None, parameters)
     given = {
-        key: typed(f"{name}:{key}", value, parameters[key].annotation)
+        key: parse_value(f"{name}:{key}", value, parameters[key].annotation)
         for key, value in texts.items()
     }
     kept = {key: value for key, value in given.items() if value != parameters[key].default}
@@ -414,7 +414,7 @@ def not_negative(name: str, value: float) -> float:
         If it is not.
     """
     if not 0 <= value < float("inf"):
-        raise InvalidInputError(f"{name} must be a number of at least 0, not {written(value)}")
+        raise InvalidInputError(f"{name} must be a number of at least 0, not {format_value(value)}")
     return value
 
 
@@ -428,7 +428,7 @@ def percentile(name: str, value: float) -> float:
     """
     if not 0 <= value < 100:
         raise InvalidInputError(
-            f"{name} must be at least 0 and less than 100, not {written(value)}"
+            f"{name} must be at least 0 and less than 100, not {format_value(value)}"
         )
     return value
 

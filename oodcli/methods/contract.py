@@ -28,7 +28,7 @@ from oodcli.metrics import MOSTLY_TIED, Curve, evaluate
 CLASSES, WIDTH, BLOCKS = 4, 64, 3
 _SHARE = 8  # features of one class
 # What is told apart on the toy problem must be told apart well.
-LEAST_AUROC = 0.9
+MIN_AUROC = 0.9
 
 
 @dataclass(frozen=True)
@@ -319,10 +319,10 @@ def _id_higher(trial: Trial) -> None:
         for batch in (problem.id_batch, problem.ood_batch)
     )
     auroc = evaluate(id_scores, ood_scores).auroc
-    if not auroc > LEAST_AUROC:
+    if not auroc > MIN_AUROC:
         raise InvalidInputError(
             f"AUROC {auroc:.3f} on images that every method separates"
-            + ("; larger must mean in-distribution" if auroc < 1 - LEAST_AUROC else "")
+            + ("; larger must mean in-distribution" if auroc < 1 - MIN_AUROC else "")
         )
 
 

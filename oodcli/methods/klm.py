@@ -13,7 +13,7 @@ from oodcli.methods._softmax import Softmax
 # Of a mean probability that is 0 because logits are minus infinity.
 _LEAST = torch.finfo(torch.float32).min
 # Share of images without a typical prediction of their class above which there is no score.
-MOST_UNSEEN = 0.1
+MAX_UNSEEN = 0.1
 
 
 def _unseen(reference: Reference, _arguments: Arguments) -> str | None:
@@ -22,7 +22,7 @@ def _unseen(reference: Reference, _arguments: Arguments) -> str | None:
     alone, classes = int((counts == 1).sum()), int((counts > 0).sum())
     if classes < 2:
         return f"all {len(predicted):,} are predicted as {classes} class"
-    if alone <= MOST_UNSEEN * len(predicted):
+    if alone <= MAX_UNSEEN * len(predicted):
         return None
     share = 100 * alone / len(predicted)
     return (

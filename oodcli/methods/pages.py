@@ -13,7 +13,7 @@ from oodcli.methods.contract import Finding, findings
 from oodcli.methods.ensemble import ENSEMBLE, EnsembleSpec, RankEnsemble
 from oodcli.methods.third_party import joined
 from oodcli.records import as_json
-from oodcli.specs import Value, choices_of
+from oodcli.specs import Value, allowed_values
 
 METHODS_SCHEMA = 1
 
@@ -342,7 +342,7 @@ def _parameters(part: MethodPart) -> tuple[ListedParameter, ...]:
 
 
 def _in_words(annotation: object) -> str:
-    words, kinds = choices_of(annotation)
+    words, kinds = allowed_values(annotation)
     names = [_KINDS[kind] for kind in kinds if isinstance(kind, type) and kind in _KINDS]
     return " or ".join([*words, *names])
 

@@ -25,7 +25,7 @@ from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods._needs import DIFFERENT_FEATURES
 from oodcli.methods.base import Input, Method, Scorer
-from oodcli.specs import Value, choices_of
+from oodcli.specs import Value, allowed_values
 
 # What a constructor may ask for that is here already.
 _SUPPLIED = ("model", "encoder", "head", "w", "b")
@@ -232,7 +232,7 @@ def _linear(head: Head) -> nn.Linear:
 
 
 def _can_be_written(annotation: object) -> bool:
-    words, kinds = choices_of(annotation)
+    words, kinds = allowed_values(annotation)
     simple = {int, float, str, bool}
     return bool(words) or (bool(set(kinds) & simple) and set(kinds) <= simple | {type(None)})
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, OodError, UndefinedMethodError, UnknownNameError
 from oodcli.methods.base import Method, MethodPart, MethodSpec, choosable
-from oodcli.specs import choices_of
+from oodcli.specs import allowed_values
 
 GROUP = "ood.methods"
 
@@ -285,7 +285,7 @@ def _check_fit(found: type, name: str) -> None:
             raise InvalidInputError(
                 f"parameter {parameter.name!r} of fit of {name} has no default; give it one"
             )
-        words, kinds = choices_of(parameter.annotation)
+        words, kinds = allowed_values(parameter.annotation)
         readable = all(kind in (int, float, str, bool, NoneType) for kind in kinds)
         if not readable or not (words or kinds):
             raise InvalidInputError(

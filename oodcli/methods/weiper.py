@@ -17,7 +17,7 @@ SEED = 0
 HELD = 2**22
 # Perturbed logits of training images that their density is taken from, at most: with 100
 # perturbations, those of 50,000 images of 100 classes.
-MOST_VALUES = 2**29
+MAX_VALUES = 2**29
 # Added to every bin of a density before logarithms are taken.
 FEATURE_FLOOR, PROJECTION_FLOOR = 0.01, 0.025
 # Added to the width of all bins together, so that it is never 0.
@@ -231,10 +231,10 @@ def _projections(batch: Activations, noise: Tensor, distance: float) -> Iterator
 def _spread(reference: Reference, noise: Tensor) -> Iterator[tuple[Activations, Tensor]]:
     """Yield all training images with the rows of those whose projections count.
 
-    As many as :data:`MOST_VALUES` allows, evenly spread over the training images.
+    As many as :data:`MAX_VALUES` allows, evenly spread over the training images.
     """
     total = len(reference.train)
-    count = min(total, max(1, MOST_VALUES // (noise.shape[0] * noise.shape[1])))
+    count = min(total, max(1, MAX_VALUES // (noise.shape[0] * noise.shape[1])))
     chosen = torch.arange(count) * total // count
     first = 0
     for chunk in reference.train.chunks():

@@ -16,7 +16,7 @@ from oodcli.models.heads import scoring_head
 from oodcli.models.network import Network
 from oodcli.models.registry import is_foreign, parse_architecture
 from oodcli.specs import names_folder
-from oodcli.store.store import replacing
+from oodcli.store.store import atomic_write
 
 _HEAD = "head"
 _CONFIG = "config"
@@ -41,7 +41,7 @@ def save_weights(network: Network, path: Path) -> None:
         state[name] = tensor.contiguous() if memory not in seen else tensor.clone()
         seen.add(memory)
     content = safetensors.torch.save(state, metadata=_metadata(network))
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(content)
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.files import code_of_others
+from oodcli.files import third_party_code
 from oodcli.models.architecture import Architecture, AsWritten, numbered_blocks
 from oodcli.models.discovery import Anatomy, dissect
 from oodcli.models.folder_networks import (
@@ -36,7 +36,7 @@ from oodcli.models.folder_networks import (
 from oodcli.models.hugging_face import HUGGING_FACE, build
 from oodcli.models.last_layer import new_read_layer, read_last_layer
 from oodcli.models.outputs import take_grey, take_output
-from oodcli.specs import names_folder, written
+from oodcli.specs import format_value, names_folder
 
 TORCHVISION = "torchvision"
 TIMM = "timm"
@@ -271,7 +271,7 @@ def _folder_make(name: str, config: str) -> Make:
 def _written(
     name: str, function: str, values: Sequence[tuple[str, Value]], output: str = ""
 ) -> str:
-    pairs = [f"{key}={written(value)}" for key, value in values]
+    pairs = [f"{key}={format_value(value)}" for key, value in values]
     if output:
         pairs.append(f"{OUTPUT}={output}")
     return f"{name}:{function}:{','.join(pairs)}" if pairs else f"{name}:{function}"
@@ -291,7 +291,7 @@ def _checked_make(make: Make, text: str) -> Make:
     """Return what builds a network, or says in one line why it cannot."""
 
     def build(num_classes: int) -> nn.Module:
-        with code_of_others(f"{text} cannot be built", cure=_BUILD):
+        with third_party_code(f"{text} cannot be built", cure=_BUILD):
             try:
                 module: object = make(num_classes)
             except TypeError as error:
@@ -372,7 +372,7 @@ def _builder(name: str, function: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     sys.path.append(here)  # last, so that nothing there stands in for an installed package
     try:
-        with code_of_others(f"module {name} cannot be imported", cure="correct it"):
+        with third_party_code(f"module {name} cannot be imported", cure="correct it"):
             try:
                 module = importlib.import_module(name)
             except ModuleNotFoundError as error:

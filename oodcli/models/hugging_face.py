@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
-from oodcli.files import code_of_others, reading
+from oodcli.files import reading, third_party_code
 from oodcli.models.model_folders import CONFIG, ModelFolder
 
 HUGGING_FACE = "hf"
@@ -259,7 +259,7 @@ def preprocessing(folder: ModelFolder) -> dict[str, Any] | None:
     check_no_code(content, where)
     package = transformers_package()
     cure = "name its images yourself: --image-size, --resize, --mean and --std, without that file"
-    with _quiet(), code_of_others(f"{where} cannot be read", cure=cure):
+    with _quiet(), third_party_code(f"{where} cannot be read", cure=cure):
         shown = package.AutoImageProcessor.from_pretrained(
             str(folder.path), local_files_only=True, trust_remote_code=False
         )

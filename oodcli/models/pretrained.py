@@ -22,6 +22,7 @@ from oodcli.errors import (
     UnknownNameError,
 )
 from oodcli.files import check_file, reading
+from oodcli.http_client import open_url
 from oodcli.models.external import (
     AUXILIARY,
     TIMM,
@@ -42,9 +43,8 @@ from oodcli.models.hugging_face import (
 from oodcli.models.model_folders import CONFIG
 from oodcli.models.registry import builder_of, is_foreign
 from oodcli.models.state_dicts import read_state
-from oodcli.patience import open_url
 from oodcli.specs import names_folder
-from oodcli.store.store import replacing
+from oodcli.store.store import atomic_write
 
 Three = tuple[float, float, float]
 
@@ -418,7 +418,7 @@ def _download(url: str, path: Path, digest: str | None) -> None:
         If it is not what was published.
     """
     request = Request(url, headers={"User-Agent": "ood"})  # noqa: S310 - torchvision's, https alone
-    with open_url(request, timeout_s=_TIMEOUT_S) as response, replacing(path) as stream:
+    with open_url(request, timeout_s=_TIMEOUT_S) as response, atomic_write(path) as stream:
         state = hashlib.sha256()
         while chunk := response.read1(_CHUNK_BYTES):
             state.update(chunk)

@@ -37,7 +37,7 @@ from oodcli.models.vgg import (
     vgg16_blocks,
 )
 from oodcli.models.wide_resnet import build_wrn_28_10, build_wrn_40_2, wide_resnet_blocks
-from oodcli.specs import names_folder, texts_of
+from oodcli.specs import names_folder, parse_pairs
 
 _ALL = (
     Architecture("resnet18", build_resnet18, resnet_blocks, head="fc", visible=width_seen),
@@ -100,7 +100,9 @@ def parse_architecture(spec: str, *, side: int | None = None, config: str = "") 
         raise UnknownNameError.among("architecture", name, known)
     architecture = ARCHITECTURES[name]
     pairs = rest if colon else None
-    return architecture.spec(texts_of("architecture", spec, name, pairs, architecture.parameters))
+    return architecture.spec(
+        parse_pairs("architecture", spec, name, pairs, architecture.parameters)
+    )
 
 
 def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
@@ -121,7 +123,7 @@ def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
         function, _, output = rest.partition(f":{OUTPUT}=")
         return function, {OUTPUT: output} if output else {}
     function, _, written = rest.partition(":")
-    return function, texts_of("architecture", spec, f"{name}:{function}", written or None, None)
+    return function, parse_pairs("architecture", spec, f"{name}:{function}", written or None, None)
 
 
 def with_output(spec: str, output: str) -> str:

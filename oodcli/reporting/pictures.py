@@ -22,12 +22,12 @@ from oodcli.data.splits import split
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnknownNameError
 from oodcli.files import expanded
-from oodcli.images import ImageSet, ImageShard, Part, name_in
+from oodcli.images import ImageSet, ImageShard, Part, image_name
 from oodcli.metrics import Curve
 from oodcli.progress import SILENT, Progress
 from oodcli.reporting.plots import (
     FORMATS,
-    MOST_LINES,
+    MAX_LINES,
     Picture,
     Thumbnail,
     block_auroc,
@@ -45,10 +45,10 @@ from oodcli.store.runs import RunFolder
 from oodcli.store.scores import PREDICTIONS, ScoredSet, Scores
 from oodcli.store.store import (
     Store,
-    check_folder_of_user,
+    atomic_write,
+    check_output_folder,
     digest_of_file,
     read_json,
-    replacing,
 )
 from oodcli.text import printable
 
@@ -63,7 +63,7 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
     """Draw everything that is known about the first run, or of the first network of score files.
 
     Histograms, ROC and precision-recall curves are drawn of the methods that are named, or of the
-    :data:`~oodcli.reporting.plots.MOST_LINES` with the highest mean AUROC; the
+    :data:`~oodcli.reporting.plots.MAX_LINES` with the highest mean AUROC; the
     contact sheet is of the best.
     NormRatio, AUROC of blocks, training history and images appear where the store has them.
 
@@ -85,19 +85,19 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
     ranking = _ranked(run)
     if not ranking:
         raise InvalidInputError(f"{run.name} has no scores of these methods and sets to draw")
-    left_out = [] if named else ranking[MOST_LINES:]
+    left_out = [] if named else ranking[MAX_LINES:]
     shown = [name for name in run.methods if name in ranking and name not in left_out]
     if left_out:
         progress.note(
-            f"pictures show the {MOST_LINES} methods of highest mean AUROC; others: --method NAME"
+            f"pictures show the {MAX_LINES} methods of highest mean AUROC; others: --method NAME"
         )
     id_set = run.scoring.id_set
     scores = {method: _scores(run, method) for method in shown}
     drawn = [
         histograms(method, id_set.name, *scores[method]) for method in shown if scores[method][1]
     ]
-    for at in range(0, len(shown), MOST_LINES):
-        few = {method: scores[method] for method in shown[at : at + MOST_LINES]}
+    for at in range(0, len(shown), MAX_LINES):
+        few = {method: scores[method] for method in shown[at : at + MAX_LINES]}
         for kind in ("roc", "pr"):
             picture = curves(kind, id_set.name, few)
             drawn.append(picture if at == 0 else replace(picture, name=f"{kind}-{at + 1}"))
@@ -132,7 +132,7 @@ def write_plots(
     for how in formats:
         if how not in FORMATS:
             raise UnknownNameError.among("picture format", how, FORMATS)
-    check_folder_of_user(folder, option="--plots")
+    check_output_folder(folder, option="--plots")
     target = expanded(folder)
     names: list[str] = []
     for picture in drawn:
@@ -141,7 +141,7 @@ def write_plots(
     paths = []
     for (name, picture), how in itertools.product(zip(names, drawn, strict=True), formats):
         path = target / f"{name}.{how}"
-        with replacing(path, cure="choose another folder: --plots DIR") as stream:
+        with atomic_write(path, cure="choose another folder: --plots DIR") as stream:
             stream.write(encoded(picture, how))
         paths.append(path)
     return paths
@@ -333,7 +333,7 @@ class _Images:
         names = self.stored.record.class_names
         thumbnails = []
         for row, pixels in zip(rows, _pixels(images, rows), strict=True):
-            name = name_in(shown.part.source, int(places[row]))
+            name = image_name(shown.part.source, int(places[row]))
             lines = [name.replace("\\", "/").rpartition("/")[2]]
             if entry.group == "id" and images.labels is not None:
                 lines.append(f"is {names[int(images.labels[row])]}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
-MOST_LINES = 6
+MAX_LINES = 6
 """Methods that fit into one picture of curves."""
 
 _ID, _OOD, _CHOSEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -35,7 +35,7 @@ _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1
 _MARKERS = "osD^vPX"
 _BINS = 50
 _DPI = 150
-_MOST_POINTS = 200
+_MAX_POINTS = 200
 _LONGEST = 44  # characters of a name before it is broken
 
 Scores = NDArray[Any]
@@ -191,16 +191,16 @@ def curves(
     id_name
         Name of the ID set.
     scores
-        Scores of ID images and by OOD set, by method; :data:`MOST_LINES` methods at most.
+        Scores of ID images and by OOD set, by method; :data:`MAX_LINES` methods at most.
 
     Raises
     ------
     InvalidInputError
         If there are more methods than can be distinguished.
     """
-    if len(scores) > MOST_LINES:
+    if len(scores) > MAX_LINES:
         raise InvalidInputError(
-            f"{len(scores)} methods are too many for one plot; choose at most {MOST_LINES}"
+            f"{len(scores)} methods are too many for one plot; choose at most {MAX_LINES}"
         )
     names = list(dict.fromkeys(name for _, sets in scores.values() for name in sets))
     what = "ROC curves" if kind == "roc" else "Precision-recall curves"
@@ -563,7 +563,7 @@ def _pr(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _few(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return as many points as the eye can distinguish, spread evenly along the curve."""
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    at = np.searchsorted(way, np.linspace(0, way[-1], _MOST_POINTS))
+    at = np.searchsorted(way, np.linspace(0, way[-1], _MAX_POINTS))
     return np.unique(np.minimum(at, len(x) - 1))
 
 

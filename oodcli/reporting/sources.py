@@ -20,7 +20,7 @@ from oodcli.files import expanded
 from oodcli.metrics import near_chance
 from oodcli.reporting.results import RunSummary
 from oodcli.reporting.score_files import ForeignRun, joined, read_score_file
-from oodcli.store.runs import Run, RunFolder, using_runs
+from oodcli.store.runs import Run, RunFolder, locked_runs
 from oodcli.store.scores import (
     LABELS,
     PREDICTIONS,
@@ -179,7 +179,7 @@ class Sources:
             yield cls._of_files(query)
             return
         assert store is not None
-        with using_runs(store, query.runs) as folders:
+        with locked_runs(store, query.runs) as folders:
             yield cls._of_store(store, folders, query)
 
     @property

@@ -24,12 +24,12 @@ from oodcli.errors import CorruptArtifactError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork, read_ahead
-from oodcli.pools import one_for_all
+from oodcli.pools import shared_pools
 from oodcli.probes import Learner, Probe
 from oodcli.progress import Progress, Task
-from oodcli.store.activations import ActivationFolder, ArrayFolder, Missing
+from oodcli.store.activations import ActivationFolder, ArrayFolder, MissingArrays
 from oodcli.store.runs import Run, RunFolder
-from oodcli.store.store import Store, check_room, remove_leftovers
+from oodcli.store.store import Store, check_free_space, remove_leftovers
 from oodcli.text import counted
 
 
@@ -106,7 +106,7 @@ class Activator:
         self.passes = Passes()
         # Files that were found whole; from then on they are mapped, so that a bank larger than
         # memory can be read again and again.
-        self._whole: set[Path] = set()
+        self._verified: set[Path] = set()
 
     @property
     def device(self) -> torch.device:
@@ -257,7 +257,7 @@ class Activator:
             try:
                 return _read(states, key)
             except CorruptArtifactError:
-                states.forget(key)
+                states.remove(key)
             except FileNotFoundError:
                 pass
             pre = self._run.preprocess
@@ -342,7 +342,7 @@ class Activator:
             view=view,
             normalise=normalise,
             norms_only=norms_only,
-            whole=self._whole,
+            verified=self._verified,
         )
         return _Shown(folder, view)
 
@@ -373,7 +373,7 @@ class Activator:
             return
         folder = shown.folder
         needed = count * self.bytes_per_image(norms_only=folder.norms_only)
-        check_room(self._store.root, needed, f"activations of {counted(count, 'image')}")
+        check_free_space(self._store.root, needed, f"activations of {counted(count, 'image')}")
         remove_leftovers(folder.path)
         folder.write_manifest()
         started = time.perf_counter()
@@ -402,7 +402,7 @@ class Activator:
             explain_out_of_memory(
                 self.device, "use fewer images per forward pass: --score-batch-size N"
             ),
-            one_for_all(),
+            shared_pools(),
             read_ahead(_views(shards, view)) as chunks,
         ):
             yield chunks
@@ -410,7 +410,7 @@ class Activator:
     def _pass(
         self,
         shown: "_Shown",
-        group: Sequence[Missing],
+        group: Sequence[MissingArrays],
         probes: Sequence[Probe],
         advance: Callable[[int], None],
     ) -> None:
@@ -441,7 +441,7 @@ class Activator:
                         f"a stored shard of activations of {images.name} is damaged: computing it "
                         "again"
                     )
-                    shown.folder.forget(shard, [probe.key for probe in probes])
+                    shown.folder.remove(shard, [probe.key for probe in probes])
                     self._compute(images, shown, [shard], probes)
                     return shown.read(shard, probes)
 
@@ -504,7 +504,9 @@ class _Shown:
         """Return the key of a shard's stored activations."""
         return self.folder.shard_key(shard)
 
-    def missing(self, shards: Sequence[ImageShard], probes: Sequence[Probe] = ()) -> list[Missing]:
+    def missing(
+        self, shards: Sequence[ImageShard], probes: Sequence[Probe] = ()
+    ) -> list[MissingArrays]:
         """Return the shards of which something is not stored."""
         return self.folder.missing(shards, [probe.key for probe in probes])
 
@@ -512,13 +514,13 @@ class _Shown:
     def _names(self) -> tuple[str, ...]:
         return ("block_norms",) if self.folder.norms_only else CORE
 
-    def write(self, missing: Missing, activations: Activations) -> None:
+    def write(self, missing: MissingArrays, activations: Activations) -> None:
         """Store what was missing of one shard."""
         arrays, key = activations.arrays(), self.key_of(missing.shard)
         if missing.core:
             _write(self.folder.places[0], key, {name: arrays[name] for name in self._names})
         for probe in missing.probes:
-            _write(self.folder.observed(probe), key, {probe: arrays[probe]})
+            _write(self.folder.probe_arrays(probe), key, {probe: arrays[probe]})
 
     def read(self, shard: ImageShard, probes: Sequence[Probe]) -> Activations:
         """Read one shard, from the shards that its images come from where it is not stored itself.
@@ -534,7 +536,7 @@ class _Shown:
         try:
             arrays = self._arrays(self.folder.places, self._names, shard)
             for probe in probes:
-                arrays |= self._arrays([self.folder.observed(probe.key)], [probe.key], shard)
+                arrays |= self._arrays([self.folder.probe_arrays(probe.key)], [probe.key], shard)
             activations = Activations.of(_padded(arrays) if self.folder.norms_only else arrays)
         except (KeyError, ValueError) as error:
             raise CorruptArtifactError(f"{where} is incomplete: {error}; remove it") from None

@@ -38,7 +38,7 @@ from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import check_file, reading
 from oodcli.npz import array_names, open_member, read_member
 from oodcli.progress import Progress
-from oodcli.store.store import file_of_user
+from oodcli.store.store import open_output_file
 
 TRAIN, VAL, TEST, JIGSAW = "train", "val", "test", "jigsaw"
 RESERVED = (TRAIN, VAL, TEST, JIGSAW)
@@ -275,7 +275,10 @@ def write_activations(
     InvalidInputError
         If the path cannot be written to.
     """
-    with file_of_user(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        open_output_file(path) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
+    ):
         _write(archive, "weight", [head.weight], tuple(head.weight.shape))
         _write(archive, "bias", [head.bias], tuple(head.bias.shape))
         if head.tau != 1:

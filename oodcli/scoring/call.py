@@ -34,7 +34,7 @@ from oodcli.scoring.plan import Work
 from oodcli.scoring.sets import validation_sets
 from oodcli.scoring.tune import settings, tune
 from oodcli.store.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring, add_scores
-from oodcli.store.searches import Search, Tuning, keep_search
+from oodcli.store.searches import Search, Tuning, write_search
 from oodcli.text import counted
 
 
@@ -213,7 +213,7 @@ def _with_tuned(
     search, winner = outcome
     assert isinstance(search, Search)
     assert isinstance(winner, Fitted)
-    keep_search(run.folder.scores, search)
+    write_search(run.folder.scores, search)
     return methods.plus([winner], optional=optional)
 
 

@@ -16,7 +16,7 @@ from oodcli.activations import ActivationSet, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.probes import Probe
-from oodcli.progress import Progress, lasting
+from oodcli.progress import Progress, format_duration
 from oodcli.text import counted
 
 ScoreArray = NDArray[np.floating[Any]]
@@ -169,15 +169,15 @@ class FittedMethods:
         """
         total = sum(self.seconds.values())
         slow = [
-            f"{name} {lasting(seconds)}"
+            f"{name} {format_duration(seconds)}"
             for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])
             if seconds >= max(_SLOW_S, _SLOW_SHARE * total)
         ]
         if not slow or len(self.seconds) < 2:
             return None
         return (
-            f"most of the {lasting(total)} of fitting and scoring went to: {', '.join(slow)} "
-            "(select methods with --method)"
+            f"most of the {format_duration(total)} of fitting and scoring went to: "
+            f"{', '.join(slow)} (select methods with --method)"
         )
 
     def _after(self, attempts: "_Attempts") -> Self:

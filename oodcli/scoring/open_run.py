@@ -21,7 +21,7 @@ from oodcli.models import load_head
 from oodcli.probes import Learner, Probe
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.activate import Activator
-from oodcli.store.runs import Run, RunFolder, using_run
+from oodcli.store.runs import Run, RunFolder, locked_run
 from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
 
@@ -107,7 +107,7 @@ class OpenRun:
         CorruptArtifactError
             If its record is damaged.
         """
-        with using_run(store, name, progress=progress) as folder:
+        with locked_run(store, name, progress=progress) as folder:
             run = cls.of(
                 store, folder, compute,
                 limit=limit, skip_unreadable=skip_unreadable, progress=progress,
@@ -157,7 +157,7 @@ class OpenRun:
 
         See :meth:`oodcli.data.run_data.RunData.on`, which is called when data are needed.
         """
-        record = self.record.showing(preprocess_on(benchmark, self.record, resize))
+        record = self.record.with_preprocess(preprocess_on(benchmark, self.record, resize))
         return replace(self, benchmark=benchmark, resize=resize, record=record)
 
     @property

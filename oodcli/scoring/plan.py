@@ -8,7 +8,7 @@ from oodcli.data.decoding.prepare import UNDECODED
 from oodcli.data.views import View
 from oodcli.images import ImageSet
 from oodcli.methods import MethodSpec
-from oodcli.progress import lasting
+from oodcli.progress import format_duration
 from oodcli.records import as_json
 from oodcli.scoring.fitting import learns_from_train
 from oodcli.scoring.open_run import OpenRun
@@ -160,7 +160,7 @@ class Work:
         )
         self.run.progress.note(
             f"these methods need more than one forward pass: {each}; for {count} about "
-            f"{lasting(passes / rate)} at {rate:,.0f} images/s, minus what is stored"
+            f"{format_duration(passes / rate)} at {rate:,.0f} images/s, minus what is stored"
         )
 
 

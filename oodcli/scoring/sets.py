@@ -17,7 +17,7 @@ from oodcli.errors import (
 from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.tune import ValidationSet
-from oodcli.store.scores import AVERAGE, check_distinct
+from oodcli.store.scores import AVERAGE, first_duplicate
 from oodcli.store.searches import Tuning
 
 # Images that are looked at to tell whether those of a set are grey.
@@ -186,7 +186,7 @@ def wanted_sets(run: OpenRun, named: NamedSets) -> tuple[WantedSet, ...]:
             f"a set cannot be called {AVERAGE!r}, which stands for the mean over sets; give it "
             "another name: NAME=PATH"
         )
-    twice = check_distinct([run.data_name, *names])
+    twice = first_duplicate([run.data_name, *names])
     if twice is not None:
         raise InvalidInputError(
             f"two of the sets are called {twice!r}; rename one of them: NAME=PATH"

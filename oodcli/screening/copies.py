@@ -16,7 +16,7 @@ from oodcli.data.decoding.files import decode
 from oodcli.data.incoming import STDIN, Item
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import expanded
-from oodcli.store.store import check_folder_of_user, replacing
+from oodcli.store.store import atomic_write, check_output_folder
 from oodcli.text import printable
 
 _COPIES = 1000
@@ -38,7 +38,7 @@ def check_copies(into: Path, paths: Sequence[str]) -> None:
         If nothing can be written there, or it lies in a folder that is read.
     """
     target = expanded(into).resolve()
-    check_folder_of_user(into, option="--copy-ood")
+    check_output_folder(into, option="--copy-ood")
     for path in paths:
         if path != STDIN and Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
             raise InvalidInputError(
@@ -75,7 +75,7 @@ class Copies:
             for number in range(1, _COPIES):
                 target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
                 if not os.path.lexists(target):
-                    with replacing(target, cure="choose another folder") as stream:
+                    with atomic_write(target, cure="choose another folder") as stream:
                         self._write(item, stream)
                     return
                 if self._is_copy(item, target):

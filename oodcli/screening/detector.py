@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from oodcli.activations import Activations
-from oodcli.arguments import speaking_of_arguments
+from oodcli.arguments import naming_arguments
 from oodcli.compute.compute import Compute
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError
@@ -36,13 +36,13 @@ from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.given import Images, items_of
 from oodcli.screening.judging import Predictions, judge
 from oodcli.screening.thresholds import Threshold, ThresholdRule
-from oodcli.store.runs import Run, RunFolder, now
+from oodcli.store.runs import Run, RunFolder, utc_now
 from oodcli.store.store import (
+    atomic_write,
     digest_of_file,
     digest_of_json,
     read_json,
     remove_leftovers,
-    replacing,
     write_json,
 )
 from oodcli.version import __version__
@@ -163,7 +163,7 @@ class Detector:
         InvalidInputError
             If an array, a tensor or any other object is no image, or a score is not finite.
         """
-        with speaking_of_arguments():
+        with naming_arguments():
             if errors not in ("raise", "row"):
                 raise InvalidInputError(f"errors must be 'raise' or 'row', not {errors!r}")
             with judge(self, items_of(images), unreadable=errors) as blocks:
@@ -303,7 +303,7 @@ def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
     return kept.detector(
         found.fitted[0],
         IdScores(np.sort(scores.astype(np.float64)), part, data.dataset.name, images.digest),
-        created=now(),
+        created=utc_now(),
     )
 
 
@@ -357,7 +357,7 @@ class _Place:
         arrays[_ID_SCORES] = torch.from_numpy(detector.id.values)
         remove_leftovers(self.path, older_than_s=0)
         path = self.path / _ARRAYS
-        with replacing(path) as stream:
+        with atomic_write(path) as stream:
             write_arrays(stream, arrays)
         content = {
             "kind": "ood-detector",

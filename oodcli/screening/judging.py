@@ -20,7 +20,7 @@ from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import Item, decoded
 from oodcli.errors import UnreadableImageError
 from oodcli.models.extraction import read_ahead
-from oodcli.pools import decoding
+from oodcli.pools import open_pools
 from oodcli.reporting.statistics import surplus_p
 from oodcli.scoring.fitting import check_finite
 from oodcli.screening.thresholds import Threshold
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Pixels of images that are on their way together, and of the first ones where verdicts come soon.
 _PIXELS = 2**20
 _FIRST_PIXELS = 2**16
-_MOST_ROWS = 1024
+_MAX_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def judge(
     pre = detector.record.preprocess
     under_way: deque[_Batch] = deque()
     with contextlib.ExitStack() as stack:
-        pools = stack.enter_context(decoding())
+        pools = stack.enter_context(open_pools())
         stack.enter_context(
             explain_out_of_memory(
                 detector.compute.device, "use fewer images per forward pass: --score-batch-size N"
@@ -279,8 +279,8 @@ def _batched(
 ) -> Iterator[_Batch]:
     """Gather images into groups of bounded size, the first of which are small if wanted soon."""
     each = size[0] * size[1]
-    largest = max(1, min(_MOST_ROWS, _PIXELS // each))
-    rows = max(1, min(_MOST_ROWS, _FIRST_PIXELS // each)) if soon else largest
+    largest = max(1, min(_MAX_ROWS, _PIXELS // each))
+    rows = max(1, min(_MAX_ROWS, _FIRST_PIXELS // each)) if soon else largest
     batch = _Batch()
     for item, image in images:
         batch.add(item, image)

@@ -23,7 +23,7 @@ from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.tune import settings
 from oodcli.selection.contrasts import Contrast, Floats, joined_greedily, merits
 from oodcli.selection.recommendation import family_of, same_scores
-from oodcli.selection.validation import spoilt_activations
+from oodcli.selection.validation import corrupted_activations
 
 _TRIO = ("knn", "energy", "featurenorm")
 # Of how many methods, the best setting of each, an ensemble is chosen.
@@ -78,7 +78,7 @@ def try_all(
     if run.calibration_part == "train" and learns_from_train(specs):
         # The images to choose on are some of them, and are not computed again.
         reference.train  # noqa: B018 - it is made by being looked at
-    sets, ways = spoilt_activations(run, images, seed)
+    sets, ways = corrupted_activations(run, images, seed)
     ready, left_out = _fitted(specs, reference, run.progress)
     tables = {
         view: _scores([fitted for _, fitted in ready], activations, name, run.progress)
@@ -92,7 +92,7 @@ def try_all(
         raise InvalidInputError(together(left_out) or "there is no method to choose from")
     size = run.record.preprocess.size
     contrasts = tuple(
-        Contrast(way.name, way.family, tables[way.beside(size)], tables[way.view]) for way in ways
+        Contrast(way.name, way.family, tables[way.id_view(size)], tables[way.view]) for way in ways
     )
     if not methods:
         contrasts, ready = _with_ensembles(contrasts, ready, reference)

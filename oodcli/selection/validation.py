@@ -9,7 +9,7 @@ from oodcli.errors import (
     InvalidInputError,
     OodError,
 )
-from oodcli.images import ImageSet, few
+from oodcli.images import ImageSet, subsample
 from oodcli.scoring.open_run import OpenRun
 
 # More images make the choice no surer, since the ways to spoil them remain the same.
@@ -17,7 +17,7 @@ MAX_IMAGES = 5000
 
 
 @dataclass(frozen=True)
-class Spoilt:
+class Corruption:
     """A way to make pseudo-OOD images of ID images.
 
     Parameters
@@ -34,22 +34,22 @@ class Spoilt:
     family: str
     view: View
 
-    def beside(self, size: tuple[int, int]) -> View:
+    def id_view(self, size: tuple[int, int]) -> View:
         """Return how ID images of a size are shown beside the corrupted ones."""
         tiles = self.view.tiles
         whole = all(side % tiles == 0 for side in size)
         return View() if self.view.kind != "jigsaw" or whole else View("framed", tiles=tiles)
 
 
-def ways_to_spoil(seed: int = 0) -> tuple[Spoilt, ...]:
+def corruptions(seed: int = 0) -> tuple[Corruption, ...]:
     """Return the ways to spoil images."""
     return (
-        *(Spoilt(f"jigsaw-{n}", "jigsaw", View("jigsaw", seed, n)) for n in (2, 3, 4)),
-        Spoilt("pixel-shuffle", "noise", View("pixel-shuffle", seed)),
-        Spoilt("gaussian-noise", "noise", View("gaussian-noise", seed)),
-        Spoilt("uniform-noise", "noise", View("uniform-noise", seed)),
-        Spoilt("blur", "blur", View("blur")),
-        Spoilt("rotation", "rotation", View("rotation")),
+        *(Corruption(f"jigsaw-{n}", "jigsaw", View("jigsaw", seed, n)) for n in (2, 3, 4)),
+        Corruption("pixel-shuffle", "noise", View("pixel-shuffle", seed)),
+        Corruption("gaussian-noise", "noise", View("gaussian-noise", seed)),
+        Corruption("uniform-noise", "noise", View("uniform-noise", seed)),
+        Corruption("blur", "blur", View("blur")),
+        Corruption("rotation", "rotation", View("rotation")),
     )
 
 
@@ -67,7 +67,7 @@ def with_validation(run: OpenRun) -> OpenRun:
     return listed
 
 
-def images_to_choose_on(run: OpenRun) -> tuple[ImageSet, str]:
+def selection_images(run: OpenRun) -> tuple[ImageSet, str]:
     """Return the ID images that a choice is made on, and the part they are of.
 
     Validation images where there are any, or else test images; at most ``MAX_IMAGES``.
@@ -80,26 +80,26 @@ def images_to_choose_on(run: OpenRun) -> tuple[ImageSet, str]:
     except InvalidInputError:  # there is a test part only
         part = "test"
     if part == "val":
-        return few(run.calibration(), MAX_IMAGES), "val"
+        return subsample(run.calibration(), MAX_IMAGES), "val"
     test = run.data.prepared(run.data.dataset.id_test, name=run.data_name)
-    return few(test, MAX_IMAGES), "test"
+    return subsample(test, MAX_IMAGES), "test"
 
 
-def spoilt_activations(
+def corrupted_activations(
     run: OpenRun, images: ImageSet, seed: int
-) -> tuple[dict[View, tuple[str, ActivationSet]], list[Spoilt]]:
+) -> tuple[dict[View, tuple[str, ActivationSet]], list[Corruption]]:
     """Return the activations of images under every view that is needed, and the ways that work."""
     activator, size, progress = run.activator, run.record.preprocess.size, run.progress
     sets: dict[View, tuple[str, ActivationSet]] = {
         View(): (images.name, activator.activations(images))
     }
-    ways: list[Spoilt] = []
-    for way in ways_to_spoil(seed):
+    ways: list[Corruption] = []
+    for way in corruptions(seed):
         if way.view.kind == "jigsaw" and min(size) < way.view.tiles:
             progress.note(f"without {way.name}: images of {size[0]}x{size[1]} pixels are too small")
             continue
         ways.append(way)
-        for view in (way.beside(size), way.view):
+        for view in (way.id_view(size), way.view):
             if view not in sets:
                 name = f"{images.name} ({way.name if view == way.view else view.kind})"
                 sets[view] = name, activator.activations(images, view=view)

@@ -1,1 +1,1 @@
-"""What is stored on disk: runs, scores, searches, activations, and the rules for writing them."""
+"""Storage on disk: runs, scores, searches and activations, and safe reading and writing."""

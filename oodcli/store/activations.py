@@ -1,12 +1,12 @@
-"""Where activations of a network are stored: keys, folders, file names and locks; no torch.
+"""Storage of activations: keys, folders, file names and locks; does not import torch.
 
 ::
 
     activations/<network>/<key>/
-      manifest.json                     the key in clear, and how fast the last pass was
+      manifest.json                     the fields of the key, and the speed of the last pass
       <shard>.<digest>.safetensors      activations of a shard of images
-      norms/                            block norms alone, of shards of which no more is wanted
-      probe-<probe>/, states/           what probes observed and learners learned, named alike
+      norms/                            only block norms, of shards that need no more
+      probe-<probe>/, states/           arrays of probes and states of learners, named alike
 """
 
 import contextlib
@@ -22,47 +22,47 @@ from oodcli.images import ImageSet, ImageShard, digest_of
 from oodcli.store.runs import Run
 from oodcli.store.store import (
     Store,
+    atomic_write,
     digest_of_bytes,
     digest_of_file,
     digest_of_json,
     read_arrays,
     read_json,
-    replacing,
     write_json,
 )
 
-# Part of the key: raised whenever the same images and network give other activations.
+# Part of the key: incremented whenever the same images and network give different activations.
 EXTRACTION_SCHEMA = 1
 _SUFFIX = ".safetensors"
 _MANIFEST = "manifest.json"
 
 
-class ShownAs(Protocol):
-    """A way to present images to a network; see :class:`oodcli.data.views.View`."""
+class ImageView(Protocol):
+    """A transformation of images before the network; see :class:`oodcli.data.views.View`."""
 
     def key(self) -> Mapping[str, Any]:
-        """Return what tells it from other ways; ``kind`` is ``plain`` where nothing is changed."""
+        """Return its identifying fields; ``kind`` is ``plain`` for the identity."""
 
 
 @dataclass(frozen=True)
 class ArrayFolder:
     """A folder of named arrays, one file ``<key>.<digest>.safetensors`` per key.
 
-    The key says what the arrays are of, the digest what was written.
+    The key identifies the arrays, the digest is that of the file's content.
 
     Parameters
     ----------
     path
-        Where it is.
-    whole
-        Files that were found whole; :meth:`checked` does not check them again.
+        Path of the folder.
+    verified
+        Files whose digest has been verified; :meth:`checked` does not verify them again.
     """
 
     path: Path
-    whole: set[Path] = field(default_factory=set, compare=False)
+    verified: set[Path] = field(default_factory=set, compare=False)
 
     def stored(self) -> dict[str, Path]:
-        """Return the file of every key."""
+        """Return the file of every stored key."""
         if not self.path.is_dir():
             return {}
         return {
@@ -72,26 +72,26 @@ class ArrayFolder:
         }
 
     def write(self, key: str, content: bytes) -> None:
-        """Store arrays that were serialised as safetensors."""
+        """Store arrays that are already serialised as safetensors."""
         path = self.path / f"{key}.{digest_of_bytes(content)}{_SUFFIX}"
-        with replacing(path, size=len(content)) as stream:
+        with atomic_write(path, size=len(content)) as stream:
             stream.write(content)
 
     def checked(self, key: str) -> Path:
-        """Return the file of a key, which holds what was written.
+        """Return the file of a key after verifying its digest.
 
         Raises
         ------
         FileNotFoundError
             If there is none.
         CorruptArtifactError
-            If it holds something else.
+            If the digest differs.
         """
         path = self._file(key)
-        if path not in self.whole:
+        if path not in self.verified:
             if digest_of_file(path) != _digest_in(path):
                 raise CorruptArtifactError(f"{path} is damaged; remove it")
-            self.whole.add(path)
+            self.verified.add(path)
         return path
 
     def arrays(self, key: str) -> dict[str, NDArray[Any]]:
@@ -102,16 +102,16 @@ class ArrayFolder:
         FileNotFoundError
             If there are none.
         CorruptArtifactError
-            If they are not what was written.
+            If the file is damaged.
         """
         path = self._file(key)
         return read_arrays(path, digest=_digest_in(path))
 
-    def forget(self, key: str) -> None:
+    def remove(self, key: str) -> None:
         """Remove the arrays of a key, if there are any."""
         with contextlib.suppress(FileNotFoundError):
             path = self._file(key)
-            self.whole.discard(path)
+            self.verified.discard(path)
             path.unlink()
 
     def _file(self, key: str) -> Path:
@@ -122,22 +122,22 @@ class ArrayFolder:
 
 
 def _digest_in(path: Path) -> str:
-    """Return the digest that the content of a file of arrays must have, from its name."""
+    """Return the digest of the content of a file of arrays, as given in the file's name."""
     return path.name.split(".")[1]
 
 
 @dataclass(frozen=True)
-class Missing:
-    """What is not stored of one shard.
+class MissingArrays:
+    """The arrays of one shard that are not stored.
 
     Parameters
     ----------
     shard
         The shard.
     core
-        Whether its activations, or the block norms of which alone are wanted, are missing.
+        Whether its activations (or block norms, if only these are needed) are missing.
     probes
-        Keys of the probes of which what they observed is missing.
+        Keys of the probes whose arrays are missing.
     """
 
     shard: ImageShard
@@ -147,24 +147,24 @@ class Missing:
 
 @dataclass(frozen=True)
 class ActivationFolder:
-    """The folder of one network's activations under one way to present images to it.
+    """The folder of one network's activations, for one preprocessing and one view of the images.
 
     Parameters
     ----------
     path
-        Where it is.
+        Path of the folder.
     key
-        What tells these activations from others of the network.
+        The fields that distinguish these activations from others of the network.
     norms_only
-        Whether block norms are all that is wanted of images.
-    whole
-        As for :class:`ArrayFolder`; one for all that read the same files.
+        Whether only block norms are needed.
+    verified
+        As for :class:`ArrayFolder`; shared by all objects that read the same files.
     """
 
     path: Path
     key: Mapping[str, Any]
     norms_only: bool = False
-    whole: set[Path] = field(default_factory=set, compare=False)
+    verified: set[Path] = field(default_factory=set, compare=False)
 
     @classmethod
     def of(
@@ -173,26 +173,26 @@ class ActivationFolder:
         run: Run,
         *,
         precision: str,
-        view: ShownAs,
+        view: ImageView,
         normalise: bool = True,
         norms_only: bool = False,
-        whole: set[Path] | None = None,
+        verified: set[Path] | None = None,
     ) -> "ActivationFolder":
         """Return the folder of a run's activations.
 
         Parameters
         ----------
         store
-            Where activations are kept.
+            The store.
         run
-            The run, with the preprocessing that the images have.
+            The run, with the preprocessing of the images.
         precision
             ``float32`` or ``bfloat16``.
         view
-            What is done to each image first.
+            Transformation of each image before normalisation.
         normalise
-            Whether pixel values are normalised with the constants of the run.
-        norms_only, whole
+            Whether pixel values are normalised with the mean and standard deviation of the run.
+        norms_only, verified
             As for the class.
         """
         pre = run.preprocess
@@ -205,46 +205,46 @@ class ActivationFolder:
             "view": view.key(),
         }
         path = store.activations / run.network / digest_of_json(key)[:16]
-        return cls(path, key, norms_only, set() if whole is None else whole)
+        return cls(path, key, norms_only, set() if verified is None else verified)
 
     @property
     def places(self) -> tuple[ArrayFolder, ...]:
-        """Where the activations of shards may be stored; they are written to the first.
+        """Folders that may hold the activations of a shard; new ones are written to the first.
 
-        Activations serve those who want the block norms alone, too.
+        If only block norms are needed, stored activations are used as well.
         """
-        every = ArrayFolder(self.path, self.whole)
-        return (
-            (ArrayFolder(self.path / "norms", self.whole), every) if self.norms_only else (every,)
-        )
+        full = ArrayFolder(self.path, self.verified)
+        if not self.norms_only:
+            return (full,)
+        return ArrayFolder(self.path / "norms", self.verified), full
 
     @property
     def states(self) -> ArrayFolder:
-        """What learners have learned; see :meth:`state_key`."""
-        return ArrayFolder(self.path / "states", self.whole)
+        """Folder of the states of learners; see :meth:`state_key`."""
+        return ArrayFolder(self.path / "states", self.verified)
 
-    def observed(self, probe: str) -> ArrayFolder:
-        """Return where what a probe observed is stored, by the key of the probe."""
-        return ArrayFolder(self.path / f"probe-{digest_of_json(probe)[:16]}", self.whole)
+    def probe_arrays(self, probe: str) -> ArrayFolder:
+        """Return the folder of the arrays of a probe, by the probe's key."""
+        return ArrayFolder(self.path / f"probe-{digest_of_json(probe)[:16]}", self.verified)
 
     def shard_key(self, shard: ImageShard) -> str:
-        """Return the key of a shard: its pixels, and where a view needs them its rows."""
+        """Return the key of a shard: the digest of its pixels and, if a view needs it, rows."""
         if self.key["view"]["kind"] != "plain":
             return digest_of_json([shard.digest, digest_of(shard.indices)])
         return shard.digest
 
     @staticmethod
     def state_key(learner: str, images: ImageSet) -> str:
-        """Return the key of the state that a learner, named by its key, draws from images."""
+        """Return the key of the state that a learner, given by its key, computes from images."""
         return digest_of_json([learner, images.digest])
 
     @staticmethod
     def state_lock(key: str) -> str:
-        """Return the name of the lock that whoever writes a state holds."""
+        """Return the name of the lock to hold while a state is written."""
         return f"state {key}"
 
     def lock_name(self, images: str) -> str:
-        """Return the name of the lock that whoever writes activations of images holds.
+        """Return the name of the lock to hold while activations of images are written.
 
         Parameters
         ----------
@@ -253,30 +253,32 @@ class ActivationFolder:
         """
         return f"activations of {images} ({self.path.name})"
 
-    def missing(self, shards: Sequence[ImageShard], probes: Sequence[str] = ()) -> list[Missing]:
-        """Return the shards of which something is not stored.
+    def missing(
+        self, shards: Sequence[ImageShard], probes: Sequence[str] = ()
+    ) -> list[MissingArrays]:
+        """Return the missing arrays of the shards that are not completely stored.
 
         Parameters
         ----------
         shards
             The shards.
         probes
-            Keys of the probes of which what they observed is wanted, too.
+            Keys of the probes whose arrays are needed, too.
         """
         core = {key for place in self.places for key in place.stored()}
-        observed = {probe: self.observed(probe).stored() for probe in probes}
-        each = [
-            Missing(
+        probed = {probe: self.probe_arrays(probe).stored() for probe in probes}
+        missing = (
+            MissingArrays(
                 shard,
                 core=not self._has(core, shard),
-                probes=tuple(probe for probe in probes if not self._has(observed[probe], shard)),
+                probes=tuple(probe for probe in probes if not self._has(probed[probe], shard)),
             )
             for shard in shards
-        ]
-        return [one for one in each if one.core or one.probes]
+        )
+        return [each for each in missing if each.core or each.probes]
 
     def _has(self, stored: Collection[str], shard: ImageShard) -> bool:
-        """Return whether a shard, or else every shard that its images come from, is stored."""
+        """Return whether a shard, or every shard that its images come from, is stored."""
         return self.shard_key(shard) in stored or (
             bool(shard.pieces) and all(self._has(stored, piece.shard) for piece in shard.pieces)
         )
@@ -287,22 +289,22 @@ class ActivationFolder:
         read: Callable[[str], Mapping[str, Any]],
         join: Callable[[list[Any]], Any],
     ) -> dict[str, Any]:
-        """Read the arrays of a shard, from those that its images come from where it has none.
+        """Read the arrays of a shard, or assemble them from the shards its images come from.
 
         Parameters
         ----------
         shard
             The shard.
         read
-            Returns the arrays that are stored under a key, ``(n, …)`` by name; raises
-            FileNotFoundError where there are none.
+            Function that returns the arrays stored under a key, ``(n, …)`` by name, and raises
+            FileNotFoundError if there are none.
         join
-            Joins arrays along their rows.
+            Function that concatenates arrays along the first axis.
 
         Raises
         ------
         FileNotFoundError
-            If something is not stored.
+            If an array is not stored.
         """
         key = self.shard_key(shard)
         with contextlib.suppress(FileNotFoundError):
@@ -315,32 +317,32 @@ class ActivationFolder:
             parts.append({name: values[piece.rows] for name, values in arrays.items()})
         return {name: join([part[name] for part in parts]) for name in parts[0]}
 
-    def forget(self, shard: ImageShard, probes: Sequence[str] = ()) -> None:
-        """Remove one shard, what probes left of it, and what is damaged of where it comes from."""
-        for place in (*self.places, *(self.observed(probe) for probe in probes)):
-            place.forget(self.shard_key(shard))
+    def remove(self, shard: ImageShard, probes: Sequence[str] = ()) -> None:
+        """Remove the arrays of a shard, and damaged arrays of the shards its images come from."""
+        for place in (*self.places, *(self.probe_arrays(probe) for probe in probes)):
+            place.remove(self.shard_key(shard))
             for piece in shard.pieces:
-                self._forget_damaged(place, piece.shard)
+                self._remove_damaged(place, piece.shard)
 
-    def _forget_damaged(self, place: ArrayFolder, shard: ImageShard) -> None:
+    def _remove_damaged(self, place: ArrayFolder, shard: ImageShard) -> None:
         key = self.shard_key(shard)
         try:
             place.checked(key)
         except CorruptArtifactError:
-            place.forget(key)
+            place.remove(key)
         except FileNotFoundError:
             for piece in shard.pieces:
-                self._forget_damaged(place, piece.shard)
+                self._remove_damaged(place, piece.shard)
 
     def rates(self) -> dict[str, float]:
-        """Return images a second of the last pass on every device; none where that is not known."""
+        """Return the speed of the last pass on each device, in images per second, if known."""
         try:
             return dict(read_json(self.path / _MANIFEST).get("images_per_s", {}))
         except (FileNotFoundError, CorruptArtifactError):
-            return {}  # it is written anew with the next pass
+            return {}  # the next pass writes a new manifest
 
     def write_manifest(self, device: str | None = None, images_per_s: float = 0.0) -> None:
-        """Store the key in clear, and how fast the last pass on a device was."""
+        """Write the fields of the key, and the speed of the last pass on a device."""
         rates = self.rates() | ({} if device is None else {device: images_per_s})
         write_json(
             self.path / _MANIFEST,

@@ -1,4 +1,4 @@
-"""Removal of runs, their renaming, and what killed processes left in the store."""
+"""Removal and renaming of runs, and removal of files left in the store by killed processes."""
 
 import contextlib
 import shutil
@@ -11,12 +11,12 @@ from oodcli.errors import CorruptArtifactError, UnknownNameError
 from oodcli.store.runs import (
     OWN_FILES,
     RunFolder,
-    chosen_run,
+    default_run,
     find_run,
     new_name,
     run_folders,
     run_lock,
-    use_run,
+    set_default_run,
 )
 from oodcli.store.store import Store, remove_leftovers, size_of, temporary_files
 
@@ -24,30 +24,30 @@ _OWN_FOLDERS = ("normratio", "scores", "detectors")
 
 
 def rename_run(store: Store, old: str, new: str) -> None:
-    """Give a run another name.
+    """Rename a run.
 
     Raises
     ------
     InvalidInputError
-        If the run is in use, or the new name is taken.
+        If the run is in use, or the new name is in use or not valid.
     """
     folder = find_run(store, old)
-    with store.alone(run_lock(old)), store.lock("runs"):
+    with store.exclusive(run_lock(old)), store.lock("runs"):
         folder.path.rename(store.runs / new_name(store, new, new, cure="choose another name"))
-        if chosen_run(store) == (old, "ood runs use"):
-            use_run(store, new)
+        if default_run(store) == (old, "ood runs use"):
+            set_default_run(store, new)
 
 
 def check_removable(store: Store, name: str) -> None:
-    """Refuse a name that neither a run nor what was left of one has.
+    """Check that a name belongs to a run, or to the remains of one.
 
     Raises
     ------
     UnknownNameError
-        If there is no such run.
+        If it does not.
     """
     known = [folder.name for folder in run_folders(store)]
-    known += [rest.path.name for rest in leftovers(store) if rest.kind == "run"]
+    known += [each.path.name for each in leftovers(store) if each.kind == "run"]
     if name not in known:
         raise UnknownNameError.among("run", name, known)
 
@@ -55,23 +55,23 @@ def check_removable(store: Store, name: str) -> None:
 def remove_run(store: Store, name: str) -> tuple[int, Sequence[Path]]:
     """Remove a run, and the activations of its network if no other run has the same network.
 
-    What is left of a run that was removed only in part can be removed as well. Files that are not
-    the tool's stay where they are.
+    The remains of a partially removed run can be removed as well. Files that ood has not written
+    are not removed.
 
     Returns
     -------
     tuple
-        Bytes set free, and what was left alone.
+        Number of bytes freed, and the files and folders that were not removed.
 
     Raises
     ------
     UnknownNameError
-        If there is no such run.
+        If the run does not exist.
     InvalidInputError
         If it is in use.
     """
     check_removable(store, name)
-    with store.alone(run_lock(name)), store.lock("runs"):
+    with store.exclusive(run_lock(name)), store.lock("runs"):
         return _remove(store, RunFolder(store.runs / name))
 
 
@@ -83,39 +83,39 @@ def _remove(store: Store, folder: RunFolder) -> tuple[int, Sequence[Path]]:
         activations = store.activations / network
         freed += size_of(activations)
         shutil.rmtree(activations, ignore_errors=True)
-    # The record goes first: from then on nobody takes what is left for a run.
+    # The record is removed first: without it, the folder no longer counts as a run.
     for path in _own_parts(folder.path):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    left = sorted(folder.path.iterdir())
-    if not left:
+    remaining = sorted(folder.path.iterdir())
+    if not remaining:
         folder.path.rmdir()
-    freed -= size_of(folder.path) if left else 0
+    freed -= size_of(folder.path) if remaining else 0
     remove_leftovers(store.runs)
-    return freed, left
+    return freed, remaining
 
 
 def _own_parts(path: Path) -> list[Path]:
-    """Return the files and folders in the folder of a run that are the tool's, the record first."""
+    """Return the files and folders that ood wrote into the folder of a run, the record first."""
     files = [found for pattern in OWN_FILES for found in sorted(path.glob(pattern))]
     return files + [path / sub for sub in _OWN_FOLDERS if (path / sub).is_dir()]
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something in the store that no run has, left by a process that was killed.
+    """A file or folder in the store that belongs to no run, left by a killed process.
 
     Parameters
     ----------
     path
-        Where it is.
+        Path of the file or folder.
     kind
         ``run`` (parts of a run without its record), ``activations`` (of a network that no run has)
-        or ``temporary`` (a file that was not finished).
+        or ``temporary`` (an unfinished file).
     bytes
-        Its size.
+        Size in bytes.
     """
 
     path: Path
@@ -124,34 +124,34 @@ class Leftover:
 
 
 def leftovers(store: Store) -> list[Leftover]:
-    """Return what is in the store though no run has it and no command will use it.
+    """Return the files and folders in the store that belong to no run.
 
-    While the record of a run cannot be read, activations may be those of that run, and none are
-    returned.
+    If the record of any run cannot be read, no activations are returned, since they may belong to
+    that run.
     """
     runs = [RunFolder(path) for path in _folders_in(store.runs)]
-    rests = [folder.path for folder in runs if not folder.ours and _own_parts(folder.path)]
+    remains = [folder.path for folder in runs if not folder.is_run and _own_parts(folder.path)]
     networks = [_network(folder) for folder in runs if folder.finished]
     stale = (
         []
         if None in networks
         else [path for path in _folders_in(store.activations) if path.name not in networks]
     )
-    inside = (*rests, *stale)
+    inside = (*remains, *stale)
     files = [
         path
         for path in temporary_files(store.root)
         if not any(path.is_relative_to(each) for each in inside)
     ]
     return [
-        *(Leftover(path, "run", sum(map(size_of, _own_parts(path)))) for path in rests),
+        *(Leftover(path, "run", sum(map(size_of, _own_parts(path)))) for path in remains),
         *(Leftover(path, "activations", size_of(path)) for path in stale),
         *(Leftover(path, "temporary", size_of(path)) for path in files),
     ]
 
 
 def remove_leftover(store: Store, leftover: Leftover) -> None:
-    """Remove what no run has, unless a run has got it meanwhile.
+    """Remove a leftover, unless it has become part of a run in the meantime.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def remove_leftover(store: Store, leftover: Leftover) -> None:
     """
     path = leftover.path
     unused = (
-        store.alone(run_lock(path.name)) if leftover.kind == "run" else contextlib.nullcontext()
+        store.exclusive(run_lock(path.name)) if leftover.kind == "run" else contextlib.nullcontext()
     )
     with unused, store.lock("runs"):
         if not any(path == each.path for each in leftovers(store)):

@@ -1,7 +1,7 @@
-"""Runs: a trained or imported network with all that is needed to use and cite it.
+"""Runs: a trained or imported network with all information needed to use and cite it.
 
 A run is a folder of the store. ``run.json`` is written last, so a run that has one is complete.
-``training.json`` stands in a run that is still being trained.
+An unfinished training has ``training.json`` instead.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ WEIGHTS = "weights.safetensors"
 HISTORY = "history.jsonl"
 STATE = "state.json"
 RUN_VARIABLE = "OOD_RUN"
-_CHOICE = "choice.json"
+_DEFAULT_RUN = "choice.json"
 RECOMMENDATION = "recommendation.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# Facts of a job that ``run.json`` has among those of its training.
-_BESIDE = ("amp", "compile", "skip_unreadable", "init")
-# The order in ``run.json``, where the facts of the job stand among those of the run.
+# Fields of a job that ``run.json`` stores in its object ``training``.
+_TRAINING_FACTS = ("amp", "compile", "skip_unreadable", "init")
+# Order of the fields in ``run.json``, which stores those of the job and of the run together.
 _ORDER = (
     "origin", "created", "arch", "data", "data_name", "class_names", "preprocess", "blocks",
     "network", "weights", "recipe", "seed", "parts", "val_fraction", "test_fraction", "division",
@@ -53,30 +53,30 @@ _TRAINING_ORDER = (
     "train_accuracy", "val_accuracy", "checkpoint", "last_layer", "init",
 )  # fmt: skip
 _IMPORTED_ORDER = ("source", "skip_unreadable")
-# All that the tool ever writes into the folder of a run; what else lies there is somebody's own.
+# All files that ood writes into the folder of a run; other files in it belong to the user.
 OWN_FILES = (
     RECORD, TRAINING, WEIGHTS, HISTORY, STATE, RECOMMENDATION, "state-*.safetensors",
     "best-*.safetensors", ".ood-tmp-*",
 )  # fmt: skip
 
 
-def now() -> str:
-    """Return the present moment in UTC, ISO 8601, to the microsecond."""
+def utc_now() -> str:
+    """Return the current time in UTC as ISO 8601 with microseconds."""
     return datetime.now(UTC).isoformat()
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What happens to an image before the network sees it.
+    """Preprocessing of images before the network.
 
     Parameters
     ----------
     size
         Height and width in pixels.
     resize
-        How an image of another size gets there: ``exact`` (aspect ratio not kept),
-        ``shorter-crop`` or ``shorter-crop:SIDE`` (shorter side to that length, then the centre);
-        with a filter behind it, as in ``shorter-crop:256:bicubic``, unless that is ``bilinear``.
+        How images are resized: ``exact`` (aspect ratio not preserved), ``shorter-crop`` or
+        ``shorter-crop:SIDE`` (shorter side to that length, then a centre crop); followed by the
+        filter, as in ``shorter-crop:256:bicubic``, unless it is ``bilinear``.
     mean, std
         Normalisation of the three channels, for pixel values from 0 to 1.
     """
@@ -88,11 +88,11 @@ class Preprocess:
 
     @property
     def filter(self) -> str:
-        """The filter that ``resize`` names, one of those of ``ood train --resize``."""
+        """The filter of ``resize``, one of :data:`oodcli.resizing.FILTERS`."""
         return Resize.of(self.resize).used
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as records and exports have it."""
+        """Return the preprocessing as an object of records and exports."""
         return {
             "size": list(self.size),
             "resize": self.resize,
@@ -104,36 +104,37 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Job:
-    """What fixes the weights of a run: the one list of it; values are as JSON has them.
+    """Everything that determines the weights of a run; all values are valid in JSON.
 
-    Of an imported network, which the tool has not trained, it is what fixes its data.
+    For an imported network, which ood has not trained, it determines the data only.
 
     Parameters
     ----------
     data
-        How to open the data set again.
+        Data set, as it is opened again.
     arch
         Canonical architecture, such as ``resnet18:width=16``.
     recipe
-        How it is trained, every value; empty for an imported network.
+        All training settings; empty for an imported network.
     seed
         Seed of training; None for an imported network.
     amp
-        Whether it is trained in bfloat16.
+        Whether training uses bfloat16.
     compile
-        Whether torch compiles its training steps.
+        Whether torch compiles the training steps.
     val_fraction
         Share of the training images held out for validation.
     test_fraction
-        Share of the images that are tested on, where the data set was one whole; 0 otherwise.
+        Share of the images held out for testing if the data set has no parts of its own; 0
+        otherwise.
     division
-        Digest of what the data set was divided by; empty where it was not.
+        Digest of the rule by which the data set was divided; empty if it was not divided.
     skip_unreadable
-        Whether images that cannot be decoded are skipped, in training and ever after.
+        Whether images that cannot be decoded are skipped, in training and later.
     preprocess
-        What happens to an image before the network sees it.
+        Preprocessing of images before the network.
     init
-        What the weights began from: its source, digest and architecture; None for random weights.
+        Source, digest and architecture of the initial weights; None for random weights.
     """
 
     data: str
@@ -149,23 +150,23 @@ class Job:
     preprocess: Preprocess = Preprocess()
     init: Mapping[str, Any] | None = None
 
-    def but_for_seed(self) -> "Job":
-        """Return what two runs share when they differ by their seed alone."""
+    def without_seed(self) -> "Job":
+        """Return the job without its seed; equal for runs that differ only by the seed."""
         return replace(self, seed=None)
 
     @classmethod
-    def taken_from(cls, content: dict[str, Any]) -> Self:
-        """Take the facts of a job out of an object that has them among others.
+    def pop_from(cls, content: dict[str, Any]) -> Self:
+        """Remove the fields of a job from a JSON object and return the job.
 
         Parameters
         ----------
         content
-            The object; what is read is removed from it.
+            The object; the fields of the job are removed from it.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            If a fact is missing, or no such value.
+            If a field is missing or has an invalid value.
         """
         pre = content.pop("preprocess")
         height, width = pre["size"]
@@ -177,17 +178,17 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A run in training, as it stands in ``training.json``.
+class TrainingRecord:
+    """The record of an unfinished training, stored in ``training.json``.
 
     Parameters
     ----------
     job
-        What fixes its weights.
+        Everything that determines the weights.
     command
-        The command line that began it.
+        The command line that started the training.
     created
-        When, UTC.
+        Time of the start, UTC.
     """
 
     job: Job
@@ -195,21 +196,21 @@ class Begun:
     created: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as it is written; normalisation stands in the recipe alone."""
+        """Return the stored object; mean and standard deviation are in the recipe only."""
         job = as_json(self.job)
         pre, init = job.pop("preprocess"), job.pop("init")
         sizing = {"size": pre["size"], "resize": pre["resize"]}
-        facts = {**job, **sizing, "init": init, "command": self.command, "created": self.created}
-        return {"kind": "ood-run", "schema": TRAINING_SCHEMA, **facts}
+        values = {**job, **sizing, "init": init, "command": self.command, "created": self.created}
+        return {"kind": "ood-run", "schema": TRAINING_SCHEMA, **values}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Read a record.
+        """Build the record from its stored object.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            If it is none.
+            If the object is not such a record.
         """
         recipe = content["recipe"]
         pre = {
@@ -217,28 +218,28 @@ class Begun:
             **{name: recipe[name] for name in ("mean", "std")},
         }
         return cls(
-            Job.taken_from({**content, "preprocess": pre}), content["command"], content["created"]
+            Job.pop_from({**content, "preprocess": pre}), content["command"], content["created"]
         )
 
 
 @dataclass(frozen=True)
 class Run:
-    """The record of a finished run: its job, and what came out.
+    """The record of a finished run: its job and its results.
 
     Parameters
     ----------
     origin
         ``trained`` or ``imported``.
     created
-        When it was finished, UTC.
+        Time of completion, UTC.
     job
-        What fixed its weights.
+        Everything that determines the weights.
     data_name
         Name of the data set.
     class_names
-        Classes in the order of the logits.
+        Names of the classes, in the order of the logits.
     blocks
-        Names of the blocks in forward order.
+        Names of the blocks, in forward order.
     network
         Digest of architecture and weights.
     weights
@@ -246,24 +247,24 @@ class Run:
     parts
         Number of images of each part of the data set.
     versions
-        Versions of the packages that made it.
+        Versions of the packages in use when the run was created.
     command
-        The command line that made it.
+        The command line that created the run.
     training
-        Of a trained network: device, seconds, loss and accuracies of the checkpoint that counts,
-        which one that is, whether its last layer was trained or is a linear probe, the accuracy on
-        test images, and the digest of the file of the training history.
+        For a trained network: device, seconds, loss and accuracies of the selected checkpoint,
+        which checkpoint that is, whether its last layer was trained or is a linear probe, the
+        accuracy on test images, and the digest of the file of the training history.
     imported
-        Of an imported network: where the weights and each setting of the images come from
-        (``source``, ``preprocess_from``), whether images are resized as the configuration of its
-        published weights has it (``as_published``), and how it did on some labelled images
-        (``plausibility``), with what looked wrong there; where the last layer is a linear
-        probe that was fitted then, ``last_layer`` says so; where the network has more classes than
-        the data, which logits count (``logits``: ``kept`` is ``data`` or ``all``, of so many
-        ``classes`` and ``outputs``).
+        For an imported network: the source of the weights and of each preprocessing setting
+        (``source``, ``preprocess_from``), whether images are resized as in the configuration of
+        the published weights (``as_published``), and the results and warnings of the check on some
+        labelled images (``plausibility``). ``last_layer`` is present if the last layer is a linear
+        probe fitted at import. If the network has more outputs than the data has classes,
+        ``logits`` gives which logits are used (``kept``: ``data`` or ``all``) and the numbers of
+        ``classes`` and ``outputs``.
     """
 
-    # One more than twelve: of the last two, one is empty, and each is written under its own name.
+    # Thirteen fields: one of the last two is empty, and each is stored under its own name.
     origin: str
     created: str
     job: Job
@@ -285,12 +286,12 @@ class Run:
 
     @property
     def data(self) -> str:
-        """How to open the data set again."""
+        """Data set, as it is opened again."""
         return self.job.data
 
     @property
     def preprocess(self) -> Preprocess:
-        """What happens to an image before the network sees it."""
+        """Preprocessing of images before the network."""
         return self.job.preprocess
 
     @property
@@ -300,39 +301,39 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What looked wrong when the network was imported, a line each."""
+        """Warnings of the check at import, one line each."""
         return tuple(self.imported.get("plausibility", {}).get("warnings", ()))
 
-    def showing(self, preprocess: Preprocess) -> Self:
-        """Return the record of the same network, which is shown its images in another way.
+    def with_preprocess(self, preprocess: Preprocess) -> Self:
+        """Return the record of the same network with another preprocessing.
 
         Parameters
         ----------
         preprocess
-            What happens to an image before the network sees it.
+            Preprocessing of images before the network.
         """
         return replace(self, job=replace(self.job, preprocess=preprocess))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as it is written, the facts of the job among the others."""
+        """Return the stored object, with the fields of the job at the same level."""
         content = as_json(self)
         content |= content.pop("job")
-        beside = {name: content.pop(name) for name in _BESIDE}
+        moved = {name: content.pop(name) for name in _TRAINING_FACTS}
         if self.origin == "trained":
-            content["training"] = _ordered({**content["training"], **beside}, _TRAINING_ORDER)
+            content["training"] = _ordered({**content["training"], **moved}, _TRAINING_ORDER)
         else:
-            skipped = {"skip_unreadable": beside["skip_unreadable"]}
+            skipped = {"skip_unreadable": moved["skip_unreadable"]}
             content["imported"] = _ordered({**content["imported"], **skipped}, _IMPORTED_ORDER)
         return {"kind": "ood-run", "schema": RUN_SCHEMA, **_ordered(content, _ORDER)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: Path) -> Self:
-        """Read a record.
+        """Build the record from its stored object.
 
         Raises
         ------
         CorruptArtifactError
-            If it is not a record of this schema.
+            If the object is not a record of this schema.
         """
         if content.get("schema") != RUN_SCHEMA:
             raise CorruptArtifactError(
@@ -343,9 +344,9 @@ class Run:
         try:
             for place in ("training", "imported"):
                 values[place] = dict(values.get(place, {}))
-                names = [name for name in _BESIDE if name in values[place]]
+                names = [name for name in _TRAINING_FACTS if name in values[place]]
                 values |= {name: values[place].pop(name) for name in names}
-            job = Job.taken_from(values)
+            job = Job.pop_from(values)
             for name in ("class_names", "blocks"):
                 values[name] = tuple(values[name])
             return cls(job=job, **values)
@@ -354,7 +355,7 @@ class Run:
 
 
 def _ordered(content: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return an object with some of its fields first, in this order."""
+    """Return an object with the given fields first, in the given order."""
     return {**{name: content[name] for name in names if name in content}, **content}
 
 
@@ -365,7 +366,7 @@ class RunFolder:
     Parameters
     ----------
     path
-        Where it is; its last component is the name of the run.
+        Path of the folder; its last component is the name of the run.
     """
 
     path: Path
@@ -382,7 +383,7 @@ class RunFolder:
 
     @property
     def history(self) -> Path:
-        """File of the training history, one JSON object a line."""
+        """File of the training history, one JSON object per line."""
         return self.path / HISTORY
 
     @property
@@ -397,7 +398,7 @@ class RunFolder:
 
     @property
     def recommendation(self) -> Path:
-        """File of the method that was recommended."""
+        """File of the recommendation."""
         return self.path / RECOMMENDATION
 
     @property
@@ -411,8 +412,8 @@ class RunFolder:
         return (self.path / RECORD).is_file()
 
     @property
-    def ours(self) -> bool:
-        """Whether the folder holds a run at all, finished or not."""
+    def is_run(self) -> bool:
+        """Whether the folder is a run, finished or not."""
         return self.finished or (self.path / TRAINING).is_file()
 
     def read(self) -> Run:
@@ -443,29 +444,29 @@ class RunFolder:
         (self.path / TRAINING).unlink(missing_ok=True)
 
     def check_weights(self, run: Run) -> None:
-        """Refuse weights that are not those of the record: activations are kept under its digest.
+        """Verify the weights file: stored activations are identified by its digest.
 
         Raises
         ------
         CorruptArtifactError
-            If they are gone, or not what was written.
+            If the file is missing or its digest differs from the record.
         """
         try:
             digest = digest_of_file(self.weights)
         except FileNotFoundError:
-            digest = "gone"
+            digest = ""
         if digest != run.weights:
             raise CorruptArtifactError(
                 f"the weights of run {self.name} have changed since they were written; remove it "
                 f"(ood runs remove {self.name}) and create it again"
             )
 
-    def begin(self, begun: Begun) -> None:
-        """Write what the run is going to be trained with."""
-        write_json(self.path / TRAINING, begun.to_json())
+    def begin(self, training: TrainingRecord) -> None:
+        """Write the record of a training at its start."""
+        write_json(self.path / TRAINING, training.to_json())
 
-    def read_training(self) -> Begun:
-        """Read what an unfinished run is being trained with.
+    def read_training(self) -> TrainingRecord:
+        """Read the record of an unfinished training.
 
         Raises
         ------
@@ -475,7 +476,7 @@ class RunFolder:
         cure = f"remove the run (ood runs remove {self.name}) and train it again"
         content = read_json(self.path / TRAINING, cure=cure)
         try:
-            return Begun.from_json(content)
+            return TrainingRecord.from_json(content)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptArtifactError(
                 f"the unfinished run {self.name} is damaged: {error}; "
@@ -484,99 +485,100 @@ class RunFolder:
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if a run can have it.
+    """Return ``name`` if it is a valid name of a run.
 
     Raises
     ------
     InvalidInputError
-        If it cannot.
+        If it is not valid.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInputError(
-            f"a run cannot be called {name!r}; use letters, digits, '.', '_' and '-', "
-            "a letter or digit first"
+            f"{name!r} is not a valid name of a run; use letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
         )
     return name
 
 
 def run_folders(store: Store) -> list[RunFolder]:
-    """Return all runs of the store, finished or not, the oldest first."""
+    """Return all runs of the store, finished or not, oldest first."""
     if not store.runs.is_dir():
         return []
     folders = [RunFolder(path) for path in store.runs.iterdir() if path.is_dir()]
-    return sorted((f for f in folders if f.ours), key=lambda f: (_made(f), f.name))
+    return sorted((f for f in folders if f.is_run), key=lambda f: (_created(f), f.name))
 
 
-def _made(folder: RunFolder) -> str:
+def _created(folder: RunFolder) -> str:
     name = RECORD if folder.finished else TRAINING
     with contextlib.suppress(CorruptArtifactError, OSError):
         return str(read_json(folder.path / name).get("created", ""))
     return ""
 
 
-def chosen_run(store: Store) -> tuple[str, str] | None:
-    """Return the name of the run that was chosen for commands that name none, and by what.
+def default_run(store: Store) -> tuple[str, str] | None:
+    """Return the default run that the user has set, and how it was set.
 
     Parameters
     ----------
     store
-        Where the choice is kept.
+        The store.
 
     Returns
     -------
     tuple
-        The name, and ``OOD_RUN`` (the environment) or ``ood runs use``, in this order; None if
-        nothing was chosen.
+        The name, and either ``OOD_RUN`` (environment variable, takes precedence) or
+        ``ood runs use``; None if no default is set.
     """
     named = os.environ.get(RUN_VARIABLE)
     if named:
         return named, RUN_VARIABLE
     try:
-        return str(read_json(store.root / _CHOICE)["run"]), "ood runs use"
+        return str(read_json(store.root / _DEFAULT_RUN)["run"]), "ood runs use"
     except (FileNotFoundError, KeyError):
         return None
 
 
-def use_run(store: Store, name: str | None) -> None:
-    """Choose the run of commands that name none; None leaves it to the run created last.
+def set_default_run(store: Store, name: str | None) -> None:
+    """Set the default run of commands without ``--run``; None for the run created last.
 
     Raises
     ------
     UnknownNameError
-        If there is no such run.
+        If the run does not exist.
     MissingArtifactError
         If it is not finished.
     """
     if name is None:
-        (store.root / _CHOICE).unlink(missing_ok=True)
+        (store.root / _DEFAULT_RUN).unlink(missing_ok=True)
         return
     find_run(store, name).read()
-    write_json(store.root / _CHOICE, {"kind": "ood-choice", "schema": 1, "run": name})
+    write_json(store.root / _DEFAULT_RUN, {"kind": "ood-choice", "schema": 1, "run": name})
 
 
 def find_run(store: Store, name: str | None) -> RunFolder:
-    """Return the run called ``name``, or the chosen one, or else the finished run created last.
+    """Return the run with a name; if None, the default run, or the finished run created last.
 
     Raises
     ------
     UnknownNameError
-        If there is no such run.
+        If the run does not exist.
     MissingArtifactError
-        If there is no finished run at all, or the chosen one is gone.
+        If there is no finished run, or the default run no longer exists.
     """
     folders = run_folders(store)
-    choice = chosen_run(store) if name is None else None
-    if choice is not None:
+    default = default_run(store) if name is None else None
+    if default is not None:
         for folder in folders:
-            if folder.name == choice[0]:
+            if folder.name == default[0]:
                 return folder
         cure = (
-            f"set {RUN_VARIABLE} to another or unset it"
-            if choice[1] == RUN_VARIABLE
-            else "choose another: ood runs use RUN, or the one created last: ood runs use --last"
+            f"set {RUN_VARIABLE} to another run, or unset it"
+            if default[1] == RUN_VARIABLE
+            else "choose another: ood runs use RUN, or the run created last: ood runs use --last"
         )
         raise MissingArtifactError(
-            f"there is no run {choice[0]!r} in {store.root}, which {choice[1]} names; {cure}"
+            f"there is no run {default[0]!r} in {store.root} (the default, set by {default[1]}); "
+            f"{cure}"
         )
     if name is not None:
         for folder in folders:
@@ -595,71 +597,71 @@ def find_run(store: Store, name: str | None) -> RunFolder:
 def new_name(
     store: Store, wanted: str | None, default: str, *, cure: str = "choose another name: --name RUN"
 ) -> str:
-    """Return a name that no folder has yet.
+    """Return an unused name for a new run.
 
     Parameters
     ----------
     store
-        Where the run will be.
+        The store.
     wanted
-        The name the user asked for.
+        Name requested by the user; None for a name derived from ``default``.
     default
-        The name to start from otherwise; a number is added where it is taken.
+        Base of the name; a number is appended if it is in use.
     cure
         How the user gives another name, for messages.
 
     Raises
     ------
     InvalidInputError
-        If the wanted name is taken, or no run can have it.
+        If the requested name is in use or not valid.
     """
     if wanted is not None:
         folder = RunFolder(store.runs / check_name(wanted))
-        if folder.ours and not folder.finished:
+        if folder.is_run and not folder.finished:
             raise InvalidInputError(
                 f"run {wanted} is not finished; resume it "
                 f"(ood train --resume --run {wanted}) or {cure}"
             )
-        if _taken(folder.path) and not folder.ours and folder.path.is_dir():
+        if _in_use(folder.path) and not folder.is_run and folder.path.is_dir():
             raise InvalidInputError(
                 f"the folder {folder.path} already exists and is not a run; if it is the "
                 f"remainder of a removed run, remove it (ood runs remove {wanted}), or {cure}"
             )
-        if _taken(folder.path):
+        if _in_use(folder.path):
             raise InvalidInputError(
                 f"run {wanted} already exists; remove it (ood runs remove {wanted}) or {cure}"
             )
         return wanted
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", default).strip("-.") or "run"
     name, number = stem, 1
-    while _taken(store.runs / name):
+    while _in_use(store.runs / name):
         number += 1
         name = f"{stem}-{number}"
     return check_name(name)
 
 
-def _taken(path: Path) -> bool:
-    """Return whether a name is in use; what an import left that was killed is not in the way."""
-    if not path.is_dir() or RunFolder(path).ours:
+def _in_use(path: Path) -> bool:
+    """Return whether a path is in use; a folder with only files of a killed import is not."""
+    if not path.is_dir() or RunFolder(path).is_run:
         return path.exists()
     own = {found for pattern in OWN_FILES for found in path.glob(pattern)}
     return any(entry not in own for entry in path.iterdir())
 
 
 @contextlib.contextmanager
-def using_run(
+def locked_run(
     store: Store, name: str | None, *, progress: Progress = SILENT
 ) -> Iterator[RunFolder]:
-    """Find a run, and keep others from removing or renaming it meanwhile.
+    """Find a run and lock it against removal and renaming.
 
     Parameters
     ----------
     store
-        Where the run is.
+        The store.
     name
-        Its name; the finished run created last if None, which is said.
+        Name of the run; if None, as for :func:`find_run`.
     progress
-        Told which run is taken.
+        Receives a note with the name of the run if ``name`` is None.
 
     Yields
     ------
@@ -669,13 +671,13 @@ def using_run(
     Raises
     ------
     OodError
-        As :func:`find_run`, or if the run was removed or renamed just now.
+        As for :func:`find_run`, or if another process has just removed or renamed the run.
     """
     folder = find_run(store, name)
     if name is None:
         progress.note(f"run: {folder.name}")
     with store.shared(run_lock(folder.name), progress=progress):
-        if not folder.ours:
+        if not folder.is_run:
             raise MissingArtifactError(
                 f"run {folder.name} was removed or renamed just now; see: ood runs list"
             )
@@ -683,14 +685,14 @@ def using_run(
 
 
 @contextlib.contextmanager
-def using_runs(store: Store, names: Sequence[str]) -> Iterator[list[RunFolder]]:
-    """Find several runs, each once, as :func:`using_run` does; the default one if none is named."""
-    with contextlib.ExitStack() as held:
+def locked_runs(store: Store, names: Sequence[str]) -> Iterator[list[RunFolder]]:
+    """Find and lock several runs, without duplicates; the default run if there are no names."""
+    with contextlib.ExitStack() as locks:
         yield [
-            held.enter_context(using_run(store, name)) for name in dict.fromkeys(names) or [None]
+            locks.enter_context(locked_run(store, name)) for name in dict.fromkeys(names) or [None]
         ]
 
 
 def run_lock(name: str) -> str:
-    """Return the name of the lock that is held while a run is used, renamed or removed."""
+    """Return the name of the lock to hold while a run is used, renamed or removed."""
     return f"run {name}"

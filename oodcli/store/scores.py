@@ -1,8 +1,8 @@
 """Scores of a run, one per image, method and data set, stored until the run is removed.
 
-A *scoring* holds all scores that may stand in one table: same ID test images, same number of images
-of each set, same precision. Its folder has an index, ``scoring.json``, and one file of scores per
-method and data set.
+A *scoring* holds all scores that may be compared in one table: same ID test images, same limit on
+the number of images per set, same precision. Its folder has an index, ``scoring.json``, and one
+file of scores per method and data set.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ from oodcli.errors import CorruptArtifactError
 from oodcli.store.store import (
     Store,
     digest_of_json,
-    file_of_user,
+    open_output_file,
     read_arrays,
     read_json,
     write_arrays,
@@ -29,17 +29,17 @@ SCORING_SCHEMA = 2
 LABELS = "@labels"
 PREDICTIONS = "@predictions"
 AVERAGE = "average"
-"""What stands for the mean over sets, and so is no name of a set."""
+"""Name of the mean over sets; reserved, so no set may have it."""
 _INDEX = "scoring.json"
 
-# Whose way to resize images is taken on a benchmark.
+# Whether benchmark images are resized as the benchmark or as the network prescribes.
 ResizedAs = Literal["benchmark", "network"]
 Scores = NDArray[np.floating[Any]] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """A data set that was scored.
+    """A scored data set.
 
     Parameters
     ----------
@@ -54,15 +54,15 @@ class ScoredSet:
     skipped
         Number of unreadable images that were skipped.
     benchmark
-        Name of the benchmark that named it, or None.
+        Name of the benchmark that the set belongs to, or None.
     split
         Name of the published list of its images, or empty.
     split_sha256
-        Checksum of that list.
+        SHA-256 checksum of that list.
     accuracy
-        Accuracy of the plain classifier on a covariate-shifted ID set; None where not known.
+        Accuracy of the plain classifier on a covariate-shifted ID set; None if not known.
     data
-        How to open the set again; empty where that is not known.
+        The set, as it is opened again; empty if not known.
     """
 
     name: str
@@ -79,12 +79,12 @@ class ScoredSet:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Scores that may stand in one table.
+    """The index of scores that may be compared in one table.
 
     Parameters
     ----------
     limit
-        Number of images taken of each set; None for all.
+        Number of images used of each set; None for all.
     precision
         ``float32`` or ``bfloat16``.
     id_set
@@ -94,17 +94,19 @@ class Scoring:
     sets
         The OOD sets and the covariate-shifted ID sets.
     methods
-        Every parameter of each method, by canonical name.
+        All parameters of each method, by canonical name.
     files
-        Digest of the scores by ``method/dataset``.
+        Digest of the file of scores, by ``method/dataset``.
     updated
-        When scores were added last, UTC.
+        Time at which scores were last added, UTC.
     left_out
-        Why a method was not scored, by its name.
+        Reason why a method was not scored, by its name.
     resize
-        How images were resized, as ``preprocess.resize`` of the run has it; empty where not known.
+        How images were resized, in the form of ``preprocess.resize`` of the run; empty if not
+        known.
     resized_as
-        ``benchmark`` or ``network``, whose way that is; None where not known, or both are the same.
+        Whether that is the resizing of the ``benchmark`` or of the ``network``; None if not known
+        or if both are the same.
     """
 
     limit: int | None
@@ -121,14 +123,14 @@ class Scoring:
 
     @property
     def key(self) -> str:
-        """What tells this scoring from others of the run."""
+        """Digest that identifies this scoring within the run."""
         return digest_of_json([self.limit, self.precision, self.id_set.name, self.id_set.digest])[
             :16
         ]
 
 
 def read_scorings(folder: Path) -> list[Scoring]:
-    """Return all scorings below the folder of a run's scores, the newest first.
+    """Return all scorings in the folder of a run's scores, newest first.
 
     Raises
     ------
@@ -157,14 +159,14 @@ def _read(path: Path) -> Scoring:
 
 
 def full_name(method: str, known: Collection[str]) -> str:
-    """Return the name that scores have: a shaper alone was followed by energy.
+    """Return the full name of a scored method: ``+energy`` is added to a shaper alone.
 
     Parameters
     ----------
     method
-        What the user wrote.
+        Name given by the user.
     known
-        Names that there are scores of.
+        Names of the scored methods.
 
     Examples
     --------
@@ -172,8 +174,8 @@ def full_name(method: str, known: Collection[str]) -> str:
     'react+energy'
     """
     name, at, tuning = method.partition("@")
-    followed = f"{name}+energy{at}{tuning}"
-    return followed if method not in known and followed in known else method
+    combined = f"{name}+energy{at}{tuning}"
+    return combined if method not in known and combined in known else method
 
 
 def read_scores(folder: Path, scoring: Scoring, method: str, dataset: str) -> Scores | None:
@@ -182,12 +184,12 @@ def read_scores(folder: Path, scoring: Scoring, method: str, dataset: str) -> Sc
     Raises
     ------
     CorruptArtifactError
-        If the file is not what was written.
+        If the file is missing or damaged.
     """
     digest = (scoring.files or {}).get(f"{method}/{dataset}")
     if digest is None:
         return None
-    path = folder / scoring.key / _file_of(method, dataset)
+    path = folder / scoring.key / _file_name(method, dataset)
     try:
         return read_arrays(path, digest=digest)["scores"]
     except (FileNotFoundError, KeyError):
@@ -204,25 +206,25 @@ def add_scores(
     *,
     withdrawn: Collection[str] = (),
 ) -> None:
-    """Add scores to a scoring, in place of those of the same method and set.
+    """Add scores to a scoring; scores of the same method and set are replaced.
 
     Parameters
     ----------
     store
-        Whose lock is held while the index changes.
+        Store whose lock is held while the index changes.
     folder
         Folder of the run's scores.
     scoring
-        The sets and methods at hand; those stored before are kept beside them.
+        The new sets and methods; sets and methods stored before are preserved.
     scores
-        The scores by method and name of the set.
+        The scores, by method and name of the set.
     withdrawn
-        Methods whose earlier scores no longer count, since they are not defined for the network.
+        Methods whose earlier scores are removed, since they are not defined for the network.
     """
     target = folder / scoring.key
     digests = {
         f"{method}/{dataset}": write_arrays(
-            target / _file_of(method, dataset), {"scores": np.asarray(values)}
+            target / _file_name(method, dataset), {"scores": np.asarray(values)}
         )
         for (method, dataset), values in scores.items()
     }
@@ -238,21 +240,21 @@ def add_scores(
 
 
 def drop_sets(store: Store, folder: Path, names: Collection[str]) -> int:
-    """Drop data sets from all scorings of a run, with their scores.
+    """Remove data sets and their scores from all scorings of a run.
 
     Parameters
     ----------
     store
-        Whose lock is held while an index changes.
+        Store whose lock is held while an index changes.
     folder
         Folder of the run's scores.
     names
-        Names of the sets; those of ID test sets are not among them.
+        Names of the sets; they must not include ID test sets.
 
     Returns
     -------
     dropped
-        Number of scorings that had any of them.
+        Number of scorings that contained any of them.
 
     Raises
     ------
@@ -267,27 +269,27 @@ def drop_sets(store: Store, folder: Path, names: Collection[str]) -> int:
         with store.lock(f"the index of scores in {target}"):
             old = _read(target / _INDEX)
             files = dict(old.files or {})
-            gone = [key for key in files if key.rpartition("/")[2] in names]
-            kept = tuple(entry for entry in old.sets if entry.name not in names)
-            rest = {key: digest for key, digest in files.items() if key not in gone}
-            # The index goes first: from then on nobody looks for the files.
-            if kept:
-                left = replace(old, sets=kept, files=rest)
-                write_json(target / _INDEX, {"schema": SCORING_SCHEMA, **asdict(left)})
+            removed = [key for key in files if key.rpartition("/")[2] in names]
+            sets = tuple(entry for entry in old.sets if entry.name not in names)
+            remaining = {key: digest for key, digest in files.items() if key not in removed}
+            # The index is updated first, so that no reader looks for the removed files.
+            if sets:
+                new = replace(old, sets=sets, files=remaining)
+                write_json(target / _INDEX, {"schema": SCORING_SCHEMA, **asdict(new)})
             else:
                 (target / _INDEX).unlink()
-                gone = list(files)
-            for key in gone:
+                removed = list(files)
+            for key in removed:
                 method, _, name = key.rpartition("/")
-                (target / _file_of(method, name)).unlink(missing_ok=True)
+                (target / _file_name(method, name)).unlink(missing_ok=True)
         dropped += 1
     return dropped
 
 
 def _merge(old: Scoring, new: Scoring, withdrawn: Collection[str]) -> Scoring:
     fresh = {entry.name: entry for entry in new.sets}
-    kept = [entry for entry in old.sets if entry.name not in fresh]
-    # A set of the same name with other images makes the old scores on it worthless.
+    others = [entry for entry in old.sets if entry.name not in fresh]
+    # Old scores are invalid if the set of this name now has different images.
     stale = {
         entry.name
         for entry in old.sets
@@ -301,7 +303,7 @@ def _merge(old: Scoring, new: Scoring, withdrawn: Collection[str]) -> Scoring:
     methods = {k: params for k, params in (old.methods or {}).items() if k not in withdrawn}
     return replace(
         new,
-        sets=(*kept, *new.sets),
+        sets=(*others, *new.sets),
         methods={**methods, **(new.methods or {})},
         left_out={
             name: reason
@@ -312,12 +314,12 @@ def _merge(old: Scoring, new: Scoring, withdrawn: Collection[str]) -> Scoring:
     )
 
 
-def _file_of(method: str, dataset: str) -> str:
+def _file_name(method: str, dataset: str) -> str:
     return f"{digest_of_json([method, dataset])[:16]}.safetensors"
 
 
-def check_distinct(names: Sequence[str]) -> str | None:
-    """Return the first name that stands twice, or None."""
+def first_duplicate(names: Sequence[str]) -> str | None:
+    """Return the first name that occurs twice, or None."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -327,6 +329,6 @@ def check_distinct(names: Sequence[str]) -> str | None:
 
 
 def export_scores(path: Path, scores: Mapping[tuple[str, str], Scores]) -> None:
-    """Write scores into a file of the user, as arrays called ``method/dataset``."""
-    with file_of_user(path) as stream:
+    """Write scores to an .npz file of the user, as arrays named ``method/dataset``."""
+    with open_output_file(path) as stream:
         np.savez(stream, **{f"{m}/{d}": values for (m, d), values in scores.items()})  # type: ignore[arg-type]

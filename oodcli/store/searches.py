@@ -1,4 +1,4 @@
-"""How the parameters of a run's methods were chosen, stored until the run is removed."""
+"""Results of tuning the parameters of a run's methods, stored until the run is removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ SEARCH_SCHEMA = 1
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting of a method.
+    """One parameter setting of a method.
 
     Parameters
     ----------
     method
-        Canonical name.
+        Canonical name of the method with these parameters.
     auroc
-        On the validation images, a fraction; None where the setting is not defined.
+        AUROC on the validation images, a fraction; None if the setting is not defined.
     reason
-        Why it is not defined; empty where it is.
+        Why the setting is not defined; empty if it is.
     """
 
     method: str
@@ -34,22 +34,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Search:
-    """How the parameters of one method were chosen.
+    """The tuning of one method's parameters on validation images.
 
     Parameters
     ----------
     method
-        Canonical name of the method as it was asked for.
+        Canonical name of the requested method.
     tuning
         ``openood`` or ``pseudo``.
     id_set, ood_set
         Names of the ID and OOD validation sets.
     n_id, n_ood
-        Their numbers of images.
+        Numbers of ID and OOD images.
     chosen
-        Canonical name of the setting with the first maximum of AUROC.
+        Canonical name of the first setting with the maximum AUROC.
     candidates
-        Every setting in the order of the grid.
+        All settings, in the order of the grid.
     """
 
     method: str
@@ -63,21 +63,21 @@ class Search:
 
     @property
     def name(self) -> str:
-        """The name of the tuned method in tables; it does not change with what was chosen."""
+        """The name of the tuned method in tables, independent of the chosen parameters."""
         return f"{self.method}@{self.tuning}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the versioned object that is stored and that ``--format json`` prints."""
+        """Return the versioned object that is stored and printed by ``--format json``."""
         return {"schema": SEARCH_SCHEMA, **as_json(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: Path) -> "Search":
-        """Read it back.
+        """Build the search from its stored object.
 
         Raises
         ------
         CorruptArtifactError
-            If it is not what was written.
+            If the object is damaged.
         """
         fields = {name: value for name, value in content.items() if name != "schema"}
         try:
@@ -87,13 +87,13 @@ class Search:
             raise CorruptArtifactError(f"{where} is damaged: {error}; remove it") from None
 
 
-def keep_search(scores: Path, search: Search) -> None:
-    """Store a search below the folder of a run's scores, in place of the last one like it."""
+def write_search(scores: Path, search: Search) -> None:
+    """Store a search in the folder of a run's scores; replaces one of the same name."""
     write_json(_path(scores, search.name), search.to_json())
 
 
 def read_searches(scores: Path) -> list[Search]:
-    """Return all searches of a run, by name; none where none was made.
+    """Return all searches of a run, sorted by name.
 
     Raises
     ------
@@ -102,8 +102,8 @@ def read_searches(scores: Path) -> list[Search]:
     """
     folder = scores / "searches"
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    found = [Search.from_json(read_json(path), path) for path in paths]
-    return sorted(found, key=lambda search: search.name)
+    searches = [Search.from_json(read_json(path), path) for path in paths]
+    return sorted(searches, key=lambda search: search.name)
 
 
 def _path(scores: Path, name: str) -> Path:

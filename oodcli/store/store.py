@@ -1,4 +1,4 @@
-"""The folder in which everything is stored; no other module knows a path in it.
+"""The folder in which everything is stored; only this package knows the paths in it.
 
 ::
 
@@ -8,11 +8,11 @@
       images/<key>/           decoded pixels in shards
       datasets/<name>/        downloaded archives
 
-A file is written under a temporary name in its own folder, flushed, and then renamed, so that a
-reader sees all of it or nothing. Whatever is made once for all is made under a lock.
+A file is written under a temporary name in the same folder, flushed and then renamed, so that a
+reader sees either the complete file or none. Shared results are created under a lock.
 
-Nothing is believed that is not what was written: a JSON file has a seal, the digest of its content,
-as its last field; every other file has its digest in its name or in a sealed JSON file.
+Every file is verified when it is read: a JSON file has a seal, the digest of its other fields, as
+its last field; every other file has its digest in its name or in a sealed JSON file.
 """
 
 import contextlib
@@ -39,12 +39,12 @@ from safetensors.numpy import save as save_safetensors
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded, reading, reason_of
-from oodcli.pools import end_instead_of_waiting_for_parent
+from oodcli.pools import exit_worker_that_runs_script
 from oodcli.progress import SILENT, Progress
 from oodcli.text import json_text
 
 PIPE_WAIT_S = 10.0
-"""How long a pipe to write to may be without a reader, in seconds."""
+"""How long to wait for a reader of a named pipe, in seconds."""
 
 _TEMPORARY = ".ood-tmp-"
 _SEAL = "seal"
@@ -53,29 +53,33 @@ _SCRATCH_IN_MEMORY = 2**24
 _PIPE_POLL_S = 0.05
 
 
-# What helps beside making room where the disk of the store is full.
-ELSEWHERE = "use another store: --store DIR"
+# Second suggestion in errors about a full disk of the store, after freeing some space.
+OTHER_STORE = "use another store: --store DIR"
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, size: int | None = None, cure: str = ELSEWHERE) -> Iterator[IO[bytes]]:
-    """Open a file to write and read; it takes the place of ``path`` only when all went well.
+def atomic_write(
+    path: Path, *, size: int | None = None, cure: str = OTHER_STORE
+) -> Iterator[IO[bytes]]:
+    """Open a temporary file for writing and reading that replaces ``path`` on success.
+
+    On any error ``path`` is unchanged.
 
     Parameters
     ----------
     path
-        The file to write; its folder is made.
+        The file to write; its folder is created.
     size
-        About how many bytes it will have, where that is known.
+        Approximate size in bytes, if known.
     cure
-        What helps beside making room where the disk is full.
+        What the user can do besides freeing space if the disk is full.
 
     Raises
     ------
     InvalidInputError
-        If the disk is full, with the room that is needed and free; ``path`` is then as it was.
+        If the disk is full; the message gives the required and the free space.
     OSError
-        If the file cannot be written otherwise, with its name; ``path`` is then as it was.
+        If the file cannot be written for another reason; ``filename`` is ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}")
@@ -86,34 +90,34 @@ def replacing(path: Path, *, size: int | None = None, cure: str = ELSEWHERE) -> 
             os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException as error:
-        written = size_of(temporary)
+        written_bytes = size_of(temporary)
         temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError) or error.filename not in (None, str(temporary)):
             raise
-        if error.errno is None:  # of a server, not of the disk
+        if error.errno is None:  # an error of a server, not of the disk
             raise
         if error.errno not in _DISK_FULL:
             error.filename = str(path)
             raise
-        needed = _amount(size) if size else f"more than {_amount(written)}"
-        raise _no_room(error, path, needed, cure) from None
+        needed = _format_bytes(size) if size else f"more than {_format_bytes(written_bytes)}"
+        raise _disk_full_error(error, path, needed, cure) from None
 
 
 @contextlib.contextmanager
-def scratch(folder: Path, *, size: int) -> Iterator[IO[bytes]]:
-    """Open a file to write and read that is gone afterwards; a small one is held in memory.
+def scratch_file(folder: Path, *, size: int) -> Iterator[IO[bytes]]:
+    """Open an anonymous temporary file for writing and reading; a small one stays in memory.
 
     Parameters
     ----------
     folder
-        Where a large one lies, without a name; the folder is made.
+        Folder whose disk holds a large file; the folder is created.
     size
-        About how many bytes it will have.
+        Approximate size in bytes.
 
     Raises
     ------
     InvalidInputError
-        If the disk is full, with the room that is needed and free.
+        If the disk is full; the message gives the required and the free space.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -125,55 +129,55 @@ def scratch(folder: Path, *, size: int) -> Iterator[IO[bytes]]:
         if error.filename is not None or error.errno not in _DISK_FULL:
             raise
         needed = f"{size / 1e6:.1f} MB"
-        raise _no_room(error, folder, needed, ELSEWHERE) from None
+        raise _disk_full_error(error, folder, needed, OTHER_STORE) from None
 
 
-def _no_room(error: OSError, path: Path, needed: str, cure: str) -> InvalidInputError:
-    """Return what to raise where the system says that there is no room to write a path."""
-    full = "the quota is used up" if error.errno == errno.EDQUOT else "the disk is full"
+def _disk_full_error(error: OSError, path: Path, needed: str, cure: str) -> InvalidInputError:
+    """Return the error to raise when the system reports a full disk or an exceeded quota."""
+    full = "the disk quota is exceeded" if error.errno == errno.EDQUOT else "the disk is full"
     return InvalidInputError(
         f"cannot write {path}: {full}: it needs {needed}, and "
-        f"{_amount(free_bytes(path.parent))} are free; free some space, or {cure}"
+        f"{_format_bytes(free_bytes(path.parent))} are free; free some space, or {cure}"
     )
 
 
-def _amount(size: int) -> str:
-    """Write a number of bytes so that little is not nothing."""
+def _format_bytes(size: int) -> str:
+    """Return a size as text, in bytes or, from 100 kB, in MB."""
     return f"{size:,} bytes" if size < 1e5 else f"{size / 1e6:.1f} MB"
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Refuse, before long work, what does not fit on the disk of a store.
+def check_free_space(folder: Path, needed: int, what: str) -> None:
+    """Check, before long work, that its results fit on the disk.
 
     Parameters
     ----------
     folder
         A folder on the disk.
     needed
-        Bytes to be written.
+        Number of bytes to be written.
     what
-        What needs them, in the plural.
+        Description of the results, in the plural, for the message.
 
     Raises
     ------
     InvalidInputError
-        If there is less room.
+        If the free space is smaller.
     """
     free = free_bytes(folder)
     if needed > free:
         raise InvalidInputError(
-            f"{what} need {_amount(needed)}, and the disk of {folder} has {_amount(free)} "
-            "free; free some space, or use another store: --store DIR"
+            f"{what} need {_format_bytes(needed)}, and the disk of {folder} has "
+            f"{_format_bytes(free)} free; free some space, or use another store: --store DIR"
         )
 
 
-def check_file_of_user(path: Path) -> None:
-    """Refuse, before long work, a file that cannot be written after it.
+def check_output_file(path: Path) -> None:
+    """Check, before long work, that an output file of the user can be written.
 
     Raises
     ------
     InvalidInputError
-        If it is a folder, or its folder is not there or cannot be written.
+        If the path is a folder, or its folder does not exist or is not writable.
     """
     target = expanded(path).resolve()
     if target.is_dir():
@@ -186,20 +190,20 @@ def check_file_of_user(path: Path) -> None:
         _check_writable(path, target.parent)
 
 
-def check_folder_of_user(path: Path, *, option: str) -> None:
-    """Refuse, before long work, a folder for results that cannot be made or written after it.
+def check_output_folder(path: Path, *, option: str) -> None:
+    """Check, before long work, that an output folder of the user can be created and written.
 
     Parameters
     ----------
     path
-        The folder, which need not be there.
+        The folder; it need not exist.
     option
-        The option that named it.
+        The option that gives the folder, for the message.
 
     Raises
     ------
     InvalidInputError
-        If it, or a folder above it, is a file or cannot be written.
+        If the path, or its nearest existing parent, is a file or is not writable.
     """
     place = expanded(path).resolve()
     while not place.exists():
@@ -211,44 +215,44 @@ def check_folder_of_user(path: Path, *, option: str) -> None:
 
 
 def _check_writable(path: Path, folder: Path) -> None:
-    """Refuse a folder that takes no file, by trying: permissions say yes of ``/proc``."""
+    """Check that a folder is writable by creating a file; permission bits can be wrong."""
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=_TEMPORARY):
             pass
     except OSError as error:
         raise InvalidInputError(
-            f"cannot write {path}: the folder {folder} takes no files ({reason_of(error)}); change "
-            "its permissions, or name another"
+            f"cannot write {path}: the folder {folder} is not writable ({reason_of(error)}); "
+            "change its permissions, or name another"
         ) from None
 
 
 @contextlib.contextmanager
-def file_of_user(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that the user named for writing; replace a regular one only when all went well.
+def open_output_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open an output file of the user; a regular file is replaced only on success.
 
     Parameters
     ----------
     path
-        The file. A link is followed; a device or a pipe is written to as it is.
+        The file. A symbolic link is followed; a device or a pipe is written to directly.
 
     Raises
     ------
     InvalidInputError
-        If it is a folder, or its folder is not there.
+        If the path is a folder, or its folder does not exist.
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
-    check_file_of_user(path)
+    check_output_file(path)
     if is_stream(path):
         with open_stream(path) as stream:
             yield stream
         return
-    with replacing(expanded(path).resolve(), cure="choose another file") as stream:
+    with atomic_write(expanded(path).resolve(), cure="choose another file") as stream:
         yield stream
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether a path is a pipe or a device (a link to a pipe resolves to no real path)."""
+    """Return whether a path is a pipe or a device, also through a link such as /dev/stdout."""
     given = expanded(path)
     return given.exists() and not given.is_file()
 
@@ -259,9 +263,9 @@ def open_stream(path: Path) -> IO[bytes]:
     Raises
     ------
     InvalidInputError
-        If no process reads the pipe, not even after ``PIPE_WAIT_S`` seconds.
+        If no process has opened the pipe for reading after ``PIPE_WAIT_S`` seconds.
     OSError
-        If it cannot be written.
+        If it cannot be opened.
     """
     given = expanded(path)
     if not stat.S_ISFIFO(given.stat().st_mode):
@@ -269,7 +273,7 @@ def open_stream(path: Path) -> IO[bytes]:
     until = time.monotonic() + PIPE_WAIT_S
     while True:
         try:
-            # To open a pipe without a reader waits for one, however long that takes.
+            # A blocking open of a pipe would wait for a reader without a time limit.
             descriptor = os.open(given, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno != errno.ENXIO:
@@ -284,27 +288,27 @@ def open_stream(path: Path) -> IO[bytes]:
             return os.fdopen(descriptor, "wb")
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, cure: str = ELSEWHERE) -> None:
-    """Write a JSON object, readable by people, with its seal, in one step.
+def write_json(path: Path, content: Mapping[str, Any], *, cure: str = OTHER_STORE) -> None:
+    """Write a JSON object, indented and with its seal, atomically.
 
     Parameters
     ----------
     path
         The file.
     content
-        The object. ``seal`` is added to it as the last field: the digest of all others.
+        The object. ``seal``, the digest of all other fields, is added as the last field.
     cure
-        What helps beside making room where the disk is full.
+        What the user can do besides freeing space if the disk is full.
 
     Raises
     ------
     InvalidInputError
         If the disk is full.
     """
-    # As it will be read: tuples are lists there, and keys are strings.
+    # In the form in which it is read back: tuples become lists, and keys become strings.
     plain = json.loads(json.dumps(content))
     sealed = {**plain, _SEAL: digest_of_json(plain)}
-    with replacing(path, cure=cure) as stream:
+    with atomic_write(path, cure=cure) as stream:
         stream.write((json_text(sealed, indent=1, finite=False) + "\n").encode())
 
 
@@ -316,12 +320,12 @@ def read_json(path: Path, *, cure: str = "remove it") -> dict[str, Any]:
     path
         The file.
     cure
-        What helps where it is not what was written.
+        What the user can do if the file is damaged.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     CorruptArtifactError
         If the file is not a JSON object, or its content does not match its seal.
     """
@@ -338,22 +342,22 @@ def read_json(path: Path, *, cure: str = "remove it") -> dict[str, Any]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Write named arrays as safetensors in one step and return the digest of the file."""
+    """Write named arrays as safetensors, atomically, and return the digest of the file."""
     content = save_safetensors({name: np.ascontiguousarray(a) for name, a in arrays.items()})
-    with replacing(path, size=len(content)) as stream:
+    with atomic_write(path, size=len(content)) as stream:
         stream.write(content)
     return digest_of_bytes(content)
 
 
 def read_arrays(path: Path, *, digest: str | None = None) -> dict[str, NDArray[Any]]:
-    """Read named arrays, and check them against the digest they were written with.
+    """Read named arrays and verify the digest of the file.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     CorruptArtifactError
-        If the file is not what was written.
+        If the digest differs, or the file is not a safetensors file.
     """
     content = path.read_bytes()
     if digest is not None and digest_of_bytes(content) != digest:
@@ -363,17 +367,17 @@ def read_arrays(path: Path, *, digest: str | None = None) -> dict[str, NDArray[A
 
 
 def digest_of_bytes(content: bytes) -> str:
-    """Return a 32-digit hexadecimal digest."""
+    """Return a 32-digit hexadecimal digest (BLAKE2b, 128 bits)."""
     return blake2b(content, digest_size=16).hexdigest()
 
 
 def digest_of_file(path: Path) -> str:
-    """Return the digest of a file's content, whatever its size, as of :func:`digest_of_bytes`.
+    """Return the digest of a file, as :func:`digest_of_bytes`, without loading it into memory.
 
     Raises
     ------
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with path.open("rb") as stream:
         return file_digest(stream, lambda: blake2b(digest_size=16)).hexdigest()
@@ -392,19 +396,19 @@ def digest_of_json(content: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The folder in which everything is kept.
+    """The folder in which everything is stored.
 
     Parameters
     ----------
     root
-        Any folder; files in it that are not the tool's are left alone.
+        Any folder; unrelated files in it are not touched.
     """
 
     root: Path
 
     @classmethod
     def at(cls, root: Path | None = None) -> "Store":
-        """Open ``root``, else the folder named by ``OOD_HOME``, else the platform's own.
+        """Return the store at ``root``, else at ``OOD_HOME``, else in the platform's data folder.
 
         Raises
         ------
@@ -425,7 +429,7 @@ class Store:
 
     @property
     def activations(self) -> Path:
-        """Folder of the activations, one subfolder a network."""
+        """Folder of the activations, with one subfolder per network."""
         return self.root / "activations"
 
     @property
@@ -435,19 +439,21 @@ class Store:
 
     @property
     def datasets(self) -> Path:
-        """Folder of downloaded archives, one subfolder a data set."""
+        """Folder of downloaded archives, with one subfolder per data set."""
         return self.root / "datasets"
 
     @contextlib.contextmanager
     def lock(self, name: str, *, progress: Progress = SILENT) -> Iterator[None]:
-        """Hold a lock that every process on this store respects; it ends with the process.
+        """Hold an exclusive lock among all processes that use this store.
+
+        The system releases it if the process dies.
 
         Parameters
         ----------
         name
-            What is locked.
+            Name of what is created under the lock.
         progress
-            Told once when another process holds the lock.
+            Receives a note if another process holds the lock.
         """
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
@@ -455,7 +461,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            end_instead_of_waiting_for_parent()
+            exit_worker_that_runs_script()
             progress.note(f"waiting for another ood process that is creating {name}")
             lock.acquire()
         try:
@@ -465,17 +471,17 @@ class Store:
 
     @contextlib.contextmanager
     def shared(self, name: str, *, progress: Progress = SILENT) -> Iterator[None]:
-        """Hold a lock together with others who use what it stands for; it ends with the process.
+        """Hold a shared lock (read lock) on something in use, so that nobody removes it.
 
-        Whoever wants to remove it holds it :meth:`alone`. Where the store cannot be written,
-        nothing can be removed either, and nothing is held.
+        A process that removes it holds the lock with :meth:`exclusive`. If the store is not
+        writable, nothing can be removed and no lock is held.
 
         Parameters
         ----------
         name
-            What is used.
+            Name of what is used.
         progress
-            Told once when another process is removing it.
+            Receives a note if another process is removing it.
         """
         try:
             lock = self._shared_lock(name)
@@ -496,20 +502,20 @@ class Store:
             lock.close()
 
     @contextlib.contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        """Hold a lock that nobody holds :meth:`shared`, and keep others from it.
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Hold the exclusive lock (write lock) that belongs to :meth:`shared`.
 
         Parameters
         ----------
         name
-            What is removed or renamed.
+            Name of what is removed or renamed.
 
         Raises
         ------
         InvalidInputError
-            If it is in use; there is no waiting.
+            If it is in use; the call does not wait.
         OSError
-            If the store cannot be written.
+            If the store is not writable.
         """
         lock = self._shared_lock(name)
         try:
@@ -530,11 +536,11 @@ class Store:
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{digest_of_bytes(name.encode())}.users"
-        path.touch()  # a folder that cannot be written is an OSError, not one of SQLite
+        path.touch()  # raises OSError if the folder is not writable, instead of an SQLite error
         return ReadWriteLock(path, is_singleton=False)
 
     def usage(self) -> dict[str, int]:
-        """Return the bytes on disk of each part of the store."""
+        """Return the size of each part of the store, in bytes."""
         parts = {
             "runs": self.runs,
             "activations": self.activations,
@@ -545,7 +551,7 @@ class Store:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder."""
+    """Return the size of a file, or of all files below a folder, in bytes."""
     total = 0
     with contextlib.suppress(FileNotFoundError):
         if path.is_file():
@@ -558,12 +564,12 @@ def size_of(path: Path) -> int:
 
 
 def remove_leftovers(folder: Path, *, older_than_s: float = 3600.0) -> None:
-    """Remove temporary files that a killed process left in ``folder``."""
+    """Remove temporary files of killed processes from ``folder``."""
     if not folder.is_dir():
         return
     times: dict[Path, float] = {}
     for path in folder.iterdir():
-        # What another process is writing gets its own name at any moment.
+        # Another process may rename its temporary file at any moment.
         with contextlib.suppress(FileNotFoundError):
             times[path] = path.stat().st_mtime
     newest = max(times.values(), default=0.0)
@@ -573,7 +579,7 @@ def remove_leftovers(folder: Path, *, older_than_s: float = 3600.0) -> None:
 
 
 def temporary_files(folder: Path, *, older_than_s: float = 3600.0) -> list[Path]:
-    """Return the temporary files below a folder that no process writes any more."""
+    """Return the temporary files below a folder that no running process writes."""
     latest = time.time() - older_than_s
     found: list[Path] = []
     for place, _, names in os.walk(folder):
@@ -586,7 +592,7 @@ def temporary_files(folder: Path, *, older_than_s: float = 3600.0) -> list[Path]
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free room on the disk of ``path``, which need not exist yet."""
+    """Return the free space on the disk of ``path``, in bytes; the path need not exist."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

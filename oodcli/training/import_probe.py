@@ -13,7 +13,7 @@ from oodcli.data.decoding.workers import resized
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.models import Network
 from oodcli.models.extraction import extract
-from oodcli.pools import Pools, decoding
+from oodcli.pools import Pools, open_pools
 from oodcli.progress import Progress
 from oodcli.store.runs import Preprocess
 from oodcli.training.linear_probe import fit_probe
@@ -67,7 +67,7 @@ def with_probe(
     labels: list[int] = []
     count = len(dataset.parts["train"])
     with (
-        decoding() as pools,
+        open_pools() as pools,
         progress.task("features for the probe", total=count, unit="images", passing=True) as task,
         explain_out_of_memory(device, "use another: --device cpu"),
     ):

@@ -18,7 +18,7 @@ from oodcli.models import (
     published_configuration,
 )
 from oodcli.progress import Progress
-from oodcli.store.runs import Begun, Job, Preprocess, RunFolder, run_folders
+from oodcli.store.runs import Job, Preprocess, RunFolder, TrainingRecord, run_folders
 from oodcli.store.store import Store
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights
 from oodcli.training.objectives.registry import parse_objective
@@ -136,7 +136,7 @@ def initial_of(job: Job) -> Initial | None:
     return None if job.init is None else Initial(**job.init)
 
 
-def resumed(folder: RunFolder) -> Begun:
+def resumed(folder: RunFolder) -> TrainingRecord:
     """Return what an unfinished run is trained with.
 
     Parameters

@@ -22,7 +22,7 @@ from oodcli.data.decoding.workers import resized
 from oodcli.errors import UnreadableImageError
 from oodcli.models import Checkpoint, Network
 from oodcli.models.extraction import extract
-from oodcli.pools import decoding
+from oodcli.pools import open_pools
 from oodcli.progress import Progress
 from oodcli.records import as_json
 from oodcli.store.runs import Preprocess
@@ -196,7 +196,7 @@ def _images(dataset: Dataset, name: str, resizing: Resizing) -> tuple[NDArray[np
     chosen = take(part, stratified(part.labels, count, seed=CALIBRATION_SEED))
     assert chosen.labels is not None
     pixels, labels = [], []
-    with decoding() as pools:
+    with open_pools() as pools:
         images = resized(pools, chosen.source, 0, count, resizing.apply)
         for image, label in zip(images, chosen.labels, strict=True):
             if not isinstance(image, UnreadableImageError):

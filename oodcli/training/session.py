@@ -31,7 +31,7 @@ from oodcli.models import (
     unit_features,
 )
 from oodcli.progress import Progress
-from oodcli.store.runs import STATE, Begun, Job, Run, RunFolder, now, run_lock
+from oodcli.store.runs import STATE, Job, Run, RunFolder, TrainingRecord, run_lock, utc_now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import counted
 from oodcli.training.images import (
@@ -112,7 +112,7 @@ class Session:
 
     store: Store
     folder: RunFolder
-    begun: Begun
+    begun: TrainingRecord
     dataset: Dataset
     device: torch.device
     decoders: Decoders
@@ -406,7 +406,7 @@ class Session:
         self.processes.barrier()
         return Run(
             origin="trained",
-            created=now(),
+            created=utc_now(),
             job=self.job,
             data_name=self.data.name,
             class_names=tuple(self.data.class_names),
@@ -436,7 +436,7 @@ def _writing(store: Store, folder: RunFolder, progress: Progress) -> Iterator[No
     """Keep other processes from training a run, and from removing it."""
     name = run_lock(folder.name)
     with store.shared(name, progress=progress), store.lock(name, progress=progress):
-        if not folder.ours:
+        if not folder.is_run:
             raise MissingArtifactError(
                 f"run {folder.name} was removed or renamed just now; see: ood runs list"
             )

@@ -14,7 +14,7 @@ from torch import Tensor
 from oodcli.errors import CorruptArtifactError, MissingArtifactError
 from oodcli.progress import Progress
 from oodcli.store.runs import STATE, RunFolder
-from oodcli.store.store import read_arrays, read_json, replacing, write_arrays, write_json
+from oodcli.store.store import atomic_write, read_arrays, read_json, write_arrays, write_json
 from oodcli.training.loop import Trainer, weights_of
 
 KEPT = 2
@@ -102,7 +102,7 @@ def read_best(folder: RunFolder, best: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def write_history(folder: RunFolder, history: History) -> None:
     """Write one JSON object a line for every finished epoch."""
-    with replacing(folder.history) as stream:
+    with atomic_write(folder.history) as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in history).encode())
 
 

@@ -18,7 +18,7 @@ from oodcli.data.splits import split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError, UnknownNameError
 from oodcli.images import Part, evenly_spaced
 from oodcli.progress import SILENT, Progress
-from oodcli.store.store import Store, replacing
+from oodcli.store.store import Store, atomic_write
 
 SHEET_ROWS = 5
 
@@ -316,7 +316,7 @@ def draw_sheet(
         f"{shape.size[0]}x{shape.size[1]} pixels (resize: {shape.resize}), {how}",
     )
     sheet = contact_sheet(pixels, captions, title=title)
-    with replacing(output, cure="choose another file: --output FILE") as stream:
+    with atomic_write(output, cure="choose another file: --output FILE") as stream:
         sheet.save(stream, "PNG")
     return output
 

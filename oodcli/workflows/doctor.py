@@ -577,10 +577,10 @@ def _check_weights(path: Path) -> None:
 
 def _writable(root: Path) -> bool:
     """Return whether a file can be created in a folder, or in its parent if it does not exist."""
-    from oodcli.store.store import check_folder_of_user
+    from oodcli.store.store import check_output_folder
 
     try:
-        check_folder_of_user(root, option="--store")
+        check_output_folder(root, option="--store")
     except InvalidInputError:
         return False
     return True

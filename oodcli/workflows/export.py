@@ -25,13 +25,13 @@ from oodcli.screening.detector import BY_DEFAULT, Detector, detector_for
 from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, as_onnx
 from oodcli.screening.onnx_verification import Verification, verified
 from oodcli.screening.thresholds import ThresholdRule
-from oodcli.store.runs import Preprocess, now
+from oodcli.store.runs import Preprocess, utc_now
 from oodcli.store.store import (
     Store,
-    check_folder_of_user,
+    atomic_write,
+    check_output_folder,
     digest_of_bytes,
     read_json,
-    replacing,
     write_json,
 )
 from oodcli.version import __version__
@@ -43,8 +43,8 @@ MODEL = "model.onnx"
 DESCRIPTION = "model.json"
 
 # A bank of training vectors may take this much; the whole file, what protocol buffers allow.
-MOST_BANK_BYTES = 512 * 2**20
-_MOST_BYTES = 2**31 - 2**20
+MAX_BANK_BYTES = 512 * 2**20
+_MAX_BYTES = 2**31 - 2**20
 _REAL_IMAGES = 256
 
 
@@ -168,7 +168,7 @@ def _exported(
         task.advance(1)
     description = _described(detector, request.input, size, resizes=matrices is not None)
     annotate(onnx, model, description)
-    if model.ByteSize() > _MOST_BYTES:
+    if model.ByteSize() > _MAX_BYTES:
         raise InvalidInputError(
             f"the file would take {model.ByteSize() / 2**30:.1f} GiB, but an ONNX file is limited "
             "to 2 GiB; use a smaller network or a method without a bank of features"
@@ -185,7 +185,7 @@ def _exported(
         "digest": digest_of_bytes(content),
     }
     into.mkdir(exist_ok=True)
-    with replacing(
+    with atomic_write(
         into / MODEL, size=len(content), cure="choose another folder: --output DIR"
     ) as stream:
         stream.write(content)
@@ -205,10 +205,10 @@ def _on_cpu(run: OpenRun, request: ExportRequest) -> Detector:
     if request.method == AUTO:
         check_traceable(parse_method(detector.method), what="an ONNX file")
     needed = bank_bytes(detector.fitted.detector)
-    if needed > MOST_BANK_BYTES:
+    if needed > MAX_BANK_BYTES:
         raise InvalidInputError(
             f"the training vectors of {detector.method} take {needed / 2**20:,.0f} MiB, and a file "
-            f"may hold {MOST_BANK_BYTES // 2**20} MiB of them; use a method without a bank of "
+            f"may hold {MAX_BANK_BYTES // 2**20} MiB of them; use a method without a bank of "
             "features, such as mds or vim"
         )
     cpu = torch.device("cpu")
@@ -255,7 +255,7 @@ def _check_output(folder: Path, *, overwrite: bool) -> None:
         raise InvalidInputError(f"{folder} is a file; name a folder: --output DIR")
     if not folder.parent.is_dir():
         raise InvalidInputError(f"there is no folder {folder.parent}; create it first")
-    check_folder_of_user(folder, option="--output")
+    check_output_folder(folder, option="--output")
     there = [name for name in (MODEL, DESCRIPTION) if (folder / name).exists()]
     if there and not overwrite and not _ours(folder):
         raise InvalidInputError(
@@ -293,7 +293,7 @@ def _described(
     return {
         "kind": KIND,
         "schema": EXPORT_SCHEMA,
-        "created": now(),
+        "created": utc_now(),
         "versions": {"ood": __version__, **versions},
         "run": detector.folder.name,
         "arch": record.arch,

@@ -29,7 +29,7 @@ from oodcli.models import (
 )
 from oodcli.progress import Progress
 from oodcli.specs import names_folder
-from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, now
+from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, utc_now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import printable
 from oodcli.training.import_probe import check_probe_data, with_probe
@@ -379,7 +379,7 @@ def _stored(
         save_weights(network, folder.weights)
         record = Run(
             origin="imported",
-            created=now(),
+            created=utc_now(),
             job=Job(
                 data=dataset.spec,
                 arch=arch,

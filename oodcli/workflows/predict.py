@@ -30,7 +30,7 @@ from oodcli.screening.verdict_file import (
     header,
     verdict_file,
 )
-from oodcli.store.store import Store, check_file_of_user
+from oodcli.store.store import Store, check_output_file
 from oodcli.text import counted, printable
 from oodcli.workflows.recommend import detector_meant
 
@@ -343,6 +343,6 @@ def _check(request: PredictRequest) -> None:
             open_array(Path(path))
     for file in (outputs.file, outputs.summary):
         if file is not None:
-            check_file_of_user(file)
+            check_output_file(file)
     if outputs.copy_ood is not None:
         check_copies(outputs.copy_ood, request.paths)

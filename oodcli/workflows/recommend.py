@@ -15,7 +15,7 @@ import numpy as np
 from oodcli.compute.compute import Compute
 from oodcli.data.views import View
 from oodcli.errors import InvalidInputError, UndefinedMethodError
-from oodcli.images import ImageSet, few
+from oodcli.images import ImageSet, subsample
 from oodcli.methods import parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
@@ -33,11 +33,11 @@ from oodcli.selection.recommendation import (
 from oodcli.selection.trial import TrialResult, candidates, try_all
 from oodcli.selection.validation import (
     MAX_IMAGES,
-    images_to_choose_on,
-    ways_to_spoil,
+    corruptions,
+    selection_images,
     with_validation,
 )
-from oodcli.store.runs import now
+from oodcli.store.runs import utc_now
 from oodcli.store.store import Store, write_json
 from oodcli.text import counted
 
@@ -216,8 +216,8 @@ def price(run: OpenRun) -> str:
     )
     size = record.preprocess.size
     views = {View()}
-    for way in ways_to_spoil():
-        views |= {way.view, way.beside(size)}
+    for way in corruptions():
+        views |= {way.view, way.id_view(size)}
     count = parts.get("train", 0) + min(held_out, MAX_IMAGES) * len(views)
     text = f"a forward pass over up to {count:,} images"
     rate = activator.rate()
@@ -261,7 +261,7 @@ def stored_for(run: OpenRun) -> str | None:
     stored = stored_recommendation(run)
     if stored is None:
         return None
-    images, _ = images_to_choose_on(run)
+    images, _ = selection_images(run)
     return stored.method if stored.digest == images.digest else None
 
 
@@ -286,7 +286,7 @@ def choose(
     InvalidInputError
         If no candidate can be tried.
     """
-    images, part = images_to_choose_on(run)
+    images, part = selection_images(run)
     if part != "val":
         made = "import" if run.record.origin == "imported" else "train"
         run.progress.note(
@@ -294,7 +294,7 @@ def choose(
             "results on these images are optimistic afterwards; to avoid this, hold some out: "
             f"ood {made} --val-fraction 0.1"
         )
-    images = few(images, limit)
+    images = subsample(images, limit)
     if len(images) < 2:
         raise InvalidInputError(
             f"{images.name} has {counted(len(images), 'image')}, but a choice needs at least two"
@@ -326,7 +326,7 @@ def _recommendation(
         run=run.name,
         network=run.record.network,
         weights=run.record.weights,
-        created=now(),
+        created=utc_now(),
         data=run.data_name,
         part=part,
         n=len(images),

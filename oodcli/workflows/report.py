@@ -159,7 +159,7 @@ def _is_another_seed(table: RunRows, group: Sequence[RunRows]) -> bool:
         return False
     seeds = [other.run.summary.seed for other in group]
     return (
-        own.record.job.but_for_seed() == first.record.job.but_for_seed()
+        own.record.job.without_seed() == first.record.job.without_seed()
         and own.record.seed not in seeds
     )
 

@@ -33,7 +33,7 @@ from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, planned
 from oodcli.scoring.sets import NamedSets, benchmark_to_score, check_validation, wanted_sets
 from oodcli.store.scores import PREDICTIONS, ResizedAs, Scores, export_scores, read_scorings
 from oodcli.store.searches import Tuning
-from oodcli.store.store import Store, check_file_of_user
+from oodcli.store.store import Store, check_output_file
 from oodcli.workflows.recommend import chosen_for, stored_for
 from oodcli.workflows.report import report
 
@@ -254,7 +254,7 @@ def _open_run(
         raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
     for path in (request.export, request.export_activations):
         if path is not None:
-            check_file_of_user(path)
+            check_output_file(path)
     named = [text for text in request.methods if text != AUTO]
     parse_methods(for_every_block(named, range(1)))
     return OpenRun.open(

@@ -22,13 +22,13 @@ from oodcli.scoring.open_run import OpenRun
 from oodcli.store.removal import remove_run
 from oodcli.store.runs import (
     STATE,
-    Begun,
     Run,
     RunFolder,
+    TrainingRecord,
     find_run,
     new_name,
-    now,
     run_folders,
+    utc_now,
 )
 from oodcli.store.store import Store
 from oodcli.training.job import (
@@ -98,7 +98,7 @@ def train(
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
     job = planned(store, request, dataset, progress=progress, processes=processes)
-    begun = Begun(job, command, now())
+    begun = TrainingRecord(job, command, utc_now())
     same, folder = processes.broadcast(
         _named(store, request, begun, dataset.name, resume=resume)
         if processes.first
@@ -117,7 +117,7 @@ def train(
 
 
 def _named(
-    store: Store, request: TrainRequest, begun: Begun, data_name: str, *, resume: bool
+    store: Store, request: TrainRequest, begun: TrainingRecord, data_name: str, *, resume: bool
 ) -> tuple[RunFolder | None, RunFolder | None]:
     """Return the run of the same job that is resumed, or else a new one with its job in it."""
     with store.lock("runs"):
@@ -149,7 +149,7 @@ def _removed_unless_begun(store: Store, folder: RunFolder, processes: Processes)
 def _session(
     store: Store,
     folder: RunFolder,
-    begun: Begun,
+    begun: TrainingRecord,
     dataset: Dataset,
     *,
     device: torch.device,
@@ -280,7 +280,7 @@ def _decoders(workers: int | None, processes: Processes, progress: Progress) -> 
 
 
 def _carry_on(
-    session: Callable[[RunFolder, Begun, Dataset], Session],
+    session: Callable[[RunFolder, TrainingRecord, Dataset], Session],
     folder: RunFolder,
     *,
     store: Store,

@@ -20,7 +20,7 @@ from oodcli.activations import ActivationSet
 from oodcli.compute.compute import Compute
 from oodcli.data.benchmarks import benchmark_of, own_benchmark
 from oodcli.data.run_data import find_dataset
-from oodcli.images import few
+from oodcli.images import subsample
 from oodcli.methods import parse_method
 from oodcli.metrics import evaluate
 from oodcli.progress import Silent
@@ -50,10 +50,10 @@ def measured(
     own = OpenRun.of(store, folder, Compute.of("cpu"))
     data, activator = own.data, own.activator
     reference = own.reference()
-    sets: dict[str, ActivationSet] = {"": activator.activations(few(own.test(), limit))}
+    sets: dict[str, ActivationSet] = {"": activator.activations(subsample(own.test(), limit))}
     for spec in ood or own_sets(own):
         dataset = find_dataset(spec, store, role="ood", val_fraction=0.0, progress=Silent())
-        images = few(data.prepared(dataset.ood_part, name=dataset.name), limit)
+        images = subsample(data.prepared(dataset.ood_part, name=dataset.name), limit)
         sets[dataset.name] = activator.activations(images)
     names = [each.method for each in found.candidates]
     order = sorted(names)  # neighbours of one kind share work

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from oodcli.store.runs import Begun, Job, RunFolder
+from oodcli.store.runs import Job, RunFolder, TrainingRecord
 from oodcli.store.store import write_json
 from oodcli.training.recipes import recipe_named
 from oodcli.workflows import doctor
@@ -83,7 +83,7 @@ def test_runs_are_counted_and_damaged_ones_named(ood: Ood, tiny: Path, tmp_path:
     weights.write_bytes(weights.read_bytes()[:-40])
     (runs / "gone" / "weights.safetensors").unlink()
     job = Job("digits", "resnet18", recipe_named("digits").to_json(), seed=0)
-    RunFolder(runs / "begun").begin(Begun(job, "ood train", "2026"))
+    RunFolder(runs / "begun").begin(TrainingRecord(job, "ood train", "2026"))
     write_json(runs / "torn" / "training.json", {"created": "2026"})
     code, content = found(ood)
     assert code == 1
@@ -163,8 +163,8 @@ def test_runs_whose_results_are_doubtful_are_remarks(
         "ood recommend --run tiny",
         f"run tiny: {edited} is damaged or was edited: its content does not match its seal; "
         "commands compute it again, or refuse it",
-        f"commands without --run are refused: there is no run 'gone' in {tmp_path / 'store'}, "
-        "which OOD_RUN names; set OOD_RUN to another or unset it",
+        f"commands without --run are refused: there is no run 'gone' in {tmp_path / 'store'} "
+        "(the default, set by OOD_RUN); set OOD_RUN to another run, or unset it",
     ]
 
 

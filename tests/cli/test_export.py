@@ -40,7 +40,7 @@ def resize_by(tmp_path: Path, resize: str) -> None:
     """Let the run resize its images in another way, as an imported one may."""
     folder = RunFolder(tmp_path / "store" / "runs" / "tiny")
     record = folder.read()
-    folder.write(record.showing(replace(record.preprocess, resize=resize)))
+    folder.write(record.with_preprocess(replace(record.preprocess, resize=resize)))
 
 
 @pytest.mark.parametrize("resize", ["exact", "shorter-crop:40:bicubic", "exact:lanczos"])
@@ -201,7 +201,7 @@ def test_without_the_extra_there_is_one_line(
 def test_a_bank_that_is_too_large_is_refused(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oodcli.workflows.export.MOST_BANK_BYTES", 1000)
+    monkeypatch.setattr("oodcli.workflows.export.MAX_BANK_BYTES", 1000)
     code, _, err = ood("export", "--method", "knn", "--output", tmp_path / "out")
     assert code == 1
     assert "use a method without a bank of features, such as mds or vim" in err

@@ -519,7 +519,7 @@ def test_wrong_normalisation_of_a_published_network_is_seen(
         (["--data", "digits", "--classes", "gone.txt"], "there is no file gone.txt"),
         (["--data", "digits", "--classes", "two.txt"], "two.txt does not name the 6 classes"),
         (["--data", "digits", "--val-fraction", "2"], "--val-fraction must be from 0"),
-        (["--data", "digits", "--name", "a/b"], "a run cannot be called 'a/b'"),
+        (["--data", "digits", "--name", "a/b"], "'a/b' is not a valid name of a run"),
         (["--data", "uniform-noise"], "has no labels"),
     ],
 )

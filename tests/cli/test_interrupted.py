@@ -19,7 +19,7 @@ from oodcli.cli.app import main
 from oodcli.data.decoding import workers
 if __name__ == "__main__":
     workers.LEAST_WORK = 1
-    pools.MOST_WORKERS = 2
+    pools.MAX_WORKERS = 2
     pools.cores = lambda: 2
     main(sys.argv[1:])
 """

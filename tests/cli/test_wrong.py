@@ -562,5 +562,5 @@ def test_an_output_that_cannot_be_written_is_refused_first(
 ) -> None:
     # The permissions of /proc say that root may write there. There is no run to work on either.
     assert says(ood, *command, "/proc/new.csv").startswith(
-        "cannot write /proc/new.csv: the folder /proc takes no files ("
+        "cannot write /proc/new.csv: the folder /proc is not writable ("
     )

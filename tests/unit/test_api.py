@@ -296,7 +296,7 @@ def test_errors_speak_of_arguments(
 
 
 def test_options_become_arguments_and_commands_stay() -> None:
-    from oodcli.api import speaking_of_arguments
+    from oodcli.api import naming_arguments
 
     for text, told in (
         ("cpu has too little memory; use fewer images per forward pass: --score-batch-size N",
@@ -307,7 +307,7 @@ def test_options_become_arguments_and_commands_stay() -> None:
          "hold some out: ood train --val-fraction 0.1; or name another: store=DIR"),
         ("train one: ood train --data digits --device cpu", None),
     ):  # fmt: skip
-        with pytest.raises(UnknownNameError) as caught, speaking_of_arguments():
+        with pytest.raises(UnknownNameError) as caught, naming_arguments():
             raise UnknownNameError(text)
         assert str(caught.value) == (told or text)
 

@@ -24,7 +24,7 @@ from oodcli.files import check_file, expanded, reading, regular
 from oodcli.models.state_dicts import read_state
 from oodcli.reporting.score_files import read_score_file
 from oodcli.store import store as stores
-from oodcli.store.store import Store, file_of_user
+from oodcli.store.store import Store, open_output_file
 
 
 def test_a_regular_file_and_a_link_to_one_may_be_named(tmp_path):
@@ -95,7 +95,7 @@ def test_a_pipe_to_write_to_is_waited_for_and_then_given_up(tmp_path, monkeypatc
         pytest.raises(
             InvalidInputError, match=f"no process reads the pipe {pipe}; start its reader"
         ),
-        file_of_user(pipe),
+        open_output_file(pipe),
     ):
         pass
     monkeypatch.setattr(stores, "PIPE_WAIT_S", 20)
@@ -107,7 +107,7 @@ def test_a_pipe_to_write_to_is_waited_for_and_then_given_up(tmp_path, monkeypatc
 
     thread = threading.Thread(target=late)
     thread.start()
-    with file_of_user(pipe) as stream:
+    with open_output_file(pipe) as stream:
         stream.write(b"x" * 2**18)  # more than a pipe holds
     thread.join()
     assert got == [b"x" * 2**18]
@@ -115,7 +115,7 @@ def test_a_pipe_to_write_to_is_waited_for_and_then_given_up(tmp_path, monkeypatc
 
 
 def test_a_device_is_written_as_it_is():
-    with file_of_user(Path("/dev/null")) as stream:
+    with open_output_file(Path("/dev/null")) as stream:
         stream.write(b"x")
     assert not Path("/dev/null").is_file()
 
@@ -130,7 +130,7 @@ def test_home_folders_of_users_that_are_not_there_are_refused(tmp_path, monkeypa
     assert str(caught.value) == told
     for call in (
         lambda: Store.at(Path("~nobody-is-called-so")),
-        lambda: stores.check_file_of_user(Path("~nobody-is-called-so/x.csv")),
+        lambda: stores.check_output_file(Path("~nobody-is-called-so/x.csv")),
         lambda: open_dataset("~nobody-is-called-so/x.npz", Store(tmp_path)),
     ):
         with pytest.raises(InvalidInputError, match="there is no user 'nobody-is-called-so'"):

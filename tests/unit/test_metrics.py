@@ -426,7 +426,7 @@ def test_rates_out_of_range_are_refused(tpr):
     with pytest.raises(InvalidInputError) as error:
         fpr_at_tpr([1.0], [0.0], tpr=tpr)
     assert str(error.value) == (
-        f"a true-positive rate of {tpr} cannot be reached; give one above 0 and at most 1"
+        f"a true-positive rate of {tpr} is not possible; give one above 0 and at most 1"
     )
 
 

@@ -183,7 +183,7 @@ def test_norms_are_left_as_they_were():
             np.ones((3, 2)),
             [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]],
             "no block can be selected: more than 0.1 % of 3 jigsaw puzzles have norm 0 in each "
-            "(block 0: 1, block 1: 2); name a block yourself, or train the network further",
+            "(block 0: 1, block 1: 2); give a block explicitly, or train the network further",
         ),
     ],
 )

@@ -90,7 +90,7 @@ def test_python_objects_are_not_read(tmp_path):
 
 
 def test_a_small_file_does_not_unpack_to_a_large_array(tmp_path, monkeypatch):
-    monkeypatch.setattr("oodcli.npz.MOST_SLACK_BYTES", 1000)
+    monkeypatch.setattr("oodcli.npz.EXPANSION_SLACK_BYTES", 1000)
     path = stored(tmp_path / "a.npz", zipfile.ZIP_DEFLATED, a=npy(np.zeros(2**20, np.uint8)))
     assert "bytes would unpack to 1,048,576; get it again" in refused(path)
     rng = np.random.default_rng(0)

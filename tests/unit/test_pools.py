@@ -34,7 +34,7 @@ def half_used(folder: Path, files: list[str], network: Network) -> list[Iterator
     """
     source = FileSource(folder, files)
     with (
-        pools.one_for_all() as own,
+        pools.shared_pools() as own,
         Decoders(0) as decoders,
         read_ahead(np.zeros((1, 3, 16, 16), np.uint8) for _ in range(9)) as shards,
     ):
@@ -129,24 +129,24 @@ def waiting_is_noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_pool_serves_all_that_is_decoded_in_a_command(tmp_path: Path, files: list[str]) -> None:
     source = FileSource(tmp_path / "files", files)
-    with pools.one_for_all() as shared:
+    with pools.shared_pools() as shared:
         seen = set()
         for _ in range(5):
-            with pools.decoding() as own:
+            with pools.open_pools() as own:
                 assert own is shared
                 list(workers.resized(own, source, 0, len(source), RESIZING.apply))
             seen |= {t.name for t in threading.enumerate() if t.name.startswith("decode")}
         assert 1 <= len(seen) <= pools.thread_count()
-        with pools.one_for_all() as nested:
+        with pools.shared_pools() as nested:
             assert nested is shared
         assert own.threads() is shared.threads()
     assert not any(t.name.startswith("decode") for t in threading.enumerate())
-    with pools.decoding() as other:
+    with pools.open_pools() as other:
         assert other is not shared
 
 
 def test_the_last_of_several_threads_ends_the_pools() -> None:
-    first, second = pools.one_for_all(), pools.one_for_all()
+    first, second = pools.shared_pools(), pools.shared_pools()
     shared = first.__enter__()
     assert second.__enter__() is shared
     first.__exit__(None, None, None)
@@ -160,7 +160,7 @@ def test_the_last_of_several_threads_ends_the_pools() -> None:
 
 def test_what_has_not_begun_is_not_done_once_the_pools_end() -> None:
     release, done = threading.Event(), []
-    with pools.one_for_all() as shared:
+    with pools.shared_pools() as shared:
         pool = shared.threads()
         for _ in range(pools.thread_count()):
             pool.submit(release.wait, 20)
@@ -171,7 +171,7 @@ def test_what_has_not_begun_is_not_done_once_the_pools_end() -> None:
 
 
 def test_another_number_of_processes_replaces_those_that_run() -> None:
-    with pools.decoding() as own:
+    with pools.open_pools() as own:
         own.resize(1)
         first = own.processes().submit(os.getpid).result()
         own.resize(1)
@@ -215,8 +215,8 @@ def test_ahead_keeps_order_and_no_more_under_way_than_it_may() -> None:
         time.sleep(0.002 * (number % 3))
         return number
 
-    with pools.decoding() as own:
-        found = pools.ahead(own.threads(), slow, tasks(), depth=4)
+    with pools.open_pools() as own:
+        found = pools.map_ahead(own.threads(), slow, tasks(), depth=4)
         assert next(found) == 0
         assert taken == 5
         assert [0, *found] == list(range(50))
@@ -231,9 +231,9 @@ from pathlib import Path
 from oodcli import pools
 from oodcli.store.store import Store
 
-with Store(Path(sys.argv[1])).lock("images/x"), pools.decoding() as own:
+with Store(Path(sys.argv[1])).lock("images/x"), pools.open_pools() as own:
     try:
-        print(list(pools.ahead(own.processes(), int, [1, 2], depth=1)))
+        print(list(pools.map_ahead(own.processes(), int, [1, 2], depth=1)))
     except BrokenProcessPool:
         print("without processes")
 """
@@ -247,4 +247,4 @@ def test_workers_of_a_script_without_a_main_guard_do_not_wait_for_it(tmp_path: P
         check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stdout == "without processes\n"
-    assert 'put it under: if __name__ == "__main__":' in done.stderr
+    assert 'put that work under: if __name__ == "__main__":' in done.stderr

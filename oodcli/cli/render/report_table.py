@@ -24,7 +24,7 @@ from oodcli.store.scores import AVERAGE
 from oodcli.text import counted
 from oodcli.version import __version__
 
-_MOST_DIGITS = 10
+_MAX_DIGITS = 10
 # In what order columns of a long table go when the window is too narrow for all.
 _FIRST_TO_GO = ("images", "params", "accuracy", *EXTRAS, "aupr_out", "aupr_in", "group")
 
@@ -190,8 +190,8 @@ def _per_convention(*, metric_names: Sequence[str], index: int) -> list[str]:
 
 
 def _check(layout: TableLayout) -> None:
-    if not 0 <= layout.digits <= _MOST_DIGITS:
-        raise InvalidInputError(f"digits must be from 0 to {_MOST_DIGITS}, not {layout.digits}")
+    if not 0 <= layout.digits <= _MAX_DIGITS:
+        raise InvalidInputError(f"digits must be from 0 to {_MAX_DIGITS}, not {layout.digits}")
     for name in layout.columns or ():
         if name not in _NAMES:
             raise UnknownNameError.among("column", name, _NAMES)

@@ -16,7 +16,7 @@ from PIL import Image
 from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import regular
-from oodcli.pillow import EXTENSIONS, MOST_PIXELS, check_opened, open_image
+from oodcli.pillow import EXTENSIONS, MAX_PIXELS, check_opened, open_image
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 
@@ -99,7 +99,7 @@ def decode_stream(
                     return _to_rgb(image, opaque=True)
                 return _to_rgb(_upright(image), opaque=False)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        reason = f"more than {MOST_PIXELS:,} pixels, perhaps a decompression bomb"
+        reason = f"more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb"
         raise UnreadableImageError(where, reason) from None
     except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

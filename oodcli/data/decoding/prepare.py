@@ -36,16 +36,16 @@ from oodcli.images import (
     Part,
     chunk_rows,
 )
-from oodcli.pools import decoding, pools_of_command
+from oodcli.pools import command_pools, open_pools
 from oodcli.progress import SILENT, Progress, Task
 from oodcli.store.store import (
     Store,
-    check_room,
+    atomic_write,
+    check_free_space,
     digest_of_json,
     read_json,
     remove_leftovers,
-    replacing,
-    scratch,
+    scratch_file,
     write_json,
 )
 
@@ -406,9 +406,11 @@ class _Shards:
         done = min(len(records) * SHARD_ROWS, len(self.source))
         if stored:
             needed = (len(self.source) - done) * 3 * math.prod(self.resizing.size)
-            check_room(self.store.root, needed, f"the {len(self.source):,} images of {self.name}")
+            check_free_space(
+                self.store.root, needed, f"the {len(self.source):,} images of {self.name}"
+            )
         with (
-            decoding() as pools,
+            open_pools() as pools,
             self.progress.task(
                 f"reading {self.name}", total=len(self.source), unit="images"
             ) as task,
@@ -452,7 +454,11 @@ class _Shards:
     def _opened(self, at: int, *, stored: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
         """Open the file of a shard to write it, or one that is gone afterwards."""
         size = len(self.rows(at)) * 3 * math.prod(self.resizing.size)
-        return replacing(self._path(at), size=size) if stored else scratch(self.folder, size=size)
+        return (
+            atomic_write(self._path(at), size=size)
+            if stored
+            else scratch_file(self.folder, size=size)
+        )
 
     def _gather(
         self,
@@ -507,7 +513,7 @@ class _Shards:
             "reading them again"
         )
         known, rows = manifest.records[at], self.rows(at)
-        with decoding() as pools, self._opened(at, stored=True) as file:
+        with open_pools() as pools, self._opened(at, stored=True) as file:
             images = resized(pools, self.source, rows.start, rows.stop, self.resizing.apply)
             made, skipped = self._gather(file, images, at, skip_unreadable=bool(known.skipped))
             if _Record(made.digest, skipped) != known:
@@ -522,9 +528,7 @@ class _Shards:
         The pools are those of the command, for whoever stops early must not have to end any.
         """
         known, rows = manifest.records[at], self.rows(at)
-        images = resized(
-            pools_of_command(), self.source, rows.start, rows.stop, self.resizing.apply
-        )
+        images = resized(command_pools(), self.source, rows.start, rows.stop, self.resizing.apply)
         size = self.resizing.size
         count = len(rows) - len(known.skipped)
         digest = Digest(np.dtype(np.uint8), (count, 3, *size))

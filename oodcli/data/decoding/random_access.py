@@ -21,7 +21,7 @@ from oodcli.data.dataset import RandomAccess
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import ImageSource
-from oodcli.pools import Pools, decoding, worker_count
+from oodcli.pools import Pools, open_pools, worker_count
 from oodcli.progress import SILENT, Progress
 
 _ROWS_PER_TASK = 16
@@ -151,7 +151,7 @@ class Decoders:
         self._proven = False
 
     def __enter__(self) -> Self:
-        self._pools = self._open.enter_context(decoding())
+        self._pools = self._open.enter_context(open_pools())
         self._pools.resize(self.workers)
         return self
 
@@ -251,7 +251,7 @@ class Decoders:
     def _replace(self) -> None:
         """Start other processes for those that died, or threads where none ever worked."""
         assert self._pools is not None
-        self._pools.lose_processes()
+        self._pools.discard_processes()
         if self._proven:
             self._progress.note("a process that decodes images has died; starting new ones")
         else:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import RandomAccess
 from oodcli.errors import UnreadableImageError
 from oodcli.images import ImageSource
-from oodcli.pools import Pools, ahead, thread_count
+from oodcli.pools import Pools, map_ahead, thread_count
 
 # Work is counted in pixels of the originals, and every file counts as some more. About so much is
 # done by threads while processes start: 8,000 images of 32 x 32, or 650 of 500 x 375.
@@ -61,13 +61,15 @@ def resized(
         if _by_processes(pools, total // max(1, at - start) * (stop - at)):
             try:
                 tasks = _tasks(source, at, end, rows)
-                for images, cost in ahead(pools.processes(), work, tasks, depth=3 * pools.workers):
+                for images, cost in map_ahead(
+                    pools.processes(), work, tasks, depth=3 * pools.workers
+                ):
                     yield from map(_unpacked, images)
                     at, total = at + len(images), total + cost
             except BrokenProcessPool:
                 # None can be started, as from a script without a main guard, or one was killed.
-                pools.lose_processes()
-        for images, cost in ahead(
+                pools.discard_processes()
+        for images, cost in map_ahead(
             pools.threads(), work, _tasks(source, at, end, rows), depth=thread_count()
         ):
             yield from map(_unpacked, images)

@@ -32,7 +32,7 @@ from oodcli.store.store import digest_of_json
 from oodcli.text import counted
 
 MOST_CLASSES = 65_536
-MOST_PIXELS = 2**28
+MAX_PIXELS = 2**28
 
 _BLOCK_BYTES = 1 << 22
 _NPZ_CURE = "write it with numpy.savez"
@@ -157,9 +157,9 @@ def _check_images(header: Header, where: str) -> None:
         )
     if min(shape) < 1:
         raise InvalidInputError(f"{where} has shape {shape}: there is no image in it")
-    if shape[1] * shape[2] > MOST_PIXELS:
+    if shape[1] * shape[2] > MAX_PIXELS:
         raise InvalidInputError(
-            f"{where} has shape {shape}; an image may have {MOST_PIXELS} pixels at most"
+            f"{where} has shape {shape}; an image may have {MAX_PIXELS} pixels at most"
         )
 
 

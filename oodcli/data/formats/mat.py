@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from oodcli.files import regular
 
-MOST_GROWTH = 200
-MOST_SLACK_BYTES = 1 << 26
+MAX_EXPANSION = 200
+EXPANSION_SLACK_BYTES = 1 << 26
 
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
@@ -100,7 +100,7 @@ def _unpacked(data: bytes, name: str, order: str) -> bytes | None:
     head = zlib.decompressobj().decompress(data, _HEAD_BYTES)
     if _name(head[8:], order) != name:
         return None
-    most = MOST_GROWTH * len(data) + MOST_SLACK_BYTES
+    most = MAX_EXPANSION * len(data) + EXPANSION_SLACK_BYTES
     stream = zlib.decompressobj()
     content = stream.decompress(data, most)
     if not stream.eof:

@@ -20,7 +20,7 @@ from typing import (
 from torch import Tensor, nn
 
 from oodcli.errors import UnknownNameError
-from oodcli.specs import canonical, texts_of, typed
+from oodcli.specs import canonical, parse_pairs, parse_value
 
 
 class StepOutput(NamedTuple):
@@ -160,7 +160,7 @@ def parse_objective(text: str, registry: Mapping[str, ObjectiveEntry]) -> Object
     hints = get_type_hints(kind)
     defaults = {each.name: each.default for each in fields(kind)}
     assert MISSING not in defaults.values()
-    texts = texts_of("objective", text, name, pairs if colon else None, defaults)
-    given = {key: typed(f"{name}:{key}", value, hints[key]) for key, value in texts.items()}
+    texts = parse_pairs("objective", text, name, pairs if colon else None, defaults)
+    given = {key: parse_value(f"{name}:{key}", value, hints[key]) for key, value in texts.items()}
     kept: dict[str, Any] = {k: value for k, value in given.items() if value != defaults[k]}
     return ObjectiveSpec(name, kind(**kept), canonical(name, kept))

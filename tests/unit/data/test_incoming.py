@@ -89,7 +89,7 @@ def test_an_array_that_ends_early_keeps_its_first_rows(tmp_path):
 
 
 def test_decoding_keeps_order_and_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(pools, "MOST_THREADS", 1)
+    monkeypatch.setattr(pools, "MAX_THREADS", 1)
     make(tmp_path, *(f"{number:03d}.png" for number in range(50)))
     (tmp_path / "025.png").write_bytes(b"")
     taken = itertools.count()

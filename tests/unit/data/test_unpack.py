@@ -195,13 +195,13 @@ def test_file_and_folder_of_one_name_are_refused(tmp_path, target, names):
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz"])
 def test_archive_that_unpacks_to_far_more_is_refused(tmp_path, target, monkeypatch, mode):
-    monkeypatch.setattr(MODULE, "MOST_SLACK_BYTES", 1000)
+    monkeypatch.setattr(MODULE, "EXPANSION_SLACK_BYTES", 1000)
     path = tar(tmp_path / "bomb", (member("zeros"), bytes(10_000_000)), mode=mode)
     assert "it unpacks to more than 200 times its size" in refusal(path, target)
 
 
 def test_links_count_as_much_as_what_they_copy(tmp_path, target, monkeypatch):
-    monkeypatch.setattr(MODULE, "MOST_SLACK_BYTES", 1000)
+    monkeypatch.setattr(MODULE, "EXPANSION_SLACK_BYTES", 1000)
     content = np.random.default_rng(0).bytes(100_000)
     links = [(member(f"l{k}", tarfile.LNKTYPE, "x"), b"") for k in range(300)]
     path = tar(tmp_path / "bomb", (member("x"), content), *links, mode="w:gz")
@@ -209,7 +209,7 @@ def test_links_count_as_much_as_what_they_copy(tmp_path, target, monkeypatch):
 
 
 def test_too_many_members_are_refused(tmp_path, target, monkeypatch):
-    monkeypatch.setattr(MODULE, "MOST_MEMBERS", 10)
+    monkeypatch.setattr(MODULE, "MAX_MEMBERS", 10)
     path = tar(tmp_path / "a.tar", *((member(str(k)), b"") for k in range(11)))
     assert "it holds more than 10 files" in refusal(path, target)
 

@@ -89,11 +89,11 @@ def test_weiper_takes_the_densities_of_some_images_where_there_are_many_classes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reference, _ = case(FEW)
-    monkeypatch.setattr(weiper, "MOST_VALUES", 10 * FEW * 64 + 5)
+    monkeypatch.setattr(weiper, "MAX_VALUES", 10 * FEW * 64 + 5)
     found = WeiPer.fit(reference, repeats=10).trained
     (train,) = reference.train.chunks(rows=10**6)
     some = train.map(lambda values: values[:: IMAGES // 64])
-    monkeypatch.setattr(weiper, "MOST_VALUES", 2**40)
+    monkeypatch.setattr(weiper, "MAX_VALUES", 2**40)
     wanted = WeiPer.fit(with_train(reference, some), repeats=10).trained
     assert found.projection_range == wanted.projection_range
     torch.testing.assert_close(found.projections, wanted.projections)
@@ -103,7 +103,7 @@ def test_weiper_takes_the_densities_of_some_images_where_there_are_many_classes(
 
 
 def test_weiper_costs_no_more_for_a_larger_training_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weiper, "MOST_VALUES", 10 * FEW * 16)
+    monkeypatch.setattr(weiper, "MAX_VALUES", 10 * FEW * 16)
     reference, _ = case(FEW)
     (train,) = reference.train.chunks(rows=10**6)
     costs = []

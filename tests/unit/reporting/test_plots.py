@@ -11,7 +11,7 @@ import pytest
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.reporting.plots import (
     FORMATS,
-    MOST_LINES,
+    MAX_LINES,
     Picture,
     Thumbnail,
     block_auroc,
@@ -137,9 +137,9 @@ def test_lines_of_one_picture_differ_in_more_than_colour():
     lines = block_auroc("run", sets).figure.axes[0].lines[:14]
     kinds = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(kinds) == 14
-    many = {f"m{at}": (ID, OOD) for at in range(MOST_LINES)}
-    lines = curves("roc", "id", many).figure.axes[0].lines[:MOST_LINES]
-    assert len({str(line._dash_pattern) for line in lines}) == MOST_LINES
+    many = {f"m{at}": (ID, OOD) for at in range(MAX_LINES)}
+    lines = curves("roc", "id", many).figure.axes[0].lines[:MAX_LINES]
+    assert len({str(line._dash_pattern) for line in lines}) == MAX_LINES
     with pytest.raises(InvalidInputError, match="7 methods are too many for one plot"):
         curves("roc", "id", {**many, "one more": (ID, OOD)})
 

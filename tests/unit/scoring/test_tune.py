@@ -17,7 +17,7 @@ from oodcli.methods.energy import Energy
 from oodcli.probes import Probe
 from oodcli.progress import Silent
 from oodcli.scoring.tune import ValidationSet, settings, tune
-from oodcli.store.searches import Search, keep_search, read_searches
+from oodcli.store.searches import Search, read_searches, write_search
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ def test_a_search_is_kept_and_read_back(tmp_path: Path) -> None:
     assert read_searches(tmp_path) == []
     ((_, search, _),) = tuned(parse_method("column", registry()))
     assert isinstance(search, Search)
-    keep_search(tmp_path, search)
-    keep_search(tmp_path, search)
+    write_search(tmp_path, search)
+    write_search(tmp_path, search)
     assert read_searches(tmp_path) == [search]
     path = next(tmp_path.rglob("*.json"))
     path.write_text('{"schema": 1}')

@@ -198,7 +198,7 @@ def test_another_precision_or_network_is_another_detector(store: Store, folder: 
     assert len(list(folder.detectors.iterdir())) == 2
     record = folder.read()
     changed = replace(record.preprocess, mean=(0.4, 0.5, 0.5))
-    folder.write(record.showing(changed))
+    folder.write(record.with_preprocess(changed))
     assert detector_of(store, folder, "energy").created > first.created
 
 

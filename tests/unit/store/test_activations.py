@@ -49,8 +49,8 @@ def test_a_file_is_named_by_its_key_and_its_content(tmp_path: Path) -> None:
     np.testing.assert_array_equal(place.arrays("k")["x"], [1, 2])
     (tmp_path / "a" / "other.txt").touch()
     assert place.stored() == {"k": path}
-    place.forget("k")
-    place.forget("k")
+    place.remove("k")
+    place.remove("k")
     assert place.stored() == {}
     for read in (place.checked, place.arrays):
         with pytest.raises(FileNotFoundError):
@@ -68,8 +68,8 @@ def test_what_was_not_written_is_not_read_but_what_was_found_whole_is_not_checke
     assert place.checked("known") == known
     with pytest.raises(CorruptArtifactError, match="is damaged; remove it"):
         place.checked("other")
-    place.forget("known")
-    assert place.whole == set()
+    place.remove("known")
+    assert place.verified == set()
 
 
 def test_the_rows_of_images_are_part_of_the_key_where_a_view_depends_on_them(
@@ -87,7 +87,7 @@ def test_what_is_missing_is_named_shard_by_shard(tmp_path: Path, images: ImageSe
     first, second, third = images.shards
     stored(folder.places[0], first.digest, [0] * 4)
     stored(folder.places[0], second.digest, [0] * 4)
-    stored(folder.observed("p"), second.digest, [0] * 4)
+    stored(folder.probe_arrays("p"), second.digest, [0] * 4)
     found = folder.missing(images.shards, ["p"])
     assert [(each.shard, each.core, each.probes) for each in found] == [
         (first, False, ("p",)),
@@ -122,7 +122,7 @@ def test_rows_are_found_in_the_shards_that_images_come_from(
     for chosen, wanted in ((images, [0, 1, 2, 3]), (some, [1, 2, 6, 8]), (again, [1, 6, 8])):
         found = folder.rows_of(chosen.shards[0], folder.places[0].arrays, np.concatenate)
         np.testing.assert_array_equal(found["x"], wanted)
-    folder.places[0].forget(images.shards[2].digest)
+    folder.places[0].remove(images.shards[2].digest)
     with pytest.raises(FileNotFoundError):
         folder.rows_of(again.shards[0], folder.places[0].arrays, np.concatenate)
 
@@ -132,12 +132,12 @@ def test_to_forget_images_removes_only_what_is_damaged_of_where_they_come_from(
 ) -> None:
     folder = folder_at(tmp_path)
     files = [stored(folder.places[0], shard.digest, [0]) for shard in images.shards]
-    observed = [stored(folder.observed("p"), shard.digest, [0]) for shard in images.shards]
+    observed = [stored(folder.probe_arrays("p"), shard.digest, [0]) for shard in images.shards]
     damage(files[1])
     damage(observed[2])
-    folder.forget(images.take(np.array([1, 6, 8])).take(np.array([0, 1, 2])).shards[0], ["p"])
+    folder.remove(images.take(np.array([1, 6, 8])).take(np.array([0, 1, 2])).shards[0], ["p"])
     assert [path.exists() for path in files] == [True, False, True]
     assert [path.exists() for path in observed] == [True, True, False]
-    folder.forget(images.shards[0])
+    folder.remove(images.shards[0])
     assert not files[0].exists()
     assert observed[0].exists()

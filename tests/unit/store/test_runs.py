@@ -19,12 +19,12 @@ from oodcli.store.runs import (
     Job,
     Run,
     RunFolder,
-    chosen_run,
+    default_run,
     find_run,
+    locked_run,
     new_name,
     run_folders,
-    use_run,
-    using_run,
+    set_default_run,
 )
 from oodcli.store.store import Store, write_json
 
@@ -108,7 +108,7 @@ def test_names_that_are_taken_get_a_number(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "-x", "a b", "x" * 101])
 def test_names_that_are_no_folder_names_are_refused(store: Store, name: str) -> None:
-    with pytest.raises(InvalidInputError, match="a run cannot be called"):
+    with pytest.raises(InvalidInputError, match="is not a valid name of a run"):
         new_name(store, name, "")
 
 
@@ -191,7 +191,7 @@ def _rest(store: Store, name: str = "gone") -> Path:
 
 def test_a_run_in_use_is_neither_removed_nor_renamed(store: Store) -> None:
     add(store, "a")
-    with using_run(store, "a") as folder, using_run(store, "a"):
+    with locked_run(store, "a") as folder, locked_run(store, "a"):
         for change in (lambda: remove_run(store, "a"), lambda: rename_run(store, "a", "b")):
             with pytest.raises(InvalidInputError) as error:
                 change()
@@ -218,7 +218,7 @@ def test_a_run_that_is_removed_while_one_waits_for_it_is_told(
     monkeypatch.setattr("oodcli.store.runs.find_run", just_before)
     with (
         pytest.raises(MissingArtifactError, match="run a was removed or renamed just now"),
-        using_run(store, "a"),
+        locked_run(store, "a"),
     ):
         pass
 
@@ -232,7 +232,7 @@ def test_a_store_that_cannot_be_written_can_still_be_read(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", refuse)
-    with using_run(store, "a") as folder:
+    with locked_run(store, "a") as folder:
         assert folder.read() == RUN
     with pytest.raises(PermissionError):
         remove_run(store, "a")
@@ -299,14 +299,14 @@ def test_the_chosen_run_is_taken_before_the_last_and_the_variable_before_it(
         add(store, name)
     last = find_run(store, None).name
     first, other = (name for name in ("a", "b", "c") if name != last)
-    use_run(store, first)
-    assert (find_run(store, None).name, chosen_run(store)) == (first, (first, "ood runs use"))
+    set_default_run(store, first)
+    assert (find_run(store, None).name, default_run(store)) == (first, (first, "ood runs use"))
     monkeypatch.setenv("OOD_RUN", other)
     assert find_run(store, None).name == other
     assert find_run(store, last).name == last
     monkeypatch.setenv("OOD_RUN", "none")
     with pytest.raises(
-        MissingArtifactError, match=r"no run .none. in .*, which OOD_RUN names; set"
+        MissingArtifactError, match=r"no run .none. in .* \(the default, set by OOD_RUN\); set"
     ):
         find_run(store, None)
     monkeypatch.delenv("OOD_RUN")
@@ -316,6 +316,6 @@ def test_the_chosen_run_is_taken_before_the_last_and_the_variable_before_it(
     with pytest.raises(MissingArtifactError, match="choose another: ood runs use RUN"):
         find_run(store, None)
     with pytest.raises(UnknownNameError):
-        use_run(store, "renamed")
-    use_run(store, None)
+        set_default_run(store, "renamed")
+    set_default_run(store, None)
     assert find_run(store, None).name == last

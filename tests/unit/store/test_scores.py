@@ -11,7 +11,7 @@ from oodcli.store.scores import (
     ScoredSet,
     Scoring,
     add_scores,
-    check_distinct,
+    first_duplicate,
     full_name,
     read_scores,
     read_scorings,
@@ -126,8 +126,8 @@ def test_no_scores_yet(folder: Path) -> None:
 
 
 def test_the_first_name_that_stands_twice() -> None:
-    assert check_distinct(["a", "b", "a", "b"]) == "a"
-    assert check_distinct(["a", "b"]) is None
+    assert first_duplicate(["a", "b", "a", "b"]) == "a"
+    assert first_duplicate(["a", "b"]) is None
 
 
 def test_a_shaper_alone_is_found_under_the_name_with_its_scorer() -> None:

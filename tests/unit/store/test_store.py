@@ -16,9 +16,10 @@ import pytest
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.store.store import (
     Store,
-    check_file_of_user,
-    check_folder_of_user,
-    check_room,
+    atomic_write,
+    check_free_space,
+    check_output_file,
+    check_output_folder,
     digest_of_bytes,
     digest_of_file,
     digest_of_json,
@@ -26,8 +27,7 @@ from oodcli.store.store import (
     read_arrays,
     read_json,
     remove_leftovers,
-    replacing,
-    scratch,
+    scratch_file,
     size_of,
     write_arrays,
     write_json,
@@ -35,7 +35,7 @@ from oodcli.store.store import (
 
 
 def _write_half(path: Path, error: BaseException) -> None:
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(b"half")
         raise error
 
@@ -254,7 +254,7 @@ def test_a_full_disk_names_the_file_the_room_and_the_cure(
 
     def fill(**known: object) -> str:
         def write() -> None:
-            with replacing(path, **known) as stream:  # type: ignore[arg-type]
+            with atomic_write(path, **known) as stream:  # type: ignore[arg-type]
                 stream.write(bytes(300_000))
                 stream.flush()
                 with Path("/dev/full").open("wb", buffering=0) as full:
@@ -279,14 +279,14 @@ def test_a_full_disk_names_the_file_the_room_and_the_cure(
 
 def test_a_scratch_file_is_gone_afterwards_whatever_its_size(tmp_path: Path) -> None:
     for size in (10, 2**24 + 1):
-        with scratch(tmp_path / "a", size=size) as stream:
+        with scratch_file(tmp_path / "a", size=size) as stream:
             stream.write(bytes(size - 1) + b"x")
             stream.seek(size - 1)
             assert stream.read() == b"x"
         assert list((tmp_path / "a").iterdir()) == []
 
     def fail() -> None:
-        with scratch(tmp_path / "a", size=2**25) as stream:
+        with scratch_file(tmp_path / "a", size=2**25) as stream:
             stream.write(bytes(2**25))
             raise KeyError
 
@@ -301,7 +301,10 @@ def test_a_disk_too_full_for_a_scratch_file_is_named_with_the_cure(
     monkeypatch.setattr("oodcli.store.store.free_bytes", lambda path: 1_000_000)
 
     def fill() -> None:
-        with scratch(tmp_path, size=2_500_000), Path("/dev/full").open("wb", buffering=0) as full:
+        with (
+            scratch_file(tmp_path, size=2_500_000),
+            Path("/dev/full").open("wb", buffering=0) as full,
+        ):
             full.write(b"x")
 
     with pytest.raises(InvalidInputError) as error:
@@ -313,19 +316,19 @@ def test_a_disk_too_full_for_a_scratch_file_is_named_with_the_cure(
 
 
 def test_an_error_of_the_system_names_the_file_unless_it_is_of_another(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="File too large") as error, replacing(tmp_path / "x"):
+    with pytest.raises(OSError, match="File too large") as error, atomic_write(tmp_path / "x"):
         raise OSError(errno.EFBIG, "File too large")
     assert error.value.filename == str(tmp_path / "x")
-    with pytest.raises(FileNotFoundError) as error, replacing(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "x"):
         (tmp_path / "other").open()
     assert error.value.filename == str(tmp_path / "other")
 
 
 def test_room_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oodcli.store.store.free_bytes", lambda path: 1_500_000)
-    check_room(tmp_path, 1_500_000, "images of x")
+    check_free_space(tmp_path, 1_500_000, "images of x")
     with pytest.raises(InvalidInputError) as error:
-        check_room(tmp_path, 1_600_000, "images of x")
+        check_free_space(tmp_path, 1_600_000, "images of x")
     assert str(error.value) == (
         f"images of x need 1.6 MB, and the disk of {tmp_path} has 1.5 MB free; free some space, "
         "or use another store: --store DIR"
@@ -345,27 +348,27 @@ def test_outputs_that_cannot_be_written_are_refused(
         return made(dir=dir, prefix=prefix)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", locked)
-    check_file_of_user(tmp_path / "new.csv")
-    check_folder_of_user(tmp_path / "a" / "b", option="--plots")
-    check_file_of_user(Path("/dev/null"))
+    check_output_file(tmp_path / "new.csv")
+    check_output_folder(tmp_path / "a" / "b", option="--plots")
+    check_output_file(Path("/dev/null"))
     for refused, said in (
-        (lambda: check_file_of_user(tmp_path), f"{tmp_path} is a folder; name a file in it"),
+        (lambda: check_output_file(tmp_path), f"{tmp_path} is a folder; name a file in it"),
         (
-            lambda: check_file_of_user(tmp_path / "locked" / "x"),
-            f"cannot write {tmp_path}/locked/x: the folder {tmp_path}/locked takes no files "
+            lambda: check_output_file(tmp_path / "locked" / "x"),
+            f"cannot write {tmp_path}/locked/x: the folder {tmp_path}/locked is not writable "
             "(Permission denied); change its permissions, or name another",
         ),
         (
-            lambda: check_folder_of_user(tmp_path / "locked" / "a" / "b", option="--plots"),
-            f"cannot write {tmp_path}/locked/a/b: the folder {tmp_path}/locked takes no files "
+            lambda: check_output_folder(tmp_path / "locked" / "a" / "b", option="--plots"),
+            f"cannot write {tmp_path}/locked/a/b: the folder {tmp_path}/locked is not writable "
             "(Permission denied); change its permissions, or name another",
         ),
         (
-            lambda: check_folder_of_user(tmp_path / "file", option="--plots"),
+            lambda: check_output_folder(tmp_path / "file", option="--plots"),
             f"{tmp_path}/file is not a folder; name one: --plots DIR",
         ),
         (
-            lambda: check_folder_of_user(tmp_path / "file" / "b", option="--plots"),
+            lambda: check_output_folder(tmp_path / "file" / "b", option="--plots"),
             f"{tmp_path}/file is not a folder; name one: --plots DIR",
         ),
     ):

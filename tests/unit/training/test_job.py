@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
-from oodcli.store.runs import RECORD, TRAINING, Begun, Job, Preprocess, Run, RunFolder
+from oodcli.store.runs import RECORD, TRAINING, Job, Preprocess, Run, RunFolder, TrainingRecord
 from oodcli.store.store import Store, read_json, write_json
 from oodcli.training.job import resumed, same_run
 from oodcli.training.recipes import recipe_named
@@ -61,7 +61,7 @@ def stored(store: Store, job: Job, *, done: bool) -> RunFolder:
     if done:
         folder.write(finished(job))
     else:
-        folder.begin(Begun(job, "ood train", "2026-01-01"))
+        folder.begin(TrainingRecord(job, "ood train", "2026-01-01"))
     return folder
 
 
@@ -75,7 +75,7 @@ def test_every_fact_tells_two_runs_apart(store: Store, fact: str, done: bool) ->
     with pytest.raises(InvalidInputError, match="run a was started with other settings"):
         same_run(store, changed, "a")
     # Runs are averaged in a report where they differ by this fact only if it is the seed.
-    assert (changed.but_for_seed() == JOB.but_for_seed()) == (fact == "seed")
+    assert (changed.without_seed() == JOB.without_seed()) == (fact == "seed")
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -126,7 +126,7 @@ def test_a_run_in_training_is_written_flat(store: Store) -> None:
         "command": "ood train",
         "created": "2026-01-01",
     }
-    assert resumed(folder) == Begun(JOB, "ood train", "2026-01-01")
+    assert resumed(folder) == TrainingRecord(JOB, "ood train", "2026-01-01")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_processes_are_started_where_the_pixels_of_the_originals_are_worth_it(
 
 def test_shards_that_are_read_again_use_the_processes_that_run(source, store, monkeypatch):
     """What is not kept is decoded at every load: by processes, however few rows a shard has."""
-    with pools.one_for_all() as shared:
+    with pools.shared_pools() as shared:
         images = prepare(
             Part(source), store, name="x", size=(8, 8), skip_unreadable=True, max_pixels_bytes=0
         )
@@ -98,7 +98,7 @@ def test_reading_goes_on_here_where_no_process_can_be_started(source, monkeypatc
 def test_images_in_memory_are_read_here(random_images, monkeypatch):
     monkeypatch.setattr(workers, "LEAST_WORK", 1)
     images = random_images(9, 8, 8, 3)
-    with pools.decoding() as own:
+    with pools.open_pools() as own:
         seen = list(workers.resized(own, ArraySource(images), 0, 9, Resizing((8, 8)).apply))
         assert not own.has_processes
     np.testing.assert_array_equal(np.stack(seen), images)
@@ -106,7 +106,7 @@ def test_images_in_memory_are_read_here(random_images, monkeypatch):
 
 def resized(source, start, stop, *, processes):
     """Return the images, and check whether processes were used."""
-    with pools.decoding() as own:
+    with pools.open_pools() as own:
         images = list(workers.resized(own, source, start, stop, RESIZING.apply))
         assert own.has_processes == processes
     return images

@@ -138,7 +138,7 @@ def test_no_images_are_refused(refusal, shape):
 
 
 def test_images_of_too_many_pixels_are_refused(refusal, monkeypatch):
-    monkeypatch.setattr("oodcli.data.formats.arrays.MOST_PIXELS", 20)
+    monkeypatch.setattr("oodcli.data.formats.arrays.MAX_PIXELS", 20)
     assert refusal(images=np.zeros((1, 3, 7), dtype=np.uint8)) == (
         ": array 'images' has shape (1, 3, 7); an image may have 20 pixels at most"
     )

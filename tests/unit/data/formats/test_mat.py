@@ -74,7 +74,7 @@ def test_a_file_that_is_cut_anywhere_is_an_error_or_lacks_the_array(tmp_path, pa
 
 
 def test_a_small_file_does_not_unpack_to_a_large_array(tmp_path, monkeypatch):
-    monkeypatch.setattr("oodcli.data.formats.mat.MOST_SLACK_BYTES", 1000)
+    monkeypatch.setattr("oodcli.data.formats.mat.EXPANSION_SLACK_BYTES", 1000)
     savemat(tmp_path / "a.mat", {"X": np.zeros((2**10, 2**10), np.uint8)}, do_compression=True)
     with pytest.raises(ValueError, match="unpacks to far more than its size"):
         read_mat(tmp_path / "a.mat", "X")

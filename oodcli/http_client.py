@@ -1,8 +1,8 @@
-"""An HTTP client with time limits for silent and for slow servers.
+"""An HTTP client with time limits for unresponsive and for slow servers.
 
-The time limit of a socket starts anew with every byte, so that a server that sends one now and then
-would be waited for without end: in the head of its answer, in a redirect, or in the file. Here all
-that comes through a connection is counted, and so is the time that was waited for it.
+The timeout of a socket restarts with every byte, so a server that sends one byte now and then could
+block a download forever: in the response header, in a redirect, or in the file. This client counts
+all bytes received through a connection and the time spent waiting for them.
 """
 
 import http.client
@@ -12,25 +12,25 @@ import time
 import urllib.request
 from typing import Any
 
-LEAST_BYTES_PER_S = 1000
-"""The rate that a server has to keep, in bytes a second."""
-PATIENCE = 2.0
-"""For how long it may be below that, in time limits of the socket."""
+MIN_BYTES_PER_S = 1000
+"""Minimum transfer rate of a server, in bytes per second."""
+SLOW_TIMEOUTS = 2.0
+"""How long a server may stay below ``MIN_BYTES_PER_S``, in multiples of the socket's timeout."""
 
 
 class SlowServerError(TimeoutError):
-    """A server sends less than it has to."""
+    """A server sends data more slowly than ``MIN_BYTES_PER_S``."""
 
 
-class _Counted(io.RawIOBase):
-    """What comes through a socket.
+class _MeasuredStream(io.RawIOBase):
+    """The byte stream of a socket, with its transfer rate checked.
 
     Parameters
     ----------
     raw
         The socket as a raw stream.
     window_s
-        After so many seconds of waiting, as many bytes as ``LEAST_BYTES_PER_S`` wants must be here.
+        The rate is checked each time this many seconds have been spent waiting.
     """
 
     def __init__(self, raw: io.RawIOBase, window_s: float) -> None:
@@ -49,9 +49,9 @@ class _Counted(io.RawIOBase):
         self._waited_s += time.monotonic() - start
         self._received += count or 0
         if count and self._waited_s > self._window_s:
-            if self._received < LEAST_BYTES_PER_S * self._window_s:
+            if self._received < MIN_BYTES_PER_S * self._window_s:
                 raise SlowServerError(
-                    f"the server sent fewer than {LEAST_BYTES_PER_S:,} bytes/s in "
+                    f"the server sent fewer than {MIN_BYTES_PER_S:,} bytes/s in "
                     f"{self._window_s:g} seconds"
                 )
             self._waited_s, self._received = 0.0, 0
@@ -68,44 +68,44 @@ class _Response(http.client.HTTPResponse):
         limit = sock.gettimeout()
         if limit is not None:
             raw = self.fp.detach()
-            self.fp = io.BufferedReader(_Counted(raw, PATIENCE * limit))
+            self.fp = io.BufferedReader(_MeasuredStream(raw, SLOW_TIMEOUTS * limit))
 
 
-class _Connection(http.client.HTTPConnection):
+class _HTTPConnection(http.client.HTTPConnection):
     response_class = _Response
 
 
-class _SafeConnection(http.client.HTTPSConnection):
+class _HTTPSConnection(http.client.HTTPSConnection):
     response_class = _Response
 
 
-class _Handler(urllib.request.HTTPHandler):
+class _HTTPHandler(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, req)
+        return self.do_open(_HTTPConnection, req)
 
 
-class _SafeHandler(urllib.request.HTTPSHandler):
+class _HTTPSHandler(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SafeConnection, req)
+        return self.do_open(_HTTPSConnection, req)
 
 
 def open_url(request: urllib.request.Request, *, timeout_s: float) -> http.client.HTTPResponse:
-    """Open an address, as ``urllib.request.urlopen`` does.
+    """Open a URL, as ``urllib.request.urlopen`` does.
 
     Parameters
     ----------
     request
-        The address, and the headers to send.
+        The URL, and the headers to send.
     timeout_s
-        How long the server may keep silent, in seconds; it may send fewer than
-        ``LEAST_BYTES_PER_S`` for ``PATIENCE`` times as long.
+        How long the server may send nothing, in seconds; its rate may be below
+        ``MIN_BYTES_PER_S`` for ``SLOW_TIMEOUTS`` times as long.
 
     Raises
     ------
     SlowServerError
-        If it sends fewer, also while the answer is read.
+        If the server is slower than that, also while the response is read.
     OSError, http.client.HTTPException
-        As from ``urlopen``.
+        As raised by ``urlopen``.
     """
-    opener = urllib.request.build_opener(_Handler, _SafeHandler)
+    opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler)
     return opener.open(request, timeout=timeout_s)
