@@ -86,6 +86,21 @@ def digest_of(*arrays: NDArray[np.generic]) -> str:
     return state.hexdigest()
 
 
+def image_digest(image: NDArray[np.uint8]) -> bytes:
+    """Return 8 bytes that tell the pixels of one image from those of other images.
+
+    Parameters
+    ----------
+    image
+        Pixels ``(3, h, w)``, contiguous. The shape is not part of the digest.
+
+    Notes
+    -----
+    Among a million different images the chance that any two have the same digest is 3e-8.
+    """
+    return hashlib.blake2b(image.data, digest_size=8).digest()
+
+
 class Digest:
     """Incremental digest of an array given in chunks; equal to :func:`digest_of` of the array.
 
@@ -127,12 +142,15 @@ class ImageShard:
         Digest of the pixels if it is already known; otherwise it is computed on first access.
     pieces
         The rows of other shards that these images consist of, in order; empty if not known.
+    stored_digests
+        Returns the digest of each image, ``(n,)``, or None; see :func:`image_digest`.
     """
 
     indices: NDArray[np.int64]
     chunks: Callable[[], Iterable[NDArray[np.uint8]]]
     known_digest: str | None = None
     pieces: "Sequence[Piece]" = ()
+    stored_digests: Callable[[], NDArray[np.uint64] | None] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -157,6 +175,15 @@ class ImageShard:
         for piece in self.pieces:
             state.update(f"{piece.shard.digest}{digest_of(piece.rows)}".encode())
         return state.hexdigest()
+
+    def image_digests(self) -> NDArray[np.uint64] | None:
+        """Return the digest of each image, ``(n,)``; None if they are not stored."""
+        if self.stored_digests is not None:
+            return self.stored_digests()
+        return _all_or_none(
+            None if (known := piece.shard.image_digests()) is None else known[piece.rows]
+            for piece in self.pieces
+        )
 
 
 @dataclass(frozen=True)
@@ -206,6 +233,10 @@ class ImageSet:
             "".join(shard.digest for shard in self.shards).encode(), digest_size=16
         ).hexdigest()
 
+    def image_digests(self) -> NDArray[np.uint64] | None:
+        """Return the digest of each image, ``(n,)``; None if they are not stored."""
+        return _all_or_none(shard.image_digests() for shard in self.shards)
+
     def pixels(self) -> NDArray[np.uint8]:
         """Return all images at once, ``(n, 3, h, w)``."""
         return _joined((each for shard in self.shards for each in shard.chunks()), len(self))
@@ -251,6 +282,18 @@ class ImageSet:
             known = sum(len(piece.rows) for piece in pieces) == len(shard)
             shards.append(replace(shard, indices=indices, pieces=pieces if known else ()))
         return replace(self, shards=tuple(shards))
+
+
+def _all_or_none(
+    found: Iterable[NDArray[np.uint64] | None],
+) -> NDArray[np.uint64] | None:
+    """Return arrays as one; None if one of them is None, or there are none."""
+    known: list[NDArray[np.uint64]] = []
+    for each in found:
+        if each is None:
+            return None
+        known.append(each)
+    return np.concatenate(known) if known else None
 
 
 def _pieces(found: Iterable[tuple[ImageShard, NDArray[np.int64]]]) -> tuple[Piece, ...]:

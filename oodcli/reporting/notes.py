@@ -43,6 +43,7 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
         for entry in every
         if entry.skipped
     ]
+    notes += [note for entry in every for note in _duplicate_notes(entry)]
     for scoring in scorings:
         notes += method_notes(rows, {} if named else scoring.left_out or {})
     for table in tables:
@@ -74,6 +75,21 @@ def _resized_note(run: ScoredRun) -> str | None:
     other: ResizedAs = "network" if scoring.resized_as == "benchmark" else "benchmark"
     note = f"{run.name}: images are resized as {ways[scoring.resized_as]}, not as {ways[other]}"
     return note if own.size != known.size else f"{note}; to change that: ood score --resize {other}"
+
+
+def _duplicate_notes(entry: ScoredSet) -> list[str]:
+    """Report images of a set with the same pixels as others that results assume to be different."""
+    texts = {
+        "itself": "with the same pixels as an earlier image of the set",
+        "labels": "with more than one label",
+        "train": "also among the training images, which makes results optimistic",
+        "test": "also among the ID test images",
+    }
+    return [
+        f"{entry.name}: {counted(count, 'image')} {text}"
+        for kind, text in texts.items()
+        if (count := entry.duplicates.get(kind, 0))
+    ]
 
 
 def source_notes(sources: Sources) -> list[str]:

@@ -28,6 +28,7 @@ from oodcli.scoring.activation_file import (
     write_activations,
 )
 from oodcli.scoring.block_ratios import NormRatioResult, described, keep
+from oodcli.scoring.duplicates import duplicates
 from oodcli.scoring.fitting import FittedMethods, choose_again, fit_all
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.plan import Work
@@ -279,15 +280,20 @@ def store_scores(
 ) -> None:
     """Store the scores with the run, with what they are of."""
     run = opened.run
+    repeated = duplicates(run.data, opened.test, opened.others)
     scoring = Scoring(
         limit=opened.work.limit(),
         precision=run.compute.precision,
-        id_set=_scored_set(opened.test, "id", None, run.test_split, data=run.data.dataset.spec),
+        id_set=replace(
+            _scored_set(opened.test, "id", None, run.test_split, data=run.data.dataset.spec),
+            duplicates=repeated.get(run.data_name, {}),
+        ),
         id_accuracy=accuracies[run.data_name],
         sets=tuple(
             replace(
                 _scored_set(images, each.group, each.benchmark, each.split, data=each.dataset.spec),
                 accuracy=accuracies.get(images.name) if each.group == "shifted" else None,
+                duplicates=repeated.get(images.name, {}),
             )
             for each, images in zip(opened.work.sets, opened.others, strict=True)
         ),

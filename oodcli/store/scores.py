@@ -6,7 +6,7 @@ file of scores per method and data set.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,8 @@ class ScoredSet:
         Accuracy of the plain classifier on a covariate-shifted ID set; None if not known.
     data
         The set, as it is opened again; empty if not known.
+    duplicates
+        Numbers of images with the same pixels, see :func:`oodcli.scoring.duplicates.duplicates`.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ScoredSet:
     split_sha256: str = ""
     accuracy: float | None = None
     data: str = ""
+    duplicates: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ WRITE = bool(os.environ.get("OOD_WRITE_GOLDEN"))
 # Objects whose keys are names of things and not of fields.
 MAPS = frozenset(
     {
-        "auroc", "cuda", "datasets", "depends", "devices", "digests", "extras", "families", "files",
-        "folders", "grid", "images_per_s", "intervals", "left_out", "methods", "normratio",
-        "params", "seconds", "std", "usage", "versions", "defaults", "sets",
+        "auroc", "cuda", "datasets", "depends", "devices", "digests", "duplicates", "extras",
+        "families", "files", "folders", "grid", "images_per_s", "intervals", "left_out", "methods",
+        "normratio", "params", "seconds", "std", "usage", "versions", "defaults", "sets",
     }
 )  # fmt: skip
 KINDS = {

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError
-from oodcli.images import Digest, chunk_rows
+from oodcli.images import Digest, chunk_rows, image_digest
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,26 @@ class PixelWriter:
         An empty file that can be read, too.
     size
         Height and width of the images.
+
+    Attributes
+    ----------
+    image_digests
+        Those of the images so far, 8 bytes each; see :func:`oodcli.images.image_digest`.
     """
 
     def __init__(self, file: IO[bytes], size: tuple[int, int]) -> None:
         self._file = file
         self._size = size
         self._count = 0
+        self.image_digests = bytearray()
         self._start = self._write_header()
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """Write an image, uint8 ``(h, w, 3)`` of the size."""
         assert image.shape == (*self._size, 3)
-        self._file.write(np.ascontiguousarray(image.transpose(2, 0, 1)).data)
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+        self._file.write(pixels.data)
+        self.image_digests += image_digest(pixels)
         self._count += 1
 
     def finished(self) -> PixelFile:

@@ -4,6 +4,7 @@
 
     images/<key>/
       manifest.json   key in clear, digest of every shard, skipped images
+      digests.bin     digest of every image that could be read, 8 bytes each
       00000.npy …     pixels of a shard, uint8 (n, 3, h, w)
       00000.json …    what the manifest will say of a shard; only until all are done
 
@@ -12,10 +13,11 @@ source, except those that could not be read, so each can be decoded again separa
 """
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -311,10 +313,11 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """What is known of all shards, and whether their pixels are stored."""
+    """What is known of all shards, whether their pixels are stored, and the file of digests."""
 
     records: tuple[_Record, ...]
     stored: bool
+    image_digests: str = ""
 
 
 @dataclass(frozen=True)
@@ -363,7 +366,8 @@ class _Shards:
             content = read_json(self.folder / "manifest.json")
             records = tuple(_Record.of_json(entry) for entry in content["shards"])
             if content["key"] == self.key and len(records) == self.count:
-                return _Manifest(records, stored=bool(content["stored"]))
+                stored, digests = bool(content["stored"]), str(content.get("image_digests", ""))
+                return _Manifest(records, stored=stored, image_digests=digests)
         except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
             pass
         return None
@@ -371,10 +375,17 @@ class _Shards:
     def images(self, part: Part, manifest: _Manifest) -> ImageSet:
         """Return the images of a part that could be read."""
         kept = [self.kept_rows(at, record) for at, record in enumerate(manifest.records)]
+        starts = np.cumsum([0, *(len(rows) for rows in kept)])
+        digests = cache(partial(self._image_digests, manifest))
         return ImageSet(
             self.name,
             tuple(
-                ImageShard(rows, partial(self.chunks, at, manifest), manifest.records[at].digest)
+                ImageShard(
+                    rows,
+                    partial(self.chunks, at, manifest),
+                    manifest.records[at].digest,
+                    stored_digests=partial(_rows_of, digests, starts[at], starts[at + 1]),
+                )
                 for at, rows in enumerate(kept)
                 if len(rows)
             ),
@@ -402,7 +413,7 @@ class _Shards:
         if (self.folder / "manifest.json").exists():
             self.progress.note(f"the stored images of {self.name} are damaged; reading them again")
         remove_leftovers(self.folder, older_than_s=0)
-        records = list(self._finished())
+        records, digests = self._finished()
         done = min(len(records) * SHARD_ROWS, len(self.source))
         if stored:
             needed = (len(self.source) - done) * 3 * math.prod(self.resizing.size)
@@ -419,15 +430,19 @@ class _Shards:
             images = resized(pools, self.source, done, len(self.source), self.resizing.apply)
             for at in range(len(records), self.count):
                 with self._opened(at, stored=stored) as file:
-                    pixels, skipped = self._gather(
+                    pixels, skipped, each = self._gather(
                         file, images, at, skip_unreadable=skip_unreadable, task=task
                     )
                     record = _Record(pixels.digest, skipped)
                     rows = self.kept_rows(at, record)
                     if seen is not None and not stored and len(rows):
                         seen(ImageShard(rows, pixels.chunks, record.digest))
-                write_json(self._record_path(at), asdict(record))
+                write_json(self._record_path(at), {**asdict(record), "images": each.hex()})
                 records.append(record)
+                digests += each
+        with replacing(self._digests_path) as out:
+            out.write(digests)
+        found = _Manifest(tuple(records), stored=stored, image_digests=_checksum(digests))
         write_json(
             self.folder / "manifest.json",
             {
@@ -436,20 +451,44 @@ class _Shards:
                 "name": self.name,
                 "rows": len(self.source) - sum(len(record.skipped) for record in records),
                 "stored": stored,
+                "image_digests": found.image_digests,
                 "shards": [asdict(record) for record in records],
             },
         )
         for at in range(self.count):
             self._record_path(at).unlink(missing_ok=True)
-        return _Manifest(tuple(records), stored=stored)
+        return found
 
-    def _finished(self) -> Iterator[_Record]:
-        """Yield the records of the first shards, up to the first that is missing."""
+    def _finished(self) -> tuple[list[_Record], bytearray]:
+        """Return the records of the first shards, up to the first that is missing.
+
+        With them the digests of their images.
+        """
+        records: list[_Record] = []
+        digests = bytearray()
         for at in range(self.count):
             try:
-                yield _Record.of_json(read_json(self._record_path(at)))
-            except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
-                return
+                content = read_json(self._record_path(at))
+                record, each = _Record.of_json(content), bytes.fromhex(content["images"])
+            except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError, ValueError):
+                break
+            records.append(record)
+            digests += each
+        return records, digests
+
+    def _image_digests(self, manifest: _Manifest) -> NDArray[np.uint64] | None:
+        """Return the digest of every image that could be read; None if they are not stored."""
+        try:
+            content = self._digests_path.read_bytes()
+        except OSError:
+            return None
+        if _checksum(content) != manifest.image_digests:
+            return None
+        return np.frombuffer(content, np.uint64)
+
+    @property
+    def _digests_path(self) -> Path:
+        return self.folder / "digests.bin"
 
     def _opened(self, at: int, *, stored: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
         """Open the file of a shard to write it, or one that is gone afterwards."""
@@ -468,8 +507,8 @@ class _Shards:
         *,
         skip_unreadable: bool,
         task: Task | None = None,
-    ) -> tuple[PixelFile, tuple[_Skipped, ...]]:
-        """Take the images of a shard from an iterator into a file."""
+    ) -> tuple[PixelFile, tuple[_Skipped, ...], bytes]:
+        """Take the images of a shard from an iterator into a file; with digests of the images."""
         rows = self.rows(at)
         writer = PixelWriter(file, self.resizing.size)
         skipped: list[_Skipped] = []
@@ -483,7 +522,7 @@ class _Shards:
                 raise image
             if task is not None and (nth % _ROWS_PER_ADVANCE == 0 or nth == len(rows)):
                 task.advance((nth - 1) % _ROWS_PER_ADVANCE + 1)
-        return writer.finished(), tuple(skipped)
+        return writer.finished(), tuple(skipped), bytes(writer.image_digests)
 
     def chunks(self, at: int, manifest: _Manifest) -> Iterator[NDArray[np.uint8]]:
         """Yield the pixels of a shard in order, uint8 ``(m, 3, h, w)``, checked."""
@@ -515,7 +554,7 @@ class _Shards:
         known, rows = manifest.records[at], self.rows(at)
         with open_pools() as pools, self._opened(at, stored=True) as file:
             images = resized(pools, self.source, rows.start, rows.stop, self.resizing.apply)
-            made, skipped = self._gather(file, images, at, skip_unreadable=bool(known.skipped))
+            made, skipped, _ = self._gather(file, images, at, skip_unreadable=bool(known.skipped))
             if _Record(made.digest, skipped) != known:
                 raise self._changed(at)
         pixels = self._read(at, manifest, opened)
@@ -572,3 +611,14 @@ class _Shards:
 
     def _record_path(self, at: int) -> Path:
         return self.folder / f"{at:05d}.json"
+
+
+def _checksum(digests: bytes | bytearray) -> str:
+    return hashlib.blake2b(digests, digest_size=16).hexdigest()
+
+
+def _rows_of(
+    read: Callable[[], NDArray[np.uint64] | None], start: int, stop: int
+) -> NDArray[np.uint64] | None:
+    digests = read()
+    return None if digests is None else digests[start:stop]

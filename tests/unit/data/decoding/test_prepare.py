@@ -18,7 +18,7 @@ from oodcli.data.decoding.prepare import prepare_some
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
-from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, Part, digest_of
+from oodcli.images import SHARD_ROWS, ImageSet, ImageShard, Part, digest_of, image_digest
 from oodcli.resizing import FILTERS
 
 ROWS = 2 * SHARD_ROWS + 300
@@ -121,6 +121,9 @@ def test_goes_on_at_the_first_missing_shard(prepared, source, images, recorder):
     assert source.read_rows == list(range(SHARD_ROWS, ROWS))
     assert recorder.advanced == ROWS
     np.testing.assert_array_equal(prepared_images.pixels(), images.transpose(0, 3, 1, 2))
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    digests = [int.from_bytes(image_digest(plane), "little") for plane in planes]
+    assert prepared_images.image_digests().tolist() == digests
 
 
 def test_goes_on_before_a_damaged_record(prepared, source, images, store):
@@ -139,7 +142,7 @@ def test_nothing_but_pixels_and_manifest_stays_behind(prepared, source, images, 
     (folder / ".ood-tmp-123").touch()
     prepared(source)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "00000.npy", "00001.npy", "00002.npy", "manifest.json",
+        "00000.npy", "00001.npy", "00002.npy", "digests.bin", "manifest.json",
     ]  # fmt: skip
 
 

@@ -1,0 +1,68 @@
+"""Images with the same pixels: twice in one set, or in sets that must be disjoint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.run_data import RunData
+from oodcli.images import ImageSet
+
+Digests = NDArray[np.uint64]
+
+
+def duplicates(
+    data: RunData, test: ImageSet, others: Sequence[ImageSet]
+) -> dict[str, Mapping[str, int]]:
+    """Count images with the same pixels, from the digests that are stored when images are decoded.
+
+    Parameters
+    ----------
+    data
+        The data of the run; training images are compared if they were decoded before.
+    test
+        ID test images.
+    others
+        OOD sets and covariate-shifted ID sets.
+
+    Returns
+    -------
+    counts
+        By name of the set, only what is not 0: ``itself``, images that repeat an earlier image of
+        the set; ``labels``, different images that have more than one label; ``train``, ID test
+        images that are also training images; ``test``, images of another set that are also ID test
+        images. A set whose digests are not stored has none.
+    """
+    tested, train = test.image_digests(), _train_digests(data)
+    found: dict[str, Mapping[str, int]] = {}
+    for images in (test, *others):
+        digests = images.image_digests()
+        if digests is None:
+            continue
+        rivals = {"train": train} if images is test else {"test": tested}
+        counts = {
+            "itself": len(digests) - len(np.unique(digests)),
+            "labels": _under_several_labels(digests, images.labels),
+            **{name: _shared(digests, rival) for name, rival in rivals.items()},
+        }
+        found[images.name] = {name: count for name, count in counts.items() if count}
+    return found
+
+
+def _train_digests(data: RunData) -> Digests | None:
+    if "train" not in data.dataset.parts:
+        return None
+    return replace(data, decode=False).images("train").image_digests()
+
+
+def _under_several_labels(digests: Digests, labels: NDArray[np.int64] | None) -> int:
+    if labels is None:
+        return 0
+    pairs = np.unique(np.stack([digests, labels.astype(np.uint64)]), axis=1)
+    _, counts = np.unique(pairs[0], return_counts=True)
+    return int((counts > 1).sum())
+
+
+def _shared(digests: Digests, rival: Digests | None) -> int:
+    return 0 if rival is None else int(np.isin(digests, rival).sum())
