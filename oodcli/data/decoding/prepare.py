@@ -13,7 +13,6 @@ source, except those that could not be read, so each can be decoded again separa
 """
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -44,6 +43,7 @@ from oodcli.store.store import (
     Store,
     atomic_write,
     check_free_space,
+    digest_of_bytes,
     digest_of_json,
     read_json,
     remove_leftovers,
@@ -440,9 +440,9 @@ class _Shards:
                 write_json(self._record_path(at), {**asdict(record), "images": each.hex()})
                 records.append(record)
                 digests += each
-        with replacing(self._digests_path) as out:
+        with atomic_write(self._digests_path) as out:
             out.write(digests)
-        found = _Manifest(tuple(records), stored=stored, image_digests=_checksum(digests))
+        found = _Manifest(tuple(records), stored=stored, image_digests=digest_of_bytes(bytes(digests)))
         write_json(
             self.folder / "manifest.json",
             {
@@ -482,7 +482,7 @@ class _Shards:
             content = self._digests_path.read_bytes()
         except OSError:
             return None
-        if _checksum(content) != manifest.image_digests:
+        if digest_of_bytes(content) != manifest.image_digests:
             return None
         return np.frombuffer(content, np.uint64)
 
@@ -611,10 +611,6 @@ class _Shards:
 
     def _record_path(self, at: int) -> Path:
         return self.folder / f"{at:05d}.json"
-
-
-def _checksum(digests: bytes | bytearray) -> str:
-    return hashlib.blake2b(digests, digest_size=16).hexdigest()
 
 
 def _rows_of(
