@@ -442,7 +442,9 @@ class _Shards:
                 digests += each
         with atomic_write(self._digests_path) as out:
             out.write(digests)
-        found = _Manifest(tuple(records), stored=stored, image_digests=digest_of_bytes(bytes(digests)))
+        found = _Manifest(
+            tuple(records), stored=stored, image_digests=digest_of_bytes(bytes(digests))
+        )
         write_json(
             self.folder / "manifest.json",
             {
