@@ -1,1 +1,1 @@
-"""Training: published schedules and the loop that follows them."""
+"""Training: published schedules, and the training loop."""

@@ -1,7 +1,7 @@
-"""Random changes of training images, made for a whole batch at once where the images are.
+"""Random augmentation of training images, for a whole batch at once on the device of the images.
 
-Every change is that of torchvision's transform of the same name for images of 8 bits: as likely,
-and rounded where that rounds.
+Every augmentation matches torchvision's transform of the same name for 8-bit images: the same
+probabilities, and rounding at the same steps.
 """
 
 import math
@@ -19,16 +19,16 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Tensor:
-    """Return images changed at random as a recipe has it.
+    """Apply the random augmentation of a recipe.
 
     Parameters
     ----------
     pixels
         uint8 ``(n, 3, h, w)``.
     generator
-        Source of chance, on the device of the pixels.
+        Random generator, on the device of the pixels.
     recipe
-        Says what happens, and in which order.
+        Recipe with the augmentation steps and their order.
 
     Returns
     -------
@@ -61,27 +61,28 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
 def resized_crop(
     pixels: Tensor, generator: torch.Generator, *, scale: tuple[float, float]
 ) -> Tensor:
-    """Cut a random box out of each image, and resize it to the size of the image.
+    """Crop a random box from each image, and resize it to the size of the image.
 
     Parameters
     ----------
     pixels
         uint8 ``(n, c, h, w)``.
     generator
-        Source of chance.
+        Random generator, on the device of the pixels.
     scale
-        Smallest and largest share of the area; the ratio of width to height is from 3/4 to 4/3, on
-        a logarithmic scale.
+        Smallest and largest area of the box, as a fraction of the image; the aspect ratio is
+        log-uniform from 3/4 to 4/3.
 
     Returns
     -------
     Tensor
-        uint8 ``(n, c, h, w)``: bilinear with antialiasing, rows first, rounded after each.
+        uint8 ``(n, c, h, w)``: bilinear with antialiasing, along the width first, rounded after
+        each of the two directions.
 
     Notes
     -----
-    A box that is not within the image is drawn again, ten times at most; then it is the largest
-    centred one with a possible ratio.
+    A box is sampled up to ten times until it is within the image; otherwise it is the largest
+    centred box with an allowed aspect ratio.
     """
     n, _, height, width = pixels.shape
     device = pixels.device
@@ -110,14 +111,14 @@ def resized_crop(
 
 
 def _resizing(start: Tensor, length: Tensor, *, size: int) -> Tensor:
-    """Return the weights of all pixels of a line in each pixel of its resized part.
+    """Return the weight of every input pixel in every output pixel, for one direction.
 
     Parameters
     ----------
     start, length
-        First pixel of the part, and their number, ``(n,)``.
+        First input pixel of the box, and the number of its pixels, ``(n,)``.
     size
-        Pixels of the line, and of the resized part.
+        Number of input pixels, and of output pixels.
 
     Returns
     -------
@@ -148,12 +149,17 @@ def jitter(
     pixels
         uint8 ``(n, 3, h, w)``.
     generator
-        Source of chance.
+        Random generator, on the device of the pixels.
     by
-        How far each goes: a factor from ``1 - by`` to ``1 + by`` for the first three, a part of the
-        circle from ``-by`` to ``by`` for the hue.
+        Strength of each: a factor from ``1 - by`` to ``1 + by`` for the first three, a fraction of
+        the colour circle from ``-by`` to ``by`` for the hue.
     chance
         Probability that an image is changed.
+
+    Returns
+    -------
+    Tensor
+        uint8 ``(n, 3, h, w)``.
     """
     n, device = len(pixels), pixels.device
     draws = torch.rand(4, n, generator=generator, device=device) * 2 - 1
@@ -167,7 +173,7 @@ def jitter(
         hue_shifted,
     )
     if device.type != "cpu":
-        # Which images a change is for is not known here without waiting for the device.
+        # Selecting the images of each change would have to wait for the device.
         order = torch.where(chosen[:, None], order, len(changes))
         for place in range(4):
             pixels = _changed(pixels, order[:, place], amounts)
@@ -181,16 +187,16 @@ def jitter(
 
 
 def _changed(pixels: Tensor, kinds: Tensor, amounts: Sequence[Tensor]) -> Tensor:
-    """Make one change of each image, all of them at once.
+    """Apply one change to each image, computed for all images at once.
 
     Parameters
     ----------
     pixels
         uint8 ``(n, 3, h, w)``.
     kinds
-        Which change: of brightness, contrast, saturation, hue, or none, from 0 to 4, ``(n,)``.
+        Change of each image: brightness, contrast, saturation, hue or none, from 0 to 4, ``(n,)``.
     amounts
-        How far each of the four goes, ``(n,)`` each.
+        Strength of each of the four changes, ``(n,)`` each.
     """
     brightness, contrast, saturation, turn = amounts
     kind = kinds[:, None, None, None]
@@ -207,19 +213,19 @@ def _chosen(n: int, chance: float, generator: torch.Generator) -> Tensor:
 
 
 def _blended(pixels: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """Return ``factor`` of the pixels and the rest of another image, as 8 bits."""
+    """Return ``factor * pixels + (1 - factor) * other``, uint8, with a factor ``(n,)``."""
     share = factor[:, None, None, None]
     mixed = pixels.float() * share + other.float() * (1 - share)
-    return mixed.clamp_(0, 255).to(torch.uint8)  # cut off, as torchvision does, not rounded
+    return mixed.clamp_(0, 255).to(torch.uint8)  # truncated as in torchvision, not rounded
 
 
 def greyscale(pixels: Tensor) -> Tensor:
-    """Return the luminance of images in all three channels, uint8 ``(n, 3, h, w)``."""
+    """Return images with their luminance in all three channels, uint8 ``(n, 3, h, w)``."""
     return _luminance(pixels).to(torch.uint8).expand_as(pixels)
 
 
 def _luminance(pixels: Tensor) -> Tensor:
-    # Numbers of Python go to a device without a wait, which a tensor made of them would not.
+    # Python numbers need no synchronising copy to the device; a tensor of them would.
     red, green, blue = (
         channel * weight
         for channel, weight in zip(pixels.float().split(1, dim=1), _LUMINANCE, strict=True)
@@ -228,23 +234,23 @@ def _luminance(pixels: Tensor) -> Tensor:
 
 
 def brightened(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Return images times a factor each, ``(n,)``."""
+    """Multiply each image by its factor, ``(n,)``."""
     return _blended(pixels, torch.zeros_like(pixels), factor)
 
 
 def contrasted(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Return images moved away from their mean luminance by a factor each, ``(n,)``."""
+    """Scale the difference of each image from its mean luminance by its factor, ``(n,)``."""
     mean = _luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
     return _blended(pixels, mean, factor)
 
 
 def saturated(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Return images moved away from their luminance by a factor each, ``(n,)``."""
+    """Scale the difference of each image from its luminance by its factor, ``(n,)``."""
     return _blended(pixels, _luminance(pixels), factor)
 
 
 def hue_shifted(pixels: Tensor, turn: Tensor) -> Tensor:
-    """Return images with all hues turned by a part of the circle each, ``(n,)``."""
+    """Shift all hues of each image by its fraction of the colour circle, ``(n,)``."""
     colours = pixels.float() / 255
     value, _ = colours.max(dim=1)  # (n, h, w)
     chroma = value - colours.amin(dim=1)
@@ -256,7 +262,7 @@ def hue_shifted(pixels: Tensor, turn: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = torch.where(chroma > 0, sector / 6, torch.zeros_like(sector)) + turn[:, None, None]
-    # Each channel falls from the value to value - chroma with its distance on the circle of hues.
+    # A channel falls from value to value - chroma with its distance on the colour circle.
     channels = []
     for offset in (5, 3, 1):
         k = (offset + hue * 6) % 6
@@ -266,14 +272,14 @@ def hue_shifted(pixels: Tensor, turn: Tensor) -> Tensor:
 
 
 def augment(pixels: Tensor, generator: torch.Generator, *, flip: bool, crop_padding: int) -> Tensor:
-    """Mirror each image with probability one half, then cut a random crop out of its padded self.
+    """Mirror each image with probability one half, then take a random crop of the padded image.
 
     Parameters
     ----------
     pixels
         uint8 ``(n, c, h, w)``.
     generator
-        Source of chance, on the device of the pixels.
+        Random generator, on the device of the pixels.
     flip
         Whether to mirror.
     crop_padding
@@ -298,7 +304,7 @@ def augment(pixels: Tensor, generator: torch.Generator, *, flip: bool, crop_padd
         shifts = torch.randint(
             0, 2 * crop_padding + 1, (2, n, 1), generator=generator, device=device
         )
-        # Mirroring comes first: a mirrored image is shifted the other way round in the original.
+        # Mirroring comes first: in the original, a mirrored image is shifted in reverse.
         shifted = torch.arange(width, device=device) + shifts[1]  # (n, w)
         if flip:
             shifted = torch.where(mirrored, width + 2 * crop_padding - 1 - shifted, shifted)

@@ -1,4 +1,4 @@
-"""The images of a training: prepared, checked, and put where training takes them from."""
+"""The images of a training run: prepared, checked, and held in memory or streamed."""
 
 import contextlib
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from oodcli.training.streaming import StreamedImages, TrainingImages, crops_orig
 
 
 def with_published_val(store: Store, dataset: Dataset, progress: Progress) -> Dataset:
-    """Return the data with the published validation images, where it has none of its own.
+    """Add published validation images to a data set that has none.
 
     Parameters
     ----------
@@ -37,7 +37,13 @@ def with_published_val(store: Store, dataset: Dataset, progress: Progress) -> Da
     dataset
         The data.
     progress
-        Reports which images are taken.
+        Reports the images that are used.
+
+    Returns
+    -------
+    Dataset
+        The data with a ``val`` part from the list of a benchmark; unchanged if it has one already,
+        or if no list is published or can be read.
     """
     if "val" in dataset.parts or "test" not in dataset.parts:
         return dataset
@@ -47,7 +53,7 @@ def with_published_val(store: Store, dataset: Dataset, progress: Progress) -> Da
         with contextlib.suppress(OodError):
             val = split(dataset, benchmark.id_val_list, store).part
             progress.note(
-                f"validation images: {len(val)} of the test images, as {benchmark.name} has"
+                f"validation images: {len(val)} of the test images, listed by {benchmark.name}"
             )
             return replace(dataset, parts={**dataset.parts, "val": val})
     return dataset
@@ -62,7 +68,7 @@ def labelled_images(
     skip_unreadable: bool,
     progress: Progress,
 ) -> ImageSet:
-    """Prepare a part of the data.
+    """Decode and resize a part of the data, or read it from the store.
 
     Parameters
     ----------
@@ -73,7 +79,7 @@ def labelled_images(
     part
         Name of the part.
     preprocess
-        Size of the images, and how they get there.
+        Size of the images, and how they are resized to it.
     skip_unreadable
         Whether images that cannot be decoded are skipped.
     progress
@@ -82,7 +88,7 @@ def labelled_images(
     Raises
     ------
     OodError
-        If an image cannot be decoded, or none of them has a label.
+        If an image cannot be decoded, or no image has a label.
     """
     images = prepare(
         dataset.parts[part],
@@ -100,20 +106,20 @@ def labelled_images(
     return images
 
 
-def check_several(dataset: Dataset) -> None:
-    """Refuse a classifier of one class, before an image is decoded.
+def check_class_count(dataset: Dataset) -> None:
+    """Refuse data with a single class, before any image is decoded.
 
     Raises
     ------
     InvalidInputError
-        If the data have fewer than two classes.
+        If the data has fewer than two classes.
     """
     if len(dataset.class_names) < 2:
         raise InvalidInputError(f"{dataset.name} has one class; a classifier needs at least two")
 
 
 def check_classes(train: ImageSet, dataset: Dataset) -> None:
-    """Refuse a classifier that never sees a class.
+    """Refuse training images that lack a class.
 
     Parameters
     ----------
@@ -128,7 +134,7 @@ def check_classes(train: ImageSet, dataset: Dataset) -> None:
         If a class has no training images.
     """
     names = dataset.class_names
-    assert train.labels is not None  # labelled_images has seen to it
+    assert train.labels is not None  # ensured by labelled_images
     seen = np.bincount(train.labels, minlength=len(names))
     if not seen.all():
         name = names[int(seen.argmin())]
@@ -137,7 +143,7 @@ def check_classes(train: ImageSet, dataset: Dataset) -> None:
         )
 
 
-def placed_images(
+def place_images(
     dataset: Dataset,
     parts: Mapping[str, ImageSet],
     recipe: Recipe,
@@ -149,7 +155,7 @@ def placed_images(
     progress: Progress,
     processes: Processes,
 ) -> dict[str, TrainingImages]:
-    """Put the images on the device where they fit, and stream the others.
+    """Hold the images on the device if they fit, and stream the others.
 
     Parameters
     ----------
@@ -158,9 +164,9 @@ def placed_images(
     parts
         The prepared images, by name of the part.
     recipe
-        Says how training images are augmented.
+        Recipe with the augmentation of training images.
     resizing
-        Size of the images, and how they get there.
+        Size of the images, and how they are resized to it.
     seed
         Seed of the run.
     device
@@ -172,22 +178,28 @@ def placed_images(
     processes
         The processes that train together.
 
+    Returns
+    -------
+    dict
+        The images by name of the part.
+
     Notes
     -----
-    Whether training images are cropped out of their originals depends on the recipe and the images
-    alone, and decides what comes out. Where images are held does not, and depends on the memory.
+    Whether training images are cropped from their originals depends only on the recipe and the
+    images; it affects the weights. Whether images are held in memory or streamed depends on the
+    free memory; it does not affect the weights.
     """
     originals = OriginalSizes.of(dataset.parts["train"].source)
     cropped = crops_originals(recipe) and originals.differ_from(resizing.size)
     held = [name for name in parts if not (name == "train" and cropped)]
-    free = _free(device, processes)
+    free = _free_memory(device, processes)
     if not fits(sum(len(parts[name]) for name in held), resizing.size, free):
         held = [
             name for name in held if name != "train" and fits(len(parts[name]), resizing.size, free)
         ]
     images: dict[str, TrainingImages] = {}
     for name, part in parts.items():
-        assert part.labels is not None  # labelled_images has seen to it
+        assert part.labels is not None  # ensured by labelled_images
         labels = torch.from_numpy(part.labels).to(device)
         if name in held:
             pixels = torch.from_numpy(np.ascontiguousarray(part.pixels()))
@@ -205,18 +217,18 @@ def placed_images(
     if "train" not in held:
         workers = f"{decoders.workers} processes" if decoders.workers else "this process"
         progress.note(
-            f"training images are decoded as they are needed, by {workers}: "
+            f"training images are decoded on the fly by {workers}: "
             + (
-                "they are cropped out of their originals"
+                "random crops are taken from the original images"
                 if cropped
-                else "there are too many to be held in memory"
+                else "they do not fit in memory"
             )
         )
     return images
 
 
-def _free(device: torch.device, processes: Processes) -> int | None:
-    """Return the free memory for the images of one process, bytes; the same in all of them."""
+def _free_memory(device: torch.device, processes: Processes) -> int | None:
+    """Return the free memory in bytes for the images of one process; equal in all processes."""
     free = free_memory(device)
     if free is not None and device.type != "cuda":
         free //= processes.local_size  # all processes of a host share its memory

@@ -1,4 +1,4 @@
-"""A linear probe as the last layer of a network from elsewhere that has none of its own."""
+"""A linear probe as the last layer of an imported encoder, which has no classifier of its own."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ _SHARD_ROWS = 64
 
 
 def check_probe_data(dataset: Dataset) -> None:
-    """Refuse data that a probe cannot be fitted on.
+    """Refuse data without training images, on which no linear probe can be fitted.
 
     Raises
     ------
@@ -31,8 +31,8 @@ def check_probe_data(dataset: Dataset) -> None:
     """
     if "train" not in dataset.parts or not len(dataset.parts["train"]):
         raise InvalidInputError(
-            f"{dataset.name} has no training images to fit a linear probe on; divide it: "
-            "--test-fraction 0.2"
+            f"{dataset.name} has no training images to fit a linear probe on; split it into "
+            "training and test images: --test-fraction 0.2"
         )
 
 
@@ -44,32 +44,37 @@ def with_probe(
     device: torch.device,
     progress: Progress,
 ) -> Network:
-    """Return a network whose last layer is a linear probe; it is changed in place.
+    """Fit a linear probe, and make it the last layer of a network.
 
     Parameters
     ----------
     network
-        The network, with any last layer.
+        The network, with any last layer; changed in place.
     dataset
         The data; the probe is fitted on all readable training images, without augmentation.
     preprocess
-        What happens to an image before.
+        Resizing and normalisation of images.
     device
-        Where to compute.
+        Device of the forward pass.
     progress
-        Told of the pass.
+        Receives progress of the pass.
+
+    Returns
+    -------
+    Network
+        The network with the probe as its last layer.
 
     Raises
     ------
     OodError
-        If the network cannot compute on the device, or gives features that are not finite.
+        If the network cannot compute on the device, or its features are not finite.
     """
     labels: list[int] = []
     count = len(dataset.parts["train"])
     with (
         open_pools() as pools,
-        progress.task("features for the probe", total=count, unit="images", passing=True) as task,
-        explain_out_of_memory(device, "use another: --device cpu"),
+        progress.task("probe features", total=count, unit="images", passing=True) as task,
+        explain_out_of_memory(device, "use another device: --device cpu"),
     ):
         passes = extract(
             network,
@@ -88,7 +93,7 @@ def with_probe(
 def _shards(
     pools: Pools, dataset: Dataset, resizing: Resizing, labels: list[int]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield training images, and append their labels."""
+    """Yield readable training images, uint8 ``(n, 3, h, w)``, and append their labels to a list."""
     part = dataset.parts["train"]
     assert part.labels is not None  # the data set has classes
     waiting: list[NDArray[np.uint8]] = []

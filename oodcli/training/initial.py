@@ -1,4 +1,4 @@
-"""Weights to start training from: those of a run, of a checkpoint, or published ones."""
+"""Initial weights of training: from a run, from a checkpoint, or published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from oodcli.models import (
 from oodcli.records import as_json
 from oodcli.store.runs import RunFolder, run_folders
 from oodcli.store.store import Store, digest_of_json
-from oodcli.training.state import weights_so_far
+from oodcli.training.state import newest_weights
 
 
 @dataclass(frozen=True)
 class Initial:
-    """Where the first weights of a run came from, as its record has it.
+    """Source of the initial weights of a run, as stored in its record.
 
     Parameters
     ----------
@@ -36,9 +36,10 @@ class Initial:
     digest
         Digest of the weights.
     arch
-        Architecture of the run; None for a checkpoint, which does not say.
+        Architecture of the run; None for a checkpoint, which does not state it.
     pretrained
-        Whether they are published weights of a network of torchvision or timm, or a file of such.
+        Whether they are published weights of a torchvision or timm network, by name or from a
+        file.
     """
 
     source: str
@@ -47,75 +48,75 @@ class Initial:
     pretrained: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as it is stored."""
+        """Return the record as it is stored."""
         return as_json(self)
 
     def read(self, store: Store, spec: ArchitectureSpec) -> "InitialWeights":
-        """Read the weights again.
+        """Read the weights from their source.
 
         Parameters
         ----------
         store
-            Where the runs are.
+            Store of the runs.
         spec
-            Architecture of the network that starts from them.
+            Architecture of the network that is trained.
 
         Raises
         ------
         OodError
-            If they are gone, or cannot be read.
+            If the source no longer exists, or cannot be read.
         """
         if not self.pretrained:
             return initial_weights(store, self.source)
-        return published_weights(spec, _again(self.source))[0]
+        return published_weights(spec, _requested_source(self.source))[0]
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """The weights themselves.
+    """Initial weights and their source.
 
     Parameters
     ----------
-    named
-        Where they came from.
+    origin
+        Source of the weights.
     state
         Tensors by name.
     """
 
-    named: Initial
+    origin: Initial
     state: Mapping[str, Tensor]
 
     def network(self, spec: ArchitectureSpec) -> Network:
-        """Return the network that they make.
+        """Build a network with these weights.
 
         Raises
         ------
         InvalidInputError
-            If they are not those of such a network.
+            If the weights do not fit the architecture.
         """
-        return load_into(spec, self.state, source=self.named.source)
+        return load_into(spec, self.state, source=self.origin.source)
 
-    def put_into(self, module: nn.Module, spec: ArchitectureSpec, *, digest: str) -> None:
-        """Copy them into a network; its last layer stays as it is if the classes are others.
+    def copy_into(self, module: nn.Module, spec: ArchitectureSpec, *, digest: str) -> None:
+        """Copy the weights into a network, except a last layer with another number of classes.
 
         Parameters
         ----------
         module
-            A network of the same architecture, with an ordinary last layer; changed in place.
+            A network of the same architecture, with a plain linear last layer; changed in place.
         spec
             The architecture.
         digest
-            Digest that the weights had when the run was begun.
+            Digest of the weights when the run was started.
 
         Raises
         ------
         InvalidInputError
-            If they are other weights now.
+            If the source now holds different weights.
         """
-        if self.named.digest != digest:
+        if self.origin.digest != digest:
             raise InvalidInputError(
-                f"{self.named.source} holds different weights than when this run was started; "
-                "restore the old ones, or start another run"
+                f"{self.origin.source} holds different weights than when this run was started; "
+                "restore the original weights, or start another run"
             )
         given = self.network(spec).module.state_dict()
         ours = module.state_dict()
@@ -128,19 +129,19 @@ class InitialWeights:
 
 
 def initial_weights(store: Store, source: str) -> InitialWeights:
-    """Read weights to start from.
+    """Read the initial weights from a run or a checkpoint.
 
     Parameters
     ----------
     store
-        Where the runs are.
+        Store of the runs.
     source
         Name of a run, finished or in training; otherwise path of a checkpoint.
 
     Raises
     ------
     OodError
-        If there is neither, or it cannot be read.
+        If neither such a run nor such a file exists, or it cannot be read.
     """
     for folder in run_folders(store):
         if folder.name == source:
@@ -158,34 +159,34 @@ def initial_weights(store: Store, source: str) -> InitialWeights:
 def published_weights(
     spec: ArchitectureSpec, source: str | None
 ) -> tuple[InitialWeights, Pretrained]:
-    """Read published weights of a network to start from.
+    """Read the published weights of a network.
 
     Parameters
     ----------
     spec
         The network.
     source
-        A file of them, or the name of one of torchvision's sets; the usual set if None.
+        Path of a weight file, or name of one of torchvision's weight sets; None: the default set.
 
     Returns
     -------
     weights
         The weights.
     published
-        The same, with what they expect of an image.
+        The same weights, with the preprocessing that they expect.
 
     Raises
     ------
     OodError
-        If there are none, or they cannot be had.
+        If no weights are published for the network, or they cannot be downloaded or read.
     """
     found = pretrained_state(str(spec), source)
-    named = Initial(found.source, _digest(found.state), spec.canonical, pretrained=True)
-    return InitialWeights(named, found.state), found
+    origin = Initial(found.source, _digest(found.state), spec.canonical, pretrained=True)
+    return InitialWeights(origin, found.state), found
 
 
-def _again(source: str) -> str | None:
-    """Return what :func:`published_weights` was asked for, from the name of what it found."""
+def _requested_source(source: str) -> str | None:
+    """Return the ``source`` argument of :func:`published_weights` from the stored source."""
     if Path(source).is_absolute():
         return source
     network, _, name = source.partition(" ")
@@ -198,7 +199,7 @@ def _of_run(folder: RunFolder) -> InitialWeights:
         folder.check_weights(record)
         state, arch = load_weights(folder.weights), record.arch
     else:
-        _, state = weights_so_far(folder)
+        _, state = newest_weights(folder)
         arch = folder.read_training().job.arch
     return InitialWeights(Initial(folder.name, _digest(state), arch), state)
 

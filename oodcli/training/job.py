@@ -1,4 +1,4 @@
-"""The job of a training, which fixes its weights: settled from a request, and found again."""
+"""The job of a training run: everything that determines its weights, built from a request."""
 
 import contextlib
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from oodcli.training.recipes import Recipe, default_architecture, recipe_for, re
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What to train, and how; None leaves a choice to the recipe of the paper.
+    """Options of a training run; None takes the value of the published recipe.
 
     Parameters
     ----------
@@ -41,38 +41,39 @@ class TrainRequest:
     seed
         Seed of the weights, the order of the images, augmentation and dropout.
     recipe
-        Name of a published recipe; that of the objective and the architecture if None.
+        Name of a published recipe; None: chosen by objective, architecture and data set.
     objective
-        What is minimised, such as ``t2fnorm:tau=0.05``.
+        Objective with parameters, such as ``t2fnorm:tau=0.05``.
     epochs, batch_size, lr, momentum, weight_decay
-        Changes of the recipe.
+        Values that replace those of the recipe.
     settings
-        Further changes of the recipe, ``KEY=VALUE`` each.
+        Further values of the recipe, ``KEY=VALUE`` each.
     init
-        A run or a checkpoint to start from; random weights if None. With ``pretrained``, a file of
-        published weights or the name of a set of them; the usual set if None.
+        A run or a checkpoint to start from; random weights if None. With ``pretrained``, a weight
+        file or the name of a set of published weights; the default set if None.
     pretrained
-        Whether to start from published weights of the network: images then have the size and the
-        normalisation that these want, unless the request names others.
+        Whether to start from published weights of the network: images then get the size and the
+        normalisation that these weights expect, unless the request specifies others.
     image_size, resize
-        Height and width of the images, and how they get there; as the benchmark of the data set has
-        them if None.
+        Height and width of the images in pixels, and how images are resized to them; None: as in
+        the benchmark of the data set, or derived from the sizes of the images.
     device, amp
-        Where to compute, and whether in bfloat16.
+        The device, and whether the network computes in bfloat16.
     val_fraction
-        Share of the training images to hold out for validation.
+        Fraction of the training images to hold out for validation.
     test_fraction
-        Share of the images to test on where the data set is one whole; ``TEST_FRACTION`` if None.
+        Fraction of the images to hold out for testing if the data set has no test part;
+        ``TEST_FRACTION`` if None.
     skip_unreadable
-        Whether to leave out images that cannot be decoded.
+        Whether to skip images that cannot be decoded.
     compile
         Whether torch compiles the network for its training steps.
     scale_batch
-        Whether each of several processes takes the batch of the recipe, at a learning rate that is
-        as many times as high; all of them share one batch otherwise.
+        With several processes: whether each uses the batch size of the recipe, with the learning
+        rate multiplied by the number of processes; otherwise they share one batch.
     data_workers
-        Processes that decode images where those are streamed, of each process that trains; the
-        cores divided among these if None. The weights do not depend on it.
+        Processes that decode streamed images, per training process; None: the cores divided among
+        the training processes. The weights do not depend on it.
     """
 
     # Flat: a field for every option of the command, under its name and with its default.
@@ -103,41 +104,41 @@ class TrainRequest:
 
 
 def recipe_of(job: Job) -> Recipe:
-    """Return the recipe of a job, which stores it as JSON has it.
+    """Return the recipe of a job, which stores it as JSON.
 
     Parameters
     ----------
     job
-        A job of training.
+        A training job.
 
     Raises
     ------
     TypeError
-        If a recipe has no such values.
+        If the stored recipe has unknown fields.
     InvalidInputError
-        If a value is impossible.
+        If a value is invalid.
     """
     return Recipe.from_json(job.recipe)
 
 
 def initial_of(job: Job) -> Initial | None:
-    """Return what the weights of a job begin from; None if they are random.
+    """Return the source of the initial weights of a job; None if they are random.
 
     Parameters
     ----------
     job
-        A job of training.
+        A training job.
 
     Raises
     ------
     TypeError
-        If it is not as it is stored.
+        If the stored source has unknown fields.
     """
     return None if job.init is None else Initial(**job.init)
 
 
-def resumed(folder: RunFolder) -> TrainingRecord:
-    """Return what an unfinished run is trained with.
+def read_unfinished(folder: RunFolder) -> TrainingRecord:
+    """Return the job and the command of an unfinished run.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ def resumed(folder: RunFolder) -> TrainingRecord:
     Raises
     ------
     CorruptArtifactError
-        If it cannot be read.
+        If the stored job cannot be read.
     """
     begun = folder.read_training()
     try:
@@ -160,20 +161,20 @@ def resumed(folder: RunFolder) -> TrainingRecord:
     return begun
 
 
-def named_apart(request: TrainRequest) -> TrainRequest:
-    """Return the request with a network and an objective out of its settings.
+def with_settings_as_options(request: TrainRequest) -> TrainRequest:
+    """Move ``arch`` and ``objective`` from the settings of a request to their own fields.
 
     Parameters
     ----------
     request
-        The request as it was given.
+        The request as given by the user.
 
     Raises
     ------
     InvalidInputError
         If an option and a setting contradict each other.
     """
-    apart: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     others = []
     for pair in request.settings:
         key, _, text = (piece.strip() for piece in pair.partition("="))
@@ -184,11 +185,11 @@ def named_apart(request: TrainRequest) -> TrainRequest:
                 f"--set {key} and --{key} contradict each other; remove one of them"
             )
         else:
-            apart[key] = text
-    return replace(request, settings=tuple(others), **apart)
+            options[key] = text
+    return replace(request, settings=tuple(others), **options)
 
 
-def planned(
+def plan_job(
     store: Store,
     request: TrainRequest,
     dataset: Dataset,
@@ -196,30 +197,30 @@ def planned(
     progress: Progress,
     processes: Processes,
 ) -> Job:
-    """Settle all that fixes the weights, and refuse what does not fit together.
+    """Determine everything that the weights depend on, and refuse what is incompatible.
 
     Parameters
     ----------
     store
-        Where the runs are.
+        Store of the runs.
     request
-        What to train, and how, by :func:`named_apart`.
+        The options, from :func:`with_settings_as_options`.
     dataset
         The data.
     progress
-        Reports what was chosen from the images.
+        Reports what was derived from the images.
     processes
         The processes that train together.
 
     Raises
     ------
     OodError
-        If the architecture, the recipe, the size or the first weights cannot be used, or do not fit
-        together.
+        If the architecture, the recipe, the image size or the initial weights are invalid or
+        incompatible with each other.
     """
-    start = _start(store, request, progress)
-    usual = None if start is None else start.named.arch
-    arch, named = _network_of(request, given_name(dataset.spec), usual)
+    start = _initial_weights(store, request, progress)
+    initial_arch = None if start is None else start.origin.arch
+    arch, named = _network_of(request, given_name(dataset.spec), initial_arch)
     sizing = sizing_for(
         "training",
         dataset,
@@ -236,15 +237,15 @@ def planned(
     recipe = _recipe_of(request, spec, given_name(dataset.spec), named)
     published = None
     if request.pretrained:
-        # One process downloads before the others look.
+        # One process downloads the weights before the others read them.
         start, published = processes.in_turn(partial(published_weights, spec, request.init))
     if published is not None:
         recipe = _as_published(recipe, published, request.settings)
-    recipe = _shared_out(recipe, processes, progress, scale_batch=request.scale_batch)
+    recipe = _scaled(recipe, processes, progress, scale_batch=request.scale_batch)
     for line in sizing.changes(dataset.name):
         progress.note(line)
     if start is not None:
-        start.network(spec)  # it fits, or is refused now
+        start.network(spec)  # refuses weights that do not fit
     return Job(
         data=dataset.spec,
         arch=spec.canonical,
@@ -256,13 +257,15 @@ def planned(
         division=dataset.division,
         skip_unreadable=request.skip_unreadable,
         preprocess=Preprocess(sizing.size, sizing.resize, recipe.mean, recipe.std),
-        init=None if start is None else start.named.to_json(),
+        init=None if start is None else start.origin.to_json(),
         compile=request.compile,
     )
 
 
-def _start(store: Store, request: TrainRequest, progress: Progress) -> InitialWeights | None:
-    """Return the weights of a run or a checkpoint to start from; None if none are named."""
+def _initial_weights(
+    store: Store, request: TrainRequest, progress: Progress
+) -> InitialWeights | None:
+    """Return the initial weights from a run or a checkpoint; None if the request has none."""
     if request.init is None or request.pretrained:
         return None
     if Path(request.init).exists() and request.init in {f.name for f in run_folders(store)}:
@@ -276,21 +279,21 @@ def _start(store: Store, request: TrainRequest, progress: Progress) -> InitialWe
 def _network_of(
     request: TrainRequest, data_name: str, init_arch: str | None
 ) -> tuple[str, Recipe | None]:
-    """Return the architecture of a request as it is written, and the recipe that was named."""
+    """Return the architecture of a request as text, and the recipe that the request names."""
     if request.pretrained and request.arch is None and request.recipe is None:
         raise InvalidInputError(
-            "--pretrained needs a network that has published weights; name one: "
+            "--pretrained needs a network that has published weights; specify one: "
             "--arch torchvision:resnet50 or --arch timm:NAME"
         )
     named = None if request.recipe is None else recipe_named(request.recipe, data_name)
-    usual = named.arch if named else default_architecture(data_name)
-    return request.arch or init_arch or usual, named
+    default = named.arch if named else default_architecture(data_name)
+    return request.arch or init_arch or default, named
 
 
 def _recipe_of(
     request: TrainRequest, spec: ArchitectureSpec, data_name: str, named: Recipe | None
 ) -> Recipe:
-    """Return the recipe of a request with its changes."""
+    """Return the recipe of a request with the values that the request changes."""
     objective = None if request.objective is None else parse_objective(request.objective).canonical
     recipe = named or recipe_for(spec.name, data_name, objective or "cross-entropy")
     changed = replace(recipe, objective=objective or recipe.objective).changed(
@@ -304,23 +307,23 @@ def _recipe_of(
     canonical = parse_objective(changed.objective).canonical
     if changed.start == "trained" and request.init is None and not request.pretrained:
         raise InvalidInputError(
-            f"recipe {changed.name} starts from a trained network; name one: --init RUN, "
+            f"recipe {changed.name} starts from a trained network; specify one: --init RUN, "
             "--init FILE or --pretrained, or start from random weights: --set start=random"
         )
     return replace(changed, objective=canonical)
 
 
 def _as_published(recipe: Recipe, published: Pretrained, settings: Sequence[str]) -> Recipe:
-    """Return a recipe with the normalisation of published weights, unless it was set."""
+    """Return a recipe with the normalisation of published weights, unless the user set one."""
     given = {text.partition("=")[0].strip() for text in settings}
     wanted: dict[str, Any] = {"mean": published.mean, "std": published.std}
     return replace(recipe, **{name: wanted[name] for name in wanted if name not in given})
 
 
-def _shared_out(
+def _scaled(
     recipe: Recipe, processes: Processes, progress: Progress, *, scale_batch: bool
 ) -> Recipe:
-    """Return the recipe for all processes: as it is, or a batch of it for each of them."""
+    """Return the recipe of the job: with ``scale_batch``, scaled by the number of processes."""
     size = processes.size
     if scale_batch and size > 1:
         scaled = replace(
@@ -335,26 +338,26 @@ def _shared_out(
         )
         return scaled
     if scale_batch:
-        progress.note("--scale-batch has no effect: torchrun has not started several processes")
+        progress.note("--scale-batch has no effect: there is only one process")
     return recipe
 
 
 def same_run(store: Store, job: Job, name: str | None) -> RunFolder | None:
-    """Return the newest run of the same job, finished or not.
+    """Return the newest run of the same job, finished or not; None if there is none.
 
     Parameters
     ----------
     store
-        Where the runs are.
+        Store of the runs.
     job
         The job.
     name
-        Name of the run; any if None.
+        Name of the run; None: any run.
 
     Raises
     ------
     InvalidInputError
-        If the run of that name has another job.
+        If the run of that name has a different job.
     """
     for folder in reversed(run_folders(store)):
         if name is not None and folder.name != name:
@@ -363,21 +366,21 @@ def same_run(store: Store, job: Job, name: str | None) -> RunFolder | None:
             return folder
         if name is not None:
             raise InvalidInputError(
-                f"run {name} was started with other settings; resume it with its own: "
+                f"run {name} was started with other settings; to resume it with its own settings: "
                 f"ood train --resume --run {name}"
             )
     return None
 
 
 def _job_of(folder: RunFolder) -> Job | None:
-    """Return what fixed the weights of a run; None if it was not trained or its record is bad."""
+    """Return the job of a run; None if it was not trained, or its record cannot be read."""
     with contextlib.suppress(CorruptArtifactError, InvalidInputError, TypeError):
         if not folder.finished:
-            job = resumed(folder).job
+            job = read_unfinished(folder).job
         elif (record := folder.read()).origin == "trained":
             job = record.job
         else:
             return None
-        # What recipes have had only since then is as it was without it.
+        # Adds the defaults of fields that recipes did not have when the run was started.
         return replace(job, recipe=recipe_of(job).to_json())
     return None

@@ -1,4 +1,4 @@
-"""A linear probe: the last layer of a network that was trained without one."""
+"""A linear probe: the last layer of a network that was trained without a classifier."""
 
 import torch
 from torch import Tensor
@@ -19,14 +19,14 @@ def fit_probe(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, T
     features
         Features of training images without augmentation, ``(n, d)``.
     labels
-        Their classes, ``(n,)``.
+        Classes of the images, int64 ``(n,)``.
     classes
         Number of classes, ``k``.
 
     Returns
     -------
     tuple
-        Weight ``(k, d)`` and bias ``(k,)`` for the features as they are, float32.
+        Weight ``(k, d)`` and bias ``(k,)`` for features that are not standardised, float32.
 
     Raises
     ------
@@ -35,19 +35,19 @@ def fit_probe(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, T
 
     Notes
     -----
-    Features are standardised for the fit, which weight and bias undo. It minimises the mean
-    cross-entropy plus 1e-4 / 2 times the squared weights by L-BFGS from zero, in float64: there is
-    no chance in it and no learning rate. SupContrast's own probe is trained with stochastic
-    gradient descent and augmentation.
+    Features are standardised for the fit; the returned weight and bias include that scaling. The
+    fit minimises the mean cross-entropy plus 1e-4 / 2 times the sum of squared weights by L-BFGS
+    from zero, in float64 (float32 on mps): it is deterministic and has no learning rate. The linear
+    probe of SupContrast is trained with stochastic gradient descent and augmentation.
     """
     if not features.isfinite().all():
         raise InvalidInputError(
-            "the network gives features that are not finite; train with a smaller learning rate"
+            "the features of the network are not finite; train with a smaller learning rate"
         )
     wide = torch.float32 if features.device.type == "mps" else torch.float64
     mean = features.to(wide).mean(dim=0)
     spread = features.to(wide).std(dim=0, correction=0)
-    # What varies less than float32 rounds does not vary.
+    # A feature that varies less than the rounding error of float32 counts as constant.
     constant = spread <= (torch.finfo(torch.float32).eps * mean.abs()).clamp(min=_TINY)
     spread = spread.masked_fill(constant, 1.0)
     standard = (features.to(wide) - mean) / spread

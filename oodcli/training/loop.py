@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop, for all objectives, devices and numbers of processes."""
 
 import contextlib
 import math
@@ -20,21 +20,21 @@ from oodcli.records import as_json
 from oodcli.training.augment import augmented
 from oodcli.training.objectives.base import Objective, StepOutput
 from oodcli.training.objectives.cross_entropy import CrossEntropy
-from oodcli.training.objectives.student import LastBlock, Student
+from oodcli.training.objectives.training_module import LastBlock, TrainingModule
 from oodcli.training.recipes import Recipe
 from oodcli.training.streaming import TrainingImages, after_crop
 
 _EVALUATION_BATCH = 500
-# Steps between two looks at the loss, each of which makes an accelerator wait.
-_LOOK_EVERY = 64
-# Share of an epoch spent in waiting for images from which on it is worth a word.
-MUCH_WAITING = 0.1
-# Devices on which one kernel makes the whole step of the optimiser in every version of torch.
+# Steps between two checks of the loss; each check makes an accelerator wait.
+_CHECK_EVERY = 64
+# Waiting for images is reported if it takes more than this fraction of an epoch.
+REPORTED_WAITING = 0.1
+# Devices that have a fused optimiser step in every supported version of torch.
 _FUSED = ("cpu", "cuda")
 
 
 class NotFiniteError(InvalidInputError):
-    """A loss that is NaN or infinite; the weights of the epoch are spoiled.
+    """A loss that is NaN or infinite; the weights of the epoch cannot be used.
 
     Parameters
     ----------
@@ -59,25 +59,26 @@ class NotFiniteError(InvalidInputError):
 
 @dataclass(frozen=True, slots=True)
 class EpochStats:
-    """What is kept of an epoch.
+    """Statistics of one epoch, as stored in the history of a run.
 
     Parameters
     ----------
     epoch
         Number of the epoch, from 1.
     loss
-        Mean of what is minimised over the augmented training images.
+        Mean loss over the augmented training images.
     train_accuracy
-        Accuracy on them, while training; None where the last layer is not trained.
+        Accuracy on the augmented images during training, from 0 to 1; None if the objective does
+        not train the last layer.
     val_accuracy
-        Accuracy on the validation images after the epoch; None without any, or where the last layer
-        is not trained.
+        Accuracy on the validation images after the epoch, from 0 to 1; None without validation
+        images, or if the objective does not train the last layer.
     lr
         Learning rate of the last step.
     seconds
-        How long it took.
+        Duration of the training steps, without validation.
     images_per_s
-        Training images a second.
+        Training images per second.
     """
 
     epoch: int
@@ -95,14 +96,14 @@ class EpochStats:
 
 @dataclass(frozen=True, slots=True)
 class LabelledPixels:
-    """Images in memory, on the device that trains.
+    """Images in memory, on the training device.
 
     Parameters
     ----------
     pixels
         uint8 ``(n, 3, h, w)``.
     labels
-        int64 ``(n,)``.
+        Class of every image, int64 ``(n,)``.
     """
 
     pixels: Tensor
@@ -113,12 +114,12 @@ class LabelledPixels:
 
     @property
     def cropped(self) -> bool:
-        """Whether the images of a batch have been cropped at random: these have not."""
+        """Whether images are already randomly cropped: never."""
         return False
 
     @property
     def waited(self) -> float:
-        """Seconds that training has waited for images in the last epoch: none."""
+        """Seconds that training waited for images in the last epoch: zero."""
         return 0.0
 
     def arriving(
@@ -134,49 +135,51 @@ class LabelledPixels:
             yield [self.pixels[rows]] * views
 
     def spans(self, spans: Sequence[slice]) -> Iterator[Tensor]:
-        """Yield the images of each span."""
+        """Yield the images of each range of rows, uint8 ``(m, 3, h, w)``."""
         for at in spans:
             yield self.pixels[at]
 
 
 class Trainer:
-    """A network in training: its optimiser, its images and its place in the schedule.
+    """Trains a network by the schedule of a recipe, with SGD.
 
-    All chance of an epoch comes from the seed and the number of the epoch, so training that was cut
-    off and goes on from a finished epoch ends with the weights of training that was not. Several
-    processes draw the same order and the same augmentation, and take their share of every batch.
+    All random numbers of an epoch are derived from the seed and the number of the epoch, so that
+    training that was interrupted and resumed after a finished epoch gives the same weights as
+    uninterrupted training. Several processes use the same order and the same augmentation, and
+    each computes its share of every batch.
 
     Parameters
     ----------
     module
-        The network; changed in place, and put on ``device``.
+        The network; changed in place, and moved to ``device``.
     recipe
         The schedule.
     seed
         Seed of the order of the images, their augmentation, and dropout.
     device
-        Where to train.
+        The device that trains.
     amp
-        Whether to compute in bfloat16 where that is safe.
+        Whether to compute with bfloat16 autocast.
     objective
-        What is minimised; it must have been attached to the network.
+        The objective, already attached to the network; cross-entropy if None.
     head
-        Path of the last linear layer, for objectives and recipes that want to know.
+        Path of the last linear layer; required by some objectives, and by recipes with a weight
+        decay for that layer.
     last_block
-        The last block, for objectives that look at its map.
+        The last block; required by objectives that use its feature map.
     channels_last
-        Whether the network takes images that lie channels-last in memory.
+        Whether the network supports the channels-last memory format.
     compiled
-        Whether torch compiles the network, and the layers of the objective, for their training
-        steps; images without augmentation go through it as it is.
+        Whether torch compiles the network, and the layers of the objective, for training steps;
+        evaluation runs without compilation.
     processes
-        The processes that train together; this one alone if None.
+        The processes that train together; a single process if None.
 
     Notes
     -----
-    On GPUs, several processes normalise every batch by the statistics of all of it. On the CPU
-    torch has no such layer: each process normalises its share, and the running statistics become
-    the mean of all processes after every epoch.
+    On GPUs, several processes use synchronised batch normalisation. On the CPU torch does not
+    support it: each process normalises its share of the batch, and after every epoch the running
+    statistics are averaged over processes.
     """
 
     def __init__(
@@ -206,10 +209,10 @@ class Trainer:
         self._mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1)
         self._module = module
-        self._student = Student(module, self._objective, head=head, last_block=last_block).to(
-            device
-        )
-        last = channels_last and not (device.type == "cpu" and overruns(module))
+        self._training_module = TrainingModule(
+            module, self._objective, head=head, last_block=last_block
+        ).to(device)
+        last = channels_last and not (device.type == "cpu" and unsafe_in_channels_last(module))
         self._layout = torch.channels_last if last else torch.contiguous_format
         module.to(memory_format=self._layout)
         self._optimiser = torch.optim.SGD(
@@ -223,7 +226,7 @@ class Trainer:
         self._model: nn.Module | None = None
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return the trained parameters, those of the last layer apart."""
+        """Return the parameter groups of the optimiser: the last layer, and all others."""
         last = f"{self._head}." if self._head else None
         named = self._trained()
         ours = [p for name, p in named if last is None or not name.startswith(last)]
@@ -237,8 +240,8 @@ class Trainer:
         return [group for group in groups if group["params"]]
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Return every parameter that is trained, by the name it has in a state."""
-        extras = self._student.extras
+        """Return all parameters that are trained, with their names in the stored momenta."""
+        extras = self._training_module.extras
         named = [*self._module.named_parameters()]
         if extras is not None:
             named += [(f"extras/{name}", p) for name, p in extras.named_parameters()]
@@ -250,10 +253,12 @@ class Trainer:
         return self._module
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, running statistics and momenta, named, on the CPU."""
+        """Return weights, running statistics and momentum buffers by name, on the CPU."""
         tensors = {f"module.{k}": v for k, v in self._module.state_dict().items()}
-        if self._student.extras is not None:
-            tensors |= {f"extras.{k}": v for k, v in self._student.extras.state_dict().items()}
+        if self._training_module.extras is not None:
+            tensors |= {
+                f"extras.{k}": v for k, v in self._training_module.extras.state_dict().items()
+            }
         for name, parameter in self._trained():
             momentum = self._optimiser.state[parameter].get("momentum_buffer")
             if momentum is not None:
@@ -261,71 +266,71 @@ class Trainer:
         return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up the state of a finished epoch."""
+        """Load the state of a finished epoch, from :meth:`state`."""
         self._module.load_state_dict(weights_of(state))
-        if self._student.extras is not None:
+        if self._training_module.extras is not None:
             extras = {k.removeprefix("extras."): v for k, v in state.items() if k[:7] == "extras."}
-            self._student.extras.load_state_dict(extras)
+            self._training_module.extras.load_state_dict(extras)
         for name, parameter in self._trained():
             if f"momentum.{name}" in state:
-                # Momenta lie in memory as their parameters do, so that the arithmetic is the same.
+                # The memory format of the parameter, so that the arithmetic is the same.
                 momentum = torch.empty_like(parameter)
                 momentum.copy_(state[f"momentum.{name}"])
                 self._optimiser.state[parameter]["momentum_buffer"] = momentum
 
-    def follow_first(self) -> None:
-        """Take up the state of the first process; every process calls it at the same time."""
+    def copy_from_first(self) -> None:
+        """Copy the state of the first process to all others; every process must call it."""
         if not self._processes.distributed:
             return
         trained = [parameter for _, parameter in self._trained()]
         momenta = [self._optimiser.state[p].get("momentum_buffer") for p in trained]
-        kept = self._processes.broadcast([momentum is not None for momentum in momenta])
-        for parameter, keeps in zip(trained, kept, strict=True):
-            if keeps:
+        existing = self._processes.broadcast([momentum is not None for momentum in momenta])
+        for parameter, exists in zip(trained, existing, strict=True):
+            if exists:
                 self._optimiser.state[parameter].setdefault(
                     "momentum_buffer", torch.empty_like(parameter)
                 )
         buffers = [
             self._optimiser.state[p]["momentum_buffer"]
-            for p, k in zip(trained, kept, strict=True)
-            if k
+            for p, exists in zip(trained, existing, strict=True)
+            if exists
         ]
-        self._processes.broadcast_tensors([*self._student.state_dict().values(), *buffers])
+        self._processes.broadcast_tensors([*self._training_module.state_dict().values(), *buffers])
 
     def _training_step(self) -> nn.Module:
-        """Return the student, whose gradients become those of all processes going backwards."""
+        """Return the module of a training step; its backward pass averages over processes."""
         if self._model is None:
-            student: Any = self._student
+            step: Any = self._training_module
             if self._compiled:
-                # Not dynamic: an epoch has two sizes of batches, and each gets code of its own.
-                student = torch.compile(student, dynamic=False)
-            self._model = self._in_parallel(student) if self._processes.distributed else student
+                # Not dynamic: an epoch has two batch sizes, and torch compiles for each of them.
+                step = torch.compile(step, dynamic=False)
+            self._model = self._in_parallel(step) if self._processes.distributed else step
         return self._model
 
-    def _in_parallel(self, student: nn.Module) -> nn.Module:
-        # Newer versions of torch have another name for it, and warn of the old one.
+    def _in_parallel(self, module: nn.Module) -> nn.Module:
+        # Newer versions of torch have renamed this parameter, and warn about the old name.
         known = signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        apart: dict[str, Any] = {name: False}  # they become the mean after every epoch
+        unsynchronised: dict[str, Any] = {name: False}  # averaged after every epoch instead
         return DistributedDataParallel(
-            student,
+            module,
             device_ids=[self._device.index] if self._device.type == "cuda" else None,
-            # What lies behind the last block learns nothing from its maps alone.
+            # An objective on maps alone gives the layers after the last block no gradient.
             find_unused_parameters=not self._objective.trains_last_layer
-            and "features" not in self._objective.looks_at,
-            **apart,
+            and "features" not in self._objective.needs,
+            **unsynchronised,
         )
 
     def _average_buffers(self) -> None:
-        """Make the running statistics the mean of those of all processes."""
+        """Average the running statistics over all processes."""
         if not self._processes.distributed:
             return
         with torch.no_grad():
-            for buffer in self._student.buffers():
+            for buffer in self._training_module.buffers():
                 if buffer.is_floating_point():
                     own = buffer.clone()
                     self._processes.broadcast_tensors([buffer])
-                    # By differences, so that what is the same in all processes stays as it is.
+                    # As a mean of differences: equal values of all processes stay exactly equal.
                     buffer.add_(self._processes.all_reduce(own - buffer) / self._processes.size)
 
     def epochs(
@@ -344,21 +349,23 @@ class Trainer:
         train, val
             Training images, and validation images if there are any.
         done
-            Epochs finished before.
+            Number of epochs that are already finished.
         task
-            Told of every image trained, and of what each epoch brought.
+            Receives the number of images trained, and the statistics of each epoch.
         progress
-            Told of the epoch under way, and of its mean loss so far.
+            Receives progress of the current epoch, with its mean loss so far.
 
         Yields
         ------
         EpochStats
-            After each epoch; the network may be saved then.
+            After each epoch, when the state can be stored.
 
         Raises
         ------
         NotFiniteError
             If the loss is not finite.
+        InvalidInputError
+            If torch cannot compile the network, or normalise a batch of one image.
         """
         for epoch in range(done + 1, self._recipe.epochs + 1):
             yield self._epoch(epoch, train, val, task, progress)
@@ -383,22 +390,22 @@ class Trainer:
         task: Task,
         part: Task,
     ) -> EpochStats:
-        generator = torch.Generator(self._device).manual_seed(_seed_of(self._seed, epoch))
+        generator = torch.Generator(self._device).manual_seed(_derived_seed(self._seed, epoch))
         rank = self._processes.rank
         others = (rank,) if rank else ()
-        torch.manual_seed(_seed_of(self._seed, epoch, 1, *others))  # dropout
+        torch.manual_seed(_derived_seed(self._seed, epoch, 1, *others))  # dropout
         order = torch.randperm(len(train), generator=generator, device=self._device)
         batches = order.split(self._recipe.batch_size)
         total = torch.zeros((), device=self._device)
         right = torch.zeros((), device=self._device, dtype=torch.int64)
-        # First step with a loss that is not finite, found without waiting for the device.
+        # First step with a non-finite loss, computed on the device so that nothing waits for it.
         bad = torch.full((), len(batches), device=self._device)
-        looks = _Looks(len(batches), self._device)
+        monitor = _LossMonitor(len(batches), self._device)
         images = 0
         start = time.perf_counter()
         lr = self._recipe.lr
         views = self._objective.views
-        self._student.train()
+        self._training_module.train()
         model = self._training_step()
         arriving = train.arriving(batches, epoch=epoch, views=views, share=self._share)
         for step, rows in enumerate(batches):
@@ -409,10 +416,9 @@ class Trainer:
             total += loss * mine
             images += mine
             bad = torch.where(loss.isfinite(), bad, bad.clamp(max=step))
-            if step % looks.every == 0:
-                # What was bad at the last look, or is now where nothing has to be waited for.
-                seen_bad, mean = looks.next(self._processes.all_reduce_min(bad), total / images)
-                self._check(seen_bad, loss, epoch=epoch, steps=len(batches))
+            if step % monitor.every == 0:
+                first_bad, mean = monitor.read(self._processes.all_reduce_min(bad), total / images)
+                self._check(first_bad, loss, epoch=epoch, steps=len(batches))
                 if math.isfinite(mean):
                     part.advance(0, loss=f"{mean:.3f}")
             task.advance(len(rows))
@@ -432,59 +438,59 @@ class Trainer:
             seconds=seconds,
             images_per_s=len(train) / seconds,
         )
-        self._tell(task, stats, waiting=train.waited / seconds)
+        self._report(task, stats, waiting=train.waited / seconds)
         return stats
 
     def _step(
         self, model: nn.Module, seen: Tensor, labels: Tensor, *, mine: int, images: int
     ) -> tuple[Tensor, Tensor]:
-        """Take one step of the optimiser on the views of a batch that this process has.
+        """Take one optimiser step on the share of a batch of this process.
 
         Parameters
         ----------
         model
-            The student, whose gradients become those of all processes.
+            The module of a training step, from :meth:`_training_step`.
         seen, labels
-            The augmented images, uint8 ``(n, 3, h, w)``, and their labels, ``(n,)``.
+            The augmented views, uint8 ``(n, 3, h, w)``, and their labels, int64 ``(n,)``.
         mine
-            Images of the batch that count for this process.
+            Number of images of the batch that count for this process.
         images
-            Images of the whole batch.
+            Number of images of the whole batch.
 
         Returns
         -------
         loss
             Mean loss, ``()``, without gradient.
         right
-            Number of views that were classified rightly before the step, ``()``.
+            Number of views that were classified correctly before the step, ``()``.
         """
         views = self._objective.views
-        with self._precision(), _explained():
+        with self._precision(), _explain_torch_errors():
             output = model(self._normalised(seen))
         correct = output.logits.detach().argmax(dim=1) == labels
         right = correct[: views * mine].sum()
         if self._objective.compares_images and self._processes.distributed:
-            output, labels = self._of_all(output, labels, rows=views * mine)
+            output, labels = self._gathered(output, labels, rows=views * mine)
         loss = self._objective.loss(output, labels)
-        # Gradients become the mean over processes, and those of the batch are the mean over
-        # images; a loss of all images is there in every process.
+        # Gradients are averaged over processes, but the gradient of the batch is the mean over
+        # images, hence the weight. A loss that compares images is equal in every process.
         size = self._processes.size
         weight = 1.0 if self._objective.compares_images else mine * size / images
         self._optimiser.zero_grad(set_to_none=True)
-        with self._processes.connection_errors(), _explained():
+        with self._processes.connection_errors(), _explain_torch_errors():
             (loss if weight == 1 else loss * weight).backward()
         self._optimiser.step()
         return loss.detach(), right
 
     def _set_rate(self, epoch: int, part: float) -> float:
-        """Set the learning rate of a step, after that part of an epoch, and return it."""
+        """Set the learning rate after a fraction ``part`` of an epoch, and return it."""
         lr = self._recipe.learning_rate(epoch - 1, (epoch - 1 + part) / self._recipe.epochs)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         return lr
 
-    def _tell(self, task: Task, stats: EpochStats, *, waiting: float) -> None:
-        """Tell what an epoch brought."""
+    def _report(self, task: Task, stats: EpochStats, *, waiting: float) -> None:
+        """Show the statistics of an epoch, and the fraction of its time spent waiting."""
         accuracies = {"train": stats.train_accuracy, "val": stats.val_accuracy}
         task.advance(
             0,
@@ -492,16 +498,16 @@ class Trainer:
             loss=f"{stats.loss:.3f}",
             lr=f"{stats.lr:.3g}",
             **{k: f"{100 * v:.1f} %" for k, v in accuracies.items() if v is not None},
-            **({"waiting": f"{100 * waiting:.0f} %"} if waiting > MUCH_WAITING else {}),
+            **({"waiting": f"{100 * waiting:.0f} %"} if waiting > REPORTED_WAITING else {}),
             **self._memory(),
         )
 
     def _memory(self) -> dict[str, str]:
-        """Return how much of a GPU's memory training has taken at most, to be shown."""
+        """Return the peak GPU memory of training, as text; empty on other devices."""
         if self._device.type != "cuda":
             return {}
-        taken = torch.cuda.max_memory_reserved(self._device)
-        return {"memory": f"{taken / 2**30:.1f} GiB"}
+        peak = torch.cuda.max_memory_reserved(self._device)
+        return {"memory": f"{peak / 2**30:.1f} GiB"}
 
     def _batch(
         self,
@@ -510,12 +516,13 @@ class Trainer:
         rows: Tensor,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, int]:
-        """Return the augmented images of this process, their labels, and how many count."""
+        """Return the augmented views of this process, their labels, and how many images count."""
         views = self._objective.views
         recipe = self._recipe
         if train.cropped:
             recipe = replace(recipe, augmentation=after_crop(recipe))
-        # All of the batch is changed, so that chance is that of one process with all of it.
+        # Every process augments the whole batch, so that all use the same random numbers as a
+        # single process would.
         seen = [augmented(pixels, generator, recipe) for pixels in arrived]
         count = len(rows)
         if self._processes.distributed:
@@ -525,15 +532,30 @@ class Trainer:
         return torch.cat(seen) if views > 1 else seen[0], train.labels[rows].repeat(views), count
 
     def _share(self, count: int) -> Tensor:
-        """Return which images of a batch go through the network of this process."""
+        """Return the positions in a batch of the images that this process computes, ``(m,)``."""
         mine = self._processes.share(torch.arange(count))
-        # Every process goes through the network, also where a last batch has too few images.
+        # Every process runs the network, even if the last batch has fewer images than processes.
         return mine if len(mine) else mine.new_zeros(1)
 
-    def _of_all(
+    def _gathered(
         self, output: StepOutput, labels: Tensor, *, rows: int
     ) -> tuple[StepOutput, Tensor]:
-        """Return what all processes know of a batch, of which this one has some rows."""
+        """Gather the outputs and the labels of a batch from all processes.
+
+        Parameters
+        ----------
+        output, labels
+            Of this process.
+        rows
+            Number of rows that count for this process; the others are padding.
+
+        Returns
+        -------
+        output
+            Of all processes, with features and maps of this process only.
+        labels
+            Of all processes, ``(m,)``.
+        """
         parts = [part[:rows] for part in output.extras]
         if self._objective.trains_last_layer:
             parts.append(output.logits[:rows])
@@ -545,11 +567,11 @@ class Trainer:
         return StepOutput(logits, output.features, output.maps, extras), every
 
     def _check(self, step: int, loss: Tensor, *, epoch: int, steps: int) -> None:
-        """Stop at a loss that is not finite."""
+        """Raise :class:`NotFiniteError` if ``step`` is a step of the epoch."""
         if step < steps:
             share = (epoch - 1 + step / steps) / self._recipe.epochs
             lr = self._recipe.learning_rate(epoch - 1, share)
-            # Once the weights are spoiled, the last loss may be NaN where the first was infinite.
+            # Of the last step: it may be NaN even if the first bad loss was infinite.
             value = float(self._processes.all_reduce(loss.detach().clone())) / self._processes.size
             raise NotFiniteError(value, epoch=epoch, step=step + 1, lr=lr)
 
@@ -557,38 +579,48 @@ class Trainer:
         """Return the inputs of the last layer for images without augmentation, ``(n, d)``."""
         seen: list[Tensor] = []
         head = self._module.get_submodule(self._head)
-        assert isinstance(head, nn.Linear)  # every architecture sees to it
+        assert isinstance(head, nn.Linear)  # ensured by every architecture
         features = torch.zeros(len(images), head.in_features, device=self._device)
         handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
         try:
-            for at, _ in self._over(images, lambda pixels: self._module(self._normalised(pixels))):
+            for at, _ in self._evaluated(
+                images, lambda pixels: self._module(self._normalised(pixels))
+            ):
                 features[at] = seen.pop()
         finally:
             handle.remove()
         return self._processes.all_reduce(features)
 
     def set_last_layer(self, weight: Tensor, bias: Tensor) -> None:
-        """Replace the weights of the last layer, ``(k, d)`` and ``(k,)``."""
+        """Replace weight ``(k, d)`` and bias ``(k,)`` of the last layer."""
         head = self._module.get_submodule(self._head)
-        assert isinstance(head, nn.Linear)  # every architecture sees to it
+        assert isinstance(head, nn.Linear)  # ensured by every architecture
         with torch.no_grad():
             head.weight.copy_(weight)
             head.bias.copy_(bias)
 
     def accuracy(self, images: TrainingImages) -> float:
-        """Return the share of images whose largest logit is that of their label."""
-        logits = self._over(images, lambda pixels: self._module(self._normalised(pixels)))
+        """Return the accuracy on images without augmentation, from 0 to 1."""
+        logits = self._evaluated(images, lambda pixels: self._module(self._normalised(pixels)))
         right = 0
         with torch.no_grad():
             for at, values in logits:
                 right += int((values.argmax(dim=1) == images.labels[at]).sum())
         return self._processes.total(right) / len(images)
 
-    def _over(
+    def _evaluated(
         self, images: TrainingImages, function: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield where the batches of this process are, and what a function makes of them."""
-        self._student.eval()
+        """Apply a function to the evaluation batches of this process.
+
+        Yields
+        ------
+        slice
+            Rows of the batch.
+        Tensor
+            Result of the function for these images, without gradient.
+        """
+        self._training_module.eval()
         starts = range(0, len(images), _EVALUATION_BATCH)
         own = starts[self._processes.rank :: self._processes.size]
         spans = [slice(start, min(start + _EVALUATION_BATCH, len(images))) for start in own]
@@ -607,34 +639,46 @@ class Trainer:
         return contextlib.nullcontext()
 
 
-class _Looks:
-    """Looks at the number of the first bad step and at the mean loss, for which nobody waits.
+class _LossMonitor:
+    """Reads the first bad step and the mean loss from the device, without waiting for a GPU.
 
     Parameters
     ----------
     steps
-        Steps of the epoch: the number as long as no step was bad.
+        Number of steps of the epoch; as the number of the first bad step it means none.
     device
         The device that trains.
 
     Notes
     -----
-    A look at a GPU sees what they were at the look before, whose copy has long arrived. That is the
-    same step in every process.
+    On a GPU, a read returns the values of the previous read, whose asynchronous copy has finished
+    by then. All processes thus read the values of the same step.
     """
 
     def __init__(self, steps: int, device: torch.device) -> None:
-        self.every = 1 if device.type == "cpu" else _LOOK_EVERY
-        self._later = device.type == "cuda"
+        self.every = 1 if device.type == "cpu" else _CHECK_EVERY
+        self._delayed = device.type == "cuda"
         self._steps = steps
         self._copy: Tensor | None = None
         self._arrived: torch.cuda.Event | None = None
 
-    def next(self, bad: Tensor, mean: Tensor) -> tuple[int, float]:
-        """Look at number and loss, ``()`` each; at the first look no step of a GPU is bad."""
-        if not self._later:
+    def read(self, bad: Tensor, mean: Tensor) -> tuple[int, float]:
+        """Return the first bad step and the mean loss.
+
+        Parameters
+        ----------
+        bad, mean
+            The current values on the device, ``()`` each.
+
+        Returns
+        -------
+        tuple
+            The current values; on a GPU those of the previous call, and at the first call no bad
+            step and a loss of NaN.
+        """
+        if not self._delayed:
             return int(bad), float(mean)
-        # In 64 bits, which hold every number of a step.
+        # float64 represents every step number exactly.
         both = torch.stack((bad.double(), mean.double()))
         before, loss = self._steps, math.nan
         if self._copy is None or self._arrived is None:
@@ -649,13 +693,14 @@ class _Looks:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Say in one line that torch cannot compile a network, or normalise a batch.
+def _explain_torch_errors() -> Iterator[None]:
+    """Turn errors of compilation and of batch normalisation into one line.
 
     Raises
     ------
     InvalidInputError
-        If it fails while the context lasts.
+        If torch cannot compile the network, or normalise a batch of one image, in the body of the
+        context.
     """
     try:
         yield
@@ -669,21 +714,22 @@ def _explained() -> Iterator[None]:
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
             raise
-        # Its first paragraph; those after it say how to find a fault in torch.
+        # The first paragraph; the others are about debugging torch.
         reason = " ".join(str(error).strip().partition("\n\n")[0].split())
         raise InvalidInputError(
             f"torch cannot compile this network: {reason}; omit --compile"
         ) from error
 
 
-def overruns(module: nn.Module) -> bool:
-    """Return whether a CPU must not train a network channels-last.
+def unsafe_in_channels_last(module: nn.Module) -> bool:
+    """Return whether training a network in channels-last format on a CPU corrupts memory.
 
     Notes
     -----
-    oneDNN, issue 6035: the weight gradient of a 1×1 convolution that skips pixels writes past its
-    memory where images lie channels-last and the layer has fewer channels than a vector of the
-    processor, which are 16 at most. torch 2.15 dies of it, or computes on spoiled memory.
+    oneDNN, issue 6035: in channels-last format, the weight gradient of a strided 1×1 convolution
+    writes past the end of its buffer if the layer has fewer channels than a vector register of the
+    processor has elements, which are 16 at most. torch 2.15 crashes, or computes with corrupted
+    memory.
     """
     return any(
         isinstance(part, nn.Conv2d)
@@ -695,9 +741,9 @@ def overruns(module: nn.Module) -> bool:
 
 
 def weights_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of the network out of what :meth:`Trainer.state` gives."""
+    """Return the weights of the network from a state of :meth:`Trainer.state`."""
     return {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
 
 
-def _seed_of(*numbers: int) -> int:
+def _derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

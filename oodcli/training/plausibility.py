@@ -1,8 +1,8 @@
-"""Whether a network from elsewhere does on labelled images what it should.
+"""Plausibility check of an imported network on labelled images.
 
-A few hundred labelled images go through it. Their accuracy is held against the one that stands in
-the file, against chance, against other usual normalisations where nothing says which one is right,
-and against what it would be with the classes in another order.
+The network classifies a few hundred labelled images. Their accuracy is compared with the accuracy
+stored in the weight file, with chance, with the accuracy under other common normalisations if the
+right one is not known, and with the accuracy for other orders of the classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,25 +27,25 @@ from oodcli.progress import Progress
 from oodcli.records import as_json
 from oodcli.store.runs import Preprocess
 
-# The accuracy of so many images has a standard error of 2.2 %, or 3.1 %, at most.
+# The standard error of the accuracy is at most 2.2 % for 500 images, and 3.1 % for 256.
 _IMAGES = 500
 _LARGE_IMAGES = 256
 _LARGE_PIXELS = 96 * 96
 _SHARD_ROWS = 64
-# How unlikely a result has to be, and how large a difference, before it is a warning.
+# Significance levels, and the smallest differences of accuracy, that cause a warning.
 _CHANCE_LEVEL = 0.01
 _LEVEL = 1e-3
-# Of the way from chance to 100 %, so much is hardly better than chance.
+# Less than this fraction of the way from chance to 100 % is "hardly better than chance".
 _LEAST_SKILL = 0.05
 _LEAST_LOSS = 0.02
 _LEAST_GAIN_OF_ORDER = 0.05
-# An assignment of so many classes takes a second.
+# The assignment problem of this many classes takes about a second.
 _MOST_ASSIGNED = 2000
 
 Three = tuple[float, float, float]
 Labels = NDArray[np.int64]
-# Normalisations that published classifiers were trained with.
-_USUAL: Mapping[str, tuple[Three, Three]] = {
+# Common normalisations of published classifiers: mean and standard deviation of each channel.
+_COMMON_NORMALISATIONS: Mapping[str, tuple[Three, Three]] = {
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
     "CIFAR-100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
@@ -56,24 +56,25 @@ _USUAL: Mapping[str, tuple[Three, Three]] = {
 
 @dataclass(frozen=True)
 class Plausibility:
-    """How a network did on some labelled images.
+    """Accuracy of a network on some labelled images, and what looks wrong.
 
     Parameters
     ----------
     part
-        The part of the data that they are of.
+        Part of the data that the images belong to.
     images
-        How many they are.
+        Number of images.
     accuracy
-        Share of them that it classifies correctly.
+        Accuracy on these images, from 0 to 1.
     chance
-        The share that guessing gets: one class of all, or the share of the most frequent class.
+        Accuracy of guessing: 1 / number of classes, or the fraction of the most frequent class if
+        that is larger.
     stored
-        Accuracy that stands in the file, from 0 to 1; None if none does.
+        Accuracy stored in the weight file, from 0 to 1; None if there is none.
     stored_name
-        What it is called there.
+        Its name in the weight file.
     warnings
-        What looks wrong, a line each.
+        One line per warning.
     """
 
     part: str
@@ -85,12 +86,12 @@ class Plausibility:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a run's record has it."""
+        """Return the fields as they are stored in the record of a run."""
         return {**as_json(self), "warnings": list(self.warnings)}
 
     @property
     def line(self) -> str:
-        """The accuracy in words."""
+        """The accuracy as a line of text."""
         against = f"chance {_percent(self.chance)}"
         if self.stored is not None:
             against += f"; {self.stored_name} in the file: {_percent(self.stored)}"
@@ -99,18 +100,18 @@ class Plausibility:
 
 @dataclass(frozen=True)
 class Order:
-    """Classes in another order than that of the data set.
+    """An order of the classes other than that of the data set.
 
     Parameters
     ----------
     predictions
-        Class of every image in that order, ``(n,)``.
-    found
-        How it was found, for people to read.
+        Predicted class of every image in that order, int64 ``(n,)``.
+    description
+        How the order was found, for a message.
     """
 
     predictions: Labels
-    found: str
+    description: str
 
 
 def plausibility(
@@ -123,24 +124,24 @@ def plausibility(
     device: torch.device,
     progress: Progress,
 ) -> Plausibility | None:
-    """Classify a few hundred labelled images, and say what looks wrong.
+    """Classify a few hundred labelled images, and report what looks wrong.
 
     Parameters
     ----------
     network
         The network.
     dataset
-        The data that it was trained on, with the classes in the order of its outputs.
+        The data that the network was trained on, with the classes in the order of its outputs.
     preprocess
-        What happens to an image before.
+        Resizing and normalisation of images.
     checkpoint
-        The weights, with the accuracy that stands beside them.
+        The weights, with the accuracy stored beside them.
     assumed
-        Whether nothing says that the normalisation is right.
+        Whether the normalisation is an assumption.
     device
-        Where to compute.
+        Device of the forward pass.
     progress
-        Told of the pass.
+        Receives progress of the pass.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def plausibility(
     Raises
     ------
     OodError
-        If the network cannot compute on the device, or gives values that are not finite.
+        If the network cannot compute on the device, or its outputs are not finite.
     """
     name = dataset.test_name if {"test", "val"} & set(dataset.parts) else "train"
     pixels, labels = _images(dataset, name, Resizing(preprocess.size, preprocess.resize))
@@ -160,22 +161,22 @@ def plausibility(
     def predicted(mean: Three, std: Three) -> Labels:
         return _predicted(network, pixels, mean, std, device=device, progress=progress)
 
-    found = predicted(preprocess.mean, preprocess.std)
+    predictions = predicted(preprocess.mean, preprocess.std)
     names = dataset.class_names
-    accuracy, n = float((found == labels).mean()), len(labels)
-    every = dataset.parts[name].labels
-    assert every is not None  # the data set has classes
-    # Of all of the part: of 256 images in 1,000 classes every class has one, or none.
-    chance = max(1 / len(names), float(np.bincount(every).max()) / len(every))
+    accuracy, n = float((predictions == labels).mean()), len(labels)
+    all_labels = dataset.parts[name].labels
+    assert all_labels is not None  # the data set has classes
+    # From the whole part: in a sample of 256 images of 1,000 classes, a class has one or none.
+    chance = max(1 / len(names), float(np.bincount(all_labels).max()) / len(all_labels))
     warnings = [
-        *_against_stored(checkpoint, accuracy, n),
-        *_against_chance(accuracy, n, chance),
+        *_below_stored(checkpoint, accuracy, n),
+        *_near_chance(accuracy, n, chance),
     ]
-    order = better_order(found, labels, names)
+    order = better_order(predictions, labels, names)
     if order is not None:
-        warnings.append(_said(order, found, labels, names))
+        warnings.append(_order_warning(order, predictions, labels, names))
     elif assumed or warnings:
-        warnings += _against_usual(found, labels, preprocess, predicted)
+        warnings += _better_normalisation(predictions, labels, preprocess, predicted)
     return Plausibility(
         name,
         n,
@@ -188,7 +189,7 @@ def plausibility(
 
 
 def _images(dataset: Dataset, name: str, resizing: Resizing) -> tuple[NDArray[np.uint8], Labels]:
-    """Read some images of a part at their size, every class in proportion."""
+    """Read a stratified sample of a part: pixels uint8 ``(n, 3, h, w)`` and labels ``(n,)``."""
     part = dataset.parts[name]
     assert part.labels is not None  # the data set has classes
     large = resizing.size[0] * resizing.size[1] > _LARGE_PIXELS
@@ -218,26 +219,28 @@ def _predicted(
     """Return the predicted class of every image, ``(n,)``."""
     shards = (pixels[at : at + _SHARD_ROWS] for at in range(0, len(pixels), _SHARD_ROWS))
     with (
-        progress.task("trying the network", total=len(pixels), unit="images", passing=True) as task,
-        explain_out_of_memory(device, "use another: --device cpu"),
+        progress.task(
+            "checking the network", total=len(pixels), unit="images", passing=True
+        ) as task,
+        explain_out_of_memory(device, "use another device: --device cpu"),
     ):
         passes = extract(network, shards, mean=mean, std=std, device=device, advance=task.advance)
         return np.concatenate([batch.predictions.cpu().numpy() for batch in passes])
 
 
-def _against_stored(checkpoint: Checkpoint, accuracy: float, n: int) -> Iterator[str]:
+def _below_stored(checkpoint: Checkpoint, accuracy: float, n: int) -> Iterator[str]:
     stored = checkpoint.accuracy
     if stored is None or stored - accuracy < _LEAST_LOSS:
         return
     if binom.cdf(round(accuracy * n), n, stored) < _LEVEL:
         yield (
-            f"accuracy was {_percent(accuracy)}, and {checkpoint.accuracy_name} in the file is "
-            f"{_percent(stored)}: check normalisation, size, and the order of the classes"
+            f"accuracy was {_percent(accuracy)}, but {checkpoint.accuracy_name} in the file is "
+            f"{_percent(stored)}: check normalisation, image size, and the order of the classes"
         )
 
 
-def _against_chance(accuracy: float, n: int, chance: float) -> Iterator[str]:
-    if chance == 1:  # images of one class tell nothing
+def _near_chance(accuracy: float, n: int, chance: float) -> Iterator[str]:
+    if chance == 1:  # the accuracy on images of a single class means nothing
         return
     if binom.sf(round(accuracy * n) - 1, n, chance) > _CHANCE_LEVEL:
         better = "no better"
@@ -251,73 +254,74 @@ def _against_chance(accuracy: float, n: int, chance: float) -> Iterator[str]:
     )
 
 
-def _against_usual(
-    found: Labels,
+def _better_normalisation(
+    predictions: Labels,
     labels: Labels,
     preprocess: Preprocess,
     predicted: Callable[[Three, Three], Labels],
 ) -> Iterator[str]:
-    """Try the other usual normalisations, and name all that are better and as good as the best."""
-    right = found == labels
+    """Try the other common normalisations, and list the best and those not significantly worse."""
+    right = predictions == labels
     tried = {
         name: predicted(mean, std) == labels
-        for name, (mean, std) in _USUAL.items()
+        for name, (mean, std) in _COMMON_NORMALISATIONS.items()
         if (mean, std) != (preprocess.mean, preprocess.std)
     }
     best = max(tried.values(), key=lambda each: int(each.sum()))
     if best.mean() - right.mean() < _LEAST_LOSS or not _is_better(best, right):
         return
     alike = [
-        f"{_percent(float(each.mean()))} with that of {name} (--mean {_numbers(_USUAL[name][0])} "
-        f"--std {_numbers(_USUAL[name][1])})"
+        f"{_percent(float(each.mean()))} with that of {name} "
+        f"(--mean {_numbers(_COMMON_NORMALISATIONS[name][0])} "
+        f"--std {_numbers(_COMMON_NORMALISATIONS[name][1])})"
         for name, each in tried.items()
         if _is_better(each, right) and not _is_better(best, each)
     ]
     yield (
         f"accuracy was {_percent(float(right.mean()))}, but with another normalisation "
-        f"{', or '.join(alike)}: name the one that it was trained with"
+        f"{', or '.join(alike)}: specify the one that it was trained with"
     )
 
 
-def better_order(found: Labels, labels: Labels, names: Sequence[str]) -> Order | None:
-    """Return an order of the classes in which many more images are classified correctly.
+def better_order(predictions: Labels, labels: Labels, names: Sequence[str]) -> Order | None:
+    """Return an order of the classes that classifies many more images correctly.
 
     Parameters
     ----------
-    found
-        Predicted class of every image, ``(n,)``.
+    predictions
+        Predicted class of every image, int64 ``(n,)``.
     labels
-        Its class in the data set, ``(n,)``.
+        Class of every image in the data set, int64 ``(n,)``.
     names
         Names of the classes.
 
     Returns
     -------
     Order
-        None if there is none.
+        The best such order; None if there is none.
 
     Notes
     -----
-    Tried are all cyclic shifts, which need one image of a class; the names in numerical order, and
-    in that of letters without regard to case; and the assignment of outputs to classes that makes
-    the trace of the confusion matrix largest. It is fitted on each half of the images of a class
-    and judged on the other half, for with few images a class some assignment always looks good. An
-    order counts if it is right on 5 % more of the images, and if as many were by chance less often
-    than once in 1,000 times (binomial; of shifts once in 1,000 times the number of classes; where
-    it and the present order disagree, a sign test).
+    Candidates are: all cyclic shifts, which need only one image per class; the class names sorted
+    as numbers, and sorted without regard to case; and the assignment of outputs to classes that
+    maximises the trace of the confusion matrix. The assignment is fitted on each half of the images
+    of a class and evaluated on the other half, because with few images per class some assignment
+    always looks good. An order is accepted if it raises the accuracy by at least 5 percentage
+    points, and if a sign test against the present order rejects chance at 0.001. A shift must also
+    pass a binomial test against 1 / number of classes at 0.001 / number of classes.
     """
     count, n = len(names), len(labels)
-    orders = [*_known_orders(found, names)]
-    shifts = np.bincount((found - labels) % count, minlength=count)
+    orders = [*_known_orders(predictions, names)]
+    shifts = np.bincount((predictions - labels) % count, minlength=count)
     shift = int(shifts.argmax())
     if shift and binom.sf(shifts[shift] - 1, n, 1 / count) < _LEVEL / count:
-        moved = (found - shift) % count
+        moved = (predictions - shift) % count
         orders.append(
             Order(moved, f"the outputs are shifted by {min(shift, shift - count, key=abs)}")
         )
     if 1 < count <= _MOST_ASSIGNED and np.bincount(labels).max() > 1:
-        orders.append(Order(_assigned(found, labels, count), "by the confusion matrix"))
-    right = found == labels
+        orders.append(Order(_assigned(predictions, labels, count), "by the confusion matrix"))
+    right = predictions == labels
     better = [
         order
         for order in orders
@@ -327,8 +331,8 @@ def better_order(found: Labels, labels: Labels, names: Sequence[str]) -> Order |
     return max(better, key=lambda order: int((order.predictions == labels).sum()), default=None)
 
 
-def _known_orders(found: Labels, names: Sequence[str]) -> Iterator[Order]:
-    """Put the classes into orders in which other programs sort names."""
+def _known_orders(predictions: Labels, names: Sequence[str]) -> Iterator[Order]:
+    """Yield the orders in which other programs sort class names."""
     ways: list[tuple[str, list[int]]] = []
     if all(name.isascii() and name.isdigit() for name in names):
         ways.append(("as numbers", sorted(range(len(names)), key=lambda k: int(names[k]))))
@@ -337,40 +341,42 @@ def _known_orders(found: Labels, names: Sequence[str]) -> Iterator[Order]:
     )
     for how, order in ways:
         if order != list(range(len(names))):
-            yield Order(np.array(order, dtype=np.int64)[found], f"their names are sorted {how}")
+            moved = np.array(order, dtype=np.int64)[predictions]
+            yield Order(moved, f"their names are sorted {how}")
 
 
-def _assigned(found: Labels, labels: Labels, count: int) -> Labels:
-    """Assign outputs to classes on half of the images of each class, and apply it to the others."""
+def _assigned(predictions: Labels, labels: Labels, count: int) -> Labels:
+    """Assign outputs to classes by each half of the images, and apply it to the other half."""
     order = np.argsort(labels, kind="stable")
     half = np.empty(len(labels), dtype=np.int64)
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     half[order] = (np.arange(len(labels)) - np.repeat(starts, sizes)) % 2
-    moved = np.empty_like(found)
+    moved = np.empty_like(predictions)
     for side in (0, 1):
         seen = half == side
         confusion = np.zeros((count, count))
-        np.add.at(confusion, (found[seen], labels[seen]), 1)
-        confusion[np.diag_indices(count)] += 0.5  # what was never seen stays where it is
+        np.add.at(confusion, (predictions[seen], labels[seen]), 1)
+        confusion[np.diag_indices(count)] += 0.5  # an output that never occurs keeps its class
         _, assigned = linear_sum_assignment(confusion, maximize=True)
-        moved[~seen] = assigned[found[~seen]]
+        moved[~seen] = assigned[predictions[~seen]]
     return moved
 
 
-def _said(order: Order, found: Labels, labels: Labels, names: Sequence[str]) -> str:
-    """Describe a better order with the output that shows it most often."""
-    before, after = found == labels, order.predictions == labels
-    output = int(np.bincount(found[after & ~before]).argmax())
-    true = int(labels[after & ~before & (found == output)][0])
+def _order_warning(order: Order, predictions: Labels, labels: Labels, names: Sequence[str]) -> str:
+    """Describe a better order, with the output that it corrects most often as an example."""
+    before, after = predictions == labels, order.predictions == labels
+    output = int(np.bincount(predictions[after & ~before]).argmax())
+    true = int(labels[after & ~before & (predictions == output)][0])
     return (
         f"accuracy was {_percent(float(before.mean()))}, but {_percent(float(after.mean()))} with "
-        f"the classes in another order ({order.found}; output {output}, here {names[output]!r}, "
-        f"is {names[true]!r}): name them in the order of the outputs, one per line: --classes FILE"
+        f"the classes in another order ({order.description}; output {output}, here "
+        f"{names[output]!r}, is {names[true]!r}): list them in the order of the outputs, one per "
+        "line: --classes FILE"
     )
 
 
 def _is_better(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    """Tell by a sign test whether one set of answers is right more often than another."""
+    """Return whether ``one`` is right significantly more often than ``other``, by a sign test."""
     gained, lost = int((one & ~other).sum()), int((other & ~one).sum())
     return gained > lost and binom.sf(gained - 1, gained + lost, 0.5) < _LEVEL
 

@@ -1,8 +1,8 @@
-"""At which size images go through a network, how they get there, and what says so.
+"""The image size of a network, the way images are resized to it, and the source of both.
 
 The size comes from an option, from the network, from the configuration of published weights, or
-from the benchmark of a published data set; else from the images themselves. It never depends on
-what a folder is called.
+from the benchmark of a published data set; otherwise from the images themselves. It never depends
+on the name of a folder.
 """
 
 from dataclasses import dataclass, replace
@@ -18,30 +18,30 @@ from oodcli.models import Pretrained, builder_side_of, is_foreign
 from oodcli.resizing import BILINEAR, FILTERS, Resize
 
 _SMALL = (32, 32)
-# Sides that are trained at by default, no larger than the images; a network with a stem for small
-# images costs 50 times as much at 224 pixels as at 32.
+# Default sides for training, in pixels, limited by the size of the images; a network with a stem
+# for small images costs 50 times as much at 224 pixels as at 32.
 _SIDES = (32, 64, 128, 224)
-_MOST_OWN = 64
-_MOST_FOREIGN = 224
-_BY_SIZE = "by the size of the images; another: --image-size N"
+_LARGEST_BUILT_IN = 64
+_LARGEST_THIRD_PARTY = 224
+_BY_SIZE = "from the size of the images; to change it: --image-size N"
 
 
 @dataclass(frozen=True)
 class Sizing:
-    """The size of the images that a network sees, and how they get there.
+    """The input size of a network, and how images are resized to it.
 
     Parameters
     ----------
     size
         Height and width in pixels.
     resize
-        As :class:`oodcli.store.runs.Preprocess` has it.
+        Text of ``--resize``; see :class:`oodcli.store.runs.Preprocess`.
     size_from, resize_from, filter_from
-        What says so, for people to read.
+        Source of size, resize and filter, for a message.
     originals
-        Sizes of the images before.
+        Sizes of the original images.
     by_benchmark
-        Whether the benchmark of a published data set says the size.
+        Whether the size is that of the benchmark of a published data set.
     as_published
         Whether resize and filter are those of the configuration of published weights.
     """
@@ -61,7 +61,7 @@ class Sizing:
         return self.size[0] if self.size[0] == self.size[1] else None
 
     def changes(self, data_name: str) -> tuple[str, ...]:
-        """Say of the user's own images what is kept of them; nothing where they keep their size.
+        """Describe how the user's own images are resized; empty if their size does not change.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ class Sizing:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What was taken and why, a line each."""
+        """Size, resize and filter with their sources, one line each."""
         height, width = self.size
         way = Resize.of(self.resize)
         kept = self.originals.kept(Resizing(self.size, self.resize))
@@ -102,44 +102,44 @@ def sizing_for(
     image_size: int | None,
     resize: str | None,
 ) -> Sizing:
-    """Return the size at which a network is trained, or one from elsewhere is used.
+    """Return the image size for training a network, or for using an imported one.
 
     Parameters
     ----------
     purpose
-        Whether the network is going to be trained on the data, or was.
+        Whether the network will be trained on the data, or is imported and was trained on it.
     dataset
         The data.
     arch
-        The written architecture.
+        The architecture, as text.
     published
-        What published weights of the network expect of an image; None if there are none.
+        Preprocessing of published weights of the network; None if no weights are published.
     certain
-        Whether it is these weights: training starts from them, or an import asked for them, or has
-        their number of classes.
+        Whether the network certainly uses these weights: training starts from them, an import
+        requested them, or an imported network has their number of classes.
     image_size, resize
-        What the user asks for.
+        Options of the user; None if not given.
 
     Raises
     ------
     InvalidInputError
-        If nothing says the size of an import and the images are far larger than 32 x 32; or if an
-        option cannot be.
+        If the size for an import is unknown and the images are far larger than 32 x 32; or if an
+        option is invalid.
 
     Notes
     -----
-    Where nothing says the size of a training, it is the largest of 32, 64, 128 and 224 that the
-    median shorter side of the images reaches: of the networks of this package, which keep the
-    resolution of small images through their first blocks, 64 at most; of others at most what their
-    published weights take, else 224.
+    If nothing else determines the size for training, it is the largest of 32, 64, 128 and 224
+    that the median shorter side of the images reaches. For the networks of this package, which do
+    not downsample small images in their first blocks, it is at most 64; for others at most the size
+    of their published weights, or 224 if there are none.
     """
     check_size_options(image_size, resize)
     first = "train" if purpose == "training" else next(iter(dataset.parts))
     originals = OriginalSizes.of(dataset.parts[first].source)
     fixed = builder_side_of(arch)
     benchmark = benchmark_of(dataset.spec)
-    # A network that was trained further on other classes is likely to see images as before, but
-    # one for small images is not.
+    # A network that was fine-tuned on other classes probably keeps the preprocessing of its
+    # published weights; a network for small images does not.
     likely = purpose == "import" and benchmark is None and originals.are_large
     wanted = published if certain or likely else None
     if image_size is not None:
@@ -154,23 +154,23 @@ def sizing_for(
         size, size_from = _reached(originals, arch, published), _BY_SIZE
     elif originals.are_large:
         raise InvalidInputError(
-            f"it is not stated at which size {arch} was trained, and the images of {dataset.name} "
-            f"are of {originals}; name it: --image-size N, and --resize shorter-crop:SIDE if a "
-            "margin was cut off"
+            f"the image size that {arch} was trained with is unknown, and the images of "
+            f"{dataset.name} are of {originals}; specify it: --image-size N, and --resize "
+            "shorter-crop:SIDE if images were cropped after resizing"
         )
     else:
-        size, size_from = _SMALL, f"usual for images of {originals}"
+        size, size_from = _SMALL, f"default for images of {originals}"
     return _with_resize(
         size, size_from, resize, wanted=wanted, benchmark=benchmark, originals=originals
     )
 
 
 def _reached(originals: OriginalSizes, arch: str, published: Pretrained | None) -> tuple[int, int]:
-    """Return the largest usual size that the images reach and the network takes."""
-    most = _MOST_FOREIGN if is_foreign(arch) else _MOST_OWN
+    """Return the largest default size that the images reach and that suits the network."""
+    largest = _LARGEST_THIRD_PARTY if is_foreign(arch) else _LARGEST_BUILT_IN
     if published is not None and published.size is not None:
-        most = published.size[0]
-    sides = [side for side in (*_SIDES, most) if side <= min(most, originals.shorter_side)]
+        largest = published.size[0]
+    sides = [side for side in (*_SIDES, largest) if side <= min(largest, originals.shorter_side)]
     side = max(sides, default=_SMALL[0])
     return side, side
 
@@ -184,7 +184,7 @@ def _with_resize(
     benchmark: Benchmark | None,
     originals: OriginalSizes,
 ) -> Sizing:
-    """Say how images get to their size: as what gave it has it, or by their form."""
+    """Add the way of resizing: of the option, the weights or the benchmark, else by the images."""
     known = []
     if wanted is not None and wanted.resize is not None:
         known.append((wanted.size, wanted.resize, wanted.configuration))
@@ -194,33 +194,33 @@ def _with_resize(
     if asked is not None:
         way, source = asked, "--resize"
     elif known:
-        usual_size, usual, source = known[0]
-        way = Resize.of(usual)
-        # A side that belongs to another size means nothing at this one.
-        if size != usual_size and way.side is not None:
+        known_size, text, source = known[0]
+        way = Resize.of(text)
+        # The side before the crop belongs to one image size, and is meaningless for another.
+        if size != known_size and way.side is not None:
             way = replace(way, side=None)
-            source += f", without its margin ({usual}), which is for its own size"
+            source += f", without the side of {text}, which applies to its own image size only"
     elif originals.are_large and not originals.are_square:
-        way, source = Resize(crops=True), "usual for photographs; keeps the aspect ratio"
+        way, source = Resize(crops=True), "default for photographs; keeps the aspect ratio"
     else:
-        way, source = Resize(crops=False), "usual for small or square images"
+        way, source = Resize(crops=False), "default for small or square images"
     filter_, filter_from = _filter(asked, wanted)
     how = str(replace(way, filter=filter_))
-    Resizing(size, how)  # refuses what cannot be
+    Resizing(size, how)  # refuses invalid combinations
     by_benchmark = benchmark is not None and size_from == f"benchmark {benchmark.name}"
     published = wanted is not None and source == filter_from == wanted.configuration
     return Sizing(size, how, size_from, source, filter_from, originals, by_benchmark, published)
 
 
 def _filter(asked: Resize | None, wanted: Pretrained | None) -> tuple[str, str]:
-    """Return the filter that resizes images, and what says so."""
+    """Return the resampling filter, and its source."""
     if asked is not None and asked.filter is not None:
         return asked.filter, "--resize"
     if wanted is None or not wanted.filter:
-        return BILINEAR, "the usual one, as no other is stated"
+        return BILINEAR, "the default, because no other is specified"
     if wanted.filter in FILTERS:
         return wanted.filter, wanted.configuration
     return BILINEAR, (
-        f"ood has no {wanted.filter}, which {wanted.configuration} has, so accuracy and "
-        "scores differ slightly from published ones"
+        f"ood does not support the filter {wanted.filter} of {wanted.configuration}, so accuracy "
+        "and scores differ slightly from published ones"
     )

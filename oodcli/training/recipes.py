@@ -1,4 +1,4 @@
-"""Published training schedules, and explicit changes of them."""
+"""Published training schedules, and user settings that change their values."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.records import as_json
 
-# What can happen to training images, in words.
+# Augmentation steps of training images, with descriptions that continue "every image is".
 AUGMENTATIONS: Mapping[str, str] = MappingProxyType(
     {
         "flip": "mirrored with probability one half",
@@ -33,7 +33,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained with stochastic gradient descent.
+    """Hyper-parameters of training with stochastic gradient descent.
 
     Parameters
     ----------
@@ -46,70 +46,69 @@ class Recipe:
     batch_size
         Images per step; the last batch of an epoch may be smaller.
     lr
-        Highest learning rate; that of the first epoch unless there is a warm-up.
+        Largest learning rate; that of the first epoch unless there is a warm-up.
     momentum
-        Momentum of the gradient.
+        Momentum coefficient, from 0 to below 1.
     weight_decay
-        L2 penalty on all parameters.
+        Coefficient of the L2 penalty on all parameters.
     nesterov
-        Whether the momentum is Nesterov's, where there is any.
+        Whether Nesterov momentum is used; without momentum it has no effect.
     schedule
-        ``step``: the rate is divided by ten after each milestone; ``cosine``: it falls along half a
-        cosine to ``lr_min``; ``warm-cosine``: it rises from zero in the first tenth of the steps,
-        then falls along half a cosine to zero.
+        ``step``: the learning rate is divided by ten after each milestone; ``cosine``: it decays
+        along half a cosine to ``lr_min``; ``warm-cosine``: it rises from zero in the first tenth of
+        the steps, then decays along half a cosine to zero.
     milestones
-        Fractions of all epochs after which the rate falls, for ``step``.
+        Fractions of all epochs after which the learning rate decays, for ``step``.
     mean, std
-        Normalisation of the three channels.
+        Normalisation of the three channels, for pixels from 0 to 1.
     objective
-        What is minimised, such as ``t2fnorm:tau=0.1``.
+        Objective with parameters, such as ``t2fnorm:tau=0.1``.
     arch
-        The network it is published for, trained when none is named.
+        Architecture that the recipe is published for; the default if the user names none.
     start
         ``random`` weights, or those of a ``trained`` network.
     keep
-        Which checkpoint is kept: the ``last``, or the ``best`` on validation images (the later of
-        two that are equally good).
+        Checkpoint that is used after training: the ``last``, or the ``best`` on validation images
+        (the later one of equally good checkpoints).
     lr_min
-        Where the cosine ends.
+        Final learning rate of ``cosine``.
     per
-        Whether the rate of ``cosine`` changes with every ``step``, the first at ``lr``, or with
-        every ``epoch``, the last at ``lr_min``.
+        For ``cosine``: the learning rate changes with every ``step``, starting at ``lr``, or with
+        every ``epoch``, ending at ``lr_min``.
     warm_up
-        Share of all steps in which the rate rises in a line, step by step, from ``warm_up_lr`` to
-        where the schedule then is; not for ``warm-cosine``, which has its own.
+        Fraction of all steps in which the learning rate rises linearly from ``warm_up_lr`` to its
+        value in the schedule; ignored for ``warm-cosine``, which has a warm-up of its own.
     warm_up_lr
-        Where the warm-up begins.
+        Learning rate at the start of the warm-up.
     warm_up_above
-        There is a warm-up only for batches larger than this.
+        The warm-up is skipped unless the batch size is larger than this.
     head_weight_decay
-        L2 penalty on weight and bias of the last layer; None for that of all others.
+        L2 penalty on weight and bias of the last layer; None: the value of ``weight_decay``.
     augmentation
-        What happens to each image, in this order; see :data:`AUGMENTATIONS`.
+        Augmentation steps in their order; see :data:`AUGMENTATIONS`.
     crop_padding
         Zero padding in pixels on every side for ``crop``.
     crop_scale
-        Smallest and largest share of the area, for ``resized-crop``.
+        Smallest and largest area of the crop as a fraction of the image, for ``resized-crop``.
     jitter
-        Brightness, contrast, saturation and hue: how far each may change.
+        Largest change of brightness, contrast, saturation and hue.
     jitter_chance, grey_chance
-        Probability that an image is jittered, or made grey.
+        Probability that an image is jittered, or converted to grey.
     threads
-        CPU threads of training; 0 for as many as torch may use. Sums are rounded differently with
-        another number of threads, so a fixed number makes the weights independent of the machine's
-        number of cores.
+        CPU threads of training; 0: the default of torch. The number of threads affects rounding,
+        so a fixed number makes the weights independent of the number of cores of the machine.
 
     Notes
     -----
-    Milestones and the warm-up are shares, so that a shorter schedule keeps its proportions. A
-    ``resized-crop`` that comes first, or after ``flip``, is cut out of the original image where
-    that has another size than the run, as for ImageNet; all else happens to images of the size of
-    the run. ``lr_min`` stays where it is when ``lr`` is changed, although MODE's is
-    a thousandth of it.
+    Milestones and the warm-up are fractions, so that they scale with the number of epochs. A
+    ``resized-crop`` that comes first, or after ``flip``, is taken from the original image if its
+    size differs from that of the run, as for ImageNet; all other steps apply to images of the size
+    of the run. Changing ``lr`` does not change ``lr_min``, although MODE sets it to a thousandth of
+    ``lr``.
     """
 
-    # Flat: --set KEY=VALUE, the JSON of runs and the tables know each value by one name, and most
-    # recipes are another one with a few values changed.
+    # Flat: --set KEY=VALUE, the JSON of runs and the tables use one name for each value, and most
+    # recipes are copies of another one with a few values changed.
     name: str
     source: str
     epochs: int
@@ -193,18 +192,18 @@ class Recipe:
             raise InvalidInputError("--set std must be positive")
 
     def changed(self, **changes: float | None) -> "Recipe":
-        """Return the recipe with every change that is not None."""
+        """Return the recipe with new values; those that are None are ignored."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
 
     def with_settings(self, pairs: Iterable[str]) -> "Recipe":
-        """Return the recipe with changes as they are written, ``KEY=VALUE``.
+        """Return the recipe with new values from texts ``KEY=VALUE``.
 
         Raises
         ------
         UnknownNameError
-            If a recipe has no such value.
+            If a recipe has no such key, or an augmentation step is unknown.
         InvalidInputError
-            If a value cannot be read, or is impossible.
+            If a text is not ``KEY=VALUE``, or a value cannot be parsed or is out of range.
         """
         known = [each.name for each in fields(self) if each.name not in ("name", "source")]
         changes: dict[str, Any] = {}
@@ -215,7 +214,7 @@ class Recipe:
                 raise InvalidInputError(f"--set {pair!r} is not KEY=VALUE")
             if key not in known:
                 raise UnknownNameError.among("value of a recipe", key, known)
-            changes[key] = _read(key, text.strip(), getattr(self, key))
+            changes[key] = _parse(key, text.strip(), getattr(self, key))
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -224,7 +223,15 @@ class Recipe:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Recipe":
-        """Read a stored recipe."""
+        """Read a stored recipe.
+
+        Raises
+        ------
+        TypeError
+            If the content has unknown fields.
+        InvalidInputError
+            If a value is out of range.
+        """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in content.items()
@@ -232,14 +239,14 @@ class Recipe:
         return cls(**values)
 
     def learning_rate(self, epoch: int, progress: float) -> float:
-        """Return the learning rate.
+        """Return the learning rate of a step.
 
         Parameters
         ----------
         epoch
-            Epochs finished so far.
+            Number of finished epochs.
         progress
-            Share of all steps finished so far, from 0 to 1.
+            Fraction of all steps that are finished, from 0 to 1.
         """
         if self.schedule == "warm-cosine":
             return self.lr * _warm_cosine(progress)
@@ -262,8 +269,8 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}" if name in own else f"--set {name}"
 
 
-def _read(key: str, text: str, present: object) -> object:
-    """Read a value of the type that the present one has."""
+def _parse(key: str, text: str, present: object) -> object:
+    """Parse a value of the same type as the present one."""
     if isinstance(present, str):
         return text
     if key == "augmentation":
@@ -314,8 +321,8 @@ _DIGITS = Recipe(
     nesterov=True,
     schedule="warm-cosine",
     arch="resnet18:width=8",
-    # Few images of one brightness leave the response to all others to chance; changed brightness
-    # and contrast with strong decay make the table alike for all seeds.
+    # With few images of equal brightness, the response to other images depends on the seed; jitter
+    # of brightness and contrast, and strong weight decay, make the results similar for all seeds.
     weight_decay=5e-3,
     augmentation=("crop", "jitter"),
     crop_padding=2,
@@ -428,7 +435,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     }
 )  # fmt: skip
 
-# What the same papers do otherwise for CIFAR-100.
+# Values of the same recipes that differ for CIFAR-100.
 _CIFAR100_OPENOOD = {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
 _CIFAR100: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -439,20 +446,20 @@ _CIFAR100: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         )
     }
 )  # fmt: skip
-# What is trained on a data set when no network is named.
+# Default architecture of a data set.
 _NETWORK_OF = {
     "digits": _DIGITS.arch,
     "imagenet200": "torchvision:resnet18",
     "imagenet": "torchvision:resnet50",
 }
-# Recipes of objectives on ImageNet, where they are not those of OpenOOD's cross-entropy.
+# Recipes of objectives on ImageNet that differ from OpenOOD's recipe for cross-entropy.
 _ON_IMAGENET: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
     {
         "imagenet200": {"t2fnorm": _T2FNORM_IMAGENET200},
         "imagenet": {"t2fnorm": _T2FNORM_IMAGENET, "ish": _ISH_IMAGENET},
     }
 )
-# Whose recipe an objective takes elsewhere, when only the objective is named.
+# Default recipe of an objective on other data sets.
 _RECIPE_OF = {
     "t2fnorm": "t2fnorm-cifar",
     "logitnorm": "logitnorm-cifar",
@@ -462,19 +469,19 @@ _RECIPE_OF = {
 
 
 def default_architecture(data_name: str) -> str:
-    """Return the network that is trained on a data set when none is named."""
+    """Return the default architecture for a data set, by the name of the data set."""
     return _NETWORK_OF.get(data_name, "resnet18")
 
 
 def recipe_named(name: str, data_name: str = "") -> Recipe:
-    """Return a recipe as its authors have it for a data set.
+    """Return a recipe with the values that its authors published for a data set.
 
     Parameters
     ----------
     name
         Key in the registry.
     data_name
-        Name of the data set: CIFAR-100 has other constants in some recipes.
+        Name of the data set; some recipes have other constants for CIFAR-100.
 
     Raises
     ------
@@ -487,32 +494,33 @@ def recipe_named(name: str, data_name: str = "") -> Recipe:
 
 
 def recipe_for(arch: str, data_name: str, objective: str = "cross-entropy") -> Recipe:
-    """Return the schedule to take when none is named.
+    """Return the default recipe for an architecture, a data set and an objective.
 
     Parameters
     ----------
     arch
         Name of the architecture, without parameters.
     data_name
-        Name of the data set; ``digits`` has a schedule of its own.
+        Name of the data set; ``digits`` has a recipe of its own.
     objective
         Name of the objective, with or without parameters.
 
     Notes
     -----
-    An objective other than cross-entropy takes the schedule of its paper; ISH has one for ImageNet
-    only, and elsewhere takes that of cross-entropy. On ImageNet, ISH and T2FNorm start from a
-    trained network, as in their papers; all else there, and on ImageNet-200, takes OpenOOD's
-    schedule for ImageNet-200, but for SupCon and ALPA. Elsewhere cross-entropy takes that of the
-    FeatureNorm paper, which trained ResNet-18, WRN-28-10 and VGG-11. Other residual networks take
-    the schedule of ResNet-18, other wide ones that of WRN-28-10.
+    An objective other than cross-entropy uses the recipe of its paper; ISH published one for
+    ImageNet only, and uses that of cross-entropy on other data sets. On ImageNet, ISH and T2FNorm
+    start from a trained network, as in their papers; other objectives there, and on ImageNet-200,
+    use OpenOOD's recipe for ImageNet-200, except SupCon and ALPA. On other data sets, cross-entropy
+    uses the recipe of the FeatureNorm paper, which trained ResNet-18, WRN-28-10 and VGG-11; other
+    architectures use that of ResNet-18, except wide residual networks (WRN-28-10) and VGG networks
+    (VGG-11).
     """
     kind = objective.partition(":")[0]
     if data_name == "digits":
         return replace(_DIGITS, objective=objective)
     if data_name in _ON_IMAGENET and kind not in ("supcon", "alpa"):
         own = _ON_IMAGENET[data_name].get(kind, _OPENOOD_IMAGENET200)
-        # T2FNorm's own has a parameter, which the bare name stands for.
+        # The recipe of T2FNorm has a parameter, which the name without parameters implies.
         known = own.objective.partition(":")[0] == kind and objective == kind
         return own if known else replace(own, objective=objective)
     if kind in _RECIPE_OF:

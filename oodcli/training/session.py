@@ -1,4 +1,4 @@
-"""One session of training: from the images to the record, interrupted and resumed at any time."""
+"""One training session: from the images to the record; it can be interrupted and resumed."""
 
 import contextlib
 import time
@@ -35,25 +35,25 @@ from oodcli.store.runs import STATE, Job, Run, RunFolder, TrainingRecord, run_lo
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import counted
 from oodcli.training.images import (
+    check_class_count,
     check_classes,
-    check_several,
     labelled_images,
-    placed_images,
+    place_images,
     with_published_val,
 )
 from oodcli.training.initial import Initial
 from oodcli.training.job import initial_of, recipe_of
 from oodcli.training.linear_probe import fit_probe
-from oodcli.training.loop import MUCH_WAITING, NotFiniteError, Trainer, weights_of
+from oodcli.training.loop import REPORTED_WAITING, NotFiniteError, Trainer, weights_of
 from oodcli.training.objectives.base import Objective
 from oodcli.training.objectives.registry import parse_objective
-from oodcli.training.objectives.student import LastBlock
+from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.recipes import Recipe
 from oodcli.training.state import (
     History,
-    drop_state,
     load_state,
     read_best,
+    remove_state,
     save_state,
     write_history,
 )
@@ -61,22 +61,22 @@ from oodcli.training.streaming import TrainingImages
 
 PROBE = "linear probe"
 Best = dict[str, Any] | None
-# Classifies the test images with a run whose weights are written; None where that fails.
+# Classifies the test images with a run whose weights are stored; returns None if that fails.
 Test = Callable[[Run, ImageSet], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training made.
+    """Result of training.
 
     Parameters
     ----------
     run
         Name of the run.
     record
-        Its record.
+        Record of the run.
     trained
-        Epochs trained by this call; 0 if the run was finished before.
+        Number of epochs trained by this call; 0 if the run was already finished.
     """
 
     run: str
@@ -86,28 +86,28 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is trained from where it stands to its end.
+    """Trains a run from its current state to the end.
 
     Parameters
     ----------
     store
-        Where the run is.
+        Store of the run.
     folder
-        The run.
+        Folder of the run.
     begun
-        What fixes its weights, and the command that began it.
+        The job, which determines the weights, and the command that started the run.
     dataset
-        Its data.
+        The data.
     device
         The device that trains.
     decoders
-        The processes that decode streamed images; started and ended here.
+        The processes that decode streamed images; started and stopped by :meth:`run`.
     test
         Classifies the test images.
     progress
         Reports every epoch.
     processes
-        The processes that train together; the first one alone writes.
+        The processes that train together; only the first one writes files.
     """
 
     store: Store
@@ -122,12 +122,12 @@ class Session:
 
     @property
     def job(self) -> Job:
-        """What fixes the weights."""
+        """Everything that determines the weights."""
         return self.begun.job
 
     @property
     def seed(self) -> int:
-        """Seed of all chance in training."""
+        """Seed of all random numbers of training."""
         assert self.job.seed is not None  # only an imported network has none
         return self.job.seed
 
@@ -138,12 +138,12 @@ class Session:
 
     @cached_property
     def init(self) -> Initial | None:
-        """Where the first weights come from; None if they are random."""
+        """Source of the initial weights; None if they are random."""
         return initial_of(self.job)
 
     @cached_property
     def data(self) -> Dataset:
-        """The data, with published validation images where the recipe needs any."""
+        """The data, with published validation images if the recipe needs validation images."""
         if self.recipe.keep != "best":
             return self.dataset
         return with_published_val(self.store, self.dataset, self.progress)
@@ -155,17 +155,17 @@ class Session:
 
     @cached_property
     def spec(self) -> ArchitectureSpec:
-        """The network to be built."""
+        """The architecture."""
         height, width = self.job.preprocess.size
         return parse_architecture(self.job.arch, side=height if height == width else None)
 
     @cached_property
     def objective(self) -> Objective:
-        """What is minimised."""
+        """The objective."""
         return parse_objective(self.recipe.objective).objective
 
     def run(self) -> TrainResult:
-        """Train the epochs that are left, and write the record of the run.
+        """Train the remaining epochs, and write the record of the run.
 
         Raises
         ------
@@ -173,46 +173,46 @@ class Session:
             If the data, the recipe or the device cannot be used, the loss is not finite, the run
             was removed, or another process has ended.
         """
-        with self._alone(), self.decoders, cpu_threads(self.recipe.threads):
+        with self._locked(), self.decoders, cpu_threads(self.recipe.threads):
             if self.processes.broadcast(self.folder.finished):
                 return TrainResult(self.folder.name, self.folder.read(), 0)
             if self.job.compile:
                 check_compiled(self.device, self.processes)
-            _check_shares(self.recipe, self.processes)
-            check_several(self.dataset)
-            return self._trained()
+            _check_batch_size(self.recipe, self.processes)
+            check_class_count(self.dataset)
+            return self._train()
 
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
-        """Let the first process alone train the run, and nobody remove it."""
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """Lock the run in the first process, so that no other job trains or removes it."""
         if self.processes.first:
-            return _writing(self.store, self.folder, self.progress)
+            return _locked_run(self.store, self.folder, self.progress)
         return contextlib.nullcontext()
 
-    def _trained(self) -> TrainResult:
+    def _train(self) -> TrainResult:
         parts = {
             name: self._labelled(name)
             for name in ("train", "val")
             if name in self.data.parts and not (name == "val" and "test" not in self.data.parts)
         }
-        # Test images that cannot be read are refused now, not after the training.
+        # Before training, so that unreadable test images are refused now and not after it.
         test = self._test_images()
         check_classes(parts["train"], self.data)
-        _deterministic(self.device)
-        trainer, history, best = self._begun()
-        begun = len(history)
-        self._introduce(trainer, len(parts["train"]), begun)
+        _make_deterministic(self.device)
+        trainer, history, best = self._restore()
+        finished = len(history)
+        self._announce(trainer, len(parts["train"]), finished)
         started = time.perf_counter()
-        images = self._placed(parts)
+        images = self._place_images(parts)
         with explain_out_of_memory(self.device, "use fewer images per step: --batch-size N"):
-            best = self._through_epochs(trainer, images, history, best)
-        weights, outcome = self._outcome(trainer, images, history, best)
-        network = _finished(self.spec, weights, self.classes)
+            best = self._train_epochs(trainer, images, history, best)
+        weights, outcome = self._final_weights(trainer, images, history, best)
+        network = _network_of_weights(self.spec, weights, self.classes)
         record = self._record(network, history, outcome)
         tested = None if test is None else self.test(record, test)
         record = replace(record, training={**record.training, "test": tested})
         if self.processes.first:
             self.folder.write(record)
-            drop_state(self.folder)
+            remove_state(self.folder)
         self.processes.barrier()
         if best is not None:
             self.progress.note(
@@ -220,9 +220,9 @@ class Session:
             )
         seconds = time.perf_counter() - started
         self.progress.note(f"run {self.folder.name} is ready after {seconds:.1f} s of training")
-        for line in _said_of(tested, self.data.name):
+        for line in _accuracy_notes(tested, self.data.name):
             self.progress.note(line)
-        return TrainResult(self.folder.name, record, len(history) - begun)
+        return TrainResult(self.folder.name, record, len(history) - finished)
 
     def _labelled(self, part: str) -> ImageSet:
         return labelled_images(
@@ -235,31 +235,33 @@ class Session:
         )
 
     def _test_images(self) -> ImageSet | None:
-        """Return the images that are tested on, None if there are none."""
+        """Return the test images; None if there are none."""
         if self.data.parts.keys() == {"train"}:
             return None
         return replace(self._labelled(self.data.test_name), name=self.data.name)
 
-    def _begun(self) -> tuple[Trainer, History, Best]:
-        """Make the network as it is after the last good epoch, if there is one.
+    def _restore(self) -> tuple[Trainer, History, Best]:
+        """Build the network and load its newest intact state, if there is one.
 
         Returns
         -------
         trainer
-            The network in training, the same in every process.
+            The network in training; equal in every process.
         history
             One entry per finished epoch.
         best
-            Where the best weights are, if they count.
+            Epoch, file name and digest of the best weights; None if they are not stored.
         """
         before = self.processes.broadcast((self.folder.path / STATE).is_file())
         trainer = self._trainer(from_init=not before)
         state = load_state(self.folder, trainer, self.progress) if self.processes.first else None
         history, best = self.processes.broadcast(state) or ([], None)
         if before and not history:
-            self.progress.note(f"no state of run {self.folder.name} is intact: starting again")
+            self.progress.note(
+                f"every stored state of run {self.folder.name} is damaged: training starts again"
+            )
             trainer = self._trainer(from_init=True)
-        trainer.follow_first()
+        trainer.copy_from_first()
         self.processes.cure = (
             "the run resumes after its last finished epoch, with any number of processes: "
             f"ood train --resume --run {self.folder.name}"
@@ -267,7 +269,7 @@ class Session:
         return trainer, history, best
 
     def _trainer(self, *, from_init: bool) -> Trainer:
-        """Make the network as it is before its first step, and what trains it."""
+        """Build the network with its initial weights, and its trainer."""
         job, spec, objective = self.job, self.spec, self.objective
         torch.manual_seed(self.seed)
         module = spec.build(self.classes)
@@ -275,13 +277,13 @@ class Session:
         size = job.preprocess.size
         network.check_image_size(*size)
         last_block = None
-        if "maps" in objective.looks_at:
+        if "maps" in objective.needs:
             name, (channels, _, _) = list(network.block_shapes(size).items())[-1]
             last_block = LastBlock(network.blocks[name], channels, network.layout(name).maps)
         head = spec.architecture.head
         if self.init is not None and from_init:
             weights = self.init.read(self.store, spec)
-            weights.put_into(module, spec, digest=self.init.digest)
+            weights.copy_into(module, spec, digest=self.init.digest)
         objective.attach(module, head)
         return Trainer(
             module,
@@ -297,16 +299,16 @@ class Session:
             processes=self.processes,
         )
 
-    def _introduce(self, trainer: Trainer, images: int, begun: int) -> None:
-        """Say what is trained, on what, and from where."""
+    def _announce(self, trainer: Trainer, images: int, finished: int) -> None:
+        """Report the architecture, the data, the device, the recipe and the initial weights."""
         job, recipe = self.job, self.recipe
         for remark in network_of(self.spec, trainer.module).remarks():
             self.progress.note(remark)
         self.progress.note(
             f"training {job.arch} on {counted(images, 'image')} of {self.data.name}, "
             f"{counted(recipe.epochs, 'epoch')}, "
-            f"on {_where(self.device, self.processes)}"
-            + (f", resuming after epoch {begun}" if begun else "")
+            f"on {_device_text(self.device, self.processes)}"
+            + (f", resuming after epoch {finished}" if finished else "")
         )
         self.progress.note(
             f"recipe {recipe.name} ({recipe.source}), {recipe.objective}"
@@ -318,10 +320,10 @@ class Session:
                 "omit it"
             )
 
-    def _placed(self, parts: Mapping[str, ImageSet]) -> dict[str, TrainingImages]:
-        """Return the images as training takes them."""
+    def _place_images(self, parts: Mapping[str, ImageSet]) -> dict[str, TrainingImages]:
+        """Return the images in memory or streamed, by name of the part."""
         preprocess = self.job.preprocess
-        images = placed_images(
+        images = place_images(
             self.data,
             parts,
             self.recipe,
@@ -339,21 +341,32 @@ class Session:
             )
         return images
 
-    def _through_epochs(
+    def _train_epochs(
         self, trainer: Trainer, images: Mapping[str, TrainingImages], history: History, best: Best
     ) -> Best:
-        """Train the epochs that are left, add them to the history, and return where the best is."""
-        begun, train = len(history), images["train"]
-        total = (self.recipe.epochs - begun) * len(train)
+        """Train the remaining epochs, append them to the history, and return the best epoch.
+
+        Returns
+        -------
+        dict
+            Epoch, file name and digest of the best weights; None if they are not stored.
+
+        Raises
+        ------
+        InvalidInputError
+            If the loss is not finite.
+        """
+        finished, train = len(history), images["train"]
+        total = (self.recipe.epochs - finished) * len(train)
         keep_best = self.recipe.keep == "best"
         with self.progress.task("training", total=total, unit="images") as task:
             try:
                 for stats in trainer.epochs(
-                    train, images.get("val"), done=begun, task=task, progress=self.progress
+                    train, images.get("val"), done=finished, task=task, progress=self.progress
                 ):
                     history.append(stats.to_json())
                     share = train.waited / stats.seconds
-                    if stats.epoch == begun + 1 and share > MUCH_WAITING:
+                    if stats.epoch == finished + 1 and share > REPORTED_WAITING:
                         self.progress.note(
                             f"waiting for images took {100 * share:.0f} % of the time; to reduce "
                             "this, use more cores (with --data-workers N) or smaller images"
@@ -369,10 +382,10 @@ class Session:
                 ) from None
         return self.processes.broadcast(best)
 
-    def _outcome(
+    def _final_weights(
         self, trainer: Trainer, images: Mapping[str, TrainingImages], history: History, best: Best
     ) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
-        """Return the weights that count, and the line of the history that belongs to them."""
+        """Return the weights of the run, and the entry of the history that belongs to them."""
         outcome = history[-1] if best is None else history[best["epoch"] - 1]
         if not self.objective.trains_last_layer:
             outcome = {**outcome, **self._fit_probe(trainer, images)}
@@ -384,13 +397,13 @@ class Session:
     def _fit_probe(
         self, trainer: Trainer, images: Mapping[str, TrainingImages]
     ) -> dict[str, float | None]:
-        """Fit the last layer on the features of the training images, and put it there."""
+        """Replace the last layer by a linear probe of training features; return its accuracies."""
         self.progress.note("fitting a linear probe, which becomes the last layer")
         train = images["train"]
         features = trainer.features(train)
         if self.processes.first:
             trainer.set_last_layer(*fit_probe(features, train.labels, self.classes))
-        trainer.follow_first()
+        trainer.copy_from_first()
         val = images.get("val")
         return {
             "train_accuracy": trainer.accuracy(train),
@@ -398,7 +411,7 @@ class Session:
         }
 
     def _record(self, network: Network, history: History, outcome: Mapping[str, Any]) -> Run:
-        """Write weights and history, and return the record of them."""
+        """Write weights and history, and return the record of the run."""
         folder = self.folder
         if self.processes.first:
             save_weights(network, folder.weights)
@@ -432,8 +445,14 @@ class Session:
 
 
 @contextlib.contextmanager
-def _writing(store: Store, folder: RunFolder, progress: Progress) -> Iterator[None]:
-    """Keep other processes from training a run, and from removing it."""
+def _locked_run(store: Store, folder: RunFolder, progress: Progress) -> Iterator[None]:
+    """Lock a run against other processes that train or remove it.
+
+    Raises
+    ------
+    MissingArtifactError
+        If the run was removed or renamed before the lock was acquired.
+    """
     name = run_lock(folder.name)
     with store.shared(name, progress=progress), store.lock(name, progress=progress):
         if not folder.is_run:
@@ -443,21 +462,21 @@ def _writing(store: Store, folder: RunFolder, progress: Progress) -> Iterator[No
         yield
 
 
-def _said_of(tested: Mapping[str, Any] | None, data_name: str) -> Iterator[str]:
+def _accuracy_notes(tested: Mapping[str, Any] | None, data_name: str) -> Iterator[str]:
     if tested is None:
         return
     right = 100 * tested["accuracy"]
     yield f"accuracy on {counted(tested['n'], 'test image')} of {data_name}: {right:.2f} %"
     if tested["chance"] is not None:
         yield (
-            "warning: that is hardly better than chance "
-            f"({100 * tested['chance']:.2f} %); train longer, or look at images and classes: "
+            "warning: this is hardly better than chance "
+            f"({100 * tested['chance']:.2f} %); train longer, or check images and classes: "
             "ood datasets show"
         )
 
 
-def _check_shares(recipe: Recipe, processes: Processes) -> None:
-    """Refuse a batch that has not an image for every process."""
+def _check_batch_size(recipe: Recipe, processes: Processes) -> None:
+    """Refuse a batch size smaller than the number of processes."""
     if recipe.batch_size < processes.size:
         raise InvalidInputError(
             f"a batch of {recipe.batch_size} images cannot be divided among {processes.size} "
@@ -466,7 +485,7 @@ def _check_shares(recipe: Recipe, processes: Processes) -> None:
 
 
 def check_compiled(device: torch.device, processes: Processes) -> None:
-    """Refuse to compile where that cannot be done, or is not tested.
+    """Refuse to compile if torch cannot, or with several processes, which is not tested.
 
     Parameters
     ----------
@@ -478,18 +497,20 @@ def check_compiled(device: torch.device, processes: Processes) -> None:
     Raises
     ------
     InvalidInputError
-        If there are several, or torch cannot compile here.
+        If there are several processes, or torch cannot compile on this machine.
     """
     if processes.distributed:
         raise InvalidInputError(
             f"--compile is for one process, not for {processes.size} that share batches; omit "
-            "--compile, or resume a run that was started with it in one process"
+            "--compile, or resume a run that was started with it in a single process"
         )
     check_compiler(device)
 
 
-def _finished(spec: ArchitectureSpec, weights: Mapping[str, torch.Tensor], classes: int) -> Network:
-    """Return the network without anything that only training needs."""
+def _network_of_weights(
+    spec: ArchitectureSpec, weights: Mapping[str, torch.Tensor], classes: int
+) -> Network:
+    """Build the network for scoring, without the layers that only training needs."""
     with torch.random.fork_rng(devices=[]):
         module = spec.build(classes)
     if f"{spec.architecture.head}.tau" in weights:
@@ -498,8 +519,8 @@ def _finished(spec: ArchitectureSpec, weights: Mapping[str, torch.Tensor], class
     return network_of(spec, module)
 
 
-def _where(device: torch.device, processes: Processes) -> str:
-    """Say where training computes, and how several processes share it."""
+def _device_text(device: torch.device, processes: Processes) -> str:
+    """Describe the device, and how several processes divide the batches."""
     if not processes.distributed:
         return str(device)
     if device.type == "cuda":
@@ -510,8 +531,8 @@ def _where(device: torch.device, processes: Processes) -> str:
     )
 
 
-def _deterministic(device: torch.device) -> None:
-    """Make two trainings with the same seed give the same weights."""
+def _make_deterministic(device: torch.device) -> None:
+    """Select deterministic algorithms, so that equal seeds give equal weights."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False

@@ -1,7 +1,8 @@
-"""The state of a run in training: written after every epoch, and read after a kill.
+"""The state of a run in training: written after every epoch, and read when training resumes.
 
-Tensors come first, then the note that they are good, so that whatever moment the process dies at,
-the note names files that are whole. The states of the last two epochs are kept.
+Tensors are written first, then the JSON file that lists them with their digests. At whatever moment
+the process is killed, the JSON file lists complete files. The states of the last two epochs are
+stored.
 """
 
 import json
@@ -17,7 +18,7 @@ from oodcli.store.runs import STATE, RunFolder
 from oodcli.store.store import atomic_write, read_arrays, read_json, write_arrays, write_json
 from oodcli.training.loop import Trainer, weights_of
 
-KEPT = 2
+_STATES = 2
 _PATTERNS = ("state-*.safetensors", "best-*.safetensors")
 History = list[dict[str, Any]]
 
@@ -25,7 +26,7 @@ History = list[dict[str, Any]]
 def save_state(
     folder: RunFolder, trainer: Trainer, history: History, *, keep_best: bool
 ) -> dict[str, Any] | None:
-    """Store the state after an epoch, and its weights apart if they are the best so far.
+    """Store the state after an epoch, and its weights in a separate file if they are the best.
 
     Parameters
     ----------
@@ -36,21 +37,22 @@ def save_state(
     history
         One entry per finished epoch.
     keep_best
-        Whether the best weights on validation images count.
+        Whether the weights with the best validation accuracy are stored.
 
     Returns
     -------
     dict
-        Where the best weights are; None where they do not count or there are no validation images.
+        Epoch, file name and digest of the best weights; None if they are not stored, or if there
+        are no validation images.
     """
     epoch = len(history)
     state = trainer.state()
     before = _states(folder)
     best = before[0]["best"] if before else None
     if keep_best and _is_best(history):
-        best = {"epoch": epoch, **_written(folder, f"best-{epoch:04d}", weights_of(state))}
-    newest = {"epoch": epoch, **_written(folder, f"state-{epoch:04d}", state), "best": best}
-    states = [newest, *(old for old in before if old["epoch"] < epoch)][:KEPT]
+        best = {"epoch": epoch, **_write(folder, f"best-{epoch:04d}", weights_of(state))}
+    newest = {"epoch": epoch, **_write(folder, f"state-{epoch:04d}", state), "best": best}
+    states = [newest, *(old for old in before if old["epoch"] < epoch)][:_STATES]
     write_history(folder, history)
     write_json(folder.path / STATE, {"states": states, "history": history})
     wanted = {entry["file"] for each in states for entry in (each, each["best"]) if entry}
@@ -61,28 +63,45 @@ def save_state(
 
 
 def load_state(
-    folder: RunFolder, trainer: Trainer, watch: Progress
+    folder: RunFolder, trainer: Trainer, progress: Progress
 ) -> tuple[History, dict[str, Any] | None]:
-    """Take up the last good state; return the history up to it and where the best weights are."""
+    """Load the newest intact state into a trainer.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    trainer
+        The network in training; its state is replaced.
+    progress
+        Reports damaged states.
+
+    Returns
+    -------
+    history
+        One entry per epoch up to that state; empty if no state is intact.
+    best
+        Epoch, file name and digest of the best weights; None if they are not stored.
+    """
     for entry in _states(folder):
         try:
             trainer.load_state(_read(folder, entry))
             if entry["best"] is not None:
                 _read(folder, entry["best"])
         except (CorruptArtifactError, FileNotFoundError, KeyError, RuntimeError):
-            watch.note(f"the state of run {folder.name} after epoch {entry['epoch']} is damaged")
+            progress.note(f"the state of run {folder.name} after epoch {entry['epoch']} is damaged")
             continue
         return _history(folder)[: entry["epoch"]], entry["best"]
     return [], None
 
 
-def weights_so_far(folder: RunFolder) -> tuple[int, dict[str, Tensor]]:
-    """Return the last good weights of a run in training, and after which epoch they were stored.
+def newest_weights(folder: RunFolder) -> tuple[int, dict[str, Tensor]]:
+    """Return the newest intact weights of a run in training, and the number of their epoch.
 
     Raises
     ------
     MissingArtifactError
-        If no epoch is finished, or what was stored is damaged.
+        If no epoch is finished, or every stored state is damaged.
     """
     for entry in _states(folder):
         try:
@@ -96,18 +115,31 @@ def weights_so_far(folder: RunFolder) -> tuple[int, dict[str, Tensor]]:
 
 
 def read_best(folder: RunFolder, best: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights that were best on validation images."""
+    """Return the weights with the best validation accuracy.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    best
+        Epoch, file name and digest, from :func:`save_state`.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If the file is damaged.
+    """
     return _read(folder, best)
 
 
 def write_history(folder: RunFolder, history: History) -> None:
-    """Write one JSON object a line for every finished epoch."""
+    """Write the history as JSON lines, one per finished epoch."""
     with atomic_write(folder.history) as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in history).encode())
 
 
-def drop_state(folder: RunFolder) -> None:
-    """Remove what only a run in training needs."""
+def remove_state(folder: RunFolder) -> None:
+    """Remove the files that only a run in training needs."""
     (folder.path / STATE).unlink(missing_ok=True)
     for pattern in _PATTERNS:
         for path in folder.path.glob(pattern):
@@ -115,12 +147,12 @@ def drop_state(folder: RunFolder) -> None:
 
 
 def _is_best(history: History) -> bool:
-    """Tell whether no epoch was better on validation images than the last."""
+    """Return whether no epoch has a higher validation accuracy than the last one."""
     last = history[-1]["val_accuracy"]
     return last is not None and last >= max(line["val_accuracy"] for line in history)
 
 
-def _written(folder: RunFolder, stem: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def _write(folder: RunFolder, stem: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     path = folder.path / f"{stem}.safetensors"
     digest = write_arrays(path, {name: tensor.numpy() for name, tensor in tensors.items()})
     return {"file": path.name, "digest": digest}
@@ -142,7 +174,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
 
 
 def _states(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return what is known of the stored states, the newest first."""
+    """Return epoch, file and digest of the stored states, the newest first."""
     return list(_content(folder).get("states", []))
 
 

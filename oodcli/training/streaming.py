@@ -1,4 +1,4 @@
-"""Training images that are decoded as they are needed, for sets that no memory holds."""
+"""Training images that are decoded on the fly, for data sets that do not fit in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -14,24 +14,24 @@ from oodcli.data.decoding.scaling import Resizing
 from oodcli.images import ImageSource
 from oodcli.training.recipes import Recipe
 
-# Larger sets are streamed, and so are those that would take half of what is free.
+# Larger data sets are streamed, and so are those that need more than half of the free memory.
 MOST_BYTES_IN_MEMORY = 8 * 1024**3
 
 
 class TrainingImages(Protocol):
-    """Labelled images to train and evaluate on, wherever they come from."""
+    """Labelled images for training and evaluation, in memory or streamed."""
 
     @property
     def labels(self) -> Tensor:
-        """Class of every image, int64 ``(n,)``, on the device that trains."""
+        """Class of every image, int64 ``(n,)``, on the training device."""
 
     @property
     def cropped(self) -> bool:
-        """Whether images arrive cropped at random out of their originals."""
+        """Whether images are already randomly cropped from their originals."""
 
     @property
     def waited(self) -> float:
-        """Seconds that training has waited for images in the last epoch."""
+        """Seconds that training waited for images in the last epoch."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -49,47 +49,58 @@ class TrainingImages(Protocol):
         Parameters
         ----------
         batches
-            Row numbers of each batch.
+            Rows of the images of each batch, int64 ``(m,)`` each.
         epoch
             Number of the epoch, from 1.
         views
-            How many views there are of each image.
+            Number of views of each image.
         share
-            Returns the places in a batch, of so many images, that this process needs.
+            Given the size ``m`` of a batch, returns the positions in it that this process needs.
 
         Yields
         ------
         list of Tensor
-            uint8 ``(m, 3, h, w)`` for each view, on the device that trains, before augmentation
-            there; places that this process does not need may be black.
+            One tensor per view, uint8 ``(m, 3, h, w)``, on the training device, before the
+            augmentation on that device; positions that this process does not need may be black.
         """
 
     def spans(self, spans: Sequence[slice]) -> Iterator[Tensor]:
-        """Yield the images of each span as they are prepared, uint8 ``(m, 3, h, w)``."""
+        """Yield the resized images of each range of rows, uint8 ``(m, 3, h, w)``."""
 
 
 def crops_originals(recipe: Recipe) -> bool:
-    """Return whether a recipe crops before anything that wants images of one size.
+    """Return whether a recipe crops before any step that needs images of equal size.
 
     Notes
     -----
-    Mirroring may come before: a random part of a mirrored image is as likely as the mirrored part.
+    Mirroring may come first: cropping a mirrored image and mirroring a crop have the same
+    distribution.
     """
     steps = [step for step in recipe.augmentation if step != "flip"]
     return steps[:1] == ["resized-crop"]
 
 
 def after_crop(recipe: Recipe) -> tuple[str, ...]:
-    """Return what is left to happen to images that have been cropped."""
+    """Return the augmentation steps of a recipe without ``resized-crop``."""
     steps = list(recipe.augmentation)
     steps.remove("resized-crop")
     return tuple(steps)
 
 
 def fits(images: int, size: tuple[int, int], free: int | None) -> bool:
-    """Return whether images are to be held in memory, by the bytes of it that are free."""
-    wanted = images * 3 * size[0] * size[1]
-    return wanted <= MOST_BYTES_IN_MEMORY and (free is None or wanted <= free // 2)
+    """Return whether images should be held in memory.
+
+    Parameters
+    ----------
+    images
+        Number of images.
+    size
+        Height and width in pixels.
+    free
+        Free memory in bytes; None if unknown.
+    """
+    needed = images * 3 * size[0] * size[1]
+    return needed <= MOST_BYTES_IN_MEMORY and (free is None or needed <= free // 2)
 
 
 class StreamedImages:
@@ -98,25 +109,25 @@ class StreamedImages:
     Parameters
     ----------
     source
-        The originals.
+        The original images.
     rows
-        Row of every image in the source, ``(n,)``.
+        Row of every image in the source, int64 ``(n,)``.
     labels
-        Class of every image, int64 ``(n,)``, on the device that trains.
+        Class of every image, int64 ``(n,)``, on the training device.
     resizing
-        How images get to the size of the run.
+        Image size of the run, and how images are resized to it.
     decoders
-        Who decodes.
+        The processes that decode.
     crop_scale
-        Smallest and largest share of the area of the random crops out of the originals; None
-        brings every image to its size by ``resizing``.
+        Smallest and largest area of random crops, as a fraction of the original image; None: images
+        are not cropped at random but resized by ``resizing``.
     seed
         Seed of the crops.
 
     Notes
     -----
-    A crop depends on the seed, the epoch, the row of the image and the view alone, so that neither
-    the number of workers nor that of processes matters, nor a training that was cut off.
+    A crop depends only on the seed, the epoch, the row of the image and the view. It does not
+    depend on the number of workers or processes, or on interruptions of training.
     """
 
     def __init__(
@@ -145,17 +156,17 @@ class StreamedImages:
 
     @property
     def labels(self) -> Tensor:
-        """Class of every image, on the device that trains."""
+        """Class of every image, int64 ``(n,)``, on the training device."""
         return self._labels
 
     @property
     def cropped(self) -> bool:
-        """Whether images arrive cropped at random out of their originals."""
+        """Whether images are already randomly cropped from their originals."""
         return self._scale is not None
 
     @property
     def waited(self) -> float:
-        """Seconds that training has waited for images in the last epoch."""
+        """Seconds that training waited for images in the last epoch."""
         return self._waited
 
     def arriving(
@@ -179,7 +190,7 @@ class StreamedImages:
             to, filter_ = self._resizing.size, self._resizing.way.used
             change = RandomCrops(to, self._scale, self._seed, epoch, views, filter_)
         sizes = [len(batch) for batch in batches]
-        order = torch.cat(list(batches)).cpu().split(sizes)  # one copy from the device, not many
+        order = torch.cat(list(batches)).cpu().split(sizes)  # a single copy from the device
         places = [share(size) for size in sizes]
         wanted = [self._rows[rows[at].numpy()] for rows, at in zip(order, places, strict=True)]
         decoded = self._decoded(wanted, change)
@@ -193,7 +204,7 @@ class StreamedImages:
             yield seen if len(seen) == views else seen * views
 
     def spans(self, spans: Sequence[slice]) -> Iterator[Tensor]:
-        """Yield the images of each span as they are prepared, uint8 ``(m, 3, h, w)``.
+        """Yield the resized images of each range of rows, uint8 ``(m, 3, h, w)``.
 
         Raises
         ------
@@ -208,12 +219,12 @@ class StreamedImages:
         for pixels in self._decoders.batches(self._originals, batches, change, settle=self._settle):
             views = torch.from_numpy(pixels)
             if self._device.type == "cuda":
-                # From pinned memory the copy goes on while the device computes.
+                # From pinned memory the copy is asynchronous.
                 pinned = torch.empty(views.shape, dtype=torch.uint8, pin_memory=True)
                 views = pinned.copy_(views).to(self._device, non_blocking=True)
             yield views.contiguous().to(self._device)
 
     def _settle(self) -> None:
-        """Let the device finish what it has to do, so that what follows is waiting for images."""
+        """Wait until the device is idle, so that any further waiting is for images."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

@@ -33,10 +33,10 @@ from oodcli.store.runs import (
 from oodcli.store.store import Store
 from oodcli.training.job import (
     TrainRequest,
-    named_apart,
-    planned,
-    resumed,
+    plan_job,
+    read_unfinished,
     same_run,
+    with_settings_as_options,
 )
 from oodcli.training.session import Session, TrainResult, check_compiled
 
@@ -78,7 +78,7 @@ def train(
         finite, or another process has ended.
     """
     processes = processes or Processes()
-    request = named_apart(request)
+    request = with_settings_as_options(request)
     device = Compute.of(request.device).device
     decoders = _decoders(request.data_workers, processes, progress)
     if request.compile:
@@ -97,7 +97,7 @@ def train(
     )
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
-    job = planned(store, request, dataset, progress=progress, processes=processes)
+    job = plan_job(store, request, dataset, progress=progress, processes=processes)
     begun = TrainingRecord(job, command, utc_now())
     same, folder = processes.broadcast(
         _named(store, request, begun, dataset.name, resume=resume)
@@ -292,7 +292,7 @@ def _carry_on(
     if processes.broadcast(folder.finished):
         progress.note(f"run {folder.name} is already finished")
         return TrainResult(folder.name, folder.read(), 0)
-    begun = resumed(folder)
+    begun = read_unfinished(folder)
     job = begun.job
     opened = dataset or find_dataset(
         job.data,

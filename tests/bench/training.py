@@ -42,7 +42,7 @@ from oodcli.models import network_of, parse_architecture
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.objectives.registry import parse_objective
-from oodcli.training.objectives.student import LastBlock
+from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.recipes import Recipe, recipe_for, recipe_named
 
 CLASSES = 10
@@ -127,7 +127,7 @@ def trainer_of(arch: str, recipe: Recipe, device: str, *, amp: bool, compiled: b
     network = network_of(spec, module)
     objective = parse_objective(recipe.objective).objective
     last_block = None
-    if "maps" in objective.looks_at:
+    if "maps" in objective.needs:
         name, (channels, _, _) = list(network.block_shapes((32, 32)).items())[-1]
         last_block = LastBlock(network.blocks[name], channels, network.layout(name).maps)
     objective.attach(module, spec.architecture.head)

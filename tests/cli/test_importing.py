@@ -118,9 +118,9 @@ def test_the_size_does_not_depend_on_what_a_folder_is_called(
     code, out, err = ood(*argv)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        f"error: it is not stated at which size {colours}:any_size was trained, and the images of "
-        f"{folder} are of 70 x 90 pixels; name it: --image-size N, and --resize shorter-crop:SIDE "
-        "if a margin was cut off"
+        f"error: the image size that {colours}:any_size was trained with is unknown, and the "
+        f"images of {folder} are of 70 x 90 pixels; specify it: --image-size N, and --resize "
+        "shorter-crop:SIDE if images were cropped after resizing"
     )
     code, out, err = ood(*argv, "--image-size", 64)
     assert code == 0, err
@@ -136,9 +136,9 @@ def test_small_images_keep_the_usual_size(ood: Ood, tmp_path: Path, colours: str
     assert code == 0, err
     lines = err.splitlines()
     assert "plain: images of 20 x 24 pixels" in lines
-    assert "size 32 x 32: usual for images of 20 x 24 pixels" in lines
+    assert "size 32 x 32: default for images of 20 x 24 pixels" in lines
     assert any(line.startswith("resize exact (") for line in lines)
-    assert "filter bilinear: the usual one, as no other is stated" in lines
+    assert "filter bilinear: the default, because no other is specified" in lines
     assert (
         "mean 0.5, 0.5, 0.5 and std 0.5, 0.5, 0.5: not stated anywhere, so one half is assumed"
         in lines
@@ -178,7 +178,10 @@ def test_a_configuration_that_a_network_carries_is_read(
     code, _, err = ood(*argv, "--image-size", 48, "--name", "other")
     assert code == 0, err
     assert record_of(ood, "other")["preprocess"]["resize"] == "shorter-crop:lanczos"
-    assert f"{source}, without its margin (shorter-crop:50), which is for its own size" in err
+    assert (
+        f"{source}, without the side of shorter-crop:50, which applies to its own image size only"
+        in err
+    )
 
 
 def test_a_mean_of_pixels_to_255_is_refused(ood: Ood, colours: str, tmp_path: Path) -> None:
@@ -209,8 +212,8 @@ def test_a_file_for_a_network_of_torchvision_is_used_as_its_published_weights_ar
     assert preprocess["mean"] == [0.485, 0.456, 0.406]
     assert preprocess["std"] == [0.229, 0.224, 0.225]
     source = "torchvision's configuration of resnet18 IMAGENET1K_V1"
-    usual = "the usual one, as no other is stated"
-    assert f"filter bilinear: {source if side == 100 else usual}" in err
+    default = "the default, because no other is specified"
+    assert f"filter bilinear: {source if side == 100 else default}" in err
     assert f"mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225: {source}" in err
     assert ood(*argv, "--mean", 0.4, "--name", "other")[0] == 0
     other = record_of(ood, "other")
@@ -388,12 +391,12 @@ def test_outputs_in_another_order_are_seen_and_named(
     )
     warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        "warning: accuracy was 0.00 %, and best_acc in the file is 99.50 %: check normalisation, "
-        "size, and the order of the classes",
+        "warning: accuracy was 0.00 %, but best_acc in the file is 99.50 %: check normalisation, "
+        "image size, and the order of the classes",
         "warning: accuracy was 0.00 %, no better than chance (16.67 %): the network, the size "
         "or normalisation of its images, or the order of its classes is wrong",
         "warning: accuracy was 0.00 %, but 100.00 % with the classes in another order (the outputs "
-        "are shifted by 1; output 0, here 'blue', is 'yellow'): name them in the order of the "
+        "are shifted by 1; output 0, here 'blue', is 'yellow'): list them in the order of the "
         "outputs, one per line: --classes FILE",
     ]
     assert record_of(ood, "rolled")["imported"]["plausibility"] == {
@@ -433,16 +436,16 @@ def test_the_order_of_the_outputs_can_be_given(ood: Ood, tmp_path: Path, colours
 
 
 def test_a_network_hardly_above_chance_is_said_to_be() -> None:
-    from oodcli.training.plausibility import _against_chance
+    from oodcli.training.plausibility import _near_chance
 
-    assert "no better than chance" in next(_against_chance(0.0, 256, 0.001), "")
+    assert "no better than chance" in next(_near_chance(0.0, 256, 0.001), "")
     # 5 of 500 images in 1,000 classes are more than chance, and yet nothing.
-    assert "hardly better than chance (0.10 %)" in next(_against_chance(0.01, 500, 0.001), "")
-    assert list(_against_chance(0.2, 500, 0.1)) == []
-    assert list(_against_chance(0.6, 500, 0.5)) == []
+    assert "hardly better than chance (0.10 %)" in next(_near_chance(0.01, 500, 0.001), "")
+    assert list(_near_chance(0.2, 500, 0.1)) == []
+    assert list(_near_chance(0.6, 500, 0.5)) == []
     # Nothing is better than always naming the only class that the images are of.
-    assert list(_against_chance(1.0, 500, 1.0)) == []
-    assert list(_against_chance(0.9, 500, 1.0)) == []
+    assert list(_near_chance(1.0, 500, 1.0)) == []
+    assert list(_near_chance(0.9, 500, 1.0)) == []
 
 
 def test_a_network_at_chance_is_said_to_be(ood: Ood, tmp_path: Path, colours: str) -> None:
@@ -495,7 +498,7 @@ def test_wrong_normalisation_of_a_published_network_is_seen(
     assert found["stored"] == pytest.approx(0.9178, abs=1e-4)
     assert 0.78 < found["accuracy"] < 0.88
     assert len(found["warnings"]) == 2
-    assert "and best_prec1 in the file is 91.78 %" in found["warnings"][0]
+    assert "but best_prec1 in the file is 91.78 %" in found["warnings"][0]
     assert "of ImageNet (--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225)" in found["warnings"][1]
     code, _, err = ood(
         *argv, "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--name", "right"

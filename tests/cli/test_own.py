@@ -278,7 +278,7 @@ def test_a_classifier_that_guesses_is_said_to_before_its_methods(ood: Ood, tmp_p
         test_images=rng.integers(0, 256, (80, 8, 8, 3), dtype=np.uint8), test_labels=labels,
     )  # fmt: skip
     _, _, err = ood("train", "--data", path, "--arch", "resnet18:width=2", "--epochs", 1)
-    assert "warning: that is hardly better than chance (25.00 %)" in err
+    assert "warning: this is hardly better than chance (25.00 %)" in err
     _, out, err = ood("score", "--method", "msp", "--ood", "uniform-noise")
     assert "hardly better than chance\n" in err.split("scoring")[0]
     assert (

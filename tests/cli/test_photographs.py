@@ -39,9 +39,9 @@ def test_large_images_are_trained_at_64_and_that_is_said(ood: Ood, tmp_path: Pat
     assert preprocess["resize"] == "shorter-crop"
     lines = err.splitlines()
     assert "photos: images of 90 x 120 pixels" in lines
-    assert "size 64 x 64: by the size of the images; another: --image-size N" in lines
+    assert "size 64 x 64: from the size of the images; to change it: --image-size N" in lines
     assert (
-        "resize shorter-crop (the shorter side to 64, then the centre): usual for photographs; "
+        "resize shorter-crop (the shorter side to 64, then the centre): default for photographs; "
         "keeps the aspect ratio; this keeps 75 % of the area and 50 % of the pixels there"
     ) in lines
     # What is judged is resized as what was trained on.

@@ -69,13 +69,12 @@ def test_too_many_images_are_streamed_and_give_the_same_weights(
     line = (*command(photos), "--objective", objective, "--set", "augmentation=flip,crop")
     code, _, err = ood(*line, "--name", "held")
     assert code == 0, err
-    assert "decoded as they are needed" not in err
+    assert "decoded on the fly" not in err
     monkeypatch.setattr(streaming, "MOST_BYTES_IN_MEMORY", 100)
     code, _, err = ood(*line, "--data-workers", 0, "--name", "streamed")
     assert code == 0, err
     assert (
-        "training images are decoded as they are needed, by this process: there are too many to "
-        "be held in memory"
+        "training images are decoded on the fly by this process: they do not fit in memory"
     ) in err
     assert_same(store, "held", "streamed")
 
@@ -85,10 +84,10 @@ def test_a_crop_comes_out_of_the_original_where_that_has_another_size(
 ) -> None:
     code, _, err = ood(*command(photos, *CROPPING), "--data-workers", 0, "--name", "originals")
     assert code == 0, err
-    assert "by this process: they are cropped out of their originals" in err
+    assert "by this process: random crops are taken from the original images" in err
     code, _, err = ood(*command(photos, *CROPPING), "--data-workers", 2, "--name", "workers")
     assert code == 0, err
-    assert "by 2 processes: they are cropped out of their originals" in err
+    assert "by 2 processes: random crops are taken from the original images" in err
     assert_same(store, "originals", "workers")
     # The same images at the size of training beforehand: the original is what is prepared.
     from oodcli.data.decoding.scaling import Resizing
@@ -100,7 +99,7 @@ def test_a_crop_comes_out_of_the_original_where_that_has_another_size(
         Image.fromarray(resizing.apply(np.asarray(Image.open(file)))).save(small)
     code, _, err = ood(*command(tmp_path / "small", *CROPPING), "--name", "small")
     assert code == 0, err
-    assert "decoded as they are needed" not in err
+    assert "decoded on the fly" not in err
     assert any(
         not np.array_equal(tensor, weights(store, "originals")[name])
         for name, tensor in weights(store, "small").items()
@@ -162,7 +161,7 @@ def test_two_processes_stream_as_one(
     assert code == 0, err
     code, _, err = together(*line, "--data-workers", 1, "--store", store, "--name", "both")
     assert code == 0, err
-    assert err.count("they are cropped out of their originals") == 1
+    assert err.count("random crops are taken from the original images") == 1
     both = weights(store, "both")
     for name, tensor in weights(store, "alone").items():
         np.testing.assert_allclose(both[name], tensor, rtol=2e-4, atol=2e-5, err_msg=name)
@@ -185,13 +184,13 @@ def test_an_image_that_vanishes_while_training_is_named(
     from oodcli.training import session as workflow
 
     gone = photos / "train" / "red" / "07.png"
-    original = workflow.placed_images
+    original = workflow.place_images
 
     def unlinking(*args: object, **rest: object) -> object:
         gone.unlink()
         return original(*args, **rest)
 
-    monkeypatch.setattr(workflow, "placed_images", unlinking)
+    monkeypatch.setattr(workflow, "place_images", unlinking)
     code, out, err = ood(*command(photos, *CROPPING, "--data-workers", 1))
     assert (code, out) == (1, "")
     assert err.count("\n") < 20

@@ -186,7 +186,7 @@ def test_fine_tuning_asks_for_a_network(ood: Ood) -> None:
     code, _, err = ood(*SMALL, "--recipe", "mode-finetune")
     assert code == 1
     assert err == (
-        "error: recipe mode-finetune starts from a trained network; name one: --init RUN, "
+        "error: recipe mode-finetune starts from a trained network; specify one: --init RUN, "
         "--init FILE or --pretrained, or start from random weights: --set start=random\n"
     )
 

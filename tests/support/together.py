@@ -12,7 +12,7 @@ from oodcli.models import parse_architecture
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.objectives.registry import parse_objective
-from oodcli.training.objectives.student import LastBlock
+from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.recipes import Recipe
 
 # 50 images make batches of 16, 16, 16 and 2; of 49, the last batch has one image for two processes.
@@ -125,7 +125,7 @@ def trained(
     )
     if done is not None and processes.first:
         trainer.load_state(done)
-    trainer.follow_first()
+    trainer.copy_from_first()
     lines, states = [], []
     with Silent().task("", total=None, unit="") as task:
         for stats in trainer.epochs(

@@ -1,1 +1,1 @@
-"""What training minimises: one module per objective."""
+"""Training objectives (loss functions): one module per objective."""

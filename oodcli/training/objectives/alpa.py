@@ -1,4 +1,4 @@
-"""ALPA: positions of the last map align between images of a class."""
+"""ALPA: aligns positions of the last feature map between images of a class."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -14,7 +14,7 @@ from oodcli.specs import positive
 from oodcli.training.objectives.base import PlainObjective, StepOutput
 from oodcli.training.objectives.supcon import Projection, contrastive, supcon_loss
 
-# Numbers that one chunk of rows may have in its largest tensor: 64 MiB.
+# Elements of the largest tensor of a chunk of rows: 64 MiB in float32.
 _CHUNK = 2**24
 _SMALLEST = 1e-8
 _SHARPNESS = 6.0
@@ -24,8 +24,8 @@ _SHARPNESS = 6.0
 class ALPA(PlainObjective):
     """Attention-based local propagation, with the loss of a backbone or alone.
 
-    Every map is a set of ``P`` positions with queries, keys and values of length ``e``. For views
-    ``i`` and ``j``, the values of ``j`` are brought to the positions of ``i``::
+    Every feature map is a set of ``P`` positions with queries, keys and values of length ``e``. For
+    views ``i`` and ``j``, the values of ``j`` are aligned with the positions of ``i``::
 
         V_ji = softmax(Q_i K_j^T / sqrt(e)) V_j
         s_ij = 1/P sum_p [cos(V_i[p], V_ji[p]) + cos(V_j[p], V_ij[p])]
@@ -34,19 +34,19 @@ class ALPA(PlainObjective):
     Parameters
     ----------
     base
-        What it is added to: ``supcon`` (ALPA-train), ``cross-entropy`` (the same for such a
-        backbone), or ``none`` (ALPA-finetune).
+        Loss of the backbone that ALPA is added to: ``supcon`` (ALPA-train), ``cross-entropy`` (the
+        same for a cross-entropy backbone), or ``none`` (ALPA-finetune).
     weight
-        Its weight beside the base.
+        Weight of ALPA in the sum with the base.
     sharpness
-        What similarities are multiplied by.
+        Factor of the similarities.
     width
         Length ``e`` of queries, keys and values.
     pooling
-        How the positions of a pair become one number: ``mean``, ``sum``, ``max``, or ``soft``, the
-        soft maximum ``1/6 log sum_p exp(6 c_p)``. As in the released code, ``c_p`` is the sum of
-        both cosines at position ``p``; ``max-each`` and ``soft-each`` pool the two directions of a
-        pair on their own, and add the results.
+        Pooling over the positions of a pair: ``mean``, ``sum``, ``max``, or ``soft``, the soft
+        maximum ``1/6 log sum_p exp(6 c_p)``. As in the released code, ``c_p`` is the sum of both
+        cosines at position ``p``; ``max-each`` and ``soft-each`` pool the two directions of a pair
+        separately, and add the results.
     tau
         Temperature of SupCon.
 
@@ -57,16 +57,17 @@ class ALPA(PlainObjective):
 
     Notes
     -----
-    The projections, Linear(c, c)-ReLU-Linear(c, e) without bias, are gone after training, and
-    nothing is scored in their space. Poolings are those of the released code, but for ``max-each``
-    and ``soft-each``, which are ours. On the same weights and maps, similarities, loss and
+    The projections, Linear(c, c)-ReLU-Linear(c, e) without bias, are discarded after training, and
+    scoring does not use them. The poolings are those of the released code, except ``max-each`` and
+    ``soft-each``, which are our own. For equal weights and feature maps, similarities, loss and
     gradients of that code (revision 23a3a20; its ``logsum`` is ``soft``) and of this one agree to
-    2e-14 relative in float64 for all four; in float32 the losses agree to 6e-7. A network whose
-    blocks end in a plain sum (WRN) gives the rectified output of its last block. The form for
-    cross-entropy is the obvious one; there is no published code of it.
+    2e-14 relative in float64 for all four; in float32 the losses agree to 6e-7. If the blocks of a
+    network end in a plain sum (WRN), the output of its last block is rectified first. There is no
+    published code for the cross-entropy backbone; the loss is the sum, as for SupCon.
 
-    The largest tensors have ``m^2 P^2`` numbers: cosines come from products of values with values,
-    so that no aligned value, ``m^2 P e``, is ever made, and are computed again going backwards.
+    The largest tensors have ``m^2 P^2`` elements: cosines are computed from the products of values
+    with values, without the aligned values of ``m^2 P e`` elements, and are recomputed in the
+    backward pass (gradient checkpointing).
     """
 
     base: Literal["supcon", "cross-entropy", "none"] = "supcon"
@@ -87,28 +88,28 @@ class ALPA(PlainObjective):
             raise InvalidInputError(f"alpa:width must be at least 1, not {self.width}")
 
     @property
-    def looks_at(self) -> frozenset[Literal["features", "maps"]]:  # type: ignore[override]
-        """What it needs beside the logits: features for SupCon alone."""
+    def needs(self) -> frozenset[Literal["features", "maps"]]:  # type: ignore[override]
+        """Tensors needed besides the logits: maps, and with SupCon also features."""
         return frozenset({"features", "maps"} if self.base == "supcon" else {"maps"})
 
     @property
     def trains_last_layer(self) -> bool:  # type: ignore[override]
-        """Whether the last layer is trained: with cross-entropy alone."""
+        """Whether the last layer is trained: only with cross-entropy."""
         return self.base == "cross-entropy"
 
     def attach(self, module: nn.Module, head: str) -> None:
-        """Leave a last layer out of training that no loss reaches."""
+        """Freeze the last layer unless the base is cross-entropy."""
         if not self.trains_last_layer:
             module.get_submodule(head).requires_grad_(requires_grad=False)
 
     def extras(self, features: int, channels: int) -> nn.Module:
-        """Make the attention, and the projection of SupCon where it is added to that."""
+        """Build the attention layers, and with SupCon its projection."""
         return _Attention(
             channels, self.width, Projection(features) if self.base == "supcon" else None
         )
 
     def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
-        """Return the loss of the base, if any, and of ALPA."""
+        """Return the loss of the base, if any, plus the weighted loss of ALPA."""
         queries, keys, values, *projected = output.extras
         similar = similarities(queries, keys, values, pooling=self.pooling)
         loss = self.weight * contrastive(self.sharpness * similar, labels)
@@ -120,7 +121,7 @@ class ALPA(PlainObjective):
 
 
 class _Attention(nn.Module):
-    """Queries, keys and values of positions, and the projection of features where there is one."""
+    """Computes queries, keys and values of positions, and with SupCon projected features."""
 
     def __init__(self, channels: int, width: int, projection: Projection | None) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class _Attention(nn.Module):
         self.projection = projection
 
     def forward(self, features: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys and values ``(m, p, e)`` in float32, and unit vectors if any."""
+        """Return queries, keys, values ``(m, p, e)`` and, with SupCon, unit vectors, float32."""
         positions = maps.flatten(2).transpose(1, 2)  # (m, p, c)
         local = tuple(layer(positions).float() for layer in (self.queries, self.keys, self.values))
         return local if self.projection is None else (*local, *self.projection(features, maps))
@@ -150,11 +151,11 @@ def similarities(
     Parameters
     ----------
     queries, keys, values
-        Of every position of every view, ``(m, p, e)``.
+        One vector per position of every view, ``(m, p, e)``.
     pooling
-        How positions become one number.
+        Pooling over positions; see :class:`ALPA`.
     chunk
-        Numbers that the largest tensor may have.
+        Largest number of elements of a tensor.
     """
     m, p, _ = queries.shape
     rows = max(1, chunk // (m * p * p))
@@ -171,7 +172,7 @@ def similarities(
             )
             for at in range(0, m, rows)
         ]
-    # (m, m, p): the values of the column at the positions of the row.
+    # (m, m, p): the values of the column view at the positions of the row view.
     cosines = torch.cat(parts)
     if pooling.endswith("-each"):
         towards = _pooled(cosines, pooling.removesuffix("-each"))
@@ -180,7 +181,7 @@ def similarities(
 
 
 def _pooled(cosines: Tensor, pooling: str) -> Tensor:
-    """Return one number per pair for its positions, ``(m, m)``."""
+    """Pool the cosines ``(m, m, p)`` of every pair over positions, ``(m, m)``."""
     if pooling == "mean":
         return cosines.mean(dim=2)
     if pooling == "sum":
@@ -191,7 +192,7 @@ def _pooled(cosines: Tensor, pooling: str) -> Tensor:
 
 
 def _aligned(rows: tuple[Tensor, Tensor], every: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Return how well all values fit some rows at their positions, cosines ``(r, m, p)``."""
+    """Return the cosines of the values of some rows with aligned values of all, ``(r, m, p)``."""
     queries, unit = rows
     keys, values, products = every
     e = queries.shape[2]

@@ -1,9 +1,9 @@
-"""What a training objective is, and how one is named on the command line.
+"""The interface of a training objective, and its syntax on the command line.
 
-An objective is a frozen record: its fields are what a user can choose, as in ``t2fnorm:tau=0.05``.
-It says how many views of each image it wants, may change the last layer of the network before
-training, may bring layers of its own that are gone afterwards, and turns what the network gives
-into a loss. Its prediction forward is the forward of the network that it has changed.
+An objective is a frozen dataclass; its fields are the parameters of the user, as in
+``t2fnorm:tau=0.05``. It declares how many views of each image it needs, may change the last layer
+of the network before training, may add layers of its own that are discarded after training, and
+computes the loss from the outputs of the network. Predictions are those of the changed network.
 """
 
 from collections.abc import Mapping
@@ -24,20 +24,20 @@ from oodcli.specs import canonical, parse_pairs, parse_value
 
 
 class StepOutput(NamedTuple):
-    """What a training step knows of a batch of ``m`` images, all views one after the other.
+    """Outputs of a training step for a batch of ``m`` images, with the views concatenated.
 
     Parameters
     ----------
     logits
         Output of the network, ``(m, k)``.
     features
-        Input of the last layer, ``(m, d)``; empty unless the objective looks at it. Gradients flow
-        through the objective's own layers alone.
+        Input of the last layer, ``(m, d)``, detached; empty unless the objective needs it.
+        Gradients flow only through ``extras``.
     maps
-        Output of the last block, rectified, ``(m, c, h, w)``; empty unless it is looked at. As for
-        features, gradients flow through the objective's own layers alone.
+        Output of the last block, rectified, ``(m, c, h, w)``, detached; empty unless the objective
+        needs it. Gradients flow only through ``extras``.
     extras
-        What the objective's own layers make of features and maps.
+        Outputs of the objective's own layers, computed from features and maps.
     """
 
     logits: Tensor
@@ -47,67 +47,75 @@ class StepOutput(NamedTuple):
 
 
 class Extras(Protocol):
-    """Layers of an objective, which are trained with the network and gone afterwards."""
+    """Layers of an objective, which are trained with the network and discarded afterwards."""
 
     def __call__(self, features: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
-        """Return what the loss needs of features ``(m, d)`` and maps ``(m, c, h, w)``."""
+        """Compute inputs of the loss from features ``(m, d)`` and maps ``(m, c, h, w)``."""
 
 
 class Objective(Protocol):
-    """What is minimised, and what it needs of the network."""
+    """A training objective: the loss, and its requirements on the network."""
 
     @property
     def views(self) -> int:
-        """How many independently augmented views of every image a step sees."""
+        """Number of independently augmented views of every image in a step."""
 
     @property
-    def looks_at(self) -> frozenset[Literal["features", "maps"]]:
-        """What it needs beside the logits."""
+    def needs(self) -> frozenset[Literal["features", "maps"]]:
+        """Tensors that the objective needs besides the logits."""
 
     @property
     def trains_last_layer(self) -> bool:
-        """Whether the last layer is trained; a linear probe takes its place otherwise."""
+        """Whether the last layer is trained; if not, it is replaced by a linear probe."""
 
     @property
     def compares_images(self) -> bool:
-        """Whether the loss is of pairs of images, and not a mean over images."""
+        """Whether the loss depends on pairs of images, instead of being a mean over images."""
 
     def attach(self, module: nn.Module, head: str, /) -> None:
         """Change the network, whose last layer is at ``head``, before its training."""
 
     def extras(self, features: int, channels: int, /) -> nn.Module | None:
-        """Make layers of its own for features and maps of these widths; see :class:`Extras`."""
+        """Build the objective's own layers, see :class:`Extras`; None if it has none.
+
+        Parameters
+        ----------
+        features
+            Length ``d`` of a feature vector.
+        channels
+            Number of channels ``c`` of the last feature map.
+        """
 
     def loss(self, output: StepOutput, labels: Tensor, /) -> Tensor:
         """Return the mean loss of a batch with labels ``(m,)``, in float32."""
 
 
 class PlainObjective:
-    """An objective with one view that looks at the logits alone; the others change what differs."""
+    """Defaults of an objective: one view, only logits needed, no layers of its own."""
 
     views: ClassVar[int] = 1
-    looks_at: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset()
+    needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset()
     trains_last_layer: ClassVar[bool] = True
     compares_images: ClassVar[bool] = False
 
     def attach(self, module: nn.Module, head: str, /) -> None:
-        """Leave the network as it is."""
+        """Leave the network unchanged."""
 
     def extras(self, features: int, channels: int, /) -> nn.Module | None:  # noqa: ARG002
-        """Bring no layers."""
+        """Return None: no layers."""
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveEntry:
-    """What the registry knows of an objective.
+    """An entry of the registry of objectives.
 
     Parameters
     ----------
     type
         The class.
     title
-        Its name in papers.
+        Name of the objective in papers.
     paper
         Authors, venue and year.
     """
@@ -119,7 +127,7 @@ class ObjectiveEntry:
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """An objective as named on the command line.
+    """An objective with its name on the command line.
 
     Parameters
     ----------
@@ -128,7 +136,7 @@ class ObjectiveSpec:
     objective
         The objective.
     canonical
-        Its name with its parameters, defaults left out and keys sorted.
+        Name with parameters, without defaults, keys sorted.
     """
 
     name: str
@@ -137,21 +145,21 @@ class ObjectiveSpec:
 
 
 def parse_objective(text: str, registry: Mapping[str, ObjectiveEntry]) -> ObjectiveSpec:
-    """Read ``name[:key=value,…]``.
+    """Parse ``name[:key=value,…]``.
 
     Parameters
     ----------
     text
-        What the user wrote.
+        Text of the user.
     registry
-        The objectives there are.
+        The available objectives by name.
 
     Raises
     ------
     UnknownNameError
-        If there is no such objective, or it has no such parameter.
+        If the objective or a parameter is unknown.
     InvalidInputError
-        If a value cannot be one of its parameter.
+        If a value is invalid for its parameter.
     """
     name, colon, pairs = text.partition(":")
     if name not in registry:
@@ -162,5 +170,5 @@ def parse_objective(text: str, registry: Mapping[str, ObjectiveEntry]) -> Object
     assert MISSING not in defaults.values()
     texts = parse_pairs("objective", text, name, pairs if colon else None, defaults)
     given = {key: parse_value(f"{name}:{key}", value, hints[key]) for key, value in texts.items()}
-    kept: dict[str, Any] = {k: value for k, value in given.items() if value != defaults[k]}
-    return ObjectiveSpec(name, kind(**kept), canonical(name, kept))
+    changed: dict[str, Any] = {k: value for k, value in given.items() if value != defaults[k]}
+    return ObjectiveSpec(name, kind(**changed), canonical(name, changed))

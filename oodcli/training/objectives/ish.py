@@ -1,4 +1,4 @@
-"""ISH: the last layer learns most from images whose activations have the shape of ID images."""
+"""ISH: weights images in the gradient of the last layer by the shape of their activations."""
 
 from dataclasses import dataclass
 from math import floor
@@ -14,21 +14,21 @@ from oodcli.training.objectives.base import PlainObjective, StepOutput
 
 @dataclass(frozen=True)
 class ISH(PlainObjective):
-    """Cross-entropy, with another gradient for the weight of the last layer.
+    """Cross-entropy, with a modified gradient for the weight of the last layer.
 
-    For inputs ``a_i`` of the last layer, ``n`` numbers each, and gradients ``g_i`` of its outputs::
+    For inputs ``a_i`` of the last layer, of length ``n``, and gradients ``g_i`` of its outputs::
 
         k'    = floor(n (1 - p))
-        m_i   = which k' entries of a_i have the largest magnitude
+        m_i   = mask of the k' entries of a_i with the largest magnitude
         r_i   = sum_j a_ij / sum_j m_ij |a_ij|
         dL/dW = sum_i g_i (exp(r_i) m_i |a_i|)^T        instead of sum_i g_i a_i^T
 
-    Nothing else changes: not the forward pass, nor the gradients of the bias and of the features.
+    The forward pass and the gradients of the bias and of the features are unchanged.
 
     Parameters
     ----------
     p
-        Share of every feature that is pruned.
+        Fraction of the entries of every feature vector that is pruned.
 
     References
     ----------
@@ -37,9 +37,9 @@ class ISH(PlainObjective):
 
     Notes
     -----
-    ``k'`` is floored as written, in floating point, as the authors do: ``1 - 0.9`` is a little less
-    than a tenth, so that 63 of 640 entries stay. A feature without any activation moves no weight;
-    the formula divides zero by zero there. The layer computes in float32 under autocast too.
+    ``k'`` is floored in floating point, as in the code of the authors: ``1 - 0.9`` is slightly less
+    than 0.1, so that 63 of 640 entries remain. An all-zero feature vector has zero gradient; the
+    formula divides zero by zero there. The layer computes in float32 even under autocast.
     """
 
     p: float = 0.85
@@ -49,9 +49,9 @@ class ISH(PlainObjective):
             raise InvalidInputError(f"ish:p must be at least 0 and less than 1, not {self.p:g}")
 
     def attach(self, module: nn.Module, head: str) -> None:
-        """Give the last layer the other gradient; its weights and their names stay."""
+        """Replace the last layer by one with the modified gradient; weights and names stay."""
         old = module.get_submodule(head)
-        assert isinstance(old, nn.Linear)  # every architecture sees to it
+        assert isinstance(old, nn.Linear)  # ensured by every architecture
         kept = kept_entries(old.in_features, self.p)
         if kept < 1:
             raise InvalidInputError(
@@ -65,19 +65,19 @@ class ISH(PlainObjective):
 
 
 def kept_entries(n: int, p: float) -> int:
-    """Return how many of ``n`` entries stay, ``floor(n (1 - p))`` as floating point has it."""
+    """Return the number of entries that remain, ``floor(n (1 - p))`` in floating point."""
     return floor(n * (1 - p))
 
 
 def shaped(inputs: Tensor, kept: int) -> Tensor:
-    """Return ``exp(r) m |a|`` of every row.
+    """Return ``exp(r) m |a|`` of every row, ``(m, n)``.
 
     Parameters
     ----------
     inputs
         Inputs of the last layer, ``(m, n)``.
     kept
-        Entries of each row that stay.
+        Number of entries of each row that remain.
     """
     magnitudes = inputs.abs()  # (m, n)
     top, at = magnitudes.topk(kept, dim=1)  # (m, kept)
@@ -110,10 +110,10 @@ class _ShapedProduct(torch.autograd.Function):
 
 
 class _ShapedLinear(nn.Linear):
-    """A linear layer whose weight has the gradient of ISH while it is trained."""
+    """A linear layer whose weight has the gradient of ISH in training mode."""
 
     def __init__(self, old: nn.Linear, kept: int) -> None:
-        with torch.random.fork_rng(devices=[]):  # its own weights are thrown away
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
             super().__init__(old.in_features, old.out_features)
         self.weight, self.bias = old.weight, old.bias
         self.kept = kept

@@ -1,4 +1,4 @@
-"""LogitNorm: cross-entropy of logits of one length."""
+"""LogitNorm: cross-entropy of logits normalised to constant length."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from oodcli.training.objectives.base import PlainObjective, StepOutput
 class LogitNorm(PlainObjective):
     """Cross-entropy of ``z / (tau (||z|| + 1e-7))``.
 
-    Accuracy and scores use the logits ``z`` themselves.
+    Accuracy and scores use the unnormalised logits ``z``.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class LogitNorm(PlainObjective):
 
     Notes
     -----
-    The default temperature is that of OpenOOD for all its data sets; the paper chose one for each.
+    The default temperature is that of OpenOOD for all data sets; the paper tuned it per data set.
     """
 
     tau: float = 0.04

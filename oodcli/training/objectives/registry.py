@@ -1,4 +1,4 @@
-"""The objectives there are, by the name they have on the command line."""
+"""The registry of objectives, by their name on the command line."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -25,5 +25,13 @@ OBJECTIVES: Mapping[str, ObjectiveEntry] = MappingProxyType(
 
 
 def parse_objective(text: str) -> ObjectiveSpec:
-    """Read one objective as written on the command line."""
+    """Parse an objective from its text on the command line.
+
+    Raises
+    ------
+    UnknownNameError
+        If the objective or a parameter is unknown.
+    InvalidInputError
+        If a value is invalid for its parameter.
+    """
     return _parse_objective(text, OBJECTIVES)

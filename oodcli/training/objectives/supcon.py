@@ -11,7 +11,7 @@ from oodcli.specs import positive
 from oodcli.training.objectives.base import PlainObjective, StepOutput
 
 PROJECTED = 128
-# The fixed base temperature of the SupContrast code; the loss carries tau / base.
+# The fixed base temperature of the SupContrast code; the loss has the factor tau / base.
 BASE_TEMPERATURE = 0.07
 
 
@@ -24,8 +24,8 @@ class SupCon(PlainObjective):
         l_i  = -1 / |P(i)| sum_{p in P(i)} [u_i u_p / tau - log sum_{j != i} exp(u_i u_j / tau)]
         loss = (tau / 0.07) mean_i l_i
 
-    The projection Linear(d, d)-ReLU-Linear(d, 128) is gone after training. The last layer of the
-    network is not trained: a linear probe takes its place.
+    The projection Linear(d, d)-ReLU-Linear(d, 128) is discarded after training. The last layer of
+    the network is not trained: it is replaced by a linear probe.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ class SupCon(PlainObjective):
 
     Notes
     -----
-    The factor tau / 0.07 is that of the SupContrast code; it matters beside ALPA. An anchor without
-    positives counts as 0, in a mean over all anchors.
+    The factor tau / 0.07 is that of the SupContrast code; it matters in the sum with ALPA. The mean
+    is over all anchors; the loss of an anchor without positives is 0.
     """
 
     tau: float = 0.1
 
     views: ClassVar[int] = 2
-    looks_at: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features"})
+    needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features"})
     trains_last_layer: ClassVar[bool] = False
     compares_images: ClassVar[bool] = True
 
@@ -54,11 +54,11 @@ class SupCon(PlainObjective):
         positive("supcon:tau", self.tau)
 
     def attach(self, module: nn.Module, head: str) -> None:
-        """Leave the last layer out of training."""
+        """Freeze the last layer."""
         module.get_submodule(head).requires_grad_(requires_grad=False)
 
     def extras(self, features: int, channels: int) -> nn.Module:  # noqa: ARG002
-        """Make the projection of features."""
+        """Build the projection of features."""
         return Projection(features)
 
     def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
@@ -67,12 +67,12 @@ class SupCon(PlainObjective):
 
 
 class Projection(nn.Module):
-    """Two linear layers with a ReLU between them, and division by the length.
+    """Two linear layers with a ReLU in between, and normalisation to unit length.
 
     Parameters
     ----------
     features
-        Length of a feature.
+        Length of a feature vector.
     """
 
     def __init__(self, features: int) -> None:
@@ -99,7 +99,7 @@ def contrastive(similarities: Tensor, labels: Tensor) -> Tensor:
     Parameters
     ----------
     similarities
-        Similarity of every pair of views, scaled, ``(m, m)``; the diagonal is left out.
+        Scaled similarity of every pair of views, ``(m, m)``; the diagonal is ignored.
     labels
         Class of every view, ``(m,)``.
     """

@@ -1,4 +1,4 @@
-"""T2FNorm: train on unit features, score with features at their own length."""
+"""T2FNorm: trains on unit-length features, and scores with unnormalised features."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,16 +15,16 @@ from oodcli.training.objectives.base import PlainObjective, StepOutput
 class T2FNorm(PlainObjective):
     """Cross-entropy of ``W (f / max(||f||, 1e-12) / tau) + b``.
 
-    The loss cannot be lowered by longer features. Training, validation, the choice of a checkpoint
-    and accuracy all use this forward pass; images are scored by ``W f / tau + b``.
+    The loss does not depend on the length of the features. Training, validation, the selection of a
+    checkpoint and accuracy all use this forward pass; images are scored by ``W f / tau + b``.
 
     Parameters
     ----------
     tau
-        Temperature: the last layer sees vectors of length ``1 / tau``.
+        Temperature: the inputs of the last layer have length ``1 / tau``.
     scoring
-        ``tau``: features are divided by ``tau`` for scoring; ``omitted``: they are not, as the
-        authors do for ImageNet-1K.
+        ``tau``: features are divided by ``tau`` for scoring; ``omitted``: they are not, as in the
+        code of the authors for ImageNet-1K.
 
     References
     ----------
@@ -33,8 +33,8 @@ class T2FNorm(PlainObjective):
 
     Notes
     -----
-    The authors set their temperature from outside; here it is a buffer of the last layer, and so in
-    every checkpoint.
+    In the code of the authors the temperature is not part of the network; here it is a buffer of
+    the last layer, and so stored in every checkpoint.
     """
 
     tau: float = 0.1
@@ -44,11 +44,11 @@ class T2FNorm(PlainObjective):
         positive("t2fnorm:tau", self.tau)
 
     def attach(self, module: nn.Module, head: str) -> None:
-        """Let the last layer see unit features."""
+        """Normalise the inputs of the last layer to length ``1 / tau``."""
         unit_features(
             module, head, tau=self.tau, scoring_tau=self.tau if self.scoring == "tau" else 1.0
         )
 
     def loss(self, output: StepOutput, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of the logits, which are those of unit features."""
+        """Return the mean cross-entropy of the logits of normalised features."""
         return functional.cross_entropy(output.logits.float(), labels)

@@ -239,7 +239,7 @@ def test_the_probe_takes_a_feature_that_never_changes() -> None:
 
 
 def test_the_probe_refuses_features_that_are_not_finite() -> None:
-    with pytest.raises(InvalidInputError, match="features that are not finite"):
+    with pytest.raises(InvalidInputError, match="features of the network are not finite"):
         fit_probe(torch.full((2, 2), torch.nan), torch.tensor([0, 1]), 2)
 
 

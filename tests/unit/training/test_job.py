@@ -10,7 +10,7 @@ import pytest
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.store.runs import RECORD, TRAINING, Job, Preprocess, Run, RunFolder, TrainingRecord
 from oodcli.store.store import Store, read_json, write_json
-from oodcli.training.job import resumed, same_run
+from oodcli.training.job import read_unfinished, same_run
 from oodcli.training.recipes import recipe_named
 
 INIT = {"source": "first", "digest": "d" * 32, "arch": None, "pretrained": False}
@@ -126,7 +126,7 @@ def test_a_run_in_training_is_written_flat(store: Store) -> None:
         "command": "ood train",
         "created": "2026-01-01",
     }
-    assert resumed(folder) == TrainingRecord(JOB, "ood train", "2026-01-01")
+    assert read_unfinished(folder) == TrainingRecord(JOB, "ood train", "2026-01-01")
 
 
 @pytest.mark.parametrize(
@@ -144,5 +144,5 @@ def test_a_damaged_run_in_training_is_refused(store: Store, changes: dict[str, A
     content = read_json(folder.path / TRAINING)
     write_json(folder.path / TRAINING, {**content, **changes})
     with pytest.raises(CorruptArtifactError, match=r"the unfinished run a is damaged: .* remove"):
-        resumed(folder)
+        read_unfinished(folder)
     assert same_run(store, JOB, None) is None

@@ -12,9 +12,9 @@ from torch import nn
 
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Silent
-from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, overruns
+from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, unsafe_in_channels_last
 from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
-from oodcli.training.objectives.student import LastBlock
+from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.recipes import Recipe, recipe_named
 
 RECIPE = Recipe("test", "here", epochs=4, batch_size=16, lr=0.05, crop_padding=1)
@@ -359,7 +359,7 @@ def test_what_onednn_gets_wrong_is_not_trained_channels_last(
         nn.LazyLinear(2),
     )  # fmt: skip
     module(torch.zeros(1, 3, 8, 8))
-    assert overruns(module) is overrun
+    assert unsafe_in_channels_last(module) is overrun
     Trainer(module, recipe_named("digits", "digits"), seed=0, device=torch.device("cpu"), amp=False)
     assert module[0].weight.is_contiguous() is overrun
 

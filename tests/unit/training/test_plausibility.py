@@ -26,7 +26,7 @@ def test_outputs_that_are_shifted_are_seen_with_one_image_a_class(shift: int) ->
     right = noisy(labels, 1000, accuracy=0.85)
     order = better_order((right + shift) % 1000, labels, names(1000))
     assert order is not None
-    assert order.found == f"the outputs are shifted by {shift}"
+    assert order.description == f"the outputs are shifted by {shift}"
     assert np.array_equal(order.predictions, right)
 
 
@@ -36,7 +36,7 @@ def test_any_order_is_found_by_the_confusion_matrix() -> None:
     order = np.random.default_rng(1).permutation(10)
     found = better_order(order[right], labels, names(10))
     assert found is not None
-    assert found.found == "by the confusion matrix"
+    assert found.description == "by the confusion matrix"
     assert np.array_equal(found.predictions, right)
 
 
@@ -57,7 +57,7 @@ def test_names_that_are_numbers_may_be_sorted_as_numbers() -> None:
     predicted = noisy(outputs, 200, accuracy=0.8)
     found = better_order(predicted, labels, by_text)
     assert found is not None
-    assert found.found == "their names are sorted as numbers"
+    assert found.description == "their names are sorted as numbers"
     assert np.array_equal(found.predictions == labels, predicted == outputs)
 
 

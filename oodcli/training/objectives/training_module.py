@@ -9,48 +9,48 @@ from torch import Tensor, nn
 from oodcli.training.objectives.base import Objective, StepOutput
 
 
-def _as_it_is(output: Tensor) -> Tensor:
+def _identity(output: Tensor) -> Tensor:
     return output
 
 
 @dataclass(frozen=True)
 class LastBlock:
-    """The block whose map an objective may look at.
+    """The block whose feature map an objective may use.
 
     Parameters
     ----------
     path
-        Path of its module.
+        Path of the module of the block.
     channels
-        Channels of its map.
+        Number of channels of the feature map.
     maps
-        Makes maps ``(m, c, h, w)`` of its output.
+        Converts the output of the block to feature maps ``(m, c, h, w)``.
     """
 
     path: str
     channels: int
-    maps: Callable[[Tensor], Tensor] = _as_it_is
+    maps: Callable[[Tensor], Tensor] = _identity
 
 
-class Student(nn.Module):
-    """Everything that is trained, in one module; its forward pass is one training step's.
+class TrainingModule(nn.Module):
+    """The network and the layers of its objective, in one module for the training step.
 
     Parameters
     ----------
     network
         The network; the objective has been attached to it.
     objective
-        Says what to look at, and brings layers of its own.
+        The objective, with the tensors that it needs and its own layers.
     head
         Path of the last linear layer of the network.
     last_block
-        The block whose map the objective may look at; None if it does not.
+        The block whose feature map the objective uses; None if it uses none.
 
     Notes
     -----
-    Maps are rectified, because some networks have blocks that end in a plain sum. What no loss of
-    the objective reaches comes without its graph, so that processes that train together do not wait
-    for gradients of it.
+    Feature maps are rectified, because the blocks of some networks end in a plain sum. Outputs that
+    the loss does not depend on are detached, so that processes that train together do not wait for
+    their gradients.
     """
 
     def __init__(
@@ -66,25 +66,25 @@ class Student(nn.Module):
         self._trains_last_layer = objective.trains_last_layer
         self._seen: dict[str, Tensor] = {}
         self.extras: nn.Module | None = None
-        if not objective.looks_at:
+        if not objective.needs:
             return
         last = network.get_submodule(head)
-        assert isinstance(last, nn.Linear)  # every architecture sees to it
+        assert isinstance(last, nn.Linear)  # ensured by every architecture
         last.register_forward_pre_hook(self._keep_features)
-        if last_block is not None and "maps" in objective.looks_at:
+        if last_block is not None and "maps" in objective.needs:
             network.get_submodule(last_block.path).register_forward_hook(self._keep_maps)
         channels = 0 if last_block is None else last_block.channels
-        self._maps = _as_it_is if last_block is None else last_block.maps
+        self._maps = _identity if last_block is None else last_block.maps
         self.extras = objective.extras(last.in_features, channels)
 
     def forward(self, images: Tensor) -> StepOutput:
-        """Return what the objective looks at, for normalised images ``(m, 3, h, w)``."""
+        """Return the outputs that the objective needs, for normalised images ``(m, 3, h, w)``."""
         self._seen.clear()
         logits = self.network(images)
         nothing = logits.new_empty(0)
         features = self._seen.get("features", nothing)
         maps = self._seen.get("maps", nothing)
-        self._seen.clear()  # a graph must not outlive its step
+        self._seen.clear()  # frees the autograd graph after the step
         extras = () if self.extras is None else self.extras(features, maps)
         if not self._trains_last_layer:
             logits = logits.detach()
