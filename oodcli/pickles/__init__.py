@@ -1,14 +1,15 @@
 """A reader of third-party pickles that runs no code.
 
-A pickle is a program for a small machine that puts values onto a stack, and names functions to
-call. This is such a machine, of which every instruction makes plain values only. It answers the few
-names of which NumPy arrays are made with records of its own, so that a crafted pickle reaches no
-function, no class and not the inside of NumPy. Arrays are then built from the records' bytes. Where
-a file may hold tensors of PyTorch, they become arrays in the same way, without PyTorch.
+A pickle is a program for a stack machine: its instructions push values and call functions that it
+refers to by name. The reader is such a machine, but its instructions create plain values only. The
+few names that pickled NumPy arrays need are replaced by records of this package, so that a crafted
+pickle can reach no function, no class and no internals of NumPy. Arrays are then built from the
+bytes in the records. If a file may hold tensors of PyTorch, they become arrays in the same way,
+without PyTorch.
 
-Time and memory are in proportion to the file: nothing is allocated for what a pickle only claims,
-and values that contain themselves, nest deeply, or are so often repeated by reference that they
-would unpack to many times the file are refused.
+Time and memory are proportional to the size of the file: a size that a pickle merely states
+allocates nothing, and values that contain themselves, are nested too deeply, or would expand by
+repeated references to many times the size of the file are refused.
 
 References
 ----------
@@ -20,9 +21,9 @@ from typing import Any
 from oodcli.errors import CorruptArtifactError
 from oodcli.pickles._inert import check_pickle
 from oodcli.pickles._machine import (
-    MOST_DEPTH,
-    MOST_GROWTH,
-    MOST_SLACK,
+    EXTRA_EXPANSION,
+    MAX_DEPTH,
+    MAX_EXPANSION,
     NAMES,
     TENSOR_NAMES,
     ExcessError,
@@ -30,7 +31,14 @@ from oodcli.pickles._machine import (
     Unpacking,
 )
 
-__all__ = ["MOST_DEPTH", "MOST_GROWTH", "MOST_SLACK", "ExcessError", "check_pickle", "load_pickle"]
+__all__ = [
+    "EXTRA_EXPANSION",
+    "MAX_DEPTH",
+    "MAX_EXPANSION",
+    "ExcessError",
+    "check_pickle",
+    "load_pickle",
+]
 
 
 def load_pickle(content: bytes, *, where: str, tensors: bool = False) -> Any:  # noqa: ANN401 - it depends on the file
@@ -39,27 +47,27 @@ def load_pickle(content: bytes, *, where: str, tensors: bool = False) -> Any:  #
     Parameters
     ----------
     content
-        The pickle, of Python 2 or 3; text of Python 2 is returned as bytes.
+        The pickle, of Python 2 or 3; strings of Python 2 are returned as bytes.
     where
-        How to call the file in an error.
+        Name of the file in error messages.
     tensors
-        Whether it may hold tensors of PyTorch on the CPU, in row order.
+        Whether the pickle may contain contiguous CPU tensors of PyTorch.
 
     Returns
     -------
     value
-        What was pickled. NumPy numbers become Python numbers, tensors become arrays.
+        The pickled value. NumPy numbers become Python numbers, tensors become arrays.
 
     Raises
     ------
     CorruptArtifactError
-        If the file is damaged, asks for anything else, contains itself, nests deeper than
-        ``MOST_DEPTH``, or would unpack to more than ``MOST_GROWTH`` times its size.
+        If the pickle is damaged, contains any other object, contains itself, is nested deeper than
+        ``MAX_DEPTH``, or would expand to more than ``MAX_EXPANSION`` times its size.
     """
     try:
         loaded, _ = Machine(content, TENSOR_NAMES if tensors else NAMES).run()
-        return Unpacking(MOST_GROWTH * len(content) + MOST_SLACK).plain(loaded, MOST_DEPTH)[0]
-    except Exception as error:  # noqa: BLE001 - a malformed pickle makes the reader raise anything
+        return Unpacking(MAX_EXPANSION * len(content) + EXTRA_EXPANSION).plain(loaded, MAX_DEPTH)[0]
+    except Exception as error:  # noqa: BLE001 - a malformed pickle can cause any exception
         raise CorruptArtifactError(
             f"{where} is not a pickle of arrays and plain values: {_reason(error)}; "
             "get the file again"

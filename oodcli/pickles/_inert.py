@@ -1,12 +1,12 @@
-"""A look at a pickle that another reader is about to read, of which nothing is made."""
+"""A check of a pickle before another library reads it; the check creates no objects."""
 
 import mmap
 from typing import Any
 
 from oodcli.pickles._machine import (
-    MOST_DEPTH,
-    MOST_GROWTH,
-    MOST_SLACK,
+    EXTRA_EXPANSION,
+    MAX_DEPTH,
+    MAX_EXPANSION,
     ExcessError,
     Inert,
     Machine,
@@ -16,23 +16,23 @@ from oodcli.pickles._machine import (
 
 
 class _AnyName(dict[tuple[str, str], Name]):
-    """Every name, as something that makes nothing."""
+    """Maps every name to a placeholder that creates no object."""
 
     def __contains__(self, _name: object) -> bool:
         return True
 
     def __missing__(self, name: tuple[str, str]) -> Name:
-        return Name(_no_memory if name[1] == "bytearray" else Inert)
+        return Name(_refuse_allocation if name[1] == "bytearray" else Inert)
 
 
-def _no_memory(*arguments: object) -> Inert:
+def _refuse_allocation(*arguments: object) -> Inert:
     if arguments and isinstance(arguments[0], int):
-        raise ExcessError(f"it asks for {arguments[0]:,} bytes")
+        raise ExcessError(f"it requests {arguments[0]:,} bytes")
     return Inert(*arguments)
 
 
 class _InertMachine(Machine):
-    """Runs a pickle that is meant for another reader, which makes objects of what it names."""
+    """Runs a pickle for another reader, with placeholders for the objects that it would create."""
 
     def build(self) -> None:
         state = self.pop()
@@ -49,8 +49,8 @@ class _InertMachine(Machine):
         self.push(Inert())
 
 
-class _Weighing(Unpacking):
-    """Finds out how many values there are in what another reader would make."""
+class _Counting(Unpacking):
+    """Counts the values that another reader would create."""
 
     def _unpacked(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - the same
         if isinstance(value, Inert):
@@ -62,31 +62,31 @@ class _Weighing(Unpacking):
 
 
 def check_pickle(content: bytes | mmap.mmap, *, start: int = 0) -> tuple[Any, int]:
-    """Run a pickle that another reader is about to read, and make nothing of it.
+    """Check the cost of a pickle before another library reads it, without creating objects.
 
     Parameters
     ----------
     content
-        Bytes with a pickle in them.
+        Bytes that contain a pickle.
     start
-        Where it begins.
+        Offset of the pickle in bytes.
 
     Returns
     -------
     value
-        What was pickled, with inert dicts in the place of objects.
+        The pickled value, with :class:`Inert` placeholders instead of objects.
     end
-        Where the pickle ends.
+        Offset of the first byte after the pickle.
 
     Raises
     ------
     ExcessError
-        If it would take time or memory out of proportion to its size: it asks for bytes by their
-        number, contains itself, nests deeply, unpacks to many times its size, or has keys that take
-        long to hash.
+        If reading would need time or memory out of proportion to the size of the pickle: it
+        requests memory by a number of bytes, contains itself, is nested deeply, expands to many
+        times its size, or has keys that are slow to hash.
     Exception
-        Whatever a damaged pickle makes the machine raise.
+        Any exception that a damaged pickle causes in the machine.
     """
     loaded, end = _InertMachine(content, _AnyName(), start=start).run()
-    _Weighing(MOST_GROWTH * (end - start) + MOST_SLACK).plain(loaded, 2 * MOST_DEPTH)
+    _Counting(MAX_EXPANSION * (end - start) + EXTRA_EXPANSION).plain(loaded, 2 * MAX_DEPTH)
     return loaded, end

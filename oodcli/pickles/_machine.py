@@ -1,4 +1,4 @@
-"""The machine that a pickle is a program for, and the plain values that it answers names with."""
+"""The stack machine that runs a pickle, and the records that replace the names in it."""
 
 import codecs
 import math
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_DEPTH = 50
-"""How deep values may nest."""
-MOST_GROWTH = 16
-"""How many values and bytes of arrays a pickle may unpack to, in bytes of the pickle."""
-MOST_SLACK = 1 << 20
-"""The same beside that, for small pickles."""
+MAX_DEPTH = 50
+"""Largest depth of nested values."""
+MAX_EXPANSION = 16
+"""Largest number of values and array bytes that a pickle may expand to, per byte of the pickle."""
+EXTRA_EXPANSION = 1 << 20
+"""Constant added to that limit, for small pickles."""
 
 _ATOMS = (bytes, str, int, float, bool, type(None))
 _DTYPE = re.compile(r"[biufcSU][1-9]\d{0,5}")
@@ -26,19 +26,19 @@ _LARGEST_KEY = 1 << 63
 
 
 class ExcessError(ValueError):
-    """A pickle asks for time or memory out of proportion to its size."""
+    """Reading a pickle would need time or memory out of proportion to its size."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Name:
-    """What stands for a function or class that a pickle names.
+    """A replacement for a function or class that a pickle refers to.
 
     Parameters
     ----------
     make
-        Makes a record of the arguments of a call.
+        Builds a record from the arguments of a call.
     code
-        Of the class of a storage, the data type.
+        For the class of a storage, the code of its data type, such as ``<f4``.
     """
 
     make: Callable[..., Any]
@@ -46,7 +46,7 @@ class Name:
 
 
 class DtypeRecord:
-    """What a pickle says of a NumPy data type."""
+    """A pickled NumPy data type."""
 
     __slots__ = ("code", "order")
 
@@ -60,12 +60,12 @@ class DtypeRecord:
 
     def dtype(self) -> np.dtype[Any]:
         if self.order not in ("<", ">", "|", "=") or not _DTYPE.fullmatch(self.code):
-            raise ValueError(f"arrays of type {self.order}{self.code} are not read")
+            raise ValueError(f"arrays of type {self.order}{self.code} are not supported")
         return np.dtype(self.order + self.code)
 
 
 class ArrayRecord:
-    """What a pickle says of a NumPy array."""
+    """A pickled NumPy array."""
 
     __slots__ = ("state",)
 
@@ -77,7 +77,7 @@ class ArrayRecord:
 
     @property
     def size(self) -> int:
-        """Bytes that are copied."""
+        """Number of bytes that are copied."""
         return _length(self.state[4])
 
     def array(self) -> NDArray[Any]:
@@ -87,7 +87,7 @@ class ArrayRecord:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BufferRecord:
-    """What a pickle of protocol 5 says of a NumPy array."""
+    """A NumPy array as pickled by protocol 5."""
 
     content: bytes | bytearray
     kind: DtypeRecord
@@ -96,7 +96,7 @@ class BufferRecord:
 
     @property
     def size(self) -> int:
-        """Bytes that are copied."""
+        """Number of bytes that are copied."""
         return _length(self.content)
 
     def array(self) -> NDArray[Any]:
@@ -105,31 +105,37 @@ class BufferRecord:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScalarRecord:
-    """What a pickle says of a NumPy number."""
+    """A pickled NumPy number."""
 
     kind: DtypeRecord
     content: Any
 
-    def number(self) -> Any:  # noqa: ANN401 - whatever Python number the data type stands for
+    def number(self) -> Any:  # noqa: ANN401 - a Python number that depends on the data type
         return _array(self.content, self.kind.dtype(), (1,), order="C")[0].item()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EncodedRecord:
-    """Bytes, as Python 3 writes them in old protocols: text, and its encoding."""
+    """Bytes as pickled by Python 3 in protocols 0 to 2: text, and its encoding."""
 
     text: str
     encoding: str | bytes
 
     def content(self) -> bytes:
         if self.encoding not in ("latin1", b"latin1"):
-            raise ValueError(f"text in encoding {self.encoding!r} is not read")
+            raise ValueError(f"text in encoding {self.encoding!r} is not supported")
         return self.text.encode("latin1")
 
 
 @dataclass(frozen=True, eq=False)
 class StorageRecord:
-    """What a pickle says of the memory behind a tensor: four pickles, then size and values."""
+    """The pickled storage of a tensor: five pickles, then size and values.
+
+    Parameters
+    ----------
+    written
+        The bytes that ``torch.save`` wrote, as bytes or an :class:`EncodedRecord`.
+    """
 
     written: Any
 
@@ -139,19 +145,19 @@ class StorageRecord:
         place = 0
         for _magic_version_system in range(3):
             place = Machine(content, {}, start=place).run()[1]
-        names = {("torch", name): Name(_no_call, code) for name, code in _STORAGES.items()}
+        names = {("torch", name): Name(_refuse_call, code) for name, code in _STORAGES.items()}
         (dtype, size), place = Machine(content, names, start=place, takes_storages=True).run()
         place = Machine(content, {}, start=place).run()[1]
         written = int.from_bytes(content[place : place + 8], "little")
         if size < 0 or written != size:
-            raise ValueError(f"a storage of {size} values says it has {written}")
+            raise ValueError(f"a storage of {size} values states that it has {written}")
         place += 8
         return _array(content[place : place + size * dtype.itemsize], dtype, (size,), order="C")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TensorRecord:
-    """What a pickle says of a tensor."""
+    """A pickled tensor."""
 
     storage: StorageRecord
     offset: int
@@ -160,16 +166,16 @@ class TensorRecord:
 
     @property
     def size(self) -> int:
-        """Bytes that are copied, which is the whole storage at first."""
+        """Number of bytes that are copied: at first the whole storage."""
         return _length(self.storage.written)
 
     def array(self) -> NDArray[Any]:
         count = math.prod(self.shape)
         rows = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
         if count and list(self.strides) != rows:
-            raise ValueError(f"a tensor {self.shape} is not in row order")
+            raise ValueError(f"a tensor {self.shape} is not contiguous")
         if min((*self.shape, self.offset), default=0) < 0:
-            raise ValueError(f"a tensor {self.shape} begins at {self.offset}")
+            raise ValueError(f"a tensor {self.shape} has the offset {self.offset}")
         return self.storage.values[self.offset : self.offset + count].reshape(self.shape).copy()
 
 
@@ -191,13 +197,13 @@ def _array(
     raw = _bytes_of(content)
     sizes = [int(size) for size in shape]
     if min(sizes, default=1) < 0 or len(raw) != math.prod(sizes) * dtype.itemsize:
-        raise ValueError(f"{len(raw)} bytes do not fill an array {tuple(sizes)} of {dtype}")
+        raise ValueError(f"{len(raw)} bytes do not match an array {tuple(sizes)} of {dtype}")
     flat = np.frombuffer(raw, dtype=dtype)
     return flat.reshape(sizes, order="F" if order == "F" else "C").copy()
 
 
-def _no_bytes() -> bytes:
-    """Undo how Python 3 writes empty bytes in old protocols."""
+def _empty_bytes() -> bytes:
+    """Return empty bytes, which Python 3 pickles as a call of ``bytes`` in protocols 0 to 2."""
     return b""
 
 
@@ -209,26 +215,26 @@ def _tensor(
     *_ignored: object,
 ) -> TensorRecord:
     if not isinstance(storage, StorageRecord):
-        raise TypeError(f"a tensor of a {type(storage).__name__} is not read")
+        raise TypeError(f"a tensor of a {type(storage).__name__} is not supported")
     sizes, steps = tuple(int(size) for size in shape), tuple(int(step) for step in strides)
     return TensorRecord(storage, int(offset), sizes, steps)
 
 
 def _hooks(*_ignored: object) -> dict[Any, Any]:
-    """Return the hooks of a tensor, of which it has none."""
+    """Return the backward hooks of a tensor: none."""
     return {}
 
 
-def _no_call(*_ignored: object) -> None:
-    raise ValueError("it makes a storage by hand")
+def _refuse_call(*_ignored: object) -> None:
+    raise ValueError("it constructs a storage directly")
 
 
 NAMES: Mapping[tuple[str, str], Name] = {
-    ("__builtin__", "bytes"): Name(_no_bytes),
+    ("__builtin__", "bytes"): Name(_empty_bytes),
     ("numpy", "ndarray"): Name(ArrayRecord),
     ("numpy", "dtype"): Name(DtypeRecord),
     ("_codecs", "encode"): Name(EncodedRecord),
-    # NumPy moved its inside in version 2; old files have the old names.
+    # NumPy 2 renamed its internal package; old files have the old names.
     **{
         (f"numpy.{core}.{module}", name): Name(record)
         for core in ("core", "_core")
@@ -259,7 +265,7 @@ TENSOR_NAMES: Mapping[tuple[str, str], Name] = {
 
 
 class Inert(dict[Any, Any]):
-    """What another reader would make an object of; here it keeps what it would be made of."""
+    """A placeholder for an object of another reader; it holds the arguments of that object."""
 
     __slots__ = ("parts",)
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -270,7 +276,7 @@ class Inert(dict[Any, Any]):
 
 
 class _Mark:
-    """Where a run of values on the stack begins."""
+    """Marks the start of a group of values on the stack."""
 
 
 _MARK = _Mark()
@@ -282,13 +288,13 @@ class Machine:
     Parameters
     ----------
     content
-        Bytes with a pickle in them.
+        Bytes that contain a pickle.
     names
-        What the names that it may use stand for.
+        Replacement of every name that the pickle may use, by module and name.
     start
-        Where it begins.
+        Offset of the pickle in bytes.
     takes_storages
-        Whether persistent ids stand for storages of tensors.
+        Whether persistent ids denote storages of tensors.
     """
 
     def __init__(
@@ -307,7 +313,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> tuple[Any, int]:
-        """Return what was pickled, and where the pickle ends."""
+        """Return the pickled value, and the offset of the first byte after the pickle."""
         while True:
             code = self.content[self.at]
             self.at += 1
@@ -318,7 +324,7 @@ class Machine:
     def take(self, size: int) -> bytes | bytearray:
         start, self.at = self.at, self.at + size
         if size < 0 or self.at > len(self.content):
-            raise ValueError(f"it ends within a value of {size:,} bytes")
+            raise ValueError(f"it is cut off within a value of {size:,} bytes")
         return self.content[start : self.at]
 
     def number(self, size: int, *, signed: bool = False) -> int:
@@ -327,7 +333,7 @@ class Machine:
     def line(self) -> bytes | bytearray:
         end = self.content.find(b"\n", self.at)
         if end < 0:
-            raise ValueError("it ends within a line")
+            raise ValueError("it is cut off within a line")
         line = self.content[self.at : end]
         self.at = end + 1
         return line
@@ -337,7 +343,7 @@ class Machine:
         while self.stack[at] is not _MARK:
             at -= 1
             if at < 0:
-                raise ValueError("it has no mark")
+                raise ValueError("it has no mark on the stack")
         values = self.stack[at + 1 :]
         del self.stack[at:]
         return values
@@ -345,13 +351,13 @@ class Machine:
     def pop(self) -> Any:  # noqa: ANN401 - any content of a pickle
         value = self.stack.pop()
         if value is _MARK:
-            raise ValueError("it has a mark where a value belongs")
+            raise ValueError("it has a mark on the stack instead of a value")
         return value
 
     def top(self, kind: type) -> Any:  # noqa: ANN401 - a value of the kind
         value = self.stack[-1]
         if not isinstance(value, kind):
-            raise TypeError(f"it fills a {type(value).__name__} as a {kind.__name__}")
+            raise TypeError(f"it adds items to a {type(value).__name__} as to a {kind.__name__}")
         return value
 
     def skip(self, size: int) -> None:
@@ -409,15 +415,15 @@ class Machine:
     def put_dict(self) -> None:
         self.push(_fill({}, self.since_mark()))
 
-    def remember(self, key: int) -> None:
+    def memo_put(self, key: int) -> None:
         self.memo[key] = self.stack[-1]
 
-    def recall(self, key: int) -> None:
+    def memo_get(self, key: int) -> None:
         self.push(self.memo[key])
 
     def name(self, module: str, name: str) -> None:
         if (module, name) not in self.names:
-            raise ValueError(f"it asks for {module}.{name}")
+            raise ValueError(f"it refers to {module}.{name}")
         self.push(self.names[module, name])
 
     def name_on_stack(self) -> None:
@@ -434,34 +440,40 @@ class Machine:
         state = self.pop()
         record = self.stack[-1]
         if isinstance(record, dict) and isinstance(state, dict):
-            return  # attributes of an OrderedDict, such as the versions that torch notes on one
+            return  # attributes of an OrderedDict, such as the metadata of a state dict
         if not isinstance(record, (DtypeRecord, ArrayRecord)) or not isinstance(state, tuple):
-            raise TypeError(f"it alters a {type(record).__name__}")
+            raise TypeError(f"it sets the state of a {type(record).__name__}")
         record.set_state(state)
 
     def storage(self) -> None:
         if not self.takes_storages:
-            raise ValueError("it refers to something outside of it")
+            raise ValueError("it refers to external data by a persistent id")
         _kind, name, _key, _device, size, *_view = self.pop()
         if not isinstance(name, Name):
-            raise TypeError("it holds a storage of unknown type")
+            raise TypeError("it contains a storage of unknown type")
         self.push((np.dtype(name.code), int(size)))
 
     def make(self) -> None:
         self.refuse("an object")
 
     def refuse(self, what: str) -> None:
-        raise ValueError(f"it holds {what}")
+        raise ValueError(f"it contains {what}")
 
 
 def _fill(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
-    """Put keys and values into a dict; keys are such that hashing them takes no time."""
+    """Add alternating keys and values to a dict; keys that are slow to hash are refused.
+
+    Raises
+    ------
+    ExcessError
+        If a key is nested, or an integer of more than 64 bits.
+    """
     for key, value in zip(values[::2], values[1::2], strict=True):
         parts = key if isinstance(key, tuple) else (key,)
         if not all(isinstance(part, (*_ATOMS, EncodedRecord, Name, Inert)) for part in parts):
-            raise ExcessError("it has a key of several levels")
+            raise ExcessError("it has a nested key")
         if isinstance(key, int) and abs(key) >= _LARGEST_KEY:
-            raise ExcessError("it has a number of more than 64 bits for a key")
+            raise ExcessError("it has an integer key of more than 64 bits")
         target[key] = value
     return target
 
@@ -512,13 +524,13 @@ _INSTRUCTIONS: Mapping[int, Callable[[Machine], object]] = {
         "d": lambda m: m.put_dict(),
         "s": lambda m: m.set_item(),
         "u": lambda m: m.set_items(),
-        "g": lambda m: m.recall(int(m.line())),
-        "h": lambda m: m.recall(m.number(1)),
-        "j": lambda m: m.recall(m.number(4)),
-        "p": lambda m: m.remember(int(m.line())),
-        "q": lambda m: m.remember(m.number(1)),
-        "r": lambda m: m.remember(m.number(4)),
-        "\x94": lambda m: m.remember(len(m.memo)),
+        "g": lambda m: m.memo_get(int(m.line())),
+        "h": lambda m: m.memo_get(m.number(1)),
+        "j": lambda m: m.memo_get(m.number(4)),
+        "p": lambda m: m.memo_put(int(m.line())),
+        "q": lambda m: m.memo_put(m.number(1)),
+        "r": lambda m: m.memo_put(m.number(4)),
+        "\x94": lambda m: m.memo_put(len(m.memo)),
         "c": lambda m: m.name(m.line().decode(), m.line().decode()),
         "\x93": lambda m: m.name_on_stack(),
         "R": lambda m: m.call(),
@@ -535,22 +547,37 @@ _INSTRUCTIONS: Mapping[int, Callable[[Machine], object]] = {
 
 
 class Unpacking:
-    """Replaces records by what they stand for, at any depth.
+    """Replaces records by the values that they describe, at any depth.
 
     Parameters
     ----------
-    most
-        How many values and bytes of arrays there may be, where one that is referred to twice counts
-        twice: whoever makes an array of nested lists would write it out.
+    limit
+        Largest total number of values and array bytes. A value with two references counts twice,
+        because a conversion of nested lists to an array copies it twice.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._copied = 0
         self._done: dict[int, tuple[Any, int] | None] = {}
 
     def plain(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - any content of a pickle
-        """Return a value without records, and how many values and bytes it is."""
+        """Return a value without records, and its number of values and array bytes.
+
+        Parameters
+        ----------
+        value
+            Any value from a pickle.
+        depth
+            Remaining levels of nesting.
+
+        Raises
+        ------
+        ExcessError
+            If the value contains itself, is nested too deeply, or exceeds the limit.
+        ValueError, TypeError
+            If it contains a record that is invalid or not supported.
+        """
         if isinstance(value, _ATOMS):
             return value, 1
         known = self._done.get(id(value), ())
@@ -559,7 +586,7 @@ class Unpacking:
         if known:
             return known
         if depth == 0:
-            raise ExcessError("it nests too deep")
+            raise ExcessError("it is nested too deeply")
         self._done[id(value)] = None
         result, size = self._unpacked(value, depth - 1)
         self._check(size)
@@ -567,23 +594,23 @@ class Unpacking:
         return result, size
 
     def _check(self, size: int) -> None:
-        if size > self._most:
-            raise ExcessError(f"it unpacks to more than {self._most:,} values")
+        if size > self._limit:
+            raise ExcessError(f"it expands to more than {self._limit:,} values")
 
-    def _copies(self, size: int) -> None:
+    def _count_copy(self, size: int) -> None:
         """Count bytes before they are copied."""
         self._copied += size
         self._check(self._copied)
 
     def _unpacked(self, value: Any, depth: int) -> tuple[Any, int]:  # noqa: ANN401 - the same
         if isinstance(value, (ArrayRecord, BufferRecord, TensorRecord)):
-            self._copies(value.size)
+            self._count_copy(value.size)
             array = value.array()
             return array, 1 + array.nbytes
         if isinstance(value, ScalarRecord):
             return value.number(), 1
         if isinstance(value, EncodedRecord):
-            self._copies(len(value.text))
+            self._count_copy(len(value.text))
             return value.content(), 1
         if isinstance(value, dict):
             pairs = [
@@ -594,5 +621,5 @@ class Unpacking:
             items = [self.plain(item, depth) for item in value]
             return type(value)(item for item, _ in items), 1 + sum(n for _, n in items)
         if isinstance(value, StorageRecord):
-            raise TypeError(f"it holds a storage of {value.values.dtype} without a tensor")
-        raise TypeError(f"it holds a {type(value).__name__}")
+            raise TypeError(f"it contains a storage of {value.values.dtype} without a tensor")
+        raise TypeError(f"it contains a {type(value).__name__}")

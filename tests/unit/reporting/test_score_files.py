@@ -135,7 +135,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
         scale_pickle(tmp_path / "a.pkl", id_preds=Evil()),
         scale_pickle(tmp_path / "b.pkl", ood=Evil()),
     ):
-        with pytest.raises(CorruptArtifactError, match=r"it asks for \w+\.system"):
+        with pytest.raises(CorruptArtifactError, match=r"it refers to \w+\.system"):
             read_score_file(path)
     assert not (tmp_path / "owned").exists()
 
@@ -316,5 +316,5 @@ def test_nested_lists_for_scores_are_refused_and_not_unpacked(tmp_path):
         value = [value] * 10
     path = scale_pickle(tmp_path / "a.pkl", id_labels=value)
     assert path.stat().st_size < 2**14
-    with pytest.raises(CorruptArtifactError, match="it unpacks to more than"):
+    with pytest.raises(CorruptArtifactError, match="it expands to more than"):
         read_score_file(path)
