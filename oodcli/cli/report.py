@@ -57,6 +57,14 @@ def report(
             "--id", metavar="NAME", help="The in-distribution set, if --scores does not name it."
         ),
     ] = None,
+    higher_is_ood: Annotated[
+        bool,
+        typer.Option(
+            "--higher-is-ood",
+            help="In the files of --scores, larger scores are of OOD images [default: of ID "
+            "images].",
+        ),
+    ] = False,
     benchmark: Annotated[
         str | None,
         typer.Option(
@@ -198,11 +206,12 @@ def report(
     from oodcli.store.store import Store
     from oodcli.workflows.report import Statistics
 
-    _check_usage(run=run, scores=scores, limit=limit, id_name=id_name)
+    _check_usage(run=run, scores=scores, limit=limit, id_name=id_name, higher_is_ood=higher_is_ood)
     query = ScoreQuery(
         runs=tuple(run or ()),
         files=tuple(scores or ()),
         id_name=id_name,
+        higher_is_ood=higher_is_ood,
         benchmark=benchmark,
         methods=tuple(method or ()),
         datasets=tuple(dataset or ()),
@@ -248,6 +257,7 @@ def _check_usage(
     scores: Sequence[str] | None,
     limit: int | None,
     id_name: str | None,
+    higher_is_ood: bool,
 ) -> None:
     """Refuse options of runs with score files, and the other way round."""
     from oodcli.errors import InvalidInputError
@@ -256,6 +266,8 @@ def _check_usage(
         raise InvalidInputError("--scores replaces --run and --limit; give one or the other")
     if id_name is not None and not scores:
         raise InvalidInputError("--id is the ID set of --scores; a run records its own")
+    if higher_is_ood and not scores:
+        raise InvalidInputError("--higher-is-ood is for --scores; in a run larger scores are ID")
 
 
 def _tabulated(

@@ -58,6 +58,7 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
         if logits:
             notes.append(f"logits of run {table.run.name}: {logits_line(logits)}")
     notes += [note for table in tables if (note := _resized_note(table.run)) is not None]
+    notes += [note for table in tables if (note := _sign_note(table)) is not None]
     return list(dict.fromkeys(notes))
 
 
@@ -92,6 +93,22 @@ def _duplicate_notes(entry: ScoredSet) -> list[str]:
     ]
 
 
+def _sign_note(table: RunRows) -> str | None:
+    """Name the methods of score files whose every AUROC is below that of chance."""
+    if table.run.stored is not None:
+        return None
+    best: dict[str, float] = {}
+    for row in table.rows:
+        best[row.method] = max(row.auroc, best.get(row.method, 0.0))
+    below = [method for method, auroc in best.items() if auroc < 0.5]
+    if not below:
+        return None
+    return (
+        f"every AUROC of {', '.join(below)} is below 50; if larger scores in the file are of OOD "
+        "images: --higher-is-ood"
+    )
+
+
 def source_notes(sources: Sources) -> list[str]:
     """Report deviations from the benchmark, or what score files do not specify."""
     known = sources.known_benchmark
@@ -108,6 +125,8 @@ def _file_notes(sources: Sources, known: Benchmark | None) -> list[str]:
             f"the images are assumed to be those of benchmark {known.name} because of the names of "
             "the sets; the files do not record it"
         )
+    if sources.query.higher_is_ood:
+        notes.append("larger scores in the files are of OOD images: their signs were changed")
     known_accuracy = any(run.scoring.id_accuracy is not None for run in sources.runs)
     if sources.layout_convention is not None and known_accuracy and not sources.plain:
         notes.append("ID accuracy is of the predictions in the files, which some methods change")

@@ -85,6 +85,14 @@ class ForeignRun:
             return None
         return float(np.mean(self.labels == self.predictions))
 
+    def negated(self) -> "ForeignRun":
+        """Return the same scores with the opposite sign, for files in which larger means OOD."""
+        scores = {
+            method: {name: -values.astype(np.float64) for name, values in sets.items()}
+            for method, sets in self.scores.items()
+        }
+        return replace(self, scores=scores)
+
 
 def read_score_file(
     path: Path, *, id_name: str | None = None, method: str | None = None

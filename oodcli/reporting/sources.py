@@ -48,6 +48,8 @@ class ScoreQuery:
         ``NAME=FILE`` to name the method of a file that does not say.
     id_name
         Name of the ID test set, where a score file does not say.
+    higher_is_ood
+        Whether larger scores in the files are of OOD images.
     benchmark
         Only the sets of this benchmark, in its groups; of a run as they were scored for it. By
         default what was scored last.
@@ -61,6 +63,7 @@ class ScoreQuery:
     runs: Sequence[str] = ()
     files: Sequence[str | Path] = ()
     id_name: str | None = None
+    higher_is_ood: bool = False
     benchmark: str | None = None
     methods: Sequence[str] = ()
     datasets: Sequence[str] = ()
@@ -221,7 +224,8 @@ class Sources:
         read: list[ForeignRun] = []
         for file in query.files:
             method, path = _named_file(file)
-            read += read_score_file(path, id_name=query.id_name, method=method)
+            found = read_score_file(path, id_name=query.id_name, method=method)
+            read += [run.negated() for run in found] if query.higher_is_ood else found
         networks = joined(read)
         known = known or _benchmark_of(networks)
         conventions = {run.convention for run in networks}

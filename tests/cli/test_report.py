@@ -198,12 +198,50 @@ def test_a_page_is_one_file(scores: Path, ood: Ood, tmp_path: Path) -> None:
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_scores_that_are_larger_for_ood_images_are_turned_on_request(
+    scores: Path, ood: Ood, tmp_path: Path
+) -> None:
+    with np.load(scores) as arrays:
+        opposite = {name: -values for name, values in arrays.items()}
+    # Unsigned numbers have no negative: 255 stands for the most OOD.
+    opposite["bytes/cifar10"] = np.arange(200, dtype=np.uint8)
+    opposite |= {f"bytes/{name}": np.arange(50, 200, dtype=np.uint8) for name in SETS}
+    np.savez(tmp_path / "opposite.npz", **opposite)
+    given = ("report", "--scores", tmp_path / "opposite.npz", "--id", "cifar10")
+    code, out, _ = ood(*given, "--format", "json")
+    assert code == 0
+    assert (
+        "every AUROC of msp, energy, featurenorm, bytes is below 50; if larger scores in the file "
+        "are of OOD images: --higher-is-ood" in json.loads(out)["notes"]
+    )
+    code, out, _ = ood(*given, "--higher-is-ood", "--format", "json")
+    turned = json.loads(out)
+    assert not any("below 50" in note for note in turned["notes"])
+    assert (
+        "larger scores in the files are of OOD images: their signs were changed" in turned["notes"]
+    )
+    code, out, _ = ood("report", "--scores", scores, "--id", "cifar10", "--format", "json")
+    plain = json.loads(out)
+    assert not any("below 50" in note or "signs" in note for note in plain["notes"])
+    found, expected = (
+        {(row["method"], row["dataset"]): row["auroc"] for row in table["rows"]}
+        for table in (turned, plain)
+    )
+    # P(ID < OOD) of 0…199 and 50…199, ties counted half.
+    assert found["bytes", SETS[0]] == pytest.approx((50 + 150 / 2) / 200)
+    assert {key: value for key, value in found.items() if key[0] != "bytes"} == expected
+
+
 def test_what_does_not_go_together_is_refused(scores: Path, ood: Ood) -> None:
     code, out, err = ood("report", "--scores", scores, "--run", "r")
     assert (code, out) == (1, "")
     assert err == ("error: --scores replaces --run and --limit; give one or the other\n")
     code, _, err = ood("report", "--id", "cifar10")
     assert (code, err) == (1, "error: --id is the ID set of --scores; a run records its own\n")
+    code, _, err = ood("report", "--higher-is-ood")
+    assert (code, err) == (
+        1, "error: --higher-is-ood is for --scores; in a run larger scores are ID\n",
+    )  # fmt: skip
     code, _, err = ood("report", "--scores", scores, "--id", "cifar10", "--columns", "aurocs")
     assert (code, err) == (1, "error: no column 'aurocs'; did you mean 'auroc'?\n")
 
