@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.support.torchrun import begun, ended, together, worker
+from tests.support.program import OOD
+from tests.support.torchrun import begun, together, worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
@@ -134,18 +135,14 @@ def test_a_killed_process_ends_the_other_and_leaves_a_run(
 ) -> None:
     data = pictures(tmp_path / "three.npz", train=600, test=30)
     argv = (
-        "train", "--data", data, "--arch", "ownnets:small", "--epochs", 25, "--batch-size", 16,
+        "train", "--data", data, "--arch", "ownnets:small", "--epochs", 12, "--batch-size", 16,
         "--device", "cpu",
     )  # fmt: skip
-    process = begun("-m", "--", "oodcli", *argv, "--name", "cut")
-    deadline = time.monotonic() + 120
-    while not (store / "runs" / "cut" / "state.json").is_file():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(worker(process, rank), signal.SIGKILL)
+    job = begun(OOD, *argv, "--name", "cut")
+    job.wait_until((store / "runs" / "cut" / "state.json").is_file)
+    os.kill(worker(job, rank), signal.SIGKILL)
     started = time.monotonic()
-    code, out, err = ended(process)
+    code, out, err = job.ended()
     assert (code, out) == (1, "")
     assert time.monotonic() - started < 30
     assert (

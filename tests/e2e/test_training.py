@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from tests.support.program import begun
+
 Ood = Callable[..., tuple[int, str, str]]
-SMALL = ("train", "--data", "digits", "--arch", "resnet18:width=4")
+DIGITS = ("train", "--data", "digits", "--image-size", 16, "--resize", "exact")
+SMALL = (*DIGITS, "--arch", "resnet18:width=4")
 
 
 def record(store: Path, name: str) -> dict:
@@ -142,7 +145,7 @@ def test_a_spoiled_run_can_be_started_from(ood: Ood, store: Path) -> None:
     assert "the weights after epoch 2 are stored; to start from them: --init x" in err
     assert len(list((store / "runs" / "x").glob("state-*"))) == 2
     assert len((store / "runs/x/history.jsonl").read_text().splitlines()) == 2
-    code, _, err = ood("train", "--data", "digits", "--init", "x", "--epochs", 1, "--name", "y")
+    code, _, err = ood(*DIGITS, "--init", "x", "--epochs", 1, "--name", "y")
     assert code == 0, err
     assert record(store, "y")["arch"] == "resnet18:width=4"
     assert Store.at(store).root == store
@@ -151,9 +154,7 @@ def test_a_spoiled_run_can_be_started_from(ood: Ood, store: Path) -> None:
 def test_training_starts_from_a_run_or_a_checkpoint(ood: Ood, store: Path, tmp_path: Path) -> None:
     ood(*SMALL, "--epochs", 2, "--name", "first")
     tiny_rate = ("--epochs", 1, "--lr", "1e-9")
-    code, _, err = ood(
-        "train", "--data", "digits", "--init", "first", *tiny_rate, "--name", "again"
-    )
+    code, _, err = ood(*DIGITS, "--init", "first", *tiny_rate, "--name", "again")
     assert code == 0, err
     assert ", from first" in err
     before, after = weights(store, "first"), weights(store, "again")
@@ -174,7 +175,7 @@ def test_training_starts_from_a_run_or_a_checkpoint(ood: Ood, store: Path, tmp_p
     }
     save_file(other, path)
     assert ood(*SMALL, "--init", path, *tiny_rate, "--name", "classes")[0] == 0
-    code, _, err = ood("train", "--data", "digits", "--arch", "resnet20", "--init", "first")
+    code, _, err = ood(*DIGITS, "--arch", "resnet20", "--init", "first")
     assert code == 1
     assert "the weights do not fit resnet20" in err
     code, _, err = ood(*SMALL, "--init", "nobody")
@@ -193,10 +194,8 @@ def test_fine_tuning_asks_for_a_network(ood: Ood) -> None:
 
 def test_alpa_fine_tunes_a_cross_entropy_network(ood: Ood, store: Path) -> None:
     ood(*SMALL, "--epochs", 2, "--name", "base")
-    code, _, err = ood(
-        "train", "--data", "digits", "--recipe", "mode-finetune", "--init", "base", "--epochs", 1,
-        "--lr", "0.01", "--name", "fine",
-    )  # fmt: skip
+    fine = ("--recipe", "mode-finetune", "--init", "base", "--epochs", 1, "--lr", "0.01")
+    code, _, err = ood(*DIGITS, *fine, "--name", "fine")
     assert code == 0, err
     kept = record(store, "fine")
     assert kept["recipe"]["name"] == "mode-finetune"
@@ -221,18 +220,10 @@ def test_three_seeds_are_reported_with_their_spread(ood: Ood) -> None:
 def test_a_kill_changes_nothing(ood: Ood, store: Path, objective: str) -> None:
     long = (*SMALL, "--objective", objective, "--epochs", "5", "--set", "keep=best")
     ood(*long, "--name", "whole")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "oodcli", *long, "--name", "cut"],
-        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (store / "runs" / "cut" / "state.json").is_file():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    program = begun(*long, "--name", "cut")
+    program.wait_until((store / "runs" / "cut" / "state.json").is_file)
+    program.send_signal(signal.SIGKILL)
+    assert program.ended()[0] == -signal.SIGKILL
     code, _, err = ood("train", "--resume", "--run", "cut")
     assert code == 0, err
     assert "resuming after epoch" in err
@@ -252,7 +243,7 @@ def test_twenty_kills_in_a_row_change_nothing(ood: Ood, store: Path) -> None:
         begun = (store / "runs" / "cut" / "training.json").is_file()
         argv = ("train", "--resume", "--run", "cut") if begun else (*long, "--name", "cut")
         process = subprocess.Popen(
-            [sys.executable, "-m", "oodcli", *argv],
+            [sys.executable, "-m", "oodcli", *map(str, argv)],
             env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         time.sleep(moment)
@@ -295,10 +286,10 @@ def test_a_damaged_state_falls_back_on_the_one_before(ood: Ood, store: Path) -> 
 
 def test_images_may_have_another_size(ood: Ood, store: Path) -> None:
     code, _, err = ood(
-        *SMALL, "--epochs", 1, "--image-size", 16, "--resize", "exact", "--name", "i"
+        *SMALL, "--epochs", 1, "--image-size", 20, "--resize", "exact", "--name", "i"
     )
     assert code == 0, err
-    assert record(store, "i")["preprocess"]["size"] == [16, 16]
+    assert record(store, "i")["preprocess"]["size"] == [20, 20]
     assert ood("score", "--method", "msp", "--limit", 20)[0] == 0
     code, _, err = ood(*SMALL, "--resize", "stretch")
     assert "--resize must be exact, shorter-crop or shorter-crop:SIDE, not 'stretch'" in err
@@ -318,7 +309,7 @@ def test_networks_of_the_users_own_are_trained_and_aligned(
         "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    own = ("train", "--data", "digits", "--arch", "ownnet:small", "--epochs", 1)
+    own = (*DIGITS, "--arch", "ownnet:small", "--epochs", 1)
     for objective in ("t2fnorm", "alpa"):
         code, _, err = ood(*own, "--objective", objective, "--name", objective)
         assert code == 0, err

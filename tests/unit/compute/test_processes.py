@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from oodcli.compute.processes import Processes, ProcessLostError, device_of
 from oodcli.errors import InvalidInputError
 from tests.support import together
-from tests.support.torchrun import begun, ended
+from tests.support.torchrun import begun
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
@@ -17,7 +17,7 @@ TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     """Train every case in two processes."""
     folder = tmp_path_factory.mktemp("together")
-    code, _, err = ended(begun(together.__file__, folder))
+    code, _, err = begun(together.__file__, folder).ended()
     assert code == 0, err
     return {path.stem: load_file(path) for path in folder.iterdir()}
 
