@@ -51,6 +51,22 @@ def image_name(source: ImageSource, row: int) -> str:
     return f"image {row}" if name_of is None else str(name_of(row))
 
 
+def key_in(source: ImageSource, row: int, *, path: str) -> str:
+    """Return what the row of an image is called in results: stable, and the same in each call.
+
+    Parameters
+    ----------
+    source
+        The images; one whose rows have keys of their own has a method ``key_of(row)``.
+    row
+        Which image.
+    path
+        What the source was opened from.
+    """
+    key_of = getattr(source, "key_of", None)
+    return f"{path}[{row}]" if key_of is None else str(key_of(row))
+
+
 @dataclass(frozen=True)
 class Part:
     """One part (train, val or test) of a data set, before its images are decoded.

@@ -64,6 +64,24 @@ _MAGIC = (
 )
 
 
+_STARTS = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"BM", ".bmp"),
+    (b"RIFF", ".webp"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
+    (b"GIF8", ".gif"),
+    (b"P5", ".pgm"),
+    (b"P6", ".ppm"),
+)
+
+
+def extension_of(content: bytes) -> str:
+    """Return the ending of the name of an image file, by its first bytes; empty if unknown."""
+    return next((ending for start, ending in _STARTS if content.startswith(start)), "")
+
+
 def open_image(stream: IO[bytes]) -> Image.Image:
     """Open an image file in one of `FORMATS`; its pixels are decoded on first access.
 

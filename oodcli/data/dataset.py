@@ -42,6 +42,8 @@ class Dataset:
     division
         Digest of what parts were divided by: shares, labels, and names of files. Equal divisions
         put the same images into the same parts. Empty if nothing was divided.
+    notes
+        What opening it had to decide and the user must know, in sentences.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Dataset:
     is_whole: bool = False
     test_fraction: float = 0.0
     division: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def test_name(self) -> str:

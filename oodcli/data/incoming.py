@@ -1,4 +1,4 @@
-"""Incoming images to judge: files, folders, arrays and lists of paths, read as a stream.
+"""Incoming images to judge: files, folders, all that a reader opens, and paths, read as a stream.
 
 Nothing here holds more than a bounded number of paths or images, however many there are.
 """
@@ -15,12 +15,16 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data.decoding.files import decode, decode_stream, is_image_name
-from oodcli.data.formats.arrays import open_npz
+from oodcli.data.decoding.encoded import EncodedSource
+from oodcli.data.decoding.files import FileSource, decode, decode_stream, is_image_name
+from oodcli.data.reader import without_columns
+from oodcli.data.readers import is_known_suffix, is_there, open_path, reader_of
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.files import check_file
-from oodcli.images import ImageSource
+from oodcli.images import ImageSource, key_in
+from oodcli.pillow import extension_of
 from oodcli.pools import map_ahead, thread_count
+from oodcli.store.store import Store
 from oodcli.text import printable
 
 STDIN = "-"
@@ -39,9 +43,10 @@ class Item:
     Parameters
     ----------
     name
-        How it is called in results: the path as it was given, or ``FILE.npz[ROW]``.
+        How it is called in results: the path as it was given, or the key of its row, such as
+        ``FILE.npz[ROW]``.
     path
-        The file.
+        The file that it is, or lies in.
     relative
         Where it belongs below a folder that a copy of it is put into.
     row
@@ -52,6 +57,8 @@ class Item:
         The bytes of an image file that has no path.
     error
         Why there is no image.
+    as_published
+        As for :func:`oodcli.data.decoding.files.decode`.
     """
 
     name: str
@@ -61,45 +68,58 @@ class Item:
     pixels: Pixels | None = None
     data: bytes | None = None
     error: str | None = None
+    as_published: bool = False
 
 
-def items(paths: Sequence[str], listed: Iterable[str] = ()) -> Iterator[Item]:
-    """Yield all images of files, folders and arrays, in the order in which they were named.
+def items(paths: Sequence[str], listed: Iterable[str] = (), *, store: Store) -> Iterator[Item]:
+    """Return all images of files, folders, archives, …, in the order in which they are named.
 
     Parameters
     ----------
     paths
-        Files, folders with all below them, and ``.npz`` files; ``-`` stands for ``listed``.
+        Files, folders with all below them, and what else a reader opens
+        (:mod:`oodcli.data.readers`), whose OOD images are taken; ``-`` stands for ``listed``.
     listed
         More of them. A problem with one of these becomes the error of its item.
+    store
+        For readers that store an index.
 
     Raises
     ------
     InvalidInputError
-        If an array that was named in ``paths`` cannot be read.
+        If something that was named in ``paths`` does not exist or cannot be read.
 
     Notes
     -----
-    A folder is read name by name, sorted; of one with more than 65,536 entries each block of this
+    What readers open is opened at once, so that what cannot be used is refused before any work. A
+    folder is read name by name, sorted; of one with more than 65,536 entries each block of this
     size is sorted separately. Hidden files and folders, and files whose ending is not that of an
     image, are skipped, unless they are named themselves. Links are followed, but not in circles.
     """
     for text in paths:
-        if text == STDIN:
-            for line in listed:
-                if line:
-                    yield from _listed(line)
-        else:
-            # With several folders their own names tell what is copied from them apart.
-            yield from _named(text, prefix=Path(text).resolve().name if len(paths) > 1 else "")
+        if text != STDIN and not (is_there(Path(text)) or is_there(Path(without_columns(text)[0]))):
+            raise InvalidInputError(f"there is no file or folder {text}; check its name")
+    # With several folders their own names tell what is copied from them apart.
+    prefixes = {text: Path(text).resolve().name if len(paths) > 1 else "" for text in paths}
+    found = [
+        _all_listed(listed, store) if text == STDIN else _named(text, store, prefix=prefixes[text])
+        for text in paths
+    ]
+    return chain.from_iterable(found)
 
 
-def _listed(text: str) -> Iterator[Item]:
+def _all_listed(listed: Iterable[str], store: Store) -> Iterator[Item]:
+    for line in listed:
+        if line:
+            yield from _listed(line, store)
+
+
+def _listed(text: str, store: Store) -> Iterator[Item]:
     if "\0" in text:
         yield Item(text, "", "", error="a path cannot hold a zero byte; write one path per line")
         return
     try:
-        yield from _named(text, prefix=_below(text))
+        yield from _named(text, store, prefix=_below(text))
     except OodError as error:
         yield Item(text, text, _below(text), error=str(error))
 
@@ -109,49 +129,71 @@ def _below(text: str) -> str:
     return "/".join(part for part in PurePath(text).parts if part not in ("/", "\\", "..", "."))
 
 
-def _named(text: str, *, prefix: str) -> Iterator[Item]:
-    if os.path.isdir(text):  # noqa: PTH112 - a million lines may name one each
-        yield from _walk(text, prefix, ())
-    elif is_array(text):
-        yield from _of_array(Path(text), prefix or Path(text).name)
+def _named(text: str, store: Store, *, prefix: str) -> Iterator[Item]:
+    """Return the images of a path; what a reader opens is opened now."""
+    is_folder = os.path.isdir(text)  # noqa: PTH112 - a million lines may name one each
+    if not is_folder and is_image_name(text):
+        return iter([Item(text, text, prefix or Path(text).name)])
+    path, columns = (text, None) if os.path.exists(text) else without_columns(text)  # noqa: PTH110
+    reader = reader_of(Path(path))
+    if reader is not None and not reader.walked:
+        name = Path(path).name
+        dataset = open_path(Path(path), store, name=name, spec=text, role="ood", columns=columns)
+        return _of_source(dataset.ood_part.source, path, prefix or name)
+    if is_folder:
+        return _walk(text, prefix, ())
+    if is_known_suffix(path):
+        check_file(Path(path), "check its name")
+    return iter([Item(text, text, prefix or Path(text).name)])
+
+
+def _of_source(source: ImageSource, path: str, relative: str) -> Iterator[Item]:
+    """Yield the images of a source, with the keys of their rows."""
+    if isinstance(source, FileSource):
+        yield from _of_files(source)
+    elif isinstance(source, EncodedSource):
+        yield from _of_encoded(source, path, relative)
     else:
-        yield Item(text, text, prefix or Path(text).name)
+        yield from _of_array(source, path, relative)
 
 
-def is_array(path: str) -> bool:
-    """Return whether a path is read as an array file."""
-    return path.lower().endswith(".npz")
+def _of_files(source: FileSource) -> Iterator[Item]:
+    """Yield image files; they are read where they are decoded."""
+    for row, file in enumerate(source.files):
+        key = source.key_of(row)
+        error = source.problem_of(row)
+        path = "" if error else os.path.join(source.root, file)  # noqa: PTH118
+        yield Item(key, path, _below(file), row, error=error, as_published=source.as_published)
 
 
-def open_array(path: Path) -> ImageSource:
-    """Open the images of an ``.npz`` file.
+def _of_encoded(source: EncodedSource, path: str, relative: str) -> Iterator[Item]:
+    """Yield the bytes of image files, read in order."""
+    try:
+        for row, content in enumerate(source.contents(0, len(source))):
+            key = source.key_of(row)
+            below = f"{relative}/{_below(source.name_of(row))}"
+            if isinstance(content, UnreadableImageError):
+                yield Item(key, path, below, row, error=content.reason)
+            else:
+                if not is_image_name(below):
+                    below += extension_of(content)
+                yield Item(key, path, below, row, data=content, as_published=source.as_published)
+    except OodError as error:
+        yield Item(path, path, relative, error=str(error))
 
-    Parameters
-    ----------
-    path
-        The file, as :func:`oodcli.data.formats.arrays.open_npz` takes it.
 
-    Raises
-    ------
-    InvalidInputError
-        If it holds no images.
-    """
-    return open_npz(path, name=path.name, spec=str(path), role="ood").ood_part.source
-
-
-def _of_array(path: Path, relative: str) -> Iterator[Item]:
-    check_file(path, "check its name")
-    source = open_array(path)
+def _of_array(source: ImageSource, path: str, relative: str) -> Iterator[Item]:
+    """Yield pixels, read in order."""
     row = 0
     try:
         for row, image in enumerate(source.read(0, len(source))):
-            name, below = f"{path}[{row}]", f"{relative}[{row}].png"
+            name, below = key_in(source, row, path=path), f"{relative}[{row}].png"
             if isinstance(image, UnreadableImageError):
-                yield Item(name, str(path), below, row, error=image.reason)
+                yield Item(name, path, below, row, error=image.reason)
             else:
-                yield Item(name, str(path), below, row, image)
-    except InvalidInputError as error:
-        yield Item(str(path), str(path), relative, error=f"damaged after row {row}: {error}")
+                yield Item(name, path, below, row, image)
+    except OodError as error:
+        yield Item(path, path, relative, error=f"damaged after row {row}: {error}")
 
 
 def _walk(folder: str, relative: str, above: tuple[str, ...]) -> Iterator[Item]:
@@ -225,5 +267,7 @@ def _full_size(item: Item) -> Pixels:
     if item.pixels is not None:
         return item.pixels
     if item.data is not None:
-        return decode_stream(io.BytesIO(item.data), where=printable(item.name))
-    return decode(Path(item.path))
+        return decode_stream(
+            io.BytesIO(item.data), where=printable(item.name), as_published=item.as_published
+        )
+    return decode(Path(item.path), as_published=item.as_published)

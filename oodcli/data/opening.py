@@ -7,11 +7,9 @@ from typing import Literal
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.formats import cifar
-from oodcli.data.formats.archives import SUFFIXES, open_archive
-from oodcli.data.formats.arrays import open_npy, open_npz
-from oodcli.data.formats.folders import open_folder
-from oodcli.data.formats.lists import open_list
 from oodcli.data.own_names import FILE, RegisteredDataset, registered
+from oodcli.data.reader import Columns, without_columns
+from oodcli.data.readers import LIST, is_known_suffix, is_there, open_path
 from oodcli.data.registry import DATASETS
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.files import expanded
@@ -31,9 +29,10 @@ def open_dataset(
     Parameters
     ----------
     spec
-        A name, a folder, an .npz or .npy file, a .txt list, a .zip or .tar archive, or
-        ``NAME=PATH``, which gives any of them a name. Where NAME is one of the registry and PATH
-        has its files as published, those are opened.
+        A name; the path of a file, a folder or a pattern that one of :mod:`oodcli.data.readers`
+        opens; or ``NAME=PATH``, which gives any of them a name. Where NAME is one of the registry
+        and PATH has its files as published, those are opened. After a path,
+        ``:path=COLUMN,label=COLUMN,split=COLUMN`` says which columns of a table have what.
     store
         Holds what was downloaded.
     role
@@ -108,15 +107,14 @@ def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
         return _open_registered(own, store, role=role)
     if spec in DATASETS:
         return DATASETS[spec].open(store)
-    name, path = _named_path(spec)
-    if not spec or not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on names that are too long
+    name, path, columns = _named_path(spec)
+    if not spec or not is_there(path):
         if _is_bare_name(spec):
             unknown = UnknownNameError.among("data set", spec, (*DATASETS, *registered(store)))
-            raise UnknownNameError(
-                f"{unknown} (a folder, an .npz file or NAME=PATH is also accepted)"
-            )
+            raise UnknownNameError(f"{unknown} (a path, or NAME=PATH, is also accepted)")
         raise MissingArtifactError(f"no folder or file {path}; check the path")
-    return _open_published(name, path, store) or _open_own(name, path, role=role)
+    published = None if columns is not None else _open_published(name, path, store)
+    return published or _open_own(name, path, store, role=role, columns=columns)
 
 
 def _open_published(name: str | None, path: Path, store: Store) -> Dataset | None:
@@ -147,54 +145,52 @@ def _open_published(name: str | None, path: Path, store: Store) -> Dataset | Non
     return replace(opened, name=name, spec=f"{name}={path}")
 
 
-def _open_own(name: str | None, path: Path, *, role: Literal["id", "ood"]) -> Dataset:
-    """Open what a user has, by its kind."""
+def _open_own(
+    name: str | None,
+    path: Path,
+    store: Store,
+    *,
+    role: Literal["id", "ood"],
+    columns: Columns | None,
+) -> Dataset:
+    """Open what a user has, by its reader."""
     again = str(path) if name is None else f"{name}={path}"
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        return open_folder(path, name=name or path.name, spec=again, role=role)
-    called = name or path.stem
-    if suffix == ".npz":
-        return open_npz(path, name=called, spec=again, role=role)
-    if suffix == ".npy":
-        return open_npy(path, name=called, spec=again, role=role)
-    if suffix == ".txt":
-        return open_list(path, name=called, spec=again, role=role)
-    if suffix in SUFFIXES:
-        return open_archive(path, name=called, spec=again, role=role)
-    raise InvalidInputError(
-        f"{path} is none of: a folder, an .npz or .npy file, a .txt list, a .zip or .tar archive"
-    )
+    if columns is not None:
+        again = f"{again}:{columns}"
+    called = name or (path.name if path.is_dir() else path.stem)
+    return open_path(path, store, name=called, spec=again, role=role, columns=columns)
 
 
 def _open_registered(
     own: RegisteredDataset, store: Store, *, role: Literal["id", "ood"]
 ) -> Dataset:
     """Open what ``datasets.toml`` names."""
-    suffix = own.path.suffix.lower()
     if not own.path.exists():
         raise MissingArtifactError(
             f"{own.name} is registered at {own.path}, which does not exist; correct {FILE} in the "
             f"store, or forget it: ood datasets remove {own.name}"
         )
-    if own.labels is not None and suffix != ".npy":
-        raise InvalidInputError(
-            f"labels of {own.name} do not fit {own.path}; they are for .npy files"
-        )
-    if suffix == ".npy":
-        return open_npy(own.path, name=own.name, spec=own.name, role=role, labels=own.labels)
-    if own.path.is_file() and (own.root is not None or suffix == ".txt"):
-        return open_list(own.path, name=own.name, spec=own.name, role=role, root=own.root)
-    return replace(_opened(f"{own.name}={own.path}", store, role=role), spec=own.name)
+    if own.labels is None and own.root is None:
+        return replace(_opened(f"{own.name}={own.path}", store, role=role), spec=own.name)
+    if own.root is not None and own.path.is_file() and not is_known_suffix(own.path.name):
+        # A list may be called as one likes where its root says that it is one.
+        return LIST.open(own.path, name=own.name, spec=own.name, role=role, root=own.root)
+    return open_path(
+        own.path, store, name=own.name, spec=own.name, role=role, labels=own.labels, root=own.root
+    )
 
 
-def _named_path(spec: str) -> tuple[str | None, Path]:
-    """Divide ``NAME=PATH``; a path that exists as it stands has no name."""
+def _named_path(spec: str) -> tuple[str | None, Path, Columns | None]:
+    """Divide ``NAME=PATH:COLUMNS``; a path that exists as it stands has neither."""
     whole = _absolute(spec)
-    name, equals, path = spec.partition("=")
+    if os.path.exists(whole):  # noqa: PTH110
+        return None, whole, None
+    text, columns = without_columns(spec)
+    whole = _absolute(text)
+    name, equals, path = text.partition("=")
     if os.path.exists(whole) or not (name and equals and path) or "/" in name:  # noqa: PTH110
-        return None, whole
-    return name, _absolute(path)
+        return None, whole, columns
+    return name, _absolute(path), columns
 
 
 def _absolute(path: str) -> Path:
@@ -203,5 +199,5 @@ def _absolute(path: str) -> Path:
 
 
 def _is_bare_name(spec: str) -> bool:
-    kinds = (".npz", ".npy", ".txt", *SUFFIXES)
-    return not ("/" in spec or "=" in spec or spec.startswith(("~", ".")) or spec.endswith(kinds))
+    path_like = "/" in spec or "=" in spec or spec.startswith(("~", "."))
+    return not (path_like or is_known_suffix(spec))

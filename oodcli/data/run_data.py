@@ -90,9 +90,12 @@ def find_dataset(
         size = f" {known.download_bytes / 1e6:.0f} MB" if known.download_bytes else ""
         progress.note(f"{spec} is not in the store: downloading{size} to {store.datasets}")
         download(spec, store, progress=progress)
-    return open_dataset(
+    opened = open_dataset(
         spec, store, role=role, val_fraction=val_fraction, test_fraction=test_fraction
     )
+    for note in opened.notes:
+        progress.note(note)
+    return opened
 
 
 def find_divided(

@@ -15,6 +15,7 @@ import typer
 
 from oodcli.cli.app import app
 from oodcli.data.benchmarks import BENCHMARKS
+from oodcli.data.readers import BUILT_IN
 from oodcli.data.registry import DATASETS
 from oodcli.manual.contract import contract, table
 from oodcli.methods import METHODS
@@ -109,6 +110,10 @@ def _datasets() -> str:
     return table(("data set", "what it shows", "images", "download", "licence"), rows)
 
 
+def _readers() -> str:
+    return table(("what you have", "how it is read"), (reader.layout for reader in BUILT_IN))
+
+
 def _benchmarks() -> str:
     rows = []
     for name, b in BENCHMARKS.items():
@@ -182,6 +187,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "objectives": _objectives,
     "recipes": _recipes,
     "datasets": _datasets,
+    "readers": _readers,
     "benchmarks": _benchmarks,
     "architectures": _architectures,
     "conventions": _conventions,

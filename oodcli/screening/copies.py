@@ -92,11 +92,13 @@ class Copies:
         )
 
     def _write(self, item: Item, stream: IO[bytes]) -> None:
-        if item.pixels is None:
+        if item.pixels is not None:
+            Image.fromarray(item.pixels).save(stream, format="PNG")
+        elif item.data is not None:
+            stream.write(item.data)
+        else:
             with Path(item.path).open("rb") as source:
                 shutil.copyfileobj(source, stream)
-        else:
-            Image.fromarray(item.pixels).save(stream, format="PNG")
 
     def _is_copy(self, item: Item, target: Path) -> bool:
         """Return whether a file already holds the image."""
@@ -106,11 +108,17 @@ class Copies:
             with contextlib.suppress(UnreadableImageError):
                 return np.array_equal(decode(target), item.pixels)
             return False
-        source = Path(item.path)
-        if source.stat().st_size != target.stat().st_size:
-            return False
-        with source.open("rb") as one, target.open("rb") as other:
-            while block := one.read(2**20):
-                if block != other.read(2**20):
-                    return False
-        return True
+        if item.data is not None:
+            return target.stat().st_size == len(item.data) and target.read_bytes() == item.data
+        return _are_equal(Path(item.path), target)
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    """Return whether two files have the same content."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while block := first.read(2**20):
+            if block != second.read(2**20):
+                return False
+    return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oodcli.compute.compute import Compute
-from oodcli.data.incoming import STDIN, Item, is_array, items, open_array
+from oodcli.data.incoming import STDIN, Item, items
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
@@ -150,6 +150,7 @@ def predict(
         cannot be read is a row with the reason.
     """
     _check(request)
+    wanted = items(request.paths, request.listed, store=store)
     with OpenRun.open(
         store,
         request.run,
@@ -157,7 +158,6 @@ def predict(
         skip_unreadable=request.skip_unreadable,
         progress=progress,
     ) as run:
-        wanted = items(request.paths, request.listed)
         if STDIN not in request.paths:  # what comes there may be waited for while one is fitted
             wanted = _at_least_one(wanted, request.paths)
         detector = detector_meant(run, request.method, request.rule)
@@ -336,11 +336,6 @@ def _check(request: PredictRequest) -> None:
         raise InvalidInputError("- stands for stdin, which can be read once; name it once")
     if request.method not in (None, AUTO):
         parse_method(request.method)
-    for path in request.paths:
-        if path != STDIN and not Path(path).exists():
-            raise InvalidInputError(f"there is no file or folder {path}; check its name")
-        if is_array(path) and not Path(path).is_dir():
-            open_array(Path(path))
     for file in (outputs.file, outputs.summary):
         if file is not None:
             check_output_file(file)

@@ -457,7 +457,7 @@ def test_labels_that_do_not_go_with_the_images(ood: Ood, tmp_path: Path) -> None
     np.savez(tmp_path / "z.npz", images=np.zeros((3, 8, 8), np.uint8))
     labels = npy(tmp_path / "y.npy", [0, 1])
     assert says(ood, "datasets", "add", "z", tmp_path / "z.npz", "--labels", labels) == (
-        f"labels of z do not fit {tmp_path / 'z.npz'}; they are for .npy files"
+        f"labels of z do not fit {tmp_path / 'z.npz'}; they are for an .npy array"
     )
 
 

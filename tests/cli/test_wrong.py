@@ -39,8 +39,7 @@ def test_no_run_yet(ood: Ood, tmp_path: Path) -> None:
 
 def test_a_misspelt_data_set(ood: Ood) -> None:
     assert says(ood, "train", "--data", "digit") == (
-        "no data set 'digit'; did you mean 'digits'? "
-        "(a folder, an .npz file or NAME=PATH is also accepted)"
+        "no data set 'digit'; did you mean 'digits'? (a path, or NAME=PATH, is also accepted)"
     )
 
 

@@ -23,6 +23,7 @@ from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import decoded, items
 from oodcli.models import Network, network_of, parse_architecture
 from oodcli.models.extraction import extract, read_ahead
+from oodcli.store.store import Store
 
 RESIZING = Resizing((16, 16))
 
@@ -41,7 +42,7 @@ def half_used(folder: Path, files: list[str], network: Network) -> list[Iterator
         every: list[Iterator[object]] = [
             source.read(0, len(source)),
             workers.resized(own, source, 0, len(source), RESIZING.apply),
-            decoded(items([str(folder)]), RESIZING.apply, own.threads()),
+            decoded(items([str(folder)], store=Store(folder)), RESIZING.apply, own.threads()),
             decoders.batches(Originals(source), [np.arange(4)] * 9, Prepared(RESIZING)),
             extract(network, shards, mean=(0.5,) * 3, std=(0.5,) * 3),
             shards,

@@ -227,9 +227,17 @@ class FileSource:
         """Digest of the files, see :mod:`oodcli.data.identity`, and of how they are decoded."""
         return digest_of_json([identity_of(self.root, self.files), self.as_published])
 
+    def key_of(self, row: int) -> str:
+        """Return the path of an image."""
+        return os.path.join(self.root, self.files[row])  # noqa: PTH118 - a million files
+
     def name_of(self, row: int) -> str:
         """Return the path of an image in the folder."""
         return self.files[row]
+
+    def problem_of(self, row: int) -> str | None:  # noqa: ARG002 - of lists
+        """Return why a row has no image, where that is known before its file is opened."""
+        return None
 
     def take(self, rows: NDArray[np.int64], /) -> "FileSource":
         """Return a source of chosen files."""

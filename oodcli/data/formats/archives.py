@@ -1,7 +1,6 @@
 """Images inside a tar or zip archive, read in place."""
 
 import hashlib
-import io
 import os
 import struct
 import tarfile
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.files import decode_stream, is_image_name
+from oodcli.data.decoding.encoded import EncodedSource
+from oodcli.data.decoding.files import is_image_name
 from oodcli.data.identity import identity_of
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.files import reading, reason_of, regular
@@ -113,7 +113,7 @@ def _members_of_tar(path: Path) -> list[Member]:
 
 
 @dataclass(frozen=True)
-class ArchiveSource:
+class ArchiveSource(EncodedSource):
     """Images in an archive, decoded one at a time as they are read.
 
     Parameters
@@ -123,7 +123,7 @@ class ArchiveSource:
     members
         The images, in order.
     as_published
-        As for `readers.decode`.
+        As for `oodcli.data.decoding.files.decode`.
     """
 
     path: Path
@@ -142,6 +142,10 @@ class ArchiveSource:
             state.update(f"\0{member.name}\0{member.offset}".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 
+    def key_of(self, row: int) -> str:
+        """Return the path of an image below that of the archive."""
+        return f"{self.path}/{self.members[row].name}"
+
     def name_of(self, row: int) -> str:
         """Return the path of an image in the archive."""
         return self.members[row].name
@@ -152,12 +156,12 @@ class ArchiveSource:
         Parameters
         ----------
         rows
-            Ascending row numbers, ``(m,)``.
+            Row numbers, ``(m,)``.
         """
         return replace(self, members=[self.members[row] for row in rows])
 
-    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
-        """Yield images ``start`` to ``stop - 1``.
+    def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
+        """Yield the bytes of images ``start`` to ``stop - 1``.
 
         Parameters
         ----------
@@ -169,27 +173,21 @@ class ArchiveSource:
         CorruptArtifactError
             If the archive no longer exists.
         """
-        for member in self.members[start:stop]:
-            try:
-                image = self._decode(member)
-            except UnreadableImageError as error:
-                yield error
-            else:
-                yield image
-
-    def _decode(self, member: Member) -> NDArray[np.uint8]:
-        where = printable(f"{self.path}/{member.name}")
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise CorruptArtifactError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
-            content = _content(descriptor, member)
-        except Exception as error:  # noqa: BLE001 - places out of any range make the reader raise anything
-            raise UnreadableImageError(where, reason_of(error)) from None
+            for member in self.members[start:stop]:
+                try:
+                    content = _content(descriptor, member)
+                except Exception as error:  # noqa: BLE001 - places out of any range make the reader raise anything
+                    where = printable(f"{self.path}/{member.name}")
+                    yield UnreadableImageError(where, reason_of(error))
+                else:
+                    yield content
         finally:
             os.close(descriptor)
-        return decode_stream(io.BytesIO(content), where=where, as_published=self.as_published)
 
 
 def read_member(path: Path, member: Member) -> bytes:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from oodcli.data import DATASETS, open_dataset
+from oodcli.data.readers import kinds
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 
 
@@ -64,8 +65,7 @@ def test_unknown_name_suggests_and_says_that_paths_are_accepted(store):
     with pytest.raises(UnknownNameError) as caught:
         open_dataset("digit", store)
     assert str(caught.value) == (
-        "no data set 'digit'; did you mean 'digits'? "
-        "(a folder, an .npz file or NAME=PATH is also accepted)"
+        "no data set 'digit'; did you mean 'digits'? (a path, or NAME=PATH, is also accepted)"
     )
     with pytest.raises(UnknownNameError, match="no data set ''; there are: cifar10, cifar10-c"):
         open_dataset("", store)
@@ -84,10 +84,7 @@ def test_file_of_another_kind_is_refused(pictures, store):
     Path("notes.pdf").touch()
     with pytest.raises(InvalidInputError) as caught:
         open_dataset("notes.pdf", store)
-    assert str(caught.value) == (
-        f"{pictures.with_name('notes.pdf')} is none of: a folder, an .npz or .npy file, "
-        "a .txt list, a .zip or .tar archive"
-    )
+    assert str(caught.value) == (f"{pictures.with_name('notes.pdf')} is none of: {kinds()}")
 
 
 def test_val_fraction_holds_images_out_of_train(tmp_path, store):
