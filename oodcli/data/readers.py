@@ -19,7 +19,7 @@ from oodcli.data.formats.folders import open_folder
 from oodcli.data.formats.lists import open_list
 from oodcli.data.reader import GROUP, Columns, Place, Reader, Role, has_pattern
 from oodcli.errors import InvalidInputError, OodError
-from oodcli.files import code_of_others
+from oodcli.files import third_party_code
 from oodcli.store.store import Store
 
 NPZ = Reader(
@@ -119,7 +119,7 @@ def third_party() -> ThirdParty:
 
 
 def _loaded(point: EntryPoint, package: str) -> Reader:
-    with code_of_others(
+    with third_party_code(
         f"reader {point.name!r} of {package} does not load",
         cure="update the package, or remove it",
     ):
@@ -160,7 +160,7 @@ def reader_of(path: Path) -> Reader | None:
         if reader in BUILT_IN:
             claimed = reader.claims(place)
         else:
-            with code_of_others(
+            with third_party_code(
                 f"reader {reader.name!r} cannot say whether it opens {path}",
                 cure="update its package, or remove it",
             ):
@@ -246,7 +246,7 @@ def open_path(
     options = {option: value for option, value in given.items() if option in reader.options}
     if reader in BUILT_IN:
         return reader.open(path, name=name, spec=spec, role=role, **options)
-    with code_of_others(
+    with third_party_code(
         f"reader {reader.name!r} cannot open {path}", cure="update its package, or remove it"
     ):
         return reader.open(path, name=name, spec=spec, role=role, **options)
