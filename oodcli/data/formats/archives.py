@@ -173,19 +173,24 @@ class ArchiveSource(EncodedSource):
         CorruptArtifactError
             If the archive no longer exists.
         """
+        for member in self.members[start:stop]:
+            try:
+                content = self._content(member)
+            except UnreadableImageError as error:
+                yield error
+            else:
+                yield content
+
+    def _content(self, member: Member) -> bytes:
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise CorruptArtifactError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
-            for member in self.members[start:stop]:
-                try:
-                    content = _content(descriptor, member)
-                except Exception as error:  # noqa: BLE001 - places out of any range make the reader raise anything
-                    where = printable(f"{self.path}/{member.name}")
-                    yield UnreadableImageError(where, reason_of(error))
-                else:
-                    yield content
+            return _content(descriptor, member)
+        except Exception as error:  # noqa: BLE001 - places out of any range make the reader raise anything
+            where = printable(f"{self.path}/{member.name}")
+            raise UnreadableImageError(where, reason_of(error)) from None
         finally:
             os.close(descriptor)
 
