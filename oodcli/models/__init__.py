@@ -1,4 +1,4 @@
-"""Networks: architectures, weights, and the one forward pass."""
+"""Networks: architectures, weights, and the forward pass for scoring."""
 
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.checkpoint import load_head, load_run_network, load_weights, save_weights

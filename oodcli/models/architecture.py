@@ -1,8 +1,8 @@
-"""What an architecture is.
+"""The records that describe an architecture, and its parameters.
 
-The parameters of an architecture, their defaults and their ranges are those of its build function,
-and written nowhere else: a ``Literal`` lists the allowed values, ``Annotated[int, Within(1, 9)]``
-gives the smallest and the largest.
+The parameters of an architecture, their defaults and their ranges are declared only in the
+signature of its build function: a ``Literal`` lists the allowed values, ``Annotated[int, Within(1,
+9)]`` gives the smallest and the largest.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from oodcli.models.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Bounds of an integer parameter, both included.
+    """Inclusive bounds of an integer parameter.
 
     Parameters
     ----------
@@ -36,18 +36,18 @@ class Within:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One integer that can be chosen when a network is built.
+    """An integer parameter of a build function.
 
     Parameters
     ----------
     name
-        How it is written.
+        Name of the parameter.
     default
-        Its value where none is given.
+        Default value.
     values
-        The values that are allowed.
+        The allowed values.
     allowed
-        The same in words, for messages.
+        Description of the allowed values, for messages.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Parameter:
     allowed: str
 
     def parse(self, text: str) -> int:
-        """Read a value.
+        """Parse a value.
 
         Raises
         ------
         InvalidInputError
-            If the text is not an integer, or not an allowed one.
+            If the text is not an integer, or the value is not allowed.
         """
-        # int() also takes "1_6", " 16" and other scripts' digits, and one network needs one name.
+        # int() also accepts "1_6", " 16" and non-ASCII digits, but a network must have one name.
         value = int(text) if text.isascii() and text.isdigit() else None
         if value is None or value not in self.values:
-            raise InvalidInputError(f"{self.name} is {self.allowed}, not {text!r}")
+            raise InvalidInputError(f"{self.name} must be {self.allowed}, not {text!r}")
         return value
 
 
@@ -76,19 +76,19 @@ def _nothing(_state: Mapping[str, Tensor]) -> Mapping[str, int]:
 
 @dataclass(frozen=True)
 class AsWritten:
-    """A network whose last layer is not written as an ordinary linear one.
+    """The original form of a network whose last layer is replaced by a plain linear layer.
 
     Parameters
     ----------
     build
-        Makes it as it is written, from the number of outputs.
+        Builds the original network from the number of outputs.
     rows
-        Name of the tensor that has a row for each output, and the dimension of these; the name is
-        empty if there is none.
+        Name of the tensor that has one row per output, and the dimension of these rows; the name
+        is empty if there is no such tensor.
     read
-        Puts a linear layer in the place of the last one, once the weights are there.
+        Replaces the last layer by an equivalent linear layer, after the weights are loaded.
     path
-        Path of the last layer as it is written.
+        Path of the last layer in the original network.
     """
 
     build: Callable[[int], nn.Module]
@@ -106,48 +106,50 @@ class Architecture:
     name
         Key in the registry.
     build
-        Makes a network with fresh weights from the number of classes; its keyword-only arguments
-        are the parameters of the architecture.
+        Builds a randomly initialised network from the number of classes; its keyword-only
+        arguments are the parameters of the architecture.
     blocks
-        Gives the blocks of a network in forward order: name, and path of the module whose output is
-        the map of the block.
+        Returns the blocks of a network in forward order: name, and path of the module whose output
+        is the feature map of the block.
     head
         Path of the last linear layer.
     smallest_image
-        Least height and width that leave something to pool, in pixels.
+        Smallest height and width in pixels for which the feature map before the pooling is not
+        empty.
     visible
-        Reads those parameters that show in weights, which have this architecture's own names.
+        Infers the parameters that weights show, given weights with the names of this architecture.
     layouts
-        How the outputs of blocks lie, by name of the block, where they are not ``(n, c, h, w)``.
+        Layout of the block outputs that are not ``(n, c, h, w)``, by name of the block.
     channels_last
-        Whether the network takes images that lie channels-last in memory.
+        Whether the network supports the channels-last memory format.
     head_has_bias
-        Whether the last layer has a bias of its own; if not, it is built with one that stays zero.
+        Whether the last layer has a bias of its own; if not, a constant zero bias is added.
     any_image
-        Whether it takes all images from ``smallest_image`` on; if not, a size has to be tried.
+        Whether the network accepts all sizes from ``smallest_image`` on; if not, each size is
+        tried first.
     followed_at
-        Height and width of the images that it was followed at, in pixels, and so takes; None where
-        it was not.
+        Height and width in pixels of the images that the network was traced with, and so accepts;
+        None if it was not traced.
     selected_block
-        Name of the block that FeatureNorm's authors selected for this network.
+        Name of the block that the authors of FeatureNorm selected for this network.
     spare
-        How the names of tensors begin that weights may hold and that are left out.
+        Prefixes of tensor names that weights may contain and that are ignored.
     text
-        What was found in a network that the tool did not know, in a line for the user.
+        What was found in a network that this package does not define, as a line for the user.
     channels
-        Channels of its images: 3; 1 where it takes their luma.
+        Input channels: 3, or 1 for a network that gets the luma of the images.
     searched
-        Paths of the blocks that runs have which were made before all blocks of the network were
-        known; empty where there are none such.
+        Paths of the blocks in older runs, which were created before all blocks of the network were
+        known; empty if no such runs exist.
     written
-        The network as it is written, where ``build`` makes it with another last layer; such a
-        network cannot be trained.
+        The original network, if ``build`` replaces its last layer; such a network cannot be
+        trained.
     config
-        The configuration, as JSON text, that a network from a folder is built from; it is stored
-        with the weights, so that the folder is not needed again. Empty of others.
+        For a network from a folder: the configuration, as JSON text, that it is built from. It is
+        stored with the weights, so that the folder is not needed again. Otherwise empty.
     """
 
-    # Flat: all but four have a default that suits most networks, and an entry names its exceptions.
+    # Flat: all but four fields have a default that suits most networks, so entries stay short.
     name: str
     build: Callable[..., nn.Module]
     blocks: Callable[[nn.Module], Mapping[str, str]]
@@ -168,7 +170,7 @@ class Architecture:
     config: str = ""
 
     def check_trainable(self) -> None:
-        """Refuse a network whose last layer was only read, and could not be trained as it is.
+        """Refuse a network whose last layer is not a plain linear layer, and was replaced by one.
 
         Raises
         ------
@@ -177,8 +179,8 @@ class Architecture:
         """
         if self.written is not None:
             raise InvalidInputError(
-                f"{self.name} cannot be trained here: its last layer {self.written.path} is no "
-                "ordinary linear layer; train it with your own code and take it in: ood import"
+                f"{self.name} cannot be trained by ood: its last layer {self.written.path} is not "
+                "a plain linear layer; train it with your own code, then run: ood import"
             )
 
     @cached_property
@@ -188,7 +190,7 @@ class Architecture:
         Raises
         ------
         TypeError
-            If the build function declares one without default, or with a type that has no range.
+            If the build function declares one without a default, or with a type without a range.
         """
         hints = get_type_hints(self.build, include_extras=True)
         found = {}
@@ -201,12 +203,12 @@ class Architecture:
         return MappingProxyType(found)
 
     def spec(self, texts: Mapping[str, str]) -> "ArchitectureSpec":
-        """Choose parameters; the others keep their defaults.
+        """Return the architecture with parameters; those that are not given have their defaults.
 
         Parameters
         ----------
         texts
-            Values as they are written, by name.
+            Values as text, by name.
 
         Raises
         ------
@@ -235,7 +237,7 @@ def _declared(name: str, default: int, hint: object) -> Parameter:
 
 @dataclass(frozen=True)
 class ArchitectureSpec:
-    """An architecture with a value for every parameter; its text is the canonical one.
+    """An architecture with a value for every parameter; ``str`` gives its canonical text.
 
     Parameters
     ----------
@@ -255,7 +257,7 @@ class ArchitectureSpec:
 
     @property
     def canonical(self) -> str:
-        """The one way to write it: defaults left out, keys sorted."""
+        """The canonical text: without defaults, keys sorted."""
         chosen = [
             f"{name}={value}"
             for name, value in sorted(self.params.items())
@@ -267,12 +269,12 @@ class ArchitectureSpec:
         return self.canonical
 
     def build(self, num_classes: int) -> nn.Module:
-        """Make a network with fresh weights, drawn from torch's global generator."""
+        """Build a network with random weights from torch's global generator."""
         return self.architecture.build(num_classes, **self.params)
 
 
 def numbered_blocks(module: nn.Module, stages: Iterable[str]) -> Mapping[str, str]:
-    """Name the children of every stage ``stage.position``, counted from 1.
+    """Name the children of every stage ``stage.position``, both counted from 1.
 
     Parameters
     ----------
@@ -280,6 +282,11 @@ def numbered_blocks(module: nn.Module, stages: Iterable[str]) -> Mapping[str, st
         The network.
     stages
         Paths of the stages in forward order.
+
+    Returns
+    -------
+    Mapping
+        Path of every child, by name, in forward order.
     """
     return {
         f"{stage}.{position}": f"{path}.{child}"

@@ -1,4 +1,4 @@
-"""The weights of a run, in and out of safetensors."""
+"""The weights of a run, stored as safetensors."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -24,16 +24,16 @@ _AGAIN = "remove the run and create it again"
 
 
 def save_weights(network: Network, path: Path) -> None:
-    """Write the weights of a network in one step.
+    """Write the weights of a network atomically.
 
     Parameters
     ----------
     network
         The network.
     path
-        A ``.safetensors`` file, replaced if it is there.
+        A ``.safetensors`` file; an existing one is replaced.
     """
-    # Copies where two names share their memory, which the format does not allow.
+    # Tensors that share memory are copied, because the format does not allow shared memory.
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for name, tensor in network.module.state_dict().items():
@@ -51,28 +51,28 @@ def _metadata(network: Network) -> dict[str, str]:
 
 
 def stored_config(path: Path) -> str:
-    """Return the configuration that :func:`save_weights` wrote with a network; empty of others.
+    """Return the configuration stored with a network from a folder; empty for other networks.
 
     Raises
     ------
     MissingArtifactError
-        If there is no such file.
+        If the file does not exist.
     CorruptArtifactError
-        If the file is not what was written.
+        If the file is damaged.
     """
     with _own_file(path), safe_open(path, framework="pt") as tensors:
         return (tensors.metadata() or {}).get(_CONFIG, "")
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read what :func:`save_weights` wrote.
+    """Read the weights that :func:`save_weights` wrote.
 
     Raises
     ------
     MissingArtifactError
-        If there is no such file.
+        If the file does not exist.
     CorruptArtifactError
-        If the file is not what was written.
+        If the file is damaged.
     """
     with _own_file(path):
         return safetensors.torch.load_file(path)
@@ -91,24 +91,24 @@ def load_run_network(
     Parameters
     ----------
     path
-        Its weights.
+        File of the weights.
     arch
-        Its architecture.
+        Architecture of the run.
     num_classes
-        Its number of classes.
+        Number of classes of the run.
     size
-        Height and width of its images, in pixels: a network from elsewhere is followed at that
-        size, as it was when the run was made.
+        Height and width of the images in pixels: an external network is traced at that size, as
+        it was when the run was created.
     blocks
-        Names of its blocks in forward order, where the record has them.
+        Names of the blocks in forward order; None if the record does not have them.
 
     Raises
     ------
     MissingArtifactError
-        If there is no such file.
+        If the file does not exist.
     CorruptArtifactError
-        If the file is not what was written, or does not belong to such a network, or other blocks
-        are found in it than when the run was made.
+        If the file is damaged, does not fit the architecture or the number of classes, or if the
+        network now has other blocks than when the run was created.
     """
     side = size[0] if size is not None and size[0] == size[1] else None
     try:
@@ -119,37 +119,37 @@ def load_run_network(
         raise CorruptArtifactError(f"{path} is damaged: {error}") from None
     if network.num_classes != num_classes:
         raise CorruptArtifactError(
-            f"{path} has {network.num_classes} classes, and its run has {num_classes}; {_AGAIN}"
+            f"{path} has {network.num_classes} classes, but its run has {num_classes}; {_AGAIN}"
         )
     if blocks is not None:
         network = network.with_blocks(blocks)
     if blocks is not None and tuple(network.blocks) != tuple(blocks):
         raise CorruptArtifactError(
-            f"{len(network.blocks)} blocks are found in {arch} now, from "
-            f"{next(iter(network.blocks))} on, and its run has {len(blocks)}; {_AGAIN}"
+            f"{arch} now has {len(network.blocks)} blocks, starting with "
+            f"{next(iter(network.blocks))}, but its run has {len(blocks)}; {_AGAIN}"
         )
     return network
 
 
 def load_head(path: Path, arch: str) -> Head:
-    """Load only the last layer of a run's network, as images are scored by it.
+    """Load only the last layer of the network of a run, in the form used for scoring.
 
     Parameters
     ----------
     path
-        The weights of the run.
+        File of the weights.
     arch
-        Its architecture.
+        Architecture of the run.
 
     Raises
     ------
     MissingArtifactError
-        If there is no such file.
+        If the file does not exist.
     CorruptArtifactError
-        If the file is not what was written.
+        If the file is damaged.
     """
     with _own_file(path), safe_open(path, framework="pt") as tensors:
-        # A network from elsewhere would have to be built to find its last layer.
+        # The metadata saves building an external network just to find its last layer.
         written = (tensors.metadata() or {}).get(_HEAD) if is_foreign(arch) else None
         head = written or parse_architecture(arch).architecture.head
         name = f"{head}.scoring_tau"

@@ -17,14 +17,14 @@ from oodcli.models.architecture import numbered_blocks
 
 
 class BottleneckLayer(nn.Module):
-    """Twice batch normalisation, ReLU and a convolution (1x1, then 3x3), appended to the input.
+    """Two times batch normalisation, ReLU and a convolution (1x1, then 3x3), appended to the input.
 
     Parameters
     ----------
     in_channels
         Channels of the input.
     growth
-        Channels that the layer adds; its 1x1 convolution has four times as many.
+        Channels that the layer adds; its 1x1 convolution has four times this number.
     """
 
     def __init__(self, in_channels: int, growth: int) -> None:
@@ -35,14 +35,14 @@ class BottleneckLayer(nn.Module):
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(n, c + growth, h, w)``, the input first; ``x`` is left as it is."""
+        """Return ``(n, c + growth, h, w)``, with the input first; ``x`` is not changed."""
         y = self.conv1(F.relu(self.bn1(x), inplace=True))
         y = self.conv2(F.relu(self.bn2(y), inplace=True))
         return torch.cat((x, y), dim=1)
 
 
 class DenseBlock(nn.Module):
-    """Layers of one size, under the name ``layer`` that the checkpoints in circulation use.
+    """Layers of equal resolution, under the name ``layer`` that public checkpoints use.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class DenseBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the maps ``(n, c, h, w)`` of the last layer, those of all others among them."""
+        """Return the maps ``(n, c, h, w)`` of the last layer, which include those of all others."""
         return self.layer(x)
 
 
@@ -85,21 +85,21 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """A bare 3x3 stem, three dense blocks, a last ReLU, average pooling and a linear layer.
+    """A plain 3x3 stem, three dense blocks, a last ReLU, average pooling and a linear layer.
 
     Parameters
     ----------
     num_classes
         Rows of the last layer.
     depth
-        Number of convolutions on the way, ``6 n + 4`` for ``n`` bottleneck layers per block.
+        Number of layers with weights, ``6 n + 4`` for ``n`` bottleneck layers per block.
     growth
-        Channels that each layer adds; the stem has twice as many.
+        Channels that each layer adds; the stem has twice this number.
 
     Notes
     -----
-    The pooling is over the whole map, which is the published 8 x 8 at 32 x 32 and fits any other
-    size. No dropout.
+    The pooling is over the whole feature map: the published 8 x 8 for images of 32 x 32, and the
+    map of any other size. There is no dropout.
     """
 
     def __init__(self, num_classes: int, *, depth: int, growth: int) -> None:
@@ -135,7 +135,8 @@ def densenet_blocks(module: nn.Module) -> Mapping[str, str]:
 
     Notes
     -----
-    The map of a layer is its output, which holds the maps of all layers before it in its block.
+    The feature map of a layer is its output, which includes those of all earlier layers in its
+    block.
     """
     return numbered_blocks(module, ("block1.layer", "block2.layer", "block3.layer"))
 

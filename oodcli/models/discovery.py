@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from oodcli.errors import InvalidInputError
 from oodcli.models.last_layer import LastLayer, find_last_layer
 from oodcli.models.layout import Layout
-from oodcli.models.outputs import leaves, take_grey
+from oodcli.models.outputs import convert_input_to_grey, leaves
 from oodcli.models.tracing import Call, Trace, trace
 
 # Sides of the images that are tried where the size is unknown, in pixels: a small one first, then
@@ -187,7 +187,7 @@ def _first_pass(
         for channels in (3, 1):
             with contextlib.ExitStack() as kept:
                 if channels == 1:
-                    kept.callback(take_grey(module).remove)
+                    kept.callback(convert_input_to_grey(module).remove)
                 try:
                     seen = trace(module, images)
                     end = _end(module, seen, output, classes, name)

@@ -35,7 +35,7 @@ from oodcli.models.folder_networks import (
 )
 from oodcli.models.hugging_face import HUGGING_FACE, build
 from oodcli.models.last_layer import new_read_layer, read_last_layer
-from oodcli.models.outputs import take_grey, take_output
+from oodcli.models.outputs import convert_input_to_grey, select_output
 from oodcli.specs import format_value, names_folder
 
 TORCHVISION = "torchvision"
@@ -482,9 +482,9 @@ def _searched(
     def written_network(num_classes: int) -> nn.Module:
         module = make(num_classes)
         if found.channels == 1:
-            take_grey(module)
+            convert_input_to_grey(module)
         if found.output:
-            take_output(module, found.output)
+            select_output(module, found.output)
         return module
 
     def build(num_classes: int) -> nn.Module:

@@ -12,12 +12,12 @@ from oodcli.models.network import Network
 
 
 class ActivationsOf(nn.Module):
-    """What :func:`~oodcli.models.extraction.extract` gives, from images in any number.
+    """Computes the outputs of :func:`~oodcli.models.extraction.extract` in one module.
 
     Parameters
     ----------
     network
-        The network, which is copied.
+        The network; the module holds a copy of it, in float32 on the CPU.
     """
 
     weight: Tensor
@@ -35,7 +35,18 @@ class ActivationsOf(nn.Module):
         self.register_buffer("bias", head.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return logits, features, block norms and predictions of normalised images."""
+        """Return logits, features, block norms and predictions of normalised images.
+
+        Parameters
+        ----------
+        images
+            Normalised images, ``(n, 3, h, w)``, any ``n``.
+
+        Returns
+        -------
+        tuple
+            Logits ``(n, k)``, features ``(n, d)``, block norms ``(n, b)`` and classes ``(n,)``.
+        """
         norms: dict[str, Tensor] = {}
         seen: list[Tensor] = []
         last = self.module.get_submodule(self._network.head_path)

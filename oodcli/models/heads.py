@@ -1,7 +1,7 @@
-"""Last layers that see more than the feature as it is.
+"""Last layers that normalise the feature before the linear map.
 
-The prediction forward of such a network is not what its images are scored by, so the layer knows
-both: its own forward pass, and the :class:`~oodcli.activations.Head` for scoring.
+Such a network predicts and scores by different forward passes, so the layer provides both: its own
+forward pass for predictions, and the :class:`~oodcli.activations.Head` for scoring.
 """
 
 import torch
@@ -15,20 +15,20 @@ SMALLEST_NORM = 1e-12
 
 
 class UnitFeatureLinear(nn.Linear):
-    """A linear layer of the feature divided by its length and by ``tau``.
+    """A linear layer applied to the feature divided by its length and by ``tau``.
 
     ``logits = weight @ (feature / max(||feature||, 1e-12) / tau) + bias``
 
     Parameters
     ----------
     in_features
-        Length of a feature, ``d``.
+        Length of a feature vector, ``d``.
     out_features
         Number of classes, ``k``.
     tau
         Temperature in training and prediction.
     scoring_tau
-        What the feature, at its own length, is divided by for scoring; 1 leaves it as it is.
+        Divisor of the unnormalised feature for scoring; 1 leaves it unchanged.
 
     References
     ----------
@@ -38,7 +38,8 @@ class UnitFeatureLinear(nn.Linear):
     Notes
     -----
     Both temperatures are buffers, so that a checkpoint is complete without its recipe. The layer
-    computes in float32 under autocast too: it is small, and the length of a feature wants digits.
+    computes in float32 even under autocast: it is small, and the length of a feature needs the
+    precision.
     """
 
     tau: Tensor
@@ -52,7 +53,7 @@ class UnitFeatureLinear(nn.Linear):
         self.register_buffer("scoring_tau", torch.tensor(float(scoring_tau)))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
-        """Return the logits ``(n, k)`` of features ``(n, d)``, whatever their length."""
+        """Return the logits ``(n, k)`` of features ``(n, d)`` of any length."""
         with torch.autocast(input.device.type, enabled=False):
             unit = F.normalize(input.float(), dim=1, eps=SMALLEST_NORM)
             return F.linear(unit / self.tau, self.weight, self.bias)
@@ -61,20 +62,20 @@ class UnitFeatureLinear(nn.Linear):
 def unit_features(
     module: nn.Module, path: str, *, tau: float = 1.0, scoring_tau: float = 1.0
 ) -> None:
-    """Replace the last layer of a network by one of unit features, with the same weights.
+    """Replace the last layer of a network by a :class:`UnitFeatureLinear` with the same weights.
 
     Parameters
     ----------
     module
         The network, changed in place.
     path
-        Path of its last linear layer.
+        Path of the last linear layer.
     tau, scoring_tau
         As in :class:`UnitFeatureLinear`.
     """
     old = module.get_submodule(path)
-    assert isinstance(old, nn.Linear)  # every architecture sees to it
-    with torch.random.fork_rng(devices=[]):  # its own weights are thrown away
+    assert isinstance(old, nn.Linear)  # ensured by every architecture
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
         new = UnitFeatureLinear(
             old.in_features, old.out_features, tau=tau, scoring_tau=scoring_tau
         ).to(old.weight.device)
@@ -83,19 +84,19 @@ def unit_features(
 
 
 def scoring_head(weight: Tensor, bias: Tensor, *, scoring_tau: float | None) -> Head:
-    """Return what features are scored by.
+    """Return the linear map for scoring.
 
     Parameters
     ----------
     weight, bias
-        Those of the last layer, ``(k, d)`` and ``(k,)``.
+        Weight ``(k, d)`` and bias ``(k,)`` of the last layer.
     scoring_tau
-        What features are divided by; None for an ordinary layer.
+        Divisor of features for scoring; None for a plain linear layer.
 
     Raises
     ------
     InvalidInputError
-        If it is not a positive number.
+        If ``scoring_tau`` is not a positive finite number.
     """
     if scoring_tau is None:
         return Head(weight, bias)

@@ -1,4 +1,4 @@
-"""Where the positions of a block's map are, if not in the last two dimensions."""
+"""The memory layouts of block outputs, and their conversion to feature maps."""
 
 import math
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the output of a block is read as maps ``(n, c, h, w)``.
+    """Conversion of the output of a block to feature maps ``(n, c, h, w)``.
 
     Parameters
     ----------
     kind
         ``nchw``, ``nhwc``, or ``tokens`` for ``(n, t, c)``.
     prefix
-        How many tokens come before those of the image: class, distillation and register tokens.
-        They are left out.
+        Number of tokens before those of the image: class, distillation and register tokens, which
+        are skipped.
     """
 
     kind: Literal["nchw", "nhwc", "tokens"] = "nchw"
     prefix: int = 0
 
     def maps(self, output: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Return the maps, without a copy.
+        """Return the feature maps as a view, ``(n, c, h, w)``.
 
         Parameters
         ----------
         output
-            Output of the block; of a tuple, the tokens that come first.
+            Output of the block; of a tuple, the first element is used.
 
         Notes
         -----
-        Tokens lie in a square where their number allows it, and in one column otherwise; a norm
-        over positions is the same.
+        Tokens are arranged in a square if their number is a square number, otherwise in one column;
+        norms over positions are the same for both.
         """
         output = output[0] if isinstance(output, tuple) else output
         if self.kind == "nchw":

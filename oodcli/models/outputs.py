@@ -1,4 +1,4 @@
-"""What goes into a network and comes out of it, where that is not three channels and one tensor."""
+"""Adapters for networks with several outputs, and for networks with one input channel."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# Weights of red, green and blue in ITU-R 601 luma, as Pillow's mode L has them; red has the rest.
+# Weights of ITU-R 601 luma, as in Pillow's mode L; the weight of red is the rest.
 _GREEN, _BLUE = 0.587, 0.114
 
 
 def leaves(output: object) -> dict[str, Tensor]:
-    """Return all tensors in what a network returned, by name.
+    """Return all tensors in the output of a network, by name.
 
     Parameters
     ----------
     output
-        A tensor, whose name is empty; or a dict, tuple, list, dataclass or object made of such,
-        nested at will: keys, fields and positions, joined by dots, are the names.
+        A tensor, whose name is empty; or a dict, tuple, list, dataclass or object that contains
+        tensors at any depth. Names are keys, fields and positions, joined by dots.
 
     Examples
     --------
@@ -46,25 +46,25 @@ def _parts(output: object) -> dict[str, object]:
     return dict(getattr(output, "__dict__", {}))
 
 
-def take_output(module: nn.Module, name: str) -> None:
-    """Let a network return one of its outputs alone.
+def select_output(module: nn.Module, name: str) -> None:
+    """Make a network return only one of its outputs.
 
     Parameters
     ----------
     module
         The network, changed in place.
     name
-        As in :func:`leaves`. Where the network returns a tensor, nothing changes.
+        Name of the output, as in :func:`leaves`. A network that returns a tensor is not affected.
     """
-    module.register_forward_hook(partial(_taken, name))
+    module.register_forward_hook(partial(_select, name))
 
 
-def _taken(name: str, _module: nn.Module, _inputs: object, output: Any) -> Tensor:  # noqa: ANN401
+def _select(name: str, _module: nn.Module, _inputs: object, output: Any) -> Tensor:  # noqa: ANN401
     return output if isinstance(output, Tensor) else leaves(output)[name]
 
 
-def take_grey(module: nn.Module) -> Any:  # noqa: ANN401 - a handle of torch
-    """Let a network of one channel take normalised images ``(n, 3, h, w)``.
+def convert_input_to_grey(module: nn.Module) -> Any:  # noqa: ANN401 - a handle of torch
+    """Make a network with one input channel accept normalised images ``(n, 3, h, w)``.
 
     Parameters
     ----------
@@ -74,21 +74,21 @@ def take_grey(module: nn.Module) -> Any:  # noqa: ANN401 - a handle of torch
     Returns
     -------
     object
-        What removes this again.
+        Handle whose ``remove()`` undoes the change.
 
     Notes
     -----
-    Its channel is the luma of ITU-R 601, which is that of grey images exactly. With the same mean
-    and standard deviation in all channels, luma of normalised pixels is normalised luma; Pillow's
-    mode ``L`` also rounds it to a whole number.
+    The channel is the luma of ITU-R 601, which for grey images equals their channels exactly. If
+    mean and standard deviation are the same for all channels, the luma of normalised pixels equals
+    the normalised luma; Pillow's mode ``L`` also rounds it to an integer.
     """
-    return module.register_forward_pre_hook(_grey)
+    return module.register_forward_pre_hook(_to_grey)
 
 
-def _grey(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _to_grey(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     images, *others = inputs
     if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3:
         return inputs
     red, green, blue = images.split(1, dim=1)
-    # So written, three equal channels are one of them to the last digit.
+    # In this form, three equal channels give exactly the same value.
     return (red + _GREEN * (green - red) + _BLUE * (blue - red), *others)

@@ -22,7 +22,7 @@ def _conv3x3(
 
 
 class ProjectionShortcut(nn.Sequential):
-    """A 1x1 convolution and batch normalisation, where the shape changes (option B).
+    """A 1x1 convolution and batch normalisation, for blocks that change the shape (option B).
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class ProjectionShortcut(nn.Sequential):
     out_channels
         Channels of the output.
     stride
-        Step in both directions.
+        Stride in both directions.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
@@ -42,7 +42,7 @@ class ProjectionShortcut(nn.Sequential):
 
 
 class PaddingShortcut(nn.Module):
-    """Every ``stride``-th position, and zeros for the channels that are new (option A); no weights.
+    """Every ``stride``-th position, and zeros for the new channels (option A); no weights.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class PaddingShortcut(nn.Module):
     out_channels
         Channels of the output; half of the new ones come before the old ones, half after.
     stride
-        Step in both directions.
+        Stride in both directions.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
@@ -75,9 +75,9 @@ class BasicBlock(nn.Module):
     out_channels
         Channels of the output.
     stride
-        Step of the first convolution and of the shortcut.
+        Stride of the first convolution and of the shortcut.
     shortcut
-        Kind of the shortcut where the shape changes; elsewhere it is the identity.
+        Type of the shortcut of a block that changes the shape; otherwise it is the identity.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's maps ``(n, c, h, w)``; ``x`` is left as it is."""
+        """Return the feature maps of the block, ``(n, c, h, w)``; ``x`` is not changed."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
         y += self.shortcut(x)
@@ -116,11 +116,11 @@ class ResNet(nn.Module):
     depths
         Number of blocks of each stage.
     width
-        Channels of the first stage; each further stage has twice as many, at half the size.
+        Channels of the first stage; each further stage doubles them and halves the resolution.
     stem_padding
-        Padding of the first convolution.
+        Padding of the first convolution in pixels.
     shortcut
-        Kind of the shortcut where the shape changes.
+        Type of the shortcut of blocks that change the shape.
     """
 
     def __init__(
@@ -166,8 +166,8 @@ def resnet_blocks(module: nn.Module) -> Mapping[str, str]:
     return numbered_blocks(module, stages)
 
 
-def width_seen(state: Mapping[str, Tensor]) -> Mapping[str, int]:
-    """Read the width from the stem."""
+def width_of_weights(state: Mapping[str, Tensor]) -> Mapping[str, int]:
+    """Return the width that the weights of the stem show; empty without a stem."""
     return {"width": len(state["conv1.weight"])} if "conv1.weight" in state else {}
 
 
@@ -177,15 +177,15 @@ def build_resnet18(
     stem_padding: Literal[1, 2] = 1,
     width: Annotated[int, Within(1, 1024)] = 64,
 ) -> ResNet:
-    """Build the CIFAR variant of ResNet-18: no max-pooling, and a 3x3 stem of stride 1.
+    """Build the CIFAR variant of ResNet-18: no max-pooling, and a 3x3 stem with stride 1.
 
     Parameters
     ----------
     num_classes
         Rows of the last layer.
     stem_padding
-        Padding of the stem. The FeatureNorm authors' code pads by 2, so that a 32 x 32 image gives
-        maps of 34 x 34; everyone else pads by 1.
+        Padding of the stem in pixels. The code of the FeatureNorm authors pads by 2, so that a 32 x
+        32 image gives maps of 34 x 34; other code pads by 1.
     width
         Channels of the first stage.
     """
@@ -220,15 +220,15 @@ def build_resnet20(num_classes: int) -> ResNet:
 
 
 def build_resnet32(num_classes: int) -> ResNet:
-    """Build ResNet-32: as ResNet-20, with 5 blocks a stage."""
+    """Build ResNet-32: as ResNet-20, with 5 blocks per stage."""
     return ResNet(num_classes, (5, 5, 5), width=16, shortcut=PaddingShortcut)
 
 
 def build_resnet44(num_classes: int) -> ResNet:
-    """Build ResNet-44: as ResNet-20, with 7 blocks a stage."""
+    """Build ResNet-44: as ResNet-20, with 7 blocks per stage."""
     return ResNet(num_classes, (7, 7, 7), width=16, shortcut=PaddingShortcut)
 
 
 def build_resnet56(num_classes: int) -> ResNet:
-    """Build ResNet-56: as ResNet-20, with 9 blocks a stage."""
+    """Build ResNet-56: as ResNet-20, with 9 blocks per stage."""
     return ResNet(num_classes, (9, 9, 9), width=16, shortcut=PaddingShortcut)

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
 from torch import Tensor, nn
 
-# Channels of the convolutions; each row ends in a pooling.
+# Channels of the convolutions; a pooling follows each group.
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 _VGG16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
 _HIDDEN = 512
 
 
 class VGG11(nn.Module):
-    """Eight 3x3 convolutions with ReLU and five poolings, without batch normalisation.
+    """Eight 3x3 convolutions with ReLU and five max-poolings, without batch normalisation.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ class VGG11(nn.Module):
 
     Notes
     -----
-    Each ReLU is a module of its own and writes a new tensor, so that a hook on it sees the map
-    before the pooling. What is left of images larger than 32 x 32 is averaged to one position
-    before the classifier; at 32 x 32 there is only one.
+    Each ReLU is a separate module and returns a new tensor, so that a hook on it gets the feature
+    map before the pooling. For images larger than 32 x 32, the last feature map is averaged over
+    positions before the classifier; for 32 x 32 it has a single position.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -68,8 +68,8 @@ def vgg11_blocks(module: nn.Module) -> Mapping[str, str]:
 
     Notes
     -----
-    The map of a convolution is taken after its ReLU and before any pooling, except for ``conv4``,
-    where it is taken after the max-pooling: so does the FeatureNorm authors' released code.
+    The feature map of a convolution is the output of its ReLU, before any pooling. The exception is
+    ``conv4``, whose map is taken after the max-pooling, as in the code of the FeatureNorm authors.
     """
     layers = module.get_submodule("features").children()
     relus = [at for at, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
@@ -84,20 +84,20 @@ def build_vgg11(num_classes: int) -> VGG11:
 
 
 class VGG16(nn.Module):
-    """Thirteen 3x3 convolutions with batch normalisation and ReLU, five poolings, a linear layer.
+    """Thirteen 3x3 convolutions with batch normalisation and ReLU, five max-poolings, a classifier.
 
     Parameters
     ----------
     num_classes
         Rows of the last layer.
     hidden
-        Hidden layers of the classifier, 0 or 2.
+        Number of hidden layers of the classifier, 0 or 2.
 
     Notes
     -----
-    The layout of the checkpoints in circulation for CIFAR: convolutions with bias under
+    Tensor names are those of public checkpoints for CIFAR: convolutions with bias under
     ``features``, and one linear layer, or three with 512 units as in :class:`VGG11`, under
-    ``classifier``. What is left of images larger than 32 x 32 is averaged to one position.
+    ``classifier``. For images larger than 32 x 32, the last feature map is averaged over positions.
     """
 
     def __init__(self, num_classes: int, *, hidden: int) -> None:
@@ -128,7 +128,7 @@ class VGG16(nn.Module):
 
 
 def vgg16_blocks(module: nn.Module) -> Mapping[str, str]:
-    """Name the convolutions of a :class:`VGG16` ``conv1`` to ``conv13``: maps after their ReLU."""
+    """Name the convolutions of a :class:`VGG16` ``conv1`` to ``conv13``; maps follow the ReLU."""
     layers = module.get_submodule("features").children()
     relus = [at for at, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
     return {f"conv{number}": f"features.{at}" for number, at in enumerate(relus, start=1)}

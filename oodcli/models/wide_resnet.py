@@ -17,7 +17,7 @@ STEM_CHANNELS = 16
 
 
 class PreActivationBlock(nn.Module):
-    """Twice batch normalisation, ReLU and a 3x3 convolution; its output is the raw sum.
+    """Two times batch normalisation, ReLU and a 3x3 convolution; the output is the plain sum.
 
     Parameters
     ----------
@@ -26,12 +26,12 @@ class PreActivationBlock(nn.Module):
     out_channels
         Channels of the output.
     stride
-        Step of the first convolution.
+        Stride of the first convolution.
 
     Notes
     -----
-    Where the width changes, a 1x1 convolution of the normalised and rectified input is the
-    shortcut; elsewhere it is the raw input.
+    If the number of channels changes, the shortcut is a 1x1 convolution of the normalised and
+    rectified input; otherwise it is the input itself.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
@@ -40,7 +40,7 @@ class PreActivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        # The name that the checkpoints in circulation use.
+        # The name that public checkpoints use.
         self.convShortcut = (
             None
             if in_channels == out_channels
@@ -48,7 +48,7 @@ class PreActivationBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's maps ``(n, c, h, w)``; ``x`` is left as it is."""
+        """Return the feature maps of the block, ``(n, c, h, w)``; ``x`` is not changed."""
         active = F.relu(self.bn1(x), inplace=True)
         shortcut = x if self.convShortcut is None else self.convShortcut(active)
         y = self.conv1(active)
@@ -58,7 +58,7 @@ class PreActivationBlock(nn.Module):
 
 
 class Group(nn.Module):
-    """Blocks of one width, under the name ``layer`` that the checkpoints in circulation use.
+    """Blocks of equal width, under the name ``layer`` that public checkpoints use.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Group(nn.Module):
     depth
         Number of blocks.
     stride
-        Step of the first block.
+        Stride of the first block.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, depth: int, stride: int) -> None:
@@ -85,21 +85,21 @@ class Group(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A bare 3x3 stem, three groups of blocks, a last ReLU, average pooling and a linear layer.
+    """A plain 3x3 stem, three groups of blocks, a last ReLU, average pooling and a linear layer.
 
     Parameters
     ----------
     num_classes
         Rows of the last layer.
     depth
-        Number of convolutions on the way, ``6 n + 4`` for ``n`` blocks a group.
+        Depth of the network, ``6 n + 4`` for ``n`` blocks per group.
     widen_factor
-        The groups have 16, 32 and 64 times as many channels.
+        Factor of the 16, 32 and 64 channels of the groups.
 
     Notes
     -----
-    The pooling is over the whole map, which is the published 8 x 8 at 32 x 32 and fits any other
-    size. No dropout, as in the FeatureNorm authors' networks.
+    The pooling is over the whole feature map: the published 8 x 8 for images of 32 x 32, and the
+    map of any other size. There is no dropout, as in the networks of the FeatureNorm authors.
     """
 
     def __init__(self, num_classes: int, *, depth: int, widen_factor: int) -> None:
@@ -132,10 +132,10 @@ def wide_resnet_blocks(module: nn.Module) -> Mapping[str, str]:
 
 
 def build_wrn_28_10(num_classes: int) -> WideResNet:
-    """Build WRN-28-10: 4 blocks a group, 160, 320 and 640 channels."""
+    """Build WRN-28-10: 4 blocks per group, 160, 320 and 640 channels."""
     return WideResNet(num_classes, depth=28, widen_factor=10)
 
 
 def build_wrn_40_2(num_classes: int) -> WideResNet:
-    """Build WRN-40-2: 6 blocks a group, 32, 64 and 128 channels."""
+    """Build WRN-40-2: 6 blocks per group, 32, 64 and 128 channels."""
     return WideResNet(num_classes, depth=40, widen_factor=2)

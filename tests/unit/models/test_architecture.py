@@ -175,11 +175,11 @@ def test_there_is_one_way_to_write_an_architecture(written: str, canonical: str)
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("resnet18:width=0", "width is an integer from 1 to 1024, not '0'"),
-        ("resnet18:width=1_6", "width is an integer from 1 to 1024, not '1_6'"),
-        ("resnet18:width=1.5", "width is an integer from 1 to 1024, not '1.5'"),
+        ("resnet18:width=0", "width must be an integer from 1 to 1024, not '0'"),
+        ("resnet18:width=1_6", "width must be an integer from 1 to 1024, not '1_6'"),
+        ("resnet18:width=1.5", "width must be an integer from 1 to 1024, not '1.5'"),
         ("resnet18:width=", "'width=' in architecture 'resnet18:width=' is not KEY=VALUE"),
-        ("resnet18:stem_padding=3", "stem_padding is 1 or 2, not '3'"),
+        ("resnet18:stem_padding=3", "stem_padding must be 1 or 2, not '3'"),
         ("resnet18:depth=3", "no parameter of resnet18 'depth'; did you mean 'width'?"),
         ("vgg11:width=3", "architecture 'vgg11' has no parameters, so not 'width' either"),
         ("resnet18:", "'' in architecture 'resnet18:' is not KEY=VALUE"),

@@ -294,7 +294,7 @@ def test_weights_of_a_run_that_are_gone_or_damaged_say_so(network: Network, tmp_
 def test_weights_that_belong_to_another_run_say_so(network: Network, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(network, path)
-    with pytest.raises(CorruptArtifactError, match="has 10 classes, and its run has 100"):
+    with pytest.raises(CorruptArtifactError, match="has 10 classes, but its run has 100"):
         load_run_network(path, "resnet18:width=4", 100)
     with pytest.raises(CorruptArtifactError, match="do not fit resnet20"):
         load_run_network(path, "resnet20", 10)
