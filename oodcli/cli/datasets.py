@@ -197,6 +197,8 @@ def add(
     parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
     classes = f" in {len(added.class_names)} classes" if added.class_names else ", no classes"
     say(f"{name}: {parts} images{classes}")
+    if added.layout:
+        say(f"found {added.layout}")
     remark = unlike_published(added)
     if remark is not None:
         say(f"warning: {remark}")

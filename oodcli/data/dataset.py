@@ -44,6 +44,8 @@ class Dataset:
         put the same images into the same parts. Empty if nothing was divided.
     notes
         What opening it had to decide and the user must know, in sentences.
+    layout
+        How its files lie on the disk, for display; empty where there is only one way.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Dataset:
     test_fraction: float = 0.0
     division: str = ""
     notes: tuple[str, ...] = ()
+    layout: str = ""
 
     @property
     def test_name(self) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from oodcli.data import splits
 from oodcli.data.dataset import Dataset, joined, take
-from oodcli.data.formats import builtin, cifar, collections, mnist, svhn
+from oodcli.data.formats import builtin, cifar, collections, imagenet, mnist, svhn
 from oodcli.data.formats.collections import Collection, open_collection
 from oodcli.data.known import Download, KnownDataset, Read
 from oodcli.errors import InvalidInputError, MissingArtifactError
@@ -480,12 +480,12 @@ _PHOTOGRAPH_SETS = (
 _IMAGENET_SETS = (
     KnownDataset(
         name="imagenet",
-        title="ImageNet-1K: train/<wnid>/ and val/<wnid>/, or the validation images alone",
+        title="ImageNet-1K: train and val as they lie on disks, or the validation images alone",
         role="id",
-        counts={"train": 1_281_167, "test": 50_000},
+        counts={"train": 1_281_167, "val": 50_000},
         licence=_IMAGENET,
         read=partial(
-            collections.open_imagenet,
+            imagenet.open_imagenet,
             collection=Collection("imagenet", _IMAGENET_VAL.file, "val"),
         ),
         sources=(_IMAGENET_VAL,),
@@ -493,12 +493,12 @@ _IMAGENET_SETS = (
     ),
     KnownDataset(
         name="imagenet200",
-        title="ImageNet-200: the classes of ImageNet-R, as folders train/<wnid>/ and val/<wnid>/",
+        title="ImageNet-200: the classes of ImageNet-R, train and val as ImageNet-1K",
         role="id",
-        counts={"test": 10_000},
+        counts={"val": 10_000},
         licence=_IMAGENET,
         read=partial(
-            collections.open_imagenet,
+            imagenet.open_imagenet,
             collection=Collection("imagenet200", _IMAGENET_VAL.file, "val"),
         ),
         sources=(_IMAGENET_VAL,),

@@ -221,7 +221,7 @@ def unlike_published(dataset: Dataset) -> str | None:
     if known is None:
         return None
     found = {part: len(dataset.parts[part]) for part in known.counts if part in dataset.parts}
-    if found == dict(known.counts):
+    if found and all(n == known.counts[part] for part, n in found.items()):
         return None
     here = ", ".join(f"{part} {n:,}" for part, n in found.items()) or "none of its parts"
     published = ", ".join(f"{part} {n:,}" for part, n in known.counts.items())

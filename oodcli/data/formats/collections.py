@@ -24,7 +24,6 @@ from oodcli.data.formats.archives import (
     read_member,
 )
 from oodcli.data.formats.arrays import NpySource, PickedSource, checked_labels, read_npy
-from oodcli.data.formats.folders import open_folder
 from oodcli.data.identity import identity_of
 from oodcli.data.unpack import unpack
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
@@ -254,37 +253,6 @@ def _annotations(tree: Tree) -> dict[str, str]:
 def _number(path: str) -> tuple[int, str]:
     numbers = _NUMBER.findall(path.rpartition("/")[2])
     return (int(numbers[-1]) if numbers else -1), path
-
-
-def open_imagenet(folder: Path, store: Store, *, collection: Collection) -> Dataset:
-    """Open ImageNet as a folder of classes, or its validation images alone.
-
-    Parameters
-    ----------
-    folder
-        Holds ``train/<wnid>/`` and ``val/<wnid>/``; or ``val`` or the archive of the validation
-        images without folders of classes, whose labels OpenOOD's lists give.
-    store
-        Where archives are unpacked.
-    collection
-        Archive of the validation images.
-
-    Raises
-    ------
-    MissingArtifactError
-        If it is not in the folder.
-    InvalidInputError
-        If the folders have another layout.
-    """
-    if (folder / "train").is_dir() or _has_folders(folder / "val"):
-        return open_folder(folder, name=collection.name, spec=collection.name, role="id")
-    tree = find_tree(folder, store, collection)
-    part = Part(tree.source(tree.images))
-    return Dataset(collection.name, {"test": part}, (), str(tree.root), collection.name)
-
-
-def _has_folders(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
 
 
 def open_cifar10_c(

@@ -346,26 +346,6 @@ def test_cifar10_c_is_read_inside_its_archive(store, random_images):
         open_dataset("cifar10-c", store)
 
 
-def test_imagenet_is_a_folder_of_classes_or_the_validation_archive(
-    store, random_images, write_images
-):
-    folder = store.datasets / "imagenet"
-    files = {
-        f"ILSVRC2012_val_{k:08d}.JPEG": png(image)
-        for k, image in enumerate(random_images(3, 8, 8, 3), start=1)
-    }
-    write_tar(folder / "ILSVRC2012_img_val.tar", files)
-    flat = open_dataset("imagenet", store)
-    assert (len(flat.id_test), flat.id_test.labels) == (3, None)
-    for part in ("train", "val"):
-        for k, wnid in enumerate(("n01440764", "n01443537")):
-            write_images(folder / part / wnid, random_images(2, 8, 8, 3, seed=k))
-    whole = open_dataset("imagenet", store)
-    assert whole.class_names == ("n01440764", "n01443537")
-    assert {name: len(part) for name, part in whole.parts.items()} == {"train": 4, "val": 4}
-    assert DATASETS["imagenet"].is_present(store)
-
-
 @pytest.mark.parametrize(
     ("name", "file"),
     [

@@ -1,0 +1,241 @@
+"""ImageNet (ILSVRC 2012) in the layouts in which it lies on disks.
+
+::
+
+    train/<wnid>/*.JPEG                     a folder for every class
+    ILSVRC2012_img_train.tar                as published: an archive of every class
+    val/<wnid>/*.JPEG                       a folder for every class
+    val/ILSVRC2012_val_00000001.JPEG        all in one folder, as published
+    ILSVRC2012_img_val.tar                  as published
+    ILSVRC/Data/CLS-LOC/{train,val}/        as Kaggle has it
+
+The class of a validation image without a folder of its class follows from its number; the ground
+truth is a fact that comes with the tool, so that no file of labels is needed beside the images.
+
+References
+----------
+Russakovsky et al. "ImageNet Large Scale Visual Recognition Challenge". IJCV 2015.
+"""
+
+import base64
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.dataset import Dataset, take
+from oodcli.data.decoding.files import FileSource, find_images, list_folder
+from oodcli.data.formats.collections import Collection, Tree, find_tree
+from oodcli.errors import InvalidInputError
+from oodcli.images import Part, image_name
+from oodcli.store.store import Store
+
+FACTS = Path(__file__).with_name("ilsvrc2012.json")
+
+_WNID = re.compile(r"n\d{8}")
+_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?\.\w+")
+# Where train and val are, below the folder that is named.
+_ROOTS = (
+    "", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "ILSVRC2012", "ILSVRC", "imagenet", "imagenet_1k",
+    "images_largescale/imagenet_1k",
+)  # fmt: skip
+_TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
+_VAL_FOLDERS = ("val", "ILSVRC2012_img_val", "validation")
+
+
+@cache
+def wnids() -> tuple[str, ...]:
+    """Return the 1,000 classes in the order of every network's outputs: sorted."""
+    return tuple(_facts()["wnids"])
+
+
+@cache
+def ground_truth() -> NDArray[np.int64]:
+    """Return the class of every validation image by its number from 1, ``(50000,)``."""
+    packed = zlib.decompress(base64.b64decode(_facts()["validation"]))
+    return np.frombuffer(packed, dtype="<u2").astype(np.int64)
+
+
+@cache
+def _facts() -> dict[str, str]:
+    facts: dict[str, str] = json.loads(FACTS.read_text("utf-8"))
+    return facts
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A part of ImageNet.
+
+    Parameters
+    ----------
+    part
+        Its images; labels count in the order of :func:`wnids`.
+    layout
+        How it lies on the disk, for display.
+    in_folders
+        Whether each class has a folder of its own.
+    """
+
+    part: Part
+    layout: str
+    in_folders: bool
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The classes that have images, ascending."""
+        assert self.part.labels is not None  # every part has labels
+        return np.unique(self.part.labels)
+
+    def of_classes(self, classes: NDArray[np.int64]) -> Part:
+        """Return the images of some classes, whose labels count in the order of these."""
+        labels = self.part.labels
+        assert labels is not None
+        inside = np.flatnonzero(np.isin(labels, classes))
+        chosen = self.part if len(inside) == len(labels) else take(self.part, inside)
+        return Part(chosen.source, np.searchsorted(classes, labels[inside]))
+
+
+def open_imagenet(folder: Path, store: Store, *, collection: Collection) -> Dataset:
+    """Open ImageNet, or some of its classes, in any of the layouts above.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    store
+        Where archives are unpacked.
+    collection
+        Archive of the validation images.
+
+    Returns
+    -------
+    dataset
+        With the training images as ``train`` and the validation images as ``val``, either of
+        which may be missing. Of validation images that are not in folders of classes, those of the
+        classes that have training images.
+
+    Raises
+    ------
+    MissingArtifactError
+        If there is none of it in the folder.
+    InvalidInputError
+        If a file or folder among the images belongs to no class of ILSVRC 2012, or validation
+        images in folders have other classes than training images.
+    """
+    train = _first(folder, _TRAIN_FOLDERS, _in_class_folders)
+    val = _first(folder, _VAL_FOLDERS, _validation) or _named_itself(folder)
+    if val is None and (train is None or (folder / collection.archive).is_file()):
+        val = _in_archive(folder, store, collection)
+    if train is not None and val is not None and val.in_folders:
+        foreign = np.setdiff1d(val.classes, train.classes)
+        if len(foreign):
+            raise InvalidInputError(
+                f"{folder} has validation images of {wnids()[foreign[0]]} and no training images "
+                "of that class; remove the folder, or add training images"
+            )
+    parts = {name: each for name, each in (("train", train), ("val", val)) if each is not None}
+    classes = next(iter(parts.values())).classes
+    dataset = Dataset(
+        collection.name,
+        {name: each.of_classes(classes) for name, each in parts.items()},
+        tuple(wnids()[at] for at in classes),
+        str(folder),
+        collection.name,
+        layout="; ".join(f"{name}: {each.layout}" for name, each in parts.items()),
+    )
+    if collection.name != "imagenet" and train is None and len(classes) == len(wnids()):
+        # Which classes it has, only the lists of its benchmark say.
+        (name, part), *_ = dataset.parts.items()
+        return replace(dataset, parts={name: Part(part.source)}, class_names=())
+    return dataset
+
+
+def _first(
+    folder: Path, names: tuple[str, ...], opener: Callable[[Path], _Found | None]
+) -> _Found | None:
+    """Return the first folder of these names that holds images in a known layout."""
+    for root in _ROOTS:
+        for name in names:
+            place = folder / root / name
+            if place.is_dir() and (found := opener(place)) is not None:
+                return found
+    return None
+
+
+def _named_itself(folder: Path) -> _Found | None:
+    """Open a folder that is itself that of the validation images."""
+    if not folder.is_dir():
+        return None
+    found = _validation(folder)
+    # Folders of classes could be training images just as well, but for the names of the files.
+    if found is None or not found.in_folders:
+        return found
+    first = image_name(found.part.source, 0).rpartition("/")[2]
+    return found if folder.name in _VAL_FOLDERS or _VALIDATION.fullmatch(first) else None
+
+
+def _validation(folder: Path) -> _Found | None:
+    """Open validation images in folders of classes, or all in one."""
+    found = _in_class_folders(folder)
+    if found is not None or not _holds(folder, _VALIDATION, files=True):
+        return found
+    tree = Tree(folder)
+    return _by_number(tree, f"{folder.name}/ with all images in one folder")
+
+
+def _by_number(tree: Tree, layout: str) -> _Found:
+    """Return validation images whose classes follow from their numbers."""
+    images, truth = tree.images, ground_truth()
+    numbers = []
+    for path in images:
+        match = _VALIDATION.fullmatch(path.rpartition("/")[2])
+        number = int(match[1]) if match else 0
+        if not 1 <= number <= len(truth):
+            raise InvalidInputError(
+                f"{tree.root}/{path} is no validation image of ILSVRC 2012; remove it, or give "
+                "your images another name than imagenet"
+            )
+        numbers.append(number)
+    labels = truth[np.array(numbers, dtype=np.int64) - 1]
+    return _Found(Part(tree.source(images), labels), layout, in_folders=False)
+
+
+def _in_archive(folder: Path, store: Store, collection: Collection) -> _Found:
+    """Return the validation images in their published archive."""
+    tree = find_tree(folder, store, collection)
+    return _by_number(tree, f"{tree.root.name}{'' if tree.members is not None else '/'}")
+
+
+def _in_class_folders(folder: Path) -> _Found | None:
+    """Open a folder with a folder for every class; None if it is not laid out so."""
+    if not _holds(folder, _WNID, files=False):
+        return None
+    place = {name: at for at, name in enumerate(wnids())}
+    paths: list[str] = []
+    labels: list[int] = []
+    for entry in list_folder(folder):
+        if entry.name not in place or not entry.is_dir():
+            raise InvalidInputError(
+                f"{entry.path} is no folder of a class of ILSVRC 2012; remove it, or give your "
+                "images another name than imagenet"
+            )
+        images = find_images(Path(entry.path))
+        if not images:
+            raise InvalidInputError(f"class folder {entry.path} has no images; remove it")
+        paths += [f"{entry.name}/{image}" for image in images]
+        labels += [place[entry.name]] * len(images)
+    part = Part(FileSource(folder, paths), np.array(labels, dtype=np.int64))
+    return _Found(part, f"{folder.name}/ with a folder for every class", in_folders=True)
+
+
+def _holds(folder: Path, pattern: re.Pattern[str], *, files: bool) -> bool:
+    """Return whether a folder has a file, or a folder, of such a name."""
+    with os.scandir(folder) as entries:
+        return any(pattern.fullmatch(e.name) and e.is_file() == files for e in entries)

@@ -1,0 +1,189 @@
+"""ImageNet in the layouts in which it lies on disks, made of small files under its names."""
+
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oodcli.data import DATASETS, open_dataset
+from oodcli.data.formats.imagenet import ground_truth, wnids
+from oodcli.errors import InvalidInputError, MissingArtifactError
+from oodcli.store.store import Store
+from oodcli.workflows.datasets import add_dataset, unlike_published
+
+# The first validation images, as everybody who has ImageNet can look up.
+FIRST = {1: "n01751748", 2: "n09193705", 3: "n02105855", 4: "n04263257", 5: "n03125729"}
+
+
+def jpeg(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), number % 256, np.uint8)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def name_of(number: int) -> str:
+    return f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+def flat(folder: Path, numbers: tuple[int, ...] = (1, 2, 3, 4, 5)) -> None:
+    folder.mkdir(parents=True)
+    for number in numbers:
+        (folder / name_of(number)).write_bytes(jpeg(number))
+
+
+def in_folders(folder: Path, numbers: tuple[int, ...] = (1, 2, 3, 4, 5)) -> None:
+    for number in numbers:
+        (folder / FIRST[number]).mkdir(parents=True, exist_ok=True)
+        (folder / FIRST[number] / name_of(number)).write_bytes(jpeg(number))
+
+
+def archive(path: Path, numbers: tuple[int, ...] = (1, 2, 3, 4, 5)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            entry = tarfile.TarInfo(name_of(number))
+            entry.size = len(jpeg(number))
+            tar.addfile(entry, io.BytesIO(jpeg(number)))
+
+
+def training(folder: Path, classes: tuple[str, ...]) -> None:
+    for wnid in classes:
+        (folder / wnid).mkdir(parents=True)
+        for number in (1, 2):
+            (folder / wnid / f"{wnid}_{number}.JPEG").write_bytes(jpeg(number))
+
+
+def read(name: str, folder: Path, store: Store) -> dict[str, list[tuple[str, int]]]:
+    """Return the class and the grey level of every image of each part."""
+    dataset = open_dataset(f"{name}={folder}", store)
+    found = {}
+    for part, images in dataset.parts.items():
+        assert images.labels is not None
+        levels = [int(np.mean(image)) for image in images.source.read(0, len(images))]
+        classes = [dataset.class_names[label] for label in images.labels]
+        found[part] = sorted(zip(classes, levels, strict=True))
+    return found
+
+
+VALIDATION = sorted((wnid, number) for number, wnid in FIRST.items())
+
+
+def test_the_facts_are_those_of_the_published_ground_truth() -> None:
+    assert len(wnids()) == 1000
+    assert list(wnids()) == sorted(wnids())
+    # As outputs of published networks are numbered: 65 is a sea snake.
+    assert ground_truth()[:10].tolist() == [65, 970, 230, 809, 516, 57, 334, 415, 674, 332]
+    assert set(Counter(ground_truth().tolist()).values()) == {50}
+    assert [wnids()[ground_truth()[number - 1]] for number in FIRST] == list(FIRST.values())
+
+
+@pytest.mark.parametrize(
+    ("lay", "where"),
+    [
+        (lambda home: in_folders(home / "val"), ""),
+        (lambda home: in_folders(home / "val"), "val"),
+        (lambda home: flat(home / "val"), ""),
+        (lambda home: flat(home / "pictures"), "pictures"),
+        (lambda home: archive(home / "ILSVRC2012_img_val.tar"), ""),
+        (lambda home: archive(home / "ILSVRC2012_img_val.tar"), "ILSVRC2012_img_val.tar"),
+        (lambda home: flat(home / "ILSVRC" / "Data" / "CLS-LOC" / "val"), ""),
+    ],
+    ids=["folders", "folders itself", "flat", "flat itself", "archive", "archive itself", "kaggle"],
+)
+def test_validation_images_alone_have_their_classes(
+    lay: Callable[[Path], None], where: str, store: Store, tmp_path: Path
+) -> None:
+    lay(tmp_path / "home")
+    assert read("imagenet", tmp_path / "home" / where, store) == {"val": VALIDATION}
+
+
+@pytest.mark.parametrize("kind", ["folders", "flat", "archive"])
+def test_training_images_say_which_classes_there_are(
+    kind: str, store: Store, tmp_path: Path
+) -> None:
+    some = ("n01751748", "n02105855")
+    home = tmp_path / "home"
+    if kind == "folders":
+        in_folders(home / "val", (1, 3))
+    elif kind == "flat":
+        flat(home / "val")
+    else:
+        archive(home / "ILSVRC2012_img_val.tar")
+    training(home / "train", some)
+    found = read("imagenet", home, store)
+    assert found["val"] == [("n01751748", 1), ("n02105855", 3)]
+    assert [wnid for wnid, _ in found["train"]] == sorted(some * 2)
+
+
+def test_adding_it_says_what_was_found(store: Store, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    flat(home / "ILSVRC" / "Data" / "CLS-LOC" / "val")
+    training(home / "ILSVRC" / "Data" / "CLS-LOC" / "train", ("n01751748",))
+    added = add_dataset(store, "imagenet", home)
+    assert added.layout == (
+        "train: train/ with a folder for every class; val: val/ with all images in one folder"
+    )
+    assert {name: len(part) for name, part in added.parts.items()} == {"train": 2, "val": 1}
+    remark = unlike_published(added)
+    assert remark is not None
+    assert "train 2, val 1 images here" in remark
+    assert DATASETS["imagenet"].is_present(store)
+
+
+def test_imagenet200_without_training_images_has_the_classes_of_its_lists(
+    store: Store, tmp_path: Path
+) -> None:
+    """In 50,000 validation images nothing says which 200 classes count."""
+    home = tmp_path / "home"
+    numbers = [int(np.flatnonzero(ground_truth() == label)[0]) + 1 for label in range(1000)]
+    (home / "val").mkdir(parents=True)
+    for number in numbers:
+        (home / "val" / name_of(number)).touch()
+    whole = open_dataset(f"imagenet200={home}", store)
+    assert (whole.class_names, whole.id_test.labels, len(whole.id_test)) == ((), None, 1000)
+    training(home / "train", ("n01751748", "n02105855"))
+    chosen = open_dataset(f"imagenet200={home}", store)
+    assert chosen.class_names == ("n01751748", "n02105855")
+    assert len(chosen.parts["val"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("lay", "message"),
+    [
+        (
+            lambda home: (flat(home / "val"), (home / "val" / "cat.png").write_bytes(jpeg(1))),
+            r"val/cat\.png is no validation image of ILSVRC 2012",
+        ),
+        (lambda home: flat(home / "val", (1, 50_001)), r"00050001\.JPEG is no validation image"),
+        (
+            lambda home: (in_folders(home / "val"), (home / "val" / "cats").mkdir()),
+            r"val/cats is no folder of a class of ILSVRC 2012",
+        ),
+        (
+            lambda home: (in_folders(home / "val"), (home / "val" / "n01440764").mkdir()),
+            r"class folder .*n01440764 has no images; remove it",
+        ),
+        (
+            lambda home: (in_folders(home / "val"), training(home / "train", ("n01751748",))),
+            "validation images of n02105855 and no training images of that class",
+        ),
+    ],
+    ids=["a foreign file", "a number too many", "a foreign folder", "empty", "untrained"],
+)
+def test_what_does_not_belong_to_it_is_named(
+    lay: Callable[[Path], object], message: str, store: Store, tmp_path: Path
+) -> None:
+    lay(tmp_path / "home")
+    with pytest.raises(InvalidInputError, match=message):
+        open_dataset(f"imagenet={tmp_path / 'home'}", store)
+
+
+def test_a_folder_without_it_is_no_imagenet(store: Store, tmp_path: Path) -> None:
+    (store.datasets / "imagenet").mkdir(parents=True)
+    with pytest.raises(MissingArtifactError, match=r"it holds neither ILSVRC2012_img_val\.tar"):
+        open_dataset("imagenet", store)
