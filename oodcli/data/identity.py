@@ -9,7 +9,7 @@ a program that sets the former back cannot set (Windows has no such time).
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,11 +32,13 @@ def identity_of(root: Path, files: Sequence[str] = ("",)) -> str:
     """
     state = hashlib.blake2b(os.fsencode(root), digest_size=16)
     # A million paths: strings are quicker than Path.
-    paths = [os.path.join(root, file) if file else str(root) for file in files]  # noqa: PTH118
-    found = [_status(path) for path in paths]
-    known = [status for status in found if status is not None]
-    cheap = len(files) <= MOST_READ_FILES and sum(s.st_size for s in known) <= MOST_READ_BYTES
-    for file, path, status in zip(files, paths, found, strict=True):
+    paths = (os.path.join(root, file) if file else str(root) for file in files)  # noqa: PTH118
+    found: Iterable[tuple[str, os.stat_result | None]] = ((path, _status(path)) for path in paths)
+    cheap = len(files) <= MOST_READ_FILES
+    if cheap:  # else nothing is held of a million files
+        found = list(found)
+        cheap = sum(s.st_size for _, s in found if s is not None) <= MOST_READ_BYTES
+    for file, (path, status) in zip(files, found, strict=True):
         if status is None:
             now = "missing"
         else:
@@ -50,7 +52,7 @@ def identity_of(root: Path, files: Sequence[str] = ("",)) -> str:
 def _status(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)  # noqa: PTH116
-    except OSError:
+    except (OSError, ValueError):  # a zero byte in a path is a wrong value
         return None
 
 

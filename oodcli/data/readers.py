@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats import archives
+from oodcli.data.formats import archives, tables
 from oodcli.data.formats.archives import open_archive
 from oodcli.data.formats.arrays import open_npy, open_npz
 from oodcli.data.formats.folders import open_folder
 from oodcli.data.formats.lists import open_list
+from oodcli.data.formats.tables import open_metadata_folder, open_table
 from oodcli.data.reader import GROUP, Columns, Place, Reader, Role, has_pattern
 from oodcli.errors import InvalidInputError, OodError
 from oodcli.files import third_party_code
@@ -46,12 +47,27 @@ LIST = Reader(
     "list",
     "a .txt list",
     (
-        "`.txt`, a list of `path` or `path label` lines in OpenOOD's format (`-1`: no class)",
-        "one set; paths are relative to the folder of the list",
+        "`.txt`, a list of `path` or `path label` lines in OpenOOD's format (`-1`: no class), or "
+        "of path, label and part between tabs or commas",
+        "one set, or its parts; paths are absolute, or relative to the folder of the list",
     ),
     open_list,
     suffixes=(".txt",),
     options=frozenset({"root"}),
+)
+TABLE = Reader(
+    "table",
+    "a .csv, .tsv or .jsonl table",
+    (
+        "`.csv`, `.tsv` (with a header; comma, semicolon or tab) or `.jsonl` with a column of "
+        "paths (`path`, `file`, `file_name`, `image`, …), perhaps of labels (`label`, `class`, "
+        "`target`) and of parts (`split`: `train`, `val`, `test`)",
+        "a data set with classes; one set without `split`; `--columns path=…,label=…,split=…` "
+        "names other columns",
+    ),
+    open_table,
+    suffixes=tables.SUFFIXES,
+    options=frozenset({"columns", "root"}),
 )
 ARCHIVE = Reader(
     "archive",
@@ -59,6 +75,19 @@ ARCHIVE = Reader(
     ("`.zip` or `.tar`, given as `--ood`", "all images in it, read without unpacking"),
     open_archive,
     suffixes=archives.SUFFIXES,
+)
+METADATA = Reader(
+    "metadata",
+    "a folder with a metadata table",
+    (
+        "a folder with `metadata.csv` or `metadata.jsonl` (Hugging Face), or one in each of "
+        "`train`, `val` and `test`",
+        "a data set with the labels of the table; as `--ood`, all images in the folder",
+    ),
+    open_metadata_folder,
+    opens=tables.holds_metadata,
+    options=frozenset({"columns"}),
+    walked=True,
 )
 FOLDER = Reader(
     "folder",
@@ -74,7 +103,7 @@ FOLDER = Reader(
     walked=True,
 )
 # In the order in which they are asked.
-OWN = (NPZ, NPY, LIST, ARCHIVE)
+OWN = (NPZ, NPY, LIST, TABLE, ARCHIVE, METADATA)
 BUILT_IN = (*OWN, FOLDER)
 
 

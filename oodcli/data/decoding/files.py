@@ -15,7 +15,7 @@ from PIL import Image
 
 from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
-from oodcli.files import regular
+from oodcli.files import reason_of, regular
 from oodcli.pillow import EXTENSIONS, MAX_PIXELS, check_opened, open_image
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
@@ -65,9 +65,9 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
     try:
         with regular(path).open("rb") as file:
             return decode_stream(file, where=printable(str(path)), as_published=as_published)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a zero byte is a wrong value
         gone = isinstance(error, FileNotFoundError)
-        reason = "the file no longer exists" if gone else error.strerror or str(error)
+        reason = "the file no longer exists" if gone else reason_of(error)
         raise UnreadableImageError(printable(str(path)), reason) from None
 
 

@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.files import FileSource
 from oodcli.data.formats.arrays import MOST_CLASSES
+from oodcli.data.formats.rows import Builder
+from oodcli.data.formats.tables import Lines, dataset_of, delimiter_of, parts_of, text_of
 from oodcli.errors import InvalidInputError
-from oodcli.files import regular
-from oodcli.images import Part
 
-_MOST_LIST_BYTES = 1 << 30
 _LABEL = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -64,13 +60,17 @@ def parse_list(content: bytes, *, where: str) -> list[ListedImage]:
     return images
 
 
-def _parsed(line: str, where: str) -> ListedImage:
+def _divided(line: str) -> tuple[str, str]:
+    """Return path and label of a line; -1 if there is no label."""
     path, _, last = line.strip().rpartition(" ")
     if not path:
-        path, last = last, "-1"
-    elif not _LABEL.fullmatch(last):
-        # A path with blanks, and no label.
-        path, last = line.strip(), "-1"
+        return last, "-1"
+    # Else a path with blanks, and no label.
+    return (path.rstrip(), last) if _LABEL.fullmatch(last) else (line.strip(), "-1")
+
+
+def _parsed(line: str, where: str) -> ListedImage:
+    path, last = _divided(line)
     if not -1 <= int(last) < MOST_CLASSES:
         raise InvalidInputError(
             f"{where}: label {last[:20]} is out of range; classes count from 0 to "
@@ -91,7 +91,8 @@ def open_list(
     Parameters
     ----------
     path
-        The text file.
+        The text file: ``path label`` lines as OpenOOD has them; or, if the first line has a tab, or
+        a comma behind the name of an image, ``path``, label and part divided by that.
     name
         How to call the data set.
     spec
@@ -99,29 +100,33 @@ def open_list(
     role
         ``id`` wants a class for every image; ``ood`` ignores labels.
     root
-        Folder that the paths are relative to; that of the list if None.
+        Folder that relative paths start from; that of the list if None.
 
     Raises
     ------
     InvalidInputError
-        If the list cannot be read, or an image has no class and classes are wanted.
+        If the list cannot be read, or no image has a class and classes are wanted.
     """
     folder = path.parent if root is None else root
-    try:
-        if regular(path).stat().st_size > _MOST_LIST_BYTES:
-            raise InvalidInputError(f"{path} is too large for a list of images; name a text file")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
-    images = parse_list(content, where=str(path))
+    delimiter = delimiter_of(path)
+    if delimiter is None:
+        builder = Builder(path, folder)
+        with text_of(path) as stream:
+            for number, line in enumerate(Lines(stream, path), start=1):
+                _add(builder, number, line)
+        parts = {"": builder.rows()}
+    else:
+        parts = parts_of(path, folder, delimiter=delimiter)
     # Lists are the form of published benchmarks, and their images are read as those are.
-    source = FileSource(folder, [image.path for image in images], as_published=True)
-    if role == "ood":
-        return Dataset(name, {"test": Part(source)}, (), str(path), spec)
-    labels = np.array([image.label for image in images], dtype=np.int64)
-    if labels.min() < 0:
-        raise InvalidInputError(
-            f"{path}: {images[int(labels.argmin())].path} has no label; write it after the path"
-        )
-    names = tuple(str(k) for k in range(int(labels.max()) + 1))
-    return Dataset(name, {"test": Part(source, labels)}, names, str(path), spec, is_whole=True)
+    return dataset_of(
+        parts, name=name, spec=spec, role=role, location=path, as_published=True,
+        from_zero=delimiter is None,
+    )  # fmt: skip
+
+
+def _add(builder: Builder, number: int, line: str) -> None:
+    """Take in a line of a list."""
+    if not line.strip() or line.startswith("#"):
+        return
+    path, label = _divided(line)
+    builder.add(number, path, label)

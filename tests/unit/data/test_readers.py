@@ -106,10 +106,11 @@ SPECS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("reader", BUILT_IN, ids=lambda reader: reader.name)
-def test_every_reader_keeps_the_contract(forms: Path, reader: Reader) -> None:
-    check(reader, Path(SPECS[reader.name]))
-    assert reader_of(Path(SPECS[reader.name])) is reader
+@pytest.mark.parametrize("name", SPECS)
+def test_a_reader_keeps_the_contract(forms: Path, name: str) -> None:
+    (reader,) = (each for each in BUILT_IN if each.name == name)
+    check(reader, Path(SPECS[name]))
+    assert reader_of(Path(SPECS[name])) is reader
 
 
 def test_the_contract_finds_what_is_broken(forms: Path) -> None:

@@ -1,0 +1,417 @@
+"""Rows of a list or table of image files: their paths, labels and lines, in little memory.
+
+A list of a million images is 40 bytes a row and the characters of its paths. A row that is wrong
+is a row that cannot be read: it has its key, ``FILE.csv:LINE``, and a reason.
+"""
+
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.files import FileSource, decode
+from oodcli.data.formats.arrays import MOST_CLASSES
+from oodcli.errors import InvalidInputError, UnreadableImageError
+from oodcli.images import Part
+from oodcli.text import printable
+
+_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
+_NO_LABEL = "-1"  # as OpenOOD's lists write it
+
+
+class Strings(Sequence[str]):
+    """Many texts in one piece of memory.
+
+    Parameters
+    ----------
+    texts
+        The texts.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._bytes = bytearray()
+        self._ends = array("q")
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        """Add a text at the end."""
+        self._bytes += text.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> "list[str]": ...
+
+    def __getitem__(self, at: int | slice) -> "str | list[str]":
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        end = self._ends[at]
+        start = self._ends[at - 1] if at % len(self) else 0
+        return self._bytes[start:end].decode("utf-8", "surrogatepass")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class ListedSource(FileSource):
+    """Image files that a list or table names, decoded one at a time as they are read.
+
+    Parameters
+    ----------
+    root
+        Folder that relative paths start from.
+    files
+        Paths, in order.
+    as_published
+        As for `oodcli.data.decoding.files.decode`.
+    table
+        The list or table.
+    lines
+        Line of every image in it, from 1, ``(n,)``.
+    bad
+        Why a row has no image, by its number, where its line says so.
+    """
+
+    table: Path = Path()
+    lines: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    bad: Mapping[int, str] = field(default_factory=dict)
+
+    def key_of(self, row: int) -> str:
+        """Return the list and the line of an image."""
+        return f"{self.table}:{self.lines[row]}"
+
+    def problem_of(self, row: int) -> str | None:
+        """Return why a row has no image, where its line says so."""
+        return self.bad.get(row)
+
+    def take(self, rows: NDArray[np.int64], /) -> "ListedSource":
+        """Return a source of chosen rows."""
+        wanted = rows.tolist()
+        bad = {at: self.bad[row] for at, row in enumerate(wanted) if row in self.bad}
+        files = Strings(self.files[row] for row in wanted)
+        return replace(self, files=files, lines=self.lines[rows], bad=bad)
+
+    def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
+        """Yield images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop
+            First row, and the row after the last.
+        """
+        for row in range(start, min(stop, len(self))):
+            file = self.files[row]
+            where = printable(f"{self.key_of(row)} ({file})" if file else self.key_of(row))
+            if row in self.bad:
+                yield UnreadableImageError(where, self.bad[row])
+                continue
+            try:
+                image = decode(self.root / file, as_published=self.as_published)
+            except UnreadableImageError as error:
+                yield UnreadableImageError(where, error.reason)
+            else:
+                yield image
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a list or table, or some of them.
+
+    Parameters
+    ----------
+    table
+        The list or table.
+    root
+        Folder that relative paths start from.
+    files
+        Path of every image; empty where there is none.
+    lines
+        Line of every row, from 1, ``(n,)``.
+    codes
+        Place of every label among ``names``, ``(n,)``; -1 for none.
+    names
+        Labels as they are written, each once.
+    bad
+        Why a row has no image, by its number.
+    """
+
+    table: Path
+    root: Path
+    files: Sequence[str]
+    lines: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    names: Sequence[str]
+    bad: Mapping[int, str]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, rows: NDArray[np.int64]) -> "Rows":
+        """Return chosen rows, ``(m,)``."""
+        wanted = rows.tolist()
+        return replace(
+            self,
+            files=Strings(self.files[row] for row in wanted),
+            lines=self.lines[rows],
+            codes=self.codes[rows],
+            bad={at: self.bad[row] for at, row in enumerate(wanted) if row in self.bad},
+        )
+
+    def source(self, *, as_published: bool, bad: Mapping[int, str] | None = None) -> ListedSource:
+        """Return the images, with more bad rows if there are any."""
+        problems = {**(bad or {}), **self.bad}
+        return ListedSource(self.root, self.files, as_published, self.table, self.lines, problems)
+
+
+class Builder:
+    """Takes the rows of a table one by one.
+
+    Parameters
+    ----------
+    table
+        The list or table.
+    root
+        Folder that relative paths start from.
+    """
+
+    def __init__(self, table: Path, root: Path) -> None:
+        self.table = table
+        self.root = root
+        self.files = Strings()
+        self.lines = array("q")
+        self._codes = array("q")
+        self._code: dict[str, int] = {}
+        self._bad: dict[int, str] = {}
+
+    def add(self, line: int, file: str, label: str | None = None, bad: str | None = None) -> None:
+        """Take a row in; ``bad`` says why it has no image."""
+        bad = bad or _problem(file)
+        if bad is not None:
+            self._bad[len(self.files)] = bad
+        # A path that cannot be opened would not be a path to the operating system either.
+        self.files.append(file.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+        self.lines.append(line)
+        if label is None or label == _NO_LABEL:
+            self._codes.append(-1)
+        else:
+            self._codes.append(self._code.setdefault(label, len(self._code)))
+
+    def rows(self) -> Rows:
+        """Return what was taken in.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is nothing.
+        """
+        if not len(self.files):
+            raise InvalidInputError(f"{self.table} lists no images; write one path per line")
+        lines, codes = (np.array(each, dtype=np.int64) for each in (self.lines, self._codes))
+        return Rows(self.table, self.root, self.files, lines, codes, tuple(self._code), self._bad)
+
+
+def _problem(file: str) -> str | None:
+    if not file:
+        return "the path is empty"
+    if "\0" in file:
+        return "the path holds a zero byte"
+    if "\n" in file or "\r" in file:
+        return "the path holds a line break: a quotation mark may not be closed"
+    return None
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of some parts, and the labels in them.
+
+    Parameters
+    ----------
+    names
+        Name of every class, in the order of the labels.
+    labels
+        Class of every row of each part, ``(n,)``; 0 where a row is bad.
+    bad
+        Why a row of a part has no class.
+    note
+        What the user must know of how labels are read; empty if nothing.
+    """
+
+    names: tuple[str, ...]
+    labels: Mapping[str, NDArray[np.int64]]
+    bad: Mapping[str, Mapping[int, str]]
+    note: str = ""
+
+
+def id_dataset(
+    parts: Mapping[str, Rows],
+    *,
+    name: str,
+    spec: str,
+    location: Path,
+    as_published: bool = False,
+    from_zero: bool = False,
+    is_whole: bool = False,
+) -> Dataset:
+    """Return a data set with classes from the rows of its parts.
+
+    Parameters
+    ----------
+    parts
+        The rows of every part.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    location
+        Its path.
+    as_published
+        As for `oodcli.data.decoding.files.decode`.
+    from_zero
+        Whether labels are numbers from 0, as in OpenOOD's lists, where nothing else is possible.
+    is_whole
+        Whether there is one part only because nothing says which images are for training.
+
+    Raises
+    ------
+    InvalidInputError
+        If no row has a label.
+    """
+    classes = classes_of(parts, name=name, from_zero=from_zero)
+    return Dataset(
+        name,
+        {
+            part: Part(rows.source(as_published=as_published, bad=classes.bad[part]),
+                       classes.labels[part])
+            for part, rows in parts.items()
+        },
+        classes.names,
+        str(location),
+        spec,
+        is_whole=is_whole,
+        notes=(classes.note,) if classes.note else (),
+    )  # fmt: skip
+
+
+def ood_dataset(
+    parts: Mapping[str, Rows], *, name: str, spec: str, location: Path, as_published: bool = False
+) -> Dataset:
+    """Return the OOD images of a list or table: the test part, else the val part, else what is."""
+    part = next(each for each in ("test", "val", "train") if each in parts)
+    source = parts[part].source(as_published=as_published)
+    return Dataset(name, {"test": Part(source)}, (), str(location), spec)
+
+
+def classes_of(parts: Mapping[str, Rows], *, name: str, from_zero: bool = False) -> Classes:
+    """Read the labels of all parts as numbers or names.
+
+    Parameters
+    ----------
+    parts
+        The rows of every part.
+    name
+        How to call the data set.
+    from_zero
+        Whether labels are numbers from 0.
+
+    Raises
+    ------
+    InvalidInputError
+        If no row has a label.
+
+    Notes
+    -----
+    Labels are numbers if those of most rows are whole numbers; -1 stands for none. They count from
+    1 if 1 is the smallest in all parts, else from 0, and there are as many classes as the largest
+    of the train part says. Otherwise labels are names, and the classes are those of the train part,
+    sorted. Without a train part all rows count.
+    """
+    labelled = {part: rows.codes >= 0 for part, rows in parts.items()}
+    if not any(each.any() for each in labelled.values()):
+        rows = next(iter(parts.values()))
+        first = next((file for file in rows.files if file), "the first line")
+        raise InvalidInputError(
+            f"{rows.table}: {printable(first)} has no label; write it after the path, in a column "
+            "label, or name the column: --columns label=NAME"
+        )
+    numbers = total = 0
+    for rows in parts.values():
+        counts = np.bincount(rows.codes[rows.codes >= 0], minlength=len(rows.names))
+        numeric = np.array([bool(_NUMBER.fullmatch(each)) for each in rows.names], dtype=bool)
+        numbers, total = numbers + int(counts[numeric].sum()), total + int(counts.sum())
+    if from_zero or 2 * numbers > total:
+        return _numbered(parts, name, from_zero=from_zero)
+    return _named(parts)
+
+
+def _numbered(parts: Mapping[str, Rows], name: str, *, from_zero: bool) -> Classes:
+    """Read labels as numbers."""
+    values = {part: _values(rows) for part, rows in parts.items()}
+    every = np.concatenate([each[(each >= 0) & (each < MOST_CLASSES)] for each in values.values()])
+    first = 1 if not from_zero and len(every) and every.min() == 1 else 0
+    known = values.get("train", every)
+    known = known[(known >= 0) & (known < MOST_CLASSES)]
+    if not len(known):
+        table = next(iter(parts.values())).table
+        raise InvalidInputError(
+            f"{table}: no row has a label from 0 to {MOST_CLASSES - 1:,}; number the classes from 0"
+        )
+    last = int(known.max())
+    where = f"of the train part, {first} to {last}" if "train" in parts else f"0 to {last}"
+    labels, bad = {}, {}
+    for part, each in values.items():
+        outside = (each < first) | (each > last)
+        labels[part] = np.where(outside, 0, each - first)
+        bad[part] = {
+            row: _no_class(parts[part], row, f"outside of the classes {where}")
+            for row in np.flatnonzero(outside).tolist()
+        }
+    names = tuple(str(number) for number in range(first, last + 1))
+    note = "" if from_zero else f"labels of {name} are numbers from {first}"
+    return Classes(names, labels, bad, note)
+
+
+def _values(rows: Rows) -> NDArray[np.int64]:
+    """Return the label of every row as a number, ``(n,)``; -2 where it is none."""
+    numbers = [int(each) if _NUMBER.fullmatch(each) else -2 for each in rows.names]
+    return np.array([*numbers, -1], dtype=np.int64)[rows.codes]
+
+
+def _named(parts: Mapping[str, Rows]) -> Classes:
+    """Read labels as names."""
+    counted = [parts["train"]] if "train" in parts else list(parts.values())
+    used = {rows.names[code] for rows in counted for code in np.unique(rows.codes) if code >= 0}
+    names = tuple(sorted(used))
+    place = {each: at for at, each in enumerate(names)}
+    labels, bad = {}, {}
+    for part, rows in parts.items():
+        places = np.array([*(place.get(each, -1) for each in rows.names), -1], dtype=np.int64)
+        found = places[rows.codes]
+        bad[part] = {
+            row: _no_class(rows, row, f"none of the {len(names)} classes of the train part")
+            for row in np.flatnonzero(found < 0).tolist()
+        }
+        labels[part] = np.maximum(found, 0)
+    return Classes(names, labels, bad)
+
+
+def _no_class(rows: Rows, row: int, why: str) -> str:
+    """Say why a row has no class."""
+    code = int(rows.codes[row])
+    if code < 0:
+        return "it has no label"
+    return f"its label {printable(rows.names[code][:40])!r} is {why}"
