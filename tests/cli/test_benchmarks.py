@@ -129,7 +129,7 @@ def test_the_name_of_a_folder_makes_no_benchmark_and_no_recipe(
 ) -> None:
     benchmarks(MADE)
     for known in ("colours", "digits", "imagenet200"):
-        folder = tree(tmp_path / known)
+        folder = tree(tmp_path / known, n=4)
         argv = ("train", "--epochs", 1, "--batch-size", 8, "--name", f"f-{known}", "--data", folder)
         code, _, err = ood(*argv)
         assert code == 0, err

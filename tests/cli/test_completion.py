@@ -67,9 +67,10 @@ def test_the_lists_are_those_of_the_registries() -> None:
     ],
 )
 def test_names_are_completed_without_torch(words: str, offered: list[str]) -> None:
-    assert set(offered) <= set(completed(words))
+    names = completed(words)
+    assert set(offered) <= set(names)
     last = words.rsplit(" ", maxsplit=1)[-1]
-    assert all(name.startswith(last) for name in completed(words))
+    assert all(name.startswith(last) for name in names)
 
 
 def test_runs_and_folders_are_completed(tiny: Path) -> None:
@@ -101,8 +102,9 @@ def test_scored_sets_of_the_run_are_completed(tiny: Path, ood: Ood) -> None:
     ],
 )
 def test_bash_is_offered_the_rest_of_a_word_that_it_cuts(words: str, offered: list[str]) -> None:
-    assert set(filter(None, offered)) <= set(completed(words))
-    assert not [each for each in completed(words) if ":" in each or "=" in each]
+    names = completed(words)
+    assert set(filter(None, offered)) <= set(names)
+    assert not [each for each in names if ":" in each or "=" in each]
 
 
 @pytest.mark.parametrize(

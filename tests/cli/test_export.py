@@ -1,6 +1,7 @@
 """``ood export``: one file that screens images as ood does, or one line that says why not."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,54 @@ onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 Ood = Callable[..., tuple[int, str, str]]
+
+
+NETWORK = """
+from torch import nn
+
+def block(inputs, outputs):
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
+
+def small(num_classes):
+    return nn.Sequential(
+        block(3, 8), block(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, num_classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def small_store(
+    trained_store: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """Train a network of two blocks, whose graph is soon written; return its store and module."""
+    from oodcli.store.store import Store
+    from oodcli.workflows.train import TrainRequest, train
+
+    root = tmp_path_factory.mktemp("small")
+    (root / "exportednet.py").write_text(NETWORK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root)
+        request = TrainRequest(
+            data=str(trained_store[1]), arch="exportednet:small", name="tiny", epochs=2,
+            batch_size=8,
+        )  # fmt: skip
+        train(Store(root / "store"), request)
+    return root / "store", root
+
+
+@pytest.fixture
+def small(
+    small_store: tuple[Path, Path],
+    trained_store: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Copy the store of the small network for this test; return the folder of its images."""
+    store, module = small_store
+    shutil.copytree(store, tmp_path / "store")
+    monkeypatch.syspath_prepend(module)
+    return trained_store[1]
 
 
 def images_of(folder: Path) -> np.ndarray:
@@ -43,11 +92,15 @@ def resize_by(tmp_path: Path, resize: str) -> None:
     folder.write(record.with_preprocess(replace(record.preprocess, resize=resize)))
 
 
-@pytest.mark.parametrize("resize", ["exact", "shorter-crop:40:bicubic", "exact:lanczos"])
+@pytest.mark.parametrize(
+    ("run", "resize"),
+    [("tiny", "exact"), ("small", "shorter-crop:40:bicubic"), ("small", "exact:lanczos")],
+)
 def test_the_file_screens_images_as_predict_does(
-    ood: Ood, tiny: Path, tmp_path: Path, resize: str
+    ood: Ood, tmp_path: Path, request: pytest.FixtureRequest, run: str, resize: str
 ) -> None:
-    """Images of another size than the network's, resized inside."""
+    """Images of another size than the network's, a ResNet-18 or a small one, resized inside."""
+    images: Path = request.getfixturevalue(run)
     resize_by(tmp_path, resize)
     out = tmp_path / "out"
     code, text, err = ood(
@@ -66,7 +119,7 @@ def test_the_file_screens_images_as_predict_does(
     assert about["file"]["bytes"] == (out / "model.onnx").stat().st_size
 
     code, text, err = ood(
-        "predict", tiny / "test", "--method", "knn:k=3", "--tpr", "0.8", "--format", "jsonl"
+        "predict", images / "test", "--method", "knn:k=3", "--tpr", "0.8", "--format", "jsonl"
     )
     assert code == 0, err
     wanted = [json.loads(line) for line in text.splitlines()]
@@ -74,7 +127,7 @@ def test_the_file_screens_images_as_predict_does(
     names = ["logits", "class", "probability", "score", "verdict"]
     session = session_of(out)
     assert [each.name for each in session.get_outputs()] == names
-    values = dict(zip(names, session.run(names, {"images": images_of(tiny)}), strict=True))
+    values = dict(zip(names, session.run(names, {"images": images_of(images)}), strict=True))
     assert len(wanted) == len(values["score"]) == 24
     scores = np.array([row["score"] for row in wanted])
     spread = scores.std()
@@ -87,11 +140,13 @@ def test_the_file_screens_images_as_predict_does(
     verdicts = np.array([row["verdict"] == "ood" for row in wanted])
     assert (values["verdict"][clear] == verdicts[clear]).all()
     assert 0 < verdicts.sum() < len(verdicts)
-    alone = session.run(["score"], {"images": images_of(tiny)[:1]})[0]
+    alone = session.run(["score"], {"images": images_of(images)[:1]})[0]
     np.testing.assert_allclose(alone, scores[:1], atol=1e-4 * spread)
 
 
-def test_a_filter_that_a_graph_cannot_have_is_refused(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_a_filter_that_a_graph_cannot_have_is_refused(
+    ood: Ood, small: Path, tmp_path: Path
+) -> None:
     resize_by(tmp_path, "exact:bicubic-torchvision")
     argv = ("export", "--method", "msp", "--output", tmp_path / "out")
     code, out, err = ood(*argv, "--input-size", "20x24")
@@ -105,7 +160,7 @@ def test_a_filter_that_a_graph_cannot_have_is_refused(ood: Ood, tiny: Path, tmp_
     assert code == 0, err
 
 
-def test_the_file_says_what_it_is_and_takes_floats(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_the_file_says_what_it_is_and_takes_floats(ood: Ood, small: Path, tmp_path: Path) -> None:
     code, text, err = ood(
         "export", "--run", "tiny", "--method", "react+energy", "--output", tmp_path / "out",
         "--input", "float32", "--threshold", "0.5",
@@ -130,7 +185,7 @@ def test_the_file_says_what_it_is_and_takes_floats(ood: Ood, tiny: Path, tmp_pat
 
 
 def test_an_export_is_replaced_and_other_files_are_not(
-    ood: Ood, tiny: Path, tmp_path: Path
+    ood: Ood, small: Path, tmp_path: Path
 ) -> None:
     from oodcli.workflows.export import _check_output
 
@@ -162,7 +217,7 @@ def test_an_export_is_replaced_and_other_files_are_not(
     ],
 )
 def test_what_cannot_be_exported_is_a_line(
-    ood: Ood, tiny: Path, tmp_path: Path, argv: tuple[str, ...], told: str
+    ood: Ood, small: Path, tmp_path: Path, argv: tuple[str, ...], told: str
 ) -> None:
     code, out, err = ood("export", "--output", tmp_path / "out", *argv)
     assert (code, out) == (1, "")
@@ -171,7 +226,7 @@ def test_what_cannot_be_exported_is_a_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_is_a_line(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_is_a_line(ood: Ood, small: Path, tmp_path: Path) -> None:
     code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "no" / "out")
     assert (code, err) == (1, f"error: there is no folder {tmp_path / 'no'}; create it first\n")
     (tmp_path / "file").write_text("")
@@ -188,7 +243,7 @@ def test_method_and_output_are_needed(ood: Ood) -> None:
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])
 def test_without_the_extra_there_is_one_line(
-    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+    ood: Ood, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     code, _, err = ood("export", "--method", "msp", "--output", tmp_path / "out")
@@ -199,7 +254,7 @@ def test_without_the_extra_there_is_one_line(
 
 
 def test_a_bank_that_is_too_large_is_refused(
-    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ood: Ood, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oodcli.workflows.export.MAX_BANK_BYTES", 1000)
     code, _, err = ood("export", "--method", "knn", "--output", tmp_path / "out")
@@ -209,7 +264,7 @@ def test_a_bank_that_is_too_large_is_refused(
 
 
 def test_a_file_that_differs_is_not_written(
-    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ood: Ood, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from oodcli.screening.onnx_verification import run_model
 
@@ -227,7 +282,7 @@ def test_a_file_that_differs_is_not_written(
 
 
 def test_a_wrong_verdict_is_noticed(
-    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ood: Ood, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from oodcli.screening.onnx_verification import run_model
 
@@ -240,10 +295,10 @@ def test_a_wrong_verdict_is_noticed(
     assert "the verdict of " in err
 
 
-def test_the_temperatures_of_t2fnorm_are_exported(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_the_temperatures_of_t2fnorm_are_exported(ood: Ood, small: Path, tmp_path: Path) -> None:
     """A last layer of unit features, whose classes are not those of the scored logits."""
     code, _, err = ood(
-        "train", "--data", tiny, "--arch", "resnet18:width=2", "--name", "unit", "--epochs", "1",
+        "train", "--data", small, "--arch", "exportednet:small", "--name", "unit", "--epochs", "1",
         "--objective", "t2fnorm", "--set", "batch_size=8",
     )  # fmt: skip
     assert code == 0, err
@@ -255,7 +310,7 @@ def test_the_temperatures_of_t2fnorm_are_exported(ood: Ood, tiny: Path, tmp_path
     assert json.loads(out)["verification"]["logits"]["relative"] < 1e-4
 
 
-def test_sizes_are_checked_without_the_command_line_too(tiny: Path, tmp_path: Path) -> None:
+def test_sizes_are_checked_without_the_command_line_too(small: Path, tmp_path: Path) -> None:
     from oodcli.store.store import Store
     from oodcli.workflows.export import ExportRequest, export
 
@@ -267,7 +322,7 @@ def test_sizes_are_checked_without_the_command_line_too(tiny: Path, tmp_path: Pa
 
 
 def test_the_recommended_method_or_an_ensemble_is_exported(
-    ood: Ood, tiny: Path, tmp_path: Path
+    ood: Ood, small: Path, tmp_path: Path
 ) -> None:
     wanted = "ensemble:knn:k=2+energy+featurenorm:block=1"
     code, _, err = ood("export", "--method", wanted, "--output", tmp_path / "a")

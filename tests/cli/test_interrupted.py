@@ -25,6 +25,12 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write images for seconds of work."""
+    return flat(tmp_path_factory.mktemp("many") / "noise", n=1500)
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     """Write the program as it is, but that it starts processes for a handful of images."""
@@ -42,9 +48,8 @@ def program(tmp_path: Path) -> Path:
     ],
 )
 def test_nothing_is_left_running(
-    tiny: Path, tmp_path: Path, program: Path, command: tuple[str, ...], after_s: float
+    tiny: Path, noise: Path, program: Path, command: tuple[str, ...], after_s: float
 ) -> None:
-    noise = flat(tmp_path / "noise", n=1500)
     process = subprocess.Popen(
         [sys.executable, program, *command, noise],
         stdout=subprocess.PIPE,

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from PIL import Image
 
 from oodcli.store.store import Store
 from tests.support.cli import Ood, flat
+from tests.support.program import begun
 
 FIELDS = ["path", "class", "probability", "score", "threshold", "percentile", "verdict", "error"]
 
@@ -339,17 +339,12 @@ def test_a_file_that_another_process_writes_is_waited_for(
     output = tmp_path / "verdicts.csv"
     options = ("predict", incoming, "--method", "energy", "--output", output)
     assert ood(*options)[0] == 0
-    command = [sys.executable, "-m", "oodcli", *map(str, options)]
+    waiting = "waiting for another ood process that is creating verdicts"
     with Store.at().lock(f"verdicts {output.resolve()}"):
-        other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert other.stderr is not None
-        late = threading.Timer(60, other.kill)
-        late.start()
-        told = [other.stderr.readline().decode() for _ in range(2)]
-        late.cancel()
-    assert "waiting for another ood process that is creating verdicts" in told[1], told
-    assert other.communicate(timeout=60)[0] == b""
-    assert other.returncode == 0
+        other = begun(*options)
+        other.wait_until(lambda: waiting in other.err)
+    code, out, err = other.ended()
+    assert (code, out) == (0, ""), err
 
 
 def test_a_full_disk_of_verdicts_is_not_cured_by_another_store(

@@ -12,25 +12,9 @@ import pytest
 from oodcli.store.removal import leftovers
 from oodcli.store.store import Store
 from tests.support.cli import Ood, flat
+from tests.support.program import begun
 
 IN_USE = "error: run tiny is in use by another ood process; stop it, or wait until it has ended\n"
-
-
-def begun(*argv: object) -> subprocess.Popen[str]:
-    """Start a command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "oodcli", *map(str, argv)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def read_until(process: subprocess.Popen[str], text: str) -> None:
-    """Wait until a process has said something on stderr."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f"it never said {text!r}")
 
 
 @pytest.mark.parametrize("change", [("remove", "tiny"), ("rename", "tiny", "other")])
@@ -39,15 +23,15 @@ def test_a_run_that_is_scored_stays_until_it_is_scored(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "noise.npz", images=pixels)
-    process = begun(
+    program = begun(
         "score", "--run", "tiny", "--ood", tmp_path / "noise.npz", "--method", "featurenorm",
         "--method", "knn:k=3", "--format", "json", "--device", "cpu",
     )  # fmt: skip
-    read_until(process, "forward pass")
-    assert process.poll() is None
+    program.wait_until(lambda: "forward pass" in program.err)
     assert ood("runs", *change) == (1, "", IN_USE)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
+    assert program.runs
+    code, out, err = program.ended()
+    assert code == 0, err
     assert json.loads(out)["rows"][0]["n_ood"] == 4000
     assert ood("runs", *change)[0] == 0
     assert leftovers(Store(tmp_path / "store")) == []
@@ -57,7 +41,11 @@ def test_a_killed_process_holds_nothing_and_all_it_left_is_removed(
     ood: Ood, tiny: Path, tmp_path: Path
 ) -> None:
     (image, *_) = sorted(flat(tmp_path / "odd").iterdir())
-    process = begun("predict", "-", "--run", "tiny", "--method", "msp", "--format", "jsonl")
+    argv = ("predict", "-", "--run", "tiny", "--method", "msp", "--format", "jsonl")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oodcli", *argv],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{image}\n")

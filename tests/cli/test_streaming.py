@@ -1,9 +1,6 @@
 """``ood train`` on images that are not held in memory, as a user sees it."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from oodcli.training import streaming
+from tests.support.program import begun
 
 Ood = Callable[..., tuple[int, str, str]]
 SIDE = 16
@@ -110,21 +108,13 @@ def test_a_kill_changes_nothing_and_leaves_no_worker(ood: Ood, store: Path, phot
     long = command(photos, *CROPPING, "--epochs", 4)
     code, _, err = ood(*long, "--data-workers", 0, "--name", "whole")
     assert code == 0, err
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    argv = [str(each) for each in (*long, "--data-workers", 1, "--name", "cut")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "oodcli", *argv],
-        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (store / "runs" / "cut" / "state.json").is_file():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    program = begun(*long, "--data-workers", 1, "--name", "cut")
+    program.wait_until((store / "runs" / "cut" / "state.json").is_file)
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+    program.send_signal(signal.SIGKILL)
+    assert program.ended()[0] == -signal.SIGKILL
     assert children
+    deadline = time.monotonic() + 120
     while any(map(_lives, children)):
         assert time.monotonic() < deadline
         time.sleep(0.02)

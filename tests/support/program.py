@@ -50,11 +50,16 @@ class Program:
         """What the process has written to stderr so far."""
         return (self._folder / "err").read_text()
 
+    @property
+    def runs(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.is_alive()
+
     def wait_until(self, condition: Callable[[], object], *, within_s: float = 120) -> None:
         """Wait until a condition holds; the process must not end before."""
         end = time.monotonic() + within_s
         while not condition():
-            assert self._process.is_alive(), self.ended()
+            assert self.runs, self.ended()
             assert time.monotonic() < end, f"still waiting after {within_s} s: {self.err}"
             time.sleep(0.005)
 

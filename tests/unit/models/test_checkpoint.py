@@ -226,8 +226,8 @@ def test_says_what_is_missing_unexpected_and_misshapen(network: Network) -> None
         ("resnet18:width=4", "resnet18:stem_padding=2", "resnet18:stem_padding=2,width=4"),
         ("resnet32", "resnet20", "resnet32"),
         ("resnet20", "resnet18", "resnet20"),
-        ("wrn-40-2", "vgg11", "wrn-40-2"),
-        ("vgg11", "wrn-28-10", "vgg11"),
+        ("wrn-40-2", "resnet20", "wrn-40-2"),
+        ("vgg11", "resnet20", "vgg11"),
     ],
 )
 def test_names_the_architecture_that_fits(

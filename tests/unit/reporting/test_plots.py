@@ -66,13 +66,11 @@ def test_every_picture_is_written_twice_alike(how):
     for picture, again in zip(drawn(), drawn(), strict=True):
         content = encoded(picture, how)
         assert content.startswith(starts[how])
-        assert content == encoded(picture, how) == encoded(again, how), picture.name
+        assert content == encoded(again, how), picture.name
         assert len(content) < 400_000
-
-
-def test_every_svg_is_well_formed():
-    for picture in drawn():
-        ET.fromstring(encoded(picture, "svg"))  # noqa: S314 - our own
+        if how == "svg":
+            ET.fromstring(content)  # noqa: S314 - our own
+            assert content == encoded(picture, how), picture.name  # drawing leaves it as it was
 
 
 def test_an_unknown_format_is_refused():
