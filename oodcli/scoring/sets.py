@@ -125,7 +125,7 @@ def benchmark_to_score(
         return None
     if missing:
         run.progress.note(f"continuing without {', '.join(missing)} of {own.name}; {get}")
-    return own
+    return _without_missing_lists(own, missing, run)
 
 
 def _named_benchmark(run: OpenRun, name: str, sets: NamedSets, *, allow_missing: bool) -> Benchmark:
@@ -151,7 +151,20 @@ def _named_benchmark(run: OpenRun, name: str, sets: NamedSets, *, allow_missing:
             f"ood datasets download --benchmark {benchmark.name}, "
             "or score the others: --allow-missing"
         )
-    return benchmark
+    return _without_missing_lists(benchmark, missing, run)
+
+
+def _without_missing_lists(benchmark: Benchmark, missing: Sequence[str], run: OpenRun) -> Benchmark:
+    """Return whole sets instead of a benchmark whose lists are not in the store."""
+    if not set(benchmark.needs) & set(missing):
+        return benchmark
+    shifted = f", without {', '.join(benchmark.shifted)}" if benchmark.shifted else ""
+    run.progress.note(
+        f"warning: the lists of {benchmark.name} are not in the store, so that all images of each "
+        f"set are scored{shifted}; results are not those of the benchmark; get the lists: "
+        f"ood datasets download {' '.join(benchmark.needs)}"
+    )
+    return benchmark.without_lists()
 
 
 def _ood_sets(benchmark: Benchmark, missing: Sequence[str]) -> list[str]:
@@ -209,7 +222,7 @@ def _benchmark_sets(run: OpenRun, benchmark: Benchmark) -> list[WantedSet]:
             if name in benchmark.lists:
                 chosen = split(dataset, benchmark.lists[name], run.store)
                 dataset = replace(dataset, parts={"test": chosen.part})
-            wanted.append(WantedSet(dataset, group, benchmark.name, chosen))
+            wanted.append(WantedSet(dataset, group, benchmark.name or None, chosen))
     return wanted
 
 

@@ -337,7 +337,7 @@ def _result(
         limit=opened.work.limit(),
         methods=[each.canonical for each in methods.fitted],
         datasets=[each.dataset.name for each in opened.work.sets],
-        benchmark=run.benchmark.name if run.benchmark is not None and of_benchmark else None,
+        benchmark=(run.benchmark.name or None) if run.benchmark and of_benchmark else None,
     )
     with Sources.open(run.store, query) as sources:
         found = report(sources)

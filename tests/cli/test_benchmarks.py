@@ -76,6 +76,32 @@ def test_missing_sets_are_named_with_the_command_that_gets_them(
     assert "without svhn, textures" in ood("report", "--limit", 5)[1]
 
 
+def test_without_the_lists_of_a_benchmark_whole_sets_are_scored_under_no_name(
+    ood: Ood, tiny: Path, benchmarks: Callable[..., None]
+) -> None:
+    lists = {"uniform-noise": "made/test_noise", "photographs": "made/test_photographs"}
+    benchmarks(
+        replace(MADE, needs=("openood-lists",), lists=lists, id_test_list="made/test_colours")
+    )
+    wanted = ("score", "--benchmark", "made", "--method", "msp", "--format", "json")
+    code, out, err = ood(*wanted)
+    assert (code, out) == (1, "")
+    assert "benchmark made lacks openood-lists; get them" in err
+    code, out, err = ood(*wanted, "--allow-missing")
+    assert code == 0, err
+    assert (
+        "the lists of made are not in the store, so that all images of each set are scored, "
+        "without gaussian-noise; results are not those of the benchmark; get the lists: "
+        "ood datasets download openood-lists" in err
+    )
+    table = json.loads(out)
+    groups = {row["dataset"]: row["group"] for row in table["rows"] if row["dataset"] != "average"}
+    assert groups == {"photographs": "near", "digits-6-9": "far", "uniform-noise": "far"}
+    # Nothing may be compared with what is published on the benchmark.
+    assert table["benchmark"] is None
+    assert json.loads(ood("report", "--format", "json")[1])["benchmark"] is None
+
+
 @pytest.mark.parametrize("allowed", [(), ("--allow-missing",)])
 @pytest.mark.parametrize("shifted", [(), ("gaussian-noise",)])
 def test_a_benchmark_without_any_ood_set_is_refused_before_the_pass(
