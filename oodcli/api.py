@@ -138,7 +138,7 @@ class LoadedRun:
         from oodcli.compute.compute import Compute
         from oodcli.scoring.open_run import OpenRun
         from oodcli.screening.thresholds import ThresholdRule
-        from oodcli.workflows.recommend import detector_meant
+        from oodcli.workflows.recommend import resolve_detector
 
         with naming_arguments():
             rule = ThresholdRule(tpr, threshold)
@@ -150,7 +150,7 @@ class LoadedRun:
                 skip_unreadable=skip_unreadable,
                 progress=progress,
             ) as run:
-                return detector_meant(run, method, rule)
+                return resolve_detector(run, method, rule)
 
     def score(
         self,

@@ -128,9 +128,9 @@ def _report(missing: "tuple[MissingFile, ...]") -> None:
 def path(name: NameArgument, store: StoreOption = None) -> None:
     """Print the folder of the files of a data set."""
     from oodcli.store.store import Store
-    from oodcli.workflows.datasets import path_of
+    from oodcli.workflows.datasets import dataset_path
 
-    tell(path_of(Store.at(store), name))
+    tell(dataset_path(Store.at(store), name))
 
 
 @app.command("verify")
@@ -191,7 +191,7 @@ def add(
 ) -> None:
     """Name your own images, or point a known name to your copy; copies nothing."""
     from oodcli.store.store import Store
-    from oodcli.workflows.datasets import add_dataset, unlike_published
+    from oodcli.workflows.datasets import add_dataset, published_count_warning
 
     added = add_dataset(Store.at(store), name, path_, labels=labels, root=root)
     parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
@@ -199,7 +199,7 @@ def add(
     say(f"{name}: {parts} images{classes}")
     if added.layout:
         say(f"found {added.layout}")
-    remark = unlike_published(added)
+    remark = published_count_warning(added)
     if remark is not None:
         say(f"warning: {remark}")
     tell(added.location)
@@ -238,8 +238,12 @@ def show(
     """Draw many images of a set as a network sees them, with their classes."""
     from oodcli.data import View
     from oodcli.store.store import Store
-    from oodcli.workflows.datasets import draw_sheet
+    from oodcli.workflows.datasets import write_contact_sheet
 
     suffix = "" if view is ViewKind.PLAIN else f"-{view.value}"
     target = output or Path(f"{Path(name).stem}{suffix}.png")
-    tell(draw_sheet(Store.at(store), name, target, view=View(view.value), benchmark=benchmark))
+    tell(
+        write_contact_sheet(
+            Store.at(store), name, target, view=View(view.value), benchmark=benchmark
+        )
+    )

@@ -25,10 +25,10 @@ def doctor(
     """
     from oodcli.cli.render.doctor import render_diagnosis
     from oodcli.cli.render.formats import human_bytes
-    from oodcli.workflows.doctor import diagnose, repaired
+    from oodcli.workflows.doctor import diagnose, repair_store
 
     if repair:
-        for path, size in repaired(store):
+        for path, size in repair_store(store):
             say(f"removed {path}: {human_bytes(size)}")
     found = diagnose(store)
     deliver(render_diagnosis(found, format_), None)

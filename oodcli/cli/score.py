@@ -191,7 +191,7 @@ def score(
     from oodcli.cli.undefined import end_without
     from oodcli.compute.compute import Compute
     from oodcli.store.store import Store
-    from oodcli.workflows.score import ScoreRequest, help_to_score, plan
+    from oodcli.workflows.score import ScoreRequest, plan, score_as_worker
     from oodcli.workflows.score import score as score_workflow
 
     if activations is not None:
@@ -224,7 +224,7 @@ def score(
         request = replace(request, compute=compute)
         if not processes.first:
             if not dry_run:
-                help_to_score(kept, request, processes=processes)
+                score_as_worker(kept, request, processes=processes)
             return
         if dry_run:
             planned = plan(kept, request, progress=progress)

@@ -49,7 +49,7 @@ from oodcli.version import __version__
 
 # Raised whenever the same fitted method would be stored, or would score, otherwise.
 DETECTOR_SCHEMA = 3
-BY_DEFAULT = ThresholdRule()
+DEFAULT_RULE = ThresholdRule()
 
 _RECORD = "detector.json"
 _ARRAYS = "detector.safetensors"
@@ -224,7 +224,7 @@ class Detector:
         }
 
 
-def detector_for(run: OpenRun, method: str, rule: ThresholdRule = BY_DEFAULT) -> Detector:
+def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) -> Detector:
     """Return the detector of a run: the stored one, or one that is fitted and stored now.
 
     Parameters
@@ -341,7 +341,7 @@ class _Place:
             fitted=fitted,
             id=scores,
             created=created,
-            threshold=BY_DEFAULT.on(scores.values),
+            threshold=DEFAULT_RULE.on(scores.values),
             compute=self.compute,
         )
 

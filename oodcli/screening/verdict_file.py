@@ -26,7 +26,7 @@ from oodcli.progress import SILENT, Progress
 from oodcli.store.store import Store, is_stream, open_stream, read_json, write_json
 from oodcli.text import escaped, json_text, unescaped
 
-Lines = Literal["csv", "jsonl"]
+RowFormat = Literal["csv", "jsonl"]
 ROW_SCHEMA = 1
 SYNC_S = 3.0
 
@@ -80,7 +80,7 @@ def as_object(verdict: Verdict) -> dict[str, Any]:
     return {"schema": ROW_SCHEMA, **dict(zip(COLUMNS, values, strict=True))}
 
 
-def as_lines(verdicts: Sequence[Verdict], kind: Lines) -> str:
+def as_lines(verdicts: Sequence[Verdict], kind: RowFormat) -> str:
     """Return verdicts as text, one line each.
 
     Notes
@@ -101,7 +101,7 @@ def as_lines(verdicts: Sequence[Verdict], kind: Lines) -> str:
     return text.getvalue()
 
 
-def header(kind: Lines) -> str:
+def header(kind: RowFormat) -> str:
     """Return the line above the rows."""
     return ",".join(COLUMNS) + "\n" if kind == "csv" else ""
 
@@ -193,7 +193,7 @@ class VerdictFile:
     """
 
     stream: IO[bytes]
-    kind: Lines
+    kind: RowFormat
     done: Done
     before: Counts
     _synced: float = 0.0
@@ -222,7 +222,7 @@ def settings_path(path: Path) -> Path:
 @contextlib.contextmanager
 def verdict_file(
     path: Path,
-    kind: Lines,
+    kind: RowFormat,
     settings: Mapping[str, Any],
     store: Store,
     *,
@@ -270,7 +270,7 @@ def verdict_file(
 
 @contextlib.contextmanager
 def _opened(
-    path: Path, target: Path, kind: Lines, settings: Mapping[str, Any]
+    path: Path, target: Path, kind: RowFormat, settings: Mapping[str, Any]
 ) -> Iterator[VerdictFile]:
     if is_stream(path):
         with open_stream(path) as stream:
@@ -326,7 +326,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _read(path: Path, stream: IO[bytes], kind: Lines) -> tuple[Done, Counts]:
+def _read(path: Path, stream: IO[bytes], kind: RowFormat) -> tuple[Done, Counts]:
     """Read the rows there are, and cut off a last one that is torn."""
     counts = Counts()
     digests = bytearray()
@@ -350,7 +350,7 @@ def _read(path: Path, stream: IO[bytes], kind: Lines) -> tuple[Done, Counts]:
     return Done(np.frombuffer(bytes(digests), np.uint64)), counts
 
 
-def _row(line: str, kind: Lines) -> tuple[str, str | None]:
+def _row(line: str, kind: RowFormat) -> tuple[str, str | None]:
     if kind == "jsonl":
         content = json.loads(line)
         return str(content["path"]), content["verdict"]

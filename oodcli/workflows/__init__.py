@@ -1,1 +1,1 @@
-"""One function per command: typed arguments in, a record out; nothing here prints."""
+"""One function per command: it takes typed arguments, returns a record and prints nothing."""

@@ -1,4 +1,4 @@
-"""Commands on data sets known by name: download, register, show."""
+"""Data sets known by name: download, register, remove, show."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ SHEET_ROWS = 5
 
 @dataclass(frozen=True)
 class Downloads:
-    """What a download brought.
+    """The result of a download.
 
     Parameters
     ----------
     folders
-        Folders of the data sets that are complete now, by name.
+        Folders of the completely downloaded data sets, by name.
     missing
-        Files that could not be had.
+        Files that could not be downloaded.
     """
 
     folders: Mapping[str, Path]
@@ -48,31 +48,31 @@ def download_datasets(
     jobs: int = JOBS,
     progress: Progress = SILENT,
 ) -> Downloads:
-    """Bring data sets into the store; what cannot be had stops nothing else.
+    """Download data sets into the store; a failed file does not stop the others.
 
     Parameters
     ----------
     store
-        Where they are kept.
+        The store.
     names
         Names of data sets.
     benchmark
-        A benchmark whose data sets are wanted too.
+        A benchmark whose data sets are downloaded as well.
     origin
-        A folder of files fetched by hand, or the address of a mirror.
+        A folder of files that were downloaded manually, or the URL of a mirror.
     jobs
-        The most files to fetch side by side.
+        Maximum number of parallel downloads.
     progress
         Receives the number of bytes received.
 
     Raises
     ------
     UnknownNameError
-        If no data set, or no benchmark, has the name.
+        If a data set or the benchmark does not exist.
     InvalidInputError
-        If nothing is asked for, or ``origin`` is neither a folder nor an address.
+        If no data set is given, or ``origin`` is neither a folder nor a URL.
     MissingArtifactError
-        If ``origin`` is a folder that is not there.
+        If ``origin`` is a folder that does not exist.
     """
     own = registered(store)
     wanted = list(dict.fromkeys((*names, *_members(benchmark))))
@@ -84,7 +84,7 @@ def download_datasets(
     files: list[WantedFile] = []
     for name in wanted:
         if name in own:
-            progress.note(f"{name} is your own, at {own[name].path}: nothing to download")
+            progress.note(f"{name} is your own data set, at {own[name].path}: nothing to download")
             continue
         if name in BENCHMARKS and name not in DATASETS:
             raise InvalidInputError(f"{name} is a benchmark; write --benchmark {name}")
@@ -92,7 +92,7 @@ def download_datasets(
         if not found:
             progress.note(f"{name} comes with ood: nothing to download")
         elif DATASETS[name].is_present(store) and not all(f.target.is_file() for f in found):
-            # Not the archives, but what they unpack to, or a folder that datasets.toml names.
+            # The unpacked archives are present, or a folder given in datasets.toml.
             progress.note(f"{name} is at {DATASETS[name].folder(store)}: nothing to download")
         else:
             files += found
@@ -112,13 +112,13 @@ def _members(benchmark: str | None) -> tuple[str, ...]:
     return BENCHMARKS[benchmark].members
 
 
-def path_of(store: Store, name: str) -> Path:
-    """Return where the files of a data set are, or belong.
+def dataset_path(store: Store, name: str) -> Path:
+    """Return the path of a data set's files, which need not exist yet.
 
     Parameters
     ----------
     store
-        Where downloads are kept.
+        The store, which contains downloads.
     name
         Name of the data set.
 
@@ -127,7 +127,7 @@ def path_of(store: Store, name: str) -> Path:
     UnknownNameError
         If no data set has the name.
     InvalidInputError
-        If it comes with the tool.
+        If the data set comes with ood.
     """
     own = registered(store)
     if name in own:
@@ -147,33 +147,33 @@ def add_dataset(
     labels: Path | None = None,
     root: Path | None = None,
 ) -> Dataset:
-    """Register a folder or file of the user's under a name, or as the copy of a known set.
+    """Register a folder or file of the user under a name, or as a local copy of a known set.
 
     Parameters
     ----------
     store
-        Holds ``datasets.toml``.
+        The store, whose ``datasets.toml`` is changed.
     name
         The name.
     path
         A folder, an image list, an ``.npz`` or an ``.npy`` file.
     labels
-        For an ``.npy`` file, an array of classes; for a folder, an image list of what is in it.
+        For an ``.npy`` file, an array of class indices; for a folder, an image list of its files.
     root
-        For an image list, the folder from which its paths start.
+        For an image list, the folder that its paths are relative to.
 
     Returns
     -------
     dataset
-        The data set, opened.
+        The opened data set.
 
     Raises
     ------
     InvalidInputError
-        If the name is that of a benchmark or of a set that comes with the tool, or cannot be one,
-        or the images cannot be used.
+        If the name is that of a benchmark or of a set that comes with ood, or is not valid, or the
+        images cannot be used.
     MissingArtifactError
-        If a path leads to nothing.
+        If a path does not exist.
     """
     known = DATASETS.get(name)
     if known is not None and not known.sources:
@@ -196,7 +196,7 @@ def add_dataset(
     try:
         return open_in_any_role(name, store)
     except OodError:
-        # What cannot be opened is not registered.
+        # A data set that cannot be opened is not registered.
         if before is None:
             forget(name, store)
         else:
@@ -204,17 +204,17 @@ def add_dataset(
         raise
 
 
-def unlike_published(dataset: Dataset) -> str | None:
-    """Say that a copy of a known set has not the published number of images.
+def published_count_warning(dataset: Dataset) -> str | None:
+    """Return a warning if a copy of a known set differs from its published numbers of images.
 
     Parameters
     ----------
     dataset
-        The copy, under the name of the set.
+        The copy, under the name of the known set.
 
     Returns
     -------
-    remark
+    warning
         None if the numbers agree, or no known set has the name.
     """
     known = DATASETS.get(dataset.name)
@@ -232,29 +232,29 @@ def unlike_published(dataset: Dataset) -> str | None:
 
 
 def remove_dataset(store: Store, name: str) -> Path:
-    """Forget a registered data set; its images stay.
+    """Unregister a data set; its images are not removed.
 
     Parameters
     ----------
     store
-        Holds ``datasets.toml``.
+        The store, whose ``datasets.toml`` is changed.
     name
-        Its name.
+        Name of the data set.
 
     Returns
     -------
     path
-        Where the images are.
+        Path of the images.
 
     Raises
     ------
     UnknownNameError
-        If none has the name.
+        If no registered data set has the name.
     """
     return forget(name, store).path
 
 
-def draw_sheet(
+def write_contact_sheet(
     store: Store,
     spec: str,
     output: Path,
@@ -262,25 +262,26 @@ def draw_sheet(
     view: View | None = None,
     benchmark: str | None = None,
 ) -> Path:
-    """Draw images of a data set as a benchmark shows them to a network.
+    """Write a contact sheet of a data set's images, preprocessed as for a benchmark.
 
     Parameters
     ----------
     store
-        Holds what was downloaded.
+        The store, which contains downloads.
     spec
-        A name, or what else `open_dataset` takes.
+        The data set, as for `open_dataset`.
     output
-        The picture to write, PNG.
+        The PNG file to write.
     view
-        How the images are shown; plain if None.
+        Transformation of the images; none if None.
     benchmark
-        Whose size and preprocessing to use; the first that has the data set if None.
+        Benchmark whose size and preprocessing are used; if None, the first that has the data set.
 
     Raises
     ------
     OodError
-        If the data set or the benchmark is unknown or cannot be opened, or the file is no PNG.
+        If the data set or the benchmark is unknown or cannot be opened, or ``output`` does not end
+        in ``.png``.
     """
     view = view or View()
     if output.suffix.lower() != ".png":
@@ -290,10 +291,10 @@ def draw_sheet(
     chosen = benchmark or next((n for n, b in BENCHMARKS.items() if spec in b.members), None)
     shape = BENCHMARKS[chosen] if chosen else own_benchmark(grey=False)
     dataset = open_in_any_role(spec, store)
-    part_name, part = _tested(dataset, spec, shape, store)
+    part_name, part = _test_part(dataset, spec, shape, store)
     rows = evenly_spaced(len(part), COLUMNS * SHEET_ROWS)
     with tempfile.TemporaryDirectory() as folder:
-        # What is decoded for a picture is of no use to anyone later.
+        # The pixels decoded for a picture need not be stored.
         images = prepare(
             take(part, rows),
             Store(Path(folder)),
@@ -308,7 +309,7 @@ def draw_sheet(
         captions = [f"{row:,}" for row in shown]
     else:
         captions = [dataset.class_names[label] for label in images.labels]
-    how = f"as in {chosen}" if chosen else "as for data of your own"
+    how = f"as in {chosen}" if chosen else "as for your own data"
     if view.kind == "jigsaw":
         how += f", jigsaw of {view.tiles}x{view.tiles} tiles, seed {view.seed}"
     title = (
@@ -321,8 +322,8 @@ def draw_sheet(
     return output
 
 
-def _tested(dataset: Dataset, spec: str, benchmark: Benchmark, store: Store) -> tuple[str, Part]:
-    """Return the images that a benchmark tests on, and how they are called."""
+def _test_part(dataset: Dataset, spec: str, benchmark: Benchmark, store: Store) -> tuple[str, Part]:
+    """Return the name and the images of the part that a benchmark tests on."""
     is_id = spec == benchmark.id_set
     key = benchmark.id_test_list if is_id else benchmark.lists.get(spec, "")
     if key:

@@ -1,6 +1,6 @@
-"""What is installed, where everything is kept, and whether one image gets through: for bug reports.
+"""``ood doctor``: installed packages, devices, the store and a self-test, for bug reports.
 
-Nothing here is imported at the top that may be broken: a report is wanted most where something is.
+Modules that may be broken are not imported at the top, so that the report works even then.
 """
 
 import base64
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DOCTOR_SCHEMA = 1
 
-# What the tool cannot do without, as it is called on the package index and in an import.
+# Required packages: the name on PyPI, and the name of the module.
 PACKAGES: Mapping[str, str] = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -44,20 +44,20 @@ PACKAGES: Mapping[str, str] = {
     "tomlkit": "tomlkit",
     "typer": "typer",
 }
-# What can be installed besides, by the name of the extra.
+# Optional packages, by the name of the extra.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "pytorch-ood": ("pytorch-ood",),
     "hf": ("transformers",),
     "timm": ("timm",),
 }
-# Below this, the activations of an ordinary run may not fit.
-LITTLE_ROOM = 2**30
-# What decides how many threads there are on a CPU, and how they wait.
+# Below this much free space, the activations of an ordinary run may not fit.
+LOW_FREE_BYTES = 2**30
+# Environment variables for the number of CPU threads, and for how they wait.
 _SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _THREADS = ("OMP_NUM_THREADS", *_SPINNING)
 
-# 8 x 8 pixels: red rises to the right, green downwards, blue is a chess board.
+# 8 x 8 pixels: red increases to the right, green downwards, blue is a checkerboard.
 IMAGE = (
     b"iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAJ0lEQVR42mNkYGBQYfivwsCIRrIwqPxnYGBkYEAn"
     b"WRhUsIgyDLAOAIUKIhXGy/WgAAAAAElFTkSuQmCC"
@@ -66,26 +66,26 @@ IMAGE = (
 
 @dataclass(frozen=True)
 class StoreState:
-    """The folder in which everything is kept.
+    """The state of the store.
 
     Parameters
     ----------
     path
-        Where it is.
+        Path of its folder.
     exists
-        Whether it exists.
+        Whether the folder exists.
     writable
-        Whether files can be created in it, or the folder itself.
+        Whether files, or the folder itself, can be created.
     free_bytes
-        Free space on its disk; None if unknown.
+        Free space on its disk, in bytes; None if unknown.
     usage
-        Bytes of each part.
+        Size of each part in bytes.
     finished, unfinished
-        Number of finished runs, and of runs still in training.
+        Numbers of finished and of unfinished runs.
     damaged
         Why a run cannot be read, by its name.
     leftovers
-        Bytes of leftovers of killed processes, by path in the store.
+        Size in bytes of files of killed processes, by path relative to the store.
     """
 
     path: str
@@ -101,18 +101,18 @@ class StoreState:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """One image through a small network and two detectors.
+    """The self-test on one device: decode an image, run a small network and two detectors.
 
     Parameters
     ----------
     device
-        Where.
+        The device, as for ``--device``.
     passed
-        Whether the results were right.
+        Whether all results were correct.
     seconds
-        How long it took.
+        Duration in seconds.
     reason
-        What went wrong.
+        Why it failed; empty if it passed.
     """
 
     device: str
@@ -123,16 +123,16 @@ class SelfTest:
 
 @dataclass(frozen=True)
 class Device:
-    """What can compute.
+    """A device for computations.
 
     Parameters
     ----------
     name
-        As ``--device`` takes it.
+        Name, as for ``--device``.
     description
-        What it is.
+        Model of the device and relevant settings.
     memory_bytes
-        Its memory; None if unknown.
+        Memory in bytes; None if unknown.
     """
 
     name: str
@@ -142,28 +142,28 @@ class Device:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that is worth knowing when something is wrong.
+    """The complete report of ``ood doctor``.
 
     Parameters
     ----------
     versions
-        Of ood, Python and the packages it needs; None for one that is not installed.
+        Versions of ood, Python and the required packages; None for a package that is not installed.
     system
-        The operating system and its processor.
+        Operating system and processor architecture.
     python
-        The interpreter.
+        Path of the interpreter.
     devices
         Devices, ``cpu`` first.
     store
-        The store; None if it cannot be opened.
+        State of the store; None if it cannot be opened.
     extras
-        Versions of the packages of every extra; None for one that is not installed.
+        Versions of the packages of every extra; None for a package that is not installed.
     self_tests
-        One for every kind of device; none where torch cannot be imported.
+        One for each kind of device; empty if torch cannot be imported.
     problems
-        What is broken, each with its cure.
+        Errors, each with a suggestion.
     remarks
-        What may matter but is no fault.
+        Observations that may matter but are not errors.
     """
 
     versions: Mapping[str, str | None]
@@ -178,7 +178,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is broken."""
+        """Whether there are no problems."""
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
@@ -187,20 +187,22 @@ class Diagnosis:
 
 
 def diagnose(store: Path | None = None) -> Diagnosis:
-    """Look at everything that ood needs; whatever is broken becomes a line, never an exception.
+    """Check everything that ood needs; every failure becomes a line of the report.
 
     Parameters
     ----------
     store
-        The store; None for the one that every command would take.
+        The store; None for the default store of all commands.
     """
     problems: list[str] = []
     remarks: list[str] = []
-    versions = {name: _imported(name, module, problems) for name, module in PACKAGES.items()}
+    versions = {
+        name: _imported_version(name, module, problems) for name, module in PACKAGES.items()
+    }
     torch_works = "torch" in sys.modules and not any(p.startswith("torch ") for p in problems)
     devices = [_cpu()]
     if torch_works:
-        with _noting(problems, "devices cannot be listed"):
+        with _ErrorsAsLines(problems, "devices cannot be listed"):
             devices += _accelerators()
     tests: list[SelfTest] = []
     if torch_works:
@@ -211,7 +213,7 @@ def diagnose(store: Path | None = None) -> Diagnosis:
             for each in tests
             if not each.passed
         ]
-    remarks += _surroundings()
+    remarks += _environment_remarks()
     state = _store_state(store, problems, remarks)
     extras = {
         extra: {name: _version(name) for name in packages} for extra, packages in EXTRAS.items()
@@ -240,8 +242,8 @@ def diagnose(store: Path | None = None) -> Diagnosis:
     )
 
 
-class _noting:  # noqa: N801 - reads as the context manager it is
-    """Turns any failure of what it surrounds into a line."""
+class _ErrorsAsLines:
+    """Context manager that turns any exception into a line of a list."""
 
     def __init__(self, lines: list[str], what: str) -> None:
         self._lines = lines
@@ -253,31 +255,31 @@ class _noting:  # noqa: N801 - reads as the context manager it is
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception):
             return False
-        self._lines.append(f"{self._what}: {_in_a_line(error)}")
+        self._lines.append(f"{self._what}: {_one_line(error)}")
         return True
 
 
-def _in_a_line(error: BaseException) -> str:
-    """Return an error in one line, with its kind where ood does not know it."""
+def _one_line(error: BaseException) -> str:
+    """Return the message of an error in one line; with its type unless it is an OodError."""
     text = " ".join(str(error).split())
     return text if isinstance(error, OodError) else f"{type(error).__name__}: {text}"
 
 
 def _version(name: str) -> str | None:
-    """Return the version of an installed package."""
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _imported(name: str, module: str, problems: list[str]) -> str | None:
-    """Return what a package itself says it is, which for torch includes the build."""
+def _imported_version(name: str, module: str, problems: list[str]) -> str | None:
+    """Import a package and return its ``__version__``, which for torch includes the build."""
     try:
         package = importlib.import_module(module)
     except Exception as error:  # noqa: BLE001 - a broken package raises anything
         problems.append(
-            f"{name} cannot be imported ({_in_a_line(error)}); "
+            f"{name} cannot be imported ({_one_line(error)}); "
             f"install it again: pip install --force-reinstall {name}"
         )
         return _version(name)
@@ -293,8 +295,8 @@ def _cpu() -> Device:
     return Device("cpu", ", ".join([f"{os.cpu_count() or 1} cores", *settings]), memory)
 
 
-def _surroundings() -> list[str]:
-    """Return what in the settings of this process makes commands slow or results hard to read."""
+def _environment_remarks() -> list[str]:
+    """Return remarks on settings of the environment that slow down commands or affect output."""
     lines = []
     spinning = [name for name in _SPINNING if _spins(name)]
     if spinning:
@@ -313,11 +315,11 @@ def _surroundings() -> list[str]:
 
 
 def _spins(name: str) -> bool:
-    """Return whether an OpenMP variable asks threads to wait actively."""
+    """Return whether an OpenMP variable makes waiting threads spin."""
     value = os.environ.get(name, "").strip().lower()
     if name == "OMP_WAIT_POLICY":
         return value == "active"
-    # With a passive policy, libgomp does not spin unless a count says so; 0 is no spinning.
+    # With a passive policy, libgomp spins only if a positive spin count is set.
     return value not in ("", "0")
 
 
@@ -336,13 +338,13 @@ def _accelerators() -> list[Device]:
 
 
 def _self_test(device: str) -> SelfTest:
-    """Bring one image through decoding, a network and two detectors, and check what comes out."""
+    """Decode an image, run a network and two detectors on a device, and check the results."""
     start = time.perf_counter()
     reason = ""
     try:
         _one_image(device)
-    except Exception as error:  # noqa: BLE001 - whatever is broken is what is asked for
-        reason = _in_a_line(error)
+    except Exception as error:  # noqa: BLE001 - any failure is reported
+        reason = _one_line(error)
     return SelfTest(device, not reason, round(time.perf_counter() - start, 3), reason)
 
 
@@ -371,7 +373,7 @@ def _one_image(device: str) -> None:
         "an image was decoded to wrong pixels",
     )
     pixels = Resizing((16, 16)).apply(decoded).transpose(2, 0, 1)[None]
-    # The image itself, and three that are not it.
+    # The image and three variants of it.
     images = np.concatenate([pixels, pixels[..., ::-1], 255 - pixels, pixels[:, ::-1]])
     spec = parse_architecture("resnet18:width=2")
     with torch.random.fork_rng(devices=[]):
@@ -388,7 +390,7 @@ def _one_image(device: str) -> None:
             for name, values in passes[device].arrays().items()
             if name != "predictions"
         ),
-        "the network gives different activations there than on the cpu",
+        "the activations of the network differ from those on the cpu",
     )
     activations = passes[device].map(lambda values: values.to(device))
     reference = Reference(
@@ -404,18 +406,18 @@ def _one_image(device: str) -> None:
     )
     _check(
         bool((knn.score(activations).abs() < 1e-6).all()),
-        "knn does not find an image among itself and others",
+        "knn does not find an image among the images it was fitted on",
     )
 
 
-def _check(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads like an assertion
-    if not holds:
-        raise RuntimeError(otherwise)
+def _check(condition: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
+    if not condition:
+        raise RuntimeError(message)
 
 
 def _store_state(root: Path | None, problems: list[str], remarks: list[str]) -> StoreState | None:
-    """Look at the store without changing it."""
-    with _noting(problems, "the store cannot be opened"):
+    """Return the state of the store, without changing it; None if it cannot be opened."""
+    with _ErrorsAsLines(problems, "the store cannot be opened"):
         from oodcli.store.store import Store, free_bytes
 
         store = Store.at(root)
@@ -423,13 +425,13 @@ def _store_state(root: Path | None, problems: list[str], remarks: list[str]) -> 
         writable = _writable(store.root)
         if not writable:
             problems.append(
-                f"the store {store.root} cannot be written; change its permissions, or choose "
-                "another store: --store DIR"
+                f"the store {store.root} is not writable; change its permissions, or use another "
+                "store: --store DIR"
             )
         free = None
         with suppress(OSError):
             free = free_bytes(store.root)
-        if free is not None and free < LITTLE_ROOM:
+        if free is not None and free < LOW_FREE_BYTES:
             remarks.append(
                 f"little free space on the disk of the store: {free / 2**20:.0f} MiB; free some "
                 "space, or use another store: --store DIR"
@@ -438,24 +440,24 @@ def _store_state(root: Path | None, problems: list[str], remarks: list[str]) -> 
         if not exists:
             remarks.append(f"there is no store at {store.root} yet; the first command creates it")
             return state
-        with _noting(problems, f"the store {store.root} cannot be read"):
-            return _with_runs(state, store, problems, remarks)
+        with _ErrorsAsLines(problems, f"the store {store.root} cannot be read"):
+            return _state_with_runs(state, store, problems, remarks)
         return state
     return None
 
 
-def repaired(root: Path | None = None) -> list[tuple[str, int]]:
-    """Remove what killed processes left in a store and no run has.
+def repair_store(root: Path | None = None) -> list[tuple[str, int]]:
+    """Remove files and folders of killed processes that belong to no run.
 
     Parameters
     ----------
     root
-        The store; None for the one that every command would take.
+        The store; None for the default store of all commands.
 
     Returns
     -------
     list
-        Path and bytes of what was removed. What a process uses is not.
+        Path and size in bytes of everything removed. What another process uses is not removed.
 
     Raises
     ------
@@ -474,13 +476,13 @@ def repaired(root: Path | None = None) -> list[tuple[str, int]]:
     return removed
 
 
-def _with_runs(
+def _state_with_runs(
     state: StoreState,
-    store: Any,  # noqa: ANN401 - its module may not import
+    store: Any,  # noqa: ANN401 - importing its module may fail
     problems: list[str],
     remarks: list[str],
 ) -> StoreState:
-    """Return the state of a store with what is in it."""
+    """Return the state of a store with its runs, disk usage and leftovers."""
     from oodcli.store.removal import leftovers
     from oodcli.store.runs import find_run, run_folders
 
@@ -491,12 +493,12 @@ def _with_runs(
             if folder.finished:
                 record = folder.read()
                 _check_weights(folder.weights)
-                remarks += _remarks_on(folder, record)
+                remarks += _run_remarks(folder, record)
             else:
                 folder.read_training()
         except (OodError, OSError, ValueError) as error:
-            damaged[folder.name] = _in_a_line(error)
-            problems.append(f"run {folder.name} is damaged: {_in_a_line(error)}")
+            damaged[folder.name] = _one_line(error)
+            problems.append(f"run {folder.name} is damaged: {_one_line(error)}")
             continue
         finished += folder.finished
         unfinished += not folder.finished
@@ -504,29 +506,29 @@ def _with_runs(
         find_run(store, None)
     except (OodError, OSError) as error:
         if finished:
-            remarks.append(f"commands without --run are refused: {_in_a_line(error)}")
-    rests = {each.path.relative_to(store.root).as_posix(): each.bytes for each in leftovers(store)}
-    if rests:
+            remarks.append(f"commands without --run are refused: {_one_line(error)}")
+    sizes = {each.path.relative_to(store.root).as_posix(): each.bytes for each in leftovers(store)}
+    if sizes:
         remarks.append(
-            f"{sum(rests.values()) / 2**20:.1f} MiB of the store are leftovers of killed "
-            f"processes that belong to no run ({', '.join(rests)}); remove them: ood doctor "
+            f"{sum(sizes.values()) / 2**20:.1f} MiB of the store are leftovers of killed "
+            f"processes that belong to no run ({', '.join(sizes)}); remove them: ood doctor "
             "--repair"
         )
     return StoreState(
         state.path, state.exists, state.writable, state.free_bytes,
-        store.usage(), finished, unfinished, damaged, rests,
+        store.usage(), finished, unfinished, damaged, sizes,
     )  # fmt: skip
 
 
-def _remarks_on(folder: "RunFolder", record: "Run") -> list[str]:
-    """Return what makes the results of a run doubtful, or has to be recomputed.
+def _run_remarks(folder: "RunFolder", record: "Run") -> list[str]:
+    """Return reasons to doubt the results of a run, and results that must be recomputed.
 
     Parameters
     ----------
     folder
-        Of a finished run.
+        Folder of a finished run.
     record
-        Its record.
+        Record of the run.
     """
     from oodcli.store.store import read_json
 
@@ -541,27 +543,29 @@ def _remarks_on(folder: "RunFolder", record: "Run") -> list[str]:
         )
     for path in sorted(folder.path.rglob("*.json")):
         try:
-            content = read_json(path, cure="commands compute it again, or refuse it")
+            content = read_json(path, cure="commands recompute it, or report an error")
         except FileNotFoundError:
             continue  # another process has just removed it
         except (OodError, OSError) as error:
-            lines.append(f"run {name}: {_in_a_line(error)}")
+            lines.append(f"run {name}: {_one_line(error)}")
             continue
         if path == folder.recommendation and content.get("weights") != record.weights:
             lines.append(
-                f"the recommendation of run {name} is for other weights, and is not used; choose "
-                f"again: ood recommend --run {name}"
+                f"the recommendation of run {name} was made for other weights and is not used; "
+                f"choose again: ood recommend --run {name}"
             )
     return lines
 
 
 def _check_weights(path: Path) -> None:
-    """Refuse weights that are gone or cut short; their digest would take a minute a hundred runs.
+    """Check that a weights file exists and is complete, without computing its digest.
+
+    Computing the digests would take about a minute per hundred runs.
 
     Raises
     ------
     CorruptArtifactError
-        If they cannot be opened.
+        If the file is missing or cannot be opened.
     """
     from safetensors import SafetensorError, safe_open
 

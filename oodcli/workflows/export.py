@@ -1,4 +1,4 @@
-"""``ood export``: a run's classifier and detector as one ONNX file, compared with ood itself."""
+"""``ood export``: a run's classifier and detector as one ONNX file, verified against ood."""
 
 import importlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from oodcli.methods._traced import bank_bytes, check_traceable
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.detector import BY_DEFAULT, Detector, detector_for
+from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
 from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, as_onnx
 from oodcli.screening.onnx_verification import Verification, verified
 from oodcli.screening.thresholds import ThresholdRule
@@ -35,14 +35,14 @@ from oodcli.store.store import (
     write_json,
 )
 from oodcli.version import __version__
-from oodcli.workflows.recommend import detector_meant
+from oodcli.workflows.recommend import resolve_detector
 
 EXPORT_SCHEMA = 1
 KIND = "ood-export"
 MODEL = "model.onnx"
 DESCRIPTION = "model.json"
 
-# A bank of training vectors may take this much; the whole file, what protocol buffers allow.
+# Maximum size of a bank of training features, and of the file (the limit of protocol buffers).
 MAX_BANK_BYTES = 512 * 2**20
 _MAX_BYTES = 2**31 - 2**20
 _REAL_IMAGES = 256
@@ -55,29 +55,29 @@ class ExportRequest:
     Parameters
     ----------
     method
-        The method as written on the command line.
+        The method, as on the command line.
     output
-        Folder for the files; made where its parent is there.
+        Folder for the files; created if its parent exists.
     run
-        Name of the run; the finished one created last if None.
+        Name of the run; the default run if None.
     rule
-        How the threshold is set.
+        Rule for the threshold.
     input
         ``uint8`` for pixels from 0 to 255, ``float32`` for pixels from 0 to 1.
     input_size
-        Height and width of the images; those of the network if None.
+        Height and width of the input images; those of the network if None.
     overwrite
-        Whether to replace files that are no export of ood.
+        Whether to replace files that are not an export of ood.
     compute
-        Where and how to fit the method.
+        Device, precision and batch size for fitting the method.
     skip_unreadable
-        Whether to leave out images of the run that cannot be decoded.
+        Whether to skip images of the run that cannot be decoded.
     """
 
     method: str
     output: Path
     run: str | None = None
-    rule: ThresholdRule = BY_DEFAULT
+    rule: ThresholdRule = DEFAULT_RULE
     input: Input = "uint8"
     input_size: tuple[int, int] | None = None
     overwrite: bool = False
@@ -87,16 +87,16 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Parameters
     ----------
     folder
-        Where.
+        Folder of the files.
     description
         The content of ``model.json``.
     verification
-        How it compares.
+        Differences between the outputs of the file and of ood.
     """
 
     folder: Path
@@ -109,12 +109,12 @@ class Exported:
 
 
 def export(store: Store, request: ExportRequest, *, progress: Progress = SILENT) -> Exported:
-    """Write an ONNX file that screens images, after comparing it with ood on real ones.
+    """Write an ONNX file that screens images, after verifying it against ood on real images.
 
     Parameters
     ----------
     store
-        Where the run is.
+        The store that contains the run.
     request
         What to export.
     progress
@@ -123,18 +123,18 @@ def export(store: Store, request: ExportRequest, *, progress: Progress = SILENT)
     Raises
     ------
     MissingArtifactError
-        If the extra ``onnx`` is not installed, or the run or its data are not there.
+        If the extra ``onnx`` is not installed, or the run or its data do not exist.
     InvalidInputError
-        If the method, the network or an option cannot be used, or the file gives other results.
-        Nothing is written then.
+        If the method, the network or an option cannot be used, or the results of the file differ.
+        Then nothing is written.
 
     Notes
     -----
-    The file is compared on 256 of the run's test images and 64 images of noise; resized to the
-    input size where one is given. Logits, probabilities and scores may differ by 1e-4 of their
-    standard deviation over these images.
+    The file is verified on 256 test images of the run and 64 images of noise, resized to the input
+    size if one is given. Logits, probabilities and scores may differ by 1e-4 of their standard
+    deviation over these images.
     """
-    onnx = _packages()
+    onnx = _import_onnx()
     if request.method != AUTO:
         check_traceable(parse_method(request.method), what="an ONNX file")
     folder_out = expanded(request.output).resolve()
@@ -156,17 +156,17 @@ def _exported(
     *,
     into: Path,
 ) -> Exported:
-    """Export the detector of a run that is open."""
+    """Export the detector of an open run."""
     preprocess = run.record.preprocess
     size = request.input_size or preprocess.size
     matrices = _matrices(preprocess, size)
-    detector = _on_cpu(run, request)
+    detector = _cpu_detector(run, request)
     network = detector.network()
     with run.progress.task("writing the graph", total=1, unit="files") as task:
         screening = Screening(network, detector, kind=request.input, matrices=matrices)
         model = as_onnx(screening, request.input, size, str(network.spec))
         task.advance(1)
-    description = _described(detector, request.input, size, resizes=matrices is not None)
+    description = _description(detector, request.input, size, resizes=matrices is not None)
     annotate(onnx, model, description)
     if model.ByteSize() > _MAX_BYTES:
         raise InvalidInputError(
@@ -193,45 +193,45 @@ def _exported(
     return Exported(into, description, verification)
 
 
-def _on_cpu(run: OpenRun, request: ExportRequest) -> Detector:
-    """Return the detector, fitted where that was asked for, on the CPU.
+def _cpu_detector(run: OpenRun, request: ExportRequest) -> Detector:
+    """Return the detector on the CPU, after fitting it on the requested device.
 
     Raises
     ------
     InvalidInputError
-        If its method cannot be written as a graph, or takes too much room.
+        If its method cannot be traced as a graph, or its bank of features is too large.
     """
-    detector = detector_meant(run, request.method, request.rule)
+    detector = resolve_detector(run, request.method, request.rule)
     if request.method == AUTO:
         check_traceable(parse_method(detector.method), what="an ONNX file")
     needed = bank_bytes(detector.fitted.detector)
     if needed > MAX_BANK_BYTES:
         raise InvalidInputError(
-            f"the training vectors of {detector.method} take {needed / 2**20:,.0f} MiB, and a file "
-            f"may hold {MAX_BANK_BYTES // 2**20} MiB of them; use a method without a bank of "
-            "features, such as mds or vim"
+            f"the training features of {detector.method} take {needed / 2**20:,.0f} MiB, and a "
+            f"file may contain {MAX_BANK_BYTES // 2**20} MiB of them; use a method without a bank "
+            "of features, such as mds or vim"
         )
     cpu = torch.device("cpu")
     if run.compute.device == cpu:
         return detector
-    # As it was stored, or fitted again.
-    on_cpu = replace(run, compute=replace(run.compute, device=cpu))
-    return detector_for(on_cpu, detector.method, request.rule)
+    # Loads the stored detector, or fits it again.
+    cpu_run = replace(run, compute=replace(run.compute, device=cpu))
+    return detector_for(cpu_run, detector.method, request.rule)
 
 
 def _real_images(run: OpenRun) -> NDArray[np.uint8]:
-    """Return test images of the run, ``(n, 3, h, w)``, spread evenly over all of them."""
+    """Return evenly spaced test images of the run, uint8 ``(n, 3, h, w)``."""
     test = run.test()
     return test.take(evenly_spaced(len(test), _REAL_IMAGES)).pixels()
 
 
-def _packages() -> Any:  # noqa: ANN401 - a module
-    """Return the module onnx, if all that is needed is installed.
+def _import_onnx() -> Any:  # noqa: ANN401 - a module
+    """Return the module ``onnx`` after checking that all packages of the extra are installed.
 
     Raises
     ------
     MissingArtifactError
-        If it is not.
+        If one is not installed.
     """
     for name in ("onnx", "onnxruntime", "onnxscript"):
         try:
@@ -244,27 +244,28 @@ def _packages() -> Any:  # noqa: ANN401 - a module
 
 
 def _check_output(folder: Path, *, overwrite: bool) -> None:
-    """Refuse, before long work, a folder that cannot take the files.
+    """Check, before long work, that the output folder can be written.
 
     Raises
     ------
     InvalidInputError
-        If it is a file, its parent is not there, or it has such files of something else.
+        If the path is a file, its parent does not exist, or the folder has files of these names
+        that ood has not exported.
     """
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder} is a file; name a folder: --output DIR")
     if not folder.parent.is_dir():
         raise InvalidInputError(f"there is no folder {folder.parent}; create it first")
     check_output_folder(folder, option="--output")
-    there = [name for name in (MODEL, DESCRIPTION) if (folder / name).exists()]
-    if there and not overwrite and not _ours(folder):
+    existing = [name for name in (MODEL, DESCRIPTION) if (folder / name).exists()]
+    if existing and not overwrite and not _is_export(folder):
         raise InvalidInputError(
-            f"{folder / there[0]} was not exported by ood; choose another folder, or replace it: "
-            "--overwrite"
+            f"{folder / existing[0]} was not exported by ood; choose another folder, or replace "
+            "it: --overwrite"
         )
 
 
-def _ours(folder: Path) -> bool:
+def _is_export(folder: Path) -> bool:
     try:
         return read_json(folder / DESCRIPTION).get("kind") == KIND
     except (OSError, CorruptArtifactError):
@@ -280,10 +281,10 @@ def _matrices(preprocess: Preprocess, size: tuple[int, int]) -> Matrices | None:
     return resizing_matrices(resizing, size)
 
 
-def _described(
+def _description(
     detector: Detector, kind: Input, size: tuple[int, int], *, resizes: bool
 ) -> dict[str, Any]:
-    """Return what ``model.json`` says, but for what is measured."""
+    """Return the content of ``model.json``, without the results of the verification."""
     record = detector.record
     classes = len(record.class_names)
     shapes: dict[str, list[int | str]] = {name: ["batch"] for name in OUTPUTS}

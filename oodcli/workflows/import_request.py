@@ -1,4 +1,4 @@
-"""What ``ood import`` is asked for, and which outputs of a network are the classes of the data."""
+"""The request and result of ``ood import``, and the mapping of classes to outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,59 +9,59 @@ from oodcli.data.class_order import among, in_order, places_among
 from oodcli.data.dataset import Dataset
 from oodcli.store.runs import Run
 
-Three = tuple[float, float, float]
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import, and what its images looked like in training.
+    """What to import, and the preprocessing that the network was trained with.
 
     Parameters
     ----------
     checkpoint
-        The file; None for the published weights of a network from torchvision or timm, and for
-        those in the folder that ``arch`` names.
+        The file of weights; None for the published weights of a network from torchvision or timm,
+        and for those in the folder given by ``arch``.
     key
-        Where in the file the state dict lies; the most likely place if None.
+        Key of the state dict within the file; the most likely one if None.
     by_order
-        Whether tensors are matched by their order and shape, whatever their names.
+        Whether tensors are matched by order and shape instead of by name.
     arch
         Architecture with parameters.
     data
-        The data set it was trained on.
+        The data set that the network was trained on.
     output
-        Which output of a network with several heads the logits are; found out if None.
+        Which output of a network with several outputs is the logits; detected if None.
     name
         Name of the run; that of the file or network if None.
     mean, std
-        Normalisation it was trained with; that of published weights of the network, else 0.5, if
-        None.
+        Normalisation used in training; if None, that of the published weights, or 0.5.
     image_size
-        Height and width of images in pixels; by :mod:`oodcli.training.preprocessing` if None.
+        Height and width of the input images in pixels; if None, see
+        :mod:`oodcli.training.preprocessing`.
     resize
-        How images get there: ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``.
+        How images are resized: ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``.
     val_fraction
         Share of the training images to hold out for calibration.
     test_fraction
-        Share of the images to test on where the data set is one whole, so that methods learn from
-        the others; all of them are test images if None.
+        Share of the images to use for testing if the data set has no parts of its own, so that
+        methods are fitted on the others; if None, all of them are test images.
     classes
-        A file with the name of a class on each line, in the order of the logits; the order of the
-        data set if None. It may name more classes than the data have.
+        A file with one class name per line, in the order of the logits; the order of the data set
+        if None. It may have more classes than the data.
     logits
-        Which logits of a network with more classes than the data count: of the ``data``'s classes
-        alone, or ``all``.
+        Which logits of a network with more classes than the data are used: those of the classes of
+        the ``data``, or ``all``.
     probe
-        Whether the last layer is a linear probe, fitted on the training images.
+        Whether the last layer is replaced by a linear probe, fitted on the training images.
     device
-        Where the network is tried.
+        Device on which the network is checked.
     skip_unreadable
-        Whether every later command leaves out images of the data that cannot be read.
+        Whether all later commands skip images of the data that cannot be read.
     download
-        Whether a folder of Hugging Face's hub that is not in its cache may be downloaded.
+        Whether a model of the Hugging Face hub that is not in the local cache may be downloaded.
     """
 
-    # Flat: a field for every option of the command, under its name and with its default.
+    # One field per option of the command, with its name and default.
     checkpoint: Path | None
     arch: str
     data: str
@@ -69,8 +69,8 @@ class ImportRequest:
     key: str | None = None
     by_order: bool = False
     name: str | None = None
-    mean: Three | None = None
-    std: Three | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
     image_size: int | None = None
     resize: str | None = None
     val_fraction: float = 0.0
@@ -85,14 +85,14 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import made.
+    """The result of an import.
 
     Parameters
     ----------
     run
         Name of the run.
     record
-        Its record.
+        Record of the run.
     """
 
     run: str
@@ -101,22 +101,22 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of a network, and the classes of the data among them.
+    """The outputs of a network, and which of them are the classes of the data.
 
     Parameters
     ----------
     count
-        How many there are.
+        Number of outputs.
     places
-        Where the classes of the data stand among them, in the order of the data; empty where they
-        are all outputs.
+        Index of the output of each class of the data, in the order of the data; empty if the
+        classes are all outputs.
     """
 
     count: int
     places: tuple[int, ...] = ()
 
 
-def arranged(
+def in_output_order(
     dataset: Dataset, names: Sequence[str], *, where: str, logits: str
 ) -> tuple[Dataset, Outputs]:
     """Return the data with their classes in the order of a network's outputs, and these outputs.
@@ -126,20 +126,20 @@ def arranged(
     dataset
         The data.
     names
-        Names of all outputs in order.
+        Class names of all outputs, in order.
     where
-        How to call the list of names in an error.
+        Source of the names, for messages.
     logits
         As in :class:`ImportRequest`.
 
     Raises
     ------
     InvalidInputError
-        If the classes of the data are not among them.
+        If a class of the data is not among the names.
     """
     places = places_among(dataset, names)
     if not places:
         ordered = in_order(dataset, names, where=where)
         return ordered, Outputs(len(names))
-    kept = among(dataset, names) if logits == "all" else dataset
-    return kept, Outputs(len(names), places)
+    extended = among(dataset, names) if logits == "all" else dataset
+    return extended, Outputs(len(names), places)

@@ -1,4 +1,4 @@
-"""The network of an import: read, brought to its images, tried on some, and stored as a run."""
+"""``ood import``: read the network, choose its preprocessing, check it and store the run."""
 
 import re
 from dataclasses import dataclass, replace
@@ -39,26 +39,26 @@ from oodcli.workflows.import_request import (
     ImportRequest,
     ImportResult,
     Outputs,
-    Three,
-    arranged,
+    Triple,
+    in_output_order,
 )
 
-_HALF: Three = (0.5, 0.5, 0.5)
+_HALF: Triple = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class _Normalisation:
-    """Mean and standard deviation of the three channels, and what says so."""
+    """Mean and standard deviation of the three channels, and their sources."""
 
-    mean: Three
-    std: Three
+    mean: Triple
+    std: Triple
     mean_from: str
     std_from: str
     assumed: bool
 
     @property
     def line(self) -> str:
-        """What was taken and why."""
+        """The values and their sources, for a note."""
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         if self.mean_from == self.std_from:
             return f"mean {mean} and std {std}: {self.mean_from}"
@@ -74,12 +74,12 @@ def imported_run(
     command: str,
     progress: Progress,
 ) -> ImportResult:
-    """Make the run of an import whose options, file and data have been looked at.
+    """Create the run of an import whose options, file and data have been checked.
 
     Parameters
     ----------
     store
-        Where the run goes.
+        The store for the run.
     request
         What to import.
     dataset
@@ -87,9 +87,9 @@ def imported_run(
     outputs
         The outputs of the network, and which of them are the classes of the data.
     command
-        The command line, kept with the run.
+        The command line, stored with the run.
     progress
-        Told what was taken from where, and of what looks wrong.
+        Receives notes on the sources of all settings, and warnings.
 
     Raises
     ------
@@ -119,15 +119,17 @@ def imported_run(
         device=device,
         progress=progress,
     )
-    facts = _facts(request, read, normalised, tried)
-    result = _stored(store, request, dataset, network, preprocess, imported=facts, command=command)
-    _tell_outcome(result, tried, read.source, progress)
+    imported = _import_fields(request, read, normalised, tried)
+    result = _store_run(
+        store, request, dataset, network, preprocess, imported=imported, command=command
+    )
+    _report_outcome(result, tried, read.source, progress)
     return result
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A network with its weights, the size it is used at, and where all of it came from."""
+class _ImportedNetwork:
+    """A network with its weights and input size, and the sources of all of them."""
 
     network: Network
     checkpoint: Checkpoint
@@ -139,14 +141,14 @@ class _Read:
     lines: tuple[str, ...]
 
 
-def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _Read:
-    """Read the weights, and build their network for the images of the data."""
+def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _ImportedNetwork:
+    """Read the weights and build the network for the images of the data."""
     spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
     published = None
     if names_folder(request.arch):
         published = published_configuration(request.arch, download=request.download)
-    dataset, outputs, order = _in_their_order(request, dataset, outputs)
-    # The file comes first: timm takes seconds to load.
+    dataset, outputs, order = _in_folder_order(request, dataset, outputs)
+    # The file is read first: the import of timm takes seconds.
     source, checkpoint = _weights(request, dataset, outputs.count)
     if published is None:
         published = published_configuration(request.arch, request.checkpoint)
@@ -154,7 +156,7 @@ def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _Read:
     def network_of(spec: ArchitectureSpec) -> tuple[Network, tuple[str, ...]]:
         return _network(spec, request, checkpoint, source, dataset, outputs=outputs)
 
-    # What is known without a size is refused before a size is asked for.
+    # Checks that need no image size come before those of the size.
     fitting = None if spec is None else network_of(spec)
     sizing = _sizing(request, dataset, published, outputs.count)
     network, names = fitting or network_of(parse_architecture(request.arch, side=sizing.side))
@@ -167,13 +169,16 @@ def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _Read:
         f"{dataset.name}: images of {sizing.originals}",
         *sizing.lines,
     )
-    return _Read(network, checkpoint, source, published, dataset, outputs, sizing, lines)
+    return _ImportedNetwork(network, checkpoint, source, published, dataset, outputs, sizing, lines)
 
 
-def _facts(
-    request: ImportRequest, read: _Read, normalised: _Normalisation, tried: Plausibility | None
+def _import_fields(
+    request: ImportRequest,
+    read: _ImportedNetwork,
+    normalised: _Normalisation,
+    tried: Plausibility | None,
 ) -> dict[str, Any]:
-    """Return what the record of the run says about the import."""
+    """Return the object ``imported`` of the record of the run."""
     sizing = read.sizing
     facts: dict[str, Any] = {
         "source": read.source,
@@ -193,36 +198,36 @@ def _facts(
     return {**facts, "plausibility": {} if tried is None else tried.to_json()}
 
 
-def _in_their_order(
+def _in_folder_order(
     request: ImportRequest, dataset: Dataset, outputs: Outputs
 ) -> tuple[Dataset, Outputs, tuple[str, ...]]:
-    """Bring the classes into the order that the folder of a network has them in, and say so.
+    """Bring the classes into the order given in a network's folder; the last value is a note.
 
-    Names are compared without regard to case, to spaces and underscores, and to what follows a
-    comma, as in ``tench, Tinca tinca``.
+    The comparison of names ignores case, the difference between spaces, hyphens and underscores,
+    and text after a comma, as in ``tench, Tinca tinca``.
     """
     if request.classes is not None or request.probe:
         return dataset, outputs, ()
     names = folder_class_names(request.arch)
     if not names:
         return dataset, outputs, ()
-    own = {_plain_name(name): name for name in dataset.class_names}
-    theirs = [_plain_name(name) for name in names]
+    own = {_normalised_name(name): name for name in dataset.class_names}
+    theirs = [_normalised_name(name) for name in names]
     unique = len(own) == len(dataset.class_names) and len(set(theirs)) == len(theirs)
     if not unique or not own.keys() <= set(theirs):
-        lacking = next((name for plain, name in own.items() if plain not in theirs), "")
+        missing = next((name for plain, name in own.items() if plain not in theirs), "")
         line = (
-            f"classes in the order of {dataset.name}, whose names the network's folder does not "
-            f"have ({printable(lacking or 'some stand twice')}); if its outputs have another "
-            "order: --classes FILE"
+            f"classes in the order of {dataset.name}, since its class names do not match those in "
+            f"the network's folder ({printable(missing or 'some names occur twice')}); if the "
+            "outputs have another order: --classes FILE"
         )
         return dataset, outputs, (line,)
     listed = [own.get(plain, name) for plain, name in zip(theirs, names, strict=True)]
-    moved, outputs = arranged(dataset, listed, where=request.arch, logits=request.logits)
-    return moved, outputs, ("classes in the order of the network's folder",)
+    ordered, outputs = in_output_order(dataset, listed, where=request.arch, logits=request.logits)
+    return ordered, outputs, ("classes in the order of the network's folder",)
 
 
-def _plain_name(name: str) -> str:
+def _normalised_name(name: str) -> str:
     first = name.partition(",")[0].strip() or name
     return first.casefold().replace("_", " ").replace("-", " ")
 
@@ -230,21 +235,21 @@ def _plain_name(name: str) -> str:
 def _sizing(
     request: ImportRequest, dataset: Dataset, published: Pretrained | None, classes: int
 ) -> Sizing:
-    """Return the size at which the network is used; its classes tell whose weights it has."""
-    its_own = published is not None and published.classes == classes
+    """Return the input size; an equal number of classes indicates the published weights."""
+    same_classes = published is not None and published.classes == classes
     return sizing_for(
         "import",
         dataset,
         request.arch,
         published=published,
-        certain=request.checkpoint is None or its_own,
+        certain=request.checkpoint is None or same_classes,
         image_size=request.image_size,
         resize=request.resize,
     )
 
 
 def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[str, Checkpoint]:
-    """Read the weights, and refuse those that cannot have so many classes."""
+    """Read the weights; raise an error if they cannot have this number of classes."""
     path = request.checkpoint
     if path is None:
         published = published_configuration(request.arch, download=request.download)
@@ -260,7 +265,7 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
         found = pretrained_state(request.arch, download=allowed)
         return found.source, Checkpoint(found.state)
     checkpoint = read_checkpoint(path, key=request.key)
-    # Two classes may be one logit, and some layers have a column for each output.
+    # Two classes may share one logit, and some layers have one column per output.
     fitting = {classes, 1} if classes == 2 else {classes}
     if (
         not request.probe
@@ -284,13 +289,13 @@ def _network(
     *,
     outputs: Outputs,
 ) -> tuple[Network, tuple[str, ...]]:
-    """Build the network with lines on its weights, and refuse one without the data's classes."""
+    """Build the network and notes on its weights; raise an error if its classes do not match."""
     if request.probe:
         spec.architecture.check_trainable()
         return fitted(spec, checkpoint.state, source=source, headless=True)
     network, remarks = fitted(spec, checkpoint.state, by_order=request.by_order, source=source)
     if network.num_classes != outputs.count:
-        named = f"{request.classes} names" if outputs.places else f"{dataset.name} has"
+        named = f"{request.classes} has" if outputs.places else f"{dataset.name} has"
         raise InvalidInputError(
             f"the checkpoint {source} has {network.num_classes} classes and {named} "
             f"{outputs.count}; name the data it was trained on: --data; or all classes of the "
@@ -298,22 +303,22 @@ def _network(
         )
     if outputs.places and request.logits == "data":
         network = network.restricted(outputs.places)
-    return network, (*remarks, *_kept(outputs, request.logits))
+    return network, (*remarks, *_logits_note(outputs, request.logits))
 
 
 def _logits(outputs: Outputs, logits: str) -> dict[str, Any]:
     return {"kept": logits, "classes": len(outputs.places), "outputs": outputs.count}
 
 
-def _kept(outputs: Outputs, logits: str) -> tuple[str, ...]:
-    """Say which logits of a network with more classes than the data count."""
+def _logits_note(outputs: Outputs, logits: str) -> tuple[str, ...]:
+    """Return a note on the logits in use, if the network has more classes than the data."""
     if not outputs.places:
         return ()
     return (f"logits: {logits_line(_logits(outputs, logits))}",)
 
 
 def _normalisation(request: ImportRequest, published: Pretrained | None) -> _Normalisation:
-    """Return what was asked for, else what published weights want, else one half."""
+    """Return the requested normalisation, else that of the published weights, else one half."""
     usual = "not stated anywhere, so one half is assumed"
     mean, std, source = _HALF, _HALF, usual
     if published is not None:
@@ -328,17 +333,17 @@ def _normalisation(request: ImportRequest, published: Pretrained | None) -> _Nor
 
 
 def _check_grey(network: Network, normalised: _Normalisation) -> None:
-    """Refuse several means or deviations for a network of one channel."""
+    """Check that a network with one input channel has one mean and one standard deviation."""
     if network.spec.architecture.channels == 1 and not (
         len(set(normalised.mean)) == 1 and len(set(normalised.std)) == 1
     ):
         raise InvalidInputError(
-            f"{network.spec} takes images of one channel, which has one mean and one deviation, "
-            f"not those of {normalised.line}; give one number each: --mean 0.5 --std 0.5"
+            f"{network.spec} takes images of one channel, so --mean and --std must be one number "
+            f"each, not {normalised.line}; for example: --mean 0.5 --std 0.5"
         )
 
 
-def _tell_outcome(
+def _report_outcome(
     result: ImportResult, tried: Plausibility | None, source: str, progress: Progress
 ) -> None:
     record = result.record
@@ -351,13 +356,13 @@ def _tell_outcome(
     )
 
 
-def _bare(name: str) -> str:
-    """Return the name of a file without the endings of checkpoints, such as ``.pth.tar``."""
-    bare = re.sub(r"(\.(?:pth?|th|ckpt|tar|bin|pkl|pickle|safetensors))+$", "", name)
-    return bare or name
+def _without_extensions(name: str) -> str:
+    """Return the name of a file without the extensions of checkpoints, such as ``.pth.tar``."""
+    stem = re.sub(r"(\.(?:pth?|th|ckpt|tar|bin|pkl|pickle|safetensors))+$", "", name)
+    return stem or name
 
 
-def _stored(
+def _store_run(
     store: Store,
     request: ImportRequest,
     dataset: Dataset,
@@ -367,14 +372,17 @@ def _stored(
     imported: dict[str, Any],
     command: str,
 ) -> ImportResult:
-    """Write weights and record."""
+    """Write the weights and the record of the run."""
     arch = network.spec.canonical
     path: Path | None = request.checkpoint
     if path is None and names_folder(arch):
-        path = Path(builder_of(arch)[0])  # its last part is a name
+        path = Path(builder_of(arch)[0])  # its last component is the name
     with store.lock("runs"):
         folder = RunFolder(
-            store.runs / new_name(store, request.name, arch if path is None else _bare(path.name))
+            store.runs
+            / new_name(
+                store, request.name, arch if path is None else _without_extensions(path.name)
+            )
         )
         save_weights(network, folder.weights)
         record = Run(

@@ -1,6 +1,6 @@
-"""A run made of a checkpoint from elsewhere: what can be refused without its network is refused.
+"""``ood import``: all checks that do not need the network.
 
-This module loads no torch, so that a wrong option, file or data set is answered at once.
+This module imports no torch, so that a wrong option, file or data set is reported at once.
 """
 
 from oodcli.data.class_order import read_class_names
@@ -10,7 +10,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.progress import SILENT, Progress
 from oodcli.store.runs import new_name
 from oodcli.store.store import Store
-from oodcli.workflows.import_request import ImportRequest, ImportResult, Outputs, arranged
+from oodcli.workflows.import_request import ImportRequest, ImportResult, Outputs, in_output_order
 
 
 def import_checkpoint(
@@ -20,18 +20,18 @@ def import_checkpoint(
     command: str = "",
     progress: Progress = SILENT,
 ) -> ImportResult:
-    """Make a run of a state dict, read without running any code that may be in the file.
+    """Create a run from a checkpoint, without executing any code contained in the file.
 
     Parameters
     ----------
     store
-        Where the run goes.
+        The store for the run.
     request
         What to import.
     command
-        The command line, kept with the run.
+        The command line, stored with the run.
     progress
-        Told what was taken from where, and of what looks wrong.
+        Receives notes on the sources of all settings, and warnings.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def import_checkpoint(
 
 
 def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[Dataset, Outputs]:
-    """Refuse what can be refused without the network; return the data and the outputs to expect."""
+    """Check everything that needs no network; return the data and the expected outputs."""
     if request.mean is not None and not all(0 <= value <= 1 for value in request.mean):
         raise InvalidInputError(
             f"--mean {','.join(f'{value:g}' for value in request.mean)} is not between 0 and 1, "
@@ -59,14 +59,14 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[
     check_size_options(request.image_size, request.resize)
     checkpoint = request.checkpoint
     if checkpoint is None and (request.key is not None or request.by_order):
-        raise InvalidInputError("--key and --keys say how a file is read; name a checkpoint")
+        raise InvalidInputError("--key and --keys need a checkpoint file; give its path")
     if checkpoint is not None and not checkpoint.exists():
         raise InvalidInputError(f"there is no file {checkpoint}; name a checkpoint")
     if request.name is not None:
         new_name(store, request.name, request.name)
     if request.probe and (request.by_order or request.logits == "all"):
         raise InvalidInputError(
-            "--probe fits a last layer for the classes of the data; leave out --keys and --logits"
+            "--probe fits a last layer for the classes of the data; omit --keys and --logits"
         )
     names = None if request.classes is None else read_class_names(request.classes)
     dataset = find_divided(
@@ -79,9 +79,9 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[
     )
     if not dataset.class_names:
         raise InvalidInputError(
-            f"{dataset.name} at {dataset.location} has no labels; name labelled images of the "
+            f"{dataset.name} at {dataset.location} has no labels; give labelled images of the "
             "classes that the network was trained on: --data"
         )
     if names is None:
         return dataset, Outputs(len(dataset.class_names))
-    return arranged(dataset, names, where=str(request.classes), logits=request.logits)
+    return in_output_order(dataset, names, where=str(request.classes), logits=request.logits)

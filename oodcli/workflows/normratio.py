@@ -1,4 +1,4 @@
-"""NormRatio of every block of a run's network, and the block it selects."""
+"""``ood normratio``: NormRatio of every block of a run's network, and the selected block."""
 
 from oodcli.compute.compute import Compute
 from oodcli.data.views import View
@@ -20,22 +20,22 @@ def normratio(
     skip_unreadable: bool = False,
     progress: Progress = SILENT,
 ) -> NormRatioResult:
-    """Compare training images with jigsaw puzzles of themselves, block by block; store the result.
+    """Compute NormRatio of every block on training images, and store the result with the run.
 
     Parameters
     ----------
     store
-        Where the run is.
+        The store that contains the run.
     run
-        Name of the run; the one created last if None.
+        Name of the run; the default run if None.
     max_images
-        Use this many training images, spread evenly over all of them; all if None.
+        Use this many evenly spaced training images; all if None.
     normalise
-        Whether to normalise the images with the constants of the run.
+        Whether to normalise the images with the mean and standard deviation of the run.
     compute
-        Where and how to compute.
+        Device, precision and batch size.
     skip_unreadable
-        Whether to leave out images that cannot be decoded.
+        Whether to skip images that cannot be decoded.
     progress
         Receives the progress of long work.
 

@@ -1,4 +1,4 @@
-"""``ood predict``: judge incoming images one by one, and write their verdicts as they come."""
+"""``ood predict``: judge incoming images and write a verdict for each as soon as it is known."""
 
 import contextlib
 import itertools
@@ -17,13 +17,13 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.copies import Copies, check_copies
-from oodcli.screening.detector import BY_DEFAULT, Detector
+from oodcli.screening.detector import DEFAULT_RULE, Detector
 from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import ThresholdRule
 from oodcli.screening.verdict_file import (
     Counts,
-    Lines,
+    RowFormat,
     Verdict,
     VerdictFile,
     as_lines,
@@ -32,26 +32,26 @@ from oodcli.screening.verdict_file import (
 )
 from oodcli.store.store import Store, check_output_file
 from oodcli.text import counted, printable
-from oodcli.workflows.recommend import detector_meant
+from oodcli.workflows.recommend import resolve_detector
 
-_ENDINGS: dict[str, Lines] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_ENDINGS: dict[str, RowFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 @dataclass(frozen=True)
 class VerdictOutputs:
-    """Where verdicts go.
+    """Outputs of ``ood predict``.
 
     Parameters
     ----------
     format
-        ``csv`` or ``jsonl`` for rows, ``table`` for a table at the end; by the ending of ``file``
-        if None, else a table.
+        ``csv`` or ``jsonl`` for rows, ``table`` for a table at the end; if None, by the extension
+        of ``file``, or a table without a file.
     file
-        File that gets the rows.
+        File for the rows.
     copy_ood
-        Folder that gets copies of the OOD images.
+        Folder for copies of the OOD images.
     summary
-        File that gets what was found, all in all, as JSON.
+        File for the summary as JSON.
     """
 
     format: Literal["table", "csv", "jsonl"] | None = None
@@ -59,19 +59,20 @@ class VerdictOutputs:
     copy_ood: Path | None = None
     summary: Path | None = None
 
-    def kind(self) -> Literal["table"] | Lines:
-        """Return how results are written.
+    def kind(self) -> Literal["table"] | RowFormat:
+        """Return the format of the results.
 
         Raises
         ------
         InvalidInputError
-            If that is not told, or is not for a file.
+            If the format is not given and does not follow from the extension, or is not possible
+            for a file.
         """
         if self.file is None:
             return self.format or "table"
         if self.format == "table":
             raise InvalidInputError(
-                f"a table can only be shown on the screen, not written to {self.file}; use "
+                f"a table can only be printed to the terminal, not written to {self.file}; use "
                 "--format csv or jsonl"
             )
         if self.format is not None:
@@ -79,7 +80,7 @@ class VerdictOutputs:
         ending = self.file.suffix.lower()
         if ending not in _ENDINGS:
             raise InvalidInputError(
-                f"the ending of {self.file} is neither .csv nor .jsonl; choose the format: "
+                f"the extension of {self.file} is neither .csv nor .jsonl; choose the format: "
                 "--format csv or --format jsonl"
             )
         return _ENDINGS[ending]
@@ -94,29 +95,30 @@ class PredictRequest:
     paths
         Files, folders, ``.npz`` files, and ``-`` for the paths in ``listed``.
     listed
-        Paths that come as a stream.
+        Stream of paths.
     run
-        Name of the run; the one created last if None.
+        Name of the run; the default run if None.
     method
-        The method as written on the command line, or ``auto``; the recommended one if None and it
-        was chosen, else ``msp``.
+        The method, as on the command line, or ``auto``; if None, the stored recommendation, or
+        ``msp`` without one.
     rule
-        How the threshold is set.
+        Rule for the threshold.
     outputs
-        Where verdicts go.
+        Outputs of the verdicts.
     compute
-        Where and how to compute.
+        Device, precision and batch size.
     skip_unreadable
-        Whether images of the run's own data that cannot be decoded are left out in fitting.
+        Whether fitting skips images of the run's own data that cannot be decoded.
     alarm_level
-        How unlikely the share of OOD images must be among ID images alone for an alarm.
+        Significance level of the alarm: the alarm is raised if the probability of the observed
+        share of OOD images among ID images is below it.
     """
 
     paths: Sequence[str]
     listed: Iterable[str] = ()
     run: str | None = None
     method: str | None = None
-    rule: ThresholdRule = BY_DEFAULT
+    rule: ThresholdRule = DEFAULT_RULE
     outputs: VerdictOutputs = field(default_factory=VerdictOutputs)
     compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
@@ -130,24 +132,24 @@ def predict(
     rows_to: Callable[[str], object] | None = None,
     progress: Progress = SILENT,
 ) -> PredictResult:
-    """Judge images, and write their rows as they come.
+    """Judge images, and write each row as soon as it is known.
 
     Parameters
     ----------
     store
-        Where the run is.
+        The store that contains the run.
     request
         What to judge, and how.
     rows_to
-        Takes rows, as text, that no file was named for.
+        Function that receives the rows as text if there is no output file.
     progress
         Receives the progress of long work.
 
     Raises
     ------
     OodError
-        If the run, the method, the device or a path cannot be used, or there is no image. One that
-        cannot be read is a row with the reason.
+        If the run, the method, the device or a path cannot be used, or there is no image. An image
+        that cannot be read is a row with the reason.
     """
     _check(request)
     wanted = items(request.paths, request.listed, store=store)
@@ -158,51 +160,51 @@ def predict(
         skip_unreadable=request.skip_unreadable,
         progress=progress,
     ) as run:
-        if STDIN not in request.paths:  # what comes there may be waited for while one is fitted
+        if STDIN not in request.paths:  # stdin may deliver its first path after the fitting
             wanted = _at_least_one(wanted, request.paths)
-        detector = detector_meant(run, request.method, request.rule)
+        detector = resolve_detector(run, request.method, request.rule)
         wanted = _at_least_one(wanted, request.paths)
         with _sink(store, detector, request.outputs, rows_to, progress) as sink:
-            return _screened(detector, wanted, sink, request, progress)
+            return _screen(detector, wanted, sink, request, progress)
 
 
-def _screened(
+def _screen(
     detector: Detector,
     wanted: Iterator[Item],
     sink: "_Sink",
     request: PredictRequest,
     progress: Progress,
 ) -> PredictResult:
-    """Judge images, and hand their verdicts on."""
-    found = Findings()
+    """Judge images, write their verdicts and return the summary."""
+    findings = Findings()
     started = time.perf_counter()
     with (
         progress.task("judging", total=None, unit="images") as task,
         judge(
-            detector, sink.lacking(wanted), soon=True, keep_pixels=sink.copies is not None
+            detector, sink.pending(wanted), soon=True, keep_pixels=sink.copies is not None
         ) as blocks,
     ):
         for judged in blocks:
             verdicts = _verdicts(detector, judged)
-            sink.take(judged.items, verdicts)
-            found.add(verdicts)
+            sink.write(judged.items, verdicts)
+            findings.add(verdicts)
             task.advance(len(judged))
     seconds = time.perf_counter() - started
     return PredictResult(
         detector=detector.origin(),
         threshold=detector.threshold,
-        counts=sink.before + found.counts,
+        counts=sink.before + findings.counts,
         before=sink.before,
         expected=float(detector.percentile([detector.threshold.value])[0]) / 100,
         seconds=seconds,
-        rows=found.rows(),
-        complete=found.complete,
+        rows=findings.rows(),
+        complete=findings.complete,
         alarm_level=request.alarm_level,
     )
 
 
 def _verdicts(detector: Detector, judged: Judged) -> list[Verdict]:
-    """Return what is written of images that were judged."""
+    """Return the verdicts of judged images."""
     columns = zip(
         judged.items,
         judged.errors,
@@ -231,30 +233,30 @@ def _verdicts(detector: Detector, judged: Judged) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class _Sink:
-    """Where verdicts go as they come: a file or a stream of lines, and copies of OOD images."""
+    """The open outputs of verdicts: a file or a stream of lines, and copies of OOD images."""
 
-    kind: Literal["table"] | Lines
+    kind: Literal["table"] | RowFormat
     file: VerdictFile | None
     rows_to: Callable[[str], object] | None
     copies: Copies | None
 
     @property
     def before(self) -> Counts:
-        """The verdicts that the file had already."""
+        """The counts of verdicts that the file already contained."""
         return Counts() if self.file is None else self.file.before
 
-    def lacking(self, wanted: Iterator[Item]) -> Iterator[Item]:
-        """Yield the images that have no row yet, and are no copies."""
+    def pending(self, wanted: Iterator[Item]) -> Iterator[Item]:
+        """Yield the images without a row, except copies of OOD images."""
         for item in wanted:
             if self.file is not None and self.file.done.take(item.name):
                 continue
             if self.copies is None or not self.copies.holds(item):
                 yield item
 
-    def take(self, images: Sequence[Item], verdicts: Sequence[Verdict]) -> None:
+    def write(self, images: Sequence[Item], verdicts: Sequence[Verdict]) -> None:
         """Write verdicts of images.
 
-        They are copied before they are written, so that every row of an image comes with its copy.
+        OOD images are copied before their rows are written, so that every row has its copy.
         """
         if self.copies is not None:
             for item, verdict in zip(images, verdicts, strict=True):
@@ -274,7 +276,7 @@ def _sink(
     rows_to: Callable[[str], object] | None,
     progress: Progress,
 ) -> Iterator[_Sink]:
-    """Open what gets the verdicts."""
+    """Open the outputs of verdicts."""
     kind = outputs.kind()
     copies = None if outputs.copy_ood is None else Copies(outputs.copy_ood)
     if outputs.file is None:
@@ -282,7 +284,7 @@ def _sink(
             rows_to(header(kind))
         yield _Sink(kind, None, rows_to, copies)
         return
-    assert kind != "table"  # outputs.kind has seen to it
+    assert kind != "table"  # outputs.kind() refuses it for a file
     settings = _settings(detector, outputs)
     with verdict_file(outputs.file, kind, settings, store, progress=progress) as file:
         if file.before.total:
@@ -293,7 +295,7 @@ def _sink(
 
 
 def _settings(detector: Detector, outputs: VerdictOutputs) -> dict[str, Any]:
-    """Return what rows depend on, and what cannot be done later for rows that are there."""
+    """Return the settings that must be equal when a file of verdicts is resumed."""
     copies, threshold = outputs.copy_ood, detector.threshold
     return {
         **detector.origin(),
@@ -305,7 +307,7 @@ def _settings(detector: Detector, outputs: VerdictOutputs) -> dict[str, Any]:
 
 
 def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]:
-    """Return the same images, the first of which has been seen.
+    """Return the same images after checking that there is at least one.
 
     Raises
     ------
@@ -323,17 +325,17 @@ def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item
 
 
 def _check(request: PredictRequest) -> None:
-    """Refuse what cannot be done before anything is opened."""
+    """Check the request before anything is opened."""
     outputs = request.outputs
     outputs.kind()
     if not request.paths:
-        raise InvalidInputError("no images are given; name files or folders, or - for stdin")
+        raise InvalidInputError("no images are given; give files or folders, or - for stdin")
     if not 0 < request.alarm_level < 1:
         raise InvalidInputError(
             f"--alarm-level must be above 0 and below 1, not {request.alarm_level:g}"
         )
     if request.paths.count(STDIN) > 1:
-        raise InvalidInputError("- stands for stdin, which can be read once; name it once")
+        raise InvalidInputError("- stands for stdin and may be given only once")
     if request.method not in (None, AUTO):
         parse_method(request.method)
     for file in (outputs.file, outputs.summary):

@@ -1,9 +1,9 @@
-"""Recommending a method for a run from ID images alone.
+"""``ood recommend``: choose a method for a run from ID images only.
 
-Every method that needs no more than the ordinary forward pass, with every published value of its
-parameters and every block, and ensembles of them, is tried on ID images that the network was not
-trained on, against the same images corrupted in several ways: jigsaws, noise, blur, rotation. No
-OOD image is used.
+Candidates are all methods that need only the ordinary forward pass, with all published values of
+their parameters and all blocks, and ensembles of them. Each is evaluated on ID images that the
+network was not trained on, against corrupted copies of the same images (jigsaw puzzles, noise,
+blur, rotation). No OOD images are used.
 """
 
 import shlex
@@ -21,7 +21,7 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.fitting import choose_again
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.detector import BY_DEFAULT, Detector, detector_for
+from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
 from oodcli.screening.thresholds import ThresholdRule
 from oodcli.selection.contrasts import merits, resampled
 from oodcli.selection.recommendation import (
@@ -41,30 +41,29 @@ from oodcli.store.runs import utc_now
 from oodcli.store.store import Store, write_json
 from oodcli.text import counted
 
-DRAWS = 400
-# What is taken where nothing was named or recommended: the baseline of the field, known as soon as
-# the logits are.
-DEFAULT = "msp"
+BOOTSTRAP_SAMPLES = 400
+# The method if none is given or recommended: the baseline of the field, which needs only logits.
+DEFAULT_METHOD = "msp"
 
 
 @dataclass(frozen=True)
 class RecommendRequest:
-    """For which run to recommend a method, and how.
+    """The run to recommend a method for, and the settings of the choice.
 
     Parameters
     ----------
     run
-        Name of the run; the one created last if None.
+        Name of the run; the default run if None.
     methods
-        The methods to choose from; all that need no more than the ordinary forward pass if empty.
+        The candidates; if empty, all methods that need only the ordinary forward pass.
     limit
-        Take that many ID images only.
+        Number of ID images to use, evenly spaced; all if None.
     seed
-        Of spoiling images and of the draws.
+        Seed of the corruptions and of the bootstrap samples.
     compute
-        Where and how to compute.
+        Device, precision and batch size.
     skip_unreadable
-        Whether to leave out images that cannot be decoded.
+        Whether to skip images that cannot be decoded.
     """
 
     run: str | None = None
@@ -78,27 +77,27 @@ class RecommendRequest:
 def recommend(
     store: Store, request: RecommendRequest, *, progress: Progress = SILENT
 ) -> Recommendation:
-    """Choose a method for a run, and store the choice with the run.
+    """Choose a method for a run, and store the choice with the run unless it is restricted.
 
     Parameters
     ----------
     store
-        Where the run is.
+        The store that contains the run.
     request
-        For which run, and how.
+        The run, and the settings of the choice.
     progress
-        Reports long work.
+        Receives the progress of long work.
 
     Raises
     ------
     OodError
-        If the run, its data or the device cannot be used, or no candidate can be tried.
+        If the run, its data or the device cannot be used, or no candidate can be evaluated.
     """
     if request.limit is not None and request.limit < 2:
         raise InvalidInputError(f"--limit must be at least 2, not {request.limit}")
     if request.seed < 0:
         raise InvalidInputError(f"--seed must be at least 0, not {request.seed}")
-    parse_methods(request.methods)  # wrong names are told before anything is opened
+    parse_methods(request.methods)  # wrong names are reported before anything is opened
     with OpenRun.open(
         store,
         request.run,
@@ -108,20 +107,20 @@ def recommend(
     ) as opened:
         run = with_validation(opened)
         if not request.methods and request.limit is None:
-            progress.note(f"choosing takes {price(run)}")
+            progress.note(f"choosing takes {cost_estimate(run)}")
         return choose(run, methods=request.methods, limit=request.limit, seed=request.seed)
 
 
-def method_for(run: OpenRun, method: str | None) -> str:
-    """Return the method that is meant by what a user wrote for it, or did not write.
+def resolve_method(run: OpenRun, method: str | None) -> str:
+    """Return the method for the value of ``--method``.
 
     Parameters
     ----------
     run
-        The run; which method it is, and why, is reported where none was named.
+        The run; for None and ``auto``, a note reports the method and the reason.
     method
-        As written on the command line; ``auto`` for the recommended one, which is chosen now if it
-        was not yet; None for :func:`default_method`.
+        The value of the option: ``auto`` for the recommended method, which is chosen now if no
+        recommendation is stored; None for :func:`default_method`.
 
     Raises
     ------
@@ -137,25 +136,27 @@ def method_for(run: OpenRun, method: str | None) -> str:
     return chosen
 
 
-def detector_meant(run: OpenRun, method: str | None, rule: ThresholdRule = BY_DEFAULT) -> Detector:
-    """Return the detector of a run with the method that :func:`method_for` finds to be meant.
+def resolve_detector(
+    run: OpenRun, method: str | None, rule: ThresholdRule = DEFAULT_RULE
+) -> Detector:
+    """Return the detector of a run with the method of :func:`resolve_method`.
 
     Parameters
     ----------
     run
         The run.
     method
-        As for :func:`method_for`.
+        As for :func:`resolve_method`.
     rule
-        How the threshold is set.
+        Rule for the threshold.
 
     Raises
     ------
     OodError
-        As for :func:`method_for` and :func:`detector_for`. Where a recommended method is not
-        defined any more, the cure is another choice.
+        As for :func:`resolve_method` and :func:`detector_for`. If a recommended method is no longer
+        defined, the message suggests to choose again.
     """
-    name = method_for(run, method)
+    name = resolve_method(run, method)
     try:
         return detector_for(run, name, rule)
     except UndefinedMethodError as error:
@@ -166,7 +167,7 @@ def detector_meant(run: OpenRun, method: str | None, rule: ThresholdRule = BY_DE
 
 
 def recommended_method(run: OpenRun) -> str:
-    """Return the canonical name of the method recommended for a run, chosen now if it was not yet.
+    """Return the recommended method of a run; chooses one now if no recommendation is stored.
 
     Raises
     ------
@@ -177,15 +178,15 @@ def recommended_method(run: OpenRun) -> str:
     if stored is not None:
         return stored.method
     held_out = with_validation(run)
-    run.progress.note(_choosing(held_out))
+    run.progress.note(_choosing_note(held_out))
     return choose(held_out).method
 
 
 def default_method(run: OpenRun) -> str:
-    """Return the method to take where none was named, without long work.
+    """Return the method to use if none is given, without long work.
 
-    It is the recommended one where the choice has been made, else ``msp``, which needs nothing but
-    the logits; a note then offers the choice, with its cost.
+    This is the stored recommendation if there is one, otherwise ``msp``, which needs only logits.
+    In the latter case a note suggests ``ood recommend`` and gives its cost.
 
     Raises
     ------
@@ -197,17 +198,17 @@ def default_method(run: OpenRun) -> str:
         run.progress.note(f"method: {stored.method}, recommended for run {run.name}")
         return stored.method
     run.progress.note(
-        f"method: {DEFAULT}, as none was named (--method) and none has been recommended for run "
-        f"{run.name}; ood recommend --run {shlex.quote(run.name)} chooses one without OOD "
-        f"images, which takes {price(run)}"
+        f"method: {DEFAULT_METHOD}, since none is given (--method) and none has been recommended "
+        f"for run {run.name}; to choose one without OOD images: ood recommend --run "
+        f"{shlex.quote(run.name)}, which takes {cost_estimate(run)}"
     )
-    return DEFAULT
+    return DEFAULT_METHOD
 
 
-def price(run: OpenRun) -> str:
-    """Say what a choice costs at most: images through the network, time for them, and fits.
+def cost_estimate(run: OpenRun) -> str:
+    """Return the maximum cost of a choice as text: forward passes, their time, and fits.
 
-    Images are counted as in the record of the run, and take as long as those of the last pass did.
+    The number of images is that of the run's record; the time assumes the speed of the last pass.
     """
     record, activator = run.record, run.activator
     parts = record.parts
@@ -216,48 +217,51 @@ def price(run: OpenRun) -> str:
     )
     size = record.preprocess.size
     views = {View()}
-    for way in corruptions():
-        views |= {way.view, way.id_view(size)}
+    for corruption in corruptions():
+        views |= {corruption.view, corruption.id_view(size)}
     count = parts.get("train", 0) + min(held_out, MAX_IMAGES) * len(views)
     text = f"a forward pass over up to {count:,} images"
     rate = activator.rate()
     if rate:
-        text += f" (about {duration(count / rate)} on {activator.device}, as fast as the last one)"
+        text += (
+            f" (about {rounded_duration(count / rate)} on {activator.device}, at the speed of the "
+            "last one)"
+        )
     return f"{text} and fits of {len(candidates(len(record.blocks))):,} candidates"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in seconds, minutes or hours, of two digits."""
+def rounded_duration(seconds: float) -> str:
+    """Return a duration as text, in seconds, minutes or hours, rounded to two digits."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{float(f'{seconds / length:.2g}'):g} {unit}"
     return f"{float(f'{max(seconds, 1):.2g}'):g} s"
 
 
-def _choosing(run: OpenRun) -> str:
+def _choosing_note(run: OpenRun) -> str:
     return (
         f"no method has been recommended for run {run.name} yet: choosing one, which takes "
-        f"{price(run)}"
+        f"{cost_estimate(run)}"
     )
 
 
-def chosen_for(run: OpenRun) -> str:
-    """Return the recommended method of a run as it is open; it must have a validation part.
+def recommended_for_images(run: OpenRun) -> str:
+    """Return the method recommended on the validation images of an open run; choose it if needed.
 
     Raises
     ------
     OodError
         As for :func:`recommend`.
     """
-    stored = stored_for(run)
+    stored = stored_for_images(run)
     if stored is not None:
         return stored
-    run.progress.note(_choosing(run))
+    run.progress.note(_choosing_note(run))
     return choose(run).method
 
 
-def stored_for(run: OpenRun) -> str | None:
-    """Return the method that was recommended on just the images of a run as it is open, or None."""
+def stored_for_images(run: OpenRun) -> str | None:
+    """Return the stored method if it was recommended on exactly these images; otherwise None."""
     stored = stored_recommendation(run)
     if stored is None:
         return None
@@ -268,31 +272,31 @@ def stored_for(run: OpenRun) -> str | None:
 def choose(
     run: OpenRun, *, methods: Sequence[str] = (), limit: int | None = None, seed: int = 0
 ) -> Recommendation:
-    """Choose a method for a run that is open, and store the choice with the run.
+    """Choose a method for an open run, and store the choice unless it is restricted.
 
     Parameters
     ----------
     run
         The run.
     methods
-        The methods to choose from; all if empty.
+        The candidates; all if empty. Given candidates restrict the choice.
     limit
-        Take that many ID images only.
+        Number of ID images to use; all if None. A limit restricts the choice.
     seed
-        Of spoiling images and of the draws.
+        Seed of the corruptions and of the bootstrap samples.
 
     Raises
     ------
     InvalidInputError
-        If no candidate can be tried.
+        If no candidate can be evaluated.
     """
     images, part = selection_images(run)
     if part != "val":
-        made = "import" if run.record.origin == "imported" else "train"
+        command = "import" if run.record.origin == "imported" else "train"
         run.progress.note(
             f"{run.data_name} has no validation images: choosing on test images of the run, so "
-            "results on these images are optimistic afterwards; to avoid this, hold some out: "
-            f"ood {made} --val-fraction 0.1"
+            "later results on these images are optimistic; to avoid this, hold some out: "
+            f"ood {command} --val-fraction 0.1"
         )
     images = subsample(images, limit)
     if len(images) < 2:
@@ -301,27 +305,27 @@ def choose(
         )
     trial = try_all(run, images, methods=methods, seed=seed)
     restricted = bool(methods) or limit is not None
-    found = _recommendation(run, images, part, trial, seed=seed, restricted=restricted)
+    recommendation = _recommendation(run, images, part, trial, seed=seed, restricted=restricted)
     if not restricted:
-        write_json(run.folder.recommendation, found.to_json())
-    return found
+        write_json(run.folder.recommendation, recommendation.to_json())
+    return recommendation
 
 
 def _recommendation(
     run: OpenRun, images: ImageSet, part: str, trial: TrialResult, *, seed: int, restricted: bool
 ) -> Recommendation:
-    """Return the choice that a trial on some images of a part leads to."""
+    """Return the recommendation that follows from a trial on images of a part."""
     contrasts = trial.contrasts
-    worth = merits(np.stack([each.auroc for each in contrasts]), list(trial.families.values()))
-    draws = resampled(contrasts, draws=DRAWS, seed=seed)
-    order = np.argsort(-worth, kind="stable")
-    winners = np.bincount(draws.argmax(axis=1), minlength=len(worth)) / len(draws)
+    merit = merits(np.stack([each.auroc for each in contrasts]), list(trial.families.values()))
+    samples = resampled(contrasts, draws=BOOTSTRAP_SAMPLES, seed=seed)
+    order = np.argsort(-merit, kind="stable")
+    winners = np.bincount(samples.argmax(axis=1), minlength=len(merit)) / len(samples)
     names = [spec.canonical for spec in trial.specs]
     families = [family_of(spec) for spec in trial.specs]
     best = int(order[0])
-    alike = [index for index, family in enumerate(families) if family == families[best]]
+    same_family = [index for index, family in enumerate(families) if family == families[best]]
     other = next((int(i) for i in order if families[i] != families[best]), None)
-    lead = None if other is None else draws[:, best] - draws[:, other]
+    lead = None if other is None else samples[:, best] - samples[:, other]
     return Recommendation(
         run=run.name,
         network=run.record.network,
@@ -333,19 +337,19 @@ def _recommendation(
         digest=images.digest,
         precision=run.compute.precision,
         seed=seed,
-        draws=DRAWS,
+        draws=BOOTSTRAP_SAMPLES,
         families=trial.families,
         method=names[best],
-        share=float(winners[alike].sum()),
+        share=float(winners[same_family].sum()),
         runner_up=None if other is None else names[other],
-        lead=None if other is None else float(worth[best] - worth[other]),
+        lead=None if other is None else float(merit[best] - merit[other]),
         lead_low=None if lead is None else float(np.quantile(lead, 0.025)),
         lead_high=None if lead is None else float(np.quantile(lead, 0.975)),
         candidates=tuple(
             RatedMethod(
                 method=names[index],
                 family=families[index],
-                merit=float(worth[index]),
+                merit=float(merit[index]),
                 auroc={each.kind: float(each.auroc[index]) for each in contrasts},
                 share=float(winners[index]),
             )

@@ -1,4 +1,4 @@
-"""Tables of stored scores, and of score files from elsewhere; no network, no torch."""
+"""``ood report``: tables of stored scores and of score files; needs no network and no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from oodcli.reporting.sources import Sources
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is said of a table beside its values.
+    """Statistics of a table in addition to its values.
 
     Parameters
     ----------
     ci
-        Whether to give 95 % confidence intervals.
+        Whether to compute 95 % confidence intervals.
     bootstraps, seed
-        Number of bootstrap samples behind intervals of FPR95 and AUPR, and their seed.
+        Number of bootstrap samples for intervals of FPR95 and AUPR, and their seed.
     compare
-        Pairs of methods whose AUROC is compared on every OOD set; ``all`` as the second stands for
+        Pairs of methods whose AUROC is compared on every OOD set; ``all`` as the second name means
         every other method.
     """
 
@@ -45,44 +45,44 @@ class Statistics:
     compare: Sequence[tuple[str, str]] = ()
 
 
-VALUES_ALONE = Statistics()
+NO_STATISTICS = Statistics()
 
 
 def report(
     sources: Sources,
     convention: str | None = None,
-    statistics: Statistics = VALUES_ALONE,
+    statistics: Statistics = NO_STATISTICS,
     *,
     average: bool = False,
 ) -> Report:
     """Tabulate scores.
 
-    Runs that differ by their seed alone are averaged; so are score files with the same methods.
+    Runs that differ only by their seed are averaged, and so are score files of the same methods.
 
     Parameters
     ----------
     sources
         The scores, opened by :meth:`oodcli.reporting.sources.Sources.open`.
     convention
-        Name of the metric convention; by default that of the benchmark or of the layout of score
-        files, else ``neutral``.
+        Name of the metric convention; if None, that of the benchmark or of the layout of the score
+        files, or ``neutral``.
     statistics
-        Intervals and tests beside the values.
+        Intervals and tests to compute.
     average
         Whether to average all runs.
 
     Raises
     ------
     MissingArtifactError
-        If a run has no scores of the methods and sets that are asked for.
+        If a run has no scores of the requested methods and sets.
     InvalidInputError
         If the scores cannot be averaged or compared.
     """
     chosen = convention_named(convention or sources.convention)
     tables = [RunRows(run, rows_of(run, chosen)) for run in sources.runs]
     for table in tables:
-        _check_any(table)
-    groups = _grouped(tables, average=average)
+        _check_not_empty(table)
+    groups = _group(tables, average=average)
     runs = [[table.run for table in group] for group in groups]
     rows: list[ResultRow] = []
     notes = run_notes(tables, named=bool(sources.query.methods))
@@ -116,8 +116,8 @@ def report(
     )
 
 
-def _check_any(table: RunRows) -> None:
-    """Refuse a run of which the table would be empty."""
+def _check_not_empty(table: RunRows) -> None:
+    """Raise an error if the table of a run is empty."""
     if not table.rows:
         what = f"{table.run.name} has no scores of these methods and sets"
         raise MissingArtifactError(
@@ -137,12 +137,12 @@ def _interval_notes(statistics: Statistics) -> list[str]:
     ]
 
 
-def _grouped(tables: Sequence[RunRows], *, average: bool) -> list[list[RunRows]]:
-    """Put together what is averaged: seeds of one training, on request all runs."""
+def _group(tables: Sequence[RunRows], *, average: bool) -> list[list[RunRows]]:
+    """Group the tables to average: seeds of the same training or, on request, all runs."""
     groups: list[list[RunRows]] = []
     for table in tables:
         for group in groups:
-            if average or _is_another_seed(table, group):
+            if average or _differs_by_seed(table, group):
                 group.append(table)
                 break
         else:
@@ -150,8 +150,8 @@ def _grouped(tables: Sequence[RunRows], *, average: bool) -> list[list[RunRows]]
     return groups
 
 
-def _is_another_seed(table: RunRows, group: Sequence[RunRows]) -> bool:
-    """Return whether a run differs from others by its seed alone; of files, the methods decide."""
+def _differs_by_seed(table: RunRows, group: Sequence[RunRows]) -> bool:
+    """Return whether a run differs from a group only by its seed (files: has its methods)."""
     own, first = table.run.stored, group[0].run.stored
     if own is None or first is None:
         return table.run.methods == group[0].run.methods
@@ -165,32 +165,32 @@ def _is_another_seed(table: RunRows, group: Sequence[RunRows]) -> bool:
 
 
 def _averaged(group: Sequence[RunRows]) -> tuple[list[ResultRow], list[str]]:
-    """Return the rows of runs averaged together, and what the reader must know of them."""
+    """Return the averaged rows of runs, and notes on them."""
     if len(group) == 1:
         return with_averages(group[0].rows), []
     _same_images(group)
-    common = _common(group)
+    common = _common_rows(group)
     notes = []
     if any(len(rows) < len(table.rows) for rows, table in zip(common, group, strict=True)):
-        notes.append("averages over runs include only what all of them were scored on")
+        notes.append("averages over runs include only methods and sets scored in all of them")
     return over_runs([with_averages(rows) for rows in common]), notes
 
 
 def _same_images(group: Sequence[RunRows]) -> None:
-    """Refuse to average results on different images."""
+    """Raise an error if results on different images would be averaged."""
     seen: dict[str, tuple[str, str]] = {}
     for table in group:
         for entry in (table.run.scoring.id_set, *table.run.scoring.sets):
             name, digest = seen.setdefault(entry.name, (table.run.name, entry.digest))
             if digest != entry.digest:
                 raise InvalidInputError(
-                    f"runs {name} and {table.run.name} were scored on different images called "
+                    f"runs {name} and {table.run.name} were scored on different images of "
                     f"{entry.name}; score them on the same images, or report them separately"
                 )
 
 
-def _common(group: Sequence[RunRows]) -> list[list[ResultRow]]:
-    """Return of each run the rows that all runs have."""
+def _common_rows(group: Sequence[RunRows]) -> list[list[ResultRow]]:
+    """Return the rows of each run that all runs have."""
     keys = set.intersection(*({r.place for r in table.rows} for table in group))
     common = [[r for r in table.rows if r.place in keys] for table in group]
     if not keys:

@@ -1,4 +1,4 @@
-"""The whole job: train, NormRatio, scores, report."""
+"""``ood run``: train a classifier, compute NormRatio, score and report."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from oodcli.workflows.report import report
 from oodcli.workflows.score import ScoreRequest, score
 from oodcli.workflows.train import TrainRequest, train
 
-# One or two of every kind, for a table that can be read at a glance; `ood score` scores them all.
+# A few methods of each kind, for a short table; `ood score` scores all methods.
 METHODS = (
     "msp", "maxlogit", "energy", "react", "scale", "knn", "mds", "vim",
     "featurenorm", "norm+msp", "norm+energy",
@@ -24,18 +24,18 @@ METHODS = (
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the whole job found.
+    """The results of ``ood run``.
 
     Parameters
     ----------
     run
         Name of the run.
     normratio
-        The blocks, and the one that was selected.
+        NormRatio of all blocks, and the selected block.
     report
         The table.
     seconds
-        Time of each step, by name.
+        Time of each step in seconds, by name.
     """
 
     run: str
@@ -60,27 +60,27 @@ def run_all(
     command: str = "",
     progress: Progress = SILENT,
 ) -> RunResult:
-    """Train a classifier, select its block, score its own benchmark and tabulate.
+    """Train a classifier, select its block, score its own benchmark and tabulate the results.
 
-    A run of the same request is not trained again, and goes on where it was cut off.
+    A finished run of the same request is not trained again; an unfinished one is resumed.
 
     Parameters
     ----------
     store
-        Where everything is kept.
+        The store.
     request
         What to train.
     batch_size
-        Images at a time when scoring.
+        Images per forward pass in scoring; None for a value that suits the device.
     command
-        The command line, kept with the run.
+        The command line, stored with the run.
     progress
         Receives the progress of every step.
 
     Raises
     ------
     OodError
-        If a step cannot be done.
+        If a step fails.
     """
     compute = Compute.of(request.device, amp=request.amp, batch_size=batch_size)
     marks = [time.perf_counter()]

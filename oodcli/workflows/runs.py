@@ -1,4 +1,4 @@
-"""What is stored of runs: the list of all, and everything about one; no torch."""
+"""``ood runs``: the list of all runs, and all stored information on one; imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ RUNS_SCHEMA = 1
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run in the list of all.
+    """A run in the list of all runs.
 
     Parameters
     ----------
     name
-        Its name.
+        Name of the run.
     finished
         Whether its training has ended.
     default
-        Whether commands take it without ``--run``.
+        Whether it is the run of commands without ``--run``.
     origin
         ``trained``, ``imported``, ``unfinished`` or ``damaged``.
     created
-        When it was finished, or begun if it is unfinished, UTC; empty for a damaged one, as are
-        ``arch`` and ``data``.
+        Time of completion, or of the start for an unfinished run, UTC; empty for a damaged run, as
+        are ``arch`` and ``data``.
     arch
         Canonical architecture.
     data
@@ -39,9 +39,9 @@ class ListedRun:
     seed
         Seed of training; None for an imported network.
     val_accuracy
-        Accuracy on validation images, a fraction; None where there are none.
+        Accuracy on validation images, a fraction; None if there are none.
     bytes
-        Size of its folder.
+        Size of its folder in bytes.
     """
 
     name: str
@@ -58,20 +58,20 @@ class ListedRun:
 
 @dataclass(frozen=True)
 class RunList:
-    """All runs of a store, and what takes room in it.
+    """All runs of a store, and its disk usage.
 
     Parameters
     ----------
     store
         Folder of the store.
     usage
-        Bytes of each part of the store.
+        Size of each part of the store in bytes.
     runs
-        The runs, the oldest first.
+        The runs, oldest first.
     leftovers
-        What no run has; in JSON by path in the store.
+        Files and folders that belong to no run; in JSON with paths relative to the store.
     no_default
-        Why commands must name a run, where there are runs and none is the default; else empty.
+        Why ``--run`` is required, if there are runs but none is the default; otherwise empty.
     """
 
     store: Path
@@ -82,7 +82,7 @@ class RunList:
 
     @property
     def default(self) -> str | None:
-        """Name of the run that commands take without ``--run``."""
+        """Name of the run of commands without ``--run``; None if there is none."""
         return next((run.name for run in self.runs if run.default), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -92,14 +92,14 @@ class RunList:
             "schema": RUNS_SCHEMA,
             **{name: own[name] for name in ("store", "usage", "runs")},
             "leftovers": [
-                as_json(rest) | {"path": rest.path.relative_to(self.store).as_posix()}
-                for rest in self.leftovers
+                as_json(each) | {"path": each.path.relative_to(self.store).as_posix()}
+                for each in self.leftovers
             ],
         }
 
 
 def list_runs(store: Store) -> RunList:
-    """List all runs, the oldest first, what the store takes, and leftovers in it."""
+    """Return all runs, oldest first, with the disk usage of the store and leftovers in it."""
     folders = run_folders(store)
     default, no_default = None, ""
     try:
@@ -131,7 +131,7 @@ def _listed(folder: RunFolder, *, default: bool) -> ListedRun:
 
 
 def _described(folder: RunFolder) -> dict[str, Any]:
-    """Say what a run is."""
+    """Return the fields of :class:`ListedRun` that depend on the run's record."""
     if folder.finished:
         record = folder.read()
         return {
@@ -142,24 +142,24 @@ def _described(folder: RunFolder) -> dict[str, Any]:
             "seed": record.seed,
             "val_accuracy": record.training.get("val_accuracy"),
         }
-    begun = folder.read_training()
+    training = folder.read_training()
     return {
         "origin": "unfinished",
-        "created": begun.created,
-        "arch": begun.job.arch,
-        "data": begun.job.data,
-        "seed": begun.job.seed,
+        "created": training.created,
+        "arch": training.job.arch,
+        "data": training.job.data,
+        "seed": training.job.seed,
         "val_accuracy": None,
     }
 
 
 def show_run(store: Store, name: str) -> dict[str, Any]:
-    """Return everything that is stored about a run, as JSON.
+    """Return all stored information on a run, as a JSON object.
 
     Raises
     ------
     OodError
-        If there is no such run, or it is damaged.
+        If the run does not exist or is damaged.
     """
     folder = find_run(store, name)
     content: dict[str, Any] = {"name": folder.name, "folder": str(folder.path)}

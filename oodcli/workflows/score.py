@@ -1,4 +1,4 @@
-"""Scores of images by every method asked for, from one forward pass."""
+"""``ood score``: scores of images by all requested methods, from one forward pass."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from oodcli.scoring.sets import NamedSets, benchmark_to_score, check_validation,
 from oodcli.store.scores import PREDICTIONS, ResizedAs, Scores, export_scores, read_scorings
 from oodcli.store.searches import Tuning
 from oodcli.store.store import Store, check_output_file
-from oodcli.workflows.recommend import chosen_for, stored_for
+from oodcli.workflows.recommend import recommended_for_images, stored_for_images
 from oodcli.workflows.report import report
 
 
@@ -47,9 +47,9 @@ class Pass:
     dataset
         Name of the set.
     computed
-        Images that went through the network.
+        Number of images that went through the network.
     cached
-        Images whose activations were stored before.
+        Number of images whose activations were already stored.
     """
 
     dataset: str
@@ -59,7 +59,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What one call of ``score`` did.
+    """The result of one call of ``score``.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ class ScoreResult:
     passes
         The forward passes.
     seconds
-        Time spent in forward passes.
+        Time spent in forward passes, in seconds.
     normratio
-        How the block was selected, if a method needed that.
+        NormRatio of all blocks, if a method needed the selected block; otherwise None.
     left_out
         Why a method is not in the table, by its name.
     undefined
@@ -95,7 +95,7 @@ class ScoreResult:
         }
 
 
-# One field per option of the command; nested, each would have two names.
+# One field per option of the command, with its name.
 @dataclass(frozen=True)
 class ScoreRequest:
     """What to score, and how.
@@ -103,10 +103,10 @@ class ScoreRequest:
     Parameters
     ----------
     run
-        Name of the run; the one created last if None.
+        Name of the run; the default run if None.
     methods
-        Methods as written on the command line; every method that works from the cache if empty.
-        ``auto`` stands for the one that is recommended for the run.
+        Methods, as on the command line; if empty, every method that works from stored activations.
+        ``auto`` is the method recommended for the run.
     ood, near, far
         OOD sets, not divided or of a group: names, folders, files, or ``NAME=PATH``.
     shifted_id
@@ -158,10 +158,10 @@ class ScoreRequest:
 
 
 def plan(store: Store, request: ScoreRequest, *, progress: Progress = SILENT) -> Plan:
-    """Say what :func:`score` would do, without a forward pass over any data.
+    """Return what :func:`score` would do, without a forward pass over any data.
 
-    No image is decoded, but for a few where it has to be known whether they are grey. A network
-    that has not run on this device yet is timed on a few batches of noise.
+    No images are decoded, except for a few to detect whether they are grey. A network that has not
+    run on this device before is timed on a few batches of noise.
 
     Raises
     ------
@@ -172,20 +172,20 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress = SILENT) ->
         return planned(_work(run.without_decoding(), request))
 
 
-def help_to_score(store: Store, request: ScoreRequest, *, processes: Processes) -> None:
-    """Compute this process's part of the activations that the first one scores.
+def score_as_worker(store: Store, request: ScoreRequest, *, processes: Processes) -> None:
+    """Compute this process's share of the activations that the first process scores.
 
     Parameters
     ----------
     store, request
         As for :func:`score`, which the first process calls at the same time.
     processes
-        The processes, of which this is not the first.
+        The processes; this one is not the first.
 
     Raises
     ------
     OodError
-        If something cannot be used, or another process has ended.
+        As for :func:`score`.
     """
     begin = partial(_begin, store, request, SILENT)
     with computed(begin, processes, lambda _: FittedMethods()):
@@ -201,37 +201,36 @@ def score(
 ) -> ScoreResult:
     """Score the ID test images and OOD sets with every method, and store one score per image.
 
-    A method that is not defined here is left out, with the reason; the others are scored.
-
-    The network sees each image once, and not at all where its activations are stored.
+    A method that is not defined for the network or data is skipped, with the reason; the others are
+    scored. The network sees each image once, and not at all if its activations are stored.
 
     Parameters
     ----------
     store
-        Where the run is.
+        The store that contains the run.
     request
         What to score, and how.
     progress
-        Reports long work.
+        Receives the progress of long work.
     processes
-        The processes, of which this is the first; the others :func:`help_to_score`, and all share
-        the store. This one alone if None.
+        The processes, if there are several; this one is the first, the others call
+        :func:`score_as_worker`, and all share the store.
 
     Raises
     ------
     OodError
-        If the run, a data set, a method or the device cannot be used, no method is defined here, or
+        If the run, a data set, a method or the device cannot be used, no method is defined, or
         another process has ended.
 
     Notes
     -----
-    Several processes compute the ordinary activations of training, calibration and scored images
-    together, and what methods observe of scored images. The first one alone computes what a method
-    observes or learns of training images, and the validation images of a search.
+    Several processes share the computation of the ordinary activations of training, calibration and
+    scored images, and of the probes on scored images. The first process alone computes probes and
+    states of learners on training images, and the validation images of a search.
     """
-    together = processes or Processes()
+    processes = processes or Processes()
     begin = partial(_begin, store, request, progress)
-    with computed(begin, together, fitted) as (opened, methods):
+    with computed(begin, processes, fitted) as (opened, methods):
         chosen = block_of(opened) if opened.work.needs_block else None
         found, scores, accuracies = scored(opened, methods)
         withdrawn = frozenset(methods.left_out)
@@ -249,7 +248,7 @@ def _begin(
 def _open_run(
     store: Store, request: ScoreRequest, progress: Progress
 ) -> contextlib.AbstractContextManager[OpenRun]:
-    """Check what can be checked before, and open the run."""
+    """Check the request as far as possible without the run, and open the run."""
     if request.limit is not None and request.limit < 1:
         raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
     for path in (request.export, request.export_activations):
@@ -268,9 +267,9 @@ def _open_run(
 
 
 def _work(run: OpenRun, request: ScoreRequest) -> Work:
-    """Open the sets and find the methods; what would fail after a forward pass is refused."""
-    read_scorings(run.folder.scores)  # a damaged index, to which scores would be added, is refused
-    run.data  # noqa: B018 - it is opened by being looked at
+    """Open the sets and parse the methods; errors are reported before any forward pass."""
+    read_scorings(run.folder.scores)  # raises an error if the index to be extended is damaged
+    run.data  # noqa: B018 - a cached property, which opens the data
     benchmark = benchmark_to_score(
         run, request.benchmark, request.sets, allow_missing=request.allow_missing
     )
@@ -303,12 +302,12 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
 
 
 def _recommended(run: OpenRun) -> str:
-    """Return the method that is recommended for the run, chosen now if it was not yet.
+    """Return the recommended method of the run; choose it now if no recommendation is stored.
 
     Raises
     ------
     InvalidInputError
-        If it would have to be chosen on the images that are scored, or in a dry run.
+        If it would be chosen on the scored images, or must be chosen in a dry run.
     """
     if run.calibration_part != "val":
         raise InvalidInputError(
@@ -316,13 +315,13 @@ def _recommended(run: OpenRun) -> str:
             "choosing on the test images would inflate the results; hold some out of training: "
             "ood train --val-fraction 0.1 (or ood import --val-fraction 0.1)"
         )
-    stored = stored_for(run)
+    stored = stored_for_images(run)
     if stored is None and not run.decode:
         raise InvalidInputError(
             f"no method has been recommended for run {run.name} yet, and a dry run "
             f"chooses none; run first: ood recommend --run {run.name}"
         )
-    chosen = stored or chosen_for(run)
+    chosen = stored or recommended_for_images(run)
     run.progress.note(f"--method auto: {chosen}; why: ood recommend --run {run.name}")
     return chosen
 
@@ -330,7 +329,7 @@ def _recommended(run: OpenRun) -> str:
 def _result(
     opened: Opened, methods: FittedMethods, chosen: NormRatioResult | None, *, of_benchmark: bool
 ) -> ScoreResult:
-    """Tabulate what was stored."""
+    """Tabulate the stored scores."""
     run, passes = opened.run, opened.run.activator.passes
     query = ScoreQuery(
         runs=[run.name],
@@ -357,7 +356,7 @@ def _result(
 def _export(
     opened: Opened, request: ScoreRequest, scores: Mapping[tuple[str, str], Scores]
 ) -> None:
-    """Write the files that were asked for."""
+    """Write the requested export files."""
     if request.export is not None:
         others = {(PREDICTIONS, images.name) for images in opened.others}
         export_scores(request.export, {key: s for key, s in scores.items() if key not in others})

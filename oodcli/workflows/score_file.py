@@ -1,4 +1,4 @@
-"""Scores of activations that are in a file, whatever program made them."""
+"""``ood score --activations``: scores of activations in a file, written by any program."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,13 +40,13 @@ class FileRequest:
     Parameters
     ----------
     path
-        File of activations: :mod:`oodcli.scoring.activation_file` has the layout.
+        File of activations, see :mod:`oodcli.scoring.activation_file` for the layout.
     methods
-        Methods as written on the command line; every method that works from activations if empty.
+        Methods, as on the command line; every method that works from activations if empty.
     compute
-        Where to compute.
+        Device.
     export
-        File that gets all scores of this call.
+        File to write all scores of this call to.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class FileRequest:
 
 @dataclass(frozen=True)
 class FileScores:
-    """What scoring a file of activations found.
+    """The result of scoring a file of activations.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class FileScores:
     left_out
         Why a method is not in the table, by its name.
     undefined
-        Names of those among them that were asked for by name, not by a group.
+        Methods in ``left_out`` that were requested by name, not as part of a group.
     """
 
     report: Report
@@ -74,7 +74,7 @@ class FileScores:
     undefined: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the versioned object that ``--format json`` prints; no pass is in it."""
+        """Return the versioned object that ``--format json`` prints, without forward passes."""
         return {
             **self.report.to_json(),
             "schema": SCORE_SCHEMA,
@@ -87,7 +87,7 @@ class FileScores:
 def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScores:
     """Score the ID test images and the OOD sets of a file with every method.
 
-    Nothing is stored; ``export`` writes the scores.
+    Nothing is stored in the store; ``export`` writes the scores to a file.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScor
     OodError
         If the file, a method or the device cannot be used.
     """
-    # Wrong names are told before anything is opened.
+    # Wrong names are reported before the file is opened.
     parse_methods(for_every_block(request.methods, range(1)))
     device = request.compute.device
     file = read_activations(request.path, progress=progress)
@@ -137,9 +137,9 @@ def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScor
 def _usable(
     specs: Sequence[MethodSpec], file: ActivationFile
 ) -> tuple[list[MethodSpec], dict[str, str]]:
-    """Return the methods that a file can serve, and why others cannot be scored.
+    """Return the methods that a file has the arrays for, and why others cannot be scored.
 
-    What ``train``, ``jigsaw`` and calibration are needed for shows when a method asks for them.
+    Whether the sets ``train``, ``jigsaw`` and ``val`` are needed is known only during fitting.
     """
     usable: list[MethodSpec] = []
     left_out: dict[str, str] = {}
@@ -160,22 +160,22 @@ def _usable(
 
 
 def _reference(file: ActivationFile, device: torch.device) -> Reference:
-    """Return the sets that methods may learn from; a missing set is reported on first access."""
+    """Return the sets that methods are fitted on; a missing set is reported on first access."""
 
-    def needs(name: str) -> Callable[..., NoReturn]:
-        def refuse(*_: object) -> NoReturn:
+    def missing(name: str) -> Callable[..., NoReturn]:
+        def load(*_: object) -> NoReturn:
             raise UndefinedMethodError(f"it needs {name}, and {file.path.name} has none")
 
-        return refuse
+        return load
 
     def activations(name: str, rows: NDArray[np.int64] | None = None) -> ActivationSet:
         if name not in file.sets:
-            needs(f"a set {name!r}")()
+            missing(f"a set {name!r}")()
         return file.sets[name].activations(device, rows)
 
     def labels(name: str) -> torch.Tensor:
         found = file.sets[name].labels if name in file.sets else None
-        return needs(f"a set {name!r}")() if found is None else found.to(device)
+        return missing(f"a set {name!r}")() if found is None else found.to(device)
 
     def tenth() -> NDArray[np.int64]:
         classes = labels(TRAIN).cpu().numpy()
@@ -192,8 +192,8 @@ def _reference(file: ActivationFile, device: torch.device) -> Reference:
         load_calibration_labels=lambda: (
             labels(VAL) if has_val else labels(TRAIN)[torch.from_numpy(tenth()).to(device)]
         ),
-        load_probed=needs("the network itself"),
-        load_state=needs("the network itself"),
+        load_probed=missing("the network itself"),
+        load_state=missing("the network itself"),
         n_blocks=file.n_blocks,
     )
 
@@ -209,8 +209,8 @@ def _scores(
         scores |= {(method, name): values for method, values in found.items()}
     if (slow := methods.slow()) is not None:
         progress.note(slow)
-    whole = {key: each for key, each in scores.items() if key[0] not in methods.left_out}
-    return methods, whole
+    complete = {key: each for key, each in scores.items() if key[0] not in methods.left_out}
+    return methods, complete
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""Training of a classifier into a run, resumable after every epoch."""
+"""``ood train``: train a classifier and store it as a run; resumable after every epoch."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -57,19 +57,19 @@ def train(
     Parameters
     ----------
     store
-        Where the run goes.
+        The store for the run.
     request
         What to train, and how.
     resume
-        Go on with an unfinished run of the same request, if there is one; a finished one is
-        returned as it is.
+        Whether to resume an unfinished run of the same request if there is one; a finished one is
+        returned unchanged.
     command
-        The command line, kept with the run.
+        The command line, stored with the run.
     progress
         Receives the progress of every epoch.
     processes
-        The processes that train together, each of which calls this with the same request; they
-        share the store, in which the first one alone writes the run. This one alone if None.
+        The processes that train together, if there are several. Each calls this function with the
+        same request; they share the store, and only the first writes the run.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def train(
     decoders = _decoders(request.data_workers, processes, progress)
     if request.compile:
         check_compiled(device, processes)
-    # One process downloads before the others look.
+    # One process downloads the data before the others open it.
     dataset = processes.in_turn(
         partial(
             find_divided,
@@ -98,9 +98,9 @@ def train(
     if "train" not in dataset.parts:
         raise InvalidInputError(f"{dataset.name} at {dataset.location} has no training images")
     job = plan_job(store, request, dataset, progress=progress, processes=processes)
-    begun = TrainingRecord(job, command, utc_now())
+    training = TrainingRecord(job, command, utc_now())
     same, folder = processes.broadcast(
-        _named(store, request, begun, dataset.name, resume=resume)
+        _select_folder(store, request, training, dataset.name, resume=resume)
         if processes.first
         else (None, None)
     )
@@ -108,40 +108,40 @@ def train(
         _session, store, device=device, decoders=decoders, progress=progress, processes=processes
     )
     if same is not None:
-        return _carry_on(
+        return _resume(
             session, same, store=store, dataset=dataset, progress=progress, processes=processes
         )
     assert folder is not None
-    with _removed_unless_begun(store, folder, processes):
-        return session(folder, begun, dataset).run()
+    with _remove_if_not_started(store, folder, processes):
+        return session(folder, training, dataset).run()
 
 
-def _named(
-    store: Store, request: TrainRequest, begun: TrainingRecord, data_name: str, *, resume: bool
+def _select_folder(
+    store: Store, request: TrainRequest, training: TrainingRecord, data_name: str, *, resume: bool
 ) -> tuple[RunFolder | None, RunFolder | None]:
-    """Return the run of the same job that is resumed, or else a new one with its job in it."""
+    """Return the run of the same job to resume, or a new run with its training record written."""
     with store.lock("runs"):
-        same = same_run(store, begun.job, request.name) if resume else None
+        same = same_run(store, training.job, request.name) if resume else None
         if same is not None:
             return same, None
-        kind = begun.job.recipe["objective"].partition(":")[0]
-        marks = [data_name, begun.job.arch, *([] if kind == "cross-entropy" else [kind])]
-        default = "-".join([*marks, f"s{request.seed}"])
+        kind = training.job.recipe["objective"].partition(":")[0]
+        parts = [data_name, training.job.arch, *([] if kind == "cross-entropy" else [kind])]
+        default = "-".join([*parts, f"s{request.seed}"])
         folder = RunFolder(store.runs / new_name(store, request.name, default))
-        folder.begin(begun)
+        folder.begin(training)
         return None, folder
 
 
 @contextlib.contextmanager
-def _removed_unless_begun(store: Store, folder: RunFolder, processes: Processes) -> Iterator[None]:
-    """Remove a run that is refused: before its first epoch it only blocks the corrected command."""
+def _remove_if_not_started(store: Store, folder: RunFolder, processes: Processes) -> Iterator[None]:
+    """Remove a run that fails before its first epoch: it would block the corrected command."""
     try:
         yield
     except ProcessLostError:
-        raise  # it tells how to go on
+        raise  # its message says how to resume
     except OodError:
         if processes.first and not (folder.path / STATE).is_file():
-            with contextlib.suppress(InvalidInputError):  # another process has taken it up
+            with contextlib.suppress(InvalidInputError):  # another process uses it
                 remove_run(store, folder.name)
         raise
 
@@ -149,7 +149,7 @@ def _removed_unless_begun(store: Store, folder: RunFolder, processes: Processes)
 def _session(
     store: Store,
     folder: RunFolder,
-    begun: TrainingRecord,
+    training: TrainingRecord,
     dataset: Dataset,
     *,
     device: torch.device,
@@ -157,8 +157,10 @@ def _session(
     progress: Progress,
     processes: Processes,
 ) -> Session:
-    test = partial(_tested, store, folder, device=device, progress=progress, processes=processes)
-    return Session(store, folder, begun, dataset, device, decoders, test, progress, processes)
+    test = partial(
+        _test_accuracy, store, folder, device=device, progress=progress, processes=processes
+    )
+    return Session(store, folder, training, dataset, device, decoders, test, progress, processes)
 
 
 def train_seeds(
@@ -176,15 +178,15 @@ def train_seeds(
     Parameters
     ----------
     store
-        Where the runs go.
+        The store for the runs.
     request
-        What to train; its own seed does not matter, and its name becomes ``NAME-s0`` and so on.
+        What to train; its seed is ignored, and its name becomes ``NAME-s0`` and so on.
     seeds
         The seeds.
     resume
-        Go on with what is unfinished, and train no finished run again.
+        Whether to resume unfinished runs and skip finished ones.
     command
-        The command line, kept with every run.
+        The command line, stored with every run.
     progress
         Receives the progress of every epoch.
     processes
@@ -193,12 +195,12 @@ def train_seeds(
     Raises
     ------
     InvalidInputError
-        If a seed stands twice, or there is none.
+        If there are no seeds, or a seed is negative or occurs twice.
     OodError
-        If one cannot be trained.
+        As for :func:`train`.
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise InvalidInputError("--seeds must be different numbers from 0, such as 0,1,2")
+        raise InvalidInputError("--seeds must be distinct non-negative integers, such as 0,1,2")
     results = []
     for seed in seeds:
         name = None if request.name is None else f"{request.name}-s{seed}"
@@ -226,22 +228,22 @@ def resume_run(
     processes: Processes | None = None,
     data_workers: int | None = None,
 ) -> TrainResult:
-    """Go on with an unfinished run by its own settings.
+    """Resume an unfinished run with its own settings.
 
     Parameters
     ----------
     store
-        Where the run is.
+        The store that contains the run.
     name
-        Its name; the unfinished run begun last if None.
+        Name of the run; if None, the unfinished run that was started last.
     device
-        Where to compute.
+        The device.
     progress
         Receives the progress of every epoch.
     processes
-        As for :func:`train`; there may be another number of them than before.
+        As for :func:`train`; their number may differ from before.
     data_workers
-        As of a request; there may be another number of them than before.
+        As for a request; the number may differ from before.
 
     Raises
     ------
@@ -267,19 +269,19 @@ def resume_run(
         progress.note(f"run: {folder.name}")
     else:
         folder = find_run(store, name)
-    return _carry_on(
+    return _resume(
         session, folder, store=store, dataset=None, progress=progress, processes=processes
     )
 
 
 def _decoders(workers: int | None, processes: Processes, progress: Progress) -> Decoders:
-    """Return who decodes; nobody is started yet."""
+    """Return the decoders; no process is started yet."""
     return Decoders(
         worker_count(processes.local_size) if workers is None else workers, progress=progress
     )
 
 
-def _carry_on(
+def _resume(
     session: Callable[[RunFolder, TrainingRecord, Dataset], Session],
     folder: RunFolder,
     *,
@@ -288,12 +290,12 @@ def _carry_on(
     progress: Progress,
     processes: Processes,
 ) -> TrainResult:
-    """Train what is left of a run; nothing if it is finished."""
+    """Train the remaining epochs of a run; none if it is finished."""
     if processes.broadcast(folder.finished):
         progress.note(f"run {folder.name} is already finished")
         return TrainResult(folder.name, folder.read(), 0)
-    begun = read_unfinished(folder)
-    job = begun.job
+    training = read_unfinished(folder)
+    job = training.job
     opened = dataset or find_dataset(
         job.data,
         store,
@@ -303,10 +305,10 @@ def _carry_on(
         progress=progress,
     )
     check_division(opened, job.division, run=folder.name)
-    return session(folder, begun, opened).run()
+    return session(folder, training, opened).run()
 
 
-def _tested(
+def _test_accuracy(
     store: Store,
     folder: RunFolder,
     record: Run,
@@ -316,13 +318,14 @@ def _tested(
     progress: Progress,
     processes: Processes,
 ) -> dict[str, Any] | None:
-    """Measure the accuracy on test images; None if it cannot be measured."""
+    """Return the accuracy on test images; None if it cannot be computed."""
     run = OpenRun.of(store, folder, Compute(device), record=record, progress=progress)
     try:
         found = accuracy_on(run.activator, images, len(record.class_names), processes=processes)
     except ProcessLostError:
         raise
     except OodError as error:
-        progress.note(f"the test images were not classified: {error}")  # the training is done
+        # Not an error: the training is complete.
+        progress.note(f"the accuracy on test images could not be computed: {error}")
         return None
     return found.to_json()

@@ -470,7 +470,7 @@ def test_known_name_may_lie_elsewhere(
     store.root.mkdir()
     (store.root / "datasets.toml").write_text(f'[fog]\npath = "{mine}"\n')
     _, out, err = ood("datasets", "download", "fog")
-    assert (out, err) == ("", f"fog is your own, at {mine}: nothing to download\n")
+    assert (out, err) == ("", f"fog is your own data set, at {mine}: nothing to download\n")
     assert server.paths == []
     assert ood("datasets", "path", "fog")[1] == f"{mine}\n"
     listed = {

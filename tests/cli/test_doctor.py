@@ -161,10 +161,10 @@ def test_runs_whose_results_are_doubtful_are_remarks(
         f"when run tiny was imported, {warning}",
         "run tiny classifies 50.00 % of 24 test images correctly, hardly better than chance "
         "(50.00 %); train it longer, or with other settings",
-        "the recommendation of run tiny is for other weights, and is not used; choose again: "
+        "the recommendation of run tiny was made for other weights and is not used; choose again: "
         "ood recommend --run tiny",
         f"run tiny: {edited} is damaged or was edited: its content does not match its seal; "
-        "commands compute it again, or refuse it",
+        "commands recompute it, or report an error",
         f"commands without --run are refused: there is no run 'gone' in {tmp_path / 'store'} "
         "(the default, set by OOD_RUN); set OOD_RUN to another run, or unset it",
     ]

@@ -598,4 +598,4 @@ def test_a_checkpoint_as_it_lies_about_is_imported_and_what_was_taken_is_said(
         "import", "--pretrained", "--arch", "torchvision:resnet18", "--data", data, "--key", "a"
     )
     assert code == 1
-    assert "--key and --keys say how a file is read; name a checkpoint" in err
+    assert "--key and --keys need a checkpoint file; give its path" in err

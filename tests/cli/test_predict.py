@@ -479,14 +479,14 @@ def test_copies_are_not_copied_again(
         ((".", "--method", "enrgy"), "did you mean 'energy'?"),
         ((".", "--method", "auto:k=1"), "auto has no parameters, and 'auto:k=1' gives it some"),
         ((".", "--run", "tny"), "did you mean 'tiny'?"),
-        ((".", "--output", "x.txt"), "the ending of x.txt is neither .csv nor .jsonl"),
+        ((".", "--output", "x.txt"), "the extension of x.txt is neither .csv nor .jsonl"),
         (
             (".", "--output", "x.csv", "--format", "table"),
-            "a table can only be shown on the screen",
+            "a table can only be printed to the terminal",
         ),
         ((".", "--output", "nowhere/x.csv"), "there is no folder"),
         ((".", "--copy-ood", "./inside"), "inside lies in ., which is read"),
-        (("-", "-"), "- stands for stdin, which can be read once"),
+        (("-", "-"), "- stands for stdin and may be given only once"),
         (("text.npz",), "text.npz is not an .npz file"),
     ],
 )
@@ -614,12 +614,16 @@ def test_without_a_method_one_that_needs_no_choice_is_taken_and_the_choice_offer
         code, out, err = ood("predict", incoming, "--format", "csv")
     assert code == 0, err
     # 24 training images, and 24 test images plain, framed for 3 x 3 tiles, and in eight ways.
-    assert "method: msp, as none was named (--method) and none has been recommended for run" in err
-    assert "ood recommend --run tiny chooses one without OOD images, which takes a forward" in err
+    assert (
+        "method: msp, since none is given (--method) and none has been recommended for run" in err
+    )
+    assert (
+        "to choose one without OOD images: ood recommend --run tiny, which takes a forward" in err
+    )
     assert "over up to 264 images" in err
     assert out == ood("predict", incoming, "--method", "msp", "--format", "csv")[1]
     _, _, err = ood("predict", incoming, "--format", "csv")
-    assert re.search(r"up to 264 images \(about \S+ s on cpu, as fast as the last one\)", err)
+    assert re.search(r"up to 264 images \(about \S+ s on cpu, at the speed of the last one\)", err)
 
 
 def test_without_a_method_the_recommended_one_is_taken_where_it_was_chosen(

@@ -207,7 +207,9 @@ def test_what_cannot_be_averaged_is_not(ood: Ood) -> None:
     _, out, _ = ood("report", "--run", "a", "--run", "b", "--format", "json")
     report = json.loads(out)
     assert {row["method"] for row in report["rows"]} == {"msp"}
-    assert "averages over runs include only what all of them were scored on" in report["notes"]
+    assert (
+        "averages over runs include only methods and sets scored in all of them" in report["notes"]
+    )
     _, out, _ = ood("report", "--run", "b", "--run", "c", "--format", "json")
     assert {row["run"] for row in json.loads(out)["rows"]} == {"b", "c"}
     ood(*TRAIN, "--epochs", 1, "--name", "d", "--seed", 2)

@@ -212,7 +212,9 @@ def test_three_seeds_are_reported_with_their_spread(ood: Ood) -> None:
     code, out, _ = ood("report", "--run", "s-s0", "--run", "s-s1", "--run", "s-s2")
     assert code == 0
     assert "±" in out
-    assert ood(*SMALL, "--seeds", "1,1")[2].startswith("error: --seeds must be different numbers")
+    assert ood(*SMALL, "--seeds", "1,1")[2].startswith(
+        "error: --seeds must be distinct non-negative integers"
+    )
     assert ood(*SMALL, "--seeds", "one")[0] == 2
 
 

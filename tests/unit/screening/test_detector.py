@@ -21,7 +21,7 @@ from oodcli.metrics import fpr_at_tpr
 from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.detector import BY_DEFAULT, Detector, IdScores, detector_for
+from oodcli.screening.detector import DEFAULT_RULE, Detector, IdScores, detector_for
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import ThresholdRule
 from oodcli.store.removal import remove_run
@@ -226,7 +226,7 @@ def test_wrong_methods_are_told(store: Store, folder: RunFolder) -> None:
     assert not folder.detectors.exists()
 
 
-def _detector(scores: np.ndarray, rule: ThresholdRule = BY_DEFAULT) -> Detector:
+def _detector(scores: np.ndarray, rule: ThresholdRule = DEFAULT_RULE) -> Detector:
     values = np.sort(scores)
     return Detector(
         folder=None, record=None, fitted=None, id=IdScores(values, "val", "d", ""), created="",  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def test_the_threshold_is_that_of_fpr95(tpr: float, n: int) -> None:
 
 def test_the_standard_error_is_how_far_thresholds_of_other_images_lie() -> None:
     rng = np.random.default_rng(0)
-    values = [BY_DEFAULT.on(np.sort(rng.normal(size=2000))) for _ in range(400)]
+    values = [DEFAULT_RULE.on(np.sort(rng.normal(size=2000))) for _ in range(400)]
     spread = np.std([each.value for each in values])
     told = np.mean([each.stderr for each in values])
     assert told == pytest.approx(spread, rel=0.1)
