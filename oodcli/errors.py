@@ -28,7 +28,9 @@ class UnknownNameError(OodError):
     """A name that is in no registry."""
 
     @classmethod
-    def among(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownNameError":
+    def among(
+        cls, kind: str, name: str, known: Iterable[str], *, meant: str | None = None
+    ) -> "UnknownNameError":
         """Build the message with the nearest known name, or with all of them.
 
         Parameters
@@ -39,10 +41,14 @@ class UnknownNameError(OodError):
             The unknown name.
         known
             The names that exist.
+        meant
+            The name that exists for the same thing, where the unknown one is a common alias of it;
+            suggested instead of the nearest one.
         """
         names = sorted(set(known))
         lower = {each.lower(): each for each in names}
-        near = _nearest(name, names) or lower.get(_nearest(name.lower(), lower) or "")
+        near = meant if meant in names else None
+        near = near or _nearest(name, names) or lower.get(_nearest(name.lower(), lower) or "")
         if near is not None:
             return cls(f"no {kind} {name!r}; did you mean {near!r}?")
         if not names:

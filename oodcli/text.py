@@ -158,10 +158,10 @@ _ASCII_FALLBACKS = {
     "─": "-", "━": "-", "▇": "#", "↑": "^", "↓": "v", "…": "...", "×": "x", "±": "+-", "≥": ">=",
     "≤": "<=", "·": ".", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{MINUS SIGN}": "-",
 }  # fmt: skip
-LEGIBLE = "ood-legible"
+ASCII_FALLBACK = "ood-legible"
 
 
-def _legible(error: UnicodeError) -> tuple[str, int]:
+def _ascii_fallback(error: UnicodeError) -> tuple[str, int]:
     r"""Replace a character that a stream cannot encode, by a similar one or by ``\uNNNN``."""
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
@@ -170,7 +170,7 @@ def _legible(error: UnicodeError) -> tuple[str, int]:
     return character.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
-codecs.register_error(LEGIBLE, _legible)
+codecs.register_error(ASCII_FALLBACK, _ascii_fallback)
 
 
 def _bytes(character: str) -> str:

@@ -1,1 +1,1 @@
-"""The command line: the only part that knows Typer and Rich."""
+"""The command line: the only package that uses Typer and Rich."""

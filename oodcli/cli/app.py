@@ -1,4 +1,4 @@
-"""The program: its commands, and the one place where errors become messages and exit codes."""
+"""The program: its commands, and the conversion of errors to messages and exit codes."""
 
 import difflib
 import errno
@@ -30,69 +30,96 @@ from oodcli.cli import (
     train,
     tuning,
 )
-from oodcli.cli.speech import deliver, say, tell
+from oodcli.cli.console import print_stderr, print_stdout, write_result
 from oodcli.errors import OodError
 from oodcli.manual import TOPICS
 from oodcli.pools import shared_pools
-from oodcli.text import LEGIBLE, printable_lines
+from oodcli.text import ASCII_FALLBACK, printable_lines
 from oodcli.version import __version__
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-# Commands that several processes run together.
-SHARED = ("train", "score")
+# Commands that several processes can run together.
+DISTRIBUTED = ("train", "score")
 
 
-class _Boundary(TyperGroup):
-    """Turns errors that the user can cure into one line and an exit code."""
+class _ErrorBoundary(TyperGroup):
+    """Converts errors that the user can correct into one line and an exit code."""
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:  # noqa: ANN401 - Typer's own signature
-        """Read the options of the program."""
+        """Parse the options of the program."""
         try:
             return super().make_context(*arguments, **extra)
         except Exception as error:
-            _make_printable(error)
+            _reword_usage_error(error)
             raise
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - Typer's own signature
-        """Run a command; 1 for an error, 130 when interrupted."""
+        """Run a command; exit with 1 for an error, with 130 when interrupted."""
         try:
             with shared_pools():
                 return super().invoke(ctx)
         except OodError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            # Training by name begins a new run each time, unless it is told to go on.
+            # Without --resume, ood train starts a new run each time.
             training = getattr(ctx, "invoked_subcommand", None) == "train"
-            cure = "resume it with: ood train --resume" if training else "the same command resumes"
-            _fail(f"interrupted; {cure} (from what is finished)", INTERRUPTED)
+            cure = (
+                "resume with: ood train --resume" if training else "run the same command to resume"
+            )
+            _fail(f"interrupted; {cure} (finished parts are stored)", INTERRUPTED)
         except BrokenPipeError:
-            # Whoever read our output has gone; nothing is left to say, not even at exit.
+            # The reader of stdout has exited; prevent a further error when stdout is flushed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKEN_PIPE)
         except OSError as error:
-            _fail(_explained(error))
+            _fail(_os_error_message(error))
         except Exception as error:
-            _make_printable(error)
+            _reword_usage_error(error)
             raise
 
 
-def _make_printable(error: Exception) -> None:
-    """Let an error of wrong usage, which Typer prints, repeat what was typed without steering."""
-    if hasattr(error, "format_message"):
-        text = printable_lines(error.format_message())
-        error.format_message = lambda: text
+def _reword_usage_error(error: Exception) -> None:
+    """Make the message of a usage error, which Typer prints, clear and printable.
+
+    Typer validates values by Pydantic and passes on its messages, such as "Value error, 'x' is not
+    one of 'a', 'b'." or "Input should be a valid integer, unable to parse string as an integer".
+    """
+    if not hasattr(error, "format_message"):
+        return
+    details = getattr(error.__cause__, "errors", None)
+    if hasattr(error, "message") and callable(details):
+        error.message = _value_message(details()[0]) or error.message
+    text = printable_lines(error.format_message())
+    error.format_message = lambda: text
 
 
-def _explained(error: OSError) -> str:
-    """Say what the operating system refused, and what helps."""
+def _value_message(detail: dict[str, Any]) -> str | None:
+    """Return what is wrong with a value, from an error of Pydantic; None for other errors."""
+    given, limits = detail.get("input"), detail.get("ctx", {})
+    match detail.get("type"):
+        case "value_error":
+            return str(limits.get("error"))
+        case "int_parsing" | "int_from_float" | "int_parsing_size":
+            return f"{given!r} is not an integer."
+        case "float_parsing":
+            return f"{given!r} is not a number."
+        case "greater_than_equal":
+            return f"must be at least {limits.get('ge')}, not {given}."
+        case "less_than_equal":
+            return f"must be at most {limits.get('le')}, not {given}."
+    return None
+
+
+def _os_error_message(error: OSError) -> str:
+    """Return a message for an error of the operating system, with a suggestion."""
     where = error.filename or "a file"
     cures = {
         errno.ENOSPC: "free some disk space, or use another store: --store DIR",
-        errno.EDQUOT: "free some of your quota, or use another store: --store DIR",
+        errno.EDQUOT: "free some disk quota, or use another store: --store DIR",
         errno.EROFS: "choose a writable folder: --store DIR",
-        errno.EACCES: "change its permissions, or choose another store: --store DIR",
-        errno.EPERM: "change its permissions, or choose another store: --store DIR",
+        errno.EACCES: "change its permissions, or use another store: --store DIR",
+        errno.EPERM: "change its permissions, or use another store: --store DIR",
         errno.EFBIG: "the limit on file sizes is too low: ulimit -f",
     }
     cure = cures.get(error.errno or 0)
@@ -101,12 +128,12 @@ def _explained(error: OSError) -> str:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    say(f"error: {message}")
+    print_stderr(f"error: {message}")
     sys.exit(code)
 
 
 app = typer.Typer(
-    cls=_Boundary,
+    cls=_ErrorBoundary,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -120,23 +147,23 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        tell(f"ood {__version__}")
+        print_stdout(f"ood {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def program(
     ctx: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback has used it
+    version: Annotated[  # noqa: ARG001 - handled by its callback
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Out-of-distribution (OOD) detection for image classifiers: train or import a network, score
     images by dozens of methods, report FPR95, AUROC and AUPR, screen incoming images.
     """  # noqa: D205 - the first sentence is the help of the program
-    # Of the processes that torchrun starts, the first alone does what they do not share.
+    # Of the processes started by torchrun, only the first runs commands that are not distributed.
     other = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
-    if other and ctx.invoked_subcommand not in SHARED:
+    if other and ctx.invoked_subcommand not in DISTRIBUTED:
         raise typer.Exit
 
 
@@ -190,33 +217,34 @@ def help_(
     program = ctx.find_root()
     names = list(getattr(program.command, "commands", ()))
     if pages:
-        deliver(write_contents(names), None)
+        write_result(write_contents(names), None)
     elif page is not None:
-        deliver(write_page(_known(ctx, page, [*TOPICS])), None)
-    elif words and _known(ctx, words[0], [*names, *TOPICS]) not in names:
+        write_result(write_page(_check_known(ctx, page, [*TOPICS])), None)
+    elif words and _check_known(ctx, words[0], [*names, *TOPICS]) not in names:
         if words[1:]:
             ctx.fail(f"Got unexpected extra argument ({' '.join(words[1:])})")
-        deliver(write_page(words[0]), None)
+        write_result(write_page(words[0]), None)
     else:
-        tell(_help_of(program, words))
+        print_stdout(_help_of(program, words))
 
 
-def _known(ctx: typer.Context, name: str, names: list[str]) -> str:
-    """Return a name, or refuse it as wrong usage with those that are like it."""
+def _check_known(ctx: typer.Context, name: str, names: list[str]) -> str:
+    """Return a known name; raise a usage error, with similar names, for an unknown one."""
     if name not in names:
-        like = " or ".join(repr(each) for each in difflib.get_close_matches(name, names))
-        ctx.fail(f"No such command or topic {name!r}." + (f" Did you mean {like}?" if like else ""))
+        similar = " or ".join(repr(each) for each in difflib.get_close_matches(name, names))
+        suggestion = f" Did you mean {similar}?" if similar else ""
+        ctx.fail(f"No such command or topic {name!r}.{suggestion}")
     return name
 
 
 def _help_of(program: Any, words: list[str]) -> str:  # noqa: ANN401 - Typer's own context
-    """Return what ``--help`` of a command prints."""
+    """Return the output of ``--help`` for a command."""
     shown: Any = program.command
     within: Any = program
     while words and isinstance(shown, TyperGroup):
         name, found, _ = shown.resolve_command(within, words[:1])
-        assert found is not None  # an unknown name is refused, with those that are like it
-        # Without this, a command that must have arguments would miss them.
+        assert found is not None  # an unknown name raises a usage error
+        # Resilient parsing: required arguments of the command are absent here.
         within = found.make_context(name, [], parent=within, resilient_parsing=True)
         within.resilient_parsing = False
         shown, words = found, words[1:]
@@ -232,14 +260,14 @@ def main(argv: list[str] | None = None) -> None:
         Arguments; those of the process if None.
     """
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the program
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - open until the program ends
     if sys.stdout is None:
         _fail("stdout is closed, but the result is written there; keep it open")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A result is never lost to a stream that lacks a character of it.
-        sys.stdout.reconfigure(errors=LEGIBLE)
+        # Characters that the encoding of stdout does not have must not prevent the output.
+        sys.stdout.reconfigure(errors=ASCII_FALLBACK)
     program = functools.partial(app, args=argv, prog_name="ood")
     if os.environ.get("_OOD_COMPLETE") == "complete_bash":
-        completion.in_bash(program)
+        completion.complete_in_bash(program)
     else:
         program()

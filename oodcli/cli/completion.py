@@ -1,7 +1,7 @@
-"""What the shell completes: names of runs, methods, sets, benchmarks, architectures and recipes.
+"""Shell completion: names of runs, methods, sets, benchmarks, architectures and recipes.
 
-Somebody waits for every answer, so nothing here imports torch. Names that stand in modules which
-do are repeated here; a test holds the two equal.
+For fast responses, this module imports no torch. Names defined in modules that do are repeated
+here; a test checks that both lists are equal.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from oodcli.cli.speech import tell
+from oodcli.cli.console import print_stdout
 from oodcli.manual import TOPICS
 
 METHODS = (
@@ -23,7 +23,7 @@ METHODS = (
     "rmds++", "vim", "residual", "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml",
     "openmax", "csd", "odin", "gram", "rankfeat", "nac", "adascale",
 )  # fmt: skip
-# Words that stand where a method may: the recommended one, and all.
+# Values of --method that are not methods: the recommended method, and all methods.
 METHOD_WORDS = ("auto", "all")
 ARCHITECTURES = (
     "resnet18", "resnet34", "wrn-28-10", "wrn-40-2", "vgg11", "vgg16-bn", "vgg16-bn-mlp",
@@ -33,7 +33,7 @@ OBJECTIVES = ("cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa")
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete the name of a run of the store."""
+    """Complete the name of a run in the store."""
     from oodcli.errors import OodError
     from oodcli.store.runs import run_folders
     from oodcli.store.store import Store
@@ -42,35 +42,35 @@ def runs(context: typer.Context, incomplete: str) -> list[str]:
         named = [folder.name for folder in run_folders(Store.at(context.params.get("store")))]
     except (OodError, OSError):
         return []
-    return _beginning(named, incomplete)
+    return _starting_with(named, incomplete)
 
 
 def methods(incomplete: str) -> list[str]:
     """Complete the name of a method, and of each part of ``react+msp`` or an ensemble."""
     from importlib.metadata import entry_points
 
-    joined = [point.name for point in entry_points(group="ood.methods")]
+    third_party = [point.name for point in entry_points(group="ood.methods")]
     at = max(incomplete.rfind("+"), len("ensemble") if incomplete.startswith("ensemble:") else -1)
     head, rest = incomplete[: at + 1], incomplete[at + 1 :]
     words = () if head else (*METHOD_WORDS, "ensemble:")
-    return [head + name for name in _beginning([*METHODS, *joined, *words], rest)]
+    return [head + name for name in _starting_with([*METHODS, *third_party, *words], rest)]
 
 
 def architectures(incomplete: str) -> list[str]:
     """Complete the name of an architecture."""
-    return _beginning([*ARCHITECTURES, "torchvision:", "timm:", "hf:"], incomplete)
+    return _starting_with([*ARCHITECTURES, "torchvision:", "timm:", "hf:"], incomplete)
 
 
 def objectives(incomplete: str) -> list[str]:
     """Complete the name of an objective."""
-    return _beginning(OBJECTIVES, incomplete)
+    return _starting_with(OBJECTIVES, incomplete)
 
 
 def recipes(incomplete: str) -> list[str]:
     """Complete the name of a recipe."""
     from oodcli.training.recipes import RECIPES
 
-    return _beginning(RECIPES, incomplete)
+    return _starting_with(RECIPES, incomplete)
 
 
 def datasets(context: typer.Context, incomplete: str) -> list[str]:
@@ -83,11 +83,11 @@ def datasets(context: typer.Context, incomplete: str) -> list[str]:
     own: Iterable[str] = ()
     with contextlib.suppress(OodError, OSError):
         own = registered(Store.at(context.params.get("store")))
-    return _beginning([*DATASETS, *own], incomplete)
+    return _starting_with([*DATASETS, *own], incomplete)
 
 
 def scored_sets(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete the name of an OOD set that the run of the line has scores on."""
+    """Complete the name of an OOD set with scores in the run of the command line."""
     from oodcli.errors import OodError
     from oodcli.store.runs import find_run
     from oodcli.store.scores import read_scorings
@@ -98,7 +98,7 @@ def scored_sets(context: typer.Context, incomplete: str) -> list[str]:
         scorings = read_scorings(folder.scores)
     except (OodError, OSError):
         return []
-    return _beginning((entry.name for each in scorings for entry in each.sets), incomplete)
+    return _starting_with((entry.name for each in scorings for entry in each.sets), incomplete)
 
 
 def images(context: typer.Context, incomplete: str) -> list[str]:
@@ -110,85 +110,86 @@ def images(context: typer.Context, incomplete: str) -> list[str]:
 
 def topics(incomplete: str) -> list[str]:
     """Complete the name of a page of the manual."""
-    return _beginning(TOPICS, incomplete)
+    return _starting_with(TOPICS, incomplete)
 
 
 def commands_and_topics(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of a command, or of a page of the manual."""
     commands = getattr(context.find_root().command, "commands", ())
-    return _beginning([*commands, *TOPICS], incomplete)
+    return _starting_with([*commands, *TOPICS], incomplete)
 
 
 def benchmarks(incomplete: str) -> list[str]:
     """Complete the name of a benchmark."""
     from oodcli.data.benchmarks import BENCHMARKS
 
-    return _beginning(BENCHMARKS, incomplete)
+    return _starting_with(BENCHMARKS, incomplete)
 
 
-def in_bash(program: Callable[[], None]) -> None:
-    """Complete what bash asks for; it cuts words at ``:`` and ``=``, and replaces the last piece.
+def complete_in_bash(program: Callable[[], None]) -> None:
+    """Complete a word for bash, which splits words at ``:`` and ``=`` and replaces the last piece.
 
     Parameters
     ----------
     program
-        Prints what completes the words in the environment, one a line, and exits.
+        Function that prints the completions of the words in the environment, one per line, and
+        exits.
     """
-    words = os.environ.get("COMP_WORDS", "").split("\n")
+    pieces = os.environ.get("COMP_WORDS", "").split("\n")
     at = int(os.environ.get("COMP_CWORD", "0"))
-    whole, at, before = rejoined(words, at)
-    os.environ.update(COMP_WORDS="\n".join(whole), COMP_CWORD=str(at))
-    offered = io.StringIO()
+    words, at, before = join_words(pieces, at)
+    os.environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(at))
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(offered):
+        with contextlib.redirect_stdout(output):
             program()
     finally:
-        lines = [line.removeprefix(before) for line in offered.getvalue().splitlines()]
+        lines = [line.removeprefix(before) for line in output.getvalue().splitlines()]
         folders = any(line.endswith(os.sep) for line in lines)
-        # Paths alone are left to bash, which goes on in a folder and quotes names with spaces.
+        # If all completions are paths, bash completes them: it enters folders and quotes spaces.
         if not (folders and all(Path(line).exists() for line in lines)):
             for line in lines:
-                tell(line)
+                print_stdout(line)
 
 
-def rejoined(words: list[str], at: int) -> tuple[list[str], int, str]:
-    """Join the pieces into which bash cut the words of a line.
+def join_words(pieces: list[str], at: int) -> tuple[list[str], int, str]:
+    """Join the pieces into which bash has split the words of a command line.
 
     Parameters
     ----------
-    words
-        The pieces; ``:`` and ``=`` are pieces of their own.
+    pieces
+        The pieces; ``:`` and ``=`` are separate pieces.
     at
-        Index of the piece that is completed.
+        Index of the piece to complete.
 
     Returns
     -------
     tuple
-        The words; the index of the one that is completed; and how much of the beginning of its
-        value (without ``--option=``) is not in that piece.
+        The words; the index of the word to complete; and the beginning of its value (without
+        ``--option=``) that is not in that piece.
     """
-    whole: list[str] = []
-    position, before, glued = at, "", False
-    for index, piece in enumerate(words):
-        cut = piece != "" and not piece.strip(":=")
-        if whole and (cut or glued):
-            whole[-1] += piece
+    words: list[str] = []
+    position, before, attach = at, "", False
+    for index, piece in enumerate(pieces):
+        is_separator = piece != "" and not piece.strip(":=")
+        if words and (is_separator or attach):
+            words[-1] += piece
         else:
-            whole.append(piece)
+            words.append(piece)
         if index == at:
-            position = len(whole) - 1
-            before = whole[-1] if cut else whole[-1][: len(whole[-1]) - len(piece)]
-        glued = cut
+            position = len(words) - 1
+            before = words[-1] if is_separator else words[-1][: len(words[-1]) - len(piece)]
+        attach = is_separator
     if before.startswith("-"):
         before = before.partition("=")[2]
-    return whole, position, before
+    return words, position, before
 
 
-def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
+def _starting_with(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
 def _paths(incomplete: str) -> list[str]:
-    """Return what is on the disk under this beginning; folders end in a separator."""
-    found = sorted(glob.glob(f"{glob.escape(incomplete)}*"))  # noqa: PTH207 - as it was typed
-    return [f"{path}{os.sep}" if Path(path).is_dir() else path for path in found]
+    """Return the existing paths with this prefix; folders end in a separator."""
+    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))  # noqa: PTH207 - keeps "./"
+    return [f"{path}{os.sep}" if Path(path).is_dir() else path for path in paths]

@@ -1,4 +1,4 @@
-"""``ood datasets``: what is known by name, where it is, whether it is right, and how it looks."""
+"""``ood datasets``: list, download, verify, add, remove and show data sets."""
 
 import sys
 from enum import StrEnum
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import print_stderr, print_stdout, write_result
 from oodcli.cli.options import Format, FormatOption, OutputOption, StoreOption
-from oodcli.cli.speech import deliver, say, tell
 
 if TYPE_CHECKING:
     from oodcli.data.download import MissingFile
@@ -28,7 +28,7 @@ NameArgument = Annotated[
 
 
 class ViewKind(StrEnum):
-    """How images are shown."""
+    """Transformation of the shown images."""
 
     PLAIN = "plain"
     JIGSAW = "jigsaw"
@@ -47,7 +47,7 @@ def list_(
     from oodcli.data.catalogue import list_datasets
     from oodcli.store.store import Store
 
-    deliver(render_listing(list_datasets(Store.at(store)), format_, urls=urls), None)
+    write_result(render_listing(list_datasets(Store.at(store)), format_, urls=urls), None)
 
 
 @app.command("download")
@@ -105,23 +105,24 @@ def download(
         progress=TerminalProgress(),
     )
     for folder in dict.fromkeys(result.folders.values()):
-        tell(folder)
+        print_stdout(folder)
     if result.missing:
         sys.stdout.flush()
-        _report(result.missing)
+        _print_missing(result.missing)
         sets = dict.fromkeys(entry.dataset for entry in result.missing)
         raise DownloadError(
-            f"incomplete: {', '.join(sets)}; put the files there, or run the same command again"
+            f"incomplete: {', '.join(sets)}; put the missing files into these places, or run the "
+            "same command again"
         )
 
 
-def _report(missing: "tuple[MissingFile, ...]") -> None:
-    """Say of every file what went wrong, where to get it and where to put it."""
+def _print_missing(missing: "tuple[MissingFile, ...]") -> None:
+    """Print for every missing file the reason, its source and the place for it."""
     for entry in missing:
-        say(f"{entry.dataset}: no {entry.file}")
-        say(f"  why:      {entry.reason}")
-        say(f"  get it:   {entry.by_hand}")
-        say(f"  put it:   {entry.place}")
+        print_stderr(f"{entry.dataset}: no {entry.file}")
+        print_stderr(f"  why:      {entry.reason}")
+        print_stderr(f"  get it:   {entry.by_hand}")
+        print_stderr(f"  put it:   {entry.place}")
 
 
 @app.command("path")
@@ -130,7 +131,7 @@ def path(name: NameArgument, store: StoreOption = None) -> None:
     from oodcli.store.store import Store
     from oodcli.workflows.datasets import dataset_path
 
-    tell(dataset_path(Store.at(store), name))
+    print_stdout(dataset_path(Store.at(store), name))
 
 
 @app.command("verify")
@@ -153,7 +154,7 @@ def verify(
     from oodcli.store.store import Store
 
     found = verify_datasets(Store.at(store), name, progress=TerminalProgress())
-    deliver(render_verification(found, format_), None)
+    write_result(render_verification(found, format_), None)
     if not found.is_right:
         raise typer.Exit(1)
 
@@ -196,13 +197,13 @@ def add(
     added = add_dataset(Store.at(store), name, path_, labels=labels, root=root)
     parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
     classes = f" in {len(added.class_names)} classes" if added.class_names else ", no classes"
-    say(f"{name}: {parts} images{classes}")
+    print_stderr(f"{name}: {parts} images{classes}")
     if added.layout:
-        say(f"found {added.layout}")
+        print_stderr(f"found {added.layout}")
     remark = published_count_warning(added)
     if remark is not None:
-        say(f"warning: {remark}")
-    tell(added.location)
+        print_stderr(f"warning: {remark}")
+    print_stdout(added.location)
 
 
 @app.command("remove")
@@ -211,8 +212,8 @@ def remove(name: NameArgument, store: StoreOption = None) -> None:
     from oodcli.store.store import Store
     from oodcli.workflows.datasets import remove_dataset
 
-    left = remove_dataset(Store.at(store), name)
-    say(f"forgot {name}; its images remain at {left}")
+    location = remove_dataset(Store.at(store), name)
+    print_stderr(f"removed the name {name}; its images remain at {location}")
 
 
 @app.command("show")
@@ -242,7 +243,7 @@ def show(
 
     suffix = "" if view is ViewKind.PLAIN else f"-{view.value}"
     target = output or Path(f"{Path(name).stem}{suffix}.png")
-    tell(
+    print_stdout(
         write_contact_sheet(
             Store.at(store), name, target, view=View(view.value), benchmark=benchmark
         )

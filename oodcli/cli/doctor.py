@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import Format, FormatOption, StoreOption
-from oodcli.cli.speech import deliver, say
 
 
 def doctor(
@@ -29,8 +29,8 @@ def doctor(
 
     if repair:
         for path, size in repair_store(store):
-            say(f"removed {path}: {human_bytes(size)}")
+            print_stderr(f"removed {path}: {human_bytes(size)}")
     found = diagnose(store)
-    deliver(render_diagnosis(found, format_), None)
+    write_result(render_diagnosis(found, format_), None)
     if not found.healthy:
         raise typer.Exit(1)

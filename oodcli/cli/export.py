@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import write_result
 from oodcli.cli.options import (
     DeviceOption,
     Format,
@@ -16,11 +17,10 @@ from oodcli.cli.options import (
     StoreOption,
     writable_folder,
 )
-from oodcli.cli.speech import deliver
 
 
 class InputKind(StrEnum):
-    """What the pixels of an image are."""
+    """Data type of the input pixels."""
 
     UINT8 = "uint8"
     FLOAT32 = "float32"
@@ -112,11 +112,11 @@ def export(
         skip_unreadable=skip_unreadable,
     )
     found = export_workflow(Store.at(store), request, progress=TerminalProgress())
-    deliver(render_export(found, format_), None)
+    write_result(render_export(found, format_), None)
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Read height and width, or one number for both."""
+    """Parse height and width, or one number for both."""
     from oodcli.errors import InvalidInputError
 
     pieces = text.lower().split("x")

@@ -7,26 +7,27 @@ from typing import Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import print_stdout
 from oodcli.cli.options import DataOption, DeviceOption, SkipOption, StoreOption, three_numbers
-from oodcli.cli.speech import tell
 from oodcli.cli.train import NameOption, ValOption, command_line
 
 
 class Keys(StrEnum):
-    """How tensors of a file find their place in a network."""
+    """How tensors of a file are matched to those of a network."""
 
     BY_NAME = "by-name"
     BY_ORDER = "by-order"
 
 
 class Logits(StrEnum):
-    """Which logits count, where the data are a part of the network's classes."""
+    """Which logits are used if the data have only some of the network's classes."""
 
     DATA = "data"
     ALL = "all"
 
 
 def import_(
+    context: typer.Context,
     arch: Annotated[
         str,
         typer.Option(
@@ -170,11 +171,12 @@ def import_(
     from oodcli.workflows.importing import import_checkpoint
 
     if checkpoint is not None and pretrained:
-        raise typer.BadParameter("name a checkpoint, or use --pretrained", param_hint="CHECKPOINT")
-    if checkpoint is None and not (pretrained or names_folder(arch)):
         raise typer.BadParameter(
-            "name a checkpoint, or use --pretrained, or name a folder: --arch hf:FOLDER",
-            param_hint="CHECKPOINT",
+            "give either a checkpoint or --pretrained, not both", param_hint="CHECKPOINT"
+        )
+    if checkpoint is None and not (pretrained or names_folder(arch)):
+        context.fail(
+            "Missing argument 'CHECKPOINT': give a checkpoint, --pretrained or --arch hf:FOLDER."
         )
     result = import_checkpoint(
         Store.at(store),
@@ -202,4 +204,4 @@ def import_(
         command=command_line(),
         progress=TerminalProgress(),
     )
-    tell(result.run)
+    print_stdout(result.run)

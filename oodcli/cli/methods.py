@@ -1,12 +1,12 @@
-"""``ood methods``: what there is, what is known of it, and whether it keeps its promises."""
+"""``ood methods``: list and show methods, and check that they satisfy the method contract."""
 
 from typing import Annotated
 
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import write_result
 from oodcli.cli.options import Format, FormatOption, OutputOption
-from oodcli.cli.speech import deliver
 
 app = typer.Typer(help="List, show and check methods.")
 
@@ -36,7 +36,7 @@ def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> 
     from oodcli.cli.render.methods import render_methods
     from oodcli.methods.pages import list_methods
 
-    deliver(render_methods(list_methods(), format_), output)
+    write_result(render_methods(list_methods(), format_), output)
 
 
 @app.command("show")
@@ -47,7 +47,7 @@ def show(
     from oodcli.cli.render.methods import render_method
     from oodcli.methods.pages import show_method
 
-    deliver(render_method(show_method(name), format_), output)
+    write_result(render_method(show_method(name), format_), output)
 
 
 @app.command("check")
@@ -59,6 +59,6 @@ def check(
     from oodcli.methods.pages import try_method
 
     trial = try_method(name)
-    deliver(render_trial(trial, format_), output)
+    write_result(render_trial(trial, format_), output)
     if not trial.is_sound:
         raise typer.Exit(1)

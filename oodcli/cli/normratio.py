@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from oodcli.cli.console import write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -15,7 +16,6 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
 )
-from oodcli.cli.speech import deliver
 
 
 def normratio(
@@ -59,4 +59,4 @@ def normratio(
         skip_unreadable=skip_unreadable,
         progress=TerminalProgress(),
     )
-    deliver(render_normratio(result, format_, to_file=output is not None), output)
+    write_result(render_normratio(result, format_, to_file=output is not None), output)

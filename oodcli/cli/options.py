@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their texts are read."""
+"""Options shared by several commands, and the parsing of their values."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +22,7 @@ class Format(StrEnum):
 
 
 class Layout(StrEnum):
-    """The paper whose tables a report follows."""
+    """The paper whose table layout is used."""
 
     FEATURENORM = "featurenorm"
     MODE = "mode"
@@ -55,21 +55,21 @@ class Convention(StrEnum):
 
 
 class ResizeOf(StrEnum):
-    """Whose way to resize images is taken on a benchmark."""
+    """Whether benchmark images are resized as the benchmark or as the network prescribes."""
 
     BENCHMARK = "benchmark"
     NETWORK = "network"
 
 
 class Tuning(StrEnum):
-    """How parameters of methods are chosen."""
+    """How parameters of methods are tuned."""
 
     OPENOOD = "openood"
     PSEUDO = "pseudo"
 
 
 def writable_file(path: Path | None) -> Path | None:
-    """Refuse a file for a result before any work, if it cannot be written after it."""
+    """Check, before any work, that an output file can be written."""
     if path is not None:
         from oodcli.store.store import check_output_file
 
@@ -78,7 +78,7 @@ def writable_file(path: Path | None) -> Path | None:
 
 
 def writable_folder(param: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Refuse a folder for results before any work, if it cannot be written after it."""
+    """Check, before any work, that an output folder can be written."""
     if path is not None:
         from oodcli.store.store import check_output_folder
 
@@ -146,8 +146,8 @@ DataOption = Annotated[
 ]
 
 
-def given(context: typer.Context) -> list[str]:
-    """Return the options on the command line, by their names there."""
+def given_options(context: typer.Context) -> list[str]:
+    """Return the names of the options that are given on the command line."""
     return [
         each.opts[0]
         for each in context.command.params
@@ -158,7 +158,7 @@ def given(context: typer.Context) -> list[str]:
 
 
 def three_numbers(option: str, text: str) -> tuple[float, float, float]:
-    """Read one number for all channels, or one for each, separated by commas.
+    """Parse one number for all channels, or three numbers separated by commas.
 
     Raises
     ------

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -19,7 +20,6 @@ from oodcli.cli.options import (
     writable_file,
     writable_folder,
 )
-from oodcli.cli.speech import deliver, say
 
 ALARM = 3
 FOUND_OOD = 4
@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 
 
 class VerdictFormat(StrEnum):
-    """How verdicts are written."""
+    """Format of the verdicts."""
 
     TABLE = "table"
     CSV = "csv"
@@ -150,7 +150,7 @@ def predict(
 
     request = PredictRequest(
         paths=tuple(paths),
-        listed=_lines(),
+        listed=_stdin_paths(),
         run=run,
         method=method,
         rule=ThresholdRule(tpr, threshold),
@@ -174,20 +174,20 @@ def predict(
         )
     except KeyboardInterrupt:
         cure = (
-            "with --output FILE it could resume"
+            "without --output FILE it cannot be resumed"
             if output is None
-            else f"the same command resumes after the rows in {output}"
+            else f"run the same command to resume after the rows in {output}"
         )
-        say(f"error: interrupted; {cure}")
+        print_stderr(f"error: interrupted; {cure}")
         raise typer.Exit(_INTERRUPTED) from None
     as_table = output is None and format_ in (None, VerdictFormat.TABLE)
     if as_table:
-        deliver(render_verdicts(result), None)
+        write_result(render_verdicts(result), None)
     else:
         for line in summary(result):
-            say(line)
+            print_stderr(line)
     if summary_ is not None:
-        deliver(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", summary_)
+        write_result(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", summary_)
     if result.fault is not None:
         raise InvalidInputError(result.fault)
     if fail_on_ood and result.alarm:
@@ -196,13 +196,13 @@ def predict(
         raise typer.Exit(FOUND_OOD)
 
 
-def _lines() -> Iterator[str]:
-    """Yield the paths on stdin as they come."""
+def _stdin_paths() -> Iterator[str]:
+    """Yield the paths from stdin as they arrive."""
     import os
 
     from oodcli.errors import InvalidInputError
 
     if sys.stdin is None:
-        raise InvalidInputError("stdin is closed, but - reads paths from there; keep it open")
+        raise InvalidInputError("stdin is closed, but - reads paths from it; keep it open")
     for line in sys.stdin.buffer:
         yield os.fsdecode(line.rstrip(b"\r\n"))

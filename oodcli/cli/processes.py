@@ -1,4 +1,4 @@
-"""Commands that several processes run together, started by ``torchrun``."""
+"""Commands run by several processes together, started by ``torchrun``."""
 
 import sys
 from collections.abc import Iterator
@@ -6,45 +6,45 @@ from contextlib import contextmanager
 from time import sleep
 from typing import TYPE_CHECKING
 
-from oodcli.cli.speech import interject
+from oodcli.cli.console import print_error_now
 from oodcli.errors import OodError
 from oodcli.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from oodcli.compute.processes import Processes
 
-# What every process finds wrong, the first one says; so the others wait for it to speak.
+# An error in every process is reported by the first one; the others wait for it.
 _AFTER_FIRST_S = 0.5
 
 
 @contextmanager
 def job(device: str) -> Iterator[tuple["Processes", str, Progress]]:
-    """Join the processes of the job, and let one of them say what goes wrong.
+    """Join the processes of the job, and let only one of them report an error.
 
     Parameters
     ----------
     device
-        What the user asked for.
+        The value of ``--device``.
 
     Yields
     ------
     Processes
-        This process among them; the only one without ``torchrun``.
+        The processes of the job; only this one without ``torchrun``.
     str
-        Its device.
+        The device of this process.
     Progress
-        Where it tells of its work: nowhere but in the first process.
+        Progress on stderr in the first process; silent in the others.
 
     Raises
     ------
     OodError
-        What went wrong, in the process that says it; the others end in silence.
+        The error, in the process that reports it; the others exit silently.
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.compute.processes import ProcessLostError, device_of, join_processes
 
     own = device_of(device)
-    with join_processes(own, report=interject) as processes:
+    with join_processes(own, report=print_error_now) as processes:
         progress = TerminalProgress() if processes.first else Silent()
         try:
             yield processes, own, progress

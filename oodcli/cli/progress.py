@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar where somebody watches, plain lines where a file does."""
+"""Progress on stderr: bars on a terminal, plain lines in a file or pipe."""
 
 import atexit
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from oodcli.cli.speech import deliver, say
+from oodcli.cli.console import print_stderr, write_result
 from oodcli.progress import Silent, Task
 from oodcli.text import printable
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class _Bar:
-    """One line of a Rich progress display."""
+    """A task shown as a bar of a Rich progress display."""
 
     def __init__(self, display: "rich.progress.Progress", task: "rich.progress.TaskID") -> None:
         self._display = display
         self._task = task
 
     def advance(self, amount: int, /, **fields: str) -> None:
-        """Move the bar, and show the fields behind it."""
+        """Advance the bar and show the fields after it."""
         if fields:
-            self._display.update(self._task, advance=amount, fields=_joined(fields))
+            self._display.update(self._task, advance=amount, fields=_format_fields(fields))
         else:
             self._display.advance(self._task, amount)
 
 
-class _Lines:
-    """A task whose steps are worth a line each."""
+class _LineTask:
+    """A task shown as plain lines."""
 
     def __init__(self, description: str, unit: str) -> None:
         self._description = description
@@ -41,23 +41,23 @@ class _Lines:
         self.done = 0
 
     def advance(self, amount: int, /, **fields: str) -> None:
-        """Count, and print a line when there is something to say."""
+        """Count the units, and print a line if there are fields to show."""
         self.done += amount
         if fields:
-            say(f"{self._description}: {_joined(fields)}, {self.rate()}")
+            print_stderr(f"{self._description}: {_format_fields(fields)}, {self.rate()}")
 
     def rate(self) -> str:
-        """Return units a second so far."""
+        """Return the mean speed so far, in units per second."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
-        return f"{_amount(self.done / seconds, self._unit)}/s"
+        return f"{_format_amount(self.done / seconds, self._unit)}/s"
 
 
-def _joined(fields: dict[str, str]) -> str:
+def _format_fields(fields: dict[str, str]) -> str:
     return printable("  ".join(f"{name} {value}" for name, value in fields.items()))
 
 
 class TerminalProgress:
-    """Shows notes and progress on stderr; work in several threads has a bar each."""
+    """Shows notes and progress on stderr; concurrent tasks have one bar each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,32 +65,32 @@ class TerminalProgress:
         self._running = 0
 
     def write(self, text: str) -> None:
-        """Print lines of a result as they come, above the bars where both are on one terminal."""
+        """Print lines of a result, above the bars if stdout and stderr are the same terminal."""
         with self._lock:
             if self._display is not None and sys.stdout.isatty():
-                # Rich would wrap and colour what is printed; this passes it on as it is.
+                # Unlike print(), this method of Rich neither wraps nor colours the text.
                 self._display.console.out(text, end="", highlight=False)
                 return
-        deliver(text, None)
+        write_result(text, None)
 
     def note(self, message: str, /) -> None:
         """Print one line."""
-        say(message)
+        print_stderr(message)
 
     @contextmanager
     def task(
         self, description: str, /, *, total: int | None, unit: str, passing: bool = False
     ) -> Iterator[Task]:
-        """Show the work as a bar on a terminal; elsewhere say how it ended."""
+        """Show a task as a bar on a terminal; otherwise print a line at its end."""
         if not sys.stderr.isatty():
             if passing:
-                with Silent().task(description, total=total, unit=unit) as unseen:
-                    yield unseen
+                with Silent().task(description, total=total, unit=unit) as silent:
+                    yield silent
                 return
-            lines = _Lines(description, unit)
+            lines = _LineTask(description, unit)
             yield lines
-            one = unit.removesuffix("s") if lines.done == 1 else unit
-            say(f"{description}: {_amount(lines.done, one)}, {lines.rate()}")
+            noun = unit.removesuffix("s") if lines.done == 1 else unit
+            print_stderr(f"{description}: {_format_amount(lines.done, noun)}, {lines.rate()}")
             return
         display = self._begin()
         try:
@@ -102,12 +102,12 @@ class TerminalProgress:
             self._end()
 
     def _begin(self) -> "rich.progress.Progress":
-        """Return the one display of all tasks that run now."""
+        """Return the display shared by all running tasks."""
         with self._lock:
             if self._display is None:
                 self._display = _display()
                 self._display.start()
-                # Threads that Ctrl-C leaves behind do not end their tasks; the cursor comes back.
+                # Restores the cursor if threads do not end their tasks after Ctrl-C.
                 atexit.register(self._display.stop)
             self._running += 1
             return self._display
@@ -121,7 +121,7 @@ class TerminalProgress:
                 self._display = None
 
 
-def _amount(amount: float, unit: str) -> str:
+def _format_amount(amount: float, unit: str) -> str:
     if unit not in ("byte", "bytes"):
         return f"{amount:,.0f} {unit}"
     from oodcli.cli.render.formats import human_bytes
@@ -143,11 +143,13 @@ def _display() -> "rich.progress.Progress":
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Units a second of a task."""
+        """Speed of a task, in units per second."""
 
         def render(self, task: RichTask) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{_amount(speed, task.fields['unit'])}/s" if speed else "", style="dim")
+            return Text(
+                f"{_format_amount(speed, task.fields['unit'])}/s" if speed else "", style="dim"
+            )
 
     return Progress(
         SpinnerColumn(),

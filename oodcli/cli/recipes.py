@@ -1,12 +1,12 @@
-"""``ood recipes``: the published training schedules, to the letter."""
+"""``ood recipes``: list and show the published training recipes."""
 
 from typing import Annotated
 
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import write_result
 from oodcli.cli.options import Format, FormatOption, OutputOption
-from oodcli.cli.speech import deliver
 
 app = typer.Typer(help="List and show published training recipes.")
 
@@ -24,7 +24,7 @@ def list_(format_: FormatOption = Format.TABLE, output: OutputOption = None) -> 
     from oodcli.cli.render.recipes import render_recipes
     from oodcli.training.recipes import RECIPES
 
-    deliver(render_recipes([*RECIPES.values()], format_, to_file=output is not None), output)
+    write_result(render_recipes([*RECIPES.values()], format_, to_file=output is not None), output)
 
 
 @app.command("show")
@@ -54,4 +54,4 @@ def show(
     from oodcli.training.recipes import recipe_named
 
     recipe = recipe_named(name, data)
-    deliver(render_recipe(recipe, format_, to_file=output is not None), output)
+    write_result(render_recipe(recipe, format_, to_file=output is not None), output)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -16,7 +17,6 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
 )
-from oodcli.cli.speech import deliver
 
 
 def recommend(
@@ -57,7 +57,7 @@ def recommend(
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.recommend import render_recommendation
-    from oodcli.cli.undefined import end_without
+    from oodcli.cli.undefined import exit_if_undefined
     from oodcli.compute.compute import Compute
     from oodcli.store.store import Store
     from oodcli.workflows.recommend import RecommendRequest
@@ -76,5 +76,5 @@ def recommend(
         progress=TerminalProgress(),
     )
     text = render_recommendation(found, format_, every=every, to_file=output is not None)
-    deliver(text, output)
-    end_without(found.undefined(method) if method else {})
+    write_result(text, output)
+    exit_if_undefined(found.undefined(method) if method else {})

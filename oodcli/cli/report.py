@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     Convention,
     Format,
@@ -18,7 +19,6 @@ from oodcli.cli.options import (
     StoreOption,
     writable_folder,
 )
-from oodcli.cli.speech import deliver, say
 
 if TYPE_CHECKING:
     from oodcli.cli.render.formats import EmbeddedPicture
@@ -230,25 +230,27 @@ def report(
     embedded = pictures and format_ is Format.HTML
     drawn: Sequence[Picture] = ()
     with Sources.open(None if scores else Store.at(store), query) as sources:
-        results = _tabulated(sources, convention or (), statistics, average=average)
+        results = _tabulate(sources, convention or (), statistics, average=average)
         if not (run or scores):
-            say(f"run: {sources.runs[0].name}")
+            print_stderr(f"run: {sources.runs[0].name}")
         if plots is not None or embedded:
             from oodcli.reporting.pictures import pictures as pictures_workflow
 
             drawn = pictures_workflow(sources, progress=TerminalProgress())
     if plots is not None:
-        _write(drawn, plots, plot_format or (PlotFormat.PNG,))
+        _write_plots(drawn, plots, plot_format or (PlotFormat.PNG,))
     text = render_report(
         results[0],
         format_,
         to_file=output is not None,
         layout=table_layout,
         others=results[1:],
-        comparisons=_compared(results, table_layout.columns or ()) if published else None,
-        pictures=_embeddable(drawn) if embedded else (),
+        comparisons=_published_comparisons(results, table_layout.columns or ())
+        if published
+        else None,
+        pictures=_embedded_pictures(drawn) if embedded else (),
     )
-    deliver(text, output)
+    write_result(text, output)
 
 
 def _check_usage(
@@ -259,7 +261,7 @@ def _check_usage(
     id_name: str | None,
     higher_is_ood: bool,
 ) -> None:
-    """Refuse options of runs with score files, and the other way round."""
+    """Check that options for runs and for score files are not combined."""
     from oodcli.errors import InvalidInputError
 
     if scores and (run or limit is not None):
@@ -270,14 +272,14 @@ def _check_usage(
         raise InvalidInputError("--higher-is-ood is for --scores; in a run larger scores are ID")
 
 
-def _tabulated(
+def _tabulate(
     sources: "Sources",
     conventions: Sequence[Convention],
     statistics: "Statistics",
     *,
     average: bool,
 ) -> "list[Report]":
-    """Tabulate the same scores by every convention; the area under the ROC curve is one in all."""
+    """Tabulate the same scores in every convention; tests of AUROC are the same in all."""
     from dataclasses import replace
 
     from oodcli.workflows.report import report as report_workflow
@@ -294,24 +296,26 @@ def _tabulated(
     ]
 
 
-def _write(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[PlotFormat]) -> None:
-    """Write pictures into a folder, and name every file."""
+def _write_plots(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[PlotFormat]) -> None:
+    """Write pictures to a folder, and print the path of every file."""
     from oodcli.reporting.pictures import write_plots
 
     for path in write_plots(drawn, folder, tuple(each.value for each in formats)):
-        say(f"wrote {path}")
+        print_stderr(f"wrote {path}")
 
 
-def _embeddable(drawn: "Sequence[Picture]") -> "list[EmbeddedPicture]":
-    """Return pictures as they go into a page."""
+def _embedded_pictures(drawn: "Sequence[Picture]") -> "list[EmbeddedPicture]":
+    """Return pictures to embed into an HTML page."""
     from oodcli.cli.render.formats import EmbeddedPicture
     from oodcli.reporting.plots import encoded
 
     return [EmbeddedPicture(each.title, each.alt, encoded(each, "png")) for each in drawn]
 
 
-def _compared(results: Sequence["Report"], columns: Sequence[str]) -> "list[PublishedComparison]":
-    """Compare the metrics that are shown; by further conventions not again what is the same."""
+def _published_comparisons(
+    results: Sequence["Report"], columns: Sequence[str]
+) -> "list[PublishedComparison]":
+    """Compare the shown metrics with published values; AUROC only for the first convention."""
     from oodcli.reporting.literature import compare
     from oodcli.reporting.results import METRICS
 

@@ -1,5 +1,6 @@
 """``ood run``."""
 
+from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -11,7 +12,6 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
 )
-from oodcli.cli.speech import deliver, say
 from oodcli.cli.train import (
     ArchOption,
     EpochsOption,
@@ -57,7 +57,7 @@ def run(
 
     A finished run with the same settings is not trained again.
     """
-    say("starting ood run (the first import of torch takes a few seconds)")
+    print_stderr("starting ood run (the first import of torch takes a few seconds)")
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.run import render_run
     from oodcli.store.store import Store
@@ -90,5 +90,5 @@ def run(
         progress=TerminalProgress(),
     )
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
-    say(f"time: {steps}")
-    deliver(render_run(result, format_, to_file=output is not None), output)
+    print_stderr(f"time: {steps}")
+    write_result(render_run(result, format_, to_file=output is not None), output)

@@ -1,12 +1,12 @@
-"""``ood runs``: what has been trained or imported, and how much room everything takes."""
+"""``ood runs``: list, show, rename and remove runs, and set the default run."""
 
 from typing import Annotated
 
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import print_stderr, print_stdout, write_result
 from oodcli.cli.options import Format, FormatOption, RunOption, StoreOption
-from oodcli.cli.speech import deliver, say, tell
 
 app = typer.Typer(no_args_is_help=True, help="List, show, rename and remove runs.")
 
@@ -25,7 +25,7 @@ def list_(format_: FormatOption = Format.TABLE, store: StoreOption = None) -> No
     from oodcli.store.store import Store
     from oodcli.workflows.runs import list_runs
 
-    deliver(render_runs(list_runs(Store.at(store)), format_), None)
+    write_result(render_runs(list_runs(Store.at(store)), format_), None)
 
 
 @app.command("show")
@@ -35,11 +35,12 @@ def show(run: NameArgument, store: StoreOption = None) -> None:
     from oodcli.store.store import Store
     from oodcli.workflows.runs import show_run
 
-    deliver(write_json(show_run(Store.at(store), run)), None)
+    write_result(write_json(show_run(Store.at(store), run)), None)
 
 
 @app.command("use")
 def use(
+    context: typer.Context,
     run: Annotated[
         str | None,
         typer.Argument(
@@ -57,13 +58,13 @@ def use(
     from oodcli.store.store import Store
 
     if (run is None) is not last:
-        raise typer.BadParameter("name a run, or use --last", param_hint="RUN")
-    kept = Store.at(store)
-    set_default_run(kept, run)
-    choice = default_run(kept)
-    if choice is not None and choice[1] == RUN_VARIABLE:
-        say(f"{RUN_VARIABLE} is set and takes precedence over this choice")
-    tell(find_run(kept, None).name)
+        context.fail("Give either a RUN or --last.")
+    opened_store = Store.at(store)
+    set_default_run(opened_store, run)
+    default = default_run(opened_store)
+    if default is not None and default[1] == RUN_VARIABLE:
+        print_stderr(f"{RUN_VARIABLE} is set and takes precedence over this default")
+    print_stdout(find_run(opened_store, None).name)
 
 
 @app.command("drop")
@@ -86,19 +87,19 @@ def drop(
     from oodcli.store.scores import drop_sets, read_scorings
     from oodcli.store.store import Store
 
-    kept = Store.at(store)
-    folder = find_run(kept, run)
+    opened_store = Store.at(store)
+    folder = find_run(opened_store, run)
     known = {entry.name for each in read_scorings(folder.scores) for entry in each.sets}
     for name in sets:
         if name not in known:
-            if RunFolder(kept.runs / name).is_run and run is None:
+            if RunFolder(opened_store.runs / name).is_run and run is None:
                 raise InvalidInputError(
-                    f"{name} is a run, not an OOD set; name its sets: "
+                    f"{name} is a run, not an OOD set; give one of its sets: "
                     f"ood runs drop --run {name} SET"
                 )
             raise UnknownNameError.among("OOD set with scores", name, known)
-    drop_sets(kept, folder.scores, sets)
-    say(f"dropped from run {folder.name}: {', '.join(dict.fromkeys(sets))}")
+    drop_sets(opened_store, folder.scores, sets)
+    print_stderr(f"dropped from run {folder.name}: {', '.join(dict.fromkeys(sets))}")
 
 
 @app.command("rename")
@@ -112,7 +113,7 @@ def rename(
     from oodcli.store.store import Store
 
     rename_run(Store.at(store), run, new)
-    tell(new)
+    print_stdout(new)
 
 
 @app.command("remove")
@@ -137,12 +138,12 @@ def remove(
     from oodcli.store.removal import check_removable, remove_run
     from oodcli.store.store import Store
 
-    kept = Store.at(store)
+    opened_store = Store.at(store)
     for run in runs:
-        check_removable(kept, run)  # all names are right, or nothing is removed
+        check_removable(opened_store, run)  # nothing is removed if one name is wrong
     for run in dict.fromkeys(runs):
-        freed, left = remove_run(kept, run)
-        say(f"removed {run}: {human_bytes(freed)}")
-        if left:
-            names = ", ".join(path.name for path in left)
-            say(f"not removed from {left[0].parent}: {names}")
+        freed, remaining = remove_run(opened_store, run)
+        print_stderr(f"removed {run}: {human_bytes(freed)}")
+        if remaining:
+            names = ", ".join(path.name for path in remaining)
+            print_stderr(f"not removed from {remaining[0].parent}: {names}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
@@ -20,10 +21,9 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
     Tuning,
-    given,
+    given_options,
     writable_file,
 )
-from oodcli.cli.speech import deliver, say
 from oodcli.text import counted
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from oodcli.workflows.score_file import FileScores
 
 
-# Options that mean nothing where the activations are in a file.
-_OF_RUNS = frozenset(
+# Options that have no effect on activations from a file.
+_RUN_OPTIONS = frozenset(
     {
         "--run", "--ood", "--near", "--far", "--shifted-id", "--benchmark", "--allow-missing",
         "--tune", "--tune-ood", "--limit",
@@ -188,18 +188,18 @@ def score(
     """
     from oodcli.cli.processes import job
     from oodcli.cli.render.score import render_plan, render_score
-    from oodcli.cli.undefined import end_without
+    from oodcli.cli.undefined import exit_if_undefined
     from oodcli.compute.compute import Compute
     from oodcli.store.store import Store
     from oodcli.workflows.score import ScoreRequest, plan, score_as_worker
     from oodcli.workflows.score import score as score_workflow
 
     if activations is not None:
-        _refuse_with_activations(given(context))
+        _check_activation_options(given_options(context))
         found = _score_file(activations, method or (), device, export)
         if found is not None:
-            deliver(render_score(found, format_, to_file=output is not None), output)
-            end_without({name: found.left_out[name] for name in found.undefined})
+            write_result(render_score(found, format_, to_file=output is not None), output)
+            exit_if_undefined({name: found.left_out[name] for name in found.undefined})
         return
     request = ScoreRequest(
         run=run,
@@ -218,28 +218,28 @@ def score(
         export=export,
         export_activations=export_activations,
     )
-    kept = Store.at(store)
+    opened_store = Store.at(store)
     with job(device) as (processes, own_device, progress):
         compute = Compute.of(own_device, amp=amp, batch_size=score_batch_size)
         request = replace(request, compute=compute)
         if not processes.first:
             if not dry_run:
-                score_as_worker(kept, request, processes=processes)
+                score_as_worker(opened_store, request, processes=processes)
             return
         if dry_run:
-            planned = plan(kept, request, progress=progress)
-            deliver(render_plan(planned, format_, to_file=output is not None), output)
+            planned = plan(opened_store, request, progress=progress)
+            write_result(render_plan(planned, format_, to_file=output is not None), output)
             return
-        result = score_workflow(kept, request, progress=progress, processes=processes)
-    _say_what_was_computed(result)
-    deliver(render_score(result, format_, to_file=output is not None), output)
-    end_without({name: result.left_out[name] for name in result.undefined})
+        result = score_workflow(opened_store, request, progress=progress, processes=processes)
+    _print_passes(result)
+    write_result(render_score(result, format_, to_file=output is not None), output)
+    exit_if_undefined({name: result.left_out[name] for name in result.undefined})
 
 
 def _score_file(
     path: Path, methods: Sequence[str], device: str, export: Path | None
 ) -> "FileScores | None":
-    """Score the activations in a file; None in all processes but the first."""
+    """Score the activations in a file; return None in all processes except the first."""
     from oodcli.cli.processes import job
     from oodcli.compute.compute import Compute
     from oodcli.workflows.score_file import FileRequest, score_file
@@ -251,31 +251,31 @@ def _score_file(
         return score_file(request, progress=progress)
 
 
-def _say_what_was_computed(result: "ScoreResult") -> None:
-    """Say how many forward passes there were, and which block NormRatio chose."""
+def _print_passes(result: "ScoreResult") -> None:
+    """Print the number of forward passes, and the block that NormRatio selected."""
     computed = sum(each.computed for each in result.passes)
     total = computed + sum(each.cached for each in result.passes)
     if computed == 0:
-        say(f"no forward pass: all {total:,} activations were stored")
+        print_stderr(f"no forward pass: all {total:,} activations were stored")
     else:
-        say(
+        print_stderr(
             f"forward pass: {counted(computed, 'image')} in {result.seconds:.1f} s; "
             f"{total - computed:,} were stored"
         )
     if result.normratio is not None:
         chosen = result.normratio
         block = chosen.blocks[chosen.selected]
-        say(
-            f"NormRatio chose block {block.index} ({block.name}) "
+        print_stderr(
+            f"NormRatio selected block {block.index} ({block.name}) "
             f"on {chosen.n_images:,} of {chosen.of_images:,} training images"
             + ("" if chosen.clear else ", but its lead is within two standard errors")
         )
 
 
-def _refuse_with_activations(options: Sequence[str]) -> None:
-    """Refuse options that mean nothing for a file of activations."""
+def _check_activation_options(options: Sequence[str]) -> None:
+    """Check that no option without effect on a file of activations is given."""
     from oodcli.errors import InvalidInputError
 
     for name in options:
-        if name in _OF_RUNS:
+        if name in _RUN_OPTIONS:
             raise InvalidInputError(f"{name} has no effect on activations from a file; remove it")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodcli.cli import completion
-from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption, given
-from oodcli.cli.speech import say, tell
+from oodcli.cli.console import print_stderr, print_stdout
+from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption, given_options
 
 if TYPE_CHECKING:
     from oodcli.workflows.train import TrainResult
@@ -106,8 +106,8 @@ TestOption = Annotated[
     ),
 ]
 
-# What may stand beside --resume without --data.
-_RESUMING = (
+# Options that are allowed with --resume and without --data.
+_RESUME_OPTIONS = (
     "--resume", "--run", "--name", "--device", "--data-workers", "--per-class", "--store",
 )  # fmt: skip
 
@@ -230,14 +230,14 @@ def train(
     from oodcli.workflows.train import TrainRequest, resume_run, train_seeds
     from oodcli.workflows.train import train as train_workflow
 
-    kept = Store.at(store)
-    _check_usage(given(context))
-    numbers = None if seeds is None else _numbers(seeds)
+    opened_store = Store.at(store)
+    _check_usage(context)
+    numbers = None if seeds is None else _parse_seeds(seeds)
     with job(device) as (processes, own_device, progress):
         if data is None:
             results = [
                 resume_run(
-                    kept,
+                    opened_store,
                     name if run is None else run,
                     device=own_device,
                     progress=progress,
@@ -274,7 +274,7 @@ def train(
             )
             if numbers is not None:
                 results = train_seeds(
-                    kept,
+                    opened_store,
                     request,
                     numbers,
                     resume=resume,
@@ -285,7 +285,7 @@ def train(
             else:
                 results = [
                     train_workflow(
-                        kept,
+                        opened_store,
                         request,
                         resume=resume,
                         command=command_line(),
@@ -296,7 +296,7 @@ def train(
         if processes.first:
             if per_class:
                 _print_accuracies(results)
-            tell("\n".join(each.run for each in results))
+            print_stdout("\n".join(each.run for each in results))
 
 
 def _print_accuracies(results: "Sequence[TrainResult]") -> None:
@@ -306,39 +306,42 @@ def _print_accuracies(results: "Sequence[TrainResult]") -> None:
     for each in results:
         tested = each.record.training.get("test")
         if tested is None:
-            say(f"{each.run}: there are no test images")
+            print_stderr(f"{each.run}: there are no test images")
         else:
             table = accuracy_table(each.run, each.record.class_names, tested)
             for line in write_terminal(table, to_file=True).splitlines():
-                say(line)
+                print_stderr(line)
 
 
-def _check_usage(options: list[str]) -> None:
-    """Refuse options that contradict each other, or would do nothing.
+def _check_usage(context: typer.Context) -> None:
+    """Check that no options contradict each other or have no effect.
 
     Raises
     ------
     typer.BadParameter
-        If there are any.
+        If there are any; a usage error if ``--data`` is missing.
     """
+    options = given_options(context)
     if "--run" in options and "--resume" not in options:
-        raise typer.BadParameter("it requires --resume; name a new run: --name", param_hint="--run")
+        raise typer.BadParameter(
+            "it requires --resume; to name a new run, use --name", param_hint="--run"
+        )
     for one, other in (("--run", "--data"), ("--run", "--name"), ("--seed", "--seeds")):
         if one in options and other in options:
-            raise typer.BadParameter(f"give it or {other}, not both", param_hint=one)
+            raise typer.BadParameter(f"cannot be combined with {other}", param_hint=one)
     if "--data" in options:
         return
     if "--resume" not in options:
-        raise typer.BadParameter("name the data to train on", param_hint="--data")
+        context.fail("Missing option '--data': the data set to train on.")
     for option in options:
-        if option not in _RESUMING:
+        if option not in _RESUME_OPTIONS:
             raise typer.BadParameter(
                 "cannot be combined with --resume: a resumed run keeps its settings",
                 param_hint=option,
             )
 
 
-def _numbers(text: str) -> list[int]:
+def _parse_seeds(text: str) -> list[int]:
     try:
         return [int(piece) for piece in text.split(",")]
     except ValueError:
@@ -348,5 +351,5 @@ def _numbers(text: str) -> list[int]:
 
 
 def command_line() -> str:
-    """Return the command line of this process, as it could be typed again."""
+    """Return the command line of this process, quoted for a shell."""
     return shlex.join(["ood", *sys.argv[1:]])

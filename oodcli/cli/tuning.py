@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.console import write_result
 from oodcli.cli.options import Format, FormatOption, OutputOption, RunOption, StoreOption
-from oodcli.cli.speech import deliver
 
 if TYPE_CHECKING:
     from oodcli.store.searches import Search
@@ -51,11 +51,11 @@ def tuning(
     text = render_searches(
         folder.name, searches, format_, every=method is not None, to_file=output is not None
     )
-    deliver(text, output)
+    write_result(text, output)
 
 
 def _names(search: "Search") -> set[str]:
-    """Return what a search may be called: a shaper alone is followed by energy."""
+    """Return the names by which a search is found; ``+energy`` after a shaper is optional."""
     method = search.method.removesuffix("+energy")
     return {
         search.method, search.name, method, f"{method}@{search.tuning}",

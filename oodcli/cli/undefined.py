@@ -1,23 +1,23 @@
-"""The end of a command that did without a method that was asked for."""
+"""The exit code of a command that skipped a requested method."""
 
 from collections.abc import Mapping
 
 import typer
 
-from oodcli.cli.speech import say
+from oodcli.cli.console import print_stderr
 
 
-def end_without(reasons: Mapping[str, str]) -> None:
-    """Say on stderr why methods that were asked for by name are missing, and end with exit code 1.
+def exit_if_undefined(reasons: Mapping[str, str]) -> None:
+    """Report on stderr why requested methods are missing, and exit with code 1.
 
     Parameters
     ----------
     reasons
-        Why each is not defined, by its name; if there is none, nothing happens.
+        Why a requested method is not defined, by its name; if empty, nothing happens.
     """
     from oodcli.scoring.fitting import refused
 
     for name, reason in reasons.items():
-        say(f"error: {refused(name, reason)}")
+        print_stderr(f"error: {refused(name, reason)}")
     if reasons:
         raise typer.Exit(1)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
+from oodcli.method_names import usual_name
 from oodcli.methods._needs import Need
 from oodcli.probes import Probe
 from oodcli.specs import Value, canonical, format_value, parse_pairs, parse_value
@@ -391,7 +392,7 @@ def _parse_part(text: str, registry: Mapping[str, Method], find: Find | None) ->
     if name in registry:
         method = registry[name]
     elif find is None:
-        raise UnknownNameError.among("method", name, registry)
+        raise UnknownNameError.among("method", name, registry, meant=usual_name(name))
     else:
         name, method = find(text)
     _, colon, pairs = text.removeprefix(name).partition(":")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, OodError, UndefinedMethodError, UnknownNameError
+from oodcli.method_names import usual_name
 from oodcli.methods.base import Method, MethodPart, MethodSpec, choosable
 from oodcli.specs import allowed_values
 
@@ -100,7 +101,7 @@ def find(text: str, known: Iterable[str]) -> tuple[str, Method]:
     if colon and _MODULE.fullmatch(name) and _MODULE.fullmatch(path):
         full = f"{name}:{path}"
         return full, method_of(_imported(name, path), full)
-    raise UnknownNameError.among("method", name, [*known, *points])
+    raise UnknownNameError.among("method", name, [*known, *points], meant=usual_name(name))
 
 
 def method_of(found: object, name: str) -> Method:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from oodcli.errors import CorruptArtifactError
+from oodcli.method_names import ALIASES
 from oodcli.reporting.results import FULL_SPECTRUM, METRICS, Report, ResultRow, RunSummary
 from oodcli.store.scores import AVERAGE
 
@@ -303,11 +304,8 @@ _ALIASES = {
     "places365-test-sample": "places365",
     "svhn-10000": "svhn-lossless",
 }
-_METHOD_ALIASES = {
-    "ebo": "energy",
-    "mls": "maxlogit",
-    "ash": "ash-b",
-}
+# Not all aliases: "mode" is a published method of its own.
+_METHOD_ALIASES = {name: ALIASES[name] for name in ("ash", "ebo", "mls")}
 # Sets that other benchmarks score as well, so that their names say the same images.
 _SAME_IMAGES = {"knn-cifar10": "mode-cifar10", "knn-cifar100": "mode-cifar100"}
 

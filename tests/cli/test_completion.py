@@ -122,9 +122,9 @@ def test_bash_is_offered_the_rest_of_a_word_that_it_cuts(words: str, offered: li
 def test_pieces_of_a_line_are_joined_to_words(
     words: list[str], at: int, whole: tuple[list[str], int], before: str
 ) -> None:
-    from oodcli.cli.completion import rejoined
+    from oodcli.cli.completion import join_words
 
-    assert rejoined(words, at) == (*whole, before)
+    assert join_words(words, at) == (*whole, before)
 
 
 def test_a_path_after_the_name_of_a_set_is_completed(tmp_path: Path) -> None:

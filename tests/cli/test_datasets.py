@@ -124,7 +124,8 @@ def test_what_cannot_be_had_is_reported_at_the_end(
         "  why:      it must be downloaded by hand",
         "  get it:   https://drive.example/7",
         f"  put it:   {store.datasets / 'mist' / 'a.tar'}",
-        "error: incomplete: fog, mist; put the files there, or run the same command again",
+        "error: incomplete: fog, mist; put the missing files into these places, or run the "
+        "same command again",
     ]
 
 
@@ -383,7 +384,7 @@ def test_forgotten_name_leaves_the_images(ood: Ood, tmp_path: Path) -> None:
     folder = flat(tmp_path / "clouds")
     ood("datasets", "add", "clouds", folder)
     code, out, err = ood("datasets", "remove", "clouds")
-    assert (code, out, err) == (0, "", f"forgot clouds; its images remain at {folder}\n")
+    assert (code, out, err) == (0, "", f"removed the name clouds; its images remain at {folder}\n")
     assert len(list(folder.iterdir())) == 7
     assert "clouds" not in ood("datasets", "list")[1]
     assert says(ood, "datasets", "remove", "clouds") == (

@@ -228,7 +228,7 @@ def test_a_store_that_cannot_be_written_is_a_line(
     code, content = found(ood)
     assert code == 1
     assert content["store"]["writable"] is False
-    assert "cannot be written" in content["problems"][0]
+    assert "is not writable" in content["problems"][0]
 
 
 def test_little_room_is_worth_a_remark(ood: Ood, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_a_resnet_of_torchvision_is_imported_and_scored(ood: Ood, tmp_path: Path
     code, out, err = ood(*argv, "--format", "json")
     assert code == 0, err
     assert {row["method"] for row in json.loads(out)["rows"]} == {"energy", "featurenorm"}
-    assert "NormRatio chose block" in err
+    assert "NormRatio selected block" in err
     code, _, err = ood(*argv, "--format", "json")
     assert "no forward pass" in err
 
@@ -181,13 +181,19 @@ def test_a_network_that_cannot_be_read_safely_is_refused(ood: Ood, tmp_path: Pat
     assert "are not the output of a linear layer" in " ".join(err.split())
 
 
-@pytest.mark.parametrize("more", [[], ["x.pt", "--pretrained"]])
-def test_an_import_wants_a_checkpoint_or_published_weights(
-    ood: Ood, tmp_path: Path, more: list[str]
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "Missing argument 'CHECKPOINT': give a checkpoint, --pretrained or --arch hf:FOLDER."),
+        (["x.pt", "--pretrained"], "give either a checkpoint or --pretrained, not both"),
+    ],
+)
+def test_an_import_needs_a_checkpoint_or_published_weights(
+    ood: Ood, more: list[str], message: str
 ) -> None:
     code, _, err = ood("import", *more, "--arch", "torchvision:resnet18", "--data", "digits")
     assert code == 2
-    assert "name a checkpoint, or use --pretrained" in err
+    assert message in err
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_folder_needs_no_checkpoint_and_every_other_network_does(
     data = tree(tmp_path / "colours")
     code, _, err = ood("import", "--arch", "resnet18", "--data", data)
     assert code == 2
-    assert "name a folder: --arch hf:FOLDER" in " ".join(err.split())
+    assert "--pretrained or --arch hf:FOLDER" in " ".join(err.split())
     code, _, err = ood("import", "--arch", f"hf:{tmp_path / 'gone'}", "--data", data)
     assert code == 1
     assert "there is no folder" in err

@@ -24,7 +24,7 @@ def test_own_images_are_scored_against_photographs_and_noise(ood: Ood, tiny: Pat
     assert found == {("photographs", "ood"), ("gaussian-noise", "ood"), ("uniform-noise", "ood")}
     scored = {row["method"] for row in rows(out)} | set(json.loads(out)["left_out"])
     assert scored == {spec.canonical for spec in parse_methods([])}
-    assert "NormRatio chose block" in err
+    assert "NormRatio selected block" in err
 
 
 def test_grey_images_get_grey_photographs(ood: Ood, tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_averages_are_over_common_sets_and_a_trial_set_can_be_dropped(ood: Ood, 
     note = "averages of tiny are over the sets that all methods were scored on, without photographs"
     assert [each for each in notes if "averages of" in each] == [note]
     assert "did you mean 'photographs'?" in ood("runs", "drop", "photograph")[2]
-    assert "name its sets: ood runs drop --run tiny SET" in ood("runs", "drop", "tiny")[2]
+    assert "give one of its sets: ood runs drop --run tiny SET" in ood("runs", "drop", "tiny")[2]
     assert ood("runs", "drop", "photographs")[2].endswith("dropped from run tiny: photographs\n")
     values, notes = table()
     assert "photographs" not in {dataset for _, dataset in values}

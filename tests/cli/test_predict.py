@@ -420,7 +420,7 @@ def test_paths_cannot_come_from_a_closed_stdin(
     code, _, err = ood("predict", "-", "--method", "energy")
     assert code == 1
     assert err.splitlines()[-1] == (
-        "error: stdin is closed, but - reads paths from there; keep it open"
+        "error: stdin is closed, but - reads paths from it; keep it open"
     )
 
 
@@ -586,9 +586,12 @@ def test_interrupted_says_how_to_go_on(
     monkeypatch.setattr("oodcli.workflows.predict.predict", interrupted)
     code, _, err = ood("predict", incoming, "--output", tmp_path / "x.csv")
     assert code == 130
-    assert f"the same command resumes after the rows in {tmp_path / 'x.csv'}" in err
+    assert f"run the same command to resume after the rows in {tmp_path / 'x.csv'}" in err
     code, _, err = ood("predict", incoming)
-    assert (code, err.strip()) == (130, "error: interrupted; with --output FILE it could resume")
+    assert (code, err.strip()) == (
+        130,
+        "error: interrupted; without --output FILE it cannot be resumed",
+    )
 
 
 def test_rows_reach_a_reader_that_goes_away(tiny: Path, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from oodcli.cli.console import write_result
 from oodcli.cli.options import Format
 from oodcli.cli.render.formats import human_bytes
 from oodcli.cli.render.normratio import render_normratio
 from oodcli.cli.render.report import render_report
-from oodcli.cli.speech import deliver
 from oodcli.metrics import Detection
 from oodcli.reporting.results import Report, ResultRow, RunSummary, over_runs, with_averages
 from oodcli.scoring.block_ratios import Block, NormRatioResult
@@ -192,10 +192,10 @@ def test_csv_keeps_every_digit() -> None:
 
 
 def test_what_is_written_to_a_file_goes_to_no_screen(tmp_path, capsys) -> None:
-    deliver("text\n", tmp_path / "file")
+    write_result("text\n", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "text\n"
     assert capsys.readouterr().out == ""
-    deliver("text\n", None)
+    write_result("text\n", None)
     assert capsys.readouterr().out == "text\n"
 
 

@@ -100,6 +100,30 @@ def test_options_of_training_that_contradict_each_other(
     assert not (tmp_path / "store" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("train", "--seed", "x"), "Invalid value for '--seed': 'x' is not an integer."),
+        (("train", "--seed", "-1"), "Invalid value for '--seed': must be at least 0, not -1."),
+        (("train", "--lr", "1,5"), "Invalid value for '--lr': '1,5' is not a number."),
+        (
+            ("score", "--tune", "x"),
+            "Invalid value for '--tune': 'x' is not one of 'openood', 'pseudo'.",
+        ),
+        (
+            ("datasets", "download", "--jobs", "99"),
+            "Invalid value for '--jobs': must be at most 16, not 99.",
+        ),
+        (("train",), "Missing option '--data': the data set to train on."),
+        (("runs", "use"), "Give either a RUN or --last."),
+    ],
+)
+def test_wrong_usage_is_one_clear_line(ood: Ood, argv: tuple[str, ...], message: str) -> None:
+    code, out, err = ood(*argv)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == f"Error: {message}"
+
+
 def test_a_network_is_set_or_named(ood: Ood) -> None:
     argv = ("train", "--data", "digits", "--epochs", 1, "--set", "arch=resnet18:width=2")
     assert says(ood, *argv, "--arch", "vgg11") == (

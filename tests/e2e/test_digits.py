@@ -92,7 +92,7 @@ def test_the_commands_one_by_one(trained: Ood, tmp_path: Path) -> None:
     export = tmp_path / "scores.npz"
     code, out, err = ood("score", "--method", "featurenorm", "--method", "msp", "--export", export)
     assert code == 0
-    assert "NormRatio chose block" in err
+    assert "NormRatio selected block" in err
     with np.load(export) as stored:
         names = set(stored.files)
         sizes = {name: len(stored[name]) for name in names}
@@ -247,7 +247,7 @@ def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
     if sent is signal.SIGINT:
         assert code == 130
         assert err.splitlines()[-1].startswith(
-            "error: interrupted; resume it with: ood train --resume"
+            "error: interrupted; resume with: ood train --resume"
         )
         assert "Traceback" not in err
     assert not (store / "runs" / "cut" / "run.json").exists()

@@ -4,8 +4,8 @@ import io
 import re
 import sys
 
+from oodcli.cli.console import StyledText
 from oodcli.cli.render.formats.terminal import window
-from oodcli.cli.speech import Drawn
 from oodcli.manual import TOPICS, page
 
 _WIDEST = 110
@@ -30,7 +30,7 @@ def write_contents(commands: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _drawn(text: str) -> Drawn:
+def _drawn(text: str) -> StyledText:
     """Draw Markdown for the terminal; links to pages become commands, pictures are skipped."""
     from rich.console import Console
     from rich.markdown import Markdown
@@ -46,4 +46,4 @@ def _drawn(text: str) -> Drawn:
         theme=Theme({"markdown.code": "cyan", "markdown.code_block": "cyan"}),
     )
     console.print(Markdown(text, code_theme="ansi_dark", hyperlinks=False))
-    return Drawn("\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n")
+    return StyledText("\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n")

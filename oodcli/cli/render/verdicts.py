@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from oodcli.cli.console import StyledText
 from oodcli.cli.render.formats import Cell, Column, Table, percent
 from oodcli.cli.render.formats.terminal import write_terminal
-from oodcli.cli.speech import Drawn
 from oodcli.text import counted
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def render_verdicts(result: "PredictResult") -> str:
         notes=summary(result),
         droppable=("probability", "percentile"),
     )
-    return Drawn(write_terminal(table, to_file=False))
+    return StyledText(write_terminal(table, to_file=False))
 
 
 def _row(verdict: "Verdict") -> dict[str, Cell]:

@@ -3,6 +3,7 @@
 import pytest
 
 from oodcli.errors import InvalidInputError, OodError, UnknownNameError
+from oodcli.method_names import ALIASES
 from oodcli.methods import METHODS, parse_method, parse_methods
 from oodcli.methods.base import Method
 from oodcli.methods.base import parse_method as parse_with
@@ -55,6 +56,9 @@ def test_a_method_asked_for_twice_is_scored_once() -> None:
     [
         ("enrgy", UnknownNameError, "no method 'enrgy'; did you mean 'energy'?"),
         ("KNN", UnknownNameError, "no method 'KNN'; did you mean 'knn'?"),
+        ("mls", UnknownNameError, "no method 'mls'; did you mean 'maxlogit'?"),
+        ("react+mls", UnknownNameError, "no method 'mls'; did you mean 'maxlogit'?"),
+        ("Temp_Scaling", UnknownNameError, "no method 'Temp_Scaling'; did you mean 'tempscale'?"),
         (
             "energy:temprature=2",
             UnknownNameError,
@@ -110,6 +114,11 @@ def test_what_cannot_be_is_refused(written: str, error: type[OodError], message:
     with pytest.raises(error) as raised:
         parse_method(written)
     assert str(raised.value) == message
+
+
+def test_every_alias_stands_for_a_method_and_is_none() -> None:
+    assert set(ALIASES.values()) <= set(METHODS)
+    assert not set(ALIASES) & set(METHODS)
 
 
 class _Toy:

@@ -6,6 +6,7 @@ Percent, rounding and bold are made only in the renderers and here.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from oodcli.cli.console import StyledText
 from oodcli.cli.options import Format
 from oodcli.cli.render.formats.html import write_html
 from oodcli.cli.render.formats.latex import write_latex
@@ -20,7 +21,6 @@ from oodcli.cli.render.formats.table import (
     percent,
 )
 from oodcli.cli.render.formats.terminal import write_terminal
-from oodcli.cli.speech import Drawn
 
 __all__ = [
     "Cell",
@@ -79,4 +79,4 @@ def write_tables(
         return "\n".join(write_markdown(table) for table in tables)
     if how is Format.LATEX:
         return "\n".join(write_latex(table) for table in tables)
-    return Drawn("\n".join(write_terminal(table, to_file=to_file) for table in tables))
+    return StyledText("\n".join(write_terminal(table, to_file=to_file) for table in tables))

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import oodcli
+from oodcli.cli.console import StyledText, for_stdout, print_error_now
 from oodcli.cli.render.formats.plain import write_json
-from oodcli.cli.speech import Drawn, for_stdout, interject
 from oodcli.errors import OodError, UnknownNameError
 from oodcli.text import printable, printable_lines
 from tests.support.cli import Ood
@@ -181,7 +181,7 @@ def test_results_are_made_printable_for_terminals_alone(monkeypatch: pytest.Monk
     assert for_stdout(text) == text
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert for_stdout(text) == "name,1\nb\\x1b[31m,2\n"
-    assert for_stdout(Drawn("\x1b[1mbold\x1b[0m")) == "\x1b[1mbold\x1b[0m"
+    assert for_stdout(StyledText("\x1b[1mbold\x1b[0m")) == "\x1b[1mbold\x1b[0m"
 
 
 def test_json_is_printable_and_says_the_same() -> None:
@@ -194,7 +194,7 @@ def test_json_is_printable_and_says_the_same() -> None:
 
 
 def test_errors_amid_progress_are_printed_so(capsys: pytest.CaptureFixture[str]) -> None:
-    interject(HOSTILE)
+    print_error_now(HOSTILE)
     assert capsys.readouterr().err == f"error: {SHOWN}\n"
 
 

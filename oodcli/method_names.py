@@ -1,0 +1,50 @@
+"""Other names of the methods, as in papers and in other programs; imports no torch."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "ash": "ash-b",
+        "baseline": "msp",
+        "cosine": "maxcosine",
+        "deep-nearest-neighbors": "knn",
+        "ebo": "energy",
+        "energybased": "energy",
+        "feature-norm": "featurenorm",
+        "generalized-entropy": "gen",
+        "gram-matrices": "gram",
+        "hopfield": "she",
+        "kl-matching": "klm",
+        "klmatching": "klm",
+        "mahalanobis": "mds",
+        "mahalanobis++": "mds++",
+        "max-logit": "maxlogit",
+        "max-softmax": "msp",
+        "maximum-softmax-probability": "msp",
+        "maxsoftmax": "msp",
+        "mls": "maxlogit",
+        "mode": "csd",
+        "nearest-neighbors": "knn",
+        "nearest-neighbours": "knn",
+        "neuron-activation-coverage": "nac",
+        "relative-mahalanobis": "rmds",
+        "rmd": "rmds",
+        "softmax": "msp",
+        "temp-scaling": "tempscale",
+        "temperature-scaling": "tempscale",
+        "virtual-logit-matching": "vim",
+    }
+)
+"""Name in ood by other name, in lower case with hyphens."""
+
+
+def usual_name(name: str) -> str | None:
+    """Return the name in ood of a method given by another name; None if there is none.
+
+    Examples
+    --------
+    >>> usual_name("MLS"), usual_name("Temp_Scaling"), usual_name("knn")
+    ('maxlogit', 'tempscale', None)
+    """
+    return ALIASES.get(name.lower().replace("_", "-").replace(" ", "-"))
