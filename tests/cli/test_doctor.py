@@ -41,7 +41,7 @@ def test_all_is_well_where_there_is_no_store_yet(ood: Ood, tmp_path: Path) -> No
     assert (code, err) == (0, "")
     assert "no problems found" in out
     assert "self-test on cpu" in out
-    assert "not made yet" in out
+    assert "does not exist" in out
     assert not (tmp_path / "store").exists()
 
 

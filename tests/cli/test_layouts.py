@@ -167,7 +167,9 @@ def test_per_group_shows_averages_alone_and_per_set_none() -> None:
 
 def test_nothing_left_to_show_is_refused() -> None:
     single = [row("a", "s", "ood", 0.3, 0.9)]
-    with pytest.raises(InvalidInputError, match="nothing to show per group; use --per both"):
+    with pytest.raises(
+        InvalidInputError, match="there are no rows for --per group; use --per both"
+    ):
         markdown(report(single), TableLayout(per=Per.GROUP))
 
 
@@ -271,13 +273,13 @@ def test_a_wide_table_loses_single_sets_before_averages(monkeypatch: pytest.Monk
     lines = [line for line in shown.splitlines() if line.startswith(" ")]
     assert max(map(len, lines)) <= 52
     assert lines[0].split() == ["svhn", "svhn", "average", "average"]
-    assert "note: hidden, as the terminal is too narrow: isun" in shown
+    assert "note: hidden, since the terminal is too narrow: isun" in shown
     monkeypatch.setenv("COLUMNS", "24")
     shown = render_report(
         report(rows()), Format.TABLE, to_file=True, layout=TableLayout(transpose=True)
     )
     assert " featurenorm    88.50" in shown
-    assert "note: hidden, as the terminal is too narrow: isun, svhn, average FPR95" in shown
+    assert "note: hidden, since the terminal is too narrow: isun, svhn, average FPR95" in shown
 
 
 def test_bars_are_drawn_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +324,7 @@ def test_the_header_says_what_it_is_of() -> None:
     assert "resnet18, ID cifar10 (1,000 test images, accuracy 95.06 %)" in shown
     assert "lists (sha256): tin 01234567" in shown
     assert "benchmark bench, convention neutral: what it means; in percent" in shown
-    assert "run made by torch 2.6" in shown
+    assert "run created by torch 2.6" in shown
 
 
 def test_csv_has_a_line_per_run_method_and_set_whatever_the_layout() -> None:

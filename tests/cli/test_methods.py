@@ -118,7 +118,7 @@ def test_the_page_of_a_combination_has_both_halves(ood: Ood) -> None:
 def test_the_page_of_a_shaper_says_what_follows_it(ood: Ood) -> None:
     out = ood("methods", "show", "norm")[1]
     assert out.endswith(
-        "Named alone, it is followed by energy; by another scorer of logits: norm+NAME\n"
+        "Without a scorer, it is combined with energy; with another scorer of logits: norm+NAME\n"
     )
     assert "energy: Energy" not in out
 

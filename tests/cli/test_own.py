@@ -282,7 +282,7 @@ def test_a_classifier_that_guesses_is_said_to_before_its_methods(ood: Ood, tmp_p
     _, out, err = ood("score", "--method", "msp", "--ood", "uniform-noise")
     assert "hardly better than chance\n" in err.split("scoring")[0]
     assert (
-        "classifies hardly better than chance (25.00 %), so its scores mean little"
+        "classifies hardly better than chance (25.00 %), so its scores are not informative"
         in (out.partition("FPR95 ↓")[0])
     )
     (run,) = json.loads(ood("report", "--format", "json")[1])["runs"]

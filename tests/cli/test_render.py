@@ -106,7 +106,7 @@ def test_a_narrow_window_loses_columns_and_never_digits(monkeypatch: pytest.Monk
     assert max(len(line) for line in shown.splitlines() if line.startswith(" ")) <= 70
     assert "AUPR-out ↑" not in shown
     assert shown.endswith(
-        "note: hidden, as the terminal is too narrow: Images, AUPR-out, AUPR-in\n"
+        "note: hidden, since the terminal is too narrow: Images, AUPR-out, AUPR-in\n"
     )
     assert "featurenorm (block 6)    12.50    95.00" in shown
     assert "…" not in shown
@@ -223,8 +223,8 @@ NormRatio of 50 of 758 training images of digits, not normalised (as in the rele
      1  2.1   8×4×4     1.2500           -  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇  selected
      2  3.1   8×4×4          -           -
 
-note: the lead of the selected block is within two standard errors: not clear
-note: block 0: 2 images excluded, since the norm of their puzzle is zero
+note: the selection is not clear: its lead is within two standard errors
+note: block 0: 2 images excluded, since the norm of their jigsaw puzzle is zero
 """
 
 

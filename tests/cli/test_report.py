@@ -121,7 +121,7 @@ def test_nothing_published_is_said(tmp_path: Path, ood: Ood) -> None:
     path = tmp_path / "own.npz"
     np.savez(path, **{"mine/photos": np.arange(9.0), "mine/fog": np.arange(9.0) - 5})
     _, out, _ = ood("report", "--scores", path, "--id", "photos", "--published")
-    assert "note: no published value is known for these methods and sets" in out
+    assert "note: no published values are known for these methods and sets" in out
 
 
 @pytest.mark.parametrize("how", ["table", "markdown", "latex", "html"])

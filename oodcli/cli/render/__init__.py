@@ -1,1 +1,1 @@
-"""Records as text: one module per record of a result, on the formats below."""
+"""Rendering of results: one module per result record, based on the output formats."""

@@ -1,4 +1,4 @@
-"""The accuracy of a trained classifier, class by class."""
+"""The accuracy of a trained classifier per class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,16 @@ from oodcli.cli.render.formats.table import Cell, Column, Table, percent
 
 
 def accuracy_table(run: str, class_names: Sequence[str], tested: Mapping[str, Any]) -> Table:
-    """Tabulate how often a classifier is right on the test images of every class, worst first.
+    """Return a table of the accuracy on the test images of every class, worst first.
 
     Parameters
     ----------
     run
         Name of the run.
     class_names
-        Its classes.
+        Names of its classes.
     tested
-        What the record of the run has of its test images.
+        The object ``training.test`` of the run's record.
     """
     by_class = sorted(
         zip(class_names, tested["by_class"], strict=True),

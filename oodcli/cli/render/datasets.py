@@ -1,4 +1,4 @@
-"""Data sets and benchmarks: what there is, where it comes from, and whether it is right."""
+"""Lists of data sets, benchmarks and download URLs, and results of their verification."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def render_listing(listing: "Listing", how: Format, *, urls: bool) -> str:
-    """Write the data sets, and for people the benchmarks below; or the addresses of all files."""
+    """Render the data sets (in tables also the benchmarks), or the URLs of all files."""
     content = listing.to_json()
     if urls:
         return write_table(_urls_table(listing), how, json_content=content)
@@ -24,14 +24,14 @@ def render_listing(listing: "Listing", how: Format, *, urls: bool) -> str:
 
 
 def render_verification(found: "Verification", how: Format) -> str:
-    """Write what counting and hashing found."""
+    """Render the results of a verification."""
     table = Table(
-        title=("what is in the store",),
+        title=("verification of stored data sets",),
         columns=(
             Column("dataset", "Name"),
-            Column("what", "What"),
+            Column("what", "Item"),
             Column("state", "State"),
-            Column("detail", "Found"),
+            Column("detail", "Details"),
         ),
         rows=[
             {
@@ -69,8 +69,8 @@ def _sets_table(listing: "Listing") -> Table:
             Column("images", "Images"),
             Column("download", "Download", right=True),
             Column("disk", "On disk", right=True),
-            Column("present", "Here"),
-            Column("title", "What it is"),
+            Column("present", "Present"),
+            Column("title", "Description"),
             Column("licence", "Licence"),
         ),
         rows=rows,
@@ -96,13 +96,13 @@ def _benchmarks_table(benchmarks: "Sequence[ListedBenchmark]") -> Table:
         for entry in benchmarks
     ]
     return Table(
-        title=("benchmarks; get what one lacks: ood datasets download --benchmark NAME",),
+        title=("benchmarks; download missing sets: ood datasets download --benchmark NAME",),
         columns=(
             Column("name", "Benchmark"),
             Column("sets", "Sets", right=True),
-            Column("size", "To get", right=True),
-            Column("missing", "Lacks"),
-            Column("title", "What it is"),
+            Column("size", "Download", right=True),
+            Column("missing", "Missing"),
+            Column("title", "Description"),
         ),
         rows=rows,
         droppable=("title",),
@@ -127,7 +127,7 @@ def _urls_table(listing: "Listing") -> Table:
             Column("name", "Name"),
             Column("file", "File"),
             Column("md5", "md5"),
-            Column("url", "Address"),
+            Column("url", "URL"),
         ),
         rows=rows,
     )

@@ -1,4 +1,4 @@
-"""The diagnosis of ``ood doctor``."""
+"""The report of ``ood doctor``."""
 
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def render_diagnosis(found: "Diagnosis", how: Format) -> str:
-    """Write what the doctor found."""
+    """Render the report of ``ood doctor``."""
     return write_table(_table(found), how, json_content=found.to_json())
 
 
 def _table(found: "Diagnosis") -> Table:
-    """Lay a diagnosis out as what and how, a rule after every part."""
+    """Return a report as a table of items and values, in sections."""
     rows: list[dict[str, Cell]] = []
     sections: set[int] = set()
 
@@ -42,10 +42,10 @@ def _table(found: "Diagnosis") -> Table:
     if state is None:
         line("store", "cannot be opened")
     else:
-        can = "can be written" if state.writable else "cannot be written"
-        line("store", f"{state.path} ({can if state.exists else f'not made yet, {can}'})")
+        access = "writable" if state.writable else "not writable"
+        line("store", f"{state.path} ({access if state.exists else f'does not exist, {access}'})")
         free = "unknown" if state.free_bytes is None else human_bytes(state.free_bytes)
-        line("free room", free)
+        line("free space", free)
         line(
             "runs",
             f"{state.finished} finished, {state.unfinished} unfinished, "
@@ -59,11 +59,11 @@ def _table(found: "Diagnosis") -> Table:
         line(f"self-test on {test.device}", f"{outcome} in {test.seconds:.1f} s")
     if not found.self_tests:
         line("self-test", "not run, since torch cannot be imported")
-    notes = [f"broken: {problem}" for problem in found.problems]
+    notes = [f"problem: {problem}" for problem in found.problems]
     notes += list(found.remarks)
     return Table(
         title=("ood doctor: " + ("no problems found" if found.healthy else "problems found"),),
-        columns=(Column("what", "What"), Column("how", "How")),
+        columns=(Column("what", "Item"), Column("how", "Value")),
         rows=rows,
         sections=frozenset(sections),
         notes=notes,

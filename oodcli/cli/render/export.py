@@ -1,4 +1,4 @@
-"""An exported file: what goes in, what comes out."""
+"""The result of an export: inputs and outputs of the file, and its verification."""
 
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def render_export(found: "Exported", how: Format) -> str:
-    """Write what was exported."""
+    """Render the result of an export."""
     return write_table(_table(found), how, json_content=found.to_json())
 
 
 def _table(found: "Exported") -> Table:
-    """Lay out what goes in, what comes out, and how that compares with ood's own results."""
+    """Return a table of inputs and outputs, and of the differences from the results of ood."""
     about = found.description
     checked = found.verification
     differences = {
@@ -44,7 +44,7 @@ def _table(found: "Exported") -> Table:
         title=(
             f"{found.folder / about['file']['name']}: {size}, run {about['run']}, "
             f"{about['method']}",
-            f"threshold {threshold['value']:.6g}, reached by {100 * threshold['tpr']:.1f} % of "
+            f"threshold {threshold['value']:.6g}, accepts {100 * threshold['tpr']:.1f} % of "
             f"{threshold['n']:,} ID images",
         ),
         columns=(
@@ -57,8 +57,8 @@ def _table(found: "Exported") -> Table:
         rows=rows,
         sections=frozenset({0}),
         notes=(
-            f"Difference: the largest one from ood's own results on {checked.real} test images "
-            f"and {checked.noise} of noise, as a share of their standard deviation; "
-            f"{checked.tolerance:g} is accepted",
+            "Difference: the maximum difference from the results of ood on "
+            f"{checked.real} test images and {checked.noise} images of noise, divided by the "
+            f"standard deviation over these images; at most {checked.tolerance:g} is accepted",
         ),
     )

@@ -1,28 +1,28 @@
-"""Pages of the manual: drawn on a terminal, as Markdown elsewhere."""
+"""Pages of the manual: formatted on a terminal, otherwise as Markdown."""
 
 import io
 import re
 import sys
 
 from oodcli.cli.console import StyledText
-from oodcli.cli.render.formats.terminal import window
+from oodcli.cli.render.formats.terminal import table_width
 from oodcli.manual import TOPICS, page
 
-_WIDEST = 110
+_MAX_WIDTH = 110
 
 
 def write_page(topic: str) -> str:
-    """Write a page of the manual, drawn where stdout is a terminal."""
-    return _drawn(page(topic)) if sys.stdout.isatty() else page(topic)
+    """Return a page of the manual, formatted if stdout is a terminal."""
+    return _render_markdown(page(topic)) if sys.stdout.isatty() else page(topic)
 
 
 def write_contents(commands: list[str]) -> str:
-    """List the pages of the manual, with the command that shows each.
+    """Return a list of the manual's pages, with the command that shows each.
 
     Parameters
     ----------
     commands
-        Names of commands; a page of the same name is shown by ``--page``.
+        Names of commands; a page with the name of a command needs ``--page``.
     """
     shown = {topic: f"ood help {'--page ' * (topic in commands)}{topic}" for topic in TOPICS}
     width = max(map(len, shown.values()))
@@ -30,8 +30,8 @@ def write_contents(commands: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _drawn(text: str) -> StyledText:
-    """Draw Markdown for the terminal; links to pages become commands, pictures are skipped."""
+def _render_markdown(text: str) -> StyledText:
+    """Format Markdown for a terminal; links to pages become commands, pictures are omitted."""
     from rich.console import Console
     from rich.markdown import Markdown
     from rich.theme import Theme
@@ -41,7 +41,7 @@ def _drawn(text: str) -> StyledText:
     stream = io.StringIO()
     console = Console(
         file=stream,
-        width=min(window(on_terminal=True), _WIDEST),
+        width=min(table_width(on_terminal=True), _MAX_WIDTH),
         force_terminal=True,
         theme=Theme({"markdown.code": "cyan", "markdown.code_block": "cyan"}),
     )

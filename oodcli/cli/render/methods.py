@@ -1,4 +1,4 @@
-"""The list of methods, the page of one, and the findings of its trial, as text."""
+"""The list of methods, the page of a method, and the results of a method check."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from oodcli.specs import Value
 
 _WIDTH = 96
-# How wide the columns of the list are whose texts may take several lines.
+# Widths of the columns of the list whose texts are wrapped.
 _COLUMNS = {"parameters": 26, "cost": 25, "inputs": 24, "grid": 40, "paper": 30, "title": 20}
 
 
 def render_methods(listing: "MethodList", how: Format) -> str:
-    """Write the list of methods."""
+    """Render the list of methods."""
     rows = [row for each in listing.methods for row in _rows(each, wrapped=how is Format.TABLE)]
     foreign = any(each.package for each in listing.methods) or how is Format.CSV
     columns = (
         Column("method", "Method"),
-        Column("title", "In papers"),
+        Column("title", "Name in papers"),
         Column("paper", "Paper"),
         Column("year", "Year", right=True),
-        Column("inputs", "Looks at"),
+        Column("inputs", "Inputs"),
         Column("parameters", "Parameters"),
         Column("grid", "Published values"),
         Column("cost", "Forward passes"),
-        *([Column("package", "From")] if foreign else []),
+        *([Column("package", "Package")] if foreign else []),
     )
     table = Table(
         title=("methods; formula, source and caveats of one: ood methods show NAME",),
@@ -44,8 +44,8 @@ def render_methods(listing: "MethodList", how: Format) -> str:
         rows=rows,
         notes=(
             *(f"without {name}: {reason}" for name, reason in listing.refused.items()),
-            "passes whose activations are stored cost nothing",
-            "several by their mean rank: ensemble:A+B+C; see: ood methods show ensemble",
+            "stored activations need no forward pass",
+            "mean rank of several methods: ensemble:A+B+C; see: ood methods show ensemble",
         ),
         droppable=("grid", "paper", "inputs", "title", "year"),
     )
@@ -53,7 +53,7 @@ def render_methods(listing: "MethodList", how: Format) -> str:
 
 
 def render_method(page: "MethodPage", how: Format) -> str:
-    """Write the page of one method."""
+    """Render the page of one method."""
     if how in (Format.JSON, Format.CSV):
         rows = [
             {"method": Cell(part.listed.name), "field": Cell(name), "value": Cell(text)}
@@ -64,26 +64,25 @@ def render_method(page: "MethodPage", how: Format) -> str:
         return write_table(
             Table(title=(), columns=columns, rows=rows), how, json_content=page.to_json()
         )
-    written = _markdown if how is Format.MARKDOWN else _paragraphs
-    lines = [written(part) for part in page.parts]
+    render_part = _markdown if how is Format.MARKDOWN else _paragraphs
+    lines = [render_part(part) for part in page.parts]
     if len(page.parts) > 1:
-        what = (
+        combination = (
             "the mean rank of the following methods"
             if page.parts[0].listed.kind == "ensemble"
-            else "the logits of the first half go to the second"
+            else "the second method scores the logits of the first"
         )
-        whole = f"{page.name}: {page.cost}; {what}"
-        lines.insert(0, whole + "\n")
+        lines.insert(0, f"{page.name}: {page.cost}; {combination}\n")
     if page.followed_by:
         lines.append(
-            f"Named alone, it is followed by {page.followed_by}; "
-            f"by another scorer of logits: {page.name}+NAME\n"
+            f"Without a scorer, it is combined with {page.followed_by}; with another scorer of "
+            f"logits: {page.name}+NAME\n"
         )
     return "\n".join(lines)
 
 
 def render_trial(trial: "MethodTrial", how: Format) -> str:
-    """Write what trying a method found."""
+    """Render the results of a method check."""
     rows = [
         {
             "must": Cell(each.what),
@@ -93,21 +92,21 @@ def render_trial(trial: "MethodTrial", how: Format) -> str:
         for each in trial.findings
     ]
     table = Table(
-        title=(f"{trial.name}: what every method must do",),
-        columns=(Column("must", "It must"), Column("kept", "Kept"), Column("how", "How")),
+        title=(f"{trial.name}: check of the rules for methods",),
+        columns=(Column("must", "It must"), Column("kept", "Passed"), Column("how", "Reason")),
         rows=rows,
     )
     return write_table(table, how, json_content=trial.to_json())
 
 
 def _rows(method: "ListedMethod", *, wrapped: bool) -> list[dict[str, Cell]]:
-    """Return a method as one row, or as several if its texts are to stay narrow."""
+    """Return a method as one row, or as several rows with wrapped texts."""
     texts = {
         "method": method.name,
         "title": method.title,
         "paper": method.paper,
         "year": "" if method.year is None else str(method.year),
-        "inputs": ", ".join(method.inputs) or "not said",
+        "inputs": ", ".join(method.inputs) or "not declared",
         "parameters": ", ".join(_with_default(each) for each in method.parameters),
         "grid": _grid(method),
         "cost": method.cost,
@@ -143,12 +142,12 @@ def _grid(method: "ListedMethod") -> str:
     )
 
 
-def _about(parameter: "ListedParameter") -> str:
-    """Say what a parameter may be, what it is here, and what it means."""
+def _parameter_text(parameter: "ListedParameter") -> str:
+    """Return the meaning, type, default, given value and published values of a parameter."""
     if parameter.required:
-        default = "to be given"
+        default = "required"
     elif parameter.default is None:
-        default = "chosen when fitted"
+        default = "chosen in fitting"
     else:
         default = f"default {_value(parameter.default)}"
     facts = [parameter.type, default]
@@ -160,12 +159,12 @@ def _about(parameter: "ListedParameter") -> str:
     return f"{meaning} ({'; '.join(facts)})"
 
 
-def _facts(part: "MethodText") -> list[tuple[str, str]]:
+def _method_fields(part: "MethodText") -> list[tuple[str, str]]:
     listed = part.listed
     return [
         ("paper", listed.paper),
         ("kind", listed.kind),
-        ("looks at", ", ".join(listed.inputs) or "not said"),
+        ("inputs", ", ".join(listed.inputs) or "not declared"),
         *([("needs", "; ".join(listed.needs))] if listed.needs else []),
         ("forward passes", listed.cost),
         ("class", part.type),
@@ -176,11 +175,11 @@ def _facts(part: "MethodText") -> list[tuple[str, str]]:
 def _fields(part: "MethodText") -> list[tuple[str, str]]:
     return [
         ("title", part.listed.title),
-        *_facts(part),
+        *_method_fields(part),
         ("year", "" if part.listed.year is None else str(part.listed.year)),
         ("summary", part.summary),
         ("formula", part.formula),
-        *((f"parameter {each.name}", _about(each)) for each in part.listed.parameters),
+        *((f"parameter {each.name}", _parameter_text(each)) for each in part.listed.parameters),
         ("source", part.source),
         ("caveats", part.caveats),
     ]
@@ -201,21 +200,23 @@ def _texts(part: "MethodText") -> list[tuple[str, str]]:
 def _paragraphs(part: "MethodText") -> str:
     listed = part.listed
 
-    def bare(text: str) -> str:
+    def plain(text: str) -> str:
         return text.replace("``", "")
 
-    lines = [f"{listed.name}: {listed.title}", bare(part.summary), ""]
-    lines += _pairs(_facts(part))
+    lines = [f"{listed.name}: {listed.title}", plain(part.summary), ""]
+    lines += _two_columns(_method_fields(part))
     if listed.parameters:
         lines += ["", "Parameters"]
-        lines += _pairs([(each.name, bare(_about(each))) for each in listed.parameters])
+        lines += _two_columns(
+            [(each.name, plain(_parameter_text(each))) for each in listed.parameters]
+        )
     for heading, text in _texts(part):
-        lines += ["", heading, textwrap.indent(bare(text), "  ")]
+        lines += ["", heading, textwrap.indent(plain(text), "  ")]
     return "\n".join(lines) + "\n"
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Set names in a column, and texts beside them."""
+def _two_columns(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Return lines with names in the first column and wrapped texts in the second."""
     width = max(len(name) for name, _ in pairs) + 4
     wrap: Callable[[str], list[str]] = textwrap.TextWrapper(
         width=_WIDTH - width, break_long_words=False, break_on_hyphens=False
@@ -233,10 +234,12 @@ def _markdown(part: "MethodText") -> str:
         return text.replace("``", "`")
 
     lines = [f"## {part.listed.name}: {part.listed.title}", "", code(part.summary), ""]
-    lines += [f"- {name}: {text}" for name, text in _facts(part)]
+    lines += [f"- {name}: {text}" for name, text in _method_fields(part)]
     if part.listed.parameters:
         lines += ["", "### Parameters", ""]
-        lines += [f"- `{each.name}`: {code(_about(each))}" for each in part.listed.parameters]
+        lines += [
+            f"- `{each.name}`: {code(_parameter_text(each))}" for each in part.listed.parameters
+        ]
     for heading, text in _texts(part):
         lines += ["", f"### {heading}", "", code(text)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""How metrics and data sets are called and printed."""
+"""Headings and formats of metrics, and names of data sets in tables."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from oodcli.store.scores import AVERAGE
 
 @dataclass(frozen=True)
 class MetricStyle:
-    """How a value is called and printed, and which of several is best."""
+    """Heading of a metric, which values are best, and its unit."""
 
     heading: str
     best: Literal["least", "most", "none"] = "none"
@@ -38,15 +38,15 @@ METRIC_STYLES: Mapping[str, MetricStyle] = MappingProxyType(
 )
 
 
-def signed(difference: float, digits: int) -> str:
-    """Return a difference of fractions in points of a percent, with its sign."""
+def format_signed(difference: float, digits: int) -> str:
+    """Return a difference of fractions in percentage points, with its sign."""
     text = f"{100 * difference:+.{digits}f}"
-    # A difference of nothing has no sign.
+    # A difference that rounds to zero has no sign.
     return text[1:] if re.fullmatch(r"[+-]0(\.0+)?", text) else text
 
 
 def set_name(dataset: str, group: str) -> str:
-    """Name a set or an average outside the layouts of papers."""
+    """Return the name of a set or an average, outside the layouts of papers."""
     if dataset == AVERAGE:
         return "average" if group in ("all", "ood") else f"{group} average"
     return f"{dataset} (full spectrum)" if group in FULL_SPECTRUM.values() else dataset

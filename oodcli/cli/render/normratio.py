@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def render_normratio(result: "NormRatioResult", how: Format, *, to_file: bool) -> str:
-    """Write NormRatio of every block."""
+    """Render NormRatio of every block."""
     if how is Format.JSON:
         return write_json(result.to_json())
     if how is Format.CSV:
@@ -33,7 +33,7 @@ def render_normratio(result: "NormRatioResult", how: Format, *, to_file: bool) -
 
 
 def normratio_table(result: "NormRatioResult") -> Table:
-    """Lay out the blocks, and which one was selected."""
+    """Return a table of the blocks, with the selected one marked."""
     ratios = [block.ratio for block in result.blocks if block.ratio is not None]
     top = max(ratios)
     rows = []
@@ -55,10 +55,10 @@ def normratio_table(result: "NormRatioResult") -> Table:
         )
     notes = []
     if not result.clear:
-        notes.append("the lead of the selected block is within two standard errors: not clear")
+        notes.append("the selection is not clear: its lead is within two standard errors")
     notes += [
         f"block {block.index}: {block.excluded} images excluded, "
-        "since the norm of their puzzle is zero"
+        "since the norm of their jigsaw puzzle is zero"
         for block in result.blocks
         if block.excluded
     ]
@@ -72,7 +72,7 @@ def normratio_table(result: "NormRatioResult") -> Table:
         columns=(
             Column("index", "Block", right=True),
             Column("name", "Name"),
-            Column("shape", "Map"),
+            Column("shape", "Shape"),
             Column("ratio", "NormRatio", right=True),
             Column("stderr", "Std. error", right=True),
             Column("bar", "NormRatio", bar=True),

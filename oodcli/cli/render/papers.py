@@ -1,4 +1,4 @@
-"""What the tables of papers have, and what they call things."""
+"""The layouts of tables in papers: columns, order, and names of sets and methods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from oodcli.cli.options import Layout, Per
 
 @dataclass(frozen=True)
 class Paper:
-    """What the tables of a paper have, and what they call things."""
+    """The table layout of a paper: columns, order, and names of sets and methods."""
 
     columns: tuple[str, ...]
     per: Per
@@ -21,7 +21,7 @@ class Paper:
 
 _SHAPERS = {"react": "ReAct", "dice": "DICE", "scale": "SCALE", "ash-b": "ASH"}
 _COMMON_NAMES = {
-    # Papers follow these by the energy score; scores of other programs have the name alone.
+    # Papers combine these with the energy score; score files of other programs omit "+energy".
     **_SHAPERS,
     **{f"{name}+energy": title for name, title in _SHAPERS.items()},
     "msp": "MSP",

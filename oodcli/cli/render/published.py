@@ -1,22 +1,22 @@
-"""Our values beside those that papers printed."""
+"""Results compared with values published in papers."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 
 from oodcli.cli.render.formats import Cell, Column, Table, percent
-from oodcli.cli.render.metrics import METRIC_STYLES, set_name, signed
+from oodcli.cli.render.metrics import METRIC_STYLES, format_signed, set_name
 from oodcli.reporting.literature import SOURCES, PublishedComparison
 
 
 def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2) -> Table:
-    """Return our values beside those that papers printed.
+    """Return a table of results and published values.
 
     Parameters
     ----------
     comparisons
-        What `oodcli.reporting.literature.compare` found.
+        Result of `oodcli.reporting.literature.compare`.
     digits
-        Digits after the point of a percent.
+        Digits after the decimal point of a percentage.
     """
     reasons: dict[str, int] = {}
     for each in comparisons:
@@ -57,9 +57,9 @@ def published_table(comparisons: Sequence[PublishedComparison], digits: int = 2)
 def _row(each: PublishedComparison, reasons: Mapping[str, int], digits: int) -> dict[str, Cell]:
     verdict, good = _verdict(each, reasons)
     remark = f", {each.published.note}" if each.published.note else ""
-    theirs = percent(each.theirs)
+    published = percent(each.theirs)
     if each.metric in each.published.std:
-        theirs += f" ± {percent(each.published.std[each.metric])}"
+        published += f" ± {percent(each.published.std[each.metric])}"
     return {
         "run": Cell(each.run),
         "dataset": Cell(set_name(each.dataset, each.group)),
@@ -67,11 +67,11 @@ def _row(each: PublishedComparison, reasons: Mapping[str, int], digits: int) -> 
         "convention": Cell(each.convention),
         "metric": Cell(METRIC_STYLES[each.metric].heading.rstrip("↓↑ ")),
         "ours": Cell(percent(each.ours, digits), value=each.ours),
-        "published": Cell(theirs, value=each.theirs),
+        "published": Cell(published, value=each.theirs),
         "difference": (
             Cell("")
             if each.reasons
-            else Cell(signed(each.difference, digits), value=each.difference)
+            else Cell(format_signed(each.difference, digits), value=each.difference)
         ),
         "tolerance": (
             Cell("")

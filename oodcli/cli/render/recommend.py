@@ -1,4 +1,4 @@
-"""A recommendation: the candidates, why the first was chosen, and what to do next."""
+"""A recommendation: the candidates, the reason for the choice, and the next command."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ _SHOWN = 12
 def render_recommendation(
     found: "Recommendation", how: Format, *, every: bool, to_file: bool
 ) -> str:
-    """Write a recommendation; ``every`` shows all candidates, as CSV does always."""
+    """Render a recommendation; ``every`` shows all candidates, as CSV always does."""
     table = _table(found, every=every or how is Format.CSV)
     return write_table(table, how, json_content=found.to_json(), to_file=to_file)
 
@@ -47,9 +47,9 @@ def _table(found: "Recommendation", *, every: bool) -> Table:
             f"all {count} candidates: --all"
         )
     if found.restricted:
-        notes.append("not stored, since methods or images were limited")
+        notes.append("not stored, since methods or images were restricted")
     return Table(
-        lead=(f"recommended: {found.method} ({found.sureness})", f"next: {_next(found)}"),
+        lead=(f"recommended: {found.method} ({found.sureness})", f"next: {_next_command(found)}"),
         title=(
             f"{found.run}: AUROC of {counted(found.n, f'{found.part} image')} of {found.data} "
             "against corrupted copies of them",
@@ -71,9 +71,9 @@ def _reason(found: "Recommendation") -> str:
     hardest = min(chosen.auroc, key=lambda way: chosen.auroc[way])
     families = list(dict.fromkeys(found.families.values()))
     text = (
-        f"why: it has the highest mean AUROC, {percent(chosen.merit)} %, over "
-        f"{' and '.join(filter(None, [', '.join(families[:-1]), families[-1]]))}, each of which "
-        f"counts the same; hardest for it is {hardest} ({percent(chosen.auroc[hardest])} %)"
+        f"reason: the highest mean AUROC, {percent(chosen.merit)} %, over "
+        f"{' and '.join(filter(None, [', '.join(families[:-1]), families[-1]]))}, with equal "
+        f"weights; its lowest AUROC is on {hardest} ({percent(chosen.auroc[hardest])} %)"
     )
     msp = found.rated("msp")
     if msp is not None and found.method != "msp":
@@ -81,8 +81,8 @@ def _reason(found: "Recommendation") -> str:
     return text
 
 
-def _next(found: "Recommendation") -> str:
-    """Return the command that screens images by what was chosen."""
+def _next_command(found: "Recommendation") -> str:
+    """Return the command that screens images with the chosen method."""
     method = found.method if found.restricted else "auto"
     return f"ood predict IMAGES --run {shlex.quote(found.run)} --method {shlex.quote(method)}"
 
@@ -90,11 +90,11 @@ def _next(found: "Recommendation") -> str:
 def _confidence(found: "Recommendation") -> str:
     if found.runner_up is None or found.lead is None:
         return f"confidence: {found.sureness}"
-    assert found.lead_low is not None  # they come together
+    assert found.lead_low is not None  # always set together
     assert found.lead_high is not None
     return (
-        f"confidence: it wins in {100 * found.share:.0f} % of {found.draws} bootstrap samples of "
-        f"images with one kind of corruption omitted; ahead of {found.runner_up} by "
+        f"confidence: it is best in {100 * found.share:.0f} % of {found.draws} bootstrap samples "
+        f"of images with one kind of corruption omitted; ahead of {found.runner_up} by "
         f"{percent(found.lead)} points (95 % of samples: {percent(found.lead_low)} to "
         f"{percent(found.lead_high)})"
     )

@@ -1,4 +1,4 @@
-"""A report in every format: its table, the tests and the published values below it."""
+"""A report in all formats: its table, statistical tests and published values."""
 
 import json
 from collections.abc import Sequence
@@ -24,31 +24,31 @@ def render_report(
     comparisons: Sequence[PublishedComparison] | None = None,
     pictures: Sequence[EmbeddedPicture] = (),
 ) -> str:
-    """Write a report.
+    """Render a report.
 
     Parameters
     ----------
     report
         The report.
     how
-        The format. JSON and CSV have every column and every digit, whatever the layout.
+        The format. JSON and CSV contain all columns and all digits, independent of the layout.
     to_file
-        Whether it goes to a file rather than to the screen.
+        Whether the text is written to a file instead of stdout.
     layout
-        How to lay it out.
+        Layout of the table.
     others
-        The same scores by other conventions, to stand beside it.
+        Reports of the same scores in other conventions, shown in the same table.
     comparisons
-        What papers printed of it, to stand below; None to leave that out.
+        Comparisons with published values, shown below the table; None to omit them.
     pictures
-        What goes into a page below the tables.
+        Pictures to embed into an HTML page, below the tables.
     """
     reports = (report, *others)
     if how is Format.JSON:
         return write_json(_report_json(reports, comparisons))
     if how is Format.CSV:
         return _report_csv([row for each in reports for row in each.rows], comparisons)
-    # A page can be sorted and searched, and has room for what is asked for elsewhere.
+    # An HTML page can be sorted and searched, so it always has all rows and the statistics.
     chosen = replace(layout or TableLayout(), shorten=how is not Format.HTML)
     tables = report_tables(reports, chosen)
     if chosen.statistics or how is Format.HTML:
@@ -56,13 +56,13 @@ def render_report(
     if comparisons:
         tables.append(published_table(comparisons, chosen.digits))
     elif comparisons is not None:
-        none = "no published value is known for these methods and sets"
-        tables[0] = replace(tables[0], notes=(*tables[0].notes, none))
+        note = "no published values are known for these methods and sets"
+        tables[0] = replace(tables[0], notes=(*tables[0].notes, note))
     return write_tables(tables, how, to_file=to_file, heading=heading_of(report), pictures=pictures)
 
 
 def heading_of(report: Report) -> str:
-    """Return the title of a page with a report."""
+    """Return the title of an HTML page with a report."""
     sets = dict.fromkeys(run.id_name for run in report.runs)
     return f"OOD detection: {report.benchmark or ', '.join(sets)}"
 
@@ -70,7 +70,7 @@ def heading_of(report: Report) -> str:
 def _report_json(
     reports: Sequence[Report], comparisons: Sequence[PublishedComparison] | None
 ) -> dict[str, Any]:
-    """Return the object of a report; what was asked for besides is added to it."""
+    """Return the JSON object of a report, with further conventions and published values."""
     content = reports[0].to_json()
     if len(reports) > 1:
         content["conventions"] = [
@@ -85,7 +85,7 @@ def _report_json(
 def _report_csv(
     rows: Sequence[ResultRow], comparisons: Sequence[PublishedComparison] | None
 ) -> str:
-    """Write one line per run, method and data set, with whatever is known of them."""
+    """Render one line per run, method and data set, with all values."""
     extras = list(dict.fromkeys(name for row in rows for name in row.extras))
     intervals = list(dict.fromkeys(name for row in rows for name in row.intervals))
     spreads = (*METRICS, "id_accuracy")
@@ -126,12 +126,12 @@ def _report_csv(
         for name in compared:
             place = (row.run, row.method, row.dataset, row.group, row.convention, name)
             each = printed.get(place)
-            line += ["" for _ in range(5)] if each is None else _compared_csv(each)
+            line += ["" for _ in range(5)] if each is None else _published_cells(each)
         lines.append(line)
     return write_csv(header, lines)
 
 
-def _compared_csv(each: PublishedComparison) -> list[object]:
+def _published_cells(each: PublishedComparison) -> list[object]:
     content = each.to_json()
     tolerance = "" if each.tolerance is None else repr(each.tolerance)
     reasons = "; ".join(each.reasons)

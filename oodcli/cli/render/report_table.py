@@ -1,7 +1,7 @@
-"""Reports as tables: which columns and rows they have, and what is best.
+"""Reports as tables: their columns and rows, and the best values.
 
-A *long* table has a row per data set and method, a *wide* one a row per method and a few columns
-per data set, as the papers print it.
+A *long* table has one row per data set and method; a *wide* table has one row per method and
+several columns per data set, as in papers.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from oodcli.text import counted
 from oodcli.version import __version__
 
 _MAX_DIGITS = 10
-# In what order columns of a long table go when the window is too narrow for all.
-_FIRST_TO_GO = ("images", "params", "accuracy", *EXTRAS, "aupr_out", "aupr_in", "group")
+# Order in which columns of a long table are hidden if the terminal is too narrow.
+_DROP_ORDER = ("images", "params", "accuracy", *EXTRAS, "aupr_out", "aupr_in", "group")
 
 
 _IDENTIFYING = {"run": "Run", "arch": "Network", "dataset": "OOD set", "group": "Group"}
@@ -34,33 +34,32 @@ _IDENTIFYING |= {"method": "Method"}
 _NAMES = (*_IDENTIFYING, *METRIC_STYLES, "images", "params")
 
 
-# With more methods than this, a table of every method on every set is too long to read.
+# With more methods than this, the default table has averages only.
 _MANY_METHODS = 16
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """How a report is laid out; what is None is as the layout has it.
+    """Layout of a report; None stands for the default of the paper or of the table.
 
     Parameters
     ----------
     columns
-        Keys of the columns, in their order. What is needed to tell rows apart and is not named
-        comes first.
+        Keys of the columns, in order. Columns that are needed to identify rows are added in front.
     digits
-        Digits after the point of a percent.
+        Digits after the decimal point of a percentage.
     per
         Whether to show single data sets, averages of groups, or both.
     transpose
         Whether methods are rows, with columns for each data set.
     sort
-        Metric to sort methods by, the best first.
+        Metric to sort methods by, best first.
     paper
-        Whose tables to follow.
+        Paper whose table layout is used.
     statistics
-        Whether tests between methods, mean ranks and calibration stand below.
+        Whether to show tests between methods, mean ranks and calibration below the table.
     shorten
-        Whether many methods may be shown by their averages alone, where ``per`` is None.
+        Whether only averages are shown for many methods if ``per`` is None.
     """
 
     columns: tuple[str, ...] | None = None
@@ -79,43 +78,43 @@ def report_tables(reports: Sequence[Report], layout: TableLayout) -> list[Table]
     Parameters
     ----------
     reports
-        The same scores by one convention or by several, which then stand side by side.
+        Reports of the same scores in one or several conventions, shown side by side.
     layout
-        How to lay it out.
+        Layout of the table.
 
     Raises
     ------
     UnknownNameError
-        If there is no column of a name.
+        If a column or metric does not exist.
     InvalidInputError
-        If the digits are out of range, or what is asked for leaves no row.
+        If the digits are out of range, or no rows remain.
     """
-    _check(layout)
+    _check_layout(layout)
     paper = None if layout.paper is None else PAPERS[layout.paper]
     wide = layout.transpose or paper is not None
     metrics, fixed = _columns(layout, paper, wide=wide)
     short = layout.per is None and layout.shorten and _is_long(reports[0].rows) and not wide
     per = Per.GROUP if short else layout.per or (Per.BOTH if paper is None else paper.per)
-    rows = _shown(reports[0].rows, per, overall=paper is None or "all" in paper.groups)
+    rows = _select_rows(reports[0].rows, per, overall=paper is None or "all" in paper.groups)
     if not rows:
-        raise InvalidInputError(f"nothing to show per {per.value}; use --per both")
+        raise InvalidInputError(f"there are no rows for --per {per.value}; use --per both")
     by_convention = [{_key(row): row for row in report.rows} for report in reports]
     content = _Content(reports, rows, by_convention, metrics, fixed, layout, paper)
     table = _wide(content) if wide else _long(content)
     if short:
-        table = replace(table, notes=(*table.notes, "averages only; every set: --per both"))
+        table = replace(table, notes=(*table.notes, "averages only; all sets: --per both"))
     return [table]
 
 
 def _is_long(rows: Sequence[ResultRow]) -> bool:
-    """Return whether so many methods on several sets are better shown by their averages."""
+    """Return whether there are too many methods to show every set by default."""
     sets = {row.dataset for row in rows if row.dataset != AVERAGE}
     return len(sets) > 1 and len({row.method for row in rows}) > _MANY_METHODS
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What both kinds of tables are made of."""
+    """The content of a table, long or wide."""
 
     reports: Sequence[Report]
     rows: Sequence[ResultRow]
@@ -130,7 +129,7 @@ class _Content:
         return len({row.run for row in self.rows}) > 1
 
     def name(self, row: ResultRow) -> str:
-        """Name the method, as the paper does or with what it chose."""
+        """Return the name of the method, as in the paper or with the selected block."""
         base, _, given = row.method.partition(":")
         if self.paper is not None and base in self.paper.methods:
             return self.paper.methods[base] + (f" ({given})" if given else "")
@@ -144,7 +143,7 @@ class _Content:
         return {"run": Cell(row.run), "arch": Cell(self.arch(row)), "method": Cell(self.name(row))}
 
     def values(self, row: ResultRow) -> dict[tuple[int, str], float | None]:
-        """Return the value of every metric by every convention."""
+        """Return the value of every metric in every convention."""
         return {
             (index, metric): _value(table[_key(row)], metric) if _key(row) in table else None
             for index, table in enumerate(self.by_convention)
@@ -152,7 +151,7 @@ class _Content:
         }
 
     def cells(self, rows: Sequence[ResultRow]) -> list[dict[tuple[int, str], Cell]]:
-        """Return the cells of rows that compete, with the best and the second best marked."""
+        """Return the cells of rows on the same set, with the best and second best marked."""
         values = [self.values(row) for row in rows]
         marks = {
             place: _marks([each[place] for each in values], place[1], self.layout.digits)
@@ -174,7 +173,7 @@ class _Content:
         ]
 
     def sorted_rows(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
-        """Sort rows that compete by what was asked for."""
+        """Sort rows on the same set by the metric of the layout."""
         metric = self.layout.sort
         if metric is None:
             return list(rows)
@@ -185,11 +184,11 @@ class _Content:
 
 
 def _per_convention(*, metric_names: Sequence[str], index: int) -> list[str]:
-    """Leave out by further conventions what does not depend on one."""
+    """Return the metrics of a convention; accuracy, the same in all, only for the first."""
     return [name for name in metric_names if index == 0 or name != "accuracy"]
 
 
-def _check(layout: TableLayout) -> None:
+def _check_layout(layout: TableLayout) -> None:
     if not 0 <= layout.digits <= _MAX_DIGITS:
         raise InvalidInputError(f"digits must be from 0 to {_MAX_DIGITS}, not {layout.digits}")
     for name in layout.columns or ():
@@ -203,7 +202,7 @@ def _check(layout: TableLayout) -> None:
 def _columns(
     layout: TableLayout, paper: Paper | None, *, wide: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the metrics, and all columns in their order; what was not named comes as it does."""
+    """Return the metrics, and all requested or default columns, in order."""
     if layout.columns is not None:
         names = tuple(dict.fromkeys(layout.columns))
     elif paper is not None:
@@ -213,8 +212,8 @@ def _columns(
     return tuple(name for name in names if name in METRIC_STYLES), names
 
 
-def _shown(rows: Sequence[ResultRow], per: Per, *, overall: bool) -> list[ResultRow]:
-    """Return single sets, or averages, or both; no average that says again what others say."""
+def _select_rows(rows: Sequence[ResultRow], per: Per, *, overall: bool) -> list[ResultRow]:
+    """Return the rows of single sets, of averages, or both, without redundant averages."""
     n_sets = len({row.dataset for row in rows if row.dataset != AVERAGE})
     groups = {row.group for row in rows if row.dataset != AVERAGE}
     plain = groups - set(FULL_SPECTRUM.values())
@@ -232,14 +231,14 @@ def _shown(rows: Sequence[ResultRow], per: Per, *, overall: bool) -> list[Result
 
 
 def _long(content: _Content) -> Table:
-    """Make a row per run, data set and method."""
+    """Return a table with one row per run, data set and method."""
     kinds = [list(own) for _, own in itertools.groupby(content.rows, key=_kind)]
     n = len(content.reports)
     droppable = [
         tuple(_place_key(index, name) for index in range(n)) if name in METRIC_STYLES else name
-        for name in _FIRST_TO_GO
+        for name in _DROP_ORDER
     ]
-    # Of further conventions the area under the ROC curve says nothing new.
+    # AUROC is the same in all conventions.
     droppable[1:1] = [_place_key(index, "auroc") for index in range(1, n)]
     return Table(
         title=content.title(),
@@ -252,7 +251,7 @@ def _long(content: _Content) -> Table:
 
 
 def _long_columns(content: _Content) -> list[Column]:
-    """Return what tells rows apart, what was asked for, and a bar."""
+    """Return the columns that identify rows, the requested columns, and a bar."""
     groups = {row.group for row in content.rows if row.dataset != AVERAGE}
     lead = [
         *(["run"] if content.several_runs else []),
@@ -282,7 +281,7 @@ def _long_columns(content: _Content) -> list[Column]:
         else:
             columns.append(Column(name, _IDENTIFYING[name]))
     if len(conventions) > 1:
-        # Columns of one convention stand together, under its name.
+        # Columns of one convention are adjacent, under its name.
         order = {name: index for index, name in enumerate(["", *conventions])}
         last = [c for c in columns if c.key in ("images", "accuracy")]
         columns = sorted((c for c in columns if c not in last), key=lambda c: order[c.over]) + last
@@ -292,7 +291,7 @@ def _long_columns(content: _Content) -> list[Column]:
 
 
 def _long_lines(content: _Content, kind: Sequence[ResultRow]) -> list[dict[str, Cell]]:
-    """Return the lines of rows that compete."""
+    """Return the table rows of one set."""
     rows = content.sorted_rows(kind)
     return [
         {
@@ -309,10 +308,10 @@ def _long_lines(content: _Content, kind: Sequence[ResultRow]) -> list[dict[str, 
 
 
 def _long_sections(content: _Content, kinds: Sequence[Sequence[ResultRow]]) -> frozenset[int]:
-    """Return the lines that a rule comes after: the last of every data set, but for the end."""
+    """Return the indices of rows followed by a rule: the last row of every set but the last."""
     ends = {count - 1 for count in itertools.accumulate(len(kind) for kind in kinds)}
     if all(len(kind) == 1 for kind in kinds):
-        # With one method, rules stand between groups, not between sets.
+        # With one method, rules separate groups, not sets.
         ends = {
             index
             for index, (row, after) in enumerate(itertools.pairwise(content.rows))
@@ -322,15 +321,15 @@ def _long_sections(content: _Content, kinds: Sequence[Sequence[ResultRow]]) -> f
 
 
 def _wide(content: _Content) -> Table:
-    """Make a row per run and method, and columns for each data set and average."""
+    """Return a table with one row per run and method, and columns for each set and average."""
     places = _places(content)
     conventions = [report.convention for report in content.reports]
     set_metrics = [name for name in content.metrics if name != "accuracy"]
     by_arch = content.paper is not None and content.paper.by_arch
     archs = {content.arch(row) for row in content.rows}
-    # Where the architecture does not tell two runs apart, their names do.
-    told = by_arch and len(archs) == len({row.run for row in content.rows})
-    lead = [*(["run"] if content.several_runs and not told else []), "method"]
+    # Names of runs are shown unless the architecture identifies the run.
+    identified = by_arch and len(archs) == len({row.run for row in content.rows})
+    lead = [*(["run"] if content.several_runs and not identified else []), "method"]
     if by_arch and archs - {""}:
         lead.insert(0, "arch")
     lead = [name for name in ("arch", "run") if name in content.fixed and name not in lead] + lead
@@ -368,7 +367,7 @@ def _wide(content: _Content) -> Table:
                     if name != "accuracy":
                         lines[row.method][_wide_key(place, index, name)] = cell
                     elif plain:
-                        # On the images of the full spectrum it is another accuracy.
+                        # The accuracy on full-spectrum images is a different value.
                         lines[row.method]["accuracy"] = cell
         body += [lines[name] for name in _sorted_methods(own, content.layout.sort)]
         ends.add(len(body) - 1)
@@ -398,24 +397,24 @@ def _places(content: _Content) -> dict[tuple[str, str], str]:
 def _wide_droppable(
     places: Mapping[tuple[str, str], str], n: int, metrics: Sequence[str]
 ) -> list[tuple[str, ...]]:
-    """Return what goes first: single sets, the last one first, then all metrics but one."""
+    """Return the order of hiding: single sets, from the last, then all metrics but one."""
 
     def keys(place: tuple[str, str], names: Sequence[str]) -> tuple[str, ...]:
         return tuple(_wide_key(place, index, name) for index in range(n) for name in names)
 
     averages = [place for place in places if place[0] == AVERAGE]
     sets = [place for place in places if place[0] != AVERAGE]
-    kept = averages or sets[:1]
+    last = averages or sets[:1]
     return [
-        *(keys(place, metrics) for place in reversed(sets) if place not in kept),
+        *(keys(place, metrics) for place in reversed(sets) if place not in last),
         ("accuracy",),
-        *(keys(place, metrics[:-1]) for place in reversed(kept)),
-        *(keys(place, metrics) for place in reversed(kept[:-1])),
+        *(keys(place, metrics[:-1]) for place in reversed(last)),
+        *(keys(place, metrics) for place in reversed(last[:-1])),
     ]
 
 
 def _sorted_methods(rows: Sequence[ResultRow], sort: str | None) -> list[str]:
-    """Sort methods by the mean over what is shown of all of them."""
+    """Sort methods by the mean of a metric over the shown rows."""
     methods = list(dict.fromkeys(row.method for row in rows))
     if sort is None:
         return methods
@@ -429,7 +428,7 @@ def _sorted_methods(rows: Sequence[ResultRow], sort: str | None) -> list[str]:
 
 
 def _sort_key(value: float | None, metric: str) -> tuple[bool, float]:
-    """Put the best first and what has no value last."""
+    """Return a sort key: the best value first, missing values last."""
     sign = 1 if METRIC_STYLES[metric].best == "least" else -1
     return value is None, 0.0 if value is None else sign * value
 
@@ -480,7 +479,7 @@ def _number(value: float, metric: str, digits: int) -> str:
 
 
 def _marks(values: Sequence[float | None], metric: str, digits: int) -> list[str]:
-    """Mark the best and the second best of rivals, as printed; the second among three or more."""
+    """Mark the best and second best of the printed values; the second of at least three only."""
     best = METRIC_STYLES[metric].best
     printed = [None if value is None else float(percent(value, digits)) for value in values]
     known = sorted({value for value in printed if value is not None}, reverse=best == "most")
@@ -505,7 +504,7 @@ def _dataset(row: ResultRow, paper: Paper | None) -> str:
 
 
 def _method(row: ResultRow) -> str:
-    """Name the method, and the block where NormRatio chose it."""
+    """Return the name of the method, with the block if NormRatio selected it."""
     blocks = [value for key, value in row.params.items() if key.rpartition(".")[2] == "block"]
     if blocks and "block=" not in row.method:
         chosen = "/".join(map(str, blocks[0])) if isinstance(blocks[0], list) else blocks[0]
@@ -514,7 +513,7 @@ def _method(row: ResultRow) -> str:
 
 
 def _parameters(row: ResultRow) -> str:
-    """Write what the method worked with, and what fitting found."""
+    """Return the parameters of the method, including those chosen in fitting."""
     return ", ".join(
         f"{name}={f'{value:.4g}' if isinstance(value, float) else value}"
         for name, value in row.params.items()
@@ -526,14 +525,16 @@ def _notes(reports: Sequence[Report]) -> list[str]:
 
 
 def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
-    """Say what a table is of: runs, accuracy, lists of images, benchmark, convention, version."""
+    """Return the title: runs, accuracy, image lists, benchmark, convention and versions."""
     report = reports[0]
     lines = []
     for run in report.runs:
         accuracy = (
             "" if run.id_accuracy is None else f", accuracy {percent(run.id_accuracy, digits)} %"
         )
-        full = next((row for row in report.rows if row.run == run.name and _is_full(row)), None)
+        full = next(
+            (row for row in report.rows if row.run == run.name and _is_full_spectrum(row)), None
+        )
         if full is not None and full.id_accuracy is not None:
             accuracy += f", full-spectrum accuracy {percent(full.id_accuracy, digits)} %"
         arch = f"{run.arch}, " if run.arch else ""
@@ -543,15 +544,15 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
         if run.chance is not None:
             lines.append(
                 f"warning: {run.name} classifies hardly better than chance "
-                f"({percent(run.chance, digits)} %), so its scores mean little"
+                f"({percent(run.chance, digits)} %), so its scores are not informative"
             )
     averaged = [row for row in report.rows if row.n_runs > 1]
     for joined in dict.fromkeys(row.run for row in averaged):
         own = [row for row in averaged if row.run == joined]
         spread = f"mean ± population standard deviation of {own[0].n_runs} runs"
-        # On the images of the full spectrum it is another accuracy.
+        # The accuracy on full-spectrum images is a different value.
         for name, wanted in (("accuracy", False), ("full-spectrum accuracy", True)):
-            row = next((row for row in own if _is_full(row) is wanted), None)
+            row = next((row for row in own if _is_full_spectrum(row) is wanted), None)
             if row is not None and row.id_accuracy is not None and "id_accuracy" in row.std:
                 spread += (
                     f", {name} {percent(row.id_accuracy, digits)} "
@@ -569,16 +570,16 @@ def report_title(reports: Sequence[Report], digits: int = 2) -> list[str]:
     return lines
 
 
-def _is_full(row: ResultRow) -> bool:
+def _is_full_spectrum(row: ResultRow) -> bool:
     return row.group in FULL_SPECTRUM.values()
 
 
 def _versions(report: Report) -> str:
-    """Say what made the table, and what made the networks behind it where that is known."""
+    """Return the version of ood that made the table, and the versions that made the networks."""
     line = f"tabulated by ood {__version__}"
     made = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in run.versions.items())
         for run in report.runs
         if run.versions
     )
-    return line + "".join(f"; run made by {versions}" for versions in made)
+    return line + "".join(f"; run created by {versions}" for versions in made)

@@ -1,4 +1,4 @@
-"""The whole job of ``ood run``: the blocks, then the table."""
+"""The result of ``ood run``: the blocks, then the report."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def render_run(result: "RunResult", how: Format, *, to_file: bool) -> str:
-    """Write what the whole job found: the blocks, then the table."""
+    """Render the result of ``ood run``: the blocks, then the report."""
     if how is Format.JSON:
         return write_json(result.to_json())
     if how is Format.CSV:

@@ -1,4 +1,4 @@
-"""The list of runs, and the room that the store takes."""
+"""The list of runs, and the disk usage of the store."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def render_runs(listing: "RunList", how: Format) -> str:
-    """Write the list of runs."""
+    """Render the list of runs."""
     usage = listing.usage
     parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in usage.items())
     table = Table(
@@ -48,14 +48,14 @@ def _row(run: "ListedRun") -> dict[str, Cell]:
 def _notes(listing: "RunList") -> list[str]:
     notes = [listing.no_default] if listing.no_default else []
     if not listing.runs:
-        notes.append("no run yet; train one: ood train --data digits")
+        notes.append("there are no runs yet; train one: ood train --data digits")
     if listing.default is not None:
         notes.append(f"commands without --run use {listing.default}; another: ood runs use RUN")
     if listing.leftovers:
         notes.append(
-            f"{human_bytes(sum(rest.bytes for rest in listing.leftovers))} are leftovers that "
+            f"{human_bytes(sum(each.bytes for each in listing.leftovers))} are leftovers that "
             "belong to no run: "
-            + ", ".join(str(rest.path.relative_to(listing.store)) for rest in listing.leftovers)
+            + ", ".join(str(each.path.relative_to(listing.store)) for each in listing.leftovers)
             + "; remove them: ood doctor --repair"
         )
     return notes

@@ -1,4 +1,4 @@
-"""A call of ``ood score``: what it found, or what it would take."""
+"""The result or the plan of a call of ``ood score``."""
 
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def render_score(result: "ScoreResult | FileScores", how: Format, *, to_file: bool) -> str:
-    """Write what a call of ``score`` found."""
+    """Render the result of a call of ``score``."""
     if how is Format.JSON:
         return write_json(result.to_json())
     return render_report(result.report, how, to_file=to_file)
 
 
 def render_plan(plan: "Plan", how: Format, *, to_file: bool) -> str:
-    """Write what scoring would take."""
+    """Render the expected work and time of scoring."""
     if how is Format.JSON:
         return write_json(plan.to_json())
     header = ["set", "images", "to compute", "seconds", "bytes", "to decode"]

@@ -1,21 +1,21 @@
-"""Tests between methods, mean ranks and calibration of a report."""
+"""Statistics of a report: tests between methods, mean ranks and calibration."""
 
 from collections.abc import Sequence
 
 from oodcli.cli.render.formats import Cell, Column, Table, percent
-from oodcli.cli.render.metrics import set_name, signed
+from oodcli.cli.render.metrics import format_signed, set_name
 from oodcli.reporting.results import Calibration, Comparison, MeanRank, Report
 
 
 def statistics_tables(report: Report, digits: int = 2) -> list[Table]:
-    """Return what the tests of a report say in plain words, and what else is known of its methods.
+    """Return tables of the tests between methods, of mean ranks and of calibration.
 
     Parameters
     ----------
     report
         The report.
     digits
-        Digits after the point of a percent.
+        Digits after the decimal point of a percentage.
     """
     tables = []
     if report.comparisons:
@@ -30,7 +30,7 @@ def statistics_tables(report: Report, digits: int = 2) -> list[Table]:
 def _tests_table(comparisons: Sequence[Comparison], digits: int) -> Table:
     rows = []
     for each in comparisons:
-        low, high = (signed(end, digits) for end in each.interval)
+        low, high = (format_signed(end, digits) for end in each.interval)
         winner = each.method_a if each.delta > 0 else each.method_b
         says = f"{winner} separates better" if each.significant else "no significant difference"
         place = set_name(each.dataset, each.group)
@@ -40,9 +40,9 @@ def _tests_table(comparisons: Sequence[Comparison], digits: int) -> Table:
                 "dataset": Cell(place),
                 "a": Cell(each.method_a),
                 "b": Cell(each.method_b),
-                "delta": Cell(signed(each.delta, digits), value=each.delta),
+                "delta": Cell(format_signed(each.delta, digits), value=each.delta),
                 "interval": Cell(f"[{low}, {high}]"),
-                "p": Cell(_chance(each.p_holm), value=each.p_holm),
+                "p": Cell(_p_text(each.p_holm), value=each.p_holm),
                 "says": Cell(says, bold=each.significant),
             }
         )
@@ -69,7 +69,7 @@ def _tests_table(comparisons: Sequence[Comparison], digits: int) -> Table:
     )
 
 
-def _chance(p: float) -> str:
+def _p_text(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 

@@ -1,4 +1,4 @@
-"""Searches for parameters: what was chosen, or every setting that was tried."""
+"""Results of tuning: the chosen parameters, or all evaluated settings."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,27 @@ from oodcli.store.searches import SEARCH_SCHEMA, Search
 def render_searches(
     run: str, searches: Sequence[Search], how: Format, *, every: bool, to_file: bool
 ) -> str:
-    """Write the searches of a run.
+    """Render the searches of a run.
 
     Parameters
     ----------
     run
         Name of the run.
     searches
-        Its searches, at least one.
+        The searches, at least one.
     how
         The format.
     every
-        Whether to show every setting that was tried, in a table per search.
+        Whether to show all evaluated settings, in one table per search.
     to_file
-        Whether the text goes to a file rather than to the screen.
+        Whether the text is written to a file instead of stdout.
     """
     content = {
         "schema": SEARCH_SCHEMA,
         "run": run,
         "searches": [search.to_json() for search in searches],
     }
-    tables = [_tried(search) for search in searches] if every else [_chosen(searches)]
+    tables = [_search_table(search) for search in searches] if every else [_chosen_table(searches)]
     if how is Format.JSON:
         tables = tables[:1]
     return "\n".join(
@@ -38,7 +38,7 @@ def render_searches(
     )
 
 
-def _chosen(searches: Sequence[Search]) -> Table:
+def _chosen_table(searches: Sequence[Search]) -> Table:
     return Table(
         title=("parameters chosen on validation images, by the first maximum of AUROC",),
         columns=(
@@ -69,7 +69,7 @@ def _chosen(searches: Sequence[Search]) -> Table:
     )
 
 
-def _tried(search: Search) -> Table:
+def _search_table(search: Search) -> Table:
     return Table(
         title=(
             f"{search.name}: {search.id_set} ({search.n_id:,} images) against "

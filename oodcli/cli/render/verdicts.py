@@ -1,4 +1,4 @@
-"""Verdicts of ``ood predict`` as a table, and the lines that sum them up."""
+"""Verdicts of ``ood predict`` as a table, and the lines of their summary."""
 
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,13 @@ _COLUMNS = (
 
 
 def render_verdicts(result: "PredictResult") -> str:
-    """Write the rows that there is room for as a table, and the summary below it."""
+    """Render the most important rows as a table, and the summary below it."""
     shown = len(result.rows)
     title = [f"{result.detector['method']} on {result.detector['run']}"]
     if not result.complete:
         title.append(
-            f"the {shown:,} rows of {result.counts.total:,} to look at first: the lowest OOD "
-            "scores, then unreadable images; all rows: --output FILE.csv"
+            f"{shown:,} of {result.counts.total:,} rows: the images with the lowest scores, then "
+            "unreadable images; all rows: --output FILE.csv"
         )
     table = Table(
         title,
@@ -58,7 +58,7 @@ def _row(verdict: "Verdict") -> dict[str, Cell]:
 
 
 def summary(result: "PredictResult") -> list[str]:
-    """Return what was found, all in all, and what the threshold is worth."""
+    """Return the lines of a summary: counts, shares of OOD verdicts, alarm and threshold."""
     counts, before, threshold = result.counts, result.before, result.threshold
     lines = [f"{counted(counts.total, 'image')}: {counts.id:,} id, {counts.ood:,} ood"]
     if counts.errors:
@@ -68,7 +68,7 @@ def summary(result: "PredictResult") -> list[str]:
         lines[0] += f"; {new:,} processed at {new / result.seconds:,.0f} images/s"
     expected = f"of ID images {percent(result.expected)} %"
     if result.share is None:
-        lines.append(f"share of OOD verdicts: none could be judged; expected {expected}")
+        lines.append(f"share of OOD verdicts: no image could be judged; expected {expected}")
     else:
         error = f" ± {percent(result.share_stderr)} %" if result.share_stderr else ""
         lines.append(
@@ -77,33 +77,33 @@ def summary(result: "PredictResult") -> list[str]:
             if error
             else f"share of OOD verdicts: {percent(result.share)} %; expected {expected}"
         )
-    lines += _verdict_on_share(result)
+    lines += _alarm_lines(result)
     origin = result.detector
     images = f"{threshold.n:,} {origin['id_part']} images of {origin['id_data']}"
     if threshold.given:
         lines.append(
-            f"threshold {threshold.value:.6g}, as given: {percent(threshold.tpr)} % of {images} "
-            "score at least that"
+            f"threshold {threshold.value:.6g}, as given: it accepts {percent(threshold.tpr)} % of "
+            f"{images}"
         )
     else:
         lines.append(
-            f"threshold {threshold.value:.6g} ± {threshold.stderr:.2g} (standard error): "
-            f"{percent(threshold.tpr)} % of {images} score at least that; {origin['method']}, "
-            f"fitted {origin['created'][:10]}"
+            f"threshold {threshold.value:.6g} ± {threshold.stderr:.2g} (standard error): it "
+            f"accepts {percent(threshold.tpr)} % of {images}; {origin['method']}, fitted "
+            f"{origin['created'][:10]}"
         )
     return lines
 
 
-def _verdict_on_share(result: "PredictResult") -> list[str]:
-    """Say whether chance explains the share of OOD verdicts."""
+def _alarm_lines(result: "PredictResult") -> list[str]:
+    """Return a line on whether chance explains the share of OOD verdicts."""
     p, tested = result.p, result.tested
     if p is None:
         return []
     of = f"{tested.ood:,} of {tested.judged:,}"
     if result.alarm:
         return [
-            f"ALARM: {of} images are OOD, far above what ID images give (p = {p:.2g}): they are "
-            f"of a different kind from the {result.detector['id_part']} images of "
+            f"ALARM: {of} images are OOD, far above the share among ID images (p = {p:.2g}): they "
+            f"are of a different kind from the {result.detector['id_part']} images of "
             f"{result.detector['id_data']}, or were taken or stored in a different way"
         ]
-    return [f"{of} images are OOD: not clearly more than among ID images (p = {p:.2g})"]
+    return [f"{of} images are OOD: not significantly more than among ID images (p = {p:.2g})"]

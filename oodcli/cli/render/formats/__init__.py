@@ -1,6 +1,6 @@
-"""The formats of tables: for a terminal, Markdown, LaTeX, CSV, JSON, and a page of HTML.
+"""The output formats of tables: terminal, Markdown, LaTeX, CSV, JSON and HTML.
 
-Percent, rounding and bold are made only in the renderers and here.
+Percentages, rounding and bold are applied only in the renderers and in this package.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ __all__ = [
 def write_table(
     table: Table, how: Format, *, json_content: Mapping[str, Any], to_file: bool = False
 ) -> str:
-    """Write one table; its JSON is given, its CSV has the columns of the table."""
+    """Render one table; JSON is ``json_content``, CSV has the columns of the table."""
     if how is Format.JSON:
         return write_json(json_content)
     if how is Format.CSV:
@@ -58,7 +58,7 @@ def write_tables(
     heading: str,
     pictures: Sequence[EmbeddedPicture] = (),
 ) -> str:
-    """Write tables below each other, in a format that is for people.
+    """Render tables below each other, in a format for humans.
 
     Parameters
     ----------
@@ -67,11 +67,11 @@ def write_tables(
     how
         The format; neither JSON nor CSV.
     to_file
-        Whether they go to a file rather than to the screen.
+        Whether the text is written to a file instead of stdout.
     heading
-        Title of a page.
+        Title of an HTML page.
     pictures
-        What goes into a page below the tables.
+        Pictures to embed into an HTML page, below the tables.
     """
     if how is Format.HTML:
         return write_html(tables, heading=heading, pictures=pictures)

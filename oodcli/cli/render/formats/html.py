@@ -1,9 +1,9 @@
-"""Tables as one page that a browser opens offline: no file beside it, nothing from elsewhere.
+"""Tables as one self-contained HTML page, which needs no other files and no network.
 
-The page brings its style, its script and its pictures with it, and tells the browser to load
-nothing else. Everything that is shown is escaped. The table can be sorted by its headings, which
-are buttons; it follows the light or dark setting of the reader, and scrolls sideways where a screen
-is narrow, its first column staying in sight.
+The page contains its style, script and pictures, and its security policy allows nothing else to be
+loaded. All text is escaped. Tables can be sorted by their headings, which are buttons. The page
+follows the light or dark setting of the browser; on narrow screens tables scroll horizontally, with
+a fixed first column.
 """
 
 import base64
@@ -22,20 +22,20 @@ _HERE = Path(__file__).parent
 def write_html(
     tables: Sequence[Table], *, heading: str = "ood", pictures: Sequence[EmbeddedPicture] = ()
 ) -> str:
-    """Write a page.
+    """Render a page.
 
     Parameters
     ----------
     tables
-        Its tables, one below the other.
+        The tables, one below the other.
     heading
-        Its title.
+        Title of the page.
     pictures
-        What stands below the tables.
+        Pictures below the tables.
     """
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    # Bars have their length in an attribute, which only this style directive lets through.
+    # The length of a bar is a style attribute, which requires 'unsafe-inline'.
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{_digest(script)}'; base-uri 'none'; form-action 'none'"
@@ -74,7 +74,7 @@ def _text(text: str) -> str:
 def _section(table: Table, index: int) -> list[str]:
     about = f"about-{index}"
     keys = [column.key for column in table.columns]
-    # On a narrow screen the column that stays names both.
+    # On narrow screens, the fixed first column shows data set and method.
     both = keys[:1] == ["dataset"] and "method" in keys
     lines = [
         "<section>",
@@ -82,7 +82,7 @@ def _section(table: Table, index: int) -> list[str]:
         *(f"<p><strong>{_text(line)}</strong></p>" for line in table.lead[:1]),
         *(f"<p>{_text(line)}</p>" for line in (*table.lead[1:], *table.title)),
         "</div>",
-        # What scrolls must be reachable without a mouse.
+        # Scrollable regions must be reachable by keyboard.
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{about}">',
         "<table>",
         "<thead>",
@@ -108,8 +108,8 @@ def _section(table: Table, index: int) -> list[str]:
     marked = [cell for row in table.rows for cell in row.values() if cell.value is not None]
     if any(cell.bold or cell.second for cell in marked):
         lines.append(
-            '<p class="legend"><strong>Bold</strong>: the best of its kind; '
-            "<u>underlined</u>: the second best.</p>"
+            '<p class="legend"><strong>Bold</strong>: best value; '
+            "<u>underlined</u>: second best.</p>"
         )
     if table.notes:
         notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
@@ -137,7 +137,7 @@ def _head(columns: Sequence[Column], *, doubled: bool) -> list[str]:
 
 
 def _heading(column: Column, kind: str) -> str:
-    kind = _kind(column, kind)
+    kind = _class_attribute(column, kind)
     if not column.heading:
         return "<td></td>"
     if column.bar:
@@ -149,7 +149,7 @@ def _heading(column: Column, kind: str) -> str:
     )
 
 
-def _kind(column: Column, kind: str) -> str:
+def _class_attribute(column: Column, kind: str) -> str:
     names = " ".join([*(["number"] if column.right else []), *([kind] if kind else [])])
     return f' class="{names}"' if names else ""
 
@@ -168,7 +168,7 @@ def _cell(column: Column, cell: Cell, *, first: bool, below: str, kind: str) -> 
         text = f"<strong>{text}</strong>"
     elif cell.second and text:
         text = f"<u>{text}</u>"
-    kind = _kind(column, kind)
+    kind = _class_attribute(column, kind)
     if below:
         text += f'<span class="below">{_text(below)}</span>'
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'

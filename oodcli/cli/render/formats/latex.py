@@ -1,7 +1,7 @@
-r"""Tables in LaTeX, which need no package but booktabs.
+r"""Tables in LaTeX, which require the package booktabs only.
 
-The text is a float that goes into a paper by ``\input``; it is plain ASCII and compiles with pdfTeX
-as with the newer engines.
+The output is a float to be included by ``\input``; it is plain ASCII and compiles with pdfTeX and
+newer engines.
 """
 
 import unicodedata
@@ -52,12 +52,12 @@ _ACCENTS = {
     "\N{COMBINING CEDILLA}": "c",
     "\N{COMBINING CARON}": "v",
 }
-# From this many columns on, a table of a paper in two columns takes the whole page.
+# With more columns than this, a table spans both columns of a two-column paper.
 _WIDE = 6
 
 
 def write_latex(table: Table) -> str:
-    """Write a table; the best in bold, the second best underlined."""
+    """Render a table, with the best values in bold and the second best underlined."""
     columns = table.texts
     float_ = "table*" if len(columns) > _WIDE else "table"
     lines = [
@@ -66,7 +66,7 @@ def write_latex(table: Table) -> str:
         r"\centering",
         r"\small",
         r"\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{_sentence('; '.join((*table.lead[:1], *table.title)))}}}",
+        rf"\caption{{{_as_sentence('; '.join((*table.lead[:1], *table.title)))}}}",
         rf"\begin{{tabular}}{{@{{}}{''.join('r' if c.right else 'l' for c in columns)}@{{}}}}",
         r"\toprule",
         *_header(columns),
@@ -78,13 +78,13 @@ def write_latex(table: Table) -> str:
         if index in table.sections and index != last:
             lines.append(r"\midrule")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\smallskip{{\footnotesize {_sentence(note)}\par}}" for note in table.notes]
+    lines += [rf"\par\smallskip{{\footnotesize {_as_sentence(note)}\par}}" for note in table.notes]
     lines.append(rf"\end{{{float_}}}")
     return "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:
-    """Return text that LaTeX sets as it is; what its fonts lack, by its number."""
+    """Return text escaped for LaTeX; characters missing in its fonts become their code points."""
     return "".join(map(_character, unicodedata.normalize("NFC", printable(text))))
 
 
@@ -93,19 +93,19 @@ def _character(character: str) -> str:
         return _SPECIAL[character]
     if character.isascii():
         return character
-    apart = unicodedata.normalize("NFD", character)
-    letter, mark = apart[0], apart[1:]
+    decomposed = unicodedata.normalize("NFD", character)
+    letter, mark = decomposed[0], decomposed[1:]
     if mark in _ACCENTS and letter.isascii():
         return rf"\{_ACCENTS[mark]}{{{letter}}}"
     return f"[U+{ord(character):04X}]"
 
 
-def _sentence(text: str) -> str:
+def _as_sentence(text: str) -> str:
     return escaped(text.rstrip(".")) + "."
 
 
 def _header(columns: Sequence[Column]) -> list[str]:
-    """Return the heading, under those that several columns share."""
+    """Return the headings, below those shared by several columns."""
     plain = " & ".join(escaped(column.heading) for column in columns) + r" \\"
     if not any(column.over for column in columns):
         return [plain]
@@ -127,5 +127,5 @@ def _cell(cell: Cell) -> str:
         return rf"\textbf{{{text}}}"
     if cell.second and text:
         return rf"\underline{{{text}}}"
-    # A row that begins with a bracket would be taken for the option of the line break before it.
+    # A bracket or star at the start of a row would be parsed as an argument of the previous "\\".
     return f"{{}}{text}" if text.startswith(("[", "*")) else text

@@ -1,16 +1,16 @@
-"""Tables in Markdown, as the usual hosts render it."""
+"""Tables in Markdown, in the dialect of common hosts."""
 
 import re
 
 from oodcli.cli.render.formats.table import Cell, Table
 from oodcli.text import printable
 
-# What would be taken for markup inside a cell or a line; brackets only where they make a link.
+# Characters that would be parsed as markup; brackets only where they form a link.
 _MARKUP = re.compile(r"[\\|*_`<~]|\](?=[(\[:])")
 
 
 def write_markdown(table: Table) -> str:
-    """Write a table; the best in bold, the second best underlined."""
+    """Render a table, with the best values in bold and the second best underlined."""
     columns = table.texts
     title = [escaped(line) for line in table.title]
     lead = [escaped(line) for line in table.lead]
@@ -28,7 +28,7 @@ def write_markdown(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is."""
+    """Return text escaped for Markdown."""
     return _MARKUP.sub(r"\\\g<0>", printable(text))
 
 
@@ -36,5 +36,5 @@ def _cell(cell: Cell) -> str:
     text = escaped(cell.text)
     if cell.bold and text:
         return f"**{text}**"
-    # <u> is removed by the largest hosts, <ins> is not, and both are underlined.
+    # The largest hosts remove <u> but not <ins>; both are underlined.
     return f"<ins>{text}</ins>" if cell.second and text else text

@@ -1,4 +1,4 @@
-"""JSON and CSV, for programs: every digit, nothing left out."""
+"""JSON and CSV, for programs: with all digits and all columns."""
 
 import codecs
 import csv
@@ -11,13 +11,13 @@ from oodcli.text import escaped, json_text
 
 
 def write_json(content: Mapping[str, Any]) -> str:
-    """Write one object; a value that cannot be had is null, since NaN is not JSON."""
+    """Render one JSON object; undefined values must be None, since NaN is not valid JSON."""
     utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     return json_text(content, indent=1, plain=not utf8) + "\n"
 
 
 def write_csv(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """Write a heading and lines of values; text as :func:`oodcli.text.escaped` has it."""
+    """Render a header and lines of values; text is escaped by :func:`oodcli.text.escaped`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)

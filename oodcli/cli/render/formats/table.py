@@ -1,4 +1,4 @@
-"""A table before it is drawn, and numbers as text: what all formats have in common."""
+"""Tables independent of the output format, and numbers as text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ class Column:
     Parameters
     ----------
     key
-        What it is called in this module.
+        Key of its cells in the rows, and heading in CSV.
     heading
-        What it is called in print.
+        Heading in tables.
     right
-        Whether it is set flush right, as numbers are.
+        Whether it is right-aligned, as numbers are.
     over
-        Heading that it shares with its neighbours, or empty.
+        Heading shared with adjacent columns, or empty.
     bar
         Whether its cells are bars, for formats that can draw them.
     """
@@ -30,7 +30,7 @@ class Column:
 
     @property
     def full(self) -> str:
-        """Both headings in one line."""
+        """Shared heading and heading in one line."""
         return f"{self.over} {self.heading}".strip()
 
 
@@ -41,13 +41,13 @@ class Cell:
     Parameters
     ----------
     text
-        What it says.
+        Text of the cell.
     bold
-        Whether it is the best of its kind.
+        Whether the value is the best, or the row is selected.
     second
-        Whether it is the second best of its kind.
+        Whether the value is the second best.
     value
-        The number behind the text, to sort by; of a bar its length, from 0 to 1.
+        The number represented by the text, for sorting; the length of a bar, from 0 to 1.
     """
 
     text: str
@@ -58,23 +58,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table before it is drawn.
+    """A table, independent of the output format.
 
     Parameters
     ----------
     title
-        Lines above it.
+        Lines above the table.
     columns
-        Its columns.
+        The columns.
     rows
-        Its rows, a cell a column.
+        The rows; each has a cell for every column, by key.
     sections
-        Indices of rows that a rule comes after.
+        Indices of rows that are followed by a rule.
     notes
-        Lines below it.
+        Lines below the table.
     droppable
-        Keys of columns that may be left out, in the order in which they go; those of one entry go
-        together.
+        Keys of columns that may be hidden if the terminal is too narrow, in order; the keys of one
+        entry are hidden together.
     lead
         The result in words: lines above the title, the first in bold.
     """
@@ -89,22 +89,22 @@ class Table:
 
     @property
     def texts(self) -> list[Column]:
-        """The columns that are no bars."""
+        """The columns that are not bars."""
         return [column for column in self.columns if not column.bar]
 
 
 @dataclass(frozen=True)
 class EmbeddedPicture:
-    """A picture that goes into a page.
+    """A picture embedded into an HTML page.
 
     Parameters
     ----------
     title
-        What it shows, in a few words.
+        Caption of the picture.
     alt
-        What there is to see, for those who do not.
+        Text alternative of the picture.
     png
-        Its bytes.
+        Content of the PNG file.
     """
 
     title: str
@@ -113,12 +113,12 @@ class EmbeddedPicture:
 
 
 def percent(fraction: float, digits: int = 2) -> str:
-    """Return a fraction in percent with two decimals, as the papers print it, or as told."""
+    """Return a fraction as a percentage, without the sign; two decimals as in papers."""
     return f"{100 * fraction:.{digits}f}"
 
 
 def human_bytes(size: float) -> str:
-    """Return a size in the unit that keeps it short."""
+    """Return a size in bytes as text with a suitable decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
