@@ -286,4 +286,4 @@ def test_training_refuses_published_weights_that_there_are_not(
     code, _, err = ood("train", "--data", data, "--pretrained", *more)
     assert code == 1
     assert message in " ".join(err.split())
-    assert "no run yet" in ood("runs", "list")[1]  # nothing is left behind
+    assert "no runs yet" in ood("runs", "list")[1]  # nothing is left behind

@@ -167,9 +167,7 @@ def test_per_group_shows_averages_alone_and_per_set_none() -> None:
 
 def test_nothing_left_to_show_is_refused() -> None:
     single = [row("a", "s", "ood", 0.3, 0.9)]
-    with pytest.raises(
-        InvalidInputError, match="there are no rows for --per group; use --per both"
-    ):
+    with pytest.raises(InvalidInputError, match="no rows for --per group; use --per both"):
         markdown(report(single), TableLayout(per=Per.GROUP))
 
 

@@ -217,7 +217,7 @@ NORMRATIO = """\
 r: resnet18
 NormRatio of 50 of 758 training images of digits, not normalised (as in the released script)
 
- Block  Name  Map    NormRatio  Std. error
+ Block  Name  Shape  NormRatio  Std. error
  ─────────────────────────────────────────────────────────────────────────
      0  1.1   8×4×4     0.9000      0.0010  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇
      1  2.1   8×4×4     1.2500           -  ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇  selected
