@@ -134,7 +134,7 @@ def test_a_choice_that_cannot_be_used_any_more_has_another_one_as_its_cure(
     # Where a choice is needed it is made again, and then there is one.
     found = [any(line.startswith(note) for line in lines) for lines in cures["gone"]]
     assert found == [True, True, False, False]
-    assert "ood recommend --run r chooses one" in "\n".join(cures["gone"][0])
+    assert "to choose one without OOD images: ood recommend --run r" in "\n".join(cures["gone"][0])
     # Who names a method is told of that method alone.
     assert "was recommended" not in ood("predict", folder, "--method", "vim:dim=500")[2]
 
