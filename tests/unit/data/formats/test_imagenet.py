@@ -14,7 +14,7 @@ from oodcli.data import DATASETS, open_dataset
 from oodcli.data.formats.imagenet import ground_truth, wnids
 from oodcli.errors import InvalidInputError, MissingArtifactError
 from oodcli.store.store import Store
-from oodcli.workflows.datasets import add_dataset, unlike_published
+from oodcli.workflows.datasets import add_dataset, published_count_warning
 
 # The first validation images, as everybody who has ImageNet can look up.
 FIRST = {1: "n01751748", 2: "n09193705", 3: "n02105855", 4: "n04263257", 5: "n03125729"}
@@ -129,7 +129,7 @@ def test_adding_it_says_what_was_found(store: Store, tmp_path: Path) -> None:
         "train: train/ with a folder for every class; val: val/ with all images in one folder"
     )
     assert {name: len(part) for name, part in added.parts.items()} == {"train": 2, "val": 1}
-    remark = unlike_published(added)
+    remark = published_count_warning(added)
     assert remark is not None
     assert "train 2, val 1 images here" in remark
     assert DATASETS["imagenet"].is_present(store)
