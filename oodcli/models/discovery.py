@@ -1,11 +1,10 @@
-"""Finding the blocks and the last layer of a network that the tool has never seen.
+"""Finds the blocks and the last layer of an unknown network.
 
-One forward pass is followed, operation by operation. A module's output is a *cut* if everything
-after it depends on the image through that output alone: it feeds only what comes next. A block is a
-module whose output is a cut and a map, and inside which there is no such module with weights: a
-residual block, an inverted residual, an encoder layer of a transformer. Where a network has no such
-modules it is plain, and its blocks are its convolutions, each with the normalisation and activation
-that follow it.
+One forward pass is traced, operation by operation. The output of a module is a *cut* if everything
+after it depends on the image only through that output. A block is a module whose output is a cut
+and a feature map, and that contains no other such module with weights: a residual block, an
+inverted residual, an encoder layer of a transformer. If a network has no such modules, its blocks
+are its convolutions, each with the normalisation and activation that follow it.
 """
 
 import contextlib
@@ -21,41 +20,40 @@ from oodcli.models.layout import Layout
 from oodcli.models.outputs import convert_input_to_grey, leaves
 from oodcli.models.tracing import Call, Trace, trace
 
-# Sides of the images that are tried where the size is unknown, in pixels: a small one first, then
-# those in common use.
+# Image sides in pixels that are tried if the size is unknown: a small one first, then common ones.
 _SIDES = (64, 224, 32, 28, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448, 512)
 _IMAGES = 2
 _LEAST_BLOCKS = 2
 _REASON_LETTERS = 100
-# What the logits are usually called among several outputs.
-_USUAL_OUTPUTS = ("logits", "out", "output")
+# Common names of the logits among several outputs.
+_COMMON_OUTPUTS = ("logits", "out", "output")
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What is found in a network.
+class NetworkStructure:
+    """The structure that was found in a network.
 
     Parameters
     ----------
     blocks
-        The blocks in forward order: name, and path of the module whose output is the map.
+        The blocks in forward order: name, and path of the module whose output is the feature map.
     layouts
-        How those maps lie, by name, where they are not ``(n, c, h, w)``.
+        Layouts of the block outputs that are not ``(n, c, h, w)``, by name of the block.
     last
         The last layer.
     output
-        Name of the output that is the logits, as :func:`oodcli.models.outputs.leaves` has it; empty
-        where the network returns one tensor.
+        Name of the output with the logits, see :func:`oodcli.models.outputs.leaves`; empty if the
+        network returns a single tensor.
     channels
-        Channels of its images: 3, or 1.
+        Input channels of the network: 3 or 1.
     channels_last
-        Whether the network takes images that lie channels-last in memory.
+        Whether the network supports the channels-last memory format.
     side
-        Height and width of the images that were followed, in pixels.
+        Height and width in pixels of the images that the network was traced with.
     text
-        All this in a line for the user.
+        A summary, as a line for the user.
     searched
-        Names of the blocks that the search alone finds, where a known inventory goes before it.
+        Names of the blocks that the search finds, if a known list of blocks was used instead.
     """
 
     blocks: Mapping[str, str]
@@ -70,11 +68,11 @@ class Anatomy:
 
     @property
     def images(self) -> Tensor:
-        """The images that were followed, ``(2, 3, h, w)``."""
+        """The images that the network was traced with, ``(2, 3, h, w)``."""
         return _noise(self.side)
 
 
-def dissect(
+def find_structure(
     module: nn.Module,
     name: str,
     *,
@@ -82,7 +80,7 @@ def dissect(
     output: str = "",
     classes: int | None = None,
     inventory: Callable[[nn.Module], Sequence[str]] | None = None,
-) -> Anatomy:
+) -> NetworkStructure:
     """Find the blocks and the last layer of a network.
 
     Parameters
@@ -90,32 +88,32 @@ def dissect(
     module
         The network; put into evaluation mode.
     name
-        What it is called in messages.
+        Name of the network in messages.
     side
-        Height and width of the images it will be used with, in pixels: no other size is tried.
-        If None, that is unknown, and usual sizes are tried until one works.
+        Height and width in pixels of the images that the network is used with; only this size is
+        tried. None: unknown, common sizes are tried until one works.
     output
-        Which of several outputs the logits are; if empty, the one that ends in a linear layer.
+        Name of the output with the logits; if empty, the one that ends in a linear layer.
     classes
-        How many classes it was built with, where that is known.
+        Number of classes that the network was built with; None if unknown.
     inventory
-        Returns the paths of the blocks in forward order of a network that is known; empty of
-        others.
+        Returns the paths of the blocks of a known network in forward order; empty for other
+        networks.
 
     Raises
     ------
     InvalidInputError
-        If the network takes no square image of that size, or of a usual one, with three channels or
-        one; if it gives no logits ``(n, k)``, or several; if these are not linear in a feature
-        vector ``(n, d)`` that a module is given; or if it has no two blocks whose maps can be read
-        safely.
+        If the network accepts no square images of that size, or of a common one, with three
+        channels or one; if it returns no logits ``(n, k)``, or several; if the logits are not
+        linear in a feature vector ``(n, d)`` that is the input of a module; or if it has fewer than
+        two blocks whose feature maps can be identified reliably.
 
     Notes
     -----
-    The output of a block is read by its shape: of ``(n, a, b, c)`` the two equal dimensions are
-    those of space, and of ``(n, t, c)`` the last is that of channels. Tokens at the front that the
-    image does not change are no positions: class, distillation and register tokens. A size at which
-    the number of rows or classes is wrong is not the network's: it folds positions into rows.
+    The shape of a block output determines its layout: in ``(n, a, b, c)`` the two equal dimensions
+    are height and width, in ``(n, t, c)`` the last one is the channels. Leading tokens that do not
+    depend on the image (class, distillation and register tokens) are not positions. A size for
+    which the number of rows or classes is wrong is rejected: the network folds positions into rows.
     """
     module.eval()
     with contextlib.ExitStack() as restored:
@@ -131,8 +129,9 @@ def dissect(
         blocks = known or searched
         if len(blocks) < _LEAST_BLOCKS:
             raise InvalidInputError(
-                f"{name} has no two repeated units of which each feeds only the next one, so it "
-                "has no blocks to take norms of; give each unit a module that returns one tensor"
+                f"{name} has no chain of at least two units in which each output is used only by "
+                "the next unit, so it has no blocks for norms; put each unit into a module that "
+                "returns one tensor"
             )
         layouts = _layouts(module, blocks, name)
         kinds = dict.fromkeys(type(module.get_submodule(call.path)).__name__ for call in blocks)
@@ -140,11 +139,11 @@ def dissect(
             f"{name}: {len(blocks)} blocks ({', '.join(kinds)}) from {blocks[0].path} to "
             f"{blocks[-1].path}{_positions(layouts)}; last layer {last.path}"
             + (f" ({last.text})" if last.text else "")
-            + ("" if last.has_bias else ", which gets a bias of zero")
+            + ("" if last.has_bias else ", with a bias of zero added")
             + (f"; {end.text}" if end.text else "")
-            + ("; images of one channel, the luma of colours" if channels == 1 else "")
+            + ("; one input channel, the luma of the images" if channels == 1 else "")
         )
-        return Anatomy(
+        return NetworkStructure(
             {call.path: call.path for call in blocks},
             layouts,
             last,
@@ -159,7 +158,7 @@ def dissect(
 
 @dataclass(frozen=True)
 class _End:
-    """Which output the logits are, and the layer that they come from."""
+    """The output with the logits, and the last layer, which computes them."""
 
     output: str
     last: LastLayer
@@ -167,7 +166,7 @@ class _End:
 
 
 class _OtherSizeError(Exception):
-    """The network gives something else than logits at this size."""
+    """The network does not return logits for this image size."""
 
 
 def _first_pass(
@@ -179,7 +178,13 @@ def _first_pass(
     classes: int | None,
     restored: contextlib.ExitStack,
 ) -> tuple[Tensor, Trace, _End, int]:
-    """Follow images of the first size, and number of channels, that the network can be read at."""
+    """Trace images of the first size and number of channels that the network accepts.
+
+    Returns
+    -------
+    tuple
+        The images, the trace, the output with its last layer, and the number of input channels.
+    """
     refused: dict[str, list[int]] = {}
     for tried in _SIDES if side is None else (side,):
         images = _noise(tried)
@@ -193,7 +198,7 @@ def _first_pass(
                     end = _end(module, seen, output, classes, name)
                 except InvalidInputError:
                     raise
-                except Exception as error:  # noqa: BLE001 - the code of others raises anything
+                except Exception as error:  # noqa: BLE001 - third-party code can raise anything
                     reasons.append(_line(error)[:_REASON_LETTERS])
                     continue
                 restored.enter_context(kept.pop_all())
@@ -201,17 +206,17 @@ def _first_pass(
         refused.setdefault(reasons[0], []).append(tried)
     if side is not None:
         raise InvalidInputError(
-            f"{name} takes no images of {side} x {side} pixels ({next(iter(refused))}); name the "
-            "size it was made for: --image-size N"
+            f"{name} does not accept images of {side} x {side} pixels "
+            f"({next(iter(refused))}); specify the size that it was trained with: --image-size N"
         )
     outcomes = "; ".join(
         f"{', '.join(f'{each} x {each}' for each in sides)}: {reason}"
         for reason, sides in refused.items()
     )
     raise InvalidInputError(
-        f"{name} takes no images of the sizes that were tried ({outcomes}); it has to take "
-        "normalised images (n, 3, h, w) or (n, 1, h, w) and to return logits (n, k); if it wants "
-        "another size, name it: --image-size N"
+        f"{name} does not accept images of the sizes that were tried ({outcomes}); it must accept "
+        "normalised images (n, 3, h, w) or (n, 1, h, w) and return logits (n, k); if it needs "
+        "another size: --image-size N"
     )
 
 
@@ -225,14 +230,14 @@ def _line(error: Exception) -> str:
 
 
 def _end(module: nn.Module, seen: Trace, wanted: str, classes: int | None, name: str) -> _End:
-    """Find the logits among what a network returned, and the last layer.
+    """Find the logits in the output of a network, and the last layer.
 
     Raises
     ------
     InvalidInputError
-        If there are none, or several.
+        If there are no logits, or several.
     _OtherSizeError
-        If there may be some at another size.
+        If another image size may give logits.
     """
     given = leaves(seen.output)
     if wanted:
@@ -244,7 +249,7 @@ def _end(module: nn.Module, seen: Trace, wanted: str, classes: int | None, name:
     shaped = {key: tensor for key, tensor in given.items() if _is_shaped(tensor)}
     if not shaped:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given.values()) or "no tensor"
-        raise _OtherSizeError(f"gives {shapes} for {_IMAGES} images, not logits (n, k)")
+        raise _OtherSizeError(f"returns {shapes} for {_IMAGES} images, not logits (n, k)")
     found: dict[str, LastLayer] = {}
     refused: InvalidInputError | None = None
     for key, tensor in shaped.items():
@@ -255,15 +260,15 @@ def _end(module: nn.Module, seen: Trace, wanted: str, classes: int | None, name:
     if not found:
         counts = {tensor[0].numel() for tensor in shaped.values()}
         if classes is not None and not counts & {classes, 1}:
-            raise _OtherSizeError(f"gives {min(counts)} outputs, not one for each class")
-        assert refused is not None  # each was found or refused
+            raise _OtherSizeError(f"returns {min(counts)} outputs, not one per class")
+        assert refused is not None  # each tensor was found or refused
         raise refused
     key = _chosen(found, given, classes, seen.output, name)
-    return _End(key, found[key], _which(key, found, wanted, seen.output))
+    return _End(key, found[key], _output_text(key, found, wanted, seen.output))
 
 
 def _is_shaped(tensor: Tensor) -> bool:
-    """Tell whether a tensor may be logits: a row, or a number, for each image."""
+    """Return whether a tensor may be logits: one row, or one number, per image."""
     return (
         tensor.is_floating_point()
         and 0 < tensor.dim() <= 4
@@ -280,39 +285,39 @@ def _chosen(
     returned: object,
     name: str,
 ) -> str:
-    """Return the name of the output that is the logits."""
-    # One tensor may have two names.
+    """Return the name of the output with the logits."""
+    # The same tensor may occur under two names.
     first: dict[int, str] = {}
     for key in found:
         first.setdefault(given[key].data_ptr(), key)
     keys = list(first.values())
     fitting = [key for key in keys if classes is not None and given[key][0].numel() == classes]
     keys = fitting or keys
-    usual = [key for key in _USUAL_OUTPUTS if key in keys]
-    if len(keys) == 1 or usual:
-        return usual[0] if usual else keys[0]
+    common = [key for key in _COMMON_OUTPUTS if key in keys]
+    if len(keys) == 1 or common:
+        return common[0] if common else keys[0]
     if isinstance(returned, tuple | list):
         return keys[0]
     raise InvalidInputError(
-        f"{name} has several heads ({', '.join(keys)}); name one: --output NAME"
+        f"{name} has several heads ({', '.join(keys)}); choose one: --output NAME"
     )
 
 
-def _which(
+def _output_text(
     key: str,
     found: Mapping[str, LastLayer],
     wanted: str,
     returned: object,
 ) -> str:
-    """Say which output was taken of what, where there was a choice."""
+    """Describe the chosen output; empty if the network returns a single tensor."""
     if not key:
         return ""
     kind = type(returned).__name__
     if wanted:
-        return f"output {key} of the {kind}, as named"
+        return f"output {key} of the {kind}, as specified"
     others = [other for other in found if other != key]
     return f"output {key} of the {kind} that it returns" + (
-        f"; another head: --output {' or '.join(others)}" if others else ""
+        f"; for another head: --output {' or '.join(others)}" if others else ""
     )
 
 
@@ -341,7 +346,7 @@ def _blocks(module: nn.Module, seen: Trace, head: str) -> list[Call]:
     between = [
         call for call in convolutions if not any(_inside(call.path, unit.path) for unit in units)
     ]
-    # A few gates among many convolutions do not make a network of gates.
+    # A few units, such as gates, among many convolutions are not the blocks of the network.
     rare = len(units) < len(between) and (_weights(module, units) < _weights(module, weighted) / 2)
     if len(units) >= _LEAST_BLOCKS and not rare:
         return units
@@ -349,14 +354,14 @@ def _blocks(module: nn.Module, seen: Trace, head: str) -> list[Call]:
 
 
 def _listed(seen: Trace, paths: Sequence[str]) -> list[Call]:
-    """Return the calls of listed modules; none if one of them is no block."""
+    """Return the calls of listed modules; empty if one of them is not a block."""
     calls = [[call for call in seen.calls if call.path == path] for path in paths]
     known = [each[0] for each in calls if len(each) == 1 and seen.is_cut(each[0])]
     return known if len(known) == len(paths) else []
 
 
 def _weights(module: nn.Module, calls: Sequence[Call]) -> int:
-    """Count the weights of modules, those that they share or hold together once."""
+    """Count the weights of modules; shared weights count once."""
     found = {id(p): p.numel() for c in calls for p in module.get_submodule(c.path).parameters()}
     return sum(found.values())
 
@@ -366,7 +371,7 @@ def _paths(seen: Trace) -> set[str]:
 
 
 def _is_spread(call: Call) -> bool:
-    """Tell whether a map has more than one position: else the layer is one of the classifier."""
+    """Return whether a map has several positions; otherwise the layer belongs to the classifier."""
     return isinstance(call.output, Tensor) and call.output.shape[2:].numel() > 1
 
 
@@ -387,24 +392,24 @@ def _inside(path: str, outer: str) -> bool:
 
 
 def _units(module: nn.Module, weighted: Sequence[Call]) -> list[Call]:
-    """Return the modules with parts that cannot be cut themselves.
+    """Return the composite modules without cuts inside them.
 
-    A class of which one instance cannot be cut is not cut at all: an inverted residual without its
-    shortcut is one unit like those that have one.
+    If one instance of a class has no cut inside, all instances of the class are units: an inverted
+    residual without a shortcut is a unit like those with a shortcut.
     """
 
-    def whole(call: Call) -> bool:
+    def indivisible(call: Call) -> bool:
         return not any(_inside(other.path, call.path) for other in weighted)
 
     parts = [call for call in weighted if not _is_leaf(module, call)]
-    kinds = {_kind(module, call) for call in parts if whole(call)} - {nn.Sequential}
-    units = [call for call in parts if whole(call) or _kind(module, call) in kinds]
+    kinds = {_kind(module, call) for call in parts if indivisible(call)} - {nn.Sequential}
+    units = [call for call in parts if indivisible(call) or _kind(module, call) in kinds]
     return [call for call in units if not any(_inside(call.path, other.path) for other in units)]
 
 
 def _with_activation(module: nn.Module, conv: Call, cuts: Sequence[Call]) -> Call:
-    """Return the last of the layers after a convolution that only normalise or activate its map."""
-    assert isinstance(conv.output, Tensor)  # a cut is one
+    """Return the last layer after a convolution that only normalises or activates its map."""
+    assert isinstance(conv.output, Tensor)  # every cut is a tensor
     last = conv
     for call in cuts[cuts.index(conv) + 1 :]:
         if _inside(conv.path, call.path):
@@ -424,23 +429,24 @@ def _layouts(module: nn.Module, blocks: Sequence[Call], name: str) -> dict[str, 
     found: dict[str, Layout | None] = {}
     prefix = count = 0
     for call in blocks:
-        assert isinstance(call.output, Tensor)  # a cut is one
+        assert isinstance(call.output, Tensor)  # every cut is a tensor
         shape = tuple(call.output.shape)
         if len(shape) == 4:
-            found[call.path] = _of_map(shape)
+            found[call.path] = _layout_of_map(shape)
             continue
         if not _knows_width(module.get_submodule(call.path), shape[2]):
             raise InvalidInputError(
-                f"block {call.path} of {name} gives {shape}, of which the last dimension "
-                "is not that of its channels; return tokens (n, t, c)"
+                f"block {call.path} of {name} returns {shape}, whose last dimension is not its "
+                "channels; return tokens (n, t, c)"
             )
-        # Class tokens may join later; once they have seen the image, only their place tells them.
+        # Class tokens may be added by a later block. After a block they depend on the image, and
+        # only their position identifies them.
         joined = max(_prefix(call, name) - prefix, 0)
         prefix += joined
         if prefix and count and shape[1] != count + joined:
             raise InvalidInputError(
                 f"{name} changes the number of its tokens from {count} to {shape[1]}, so its "
-                "class token cannot be told from the others; its norms would be wrong"
+                "class token cannot be identified, and norms would be wrong"
             )
         count = shape[1]
         found[call.path] = Layout("tokens", prefix)
@@ -448,15 +454,15 @@ def _layouts(module: nn.Module, blocks: Sequence[Call], name: str) -> dict[str, 
     unclear = [path for path, layout in found.items() if layout is None]
     if unclear and len(clear) != 1:
         raise InvalidInputError(
-            f"the channels of block {unclear[0]} of {name} cannot be told from its positions; "
-            "name a network with more channels"
+            f"the channels of block {unclear[0]} of {name} cannot be distinguished from its "
+            "positions; use a network with more channels"
         )
     settled = {path: layout or next(iter(clear)) for path, layout in found.items()}
     return {path: layout for path, layout in settled.items() if layout != Layout()}
 
 
-def _of_map(shape: Sequence[int]) -> Layout | None:
-    """Tell by two equal dimensions where the positions are, for the images were square."""
+def _layout_of_map(shape: Sequence[int]) -> Layout | None:
+    """Return the layout of a 4-d map: the two equal dimensions are the height and width."""
     _, first, second, third = shape
     if second == third and first != second:
         return Layout("nchw")
@@ -470,14 +476,14 @@ def _knows_width(block: nn.Module, width: int) -> bool:
 
 
 def _prefix(call: Call, name: str) -> int:
-    """Return how many tokens at the front of what a block is given do not see the image."""
-    if call.blind is None:
+    """Return the number of leading input tokens of a block that do not depend on the image."""
+    if call.constant_tokens is None:
         return 0
-    prefix = int(call.blind.sum())
-    if not call.blind[:prefix].all():
+    prefix = int(call.constant_tokens.sum())
+    if not call.constant_tokens[:prefix].all():
         raise InvalidInputError(
-            f"the tokens of {name} that do not see the image are not the first ones, "
-            "so they cannot be left out of a norm; put class tokens first"
+            f"the tokens of {name} that do not depend on the image are not the first ones, so "
+            "they cannot be excluded from norms; put class tokens first"
         )
     return prefix
 
@@ -486,12 +492,12 @@ def _positions(layouts: Mapping[str, Layout]) -> str:
     prefix = max((layout.prefix for layout in layouts.values()), default=0)
     if not any(layout.kind == "tokens" for layout in layouts.values()):
         return ""
-    left_out = f", the first {prefix} left out" if prefix else ""
-    return f" with tokens as positions{left_out}"
+    skipped = f", the first {prefix} skipped" if prefix else ""
+    return f" with tokens as positions{skipped}"
 
 
 def _takes_channels_last(module: nn.Module, images: Tensor) -> bool:
-    """Tell whether a network works on images in the other layout; ``view`` may fail on it."""
+    """Return whether a network accepts channels-last images; ``view`` may fail on them."""
     with contextlib.suppress(RuntimeError), torch.no_grad():
         module(images.contiguous(memory_format=torch.channels_last))
         return True

@@ -27,7 +27,7 @@ from torch import nn
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import third_party_code
 from oodcli.models.architecture import Architecture, AsWritten, numbered_blocks
-from oodcli.models.discovery import Anatomy, dissect
+from oodcli.models.discovery import NetworkStructure, find_structure
 from oodcli.models.folder_networks import (
     canonical_function,
     config_of,
@@ -94,7 +94,7 @@ def foreign_architecture(
         If there is no such builder.
     InvalidInputError
         If the package is not installed, the builder does not take a value, or blocks and last layer
-        cannot be found; see :func:`oodcli.models.discovery.dissect`.
+        cannot be found; see :func:`oodcli.models.discovery.find_structure`.
 
     Notes
     -----
@@ -525,22 +525,22 @@ def _searched(
 
 def _dissected(
     text: str, make: Make, side: int | None, output: str, inventory: Inventory | None
-) -> Anatomy:
+) -> NetworkStructure:
     """Find out about a network; with one output where it cannot be read with several."""
     try:
-        return dissect(
+        return find_structure(
             make(_CLASSES), text, side=side, output=output, classes=_CLASSES, inventory=inventory
         )
     except InvalidInputError:
         with contextlib.suppress(InvalidInputError):
-            return dissect(make(1), text, side=side, output=output, classes=1)
+            return find_structure(make(1), text, side=side, output=output, classes=1)
         raise
 
 
 def _give_head(module: nn.Module, path: str, num_classes: int) -> None:
     """Give the last layer as many rows as there are classes, and a bias."""
     last = module.get_submodule(path)
-    assert isinstance(last, nn.Linear)  # dissect has seen to it
+    assert isinstance(last, nn.Linear)  # find_structure has seen to it
     if last.out_features != num_classes:
         last = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
         module.set_submodule(path, last)

@@ -1,7 +1,7 @@
-"""The one place in which a network runs for scoring: pixels in, activations out.
+"""The forward pass for scoring, from pixels to activations; scoring runs networks only here.
 
-A hook reduces the map of every block to its FeatureNorm while the map is there; no map is kept.
-Probes may look at maps and run the network again, batch by batch.
+A hook reduces the feature map of every block to its FeatureNorm during the pass; feature maps are
+not stored. Probes may read feature maps, and run the network again on each batch.
 """
 
 import contextlib
@@ -27,23 +27,23 @@ from oodcli.probes import Edit, Learner, Output, Probe
 
 PRECISIONS = ("float32", "bfloat16")
 
-# Pixels of one batch: 64 images of 32 x 32 fill the caches of a CPU, and a GPU wants more.
+# Pixels of one batch: 64 images of 32 x 32 fill the caches of a CPU; a GPU needs more.
 _PIXELS_CPU = 64 * 32 * 32
 _PIXELS_GPU = 512 * 32 * 32
 _SMALLEST_BATCH = 8
-# Multiplications that take a core some milliseconds. With several threads each layer ends with
-# waiting for the slowest, which costs more than it saves, and a hundred times that where another
-# program uses the same cores.
-_LIGHT = 2**27
+# Multiplications that a core computes in some milliseconds. With several threads every layer waits
+# for the slowest thread, which costs more than the threads save, and a hundred times more if
+# another program uses the same cores.
+_SINGLE_THREAD_WORK = 2**27
 
 
 def feature_norm(maps: Tensor) -> Tensor:
-    """Return the FeatureNorm of every map: the mean over channels of the L2 norm of its ReLU.
+    """Return the FeatureNorm of every image: the mean over channels of the L2 norm of the ReLU.
 
     Parameters
     ----------
     maps
-        Output of a block, ``(n, c, h, w)``; left as it is.
+        Output of a block, ``(n, c, h, w)``; not changed.
 
     Returns
     -------
@@ -55,26 +55,26 @@ def feature_norm(maps: Tensor) -> Tensor:
     Yu, Shin, Lee, Jun, Lee. "Block Selection Method for Using Feature Norm in Out-of-Distribution
     Detection". CVPR 2023, arXiv:2212.02295.
     """
-    # In float32 whatever the maps are: the sum of squares of a bfloat16 map would stop growing.
-    squares = maps.clamp(min=0).float().square_()  # clamp made the copy that is squared in place
+    # In float32 for all types: a sum of many squares in bfloat16 would stop growing.
+    squares = maps.clamp(min=0).float().square_()  # in place on the copy that clamp returns
     return squares.sum(dim=(2, 3)).sqrt().mean(dim=1)
 
 
 class ReadyNetwork:
-    """A copy of a network on a device, in its memory layout, ready for any number of passes.
+    """A copy of a network on a device, in a suitable memory format, for any number of passes.
 
-    The copy is what a pass hooks and moves, so that the caller's module is never changed; it is
-    made once. Passes may come from several threads: each forward pass holds the copy for itself.
+    Hooks are registered on the copy, so that the module of the caller is never changed; the copy is
+    made once. Several threads may run passes: a lock admits one forward pass at a time.
 
     Parameters
     ----------
     network
         The network.
     device
-        Where to compute.
+        The device that computes.
     precision
-        ``float32``, or ``bfloat16`` for automatic mixed precision. FeatureNorms, and the logits of
-        the features, are computed in float32 in both.
+        ``float32``, or ``bfloat16`` for automatic mixed precision. In both, FeatureNorms and the
+        logits of the features are computed in float32.
 
     Raises
     ------
@@ -83,8 +83,8 @@ class ReadyNetwork:
 
     Notes
     -----
-    Maps lie channels-last in memory on the CPU and in bfloat16, where that is faster than torch's
-    ordinary layout by more than the hooks cost.
+    Feature maps are channels-last on the CPU and in bfloat16, where this is faster than the default
+    memory format of torch by more than the hooks cost.
     """
 
     def __init__(
@@ -100,15 +100,16 @@ class ReadyNetwork:
             )
         self.network = network
         self.device = torch.device(device)
-        self.half = precision == "bfloat16"
-        channels_last = self.half or self.device.type == "cpu"
+        self.mixed_precision = precision == "bfloat16"
+        channels_last = self.mixed_precision or self.device.type == "cpu"
         channels_last &= network.spec.architecture.channels_last
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.head = network.head().to(self.device)
         self.module = copy.deepcopy(network.module).eval()
         self.module.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        # Hooks belong to a module, not to a thread: two passes at once would see each other's maps.
-        self.alone = threading.RLock()
+        # Hooks belong to a module, not to a thread: concurrent passes would record each other's
+        # feature maps.
+        self.lock = threading.RLock()
         self._work: dict[tuple[int, int], float] = {}
 
     def extract(
@@ -133,37 +134,40 @@ class ReadyNetwork:
         mean, std
             Normalisation of the three channels, for pixel values from 0 to 1.
         batch_size
-            Images at a time; None for what suits the device. It changes results by rounding only.
+            Images per forward pass; None: chosen for the device. It affects results only by
+            rounding.
         probes
-            What else to observe; each leaves an array under its key in ``extra``.
+            Further observations; each adds an array under its key in ``extra``.
         advance
-            Called with the number of images of every batch that is under way.
+            Called with the number of images of every computed batch.
         to
-            Device of the activations: the network's own to score them there, without a copy.
+            Device of the activations; the device of the network avoids a copy if they are scored
+            there.
         rows
-            Images of every shard, where a shard comes in several arrays, none of which has images
-            of two; None if each array is a shard. Batches and results are the same either way.
+            Number of images of every shard, if a shard may consist of several arrays; no array may
+            contain images of two shards. None: each array is a shard. Batches and results are the
+            same in both cases.
 
         Yields
         ------
         Activations
-            Of one shard each, in float32 on that device.
+            Activations of one shard, in float32 on the device ``to``.
 
         Raises
         ------
         InvalidInputError
             If a standard deviation is not positive, the images are too small for the network, or
-            it gives values that are not finite.
+            an output is not finite.
         ValueError
-            If an array is not uint8 ``(n, 3, h, w)``, or shards have not so many images.
+            If an array is not uint8 ``(n, 3, h, w)``, or the arrays do not match ``rows``.
 
         Notes
         -----
-        TensorFloat-32 is off. On a CPU, a batch of so little work that threads would wait for each
-        other longer than they compute is computed by the calling thread alone.
+        TensorFloat-32 is off. On a CPU, a small batch, for which threads would wait for each other
+        longer than they compute, is computed by the calling thread only.
         """
         forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
-        return _extracted(forward, _shards(pixels_batches, rows), probes, torch.device(to))
+        return _activations(forward, _shards(pixels_batches, rows), probes, torch.device(to))
 
     def learn(
         self,
@@ -176,19 +180,19 @@ class ReadyNetwork:
         advance: Callable[[int], None] | None = None,
         rows: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
-        """Let a learner look at shards of images while the network runs over them.
+        """Compute the state of a learner from shards of images in one pass.
 
         Parameters
         ----------
         pixels_batches, mean, std, batch_size, advance, rows
             As in :meth:`extract`.
         learner
-            What draws a state from the images.
+            Updates its state with every batch.
 
         Returns
         -------
         dict
-            The state after the last batch, on the CPU.
+            Tensors of the state after the last batch, by name, on the CPU.
 
         Raises
         ------
@@ -198,58 +202,58 @@ class ReadyNetwork:
         forward = _Forward(self, mean=mean, std=std, batch_size=batch_size, advance=advance)
         state: Mapping[str, Tensor] = {}
         for _, arrays in _shards(pixels_batches, rows):
-            with contextlib.closing(forward.looks(arrays, [learner])) as looks:
-                for images, output, _ in looks:
-                    with forward.again():
+            with contextlib.closing(forward.batches(arrays, [learner])) as batches:
+                for images, output, _ in batches:
+                    with forward.probe_context():
                         state = learner.update(state, forward, images, output)
         return {name: values.cpu().clone() for name, values in state.items()}
 
-    def is_light(self, images: int, size: tuple[int, int]) -> bool:
-        """Tell whether a batch is so little work that one thread computes it soonest.
+    def suits_one_thread(self, images: int, size: tuple[int, int]) -> bool:
+        """Return whether a batch needs so little work that a single thread is fastest.
 
         Parameters
         ----------
         images
-            How many.
+            Number of images of the batch.
         size
-            Height and width of each, in pixels; the network must take it.
+            Height and width of the images in pixels; the network must accept it.
 
         Notes
         -----
-        What is counted are the multiplications of convolutions and linear layers. One black image
-        goes through the network for it, once for every size, and no further than to the limit.
+        The multiplications of convolutions and linear layers are counted in a forward pass of one
+        black image, once per size; the pass stops when the limit is exceeded.
         """
-        with self.alone:
+        with self.lock:
             if size not in self._work:
                 self._work[size] = self._multiplications(size)
-            return images * self._work[size] <= _LIGHT
+            return images * self._work[size] <= _SINGLE_THREAD_WORK
 
     def _multiplications(self, size: tuple[int, int]) -> float:
-        """Return how many one image takes; infinite if they are too many for one thread."""
+        """Count the multiplications for one image; infinite if they exceed the limit."""
         found = 0
 
         def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
             nonlocal found
             assert isinstance(module.weight, Tensor)
             found += output.numel() * module.weight[0].numel()
-            if found > _LIGHT:
-                raise _EnoughError
+            if found > _SINGLE_THREAD_WORK:
+                raise _LimitExceededError
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            stack.enter_context(one_thread())
+            stack.enter_context(single_thread())
             for each in self.module.modules():
                 if isinstance(each, (nn.Conv2d, nn.Linear)):
                     stack.callback(each.register_forward_hook(count).remove)
             try:
                 self.module(torch.zeros(1, 3, *size, device=self.device))
-            except _EnoughError:
+            except _LimitExceededError:
                 return math.inf
         return found
 
 
-class _EnoughError(Exception):
-    """Ends a forward pass of which enough is known."""
+class _LimitExceededError(Exception):
+    """Ends the forward pass that counts multiplications."""
 
 
 @lru_cache(maxsize=1)
@@ -258,15 +262,15 @@ def _thread_pools() -> ThreadpoolController:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let the calling thread compute alone while the context lasts.
+def single_thread() -> Iterator[None]:
+    """Limit computation of the calling thread to a single thread in the body of the context.
 
     Notes
     -----
-    ``torch.set_num_threads`` would do it for the whole process: other threads that compute
-    meanwhile would change with it, and two such contexts would restore each other's one.
+    ``torch.set_num_threads`` would affect the whole process: other computing threads would be
+    limited too, and two overlapping contexts would restore the limit of each other.
     """
-    torch.get_num_threads()  # a thread takes the number that was set for all at its first question
+    torch.get_num_threads()  # the first call in a thread applies the number set for the process
     with _thread_pools().limit(limits=1, user_api="openmp"):
         yield
 
@@ -284,7 +288,7 @@ def extract(
     advance: Callable[[int], None] | None = None,
     to: torch.device | str = "cpu",
 ) -> Iterator[Activations]:
-    """Run a network over shards of images once, as :meth:`ReadyNetwork.extract` does.
+    """Run a network over shards of images in one pass.
 
     Parameters
     ----------
@@ -292,6 +296,11 @@ def extract(
         As for :class:`ReadyNetwork`.
     pixels_batches, mean, std, batch_size, probes, advance, to
         As for :meth:`ReadyNetwork.extract`.
+
+    Yields
+    ------
+    Activations
+        As for :meth:`ReadyNetwork.extract`, with the same errors.
     """
     ready = ReadyNetwork(network, device=device, precision=precision)
     return ready.extract(
@@ -308,7 +317,7 @@ def extract(
 def _shards(
     pixels_batches: Iterable[NDArray[np.uint8]], rows: Sequence[int] | None
 ) -> Iterator[tuple[int, Iterator[NDArray[np.uint8]]]]:
-    """Yield the number of images of every shard, and its arrays, which are taken before the next.
+    """Yield the number of images of every shard, and its arrays, to be read before the next shard.
 
     Parameters
     ----------
@@ -321,15 +330,17 @@ def _shards(
         return
     arrays = iter(pixels_batches)
     for count in rows:
-        yield count, _of_shard(arrays, count)
+        yield count, _arrays_of_shard(arrays, count)
 
 
-def _of_shard(arrays: Iterator[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
+def _arrays_of_shard(
+    arrays: Iterator[NDArray[np.uint8]], count: int
+) -> Iterator[NDArray[np.uint8]]:
     left = count
     while left:
         pixels = next(arrays, None)
         if pixels is None or not 0 < len(pixels) <= left:
-            raise ValueError(f"the arrays of a shard have not {count} images together")
+            raise ValueError(f"the arrays of a shard do not add up to {count} images")
         left -= len(pixels)
         yield pixels
 
@@ -337,14 +348,14 @@ def _of_shard(arrays: Iterator[NDArray[np.uint8]], count: int) -> Iterator[NDArr
 def _batches(
     arrays: Iterable[NDArray[np.uint8]], size: Callable[[int, int], int]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Cut the images of a shard into batches, of which the last may be smaller.
+    """Split the images of a shard into batches; the last one may be smaller.
 
     Parameters
     ----------
     arrays
         The images, uint8 ``(n, 3, h, w)`` each.
     size
-        Returns how many make a batch, from their height and width.
+        Returns the batch size for a height and width.
     """
     waiting: list[NDArray[np.uint8]] = []
     count = 0
@@ -354,20 +365,20 @@ def _batches(
         full, at = size(*pixels.shape[2:]), 0
         while count + len(pixels) - at >= full:
             stop = at + full - count
-            yield _one([*waiting, pixels[at:stop]])
+            yield _concatenated([*waiting, pixels[at:stop]])
             waiting, count, at = [], 0, stop
         if at < len(pixels) or not len(pixels):
             waiting.append(pixels[at:])
             count += len(pixels) - at
     if waiting:
-        yield _one(waiting)
+        yield _concatenated(waiting)
 
 
-def _one(arrays: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def _concatenated(arrays: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _extracted(
+def _activations(
     forward: "_Forward",
     shards: Iterable[tuple[int, Iterator[NDArray[np.uint8]]]],
     probes: Sequence[Probe],
@@ -382,7 +393,7 @@ def _extracted(
 
 
 class _Forward:
-    """A pass of a network; what probes know as a ``ProbedNetwork``."""
+    """A forward pass; probes use it as their ``ProbedNetwork``."""
 
     def __init__(
         self,
@@ -396,13 +407,13 @@ class _Forward:
         if not all(value > 0 for value in std):
             raise InvalidInputError(f"a standard deviation must be positive, not {min(std):g}")
         if batch_size is not None and batch_size < 1:
-            raise InvalidInputError(f"the batch size is at least 1, not {batch_size}")
+            raise InvalidInputError(f"the batch size must be at least 1, not {batch_size}")
         self._ready = ready
         self._network = ready.network
         self._module = ready.module
         self._head = ready.head
         self._device = device = ready.device
-        self._half = ready.half
+        self._mixed_precision = ready.mixed_precision
         self._layout = ready.memory_format
         self._batch_size = batch_size
         self._advance = advance
@@ -416,7 +427,7 @@ class _Forward:
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation by which pixel values are divided, ``(3, 1, 1)``."""
+        """Standard deviation of the normalisation, for pixels from 0 to 1, ``(3, 1, 1)``."""
         return self._std
 
     def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:
@@ -426,16 +437,38 @@ class _Forward:
     def run(
         self, images: Tensor, *, keep: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
     ) -> Output:
-        """Run the network on normalised images."""
-        return self._look(images, keep=keep, edit=edit or {}, norms=None)
+        """Run the network on normalised images ``(n, 3, h, w)``.
 
-    def again(self) -> contextlib.AbstractContextManager[object]:
-        """Let a probe run: no gradients unless it asks, and no weights that were cast without."""
+        Parameters
+        ----------
+        images
+            Normalised images, on the device.
+        keep
+            Paths of modules whose feature maps are returned.
+        edit
+            Changes of module outputs during the pass, by path.
+
+        Raises
+        ------
+        UndefinedMethodError
+            If a map to edit, or to differentiate, is not ``(n, c, h, w)`` in the network.
+        """
+        return self._run(images, keep=keep, edit=edit or {}, norms=None)
+
+    def probe_context(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context of a probe: gradients off, and no autocast cache of the weights.
+
+        A probe that needs gradients enables them itself; weights that were cast and cached with
+        gradients off would have none.
+        """
         stack = contextlib.ExitStack()
         stack.enter_context(torch.no_grad())
         stack.enter_context(
             torch.autocast(
-                self._device.type, torch.bfloat16, enabled=self._half, cache_enabled=False
+                self._device.type,
+                torch.bfloat16,
+                enabled=self._mixed_precision,
+                cache_enabled=False,
             )
         )
         return stack
@@ -447,23 +480,23 @@ class _Forward:
         probes: Sequence[Probe],
         to: torch.device,
     ) -> Activations:
-        """Return the activations of one shard of so many images, on a device."""
+        """Return the activations of one shard of ``count`` images, on the device ``to``."""
         features, norms, size = [], [], (0, 0)
         observed: dict[str, list[Tensor]] = {probe.key: [] for probe in probes}
-        # Closed whatever happens, for it holds the settings of the pass.
-        with contextlib.closing(self.looks(arrays, probes)) as looks:
-            for images, output, block_norms in looks:
+        # Closed in any case, because the generator holds contexts with settings of torch.
+        with contextlib.closing(self.batches(arrays, probes)) as batches:
+            for images, output, block_norms in batches:
                 size = (images.shape[2], images.shape[3])
                 features.append(output.features)
                 norms.append(block_norms)
                 for probe in probes:
-                    with self.again():
+                    with self.probe_context():
                         values = probe.observe(self, images, output).detach()
                     observed[probe.key].append(values)
         with self._threads(count, *size), _no_tf32(), torch.no_grad():
             every = torch.cat(features)  # (n, d)
             logits = self._head(every)  # (n, k)
-            # Joined out here they are ordinary tensors, which autograd may use.
+            # Concatenated outside inference mode they are normal tensors, which autograd can use.
             return Activations(
                 logits,
                 every,
@@ -473,55 +506,56 @@ class _Forward:
             ).map(lambda values: values.to(to))
 
     def _predicted(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Return the classes ``(n,)`` of the network's own forward pass."""
+        """Return the classes ``(n,)`` that the network itself predicts."""
         last = self._module.get_submodule(self._network.head_path)
         if isinstance(last, UnitFeatureLinear):
-            with self._ready.alone:
+            with self._ready.lock:
                 logits = last(features)
         return logits.argmax(dim=1)
 
-    def looks(
+    def batches(
         self, arrays: Iterable[NDArray[np.uint8]], probes: Sequence[Probe | Learner]
     ) -> Generator[tuple[Tensor, Output, Tensor]]:
         """Yield the normalised images, output and block norms of every batch of a shard."""
         keep = list(dict.fromkeys(path for probe in probes for path in probe.maps(self)))
         if probes:
-            self._keep_maps_whole()
-        # What probes differentiate must not have been made in inference mode.
+            self._disable_inplace()
+        # Probes cannot differentiate tensors that were computed in inference mode.
         mode = torch.no_grad if probes else torch.inference_mode
+        autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed_precision)
         # One context for all batches, so that weights are cast once.
-        with _no_tf32(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            for pixels in _batches(arrays, self._batch):
+        with _no_tf32(), autocast:
+            for pixels in _batches(arrays, self._batch_size_for):
                 batch = self._as_tensor(pixels)
                 with self._threads(len(batch), *pixels.shape[2:]), mode():
                     normalised = self._normalised(batch)
                     norms: dict[str, Tensor] = {}
-                    output = self._look(normalised, keep=keep, edit={}, norms=norms)
+                    output = self._run(normalised, keep=keep, edit={}, norms=norms)
                     block_norms = torch.stack([norms[block] for block in self.blocks], dim=1)
                 yield normalised, output, block_norms
                 if self._advance is not None:
                     self._advance(len(batch))
 
     def _as_tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
-        # torch wants memory that it may write to, which a mapped file is not.
+        # torch requires writable memory; a memory-mapped file is read-only.
         images = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
         return images.pin_memory() if self._device.type == "cuda" else images
 
     def _threads(self, images: int, *size: int) -> contextlib.AbstractContextManager[object]:
-        """Return the context in which a batch is computed."""
+        """Return the context for a batch: a single thread if the batch is small, on a CPU."""
         if self._device.type != "cpu" or torch.get_num_threads() == 1:
             return contextlib.nullcontext()
         height, width = size
-        light = self._ready.is_light(images, (height, width))
-        return one_thread() if light else contextlib.nullcontext()
+        small = self._ready.suits_one_thread(images, (height, width))
+        return single_thread() if small else contextlib.nullcontext()
 
-    def _keep_maps_whole(self) -> None:
-        """Let no module write over the map that another one gave."""
+    def _disable_inplace(self) -> None:
+        """Prevent modules from overwriting the output of another module."""
         for module in self._module.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
 
-    def _look(
+    def _run(
         self,
         images: Tensor,
         *,
@@ -531,59 +565,59 @@ class _Forward:
     ) -> Output:
         maps: dict[str, Tensor] = {}
         features: list[Tensor] = []
-        with self._ready.alone, contextlib.ExitStack() as hooks:
+        with self._ready.lock, contextlib.ExitStack() as hooks:
 
             def hook(path: str, see: Callable[..., Tensor | None]) -> None:
                 module = self._module.get_submodule(path)
                 hooks.callback(module.register_forward_hook(see).remove)
 
             for path, change in edit.items():
-                self._check_plain(path)
-                hook(path, partial(_edited, change))
+                self._check_nchw(path)
+                hook(path, partial(_apply_edit, change))
             for path in keep:
                 if torch.is_grad_enabled():
-                    self._check_plain(path)
-                hook(path, partial(_kept, maps, path, self._layout_at(path)))
+                    self._check_nchw(path)
+                hook(path, partial(_record_map, maps, path, self._layout_at(path)))
             if norms is not None:
                 for name, path in self.blocks.items():
-                    hook(path, partial(keep_norm, norms, name, self._network.layout(name)))
+                    hook(path, partial(record_norm, norms, name, self._network.layout(name)))
             head = self._module.get_submodule(self._network.head_path)
-            hooks.callback(head.register_forward_pre_hook(partial(keep_input, features)).remove)
+            hooks.callback(head.register_forward_pre_hook(partial(record_input, features)).remove)
             self._module(images)
         with torch.autocast(self._device.type, enabled=False):
             rows = features[0].float()  # (n, d)
             return Output(self._head(rows), rows, maps)
 
     def _layout_at(self, path: str) -> Layout:
-        """Return how the output of a module is read as maps."""
+        """Return the layout of the output of a module."""
         name = next((name for name, block in self.blocks.items() if block == path), "")
         return self._network.layout(name)
 
-    def _check_plain(self, path: str) -> None:
-        """Refuse to change, or to differentiate by, what is a map only when it is read as one."""
+    def _check_nchw(self, path: str) -> None:
+        """Refuse to edit or differentiate an output that is not ``(n, c, h, w)`` in the network."""
         kind = self._layout_at(path).kind
         if kind != "nchw":
             raise UndefinedMethodError(
-                f"methods that change the map of {path}, or its gradient, are not defined for "
-                f"{'tokens' if kind == 'tokens' else 'maps with channels last'}; omit them"
+                f"methods that change the feature map of {path}, or use its gradient, are not "
+                f"defined for {'tokens' if kind == 'tokens' else 'channels-last maps'}; omit them"
             )
 
-    def _batch(self, height: int, width: int) -> int:
+    def _batch_size_for(self, height: int, width: int) -> int:
         self._network.check_image_size(height, width)
         pixels = _PIXELS_CPU if self._device.type == "cpu" else _PIXELS_GPU
         return self._batch_size or max(pixels // (height * width), _SMALLEST_BATCH)
 
     def _normalised(self, batch: Tensor) -> Tensor:
-        """Return what to-tensor and normalise make of a batch, in float32 on the device."""
+        """Scale pixels to 0 to 1 and normalise them, in float32 on the device."""
         batch = batch.to(self._device, non_blocking=True).contiguous(memory_format=self._layout)
         return batch.float().div_(255).sub_(self._mean).div_(self._std)
 
 
-def _edited(change: Edit, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+def _apply_edit(change: Edit, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
     return change(output)
 
 
-def _kept(
+def _record_map(
     maps: dict[str, Tensor],
     path: str,
     layout: Layout,
@@ -594,7 +628,7 @@ def _kept(
     maps[path] = layout.maps(output)
 
 
-def keep_norm(
+def record_norm(
     norms: dict[str, Tensor],
     name: str,
     layout: Layout,
@@ -602,18 +636,28 @@ def keep_norm(
     _inputs: object,
     output: Tensor,
 ) -> None:
-    """Keep the FeatureNorm of a block's output, as a forward hook."""
+    """Record the FeatureNorm of the output of a block; a forward hook.
+
+    Parameters
+    ----------
+    norms
+        Gets the FeatureNorm, ``(n,)``, under the name of the block.
+    name
+        Name of the block.
+    layout
+        Layout of its output.
+    """
     norms[name] = feature_norm(layout.maps(output))
 
 
-def keep_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Keep the input of the last layer, as a hook before it."""
+def record_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Append the input of the last layer to a list; a forward pre-hook."""
     features.append(inputs[0])
 
 
 @contextlib.contextmanager
 def _no_tf32() -> Iterator[None]:
-    """Multiply float32 numbers with all their digits, and restore the settings."""
+    """Turn off TensorFloat-32 in the body of the context, and restore the settings afterwards."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -630,7 +674,7 @@ def _check_finite(activations: Activations, *, first: int) -> None:
         bad = ~values.isfinite().flatten(1).all(dim=1)
         kind = "NaN" if values.isnan().any() else "infinity"
         raise InvalidInputError(
-            f"the network gives {kind} for {int(bad.sum())} of images {first} to "
+            f"the network outputs {kind} for {int(bad.sum())} of images {first} to "
             f"{first + len(activations) - 1} ({name.replace('_', ' ')}); use other weights, or "
             "train with a smaller learning rate"
         )
@@ -638,15 +682,15 @@ def _check_finite(activations: Activations, *, first: int) -> None:
 
 @contextlib.contextmanager
 def read_ahead(shards: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[NDArray[np.uint8]]]:
-    """Give shards, the next of which is read in a thread meanwhile; the thread ends with this.
+    """Yield an iterator over shards that reads the next shard in a thread.
 
-    The thread reads only when told to, and puts each answer where there is always room, so that
-    neither side can wait for one that has gone.
+    The thread reads only on request, and puts results into an unbounded queue, so that neither side
+    can block on the other after it has ended. The thread ends with the context.
 
     Parameters
     ----------
     shards
-        What is read.
+        The shards, uint8 ``(n, 3, h, w)`` each.
     """
     wanted = threading.Semaphore(1)
     stop = threading.Event()
@@ -657,26 +701,26 @@ def read_ahead(shards: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[NDArray
             iterator = iter(shards)
             while wanted.acquire() and not stop.is_set():
                 answers.put(next(iterator))
-        except BaseException as error:  # noqa: BLE001 - raised again where the shard is waited for
+        except BaseException as error:  # noqa: BLE001 - raised again in the consuming thread
             answers.put(error)
         finally:
             if isinstance(shards, Generator):
-                shards.close()  # here, where what it holds was opened
+                shards.close()  # in the thread that opened its resources
 
-    def arriving() -> Iterator[NDArray[np.uint8]]:
+    def results() -> Iterator[NDArray[np.uint8]]:
         while not isinstance(answer := answers.get(), StopIteration):
             if isinstance(answer, BaseException):
                 raise answer
             wanted.release()
             yield answer
 
-    # A daemon, so that a disk that does not answer cannot hold up the end of the program.
+    # A daemon, so that a disk that does not respond cannot block the exit of the program.
     thread = threading.Thread(target=read, name="ood-read-ahead", daemon=True)
     thread.start()
     try:
-        yield arriving()
+        yield results()
     finally:
         stop.set()
         wanted.release()
-        # Let a read that is under way finish, but do not wait for one that hangs.
+        # Wait for a read in progress, but not for one that hangs.
         thread.join(timeout=1.0)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from oodcli.models.extraction import keep_input, keep_norm
+from oodcli.models.extraction import record_input, record_norm
 from oodcli.models.heads import UnitFeatureLinear
 from oodcli.models.network import Network
 
@@ -52,11 +52,11 @@ class ActivationsOf(nn.Module):
         last = self.module.get_submodule(self._network.head_path)
         hooks = [
             self.module.get_submodule(path).register_forward_hook(
-                partial(keep_norm, norms, name, self._network.layout(name))
+                partial(record_norm, norms, name, self._network.layout(name))
             )
             for name, path in self._network.blocks.items()
         ]
-        hooks.append(last.register_forward_pre_hook(partial(keep_input, seen)))
+        hooks.append(last.register_forward_pre_hook(partial(record_input, seen)))
         try:
             self.module(images)
         finally:

@@ -1,4 +1,4 @@
-"""A network with its weights, and what the tool has to know of it."""
+"""A network with its weights, its blocks and its last layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,24 +15,24 @@ from oodcli.models.heads import UnitFeatureLinear, scoring_head
 from oodcli.models.layout import PLAIN, Layout
 from oodcli.store.store import digest_of_json
 
-# Batches that batch normalisation has seen in training; no forward pass depends on it.
+# The batch counter of batch normalisation; in evaluation no forward pass depends on it.
 COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A trained classifier; its weights do not change any more.
+    """A trained classifier with fixed weights.
 
     Parameters
     ----------
     module
         The network, in evaluation mode.
     spec
-        What it was built from.
+        Architecture that the network was built from.
     num_classes
-        Rows of the last layer.
+        Number of rows of the last layer.
     blocks
-        The blocks in forward order: name, and path of the module whose output is the block's map.
+        The blocks in forward order: name, and path of the module whose output is the feature map.
     head_path
         Path of the last linear layer.
     """
@@ -58,35 +58,35 @@ class Network:
             "tensors": tensors,
         }
         if self.spec.architecture.searched not in ((), tuple(self.blocks)):
-            # Activations of older runs of the same network have fewer blocks.
+            # Older runs of the same network have activations of fewer blocks.
             content["blocks"] = list(self.blocks)
         if self.spec.architecture.config:
             content["config"] = self.spec.architecture.config
         return digest_of_json(content)
 
     def restricted(self, rows: Sequence[int]) -> "Network":
-        """Return the network with some of its logits alone; its last layer is changed in place.
+        """Return the network with only some of its logits; its last layer is changed in place.
 
         Parameters
         ----------
         rows
-            Which logits, in their new order.
+            Indices of the logits, in their new order.
         """
         last = self.module.get_submodule(self.head_path)
-        assert isinstance(last, nn.Linear)  # network_of has seen to it
-        kept = list(rows)
-        return self.with_last_layer(last.weight.detach()[kept], last.bias.detach()[kept])
+        assert isinstance(last, nn.Linear)  # ensured by network_of
+        index = list(rows)
+        return self.with_last_layer(last.weight.detach()[index], last.bias.detach()[index])
 
     def with_last_layer(self, weight: Tensor, bias: Tensor) -> "Network":
-        """Return the network with other weights of its last layer, which is changed in place.
+        """Replace the weights of the last layer in place, and return the network.
 
         Parameters
         ----------
         weight, bias
-            ``(k, d)`` and ``(k,)``, for any number of classes.
+            New weight ``(k, d)`` and bias ``(k,)``, for any number of classes ``k``.
         """
         last = self.module.get_submodule(self.head_path)
-        assert isinstance(last, nn.Linear)  # network_of has seen to it
+        assert isinstance(last, nn.Linear)  # ensured by network_of
         for name, values in (("weight", weight), ("bias", bias)):
             old = getattr(last, name)
             new = values.to(old.device, old.dtype, copy=True)
@@ -95,22 +95,22 @@ class Network:
         return network_of(self.spec, self.module)
 
     def with_blocks(self, names: Sequence[str]) -> "Network":
-        """Return the same network with the blocks that an older run has of it.
+        """Return the same network with the blocks of an older run.
 
         Parameters
         ----------
         names
-            Names of the blocks of the run; where they are those of the network, or no older run has
-            such, nothing changes.
+            Names of the blocks of the run. If they are the blocks of the network, or not those of
+            any older version, the network is returned unchanged.
         """
         if tuple(names) != self.spec.architecture.searched:
             return self
         return replace(self, blocks={name: name for name in names})
 
     def head(self) -> Head:
-        """Return a float32 copy of the last layer as images are scored by it, on the CPU."""
+        """Return a float32 copy of the last layer in the form used for scoring, on the CPU."""
         last = self.module.get_submodule(self.head_path)
-        assert isinstance(last, nn.Linear)  # network_of has seen to it
+        assert isinstance(last, nn.Linear)  # ensured by network_of
         return scoring_head(
             last.weight.detach().to("cpu", torch.float32, copy=True),
             last.bias.detach().to("cpu", torch.float32, copy=True),
@@ -118,35 +118,35 @@ class Network:
         )
 
     def layout(self, block: str) -> Layout:
-        """Return how the output of a block lies.
+        """Return the layout of the output of a block.
 
         Parameters
         ----------
         block
-            Its name.
+            Name of the block.
         """
         return self.spec.architecture.layouts.get(block, PLAIN)
 
     def remarks(self) -> tuple[str, ...]:
-        """Return lines to tell the user: what was found in the network, what is published of it."""
+        """Return lines for the user: the structure that was found, and the published block."""
         known = self.spec.architecture
         lines = [known.text] if known.text else []
         if known.selected_block is not None:
             index = list(self.blocks).index(known.selected_block)
             lines.append(
-                f"{self.spec}: FeatureNorm's authors take block {known.selected_block}, "
+                f"{self.spec}: the authors of FeatureNorm use block {known.selected_block}, "
                 f"which is featurenorm:block={index}"
             )
         return tuple(lines)
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Refuse images of a size that the network cannot take.
+        """Refuse images of a size that the network does not accept.
 
         Raises
         ------
         InvalidInputError
-            If nothing would be left of them before the last layer, or a network that takes only
-            some sizes does not take this one.
+            If the feature map before the pooling would be empty, or if a network that accepts only
+            some sizes does not accept this one.
         """
         least = self.spec.architecture.smallest_image
         if min(height, width) < least:
@@ -164,26 +164,26 @@ class Network:
         try:
             with torch.inference_mode():
                 self.module(self._black(height, width))
-            # Folding positions into rows is not refused by torch.
+            # torch raises no error if the network folds positions into rows.
             shape = tuple(seen[-1])
             reason = "" if len(shape) == 2 and shape[0] == 1 else f"features of {shape}"
-        except Exception as error:  # noqa: BLE001 - the code of others raises anything
+        except Exception as error:  # noqa: BLE001 - third-party code can raise anything
             reason = str(error).partition("\n")[0] or type(error).__name__
         finally:
             handle.remove()
         if reason:
             raise InvalidInputError(
-                f"{self.spec} takes no images of {height} x {width} pixels ({reason}); name the "
-                "size it was made for: --image-size N"
+                f"{self.spec} does not accept images of {height} x {width} pixels ({reason}); "
+                "specify the size that it was trained with: --image-size N"
             )
         self._tried.add((height, width))
 
     def _black(self, height: int, width: int) -> Tensor:
-        """Return one image of zeros; the meta device would do, but its import takes longer."""
+        """Return one image of zeros; the meta device would suffice, but its import takes longer."""
         return torch.zeros(1, 3, height, width, device=next(self.module.parameters()).device)
 
     def block_shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-        """Return channels, height and width of the map of every block, by name.
+        """Return channels, height and width of the feature map of every block, by name.
 
         Parameters
         ----------
@@ -193,17 +193,17 @@ class Network:
         Raises
         ------
         InvalidInputError
-            If such images are too small.
+            If the network does not accept images of this size.
         """
         self.check_image_size(*size)
         shapes: dict[str, tuple[int, int, int]] = {}
 
-        def keep(name: str, _module: nn.Module, _inputs: object, maps: Tensor) -> None:
+        def record(name: str, _module: nn.Module, _inputs: object, maps: Tensor) -> None:
             _, channels, height, width = self.layout(name).maps(maps).shape
             shapes[name] = (channels, height, width)
 
         handles = [
-            self.module.get_submodule(path).register_forward_hook(partial(keep, name))
+            self.module.get_submodule(path).register_forward_hook(partial(record, name))
             for name, path in self.blocks.items()
         ]
         try:
@@ -216,12 +216,12 @@ class Network:
 
 
 def network_of(spec: ArchitectureSpec, module: nn.Module) -> Network:
-    """Wrap a network that was built from ``spec``, and put it into evaluation mode.
+    """Wrap a module that was built from ``spec``, and put it into evaluation mode.
 
     Raises
     ------
     TypeError
-        If its last layer is not linear with a bias.
+        If its last layer is not a linear layer with a bias.
     """
     path = spec.architecture.head
     last = module.get_submodule(path)

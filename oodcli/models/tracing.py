@@ -1,4 +1,4 @@
-"""Which tensors of a forward pass are made of the image, and who reads them when."""
+"""Tracing of a forward pass: which tensors depend on the image, and which operations read them."""
 
 import contextlib
 from collections import defaultdict
@@ -22,21 +22,21 @@ class Call:
     path
         Path of the module.
     inputs
-        What it was given.
+        Positional arguments of the call.
     output
-        What it returned.
+        Return value of the call.
     end
-        How many operations had run when it returned.
-    blind
-        Which of the tokens ``(n, t, c)`` that it was given were the same for all images, ``(t,)``;
-        None if it was given none.
+        Number of operations that had run when it returned.
+    constant_tokens
+        Which of the input tokens ``(n, t, c)`` were equal for all images, bool ``(t,)``; None if
+        the input has no tokens.
     """
 
     path: str
     inputs: tuple[object, ...]
     output: object
     end: int
-    blind: Tensor | None
+    constant_tokens: Tensor | None
 
 
 @dataclass
@@ -46,12 +46,12 @@ class Trace:
     Parameters
     ----------
     output
-        What the network returned.
+        Return value of the network.
     calls
         The calls of its modules, in the order in which they returned.
     written, read
-        For every piece of memory that is made of the image: the operation that wrote it first
-        (-1 for the image itself), and the one that read it last.
+        For every storage that depends on the image, by address: number of the first operation that
+        wrote it (-1 for the image itself), and of the last operation that read it.
     """
 
     output: object
@@ -60,15 +60,15 @@ class Trace:
     read: Mapping[int, int]
 
     def of_first_tensors(self) -> "Trace":
-        """Return the pass as if modules that return tokens first in a tuple returned them alone.
+        """Return the pass with only the tokens of modules that return a tuple starting with tokens.
 
-        Layers of Hugging Face's Swin also return the weights of their attention.
+        Layers of Hugging Face's Swin, for example, also return their attention weights.
         """
         calls = [replace(each, output=first_of(each.output)) for each in self.calls]
         return replace(self, calls=calls)
 
     def is_cut(self, call: Call) -> bool:
-        """Tell whether all that comes after a call depends on the image through its output alone.
+        """Return whether everything after a call depends on the image only through its output.
 
         Parameters
         ----------
@@ -88,13 +88,13 @@ class Trace:
 
 
 def first_of(output: object) -> object:
-    """Return the tokens ``(n, t, c)`` that come first in a tuple; anything else stays."""
+    """Return the tokens ``(n, t, c)`` that a tuple starts with; any other output unchanged."""
     first = output[0] if isinstance(output, tuple) and output else output
     return first if isinstance(first, Tensor) and first.dim() == 3 else output
 
 
 def memory_of(tensor: Tensor) -> int:
-    """Return what is the same for a tensor and its views, while they live."""
+    """Return the address of a tensor's storage, which its views share while they exist."""
     return tensor.untyped_storage().data_ptr()
 
 
@@ -102,19 +102,19 @@ def _fills_its_memory(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
-class _Reader(TorchDispatchMode):
-    """Follows the image through all operations."""
+class _Tracer(TorchDispatchMode):
+    """Records all operations on tensors that depend on the image."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.written: dict[int, int] = {}
         self.read: dict[int, int] = {}
         self.operations = 0
-        # Memory that is given back could be taken for another tensor's.
+        # References to all traced tensors, because freed memory would be reused by other tensors.
         self.alive: list[Tensor] = []
 
     def start_from(self, image: Tensor) -> None:
-        """Follow this tensor."""
+        """Start tracing from this tensor."""
         self.alive.append(image)
         self.written[memory_of(image)] = -1
 
@@ -140,37 +140,37 @@ class _Reader(TorchDispatchMode):
 
 
 def trace(module: nn.Module, images: Tensor) -> Trace:
-    """Run a network and follow the images.
+    """Run a network and trace the images.
 
     Parameters
     ----------
     module
         The network, in evaluation mode.
     images
-        ``(n, 3, h, w)``.
+        Normalised images, ``(n, 3, h, w)``.
     """
-    reader = _Reader()
+    tracer = _Tracer()
     calls: list[Call] = []
     given: dict[str, list[Tensor | None]] = defaultdict(list)
 
     def before(path: str, _module: nn.Module, inputs: tuple[object, ...]) -> None:
-        # Now, for the module may write over what it is given.
-        given[path].append(_blind(inputs))
+        # Before the call, because the module may overwrite its input.
+        given[path].append(_constant_tokens(inputs))
 
     def after(path: str, _module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        calls.append(Call(path, inputs, output, reader.operations, given[path].pop()))
+        calls.append(Call(path, inputs, output, tracer.operations, given[path].pop()))
 
-    with contextlib.ExitStack() as hooks, torch.no_grad(), reader:
+    with contextlib.ExitStack() as hooks, torch.no_grad(), tracer:
         for path, each in module.named_modules():
             if path:
                 hooks.callback(each.register_forward_pre_hook(partial(before, path)).remove)
                 hooks.callback(each.register_forward_hook(partial(after, path)).remove)
-        reader.start_from(images)
+        tracer.start_from(images)
         output = module(images)
-    return Trace(output, calls, reader.written, reader.read)
+    return Trace(output, calls, tracer.written, tracer.read)
 
 
-def _blind(inputs: tuple[object, ...]) -> Tensor | None:
+def _constant_tokens(inputs: tuple[object, ...]) -> Tensor | None:
     tokens = next((v for v in inputs if isinstance(v, Tensor) and v.dim() == 3), None)
     if tokens is None:
         return None

@@ -60,12 +60,12 @@ def test_a_small_transformer_of_the_users_own_is_imported_and_scored(
     argv = ["import", tmp_path / "vit.pt", "--arch", "small_vits:small", "--data", data]
     code, _, err = ood(*argv, "--image-size", 32)
     assert code == 1
-    assert "small_vits:small takes no images of 32 x 32 pixels" in err
+    assert "small_vits:small does not accept images of 32 x 32 pixels" in err
     code, out, err = ood(*argv, "--image-size", 64)
     assert (code, out) == (0, "vit\n"), err
     shown = " ".join(err.split())
     assert "3 blocks (EncoderBlock) from encoder.layers.encoder_layer_0" in shown
-    assert "with tokens as positions, the first 1 left out; last layer heads.head" in shown
+    assert "with tokens as positions, the first 1 skipped; last layer heads.head" in shown
     code, out, err = ood("score", "--ood", odd, "--format", "json")
     assert code == 0, err
     assert "featurenorm" in {row["method"] for row in json.loads(out)["rows"]}

@@ -351,8 +351,8 @@ def test_a_size_that_a_network_refuses_is_named(ood: Ood, tmp_path: Path, colour
     code, _, err = ood(*argv, "--image-size", 50)
     assert code == 1
     assert err.splitlines()[-1] == (
-        f"error: {colours}:only_48 takes no images of 50 x 50 pixels (wants 48); name the size it "
-        "was made for: --image-size N"
+        f"error: {colours}:only_48 does not accept images of 50 x 50 pixels (wants 48); "
+        "specify the size that it was trained with: --image-size N"
     )
 
 
@@ -558,7 +558,7 @@ def test_weights_without_the_classes_are_refused_before_the_network_is_built(
     def never(*_args: object, **_more: object) -> None:
         raise AssertionError("the network is followed")
 
-    monkeypatch.setattr("oodcli.models.external.dissect", never)
+    monkeypatch.setattr("oodcli.models.external.find_structure", never)
     code, _, err = ood("import", "colours.pt", "--arch", f"{colours}:any_size", "--data", data)
     assert code == 1
     assert err.splitlines()[-1] == (

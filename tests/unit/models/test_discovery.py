@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
-from oodcli.models.discovery import dissect
+from oodcli.models.discovery import find_structure
 from oodcli.models.layout import Layout
 
 
@@ -81,7 +81,7 @@ def plain(*layers: nn.Module) -> Pooled:
 
 def test_residual_blocks_are_blocks_and_the_stem_is_none() -> None:
     stages = [nn.Sequential(Residual(w, s), Residual(w)) for w, s in ((8, 2), (16, 2))]
-    found = dissect(Pooled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *stages), 16), "own")
+    found = find_structure(Pooled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *stages), 16), "own")
     assert list(found.blocks) == [
         f"features.{stage}.{block}" for stage in (2, 3) for block in (0, 1)
     ]
@@ -95,14 +95,14 @@ def test_residual_blocks_are_blocks_and_the_stem_is_none() -> None:
 
 def test_a_block_without_shortcut_is_not_cut_where_its_likes_are_whole() -> None:
     """Its two convolutions feed each other only, and yet it is one unit."""
-    found = dissect(
+    found = find_structure(
         Pooled(nn.Sequential(nn.Conv2d(3, 4, 1), Residual(8, 2), Residual(8)), 8), "own"
     )
     assert list(found.blocks) == ["features.1", "features.2"]
 
 
 def test_in_a_plain_network_convolutions_count_with_what_follows_but_not_with_pooling() -> None:
-    found = dissect(
+    found = find_structure(
         plain(
             nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.MaxPool2d(2),
             nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True), nn.Dropout(0.5),
@@ -115,7 +115,7 @@ def test_in_a_plain_network_convolutions_count_with_what_follows_but_not_with_po
 
 def test_a_module_that_is_used_twice_is_no_block() -> None:
     relu = nn.ReLU()
-    found = dissect(plain(nn.Conv2d(3, 8, 3), relu, nn.Conv2d(8, 8, 3), relu), "own")
+    found = find_structure(plain(nn.Conv2d(3, 8, 3), relu, nn.Conv2d(8, 8, 3), relu), "own")
     assert list(found.blocks) == ["features.0", "features.2"]
 
 
@@ -137,12 +137,12 @@ class Dense(nn.Module):
 
 
 def test_what_feeds_more_than_the_next_unit_is_no_block() -> None:
-    assert list(dissect(Dense(), "own").blocks) == ["end.0", "end.1"]
+    assert list(find_structure(Dense(), "own").blocks) == ["end.0", "end.1"]
 
 
 @pytest.mark.parametrize("prefix", [1, 3])
 def test_class_tokens_are_left_out_though_a_layer_writes_over_them(prefix: int) -> None:
-    found = dissect(Transformer(prefix=prefix), "own")
+    found = find_structure(Transformer(prefix=prefix), "own")
     assert found.last.path == "head"
     assert found.layouts == {f"layers.{i}": Layout("tokens", prefix) for i in range(3)}
 
@@ -158,7 +158,7 @@ def test_a_network_that_views_its_maps_is_told_from_one_that_takes_any_memory() 
             x = F.relu(self.conv2(F.relu(self.conv1(x))))
             return self.fc(x.view(len(x), -1))
 
-    found = dissect(Flat(), "own")
+    found = find_structure(Flat(), "own")
     assert not found.channels_last
     # 64 would not do: this network was made for 32, and one after the other is tried.
     assert list(found.blocks) == ["conv1", "conv2"]
@@ -186,8 +186,8 @@ def mean(maps: Tensor) -> Tensor:
     ("end", "message"),
     [
         (lambda n, x: (mean(x), x), "the logits of own are not the output of a linear layer"),
-        (lambda n, x: "fc", "gives no tensor for 2 images, not logits (n, k)"),
-        (lambda n, x: n.conv(x), "gives (2, 5, 60, 60) for 2 images, not logits (n, k)"),
+        (lambda n, x: "fc", "returns no tensor for 2 images, not logits (n, k)"),
+        (lambda n, x: n.conv(x), "returns (2, 5, 60, 60) for 2 images, not logits (n, k)"),
         (lambda n, x: mean(n.conv(x).relu()), "are not the output of a linear layer; end it with"),
         (lambda n, x: n.fc(mean(x)).softmax(1), "of the linear layer fc, but changed after it"),
         (
@@ -209,7 +209,7 @@ def test_refuses_a_network_whose_end_is_no_linear_layer(
     end: Callable[[Ends, Tensor], object], message: str
 ) -> None:
     with pytest.raises(InvalidInputError) as error:
-        dissect(Ends(end), "own")
+        find_structure(Ends(end), "own")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -217,28 +217,31 @@ def test_refuses_a_network_whose_end_is_no_linear_layer(
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Pooled(nn.Conv2d(3, 8, 3), 8), "own has no two repeated units"),
-        (Transformer(last=True), "that do not see the image are not the first ones"),
+        (Pooled(nn.Conv2d(3, 8, 3), 8), "own has no chain of at least two units"),
+        (Transformer(last=True), "that do not depend on the image are not the first ones"),
         (Transformer(merge=True), "changes the number of its tokens from 65 to 33"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), "own takes no images of the sizes that"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(7, 5)),
+            "own does not accept images of the sizes that",
+        ),
     ],
 )
 def test_refuses_a_network_whose_blocks_cannot_be_read(module: nn.Module, message: str) -> None:
     with pytest.raises(InvalidInputError) as error:
-        dissect(module, "own")
+        find_structure(module, "own")
     assert message in str(error.value)
 
 
 def test_says_that_a_last_layer_has_no_bias() -> None:
     convs = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
-    found = dissect(Pooled(convs, 8, bias=False), "own")
+    found = find_structure(Pooled(convs, 8, bias=False), "own")
     assert not found.last.has_bias
-    assert found.text.endswith("last layer fc, which gets a bias of zero")
+    assert found.text.endswith("last layer fc, with a bias of zero added")
 
 
 def test_dissecting_leaves_no_hook_behind() -> None:
     module = Transformer()
-    dissect(module, "own")
+    find_structure(module, "own")
     for each in module.modules():
         assert not each._forward_hooks
         assert not each._forward_pre_hooks

@@ -106,7 +106,7 @@ def test_imagenet_networks_have_the_published_blocks(
 
 def test_a_network_tells_of_the_block_that_was_published() -> None:
     assert seeded("torchvision:mobilenet_v3_large").remarks() == (
-        "torchvision:mobilenet_v3_large: FeatureNorm's authors take block last, "
+        "torchvision:mobilenet_v3_large: the authors of FeatureNorm use block last, "
         "which is featurenorm:block=16",
     )
 
@@ -171,7 +171,9 @@ def test_encoder_layers_count_without_their_class_token() -> None:
     found = activations(network, pixels)
     torch.testing.assert_close(found.block_norms, torch.stack(norms, dim=1), rtol=1e-4, atol=1e-5)
     assert network.block_shapes((64, 64))["encoder.layers.encoder_layer_0"] == (768, 2, 2)
-    with pytest.raises(InvalidInputError, match=r"takes no images of 32 x 32 pixels \(.*size N"):
+    with pytest.raises(
+        InvalidInputError, match=r"does not accept images of 32 x 32 pixels \(.*size N"
+    ):
         network.check_image_size(32, 32)
 
 
@@ -208,12 +210,12 @@ def test_a_squeezenet_has_no_linear_head_and_is_refused() -> None:
 
 
 def test_a_published_inventory_is_what_the_search_finds() -> None:
-    from oodcli.models.discovery import dissect
+    from oodcli.models.discovery import find_structure
 
     for arch in ("resnet18", "vgg11_bn"):
         spec = parse_architecture(f"torchvision:{arch}")
         module = spec.build(5)
-        found = dissect(module, arch)
+        found = find_structure(module, arch)
         known = spec.architecture.blocks(module)
         assert list(known.values()) == list(found.blocks.values())
         assert spec.architecture.head == found.last.path
@@ -350,7 +352,9 @@ def test_a_network_that_raises_on_images_is_one_line(
         f"{OWN}\nclass Bad(Two):\n    def forward(self, x):\n        return {{}}[x.shape]\n"
     )
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidInputError, match="takes no images of the sizes that were tried"):
+    with pytest.raises(
+        InvalidInputError, match="does not accept images of the sizes that were tried"
+    ):
         parse_architecture("nets_on_images:Bad").build(5)
 
 
@@ -382,7 +386,7 @@ class Encoder(nn.Module):
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     if not batch_first:
-        with pytest.raises(InvalidInputError, match="has no two repeated units"):
+        with pytest.raises(InvalidInputError, match="has no chain of at least two units"):
             parse_architecture(f"{name}:Encoder")
         return
     network = seeded(f"{name}:Encoder")

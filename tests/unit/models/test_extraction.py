@@ -179,7 +179,9 @@ def test_refuses_arrays_that_are_not_the_shards_they_should_be(
     network: Network, pixels: Pixels, rows: list[int]
 ) -> None:
     arrays = [pixels[:9], pixels[9:]]
-    with pytest.raises(ValueError, match=f"have not {rows[-1] if rows[0] == 9 else 10} images"):
+    with pytest.raises(
+        ValueError, match=f"do not add up to {rows[-1] if rows[0] == 9 else 10} images"
+    ):
         list(ReadyNetwork(network).extract(arrays, rows=rows, **HALF))  # type: ignore[arg-type]
 
 
@@ -254,7 +256,7 @@ def test_tells_of_every_batch(network: Network, pixels: Pixels) -> None:
     [
         ({"precision": "float16"}, "no precision 'float16'; there are: float32, bfloat16"),
         ({"std": (1, 0, 1)}, "a standard deviation must be positive, not 0"),
-        ({"batch_size": 0}, "the batch size is at least 1, not 0"),
+        ({"batch_size": 0}, "the batch size must be at least 1, not 0"),
     ],
 )
 def test_refuses_options_before_anything_is_read(
@@ -289,7 +291,9 @@ def test_refuses_outputs_that_are_not_finite(
     with torch.no_grad():
         network.module.get_submodule("fc").bias[3] = bad
     outputs = extract(network, [pixels], **HALF)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match=rf"gives {kind} for 20 of images 0 to 19 \(logits"):
+    with pytest.raises(
+        InvalidInputError, match=rf"outputs {kind} for 20 of images 0 to 19 \(logits"
+    ):
         next(outputs)
 
 
@@ -304,7 +308,7 @@ def test_says_in_which_shard_values_are_not_finite(network: Network, pixels: Pix
     black[[3, 8]] = 0
     outputs = extract(network, [pixels, pixels, black], mean=(0, 0, 0), std=(1, 1, 1))
     assert [len(next(outputs)), len(next(outputs))] == [20, 20]
-    with pytest.raises(InvalidInputError, match="gives NaN for 2 of images 40 to 59"):
+    with pytest.raises(InvalidInputError, match="outputs NaN for 2 of images 40 to 59"):
         next(outputs)
 
 
@@ -438,7 +442,7 @@ def test_small_batches_are_computed_by_one_thread_and_others_are_left_alone() ->
     code = """
 import numpy as np, threading, torch
 from oodcli.models import network_of, parse_architecture
-from oodcli.models.extraction import ReadyNetwork, one_thread
+from oodcli.models.extraction import ReadyNetwork, single_thread
 
 torch.set_num_threads(3)
 spec = parse_architecture("resnet20")
@@ -456,7 +460,7 @@ for n in (1, 3, 4, 40):
 # 40.55 million multiplications an image, by hand: the limit lies between three and four.
 assert ready._work == {(32, 32): 40_551_040}, ready._work
 others = []
-with one_thread():
+with single_thread():
     inner = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
     inner.start()
     inner.join()

@@ -377,7 +377,7 @@ def test_of_several_heads_one_is_named(nets: str, tmp_path: Path, name: str) -> 
     with pytest.raises(InvalidInputError) as error:
         parse_architecture(f"{nets}:two_heads", side=32)
     assert str(error.value) == (
-        f"{nets}:two_heads has several heads (coarse, fine); name one: --output NAME"
+        f"{nets}:two_heads has several heads (coarse, fine); choose one: --output NAME"
     )
     module = built(nets, "two_heads", 5)
     spec = parse_architecture(with_output(f"{nets}:two_heads", name), side=32)
@@ -404,7 +404,7 @@ def test_a_network_of_one_channel_takes_grey_images_as_they_are(nets: str) -> No
     module = built(nets, "grey", 5)
     spec = parse_architecture(f"{nets}:grey", side=32)
     assert spec.architecture.channels == 1
-    assert spec.architecture.text.endswith("images of one channel, the luma of colours")
+    assert spec.architecture.text.endswith("one input channel, the luma of the images")
     network, _ = fitted(spec, module.state_dict())
     grey = np.repeat(pixels()[:, :1], 3, axis=1)
     with torch.no_grad():
@@ -426,7 +426,9 @@ def test_a_network_of_one_channel_sees_the_luma_of_colours(nets: str) -> None:
 
 
 def test_refuses_a_network_of_two_channels(nets: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"takes no images of 32 x 32 pixels \(.*channels"):
+    with pytest.raises(
+        InvalidInputError, match=r"does not accept images of 32 x 32 pixels \(.*channels"
+    ):
         parse_architecture(f"{nets}:two_channels", side=32)
 
 
@@ -469,16 +471,16 @@ def test_every_size_that_was_tried_is_named(
     with pytest.raises(InvalidInputError) as error:
         parse_architecture("halves:Halves")
     said = str(error.value)
-    assert "64 x 64: gives (8192, 4) for 2 images, not logits (n, k)" in said
+    assert "64 x 64: returns (8192, 4) for 2 images, not logits (n, k)" in said
     assert "224 x 224: no photographs" in said
-    assert "28 x 28: gives (1568, 4)" in said
+    assert "28 x 28: returns (1568, 4)" in said
     assert "512 x 512" in said
 
 
 @pytest.mark.parametrize("function", ["cosine", "conv_then_pool", "one_logit"])
 def test_a_network_that_was_read_is_not_trained(nets: str, function: str) -> None:
     spec = parse_architecture(f"{nets}:{function}", side=32)
-    with pytest.raises(InvalidInputError, match="its last layer fc is no ordinary linear layer"):
+    with pytest.raises(InvalidInputError, match="its last layer fc is not a plain linear layer"):
         spec.architecture.check_trainable()
 
 
