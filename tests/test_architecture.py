@@ -159,7 +159,7 @@ HELD = {
     ("oodcli/data/unpack.py", "_tar_entries"): "an open file",
     ("oodcli/data/unpack.py", "_zip_entries"): "an open file",
     ("oodcli/models/fitting.py", "_candidates"): "nothing",
-    ("oodcli/models/extraction.py", "looks"): "settings of torch; both its callers close it",
+    ("oodcli/models/extraction.py", "batches"): "settings of torch; both its callers close it",
 }
 
 
