@@ -16,7 +16,7 @@ from oodcli.models.registry import (
     ARCHITECTURES,
     builder_of,
     builder_side_of,
-    is_foreign,
+    is_external,
     parse_architecture,
     with_output,
 )
@@ -34,7 +34,7 @@ __all__ = [
     "builder_side_of",
     "fitted",
     "folder_class_names",
-    "is_foreign",
+    "is_external",
     "load_head",
     "load_into",
     "load_run_network",

@@ -14,7 +14,7 @@ from oodcli.files import reading
 from oodcli.models.fitting import load_into
 from oodcli.models.heads import scoring_head
 from oodcli.models.network import Network
-from oodcli.models.registry import is_foreign, parse_architecture
+from oodcli.models.registry import is_external, parse_architecture
 from oodcli.specs import names_folder
 from oodcli.store.store import atomic_write
 
@@ -150,7 +150,7 @@ def load_head(path: Path, arch: str) -> Head:
     """
     with _own_file(path), safe_open(path, framework="pt") as tensors:
         # The metadata saves building an external network just to find its last layer.
-        written = (tensors.metadata() or {}).get(_HEAD) if is_foreign(arch) else None
+        written = (tensors.metadata() or {}).get(_HEAD) if is_external(arch) else None
         head = written or parse_architecture(arch).architecture.head
         name = f"{head}.scoring_tau"
         return scoring_head(

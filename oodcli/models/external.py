@@ -1,10 +1,10 @@
-"""Networks of torchvision, of timm, of Hugging Face, and of the user's own.
+"""Networks of torchvision, timm and Hugging Face, and networks in the user's own code.
 
-They are written ``torchvision:resnet50``, ``timm:vit_tiny_patch16_224`` and
-``package.module:function``, each with values for its builder where wanted:
-``torchvision:vit_b_16:image_size=64``, ``package.module:Class.from_name:model_name=small``. The
-logits of a network with several outputs are named with ``@output=NAME``. Those of a folder are in
-:mod:`oodcli.models.folder_networks`.
+Their names are ``torchvision:resnet50``, ``timm:vit_tiny_patch16_224`` and
+``package.module:function``, optionally with values for the builder:
+``torchvision:vit_b_16:image_size=64``, ``package.module:Class.from_name:model_name=small``. For a
+network with several outputs, ``@output=NAME`` selects the logits. Networks from a folder are read
+by :mod:`oodcli.models.folder_networks`.
 """
 
 import contextlib
@@ -40,16 +40,16 @@ from oodcli.specs import format_value, names_folder
 
 TORCHVISION = "torchvision"
 TIMM = "timm"
-_BUILD = "name what builds the network, called with num_classes or with nothing"
-# With any other number than this one, a builder that does not take it shows at once.
+_BUILD = "specify a builder of the network, which is called with num_classes or without arguments"
+# An unusual number: a builder that ignores it is recognised by its number of outputs.
 _CLASSES = 7
-# How builders call the size of images, where they fix it.
+# Names of the parameter of builders, and of the attribute of networks, for the image size.
 _SIDE_NAMES = ("image_size", "img_size")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
-# Torchvision's networks with further classifiers for training only, and what those are called.
+# Torchvision's networks with auxiliary classifiers for training, and the prefixes of their tensors.
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
-# Where a written architecture names the output that the logits are; no parameter has such a name.
+# Key of an architecture text that selects the output with the logits; no parameter has this name.
 OUTPUT = "@output"
 
 Make = Callable[[int], nn.Module]
@@ -57,7 +57,7 @@ Inventory = Callable[[nn.Module], Sequence[str]]
 Value = int | float | bool | str
 
 
-def foreign_architecture(
+def external_architecture(
     name: str,
     function: str,
     texts: Mapping[str, str],
@@ -65,85 +65,86 @@ def foreign_architecture(
     side: int | None = None,
     config: str = "",
 ) -> Architecture:
-    """Find out about a network that this package does not define.
+    """Return the architecture of a network that this package does not define.
 
     Parameters
     ----------
     name
-        ``torchvision``, ``timm``, or a module that can be imported here or in the present folder.
+        ``torchvision``, ``timm``, ``hf``, or a module that can be imported, also from the current
+        folder.
     function
-        Name of its builder.
+        Name of the builder in the package or module.
     texts
-        Values for the builder, as they are written, by name: a number, ``true`` or ``false``, or
-        text. ``@output`` names the output that the logits are.
+        Values for the builder as text, by name: a number, ``true`` or ``false``, or a string.
+        ``@output`` selects the output with the logits.
     side
-        Height and width of the images it will be used with, in pixels: the network is followed at
-        that size alone. If None, the size that its builder is given, else usual ones until one
-        works.
+        Height and width in pixels of the images that the network is used with; it is traced only at
+        this size. None: the size that the builder is given, otherwise common sizes until one works.
     config
-        What a network from a folder is built from; read from the folder if empty.
+        Configuration of a network from a folder, as JSON text; read from the folder if empty.
 
     Returns
     -------
     Architecture
-        Without parameters of its own: they are a part of its name.
+        Without parameters: the values for the builder are part of its name.
 
     Raises
     ------
     UnknownNameError
         If there is no such builder.
     InvalidInputError
-        If the package is not installed, the builder does not take a value, or blocks and last layer
-        cannot be found; see :func:`oodcli.models.discovery.find_structure`.
+        If the package is not installed, the builder does not accept a value, or blocks and last
+        layer cannot be found; see :func:`oodcli.models.discovery.find_structure`.
 
     Notes
     -----
-    The networks of torchvision for which FeatureNorm has been published keep its blocks: the
-    residual blocks of ResNets; the convolutions of VGGs, after ReLU and before any pooling; stem,
-    inverted residuals and last convolution of MobileNetV3. Every other network is searched.
+    The networks of torchvision for which FeatureNorm has been published have the blocks of the
+    publication: the residual blocks of ResNets; the convolutions of VGGs, after ReLU and before any
+    pooling; stem, inverted residuals and last convolution of MobileNetV3. The blocks of all other
+    networks are searched.
     """
     if names_folder(f"{name}:{function}"):
         function = canonical_function(name, function)
         config = config or config_of(name, folder_of(name, function))
         return _in_folder(name, function, config, side, texts.get(OUTPUT, ""))
     values = tuple(sorted(_values(name, function, texts).items()))
-    return _found(name, function, values, side, texts.get(OUTPUT, ""))
+    return _of_builder(name, function, values, side, texts.get(OUTPUT, ""))
 
 
 def builder_side(texts: Mapping[str, str]) -> int | None:
-    """Return the height and width of images that a builder is given, in pixels; None if it is not.
+    """Return the image side that a builder is given, in pixels; None if it is given none.
 
     Parameters
     ----------
     texts
-        Values for the builder, as they are written, by name.
+        Values for the builder as text, by name.
 
     Raises
     ------
     InvalidInputError
-        If the size is no integer.
+        If the size is not an integer.
     """
     return next((_side(key, texts[key]) for key in _SIDE_NAMES if key in texts), None)
 
 
 def _side(key: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise InvalidInputError(f"{key} is an integer, not {text!r}")
+        raise InvalidInputError(f"{key} must be an integer, not {text!r}")
     return int(text)
 
 
 def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
-    """Refuse a network that nothing builds; it is not built here.
+    """Check that the builder of a network exists, without building the network.
 
     Parameters
     ----------
     name, function, texts
-        As for :func:`foreign_architecture`.
+        As for :func:`external_architecture`.
 
     Raises
     ------
     OodError
-        If there is no such builder, its package is not installed, or a size is no integer.
+        If there is no such builder, its package is not installed, or a size is not an integer.
     """
     if names_folder(f"{name}:{function}"):
         _folder_make(name, config_of(name, folder_of(name, function)))
@@ -152,34 +153,34 @@ def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
     _maker(name, function, values, _written(name, function, tuple(values.items())))
 
 
-def carried(
+def stated_preprocessing(
     name: str, function: str, texts: Mapping[str, str]
 ) -> tuple[Mapping[str, Any], int | None]:
-    """Return what a network of the user's own says of its images.
+    """Return the preprocessing that a network in the user's own code states in its attributes.
 
     Parameters
     ----------
     name, function, texts
-        As for :func:`foreign_architecture`.
+        As for :func:`external_architecture`.
 
     Returns
     -------
     configuration
-        What timm's networks carry as ``pretrained_cfg``; empty if there is none.
+        Its attribute ``pretrained_cfg``, as timm's networks have it; empty if there is none.
     side
-        Height and width that it fixes as ``image_size`` or ``img_size``, in pixels; None if it
-        names none.
+        Image side in pixels from its attribute ``image_size`` or ``img_size``; None if it has
+        neither.
 
     Raises
     ------
     OodError
-        If it cannot be built.
+        If the network cannot be built.
     """
-    return _carried(name, function, tuple(sorted(_values(name, function, texts).items())))
+    return _stated(name, function, tuple(sorted(_values(name, function, texts).items())))
 
 
 @cache
-def _carried(
+def _stated(
     name: str, function: str, values: tuple[tuple[str, Value], ...]
 ) -> tuple[Mapping[str, Any], int | None]:
     with torch.random.fork_rng(devices=[]):
@@ -192,30 +193,30 @@ def _carried(
 
 
 def _square(value: object) -> int | None:
-    """Return the side of a square that is written as a number or two."""
+    """Return the side of a square size, given as one number or as equal numbers; else None."""
     first, *others = value if isinstance(value, tuple | list) and value else (value,)
     whole = isinstance(first, int) and not isinstance(first, bool) and first > 0
     return first if whole and all(each == first for each in others) else None
 
 
 def _values(name: str, function: str, texts: Mapping[str, str]) -> dict[str, Value]:
-    """Read the values for a builder; a parameter that is annotated as text stays as it is written.
+    """Parse the values for a builder; parameters that are annotated as ``str`` stay text.
 
     Raises
     ------
     InvalidInputError
-        If a size is no integer.
+        If a size is not an integer.
     """
     given = {key: text for key, text in texts.items() if key != OUTPUT}
     builder_side(given)
-    if name in (TORCHVISION, TIMM) or all(_read(text) == text for text in given.values()):
-        return {key: _read(text) for key, text in given.items()}
-    kept = {key for key, each in _arguments(_builder(name, function)).items() if _is_text(each)}
-    return {key: text if key in kept else _read(text) for key, text in given.items()}
+    if name in (TORCHVISION, TIMM) or all(_parse(text) == text for text in given.values()):
+        return {key: _parse(text) for key, text in given.items()}
+    texts_only = {k for k, each in _arguments(_builder(name, function)).items() if _is_text(each)}
+    return {key: text if key in texts_only else _parse(text) for key, text in given.items()}
 
 
-def _read(text: str) -> Value:
-    """Read a value as it is written: an integer, a number, ``true``, ``false``, or else text."""
+def _parse(text: str) -> Value:
+    """Parse a value: an integer, a number, ``true``, ``false``, or otherwise text."""
     if text.isascii() and text.isdigit():
         return int(text)
     if text.lower() in ("true", "false"):
@@ -230,12 +231,12 @@ def _is_text(argument: inspect.Parameter) -> bool:
 def _arguments(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(builder).parameters
-    except (TypeError, ValueError):  # a builtin without one
+    except (TypeError, ValueError):  # a builtin without a signature
         return MappingProxyType({})
 
 
 @cache
-def _found(
+def _of_builder(
     name: str, function: str, values: tuple[tuple[str, Value], ...], side: int | None, output: str
 ) -> Architecture:
     params = dict(values)
@@ -261,7 +262,7 @@ def _in_folder(
 
 
 def _folder_make(name: str, config: str) -> Make:
-    """Return what builds the network of a folder from its configuration."""
+    """Return the builder of the network of a folder, from its configuration."""
     if name == HUGGING_FACE:
         return partial(build, config)
     content = json.loads(config)
@@ -288,7 +289,7 @@ def _maker(name: str, function: str, params: Mapping[str, Value], text: str) -> 
 
 
 def _checked_make(make: Make, text: str) -> Make:
-    """Return what builds a network, or says in one line why it cannot."""
+    """Return a builder whose errors are one line."""
 
     def build(num_classes: int) -> nn.Module:
         with third_party_code(f"{text} cannot be built", cure=_BUILD):
@@ -297,11 +298,11 @@ def _checked_make(make: Make, text: str) -> Make:
             except TypeError as error:
                 if "unexpected keyword argument" not in str(error):
                     raise
-                raise InvalidInputError(f"{text} cannot be built: {error}; leave it out") from None
+                raise InvalidInputError(f"{text} cannot be built: {error}; remove it") from None
         if not isinstance(module, nn.Module):
             raise InvalidInputError(
-                f"{text} gives a {type(module).__name__}, not a torch.nn.Module; "
-                "name what builds one"
+                f"{text} returns a {type(module).__name__}, not a torch.nn.Module; specify a "
+                "function or class that builds one"
             )
         return module
 
@@ -319,26 +320,26 @@ def _of_torchvision(function: str, params: Mapping[str, Value]) -> Make:
 
     def make(num_classes: int) -> nn.Module:
         with warnings.catch_warnings():
-            # Two builders announce another initialisation for one day.
+            # Two builders warn that their initialisation will change.
             warnings.simplefilter("ignore", FutureWarning)
             return builder(weights=None, num_classes=num_classes, **more, **params)
 
     return make
 
 
-def timm_package() -> Any:  # noqa: ANN401 - a package that need not be there
+def timm_package() -> Any:  # noqa: ANN401 - an optional package
     """Import timm.
 
     Raises
     ------
     InvalidInputError
-        If it is not installed.
+        If timm is not installed.
     """
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError:
         raise InvalidInputError(
-            'networks of timm need that package; install it: pip install "oodcli[timm]"'
+            'networks of timm need the package timm; install it: pip install "oodcli[timm]"'
         ) from None
 
 
@@ -370,7 +371,7 @@ def _of_user(name: str, function: str, params: Mapping[str, Value]) -> Make:
 
 def _builder(name: str, function: str) -> Callable[..., Any]:
     here = str(Path.cwd())
-    sys.path.append(here)  # last, so that nothing there stands in for an installed package
+    sys.path.append(here)  # last, so that nothing in it hides an installed package
     try:
         with third_party_code(f"module {name} cannot be imported", cure="correct it"):
             try:
@@ -379,8 +380,8 @@ def _builder(name: str, function: str) -> Callable[..., Any]:
                 if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                     raise
                 raise UnknownNameError(
-                    f"there is no module {error.name!r} to take {name}:{function} from; go to the "
-                    "folder that holds it, or install it"
+                    f"there is no module {error.name!r} for {name}:{function}; change to the "
+                    "folder that contains it, or install it"
                 ) from None
     finally:
         sys.path.remove(here)
@@ -400,7 +401,7 @@ def _calls(value: object) -> bool:
 
 
 def _published(name: str, function: str, make: Make) -> Architecture | None:
-    """Return the networks whose blocks are known; other members of their families go the same way.
+    """Return the architecture of a network whose blocks are published, or of the same family.
 
     References
     ----------
@@ -425,32 +426,37 @@ def _published(name: str, function: str, make: Make) -> Architecture | None:
 
 
 def _residual(module: nn.Module) -> Mapping[str, str]:
-    """Name the residual blocks of a ResNet of torchvision ``stage.position``."""
+    """Name the residual blocks of torchvision's ResNets ``stage.position``."""
     return numbered_blocks(module, [f"layer{stage}" for stage in (1, 2, 3, 4)])
 
 
 def _rectified(module: nn.Module) -> Mapping[str, str]:
-    """Name the convolutions of a VGG of torchvision, whose maps are taken after their ReLU."""
+    """Name the convolutions of torchvision's VGGs; feature maps are taken after the ReLU."""
     layers = module.get_submodule("features").named_children()
     relus = [path for path, layer in layers if isinstance(layer, nn.ReLU)]
     return {f"conv{number}": f"features.{path}" for number, path in enumerate(relus, start=1)}
 
 
 def _inverted(module: nn.Module) -> Mapping[str, str]:
-    """Name stem, inverted residuals and last 1x1 convolution of a MobileNetV3 of torchvision."""
+    """Name stem, inverted residuals and last 1x1 convolution of torchvision's MobileNetV3."""
     paths = [f"features.{path}" for path, _ in module.get_submodule("features").named_children()]
     between = {str(number): path for number, path in enumerate(paths[1:-1], start=1)}
     return {"stem": paths[0], **between, "last": paths[-1]}
 
 
 def _of_inverted(module: nn.Module) -> Sequence[str]:
-    """Return the paths of all blocks of timm's EfficientNets, MobileNets and their kin.
+    """Return the paths of all blocks of timm's EfficientNets, MobileNets and related networks.
+
+    Returns
+    -------
+    Sequence
+        Paths in forward order; empty for other networks.
 
     Notes
     -----
-    Stem, every stage, and last convolution where it comes before the pooling, each after its
-    activation: the inventory that FeatureNorm has of MobileNetV3, and that the EfficientNets of
-    other packages give in the search.
+    The blocks are the stem, all blocks of all stages, and the last convolution if it precedes the
+    pooling, each after its activation. FeatureNorm uses the same blocks for MobileNetV3, and the
+    search finds the same for the EfficientNets of other packages.
     """
     parts = dict(module.named_children())
     stages = parts.get("blocks")
@@ -476,7 +482,7 @@ def _searched(
     config: str = "",
 ) -> Architecture:
     with torch.random.fork_rng(devices=[]):
-        found = _dissected(text, make, side, output, inventory)
+        found = _structure(text, make, side, output, inventory)
     last = found.last
 
     def written_network(num_classes: int) -> nn.Module:
@@ -523,10 +529,10 @@ def _searched(
     )
 
 
-def _dissected(
+def _structure(
     text: str, make: Make, side: int | None, output: str, inventory: Inventory | None
 ) -> NetworkStructure:
-    """Find out about a network; with one output where it cannot be read with several."""
+    """Find the structure of a network; with a single class if that fails with several."""
     try:
         return find_structure(
             make(_CLASSES), text, side=side, output=output, classes=_CLASSES, inventory=inventory
@@ -538,12 +544,12 @@ def _dissected(
 
 
 def _give_head(module: nn.Module, path: str, num_classes: int) -> None:
-    """Give the last layer as many rows as there are classes, and a bias."""
+    """Replace the last layer by one with ``num_classes`` rows, and add a bias if it has none."""
     last = module.get_submodule(path)
-    assert isinstance(last, nn.Linear)  # find_structure has seen to it
+    assert isinstance(last, nn.Linear)  # ensured by find_structure
     if last.out_features != num_classes:
         last = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
         module.set_submodule(path, last)
     if last.bias is None:
-        # Not to be trained, so that the network stays the one that was named.
+        # Not trainable, so that the network remains the one that was specified.
         last.bias = nn.Parameter(torch.zeros(num_classes), requires_grad=False)

@@ -208,7 +208,7 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
             ours.setdefault(f"{head}.bias", torch.zeros(rows))
         if rows == 1 and f"{head}.weight" in ours:
             ours, rows = _of_two(ours, head), 2
-            remarks = (*remarks, f"one logit z of {head} made into two, -z/2 and z/2")
+            remarks = (*remarks, f"one logit z of {head} converted to two, -z/2 and z/2")
     shadow = build(rows)
     ours.update(_tied(shadow, ours))
     if temperatures[0] in ours:

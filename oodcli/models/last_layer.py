@@ -1,8 +1,9 @@
-"""Finding the last layer of a network, and reading it as a linear one where it is another.
+"""Finds the last layer of a network, and converts it to a linear layer if it has another form.
 
-A 1x1 convolution, a cosine classifier, a scaled one, one with a parametrised weight and one logit
-for two classes are linear layers of some vector. Such a layer is measured once its weights are
-there, and :class:`ReadLayer`, which has an ordinary linear layer inside, takes its place.
+A 1x1 convolution, a cosine classifier, a scaled linear layer, one with a parametrised weight, and a
+single logit for two classes are linear in some vector. After its weights are loaded, the linear map
+of such a layer is computed, and the layer is replaced by a :class:`ReadLayer`, which contains a
+plain linear layer.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from oodcli.errors import InvalidInputError
 from oodcli.models.tracing import Call, Trace, memory_of
 
-# The linear layer inside a ReadLayer; weights with this name have been read already.
+# Name of the linear layer inside a ReadLayer; weights with this name are already converted.
 INSIDE = "read_as"
 _CLOSE = 1e-4
 _SMALLEST_NORM = 1e-12
@@ -31,22 +32,22 @@ class LastLayer:
     Parameters
     ----------
     path
-        Path of the module in the network as it is written.
+        Path of the module in the original network.
     how
-        ``plain`` for an ordinary linear layer whose output is the logits. Otherwise it is measured:
-        by its ``weight`` and ``bias``; by its ``columns``, what it makes of unit vectors; or as a
-        linear layer of the ``unit`` vector of its input.
+        ``plain`` for a plain linear layer whose output is the logits. Otherwise the way in which
+        its linear map is computed: from its ``weight`` and ``bias``; by its ``columns``, the
+        outputs for unit vectors; or as a linear layer applied to the ``unit`` vector of its input.
     width
-        Length of a feature, ``d``.
+        Length of a feature vector, ``d``.
     has_bias
         Whether a plain layer has a bias.
     sigmoid
-        Whether the network returns the sigmoid of its one logit.
+        Whether the network returns the sigmoid of its single logit.
     rows
-        Name of the tensor that has a row, or a column, for each output, and which dimension that
-        is; the name is empty if there is none.
+        Name of the tensor that has one row, or column, per output, and the dimension of these; the
+        name is empty if there is no such tensor.
     text
-        What it is, for people to read; empty for a plain one.
+        Description for the user; empty for a plain layer.
     """
 
     path: str
@@ -59,19 +60,19 @@ class LastLayer:
 
     @property
     def linear_path(self) -> str:
-        """Path of the ordinary linear layer, once the last layer has been read."""
+        """Path of the plain linear layer after the conversion."""
         return self.path if self.how == "plain" else f"{self.path}.{INSIDE}"
 
 
 class ReadLayer(nn.Module):
-    """A last layer that is a linear one of the mean over positions, or of its unit vector.
+    """A linear last layer applied to the mean over positions, or to its unit vector.
 
     Parameters
     ----------
     linear
-        The linear layer; its input is the feature.
+        The linear layer; its input is the feature vector.
     unit
-        Whether the feature is what is given, divided by its length.
+        Whether the input is divided by its length first.
     """
 
     def __init__(self, linear: nn.Linear, *, unit: bool) -> None:
@@ -80,7 +81,7 @@ class ReadLayer(nn.Module):
         self.unit = unit
 
     def forward(self, given: Tensor, *_others: object) -> Tensor:
-        """Return logits: ``(n, k)`` of ``(n, d)``, and ``(n, k, h, w)`` of ``(n, d, h, w)``."""
+        """Return logits ``(n, k)`` for ``(n, d)``, or ``(n, k, h, w)`` for ``(n, d, h, w)``."""
         rows = _pooled(given)
         if self.unit:
             rows = F.normalize(rows, dim=1, eps=_SMALLEST_NORM)
@@ -91,18 +92,18 @@ class ReadLayer(nn.Module):
 
 
 def find_last_layer(module: nn.Module, seen: Trace, logits: Tensor, name: str) -> LastLayer:
-    """Find the last layer of a network in its forward pass.
+    """Find the last layer of a network in its traced forward pass.
 
     Parameters
     ----------
     module
         The network, in evaluation mode.
     seen
-        Its forward pass.
+        The traced forward pass.
     logits
-        What it returned: ``(n, k)``, ``(n,)`` or ``(n, k, 1, 1)``.
+        Output of the network, ``(n, k)``, ``(n,)`` or ``(n, k, 1, 1)``.
     name
-        What the network is called in messages.
+        Name of the network in messages.
 
     Raises
     ------
@@ -112,8 +113,8 @@ def find_last_layer(module: nn.Module, seen: Trace, logits: Tensor, name: str) -
     Notes
     -----
     A constant positive factor between the layer and the logits (a temperature, a logit scale)
-    belongs to the layer. One logit becomes two, ``-z / 2`` and ``z / 2``, whose softmax is its
-    sigmoid.
+    becomes part of the layer. A single logit becomes two, ``-z / 2`` and ``z / 2``, whose softmax
+    equals the sigmoid of ``z``.
     """
     linear = [call for call in seen.calls if isinstance(module.get_submodule(call.path), nn.Linear)]
     ends = [call for call in linear if _is_same(call.output, logits)]
@@ -143,17 +144,17 @@ def _is_same(output: object, logits: Tensor) -> bool:
 
 
 def _why_not_plain(module: nn.Module, seen: Trace, call: Call, logits: Tensor, name: str) -> str:
-    """Say why a linear layer, whose output the logits are, is no ordinary last layer."""
+    """Explain why a linear layer is not a plain last layer; empty if it is one."""
     path, features = call.path, call.inputs[0] if call.inputs else None
     if not isinstance(features, Tensor) or features.dim() != 2:
         return (
-            f"the last layer {path} of {name} does not see one feature vector (n, d) an image; "
-            "pool before it"
+            f"the input of the last layer {path} of {name} is not one feature vector (n, d) per "
+            "image; pool before it"
         )
     layer = module.get_submodule(path)
     assert isinstance(layer, nn.Linear)
     if sum(each.path == path for each in seen.calls) > 1:
-        return f"{name} uses its last layer {path} twice; give it one of its own"
+        return f"{name} uses its last layer {path} twice; use a separate layer for the logits"
     with torch.no_grad():
         plain = F.linear(features, layer.weight, layer.bias)
     if "weight" not in dict(layer.named_parameters(recurse=False)) or not torch.allclose(
@@ -161,29 +162,29 @@ def _why_not_plain(module: nn.Module, seen: Trace, call: Call, logits: Tensor, n
     ):
         return (
             f"the last layer {path} of {name} is not linear in its input with a weight of its own; "
-            "only ordinary linear layers can be read"
+            "only layers that are linear in their input are supported"
         )
     return ""
 
 
 def _other_end(module: nn.Module, linear: Sequence[Call], logits: Tensor) -> str:
-    """Say where logits come from that are no linear layer's output."""
+    """Describe the origin of logits that are not the output of a linear layer."""
     like = [
         call.path
         for call in linear
         if isinstance(call.output, Tensor) and call.output.shape == logits.shape
     ]
     if len(like) > 1 and len({type(module.get_submodule(path)) for path in like}) == 1:
-        return f"made of several heads ({', '.join(like)}); build it with one of them"
+        return f"computed from several heads ({', '.join(like)}); build it with one of them"
     if like:
         return (
-            f"not the output of the linear layer {like[-1]}, but changed after it; leave that out"
+            f"not the output of the linear layer {like[-1]}, but changed after it; remove that step"
         )
     return "not the output of a linear layer; end it with nn.Linear(d, k)"
 
 
 def _read(module: nn.Module, seen: Trace, logits: Tensor) -> LastLayer | None:
-    """Return the innermost, last module that the logits ``(n, k)`` are linear in the input of."""
+    """Return the last, innermost module in whose input the logits ``(n, k)`` are linear."""
     found: list[LastLayer] = []
     for call in reversed(seen.calls):
         given = call.inputs[0] if call.inputs else None
@@ -192,7 +193,7 @@ def _read(module: nn.Module, seen: Trace, logits: Tensor) -> LastLayer | None:
             continue
         if any(each.path.startswith(f"{call.path}.") for each in found):
             continue
-        assert isinstance(given, Tensor)  # _is_vector has seen to it
+        assert isinstance(given, Tensor)  # ensured by _is_vector
         read = _measured_kind(module, call.path, given, logits)
         if read is not None:
             found.append(read)
@@ -205,7 +206,7 @@ def _is_vector(given: object) -> bool:
 
 
 def _may_end(output: object, logits: Tensor) -> bool:
-    """Tell whether the logits may be a module's output, apart from a factor or a sigmoid."""
+    """Return whether the logits equal the output of a module, up to a factor or a sigmoid."""
     if not isinstance(output, Tensor) or output.dim() not in (2, 4):
         return False
     ours = _pooled(output)
@@ -219,7 +220,7 @@ def _pooled(given: Tensor) -> Tensor:
 
 
 def _factor(ours: Tensor, theirs: Tensor) -> float | None:
-    """Return the positive number that one tensor is the other times; None if there is none."""
+    """Return the positive factor with ``factor * ours == theirs``; None if there is none."""
     square = float(ours.square().sum())
     factor = float((ours * theirs).sum()) / square if square > 0 else 0.0
     scale = float(theirs.abs().max()) + 1e-30
@@ -234,7 +235,7 @@ def _is_sigmoid(ours: Tensor, theirs: Tensor) -> bool:
 def _measured_kind(module: nn.Module, path: str, given: Tensor, logits: Tensor) -> LastLayer | None:
     layer, count = module.get_submodule(path), logits.shape[1]
     if not any(parameter.dim() > 1 for parameter in layer.parameters()):
-        return None  # it pools, flattens or drops
+        return None  # pooling, flattening or dropout
     for how in ("weight", "columns", "unit"):
         maps = _linear_map(layer, given, how, count)
         if maps is None:
@@ -258,7 +259,7 @@ def _measured_kind(module: nn.Module, path: str, given: Tensor, logits: Tensor) 
 
 
 def _is_ordinary(layer: nn.Module, given: Tensor, factor: float | None, count: int) -> bool:
-    """Tell whether a layer needs no reading: what comes after it changes no value."""
+    """Return whether a layer is a plain linear layer, and nothing after it changes a value."""
     return (
         type(layer) is nn.Linear
         and "weight" in dict(layer.named_parameters(recurse=False))
@@ -272,7 +273,7 @@ def _is_ordinary(layer: nn.Module, given: Tensor, factor: float | None, count: i
 def _linear_map(
     layer: nn.Module, given: Tensor, how: How, count: int
 ) -> tuple[Tensor, Tensor] | None:
-    """Return weight ``(k, d)`` and bias ``(k,)`` of a layer; None if it has none of that kind."""
+    """Compute weight ``(k, d)`` and bias ``(k,)`` of a layer; None if ``how`` does not apply."""
     width = given.shape[1]
     if how == "weight":
         weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
@@ -288,11 +289,11 @@ def _linear_map(
     try:
         with torch.no_grad():
             made = _pooled(layer(shaped))  # (1 + d, k)
-    except Exception:  # noqa: BLE001 - a module that takes only maps of some size, or no other rows
+    except Exception:  # noqa: BLE001 - a module that accepts only some map sizes or batch sizes
         return None
     if made.shape != (1 + width, count):
         return None
-    bias = made[0].nan_to_num(0.0)  # the unit vector of nothing may be anything
+    bias = made[0].nan_to_num(0.0)  # the unit vector of a zero vector is undefined
     return (made[1:] - bias).T.contiguous(), bias
 
 
@@ -304,7 +305,7 @@ def _applied(maps: tuple[Tensor, Tensor], given: Tensor, how: How) -> Tensor:
 
 
 def _rows_in(layer: nn.Module, path: str, count: int) -> tuple[str, int]:
-    """Return which tensor has a row (or a column) for each output."""
+    """Return the name of the tensor with one row (or column) per output, and the dimension."""
     for dimension in (0, 1):
         for name, tensor in layer.state_dict().items():
             if tensor.dim() > 1 and tensor.shape[dimension] == count:
@@ -315,32 +316,33 @@ def _rows_in(layer: nn.Module, path: str, count: int) -> tuple[str, int]:
 def _in_words(
     layer: nn.Module, given: Tensor, how: How, factor: float, count: int, *, sigmoid: bool
 ) -> str:
-    said = [f"read as a linear layer: {type(layer).__name__}"]
+    parts = [f"converted to a linear layer: {type(layer).__name__}"]
     if how == "unit":
-        said.append("a cosine classifier, whose features are unit vectors")
+        parts.append("a cosine classifier, whose features are unit vectors")
     elif given.dim() == 4:
-        said.append("of the mean over positions" if given.shape[2:].numel() > 1 else "of one pixel")
+        many = given.shape[2:].numel() > 1
+        parts.append("of the mean over positions" if many else "of one pixel")
     if abs(factor - 1) > _CLOSE:
-        said.append("with a factor after it")
+        parts.append("with a factor after it")
     if count == 1:
-        said.append("one logit z" + (" before a sigmoid" if sigmoid else ""))
-        said.append("made into two, -z/2 and z/2")
-    return ", ".join(said)
+        parts.append("one logit z" + (" before a sigmoid" if sigmoid else ""))
+        parts.append("converted to two, -z/2 and z/2")
+    return ", ".join(parts)
 
 
 def read_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name: str) -> None:
-    """Put a linear layer in the place of a last layer that is written otherwise.
+    """Replace a last layer of another form by an equivalent linear layer.
 
     Parameters
     ----------
     module
         The network with its weights, in evaluation mode; changed in place. It returns logits.
     last
-        What was found in it.
+        The last layer that was found in it.
     images
-        Normalised images that it takes, ``(n, 3, h, w)``.
+        Normalised images that the network accepts, ``(n, 3, h, w)``.
     name
-        What the network is called in messages.
+        Name of the network in messages.
 
     Raises
     ------
@@ -364,7 +366,7 @@ def read_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name: st
     if maps is None or ours is None or factor is None:
         raise InvalidInputError(
             f"the last layer {last.path} of {name} is not linear with these weights; build the "
-            "network with an ordinary linear layer at its end"
+            "network with a plain linear layer at its end"
         )
     weight, bias = (factor * each for each in maps)
     if len(weight) == 1:
@@ -373,14 +375,14 @@ def read_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name: st
 
 
 def new_read_layer(last: LastLayer, weight: Tensor, bias: Tensor) -> ReadLayer:
-    """Return the layer that takes the place of a last layer.
+    """Return the linear layer that replaces a last layer.
 
     Parameters
     ----------
     last
         The last layer.
     weight, bias
-        ``(k, d)`` and ``(k,)``, copied.
+        Weight ``(k, d)`` and bias ``(k,)``; they are copied.
     """
     with torch.random.fork_rng(devices=[]):
         linear = nn.Linear(weight.shape[1], len(weight))
@@ -391,11 +393,16 @@ def new_read_layer(last: LastLayer, weight: Tensor, bias: Tensor) -> ReadLayer:
 
 
 def two_rows(one: Tensor) -> Tensor:
-    """Return weight or bias of two logits, ``-z / 2`` and ``z / 2``, for those of one, ``z``.
+    """Convert the weight or bias of one logit ``z`` to that of two, ``-z / 2`` and ``z / 2``.
 
     Parameters
     ----------
     one
-        ``(1, d)`` or ``(1,)``.
+        Weight ``(1, d)`` or bias ``(1,)``.
+
+    Returns
+    -------
+    Tensor
+        ``(2, d)`` or ``(2,)``.
     """
     return torch.cat([-one / 2, one / 2])

@@ -27,8 +27,8 @@ from oodcli.models.external import (
     AUXILIARY,
     TIMM,
     TORCHVISION,
-    carried,
     check_builder,
+    stated_preprocessing,
     timm_package,
 )
 from oodcli.models.folder_networks import config_of, folder_of, timm_configuration
@@ -41,7 +41,7 @@ from oodcli.models.hugging_face import (
     translated,
 )
 from oodcli.models.model_folders import CONFIG
-from oodcli.models.registry import builder_of, is_foreign
+from oodcli.models.registry import builder_of, is_external
 from oodcli.models.state_dicts import read_state
 from oodcli.specs import names_folder
 from oodcli.store.store import atomic_write
@@ -128,7 +128,7 @@ def published_configuration(
     UnknownNameError
         If there is no such network.
     """
-    if not is_foreign(arch):
+    if not is_external(arch):
         return None
     package = arch.partition(":")[0]
     function, texts = builder_of(arch)
@@ -136,7 +136,7 @@ def published_configuration(
         return _shown_to_folder(package, function, download=download)
     check_builder(package, function, texts)
     if package not in (TORCHVISION, TIMM):
-        shown, _ = carried(package, function, texts)
+        shown, _ = stated_preprocessing(package, function, texts)
         title = f"the network that {package}:{function} builds"
         return _shown_to_timm(title, shown) if shown else None
     if package == TIMM and source is not None:

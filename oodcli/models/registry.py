@@ -15,8 +15,8 @@ from oodcli.models.external import (
     TIMM,
     TORCHVISION,
     builder_side,
-    carried,
-    foreign_architecture,
+    external_architecture,
+    stated_preprocessing,
 )
 from oodcli.models.folder_networks import folder_side
 from oodcli.models.resnet import (
@@ -86,9 +86,9 @@ def parse_architecture(spec: str, *, side: int | None = None, config: str = "") 
     'resnet18:width=16'
     """
     name, colon, rest = spec.partition(":")
-    if is_foreign(spec):
+    if is_external(spec):
         function, texts = builder_of(spec)
-        return foreign_architecture(name, function, texts, side=side, config=config).spec({})
+        return external_architecture(name, function, texts, side=side, config=config).spec({})
     if name not in ARCHITECTURES:
         known = (
             *ARCHITECTURES,
@@ -111,7 +111,7 @@ def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
     Parameters
     ----------
     spec
-        A written architecture of which :func:`is_foreign` is true.
+        A written architecture of which :func:`is_external` is true.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def with_output(spec: str, output: str) -> str:
     >>> with_output("nets:two_heads", "coarse")
     'nets:two_heads:@output=coarse'
     """
-    if not is_foreign(spec):
+    if not is_external(spec):
         raise InvalidInputError(f"{spec} has one output only; leave out --output")
     if not output.strip() or set(output) & set(",=:"):
         raise InvalidInputError(f"no output is called {output!r}; name a key, field or place")
@@ -178,7 +178,7 @@ def builder_side_of(spec: str) -> int | None:
     OodError
         If the network cannot be built.
     """
-    if not is_foreign(spec):
+    if not is_external(spec):
         return None
     package = spec.partition(":")[0]
     function, texts = builder_of(spec)
@@ -186,11 +186,11 @@ def builder_side_of(spec: str) -> int | None:
         return folder_side(package, function)
     side = builder_side(texts)
     if side is None and package not in (TORCHVISION, TIMM):
-        _, side = carried(package, function, texts)
+        _, side = stated_preprocessing(package, function, texts)
     return side
 
 
-def is_foreign(spec: str) -> bool:
+def is_external(spec: str) -> bool:
     """Tell whether a written architecture names a network that this package does not define."""
     if names_folder(spec):
         return True

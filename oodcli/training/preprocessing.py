@@ -14,7 +14,7 @@ from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.originals import OriginalSizes
 from oodcli.data.run_data import check_size_options
 from oodcli.errors import InvalidInputError
-from oodcli.models import Pretrained, builder_side_of, is_foreign
+from oodcli.models import Pretrained, builder_side_of, is_external
 from oodcli.resizing import BILINEAR, FILTERS, Resize
 
 _SMALL = (32, 32)
@@ -167,7 +167,7 @@ def sizing_for(
 
 def _reached(originals: OriginalSizes, arch: str, published: Pretrained | None) -> tuple[int, int]:
     """Return the largest default size that the images reach and that suits the network."""
-    largest = _LARGEST_THIRD_PARTY if is_foreign(arch) else _LARGEST_BUILT_IN
+    largest = _LARGEST_THIRD_PARTY if is_external(arch) else _LARGEST_BUILT_IN
     if published is not None and published.size is not None:
         largest = published.size[0]
     sides = [side for side in (*_SIDES, largest) if side <= min(largest, originals.shorter_side)]

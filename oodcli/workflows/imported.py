@@ -18,7 +18,7 @@ from oodcli.models import (
     builder_of,
     fitted,
     folder_class_names,
-    is_foreign,
+    is_external,
     parse_architecture,
     pretrained_state,
     published_configuration,
@@ -143,7 +143,7 @@ class _ImportedNetwork:
 
 def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _ImportedNetwork:
     """Read the weights and build the network for the images of the data."""
-    spec = None if is_foreign(request.arch) else parse_architecture(request.arch)
+    spec = None if is_external(request.arch) else parse_architecture(request.arch)
     published = None
     if names_folder(request.arch):
         published = published_configuration(request.arch, download=request.download)
@@ -269,7 +269,7 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
     fitting = {classes, 1} if classes == 2 else {classes}
     if (
         not request.probe
-        and is_foreign(request.arch)
+        and is_external(request.arch)
         and not any(fitting & set(tensor.shape[:2]) for tensor in checkpoint.state.values())
     ):
         raise InvalidInputError(

@@ -196,7 +196,7 @@ def mean(maps: Tensor) -> Tensor:
         ),
         (
             lambda n, x: (n.fc(mean(x)) + n.other(mean(x))) / 2,
-            "are made of several heads (fc, other); build it with one of them",
+            "are computed from several heads (fc, other); build it with one of them",
         ),
         (
             lambda n, x: n.fc(x.flatten(2).transpose(1, 2)).flatten(0, 1)[: len(x)],

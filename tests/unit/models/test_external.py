@@ -287,7 +287,7 @@ def test_a_last_layer_without_bias_gets_one_of_zero_that_stays(own: str, tmp_pat
     [
         ("torchvision:resnet5", UnknownNameError, "did you mean 'resnet50'?"),
         ("torchvision:resnet18:size=3", InvalidInputError, "unexpected keyword argument 'size'"),
-        ("torchvision:vit_b_16:image_size=x", InvalidInputError, "is an integer, not 'x'"),
+        ("torchvision:vit_b_16:image_size=x", InvalidInputError, "must be an integer, not 'x'"),
         (
             "torchvision:vit_b_16:64",
             InvalidInputError,
@@ -295,7 +295,7 @@ def test_a_last_layer_without_bias_gets_one_of_zero_that_stays(own: str, tmp_pat
         ),
         ("no_such_module.nets:f", UnknownNameError, "there is no module 'no_such_module'"),
         ("{own}:keywor", UnknownNameError, "did you mean 'keyword'?"),
-        ("{own}:wrong", InvalidInputError, "gives a list, not a torch.nn.Module"),
+        ("{own}:wrong", InvalidInputError, "returns a list, not a torch.nn.Module"),
         ("torchvision:", UnknownNameError, "no architecture 'torchvision'"),
     ],
 )
@@ -340,8 +340,8 @@ def test_a_constructor_that_raises_is_one_line_with_its_place(
     with pytest.raises(InvalidInputError) as caught:
         parse_architecture(f"{file.stem}:build").build(5)
     assert str(caught.value) == (
-        f"{file.stem}:build cannot be built: {said} ({file}, line 2); name what builds the "
-        "network, called with num_classes or with nothing"
+        f"{file.stem}:build cannot be built: {said} ({file}, line 2); specify a "
+        "builder of the network, which is called with num_classes or without arguments"
     )
 
 

@@ -266,8 +266,8 @@ def mean_of_maps(module: nn.Module, images: Tensor) -> Tensor:
         ("arcface", "fc.read_as", "a cosine classifier"),
         ("cosine_inline", "fc.read_as", "with a factor after it"),
         ("scaled", "fc.read_as", "Linear, with a factor after it"),
-        ("parametrised", "fc.read_as", "read as a linear layer: ParametrizedLinear"),
-        ("old_weight_norm", "fc.read_as", "read as a linear layer: Linear"),
+        ("parametrised", "fc.read_as", "converted to a linear layer: ParametrizedLinear"),
+        ("old_weight_norm", "fc.read_as", "converted to a linear layer: Linear"),
         ("conv_then_pool", "fc.read_as", "Conv2d, of the mean over positions"),
         ("pool_then_conv", "fc.read_as", "Conv2d, of one pixel"),
         ("head_of_parts", "fc.2", "last layer fc.2"),
@@ -337,7 +337,7 @@ def test_one_logit_becomes_two_whose_softmax_is_its_sigmoid(
     spec = parse_architecture(f"{nets}:{function}", side=32)
     network, _ = fitted(spec, module.state_dict())
     assert "one logit z" in spec.architecture.text
-    assert "made into two, -z/2 and z/2" in spec.architecture.text
+    assert "converted to two, -z/2 and z/2" in spec.architecture.text
     assert network.num_classes == 2
     images = pixels()
     found = scored(network, images)
@@ -356,7 +356,7 @@ def test_a_file_with_one_logit_is_read_as_two_classes(nets: str, arch: str) -> N
     module = spec.build(1).eval()
     network, remarks = fitted(spec, module.state_dict())
     assert network.num_classes == 2
-    assert "one logit z of fc made into two, -z/2 and z/2" in remarks
+    assert "one logit z of fc converted to two, -z/2 and z/2" in remarks
     with torch.no_grad():
         own = module(normalised(pixels())).sigmoid()[:, 0]
     found = scored(network, pixels()).logits.softmax(dim=1)[:, 1]
@@ -449,7 +449,7 @@ def test_rows_folded_at_another_size_are_refused(nets: str) -> None:
     )
     with pytest.raises(InvalidInputError, match=r"64 x 64 pixels \(features of \(4, 6"):
         network.check_image_size(64, 64)
-    with pytest.raises(InvalidInputError, match=r"64 x 64 pixels \(gives \(8, 7\) for 2 images"):
+    with pytest.raises(InvalidInputError, match=r"64 x 64 pixels \(returns \(8, 7\) for 2 images"):
         parse_architecture(f"{nets}:folding", side=64)
 
 
