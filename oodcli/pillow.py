@@ -5,8 +5,10 @@ Ghostscript for PostScript. No other module of the package may open an image wit
 the linter (``banned-api``) enforces this.
 """
 
+import importlib
+import threading
 import warnings
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,8 +20,20 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "GIF": (".gif",),
     "PPM": (".ppm", ".pgm"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+    "JXL": (".jxl",),
 }
 """Supported formats, none of which starts a program, with their file extensions."""
+
+# Formats that Pillow, or this version of it, does not read by itself, and what reads them.
+_FROM_PACKAGES = {
+    "AVIF": ("PIL.AvifImagePlugin", "Pillow from 11.3 on, with AVIF"),
+    "HEIF": ("pillow_heif", 'the package pillow-heif: pip install "oodcli[formats]"'),
+    "JXL": ("pillow_jxl", 'the package pillow-jxl-plugin: pip install "oodcli[formats]"'),
+}
+_BUILT_IN = tuple(name for name in FORMATS if name not in _FROM_PACKAGES)
+_loading = threading.Lock()
 
 EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File extensions, in lower case, of files that are treated as images."""
@@ -55,12 +69,14 @@ _MAGIC = (
     (0, b"8BPS", "PSD"),
     (0, b"\0\0\1\0", "ICO"),
     (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftyphei", "HEIF"),
+    (4, b"ftyphev", "HEIF"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypmsf1", "HEIF"),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JXL"),
+    (0, b"\0\0\0\x0cJXL ", "JXL"),
 )
 
 
@@ -99,10 +115,113 @@ def open_image(stream: IO[bytes]) -> Image.Image:
         ``PIL.Image.DecompressionBombError``.
     """
     try:
-        return Image.open(stream, formats=tuple(FORMATS))  # noqa: TID251 - the only use
+        return Image.open(stream, formats=_BUILT_IN)  # noqa: TID251 - the only use
     except UnidentifiedImageError:
         stream.seek(0)
-        raise ValueError(_reason(stream.read(_HEAD_BYTES))) from None
+        head = stream.read(_HEAD_BYTES)
+    name = _name_of(head)
+    if name not in _FROM_PACKAGES:
+        raise ValueError(_reason(head, name))
+    _load(name)
+    if name == "JXL":
+        _check_jpeg_xl(stream)
+    stream.seek(0)
+    try:
+        return Image.open(stream, formats=(name,))  # noqa: TID251 - the only use
+    except UnidentifiedImageError:
+        raise ValueError(f"it is {name}, and damaged") from None
+
+
+def _load(name: str) -> None:
+    """Load what reads a format.
+
+    Raises
+    ------
+    ValueError
+        If it is not installed.
+    """
+    module, needed = _FROM_PACKAGES[name]
+    with _loading:
+        if name in Image.OPEN:
+            return
+        try:
+            package = importlib.import_module(module)
+        except ImportError:
+            raise ValueError(f"it is {name}, which needs {needed}") from None
+        if name == "HEIF":
+            package.register_heif_opener(thumbnails=False)
+        if name == "JXL":
+            # Images are decoded by several threads or processes at the same time already.
+            plugin: Any = importlib.import_module("pillow_jxl.JpegXLImagePlugin")
+            plugin.DECODE_THREADS = 0
+    if name not in Image.OPEN:
+        raise ValueError(f"it is {name}, which needs {needed}")
+
+
+def _check_jpeg_xl(stream: IO[bytes]) -> None:
+    """Refuse a JPEG XL file of too many pixels before its reader, which decodes at once, opens it.
+
+    Raises
+    ------
+    PIL.Image.DecompressionBombError
+        If it has.
+    ValueError
+        If its header is damaged.
+
+    Notes
+    -----
+    ISO/IEC 18181-1, D.2: sizes are written bit by bit from the lowest on, the width perhaps as a
+    ratio of the height.
+    """
+    height, width = _jpeg_xl_size(_codestream(stream))
+    if height * width > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+def _codestream(stream: IO[bytes]) -> bytes:
+    """Return the first bytes of the image proper, which may lie in a box of a container."""
+    stream.seek(0)
+    head = stream.read(12)
+    at = 0 if head.startswith(b"\xff\x0a") else 12
+    while at:
+        stream.seek(at)
+        box = stream.read(16)
+        size, kind = int.from_bytes(box[:4]), box[4:8]
+        begin = 16 if size == 1 else 8
+        if size == 1:
+            size = int.from_bytes(box[8:16])
+        if kind in (b"jxlc", b"jxlp"):
+            at += begin + (4 if kind == b"jxlp" else 0)
+            break
+        if len(box) < 16 or size < begin:
+            raise ValueError("it is JXL, and damaged")
+        at += size
+    stream.seek(at)
+    return stream.read(16)
+
+
+def _jpeg_xl_size(head: bytes) -> tuple[int, int]:
+    """Return height and width, by the header of a codestream."""
+    if not head.startswith(b"\xff\x0a"):
+        raise ValueError("it is JXL, and damaged")
+    bits, at = int.from_bytes(head[2:], "little"), 0
+
+    def number(count: int) -> int:
+        nonlocal at
+        at += count
+        return bits >> (at - count) & ((1 << count) - 1)
+
+    small = number(1)
+
+    def length() -> int:
+        return 8 * (number(5) + 1) if small else 1 + number((9, 13, 18, 30)[number(2)])
+
+    height = length()
+    ratio = number(3)
+    if ratio == 0:
+        return height, length()
+    over, under = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return height, height * over // under
 
 
 def check_opened(image: Image.Image) -> None:
@@ -117,12 +236,15 @@ def check_opened(image: Image.Image) -> None:
         raise ValueError(_refused(image.format))
 
 
-def _reason(head: bytes) -> str:
-    """Return why a file cannot be read, from its first bytes."""
+def _name_of(head: bytes) -> str | None:
+    """Return the name of a format that is known, by how a file begins."""
+    return next((name for at, magic, name in _MAGIC if head[at:].startswith(magic)), None)
+
+
+def _reason(head: bytes, name: str | None) -> str:
+    """Say why a file is not read."""
     if not head:
         return "the file is empty"
-    known = (name for at, magic, name in _MAGIC if head[at:].startswith(magic))
-    name = next(known, None)
     return "not an image file" if name is None else _refused(name)
 
 

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats import archives, tables
+from oodcli.data.formats import archives, arrow, hdf5, parquet, tables, webdataset
 from oodcli.data.formats.archives import open_archive
 from oodcli.data.formats.arrays import open_npy, open_npz
+from oodcli.data.formats.arrow import open_saved
 from oodcli.data.formats.folders import open_folder
+from oodcli.data.formats.hdf5 import open_hdf5
 from oodcli.data.formats.lists import open_list
+from oodcli.data.formats.parquet import open_parquet
 from oodcli.data.formats.tables import open_metadata_folder, open_table
+from oodcli.data.formats.webdataset import open_webdataset
 from oodcli.data.reader import GROUP, Columns, Place, Reader, Role, has_pattern
 from oodcli.errors import InvalidInputError, OodError
 from oodcli.files import third_party_code
@@ -27,13 +31,14 @@ NPZ = Reader(
     "npz",
     "an .npz file of arrays",
     (
-        "`.npz` with `images` (uint8, n×h×w or n×h×w×3) and optional `labels`; or with "
+        "`.npz` with `images` (uint8, n×h×w, n×h×w×3 or n×3×h×w) and optional `labels`; or with "
         "`train_images`, `train_labels`, `test_images`, `test_labels`, optional `val_images`, "
-        "`val_labels`, `class_names`",
+        "`val_labels`, `class_names`, as MedMNIST has them",
         "one set; or a data set with classes",
     ),
     open_npz,
     suffixes=(".npz",),
+    options=frozenset({"columns"}),
 )
 NPY = Reader(
     "npy",
@@ -89,6 +94,60 @@ METADATA = Reader(
     options=frozenset({"columns"}),
     walked=True,
 )
+PARQUET = Reader(
+    "parquet",
+    "a .parquet file",
+    (
+        "`.parquet`, or a folder or pattern of such files: images as a column of bytes or of "
+        "Hugging Face's `{bytes, path}`; extra `oodcli[parquet]`",
+        "one set; or a data set with the parts that the files are named after "
+        "(`train-00000-of-00002.parquet`, `validation/0.parquet`) or that a column `split` names; "
+        "classes from the schema, or by number or name",
+    ),
+    open_parquet,
+    suffixes=parquet.SUFFIXES,
+    opens=parquet.opens,
+    options=frozenset({"columns"}),
+    patterns=True,
+)
+SAVED = Reader(
+    "save_to_disk",
+    "a folder of save_to_disk",
+    (
+        "a folder that `save_to_disk` of Hugging Face's `datasets` wrote; extra `oodcli[parquet]`",
+        "one set, or a data set with its parts",
+    ),
+    open_saved,
+    opens=lambda place: place.holds(arrow.SPLITS, arrow.STATE),
+    options=frozenset({"columns"}),
+)
+WEBDATASET = Reader(
+    "webdataset",
+    "a shard of a WebDataset",
+    (
+        "WebDataset: `.tar` with images and labels (`.cls`, `.txt`, `.json`) under one key; a "
+        "folder or pattern (`shard-{000000..000099}.tar`) of such files",
+        "one set; or a data set with the parts that the shards are named after "
+        "(`train-000000.tar`)",
+    ),
+    open_webdataset,
+    suffixes=webdataset.SUFFIXES,
+    opens=webdataset.opens,
+    options=frozenset({"store"}),
+    patterns=True,
+)
+HDF5 = Reader(
+    "hdf5",
+    "an .h5 file of arrays",
+    (
+        "`.h5` or `.hdf5` with arrays called as in `.npz` files, or encoded images as bytes of any "
+        "length; extra `oodcli[hdf5]`",
+        "as `.npz`",
+    ),
+    open_hdf5,
+    suffixes=hdf5.SUFFIXES,
+    options=frozenset({"columns"}),
+)
 FOLDER = Reader(
     "folder",
     "a folder of images",
@@ -103,7 +162,7 @@ FOLDER = Reader(
     walked=True,
 )
 # In the order in which they are asked.
-OWN = (NPZ, NPY, LIST, TABLE, ARCHIVE, METADATA)
+OWN = (NPZ, NPY, LIST, TABLE, PARQUET, SAVED, HDF5, WEBDATASET, ARCHIVE, METADATA)
 BUILT_IN = (*OWN, FOLDER)
 
 

@@ -6,7 +6,8 @@
       runs/<name>/            run.json, weights, history, NormRatio, scores, detectors
       activations/<network>/  activations of image shards, by digest
       images/<key>/           decoded pixels in shards
-      datasets/<name>/        downloaded archives
+      indices/<key>           where the images in a tar archive of a WebDataset lie
+  datasets/<name>/        downloaded archives
 
 A file is written under a temporary name in the same folder, flushed and then renamed, so that a
 reader sees either the complete file or none. Shared results are created under a lock.
@@ -436,6 +437,11 @@ class Store:
     def images(self) -> Path:
         """Folder of decoded images."""
         return self.root / "images"
+
+    @property
+    def indices(self) -> Path:
+        """Folder of what was found once in large archives of the user's."""
+        return self.root / "indices"
 
     @property
     def datasets(self) -> Path:

@@ -46,7 +46,10 @@ PACKAGES: Mapping[str, str] = {
 }
 # Optional packages, by the name of the extra.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "formats": ("pillow-heif", "pillow-jxl-plugin"),
+    "hdf5": ("h5py",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "parquet": ("pyarrow",),
     "pytorch-ood": ("pytorch-ood",),
     "hf": ("transformers",),
     "timm": ("timm",),

@@ -23,14 +23,21 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
+from oodcli import pillow
 from oodcli.data.class_order import read_class_names
+from oodcli.data.decoding.files import decode
 from oodcli.data.formats.archives import open_archive
 from oodcli.data.formats.arrays import open_npy, open_npz
+from oodcli.data.formats.arrow import open_saved
 from oodcli.data.formats.cifar import CIFAR10, find_release, open_cifar
+from oodcli.data.formats.hdf5 import open_hdf5
 from oodcli.data.formats.lists import open_list
 from oodcli.data.formats.mnist import read_idx
+from oodcli.data.formats.parquet import open_parquet
 from oodcli.data.formats.svhn import open_svhn
+from oodcli.data.formats.webdataset import open_webdataset
 from oodcli.data.own_names import registered
 from oodcli.errors import OodError
 from oodcli.methods._stored import read_tensors as read_detector
@@ -101,6 +108,78 @@ def all_of(dataset: Any) -> None:
                 raise image
 
 
+def encoded(kind: str = "PNG") -> list[bytes]:
+    return [saved(lambda f, each: Image.fromarray(each).save(f, kind), each) for each in PIXELS]
+
+
+def of_parquet(_folder: Path) -> bytes:
+    arrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
+    images = [{"bytes": each, "path": "a.png"} for each in encoded()]
+    metadata = {
+        "huggingface": '{"info": {"features": {"image": {"_type": "Image"}, "label": '
+        '{"_type": "ClassLabel", "names": ["a", "b", "c"]}}}}'
+    }
+    table = arrow.table({"image": images, "label": LABELS, "split": ["train", "test"] * 3})
+    return saved(
+        lambda f, t: parquet.write_table(t, f, row_group_size=4),
+        table.replace_schema_metadata(metadata),
+    )
+
+
+def of_arrow(folder: Path) -> bytes:
+    arrow = needed("pyarrow")
+    table = arrow.table({"image": encoded(), "label": ["a", "b", "c"] * 2})
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+
+    def write(stream: Any, _nothing: object) -> None:
+        with arrow.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_table(table, max_chunksize=4)
+
+    return saved(write, None)
+
+
+def of_shard(_folder: Path) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for row, image in enumerate(encoded("JPEG")):
+            for end, content in (("jpg", image), ("cls", b"1"), ("json", b'{"label": 2}')):
+                info = tarfile.TarInfo(f"{row}.{end}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def of_hdf5(folder: Path) -> bytes:
+    h5py = needed("h5py")
+    with h5py.File(folder / "made", "w") as file:
+        file.create_dataset("images", data=PIXELS, chunks=(2, 8, 8, 3), compression="gzip")
+        file["labels"], file["class_names"] = LABELS, ["a", "b", "c"]
+    return (folder / "made").read_bytes()
+
+
+def needed(module: str) -> Any:
+    return pytest.importorskip(module, reason="an extra is not installed")
+
+
+def of_image(kind: str, module: str | None = None) -> Callable[[Path], bytes]:
+    def make(_folder: Path) -> bytes:
+        if module is not None:
+            needed(module)
+            pillow._load(kind)
+        return encoded(kind)[0]
+
+    return make
+
+
+def table(path: Path) -> None:
+    all_of(open_parquet(path, name="x", spec="x", role="id"))
+
+
+def shard(path: Path) -> None:
+    store = Store(path.parent / "store")
+    all_of(open_webdataset(path, name="x", spec="x", role="id", store=store))
+
+
 def verdicts(path: Path) -> None:
     with verdict_file(path, "csv", {}, Store(path.parent / "store")):
         pass
@@ -167,6 +246,14 @@ def scores(path: Path) -> object:
     return read_score_file(path, id_name=None if path.suffix == ".pkl" else "id")
 
 
+def hdf5(path: Path) -> None:
+    all_of(open_hdf5(path, name="x", spec="x", role="id"))
+
+
+def saved_to_disk(path: Path) -> None:
+    all_of(open_saved(path.parent, name="x", spec="x", role="id"))
+
+
 TOML = b'[fog]\npath = "/x"\n[birds]\npath = "y"\nroot = "z"\n'
 IMAGES = {"images": PIXELS, "labels": LABELS, "class_names": np.array(["a", "b", "c"])}
 BY_METHOD = {"msp/id": SCORES[0], "msp/svhn": SCORES[1], "@labels/id": LABELS}
@@ -195,6 +282,14 @@ READERS = {
         fixed(lambda: zipped(8, **{"a.png": PIXELS, "b.jpg": PIXELS}).replace(b".npy", b".png")),
         lambda p: all_of(open_archive(p, name="x", spec="x", role="ood")),
     ),
+    "parquet": Reader("a.parquet", of_parquet, table),
+    "arrow": Reader("a.arrow", of_arrow, saved_to_disk),
+    "webdataset": Reader("a.tar", of_shard, shard),
+    "hdf5": Reader("a.h5", of_hdf5, hdf5),
+    "tiff": Reader("a.tif", of_image("TIFF"), decode),
+    "avif": Reader("a.avif", of_image("AVIF"), decode),
+    "heif": Reader("a.heic", of_image("HEIF", "pillow_heif"), decode),
+    "jpeg xl": Reader("a.jxl", of_image("JXL", "pillow_jxl"), decode),
     "names of classes": Reader("a.txt", fixed(lambda: b"a\nb\n\xc3\xa4\n"), read_class_names),
     "datasets.toml": Reader(
         "datasets.toml",

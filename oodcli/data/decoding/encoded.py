@@ -2,7 +2,9 @@
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Self
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.decoding.files import decode_stream
 from oodcli.errors import UnreadableImageError
+from oodcli.images import digest_of
 from oodcli.text import printable
 
 
@@ -22,6 +25,9 @@ class EncodedSource(ABC):
 
     as_published: bool = False
     """As for :func:`oodcli.data.decoding.files.decode`."""
+
+    in_order: bool = False
+    """Whether rows that ascend are read faster by one reader than by several of a few rows each."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -81,3 +87,66 @@ class EncodedSource(ABC):
                 yield error
             else:
                 yield image
+
+
+@dataclass(frozen=True)
+class Held(EncodedSource):
+    """Some image files whose bytes are in memory.
+
+    Parameters
+    ----------
+    keys
+        What they are called.
+    files
+        Their bytes, or the reason why there are none.
+    as_published
+        As for :func:`oodcli.data.decoding.files.decode`.
+    """
+
+    keys: Sequence[str]
+    files: Sequence[bytes | str]
+    as_published: bool = False
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the bytes."""
+        each = [file.encode() if isinstance(file, str) else file for file in self.files]
+        return digest_of(*(np.frombuffer(file, np.uint8) for file in each))
+
+    def key_of(self, row: int) -> str:
+        """Return what an image is called."""
+        return self.keys[row]
+
+    def take(self, rows: NDArray[np.int64], /) -> "Held":
+        """Return chosen images."""
+        chosen = [int(row) for row in rows]
+        keys, files = [self.keys[at] for at in chosen], [self.files[at] for at in chosen]
+        return Held(keys, files, self.as_published)
+
+    def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
+        """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""
+        for key, file in zip(self.keys[start:stop], self.files[start:stop], strict=True):
+            yield UnreadableImageError(printable(key), file) if isinstance(file, str) else file
+
+
+def pieces(source: EncodedSource, start: int, stop: int, rows: int) -> Iterator[Held]:
+    """Yield images ``start`` to ``stop - 1`` in pieces of ``rows``, their bytes in memory.
+
+    Parameters
+    ----------
+    source
+        The images.
+    start, stop
+        First row, and the row after the last.
+    rows
+        Images of a piece; fewer in the last one.
+    """
+    contents = source.contents(start, stop)
+    for first in range(start, stop, rows):
+        some = list(islice(contents, rows))
+        files = [each.reason if isinstance(each, UnreadableImageError) else each for each in some]
+        keys = [source.key_of(row) for row in range(first, first + len(some))]
+        yield Held(keys, files, source.as_published)

@@ -1,6 +1,7 @@
 """Image files: find them, identify their format, decode them to 8-bit RGB."""
 
 import contextlib
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,11 @@ SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 # Larger images are decoded one at a time, so that threads do not hold several of 2 GB.
 _LARGE_PIXELS = 2**25
 _one_large = threading.Lock()
+
+# A camera's previews beside the picture are no frames.
+_SEVERAL_OF_ONE = frozenset({"MPO"})
+_seen = threading.local()
+_MOST_PROFILE_BYTES = 1 << 24
 
 # What turns an image upright, by the orientation that its metadata name.
 _UPRIGHT = {
@@ -58,9 +64,12 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
 
     Notes
     -----
-    The picture is what an image viewer shows: turned upright by its EXIF orientation, and laid over
-    white where it is transparent. Greyscale of 16 bits is divided by 257, where Pillow would clip
-    it at 255.
+    The picture is what an image viewer shows: turned upright by its EXIF orientation, laid over
+    white where it is transparent, and CMYK converted by its ICC profile, where it has a valid one.
+    Greyscale of 16 bits is divided by 257 and rounded, where Pillow would clip it at 255; of colour
+    of 16 bits Pillow takes the upper 8. Floating-point pixels are read from 0 (black) to 1 (white);
+    values outside of that are an error. Of several frames or pages the first is used, and
+    :func:`several_frames` counts such files.
     """
     try:
         with regular(path).open("rb") as file:
@@ -95,6 +104,8 @@ def decode_stream(
             large = image.width * image.height > _LARGE_PIXELS
             with _one_large if large else contextlib.nullcontext():
                 image.load()
+                if getattr(image, "n_frames", 1) > 1 and image.format not in _SEVERAL_OF_ONE:
+                    _seen.frames = several_frames() + 1
                 if as_published:
                     return _to_rgb(image, opaque=True)
                 return _to_rgb(_upright(image), opaque=False)
@@ -104,6 +115,11 @@ def decode_stream(
     except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(where, " ".join(reason.split())) from None
+
+
+def several_frames() -> int:
+    """Return how many files of several frames or pages this thread has decoded."""
+    return getattr(_seen, "frames", 0)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -127,7 +143,9 @@ def _to_rgb(image: Image.Image, *, opaque: bool) -> NDArray[np.uint8]:
         narrow = ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return np.repeat(narrow[:, :, None], 3, axis=2)  # (h, w, 3)
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of no known range")
+        return _of_floats(np.asarray(image))
+    if image.mode == "CMYK" and not opaque:
+        image = _by_profile(image)
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         layer = image.convert("RGBA")
         if opaque:
@@ -136,6 +154,36 @@ def _to_rgb(image: Image.Image, *, opaque: bool) -> NDArray[np.uint8]:
             Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         )
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _of_floats(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return floating-point pixels ``(h, w)`` from 0 to 1 as ``(h, w, 3)``."""
+    low, high = float(grey.min()), float(grey.max())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"its pixels are floating-point numbers from {low:.4g} to {high:.4g}; they are read "
+            "from 0 (black) to 1 (white), so scale them"
+        )
+    scaled = np.rint(grey * np.float32(255)).astype(np.uint8)
+    return np.repeat(scaled[:, :, None], 3, axis=2)
+
+
+def _by_profile(image: Image.Image) -> Image.Image:
+    """Return a CMYK image in sRGB by its own ICC profile; as it is if there is no valid one."""
+    profile = image.info.get("icc_profile")
+    if not profile or len(profile) > _MOST_PROFILE_BYTES:
+        return image
+    try:
+        from PIL import ImageCms
+
+        source, target = (
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+        )
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except Exception:  # noqa: BLE001 - damaged profiles raise anything, and Pillow may lack the library
+        return image
+    return image if converted is None else converted
 
 
 def rgb_of(image: Image.Image) -> NDArray[np.uint8]:

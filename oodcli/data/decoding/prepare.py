@@ -50,9 +50,11 @@ from oodcli.store.store import (
     scratch_file,
     write_json,
 )
+from oodcli.text import counted
 
-# Raised whenever the same files give other pixels: 2 since images are shown upright, over white.
-SCHEMA = 2
+# Raised whenever the same files give other pixels: 2 since images are shown upright, over white; 3
+# since profiles of CMYK count.
+SCHEMA = 3
 MAX_PIXELS_BYTES = 8 * 1024**3
 # In place of the digest of images that were not to be decoded.
 UNDECODED = "undecoded"
@@ -427,7 +429,15 @@ class _Shards:
             ) as task,
         ):
             task.advance(done)
-            images = resized(pools, self.source, done, len(self.source), self.resizing.apply)
+            frames: list[int] = []
+            images = resized(
+                pools,
+                self.source,
+                done,
+                len(self.source),
+                self.resizing.apply,
+                several=frames.append,
+            )
             for at in range(len(records), self.count):
                 with self._opened(at, stored=stored) as file:
                     pixels, skipped, each = self._gather(
@@ -445,6 +455,11 @@ class _Shards:
         found = _Manifest(
             tuple(records), stored=stored, image_digests=digest_of_bytes(bytes(digests))
         )
+        if any(frames):
+            self.progress.note(
+                f"{counted(sum(frames), 'file')} of {self.name} with several frames or pages: the "
+                "first of each is used"
+            )
         write_json(
             self.folder / "manifest.json",
             {

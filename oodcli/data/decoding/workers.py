@@ -7,11 +7,14 @@ processes take a second or two to start.
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import RandomAccess
+from oodcli.data.decoding.encoded import EncodedSource, pieces
+from oodcli.data.decoding.files import several_frames
 from oodcli.errors import UnreadableImageError
 from oodcli.images import ImageSource
 from oodcli.pools import Pools, map_ahead, thread_count
@@ -29,12 +32,24 @@ _ROWS_PER_FIRST_TASK = 2
 
 Image = NDArray[np.uint8] | UnreadableImageError
 Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-# The images of a task, or where and why there is none; and the work that it was.
-_Done = tuple[list[NDArray[np.uint8] | tuple[str, str]], int]
+
+
+class _Done(NamedTuple):
+    """The images of a task, or where and why there is none."""
+
+    images: list[NDArray[np.uint8] | tuple[str, str]]
+    work: int
+    several: int
 
 
 def resized(
-    pools: Pools | None, source: ImageSource, start: int, stop: int, resize: Resize
+    pools: Pools | None,
+    source: ImageSource,
+    start: int,
+    stop: int,
+    resize: Resize,
+    *,
+    several: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Image]:
     """Yield images ``start`` to ``stop - 1`` at their new size, or the errors of bad ones.
 
@@ -49,10 +64,14 @@ def resized(
         First row, and the row after the last.
     resize
         Brings an image to its size; a function or method that can be pickled.
+    several
+        Called with numbers of files that have several frames or pages, whose first was decoded.
     """
     if pools is None or not isinstance(source, RandomAccess):
+        before = several_frames()
         for image in source.read(start, stop):
             yield image if isinstance(image, UnreadableImageError) else resize(image)
+        several(several_frames() - before)
         return
     work = partial(_work, resize)
     rows, total, at = _ROWS_PER_FIRST_TASK, 0, start
@@ -61,19 +80,19 @@ def resized(
         if _by_processes(pools, total // max(1, at - start) * (stop - at)):
             try:
                 tasks = _tasks(source, at, end, rows)
-                for images, cost in map_ahead(
-                    pools.processes(), work, tasks, depth=3 * pools.workers
-                ):
-                    yield from map(_unpacked, images)
-                    at, total = at + len(images), total + cost
+                for done in map_ahead(pools.processes(), work, tasks, depth=3 * pools.workers):
+                    yield from map(_unpacked, done.images)
+                    at, total = at + len(done.images), total + done.work
+                    several(done.several)
             except BrokenProcessPool:
                 # None can be started, as from a script without a main guard, or one was killed.
                 pools.discard_processes()
-        for images, cost in map_ahead(
+        for done in map_ahead(
             pools.threads(), work, _tasks(source, at, end, rows), depth=thread_count()
         ):
-            yield from map(_unpacked, images)
-            at, total = at + len(images), total + cost
+            yield from map(_unpacked, done.images)
+            at, total = at + len(done.images), total + done.work
+            several(done.several)
         rows = max(1, min(_MOST_ROWS_PER_TASK, _WORK_PER_TASK * (at - start) // max(1, total)))
 
 
@@ -84,13 +103,16 @@ def _by_processes(pools: Pools, work: int) -> bool:
 
 
 def _tasks(source: RandomAccess, start: int, stop: int, rows: int) -> Iterator[ImageSource]:
+    if isinstance(source, EncodedSource) and source.in_order:
+        yield from pieces(source, start, stop, rows)
+        return
     for first in range(start, stop, rows):
         yield source.take(np.arange(first, min(first + rows, stop), dtype=np.int64))
 
 
 def _work(resize: Resize, source: ImageSource) -> _Done:
     images: list[NDArray[np.uint8] | tuple[str, str]] = []
-    work = 0
+    work, before = 0, several_frames()
     for image in source.read(0, len(source)):
         work += _WORK_OF_FILE
         if isinstance(image, UnreadableImageError):
@@ -99,7 +121,7 @@ def _work(resize: Resize, source: ImageSource) -> _Done:
             work += image.shape[0] * image.shape[1]
             # A copy, where the image is a part of a larger one that would be held with it.
             images.append(np.ascontiguousarray(resize(image)))
-    return images, work
+    return _Done(images, work, several_frames() - before)
 
 
 def _unpacked(image: NDArray[np.uint8] | tuple[str, str]) -> Image:

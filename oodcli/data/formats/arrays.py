@@ -4,21 +4,22 @@ import contextlib
 import hashlib
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.identity import identity_of
+from oodcli.data.reader import Columns
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.files import reading, regular
-from oodcli.images import Part, digest_of
+from oodcli.images import ImageSource, Part, digest_of
 from oodcli.npz import (
     Header,
     array_names,
@@ -34,6 +35,8 @@ from oodcli.text import counted
 MOST_CLASSES = 65_536
 MAX_PIXELS = 2**28
 
+PARTS = ("train", "val", "test")
+_CHANNELS = (1, 3)
 _BLOCK_BYTES = 1 << 22
 _NPZ_CURE = "write it with numpy.savez"
 _WANTED = (
@@ -42,9 +45,17 @@ _WANTED = (
 
 
 def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image ``(h, w)``, ``(h, w, 1)`` or ``(h, w, 3)`` with three channels."""
+    """Return an image as ``(h, w, 3)``.
+
+    Parameters
+    ----------
+    image
+        Pixels, ``(h, w)``, ``(h, w, 1)`` or ``(h, w, 3)``; else ``(1, h, w)`` or ``(3, h, w)``.
+    """
     if image.ndim == 2:
         image = image[:, :, None]
+    elif image.shape[2] not in _CHANNELS:
+        image = image.transpose(1, 2, 0)
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image  # (h, w, 3)
 
 
@@ -144,20 +155,35 @@ def _damage_is_told(path: Path, array: str) -> AbstractContextManager[None]:
     return reading(where, cure="write the file again", error=InvalidInputError)
 
 
-def _check_images(header: Header, where: str) -> None:
-    """Refuse an array that does not hold images."""
-    shape, dtype = header.shape, header.dtype
+def check_images(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
+    """Refuse an array that does not hold images.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the array.
+    where
+        How to call it in an error.
+
+    Raises
+    ------
+    InvalidInputError
+        If it does not.
+    """
     if dtype != np.uint8:
         raise InvalidInputError(
             f"{where} is {dtype}, not uint8; store pixel values from 0 to 255 as uint8"
         )
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+    channels_last = len(shape) == 3 or (len(shape) == 4 and shape[3] in _CHANNELS)
+    if not channels_last and not (len(shape) == 4 and shape[1] in _CHANNELS):
         raise InvalidInputError(
-            f"{where} has shape {shape}; images are (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
+            f"{where} has shape {shape}; images are (n, h, w), (n, h, w, 1), (n, h, w, 3), "
+            "(n, 1, h, w) or (n, 3, h, w)"
         )
     if min(shape) < 1:
         raise InvalidInputError(f"{where} has shape {shape}: there is no image in it")
-    if shape[1] * shape[2] > MAX_PIXELS:
+    channels = 1 if len(shape) == 3 else shape[3] if channels_last else shape[1]
+    if math.prod(shape[1:]) // channels > MAX_PIXELS:
         raise InvalidInputError(
             f"{where} has shape {shape}; an image may have {MAX_PIXELS} pixels at most"
         )
@@ -183,7 +209,7 @@ class NpzSource:
     path
         The file.
     array
-        Name of the array, uint8 ``(n, h, w)``, ``(n, h, w, 1)`` or ``(n, h, w, 3)``.
+        Name of the array, uint8, of a shape that :func:`check_images` takes.
 
     Raises
     ------
@@ -199,7 +225,7 @@ class NpzSource:
     array: str
 
     def __post_init__(self) -> None:
-        _check_images(self._header, f"{self.path}: array {self.array!r}")
+        check_images(self._header.shape, self._header.dtype, f"{self.path}: array {self.array!r}")
 
     @cached_property
     def _header(self) -> Header:
@@ -256,7 +282,7 @@ class NpySource:
     Raises
     ------
     InvalidInputError
-        If the array is damaged, or not uint8 ``(n, h, w)``, ``(n, h, w, 1)`` or ``(n, h, w, 3)``.
+        If the array is damaged, or not uint8, of a shape that :func:`check_images` takes.
     """
 
     path: Path
@@ -264,7 +290,7 @@ class NpySource:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        _check_images(self._header, str(self.path))
+        check_images(self._header.shape, self._header.dtype, str(self.path))
 
     @cached_property
     def _begin(self) -> tuple[Header, int]:
@@ -370,12 +396,100 @@ def _blocks(rows: int, row_bytes: int) -> Iterator[int]:
         rows -= largest
 
 
-def open_npz(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) -> Dataset:
-    """Open an .npz file as a data set; no pixel is read yet.
+class Container(Protocol):
+    """A file that holds arrays by name."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    def names(self) -> Collection[str]:
+        """Return the names of its arrays."""
+
+    def header(self, name: str, /) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and type of an array, before it is read."""
+
+    def whole(self, name: str, /) -> NDArray[Any]:
+        """Return an array that is small."""
+
+    def images(self, name: str, /) -> ImageSource:
+        """Return the images of an array, checked by :func:`check_images` or the like."""
+
+
+@dataclass(frozen=True)
+class NpzFile:
+    """An .npz file, as a :class:`Container`.
 
     Parameters
     ----------
     path
+        The file.
+    """
+
+    path: Path
+
+    def names(self) -> Collection[str]:
+        """Return the names of its arrays."""
+        with (
+            reading(
+                self.path, wrong="is not an .npz file", cure=_NPZ_CURE, error=InvalidInputError
+            ),
+            zipfile.ZipFile(regular(self.path)) as archive,
+        ):
+            return set(array_names(archive))
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and type of an array."""
+        header = _header(self.path, name)
+        return header.shape, header.dtype
+
+    def whole(self, name: str) -> NDArray[Any]:
+        """Read an array at once."""
+        return _whole(self.path, name)
+
+    def images(self, name: str) -> ImageSource:
+        """Return the images of an array."""
+        return NpzSource(self.path, name)
+
+
+def open_npz(
+    path: Path,
+    *,
+    name: str,
+    spec: str,
+    role: Literal["id", "ood"],
+    columns: Columns | None = None,
+) -> Dataset:
+    """Open an .npz file as :func:`open_container` opens arrays; no pixel is read yet.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name, spec, role, columns
+        As for that function.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is not an .npz file, or an array in it is missing, damaged or unfit.
+    """
+    return open_container(NpzFile(path), name=name, spec=spec, role=role, columns=columns)
+
+
+def open_container(
+    container: Container,
+    *,
+    name: str,
+    spec: str,
+    role: Literal["id", "ood"],
+    columns: Columns | None = None,
+) -> Dataset:
+    """Open a file of arrays as a data set; no pixel is read yet.
+
+    Parameters
+    ----------
+    container
         A file with ``images`` and, if there are classes, ``labels``; or with ``train_images``,
         ``train_labels``, ``test_images`` and ``test_labels``, and the same for ``val``; and
         with ``class_names`` if the classes have any. Other arrays do not matter.
@@ -385,42 +499,61 @@ def open_npz(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) ->
         What opens it again.
     role
         ``ood`` takes the test images alone, without labels.
+    columns
+        Arrays that the user chose as images (``path``) and labels.
 
     Raises
     ------
     InvalidInputError
-        If the file is not an .npz file, or an array in it is missing, damaged or unfit.
+        If an array in it is missing, damaged or unfit.
     """
-    arrays = _array_names(path)
-    found = [part for part in ("train", "val", "test") if f"{part}_images" in arrays]
-    if not found and "images" not in arrays:
+    path, arrays = container.path, container.names()
+    chosen = columns or Columns()
+    _check_chosen(chosen, arrays, path)
+    images = chosen.path or "images"
+    found = [part for part in PARTS if f"{part}_images" in arrays and chosen.path is None]
+    if not found and images not in arrays:
         raise InvalidInputError(
             f"{path} has no array 'images'; it has {_listed(arrays)}; {_WANTED}"
         )
     if role == "ood":
-        array = f"{_preferred(found)}_images" if found else "images"
-        return Dataset(name, {"test": Part(NpzSource(path, array))}, (), str(path), spec)
+        array = f"{_preferred(found)}_images" if found else images
+        return Dataset(name, {"test": Part(container.images(array))}, (), str(path), spec)
     if found == ["val"]:
         raise InvalidInputError(f"{path} has val_images but neither train nor test; {_WANTED}")
+    labels = chosen.label or "labels"
     if found:
         for part in found:
             if f"{part}_labels" not in arrays:
                 raise InvalidInputError(
                     f"{path} has {part}_images but no array '{part}_labels'; {_WANTED}"
                 )
-        parts = {part: _labelled(path, f"{part}_images", f"{part}_labels") for part in found}
-    elif "labels" in arrays:
-        parts = {"test": _labelled(path, "images", "labels")}
+        each = {part: (f"{part}_images", f"{part}_labels") for part in found}
+        parts = {part: _labelled(container, *names) for part, names in each.items()}
+    elif labels in arrays:
+        parts = {"test": _labelled(container, images, labels)}
     else:
-        parts = {"test": Part(NpzSource(path, "images"))}
-    names = _class_names(path) if "class_names" in arrays else _numbered(parts)
+        parts = {"test": Part(container.images(images))}
+    names = _class_names(container) if "class_names" in arrays else _numbered(parts)
     for part, content in parts.items():
         if content.labels is not None and content.labels.max() >= len(names):
             raise InvalidInputError(
-                f"{path}: array '{part + '_' if found else ''}labels' has label "
+                f"{path}: array '{part + '_labels' if found else labels}' has label "
                 f"{content.labels.max()}, but there are {len(names)} classes, counted from 0"
             )
     return Dataset(name, parts, names, str(path), spec, is_whole=not found)
+
+
+def _check_chosen(columns: Columns, arrays: Collection[str], path: Path) -> None:
+    """Refuse arrays that the user chose and that there are not."""
+    if columns.split is not None:
+        raise InvalidInputError(
+            f"{path} has no column of parts, but arrays; name its images and labels: "
+            ":path=ARRAY,label=ARRAY"
+        )
+    for array in (columns.path, columns.label):
+        if array is not None and array not in arrays:
+            raise InvalidInputError(f"{path} has no array {array!r}; it has {_listed(arrays)}")
 
 
 def open_npy(
@@ -501,13 +634,18 @@ def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[n
         raise InvalidInputError(
             f"{where} has label {values.max()}; number the classes from 0, {MOST_CLASSES} at most"
         )
-    return values.astype(np.int64)
+    return values.reshape(-1).astype(np.int64)
 
 
 def _check_labels(dtype: np.dtype[Any], shape: tuple[int, ...], where: str, *, count: int) -> None:
     if dtype.kind not in "iu":
         raise InvalidInputError(f"{where} is {dtype}; labels are whole numbers from 0")
-    if shape != (count,):
+    if len(shape) == 2 and shape[0] == count and shape[1] > 1:
+        raise InvalidInputError(
+            f"{where} has {shape[1]} labels per image (multi-label); one class per image is "
+            f"needed, shape ({count},)"
+        )
+    if shape not in ((count,), (count, 1)):
         raise InvalidInputError(f"{where} has shape {shape}; {count} images need shape ({count},)")
 
 
@@ -515,35 +653,27 @@ def _preferred(found: list[str]) -> str:
     return next(part for part in ("test", "val", "train") if part in found)
 
 
-def _array_names(path: Path) -> set[str]:
-    with (
-        reading(path, wrong="is not an .npz file", cure=_NPZ_CURE, error=InvalidInputError),
-        zipfile.ZipFile(regular(path)) as archive,
-    ):
-        return set(array_names(archive))
-
-
-def _listed(arrays: set[str]) -> str:
+def _listed(arrays: Collection[str]) -> str:
     return ", ".join(sorted(arrays)) or "no array at all"
 
 
-def _labelled(path: Path, images: str, labels: str) -> Part:
-    source = NpzSource(path, images)
-    where = f"{path}: array {labels!r}"
-    header = _header(path, labels)
-    _check_labels(header.dtype, header.shape, where, count=len(source))  # before they are read
-    return Part(source, checked_labels(_whole(path, labels), where, count=len(source)))
+def _labelled(container: Container, images: str, labels: str) -> Part:
+    source = container.images(images)
+    where = f"{container.path}: array {labels!r}"
+    shape, dtype = container.header(labels)
+    _check_labels(dtype, shape, where, count=len(source))  # before they are read
+    return Part(source, checked_labels(container.whole(labels), where, count=len(source)))
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
-    header = _header(path, "class_names")
-    if header.dtype.kind not in "US" or len(header.shape) != 1 or header.shape[0] < 1:
+def _class_names(container: Container) -> tuple[str, ...]:
+    shape, dtype = container.header("class_names")
+    if dtype.kind not in "US" or len(shape) != 1 or shape[0] < 1:
         raise InvalidInputError(
-            f"{path}: array 'class_names' is {header.dtype} of shape {header.shape}; it must hold "
+            f"{container.path}: array 'class_names' is {dtype} of shape {shape}; it must hold "
             "one text per class"
         )
-    values = _whole(path, "class_names")
-    if header.dtype.kind == "S":
+    values = container.whole("class_names")
+    if values.dtype.kind == "S":
         return tuple(value.decode("utf-8", "replace") for value in values.tolist())
     return tuple(values.tolist())
 

@@ -167,7 +167,7 @@ def test_npy_that_is_no_images_is_refused(tmp_path, store):
     for array, reason in [
         (np.zeros((2, 3, 3)), "is float64, not uint8"),
         (np.zeros((2, 3), dtype=np.uint8), r"has shape \(2, 3\)"),
-        (np.zeros((2, 3, 3, 4), dtype=np.uint8), "images are"),
+        (np.zeros((2, 2, 3, 4), dtype=np.uint8), "images are"),
         (np.zeros((0, 3, 3), dtype=np.uint8), "no image in it"),
         (np.array([{}]), "Python objects"),
     ]:

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,11 +107,60 @@ SPECS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SPECS)
+def write_table() -> str:
+    arrow = needed("pyarrow", "parquet")
+    table = arrow.table({"image": [bmp(10 * k) for k in range(4)], "label": [0, 1, 0, 1]})
+    needed("pyarrow.parquet", "parquet").write_table(table, "a.parquet", row_group_size=2)
+    return "a.parquet"
+
+
+def write_saved() -> str:
+    arrow = needed("pyarrow", "parquet")
+    table = arrow.table({"image": [bmp(10 * k) for k in range(4)], "label": [0, 1, 0, 1]})
+    Path("saved").mkdir()
+    Path("saved/state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+    with (
+        arrow.OSFile("saved/a.arrow", "wb") as file,
+        arrow.ipc.new_stream(file, table.schema) as out,
+    ):
+        out.write_table(table)
+    return "saved"
+
+
+def write_hdf5() -> str:
+    with needed("h5py", "hdf5").File("a.h5", "w") as file:
+        file["images"], file["labels"] = PIXELS, [0, 1, 0, 1]
+    return "a.h5"
+
+
+def write_shard() -> str:
+    Path("shards").mkdir()
+    with tarfile.open("shards/train-0.tar", "w") as tar:
+        for row in range(4):
+            for end, content in (("bmp", bmp(10 * row)), ("cls", b"%d" % (row % 2))):
+                entry = tarfile.TarInfo(f"{row}.{end}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return "shards/train-0.tar"
+
+
+def needed(module: str, extra: str) -> Any:
+    return pytest.importorskip(module, reason=f"the extra {extra} is not installed")
+
+
+# What is not among the forms.
+OTHERS = {
+    "parquet": write_table, "save_to_disk": write_saved, "hdf5": write_hdf5,
+    "webdataset": write_shard,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*SPECS, *OTHERS])
 def test_a_reader_keeps_the_contract(forms: Path, name: str) -> None:
     (reader,) = (each for each in BUILT_IN if each.name == name)
-    check(reader, Path(SPECS[name]))
-    assert reader_of(Path(SPECS[name])) is reader
+    path = Path(OTHERS[name]() if name in OTHERS else SPECS[name])
+    check(reader, path)
+    assert reader_of(path) is reader
 
 
 def test_the_contract_finds_what_is_broken(forms: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from oodcli.data.decoding.files import FileSource, decode, find_images
+from oodcli.data.decoding.files import FileSource, decode, find_images, several_frames
 from oodcli.errors import InvalidInputError, UnreadableImageError
 
 
@@ -129,10 +129,76 @@ def test_greyscale_of_32_bits_beyond_16_is_refused(tmp_path):
         decode(tmp_path / "a.tif")
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-    Image.fromarray(np.zeros((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableImageError, match="floating-point numbers of no known range"):
+def test_floating_point_pixels_are_read_from_0_to_1(tmp_path):
+    values = np.array([[0, 0.25, 0.5, 1]], dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert decode(tmp_path / "a.tif")[0].tolist() == [[v] * 3 for v in (0, 64, 128, 255)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(254, "0 to 254"), (-0.5, "-0.5 to 0"), (np.nan, "nan to nan")]
+)
+def test_other_floating_point_pixels_are_refused(tmp_path, value, said):
+    Image.fromarray(np.array([[0, value]], dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UnreadableImageError, match=f"floating-point numbers from {said}; they are"):
         decode(tmp_path / "a.tif")
+
+
+def test_colour_of_16_bits_is_its_upper_8(tmp_path):
+    head = b"P6 2 1 65535\n"
+    values = np.array([[0x01FF, 0x8000, 0xFFFF], [0x0080, 0x7FFF, 0x4040]], ">u2")
+    (tmp_path / "a.ppm").write_bytes(head + values.tobytes())
+    assert np.abs(decode(tmp_path / "a.ppm")[0].astype(int) - (values >> 8)).max() <= 1
+
+
+def test_cmyk_is_converted_by_its_profile(tmp_path):
+    """A profile that turns all but black into the same grey stands for one of a printer."""
+    profile = cmyk_profile()
+    for name, icc in (("with", profile), ("without", None), ("damaged", profile[:200])):
+        options = {} if icc is None else {"icc_profile": icc}
+        Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / f"{name}.tif", **options)
+    plain = [255, 0, 0]
+    assert decode(tmp_path / "without.tif")[0, 0].tolist() == plain
+    assert decode(tmp_path / "damaged.tif")[0, 0].tolist() == plain
+    assert decode(tmp_path / "with.tif", as_published=True)[0, 0].tolist() == plain
+    red, green, blue = decode(tmp_path / "with.tif")[0, 0].astype(int)
+    assert abs(red - green) <= 2
+    assert abs(green - blue) <= 2
+    assert 100 < red < 140
+
+
+def cmyk_profile():
+    """Return a small ICC profile (version 2, lut8) that maps CMYK to L* = 50, and black to 0."""
+    curve = bytes(range(256))
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0])
+    lut += b"".join(round(v * 65536).to_bytes(4) for v in (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    lut += curve * 4 + bytes([128, 128, 128, 0, 128, 128]) * 2**3 + curve * 3
+    text = b"text\0\0\0\0grey\0"
+    white = b"XYZ \0\0\0\0" + b"".join(round(v * 65536).to_bytes(4) for v in (0.9642, 1, 0.8249))
+    desc = b"desc\0\0\0\0" + (5).to_bytes(4) + b"grey\0" + bytes(78)
+    tags = {b"desc": desc, b"cprt": text, b"wtpt": white, b"A2B0": lut}
+    at, table, body = 128 + 4 + 12 * len(tags), b"", b""
+    for name, content in tags.items():
+        padded = content + bytes(-len(content) % 4)
+        table += name + (at + len(body)).to_bytes(4) + len(content).to_bytes(4)
+        body += padded
+    size = at + len(body)
+    head = size.to_bytes(4) + b"lcms" + bytes.fromhex("02400000") + b"prtrCMYKLab "
+    head += bytes(12) + b"acsp" + bytes(28)
+    head += b"".join(round(v * 65536).to_bytes(4) for v in (0.9642, 1, 0.8249)) + bytes(48)
+    return head + len(tags).to_bytes(4) + table + body
+
+
+def test_files_of_several_frames_are_counted(tmp_path):
+    pages = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    for suffix in ("tif", "gif", "webp", "png"):
+        pages[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "one.tif")
+    pages[0].save(tmp_path / "camera.jpg", "MPO", save_all=True, append_images=pages[1:])
+    before = several_frames()
+    for path in tmp_path.iterdir():
+        assert decode(path)[0, 0].tolist() == pytest.approx([255, 0, 0], abs=2)
+    assert several_frames() - before == 4
 
 
 def test_first_frame_of_an_animation_is_taken(tmp_path):

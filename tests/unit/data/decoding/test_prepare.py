@@ -154,7 +154,7 @@ def test_manifest_says_what_is_there(prepared, source, store):
         "source": source.fingerprint,
         "size": [8, 8],
         "resize": "bilinear",
-        "schema": 2,
+        "schema": 3,
     }
     assert (manifest["name"], manifest["rows"], manifest["stored"]) == ("toy", ROWS, True)
     assert manifest["shards"] == [

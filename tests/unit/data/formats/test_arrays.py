@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oodcli.data import open_dataset
-from oodcli.data.formats.arrays import ArraySource, NpzSource
+from oodcli.data.formats.arrays import ArraySource, NpySource, NpzSource
 from oodcli.errors import InvalidInputError
 
 
@@ -123,10 +123,53 @@ def test_images_of_floats_are_refused(refusal):
     )
 
 
-@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4, 4), (2, 4, 4, 4), (1, 2, 4, 4, 3)])
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 2, 4, 4), (2, 28, 28, 28), (1, 2, 4, 4, 3)])
 def test_images_of_another_shape_are_refused(refusal, shape):
     assert refusal(images=np.zeros(shape, dtype=np.uint8)) == (
-        f": array 'images' has shape {shape}; images are (n, h, w), (n, h, w, 1) or (n, h, w, 3)"
+        f": array 'images' has shape {shape}; images are (n, h, w), (n, h, w, 1), (n, h, w, 3), "
+        "(n, 1, h, w) or (n, 3, h, w)"
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_may_come_first(save, store, random_images, channels):
+    images = random_images(4, 6, 5, channels)
+    path = save(images=images.transpose(0, 3, 1, 2))
+    wanted = np.broadcast_to(images, (4, 6, 5, 3))
+    np.testing.assert_array_equal(read_all(NpzSource(path, "images")), wanted)
+    npy = path.with_suffix(".npy")
+    np.save(npy, images.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(read_all(NpySource(npy)), wanted)
+
+
+def medmnist(random_images, *shape, labels=1):
+    """Return the arrays of a file of MedMNIST."""
+    arrays = {}
+    for part, count in (("train", 6), ("val", 3), ("test", 4)):
+        arrays[f"{part}_images"] = random_images(count, *shape)
+        arrays[f"{part}_labels"] = (np.arange(count * labels) % 3).astype("u1").reshape(-1, labels)
+    return arrays
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 3), (64, 64)])
+def test_files_of_medmnist_are_read_as_they_come(save, store, random_images, shape):
+    arrays = medmnist(random_images, *shape)
+    dataset = open_dataset(str(save(**arrays)), store)
+    assert dataset.class_names == ("0", "1", "2")
+    assert {name: part.labels.tolist() for name, part in dataset.parts.items()} == {
+        "train": [0, 1, 2, 0, 1, 2], "val": [0, 1, 2], "test": [0, 1, 2, 0]
+    }  # fmt: skip
+    first = read_all(dataset.parts["val"].source)[0]
+    wanted = arrays["val_images"][0]
+    np.testing.assert_array_equal(
+        first, wanted if wanted.ndim == 3 else wanted[:, :, None].repeat(3, 2)
+    )
+
+
+def test_several_labels_per_image_are_refused(refusal, random_images):
+    assert refusal(**medmnist(random_images, 8, 8, labels=14)) == (
+        ": array 'train_labels' has 14 labels per image (multi-label); one class per image is "
+        "needed, shape (6,)"
     )
 
 
@@ -162,7 +205,7 @@ def test_format_versions_that_hold_plain_arrays_are_read(tmp_path, random_images
     ("labels", "reason"),
     [
         (np.array([0, 1]), "has shape (2,); 3 images need shape (3,)"),
-        (np.zeros((3, 1), dtype=np.int64), "has shape (3, 1); 3 images need shape (3,)"),
+        (np.zeros((3, 1, 1), dtype=np.int64), "has shape (3, 1, 1); 3 images need shape (3,)"),
         (np.array([0.0, 1.0, 2.0]), "is float64; labels are whole numbers from 0"),
         (np.array([True, False, True]), "is bool; labels are whole numbers from 0"),
         (np.array(["a", "b", "c"]), "is <U1; labels are whole numbers from 0"),

@@ -1,0 +1,196 @@
+"""Data sets in many files: which files they are, and which part each belongs to."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.decoding.files import is_image_name, list_folder
+from oodcli.data.reader import Place, has_pattern, matching
+from oodcli.errors import InvalidInputError
+
+PART_NAMES = ("train", "val", "test")
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_PART_OF = {word: part for part, words in _PARTS.items() for word in words}
+_WORD = re.compile(r"[a-z]+")
+# A folder is known by its first names.
+_MOST_NAMES = 1000
+_MOST_FOLDERS = 16
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files of a data set.
+
+    Parameters
+    ----------
+    folder
+        Folder that holds them all.
+    files
+        Their paths relative to it, in order.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+
+    def paths(self) -> list[Path]:
+        """Return all paths."""
+        return [self.folder / file for file in self.files]
+
+    @property
+    def location(self) -> Path:
+        """The file where there is one, else the folder."""
+        return self.folder / self.files[0] if len(self.files) == 1 else self.folder
+
+    def by_part(self) -> dict[str, list[int]]:
+        """Return which files belong to ``train``, ``val`` and ``test``, by their names.
+
+        Returns
+        -------
+        parts
+            Places in ``files``; one part ``""`` of all where no name says so.
+
+        Raises
+        ------
+        InvalidInputError
+            If some names say so and others do not.
+        """
+        parts: dict[str, list[int]] = {}
+        for at, file in enumerate(self.files):
+            parts.setdefault(part_of(file), []).append(at)
+        if "" in parts and len(parts) > 1:
+            named = next(self.files[at] for part, (at, *_) in parts.items() if part)
+            raise InvalidInputError(
+                f"{self.folder}: {named} is named after a part of the data set, and "
+                f"{self.files[parts[''][0]]} is not; rename or move it"
+            )
+        return {part: parts[part] for part in (*PART_NAMES, "") if part in parts}
+
+    def rows_by_part(self, counts: Sequence[int]) -> dict[str, NDArray[np.int64]]:
+        """Return the ascending rows of each part.
+
+        Parameters
+        ----------
+        counts
+            Number of rows of every file.
+
+        Raises
+        ------
+        InvalidInputError
+            As :meth:`by_part`.
+        """
+        ends = np.cumsum(counts, dtype=np.int64)
+        return {
+            part: np.concatenate([np.arange(ends[at] - counts[at], ends[at]) for at in files])
+            for part, files in self.by_part().items()
+        }
+
+
+def part_of(file: str) -> str:
+    """Return the part that a file or a folder above it is named after; empty for none.
+
+    Parameters
+    ----------
+    file
+        A path; of several words that are parts the last one counts.
+
+    Examples
+    --------
+    >>> part_of("train-00000-of-00294.parquet"), part_of("imagenet_val-000001.tar")
+    ('train', 'val')
+    >>> part_of("default/validation/0000.parquet"), part_of("shard-000000.tar"), part_of("a.tar")
+    ('val', '', '')
+    """
+    words = _WORD.findall(file.lower())
+    return next((_PART_OF[word] for word in reversed(words) if word in _PART_OF), "")
+
+
+def find_shards(path: Path, suffixes: Sequence[str]) -> Shards:
+    """Return the files that a path stands for.
+
+    Parameters
+    ----------
+    path
+        A file; a folder, of which all files below count; or a pattern, as
+        :func:`oodcli.data.reader.matching` takes it.
+    suffixes
+        Endings of the names of such files, in lower case.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file, a folder cannot be listed, or a pattern is wrong.
+    """
+    if path.is_dir():
+        files = tuple(file for file in _below(str(path), "", ()) if _ends(file, suffixes))
+        if not files:
+            raise InvalidInputError(f"folder {path} has no {' or '.join(suffixes)} files")
+        return Shards(path, files)
+    if path.exists() or not has_pattern(path):
+        return Shards(path.parent, (path.name,))
+    found = [str(each) for each in matching(path)]
+    folder = Path(os.path.commonpath([os.path.dirname(file) for file in found]))  # noqa: PTH120
+    return Shards(folder, tuple(os.path.relpath(file, folder) for file in found))
+
+
+def holds_shards(place: Place, suffixes: Sequence[str]) -> Path | None:
+    """Return a file of some endings in a folder, or in a folder in it; None if there is none.
+
+    Parameters
+    ----------
+    place
+        What may be such a folder. Only the first names in it are looked at, and one that has images
+        of its own is none.
+    suffixes
+        The endings, in lower case.
+    """
+    if not place.is_folder:
+        return None
+    folders, found = [], None
+    for entry in _first(place.path):
+        if entry.is_dir():
+            folders.append(entry)
+        elif is_image_name(entry.name):
+            return None
+        elif found is None and _ends(entry.name, suffixes):
+            found = entry
+    for folder in folders[:_MOST_FOLDERS] if found is None else ():
+        found = next((each for each in _first(folder) if _ends(each.name, suffixes)), None)
+        if found is not None:
+            break
+    return None if found is None else Path(found.path)
+
+
+def _first(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """Return the first entries of a folder that are not hidden; none if it cannot be listed."""
+    try:
+        with os.scandir(os.fspath(folder)) as entries:
+            some = list(islice((each for each in entries if each.name[0] != "."), _MOST_NAMES))
+    except OSError:
+        return []
+    return sorted(some, key=lambda each: each.name)
+
+
+def _ends(file: str, suffixes: Sequence[str]) -> bool:
+    return file.lower().endswith(tuple(suffixes))
+
+
+def _below(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    """Yield the files below a folder, sorted; links are not followed in circles."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in list_folder(folder):
+        if entry.is_dir():
+            yield from _below(entry.path, f"{prefix}{entry.name}/", (*above, real))
+        elif entry.is_file():
+            yield f"{prefix}{entry.name}"

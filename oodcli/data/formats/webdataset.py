@@ -1,0 +1,298 @@
+"""WebDataset: tar archives of samples, each an image and a label under one key.
+
+::
+
+    train-000000.tar
+      n01440764_10026.jpg      the image: .jpg, .jpeg, .png, .webp, …
+      n01440764_10026.cls      its label: a number or a name (.cls, .txt), or a JSON object (.json)
+
+Where the files of a shard begin is found once, by reading its headers, and stored.
+"""
+
+import contextlib
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.extents import Extents, Texts
+from oodcli.data.formats.labels import LabelReader, assembled
+from oodcli.data.formats.shards import find_shards, holds_shards
+from oodcli.data.identity import identity_of
+from oodcli.data.reader import Place, Role
+from oodcli.errors import CorruptArtifactError
+from oodcli.files import reading, regular
+from oodcli.pillow import EXTENSIONS
+from oodcli.store.store import (
+    Store,
+    digest_of_json,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
+
+SUFFIXES = (".tar",)
+_USUAL = ("jpg", "jpeg", "png", "webp")
+IMAGES = (*_USUAL, *sorted({suffix[1:] for suffix in EXTENSIONS} - set(_USUAL)))
+LABELS = ("cls", "txt", "json")
+JSON_KEYS = ("label", "class", "target", "cls")
+
+# Raised whenever an index of the same shard would differ.
+_SCHEMA = 1
+_MOST_LABEL_BYTES = 1 << 20
+_MOST_LABEL_LENGTH = 1000
+_FIRST_FILES = 16
+_CURE = "get the shard again"
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where the images of a shard lie, and their labels.
+
+    Parameters
+    ----------
+    keys
+        ``/KEY`` of every sample that has an image, in order.
+    offsets, sizes
+        Where its image begins, and how many bytes it has, ``(n,)``.
+    labels
+        Text of its label; empty for none.
+    """
+
+    keys: Texts
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    labels: Texts
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays to store."""
+        return {
+            "keys": self.keys.content,
+            "key_ends": self.keys.ends,
+            "offsets": self.offsets,
+            "sizes": self.sizes,
+            "labels": self.labels.content,
+            "label_ends": self.labels.ends,
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "ShardIndex":
+        """Return what :meth:`arrays` gave."""
+        keys = Texts(arrays["keys"], arrays["key_ends"])
+        labels = Texts(arrays["labels"], arrays["label_ends"])
+        return cls(keys, arrays["offsets"], arrays["sizes"], labels)
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What was found of a sample."""
+
+    image: tuple[int, int, int] | None = None
+    label: tuple[int, str, int, int] | None = None
+
+
+def indexed(path: Path, store: Store) -> ShardIndex:
+    """Return the index of a shard: the stored one, if the shard is as it was.
+
+    Parameters
+    ----------
+    path
+        The shard.
+    store
+        Stores indices, by the identity of the shard.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If it is no tar archive, or is cut short.
+    """
+    with reading(path, cure=_CURE):
+        name = digest_of_json([identity_of(regular(path)), _SCHEMA])
+    sealed, arrays = (store.indices / f"{name}.{end}" for end in ("json", "safetensors"))
+    with contextlib.suppress(FileNotFoundError, CorruptArtifactError, KeyError):
+        digest = str(read_json(sealed)["digest"])
+        return ShardIndex.of_arrays(read_arrays(arrays, digest=digest))
+    index = index_of(path)
+    # A store that cannot be written has what it had.
+    with contextlib.suppress(OSError):
+        digest = write_arrays(arrays, index.arrays())
+        write_json(sealed, {"shard": str(path), "digest": digest, "schema": _SCHEMA})
+    return index
+
+
+def index_of(path: Path) -> ShardIndex:
+    """Read the headers of a shard, and its labels.
+
+    Parameters
+    ----------
+    path
+        The shard, not compressed.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If it is no tar archive, is cut short, or a label is damaged.
+
+    Notes
+    -----
+    The key of a file is its path up to the first dot of its name, as in WebDataset; the rest, in
+    lower case, says what it is. Of several images of a key that with the first ending of ``IMAGES``
+    counts, of several labels that with the first of ``LABELS``.
+    """
+    samples: dict[str, _Sample] = {}
+    with (
+        reading(path, cure=_CURE),
+        regular(path).open("rb") as stream,
+        tarfile.open(fileobj=stream, mode="r:") as archive,
+    ):
+        end = os.fstat(stream.fileno()).st_size
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # else it holds those of all files
+            if not member.isreg() or member.issparse():
+                continue
+            if member.offset_data + member.size > end:
+                raise ValueError(f"it ends within {member.name}")
+            key, kind = _key_of(member.name)
+            if kind in IMAGES or kind in LABELS:
+                _add(samples.setdefault(key, _Sample()), kind, member)
+        found = [(key, sample) for key, sample in samples.items() if sample.image is not None]
+        labels = [_label_text(stream, key, sample) for key, sample in found]
+    places = [sample.image for _, sample in found if sample.image is not None]
+    table = np.array(places, dtype=np.int64).reshape(-1, 3)
+    keys = Texts.of([f"/{key}" for key, _ in found])
+    return ShardIndex(keys, table[:, 1].copy(), table[:, 2].copy(), Texts.of(labels))
+
+
+def _key_of(name: str) -> tuple[str, str]:
+    """Return key and ending of a file; hidden files and what a Mac adds have no ending."""
+    folder, slash, file = name.removeprefix("./").rpartition("/")
+    stem, _, kind = file.partition(".")
+    hidden = not stem or any(part.startswith(".") for part in folder.split("/"))
+    return f"{folder}{slash}{stem}", "" if hidden or "__MACOSX" in folder else kind.lower()
+
+
+def _add(sample: _Sample, kind: str, member: tarfile.TarInfo) -> None:
+    if kind in IMAGES:
+        rank = IMAGES.index(kind)
+        if sample.image is None or rank < sample.image[0]:
+            sample.image = (rank, member.offset_data, member.size)
+    else:
+        rank = LABELS.index(kind)
+        if sample.label is None or rank < sample.label[0]:
+            sample.label = (rank, kind, member.offset_data, member.size)
+
+
+def _label_text(stream: Any, key: str, sample: _Sample) -> str:  # noqa: ANN401
+    """Return the text of a label; empty for none."""
+    if sample.label is None:
+        return ""
+    _, kind, offset, size = sample.label
+    if size > _MOST_LABEL_BYTES:
+        raise ValueError(f"the label {key}.{kind} claims to have {size:,} bytes")
+    try:
+        text = os.pread(stream.fileno(), size, offset).decode("utf-8")
+        text = _in_json(json.loads(text)) if kind == "json" else text.strip()
+    except (ValueError, RecursionError):
+        wanted = "JSON" if kind == "json" else "text in UTF-8"
+        raise ValueError(f"the label {key}.{kind} is not {wanted}") from None
+    # A caption is no class.
+    return text if "\n" not in text and len(text) <= _MOST_LABEL_LENGTH else ""
+
+
+def _in_json(content: object) -> str:
+    """Return the label in a JSON value: the value itself, or that of a usual key."""
+    if isinstance(content, dict):
+        content = next((content[key] for key in JSON_KEYS if key in content), None)
+    fits = isinstance(content, (str, int)) and not isinstance(content, bool)
+    return str(content) if fits else ""
+
+
+def is_webdataset(path: Path) -> bool:
+    """Return whether a tar archive has a label beside an image among its first files."""
+    kinds: dict[str, set[str]] = {}
+    with (
+        contextlib.suppress(Exception),  # what is wrong with it is said where it is opened
+        regular(path).open("rb") as stream,
+        tarfile.open(fileobj=stream, mode="r:") as archive,
+    ):
+        for member in islice(archive, _FIRST_FILES):
+            key, kind = _key_of(member.name)
+            kinds.setdefault(key, set()).add(kind)
+    return any(found & set(IMAGES) and found & set(LABELS) for found in kinds.values())
+
+
+def opens(place: Place) -> bool:
+    """Return whether a place holds shards: such an archive, or a folder of them."""
+    if place.is_file:
+        return place.ends_with(*SUFFIXES) and is_webdataset(place.path)
+    found = holds_shards(place, SUFFIXES)
+    return found is not None and is_webdataset(found)
+
+
+def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Store) -> Dataset:
+    """Open the shards of a WebDataset; no image is read yet.
+
+    Parameters
+    ----------
+    path
+        A tar archive that is not compressed; a folder, of which all below count; or a pattern.
+        Shards named after parts (``train-000000.tar``, ``photos-val-000000.tar``) are these parts.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    role
+        ``id`` wants labels; ``ood`` takes the test images alone, without labels.
+    store
+        Stores where the files in each shard lie.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no image, or labels are wanted and missing.
+    CorruptArtifactError
+        If a shard is damaged.
+    """
+    shards = find_shards(path, SUFFIXES)
+    indices = [indexed(each, store) for each in shards.paths()]
+    counts = [len(index.offsets) for index in indices]
+    location = str(shards.location)
+    reader = LabelReader(location)
+    labelled = role == "id" and any(len(index.labels.content) for index in indices)
+    if labelled:
+        _add_labels(reader, [text for index in indices for text in index.labels])
+    source = Extents(
+        shards.folder,
+        shards.files,
+        np.repeat(np.arange(len(counts)), counts),
+        np.concatenate([index.offsets for index in indices]),
+        np.concatenate([index.sizes for index in indices]),
+        Texts.joined([index.keys for index in indices]),
+    )
+    return assembled(
+        source,
+        reader.labels() if labelled else None,
+        shards.rows_by_part(counts),
+        name=name,
+        location=location,
+        spec=spec,
+        role=role,
+        no_labels=f"{location} has no labels: no file {', '.join(f'KEY.{end}' for end in LABELS)}",
+    )
+
+
+def _add_labels(reader: LabelReader, texts: Sequence[str]) -> None:
+    """Take labels in: as numbers where all are."""
+    if all(text.isascii() and text.isdecimal() and len(text) < 10 for text in texts if text):
+        reader.add_numbers(np.array([int(text or "-1") for text in texts], dtype=np.int64))
+    else:
+        reader.add_texts([text or None for text in texts])
