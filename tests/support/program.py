@@ -23,7 +23,7 @@ _FORKS.set_forkserver_preload(["tests.support.imported"])
 
 
 class Program:
-    """A file of Python that runs in a process of its own, with the environment of this one.
+    """A file of Python that runs in a process of its own, with environment and folder of this one.
 
     Parameters
     ----------
@@ -36,7 +36,9 @@ class Program:
         for name in ("out", "err"):
             (self._folder / name).touch()
         line = [str(each) for each in argv]
-        self._process = _FORKS.Process(target=_run, args=(line, dict(os.environ), self._folder))
+        self._process = _FORKS.Process(
+            target=_run, args=(line, dict(os.environ), Path.cwd(), self._folder)
+        )
         self._process.start()
 
     @property
@@ -85,13 +87,14 @@ def begun(*argv: object) -> Program:
     return Program(OOD, *argv)
 
 
-def _run(argv: list[str], environment: dict[str, str], folder: Path) -> None:
+def _run(argv: list[str], environment: dict[str, str], cwd: Path, written: Path) -> None:
     """Run a file in a fork, which becomes what an interpreter of its own would be."""
+    os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     for descriptor, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), descriptor)
+        os.dup2(os.open(written / name, os.O_WRONLY | os.O_APPEND), descriptor)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     # Whoever started the tests in the background had Ctrl-C ignored for all their children.
