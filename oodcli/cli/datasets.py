@@ -9,7 +9,7 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.console import print_stderr, print_stdout, write_result
-from oodcli.cli.options import Format, FormatOption, OutputOption, StoreOption
+from oodcli.cli.options import ColumnsOption, Format, FormatOption, OutputOption, StoreOption
 
 if TYPE_CHECKING:
     from oodcli.data.download import MissingFile
@@ -166,7 +166,7 @@ def add(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A folder, a list of images (one path and label per line), .npz or .npy.",
+            help="A folder, an archive, a list or table of images, .npz or .npy.",
             show_default=False,
         ),
     ],
@@ -184,20 +184,31 @@ def add(
         typer.Option(
             "--root",
             metavar="DIR",
-            help="Root of the paths in a list [default: its folder].",
+            help="Root of the paths in a list or table [default: its folder].",
             show_default=False,
         ),
     ] = None,
+    columns: ColumnsOption = None,
     store: StoreOption = None,
 ) -> None:
     """Name your own images, or point a known name to your copy; copies nothing."""
+    from oodcli.data.columns import Columns
     from oodcli.store.store import Store
     from oodcli.workflows.datasets import add_dataset, published_count_warning
 
-    added = add_dataset(Store.at(store), name, path_, labels=labels, root=root)
+    added = add_dataset(
+        Store.at(store),
+        name,
+        path_,
+        labels=labels,
+        root=root,
+        columns=None if columns is None else Columns.of(columns),
+    )
     parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
     classes = f" in {len(added.class_names)} classes" if added.class_names else ", no classes"
     print_stderr(f"{name}: {parts} images{classes}")
+    for note in added.notes:
+        print_stderr(f"note: {note}")
     if added.layout:
         print_stderr(f"found {added.layout}")
     remark = published_count_warning(added)

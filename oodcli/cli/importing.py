@@ -8,7 +8,14 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.console import print_stdout
-from oodcli.cli.options import DataOption, DeviceOption, SkipOption, StoreOption, three_numbers
+from oodcli.cli.options import (
+    ColumnsOption,
+    DataOption,
+    DeviceOption,
+    SkipOption,
+    StoreOption,
+    three_numbers,
+)
 from oodcli.cli.train import NameOption, ValOption, command_line
 
 
@@ -160,11 +167,13 @@ def import_(
         ),
     ] = False,
     device: DeviceOption = "auto",
+    columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
     """Import a trained network from a checkpoint."""
     from oodcli.cli.progress import TerminalProgress
+    from oodcli.data.opening import with_columns
     from oodcli.specs import names_folder
     from oodcli.store.store import Store
     from oodcli.workflows.import_request import ImportRequest
@@ -178,6 +187,7 @@ def import_(
         context.fail(
             "Missing argument 'CHECKPOINT': give a checkpoint, --pretrained or --arch hf:FOLDER."
         )
+    ((data,),) = with_columns(columns, (data,))
     result = import_checkpoint(
         Store.at(store),
         ImportRequest(

@@ -139,9 +139,20 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         autocompletion=completion.images,
-        metavar="NAME|FOLDER|FILE.npz",
+        metavar="NAME|FOLDER|FILE",
         help="A known data set; a folder with <class>/…, or with train/<class>/… and "
-        "test/<class>/…; or arrays.",
+        "test/<class>/…; arrays, a table, an archive; or train=PATH,test=PATH.",
+    ),
+]
+
+
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="path=NAME,label=NAME,split=NAME",
+        help="Columns of tables of images, by name or number, where they have other names.",
+        show_default=False,
     ),
 ]
 

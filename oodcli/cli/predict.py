@@ -13,6 +13,7 @@ from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
+    ColumnsOption,
     DeviceOption,
     RunOption,
     SkipOption,
@@ -39,8 +40,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="PATH...",
-            help="Image files, folders with their subfolders, .npz files; - reads paths from "
-            "stdin, one per line.",
+            help="Image files, folders with their subfolders, archives, arrays, lists and tables "
+            "of images; - reads paths from stdin, one per line.",
             show_default=False,
         ),
     ],
@@ -128,6 +129,7 @@ def predict(
     device: DeviceOption = "auto",
     amp: AmpOption = False,
     score_batch_size: BatchOption = None,
+    columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -142,14 +144,16 @@ def predict(
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.verdicts import render_verdicts, summary
     from oodcli.compute.compute import Compute
+    from oodcli.data.opening import with_columns
     from oodcli.errors import InvalidInputError
     from oodcli.screening.thresholds import ThresholdRule
     from oodcli.store.store import Store
     from oodcli.workflows.predict import PredictRequest, VerdictOutputs
     from oodcli.workflows.predict import predict as predict_workflow
 
+    (named,) = with_columns(columns, paths)
     request = PredictRequest(
-        paths=tuple(paths),
+        paths=named,
         listed=_stdin_paths(),
         run=run,
         method=method,

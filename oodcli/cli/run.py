@@ -4,6 +4,7 @@ from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
+    ColumnsOption,
     DataOption,
     DeviceOption,
     Format,
@@ -48,6 +49,7 @@ def run(
     val_fraction: ValOption = 0.0,
     test_fraction: TestOption = None,
     score_batch_size: BatchOption = None,
+    columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -60,10 +62,12 @@ def run(
     print_stderr("starting ood run (the first import of torch takes a few seconds)")
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.run import render_run
+    from oodcli.data.opening import with_columns
     from oodcli.store.store import Store
     from oodcli.workflows.run import run_all
     from oodcli.workflows.train import TrainRequest
 
+    ((data,),) = with_columns(columns, (data,))
     result = run_all(
         Store.at(store),
         TrainRequest(

@@ -12,6 +12,7 @@ from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
     BatchOption,
+    ColumnsOption,
     DeviceOption,
     Format,
     FormatOption,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _RUN_OPTIONS = frozenset(
     {
         "--run", "--ood", "--near", "--far", "--shifted-id", "--benchmark", "--allow-missing",
-        "--tune", "--tune-ood", "--limit",
+        "--tune", "--tune-ood", "--limit", "--columns",
         "--export-activations", "--dry-run", "--amp", "--score-batch-size", "--skip-unreadable",
         "--resize",
     }
@@ -177,6 +178,7 @@ def score(
     device: DeviceOption = "auto",
     amp: AmpOption = False,
     score_batch_size: BatchOption = None,
+    columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -190,6 +192,7 @@ def score(
     from oodcli.cli.render.score import render_plan, render_score
     from oodcli.cli.undefined import exit_if_undefined
     from oodcli.compute.compute import Compute
+    from oodcli.data.opening import with_columns
     from oodcli.store.store import Store
     from oodcli.workflows.score import ScoreRequest, plan, score_as_worker
     from oodcli.workflows.score import score as score_workflow
@@ -201,17 +204,25 @@ def score(
             write_result(render_score(found, format_, to_file=output is not None), output)
             exit_if_undefined({name: found.left_out[name] for name in found.undefined})
         return
+    named = with_columns(
+        columns,
+        ood or (),
+        near or (),
+        far or (),
+        shifted_id or (),
+        () if tune_ood is None else (tune_ood,),
+    )
     request = ScoreRequest(
         run=run,
         methods=tuple(method or ()),
-        ood=tuple(ood or ()),
-        near=tuple(near or ()),
-        far=tuple(far or ()),
-        shifted_id=tuple(shifted_id or ()),
+        ood=named[0],
+        near=named[1],
+        far=named[2],
+        shifted_id=named[3],
         benchmark=benchmark,
         allow_missing=allow_missing,
         tune=tuple(each.value for each in tune or ()),
-        tune_ood=tune_ood,
+        tune_ood=next(iter(named[4]), None),
         limit=limit,
         skip_unreadable=skip_unreadable,
         resize=None if resize is None else resize.value,

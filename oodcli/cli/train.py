@@ -9,7 +9,14 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.console import print_stderr, print_stdout
-from oodcli.cli.options import AmpOption, DeviceOption, SkipOption, StoreOption, given_options
+from oodcli.cli.options import (
+    AmpOption,
+    ColumnsOption,
+    DeviceOption,
+    SkipOption,
+    StoreOption,
+    given_options,
+)
 
 if TYPE_CHECKING:
     from oodcli.workflows.train import TrainResult
@@ -119,9 +126,9 @@ def train(
         typer.Option(
             "--data",
             autocompletion=completion.images,
-            metavar="NAME|FOLDER|FILE.npz",
+            metavar="NAME|FOLDER|FILE",
             help="A known data set; a folder with <class>/…, or with train/<class>/… and "
-            "test/<class>/…; or arrays.",
+            "test/<class>/…; arrays, a table, an archive; or train=PATH,test=PATH.",
             show_default=False,
         ),
     ] = None,
@@ -218,6 +225,7 @@ def train(
             show_default=False,
         ),
     ] = None,
+    columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -226,6 +234,7 @@ def train(
     Every value of the recipe can be changed: ood recipes show, --set KEY=VALUE.
     """
     from oodcli.cli.processes import job
+    from oodcli.data.opening import with_columns
     from oodcli.store.store import Store
     from oodcli.workflows.train import TrainRequest, resume_run, train_seeds
     from oodcli.workflows.train import train as train_workflow
@@ -246,6 +255,7 @@ def train(
                 )
             ]
         else:
+            ((data,),) = with_columns(columns, (data,))
             request = TrainRequest(
                 data=data,
                 arch=arch,

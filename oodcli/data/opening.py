@@ -1,18 +1,30 @@
 """The only place where data sets are opened: known, registered, or named by a path."""
 
 import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.formats import cifar
 from oodcli.data.own_names import FILE, RegisteredDataset, registered
 from oodcli.data.reader import Columns, without_columns
-from oodcli.data.readers import LIST, is_known_suffix, is_there, open_path
+from oodcli.data.readers import (
+    LIST,
+    is_known_suffix,
+    is_there,
+    open_path,
+    reader_of,
+    readers,
+)
 from oodcli.data.registry import DATASETS
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.files import expanded
+from oodcli.images import Part
 from oodcli.store.store import Store
 
 
@@ -33,6 +45,7 @@ def open_dataset(
         opens; or ``NAME=PATH``, which gives any of them a name. Where NAME is one of the registry
         and PATH has its files as published, those are opened. After a path,
         ``:path=COLUMN,label=COLUMN,split=COLUMN`` says which columns of a table have what.
+        ``train=PATH,test=PATH`` (and ``val=PATH``) is a data set whose parts lie apart.
     store
         Holds what was downloaded.
     role
@@ -107,6 +120,9 @@ def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
         return _open_registered(own, store, role=role)
     if spec in DATASETS:
         return DATASETS[spec].open(store)
+    parts = _divided_parts(spec)
+    if parts is not None:
+        return _open_parts(*parts, store, role=role)
     name, path, columns = _named_path(spec)
     if not spec or not is_there(path):
         if _is_bare_name(spec):
@@ -115,6 +131,124 @@ def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
         raise MissingArtifactError(f"no folder or file {path}; check the path")
     published = None if columns is not None else _open_published(name, path, store)
     return published or _open_own(name, path, store, role=role, columns=columns)
+
+
+_PART = re.compile(r"(train|val|test)=(.+)", re.DOTALL)
+_PARTS = re.compile(r"(?:(?P<name>[^/=,]+)=)?(?P<parts>(?:train|val|test)=.+)", re.DOTALL)
+_NEXT_PART = re.compile(r",(?=(?:train|val|test)=)")
+
+
+def _divided_parts(spec: str) -> tuple[str | None, dict[str, str]] | None:
+    """Divide ``NAME=train=PATH,test=PATH``; None if the text is anything else."""
+    found = _PARTS.fullmatch(spec)
+    pieces = [] if found is None else _NEXT_PART.split(found["parts"])
+    # One part alone is a name and its path.
+    if found is None or len(pieces) < 2 or os.path.lexists(spec):
+        return None
+    matches = [match for match in map(_PART.fullmatch, pieces) if match is not None]
+    parts = {match[1]: match[2] for match in matches}
+    if len(parts) < len(pieces):
+        raise InvalidInputError(f"{spec} names a part twice; name each of train, val, test once")
+    return found["name"], parts
+
+
+def _open_parts(
+    name: str | None, paths: Mapping[str, str], store: Store, *, role: Literal["id", "ood"]
+) -> Dataset:
+    """Open a data set each part of which lies elsewhere, in anything that a reader opens."""
+    wanted = paths
+    if role == "ood":
+        part = next(each for each in ("test", "val", "train") if each in paths)
+        wanted = {part: paths[part]}
+    opened = {part: _opened(path, store, role=role) for part, path in wanted.items()}
+    for part, each in opened.items():
+        if len(each.parts) != 1:
+            raise InvalidInputError(
+                f"{part}={paths[part]} has parts of its own, {', '.join(each.parts)}; name what is "
+                "one part"
+            )
+    called = name or next(iter(opened.values())).name
+    again = ",".join(f"{part}={_again(path)}" for part, path in paths.items())
+    spec = again if name is None else f"{name}={again}"
+    whole = {part: next(iter(each.parts.values())) for part, each in opened.items()}
+    if role == "ood":
+        return Dataset(called, {"test": next(iter(whole.values()))}, (), again, spec)
+    first = opened.get("train") or next(iter(opened.values()))
+    labelled = {
+        part: _with_classes_of(first, each, where=f"{part}={paths[part]}")
+        for part, each in opened.items()
+    }
+    notes = tuple(dict.fromkeys(note for each in opened.values() for note in each.notes))
+    return Dataset(called, labelled, first.class_names, again, spec, notes=notes)
+
+
+def _again(path: str) -> str:
+    """Return a path with its columns as it is opened from any folder."""
+    _, whole, columns = _named_path(path)
+    return str(whole) if columns is None else f"{whole}:{columns}"
+
+
+def _with_classes_of(first: Dataset, other: Dataset, *, where: str) -> Part:
+    """Return the one part of a data set with the labels of another's classes."""
+    (part,) = other.parts.values()
+    if part.labels is None:
+        raise InvalidInputError(f"{where} has no labels; a part of a data set needs them")
+    if other.class_names == first.class_names:
+        return part
+    place = {name: at for at, name in enumerate(first.class_names)}
+    for name in other.class_names:
+        if name not in place:
+            raise InvalidInputError(
+                f"{where} has a class {name!r} that {first.location} has not; both need the same "
+                "names of classes"
+            )
+    places = np.array([place[name] for name in other.class_names], dtype=np.int64)
+    return Part(part.source, places[part.labels])
+
+
+def with_columns(columns: str | None, *specs: Sequence[str]) -> list[tuple[str, ...]]:
+    """Write the columns behind every table that is named, as ``PATH:COLUMNS``.
+
+    Parameters
+    ----------
+    columns
+        ``path=NAME,label=NAME,split=NAME``, or some of them; nothing changes if None.
+    *specs
+        What :func:`open_dataset` takes, in groups.
+
+    Returns
+    -------
+    list
+        The groups.
+
+    Raises
+    ------
+    InvalidInputError
+        If columns are named, but no table that has any.
+    """
+    groups = [tuple(group) for group in specs]
+    if columns is None:
+        return groups
+    text = str(Columns.of(columns))
+    found = [tuple(_with_columns(spec, text) for spec in group) for group in groups]
+    if found == groups:
+        kinds = " or ".join(each.kind for each in readers() if "columns" in each.options)
+        raise InvalidInputError(
+            f"--columns {columns} has no effect: it is for {kinds}, and none is given"
+        )
+    return found
+
+
+def _with_columns(spec: str, columns: str) -> str:
+    parts = _divided_parts(spec)
+    if parts is not None:
+        name, paths = parts
+        each = ",".join(f"{part}={_with_columns(path, columns)}" for part, path in paths.items())
+        return each if name is None else f"{name}={each}"
+    _, path, known = _named_path(spec)
+    reader = reader_of(path) if known is None and is_there(path) else None
+    takes = reader is not None and "columns" in reader.options
+    return f"{spec}:{columns}" if takes else spec
 
 
 def _open_published(name: str | None, path: Path, store: Store) -> Dataset | None:
@@ -165,18 +299,25 @@ def _open_registered(
     own: RegisteredDataset, store: Store, *, role: Literal["id", "ood"]
 ) -> Dataset:
     """Open what ``datasets.toml`` names."""
-    if not own.path.exists():
+    if not is_there(own.path):
         raise MissingArtifactError(
             f"{own.name} is registered at {own.path}, which does not exist; correct {FILE} in the "
             f"store, or forget it: ood datasets remove {own.name}"
         )
-    if own.labels is None and own.root is None:
+    if own.labels is None and own.root is None and own.columns is None:
         return replace(_opened(f"{own.name}={own.path}", store, role=role), spec=own.name)
     if own.root is not None and own.path.is_file() and not is_known_suffix(own.path.name):
         # A list may be called as one likes where its root says that it is one.
         return LIST.open(own.path, name=own.name, spec=own.name, role=role, root=own.root)
     return open_path(
-        own.path, store, name=own.name, spec=own.name, role=role, labels=own.labels, root=own.root
+        own.path,
+        store,
+        name=own.name,
+        spec=own.name,
+        role=role,
+        columns=own.columns,
+        labels=own.labels,
+        root=own.root,
     )
 
 

@@ -9,6 +9,10 @@
     path = "/data/birds.txt"             # an image list: path and label per line
     root = "/data/images"                # what its paths start from; else the folder of the list
 
+    [faults]
+    path = "/data/faults.csv"            # a table
+    columns = "path=image,label=kind"    # which of its columns have what
+
     [scans]
     path = "/data/scans.npy"
     labels = "/data/classes.npy"         # the class of every image
@@ -28,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oodcli.data.columns import Columns
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import reading, regular
 from oodcli.store.store import Store, atomic_write
@@ -35,7 +40,7 @@ from oodcli.store.store import Store, atomic_write
 FILE = "datasets.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KEYS = ("path", "labels", "root")
+_KEYS = ("path", "labels", "root", "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +56,16 @@ class RegisteredDataset:
     labels
         File with the class of every image of an ``.npy`` file.
     root
-        Folder from which the paths of an image list start.
+        Folder from which the paths of an image list or table start.
+    columns
+        Which columns of a table have what.
     """
 
     name: str
     path: Path
     labels: Path | None = None
     root: Path | None = None
+    columns: Columns | None = None
 
 
 def registered(store: Store) -> dict[str, RegisteredDataset]:
@@ -179,5 +187,11 @@ def _entry(file: Path, name: str, table: object) -> RegisteredDataset:
         if not isinstance(value, str) or not value or "\0" in value:
             raise InvalidInputError(f"{file}: {key} of {name} is not a path in quotes; write one")
     # Path.expanduser raises where there is no such user; this leaves the name as it stands.
-    paths = {key: file.parent / os.path.expanduser(value) for key, value in table.items()}  # noqa: PTH111
-    return RegisteredDataset(name, **paths)
+    paths = {
+        key: file.parent / os.path.expanduser(value)  # noqa: PTH111
+        for key, value in table.items()
+        if key != "columns"
+    }
+    with reading(f"{file}: {name}", wrong="is wrong", cure="correct it", error=InvalidInputError):
+        columns = Columns.of(table["columns"]) if "columns" in table else None
+    return RegisteredDataset(name, **paths, columns=columns)

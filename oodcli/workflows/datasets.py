@@ -9,10 +9,12 @@ import numpy as np
 
 from oodcli.data import BENCHMARKS, DATASETS, View, prepare
 from oodcli.data.benchmarks import Benchmark, own_benchmark
+from oodcli.data.columns import Columns
 from oodcli.data.dataset import Dataset, take
 from oodcli.data.download import JOBS, MissingFile, WantedFile, fetch, wanted_files
 from oodcli.data.opening import check_dataset_name, open_in_any_role
 from oodcli.data.own_names import RegisteredDataset, forget, register, registered
+from oodcli.data.readers import is_there
 from oodcli.data.sheet import COLUMNS, contact_sheet
 from oodcli.data.splits import split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError, UnknownNameError
@@ -146,6 +148,7 @@ def add_dataset(
     *,
     labels: Path | None = None,
     root: Path | None = None,
+    columns: Columns | None = None,
 ) -> Dataset:
     """Register a folder or file of the user under a name, or as a local copy of a known set.
 
@@ -156,11 +159,13 @@ def add_dataset(
     name
         The name.
     path
-        A folder, an image list, an ``.npz`` or an ``.npy`` file.
+        Anything that a reader opens.
     labels
-        For an ``.npy`` file, an array of class indices; for a folder, an image list of its files.
+        For an ``.npy`` file, an array of class indices; for a folder, a list or table of its files.
     root
-        For an image list, the folder that its paths are relative to.
+        For a list or table, the folder that its paths are relative to.
+    columns
+        For a table, which columns have what.
 
     Returns
     -------
@@ -181,7 +186,7 @@ def add_dataset(
     if known is None and name in BENCHMARKS:
         raise InvalidInputError(f"{name!r} is the name of a benchmark; give yours another")
     for given in (path, labels, root):
-        if given is not None and not given.exists():
+        if given is not None and not is_there(given):
             raise MissingArtifactError(f"no folder or file {given}; check the path")
     if labels is not None and path.is_dir():
         path, labels, root = labels, None, path
@@ -190,6 +195,7 @@ def add_dataset(
         path.absolute(),
         None if labels is None else labels.absolute(),
         None if root is None else root.absolute(),
+        columns,
     )
     before = registered(store).get(name)
     register(entry, store)

@@ -97,7 +97,8 @@ def test_impossible_name_is_refused(store, file, name):
         (b"[fog]\npath = 3\n", ": path of fog is not a path in quotes; write one"),
         (b"[fog]\npath = ''\n", ": path of fog is not a path in quotes; write one"),
         (b'[fog]\npath = "a\\u0000b"\n', ": path of fog is not a path in quotes; write one"),
-        (b"[fog]\npath='x'\npaht='y'\n", ": fog has a key 'paht'; there are: path, labels, root"),
+        (b"[fog]\npath='x'\npaht='y'\n", ": fog has a key 'paht'; there are: path, labels, "
+         "root, columns"),
         (b"['a/b']\npath='x'\n", ": 'a/b' cannot name a data set; use letters, digits, '-', '_' "
          "and '.'"),
     ],
