@@ -5,7 +5,7 @@ and the activations of in-distribution images) and scores :class:`Activations`.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -229,11 +229,15 @@ class Head:
     tau
         Temperature that divides the features before this layer; ``weight`` already includes the
         division. It is 1 unless the classifier was trained on normalised features (T2FNorm).
+    scale
+        Logit scale of a zero-shot classifier: features are unit vectors, and the rows of ``weight``
+        are unit text embeddings times this number. None for a layer that was trained.
     """
 
     weight: Tensor
     bias: Tensor
     tau: float = 1.0
+    scale: float | None = None
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the logits ``(n, k)`` of features ``(n, d)``."""
@@ -241,7 +245,57 @@ class Head:
 
     def to(self, device: torch.device | str) -> "Head":
         """Return the same layer on ``device``."""
-        return Head(self.weight.to(device), self.bias.to(device), self.tau)
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
+
+    @property
+    def texts(self) -> Tensor:
+        """Text embeddings of the classes of a zero-shot classifier, unit vectors ``(k, d)``.
+
+        Raises
+        ------
+        ValueError
+            If the layer was trained.
+        """
+        if self.scale is None:
+            raise ValueError("a trained layer has no text embeddings")
+        return self.weight / self.scale
+
+    def cosines(self, logits: Tensor) -> Tensor:
+        """Return the cosines between features and text embeddings, ``(n, k)``, float64.
+
+        Parameters
+        ----------
+        logits
+            Of a zero-shot classifier, ``(n, k)``.
+
+        Raises
+        ------
+        ValueError
+            If the layer was trained.
+        """
+        if self.scale is None:
+            raise ValueError("a trained layer has no text embeddings")
+        return (logits.double() - self.bias.double()) / self.scale
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text embeddings of words that name no class of a zero-shot classifier.
+
+    Parameters
+    ----------
+    embeddings
+        Unit vectors, ``(m, d)``, list after list.
+    counts
+        How many words each list has.
+    """
+
+    embeddings: Tensor
+    counts: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> "Words":
+        """Return the same embeddings on ``device``."""
+        return replace(self, embeddings=self.embeddings.to(device))
 
 
 Part = Literal["train", "calibration"]
@@ -279,6 +333,8 @@ class Reference:
         or for the given ones.
     load_state
         Returns the state of a learner over all training images, or over the given rows.
+    load_words
+        Returns the negative words of a zero-shot classifier; None where there are none.
     n_blocks
         Number of blocks of the network.
     """
@@ -305,6 +361,7 @@ class Reference:
     load_state: Callable[[Learner, Tensor | None], Mapping[str, Tensor]] = field(
         default_factory=lambda: _unavailable("the network itself and training images")
     )
+    load_words: Callable[[], Words | None] = lambda: None
     n_blocks: int = 0
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -332,6 +389,11 @@ class Reference:
     def calibration_labels(self) -> Tensor:
         """Class of every calibration image, ``(n,)``."""
         return self.load_calibration_labels()
+
+    @cached_property
+    def words(self) -> Words | None:
+        """Negative words of a zero-shot classifier; None where there are none."""
+        return self.load_words()
 
     def probed(self, part: Part, probe: Probe, *, rows: Tensor | None = None) -> ActivationSet:
         """Return the activations of a part with the array of a probe in their ``extra``.

@@ -45,6 +45,19 @@ class ProbedNetwork(Protocol):
     def std(self) -> Tensor:
         """Standard deviation by which pixel values are divided, ``(3, 1, 1)``."""
 
+    @property
+    def local_path(self) -> str:
+        """Path of the module whose map local embeddings are made of; empty if there are none."""
+
+    def local_embeddings(self, maps: Tensor, /) -> Tensor:
+        """Return an embedding in the space of the features for every position, ``(n, p, d)``.
+
+        Parameters
+        ----------
+        maps
+            Output of the module at :attr:`local_path`, ``(n, c, h, w)``.
+        """
+
     def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:
         """Return the paths of all modules of the given types, in order of definition."""
 

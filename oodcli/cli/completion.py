@@ -21,7 +21,8 @@ METHODS = (
     "norm", "react", "vra", "ash-p", "ash-b", "ash-s", "scale", "lts", "dice", "optfs", "weiper",
     "t2fnorm", "gradnorm", "fdbd", "nci", "knn", "nnguide", "relation", "mds", "rmds", "mds++",
     "rmds++", "vim", "residual", "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml",
-    "openmax", "csd", "odin", "gram", "rankfeat", "nac", "adascale",
+    "openmax", "csd", "odin", "gram", "rankfeat", "nac", "adascale", "mcm", "glmcm",
+    "neglabel",
 )  # fmt: skip
 # Values of --method that are not methods: the recommended method, and all methods.
 METHOD_WORDS = ("auto", "all")
@@ -58,7 +59,9 @@ def methods(incomplete: str) -> list[str]:
 
 def architectures(incomplete: str) -> list[str]:
     """Complete the name of an architecture."""
-    return _starting_with([*ARCHITECTURES, "torchvision:", "timm:", "hf:"], incomplete)
+    return _starting_with(
+        [*ARCHITECTURES, "torchvision:", "timm:", "hf:", "open_clip:"], incomplete
+    )
 
 
 def objectives(incomplete: str) -> list[str]:

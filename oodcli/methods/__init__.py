@@ -11,6 +11,8 @@ from oodcli.methods._needs import (
     CLASSES_WITH_IMAGES,
     CLASSIFIED_RIGHT,
     DIFFERENT_FEATURES,
+    NEGATIVE_WORDS,
+    ZERO_SHOT,
     varied,
     varied_within_classes,
 )
@@ -28,6 +30,7 @@ from oodcli.methods.entropy import Entropy
 from oodcli.methods.fdbd import FDBD
 from oodcli.methods.featurenorm import SEVERAL_IMAGES, FeatureNorm, SelectedNorm
 from oodcli.methods.gen import GEN
+from oodcli.methods.glmcm import GLMCM
 from oodcli.methods.gmm import GMM
 from oodcli.methods.gradnorm import GradNorm
 from oodcli.methods.gram import ONE_HELD_OUT, Gram
@@ -37,10 +40,12 @@ from oodcli.methods.lts import LTS
 from oodcli.methods.mahalanobis import MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
 from oodcli.methods.maxcosine import MaxCosine
 from oodcli.methods.maxlogit import MaxLogit
+from oodcli.methods.mcm import MCM
 from oodcli.methods.msp import MSP
 from oodcli.methods.nac import COVERED, NAC
 from oodcli.methods.nci import NCI
 from oodcli.methods.neco import MORE_IMAGES_THAN_COMPONENTS, NECO
+from oodcli.methods.neglabel import NegLabel
 from oodcli.methods.nnguide import NNGuide
 from oodcli.methods.odin import ODIN
 from oodcli.methods.openmax import BEYOND_TAIL, OpenMax
@@ -449,21 +454,49 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             grid={"low": (60.0, 65.0, 70.0, 75.0, 80.0), "high": (85.0, 90.0, 95.0, 99.0)},
             passes=4.0,
         ),
+        # From text embeddings of a zero-shot classifier.
+        "mcm": Method(
+            MCM,
+            "MCM",
+            "Ming et al., NeurIPS 2022",
+            ("logits", "head"),
+            needs=(ZERO_SHOT, CLASSES),
+            exportable=True,
+        ),
+        "glmcm": Method(
+            GLMCM,
+            "GL-MCM",
+            "Miyai et al., IJCV 2025",
+            ("logits", "head", "network"),
+            needs=(ZERO_SHOT, CLASSES),
+        ),
+        "neglabel": Method(
+            NegLabel,
+            "NegLabel",
+            "Jiang et al., ICLR 2024",
+            ("features", "head", "words"),
+            needs=(ZERO_SHOT, NEGATIVE_WORDS),
+            exportable=True,
+        ),
     }
 )
 
 
-def group(*, probes: bool) -> tuple[str, ...]:
+def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
     """Return every method, shapers with the scorer of their paper, and the selected norm with all.
 
     Parameters
     ----------
     probes
         Whether to name those too that need more of the forward pass than its ordinary activations.
+    zero_shot
+        Whether to name those too that are defined for zero-shot classifiers alone.
     """
     scorers = [name for name, method in METHODS.items() if method.is_logit_scorer]
     names: list[str] = []
     for name, method in {**METHODS, **third_party.joined(METHODS).methods}.items():
+        if method.is_zero_shot and not zero_shot:
+            continue
         if probes or not method.needs_network:
             names += [f"norm+{scorer}" for scorer in scorers] if name == "norm" else [name]
     return tuple(names)
@@ -497,7 +530,7 @@ def parse_method(text: str) -> MethodSpec:
     return _parse_method(text, METHODS, lambda unknown: third_party.find(unknown, METHODS))
 
 
-def parse_methods(texts: Sequence[str]) -> list[MethodSpec]:
+def parse_methods(texts: Sequence[str], *, zero_shot: bool = False) -> list[MethodSpec]:
     """Read methods as written on the command line, without repetitions.
 
     Parameters
@@ -505,6 +538,8 @@ def parse_methods(texts: Sequence[str]) -> list[MethodSpec]:
     texts
         Names with parameters. ``all`` stands for every method, and no text at all for every method
         that works from ordinary activations; those may be skipped where they are not defined.
+    zero_shot
+        Whether such a group has the methods for zero-shot classifiers.
 
     Examples
     --------
@@ -514,7 +549,7 @@ def parse_methods(texts: Sequence[str]) -> list[MethodSpec]:
     specs: dict[str, MethodSpec] = {}
     for text in texts or ("",):
         if text in ("", "all"):
-            for name in group(probes=text == "all"):
+            for name in group(probes=text == "all", zero_shot=zero_shot):
                 spec = replace(parse_method(name), optional=True)
                 specs.setdefault(spec.canonical, spec)
             for name, reason in third_party.joined(METHODS).refused.items():

@@ -58,6 +58,31 @@ def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:
 CLASSES = Need("at least 2 classes", _network_classes, "use a method that does not compare classes")
 
 
+def _trained(reference: Reference, _arguments: Arguments) -> str | None:
+    if reference.head.scale is not None:
+        return None
+    rows, width = reference.head.weight.shape
+    return f"the one of this network was trained ({rows:,} x {width:,} weights)"
+
+
+ZERO_SHOT = Need(
+    "a last layer of text embeddings",
+    _trained,
+    "import a zero-shot classifier: ood import --arch open_clip:MODEL:TAG",
+)
+
+
+def _without_words(reference: Reference, _arguments: Arguments) -> str | None:
+    return "the run has 0" if reference.words is None else None
+
+
+NEGATIVE_WORDS = Need(
+    "negative words",
+    _without_words,
+    "import the network with a list of them: ood import --negative-words FILE",
+)
+
+
 def _classes_with_images(reference: Reference, _arguments: Arguments) -> str | None:
     labels = torch.unique(reference.labels)
     return (

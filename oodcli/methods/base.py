@@ -25,7 +25,7 @@ from torch import Tensor
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
 from oodcli.method_names import usual_name
-from oodcli.methods._needs import Need
+from oodcli.methods._needs import ZERO_SHOT, Need
 from oodcli.probes import Probe
 from oodcli.specs import Value, canonical, format_value, parse_pairs, parse_value
 
@@ -34,10 +34,11 @@ Find = Callable[[str], tuple[str, "Method"]]
 # What joins the halves of a method; the last plus of mds++ joins nothing.
 JOIN = re.compile(r"\+(?=\s*\w)")
 
-# What a method may look at; those after the first line cost forward passes of their own.
+# What a method may look at; those of the second line cost forward passes of their own.
 Input = Literal[
     "logits", "features", "block norms", "head",
     "train", "labels", "jigsaw", "calibration", "calibration labels", "regions", "network",
+    "words",
 ]  # fmt: skip
 
 
@@ -126,6 +127,11 @@ class Method(_Looks):
     train_passes: float = 0.0
     needs: tuple[Need, ...] = ()
     exportable: bool = False
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether it is defined for zero-shot classifiers alone."""
+        return ZERO_SHOT in self.needs
 
     @property
     def is_shaper(self) -> bool:

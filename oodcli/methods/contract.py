@@ -17,8 +17,9 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from oodcli.activations import Activations, ActivationSet, Head, Reference
+from oodcli.activations import Activations, ActivationSet, Head, Reference, Words
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import parse_method
 from oodcli.methods.base import Fitted, Method, MethodPart, MethodSpec
@@ -29,6 +30,7 @@ CLASSES, WIDTH, BLOCKS = 4, 64, 3
 _SHARE = 8  # features of one class
 # What is told apart on the toy problem must be told apart well.
 MIN_AUROC = 0.9
+LOGIT_SCALE = 20.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,55 @@ def toy_problem() -> Problem:
         toy_activations(120, strength=1.0, seed=1, head=head),
         toy_activations(80, strength=0.3, seed=2, head=head, novelty=0.7),
     )
+
+
+def _zero_shot(problem: Problem) -> Problem:
+    """Return a problem with a zero-shot classifier in the place of the trained one.
+
+    Its features are unit vectors; the rows of its last layer are the class directions, in which the
+    weights of the trained one point, times a logit scale. Words go along the coordinates in random
+    mixtures, and one along the direction of OOD images.
+
+    Parameters
+    ----------
+    problem
+        The problem with the trained classifier.
+    """
+    whole = problem.reference
+    texts = normalize(whole.head.weight.clamp(min=0), dim=1)
+    head = Head(LOGIT_SCALE * texts, torch.zeros(len(texts)), scale=LOGIT_SCALE)
+
+    def shown(batch: Activations) -> Activations:
+        features = normalize(batch.features, dim=1)
+        logits = head(features)
+        predictions = logits.argmax(dim=1)
+        return replace(batch, features=features, logits=logits, predictions=predictions)
+
+    def shown_set(load: Callable[[], ActivationSet]) -> Callable[[], ActivationSet]:
+        return lambda: ActivationSet.of(shown(_all_of(load())))
+
+    generator = torch.Generator().manual_seed(4)
+    width = texts.shape[1]
+    mixtures = torch.rand(39, width, generator=generator)
+    novel = torch.zeros(1, width)
+    novel[0, -3 * _SHARE : -_SHARE] = 1
+    words = Words(normalize(torch.cat([mixtures, novel]), dim=1), (30, 10))
+    reference = replace(
+        whole,
+        head=head,
+        load_train=shown_set(whole.load_train),
+        load_jigsaw=shown_set(whole.load_jigsaw),
+        load_calibration=shown_set(whole.load_calibration),
+        load_words=lambda: words,
+    )
+    return Problem(reference, shown(problem.id_batch), shown(problem.ood_batch))
+
+
+def problem_for(spec: MethodSpec, problem: Problem) -> Problem:
+    """Return a problem as a method wants it: with a zero-shot classifier if it needs one."""
+    zero_shot = any(part.method.is_zero_shot for part in spec.parts)
+    made = problem.reference.head.scale is None and zero_shot
+    return _zero_shot(problem) if made else problem
 
 
 def _fewer(images: int) -> Problem:
@@ -279,7 +330,7 @@ def findings(method: str | type | Method, problem: Problem | None = None) -> tup
             f"{spec.canonical} looks at {' and '.join(sorted(beyond))}, and these checks have "
             "only activations; score a run with it: ood score --method"
         )
-    trial = Trial(spec, problem or toy_problem())
+    trial = Trial(spec, problem_for(spec, problem or toy_problem()))
     return tuple(Finding(what, _broken(each, trial)) for what, each in CHECKS.items())
 
 
@@ -360,12 +411,15 @@ def _zero_features(trial: Trial) -> None:
 def _bank_order(trial: Trial) -> None:
     reference, batch = trial.problem.reference, trial.problem.id_batch
     order = _shuffled(len(reference.train))
-    shuffled = _reference(
-        reference.head,
-        _all_of(reference.train).map(lambda values: values[order]),
-        _all_of(reference.jigsaw).map(lambda values: values[order]),
-        reference.labels[order],
-        reference.calibration_labels[order],
+    shuffled = replace(
+        _reference(
+            reference.head,
+            _all_of(reference.train).map(lambda values: values[order]),
+            _all_of(reference.jigsaw).map(lambda values: values[order]),
+            reference.labels[order],
+            reference.calibration_labels[order],
+        ),
+        load_words=reference.load_words,
     )
     again = Trial(trial.spec, Problem(shuffled, batch, trial.problem.ood_batch))
     _same(again.scores(batch), trial.scores(batch), relative=1e-4)
@@ -400,6 +454,7 @@ def _declared(trial: Trial) -> None:
             lambda: ActivationSet.of(spoil(_all_of(whole.calibration))),
         ),
         "calibration labels": ("load_calibration_labels", lambda: whole.calibration_labels),
+        "words": ("load_words", lambda: whole.words),
     }
     given = {key: load for name, (key, load) in loads.items() if name in inputs}
     bare = Reference(head=head, n_blocks=whole.n_blocks, **given)  # type: ignore[arg-type]
@@ -416,6 +471,7 @@ def _defined_or_refused(trial: Trial, problem: Problem) -> None:
 
     What a method does on images as well where it learns from all there are is not the fit's fault.
     """
+    problem = problem_for(trial.spec, problem)
     try:
         curve = _curve(trial.spec.fit(problem.reference), problem)
     except UndefinedMethodError as refusal:
@@ -423,6 +479,7 @@ def _defined_or_refused(trial: Trial, problem: Problem) -> None:
             raise InvalidInputError(f"the refusal has no numbers: {refusal}") from None
         return
     enough = toy_problem() if len(problem.reference.head.weight) < 100 else _many_classes(600)
+    enough = problem_for(trial.spec, enough)
     usual = _curve(trial.spec.fit(enough.reference), enough)
     if curve.tied > max(MOSTLY_TIED, usual.tied):
         raise InvalidInputError(f"{100 * curve.tied:.0f} % of the scores tie with another")

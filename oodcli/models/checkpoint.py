@@ -152,11 +152,13 @@ def load_head(path: Path, arch: str) -> Head:
         # The metadata saves building an external network just to find its last layer.
         written = (tensors.metadata() or {}).get(_HEAD) if is_external(arch) else None
         head = written or parse_architecture(arch).architecture.head
-        name = f"{head}.scoring_tau"
+        numbers = {
+            name: float(tensors.get_tensor(f"{head}.{name}"))
+            for name in ("scoring_tau", "logit_scale")
+            if f"{head}.{name}" in tensors.keys()  # noqa: SIM118 - it is no mapping
+        }
         return scoring_head(
-            tensors.get_tensor(f"{head}.weight"),
-            tensors.get_tensor(f"{head}.bias"),
-            scoring_tau=float(tensors.get_tensor(name)) if name in tensors.keys() else None,  # noqa: SIM118 - it is no mapping
+            tensors.get_tensor(f"{head}.weight"), tensors.get_tensor(f"{head}.bias"), **numbers
         )
 
 

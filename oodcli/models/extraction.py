@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError, UndefinedMethodError
+from oodcli.models.clip_tower import ImageTower
 from oodcli.models.heads import UnitFeatureLinear
 from oodcli.models.layout import Layout
 from oodcli.models.network import Network
@@ -429,6 +430,16 @@ class _Forward:
     def std(self) -> Tensor:
         """Standard deviation of the normalisation, for pixels from 0 to 1, ``(3, 1, 1)``."""
         return self._std
+
+    @property
+    def local_path(self) -> str:
+        """Path of the module whose map local embeddings are made of; empty if there are none."""
+        return self._module.local_path if isinstance(self._module, ImageTower) else ""
+
+    def local_embeddings(self, maps: Tensor) -> Tensor:
+        """Return an embedding for every position of a map of that module, ``(n, p, d)``."""
+        assert isinstance(self._module, ImageTower)  # others have no path of such a module
+        return self._module.local_embeddings(maps)
 
     def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:
         """Return the paths of all modules of these types."""

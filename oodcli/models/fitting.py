@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
 from oodcli.models.architecture import ArchitectureSpec, AsWritten
-from oodcli.models.heads import unit_features
+from oodcli.models.heads import text_embeddings, unit_features
 from oodcli.models.last_layer import INSIDE, two_rows
 from oodcli.models.network import COUNTER, Network, network_of
 from oodcli.models.registry import ARCHITECTURES
@@ -63,7 +63,7 @@ def fitted(
     state
         Tensors by name, in the spelling of the architecture or another one in circulation. Counts
         of batches (``num_batches_tracked``) may be there or not. A ``tau`` of the last layer makes
-        it one of unit features (T2FNorm).
+        it one of unit features (T2FNorm), a ``logit_scale`` one of text embeddings.
     by_order
         Whether tensors are matched by their order and shape alone, whatever their names.
     source
@@ -189,13 +189,13 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
         for name, tensor in state.items()
         if not name.endswith(COUNTER) and not (spare and name.startswith(spare))
     }
-    temperatures = tuple(f"{head}.{name}" for name in ("tau", "scoring_tau"))
+    tau, scoring_tau, scale = (f"{head}.{n}" for n in ("tau", "scoring_tau", "logit_scale"))
     # As many classes as the last layer has rows; names are the same for any number.
     build = cache(lambda rows: _shadow(spec, num_classes=rows, written=written))
     where = (f"{head}.weight", 0) if written is None else written.rows
     shadow = build(_rows(weights, *where))
     known = head if written is None else written.path
-    ours = _renamed(weights, _shapes(shadow), {*temperatures}, head=known)
+    ours = _renamed(weights, _shapes(shadow), {tau, scoring_tau, scale}, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
     if headless:
@@ -211,9 +211,11 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
             remarks = (*remarks, f"one logit z of {head} converted to two, -z/2 and z/2")
     shadow = build(rows)
     ours.update(_tied(shadow, ours))
-    if temperatures[0] in ours:
+    if tau in ours:
         unit_features(shadow, head)
-        ours.setdefault(temperatures[1], ours[temperatures[0]])
+        ours.setdefault(scoring_tau, ours[tau])
+    elif scale in ours:
+        text_embeddings(shadow, head)
     return _Fit(ours, shadow, _misfit(ours, _shapes(shadow)), remarks)
 
 

@@ -59,6 +59,46 @@ class UnitFeatureLinear(nn.Linear):
             return F.linear(unit / self.tau, self.weight, self.bias)
 
 
+class TextLinear(nn.Linear):
+    """A last layer of text embeddings: unit vectors times the logit scale, of unit features.
+
+    Parameters
+    ----------
+    in_features
+        Length of a feature, ``d``.
+    out_features
+        Number of classes, ``k``.
+
+    Notes
+    -----
+    The logit scale is a buffer, so that a checkpoint is complete without the text tower.
+    """
+
+    logit_scale: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("logit_scale", torch.tensor(1.0))
+
+
+def text_embeddings(module: nn.Module, path: str) -> None:
+    """Replace the last layer of a network by one of text embeddings, with the same weights.
+
+    Parameters
+    ----------
+    module
+        The network, changed in place.
+    path
+        Path of its last linear layer.
+    """
+    old = module.get_submodule(path)
+    assert isinstance(old, nn.Linear)  # every architecture sees to it
+    with torch.random.fork_rng(devices=[]):  # its own weights are thrown away
+        new = TextLinear(old.in_features, old.out_features).to(old.weight.device)
+    new.weight, new.bias = old.weight, old.bias
+    module.set_submodule(path, new)
+
+
 def unit_features(
     module: nn.Module, path: str, *, tau: float = 1.0, scoring_tau: float = 1.0
 ) -> None:
@@ -83,7 +123,13 @@ def unit_features(
     module.set_submodule(path, new)
 
 
-def scoring_head(weight: Tensor, bias: Tensor, *, scoring_tau: float | None) -> Head:
+def scoring_head(
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    scoring_tau: float | None = None,
+    logit_scale: float | None = None,
+) -> Head:
     """Return the linear map for scoring.
 
     Parameters
@@ -92,14 +138,21 @@ def scoring_head(weight: Tensor, bias: Tensor, *, scoring_tau: float | None) -> 
         Weight ``(k, d)`` and bias ``(k,)`` of the last layer.
     scoring_tau
         Divisor of features for scoring; None for a plain linear layer.
+    logit_scale
+        Factor of unit text embeddings; None for a layer that was trained.
 
     Raises
     ------
     InvalidInputError
-        If ``scoring_tau`` is not a positive finite number.
+        If ``scoring_tau`` or ``logit_scale`` is not a positive finite number.
     """
+    if logit_scale is not None and not 0 < logit_scale < float("inf"):
+        raise InvalidInputError(
+            f"the weights have a logit scale of {logit_scale:g}, which is not a positive number; "
+            "use another checkpoint"
+        )
     if scoring_tau is None:
-        return Head(weight, bias)
+        return Head(weight, bias, scale=logit_scale)
     if not 0 < scoring_tau < float("inf"):
         raise InvalidInputError(
             f"the weights divide features by {scoring_tau:g}, which is not a positive number; use "

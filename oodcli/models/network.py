@@ -11,7 +11,7 @@ from oodcli.activations import Head
 from oodcli.errors import InvalidInputError
 from oodcli.images import digest_of
 from oodcli.models.architecture import ArchitectureSpec
-from oodcli.models.heads import UnitFeatureLinear, scoring_head
+from oodcli.models.heads import TextLinear, UnitFeatureLinear, scoring_head
 from oodcli.models.layout import PLAIN, Layout
 from oodcli.store.store import digest_of_json
 
@@ -115,6 +115,7 @@ class Network:
             last.weight.detach().to("cpu", torch.float32, copy=True),
             last.bias.detach().to("cpu", torch.float32, copy=True),
             scoring_tau=float(last.scoring_tau) if isinstance(last, UnitFeatureLinear) else None,
+            logit_scale=float(last.logit_scale) if isinstance(last, TextLinear) else None,
         )
 
     def layout(self, block: str) -> Layout:

@@ -105,7 +105,10 @@ def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScor
     parse_methods(for_every_block(request.methods, range(1)))
     device = request.compute.device
     file = read_activations(request.path, progress=progress)
-    named = parse_methods(for_every_block(request.methods, range(max(1, file.n_blocks))))
+    named = parse_methods(
+        for_every_block(request.methods, range(max(1, file.n_blocks))),
+        zero_shot=file.head.scale is not None,
+    )
     specs, left_out = _usable(named, file)
     if VAL not in file.sets and TRAIN in file.sets:
         progress.note(

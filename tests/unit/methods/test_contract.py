@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import METHODS, parse_method
 from oodcli.methods.base import Method
-from oodcli.methods.contract import CHECKS, Problem, Trial, check, findings
+from oodcli.methods.contract import CHECKS, Problem, Trial, check, findings, problem_for
 
 # Those that look into the network are tried on one in test_probe_contract.py.
 PLAIN = {n: m for n, m in METHODS.items() if not m.needs_network}
@@ -29,12 +29,27 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("what", CHECKS)
 def test_must(name: str, what: str, problem: Problem) -> None:
-    CHECKS[what](Trial(parse_method(name), problem))
+    spec = parse_method(name)
+    CHECKS[what](Trial(spec, problem_for(spec, problem)))
 
 
-def test_defaults_leave_the_name_bare(name: str, reference: Reference) -> None:
-    assert parse_method(name).canonical == name
-    assert parse_method(name).fit(reference).canonical == name
+def test_defaults_leave_the_name_bare(name: str, problem: Problem) -> None:
+    spec = parse_method(name)
+    assert spec.canonical == name
+    assert spec.fit(problem_for(spec, problem).reference).canonical == name
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.is_zero_shot])
+def test_a_method_for_text_embeddings_is_refused_where_the_last_layer_was_trained(
+    name: str, problem: Problem
+) -> None:
+    with pytest.raises(UndefinedMethodError) as refused:
+        parse_method(name).fit(problem.reference)
+    assert str(refused.value) == (
+        f"{name} is not defined here: it needs a last layer of text embeddings, but the one of "
+        "this network was trained (4 x 64 weights); import a zero-shot classifier: ood import "
+        "--arch open_clip:MODEL:TAG"
+    )
 
 
 class _Sound:

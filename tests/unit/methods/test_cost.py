@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.methods import METHODS, parse_method, weiper
+from oodcli.methods.contract import Problem, problem_for
 from oodcli.methods.weiper import WeiPer
 
 FEW, MANY, WIDTH, IMAGES = 128, 512, 48, 2048
@@ -76,8 +77,10 @@ def case(classes: int) -> tuple[Reference, Activations]:
 def test_the_cost_grows_with_classes_as_known(name: str) -> None:
     costs = []
     for classes in (FEW, MANY):
-        reference, batch = case(classes)
         spec = parse_method(name + {"weiper": ":repeats=10", "openmax": ":tail=3"}.get(name, ""))
+        reference, batch = case(classes)
+        shown = problem_for(spec, Problem(reference, batch, batch))
+        reference, batch = shown.reference, shown.id_batch
         with Work() as work:
             spec.fit(reference).detector.score(batch)
         costs.append(work.total)

@@ -29,6 +29,14 @@ def test_no_name_stands_for_every_method_of_the_ordinary_pass() -> None:
         {spec.parts[0].name for spec in parse_methods(texts)} for texts in ([], ["all"])
     )
     needy = {n for n, m in METHODS.items() if m.needs_network}
+    texts = {n for n, m in METHODS.items() if m.is_zero_shot}
+    assert texts == {"mcm", "glmcm", "neglabel"}
+    assert plain == set(METHODS) - needy - texts
+    assert every == set(METHODS) - texts
+    plain, every = (
+        {spec.parts[0].name for spec in parse_methods(names, zero_shot=True)}
+        for names in ([], ["all"])
+    )
     assert plain == set(METHODS) - needy
     assert every == set(METHODS)
     assert all(spec.optional for spec in parse_methods([]))

@@ -138,6 +138,7 @@ SCALES = {"nac": (), "klm": (10,)}
         for name, method in METHODS.items()
         if {"logits", "head"} & set(method.inputs)
         and not method.needs_network
+        and not method.is_zero_shot
         and "jigsaw" not in method.inputs
         for scale in SCALES.get(name, (10, 1000))
     ],

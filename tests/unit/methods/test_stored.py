@@ -16,7 +16,7 @@ from oodcli.methods import METHODS, Fitted, parse_method
 from oodcli.methods._bank import Bank
 from oodcli.methods._stored import UnstorableError, known_classes, pack, read_tensors, unpack
 from oodcli.methods._stored import write_arrays as write
-from oodcli.methods.contract import Problem
+from oodcli.methods.contract import Problem, problem_for
 from oodcli.methods.knn import KNN
 
 PLAIN = {n: m for n, m in METHODS.items() if not m.needs_network}
@@ -35,6 +35,7 @@ def again(value: object, folder: Path) -> object:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_stored_method_gives_the_same_scores(name: str, problem: Problem, tmp_path: Path) -> None:
+    problem = problem_for(parse_method(name), problem)
     fitted = parse_method(name).fit(problem.reference).detector
     read = again(fitted, tmp_path)
     assert type(read) is type(fitted)

@@ -1,10 +1,12 @@
 """Methods recorded as a graph score as they do themselves, in ONNX Runtime."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from oodcli.activations import Activations, ActivationSet, Head, Reference
+from oodcli.activations import Activations, ActivationSet, Head, Reference, Words
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import METHODS, parse_method
 from oodcli.methods._traced import (
@@ -57,18 +59,30 @@ def reference(head: Head) -> Reference:
 
 
 class Scores(nn.Module):
-    """The scores of many methods, for features and block norms side by side."""
+    """The scores of many methods, each with its head, for features and norms side by side."""
 
-    def __init__(self, head: Head, scorers: list) -> None:
+    def __init__(self, heads: list[Head], scorers: list) -> None:
         super().__init__()
-        self.head = head
+        self.heads = heads
         self.scorers = [traced(scorer) for scorer in scorers]
 
     def forward(self, both: Tensor) -> tuple[Tensor, ...]:
         features, norms = both[:, :WIDTH], both[:, WIDTH:]
-        logits = self.head(features)
-        batch = TracedBatch(logits, features, norms, logits.argmax(dim=1))
-        return tuple(score(batch) for score in self.scorers)
+        batches = {}
+        for head in self.heads:
+            logits = head(features)
+            batches[id(head)] = TracedBatch(logits, features, norms, logits.argmax(dim=1))
+        pairs = zip(self.heads, self.scorers, strict=True)
+        return tuple(score(batches[id(head)]) for head, score in pairs)
+
+
+def with_texts(reference: Reference) -> Reference:
+    """Return the reference of a zero-shot classifier, with 30 negative words."""
+    generator = torch.Generator().manual_seed(8)
+    rows = nn.functional.normalize(torch.randn(CLASSES + 30, WIDTH, generator=generator), dim=1)
+    head = Head(2 * rows[:CLASSES], torch.zeros(CLASSES), scale=2.0)
+    words = Words(rows[CLASSES:], (20, 10))
+    return replace(reference, head=head, load_words=lambda: words)
 
 
 def specs() -> list:
@@ -78,16 +92,17 @@ def specs() -> list:
     return [parse_method(name) for name in (*names, *EXTRA)]
 
 
-def test_every_method_scores_in_onnxruntime_as_it_does_itself(
-    head: Head, reference: Reference
-) -> None:
+def test_every_method_scores_in_onnxruntime_as_it_does_itself(reference: Reference) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     wanted = specs()
-    scorers = [spec.fit(reference).detector for spec in wanted]
+    texts = with_texts(reference)
+    references = [texts if METHODS[s.parts[0].name].is_zero_shot else reference for s in wanted]
+    heads = [each.head for each in references]
+    scorers = [spec.fit(each).detector for spec, each in zip(wanted, references, strict=True)]
     features, norms, _ = rows(50, seed=2)
     program = torch.onnx.export(
-        Scores(head, scorers).eval(),
+        Scores(heads, scorers).eval(),
         (torch.cat([features, norms], dim=1),),
         dynamo=True,
         input_names=["both"],
@@ -99,10 +114,10 @@ def test_every_method_scores_in_onnxruntime_as_it_does_itself(
     )
     for n in (50, 17, 1):
         some = slice(0, n)
-        logits = head(features[some])
-        batch = Activations(logits, features[some], norms[some], logits.argmax(dim=1))
         got = session.run(None, {"both": torch.cat([features, norms], dim=1)[some].numpy()})
-        for spec, scorer, values in zip(wanted, scorers, got, strict=True):
+        for spec, own, scorer, values in zip(wanted, heads, scorers, got, strict=True):
+            logits = own(features[some])
+            batch = Activations(logits, features[some], norms[some], logits.argmax(dim=1))
             torch.testing.assert_close(
                 torch.from_numpy(values).double(),
                 scorer.score(batch).double(),
@@ -122,7 +137,7 @@ def test_ties_are_broken_as_the_method_breaks_them(head: Head, reference: Refere
     features += torch.arange(20)[:, None] * (torch.arange(WIDTH) % 4 == 0)
     both = torch.cat([features, torch.zeros(20, BLOCKS)], dim=1)
     program = torch.onnx.export(
-        Scores(head, [scorer]).eval(), (both,), dynamo=True, input_names=["both"],
+        Scores([head], [scorer]).eval(), (both,), dynamo=True, input_names=["both"],
         dynamic_shapes=({0: torch.export.Dim("n")},), verbose=False,
     )  # fmt: skip
     session = onnxruntime.InferenceSession(

@@ -32,7 +32,7 @@ from tests.support.cli import tree
 from tests.support.progress import Notes
 
 CPU = torch.device("cpu")
-IN_NETWORK = [n for n, m in METHODS.items() if m.needs_network]
+IN_NETWORK = [n for n, m in METHODS.items() if m.needs_network and not m.is_zero_shot]
 
 
 @pytest.fixture(scope="module")
