@@ -10,7 +10,8 @@ Value = float | int | str | bool | None
 
 
 # Prefixes of architectures that are folders; the folder after the prefix may hold any character.
-_FOLDERS = ("hf:", "timm:local-dir:", "timm:hf-hub:", "timm:hf_hub:")
+_CLIP = "open_clip:"
+_FOLDERS = ("hf:", "timm:local-dir:", "timm:hf-hub:", "timm:hf_hub:", _CLIP)
 
 
 def names_folder(spec: str) -> bool:
@@ -22,6 +23,17 @@ def names_folder(spec: str) -> bool:
     (True, True, False)
     """
     return spec.startswith(_FOLDERS)
+
+
+def names_clip(spec: str) -> bool:
+    """Return whether a written architecture names a CLIP network, which classifies by text.
+
+    Examples
+    --------
+    >>> names_clip("open_clip:ViT-B-32:openai"), names_clip("hf:vit")
+    (True, False)
+    """
+    return spec.startswith(_CLIP)
 
 
 def parse_pairs(

@@ -42,7 +42,7 @@ def import_(
             autocompletion=completion.architectures,
             metavar="ARCH[:KEY=VALUE,…]",
             help="Architecture: one of ood, such as resnet18:stem_padding=2, or torchvision:NAME, "
-            "timm:NAME, hf:FOLDER, package.module:function.",
+            "timm:NAME, hf:FOLDER, open_clip:MODEL:TAG, package.module:function.",
             show_default=False,
         ),
     ],
@@ -59,7 +59,7 @@ def import_(
         typer.Option(
             "--pretrained",
             help="Import the published weights of a network of torchvision or timm instead of a "
-            "file; with hf:OWNER/NAME, download what is not in the cache.",
+            "file; with hf:OWNER/NAME and open_clip:MODEL:TAG, download what is not in the cache.",
         ),
     ] = False,
     key: Annotated[
@@ -166,6 +166,48 @@ def import_(
             "without a classifier, or with one for other classes.",
         ),
     ] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-names",
+            metavar="FILE",
+            help="What the classes are called in the prompts of a zero-shot classifier "
+            "(open_clip:…): one name per line in the order of the classes, or lines of CLASS NAME "
+            "[default: their names in the data].",
+            show_default=False,
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE|TEMPLATE",
+            help="Templates of a zero-shot classifier: a file with one per line, {} in place of "
+            "the class; a template; or imagenet80, the 80 of CLIP's authors "
+            "[default: 'a photo of a {}.'].",
+            show_default=False,
+        ),
+    ] = None,
+    negative_words: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--negative-words",
+            metavar="FILE",
+            help="Words that name no class, one per line, for the method neglabel; may be given "
+            "several times.",
+            show_default=False,
+        ),
+    ] = None,
+    negative_prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--negative-prompt",
+            metavar="TEMPLATE",
+            help="Template of these words: one, or one for each file [default: that of the "
+            "classes].",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
@@ -206,6 +248,10 @@ def import_(
             test_fraction=test_fraction,
             classes=classes,
             probe=probe,
+            class_names=class_names,
+            prompts=prompts,
+            negative_words=tuple(negative_words or ()),
+            negative_prompts=tuple(negative_prompt or ()),
             logits="all" if logits is Logits.ALL else "data",
             device=device,
             skip_unreadable=skip_unreadable,

@@ -29,22 +29,44 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     InvalidInputError
         If it cannot be read, is not text, has no names, or has a name twice.
     """
-    check_file(path, "name a text file: --classes FILE")
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InvalidInputError(f"{path} is too large for a list of classes; name a text file")
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidInputError(f"{path} is not a text file; write one class per line") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise InvalidInputError(f"{path} names no class; write one class per line")
+    names = read_lines(path, option="--classes", what="classes")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InvalidInputError(f"{path} names class {twice!r} twice; name each class once")
     return names
+
+
+def read_lines(path: Path, *, option: str, what: str) -> tuple[str, ...]:
+    """Read the lines of a text file, without those that are empty.
+
+    Parameters
+    ----------
+    path
+        The text file, UTF-8.
+    option
+        The option that names it, for messages.
+    what
+        What stands on its lines, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be read, is not text, or has no such line.
+    """
+    cure = f"write one per line: {option} FILE"
+    check_file(path, f"name a text file: {option} FILE")
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InvalidInputError(f"{path} is too large for a list of {what}; {cure}")
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{path} is not a text file of {what}; {cure}") from None
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise InvalidInputError(f"{path} has no {what}; {cure}")
+    return found
 
 
 def places_among(dataset: Dataset, names: Sequence[str]) -> tuple[int, ...]:

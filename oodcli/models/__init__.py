@@ -2,11 +2,13 @@
 
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.checkpoint import load_head, load_run_network, load_weights, save_weights
+from oodcli.models.clip_text import Clip, imagenet_templates
 from oodcli.models.fitting import fitted, load_into
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
 from oodcli.models.pretrained import (
     Pretrained,
+    clip_network,
     folder_class_names,
     pretrained_state,
     published_configuration,
@@ -27,13 +29,16 @@ __all__ = [
     "Architecture",
     "ArchitectureSpec",
     "Checkpoint",
+    "Clip",
     "Network",
     "Pretrained",
     "UnitFeatureLinear",
     "builder_of",
     "builder_side_of",
+    "clip_network",
     "fitted",
     "folder_class_names",
+    "imagenet_templates",
     "is_external",
     "load_head",
     "load_into",

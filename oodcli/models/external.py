@@ -27,12 +27,10 @@ from torch import nn
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import third_party_code
 from oodcli.models.architecture import Architecture, AsWritten, numbered_blocks
+from oodcli.models.clip_sources import OPEN_CLIP, build_tower
+from oodcli.models.clip_tower import tower_blocks
 from oodcli.models.discovery import NetworkStructure, find_structure
-from oodcli.models.folder_networks import (
-    canonical_function,
-    config_of,
-    folder_of,
-)
+from oodcli.models.folder_networks import canonical_function, config_named
 from oodcli.models.hugging_face import HUGGING_FACE, build
 from oodcli.models.last_layer import new_read_layer, read_last_layer
 from oodcli.models.outputs import convert_input_to_grey, select_output
@@ -104,8 +102,10 @@ def external_architecture(
     networks are searched.
     """
     if names_folder(f"{name}:{function}"):
-        function = canonical_function(name, function)
-        config = config or config_of(name, folder_of(name, function))
+        # A run has its configuration, and needs the folder no more.
+        if not config:
+            function = canonical_function(name, function)
+            config = config_named(name, function)
         return _in_folder(name, function, config, side, texts.get(OUTPUT, ""))
     values = tuple(sorted(_values(name, function, texts).items()))
     return _of_builder(name, function, values, side, texts.get(OUTPUT, ""))
@@ -147,7 +147,7 @@ def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
         If there is no such builder, its package is not installed, or a size is not an integer.
     """
     if names_folder(f"{name}:{function}"):
-        _folder_make(name, config_of(name, folder_of(name, function)))
+        _folder_make(name, config_named(name, function))
         return
     values = _values(name, function, texts)
     _maker(name, function, values, _written(name, function, tuple(values.items())))
@@ -257,7 +257,7 @@ def _in_folder(
 ) -> Architecture:
     text = _written(name, function, (), output)
     make = _checked_make(_folder_make(name, config), text)
-    inventory = _of_inverted if name == TIMM else None
+    inventory = {TIMM: _of_inverted, OPEN_CLIP: tower_blocks}.get(name)
     return _searched(text, make, side, output, inventory, config=config)
 
 
@@ -265,6 +265,8 @@ def _folder_make(name: str, config: str) -> Make:
     """Return the builder of the network of a folder, from its configuration."""
     if name == HUGGING_FACE:
         return partial(build, config)
+    if name == OPEN_CLIP:
+        return partial(build_tower, config)
     content = json.loads(config)
     return _of_timm(content["architecture"], content["model_args"])
 

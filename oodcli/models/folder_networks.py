@@ -1,4 +1,4 @@
-"""Networks written by a folder: ``hf:FOLDER``, ``timm:local-dir:FOLDER``, ``timm:hf-hub:NAME``."""
+"""Networks that a folder holds: ``hf:FOLDER``, ``timm:local-dir:FOLDER``, ``open_clip:FOLDER``."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from oodcli.errors import InvalidInputError
 from oodcli.models import hugging_face
+from oodcli.models.clip_sources import OPEN_CLIP, clip_source
 from oodcli.models.hugging_face import HUGGING_FACE
 from oodcli.models.model_folders import CONFIG, ModelFolder, find_folder
 
@@ -44,6 +45,8 @@ def canonical_function(package: str, function: str) -> str:
     """Return the one way to write what follows the package: folders whole, wherever one stands."""
     if package == HUGGING_FACE:
         return _whole(function)
+    if package == OPEN_CLIP:
+        return clip_source(function).name
     kind, _, name = function.partition(":")
     return f"{_LOCAL}:{_whole(name)}" if kind == _LOCAL else f"{_HUB}:{name}"
 
@@ -51,6 +54,24 @@ def canonical_function(package: str, function: str) -> str:
 def _whole(name: str) -> str:
     path = Path(name).expanduser()
     return str(path.resolve()) if name and path.is_dir() else name
+
+
+def config_named(package: str, function: str) -> str:
+    """Return what the network is built from that an architecture names.
+
+    Parameters
+    ----------
+    package, function
+        As for :func:`folder_of`; of open_clip, as :func:`clip_source` takes it.
+
+    Raises
+    ------
+    OodError
+        If there is no such network, or its package is not installed.
+    """
+    if package == OPEN_CLIP:
+        return clip_source(function).tower
+    return config_of(package, folder_of(package, function))
 
 
 def config_of(package: str, folder: ModelFolder) -> str:

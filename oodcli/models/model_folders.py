@@ -7,7 +7,7 @@ unless it is asked for.
 import importlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class ModelFolder:
         InvalidInputError
             If it is something else.
         """
-        path = self._file(name)
+        path = self.file(name)
         if path is None:
             return None
         wrong = InvalidInputError(f"{path} is no JSON object; get it again")
@@ -90,8 +90,13 @@ class ModelFolder:
             raise wrong
         return content
 
-    def weights(self) -> tuple[Path, dict[str, Tensor]]:
+    def weights(self, names: Sequence[str] = _WEIGHTS) -> tuple[Path, dict[str, Tensor]]:
         """Read the weights; return also the file that holds or lists them.
+
+        Parameters
+        ----------
+        names
+            How the file may be called, best first.
 
         Raises
         ------
@@ -100,8 +105,8 @@ class ModelFolder:
         DownloadError
             If they were to be downloaded and cannot be.
         """
-        for name in _WEIGHTS:
-            path = self._file(name)
+        for name in names:
+            path = self.file(name)
             if path is None:
                 continue
             if not name.endswith(_INDEX):
@@ -111,8 +116,9 @@ class ModelFolder:
                 state |= read_state(shard)
             return path, state
         cure = f"download them: --pretrained, or get {self.name} whole" if self.of_hub else ""
+        usual = f"{names[0]} or {names[min(2, len(names) - 1)]}"
         raise InvalidInputError(
-            f"{self.path} has no weights ({_WEIGHTS[0]} or {_WEIGHTS[2]}); "
+            f"{self.path} has no weights ({usual}); "
             + (cure or "get the folder whole, or name a checkpoint: ood import FILE --arch ARCH")
         )
 
@@ -127,14 +133,22 @@ class ModelFolder:
             )
         found = []
         for name in names:
-            path = self._file(name)
+            path = self.file(name)
             if path is None:
                 raise InvalidInputError(f"{self.path} lacks {name} of its weights; get it again")
             found.append(path)
         return found
 
-    def _file(self, name: str) -> Path | None:
-        """Return a file of the folder, downloaded if that is allowed; None if there is none."""
+    def file(self, name: str) -> Path | None:
+        """Return a file of the folder, downloaded if that is allowed; None if there is none.
+
+        Raises
+        ------
+        InvalidInputError
+            If it cannot be read.
+        DownloadError
+            If it was to be downloaded and cannot be.
+        """
         path = self.path / name
         if path.exists():
             check_file(path, "get the folder again")
@@ -143,7 +157,13 @@ class ModelFolder:
 
 
 def find_folder(
-    name: str, *, what: str, on_disk: bool = True, on_hub: bool = True, download: bool = False
+    name: str,
+    *,
+    what: str,
+    on_disk: bool = True,
+    on_hub: bool = True,
+    mark: str | Sequence[str] = CONFIG,
+    download: bool = False,
 ) -> ModelFolder:
     """Find a folder on disk, or the copy of a repository in the cache of the hub.
 
@@ -155,6 +175,8 @@ def find_folder(
         What was written, for messages.
     on_disk, on_hub
         Which of the two it may be.
+    mark
+        The file, or one of the files, that tells that a repository is in the cache.
     download
         Whether a repository that is not in the cache may be downloaded, file by file as needed.
 
@@ -171,13 +193,18 @@ def find_folder(
     if not on_hub or not _HUB_NAME.fullmatch(name):
         more = ", and no owner/name of the hub" if on_hub else ""
         raise InvalidInputError(f"{what}: there is no folder {name!r}{more}; name one")
-    cached = _hub(what).try_to_load_from_cache(name, CONFIG)
-    if not isinstance(cached, str) and download:
-        cached = _downloaded(name, CONFIG)
-    if not isinstance(cached, str | Path):
+    marks = (mark,) if isinstance(mark, str) else mark
+    hub = _hub(what)
+    found = (hub.try_to_load_from_cache(name, each) for each in marks)
+    cached = next((each for each in found if isinstance(each, str)), None)
+    if cached is None and download:
+        brought = (_downloaded(name, each) for each in marks)
+        cached = next((str(each) for each in brought if each is not None), None)
+    if cached is None:
+        absent = f"there is no folder {name}, and " if on_disk else ""
         raise InvalidInputError(
-            f"{what}: there is no folder {name}, and {name} is not in the cache of the hub; to "
-            f"download it: ood import --pretrained --arch {what}"
+            f"{what}: {absent}{name} is not in the cache of the hub; to download it: ood import "
+            f"--pretrained --arch {what}"
         )
     return ModelFolder(name, Path(cached).parent, of_hub=True, download=download)
 
@@ -207,6 +234,6 @@ def _downloaded(name: str, file: str) -> Path | None:
         return None
     except Exception as error:  # noqa: BLE001 - its client raises errors of several packages
         raise DownloadError(
-            f"cannot get {file} of {name} from the hub ({reason_of(error)[:200]}); copy the folder "
-            "here and name it: --arch hf:FOLDER"
+            f"cannot get {file} of {name} from the hub ({reason_of(error)[:200]}); copy its folder "
+            "here and name that after --arch"
         ) from None

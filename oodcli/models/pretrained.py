@@ -23,6 +23,9 @@ from oodcli.errors import (
 )
 from oodcli.files import check_file, reading
 from oodcli.http_client import open_url
+from oodcli.models import clip_sources
+from oodcli.models.clip_sources import OPEN_CLIP, ClipSource, clip_source
+from oodcli.models.clip_text import Clip, clip_of
 from oodcli.models.external import (
     AUXILIARY,
     TIMM,
@@ -168,6 +171,8 @@ def folder_class_names(arch: str) -> tuple[str, ...]:
     if not names_folder(arch):
         return ()
     package = arch.partition(":")[0]
+    if package == OPEN_CLIP:
+        return ()
     folder = folder_of(package, builder_of(arch)[0])
     if package == HUGGING_FACE:
         return class_names(config_of(package, folder))
@@ -236,6 +241,9 @@ def _of_folder(
     package: str, function: str, source: str | Path | None, *, download: bool
 ) -> Pretrained:
     """Read the weights of a folder, or a file of weights for its network."""
+    if package == OPEN_CLIP:
+        source_, path, clip = _clip(function, source, download=download)
+        return replace(_shown_to_clip(source_), source=str(path), state=clip.image_tower())
     folder = folder_of(package, function, download=download)
     config = config_of(package, folder)
     listed = source is not None and str(source).endswith(".index.json")
@@ -249,24 +257,74 @@ def _of_folder(
 def translated_state(
     arch: str, state: Mapping[str, Tensor], source: str | Path
 ) -> Mapping[str, Tensor]:
-    """Return weights of a user's file under the names of a network of Hugging Face.
+    """Return weights of a user's file under the names of a network of Hugging Face or open_clip.
 
     Parameters
     ----------
     arch
-        The written architecture; of others than ``hf:…`` the weights stay as they are.
+        The written architecture; of others than ``hf:…`` and ``open_clip:…`` the weights stay as
+        they are.
     state
-        Tensors by name. They stay as they are, too, where the package cannot translate them all.
+        Tensors by name. They stay as they are, too, where transformers cannot translate them all;
+        of both towers of a CLIP network, those of the image tower are returned.
     source
         The file, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not those of the CLIP network that is named.
     """
     package = arch.partition(":")[0]
+    if package == OPEN_CLIP:
+        named = clip_source(builder_of(arch)[0])
+        return clip_of(named, state, str(source)).image_tower()
     if package != HUGGING_FACE or not names_folder(arch):
         return state
     config = config_of(package, folder_of(package, builder_of(arch)[0]))
     with contextlib.suppress(InvalidInputError):
         return translated(config, state, str(source))
     return state
+
+
+def clip_network(
+    arch: str, checkpoint: tuple[Path, Mapping[str, Tensor]] | None, *, download: bool
+) -> tuple[Clip, str]:
+    """Load both towers of a CLIP network; return also where its weights came from.
+
+    Parameters
+    ----------
+    arch
+        The written architecture, ``open_clip:…``.
+    checkpoint
+        A file of the user's with the weights of both towers, and what it holds; those of the source
+        if None.
+    download
+        Whether what is not in the cache of the hub may be downloaded.
+
+    Raises
+    ------
+    OodError
+        If there is no such network, or the weights cannot be used.
+    """
+    function = builder_of(arch)[0]
+    if checkpoint is None:
+        _, path, clip = _clip(function, None, download=download)
+        return clip, str(path)
+    path, state = checkpoint
+    return clip_of(clip_source(function, download=download), state, str(path)), str(path)
+
+
+def _clip(
+    function: str, file: str | Path | None, *, download: bool
+) -> tuple[ClipSource, Path, Clip]:
+    source = clip_source(function, download=download)
+    path, state = source.weights() if file is None else _file_of(file)
+    return source, path, clip_of(source, state, str(path))
+
+
+def _shown_to_clip(source: ClipSource) -> Pretrained:
+    return Pretrained("", {}, **clip_sources.preprocessing(source), configuration=source.said_by)
 
 
 def _file_of(source: str | Path) -> tuple[Path, dict[str, Tensor]]:
@@ -277,6 +335,8 @@ def _file_of(source: str | Path) -> tuple[Path, dict[str, Tensor]]:
 
 def _shown_to_folder(package: str, function: str, *, download: bool) -> Pretrained | None:
     """Return what a folder says of images and classes; None if it says nothing of images."""
+    if package == OPEN_CLIP:
+        return _shown_to_clip(clip_source(function, download=download))
     folder = folder_of(package, function, download=download)
     config = config_of(package, folder)
     if package == TIMM:

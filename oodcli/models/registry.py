@@ -95,6 +95,7 @@ def parse_architecture(spec: str, *, side: int | None = None, config: str = "") 
             f"{TORCHVISION}:NAME",
             f"{TIMM}:NAME",
             "hf:FOLDER",
+            "open_clip:MODEL:TAG",
             "package.module:function",
         )
         raise UnknownNameError.among("architecture", name, known)

@@ -1,6 +1,7 @@
 """What the reader of a table must know beside its values, one sentence each; no torch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.class_order import logits_line
@@ -9,7 +10,7 @@ from oodcli.reporting.evaluate import RunRows
 from oodcli.reporting.results import GROUPS, ResultRow, common_sets
 from oodcli.reporting.sources import ScoredRun, Sources, benchmark_in
 from oodcli.store.scores import AVERAGE, ResizedAs, ScoredSet
-from oodcli.text import counted
+from oodcli.text import counted, printable
 
 
 def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
@@ -54,12 +55,25 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
             notes.append(
                 f"the last layer of run {table.run.name} is a {layer}, fitted after training"
             )
+        asked = {} if stored is None else stored.record.zero_shot
+        if asked:
+            notes.append(f"run {table.run.name} is {_zero_shot(asked)}")
         logits = {} if stored is None else stored.record.imported.get("logits", {})
         if logits:
             notes.append(f"logits of run {table.run.name}: {logits_line(logits)}")
     notes += [note for table in tables if (note := _resized_note(table.run)) is not None]
     notes += [note for table in tables if (note := _sign_note(table)) is not None]
     return list(dict.fromkeys(notes))
+
+
+def _zero_shot(asked: Mapping[str, Any]) -> str:
+    """Say what a zero-shot classifier was asked with."""
+    templates = asked["templates"]
+    if len(templates) == 1:
+        how = f"the template {printable(templates[0])!r}"
+    else:
+        how = f"{len(templates)} templates ({printable(asked['templates_from'])})"
+    return f"a zero-shot classifier: its last layer is the text embeddings of class names in {how}"
 
 
 def _resized_note(run: ScoredRun) -> str | None:

@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 
-from oodcli.activations import ActivationSet, Part, Reference
+from oodcli.activations import ActivationSet, Part, Reference, Words
 from oodcli.compute.compute import Compute
 from oodcli.data.benchmarks import Benchmark
 from oodcli.data.run_data import RunData, preprocess_on
@@ -18,6 +18,7 @@ from oodcli.data.views import View
 from oodcli.images import ImageSet, ImageShard
 from oodcli.images import Part as ImagePart
 from oodcli.models import load_head
+from oodcli.models.words import load_words
 from oodcli.probes import Learner, Probe
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.activate import Activator
@@ -268,6 +269,7 @@ class OpenRun:
             load_calibration_labels=lambda: _labels(self.calibration()).to(device),
             load_probed=self._probed,
             load_state=self._state,
+            load_words=self._words,
             n_blocks=len(self.record.blocks),
         )
 
@@ -286,6 +288,12 @@ class OpenRun:
     def _state(self, learner: Learner, rows: torch.Tensor | None) -> Mapping[str, torch.Tensor]:
         state = self.activator.learned(self._rows_of("train", rows), learner)
         return {name: values.to(self.activator.device) for name, values in state.items()}
+
+    def _words(self) -> Words | None:
+        known = self.record.zero_shot.get("negative_words")
+        if known is None:
+            return None
+        return load_words(self.folder.words, digest=known["digest"]).to(self.activator.device)
 
     def _rows_of(self, part: Part, rows: torch.Tensor | None) -> ImageSet:
         images = self.train() if part == "train" else self.calibration()

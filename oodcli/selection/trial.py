@@ -74,7 +74,7 @@ def try_all(
         If no candidate can be tried, or no corruption can be applied to the images.
     """
     reference = run.reference()
-    specs = candidates(len(run.record.blocks), methods)
+    specs = candidates(len(run.record.blocks), methods, zero_shot=bool(run.record.zero_shot))
     if run.calibration_part == "train" and learns_from_train(specs):
         # The images to choose on are some of them, and are not computed again.
         reference.train  # noqa: B018 - it is made by being looked at
@@ -104,7 +104,9 @@ def try_all(
     )
 
 
-def candidates(n_blocks: int, methods: Sequence[str] = ()) -> list[MethodSpec]:
+def candidates(
+    n_blocks: int, methods: Sequence[str] = (), *, zero_shot: bool = False
+) -> list[MethodSpec]:
     """Return methods with every value of their grids, defaults first, and every block.
 
     Parameters
@@ -113,9 +115,12 @@ def candidates(n_blocks: int, methods: Sequence[str] = ()) -> list[MethodSpec]:
         Number of blocks of the network.
     methods
         As written on the command line; all that need no more than stored activations if empty.
+    zero_shot
+        Whether the network is a zero-shot classifier.
     """
     found: dict[str, MethodSpec] = {}
-    for spec in parse_methods(list(methods or group(probes=False))):
+    named = list(methods or group(probes=False, zero_shot=zero_shot))
+    for spec in parse_methods(named, zero_shot=zero_shot):
         # Of settings that make no difference the one with the shortest name is first, and wins.
         each = [spec, *sorted(settings(spec), key=lambda one: len(one.canonical))]
         if spec.canonical == "featurenorm":

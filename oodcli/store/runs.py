@@ -34,6 +34,7 @@ TRAINING_SCHEMA = 1
 RECORD = "run.json"
 TRAINING = "training.json"
 WEIGHTS = "weights.safetensors"
+WORDS = "words.safetensors"
 HISTORY = "history.jsonl"
 STATE = "state.json"
 RUN_VARIABLE = "OOD_RUN"
@@ -55,7 +56,7 @@ _TRAINING_ORDER = (
 _IMPORTED_ORDER = ("source", "skip_unreadable")
 # All files that ood writes into the folder of a run; other files in it belong to the user.
 OWN_FILES = (
-    RECORD, TRAINING, WEIGHTS, HISTORY, STATE, RECOMMENDATION, "state-*.safetensors",
+    RECORD, TRAINING, WEIGHTS, WORDS, HISTORY, STATE, RECOMMENDATION, "state-*.safetensors",
     "best-*.safetensors", ".ood-tmp-*",
 )  # fmt: skip
 
@@ -262,6 +263,11 @@ class Run:
         probe fitted at import. If the network has more outputs than the data has classes,
         ``logits`` gives which logits are used (``kept``: ``data`` or ``all``) and the numbers of
         ``classes`` and ``outputs``.
+        For a zero-shot classifier, ``zero_shot`` gives how class names became the last layer:
+        ``templates`` and ``names`` with their sources (``templates_from``, ``names_from``),
+        ``logit_scale``, ``logit_bias``, and ``negative_words`` if there are any: the ``file``,
+        ``template`` and number of ``words`` of each of the ``lists``, and the ``digest`` of their
+        embeddings.
     """
 
     # Thirteen fields: one of the last two is empty, and each is stored under its own name.
@@ -298,6 +304,11 @@ class Run:
     def seed(self) -> int | None:
         """Seed of training; None for an imported network."""
         return self.job.seed
+
+    @property
+    def zero_shot(self) -> Mapping[str, Any]:
+        """How class names became the last layer of a zero-shot classifier; empty of others."""
+        return self.imported.get("zero_shot", {})
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -380,6 +391,11 @@ class RunFolder:
     def weights(self) -> Path:
         """File of the weights."""
         return self.path / WEIGHTS
+
+    @property
+    def words(self) -> Path:
+        """File of the embeddings of negative words."""
+        return self.path / WORDS
 
     @property
     def history(self) -> Path:

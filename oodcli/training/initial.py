@@ -20,6 +20,7 @@ from oodcli.models import (
     read_state,
 )
 from oodcli.records import as_json
+from oodcli.specs import names_clip
 from oodcli.store.runs import RunFolder, run_folders
 from oodcli.store.store import Store, digest_of_json
 from oodcli.training.state import newest_weights
@@ -180,6 +181,11 @@ def published_weights(
     OodError
         If no weights are published for the network, or they cannot be downloaded or read.
     """
+    if names_clip(str(spec)):
+        raise InvalidInputError(
+            f"the weights of {spec} have no last layer; make one of class names (ood import --arch "
+            f"{spec}), and start from that run: ood train --init RUN"
+        )
     found = pretrained_state(str(spec), source)
     origin = Initial(found.source, _digest(found.state), spec.canonical, pretrained=True)
     return InitialWeights(origin, found.state), found

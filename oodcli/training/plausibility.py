@@ -174,7 +174,8 @@ def plausibility(
     ]
     order = better_order(predictions, labels, names)
     if order is not None:
-        warnings.append(_order_warning(order, predictions, labels, names))
+        option = "--classes" if network.head().scale is None else "--class-names"
+        warnings.append(_order_warning(order, predictions, labels, names, option))
     elif assumed or warnings:
         warnings += _better_normalisation(predictions, labels, preprocess, predicted)
     return Plausibility(
@@ -362,7 +363,9 @@ def _assigned(predictions: Labels, labels: Labels, count: int) -> Labels:
     return moved
 
 
-def _order_warning(order: Order, predictions: Labels, labels: Labels, names: Sequence[str]) -> str:
+def _order_warning(
+    order: Order, predictions: Labels, labels: Labels, names: Sequence[str], option: str
+) -> str:
     """Describe a better order, with the output that it corrects most often as an example."""
     before, after = predictions == labels, order.predictions == labels
     output = int(np.bincount(predictions[after & ~before]).argmax())
@@ -371,7 +374,7 @@ def _order_warning(order: Order, predictions: Labels, labels: Labels, names: Seq
         f"accuracy was {_percent(float(before.mean()))}, but {_percent(float(after.mean()))} with "
         f"the classes in another order ({order.description}; output {output}, here "
         f"{names[output]!r}, is {names[true]!r}): list them in the order of the outputs, one per "
-        "line: --classes FILE"
+        f"line: {option} FILE"
     )
 
 

@@ -52,6 +52,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "parquet": ("pyarrow",),
     "pytorch-ood": ("pytorch-ood",),
     "hf": ("transformers",),
+    "clip": ("open_clip_torch",),
     "timm": ("timm",),
 }
 # Below this much free space, the activations of an ordinary run may not fit.

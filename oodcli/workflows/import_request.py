@@ -53,6 +53,15 @@ class ImportRequest:
         the ``data``, or ``all``.
     probe
         Whether the last layer is replaced by a linear probe, fitted on the training images.
+    class_names
+        A file with what classes are called in the prompts of a zero-shot classifier; as in the data
+        if None.
+    prompts
+        A file with a template on each line, one template, or ``imagenet80``; the usual one if None.
+    negative_words
+        Files with a word on each line that names no class, for NegLabel.
+    negative_prompts
+        Templates for these words: one, or one for each file; that of the classes if empty.
     device
         Device on which the network is checked.
     skip_unreadable
@@ -78,6 +87,10 @@ class ImportRequest:
     classes: Path | None = None
     logits: Literal["data", "all"] = "data"
     probe: bool = False
+    class_names: Path | None = None
+    prompts: str | None = None
+    negative_words: tuple[Path, ...] = ()
+    negative_prompts: tuple[str, ...] = ()
     device: str = "auto"
     skip_unreadable: bool = False
     download: bool = False

@@ -1,10 +1,12 @@
 """``ood import``: read the network, choose its preprocessing, check it and store the run."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from oodcli.activations import Words
 from oodcli.compute.compute import Compute
 from oodcli.compute.devices import versions
 from oodcli.data.class_order import logits_line
@@ -13,9 +15,11 @@ from oodcli.errors import InvalidInputError
 from oodcli.models import (
     ArchitectureSpec,
     Checkpoint,
+    Clip,
     Network,
     Pretrained,
     builder_of,
+    clip_network,
     fitted,
     folder_class_names,
     is_external,
@@ -27,8 +31,9 @@ from oodcli.models import (
     translated_state,
     with_output,
 )
+from oodcli.models.words import save_words
 from oodcli.progress import Progress
-from oodcli.specs import names_folder
+from oodcli.specs import names_clip, names_folder
 from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, utc_now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import printable
@@ -42,6 +47,8 @@ from oodcli.workflows.import_request import (
     Triple,
     in_output_order,
 )
+from oodcli.workflows.prompting import Prompting, WordList
+from oodcli.workflows.zero_shot import ZeroShot, word_facts, zero_shot
 
 _HALF: Triple = (0.5, 0.5, 0.5)
 
@@ -71,6 +78,7 @@ def imported_run(
     dataset: Dataset,
     outputs: Outputs,
     *,
+    prompting: Prompting | None = None,
     command: str,
     progress: Progress,
 ) -> ImportResult:
@@ -86,6 +94,8 @@ def imported_run(
         The data, with the classes in the order of the outputs.
     outputs
         The outputs of the network, and which of them are the classes of the data.
+    prompting
+        What a zero-shot classifier is asked with; None of any other network.
     command
         The command line, stored with the run.
     progress
@@ -101,7 +111,12 @@ def imported_run(
         check_probe_data(dataset)
     if request.output is not None:
         request = replace(request, arch=with_output(request.arch, request.output))
-    read = _read(request, dataset, outputs)
+
+    def classifier(clip: Clip) -> ZeroShot:
+        assert prompting is not None  # every CLIP network without a probe has it
+        return zero_shot(clip, prompting, device=device, progress=progress)
+
+    read = _read(request, dataset, outputs, classifier)
     dataset, network = read.dataset, read.network
     normalised = _normalisation(request, read.published)
     _check_grey(network, normalised)
@@ -121,8 +136,10 @@ def imported_run(
     )
     imported = _import_fields(request, read, normalised, tried)
     result = _store_run(
-        store, request, dataset, network, preprocess, imported=imported, command=command
-    )
+        store, request, dataset, network, preprocess,
+        imported=imported, words=None if read.zero_shot is None else read.zero_shot.words,
+        lists=() if prompting is None else prompting.lists, command=command,
+    )  # fmt: skip
     _report_outcome(result, tried, read.source, progress)
     return result
 
@@ -139,9 +156,15 @@ class _ImportedNetwork:
     outputs: Outputs
     sizing: Sizing
     lines: tuple[str, ...]
+    zero_shot: ZeroShot | None = None
 
 
-def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _ImportedNetwork:
+def _read(
+    request: ImportRequest,
+    dataset: Dataset,
+    outputs: Outputs,
+    classifier: Callable[[Clip], ZeroShot],
+) -> _ImportedNetwork:
     """Read the weights and build the network for the images of the data."""
     spec = None if is_external(request.arch) else parse_architecture(request.arch)
     published = None
@@ -149,7 +172,11 @@ def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _Import
         published = published_configuration(request.arch, download=request.download)
     dataset, outputs, order = _in_folder_order(request, dataset, outputs)
     # The file is read first: the import of timm takes seconds.
-    source, checkpoint = _weights(request, dataset, outputs.count)
+    made: ZeroShot | None = None
+    if names_clip(request.arch) and not request.probe:
+        source, checkpoint, made = _both_towers(request, classifier)
+    else:
+        source, checkpoint = _weights(request, dataset, outputs.count)
     if published is None:
         published = published_configuration(request.arch, request.checkpoint)
 
@@ -166,10 +193,13 @@ def _read(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _Import
         *names,
         *network.remarks(),
         *order,
+        *(() if made is None else made.lines),
         f"{dataset.name}: images of {sizing.originals}",
         *sizing.lines,
     )
-    return _ImportedNetwork(network, checkpoint, source, published, dataset, outputs, sizing, lines)
+    return _ImportedNetwork(
+        network, checkpoint, source, published, dataset, outputs, sizing, lines, made
+    )
 
 
 def _import_fields(
@@ -193,7 +223,9 @@ def _import_fields(
     }
     if request.probe:
         facts["last_layer"] = "linear probe"
-    elif read.outputs.places:
+    elif read.zero_shot is not None:
+        facts["zero_shot"] = read.zero_shot.facts
+    if not request.probe and read.outputs.places:
         facts["logits"] = _logits(read.outputs, request.logits)
     return {**facts, "plausibility": {} if tried is None else tried.to_json()}
 
@@ -242,10 +274,26 @@ def _sizing(
         dataset,
         request.arch,
         published=published,
-        certain=request.checkpoint is None or same_classes,
+        certain=request.checkpoint is None or same_classes or names_clip(request.arch),
         image_size=request.image_size,
         resize=request.resize,
     )
+
+
+def _both_towers(
+    request: ImportRequest, classifier: Callable[[Clip], ZeroShot]
+) -> tuple[str, Checkpoint, ZeroShot]:
+    """Read a CLIP network, and make a classifier of it; the text tower is dropped then."""
+    given, path = Checkpoint({}), request.checkpoint
+    if path is not None:
+        given = read_checkpoint(path, key=request.key)
+    clip, source = clip_network(
+        request.arch,
+        None if path is None else (path, given.state),
+        download=request.download,
+    )
+    made = classifier(clip)
+    return source, replace(given, state=made.state), made
 
 
 def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[str, Checkpoint]:
@@ -370,9 +418,11 @@ def _store_run(
     preprocess: Preprocess,
     *,
     imported: dict[str, Any],
+    words: Words | None,
+    lists: Sequence[WordList],
     command: str,
 ) -> ImportResult:
-    """Write the weights and the record of the run."""
+    """Write the weights, the negative words and the record of the run."""
     arch = network.spec.canonical
     path: Path | None = request.checkpoint
     if path is None and names_folder(arch):
@@ -385,6 +435,11 @@ def _store_run(
             )
         )
         save_weights(network, folder.weights)
+        if words is not None:
+            save_words(words, folder.words)
+            known = word_facts(lists, digest_of_file(folder.words))
+            zero_shot_facts = {**imported["zero_shot"], "negative_words": known}
+            imported = {**imported, "zero_shot": zero_shot_facts}
         record = Run(
             origin="imported",
             created=utc_now(),

@@ -11,6 +11,7 @@ from oodcli.progress import SILENT, Progress
 from oodcli.store.runs import new_name
 from oodcli.store.store import Store
 from oodcli.workflows.import_request import ImportRequest, ImportResult, Outputs, in_output_order
+from oodcli.workflows.prompting import Prompting, prompting_for
 
 
 def import_checkpoint(
@@ -38,14 +39,28 @@ def import_checkpoint(
     OodError
         If the file, the architecture or the data cannot be used or do not fit together.
     """
-    dataset, outputs = _checked(store, request, progress)
+    dataset, outputs, prompting = _checked(store, request, progress)
     from oodcli.workflows.imported import imported_run
 
-    return imported_run(store, request, dataset, outputs, command=command, progress=progress)
+    return imported_run(
+        store, request, dataset, outputs, prompting=prompting, command=command, progress=progress
+    )
 
 
-def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[Dataset, Outputs]:
-    """Check everything that needs no network; return the data and the expected outputs."""
+def _checked(
+    store: Store, request: ImportRequest, progress: Progress
+) -> tuple[Dataset, Outputs, Prompting | None]:
+    """Check everything that needs no network.
+
+    Returns
+    -------
+    dataset
+        The data.
+    outputs
+        The expected outputs.
+    prompting
+        What a zero-shot classifier is asked with; None of any other network.
+    """
     if request.mean is not None and not all(0 <= value <= 1 for value in request.mean):
         raise InvalidInputError(
             f"--mean {','.join(f'{value:g}' for value in request.mean)} is not between 0 and 1, "
@@ -82,6 +97,10 @@ def _checked(store: Store, request: ImportRequest, progress: Progress) -> tuple[
             f"{dataset.name} at {dataset.location} has no labels; give labelled images of the "
             "classes that the network was trained on: --data"
         )
-    if names is None:
-        return dataset, Outputs(len(dataset.class_names))
-    return in_output_order(dataset, names, where=str(request.classes), logits=request.logits)
+    classes, outputs = dataset.class_names, Outputs(len(dataset.class_names))
+    if names is not None:
+        dataset, outputs = in_output_order(
+            dataset, names, where=str(request.classes), logits=request.logits
+        )
+    every = names if names is not None and outputs.places else dataset.class_names
+    return dataset, outputs, prompting_for(request, classes, every)

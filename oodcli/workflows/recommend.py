@@ -227,7 +227,9 @@ def cost_estimate(run: OpenRun) -> str:
             f" (about {rounded_duration(count / rate)} on {activator.device}, at the speed of the "
             "last one)"
         )
-    return f"{text} and fits of {len(candidates(len(record.blocks))):,} candidates"
+    zero_shot = bool(record.zero_shot)
+    fits = len(candidates(len(record.blocks), zero_shot=zero_shot))
+    return f"{text} and fits of {fits:,} candidates"
 
 
 def rounded_duration(seconds: float) -> str:

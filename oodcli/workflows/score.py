@@ -289,7 +289,10 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
     auto = _recommended(run) if AUTO in request.methods else None
     methods = [auto if text == AUTO else text for text in request.methods]
     blocks = range(len(run.record.blocks))
-    specs = parse_methods(for_every_block([text for text in methods if text], blocks))
+    specs = parse_methods(
+        for_every_block([text for text in methods if text], blocks),
+        zero_shot=bool(run.record.zero_shot),
+    )
     return Work(
         run,
         wanted_sets(run, request.sets),

@@ -73,7 +73,7 @@ def test_a_file_has_a_name_on_each_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\n \n", "names no class"),
+        (b"\n \n", "has no classes"),
         (b"a\nb\na\n", "names class 'a' twice"),
         (b"\xff\xfe", "is not a text file"),
         (None, "there is no file"),
