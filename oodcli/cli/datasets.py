@@ -206,7 +206,8 @@ def add(
     )
     parts = ", ".join(f"{part} {len(images):,}" for part, images in added.parts.items())
     classes = f" in {len(added.class_names)} classes" if added.class_names else ", no classes"
-    print_stderr(f"{name}: {parts} images{classes}")
+    if parts:
+        print_stderr(f"{name}: {parts} images{classes}")
     for note in added.notes:
         print_stderr(f"note: {note}")
     if added.layout:

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats import cifar
+from oodcli.data.formats import cifar, openood
+from oodcli.data.formats.openood import OpenOODTree
 from oodcli.data.own_names import FILE, RegisteredDataset, registered
 from oodcli.data.reader import Columns, without_columns
 from oodcli.data.readers import (
@@ -47,7 +48,7 @@ def open_dataset(
         ``:path=COLUMN,label=COLUMN,split=COLUMN`` says which columns of a table have what.
         ``train=PATH,test=PATH`` (and ``val=PATH``) is a data set whose parts lie apart.
     store
-        Holds what was downloaded.
+        Holds what was downloaded, and where OpenOOD's folder is, whose lists are ``openood:KEY``.
     role
         ``id`` wants images with classes; ``ood`` takes the OOD images.
     val_fraction
@@ -115,11 +116,14 @@ def check_dataset_name(name: str, store: Store) -> None:
 
 def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
     """Open a data set as it is."""
+    first, _, key = spec.partition(":")
+    if first == openood.NAME:
+        return _open_listed(key, store)
     own = registered(store).get(spec)
     if own is not None:
         return _open_registered(own, store, role=role)
     if spec in DATASETS:
-        return DATASETS[spec].open(store)
+        return _open_known(spec, store)
     parts = _divided_parts(spec)
     if parts is not None:
         return _open_parts(*parts, store, role=role)
@@ -249,6 +253,43 @@ def _with_columns(spec: str, columns: str) -> str:
     reader = reader_of(path) if known is None and is_there(path) else None
     takes = reader is not None and "columns" in reader.options
     return f"{spec}:{columns}" if takes else spec
+
+
+def is_here(name: str, store: Store) -> bool:
+    """Return whether a known set can be opened without a download.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    store
+        Holds what was downloaded, and where OpenOOD's folder is.
+    """
+    tree = OpenOODTree.of(store)
+    return DATASETS[name].is_present(store) or (tree is not None and tree.has_id_set(name))
+
+
+def _open_known(name: str, store: Store) -> Dataset:
+    """Open a known set from its published files, or else from OpenOOD's folder."""
+    tree = OpenOODTree.of(store)
+    if tree is not None and not DATASETS[name].is_present(store) and tree.has_id_set(name):
+        return tree.id_set(name)
+    return DATASETS[name].open(store)
+
+
+def _open_listed(key: str, store: Store) -> Dataset:
+    """Open ``openood:KEY``, the images of a list in OpenOOD's folder."""
+    tree = OpenOODTree.of(store)
+    if tree is None:
+        raise MissingArtifactError(
+            "OpenOOD's folder data is not registered; run: ood datasets add openood DATA"
+        )
+    if not key or not tree.has(key):
+        raise InvalidInputError(
+            f"{tree.root} has no images of a list {key!r}; name one as openood:cifar10/test_tin: "
+            f"{tree.found()}"
+        )
+    return tree.dataset(key.rpartition("/")[2], key)
 
 
 def _open_published(name: str | None, path: Path, store: Store) -> Dataset | None:

@@ -14,6 +14,8 @@ from oodcli.data.benchmarks import Benchmark
 from oodcli.data.class_order import among, in_order, places_among, with_labels_of
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.prepare import UNDECODED, places_of, prepare, prepare_some
+from oodcli.data.formats.openood import OpenOODTree
+from oodcli.data.opening import is_here
 from oodcli.data.own_names import FILE, registered
 from oodcli.data.splits import Split, split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
@@ -86,7 +88,7 @@ def find_dataset(
         If there is no such data set, or it cannot be downloaded or used.
     """
     known = DATASETS.get(spec)
-    if known is not None and not known.is_present(store):
+    if known is not None and not is_here(spec, store):
         size = f" {known.download_bytes / 1e6:.0f} MB" if known.download_bytes else ""
         progress.note(f"{spec} is not in the store: downloading{size} to {store.datasets}")
         download(spec, store, progress=progress)
@@ -216,6 +218,8 @@ def check_size_options(image_size: int | None, resize: str | None) -> None:
 def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:
     """Return the names of the missing data sets of a benchmark, its ID set aside.
 
+    What a list names in OpenOOD's folder is not missing.
+
     Parameters
     ----------
     benchmark
@@ -224,8 +228,17 @@ def missing_sets(benchmark: Benchmark, store: Store) -> tuple[str, ...]:
         Holds what was downloaded.
     """
     groups = (*benchmark.near, *benchmark.far, *benchmark.ood, *benchmark.shifted)
+    tree = OpenOODTree.of(store)
+
+    def is_listed(name: str) -> bool:
+        if name in benchmark.needs:
+            return tree is not None and tree.has_lists
+        return tree is not None and name in benchmark.lists and tree.has(benchmark.lists[name])
+
     return tuple(
-        name for name in (*benchmark.needs, *groups) if not DATASETS[name].is_present(store)
+        name
+        for name in (*benchmark.needs, *groups)
+        if not DATASETS[name].is_present(store) and not is_listed(name)
     )
 
 

@@ -27,6 +27,8 @@ from oodcli.data.dataset import Dataset, take
 from oodcli.data.decoding.files import FileSource
 from oodcli.data.formats.archives import ArchiveSource, members_of, read_member
 from oodcli.data.formats.lists import ListedImage, parse_list
+from oodcli.data.formats.openood import OpenOODTree
+from oodcli.data.own_names import registered
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import Part
 from oodcli.store.store import Store
@@ -100,11 +102,12 @@ def split(dataset: Dataset, key: str, store: Store) -> Split:
     Parameters
     ----------
     dataset
-        The published set, opened from its primary archive.
+        The published set, opened from its primary archive; or from OpenOOD's folder, whose own
+        lists are taken.
     key
         Name of the list.
     store
-        Holds OpenOOD's archive of lists, for those that cannot be rebuilt.
+        Holds OpenOOD's archive of lists, for those that cannot be rebuilt, and where its folder is.
 
     Raises
     ------
@@ -113,6 +116,10 @@ def split(dataset: Dataset, key: str, store: Store) -> Split:
     InvalidInputError
         If the images of the data set are not those the list is about.
     """
+    tree = OpenOODTree.of(store)
+    if tree is not None and dataset.location == str(tree.root):
+        listed = tree.listed(key)
+        return Split(listed.part, key, listed.sha256)
     if key in known_lists():
         part, chosen = _chosen(dataset, key)
         rebuilt = sorted_text(dataset, key)
@@ -297,8 +304,11 @@ def _svhn_lines(dataset: Dataset, part: Part) -> Callable[[int], str]:
 
 def _published(key: str, store: Store) -> bytes:
     """Read a list from OpenOOD's own archive, or from the folder that it unpacks to."""
-    folder = store.datasets / LISTS_SET
-    for path in (folder / FOLDER / f"{key}.txt", folder / f"{key}.txt"):
+    own, tree = registered(store).get(LISTS_SET), OpenOODTree.of(store)
+    folder = store.datasets / LISTS_SET if own is None else own.path
+    folder = folder.parent if folder.is_file() else folder
+    kept = [] if tree is None else [tree.list_file(key)]
+    for path in (folder / FOLDER / f"{key}.txt", folder / f"{key}.txt", *kept):
         if path.is_file():
             return path.read_bytes()
     archive = folder / ARCHIVE

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from oodcli.data import DATASETS, open_dataset
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.dataset import Dataset
+from oodcli.data.opening import is_here
 from oodcli.data.run_data import RunData
 from oodcli.data.splits import split
 from oodcli.data.views import View
@@ -388,7 +389,7 @@ class _Images:
 
     def _opened(self, entry: ScoredSet, benchmark: Benchmark | None) -> Dataset:
         spec = entry.data or entry.name
-        if spec in DATASETS and not DATASETS[spec].is_present(self.store):
+        if spec in DATASETS and not is_here(spec, self.store):
             raise InvalidInputError("it is no longer in the store")
         dataset = open_dataset(spec, self.store, role="ood", val_fraction=0.0)
         if benchmark is not None and entry.name in benchmark.lists:

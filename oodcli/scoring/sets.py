@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark, benchmark_of, own_benchmark
 from oodcli.data.dataset import Dataset, take
+from oodcli.data.formats.openood import OpenOODTree
 from oodcli.data.run_data import find_dataset, missing_sets, say_which
 from oodcli.data.splits import Split, split
 from oodcli.data.views import View
@@ -216,14 +217,30 @@ def _benchmark_sets(run: OpenRun, benchmark: Benchmark) -> list[WantedSet]:
     wanted = []
     for group, names in (*benchmark.groups.items(), ("shifted", benchmark.shifted)):
         for name in names:
-            if name in missing:
-                continue
-            dataset, chosen = _opened(run, name), None
-            if name in benchmark.lists:
-                chosen = split(dataset, benchmark.lists[name], run.store)
-                dataset = replace(dataset, parts={"test": chosen.part})
-            wanted.append(WantedSet(dataset, group, benchmark.name or None, chosen))
+            if name not in missing:
+                dataset, chosen = _listed(run, name, benchmark.lists.get(name, ""))
+                wanted.append(WantedSet(dataset, group, benchmark.name or None, chosen))
     return wanted
+
+
+def _listed(run: OpenRun, name: str, key: str) -> tuple[Dataset, Split | None]:
+    """Open a set of a benchmark, and choose the images that its list names, if it has one.
+
+    Images in OpenOOD's folder come before published archives.
+    """
+    tree = OpenOODTree.of(run.store)
+    if tree is not None and key and tree.has(key):
+        dataset = tree.dataset(name, key)
+        if name.endswith("-lossless"):
+            run.progress.note(
+                f"{name}: OpenOOD's own copy in {tree.root}, which is compressed as JPEG"
+            )
+    else:
+        dataset = _opened(run, name)
+    if not key:
+        return dataset, None
+    chosen = split(dataset, key, run.store)
+    return replace(dataset, parts={"test": chosen.part}), chosen
 
 
 def _own_sets(run: OpenRun) -> list[WantedSet]:
@@ -327,10 +344,7 @@ def _ood_validation_images(
         dataset = _opened(run, named)
     else:
         assert run.benchmark is not None  # check_validation has seen to it
-        dataset = _opened(run, run.benchmark.ood_val)
-        if run.benchmark.ood_val_list:
-            chosen = split(dataset, run.benchmark.ood_val_list, run.store)
-            dataset = replace(dataset, parts={"test": chosen.part})
+        dataset, _ = _listed(run, run.benchmark.ood_val, run.benchmark.ood_val_list)
         dataset = replace(dataset, name=f"{dataset.name} val")
     seen = None if observes else run.activator.as_decoded(dataset.name, {View(): False})
     images = run.data.prepared(dataset.ood_part, name=dataset.name, seen=seen)

@@ -12,6 +12,8 @@ from oodcli.data.benchmarks import Benchmark, own_benchmark
 from oodcli.data.columns import Columns
 from oodcli.data.dataset import Dataset, take
 from oodcli.data.download import JOBS, MissingFile, WantedFile, fetch, wanted_files
+from oodcli.data.formats import openood
+from oodcli.data.formats.openood import OpenOODTree
 from oodcli.data.opening import check_dataset_name, open_in_any_role
 from oodcli.data.own_names import RegisteredDataset, forget, register, registered
 from oodcli.data.readers import is_there
@@ -157,7 +159,7 @@ def add_dataset(
     store
         The store, whose ``datasets.toml`` is changed.
     name
-        The name.
+        The name; ``openood`` for the folder ``data`` of OpenOOD, with all its sets and lists.
     path
         Anything that a reader opens.
     labels
@@ -188,6 +190,8 @@ def add_dataset(
     for given in (path, labels, root):
         if given is not None and not is_there(given):
             raise MissingArtifactError(f"no folder or file {given}; check the path")
+    if name == openood.NAME:
+        return _add_tree(store, path)
     if labels is not None and path.is_dir():
         path, labels, root = labels, None, path
     entry = RegisteredDataset(
@@ -208,6 +212,14 @@ def add_dataset(
         else:
             register(before, store)
         raise
+
+
+def _add_tree(store: Store, path: Path) -> Dataset:
+    """Register OpenOOD's folder, which holds many sets."""
+    tree = OpenOODTree(path.absolute())
+    layout = tree.found()
+    register(RegisteredDataset(openood.NAME, tree.root), store)
+    return Dataset(openood.NAME, {}, (), str(tree.root), openood.NAME, layout=layout)
 
 
 def published_count_warning(dataset: Dataset) -> str | None:
