@@ -3,7 +3,7 @@
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.checkpoint import load_head, load_run_network, load_weights, save_weights
 from oodcli.models.clip_text import Clip, imagenet_templates
-from oodcli.models.fitting import fitted, load_into
+from oodcli.models.fitting import load_into, load_with_remarks
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
 from oodcli.models.pretrained import (
@@ -36,7 +36,6 @@ __all__ = [
     "builder_of",
     "builder_side_of",
     "clip_network",
-    "fitted",
     "folder_class_names",
     "imagenet_templates",
     "is_external",
@@ -44,6 +43,7 @@ __all__ = [
     "load_into",
     "load_run_network",
     "load_weights",
+    "load_with_remarks",
     "network_of",
     "parse_architecture",
     "pretrained_state",

@@ -1,8 +1,9 @@
-"""A network made of weights that somebody else named.
+"""Loads a state dict whose tensor names may differ from those of the architecture.
 
-A state dict is tried as it is, and then under the spellings in circulation: without what wraps the
-network, only what lies under one of its modules, and with the names of the usual public code
-translated. A spelling counts only if every tensor of the network has its place and shape in it.
+A state dict is tried unchanged, and then under the naming schemes of public code: without the
+prefixes of wrappers, with only the tensors of one of its modules, and with the names of common
+public code translated. A scheme is accepted only if every tensor of the network occurs in it with
+the right shape.
 """
 
 import contextlib
@@ -30,23 +31,23 @@ _HEADS = ("fc", "linear", "classifier", "head", "classifier.fc", "output", "last
 _WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module")
 _NORM = re.compile(r"^(?:norm|bn)\.?(\d*)$")
 _NUMBERED = re.compile(r"\.(norm|conv)\.([12])\.")
-# The third block of the second stage: layer2.2, block2.layer.2, and from 0 on layers.1.2.
+# The third block of the second stage: layer2.2, block2.layer.2, or counted from 0 layers.1.2.
 _FROM_ONE = re.compile(r"^(?:layer|block|stage|group)_?(\d+)\.(?:(?:layer|block)s?\.)?(\d+)\.")
 _FROM_ZERO = re.compile(r"^(?:layer|block|stage|group)s\.(\d+)\.(?:(?:layer|block)s?\.)?(\d+)\.")
 
 
 def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, source: str = "") -> Network:
-    """Make a network of an architecture and a state dict that fits it; see :func:`fitted`.
+    """Build a network and load a state dict; see :func:`load_with_remarks`.
 
     Raises
     ------
     InvalidInputError
-        As :func:`fitted` does.
+        As :func:`load_with_remarks` does.
     """
-    return fitted(spec, state, source=source)[0]
+    return load_with_remarks(spec, state, source=source)[0]
 
 
-def fitted(
+def load_with_remarks(
     spec: ArchitectureSpec,
     state: Mapping[str, Tensor],
     *,
@@ -54,29 +55,29 @@ def fitted(
     source: str = "",
     headless: bool = False,
 ) -> tuple[Network, tuple[str, ...]]:
-    """Make a network of an architecture and a state dict that fits it exactly.
+    """Build a network and load a state dict that fits it exactly.
 
     Parameters
     ----------
     spec
         The architecture.
     state
-        Tensors by name, in the spelling of the architecture or another one in circulation. Counts
-        of batches (``num_batches_tracked``) may be there or not. A ``tau`` of the last layer makes
-        it one of unit features (T2FNorm), a ``logit_scale`` one of text embeddings.
+        Tensors by name, with the names of the architecture or of other public code. The batch
+        counters (``num_batches_tracked``) are optional. A ``tau`` of the last layer makes it a
+        layer of unit features (T2FNorm), a ``logit_scale`` a layer of text embeddings.
     by_order
-        Whether tensors are matched by their order and shape alone, whatever their names.
+        Whether tensors are matched only by their order and shape, and names are ignored.
     source
-        The file or the published weights that the state dict came from, which messages begin with.
+        Source of the state dict, a file or published weights; error messages begin with it.
     headless
-        Whether the last layer is left as it was built, whatever the state dict has of it.
+        Whether the last layer keeps its initial weights, and those in the state dict are ignored.
 
     Returns
     -------
     network
-        With as many classes as the last layer has rows.
+        Network with as many classes as the last layer has rows.
     remarks
-        Lines for the user on names that were translated and tensors that were left aside.
+        Lines for the user about translated names and ignored tensors.
 
     Raises
     ------
@@ -88,23 +89,23 @@ def fitted(
         fit = _checked(spec, state, by_order=by_order, headless=headless)
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}" if source else str(error)) from None
-    fit.shadow.load_state_dict(fit.state, strict=False)  # the counters may be missing
+    fit.module.load_state_dict(fit.state, strict=False)  # the counters may be missing
     written = _as_written(spec, fit.state)
     if written is not None:
-        written.read(fit.shadow.eval())
-    return network_of(spec, fit.shadow), fit.remarks
+        written.read(fit.module.eval())
+    return network_of(spec, fit.module), fit.remarks
 
 
 def _checked(
     spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool, headless: bool
 ) -> "_Fit":
-    """Return the state dict in the names of an architecture, which it fits exactly."""
+    """Translate a state dict to the names of an architecture, or refuse it."""
     fit = _by_order(spec, state) if by_order else _best(spec, state, headless=headless)
     if fit.misfit:
         raise InvalidInputError(
             f"the weights do not fit {spec}: {'; '.join(fit.misfit)}; {_cure(spec, state)}"
         )
-    wanted = fit.shadow.state_dict()
+    wanted = fit.module.state_dict()
     for name, tensor in fit.state.items():
         if not wanted[name].is_floating_point() and not tensor.is_floating_point():
             continue  # indices, such as those of relative positions
@@ -112,41 +113,61 @@ def _checked(
             raise InvalidInputError(f"{name} is {tensor.dtype}; save the weights as float32")
         if not tensor.isfinite().all():
             raise InvalidInputError(
-                f"{name} holds NaN or infinity; use a checkpoint from before training diverged"
+                f"{name} contains NaN or infinity; use a checkpoint from before training diverged"
             )
     return fit
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A state dict in the names of an architecture, and what keeps it from fitting."""
+    """A state dict with the names of an architecture, and its mismatches.
+
+    Parameters
+    ----------
+    state
+        Tensors by name.
+    module
+        A network of the architecture, not loaded yet.
+    misfit
+        Descriptions of missing, unexpected and wrongly shaped tensors; empty if it fits.
+    remarks
+        Lines for the user.
+    """
 
     state: Mapping[str, Tensor]
-    shadow: nn.Module
+    module: nn.Module
     misfit: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
 
 def _best(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool = False) -> _Fit:
-    """Return the first spelling that fits, or what the plain one lacks."""
+    """Return the first naming scheme that fits, or the mismatches of the unchanged names."""
     first: _Fit | None = None
     for spelling, line in _spellings(state):
         fit = _fit(spec, spelling, headless=headless)
         if not fit.misfit:
-            return _Fit(fit.state, fit.shadow, (), (*((line,) if line else ()), *fit.remarks))
+            return _Fit(fit.state, fit.module, (), (*((line,) if line else ()), *fit.remarks))
         first = first or fit
-    assert first is not None  # the plain spelling comes first
+    assert first is not None  # the unchanged names come first
     return first
 
 
 def _spellings(state: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tensor], str]]:
-    """Yield a state dict as it is, without wrappers, and what lies under each of its modules."""
+    """Yield a state dict unchanged, without wrappers, and the tensors under its modules.
+
+    Yields
+    ------
+    Mapping
+        Tensors by name.
+    str
+        Line for the user; empty for the unchanged state dict.
+    """
     yield state, ""
     bare = {_unwrapped(name): tensor for name, tensor in state.items()}
     if len(bare) != len(state):
         return  # two networks, one of them wrapped
     if bare.keys() != state.keys():
-        yield bare, f"names: {' and '.join(sorted(_worn(state)))} removed from them"
+        yield bare, f"names: prefix {' and '.join(sorted(_wrappers_in(state)))} removed"
     for prefix, under in _modules(bare):
         aside = [name for name in bare if not name.startswith(f"{prefix}.")]
         left = f"; ignored: {_first(aside)}" if aside else ""
@@ -157,13 +178,13 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _worn(state: Mapping[str, Tensor]) -> set[str]:
-    """Return the wrappers that stand in names."""
+def _wrappers_in(state: Mapping[str, Tensor]) -> set[str]:
+    """Return the wrapper prefixes that occur in tensor names."""
     return {part for name in state for part in name.split(".") if part in _WRAPPERS}
 
 
 def _modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Yield modules that hold half of the tensors or more, outer ones first, and their tensors."""
+    """Yield modules with at least half of the tensors, outer ones first, and their tensors."""
     prefix = ""
     while True:
         sizes = Counter(
@@ -190,18 +211,18 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
         if not name.endswith(COUNTER) and not (spare and name.startswith(spare))
     }
     tau, scoring_tau, scale = (f"{head}.{n}" for n in ("tau", "scoring_tau", "logit_scale"))
-    # As many classes as the last layer has rows; names are the same for any number.
-    build = cache(lambda rows: _shadow(spec, num_classes=rows, written=written))
+    # As many classes as the last layer has rows; names do not depend on the number.
+    build = cache(lambda rows: _build(spec, num_classes=rows, written=written))
     where = (f"{head}.weight", 0) if written is None else written.rows
-    shadow = build(_rows(weights, *where))
+    module = build(_rows(weights, *where))
     known = head if written is None else written.path
-    ours = _renamed(weights, _shapes(shadow), {tau, scoring_tau, scale}, head=known)
+    ours = _renamed(weights, _shapes(module), {tau, scoring_tau, scale}, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
     if headless:
-        built = {n: t for n, t in shadow.state_dict().items() if n.startswith(f"{head}.")}
+        built = {n: t for n, t in module.state_dict().items() if n.startswith(f"{head}.")}
         ours = {n: t for n, t in ours.items() if not n.startswith(f"{head}.")} | built
-        return _Fit(ours, shadow, _misfit(ours, _shapes(shadow)), remarks)
+        return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)
     rows = _rows(ours, *where)
     if written is None:
         if not spec.architecture.head_has_bias and f"{head}.weight" in ours:
@@ -209,18 +230,18 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
         if rows == 1 and f"{head}.weight" in ours:
             ours, rows = _of_two(ours, head), 2
             remarks = (*remarks, f"one logit z of {head} converted to two, -z/2 and z/2")
-    shadow = build(rows)
-    ours.update(_tied(shadow, ours))
+    module = build(rows)
+    ours.update(_tied(module, ours))
     if tau in ours:
-        unit_features(shadow, head)
+        unit_features(module, head)
         ours.setdefault(scoring_tau, ours[tau])
     elif scale in ours:
-        text_embeddings(shadow, head)
-    return _Fit(ours, shadow, _misfit(ours, _shapes(shadow)), remarks)
+        text_embeddings(module, head)
+    return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)
 
 
 def _misfit(ours: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Say which tensors are missing, unexpected or of another shape."""
+    """Describe the tensors that are missing, unexpected or of another shape."""
     wrong = [
         f"{name} is {tuple(tensor.shape)}, not {wanted[name]}"
         for name, tensor in ours.items()
@@ -235,7 +256,7 @@ def _misfit(ours: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -
 
 
 def _translated(names: Mapping[str, str]) -> tuple[str, ...]:
-    """Say which modules had another name in the file, one example for each."""
+    """Describe the modules that have another name in the file, as a line for the user."""
     pairs: dict[tuple[str, str], int] = Counter()
     for theirs, ours in names.items():
         if theirs != ours:
@@ -247,7 +268,7 @@ def _translated(names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _difference(theirs: str, ours: str) -> tuple[str, str]:
-    """Return the two names without the parts at both ends that they share."""
+    """Return two names without their common last parts."""
     a, b = theirs.split("."), ours.split(".")
     while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
         a, b = a[:-1], b[:-1]
@@ -255,34 +276,34 @@ def _difference(theirs: str, ours: str) -> tuple[str, str]:
 
 
 def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
-    """Match tensors with those of the network one after the other.
+    """Match tensors with those of the network by their order.
 
     Raises
     ------
     InvalidInputError
-        If their numbers differ, or the shapes at one place.
+        If the numbers of tensors differ, or the shapes of two matched tensors.
     """
     weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
     written = _as_written(spec, state)
-    shadow = _shadow(spec, num_classes=1, written=written)
+    module = _build(spec, num_classes=1, written=written)
     head = spec.architecture.head
     name, dimension = (f"{head}.weight", 0) if written is None else written.rows
-    place = list(_shapes(shadow)).index(name) if name else None
-    if len(weights) != len(_shapes(shadow)):
+    place = list(_shapes(module)).index(name) if name else None
+    if len(weights) != len(_shapes(module)):
         raise InvalidInputError(
-            f"{spec} has {len(_shapes(shadow)):,} tensors and the checkpoint {len(weights):,}, so "
-            "they cannot be matched by order; name the architecture that it was made with"
+            f"{spec} has {len(_shapes(module)):,} tensors and the checkpoint {len(weights):,}, so "
+            "they cannot be matched by order; specify the architecture of the checkpoint"
         )
     rows = 1 if place is None else list(weights.values())[place].shape[dimension]
-    shadow = _shadow(spec, num_classes=rows, written=written)
+    module = _build(spec, num_classes=rows, written=written)
     ours = {}
     for (theirs, tensor), (name, shape) in zip(
-        weights.items(), _shapes(shadow).items(), strict=True
+        weights.items(), _shapes(module).items(), strict=True
     ):
         if tuple(tensor.shape) != shape:
             raise InvalidInputError(
                 f"by order, {printable(theirs)} {tuple(tensor.shape)} would be {name} {shape} of "
-                f"{spec}; name the architecture that it was made with"
+                f"{spec}; specify the architecture of the checkpoint"
             )
         ours[name] = tensor
     pairs = [
@@ -291,52 +312,58 @@ def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
         if theirs != name
     ]
     line = f"names: by order, {len(ours):,} tensors of the same shapes: {_first(pairs)}"
-    return _Fit(ours, shadow, (), (line,) if pairs else ())
+    return _Fit(ours, module, (), (line,) if pairs else ())
 
 
 def _as_written(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> AsWritten | None:
-    """Return the network as it is written, where the weights are not those of one that was read."""
+    """Return the original form of the network, unless the weights are already converted."""
     written = spec.architecture.written
     return None if any(INSIDE in name.split(".") for name in state) else written
 
 
 def _of_two(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
-    """Return a state dict whose one logit, of two classes, is two."""
+    """Convert the single logit of a last layer for two classes to two logits."""
     both = {f"{head}.{leaf}" for leaf in ("weight", "bias")}
     return {name: two_rows(each) if name in both else each for name, each in state.items()}
 
 
-def _tied(shadow: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that a network holds under two names, and the state under one of them."""
+def _tied(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return missing tensors that the network shares with another name in the state dict."""
     first: dict[tuple[int, torch.Size], str] = {}
-    for name, tensor in shadow.state_dict().items():
+    for name, tensor in module.state_dict().items():
         if name in state and tensor.numel():
             first.setdefault((tensor.data_ptr(), tensor.shape), name)
     return {
         name: state[first[tensor.data_ptr(), tensor.shape]]
-        for name, tensor in shadow.state_dict().items()
+        for name, tensor in module.state_dict().items()
         if name not in state and (tensor.data_ptr(), tensor.shape) in first
     }
 
 
 def _rows(state: Mapping[str, Tensor], name: str, dimension: int = 0) -> int:
-    """Return the rows of a last layer, or 1 where there is none."""
+    """Return the number of rows of a last layer, or 1 if there is none.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are more than ``MOST_CLASSES`` rows.
+    """
     last = state.get(name)
     rows = max(last.shape[dimension], 1) if last is not None and last.dim() >= 2 else 1
     if rows > MOST_CLASSES:
         raise InvalidInputError(
             f"the last layer {name.removesuffix('.weight')} has {rows:,} rows; a classifier may "
-            f"have {MOST_CLASSES:,} classes at most"
+            f"have at most {MOST_CLASSES:,} classes"
         )
     return rows
 
 
-def _shadow(
+def _build(
     spec: ArchitectureSpec, *, num_classes: int, written: AsWritten | None = None
 ) -> nn.Module:
-    """Build a network to be filled, without drawing from torch's generator.
+    """Build a network to be loaded, without advancing torch's random generator.
 
-    On the meta device its values would cost nothing, but the first one there imports a compiler.
+    The meta device would save the initialisation, but its first use imports a compiler.
     """
     with torch.random.fork_rng(devices=[]):
         return spec.build(num_classes) if written is None else written.build(num_classes)
@@ -362,12 +389,14 @@ def _renamed(
     *,
     head: str,
 ) -> dict[str, Tensor]:
-    """Translate the usual spellings, except where two tensors would get the same name."""
+    """Translate the names of common public code, except if two tensors would get the same name."""
     ours: defaultdict[str, list[str]] = defaultdict(list)
     for name in (*wanted, *more):
-        ours[_plain(name, head)].append(name)
+        ours[_normal_form(name, head)].append(name)
     names = {
-        key: key if key in wanted or key in more else _only(ours.get(_plain(key, head), []), key)
+        key: key
+        if key in wanted or key in more
+        else _only(ours.get(_normal_form(key, head), []), key)
         for key in state
     }
     uses = Counter(names.values())
@@ -378,12 +407,12 @@ def _only(names: Sequence[str], key: str) -> str:
     return names[0] if len(names) == 1 else key
 
 
-def _plain(name: str, head: str) -> str:
-    """Return a name in a form that all spellings in circulation share."""
+def _normal_form(name: str, head: str) -> str:
+    """Return a form of a tensor name that is the same in all public code."""
     path, _, leaf = name.rpartition(".")
     if path == head or path in _HEADS:
         return f"<head>.{leaf}"
-    name = _NUMBERED.sub(r".\1\2.", name)  # as torchvision's DenseNets were written once
+    name = _NUMBERED.sub(r".\1\2.", name)  # as in old versions of torchvision's DenseNets
     name = _FROM_ONE.sub(r"<\1.\2>.", name)
     name = _FROM_ZERO.sub(lambda found: f"<{int(found[1]) + 1}.{found[2]}>.", name)
     parts = ["<shortcut>" if part in _SHORTCUTS else part for part in name.split(".")]
@@ -394,11 +423,11 @@ def _cure(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> str:
     fitting = [str(other) for other in _candidates(spec, state) if not _best(other, state).misfit]
     if not fitting:
         return "no known architecture fits them"
-    return f"this looks like {' or '.join(fitting)}: name that architecture"
+    return f"these look like weights of {' or '.join(fitting)}: specify that architecture"
 
 
 def _candidates(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Iterator[ArchitectureSpec]:
-    """Yield every architecture with the parameters that show in the weights."""
+    """Yield every architecture, with the parameters that can be inferred from the weights."""
     for architecture in ARCHITECTURES.values():
         params = {**(spec.params if architecture is spec.architecture else {})}
         params.update(architecture.visible(state))

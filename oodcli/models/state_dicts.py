@@ -1,4 +1,4 @@
-"""The state dict in what a file of weights holds, wherever it lies there."""
+"""Finds the state dict in the content of a weight file, at any depth."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,14 @@ from oodcli.errors import InvalidInputError
 from oodcli.models.weight_files import SAVE, Inert, read_content
 from oodcli.text import printable
 
-# A state dict that refers to the same values again and again takes no more than this many times its
-# file, and a nest in a nest no more than this many levels.
+# Limits for a state dict that repeats references to the same values: its size relative to the file,
+# a constant for small files, and the depth of nested containers.
 _MOST_GROWTH = 8
 _MOST_SLACK_BYTES = 1 << 20
 _MOST_NESTS = 8
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHOWN = 4
-# Where people put the weights, best first; moving averages of them come after all others.
+# Common keys of the weights, in order of preference; moving averages come after all others.
 _NESTS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module",
     "weights", "params", "student", "encoder", "backbone",
@@ -30,7 +30,7 @@ _NESTS = (
 _AVERAGES = re.compile(r"(^|_)(ema|averaged?|avg|swa|teacher|shadow)(_|$)")
 _NOT_WEIGHTS = re.compile(r"optim|sched|scaler|(^|_)amp(_|$)|criterion|buffer_history")
 _WRAPPERS = ("module", "_orig_mod", "_forward_module")
-# What people call an accuracy beside the weights: best_prec1, acc, test_acc, best_top1, acc1, ….
+# Common keys of an accuracy beside the weights: best_prec1, acc, test_acc, best_top1, acc1, ….
 _ACCURACY = re.compile(
     r"(?:(?:best|val|valid|validation|test|eval)[_-]?){0,2}"
     r"(?:acc|accuracy|prec|precision|top)[_-]?@?1?"
@@ -38,7 +38,7 @@ _ACCURACY = re.compile(
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint, as :func:`read_checkpoint` does.
+    """Read only the state dict of a checkpoint; see :func:`read_checkpoint`.
 
     Parameters
     ----------
@@ -55,19 +55,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint file holds that is of use here.
+    """The state dict and the accuracy in a checkpoint file.
 
     Parameters
     ----------
     state
-        Tensors by name, without the ``module.`` or ``_orig_mod.`` that data-parallel training and
-        compilation put in front.
+        Tensors by name, without the prefixes ``module.`` and ``_orig_mod.`` of data-parallel
+        training and compilation.
     accuracy
-        The accuracy that stands beside the weights, from 0 to 1; None if none does.
+        Accuracy stored beside the weights, from 0 to 1; None if there is none.
     accuracy_name
-        What it is called there, such as ``best_prec1``.
+        Its key in the file, such as ``best_prec1``.
     remarks
-        Lines for the user: what was taken from the file, and what was passed over.
+        Lines for the user: what was read from the file, and what was ignored.
     """
 
     state: Mapping[str, Tensor]
@@ -77,26 +77,27 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
-    """Read a checkpoint, its state dict plain or nested, with float16 widened to float32.
+    """Read a checkpoint with a plain or nested state dict; float16 is converted to float32.
 
     Parameters
     ----------
     path
-        A file that ``torch.save`` or ``pickle.dump`` wrote, or safetensors, whatever its name.
+        A file written by ``torch.save`` or ``pickle.dump``, or safetensors; the suffix is ignored.
     key
-        Where in it the state dict lies, such as ``state_dict_ema`` or ``models.net``; the most
-        likely place if None.
+        Key of the state dict in the file, such as ``state_dict_ema`` or ``models.net``; None: the
+        most likely one.
 
     Raises
     ------
     InvalidInputError
-        If the file is not there, is damaged, holds code, or holds no state dict, or none there.
+        If the file does not exist, is damaged, contains code, or has no state dict, or none under
+        the key.
     """
     content = read_content(path)
     found = _large({name: value for name, value in _nested(path, content) if _is_state(value)})
     if not found:
         raise InvalidInputError(
-            f"{path} holds no state dict{_held(content)}; save one: model.state_dict()"
+            f"{path} contains no state dict{_held(content)}; save one: model.state_dict()"
         )
     name = _named(path, found, key) if key is not None else min(found, key=_rank)
     state, passed = _tensors(path, found[name])
@@ -106,12 +107,12 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
 
 
 def _nested(path: Path, content: object) -> Iterator[tuple[str, Mapping[object, object]]]:
-    """Yield every mapping with the keys that lead to it, joined by points; outer ones first.
+    """Yield every mapping with the path of its keys, joined by dots; outer mappings first.
 
     Raises
     ------
     InvalidInputError
-        If they nest too deep.
+        If mappings are nested too deeply.
     """
     level: list[tuple[str, object]] = [("", content)]
     for _ in range(_MOST_NESTS):
@@ -129,11 +130,11 @@ def _nested(path: Path, content: object) -> Iterator[tuple[str, Mapping[object, 
         level = [(name, value) for name, value in deeper if _mapping(value) is not None]
         if not level:
             return
-    raise InvalidInputError(f"{path} nests a state dict in a state dict without end; {SAVE}")
+    raise InvalidInputError(f"the state dicts in {path} are nested too deeply; {SAVE}")
 
 
 def _mapping(value: object) -> Mapping[object, object] | None:
-    """Return what can hold tensors by name: a dict, or the state dict of a pickled network."""
+    """Return a dict, or the state dict of a pickled network; None for any other value."""
     if isinstance(value, Inert):
         state = value.state
         if isinstance(state, Mapping) and "_modules" in state:
@@ -143,7 +144,7 @@ def _mapping(value: object) -> Mapping[object, object] | None:
 
 
 def _of_module(state: Mapping[object, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the tensors of a pickled ``torch.nn.Module`` as its ``state_dict()`` names them."""
+    """Yield the tensors of a pickled ``torch.nn.Module`` by their names in ``state_dict()``."""
     passing = state.get("_non_persistent_buffers_set")
     for kind in ("_parameters", "_buffers"):
         held = state.get(kind)
@@ -158,7 +159,7 @@ def _of_module(state: Mapping[object, object], prefix: str = "") -> Iterator[tup
 
 
 def _is_state(mapping: Mapping[object, object]) -> bool:
-    """Tell whether tensors with names lie in a mapping, one at least that is no lone number."""
+    """Return whether a mapping has a named tensor with at least one dimension."""
     return any(
         isinstance(key, str) and _is_tensor(value) and value.ndim > 0
         for key, value in mapping.items()
@@ -173,7 +174,7 @@ def _is_tensor(value: object) -> TypeGuard["Tensor | NDArray[Any]"]:
 def _large(
     found: Mapping[str, Mapping[object, object]],
 ) -> dict[str, Mapping[object, object]]:
-    """Leave out the curves and counts that stand beside weights."""
+    """Drop small mappings, such as curves and counters stored beside weights."""
     counts = {name: sum(map(_is_tensor, state.values())) for name, state in found.items()}
     most = max(counts.values(), default=0)
     return {name: state for name, state in found.items() if 4 * counts[name] >= most}
@@ -184,7 +185,7 @@ def _leaf(name: str) -> str:
 
 
 def _rank(name: str) -> tuple[bool, int, int]:
-    """Order places of weights: no moving averages, the usual names first, then as they lie."""
+    """Return a sort key of state dicts: averages last, common keys first, then by depth."""
     parts = name.split(".") if name else []
     usual = [_NESTS.index(part) if part in _NESTS else len(_NESTS) for part in parts]
     averaged = any(_AVERAGES.search(part.lower()) for part in parts)
@@ -192,17 +193,17 @@ def _rank(name: str) -> tuple[bool, int, int]:
 
 
 def _named(path: Path, found: Mapping[str, object], key: str) -> str:
-    """Return the place that the user named, whole or by its last part."""
+    """Return the path of a key of the user, which may be the whole path or its last part."""
     fitting = [name for name in found if name == key] or [n for n in found if _leaf(n) == key]
     if len(fitting) == 1:
         return fitting[0]
     shown = ", ".join(printable(name) or "the whole file" for name in list(found)[:8])
     many = "more than one state dict" if fitting else "no state dict"
-    raise InvalidInputError(f"{path} holds {many} under {key!r}; --key is one of: {shown}")
+    raise InvalidInputError(f"{path} contains {many} under {key!r}; possible --key: {shown}")
 
 
 def _place(name: str, others: list[str], *, chosen: bool) -> Iterator[str]:
-    """Say which of several state dicts was taken, and how to have another."""
+    """Describe which of several state dicts is used, and how to choose another."""
     if name and not others:
         yield f"weights: {printable(name)} of the file"
     elif others:
@@ -213,13 +214,13 @@ def _place(name: str, others: list[str], *, chosen: bool) -> Iterator[str]:
 
 
 def _held(content: object) -> str:
-    """Say what a file without weights holds."""
+    """Describe the content of a file without weights."""
     if isinstance(content, Inert):
         return f": it is a pickled {printable(content.name)}, which is never run"
     if isinstance(content, Mapping):
         names = [f"{printable(str(key))} ({_kind(value)})" for key, value in content.items()]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return f": it holds {', '.join(names[:_SHOWN])}{more}" if names else ": it is empty"
+        return f": it contains {', '.join(names[:_SHOWN])}{more}" if names else ": it is empty"
     return f": it is a {type(content).__name__}"
 
 
@@ -230,12 +231,13 @@ def _kind(value: object) -> str:
 
 
 def _tensors(path: Path, found: Mapping[object, object]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors of a state dict under their bare names, and lines on the others.
+    """Return the tensors of a state dict without wrapper prefixes, and lines about other entries.
 
     Raises
     ------
     InvalidInputError
-        If one is no plain array of numbers, or has to be read more often than the file is large.
+        If a tensor is not a dense array of real numbers, or repeated values would expand to many
+        times the size of the file.
     """
     room = _MOST_GROWTH * path.stat().st_size + _MOST_SLACK_BYTES
     state: dict[str, Tensor] = {}
@@ -254,8 +256,8 @@ def _tensors(path: Path, found: Mapping[object, object]) -> tuple[dict[str, Tens
         room -= tensor.numel() * tensor.element_size()
         if room < 0:
             raise InvalidInputError(
-                f"{path}: {name} {tuple(tensor.shape)} repeats values of the file, with which it "
-                f"would take more than {_MOST_GROWTH} times its size; "
+                f"{path}: {name} {tuple(tensor.shape)} repeats values of the file, which would "
+                f"expand to more than {_MOST_GROWTH} times its size; "
                 "save contiguous tensors: tensor.contiguous()"
             )
         half = tensor.dtype in (torch.float16, torch.bfloat16)
@@ -280,7 +282,13 @@ def _wrapper(names: set[str]) -> str:
 
 
 def _of_array(path: Path, name: str, array: NDArray[Any]) -> Tensor:
-    """Return a tensor of a NumPy array."""
+    """Convert a NumPy array to a tensor.
+
+    Raises
+    ------
+    InvalidInputError
+        If its data type has no counterpart in torch.
+    """
     try:
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
     except TypeError:
@@ -290,7 +298,7 @@ def _of_array(path: Path, name: str, array: NDArray[Any]) -> Tensor:
 
 
 def _check_kind(path: Path, name: str, value: Tensor) -> None:
-    """Refuse tensors that are no plain arrays of numbers in memory."""
+    """Refuse tensors that are not dense arrays of real numbers in memory."""
     kinds = {
         f"sparse ({value.layout})": value.layout is not torch.strided,
         "without values, on the device meta": value.is_meta,
@@ -307,7 +315,7 @@ def _check_kind(path: Path, name: str, value: Tensor) -> None:
 
 
 def _stored_accuracy(content: object) -> tuple[float | None, str]:
-    """Return the accuracy beside a state dict from 0 to 1, and its name; of several the best."""
+    """Return the accuracy beside a state dict, from 0 to 1, and its key; of several the highest."""
     if not isinstance(content, Mapping):
         return None, ""
     found: list[tuple[float, str]] = []
@@ -319,8 +327,8 @@ def _stored_accuracy(content: object) -> tuple[float | None, str]:
             try:
                 number = float(value)
             except (ArithmeticError, ValueError, RuntimeError):
-                continue  # a tensor without a value, or a number beyond all floats
+                continue  # a tensor without a value, or a number too large for a float
             if 0 < number <= 100:
-                # No classifier that is worth keeping has less than one percent.
+                # Values up to 1 are fractions, larger ones percent: accuracies below 1 % are rare.
                 found.append((number if number <= 1 else number / 100, name))
     return max(found, default=(None, ""), key=lambda each: each[0] or 0)

@@ -20,9 +20,9 @@ from oodcli.models import (
     Pretrained,
     builder_of,
     clip_network,
-    fitted,
     folder_class_names,
     is_external,
+    load_with_remarks,
     parse_architecture,
     pretrained_state,
     published_configuration,
@@ -340,8 +340,10 @@ def _network(
     """Build the network and notes on its weights; raise an error if its classes do not match."""
     if request.probe:
         spec.architecture.check_trainable()
-        return fitted(spec, checkpoint.state, source=source, headless=True)
-    network, remarks = fitted(spec, checkpoint.state, by_order=request.by_order, source=source)
+        return load_with_remarks(spec, checkpoint.state, source=source, headless=True)
+    network, remarks = load_with_remarks(
+        spec, checkpoint.state, by_order=request.by_order, source=source
+    )
     if network.num_classes != outputs.count:
         named = f"{request.classes} has" if outputs.places else f"{dataset.name} has"
         raise InvalidInputError(

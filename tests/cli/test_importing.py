@@ -586,7 +586,7 @@ def test_a_checkpoint_as_it_lies_about_is_imported_and_what_was_taken_is_said(
     code, _, err = ood("import", *argv, "--key", "optimizer")
     assert code == 1
     assert err.splitlines()[-1] == (
-        "error: best.pth.tar holds no state dict under 'optimizer'; --key is one of: state_dict, "
+        "error: best.pth.tar contains no state dict under 'optimizer'; possible --key: state_dict, "
         "state_dict_ema"
     )
     named = {f"p{number}": tensor for number, tensor in enumerate(colours_state().values())}

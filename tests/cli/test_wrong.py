@@ -310,7 +310,7 @@ class _Bomb:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda state: state["fc.weight"].fill_(math.nan), "fc.weight holds NaN or infinity; "),
+        (lambda state: state["fc.weight"].fill_(math.nan), "fc.weight contains NaN or infinity; "),
         (lambda state: state.update(extra=torch.zeros(1)), "the weights do not fit resnet18:"),
         (
             lambda state: state.update({"fc.bias": torch.zeros(10).char()}),

@@ -107,7 +107,9 @@ def test_never_runs_what_a_checkpoint_holds(
     else:
         torch.save({"state_dict": Trap()}, path)
     told = (
-        "it refers to io.open; " if plain else "holds code (pickled io.open), which is never run; "
+        "it refers to io.open; "
+        if plain
+        else "contains code (pickled io.open), which is never run; "
     )
     assert told in refusal(lambda: read_state(path))
     assert not Path("trap-was-run").exists()
@@ -124,7 +126,7 @@ def test_refuses_a_truncated_file(network: Network, tmp_path: Path, kind: str, k
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
     message = refusal(lambda: read_state(path))
-    assert message.startswith(f"{path} is not a checkpoint, or only a part of one")
+    assert message.startswith(f"{path} is not a checkpoint, or is incomplete")
     assert message.endswith("; get it again")
 
 
@@ -133,16 +135,18 @@ def test_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     for name in ("weights.pt", "weights.safetensors"):
         path = tmp_path / name
         path.write_bytes(content)
-        assert "is not a checkpoint, or only a part" in refusal(lambda path=path: read_state(path))
+        assert "is not a checkpoint, or is incomplete" in refusal(
+            lambda path=path: read_state(path)
+        )
 
 
 def test_refuses_paths_that_name_no_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path
     assert refusal(lambda: read_state(folder)) == (
-        f"{folder} is a folder; name the checkpoint file in it"
+        f"{folder} is a folder; give the checkpoint file in it"
     )
     assert refusal(lambda: read_state(folder / "no.pt")) == (
-        f"there is no file {folder / 'no.pt'}; name a checkpoint"
+        f"there is no file {folder / 'no.pt'}; give a checkpoint"
     )
 
 
@@ -150,7 +154,7 @@ def test_refuses_paths_that_name_no_checkpoint(tmp_path: Path) -> None:
 def test_refuses_a_file_without_state_dict(tmp_path: Path, content: object) -> None:
     path = tmp_path / "weights.pt"
     torch.save(content, path)
-    assert f"{path} holds no state dict" in refusal(lambda: read_state(path))
+    assert f"{path} contains no state dict" in refusal(lambda: read_state(path))
 
 
 # Fitting
@@ -236,7 +240,7 @@ def test_names_the_architecture_that_fits(
     state = state_of(make_network(made))
     message = refusal(lambda: load_into(parse_architecture(named), state))
     assert message.startswith(f"the weights do not fit {named}: ")
-    assert message.endswith(f"; this looks like {suggested}: name that architecture")
+    assert message.endswith(f"; these look like weights of {suggested}: specify that architecture")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -245,7 +249,7 @@ def test_refuses_weights_that_are_not_finite(network: Network, name: str, bad: f
     state = state_of(network)
     state[name].flatten()[0] = bad
     message = refusal(lambda: load_into(network.spec, state))
-    assert message.startswith(f"{name} holds NaN or infinity; ")
+    assert message.startswith(f"{name} contains NaN or infinity; ")
 
 
 def test_refuses_weights_that_are_integers(network: Network) -> None:
@@ -310,7 +314,7 @@ def test_a_published_checkpoint_fits_only_its_own_depth(shared: Path) -> None:
     state = read_state(path)
     assert load_into(parse_architecture("resnet32"), state).num_classes == 10
     message = refusal(lambda: load_into(parse_architecture("resnet20"), state))
-    assert message.endswith("this looks like resnet32: name that architecture")
+    assert message.endswith("these look like weights of resnet32: specify that architecture")
 
 
 def test_numbers_and_arrays_of_numpy_beside_the_weights_are_no_code(tmp_path: Path) -> None:
@@ -340,7 +344,7 @@ def test_a_checkpoint_that_contains_itself_ends(tmp_path):
     for _ in range(12):
         deep = {"model": deep}
     path = written(tmp_path / "b.pt", deep)
-    assert "nests a state dict in a state dict without end" in refusal(lambda: read_state(path))
+    assert "are nested too deeply" in refusal(lambda: read_state(path))
 
 
 def crafted(path, pickle, *, old=False):
@@ -399,7 +403,7 @@ def test_tensors_that_repeat_their_values_are_refused_out_of_proportion(tmp_path
     path = written(tmp_path / "a.pt", {"fc.weight": wide})
     assert path.stat().st_size < 2**17
     assert refusal(lambda: read_state(path)) == (
-        f"{path}: fc.weight (800000, 10000) repeats values of the file, with which it would take "
+        f"{path}: fc.weight (800000, 10000) repeats values of the file, which would expand to "
         "more than 8 times its size; save contiguous tensors: tensor.contiguous()"
     )
     few = torch.zeros(1).expand(4, 4)
@@ -437,6 +441,6 @@ def test_float8_of_safetensors_is_refused_by_name(tmp_path):
 def test_a_last_layer_of_millions_of_rows_builds_no_network():
     spec = parse_architecture("resnet18:width=2")
     state = {"fc.weight": torch.zeros(2**20, 1), "fc.bias": torch.zeros(2**20)}
-    assert "the last layer fc has 1,048,576 rows; a classifier may have 65,536" in refusal(
+    assert "the last layer fc has 1,048,576 rows; a classifier may have at most 65,536" in refusal(
         lambda: load_into(spec, state)
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from oodcli.errors import InvalidInputError
-from oodcli.models import fitted, load_into, parse_architecture, read_checkpoint
+from oodcli.models import load_into, load_with_remarks, parse_architecture, read_checkpoint
 
 
 def state_of(network):
@@ -17,7 +17,7 @@ def state_of(network):
 )
 def test_whatever_prefix_all_names_have_is_taken_off(network, prefix):
     state = {f"{prefix}{name}": tensor for name, tensor in state_of(network).items()}
-    found, remarks = fitted(network.spec, state)
+    found, remarks = load_with_remarks(network.spec, state)
     assert found.digest == network.digest
     bare = prefix.replace("module.", "").replace("_orig_mod.", "").rstrip(".")
     assert f"names: {bare!r} removed from {len(state)} tensors" in remarks
@@ -28,15 +28,15 @@ def test_a_wrapper_in_the_middle_of_names_is_taken_out(network):
         name.replace("layer1.", "layer1.module."): tensor
         for name, tensor in state_of(network).items()
     }
-    found, remarks = fitted(network.spec, state)
+    found, remarks = load_with_remarks(network.spec, state)
     assert found.digest == network.digest
-    assert remarks == ("names: module removed from them",)
+    assert remarks == ("names: prefix module removed",)
 
 
 def test_tensors_beside_the_network_are_left_aside_and_said(network):
     state = {f"net.{name}": tensor for name, tensor in state_of(network).items()}
     state["projection.0.weight"] = torch.ones(3, 3)
-    found, remarks = fitted(network.spec, state)
+    found, remarks = load_with_remarks(network.spec, state)
     assert found.digest == network.digest
     assert remarks[0].endswith("; ignored: projection.0.weight")
 
@@ -57,14 +57,14 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_names_of_the_usual_code_are_translated_and_said(network, spelling):
     state = {SPELLINGS[spelling](name): tensor for name, tensor in state_of(network).items()}
-    found, remarks = fitted(network.spec, state)
+    found, remarks = load_with_remarks(network.spec, state)
     assert found.digest == network.digest
     assert len(remarks) == 1
     assert remarks[0].startswith("names: read ")
 
 
 def test_names_that_fit_are_not_spoken_of(network):
-    assert fitted(network.spec, state_of(network))[1] == ()
+    assert load_with_remarks(network.spec, state_of(network))[1] == ()
 
 
 def test_order_and_shape_suffice_where_that_is_asked_for(network):
@@ -72,7 +72,7 @@ def test_order_and_shape_suffice_where_that_is_asked_for(network):
              if tensor.ndim}  # fmt: skip
     with pytest.raises(InvalidInputError, match="do not fit"):
         load_into(network.spec, state)
-    found, remarks = fitted(network.spec, state, by_order=True)
+    found, remarks = load_with_remarks(network.spec, state, by_order=True)
     assert found.digest == network.digest
     assert remarks == (
         f"names: by order, {len(state)} tensors of the same shapes: "
@@ -84,11 +84,11 @@ def test_an_order_that_does_not_fit_is_refused_with_the_first_place(network):
     tensors = [tensor for tensor in state_of(network).values() if tensor.ndim]
     few = {f"p{i}": tensor for i, tensor in enumerate(tensors[:-1])}
     with pytest.raises(InvalidInputError, match=r"has \d+ tensors and the checkpoint \d+, so"):
-        fitted(network.spec, few, by_order=True)
+        load_with_remarks(network.spec, few, by_order=True)
     tensors[0] = tensors[0].flatten()
     other = {f"p{i}": tensor for i, tensor in enumerate(tensors)}
     with pytest.raises(InvalidInputError, match=r"p0 \(108,\) would be conv1.weight \(4, 3"):
-        fitted(network.spec, other, by_order=True)
+        load_with_remarks(network.spec, other, by_order=True)
 
 
 @pytest.mark.parametrize("n", [150, pytest.param(1000, marks=pytest.mark.slow)])

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.models import (
     Network,
-    fitted,
     load_head,
     load_run_network,
+    load_with_remarks,
     parse_architecture,
     save_weights,
     with_output,
@@ -285,7 +285,7 @@ def test_logits_and_features_are_those_of_the_networks_own_forward_pass(
 ) -> None:
     module = built(nets, function, 5)
     spec = parse_architecture(f"{nets}:{function}", side=32)
-    network, _ = fitted(spec, module.state_dict())
+    network, _ = load_with_remarks(spec, module.state_dict())
     assert said in spec.architecture.text
     assert (network.num_classes, network.head_path) == (5, head)
     assert list(network.blocks) == ["convs.1", "convs.3"]
@@ -313,7 +313,7 @@ def test_logits_and_features_are_those_of_the_networks_own_forward_pass(
 
 def test_of_an_mlp_the_last_layer_counts(nets: str) -> None:
     module = built(nets, "mlp", 5)
-    network, _ = fitted(parse_architecture(f"{nets}:mlp", side=32), module.state_dict())
+    network, _ = load_with_remarks(parse_architecture(f"{nets}:mlp", side=32), module.state_dict())
     images = pixels()
     found = scored(network, images)
     assert network.head_path == "fc.3"
@@ -335,7 +335,7 @@ def test_one_logit_becomes_two_whose_softmax_is_its_sigmoid(
 ) -> None:
     module = built(nets, function, *args)
     spec = parse_architecture(f"{nets}:{function}", side=32)
-    network, _ = fitted(spec, module.state_dict())
+    network, _ = load_with_remarks(spec, module.state_dict())
     assert "one logit z" in spec.architecture.text
     assert "converted to two, -z/2 and z/2" in spec.architecture.text
     assert network.num_classes == 2
@@ -354,7 +354,7 @@ def test_a_file_with_one_logit_is_read_as_two_classes(nets: str, arch: str) -> N
     spec = parse_architecture(arch.replace("{nets}", nets), side=32)
     torch.manual_seed(0)
     module = spec.build(1).eval()
-    network, remarks = fitted(spec, module.state_dict())
+    network, remarks = load_with_remarks(spec, module.state_dict())
     assert network.num_classes == 2
     assert "one logit z of fc converted to two, -z/2 and z/2" in remarks
     with torch.no_grad():
@@ -368,7 +368,7 @@ def test_one_name_of_a_tied_weight_is_enough(nets: str) -> None:
     module = built(nets, "tied", 5)
     state = module.state_dict()
     del state["prototypes.weight"]
-    network, _ = fitted(parse_architecture(f"{nets}:tied", side=32), state)
+    network, _ = load_with_remarks(parse_architecture(f"{nets}:tied", side=32), state)
     assert torch.equal(network.module.get_parameter("fc.weight"), state["fc.weight"])
 
 
@@ -382,7 +382,7 @@ def test_of_several_heads_one_is_named(nets: str, tmp_path: Path, name: str) -> 
     module = built(nets, "two_heads", 5)
     spec = parse_architecture(with_output(f"{nets}:two_heads", name), side=32)
     assert str(spec) == f"{nets}:two_heads:@output={name}"
-    network, _ = fitted(spec, module.state_dict())
+    network, _ = load_with_remarks(spec, module.state_dict())
     images = normalised(pixels())
     with torch.no_grad():
         own = module(images)[name]
@@ -405,7 +405,7 @@ def test_a_network_of_one_channel_takes_grey_images_as_they_are(nets: str) -> No
     spec = parse_architecture(f"{nets}:grey", side=32)
     assert spec.architecture.channels == 1
     assert spec.architecture.text.endswith("one input channel, the luma of the images")
-    network, _ = fitted(spec, module.state_dict())
+    network, _ = load_with_remarks(spec, module.state_dict())
     grey = np.repeat(pixels()[:, :1], 3, axis=1)
     with torch.no_grad():
         own = module(normalised(grey)[:, :1])
@@ -416,7 +416,7 @@ def test_a_network_of_one_channel_sees_the_luma_of_colours(nets: str) -> None:
     from PIL import Image
 
     module = built(nets, "grey", 5)
-    network, _ = fitted(parse_architecture(f"{nets}:grey", side=32), module.state_dict())
+    network, _ = load_with_remarks(parse_architecture(f"{nets}:grey", side=32), module.state_dict())
     colours = pixels()
     luma = np.stack([Image.fromarray(each.transpose(1, 2, 0)).convert("L") for each in colours])
     with torch.no_grad():
@@ -437,14 +437,14 @@ def test_a_network_that_folds_positions_is_found_at_its_own_size(nets: str, func
     module = built(nets, function, 5)
     spec = parse_architecture(f"{nets}:{function}")
     assert spec.architecture.followed_at == 32
-    network, _ = fitted(spec, module.state_dict())
+    network, _ = load_with_remarks(spec, module.state_dict())
     with torch.no_grad():
         own = module(normalised(pixels()))
     torch.testing.assert_close(scored(network, pixels()).logits, own, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_folded_at_another_size_are_refused(nets: str) -> None:
-    network, _ = fitted(
+    network, _ = load_with_remarks(
         parse_architecture(f"{nets}:folding", side=32), built(nets, "folding", 5).state_dict()
     )
     with pytest.raises(InvalidInputError, match=r"64 x 64 pixels \(features of \(4, 6"):
@@ -488,7 +488,7 @@ def test_a_class_method_takes_text_numbers_and_truth(nets: str) -> None:
     arch = f"{nets}:Named.from_name:deep=true,factor=0.5,model_name=small-b0,tag=7"
     spec = parse_architecture(arch, side=32)
     assert str(spec) == arch
-    network, _ = fitted(spec, spec.build(5).state_dict())
+    network, _ = load_with_remarks(spec, spec.build(5).state_dict())
     assert network.num_classes == 5
 
 

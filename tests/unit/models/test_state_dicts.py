@@ -90,7 +90,7 @@ def test_archives_of_other_kinds_are_called_by_name(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.zeros(2))
     assert "is an archive of NumPy arrays" in refusal(tmp_path / "a.npz")
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), path)
-    assert "TorchScript, a program beside its weights" in refusal(path)
+    assert "TorchScript, a program with its weights" in refusal(path)
     assert "torch.jit.load('model.pt').state_dict()" in refusal(path)
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo("a"), io.BytesIO())
@@ -139,7 +139,7 @@ def test_of_weights_and_their_average_the_weights_are_taken_and_the_other_offere
     assert same(chosen.state, average)
     assert chosen.remarks == ("weights: state_dict_ema; also present: state_dict",)
     assert refusal(path, key="model").endswith(
-        "no state dict under 'model'; --key is one of: state_dict_ema, state_dict"
+        "no state dict under 'model'; possible --key: state_dict_ema, state_dict"
     )
 
 
@@ -214,13 +214,13 @@ def test_functions_that_are_code_are_refused_by_name(tmp_path, name):
         archive.writestr("a/version", "3\n")
         archive.writestr("a/byteorder", "little")
     told = refusal(tmp_path / "a.pt")
-    assert "holds code (pickled " in told
+    assert "contains code (pickled " in told
     assert function in told
 
 
 def test_says_what_a_file_without_weights_holds(tmp_path):
     torch.save({"epoch": 3, "model": Settings(), "optimizer": {}}, tmp_path / "a.pt")
-    assert "holds no state dict: it holds epoch (int), model (a pickled " in refusal(
+    assert "contains no state dict: it contains epoch (int), model (a pickled " in refusal(
         tmp_path / "a.pt"
     )
     torch.save(Settings(), tmp_path / "a.pt")
