@@ -15,9 +15,9 @@ def exit_if_undefined(reasons: Mapping[str, str]) -> None:
     reasons
         Why a requested method is not defined, by its name; if empty, nothing happens.
     """
-    from oodcli.scoring.fitting import refused
+    from oodcli.scoring.fitting import reason_with_name
 
     for name, reason in reasons.items():
-        print_stderr(f"error: {refused(name, reason)}")
+        print_stderr(f"error: {reason_with_name(name, reason)}")
     if reasons:
         raise typer.Exit(1)

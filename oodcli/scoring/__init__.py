@@ -1,1 +1,1 @@
-"""From a run and images to scores: activations, fitted methods, and the stores for both."""
+"""Scoring of images: activations of a run, fitted methods, and their storage."""

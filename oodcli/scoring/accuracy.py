@@ -1,4 +1,4 @@
-"""The accuracy of a classifier on the test images of its data, as training ends with it."""
+"""The accuracy of a classifier on the test images of its data, computed after training."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +14,20 @@ from oodcli.scoring.activate import Activator
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often a classifier is right.
+    """Accuracy of a classifier.
 
     Parameters
     ----------
     n
         Number of test images.
     accuracy
-        Share of them that it is right on.
+        Accuracy on all test images, a fraction.
     chance
-        What guessing would reach, if the classifier is hardly better, see
+        Accuracy of guessing, if the classifier is hardly better, see
         :func:`oodcli.metrics.near_chance`; None otherwise.
     by_class
-        Number of test images of every class and the share that is right, None without images; in
-        the order of the classes.
+        Number of test images and accuracy for each class, in the order of the classes; the accuracy
+        is None without images.
     """
 
     n: int
@@ -36,19 +36,19 @@ class Accuracy:
     by_class: tuple[tuple[int, float | None], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as it stands in the record of a run."""
+        """Return the object ``training.test`` of a run's record."""
         return as_json(self)
 
 
 def accuracy_on(
     activator: Activator, images: ImageSet, classes: int, *, processes: Processes
 ) -> Accuracy:
-    """Classify test images; their activations are stored, so that scoring does not compute them.
+    """Return the accuracy on test images; their activations are stored for later scoring.
 
     Parameters
     ----------
     activator
-        Of the run.
+        The activator of the run.
     images
         The test images, with labels.
     classes
@@ -63,7 +63,7 @@ def accuracy_on(
     """
     assert images.labels is not None  # a data set with classes has labels in every part
     if processes.distributed:
-        activator.share_out(images, processes)
+        activator.compute_together(images, processes)
     predicted = activator.activations(images).predictions.cpu().numpy()
     labels = images.labels
     right = predicted == labels

@@ -1,4 +1,4 @@
-"""Activations of images: read from the store where they are, computed once where they are not."""
+"""Activations of images: read from the store, or computed and stored if they are missing."""
 
 import contextlib
 import itertools
@@ -35,16 +35,16 @@ from oodcli.text import counted
 
 @dataclass
 class Passes:
-    """How many images went through the network, and how many did not have to.
+    """Numbers of computed and of cached images.
 
     Parameters
     ----------
     computed
-        Images by name of their set.
+        Number of images that went through the network, by name of their set.
     cached
-        Images by name of their set.
+        Number of images whose activations were stored, by name of their set.
     seconds
-        Time in the network and around it.
+        Duration of all forward passes, with reading and writing, in seconds.
     """
 
     computed: dict[str, int] = field(default_factory=dict)
@@ -59,14 +59,14 @@ class Passes:
 
 @dataclass(frozen=True)
 class Pending:
-    """What extraction of a set would have to do.
+    """The pending computation for a set.
 
     Parameters
     ----------
     total
-        Images in the set.
+        Number of images in the set.
     missing
-        Images that have to go through the network.
+        Number of images that must go through the network.
     """
 
     total: int
@@ -74,18 +74,18 @@ class Pending:
 
 
 class Activator:
-    """Gives the activations of a run's network on any images.
+    """Provides the activations of a run's network for any images.
 
     Parameters
     ----------
     store
-        Where activations are stored.
+        The store for activations.
     folder, run
         The run.
     compute
-        Where and how to compute missing activations.
+        Device, precision and batch size for missing activations.
     progress
-        Reports every forward pass.
+        Receives the progress of every forward pass.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class Activator:
         self._how = compute
         self._progress = progress
         self.passes = Passes()
-        # Files that were found whole; from then on they are mapped, so that a bank larger than
-        # memory can be read again and again.
+        # Files whose digest has been verified. They are memory-mapped without further
+        # verification, so that a bank larger than memory can be read repeatedly.
         self._verified: set[Path] = set()
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device."""
         return self._how.device
 
     @property
@@ -132,7 +132,7 @@ class Activator:
 
     @cached_property
     def _ready(self) -> ReadyNetwork:
-        """The network on its device, made when a pass first needs it."""
+        """The network on its device, created on first use."""
         return ReadyNetwork(self.network, device=self.device, precision=self.precision)
 
     def activations(
@@ -149,21 +149,21 @@ class Activator:
         Parameters
         ----------
         images
-            The images, at the size of the run.
+            The images, at the input size of the run.
         view
             Transformation applied to each image first; none by default.
         normalise
-            Whether pixel values are normalised with the constants of the run.
+            Whether pixel values are normalised with the mean and standard deviation of the run.
         probes
-            What else to observe in the same pass; what each leaves is stored under its own key.
+            Probes to run in the same pass; the array of each is stored under its own key.
         norms_only
-            Whether block norms are all that is stored and returned: features and logits are then
+            Whether only block norms are stored and returned; features and logits are then
             ``(n, 0)``, and predictions are zeros.
 
         Raises
         ------
         InvalidInputError
-            If the disk has no room for them, or the network gives values that are not finite.
+            If the disk has too little space, or the network gives values that are not finite.
         """
         shown = self._shown(view or View(), normalise=normalise, norms_only=norms_only)
         if shown.missing(images.shards, probes):
@@ -173,7 +173,7 @@ class Activator:
             self.passes.count(images.name, computed=0, cached=len(images))
         return self._open(images, shown, probes)
 
-    def as_decoded(
+    def while_decoding(
         self, name: str, views: Mapping[View, bool], *, normalise: bool = True
     ) -> Callable[[ImageShard], None]:
         """Return a consumer that stores activations of shards whose pixels are not cached.
@@ -183,7 +183,8 @@ class Activator:
         name
             Name of the image set.
         views
-            Transformation applied to each image first, and whether only block norms are stored.
+            Transformations applied to each image first, each with whether only block norms are
+            stored.
         normalise
             As for :meth:`activations`.
         """
@@ -198,7 +199,7 @@ class Activator:
 
         return see
 
-    def share_out(
+    def compute_together(
         self,
         images: ImageSet,
         processes: Processes,
@@ -210,8 +211,8 @@ class Activator:
     ) -> None:
         """Compute and store the activations of images together with other processes.
 
-        Each process takes whole shards, so that batches, and with them activations, are those of
-        one process. Every process calls this with the same images at the same time.
+        Each process computes whole shards, so that batches, and therefore activations, are the same
+        as with one process. All processes must call this method with the same images.
 
         Parameters
         ----------
@@ -228,7 +229,7 @@ class Activator:
         shown = self._shown(view or View(), normalise=normalise, norms_only=norms_only)
         one_writer = self._writing(images, shown) if processes.first else contextlib.nullcontext()
         with one_writer:
-            # Nobody writes before all have seen what is missing.
+            # No process writes before the first one has determined what is missing.
             keys = {shown.key_of(each.shard) for each in shown.missing(images.shards, probes)}
             keys = processes.broadcast(keys)
             missing = [shard for shard in images.shards if shown.key_of(shard) in keys]
@@ -237,14 +238,14 @@ class Activator:
             processes.barrier()
 
     def learned(self, images: ImageSet, learner: Learner) -> Mapping[str, Tensor]:
-        """Return the state that a learner derives from images, computing it if not stored.
+        """Return the state of a learner over images, computing it if it is not stored.
 
         Parameters
         ----------
         images
-            The images, at the size of the run.
+            The images, at the input size of the run.
         learner
-            The state to compute.
+            The learner.
 
         Raises
         ------
@@ -261,7 +262,7 @@ class Activator:
             except FileNotFoundError:
                 pass
             pre = self._run.preprocess
-            label = f"{learner.key.partition('(')[0]} learns from {images.name}"
+            label = f"{learner.key.partition('(')[0]} on {images.name}"
             started = time.perf_counter()
             with (
                 self._progress.task(label, total=len(images), unit="images") as task,
@@ -284,12 +285,12 @@ class Activator:
     def plan(
         self, images: ImageSet, *, view: View | None = None, norms_only: bool = False
     ) -> Pending:
-        """Say what :meth:`activations` would compute, without computing it."""
+        """Return what :meth:`activations` would compute, without computing it."""
         missing = self._shown(view or View(), norms_only=norms_only).missing(images.shards)
         return Pending(total=len(images), missing=sum(len(each.shard) for each in missing))
 
     def bytes_per_image(self, *, norms_only: bool = False) -> int:
-        """Return the room that the activations of one image take on disk, or its block norms."""
+        """Return the size on disk of one image's activations (or block norms), in bytes."""
         norms = 4 * len(self.network.blocks)
         if norms_only:
             return norms
@@ -297,11 +298,11 @@ class Activator:
         return norms + 4 * (classes + width) + 8
 
     def rate(self) -> float | None:
-        """Return images a second of the last pass of this network on this device, if known."""
+        """Return the speed of the last pass on this device, in images per second, if known."""
         return self._shown(View()).folder.rates().get(str(self.device))
 
     def timed_rate(self) -> float:
-        """Return images a second of a few batches of noise, the first of which does not count."""
+        """Measure the speed on batches of noise after a warm-up batch, in images per second."""
         times = [time.perf_counter() for _ in self._on_noise(64, turns=3)]
         return 64 * 2 / (times[2] - times[0])
 
@@ -331,10 +332,12 @@ class Activator:
         )
 
     def block_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Return channels, height and width of the map of every block, by name."""
+        """Return channels, height and width of the output of every block, by name."""
         return self.network.block_shapes(self._run.preprocess.size)
 
-    def _shown(self, view: View, *, normalise: bool = True, norms_only: bool = False) -> "_Shown":
+    def _shown(
+        self, view: View, *, normalise: bool = True, norms_only: bool = False
+    ) -> "_StoredView":
         folder = ActivationFolder.of(
             self._store,
             self._run,
@@ -344,18 +347,18 @@ class Activator:
             norms_only=norms_only,
             verified=self._verified,
         )
-        return _Shown(folder, view)
+        return _StoredView(folder, view)
 
     def _writing(
-        self, images: ImageSet, shown: "_Shown"
+        self, images: ImageSet, shown: "_StoredView"
     ) -> contextlib.AbstractContextManager[None]:
-        """Hold the lock without which no activations of images are written or removed."""
+        """Hold the lock for writing and removing activations of images."""
         return self._store.lock(shown.folder.lock_name(images.name), progress=self._progress)
 
     def _compute(
         self,
         images: ImageSet,
-        shown: "_Shown",
+        shown: "_StoredView",
         shards: Sequence[ImageShard],
         probes: Sequence[Probe],
         *,
@@ -363,12 +366,12 @@ class Activator:
         passing: bool = False,
     ) -> None:
         """Compute the missing activations, possibly only this process's share of them."""
-        missing = shown.missing(shards, probes)  # again: another process may have been at it
+        missing = shown.missing(shards, probes)  # again: another process may have computed them
         own = sum(len(each.shard) for each in missing)
         count = own if of is None else of
-        # What is shared out is read later, and counted as stored then.
-        left = len(images) - count if of is None else -count
-        self.passes.count(images.name, computed=count, cached=left)
+        # Shards shared among processes are read later, and then counted as cached.
+        cached = len(images) - count if of is None else -count
+        self.passes.count(images.name, computed=count, cached=cached)
         if not missing:
             return
         folder = shown.folder
@@ -380,11 +383,11 @@ class Activator:
         with self._progress.task(
             f"forward pass: {images.name}", total=count, unit="images", passing=passing
         ) as task:
-            pace = _Pace(task, own, count)
-            # Usually one group; more where a pass for fewer probes was cut off or came before.
-            for lacking in dict.fromkeys(each.probes for each in missing):
-                group = [each for each in missing if each.probes == lacking]
-                self._pass(shown, group, [p for p in probes if p.key in lacking], pace.advance)
+            pace = _SharedProgress(task, own, count)
+            # Usually one group; more if earlier passes had fewer probes or were interrupted.
+            for keys in dict.fromkeys(each.probes for each in missing):
+                group = [each for each in missing if each.probes == keys]
+                self._pass(shown, group, [p for p in probes if p.key in keys], pace.advance)
         seconds = time.perf_counter() - started
         self.passes.seconds += seconds
         if all(each.core and not each.probes for each in missing):
@@ -394,9 +397,9 @@ class Activator:
     def _chunks(
         self, shards: Sequence[ImageShard], view: View
     ) -> Iterator[Iterator[NDArray[np.uint8]]]:
-        """Give the pixels of shards in chunks, the next of which is read meanwhile.
+        """Yield the pixels of shards in chunks, reading the next chunk ahead.
 
-        One pool serves what has to be decoded for them, and ends with this where none ran before.
+        Decoding uses the pools of the command, or pools that end with this context.
         """
         with (
             explain_out_of_memory(
@@ -409,12 +412,12 @@ class Activator:
 
     def _pass(
         self,
-        shown: "_Shown",
+        shown: "_StoredView",
         group: Sequence[MissingArrays],
         probes: Sequence[Probe],
         advance: Callable[[int], None],
     ) -> None:
-        """Run the network over shards that lack the same, and store what they lack."""
+        """Run the network over shards with the same missing arrays, and store these."""
         with self._chunks([each.shard for each in group], shown.view) as chunks:
             outputs = self._ready.extract(
                 chunks,
@@ -428,18 +431,19 @@ class Activator:
             for each, activations in zip(group, outputs, strict=True):
                 shown.write(each, activations)
 
-    def _open(self, images: ImageSet, shown: "_Shown", probes: Sequence[Probe]) -> ActivationSet:
+    def _open(
+        self, images: ImageSet, shown: "_StoredView", probes: Sequence[Probe]
+    ) -> ActivationSet:
         def loader(shard: ImageShard) -> ActivationShard:
             def load() -> Activations:
                 with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
                     return shown.read(shard, probes)
                 with self._writing(images, shown):
-                    # Another process may have made it again while this one waited.
+                    # Another process may have recomputed it while this one waited.
                     with contextlib.suppress(CorruptArtifactError, FileNotFoundError):
                         return shown.read(shard, probes)
                     self._progress.note(
-                        f"a stored shard of activations of {images.name} is damaged: computing it "
-                        "again"
+                        f"a stored shard of activations of {images.name} is damaged: recomputing it"
                     )
                     shown.folder.remove(shard, [probe.key for probe in probes])
                     self._compute(images, shown, [shard], probes)
@@ -451,7 +455,7 @@ class Activator:
 
 
 def _views(shards: Sequence[ImageShard], view: View) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pixels of shards as a view shows them, chunk by chunk."""
+    """Yield the transformed pixels of shards, chunk by chunk."""
     for shard in shards:
         at = 0
         for pixels in shard.chunks():
@@ -459,15 +463,15 @@ def _views(shards: Sequence[ImageShard], view: View) -> Iterator[NDArray[np.uint
             at += len(pixels)
 
 
-class _Pace:
-    """Shows the work of all processes by the part of it that this one has done.
+class _SharedProgress:
+    """Estimates the progress of all processes from that of this process.
 
     Parameters
     ----------
     task
-        Shows it.
+        The task to advance.
     own, total
-        Images of this process, and of all.
+        Numbers of images of this process and of all processes.
     """
 
     def __init__(self, task: Task, own: int, total: int) -> None:
@@ -478,7 +482,7 @@ class _Pace:
         self._shown = 0
 
     def advance(self, images: int) -> None:
-        """Count images of this process."""
+        """Add finished images of this process."""
         self._done += images
         now = self._done * self._total // self._own
         self._task.advance(now - self._shown)
@@ -486,13 +490,13 @@ class _Pace:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """The activations of images that are shown to a network in one way, as tensors.
+class _StoredView:
+    """Stored activations under one view of the images, as tensors.
 
     Parameters
     ----------
     folder
-        Where they are stored.
+        The folder of the activations.
     view
         Transformation applied to each image first.
     """
@@ -507,7 +511,7 @@ class _Shown:
     def missing(
         self, shards: Sequence[ImageShard], probes: Sequence[Probe] = ()
     ) -> list[MissingArrays]:
-        """Return the shards of which something is not stored."""
+        """Return the missing arrays of the shards that are not completely stored."""
         return self.folder.missing(shards, [probe.key for probe in probes])
 
     @property
@@ -515,7 +519,7 @@ class _Shown:
         return ("block_norms",) if self.folder.norms_only else CORE
 
     def write(self, missing: MissingArrays, activations: Activations) -> None:
-        """Store what was missing of one shard."""
+        """Store the missing arrays of one shard."""
         arrays, key = activations.arrays(), self.key_of(missing.shard)
         if missing.core:
             _write(self.folder.places[0], key, {name: arrays[name] for name in self._names})
@@ -523,14 +527,14 @@ class _Shown:
             _write(self.folder.probe_arrays(probe), key, {probe: arrays[probe]})
 
     def read(self, shard: ImageShard, probes: Sequence[Probe]) -> Activations:
-        """Read one shard, from the shards that its images come from where it is not stored itself.
+        """Read one shard, or assemble it from the shards its images come from.
 
         Raises
         ------
         FileNotFoundError
-            If it, or what a probe left, is not there.
+            If an array is not stored.
         CorruptArtifactError
-            If it is not what was written.
+            If an array is damaged.
         """
         where = f"shard {self.key_of(shard)} in {self.folder.path}"
         try:
@@ -566,14 +570,14 @@ def _write(place: ArrayFolder, key: str, arrays: Mapping[str, Tensor]) -> None:
 
 
 def _read(place: ArrayFolder, key: str) -> dict[str, Tensor]:
-    """Return the tensors of a key, which stay on the disk until they are touched.
+    """Return the memory-mapped tensors of a key.
 
     Raises
     ------
     FileNotFoundError
         If there are none.
     CorruptArtifactError
-        If they are not what was written.
+        If the file is damaged.
     """
     path = place.checked(key)
     try:
@@ -583,7 +587,7 @@ def _read(place: ArrayFolder, key: str) -> dict[str, Tensor]:
 
 
 def _padded(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return arrays with block norms as activations of which nothing else is known."""
+    """Add empty arrays to block norms, so that they form valid activations."""
     rows = len(arrays["block_norms"])
     nothing = {"logits": torch.zeros(rows, 0), "features": torch.zeros(rows, 0)}
     return {**nothing, "predictions": torch.zeros(rows, dtype=torch.int64), **arrays}

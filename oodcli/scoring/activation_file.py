@@ -1,4 +1,4 @@
-"""Activations in one ``.npz`` file, to be scored here or made here for other programs.
+"""Activations in one ``.npz`` file, as input for scoring and as export for other programs.
 
 ::
 
@@ -11,14 +11,14 @@
     SET/block_norms       (n, b)  FeatureNorm of every block, optional
     SET/predictions       (n,)    optional: otherwise the classes of the largest logits
 
-``SET`` is ``train`` (what methods learn from), ``val`` (what they are calibrated on; without it, a
-fixed tenth of ``train``, every class in proportion), ``test`` (ID test images), or ``jigsaw``
-(jigsaw puzzles of ``train``, row by row, of which block norms are enough). Every other set is an
-OOD set and needs no labels. Numbers are float16, float32 or float64, and are computed with as
-float32; labels are whole numbers of any width.
+``SET`` is ``train`` (images for fitting), ``val`` (images for calibration; without it, a fixed
+stratified tenth of ``train``), ``test`` (ID test images), or ``jigsaw`` (jigsaw puzzles of
+``train``, row by row; block norms are sufficient). Every other set is an OOD set and needs no
+labels. Numbers are float16, float32 or float64, and are converted to float32; labels are integers
+of any width.
 
-Arrays that ``numpy.savez`` wrote are read in pieces from where they lie; those of
-``numpy.savez_compressed`` are read at once.
+Arrays written by ``numpy.savez`` are memory-mapped; those of ``numpy.savez_compressed`` are read
+into memory.
 """
 
 import zipfile
@@ -45,7 +45,7 @@ RESERVED = (TRAIN, VAL, TEST, JIGSAW)
 _ARRAYS = ("features", "logits", "labels", "block_norms", "predictions")
 _WRITTEN = ("features", "logits", "block_norms", "predictions")
 _HEAD = ("weight", "bias", "tau")
-# Half precision rounds by 2⁻¹¹ of each value; this is what two roundings can make of a logit.
+# Half precision rounds by 2⁻¹¹ of each value; this is the effect of two roundings on a logit.
 _TOLERANCE = 1e-3
 _CURE = "write it with numpy.savez"
 
@@ -61,9 +61,9 @@ class _Member:
     name
         Name of the array.
     shape, dtype
-        Of the array.
+        Shape and data type of the array.
     offset
-        Where in the file its first value is; None if it has to be read at once.
+        Position of its first value in the file; None if it must be read into memory.
     """
 
     path: Path
@@ -74,12 +74,12 @@ class _Member:
 
     @property
     def where(self) -> str:
-        """What it is called in messages."""
+        """Name of the array in messages."""
         return f"{self.path}: array {self.name!r}"
 
     @cached_property
     def values(self) -> NDArray[Any]:
-        """All values, mapped from the file where that can be."""
+        """All values, memory-mapped if possible."""
         with reading(self.where, cure=_CURE, error=InvalidInputError):
             if self.offset is not None and 0 not in self.shape:
                 return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
@@ -87,11 +87,11 @@ class _Member:
                 return read_member(archive, self.name)
 
     def floats(self, rows: slice | NDArray[np.int64]) -> Tensor:
-        """Return chosen rows as float32."""
+        """Return the given rows as float32."""
         return torch.from_numpy(np.array(self.values[rows], dtype=np.float32))
 
     def integers(self, rows: slice | NDArray[np.int64]) -> Tensor:
-        """Return chosen rows as whole numbers."""
+        """Return the given rows as int64."""
         return torch.from_numpy(np.array(self.values[rows], dtype=np.int64))
 
 
@@ -104,7 +104,7 @@ class FileSet:
     name
         Name of the set.
     members
-        Its arrays by name.
+        The arrays, by name.
     head
         The last layer, on the CPU.
     """
@@ -125,14 +125,14 @@ class FileSet:
     def activations(
         self, device: torch.device, rows: NDArray[np.int64] | None = None
     ) -> ActivationSet:
-        """Return the activations of all rows, or of the chosen ones.
+        """Return the activations of all rows, or of the given ones.
 
         Parameters
         ----------
         device
-            Where they are put.
+            Device on which the activations are returned.
         rows
-            Rows in ascending order, ``(m,)``.
+            Row numbers in ascending order, ``(m,)``.
         """
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
@@ -142,13 +142,13 @@ class FileSet:
         )
 
     def _loader(self, rows: NDArray[np.int64]) -> Callable[[], Activations]:
-        # A slice is read straight from the file; chosen rows are gathered.
-        whole = len(rows) == rows[-1] - rows[0] + 1
-        wanted = slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
+        # Consecutive rows are read as a slice, others by indexing.
+        consecutive = len(rows) == rows[-1] - rows[0] + 1
+        wanted = slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
         return lambda: self.load(wanted)
 
     def load(self, rows: slice | NDArray[np.int64]) -> Activations:
-        """Read chosen rows."""
+        """Read the given rows."""
         n = len(range(len(self))[rows]) if isinstance(rows, slice) else len(rows)
         empty = torch.zeros(n, 0)
         features, logits, norms = (
@@ -174,7 +174,7 @@ class FileSet:
 
 @dataclass(frozen=True)
 class ActivationFile:
-    """A file that was read and found right.
+    """A file of activations whose content has been checked.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ class ActivationFile:
     sets
         The sets by name, in the order of the file.
     n_blocks
-        Number of blocks of which there are norms; 0 if a set has none.
+        Number of blocks with norms; 0 if any set has no block norms.
     """
 
     path: Path
@@ -200,26 +200,26 @@ class ActivationFile:
 
     @property
     def without_norms(self) -> list[str]:
-        """Names of the sets that have no block norms."""
+        """Names of the sets without block norms."""
         return [name for name, each in self.sets.items() if "block_norms" not in each.members]
 
 
 def read_activations(path: Path, *, progress: Progress) -> ActivationFile:
-    """Open a file and check all that is in it.
+    """Open a file and check its content.
 
     Parameters
     ----------
     path
         The file.
     progress
-        Receives progress of the check.
+        Receives the progress of the check.
 
     Raises
     ------
     InvalidInputError
-        If it is not such a file, or an array has another shape or type than its neighbours ask for,
-        values that are not finite, labels that are no classes, or logits that the last layer does
-        not make of the features.
+        If it is not a file of activations, or an array has a wrong shape or type, values that are
+        not finite, labels that are not class indices, or logits that do not equal the last layer
+        applied to the features.
     """
     members = _members(path)
     head = _head(path, members)
@@ -239,7 +239,7 @@ def read_activations(path: Path, *, progress: Progress) -> ActivationFile:
     if len(widths) > 1:
         raise InvalidInputError(
             f"{path}: sets have block norms of different numbers of blocks: "
-            f"{', '.join(str(width[0]) for width in sorted(widths))}; they must be of one network"
+            f"{', '.join(str(width[0]) for width in sorted(widths))}; all must be of one network"
         )
     _check_sets(path, sets)
     rows = sum(map(len, sets.values()))
@@ -250,8 +250,8 @@ def read_activations(path: Path, *, progress: Progress) -> ActivationFile:
                 part = slice(start, min(start + CHUNK_ROWS, len(each)))
                 _check_values(each, part)
                 task.advance(part.stop - part.start)
-    found = ActivationFile(path, head, sets, widths.pop()[0] if widths else 0)
-    return ActivationFile(path, head, sets, 0) if found.without_norms else found
+    file = ActivationFile(path, head, sets, widths.pop()[0] if widths else 0)
+    return ActivationFile(path, head, sets, 0) if file.without_norms else file
 
 
 def write_activations(
@@ -259,7 +259,7 @@ def write_activations(
     head: Head,
     sets: Mapping[str, tuple[ActivationSet, NDArray[np.int64] | None]],
 ) -> None:
-    """Write activations, array by array and shard by shard; no array is in memory as a whole.
+    """Write activations array by array and shard by shard, without loading a complete array.
 
     Parameters
     ----------
@@ -268,12 +268,12 @@ def write_activations(
     head
         The last layer.
     sets
-        Activations and labels by name of the set.
+        Activations and labels, by name of the set.
 
     Raises
     ------
     InvalidInputError
-        If the path cannot be written to.
+        If the file cannot be written.
     """
     with (
         open_output_file(path) as stream,
@@ -285,7 +285,7 @@ def write_activations(
             _write(archive, "tau", [torch.tensor(head.tau)], ())
         for name, (rows, labels) in sets.items():
             first = next(rows.chunks(rows=1)).arrays()
-            # Of jigsaw puzzles there are block norms only.
+            # Jigsaw puzzles have block norms only.
             written = _WRITTEN if first["features"].shape[1] else ("block_norms",)
             widths = {array: tuple(first[array].shape[1:]) for array in written}
             del first
@@ -297,17 +297,17 @@ def write_activations(
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse names of sets that mean something else in a file of activations.
+    """Check that no OOD set has a name that is reserved in files of activations.
 
     Raises
     ------
     InvalidInputError
-        If there is one.
+        If one has.
     """
     for name in names:
         if name in RESERVED:
             raise InvalidInputError(
-                f"an OOD set cannot be called {name!r} in a file of activations; give it another "
+                f"the name {name!r} is reserved in files of activations; give the OOD set another "
                 "name: --ood NAME=PATH"
             )
 
@@ -348,7 +348,7 @@ def _members(path: Path) -> dict[str, _Member]:
         if not head or array not in _ARRAYS:
             known = UnknownNameError.among("array", array, _ARRAYS if head else (*_HEAD, "SET/…"))
             raise InvalidInputError(
-                f"{path}: array {name!r} is none of weight, bias, tau and "
+                f"{path}: array {name!r} is not one of weight, bias, tau and "
                 f"SET/{', SET/'.join(_ARRAYS)}: {known}"
             )
     return found
@@ -363,7 +363,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, raw: IO[bytes]) -> 
     ):
         offset = None
         if info.compress_type == zipfile.ZIP_STORED and not header.is_fortran:
-            # The name and the extra field stand between the header of the member and its bytes.
+            # The local header is followed by the name and the extra field, then by the data.
             raw.seek(info.header_offset + 26)
             lengths = raw.read(4)
             extra = int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
@@ -375,8 +375,7 @@ def _head(path: Path, members: Mapping[str, _Member]) -> Head:
     for name in ("weight", "bias"):
         if name not in members:
             raise InvalidInputError(
-                f"{path} has no array {name!r}; put weight (k, d) and bias (k,) of the last layer "
-                "into it"
+                f"{path} has no array {name!r}; add weight (k, d) and bias (k,) of the last layer"
             )
         _check_floats(members[name])
     weight, bias = members["weight"], members["bias"]
@@ -412,7 +411,7 @@ def _check_shapes(path: Path, each: FileSet) -> None:
     for name, member in each.members.items():
         if name in ("labels", "predictions"):
             if member.dtype.kind not in "iu":
-                raise InvalidInputError(f"{member.where} is {member.dtype}; store whole numbers")
+                raise InvalidInputError(f"{member.where} is {member.dtype}; store integers")
         else:
             _check_floats(member)
         right = (
@@ -441,11 +440,13 @@ def _check_sets(path: Path, sets: Mapping[str, FileSet]) -> None:
         raise InvalidInputError(f"{path} has no set {TEST!r}: the ID test images")
     if all(name in RESERVED for name in sets):
         raise InvalidInputError(
-            f"{path} has no OOD set; add one, called other than {', '.join(RESERVED)}"
+            f"{path} has no OOD set; add one, with a name other than {', '.join(RESERVED)}"
         )
     for name in (TRAIN, VAL):
         if name in sets and "labels" not in sets[name].members:
-            raise InvalidInputError(f"{path} has no array '{name}/labels'; methods learn from them")
+            raise InvalidInputError(
+                f"{path} has no array '{name}/labels'; methods are fitted with labels"
+            )
     if JIGSAW in sets and len(sets[JIGSAW]) != len(sets.get(TRAIN, ())):
         raise InvalidInputError(
             f"{path}: jigsaw has {len(sets[JIGSAW])} rows and train {len(sets.get(TRAIN, ()))}; "
@@ -454,7 +455,7 @@ def _check_sets(path: Path, sets: Mapping[str, FileSet]) -> None:
 
 
 def _check_labels(each: FileSet) -> None:
-    """Refuse labels of ID images that are no classes; those of OOD sets mean nothing here."""
+    """Check that labels of ID images and predictions are class indices; OOD labels are ignored."""
     classes = len(each.head.bias)
     wanted = ["labels", "predictions"] if each.name in (TRAIN, VAL, TEST) else ["predictions"]
     for name in wanted:
@@ -471,7 +472,7 @@ def _check_labels(each: FileSet) -> None:
 
 
 def _check_values(each: FileSet, part: slice) -> None:
-    """Refuse values that are not finite, and logits that are not those of the features."""
+    """Check that values are finite, and that logits equal the last layer of the features."""
     for name in ("features", "logits", "block_norms"):
         if name not in each.members:
             continue
@@ -485,11 +486,11 @@ def _check_values(each: FileSet, part: slice) -> None:
     if "logits" not in each.members or "features" not in each.members:
         return
     rows = each.load(part)
-    made = each.head(rows.features)
-    # How far roundings of the terms of the sum can reach.
-    reach = rows.features.abs() @ each.head.weight.abs().T + each.head.bias.abs()
-    off = (made - rows.logits).abs()
-    wrong = (off > _TOLERANCE * reach + 1e-6).any(dim=1).nonzero().flatten()
+    expected = each.head(rows.features)
+    # Sum of the absolute values of all terms: the scale of their rounding errors.
+    scale = rows.features.abs() @ each.head.weight.abs().T + each.head.bias.abs()
+    off = (expected - rows.logits).abs()
+    wrong = (off > _TOLERANCE * scale + 1e-6).any(dim=1).nonzero().flatten()
     if len(wrong):
         row = int(wrong[0])
         raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""NormRatio of the blocks of a run, with their names and shapes, and where it is stored."""
+"""NormRatio of the blocks of a run, with their names and shapes, and its storage."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,9 @@ class Block:
     index
         Index of the block, from 0.
     name
-        Its name in the network.
+        Name of the block in the network.
     shape
-        Channels, height and width of its map.
+        Channels, height and width of its output.
     ratio
         NormRatio; None if all images are excluded.
     stderr
@@ -60,7 +60,7 @@ class NormRatioResult:
     selected
         Index of the block with the largest ratio.
     clear
-        Whether its lead over the next is more than two standard errors.
+        Whether its lead over the runner-up exceeds two standard errors.
     n_images
         Number of training images that were used.
     of_images
@@ -84,10 +84,8 @@ class NormRatioResult:
         return {"schema": NORMRATIO_SCHEMA, **as_json(self)}
 
 
-def described(
-    run: OpenRun, ratios: NormRatio, *, of: ImageSet, normalised: bool
-) -> NormRatioResult:
-    """Put names and shapes to the numbers, which are of some training images of a run."""
+def describe(run: OpenRun, ratios: NormRatio, *, of: ImageSet, normalised: bool) -> NormRatioResult:
+    """Return NormRatio of some training images of a run with names and shapes of the blocks."""
     blocks = tuple(
         Block(
             index=index,
@@ -112,8 +110,8 @@ def described(
     )
 
 
-def keep(folder: RunFolder, result: NormRatioResult, *, precision: str) -> None:
-    """Store a result with the run, beside those of other images, normalisation or precision."""
+def write_normratio(folder: RunFolder, result: NormRatioResult, *, precision: str) -> None:
+    """Store a result with the run; its file depends on images, normalisation and precision."""
     images = "all" if result.n_images == result.of_images else str(result.n_images)
     kind = "normalised" if result.normalised else "unnormalised"
     name = f"{kind}-{images}" + ("" if precision == "float32" else f"-{precision}")

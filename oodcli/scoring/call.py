@@ -1,4 +1,4 @@
-"""One call of ``ood score``: the passes over its images, its fitted methods, and its scores."""
+"""The steps of one call of ``ood score``: forward passes, fitting, scoring and storing."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,21 +27,21 @@ from oodcli.scoring.activation_file import (
     check_names,
     write_activations,
 )
-from oodcli.scoring.block_ratios import NormRatioResult, described, keep
+from oodcli.scoring.block_ratios import NormRatioResult, describe, write_normratio
 from oodcli.scoring.duplicates import duplicates
-from oodcli.scoring.fitting import FittedMethods, choose_again, fit_all
+from oodcli.scoring.fitting import FittedMethods, fit_all, recommend_again
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.plan import Work
 from oodcli.scoring.sets import validation_sets
-from oodcli.scoring.tune import settings, tune
+from oodcli.scoring.tune import parameter_settings, tune
 from oodcli.store.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring, add_scores
 from oodcli.store.searches import Search, Tuning, write_search
 from oodcli.text import counted
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What a call scores, with its images.
+class OpenedWork:
+    """The work of a call with its opened images.
 
     Parameters
     ----------
@@ -64,63 +64,65 @@ class Opened:
 
     @property
     def images(self) -> tuple[ImageSet, ...]:
-        """All images that are scored, the ID test images first."""
+        """All images to score, the ID test images first."""
         return self.test, *self.others
 
     @cached_property
     def reference(self) -> Reference:
-        """What methods may learn from."""
+        """The data that methods are fitted on."""
         return self.run.reference()
 
 
 @contextlib.contextmanager
-def computed(
+def compute_activations(
     begin: Callable[[contextlib.ExitStack], Work],
     processes: Processes,
-    fit: Callable[[Opened], FittedMethods],
-) -> Iterator[tuple[Opened, FittedMethods]]:
+    fit: Callable[[OpenedWork], FittedMethods],
+) -> Iterator[tuple[OpenedWork, FittedMethods]]:
     """Compute the activations for fitting and for scoring with all processes.
 
-    Every process comes through here, so that all of them do the same in the same order.
+    All processes call this function, so that they do the same steps in the same order.
 
     Parameters
     ----------
     begin
-        Opens the run and the sets, and holds the run for as long as the stack lasts. The first
-        process downloads and decodes before the others begin.
+        Opens the run and the sets, and locks the run until the stack is closed. The first process
+        downloads and decodes before the others start.
     processes
         The processes; they share the store.
     fit
-        What a process does between the two: the first fits the methods, and the probes of these are
-        what all processes observe; the others need no methods.
+        Called between both computations: the first process fits the methods, whose probes are then
+        computed by all processes; the others need no methods.
 
     Yields
     ------
     opened
-        The data sets to score.
+        The work with its images.
     methods
-        What ``fit`` has returned.
+        The result of ``fit``.
 
     Raises
     ------
     OodError
-        If something cannot be used, or another process has ended.
+        If the run, a data set or a method cannot be used, or another process has ended.
     """
     with contextlib.ExitStack() as held:
-        opened = processes.in_turn(lambda: _opened(begin(held), alone=not processes.distributed))
+        opened = processes.in_turn(
+            lambda: _open_images(begin(held), alone=not processes.distributed)
+        )
         if processes.first:
-            opened.work.tell_cost(opened.images)
-        _share_out_learning(opened.work, processes)
+            opened.work.report_cost(opened.images)
+        _compute_fitting_data(opened.work, processes)
         methods = fit(opened)
         if processes.distributed:
             probes = processes.broadcast(methods.probes)
             for images in opened.images:
-                opened.run.activator.share_out(images, processes, probes=probes)
+                opened.run.activator.compute_together(images, processes, probes=probes)
         yield opened, methods
 
 
-def _opened(work: Work, *, alone: bool) -> Opened:
-    """Open the images; a process that is alone computes activations as they are decoded."""
+def _open_images(work: Work, *, alone: bool) -> OpenedWork:
+    """Open the images; a single process computes activations while decoding them."""
     run = work.run
     if work.exports:
         check_names([each.dataset.name for each in work.sets])
@@ -128,56 +130,56 @@ def _opened(work: Work, *, alone: bool) -> Opened:
     def seen(name: str) -> Callable[[ImageShard], None] | None:
         if not alone or work.observes:
             return None
-        return run.activator.as_decoded(name, {View(): False})
+        return run.activator.while_decoding(name, {View(): False})
 
     test = run.test(seen(run.data_name))
     others = tuple(each.images(run, seen(each.dataset.name)) for each in work.sets)
     if test.labels is None:
         raise InvalidInputError(f"the test images of {run.data_name} have no labels")
-    return Opened(work, test, others)
+    return OpenedWork(work, test, others)
 
 
-def _share_out_learning(work: Work, processes: Processes) -> None:
-    """Compute what methods learn from, every process some shards of it."""
+def _compute_fitting_data(work: Work, processes: Processes) -> None:
+    """Compute the activations for fitting; each process computes some of the shards."""
     run = work.run
     if not processes.distributed:
         if work.needs_train and "train" in run.data.dataset.parts:
-            _learn_as_decoded(work)
+            _compute_train_while_decoding(work)
         return
     if work.needs_train:
-        run.activator.share_out(run.train(), processes)
+        run.activator.compute_together(run.train(), processes)
     if work.needs_block:
-        run.activator.share_out(run.train(), processes, view=View("jigsaw"), norms_only=True)
+        run.activator.compute_together(run.train(), processes, view=View("jigsaw"), norms_only=True)
     if work.calibrates:
-        run.activator.share_out(run.calibration(), processes)
+        run.activator.compute_together(run.calibration(), processes)
 
 
-def _learn_as_decoded(work: Work) -> None:
+def _compute_train_while_decoding(work: Work) -> None:
     """Compute fitting data while decoding training images that cannot be cached."""
     views = {View("jigsaw"): True} if work.needs_block else {}
-    # What methods observe of training images takes a pass that gives the ordinary activations too.
+    # Probes on training images need a later pass, which also gives the ordinary activations.
     if not work.observes:
         views = {View(): False, **views}
     run = work.run
-    run.train(run.activator.as_decoded(f"{run.data_name} train", views))
+    run.train(run.activator.while_decoding(f"{run.data_name} train", views))
 
 
-def fitted(opened: Opened) -> FittedMethods:
-    """Fit every method as it was asked for, or with the parameters that a search chooses."""
+def fit_methods(opened: OpenedWork) -> FittedMethods:
+    """Fit every method with its given parameters, or with those chosen by a search."""
     work, run = opened.work, opened.run
     tuned = [
         spec
         for spec in work.specs
-        if work.tune and len(settings(spec)) > 1 and spec.canonical != work.auto
+        if work.tune and len(parameter_settings(spec)) > 1 and spec.canonical != work.auto
     ]
     if tuned:
-        count = sum(len(settings(spec)) for spec in tuned)
+        count = sum(len(parameter_settings(spec)) for spec in tuned)
         run.progress.note(
             f"tuning tries {counted(count, 'setting')} of {counted(len(tuned), 'method')}"
         )
     plain = [spec for spec in work.specs if spec not in tuned]
     part = run.calibration_part if work.calibrates else "val"
-    # Before anything is fitted: without these images there is no search.
+    # Opened before the fitting, so that missing validation images are reported first.
     validation = {
         each: validation_sets(run, each, work.tune_ood, work.sets, observes=work.observes)
         for each in work.tune
@@ -193,7 +195,7 @@ def fitted(opened: Opened) -> FittedMethods:
     methods = methods.marked(work.auto, chosen=AUTO)
     methods = methods.with_defined_probes(run.activator.try_probes)
     if work.auto is not None and work.auto in methods.left_out:
-        again = choose_again(methods.left_out[work.auto], work.auto, run.name)
+        again = recommend_again(methods.left_out[work.auto], work.auto, run.name)
         methods = methods.plus(left_out={work.auto: again})
     methods.require_one()
     return methods
@@ -206,7 +208,7 @@ def _with_tuned(
     outcome: Sequence[object],
     run: OpenRun,
 ) -> FittedMethods:
-    """Return the methods with what a search has found for one: a setting, or why there is none."""
+    """Add the result of a search to the methods: the best setting, or why there is none."""
     name = f"{spec.canonical}@{tuning}"
     optional = [name] if spec.optional else []
     if len(outcome) == 1:
@@ -218,31 +220,31 @@ def _with_tuned(
     return methods.plus([winner], optional=optional)
 
 
-def block_of(opened: Opened) -> NormRatioResult:
-    """Describe and store how NormRatio chose the block; all it needs has been computed by now."""
+def store_normratio(opened: OpenedWork) -> NormRatioResult:
+    """Store NormRatio and the selected block; all activations are already computed."""
     run = opened.run
-    result = described(run, selection(opened.reference), of=run.train(), normalised=True)
-    keep(run.folder, result, precision=run.compute.precision)
+    result = describe(run, selection(opened.reference), of=run.train(), normalised=True)
+    write_normratio(run.folder, result, precision=run.compute.precision)
     return result
 
 
-def scored(
-    opened: Opened, methods: FittedMethods
+def score_images(
+    opened: OpenedWork, methods: FittedMethods
 ) -> tuple[FittedMethods, dict[tuple[str, str], Scores], dict[str, float]]:
     """Score all images with all methods.
 
     Returns
     -------
     methods
-        Those that are defined for all images.
+        The methods that are defined for all images.
     scores
-        Their scores by method and set, with the labels of the ID test images and all predictions.
+        Their scores, by method and set, with the labels of the ID test images and all predictions.
     accuracies
-        Of the sets that have labels, by name.
+        Accuracy on the sets with labels, by name.
     """
     run = opened.run
     labels = opened.test.labels
-    assert labels is not None  # _opened has seen to it
+    assert labels is not None  # ensured by _open_images
     scores: dict[tuple[str, str], Scores] = {(LABELS, run.data_name): labels}
     accuracies: dict[str, float] = {}
     for images in opened.images:
@@ -258,8 +260,8 @@ def scored(
     methods.require_one()
     if (slow := methods.slow()) is not None:
         run.progress.note(slow)
-    whole = {key: each for key, each in scores.items() if key[0] not in methods.left_out}
-    return methods, whole, accuracies
+    complete = {key: each for key, each in scores.items() if key[0] not in methods.left_out}
+    return methods, complete, accuracies
 
 
 def _warn_near_chance(run: OpenRun, right: float, labels: NDArray[np.int64]) -> None:
@@ -271,14 +273,14 @@ def _warn_near_chance(run: OpenRun, right: float, labels: NDArray[np.int64]) -> 
 
 
 def store_scores(
-    opened: Opened,
+    opened: OpenedWork,
     methods: FittedMethods,
     scores: Mapping[tuple[str, str], Scores],
     accuracies: Mapping[str, float],
     *,
     withdrawn: frozenset[str],
 ) -> None:
-    """Store the scores with the run, with what they are of."""
+    """Store the scores with the run, with the information on their sets."""
     run = opened.run
     repeated = duplicates(run.data, opened.test, opened.others)
     scoring = Scoring(
@@ -321,10 +323,10 @@ def _scored_set(
     )
 
 
-def export_activations(opened: Opened, path: Path) -> None:
-    """Write the activations of this call, and those of the images that methods learn from.
+def export_activations(opened: OpenedWork, path: Path) -> None:
+    """Write the activations of this call, and those of the images that methods are fitted on.
 
-    Covariate-shifted ID sets are not among them: in the file every set of another name is OOD.
+    Covariate-shifted ID sets are omitted: in the file, every set without a reserved name is OOD.
     """
     run, reference = opened.run, opened.reference
     id_images, train = run.test(), run.train()

@@ -1,4 +1,4 @@
-"""Images with the same pixels: twice in one set, or in sets that must be disjoint."""
+"""Duplicate images: repeated within one set, or shared by sets that must be disjoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

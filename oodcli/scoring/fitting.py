@@ -1,4 +1,4 @@
-"""Fitting many methods and scoring images with all of them, chunk by chunk."""
+"""Fitting of several methods, and scoring of images with all of them, chunk by chunk."""
 
 import contextlib
 import re
@@ -21,28 +21,28 @@ from oodcli.text import counted
 
 ScoreArray = NDArray[np.floating[Any]]
 
-# Written as the block of a method, it stands for one method per block of the network.
+# This parameter of a method is expanded to one method per block of the network.
 _EVERY_BLOCK = "block=all"
-# What a refusal of all methods says the reasons of.
-_MOST_REASONS = 3
-# Seconds, and share of the time of all methods, from which on a method is said to be slow.
+# Maximum number of reasons in one error message.
+_MAX_REASONS = 3
+# Minimum time in seconds, and minimum share of the total time, of a method reported as slow.
 _SLOW_S, _SLOW_SHARE = 10.0, 0.2
 
 
 @dataclass(frozen=True)
 class FittedMethods:
-    """Fitted methods, and those that are not defined here.
+    """Fitted methods, and methods that are not defined for the network or data.
 
     Parameters
     ----------
     fitted
-        The methods in the order in which they were asked for.
+        The fitted methods, in the requested order.
     optional
-        Canonical names of those that a group named.
+        Canonical names of methods that were requested as part of a group.
     left_out
-        Why a method is not defined here, by canonical name.
+        Why a method is not defined, by canonical name.
     seconds
-        Time that fitting and scoring with each method has taken, by canonical name.
+        Time for fitting and scoring with each method, in seconds, by canonical name.
     """
 
     fitted: tuple[Fitted, ...] = ()
@@ -52,13 +52,13 @@ class FittedMethods:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What they need of the forward pass beyond the ordinary activations, each once."""
+        """The probes that the methods need, without duplicates."""
         every = {probe.key: probe for each in self.fitted for probe in each.probes}
         return tuple(every.values())
 
     @property
     def undefined(self) -> tuple[str, ...]:
-        """Canonical names of the methods that were asked for by name and are not defined here."""
+        """Canonical names of the undefined methods that were requested by name."""
         return tuple(name for name in self.left_out if name not in self.optional)
 
     def require_one(self) -> None:
@@ -70,7 +70,7 @@ class FittedMethods:
             If all were skipped.
         """
         if not self.fitted:
-            raise UndefinedMethodError(together(self.left_out))
+            raise UndefinedMethodError(combined_reasons(self.left_out))
 
     def require_all(self) -> None:
         """Raise an error if any of the methods was skipped.
@@ -81,7 +81,7 @@ class FittedMethods:
             If one was skipped.
         """
         if self.left_out:
-            raise UndefinedMethodError(together(self.left_out))
+            raise UndefinedMethodError(combined_reasons(self.left_out))
 
     def plus(
         self,
@@ -90,7 +90,7 @@ class FittedMethods:
         optional: Collection[str] = (),
         left_out: Mapping[str, str] | None = None,
     ) -> Self:
-        """Return these and further methods, some of which may not be defined."""
+        """Return these and further methods, fitted or undefined."""
         return replace(
             self,
             fitted=(*self.fitted, *fitted),
@@ -99,7 +99,7 @@ class FittedMethods:
         )
 
     def marked(self, name: str | None, **params: float | str | None) -> Self:
-        """Return the same methods, one of which has further parameters beside its scores."""
+        """Return the same methods, with further parameters recorded for one of them."""
         marked = (
             replace(each, params={**each.params, **params}) if each.canonical == name else each
             for each in self.fitted
@@ -112,7 +112,7 @@ class FittedMethods:
         Parameters
         ----------
         attempt
-            Runs probes on a few images.
+            Function that runs probes on a few images.
         """
         attempts = _Attempts()
         for each in self.fitted:
@@ -129,18 +129,19 @@ class FittedMethods:
         Parameters
         ----------
         activations
-            Of the images.
+            Activations of the images.
         dataset
             Name of the set, for messages.
         progress
-            Reports how far scoring is.
+            Receives the progress of scoring.
 
         Returns
         -------
         methods
-            Those that are defined for these images and gave finite scores; the others are skipped.
+            The methods that are defined for these images and gave finite scores; the others are
+            skipped.
         scores
-            Their scores by canonical name, ``(n,)`` each.
+            Their scores, ``(n,)``, by canonical name.
         """
         parts: dict[str, list[ScoreArray]] = {each.canonical: [] for each in self.fitted}
         attempts = _Attempts()
@@ -163,9 +164,9 @@ class FittedMethods:
         return after, {name: np.concatenate(parts[name]) for name in names}
 
     def slow(self) -> str | None:
-        """Say which methods took most of the time; None where none took long.
+        """Return a note on slow methods; None if there are none.
 
-        A method is slow that took 10 s and a fifth of what all took together.
+        A method is slow if it took at least 10 s and a fifth of the total time.
         """
         total = sum(self.seconds.values())
         slow = [
@@ -181,7 +182,7 @@ class FittedMethods:
         )
 
     def _after(self, attempts: "_Attempts") -> Self:
-        """Return the methods that have not failed, with the time that the attempts took."""
+        """Return the methods that have not failed, with the time of the attempts added."""
         seconds = dict(self.seconds)
         for name, spent in attempts.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
@@ -195,14 +196,14 @@ class FittedMethods:
 
 @dataclass(frozen=True)
 class _Attempts:
-    """What came of trying methods: why some are not defined, and the time of each."""
+    """Errors and times of several methods."""
 
     failed: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """Try a method; note the reason where it is not defined, and the time that it takes."""
+        """Record the time of the context, and the reason if the method is not defined."""
         started = time.perf_counter()
         try:
             yield
@@ -213,12 +214,12 @@ class _Attempts:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
-def for_every_block(methods: Sequence[str], blocks: range) -> list[str]:
-    """Write ``block=all`` out as one method for every block."""
+def expand_blocks(methods: Sequence[str], blocks: range) -> list[str]:
+    """Expand ``block=all`` to one method for every block."""
     return [
-        written
+        expanded
         for text in methods
-        for written in (
+        for expanded in (
             [text.replace(_EVERY_BLOCK, f"block={block}") for block in blocks]
             if _EVERY_BLOCK in text
             else [text]
@@ -227,7 +228,7 @@ def for_every_block(methods: Sequence[str], blocks: range) -> list[str]:
 
 
 def learns_from_train(specs: Sequence[MethodSpec]) -> bool:
-    """Return whether a method learns from the training images."""
+    """Return whether a method is fitted on the training images."""
     return any(
         "train" in part.method.inputs and "block" not in part.given
         for spec in specs
@@ -242,22 +243,22 @@ def fit_all(
     progress: Progress,
     calibrated_on: str = "val",
 ) -> FittedMethods:
-    """Fit methods on one reference; methods that are not defined there are skipped.
+    """Fit methods on one reference; methods that are not defined are skipped.
 
-    Those that need probes come first, so that the pass over the training images that they cause
-    serves the others too. Training images come before calibration images, which may be some of
-    them: their stored activations are not recomputed.
+    Methods with probes are fitted first: their pass over the training images also gives the
+    ordinary activations for the others. Activations of training images are computed before those of
+    calibration images, which may be a part of them and are then not computed again.
 
     Parameters
     ----------
     specs
         The methods.
     reference
-        What they may learn from.
+        The reference data.
     progress
-        Receives progress of fitting.
+        Receives the progress of fitting.
     calibrated_on
-        Where calibration images come from: ``train`` is reported with every result that used them.
+        Part of the calibration images; ``train`` is recorded with every method that uses them.
 
     Raises
     ------
@@ -278,11 +279,11 @@ def fit_all(
             with attempts.of(spec.canonical), running:
                 learns = {"calibration", "network"} & set(spec.inputs)
                 if learns == {"calibration"} and train_first:
-                    reference.train  # noqa: B018 - it is made by being looked at
+                    reference.train  # noqa: B018 - a cached property, which computes them
                 fitted = spec.fit(reference)
                 if len(spec.parts) == 1:
                     for name, (asked, used) in spec.parts[0].instead(fitted.params).items():
-                        progress.note(f"{spec.canonical}: {name} is {used} here, not {asked}")
+                        progress.note(f"{spec.canonical}: using {name}={used} instead of {asked}")
                 if calibrated_on == "train" and "calibration" in spec.inputs:
                     fitted = replace(fitted, params={**fitted.params, "calibration": "train"})
                 found[index] = fitted
@@ -296,21 +297,21 @@ def fit_all(
 
 
 def check_finite(method: str, scores: ScoreArray, dataset: str | None = None) -> None:
-    """Refuse scores that are not finite.
+    """Raise an error if scores are not finite.
 
     Parameters
     ----------
     method
-        Canonical name of the method that gave them.
+        Canonical name of the method.
     scores
-        ``(n,)``.
+        Scores, ``(n,)``.
     dataset
-        Name of the set that they are of, if it has one.
+        Name of the scored set, if it has one.
 
     Raises
     ------
     UndefinedMethodError
-        If one is NaN or infinite.
+        If a score is NaN or infinite.
     """
     bad = int((~np.isfinite(scores)).sum())
     if bad:
@@ -321,33 +322,34 @@ def check_finite(method: str, scores: ScoreArray, dataset: str | None = None) ->
         )
 
 
-def refused(name: str, reason: str) -> str:
-    """Return the reason why a method is not defined, with its name."""
+def reason_with_name(name: str, reason: str) -> str:
+    """Return the reason why a method is not defined, with its name at the start."""
     named = reason.startswith(re.split(r"[:+@]", name)[0])
     return reason if named else f"{name} cannot be scored: {reason}"
 
 
-def choose_again(reason: str, name: str, run: str) -> str:
-    """Return the reason why a method that a user did not name is not defined, with the cure.
+def recommend_again(reason: str, name: str, run: str) -> str:
+    """Return an error message for a recommended method that is not defined.
 
     Parameters
     ----------
     reason
-        Why.
+        Why it is not defined.
     name
-        The method.
+        Name of the method.
     run
-        The run that it was recommended for.
+        Name of the run that it was recommended for.
     """
     return (
-        f"{refused(name, reason)}; {name} was recommended for run {run}: to choose again, ood "
-        f"recommend --run {shlex.quote(run)}"
+        f"{reason_with_name(name, reason)}; {name} was recommended for run {run}: to choose "
+        f"again, ood recommend --run {shlex.quote(run)}"
     )
 
 
-def together(left_out: Mapping[str, str]) -> str:
-    """Say why methods are not defined; of many, the first three."""
-    reasons = [refused(name, reason) for name, reason in left_out.items()]
-    more = len(reasons) - _MOST_REASONS
-    others = [f"and {more} other methods are not defined"] if more > 0 else []
-    return "; ".join([*reasons[:_MOST_REASONS], *others])
+def combined_reasons(left_out: Mapping[str, str]) -> str:
+    """Return an error message with the reasons for undefined methods, at most three of them."""
+    reasons = [reason_with_name(name, reason) for name, reason in left_out.items()]
+    more = len(reasons) - _MAX_REASONS
+    verb = "is" if more == 1 else "are"
+    others = [f"and {counted(more, 'other method')} {verb} not defined"] if more > 0 else []
+    return "; ".join([*reasons[:_MAX_REASONS], *others])

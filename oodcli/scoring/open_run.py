@@ -1,4 +1,4 @@
-"""A run that is open: its record, its images, and the activations of its network on any images."""
+"""An open run: its record, its images, and the activations of its network for any images."""
 
 import contextlib
 import functools
@@ -29,33 +29,33 @@ from oodcli.store.store import Store
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run, and everything that is made of it; made by :meth:`open` or :meth:`of`.
+    """An open run with its data and network; created by :meth:`open` or :meth:`of`.
 
-    Neither its data nor its network is opened before it is needed, so that a run whose data are
-    gone can still be read, and a fitted detector of it still be used.
+    Data and network are opened on first use, so that a run whose data no longer exists can still be
+    read, and its fitted detectors can still be used.
 
     Parameters
     ----------
     store
-        Where it is.
+        The store that contains the run.
     folder
-        Its folder.
+        The folder of the run.
     record
-        Its record; on a benchmark, with the resizing of the benchmark.
+        The record of the run; on a benchmark, with the resizing of the benchmark.
     compute
-        Where and how its network computes.
+        Device, precision and batch size.
     opened
-        Opens its data, once.
+        Function that returns the data, opened on the first call.
     progress
-        Reports long work.
+        Receives the progress of long work.
     benchmark
-        The benchmark whose validation and test images it takes, if any.
+        The benchmark whose validation and test images are used, if any.
     resize
-        Whose resizing it takes there, if that was asked for.
+        Requested resizing on the benchmark, if any.
     limit
-        Take that many training and test images only, spread evenly over all; all if None.
+        Number of training and of test images to use, evenly spaced; all if None.
     decode
-        Whether images are decoded where they are not stored; a dry run decodes none.
+        Whether images that are not stored are decoded; a dry run decodes none.
     """
 
     store: Store
@@ -82,29 +82,29 @@ class OpenRun:
         skip_unreadable: bool = False,
         progress: Progress = SILENT,
     ) -> Iterator[Self]:
-        """Open a finished run, which no other process removes for as long as the context lasts.
+        """Open a finished run, locked against removal while the context lasts.
 
         Parameters
         ----------
         store
-            Where it is.
+            The store that contains the run.
         name
-            Its name; the one created last if None.
+            Name of the run; the default run if None.
         compute
-            Where and how its network computes.
+            Device, precision and batch size.
         benchmark
-            As for :meth:`on`; None for the data as they were trained on.
+            As for :meth:`on`; None for the data of the run's training.
         limit
-            Take that many training and test images only, spread evenly over all; all if None.
+            Number of training and of test images to use, evenly spaced; all if None.
         skip_unreadable
             Whether to skip images that cannot be decoded.
         progress
-            Reports long work.
+            Receives the progress of long work.
 
         Raises
         ------
         MissingArtifactError
-            If there is no such run, or it is not finished.
+            If the run does not exist or is not finished.
         CorruptArtifactError
             If its record is damaged.
         """
@@ -127,21 +127,21 @@ class OpenRun:
         skip_unreadable: bool = False,
         progress: Progress = SILENT,
     ) -> Self:
-        """Return a run whose folder is known already.
+        """Return an open run for a folder, without locking it.
 
         Parameters
         ----------
         store, compute, limit, skip_unreadable, progress
             As for :meth:`open`.
         folder
-            Its folder.
+            The folder of the run.
         record
-            Its record; read from the folder if None.
+            The record of the run; read from the folder if None.
 
         Raises
         ------
         CorruptArtifactError
-            If its record is damaged.
+            If the record is damaged.
         """
         known = folder.read() if record is None else record
 
@@ -156,14 +156,14 @@ class OpenRun:
     def on(self, benchmark: Benchmark, resize: ResizedAs | None = None) -> Self:
         """Return the same run with the resizing, validation and test images of a benchmark.
 
-        See :meth:`oodcli.data.run_data.RunData.on`, which is called when data are needed.
+        See :meth:`oodcli.data.run_data.RunData.on`, which is called when the data is first used.
         """
         record = self.record.with_preprocess(preprocess_on(benchmark, self.record, resize))
         return replace(self, benchmark=benchmark, resize=resize, record=record)
 
     @property
     def resized_as(self) -> ResizedAs | None:
-        """Whose resizing images get, where the benchmark and the network differ in that."""
+        """Whether images are resized as in the benchmark or the network; None if both agree."""
         own, benchmark = self.opened().run.preprocess, self.benchmark
         if benchmark is None or (own.size, own.resize) == (benchmark.size, benchmark.resize):
             return None
@@ -185,40 +185,40 @@ class OpenRun:
 
     @property
     def data(self) -> RunData:
-        """Its data, opened when first needed.
+        """The data of the run, opened on first use.
 
         Raises
         ------
         OodError
-            If they are no longer where they were, or are not those that the run was trained on, or
-            not those that the benchmark is about.
+            If the data no longer exists, or is not the data that the run was trained on, or not the
+            data of the benchmark.
         """
         return self._opened_on[0]
 
     @property
     def test_split(self) -> Split | None:
-        """The list of the benchmark that names the test images, or None."""
+        """The benchmark's list of test images, or None."""
         return self._opened_on[1]
 
     @cached_property
     def activator(self) -> Activator:
-        """Gives the activations of its network on any images.
+        """The activator of the run's network.
 
         Raises
         ------
         CorruptArtifactError
-            If the weights of the run are not what was written.
+            If the weights of the run are damaged.
         """
         return Activator(self.store, self.folder, self.record, self.compute, progress=self.progress)
 
     @property
     def data_name(self) -> str:
-        """Name of its data set."""
+        """Name of the data set of the run."""
         return self.data.dataset.name
 
     @property
     def calibration_part(self) -> str:
-        """``val``, or ``train`` where there are no validation images."""
+        """``val``, or ``train`` if there are no validation images."""
         return self.data.dataset.calibration()[0]
 
     def train(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
@@ -226,7 +226,7 @@ class OpenRun:
         return self.data.train(limit=self.limit, seen=seen)
 
     def calibration(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
-        """Return the images that thresholds are set on; no limit applies to them.
+        """Return the calibration images, to which no limit applies.
 
         ``seen`` is as for :meth:`oodcli.data.run_data.RunData.chosen`.
         """
@@ -239,32 +239,32 @@ class OpenRun:
     def limited(
         self, part: ImagePart, *, name: str, seen: Callable[[ImageShard], None] | None = None
     ) -> ImageSet:
-        """Return the images of one part of any data set, as many as the limit allows.
+        """Return the images of one part of any data set, at most as many as the limit.
 
         The parameters are those of :meth:`oodcli.data.run_data.RunData.prepared`.
         """
         return self.data.prepared(part, name=name, limit=self.limit, seen=seen)
 
     def limits(self, *parts: ImagePart) -> bool:
-        """Return whether the limit leaves out images of one of these parts."""
+        """Return whether one of these parts has more images than the limit."""
         return self.limit is not None and any(len(part) > self.limit for part in parts)
 
     def reference(self) -> Reference:
-        """Return what methods may learn from; each part is made when it is touched."""
+        """Return the reference data for fitting; each part is computed on first access."""
         device, activator = self.activator.device, self.activator
         return Reference(
             head=load_head(self.folder.weights, self.record.arch).to(device),
             load_train=lambda: activator.activations(
-                self.train(self.as_decoded("train", {View(): False}))
+                self.train(self.while_decoding("train", {View(): False}))
             ),
             load_labels=lambda: _labels(self.train()).to(device),
             load_jigsaw=lambda: activator.activations(
-                self.train(self.as_decoded("train", {View("jigsaw"): True})),
+                self.train(self.while_decoding("train", {View("jigsaw"): True})),
                 view=View("jigsaw"),
                 norms_only=True,
             ),
             load_calibration=lambda: activator.activations(
-                self.calibration(self.as_decoded(self.calibration_part, {View(): False}))
+                self.calibration(self.while_decoding(self.calibration_part, {View(): False}))
             ),
             load_calibration_labels=lambda: _labels(self.calibration()).to(device),
             load_probed=self._probed,
@@ -273,14 +273,14 @@ class OpenRun:
             n_blocks=len(self.record.blocks),
         )
 
-    def as_decoded(
+    def while_decoding(
         self, part: str, views: Mapping[View, bool], *, normalise: bool = True
     ) -> Callable[[ImageShard], None]:
         """Return a consumer that computes activations while decoding a part that cannot be cached.
 
-        See :meth:`oodcli.scoring.activate.Activator.as_decoded`.
+        See :meth:`oodcli.scoring.activate.Activator.while_decoding`.
         """
-        return self.activator.as_decoded(f"{self.data_name} {part}", views, normalise=normalise)
+        return self.activator.while_decoding(f"{self.data_name} {part}", views, normalise=normalise)
 
     def _probed(self, part: Part, probe: Probe, rows: torch.Tensor | None) -> ActivationSet:
         return self.activator.activations(self._rows_of(part, rows), probes=[probe])

@@ -1,4 +1,4 @@
-"""What a call of ``ood score`` has to compute, and what that costs."""
+"""The work of a call of ``ood score``, and its expected cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ SCORE_SCHEMA = 1
 
 @dataclass(frozen=True)
 class PlannedPass:
-    """What a dry run says of one image set.
+    """The planned forward pass over one image set.
 
     Parameters
     ----------
     dataset
         Name of the set.
     images
-        Its images.
+        Number of images.
     missing
-        Images that have to go through the network.
+        Number of images that must go through the network.
     seconds
-        Expected time; None if the rate of the network is not known.
+        Expected time in seconds; None if the speed of the network is not known.
     bytes
-        Size of the new activations on disk.
+        Size of the new activations on disk, in bytes.
     undecoded
-        Images that have to be decoded first; until then they count as missing.
+        Number of images that must be decoded first; until then they count as missing.
     """
 
     dataset: str
@@ -49,7 +49,7 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a dry run found.
+    """The result of a dry run.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ class Plan:
     methods
         Canonical names of the methods.
     images_per_s
-        Rate used for the expected times.
+        Assumed speed, in images per second.
     passes
-        The forward passes that are needed.
+        The required forward passes.
     """
 
     run: str
@@ -85,17 +85,17 @@ class Work:
     run
         The run, on its benchmark if it is scored on one.
     sets
-        The sets to score beside the ID test images.
+        The sets to score in addition to the ID test images.
     specs
         The methods.
     auto
-        Canonical name of the one among them that was recommended, if that was asked for.
+        Canonical name of the recommended method among them, if ``auto`` was requested.
     tune
-        How parameters are chosen: ``openood``, ``pseudo``, or both; defaults if empty.
+        How parameters are tuned: ``openood``, ``pseudo``, or both; not at all if empty.
     tune_ood
-        OOD validation images in place of the benchmark's, if any were named.
+        OOD validation images instead of those of the benchmark, if given.
     exports
-        Whether activations go to a file, those of the training images among them.
+        Whether activations, including those of the training images, are exported to a file.
     """
 
     run: OpenRun
@@ -108,17 +108,17 @@ class Work:
 
     @property
     def observes(self) -> bool:
-        """Whether methods observe images in a pass that gives the ordinary activations too."""
+        """Whether a method needs probes; their pass also gives the ordinary activations."""
         return any(spec.needs_network for spec in self.specs)
 
     @property
     def calibrates(self) -> bool:
-        """Whether a method learns from calibration images."""
+        """Whether a method is fitted on calibration images."""
         return any(spec.needs_calibration for spec in self.specs)
 
     @property
     def needs_block(self) -> bool:
-        """Whether a method leaves the choice of the block to NormRatio."""
+        """Whether a method uses the block selected by NormRatio."""
         return any(
             "jigsaw" in part.method.inputs and "block" not in part.given
             for spec in self.specs
@@ -127,26 +127,26 @@ class Work:
 
     @property
     def needs_train(self) -> bool:
-        """Whether a method learns from the training images."""
+        """Whether a method is fitted on the training images."""
         return learns_from_train(self.specs)
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether calibration images are computed for themselves, not as training images."""
+        """Whether calibration images need a pass of their own (they may be training images)."""
         if not any("calibration" in spec.inputs for spec in self.specs):
             return False
         return not (self.needs_train and self.run.calibration_part == "train")
 
     def limit(self) -> int | None:
-        """Return the limit if a set that is scored, learned from or exported has more images."""
+        """Return the limit if a set used for scoring, fitting or export has more images."""
         dataset = self.run.data.dataset
         used = [dataset.id_test, *(each.dataset.ood_part for each in self.sets)]
         if "train" in dataset.parts and (self.needs_train or self.needs_block or self.exports):
             used.append(dataset.parts["train"])
         return self.run.limit if self.run.limits(*used) else None
 
-    def tell_cost(self, sets: Sequence[ImageSet]) -> None:
-        """Say what the methods cost that need more than one forward pass, if there are any."""
+    def report_cost(self, sets: Sequence[ImageSet]) -> None:
+        """Report the cost of methods that need more than one forward pass, if there are any."""
         costly = [spec for spec in self.specs if spec.passes or spec.train_passes]
         if not costly:
             return
@@ -164,12 +164,12 @@ class Work:
         )
 
 
-def planned(work: Work) -> Plan:
-    """Return the forward passes that work would take, without any over data."""
+def make_plan(work: Work) -> Plan:
+    """Return the forward passes required by the work, without a forward pass over data."""
     run = work.run
     views: list[tuple[ImageSet, View]] = [(run.test(), View())]
     views += [(each.images(run), View()) for each in work.sets]
-    work.tell_cost([images for images, _ in views])
+    work.report_cost([images for images, _ in views])
     if work.needs_train:
         views.append((run.train(), View()))
     if work.needs_block:
@@ -201,7 +201,7 @@ def _planned_pass(run: OpenRun, images: ImageSet, view: View, rate: float) -> Pl
 
 
 def _undecoded(images: ImageSet) -> int:
-    """Return how many images have to be decoded for some: all of the shards that they are in."""
+    """Return the number of images to decode: all images of the shards that contain these."""
     shards = {
         id(each): each
         for shard in images.shards

@@ -1,4 +1,4 @@
-"""Which sets a run is scored on, and which images its parameters are chosen on."""
+"""The sets that a run is scored on, and the validation images for tuning."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ from oodcli.scoring.tune import ValidationSet
 from oodcli.store.scores import AVERAGE, first_duplicate
 from oodcli.store.searches import Tuning
 
-# Images that are looked at to tell whether those of a set are grey.
-_LOOKED_AT = 64
+# Number of images that are checked to detect whether a set is grey.
+_SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class NamedSets:
 
 @dataclass(frozen=True)
 class WantedSet:
-    """A set that is scored beside the ID test images.
+    """A set that is scored in addition to the ID test images.
 
     Parameters
     ----------
     dataset
-        Its data.
+        The data set.
     group
         ``near``, ``far``, ``ood``, or ``shifted`` for a covariate-shifted ID set.
     benchmark
@@ -82,7 +82,7 @@ class WantedSet:
     split: Split | None = None
 
     def images(self, run: OpenRun, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
-        """Return its images at the size of a run; see :meth:`OpenRun.limited`."""
+        """Return the images at the input size of a run; see :meth:`OpenRun.limited`."""
         return run.limited(self.dataset.ood_part, name=self.dataset.name, seen=seen)
 
 
@@ -96,7 +96,7 @@ def benchmark_to_score(
     run
         The run.
     named
-        Name of the benchmark, if one was named.
+        Name of the requested benchmark, if any.
     sets
         Sets that were named; OOD sets among them replace the benchmark of the run's data.
     allow_missing
@@ -105,11 +105,11 @@ def benchmark_to_score(
     Raises
     ------
     UnknownNameError
-        If there is no benchmark of that name.
+        If the benchmark does not exist.
     InvalidInputError
         If the benchmark is for other ID data.
     MissingArtifactError
-        If its OOD sets are missing.
+        If OOD sets of the requested benchmark are missing.
     """
     if named is not None:
         return _named_benchmark(run, named, sets, allow_missing=allow_missing)
@@ -169,7 +169,7 @@ def _without_missing_lists(benchmark: Benchmark, missing: Sequence[str], run: Op
 
 
 def _ood_sets(benchmark: Benchmark, missing: Sequence[str]) -> list[str]:
-    """Return the OOD sets of a benchmark that are here."""
+    """Return the OOD sets of a benchmark that are in the store."""
     return [name for names in benchmark.groups.values() for name in names if name not in missing]
 
 
@@ -192,23 +192,23 @@ def wanted_sets(run: OpenRun, named: NamedSets) -> tuple[WantedSet, ...]:
     for group, specs in named.by_group:
         for spec in specs:
             say_which(spec, run.store, run.progress)
-            opened = run.data.shifted(spec) if group == "shifted" else _opened(run, spec)
+            opened = run.data.shifted(spec) if group == "shifted" else _open_ood(run, spec)
             wanted.append(WantedSet(opened, group, None))
     names = [each.dataset.name for each in wanted]
     if AVERAGE in names:
         raise InvalidInputError(
-            f"a set cannot be called {AVERAGE!r}, which stands for the mean over sets; give it "
-            "another name: NAME=PATH"
+            f"the name {AVERAGE!r} is reserved for the mean over sets; give the set another name: "
+            "NAME=PATH"
         )
     twice = first_duplicate([run.data_name, *names])
     if twice is not None:
         raise InvalidInputError(
-            f"two of the sets are called {twice!r}; rename one of them: NAME=PATH"
+            f"two of the sets have the name {twice!r}; rename one of them: NAME=PATH"
         )
     return tuple(wanted)
 
 
-def _opened(run: OpenRun, spec: str) -> Dataset:
+def _open_ood(run: OpenRun, spec: str) -> Dataset:
     return find_dataset(spec, run.store, role="ood", val_fraction=0.0, progress=run.progress)
 
 
@@ -236,7 +236,7 @@ def _listed(run: OpenRun, name: str, key: str) -> tuple[Dataset, Split | None]:
                 f"{name}: OpenOOD's own copy in {tree.root}, which is compressed as JPEG"
             )
     else:
-        dataset = _opened(run, name)
+        dataset = _open_ood(run, name)
     if not key:
         return dataset, None
     chosen = split(dataset, key, run.store)
@@ -246,15 +246,15 @@ def _listed(run: OpenRun, name: str, key: str) -> tuple[Dataset, Split | None]:
 def _own_sets(run: OpenRun) -> list[WantedSet]:
     grey = _is_grey(run.data.dataset.id_test)
     return [
-        WantedSet(_opened(run, dataset), group, None)
+        WantedSet(_open_ood(run, dataset), group, None)
         for group, datasets in own_benchmark(grey=grey).groups.items()
         for dataset in datasets
     ]
 
 
 def _is_grey(part: Part) -> bool:
-    """Return whether some images, spread over all, have no colour."""
-    some = take(part, evenly_spaced(len(part), _LOOKED_AT)).source
+    """Return whether a sample of evenly spaced images has no colour."""
+    some = take(part, evenly_spaced(len(part), _SAMPLED)).source
     return all(
         isinstance(image, UnreadableImageError) or bool((image == image[:, :, :1]).all())
         for image in some.read(0, len(some))
@@ -262,21 +262,21 @@ def _is_grey(part: Part) -> bool:
 
 
 def check_validation(run: OpenRun, tune: Sequence[Tuning], named: str | None) -> None:
-    """Refuse to choose parameters without images to choose them on, before any forward pass.
+    """Check, before any forward pass, that the validation images for tuning exist.
 
     Parameters
     ----------
     run
         The run, on its benchmark.
     tune
-        How parameters are to be chosen.
+        How parameters are tuned.
     named
-        OOD validation images that were named, if any.
+        Requested OOD validation images, if any.
 
     Raises
     ------
     InvalidInputError
-        If ID or OOD validation images are lacking.
+        If ID or OOD validation images are missing.
     """
     if tune and run.calibration_part != "val":
         raise InvalidInputError(
@@ -288,7 +288,7 @@ def check_validation(run: OpenRun, tune: Sequence[Tuning], named: str | None) ->
     if "openood" in tune and not has_some:
         raise InvalidInputError(
             "--tune openood needs OOD validation images, and no benchmark defines them here; "
-            "name sets that are not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
+            "give a set that is not scored: --tune-ood NAME|FOLDER, or use --tune pseudo"
         )
 
 
@@ -300,20 +300,20 @@ def validation_sets(
     *,
     observes: bool,
 ) -> tuple[ValidationSet, ValidationSet]:
-    """Return the ID validation images, and the images that a search must distinguish them from.
+    """Return the ID validation images, and the images that a search separates them from.
 
     Parameters
     ----------
     run
-        The run, which :func:`check_validation` has let pass.
+        The run, checked by :func:`check_validation`.
     tuning
-        How parameters are chosen.
+        How parameters are tuned.
     named
-        OOD validation images that were named, if any.
+        Requested OOD validation images, if any.
     scored
         The sets that are scored.
     observes
-        Whether methods observe images in a pass of their own.
+        Whether methods need probes.
 
     Raises
     ------
@@ -321,8 +321,8 @@ def validation_sets(
         If the OOD validation images are among those that are scored.
     """
     views = (View("framed"), View("jigsaw")) if tuning == "pseudo" else (View(),)
-    # What methods observe takes a pass of its own, which gives the ordinary activations too.
-    seen = None if observes else run.as_decoded("val", dict.fromkeys(views, False))
+    # Probes need a later pass, which also gives the ordinary activations.
+    seen = None if observes else run.while_decoding("val", dict.fromkeys(views, False))
     name, images = run.data_name, run.calibration(seen)
     if tuning == "pseudo":
         return (
@@ -341,18 +341,18 @@ def _ood_validation_images(
 ) -> ImageSet:
     if named is not None:
         say_which(named, run.store, run.progress)
-        dataset = _opened(run, named)
+        dataset = _open_ood(run, named)
     else:
-        assert run.benchmark is not None  # check_validation has seen to it
+        assert run.benchmark is not None  # ensured by check_validation
         dataset, _ = _listed(run, run.benchmark.ood_val, run.benchmark.ood_val_list)
         dataset = replace(dataset, name=f"{dataset.name} val")
-    seen = None if observes else run.activator.as_decoded(dataset.name, {View(): False})
+    seen = None if observes else run.activator.while_decoding(dataset.name, {View(): False})
     images = run.data.prepared(dataset.ood_part, name=dataset.name, seen=seen)
     for each in scored:
         if each.images(run).digest == images.digest:
             raise InvalidInputError(
                 f"--tune-ood {named} has the same images as {each.dataset.name}, which is "
-                "scored; parameters must not be chosen on test images"
+                "scored; parameters must not be tuned on test images"
             )
     return images
 

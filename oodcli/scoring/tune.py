@@ -1,9 +1,9 @@
-"""Choosing the parameters of methods: every value of a published grid, scored on validation images.
+"""Tuning of method parameters: all values of published grids, evaluated on validation images.
 
-Two ways to do it. ``openood`` is the published protocol: ID validation images against OOD
+There are two protocols. ``openood`` is the published one: ID validation images against OOD
 validation images. ``pseudo`` needs no OOD data: ID validation images against jigsaw puzzles of the
-same images. The border that a jigsaw blackens is black in the originals too, or it would be what is
-detected.
+same images. The border that is black in a jigsaw puzzle is made black in the originals, too;
+otherwise methods would detect the border.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from oodcli.store.searches import Candidate, Search, Tuning
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Images that settings are compared on.
+    """Images on which settings are compared.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ValidationSet:
     n
         Number of images.
     observe
-        Gives their activations with what probes leave.
+        Function that returns their activations with the arrays of probes.
     """
 
     name: str
@@ -45,11 +45,11 @@ class ValidationSet:
     observe: Callable[[Sequence[Probe]], ActivationSet]
 
 
-def settings(spec: MethodSpec) -> list[MethodSpec]:
-    """Return a method with every value of the grids of its halves, in the order of the grids.
+def parameter_settings(spec: MethodSpec) -> list[MethodSpec]:
+    """Return a method with all combinations of the values of its grids, in their order.
 
-    Parameters that were given stay as they are. A method that has nothing to choose is returned as
-    it is, and so is an ensemble: its members are what it was asked for with.
+    Given parameters are not changed. A method without a grid is returned unchanged, and so is an
+    ensemble, whose members are given.
     """
     if isinstance(spec, EnsembleSpec):
         return [spec]
@@ -69,7 +69,7 @@ def settings(spec: MethodSpec) -> list[MethodSpec]:
 
 
 def _chosen(part: MethodPart, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values without defaults, which canonical names omit."""
+    """Return the values that differ from the defaults, which canonical names omit."""
     parameters = part.method.parameters()
     return {k: value for k, value in values.items() if value != parameters[k].default}
 
@@ -83,28 +83,28 @@ def tune(
     ood_val: ValidationSet,
     progress: Progress,
 ) -> Iterator[tuple[MethodSpec, Search, Fitted] | tuple[MethodSpec, str]]:
-    """Search the grid of every method that has one, on one pass over the validation images.
+    """Search the grids of methods, with one pass over the validation images.
 
     Parameters
     ----------
     specs
         Methods with more than one setting.
     reference
-        What they may learn from.
+        The reference data.
     tuning
-        What the validation sets are.
+        The protocol of the validation sets.
     id_val, ood_val
-        ID validation images, and the images to distinguish them from.
+        ID validation images, and the images to separate them from.
     progress
         Receives progress of the search.
 
     Yields
     ------
     tuple
-        The method, its search, and the fitted setting that won, named ``METHOD@TUNING``; or the
-        method and the reason why no setting of it is defined.
+        The method, its search, and the best setting, fitted and named ``METHOD@TUNING``; or the
+        method and the reason why none of its settings is defined.
     """
-    tried = _fitted(specs, reference, tuning, progress)
+    tried = _fit_settings(specs, reference, tuning, progress)
     ready = {name: each.ready for name, each in tried.items()}
     probes = {p.key: p for each in ready.values() for one in each for p in one.probes}
     id_column, ood_column = (
@@ -113,44 +113,44 @@ def tune(
     )
     for spec in specs:
         name, each = spec.canonical, tried[spec.canonical]
-        rated = _rated(each, id_column[name], ood_column[name])
+        rated = _rate(each, id_column[name], ood_column[name])
         if isinstance(rated, str):
             yield spec, rated
             continue
         best = _first_best(rated)
         if best is None:
-            yield spec, f"{name} gives scores that are not finite with any of its parameters"
+            yield spec, f"{name} gives scores that are not finite with all of its settings"
             continue
         search = Search(
             name, tuning, id_val.name, ood_val.name, id_val.n, ood_val.n,
             rated[best].method, tuple(rated),
         )  # fmt: skip
         winner = each.fitted[best]
-        assert isinstance(winner, Fitted)  # it has been rated
+        assert isinstance(winner, Fitted)  # it has a rating
         params = {**winner.params, "tuned": tuning, "tuned_on": ood_val.name}
         yield spec, search, replace(winner, canonical=search.name, params=params)
 
 
 @dataclass(frozen=True)
-class _Tried:
-    """The settings of a method, each fitted or with the reason why it is not defined."""
+class _Settings:
+    """The settings of a method, each fitted or with the reason why it is undefined."""
 
     candidates: tuple[MethodSpec, ...]
     fitted: tuple[Fitted | str, ...]
 
     @property
     def ready(self) -> list[Fitted]:
-        """Those that are fitted."""
+        """The fitted settings."""
         return [each for each in self.fitted if isinstance(each, Fitted)]
 
 
-def _fitted(
+def _fit_settings(
     specs: Sequence[MethodSpec], reference: Reference, tuning: Tuning, progress: Progress
-) -> dict[str, _Tried]:
+) -> dict[str, _Settings]:
     """Fit every setting of every method, by canonical name."""
-    everything = {spec.canonical: (spec, settings(spec)) for spec in specs}
+    everything = {spec.canonical: (spec, parameter_settings(spec)) for spec in specs}
     total = sum(len(candidates) for _, candidates in everything.values())
-    found: dict[str, _Tried] = {}
+    found: dict[str, _Settings] = {}
     with progress.task(f"tuning ({tuning}): fitting", total=total, unit="settings") as task:
         for name, (spec, candidates) in everything.items():
             fitted: list[Fitted | str] = []
@@ -161,19 +161,19 @@ def _fitted(
                     fitted.append(str(error))
                 task.advance(1)
             if not any(isinstance(each, Fitted) for each in fitted):
-                # No published value suits this network, and the default, which may depend on the
-                # network, is the only one left.
+                # No published value is defined for this network; try the default, which may depend
+                # on the network.
                 with contextlib.suppress(UndefinedMethodError):
                     fitted.append(spec.fit(reference))
                     candidates.append(spec)
-            found[name] = _Tried(tuple(candidates), tuple(fitted))
+            found[name] = _Settings(tuple(candidates), tuple(fitted))
     return found
 
 
-def _rated(
-    tried: _Tried, id_scores: np.ndarray[Any, Any] | str, ood_scores: np.ndarray[Any, Any] | str
+def _rate(
+    tried: _Settings, id_scores: np.ndarray[Any, Any] | str, ood_scores: np.ndarray[Any, Any] | str
 ) -> list[Candidate] | str:
-    """Return what every setting is worth, or why none is defined for the images."""
+    """Return the rating of every setting, or why none is defined for the images."""
     for scores in (id_scores, ood_scores):
         if isinstance(scores, str):
             return scores
@@ -195,7 +195,7 @@ def _scores(
     *,
     progress: Progress,
 ) -> dict[str, np.ndarray[Any, Any] | str]:
-    """Return the scores of every setting, ``(n, settings)`` by method, or why there are none."""
+    """Return the scores of all settings, ``(n, settings)`` by method, or why there are none."""
     parts: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in ready}
     undefined: dict[str, str] = {}
     with (

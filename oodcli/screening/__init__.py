@@ -1,1 +1,1 @@
-"""Verdicts on single images: detectors with a threshold, files of verdicts, exported graphs."""
+"""Screening of single images: detectors with thresholds, files of verdicts, exported graphs."""

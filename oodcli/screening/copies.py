@@ -1,4 +1,4 @@
-"""Copies of images that were judged, in a folder of the user."""
+"""Copies of judged images in a folder of the user."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ _COPIES = 1000
 
 
 def check_copies(into: Path, paths: Sequence[str]) -> None:
-    """Refuse a folder that cannot take copies, before anything is judged.
+    """Check, before any image is judged, that copies can be written to a folder.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def check_copies(into: Path, paths: Sequence[str]) -> None:
     Raises
     ------
     InvalidInputError
-        If nothing can be written there, or it lies in a folder that is read.
+        If the folder is not writable, or is inside an input folder.
     """
     target = expanded(into).resolve()
     check_output_folder(into, option="--copy-ood")
     for path in paths:
         if path != STDIN and Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
             raise InvalidInputError(
-                f"{into} lies in {path}, which is read; choose another folder for the copies"
+                f"{into} is inside the input folder {path}; choose another folder for the copies"
             )
 
 
@@ -64,12 +64,12 @@ class Copies:
     folder: Path
 
     def holds(self, item: Item) -> bool:
-        """Return whether an image is such a copy, which must not be copied repeatedly."""
+        """Return whether an image is in the folder of copies, so that it is not copied again."""
         parent = _resolved(os.path.dirname(item.path))  # noqa: PTH120 - a million items
         return parent.is_relative_to(_resolved(str(expanded(self.folder))))
 
     def add(self, item: Item) -> None:
-        """Copy an image to its relative path, or next to an existing different image."""
+        """Copy an image to its relative path; with a number if that is another image."""
         wanted = expanded(self.folder) / item.relative
         try:
             for number in range(1, _COPIES):
@@ -83,11 +83,11 @@ class Copies:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise InvalidInputError(
-                f"cannot copy {printable(item.name)} into {self.folder}: {reason}; make that "
-                "possible, or choose another folder: --copy-ood DIR"
+                f"cannot copy {printable(item.name)} into {self.folder}: {reason}; correct this, "
+                "or choose another folder: --copy-ood DIR"
             ) from None
         raise InvalidInputError(
-            f"there are {_COPIES} different images called {wanted}; choose another folder: "
+            f"there are {_COPIES} different images with the name {wanted}; choose another folder: "
             "--copy-ood DIR"
         )
 

@@ -1,13 +1,13 @@
-"""Fitted detectors: a method of a run with the ID scores that say what its scores mean.
+"""Fitted detectors: a method of a run, with scores of ID images as its reference.
 
 ::
 
     <run>/detectors/<digest of method and precision>/
-      detector.json          what it is, from which images its threshold comes, and when it was made
-      detector.safetensors   its arrays, and the ID scores
+      detector.json          method, ID images behind the threshold, and time of fitting
+      detector.safetensors   arrays of the method, and the ID scores
 
-The JSON file is written last and names the digest of the other one. With both there, images are
-screened without the training set, which may be gone.
+The JSON file is written last and contains the digest of the other one. With both files, images are
+screened without the training set, which need not exist any more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ from oodcli.store.store import (
 )
 from oodcli.version import __version__
 
-# Raised whenever the same fitted method would be stored, or would score, otherwise.
+# Incremented whenever the stored form or the scores of the same fitted method change.
 DETECTOR_SCHEMA = 3
 DEFAULT_RULE = ThresholdRule()
 
@@ -58,14 +58,14 @@ _ID_SCORES = "id-scores"
 
 @dataclass(frozen=True)
 class IdScores:
-    """Scores of ID images that a network was not trained on, and which images these are.
+    """Scores of ID images that the network was not trained on.
 
     Parameters
     ----------
     values
-        float64, ascending, ``(n,)``.
+        The scores in ascending order, float64 ``(n,)``.
     part
-        Part of the run's data that they are of: ``val`` where there is one, else ``test``.
+        Part of the run's data: ``val`` if it exists, else ``test``.
     data
         Name of the run's data.
     digest
@@ -80,30 +80,31 @@ class IdScores:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A fitted method of a run with a threshold, ready to judge images that nobody has seen.
+    """A fitted method of a run with a threshold, for judging new images.
 
-    Made by :meth:`oodcli.LoadedRun.detector`, or :func:`detector_for`.
+    Created by :meth:`oodcli.LoadedRun.detector` or :func:`detector_for`.
 
     Parameters
     ----------
     folder
-        Of the run.
+        Folder of the run.
     record
-        Record of the run: its network, its preprocessing and its classes.
+        Record of the run: network, preprocessing and classes.
     fitted
-        The method.
+        The fitted method.
     id
-        The ID scores that say what its scores mean.
+        Scores of ID images, for thresholds and percentiles.
     created
-        When it was fitted, UTC.
+        Time of fitting, UTC.
     threshold
-        From which score on an image counts as in-distribution.
+        Images with at least this score count as in-distribution.
     compute
-        Where and how it computes.
+        Device, precision and batch size.
 
     Notes
     -----
-    The network is loaded at the first image and stays. A detector may be used from several threads.
+    The network is loaded for the first image and kept in memory. A detector may be used from
+    several threads.
     """
 
     folder: RunFolder
@@ -125,7 +126,7 @@ class Detector:
         return self.record.class_names
 
     def score(self, images: Images) -> NDArray[np.float64]:
-        """Return one score per image, float64, ``(n,)``, larger for more in-distribution.
+        """Return one score per image, float64 ``(n,)``; larger = more in-distribution.
 
         Parameters
         ----------
@@ -140,28 +141,28 @@ class Detector:
         return self.predict(images).score
 
     def predict(self, images: Images, *, errors: Literal["raise", "row"] = "raise") -> Predictions:
-        """Say of every image which class it is predicted as, and whether to trust that.
+        """Return the predicted class, the score and the OOD verdict of every image.
 
         Parameters
         ----------
         images
             A path of an image file, the bytes of one, a binary file object, an array, a Pillow
-            image or a tensor, or any number of these; they may differ in size, and are resized as
-            the run resizes them. A file object is read from where it stands to its end. Arrays are
-            uint8, one image ``(h, w, 3)`` or several ``(n, h, w, 3)``; where the last axis is not
-            3 long, ``(3, h, w)`` or ``(n, 3, h, w)``. Tensors are channels first, ``(3, h, w)`` or
-            ``(n, 3, h, w)``, uint8 or floating-point from 0 to 1, which is rounded to 8 bits.
-            Nothing is normalised before: the run knows its constants.
+            image or a tensor, or an iterable of these. Images may differ in size; they are resized
+            as by the run. A file object is read from its current position to its end. Arrays are
+            uint8, one image ``(h, w, 3)`` or several ``(n, h, w, 3)``; if the length of the last
+            axis is not 3, ``(3, h, w)`` or ``(n, 3, h, w)``. Tensors are channels first,
+            ``(3, h, w)`` or ``(n, 3, h, w)``, uint8, or floating-point from 0 to 1, which is
+            rounded to 8 bits. Images must not be normalised.
         errors
-            What happens where a file, bytes or a Pillow image cannot be read: ``raise``, or ``row``
-            for a row with the reason.
+            What to do if a file, bytes or a Pillow image cannot be read: ``raise`` an error, or
+            return a ``row`` with the reason.
 
         Raises
         ------
         UnreadableImageError
             If an image cannot be read, and ``errors`` is ``raise``.
         InvalidInputError
-            If an array, a tensor or any other object is no image, or a score is not finite.
+            If an array, a tensor or another object is not an image, or a score is not finite.
         """
         with naming_arguments():
             if errors not in ("raise", "row"):
@@ -170,7 +171,7 @@ class Detector:
                 return Predictions.of(list(blocks), self.classes, self.threshold)
 
     def scores_of(self, batch: Activations) -> NDArray[np.float64]:
-        """Return the scores of images from their activations, ``(n,)``, larger for more ID."""
+        """Return scores from activations, float64 ``(n,)``; larger = more in-distribution."""
         with torch.inference_mode():
             return self.fitted.detector.score(batch).cpu().double().numpy()
 
@@ -189,7 +190,7 @@ class Detector:
         Raises
         ------
         CorruptArtifactError
-            If its weights are not what was written.
+            If its weights are damaged.
         """
         run = self.record
         self.folder.check_weights(run)
@@ -203,13 +204,13 @@ class Detector:
 
     @cached_property
     def ready(self) -> ReadyNetwork:
-        """The network on the detector's device, loaded when it is first wanted."""
+        """The network on the device of the detector, loaded on first use."""
         return ReadyNetwork(
             self.network(), device=self.compute.device, precision=self.compute.precision
         )
 
     def origin(self) -> dict[str, Any]:
-        """Return what a threshold has to be stored with: method, data and date."""
+        """Return the origin of a threshold, to be stored with it: method, data and time."""
         return {
             "run": self.folder.name,
             "network": self.record.network,
@@ -225,16 +226,16 @@ class Detector:
 
 
 def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) -> Detector:
-    """Return the detector of a run: the stored one, or one that is fitted and stored now.
+    """Return a detector of a run: the stored one if it exists, else one that is fitted and stored.
 
     Parameters
     ----------
     run
-        The run; what looked wrong when it was imported is reported again.
+        The run; the warnings of its import are repeated.
     method
-        The method as written on the command line; its own name, not ``auto``.
+        The method, as on the command line, but not ``auto``.
     rule
-        How its threshold is set.
+        Rule for the threshold.
 
     Raises
     ------
@@ -244,49 +245,49 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) 
 
     Notes
     -----
-    A stored detector belongs to the weights, the preprocessing, the method and the precision; where
-    one of these differs it is fitted again. It keeps the images that its threshold is from, though
-    images may have been added to the data since.
+    A stored detector depends on weights, preprocessing, method and precision; if one of these
+    differs, the detector is fitted again. Its threshold remains based on the same ID images, even
+    if images have been added to the data later.
     """
     for warning in run.record.warnings:
         run.progress.note(f"warning: when run {run.name} was imported, {warning}")
-    detector = _found_or_fitted(run, parse_method(method))
+    detector = _load_or_fit(run, parse_method(method))
     scores = detector.id.values
     tied = tied_share(scores)
     if tied > MOSTLY_TIED:
         run.progress.note(
             f"{100 * tied:.0f} % of the {len(scores):,} ID scores of {detector.method} "
-            "are tied with another, so its threshold is coarse; another method ranks images more "
-            "finely"
+            "are tied with another score, so its threshold is coarse; other methods rank images "
+            "more finely"
         )
     return replace(detector, threshold=rule.on(scores))
 
 
-def _found_or_fitted(run: OpenRun, spec: MethodSpec) -> Detector:
+def _load_or_fit(run: OpenRun, spec: MethodSpec) -> Detector:
     progress = run.progress
-    kept = _Place(run.folder, run.record, spec.canonical, run.compute)
-    found = kept.read()
-    if found is not None:
-        return found
+    folder = _DetectorFolder(run.folder, run.record, spec.canonical, run.compute)
+    stored = folder.read()
+    if stored is not None:
+        return stored
     with run.store.lock(f"detector {spec.canonical} of run {run.name}", progress=progress):
-        # Another process may have made it while this one waited.
-        found = kept.read()
-        if found is not None:
-            return found
-        detector = _fitted(kept, spec, run)
+        # Another process may have fitted it while this one waited.
+        stored = folder.read()
+        if stored is not None:
+            return stored
+        detector = _fit(folder, spec, run)
         try:
-            kept.write(detector)
+            folder.write(detector)
         except UnstorableError as error:
             progress.note(f"{spec.canonical} cannot be stored ({error}): it is refitted each time")
     return detector
 
 
-def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
+def _fit(folder: "_DetectorFolder", spec: MethodSpec, run: OpenRun) -> Detector:
     """Fit a method, and score ID images that the network was not trained on."""
     activator, data, progress = run.activator, run.data, run.progress
     part = "val" if "val" in data.dataset.parts else data.dataset.test_name
-    # What a method observes takes a pass of its own, which gives the ordinary activations too.
-    seen = None if spec.needs_network else run.as_decoded(part, {View(): False})
+    # Probes need a later pass, which also gives the ordinary activations.
+    seen = None if spec.needs_network else run.while_decoding(part, {View(): False})
     images: ImageSet = data.images(part, seen=seen)
     found = fit_all(
         [spec],
@@ -300,7 +301,7 @@ def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
     found, scored = found.score(activations, images.name, progress=progress)
     found.require_all()
     (scores,) = scored.values()
-    return kept.detector(
+    return folder.detector(
         found.fitted[0],
         IdScores(np.sort(scores.astype(np.float64)), part, data.dataset.name, images.digest),
         created=utc_now(),
@@ -308,7 +309,7 @@ def _fitted(kept: "_Place", spec: MethodSpec, run: OpenRun) -> Detector:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _DetectorFolder:
     """Where the detector of a method is stored."""
 
     folder: RunFolder
@@ -334,7 +335,7 @@ class _Place:
         return self.folder.detectors / name
 
     def detector(self, fitted: Fitted, scores: IdScores, *, created: str) -> Detector:
-        """Return a detector of this run, method and precision, with the usual threshold."""
+        """Return a detector of this run, method and precision, with the default threshold."""
         return Detector(
             folder=self.folder,
             record=self.record,
@@ -371,7 +372,7 @@ class _Place:
         write_json(self.path / _RECORD, content)
 
     def read(self) -> Detector | None:
-        """Return the stored detector; None if there is none that can be relied on."""
+        """Return the stored detector; None if there is none or it is damaged or outdated."""
         try:
             content = read_json(self.path / _RECORD)
             path = self.path / _ARRAYS

@@ -1,4 +1,4 @@
-"""What a screening found, all in all: counts, the rows worth a look, and whether to worry."""
+"""The summary of a screening: counts, rows for the table, and the alarm."""
 
 import heapq
 import itertools
@@ -11,18 +11,19 @@ from oodcli.records import as_json
 from oodcli.reporting.statistics import surplus_p
 from oodcli.screening.thresholds import Threshold
 from oodcli.screening.verdict_file import Counts, Verdict
+from oodcli.text import counted
 
 PREDICT_SCHEMA = 1
-# Of so few images a table shows all, of more the least in-distribution ones and the first errors.
+# A table shows up to this many images; of more, those with the lowest scores and the first errors.
 SHOWN = 40
 _SHOWN_ERRORS = 10
-# Of 1,000 nights with ID images alone, one ends with an alarm.
+# Probability of a false alarm if all images are ID.
 ALARM_LEVEL = 0.001
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What was found, all in all.
+    """The summary of a screening.
 
     Parameters
     ----------
@@ -33,17 +34,17 @@ class PredictResult:
     counts
         Number of images by verdict, including earlier calls with the same file.
     before
-        The verdicts that the file had already.
+        The counts of verdicts that the file already contained.
     expected
         Share of ID images below the threshold.
     seconds
-        Time from the first image to the last.
+        Time from the first image to the last, in seconds.
     rows
-        All verdicts if they are few, else those of the lowest OOD scores and the first errors.
+        All verdicts if they are few, else those with the lowest scores and the first errors.
     complete
-        Whether ``rows`` are all.
+        Whether ``rows`` contains all verdicts.
     alarm_level
-        Probability of the share of OOD images, among ID images alone, below which it is an alarm.
+        Significance level: the alarm is raised if ``p`` is below it.
     """
 
     detector: dict[str, Any]
@@ -58,7 +59,7 @@ class PredictResult:
 
     @property
     def tested(self) -> Counts:
-        """Images by verdict in this call; in the whole file if every image had its row."""
+        """Counts of this call; of the whole file if every image already had a row."""
         new = Counts(
             self.counts.id - self.before.id,
             self.counts.ood - self.before.ood,
@@ -68,9 +69,9 @@ class PredictResult:
 
     @property
     def p(self) -> float | None:
-        """Probability of at least so many OOD verdicts if all tested images are ID.
+        """Probability of at least this many OOD verdicts if all tested images are ID.
 
-        See :func:`oodcli.reporting.statistics.surplus_p`; None where none could be judged.
+        See :func:`oodcli.reporting.statistics.surplus_p`; None if no image could be judged.
         """
         tested = self.tested
         if not tested.judged:
@@ -80,19 +81,19 @@ class PredictResult:
 
     @property
     def alarm(self) -> bool:
-        """Whether the share of OOD verdicts is far above that of ID images."""
+        """Whether the share of OOD verdicts is significantly above that of ID images."""
         p = self.p
         return p is not None and p < self.alarm_level
 
     @property
     def fault(self) -> str | None:
-        """Why nothing could be judged; None where something was."""
+        """Why no image could be judged; None if at least one was."""
         if self.tested.judged:
             return None
         first = next((each for each in self.rows if each.error is not None), None)
         example = "" if first is None else f", such as {first.path}: {first.error}"
         return (
-            f"none of {self.tested.total:,} images could be judged, because none can be "
+            f"none of {counted(self.tested.total, 'image')} could be judged, because none can be "
             f"read{example}; check that the files are complete"
         )
 
@@ -121,30 +122,30 @@ class PredictResult:
 
     @property
     def share_stderr(self) -> float:
-        """Standard error of ``expected`` as the share of so many ID images, were they all ID."""
+        """Standard error of ``share`` if all images are ID."""
         judged = max(self.counts.judged, 1)
         chance = self.expected * (1 - self.expected)
         return math.sqrt(chance / judged + chance / self.threshold.n)
 
 
 class Findings:
-    """Counts verdicts, and remembers those that a table shows."""
+    """Counts verdicts, and keeps those shown in the table."""
 
     def __init__(self) -> None:
         self.counts = Counts()
         self._first: list[Verdict] = []
         self._errors: list[Verdict] = []
-        # The largest negated score is that of the least in-distribution image.
+        # A heap of negated scores: the largest belongs to the least in-distribution image.
         self._lowest: list[tuple[float, int, Verdict]] = []
         self._order = itertools.count(0, -1)
 
     @property
     def complete(self) -> bool:
-        """Whether all are remembered."""
+        """Whether all verdicts are kept."""
         return self.counts.total == len(self._first)
 
     def add(self, verdicts: Iterable[Verdict]) -> None:
-        """Add some."""
+        """Add verdicts."""
         for each in verdicts:
             self.counts.count(each.verdict)
             if len(self._first) < SHOWN:
@@ -159,7 +160,7 @@ class Findings:
                     heapq.heapreplace(self._lowest, entry)
 
     def rows(self) -> tuple[Verdict, ...]:
-        """Return what a table shows."""
+        """Return the rows of the table."""
         if self.complete:
             return tuple(self._first)
         lowest = sorted(self._lowest, reverse=True)

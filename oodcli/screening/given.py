@@ -1,4 +1,4 @@
-"""Images as a program holds them: paths, bytes, files, arrays, Pillow images and tensors."""
+"""Images given in Python: paths, bytes, file objects, arrays, Pillow images and tensors."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,22 +25,22 @@ OneImage = (
     | torch.Tensor
 )
 Images = OneImage | Iterable[OneImage]
-# Of these some can be iterated, but not over images in the sense of a list of them.
+# Types that are one argument, although some of them are iterable.
 _ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, torch.Tensor)
 
 
 def items_of(images: Images) -> Iterator[Item]:
-    """Yield every image, numbered if it has no name.
+    """Yield every image; images without a name are numbered.
 
     Parameters
     ----------
     images
-        As :meth:`oodcli.Detector.predict` takes them.
+        As for :meth:`oodcli.Detector.predict`.
 
     Raises
     ------
     InvalidInputError
-        If an object is no image. One that cannot be read is an item with the reason.
+        If an object is not an image. An image that cannot be read is an item with the reason.
 
     Examples
     --------
@@ -49,16 +49,16 @@ def items_of(images: Images) -> Iterator[Item]:
     >>> [item.name for item in items_of(["a.png", b"..."])]
     ['a.png', 'image 1']
     """
-    whole = isinstance(images, _ONE) or hasattr(images, "read") or not isinstance(images, Iterable)
+    single = isinstance(images, _ONE) or hasattr(images, "read") or not isinstance(images, Iterable)
     number = 0
-    for each in [images] if whole else images:  # type: ignore[union-attr]
+    for each in [images] if single else images:  # type: ignore[union-attr]
         for item in _items_in(each, number):
             yield item
             number += 1
 
 
 def _items_in(image: object, number: int) -> Iterator[Item]:
-    """Yield the images of one object, the first of which has this number."""
+    """Yield the images of one object; ``number`` is that of the first."""
     name = f"image {number}"
     if isinstance(image, (str, os.PathLike)):
         path = os.fsdecode(image)
@@ -78,16 +78,16 @@ def _items_in(image: object, number: int) -> Iterator[Item]:
 
 
 def _read(file: Any, name: str) -> Item:  # noqa: ANN401 - whatever can be read
-    """Read a file object to its end; it is called by the name of its file if it has one."""
+    """Read a file object to its end; the item gets the name of the file, if it has one."""
     named = getattr(file, "name", None)
     name = named if isinstance(named, str) else name
     try:
         data = file.read()
     except (OSError, ValueError) as error:
-        return Item(name, "", "", error=f"the file object gives no bytes: {error}")
+        return Item(name, "", "", error=f"the file object cannot be read: {error}")
     if not isinstance(data, bytes):
         raise InvalidInputError(
-            f"the file object {name} gives {type(data).__name__}, not bytes; open it in binary "
+            f"the file object {name} returns {type(data).__name__}, not bytes; open it in binary "
             'mode: "rb"'
         )
     return Item(name, "", "", data=data)
@@ -99,7 +99,7 @@ def _pixels(image: object) -> Iterator[NDArray[np.uint8]]:
     Raises
     ------
     InvalidInputError
-        If it is none.
+        If the object is not an image.
     """
     if isinstance(image, torch.Tensor):
         yield from _of_tensor(image)
@@ -115,7 +115,8 @@ def _pixels(image: object) -> Iterator[NDArray[np.uint8]]:
 def _of_array(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
     if array.dtype != np.uint8:
         raise InvalidInputError(
-            f"an array of images is uint8 with pixels from 0 to 255, not {array.dtype}; convert it"
+            f"an array of images must be uint8 with pixels from 0 to 255, not {array.dtype}; "
+            "convert it"
         )
     _check_size(array.shape)
     if array.ndim in (3, 4) and array.shape[-1] == 3:
@@ -124,7 +125,7 @@ def _of_array(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
         yield from np.moveaxis(array if array.ndim == 4 else array[None], 1, 3)
     else:
         raise InvalidInputError(
-            f"an array of images is (n, h, w, 3) or (n, 3, h, w), not {array.shape}; "
+            f"an array of images must be (n, h, w, 3) or (n, 3, h, w), not {array.shape}; "
             "repeat grey pixels for all three channels"
         )
 
@@ -132,7 +133,7 @@ def _of_array(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
 def _of_tensor(tensor: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
     if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3:
         raise InvalidInputError(
-            f"a tensor of images is (n, 3, h, w) or (3, h, w), not {tuple(tensor.shape)}"
+            f"a tensor of images must be (n, 3, h, w) or (3, h, w), not {tuple(tensor.shape)}"
         )
     _check_size(tensor.shape)
     values = tensor.detach().cpu()
@@ -140,18 +141,18 @@ def _of_tensor(tensor: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
         low, high = (float(f(values)) for f in (torch.amin, torch.amax)) if len(values) else (0, 0)
         if not (low >= 0 and high <= 1):
             raise InvalidInputError(
-                f"a floating-point tensor of images has pixels from 0 to 1, not from {low:g} to "
-                f"{high:g}; do not normalise it"
+                f"a floating-point tensor of images must have pixels from 0 to 1, not from {low:g} "
+                f"to {high:g}; do not normalise it"
             )
         values = (values.double() * 255).round().to(torch.uint8)
     if values.dtype != torch.uint8:
         raise InvalidInputError(
-            f"a tensor of images is uint8, or floating-point from 0 to 1, not {tensor.dtype}"
+            f"a tensor of images must be uint8, or floating-point from 0 to 1, not {tensor.dtype}"
         )
     yield from (values if values.ndim == 4 else values[None]).permute(0, 2, 3, 1).numpy()
 
 
 def _check_size(shape: Sequence[int]) -> None:
-    """Refuse images without pixels; that there are no images at all is no fault."""
+    """Raise an error for images without pixels; an empty sequence of images is allowed."""
     if 0 in shape[-3:]:
         raise InvalidInputError(f"images of shape {tuple(shape)} have no pixels; remove them")

@@ -1,6 +1,6 @@
-"""The one screening pass: images in, what a detector says of each of them out, in order.
+"""The screening pass: judges a stream of images with a detector, in order.
 
-Images are decoded and resized ahead of the network, in threads; memory does not grow with the
+Images are decoded and resized in threads, ahead of the network; memory does not depend on the
 number of images.
 """
 
@@ -28,7 +28,7 @@ from oodcli.screening.thresholds import Threshold
 if TYPE_CHECKING:
     from oodcli.screening.detector import Detector
 
-# Pixels of images that are on their way together, and of the first ones where verdicts come soon.
+# Pixels of a batch, and of the first batch if first results are wanted soon.
 _PIXELS = 2**20
 _FIRST_PIXELS = 2**16
 _MAX_ROWS = 1024
@@ -36,26 +36,25 @@ _MAX_ROWS = 1024
 
 @dataclass(frozen=True)
 class Judged:
-    """What a detector says of images that went through the network together, in their order.
+    """The results of a batch of images, in their order.
 
     Parameters
     ----------
     items
-        The ``n`` images; those out of an array have their pixels only with ``keep_pixels``.
+        The ``n`` images; those from an array have their pixels only with ``keep_pixels``.
     errors
-        Why an image cannot be read; None for all others.
+        Why an image cannot be read; None for readable images.
     classes
-        Index of the predicted class, int64, ``(n,)``; -1 where the image cannot be read.
+        Index of the predicted class, int64 ``(n,)``; -1 for unreadable images.
     probability
-        Softmax probability of that class, float64, ``(n,)``; NaN, as are the next two, where the
-        image cannot be read.
+        Softmax probability of that class, float64 ``(n,)``; NaN for unreadable images, as are the
+        next two.
     score
-        float64, ``(n,)``, larger for more in-distribution.
+        Score, float64 ``(n,)``; larger = more in-distribution.
     percentile
-        Share of ID images with a smaller score, in percent, float64, ``(n,)``.
+        Share of ID images with a smaller score, in percent, float64 ``(n,)``.
     ood
-        Whether the image should not be trusted, ``(n,)``: its score is below the threshold, or it
-        cannot be read.
+        Whether the image is OOD, ``(n,)``: its score is below the threshold, or it is unreadable.
     """
 
     items: tuple[Item, ...]
@@ -72,30 +71,29 @@ class Judged:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a detector says of images, one row per image, in their order.
+    """The results of a detector, one row per image, in their order.
 
     Parameters
     ----------
     names
-        The path of every file, and ``image 0`` and so on for the others.
+        The path of every file, and ``image 0`` and so on for images without a file.
     classes
-        Names of the predicted classes; None where the image cannot be read.
+        Names of the predicted classes; None for unreadable images.
     class_indices
-        Their numbers, int64, ``(n,)``; -1 where the image cannot be read.
+        Indices of the predicted classes, int64 ``(n,)``; -1 for unreadable images.
     probability
-        Softmax probability of the predicted class, float64, ``(n,)``; NaN, as are the next two,
-        where the image cannot be read.
+        Softmax probability of the predicted class, float64 ``(n,)``; NaN for unreadable images, as
+        are the next two.
     score
-        float64, ``(n,)``, larger for more in-distribution.
+        Score, float64 ``(n,)``; larger = more in-distribution.
     percentile
-        Share of ID images with a smaller score, in percent, float64, ``(n,)``.
+        Share of ID images with a smaller score, in percent, float64 ``(n,)``.
     ood
-        Whether the image should not be trusted, ``(n,)``: its score is below the threshold, or it
-        cannot be read.
+        Whether the image is OOD, ``(n,)``: its score is below the threshold, or it is unreadable.
     threshold
-        The threshold, and where it comes from.
+        The threshold and its origin.
     errors
-        Why an image cannot be read; None for all others.
+        Why an image cannot be read; None for readable images.
     """
 
     names: tuple[str, ...]
@@ -115,7 +113,7 @@ class Predictions:
     def of(
         cls, blocks: Sequence[Judged], classes: Sequence[str], threshold: Threshold
     ) -> "Predictions":
-        """Join what was said of images, whose classes have these names."""
+        """Concatenate the results of batches; ``classes`` are the class names."""
         indices = _joined([each.classes for each in blocks], np.int64)
         return cls(
             names=tuple(item.name for each in blocks for item in each.items),
@@ -131,9 +129,9 @@ class Predictions:
 
     @property
     def p(self) -> float:
-        """Probability of at least so many OOD images if all that can be read are ID.
+        """Probability of at least this many OOD verdicts if all readable images are ID.
 
-        See :func:`oodcli.reporting.statistics.surplus_p`; 1 where none can be read.
+        See :func:`oodcli.reporting.statistics.surplus_p`; 1 if no image is readable.
         """
         read = np.array([why is None for why in self.errors], dtype=np.bool_)
         return surplus_p(
@@ -155,25 +153,25 @@ def judge(
     keep_pixels: bool = False,
     unreadable: Literal["row", "raise"] = "row",
 ) -> Iterator[Iterator[Judged]]:
-    """Judge images, a bounded number at a time; they are read ahead as long as the context.
+    """Judge images in batches; images are read ahead while the context lasts.
 
     Parameters
     ----------
     detector
-        What judges them.
+        The detector.
     images
         The images; read ahead in a thread.
     soon
-        Whether to begin with small groups of images, so that the first verdicts come soon.
+        Whether to start with small batches, so that the first verdicts are available soon.
     keep_pixels
-        Whether the items that come back have the pixels of images out of arrays.
+        Whether the returned items contain the pixels of images from arrays.
     unreadable
-        If an image cannot be read: ``row`` for a row with the reason, or ``raise``.
+        What to do with an unreadable image: ``row`` for a row with the reason, or ``raise``.
 
     Yields
     ------
     Iterator of Judged
-        Images that went through the network together, in order.
+        The results of the batches, in order.
 
     Raises
     ------
@@ -205,7 +203,7 @@ def judge(
             yield iter(())
             return
         ready = shards([first] if first.last else itertools.chain([first], batches))
-        if not first.last:  # else none is left to be read ahead, and no thread is worth its start
+        if not first.last:  # a single batch needs no thread for reading ahead
             ready = stack.enter_context(read_ahead(ready))
         passes = detector.ready.extract(
             ready,
@@ -220,9 +218,9 @@ def judge(
 
 @dataclass
 class _Batch:
-    """Images that go through the network together, between those that cannot be read.
+    """A batch of images, with the unreadable ones between them.
 
-    ``last`` says that images have come to an end before it was full.
+    ``last`` is True if the images ended before the batch was full.
     """
 
     rows: list[tuple[Item, str | None]] = field(default_factory=list)
@@ -230,7 +228,7 @@ class _Batch:
     last: bool = False
 
     def add(self, item: Item, image: NDArray[np.uint8] | str) -> None:
-        """Add an image, or the reason why there is none."""
+        """Add an image, or the reason why it is unreadable."""
         if isinstance(image, str):
             self.rows.append((item, image))
         else:
@@ -238,7 +236,7 @@ class _Batch:
             self.images.append(image)
 
     def seen(self, *, keep_pixels: bool) -> "_Batch":
-        """Return the rows without the pixels that nobody will ask for again."""
+        """Return the rows without pixels that are no longer needed."""
         return _Batch(
             [
                 (item if keep_pixels and why is None else _without_content(item), why)
@@ -249,7 +247,7 @@ class _Batch:
     def pixels(self, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return the pixels, ``(n, 3, h, w)``; a black image if there are none."""
         if not self.images:
-            # Something has to go through the network for the rows to come out in order.
+            # The network needs at least one image for the rows to be returned in order.
             return np.zeros((1, 3, *size), dtype=np.uint8)
         return np.ascontiguousarray(np.stack(self.images).transpose(0, 3, 1, 2))
 
@@ -263,7 +261,7 @@ def _without_content(item: Item) -> Item:
 def _checked(
     images: Iterable[tuple[Item, NDArray[np.uint8] | str]], unreadable: Literal["row", "raise"]
 ) -> Iterator[tuple[Item, NDArray[np.uint8] | str]]:
-    """Yield the same images; raise the error of the first that cannot be read if asked to."""
+    """Yield the same images; with ``raise``, raise the error of the first unreadable one."""
     for item, image in images:
         if isinstance(image, str) and unreadable == "raise":
             raise UnreadableImageError(
@@ -277,7 +275,7 @@ def _checked(
 def _batched(
     images: Iterable[tuple[Item, NDArray[np.uint8] | str]], size: tuple[int, int], *, soon: bool
 ) -> Iterator[_Batch]:
-    """Gather images into groups of bounded size, the first of which are small if wanted soon."""
+    """Collect images into batches of bounded size, with small first batches if ``soon``."""
     each = size[0] * size[1]
     largest = max(1, min(_MAX_ROWS, _PIXELS // each))
     rows = max(1, min(_MAX_ROWS, _FIRST_PIXELS // each)) if soon else largest
@@ -293,9 +291,9 @@ def _batched(
 
 
 def _judged(detector: "Detector", batch: _Batch, activations: Activations) -> Judged:
-    """Return what a detector says of images that went through the network together."""
+    """Return the results of a batch from its activations."""
     read = np.array([why is None for _, why in batch.rows], dtype=np.bool_)
-    some = slice(0, int(read.sum()))  # of a batch without images there is one more, of no row
+    some = slice(0, int(read.sum()))  # a batch without readable images has one black image
     score = detector.scores_of(activations)[some]
     check_finite(detector.method, score)
     logits, predicted = activations.logits.cpu(), activations.predictions.cpu()

@@ -18,7 +18,7 @@ from oodcli.version import __version__
 
 Input = Literal["uint8", "float32"]
 
-# What a file gives, by name, and what it means.
+# Outputs of a file by name, with their meaning.
 OUTPUTS: Mapping[str, str] = {
     "logits": "logits that are scored",
     "class": "index of the predicted class",
@@ -29,18 +29,18 @@ OUTPUTS: Mapping[str, str] = {
 
 
 class Screening(nn.Module):
-    """Images in, verdicts out: what the file holds.
+    """The exported graph: preprocessing, network and detector.
 
     Parameters
     ----------
     network
-        Of the run.
+        Network of the run.
     detector
         The method and its threshold.
     kind
-        What the file takes.
+        Data type of the input pixels.
     matrices
-        How images are resized; None where they come in the size of the network.
+        Matrices that resize the images; None if they already have the size of the network.
     """
 
     mean: Tensor
@@ -74,10 +74,10 @@ class Screening(nn.Module):
         values = self._scaled(images)
         logits, features, norms, predictions = self.activations((values - self.mean) / self.std)
         score = self._score(TracedBatch(logits, features, norms, predictions))
-        least = self._threshold
+        minimum = self._threshold
         if score.dtype == torch.float32:
-            least = not_below(least)
-        verdict = (~(score >= least)).to(torch.int64)
+            minimum = round_up_to_float32(minimum)
+        verdict = (~(score >= minimum)).to(torch.int64)
         chances = logits.softmax(dim=1).gather(1, predictions[:, None])[:, 0]
         return logits, predictions, chances, score.float(), verdict
 
@@ -89,25 +89,25 @@ class Screening(nn.Module):
         if self._kind == "float32":
             pixels = (pixels * 255).round()
         if self._matrices.columns_first:
-            done = self.rows @ _whole(pixels @ self.columns.T)
+            resized = self.rows @ _to_8_bits(pixels @ self.columns.T)
         else:
-            done = _whole(self.rows @ pixels) @ self.columns.T
-        return _whole(done).float() / 255
+            resized = _to_8_bits(self.rows @ pixels) @ self.columns.T
+        return _to_8_bits(resized).float() / 255
 
 
-def _whole(values: Tensor) -> Tensor:
-    """Return values as 8-bit pixels have them."""
+def _to_8_bits(values: Tensor) -> Tensor:
+    """Return values rounded and clipped like 8-bit pixels."""
     return (values + 0.5).floor().clamp(0, 255)
 
 
-def not_below(value: float) -> float:
-    """Return the least float32 that is not below a number, so that comparisons come out alike."""
+def round_up_to_float32(value: float) -> float:
+    """Return the smallest float32 that is not below a number, so that comparisons agree."""
     near = np.float32(value)
-    # As Python's numbers: NumPy would round the other one to float32 first.
+    # Compared as Python floats: NumPy would first round the number to float32.
     return float(near if float(near) >= value else np.nextafter(near, np.float32(np.inf)))
 
 
-def as_onnx(screening: Screening, kind: Input, size: tuple[int, int], network: str) -> Any:  # noqa: ANN401
+def export_onnx(screening: Screening, kind: Input, size: tuple[int, int], network: str) -> Any:  # noqa: ANN401
     """Return the graph as an ONNX model.
 
     Parameters
@@ -115,14 +115,14 @@ def as_onnx(screening: Screening, kind: Input, size: tuple[int, int], network: s
     screening
         The graph.
     kind, size
-        What it takes: type of the pixels, and height and width of the images.
+        Data type of the pixels, and height and width of the images.
     network
         Name of the network, for messages.
 
     Raises
     ------
     InvalidInputError
-        If the network has something that ONNX has no word for.
+        If the network has an operation that ONNX does not support.
     """
     dtype = torch.uint8 if kind == "uint8" else torch.float32
     example = torch.zeros(3, 3, *size, dtype=dtype)
@@ -148,16 +148,16 @@ def as_onnx(screening: Screening, kind: Input, size: tuple[int, int], network: s
 
 
 def annotate(onnx: Any, model: Any, description: Mapping[str, Any]) -> None:  # noqa: ANN401
-    """Write into a model what it is.
+    """Add metadata to a model.
 
     Parameters
     ----------
     onnx
-        The module.
+        The module ``onnx``.
     model
-        The model, which is changed.
+        The model, which is changed in place.
     description
-        What ``model.json`` says of it.
+        The content of ``model.json``.
     """
     model.producer_name = "ood"
     model.producer_version = __version__

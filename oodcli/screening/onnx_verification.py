@@ -1,4 +1,4 @@
-"""An ONNX file compared in ONNX Runtime with what ood itself computes."""
+"""Verification of an ONNX file: its results in ONNX Runtime compared with those of ood."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from oodcli.models.extraction import extract
 from oodcli.screening.detector import Detector
 from oodcli.screening.onnx_graph import OUTPUTS, Input
 
-# Largest difference that is accepted, as a share of the spread of what is compared.
+# Maximum accepted difference, relative to the standard deviation of the output.
 TOLERANCE = 1e-4
-# Roundings of float32, at the largest value, that are accepted however little an output varies.
+# Accepted rounding errors of float32 at the largest value, for outputs that hardly vary.
 ROUNDINGS = 16
 _NOISE_IMAGES = 64
 _BATCH = 64
@@ -26,15 +26,15 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an output of the file is from what ood computes.
+    """The difference between an output of the file and of ood.
 
     Parameters
     ----------
     largest
-        Largest difference.
+        Maximum absolute difference.
     relative
-        The same as a share of the standard deviation of the output over all compared images, or
-        of a floor where the output hardly varies.
+        The same, divided by the standard deviation of the output over all compared images, or by a
+        lower bound if the output hardly varies.
     """
 
     largest: float
@@ -43,18 +43,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """What came out of the comparison in ONNX Runtime.
+    """The result of the comparison in ONNX Runtime.
 
     Parameters
     ----------
     real, noise
-        Number of test images of the run, and of images of noise.
+        Numbers of test images of the run and of images of noise.
     tolerance
-        The most that a relative difference may be.
+        Maximum accepted relative difference.
     logits, probability, score
         The differences.
     other_classes, other_verdicts
-        Images that got another class or verdict, though logits or scores agree: ties.
+        Numbers of images with a different class or verdict although logits or scores agree (ties).
     """
 
     real: int
@@ -67,7 +67,7 @@ class Verification:
     other_verdicts: int
 
 
-def verified(
+def verify(
     content: bytes,
     network: Network,
     detector: Detector,
@@ -76,18 +76,18 @@ def verified(
     size: tuple[int, int],
     real: NDArray[np.uint8],
 ) -> Verification:
-    """Compare a file with what ood computes.
+    """Compare the results of a file with those of ood.
 
     Parameters
     ----------
     content
-        The file.
+        Content of the file.
     network, detector
-        Of the run, on the CPU.
+        Network and detector of the run, on the CPU.
     kind, size
-        What the file takes: type of the pixels, and height and width of the images.
+        Data type of the input pixels, and height and width of the input images.
     real
-        Test images of the run, ``(n, 3, h, w)``.
+        Test images of the run, uint8 ``(n, 3, h, w)``.
 
     Raises
     ------
@@ -110,8 +110,8 @@ def verified(
         if not difference.relative <= TOLERANCE:
             raise InvalidInputError(
                 f"the file gives different results from ood: {name} differ by up to "
-                f"{difference.largest:.2g}, which is {difference.relative:.2g} of their spread; "
-                f"{TOLERANCE:g} is accepted; nothing was written"
+                f"{difference.largest:.2g}, which is {difference.relative:.2g} of their standard "
+                f"deviation; at most {TOLERANCE:g} is accepted; nothing was written"
             )
     ordered = np.sort(logits, axis=1)
     margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else np.ones(len(logits))
@@ -145,9 +145,9 @@ def expected(
     Parameters
     ----------
     network, detector
-        Of the run.
+        Network and detector of the run.
     pixels
-        ``(n, 3, h, w)``; brought to the size of the network as the run does.
+        Images, uint8 ``(n, 3, h, w)``; resized to the size of the network as by the run.
     """
     pre = detector.record.preprocess
     resizing = Resizing(pre.size, pre.resize)
@@ -166,11 +166,11 @@ def run_model(
     Parameters
     ----------
     content
-        The file, or its path.
+        Content of the file, or its path.
     pixels
-        ``(n, 3, h, w)``.
+        Images, uint8 ``(n, 3, h, w)``.
     kind
-        What the file takes.
+        Data type of the input pixels.
     """
     import onnxruntime
 
@@ -185,7 +185,7 @@ def run_model(
 
 
 def _batches(pixels: NDArray[np.uint8], kind: Input) -> Iterator[NDArray[Any]]:
-    """Yield images as a file takes them, the first one alone."""
+    """Yield batches of images in the input type of the file; the first has one image."""
     starts = [0, *range(1, len(pixels), _BATCH), len(pixels)]
     for start, stop in itertools.pairwise(starts):
         batch = pixels[start:stop]
@@ -193,10 +193,10 @@ def _batches(pixels: NDArray[np.uint8], kind: Input) -> Iterator[NDArray[Any]]:
 
 
 def _spread(values: NDArray[Any]) -> float:
-    """Return what a difference is a share of.
+    """Return the scale for relative differences.
 
-    The standard deviation, but no less than makes `ROUNDINGS` of the largest value acceptable: the
-    outputs of a degenerate network hardly vary, and differ by a rounding all the same.
+    This is the standard deviation, but at least so large that `ROUNDINGS` rounding errors of the
+    largest value are accepted: outputs of a degenerate network hardly vary but are rounded as well.
     """
     wide = values.astype(np.float64)
     floor = ROUNDINGS * float(np.finfo(np.float32).eps) / TOLERANCE * float(np.abs(wide).max())

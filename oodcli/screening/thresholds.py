@@ -1,4 +1,4 @@
-"""The score from which on an image counts as in-distribution, and the two ways to set it."""
+"""Thresholds: the minimum score of in-distribution images, set by a share or directly."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TPR = 0.95
 
 @dataclass(frozen=True)
 class Threshold:
-    """The score from which on an image counts as in-distribution.
+    """The minimum score of images that count as in-distribution.
 
     Parameters
     ----------
@@ -24,9 +24,9 @@ class Threshold:
     tpr
         Share of ID images with at least that score.
     n
-        Number of ID scores behind the threshold.
+        Number of ID scores that determine the threshold.
     below
-        How many of them count as below the threshold.
+        Number of them below the threshold.
     given
         Whether the threshold was given, not derived from ``tpr``.
     stderr
@@ -47,14 +47,14 @@ class Threshold:
 
 @dataclass(frozen=True)
 class ThresholdRule:
-    """How a threshold is set: by the share of ID images that reach it, or by the score itself.
+    """The rule for a threshold: a share of accepted ID images, or a fixed score.
 
     Parameters
     ----------
     tpr
-        The share, above 0 and at most 1; 0.95 if neither is given.
+        Share of ID images to accept, above 0 and at most 1; 0.95 if neither is given.
     threshold
-        The score.
+        The fixed score.
 
     Raises
     ------
@@ -96,11 +96,11 @@ class ThresholdRule:
 
         Notes
         -----
-        For a share ``p`` it is the highest score that this share of the ID images reaches: the
-        threshold of :func:`oodcli.metrics.fpr_at_tpr` with the rule ``first_ge``. Of ``n`` ID
-        scores, a number with the standard deviation ``s = sqrt(n p (1 - p))`` lies below the
-        quantile of which it is an estimate; its standard error is half the difference of the
-        scores that stand ``s`` ranks above and below it. That of the share of other ID images is
+        For a share ``p``, the threshold is the highest score that at least this share of the ID
+        images reaches, as in :func:`oodcli.metrics.fpr_at_tpr` with the rule ``first_ge``. The
+        number of ``n`` ID scores below the true quantile has the standard deviation
+        ``s = sqrt(n p (1 - p))``; the standard error of the threshold is half the difference of the
+        scores ``s`` ranks above and below it. The standard error of the share of other ID images is
         ``sqrt(p (1 - p) / n)``.
         """
         if self.threshold is not None:
@@ -122,7 +122,7 @@ def _reached_by(tpr: float, scores: NDArray[np.float64]) -> Threshold:
     stderr = 0.0
     if high > low:
         ends = np.interp([low, high], np.arange(n), scores)
-        # Where a side ends before that many ranks, the other one speaks for it.
+        # If one side has fewer ranks, the difference is extrapolated from the available ranks.
         stderr = float(ends[1] - ends[0]) / (high - low) * spread
     return Threshold(
         float(scores[rank]),

@@ -1,7 +1,7 @@
-"""Verdicts as lines of CSV or JSON, in a file that an interrupted run can resume.
+"""Verdicts as lines of CSV or JSON, in a file that can be resumed after an interruption.
 
-Beside ``FILE`` stands ``FILE.ood.json``: which detector and threshold its rows are from. A file is
-resumed only if that is the same; the paths in its rows identify the finished images.
+``FILE.ood.json``, next to ``FILE``, records the detector and threshold of its rows. A file is
+resumed only if these are the same; the paths in its rows identify the finished images.
 """
 
 import contextlib
@@ -31,27 +31,27 @@ ROW_SCHEMA = 1
 SYNC_S = 3.0
 
 _CURE = "choose another file, or remove this one"
-# Settings that rows do not depend on: a detector that is fitted again has another date.
-_INCIDENTAL = frozenset({"created"})
+# Settings that do not affect rows: a detector that is fitted again has another time.
+_IGNORED_SETTINGS = frozenset({"created"})
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of one image.
+    """The result of one image.
 
     Parameters
     ----------
     path
         Path as given, or ``FILE.npz[ROW]``.
     predicted
-        Name of the predicted class; None, like all fields but ``path`` and ``error``, if the image
-        cannot be read.
+        Name of the predicted class; None, like all fields except ``path`` and ``error``, if the
+        image cannot be read.
     probability
         Softmax probability of that class.
     score
-        Score of the detector, larger for more in-distribution.
+        Score of the detector; larger = more in-distribution.
     threshold
-        The lowest score that counts as in-distribution.
+        The minimum score of in-distribution images.
     percentile
         Share of the run's ID scores below it, in percent.
     verdict
@@ -70,7 +70,7 @@ class Verdict:
     error: str | None = None
 
 
-# In the order of the fields; a class is called so wherever a result is read.
+# In the order of the fields; the predicted class has the name "class" in all outputs.
 COLUMNS = tuple("class" if f.name == "predicted" else f.name for f in fields(Verdict))
 
 
@@ -85,8 +85,8 @@ def as_lines(verdicts: Sequence[Verdict], kind: RowFormat) -> str:
 
     Notes
     -----
-    In CSV text is written as :func:`oodcli.text.escaped` has it, so that a line is always a row,
-    and every path can be read back.
+    In CSV, text is escaped by :func:`oodcli.text.escaped`, so that each row is one line and every
+    path can be read back.
     """
     if kind == "jsonl":
         return "".join(json_text(as_object(each)) + "\n" for each in verdicts)
@@ -102,13 +102,13 @@ def as_lines(verdicts: Sequence[Verdict], kind: RowFormat) -> str:
 
 
 def header(kind: RowFormat) -> str:
-    """Return the line above the rows."""
+    """Return the header line; empty for JSON lines."""
     return ",".join(COLUMNS) + "\n" if kind == "csv" else ""
 
 
 @dataclass
 class Counts:
-    """How many images got which verdict.
+    """Numbers of images by verdict.
 
     Parameters
     ----------
@@ -147,8 +147,8 @@ class Counts:
             self.errors += 1
 
 
-class Done:
-    """Which images have their row already: 8 bytes each.
+class FinishedImages:
+    """The images that already have a row, stored with 8 bytes each.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class Done:
         self._digests, self._left = np.unique(digests, return_counts=True)
 
     def take(self, path: str) -> bool:
-        """Return whether there is a row for an image; each row stands for one."""
+        """Return whether there is a row for an image; each row is used only once."""
         if not len(self._digests):
             return False
         digest = _digest(path)
@@ -178,28 +178,28 @@ def _digest(path: str) -> np.uint64:
 
 @dataclass
 class VerdictFile:
-    """A file of verdicts that is being written.
+    """An open file of verdicts.
 
     Parameters
     ----------
     stream
-        The file, at its end.
+        The file, positioned at its end.
     kind
-        How its rows are written.
+        Format of its rows.
     done
-        The images that had a row before.
+        The images that already had a row.
     before
-        The verdicts of these rows.
+        The counts of these rows.
     """
 
     stream: IO[bytes]
     kind: RowFormat
-    done: Done
+    done: FinishedImages
     before: Counts
     _synced: float = 0.0
 
     def write(self, verdicts: Sequence[Verdict]) -> None:
-        """Add rows; every few seconds they are made to last."""
+        """Add rows; they are flushed to disk every few seconds."""
         self.stream.write(as_lines(verdicts, self.kind).encode())
         self.stream.flush()
         now = time.monotonic()
@@ -208,14 +208,14 @@ class VerdictFile:
             self.sync()
 
     def sync(self) -> None:
-        """Make what was written last."""
-        # A pipe or a device has nothing to make last.
+        """Flush written rows to disk."""
+        # A pipe or a device does not support fsync.
         with contextlib.suppress(OSError):
             os.fsync(self.stream.fileno())
 
 
 def settings_path(path: Path) -> Path:
-    """Return where the settings of a file of verdicts stand."""
+    """Return the path of the settings of a file of verdicts."""
     return path.with_name(f"{path.name}.ood.json")
 
 
@@ -235,13 +235,13 @@ def verdict_file(
     path
         The file.
     kind
-        How its rows are written.
+        Format of its rows.
     settings
-        What its rows depend on; rows of other settings are not mixed with them.
+        Settings that affect the rows; rows with different settings are never mixed.
     store
-        Whose locks keep two processes from writing the same file.
+        Store whose lock prevents two processes from writing the same file.
     progress
-        Notified once if another process is writing the file.
+        Receives a note if another process is writing the file.
 
     Raises
     ------
@@ -256,15 +256,15 @@ def verdict_file(
                 stack.enter_context(store.lock(f"verdicts {target}", progress=progress))
             yield stack.enter_context(_opened(path, target, kind, settings))
     except BrokenPipeError:
-        raise  # whoever reads it has gone, which is no fault
+        raise  # the reader of the pipe has exited, which is not an error of the file
     except OSError as error:
-        # A write that fails names no file; what names another one is not about this one.
+        # A failed write has no filename; an error with another filename concerns another file.
         if error.filename is not None and Path(str(error.filename)).parent != target.parent:
             raise
         reason = (error.strerror or str(error)).lower()
         raise InvalidInputError(
-            f"cannot write {path}: {reason}; after that is fixed the same command resumes, or name "
-            "another file"
+            f"cannot write {path}: {reason}; correct this and run the same command to resume, or "
+            "choose another file"
         ) from None
 
 
@@ -275,19 +275,19 @@ def _opened(
     if is_stream(path):
         with open_stream(path) as stream:
             stream.write(header(kind).encode())
-            yield VerdictFile(stream, kind, Done(np.empty(0, np.uint64)), Counts())
+            yield VerdictFile(stream, kind, FinishedImages(np.empty(0, np.uint64)), Counts())
         return
     wanted = {"kind": "ood-verdicts", "schema": ROW_SCHEMA, "format": kind, **settings}
-    begun = target.is_file() and target.stat().st_size > 0
-    if begun:
+    exists = target.is_file() and target.stat().st_size > 0
+    if exists:
         _check_settings(path, settings_path(target), wanted)
     else:
         write_json(settings_path(target), wanted, cure="choose another file")
-    with target.open("r+b" if begun else "wb") as stream:
-        if begun:
+    with target.open("r+b" if exists else "wb") as stream:
+        if exists:
             done, before = _read(path, stream, kind)
         else:
-            done, before = Done(np.empty(0, np.uint64)), Counts()
+            done, before = FinishedImages(np.empty(0, np.uint64)), Counts()
         if stream.tell() == 0:
             stream.write(header(kind).encode())
         file = VerdictFile(stream, kind, done, before)
@@ -303,15 +303,15 @@ def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None
         found = read_json(beside)
     except (FileNotFoundError, CorruptArtifactError):
         raise InvalidInputError(
-            f"{path} already exists, without {beside.name} beside it, which records what its rows "
-            f"are; {_CURE}"
+            f"{path} already exists, but {beside.name} with the settings of its rows is missing; "
+            f"{_CURE}"
         ) from None
-    # As JSON has it: tuples are lists there.
+    # In the form in which JSON is read back: tuples become lists.
     asked = json.loads(json.dumps(wanted))
     other = [
         key
         for key in {**asked, **found}
-        if key not in _INCIDENTAL and asked.get(key) != found.get(key)
+        if key not in _IGNORED_SETTINGS and asked.get(key) != found.get(key)
     ]
     if other:
         key = other[0]
@@ -326,15 +326,15 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _read(path: Path, stream: IO[bytes], kind: RowFormat) -> tuple[Done, Counts]:
-    """Read the rows there are, and cut off a last one that is torn."""
+def _read(path: Path, stream: IO[bytes], kind: RowFormat) -> tuple[FinishedImages, Counts]:
+    """Read the existing rows, and remove an incomplete last line."""
     counts = Counts()
     digests = bytearray()
-    whole = 0
+    complete = 0
     for number, line in enumerate(stream):
         if not line.endswith(b"\n"):
             break
-        whole += len(line)
+        complete += len(line)
         if kind == "csv" and number == 0:
             continue
         try:
@@ -345,9 +345,9 @@ def _read(path: Path, stream: IO[bytes], kind: RowFormat) -> tuple[Done, Counts]
             ) from None
         counts.count(verdict)
         digests += _digest(name).tobytes()
-    stream.seek(whole)
+    stream.seek(complete)
     stream.truncate()
-    return Done(np.frombuffer(bytes(digests), np.uint64)), counts
+    return FinishedImages(np.frombuffer(bytes(digests), np.uint64)), counts
 
 
 def _row(line: str, kind: RowFormat) -> tuple[str, str | None]:

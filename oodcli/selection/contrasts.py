@@ -21,11 +21,11 @@ class Contrast:
     Parameters
     ----------
     kind
-        In what way.
+        Name of the corruption.
     family
-        Which ways are much the same; each family counts once.
+        Family of similar corruptions; all families have the same weight.
     id_scores, pseudo_scores
-        Scores by candidate, ``(n, c)``; row ``i`` of both comes of image ``i``.
+        Scores of each candidate, ``(n, c)``; row ``i`` of both belongs to image ``i``.
     """
 
     kind: str
@@ -44,12 +44,12 @@ class Contrast:
 
     @property
     def influence(self) -> Floats:
-        """What each image adds to the AUROC of each candidate, ``(n, c)``; means are zero."""
+        """Influence of each image on the AUROC of each candidate, ``(n, c)``, with zero means."""
         return self._measured[1]
 
 
 def aurocs(id_scores: Floats, pseudo_scores: Floats) -> tuple[Floats, Floats]:
-    """Measure candidates, and what each image contributes.
+    """Return the AUROC of each candidate, and the influence of each image on it.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def aurocs(id_scores: Floats, pseudo_scores: Floats) -> tuple[Floats, Floats]:
     References
     ----------
     DeLong, DeLong, Clarke-Pearson. "Comparing the Areas under Two or More Correlated Receiver
-    Operating Characteristic Curves". Biometrics 44, 1988. The placement values; here image and
-    corrupted image are drawn together, so that both belong to one row.
+    Operating Characteristic Curves". Biometrics 44, 1988: placement values. Here an image and its
+    corrupted copy are sampled together, so both belong to one row.
     """
     first, second = np.empty_like(id_scores), np.empty_like(id_scores)
     for column in range(id_scores.shape[1]):
@@ -85,8 +85,8 @@ def _share_below(values: Floats, ordered: Floats) -> Floats:
     return (less + at_most) / (2 * len(ordered))
 
 
-def weights_of(families: Sequence[str]) -> Floats:
-    """Return the weight of each contrast: every family counts the same, ``(k,)``; they add to 1."""
+def family_weights(families: Sequence[str]) -> Floats:
+    """Return the weight of each contrast, ``(k,)``: equal for all families, with a sum of 1."""
     counts = {family: families.count(family) for family in families}
     return np.array([1 / (len(counts) * counts[family]) for family in families])
 
@@ -99,23 +99,23 @@ def merits(measured: Floats, families: Sequence[str]) -> Floats:
     measured
         AUROC by contrast and candidate, ``(…, k, c)``.
     families
-        Of the contrasts.
+        Families of the ``k`` contrasts.
 
     Notes
     -----
-    A contrast that every candidate masters moves all of them alike, and so decides nothing; one
-    that a candidate gets the wrong way round costs it what it lost.
+    A contrast that all candidates separate perfectly adds the same to all and does not affect their
+    order; an AUROC below one half reduces the mean accordingly.
     """
-    return np.einsum("k,...kc->...c", weights_of(families), measured)
+    return np.einsum("k,...kc->...c", family_weights(families), measured)
 
 
-def resampled(contrasts: Sequence[Contrast], *, draws: int, seed: int) -> Floats:
-    """Return what the candidates would have been worth on other images and other contrasts.
+def bootstrap_merits(contrasts: Sequence[Contrast], *, draws: int, seed: int) -> Floats:
+    """Return the mean AUROC of the candidates in bootstrap samples of images and contrasts.
 
     Parameters
     ----------
     contrasts
-        At least one.
+        The contrasts, at least one.
     draws
         Number of bootstrap samples.
     seed
@@ -124,13 +124,13 @@ def resampled(contrasts: Sequence[Contrast], *, draws: int, seed: int) -> Floats
     Returns
     -------
     merits
-        ``(draws, c)``. Every sample takes as many images with replacement, each with all that was
-        made of it, and leaves out one family, each in turn.
+        ``(draws, c)``. Each sample consists of ``n`` images drawn with replacement, together with
+        their corrupted copies, and omits one family of contrasts, each in turn.
 
     Notes
     -----
-    The AUROC of drawn images is taken to first order, as the mean of what each image adds. One
-    family alone cannot be omitted.
+    The AUROC of a sample is approximated to first order, by the mean influence of its images. A
+    single family is not omitted.
     """
     generator = np.random.default_rng(seed)
     n = len(contrasts[0].id_scores)
@@ -142,40 +142,40 @@ def resampled(contrasts: Sequence[Contrast], *, draws: int, seed: int) -> Floats
     distinct = list(dict.fromkeys(families))
     if len(distinct) == 1:
         return merits(measured, families)
-    worth = np.empty((draws, measured.shape[2]))
+    sampled = np.empty((draws, measured.shape[2]))
     for turn, family in enumerate(distinct):
-        kept = [index for index, each in enumerate(families) if each != family]
-        worth[turn :: len(distinct)] = merits(
-            measured[turn :: len(distinct), kept], [families[index] for index in kept]
+        others = [index for index, each in enumerate(families) if each != family]
+        sampled[turn :: len(distinct)] = merits(
+            measured[turn :: len(distinct), others], [families[index] for index in others]
         )
-    return worth
+    return sampled
 
 
-def joined_greedily(
-    contrasts: Sequence[Contrast], *, most: int = 4, gain: float = 0.001
+def greedy_ensemble(
+    contrasts: Sequence[Contrast], *, max_members: int = 4, min_gain: float = 0.001
 ) -> tuple[int, ...]:
-    """Choose candidates whose mean is worth more than each alone.
+    """Select candidates for an ensemble by their mean rank, greedily.
 
     Parameters
     ----------
     contrasts
-        Of ranks, so that candidates can be averaged.
-    most
-        The most to join.
-    gain
-        The least that a further one must add.
+        Contrasts of ranks, so that candidates can be averaged.
+    max_members
+        Maximum number of members.
+    min_gain
+        Minimum increase of the mean AUROC by a further member.
 
     Returns
     -------
     tuple
-        Columns, the best one first; then each time the one that adds most.
+        Columns of the members: the best candidate, then each time the one that adds most.
     """
     families = [each.family for each in contrasts]
     count = contrasts[0].id_scores.shape[1]
-    worth = merits(np.stack([each.auroc for each in contrasts]), families)
-    chosen = [int(np.argmax(worth))]
-    best = float(worth[chosen[0]])
-    while len(chosen) < min(most, count):
+    single = merits(np.stack([each.auroc for each in contrasts]), families)
+    chosen = [int(np.argmax(single))]
+    best = float(single[chosen[0]])
+    while len(chosen) < min(max_members, count):
         others = [column for column in range(count) if column not in chosen]
         measured = [
             aurocs(
@@ -185,9 +185,9 @@ def joined_greedily(
             )[0]
             for each in contrasts
         ]
-        tried = merits(np.stack(measured), families)
-        if float(tried.max()) < best + gain:
+        extended = merits(np.stack(measured), families)
+        if float(extended.max()) < best + min_gain:
             break
-        best = float(tried.max())
-        chosen.append(others[int(np.argmax(tried))])
+        best = float(extended.max())
+        chosen.append(others[int(np.argmax(extended))])
     return tuple(chosen)

@@ -1,4 +1,4 @@
-"""The stored choice of a method for a run, and why it was chosen."""
+"""The stored recommendation of a method for a run, with the results of all candidates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _SAME = " gives the scores of "
 
 @dataclass(frozen=True)
 class RatedMethod:
-    """A candidate and what it was worth.
+    """A candidate and its results.
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ class RatedMethod:
     share: float
 
 
-# The fields are those of the stored object, which is flat: its form is a contract.
+# The fields are those of the stored object, which is flat and part of the JSON contract.
 @dataclass(frozen=True)
 class Recommendation:
-    """The method that was recommended for a run, and why.
+    """The method recommended for a run, with the results of all candidates.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Recommendation:
     network, weights
         Digests of the network and of the file of its weights.
     created
-        When, UTC.
+        Time of the choice, UTC.
     data, part
         Data set and part of the ID images.
     n
@@ -74,19 +74,19 @@ class Recommendation:
     method
         Canonical name of the recommended method.
     share
-        Share of bootstrap samples in which it wins, with any setting of its parameters.
+        Share of bootstrap samples in which it is best, with any setting of its parameters.
     runner_up
-        The best other method.
+        The best other method; None if there is none.
     lead
         Mean AUROC of the recommended method minus that of the runner-up, a fraction.
     lead_low, lead_high
         2.5th and 97.5th percentile of the lead over bootstrap samples.
     candidates
-        All candidates that were tried, best first.
+        All evaluated candidates, best first.
     left_out
-        Why a candidate could not be tried, by name.
+        Why a candidate could not be evaluated, by name.
     restricted
-        Whether candidates or images were limited; such a recommendation is not stored.
+        Whether candidates or images were restricted; such a recommendation is not stored.
     """
 
     run: str
@@ -121,19 +121,19 @@ class Recommendation:
         return "likely" if self.share >= 0.7 else f"a toss-up with {self.runner_up}"
 
     def rated(self, method: str) -> RatedMethod | None:
-        """Return what a candidate was worth, by its canonical name."""
+        """Return the results of a candidate, by its canonical name; None if there are none."""
         return next((each for each in self.candidates if each.method == method), None)
 
     def undefined(self, methods: Sequence[str]) -> dict[str, str]:
-        """Return which of the methods, as a user named them, could not be tried, and why."""
-        tried = {each.family for each in self.candidates}
-        named = [spec.canonical for spec in parse_methods(methods) if family_of(spec) not in tried]
+        """Return why requested methods could not be evaluated, by canonical name."""
+        rated = {each.family for each in self.candidates}
+        named = [spec.canonical for spec in parse_methods(methods) if family_of(spec) not in rated]
         reasons = {name: self.left_out[name] for name in named if name in self.left_out}
         return {name: reason for name, reason in reasons.items() if _SAME not in reason}
 
     @property
     def best_of_each(self) -> tuple[RatedMethod, ...]:
-        """The best candidate of every method, the best first."""
+        """The best candidate of every method, best first."""
         found: dict[str, RatedMethod] = {}
         for each in self.candidates:
             found.setdefault(each.family, each)
@@ -150,12 +150,12 @@ class Recommendation:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: Path) -> Self:
-        """Read it back.
+        """Build the recommendation from its stored object.
 
         Raises
         ------
         CorruptArtifactError
-            If it is not what was written.
+            If the object is damaged or has another schema.
         """
         if content.get("schema") != RECOMMENDATION_SCHEMA:
             raise CorruptArtifactError(
@@ -174,21 +174,21 @@ class Recommendation:
 
 
 def family_of(spec: MethodSpec) -> str:
-    """Return a method without its parameters; an ensemble is of its own kind."""
+    """Return the name of a method without parameters; the full name of an ensemble."""
     if isinstance(spec, EnsembleSpec):
         return spec.canonical
     return "+".join(part.name for part in spec.parts)
 
 
 def same_scores(name: str, other: str) -> str:
-    """Return the reason why a method is no candidate that scores as another one does."""
+    """Return the reason for skipping a candidate with the same scores as another."""
     return f"{name}{_SAME}{other}"
 
 
 def stored_recommendation(run: OpenRun) -> Recommendation | None:
-    """Return the stored recommendation if it is for these weights, and can still be parsed.
+    """Return the stored recommendation if it belongs to these weights and is valid.
 
-    One that cannot is reported, and recomputed where one is needed.
+    A note reports an invalid one; it is recomputed when it is needed.
     """
     place = run.folder.recommendation
     if not place.is_file():

@@ -18,32 +18,32 @@ from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_method
 from oodcli.methods.base import score_many
 from oodcli.methods.ensemble import EnsembleSpec, rank_scale
 from oodcli.progress import Progress
-from oodcli.scoring.fitting import learns_from_train, together
+from oodcli.scoring.fitting import combined_reasons, learns_from_train
 from oodcli.scoring.open_run import OpenRun
-from oodcli.scoring.tune import settings
-from oodcli.selection.contrasts import Contrast, Floats, joined_greedily, merits
+from oodcli.scoring.tune import parameter_settings
+from oodcli.selection.contrasts import Contrast, Floats, greedy_ensemble, merits
 from oodcli.selection.recommendation import family_of, same_scores
 from oodcli.selection.validation import corrupted_activations
 
 _TRIO = ("knn", "energy", "featurenorm")
-# Of how many methods, the best setting of each, an ensemble is chosen.
+# Number of methods, each with its best setting, among which an ensemble is selected.
 _POOL = 12
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """All candidates on ID images and on corrupted versions of them.
+    """Results of all candidates on ID images and on corrupted versions of them.
 
     Parameters
     ----------
     specs
-        The candidates that could be tried.
+        The evaluated candidates.
     contrasts
-        Their scores, by way to spoil images.
+        Their scores, by corruption.
     families
-        Family of each way, by its name.
+        Family of each corruption, by its name.
     left_out
-        Why others could not be tried, by name.
+        Why others could not be evaluated, by name.
     """
 
     specs: tuple[MethodSpec, ...]
@@ -52,7 +52,7 @@ class TrialResult:
     left_out: Mapping[str, str]
 
 
-def try_all(
+def evaluate_candidates(
     run: OpenRun, images: ImageSet, *, methods: Sequence[str] = (), seed: int
 ) -> TrialResult:
     """Score ID images and corrupted versions of them with every candidate.
@@ -66,30 +66,30 @@ def try_all(
     methods
         The methods to choose from; all if empty.
     seed
-        Of spoiling.
+        Seed of the corruptions.
 
     Raises
     ------
     InvalidInputError
-        If no candidate can be tried, or no corruption can be applied to the images.
+        If no candidate can be evaluated, or no corruption can be applied to the images.
     """
     reference = run.reference()
     specs = candidates(len(run.record.blocks), methods, zero_shot=bool(run.record.zero_shot))
     if run.calibration_part == "train" and learns_from_train(specs):
-        # The images to choose on are some of them, and are not computed again.
-        reference.train  # noqa: B018 - it is made by being looked at
+        # The selection images are among them; their activations are then not computed again.
+        reference.train  # noqa: B018 - a cached property, which computes the activations
     sets, ways = corrupted_activations(run, images, seed)
     ready, left_out = _fitted(specs, reference, run.progress)
     tables = {
         view: _scores([fitted for _, fitted in ready], activations, name, run.progress)
         for view, (name, activations) in sets.items()
     }
-    kept, reasons = _usable([fitted.canonical for _, fitted in ready], tables)
+    usable, reasons = _usable([fitted.canonical for _, fitted in ready], tables)
     left_out |= reasons
-    ready = [ready[index] for index in kept]
-    tables = {view: table[:, kept] for view, table in tables.items()}
+    ready = [ready[index] for index in usable]
+    tables = {view: table[:, usable] for view, table in tables.items()}
     if not ready:
-        raise InvalidInputError(together(left_out) or "there is no method to choose from")
+        raise InvalidInputError(combined_reasons(left_out) or "there is no method to choose from")
     size = run.record.preprocess.size
     contrasts = tuple(
         Contrast(way.name, way.family, tables[way.id_view(size)], tables[way.view]) for way in ways
@@ -107,22 +107,22 @@ def try_all(
 def candidates(
     n_blocks: int, methods: Sequence[str] = (), *, zero_shot: bool = False
 ) -> list[MethodSpec]:
-    """Return methods with every value of their grids, defaults first, and every block.
+    """Return methods with all values of their grids, defaults first, and all blocks.
 
     Parameters
     ----------
     n_blocks
         Number of blocks of the network.
     methods
-        As written on the command line; all that need no more than stored activations if empty.
+        Methods, as on the command line; if empty, all that need only stored activations.
     zero_shot
         Whether the network is a zero-shot classifier.
     """
     found: dict[str, MethodSpec] = {}
     named = list(methods or group(probes=False, zero_shot=zero_shot))
     for spec in parse_methods(named, zero_shot=zero_shot):
-        # Of settings that make no difference the one with the shortest name is first, and wins.
-        each = [spec, *sorted(settings(spec), key=lambda one: len(one.canonical))]
+        # Among settings with equal scores, the one with the shortest name comes first and is used.
+        each = [spec, *sorted(parameter_settings(spec), key=lambda one: len(one.canonical))]
         if spec.canonical == "featurenorm":
             each += [parse_method(f"featurenorm:block={block}") for block in range(n_blocks)]
         for one in each:
@@ -139,7 +139,7 @@ def _fitted(
         for spec in specs:
             try:
                 ready.append((spec, spec.fit(reference)))
-            except InvalidInputError as error:  # not defined, or what it learns from is not there
+            except InvalidInputError as error:  # not defined, or its fitting data is missing
                 left_out[spec.canonical] = str(error)
             task.advance(1)
     probing = [spec.canonical for spec, fitted in ready if fitted.probes]
@@ -150,28 +150,30 @@ def _fitted(
 def _scores(
     fitted: Sequence[Fitted], activations: ActivationSet, name: str, progress: Progress
 ) -> Floats:
-    """Return the scores of every candidate, ``(n, c)``; NaN where one is not defined."""
+    """Return the scores of every candidate, ``(n, c)``; NaN if it is not defined."""
     table = np.full((len(activations), len(fitted)), np.nan)
-    # Neighbours of one class share work, and are defined together or not at all.
-    alike = [
+    # Adjacent detectors of one class share work, and are either all defined or all undefined.
+    groups = [
         [index for index, _ in run]
         for _, run in itertools.groupby(enumerate(fitted), key=lambda each: type(each[1].detector))
     ]
     row = 0
     with (
         torch.inference_mode(),
-        progress.task(f"trying candidates on {name}", total=len(table), unit="images") as task,
+        progress.task(f"scoring candidates on {name}", total=len(table), unit="images") as task,
     ):
         for chunk in activations.chunks():
-            for run in alike:
-                for part in _tried([fitted[index] for index in run], chunk):
-                    table[row : row + len(chunk), [run[i] for i in part[0]]] = part[1]
+            for group in groups:
+                for part in _chunk_scores([fitted[index] for index in group], chunk):
+                    table[row : row + len(chunk), [group[i] for i in part[0]]] = part[1]
             row += len(chunk)
             task.advance(len(chunk))
     return table
 
 
-def _tried(fitted: Sequence[Fitted], chunk: Activations) -> Iterator[tuple[list[int], Floats]]:
+def _chunk_scores(
+    fitted: Sequence[Fitted], chunk: Activations
+) -> Iterator[tuple[list[int], Floats]]:
     detectors = [each.detector for each in fitted]
     try:
         yield list(range(len(fitted))), score_many(detectors, chunk).cpu().numpy()
@@ -186,8 +188,8 @@ def _tried(fitted: Sequence[Fitted], chunk: Activations) -> Iterator[tuple[list[
 def _usable(
     names: Sequence[str], tables: Mapping[View, Floats]
 ) -> tuple[list[int], dict[str, str]]:
-    """Return the candidates that give finite scores that differ from those of the ones before."""
-    kept: list[int] = []
+    """Return the candidates with finite scores that differ from those of earlier candidates."""
+    usable: list[int] = []
     reasons: dict[str, str] = {}
     seen: dict[bytes, str] = {}
     for index, name in enumerate(names):
@@ -197,10 +199,10 @@ def _usable(
             continue
         same = seen.setdefault(b"".join(column.tobytes() for column in columns[:3]), name)
         if same == name:
-            kept.append(index)
+            usable.append(index)
         else:
             reasons[name] = same_scores(name, same)
-    return kept, reasons
+    return usable, reasons
 
 
 def _with_ensembles(
@@ -208,11 +210,11 @@ def _with_ensembles(
     ready: list[tuple[MethodSpec, Fitted]],
     reference: Reference,
 ) -> tuple[tuple[Contrast, ...], list[tuple[MethodSpec, Fitted]]]:
-    """Add the ensemble of three methods of three kinds, and one chosen greedily."""
+    """Add the ensemble of three methods of different kinds, and one selected greedily."""
     families = [each.family for each in contrasts]
-    worth = merits(np.stack([each.auroc for each in contrasts]), families)
+    merit = merits(np.stack([each.auroc for each in contrasts]), families)
     best: dict[str, int] = {}
-    for index in np.argsort(-worth, kind="stable"):
+    for index in np.argsort(-merit, kind="stable"):
         best.setdefault(family_of(ready[index][0]), int(index))
     names = [spec.canonical for spec, _ in ready]
     pool = list(best.values())[:_POOL]
@@ -245,7 +247,7 @@ def _with_ensembles(
             )
             for at, each in enumerate(contrasts)
         ]
-        chosen = joined_greedily(ranks)
+        chosen = greedy_ensemble(ranks)
         if len(chosen) > 1 and sorted(pool[c] for c in chosen) != sorted(trio):
             groups["greedy"] = [pool[column] for column in chosen]
     for members in groups.values():
@@ -258,7 +260,7 @@ def _with_ensembles(
             )
             for at, each in enumerate(contrasts)
         )
-        # It is fitted for real where it is used; here its scores are known.
+        # Its scores are known here; the ensemble itself is fitted when it is used.
         ready = [*ready, (spec, ready[members[0]][1])]
     return contrasts, ready
 

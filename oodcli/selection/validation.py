@@ -12,22 +12,22 @@ from oodcli.errors import (
 from oodcli.images import ImageSet, subsample
 from oodcli.scoring.open_run import OpenRun
 
-# More images make the choice no surer, since the ways to spoil them remain the same.
+# More images hardly increase the confidence, since the corruptions remain the same.
 MAX_IMAGES = 5000
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to make pseudo-OOD images of ID images.
+    """A corruption that turns ID images into pseudo-OOD images.
 
     Parameters
     ----------
     name
-        Its name.
+        Name of the corruption.
     family
-        Which ways are much the same; each family counts once.
+        Family of similar corruptions; all families have the same weight.
     view
-        What it does.
+        The transformation.
     """
 
     name: str
@@ -35,14 +35,18 @@ class Corruption:
     view: View
 
     def id_view(self, size: tuple[int, int]) -> View:
-        """Return how ID images of a size are shown beside the corrupted ones."""
+        """Return the view of the ID images that the corrupted images are compared with.
+
+        A jigsaw puzzle has a black frame if its tiles do not cover the image; the ID images then
+        get the same frame.
+        """
         tiles = self.view.tiles
         whole = all(side % tiles == 0 for side in size)
         return View() if self.view.kind != "jigsaw" or whole else View("framed", tiles=tiles)
 
 
 def corruptions(seed: int = 0) -> tuple[Corruption, ...]:
-    """Return the ways to spoil images."""
+    """Return all corruptions."""
     return (
         *(Corruption(f"jigsaw-{n}", "jigsaw", View("jigsaw", seed, n)) for n in (2, 3, 4)),
         Corruption("pixel-shuffle", "noise", View("pixel-shuffle", seed)),
@@ -54,13 +58,13 @@ def corruptions(seed: int = 0) -> tuple[Corruption, ...]:
 
 
 def with_validation(run: OpenRun) -> OpenRun:
-    """Return a run with the validation images of its benchmark, where it has none of its own."""
+    """Return a run with the validation images of its benchmark if it has none of its own."""
     benchmark = benchmark_of(run.record.job.data)
     if benchmark is None or not benchmark.id_val_list or "val" in run.data.dataset.parts:
         return run
     listed = run.on(benchmark)
     try:
-        listed.data  # noqa: B018 - it is opened by being looked at
+        listed.data  # noqa: B018 - a property, which opens the data
     except OodError as error:
         run.progress.note(f"without the validation images of {benchmark.name}: {error}")
         return run
@@ -68,13 +72,13 @@ def with_validation(run: OpenRun) -> OpenRun:
 
 
 def selection_images(run: OpenRun) -> tuple[ImageSet, str]:
-    """Return the ID images that a choice is made on, and the part they are of.
+    """Return the ID images for choosing a method, and the name of their part.
 
-    Validation images where there are any, or else test images; at most ``MAX_IMAGES``.
+    These are validation images if there are any, otherwise test images; at most ``MAX_IMAGES``.
     """
-    # Nothing is computed while these are decoded: whole parts would be, under a dozen views, of
-    # which no more than MAX_IMAGES are looked at. Only those are decoded again where pixels of a
-    # part are too many to be stored.
+    # Activations are not computed while decoding: that would process the whole part under a dozen
+    # views, although at most MAX_IMAGES are used. If the pixels of a part are too many to be
+    # stored, these images are decoded again.
     try:
         part = run.calibration_part
     except InvalidInputError:  # there is a test part only
@@ -88,19 +92,21 @@ def selection_images(run: OpenRun) -> tuple[ImageSet, str]:
 def corrupted_activations(
     run: OpenRun, images: ImageSet, seed: int
 ) -> tuple[dict[View, tuple[str, ActivationSet]], list[Corruption]]:
-    """Return the activations of images under every view that is needed, and the ways that work."""
+    """Return the activations of images under all needed views, and the applicable corruptions."""
     activator, size, progress = run.activator, run.record.preprocess.size, run.progress
     sets: dict[View, tuple[str, ActivationSet]] = {
         View(): (images.name, activator.activations(images))
     }
-    ways: list[Corruption] = []
-    for way in corruptions(seed):
-        if way.view.kind == "jigsaw" and min(size) < way.view.tiles:
-            progress.note(f"without {way.name}: images of {size[0]}x{size[1]} pixels are too small")
+    applicable: list[Corruption] = []
+    for each in corruptions(seed):
+        if each.view.kind == "jigsaw" and min(size) < each.view.tiles:
+            progress.note(
+                f"skipped {each.name}: images of {size[0]}x{size[1]} pixels are too small"
+            )
             continue
-        ways.append(way)
-        for view in (way.id_view(size), way.view):
+        applicable.append(each)
+        for view in (each.id_view(size), each.view):
             if view not in sets:
-                name = f"{images.name} ({way.name if view == way.view else view.kind})"
+                name = f"{images.name} ({each.name if view == each.view else view.kind})"
                 sets[view] = name, activator.activations(images, view=view)
-    return sets, ways
+    return sets, applicable

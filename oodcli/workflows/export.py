@@ -22,8 +22,8 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
-from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, as_onnx
-from oodcli.screening.onnx_verification import Verification, verified
+from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, export_onnx
+from oodcli.screening.onnx_verification import Verification, verify
 from oodcli.screening.thresholds import ThresholdRule
 from oodcli.store.runs import Preprocess, utc_now
 from oodcli.store.store import (
@@ -164,7 +164,7 @@ def _exported(
     network = detector.network()
     with run.progress.task("writing the graph", total=1, unit="files") as task:
         screening = Screening(network, detector, kind=request.input, matrices=matrices)
-        model = as_onnx(screening, request.input, size, str(network.spec))
+        model = export_onnx(screening, request.input, size, str(network.spec))
         task.advance(1)
     description = _description(detector, request.input, size, resizes=matrices is not None)
     annotate(onnx, model, description)
@@ -174,7 +174,7 @@ def _exported(
             "to 2 GiB; use a smaller network or a method without a bank of features"
         )
     content: bytes = model.SerializeToString()
-    verification = verified(
+    verification = verify(
         content, network, detector,
         kind=request.input, size=size, real=_real_images(run),
     )  # fmt: skip

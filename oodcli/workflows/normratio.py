@@ -5,7 +5,7 @@ from oodcli.data.views import View
 from oodcli.errors import InvalidInputError
 from oodcli.normratio import norm_ratio
 from oodcli.progress import SILENT, Progress
-from oodcli.scoring.block_ratios import NormRatioResult, described, keep
+from oodcli.scoring.block_ratios import NormRatioResult, describe, write_normratio
 from oodcli.scoring.open_run import OpenRun
 from oodcli.store.store import Store
 
@@ -50,7 +50,7 @@ def normratio(
     with OpenRun.open(
         store, run, how, skip_unreadable=skip_unreadable, progress=progress
     ) as opened:
-        seen = opened.as_decoded(
+        seen = opened.while_decoding(
             "train", {View(): False, View("jigsaw"): True}, normalise=normalise
         )
         chosen = opened.data.train(limit=max_images, seen=seen)
@@ -59,6 +59,6 @@ def normratio(
             chosen, view=View("jigsaw"), normalise=normalise, norms_only=True
         )
         ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
-        result = described(opened, ratios, of=chosen, normalised=normalise)
-        keep(opened.folder, result, precision=how.precision)
+        result = describe(opened, ratios, of=chosen, normalised=normalise)
+        write_normratio(opened.folder, result, precision=how.precision)
         return result

@@ -19,18 +19,18 @@ from oodcli.images import ImageSet, subsample
 from oodcli.methods import parse_methods
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
-from oodcli.scoring.fitting import choose_again
+from oodcli.scoring.fitting import recommend_again
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
 from oodcli.screening.thresholds import ThresholdRule
-from oodcli.selection.contrasts import merits, resampled
+from oodcli.selection.contrasts import bootstrap_merits, merits
 from oodcli.selection.recommendation import (
     RatedMethod,
     Recommendation,
     family_of,
     stored_recommendation,
 )
-from oodcli.selection.trial import TrialResult, candidates, try_all
+from oodcli.selection.trial import TrialResult, candidates, evaluate_candidates
 from oodcli.selection.validation import (
     MAX_IMAGES,
     corruptions,
@@ -163,7 +163,7 @@ def resolve_detector(
         stored = None if method not in (None, AUTO) else stored_recommendation(run)
         if stored is None:
             raise
-        raise UndefinedMethodError(choose_again(str(error), name, run.name)) from None
+        raise UndefinedMethodError(recommend_again(str(error), name, run.name)) from None
 
 
 def recommended_method(run: OpenRun) -> str:
@@ -305,7 +305,7 @@ def choose(
         raise InvalidInputError(
             f"{images.name} has {counted(len(images), 'image')}, but a choice needs at least two"
         )
-    trial = try_all(run, images, methods=methods, seed=seed)
+    trial = evaluate_candidates(run, images, methods=methods, seed=seed)
     restricted = bool(methods) or limit is not None
     recommendation = _recommendation(run, images, part, trial, seed=seed, restricted=restricted)
     if not restricted:
@@ -319,7 +319,7 @@ def _recommendation(
     """Return the recommendation that follows from a trial on images of a part."""
     contrasts = trial.contrasts
     merit = merits(np.stack([each.auroc for each in contrasts]), list(trial.families.values()))
-    samples = resampled(contrasts, draws=BOOTSTRAP_SAMPLES, seed=seed)
+    samples = bootstrap_merits(contrasts, draws=BOOTSTRAP_SAMPLES, seed=seed)
     order = np.argsort(-merit, kind="stable")
     winners = np.bincount(samples.argmax(axis=1), minlength=len(merit)) / len(samples)
     names = [spec.canonical for spec in trial.specs]

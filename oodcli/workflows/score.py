@@ -19,17 +19,17 @@ from oodcli.reporting.results import Report
 from oodcli.reporting.sources import ScoreQuery, Sources
 from oodcli.scoring.block_ratios import NormRatioResult
 from oodcli.scoring.call import (
-    Opened,
-    block_of,
-    computed,
+    OpenedWork,
+    compute_activations,
     export_activations,
-    fitted,
-    scored,
+    fit_methods,
+    score_images,
+    store_normratio,
     store_scores,
 )
-from oodcli.scoring.fitting import FittedMethods, for_every_block
+from oodcli.scoring.fitting import FittedMethods, expand_blocks
 from oodcli.scoring.open_run import OpenRun
-from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, planned
+from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, make_plan
 from oodcli.scoring.sets import NamedSets, benchmark_to_score, check_validation, wanted_sets
 from oodcli.store.scores import PREDICTIONS, ResizedAs, Scores, export_scores, read_scorings
 from oodcli.store.searches import Tuning
@@ -169,7 +169,7 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress = SILENT) ->
         If the run, a data set or the device cannot be used.
     """
     with _open_run(store, request, progress) as run:
-        return planned(_work(run.without_decoding(), request))
+        return make_plan(_work(run.without_decoding(), request))
 
 
 def score_as_worker(store: Store, request: ScoreRequest, *, processes: Processes) -> None:
@@ -188,7 +188,7 @@ def score_as_worker(store: Store, request: ScoreRequest, *, processes: Processes
         As for :func:`score`.
     """
     begin = partial(_begin, store, request, SILENT)
-    with computed(begin, processes, lambda _: FittedMethods()):
+    with compute_activations(begin, processes, lambda _: FittedMethods()):
         pass
 
 
@@ -230,9 +230,9 @@ def score(
     """
     processes = processes or Processes()
     begin = partial(_begin, store, request, progress)
-    with computed(begin, processes, fitted) as (opened, methods):
-        chosen = block_of(opened) if opened.work.needs_block else None
-        found, scores, accuracies = scored(opened, methods)
+    with compute_activations(begin, processes, fit_methods) as (opened, methods):
+        chosen = store_normratio(opened) if opened.work.needs_block else None
+        found, scores, accuracies = score_images(opened, methods)
         withdrawn = frozenset(methods.left_out)
         store_scores(opened, found, scores, accuracies, withdrawn=withdrawn)
         _export(opened, request, scores)
@@ -255,7 +255,7 @@ def _open_run(
         if path is not None:
             check_output_file(path)
     named = [text for text in request.methods if text != AUTO]
-    parse_methods(for_every_block(named, range(1)))
+    parse_methods(expand_blocks(named, range(1)))
     return OpenRun.open(
         store,
         request.run,
@@ -290,7 +290,7 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
     methods = [auto if text == AUTO else text for text in request.methods]
     blocks = range(len(run.record.blocks))
     specs = parse_methods(
-        for_every_block([text for text in methods if text], blocks),
+        expand_blocks([text for text in methods if text], blocks),
         zero_shot=bool(run.record.zero_shot),
     )
     return Work(
@@ -330,7 +330,11 @@ def _recommended(run: OpenRun) -> str:
 
 
 def _result(
-    opened: Opened, methods: FittedMethods, chosen: NormRatioResult | None, *, of_benchmark: bool
+    opened: OpenedWork,
+    methods: FittedMethods,
+    chosen: NormRatioResult | None,
+    *,
+    of_benchmark: bool,
 ) -> ScoreResult:
     """Tabulate the stored scores."""
     run, passes = opened.run, opened.run.activator.passes
@@ -357,7 +361,7 @@ def _result(
 
 
 def _export(
-    opened: Opened, request: ScoreRequest, scores: Mapping[tuple[str, str], Scores]
+    opened: OpenedWork, request: ScoreRequest, scores: Mapping[tuple[str, str], Scores]
 ) -> None:
     """Write the requested export files."""
     if request.export is not None:

@@ -26,7 +26,7 @@ from oodcli.scoring.activation_file import (
     ActivationFile,
     read_activations,
 )
-from oodcli.scoring.fitting import FittedMethods, fit_all, for_every_block
+from oodcli.scoring.fitting import FittedMethods, expand_blocks, fit_all
 from oodcli.scoring.plan import SCORE_SCHEMA
 from oodcli.store.scores import LABELS, PREDICTIONS, Scores, export_scores
 
@@ -102,11 +102,11 @@ def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScor
         If the file, a method or the device cannot be used.
     """
     # Wrong names are reported before the file is opened.
-    parse_methods(for_every_block(request.methods, range(1)))
+    parse_methods(expand_blocks(request.methods, range(1)))
     device = request.compute.device
     file = read_activations(request.path, progress=progress)
     named = parse_methods(
-        for_every_block(request.methods, range(max(1, file.n_blocks))),
+        expand_blocks(request.methods, range(max(1, file.n_blocks))),
         zero_shot=file.head.scale is not None,
     )
     specs, left_out = _usable(named, file)

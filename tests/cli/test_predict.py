@@ -311,7 +311,9 @@ def test_a_file_of_another_program_is_left_alone(ood: Ood, incoming: Path, tmp_p
     output.write_text("mine\n")
     code, _, err = ood("predict", incoming, "--method", "energy", "--output", output)
     assert code == 1
-    assert f"{output} already exists, without verdicts.csv.ood.json beside it" in err
+    assert (
+        f"{output} already exists, but verdicts.csv.ood.json with the settings of its rows" in err
+    )
     assert output.read_text() == "mine\n"
 
 
@@ -373,8 +375,8 @@ def test_a_full_disk_is_told_with_the_file(ood: Ood, incoming: Path) -> None:
     code, _, err = ood(*options, "--output", "/dev/full")
     assert code == 1
     assert err.splitlines()[-1] == (
-        "error: cannot write /dev/full: no space left on device; after that is fixed the same "
-        "command resumes, or name another file"
+        "error: cannot write /dev/full: no space left on device; correct this and run the "
+        "same command to resume, or choose another file"
     )
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "oodcli", *map(str, options)]
@@ -487,7 +489,7 @@ def test_copies_are_not_copied_again(
             "a table can only be printed to the terminal",
         ),
         ((".", "--output", "nowhere/x.csv"), "there is no folder"),
-        ((".", "--copy-ood", "./inside"), "inside lies in ., which is read"),
+        ((".", "--copy-ood", "./inside"), "inside is inside the input folder ."),
         (("-", "-"), "- stands for stdin and may be given only once"),
         (("text.npz",), "text.npz is not an .npz file"),
     ],

@@ -75,13 +75,13 @@ def test_a_method_is_recommended_stored_and_used(
 
 
 def test_what_is_chosen_is_what_the_fitted_method_gives(held_out: RunFolder) -> None:
-    from oodcli.selection.trial import try_all
+    from oodcli.selection.trial import evaluate_candidates
     from oodcli.selection.validation import selection_images
 
     store = Store(held_out.path.parents[1])
     run = OpenRun.of(store, held_out, Compute.of("cpu"))
     images, _ = selection_images(run)
-    trial = try_all(run, images, seed=0)
+    trial = evaluate_candidates(run, images, seed=0)
     names = [spec.canonical for spec in trial.specs]
     name = "ensemble:knn+energy+featurenorm"
     fitted = parse_method(name).fit(run.reference())

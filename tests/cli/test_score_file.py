@@ -56,7 +56,7 @@ def test_a_set_of_a_reserved_name_is_refused_before_anything_is_done(
     )
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "error: an OOD set cannot be called 'test' in a file of activations; give it another "
+        "error: the name 'test' is reserved in files of activations; give the OOD set another "
         "name: --ood NAME=PATH"
     )
     assert not (tmp_path / "acts.npz").exists()

@@ -74,7 +74,7 @@ def test_tuning_says_what_it_lacks(ood: Ood, held_out: Path, tmp_path: Path) -> 
         "score", "--method", "scale", "--tune", "openood", "--ood", folder, "--tune-ood", folder
     )
     assert code == 1
-    assert "must not be chosen on test images" in err
+    assert "must not be tuned on test images" in err
 
 
 def test_tuning_needs_validation_images(ood: Ood, tiny: Path) -> None:

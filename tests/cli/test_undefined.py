@@ -50,7 +50,7 @@ def test_of_a_group_the_exit_code_is_0(ood: Ood, tiny: Path) -> None:
 def test_a_parameter_that_is_reduced_is_said_to_be(ood: Ood, tiny: Path) -> None:
     code, out, err = ood("score", "--method", "knn", "--method", "knn:k=9", "--format", "json")
     assert code == 0
-    assert "knn: k is 24 here, not 50" in err.splitlines()
+    assert "knn: using k=24 instead of 50" in err.splitlines()
     assert "knn:k=9: k is" not in err
     params = {row["method"]: row["params"] for row in json.loads(out)["rows"]}
     assert params == {"knn": {"k": 24}, "knn:k=9": {"k": 9}}

@@ -240,7 +240,7 @@ def test_two_sets_of_one_name(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     flat(tmp_path / "a" / "noise")
     flat(tmp_path / "b" / "noise")
     assert says(ood, "score", "--ood", tmp_path / "a/noise", "--ood", tmp_path / "b/noise") == (
-        "two of the sets are called 'noise'; rename one of them: NAME=PATH"
+        "two of the sets have the name 'noise'; rename one of them: NAME=PATH"
     )
     code, out, _ = ood(
         "score",
@@ -458,8 +458,8 @@ def test_weights_that_were_changed_are_not_believed(ood: Ood, tiny: Path, tmp_pa
 def test_a_set_cannot_be_called_average(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     folder = flat(tmp_path / "average")
     assert says(ood, "score", "--method", "msp", "--ood", folder) == (
-        "a set cannot be called 'average', which stands for the mean over sets; give it another "
-        "name: NAME=PATH"
+        "the name 'average' is reserved for the mean over sets; give the set another name: "
+        "NAME=PATH"
     )
 
 

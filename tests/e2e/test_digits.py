@@ -267,7 +267,7 @@ def test_extraction_that_is_cut_off_goes_on(trained: Ood, tmp_path: Path) -> Non
     code, _, err = trained("score", "--method", "msp")
     assert code == 0
     assert "forward pass:" in err
-    assert "is damaged: computing it again" in err
+    assert "is damaged: recomputing it" in err
     assert "no forward pass" in trained("score", "--method", "msp")[2]
 
 

@@ -142,7 +142,7 @@ def test_no_images_are_no_predictions(detector: oodcli.Detector) -> None:
 @pytest.mark.parametrize(
     ("images", "told"),
     [
-        (np.zeros((2, 8, 8, 3)), "is uint8 with pixels from 0 to 255, not float64"),
+        (np.zeros((2, 8, 8, 3)), "must be uint8 with pixels from 0 to 255, not float64"),
         (np.zeros((2, 8, 8), np.uint8), r"not \(2, 8, 8\); repeat grey pixels"),
         (np.zeros((2, 8, 8, 4), np.uint8), r"\(n, h, w, 3\) or \(n, 3, h, w\)"),
         (torch.zeros(2, 8, 8, 3), r"\(n, 3, h, w\) or \(3, h, w\), not \(2, 8, 8, 3\)"),
@@ -153,7 +153,7 @@ def test_no_images_are_no_predictions(detector: oodcli.Detector) -> None:
         (torch.zeros(3, 0, 5), r"\(3, 0, 5\) have no pixels"),
         ([3], "int is not an image type"),
         (7, "int is not an image type"),
-        (io.StringIO("text"), r'gives str, not bytes; open it in binary mode: "rb"'),
+        (io.StringIO("text"), r'returns str, not bytes; open it in binary mode: "rb"'),
         (Image.new("F", (8, 8)), "mode F cannot be read"),
     ],
 )

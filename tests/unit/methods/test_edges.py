@@ -13,7 +13,7 @@ from oodcli.methods import METHODS, parse_method
 from oodcli.methods.base import score_many
 from oodcli.methods.contract import BLOCKS, CLASSES, WIDTH
 from oodcli.methods.contract import toy_activations as activations
-from oodcli.scoring.tune import settings
+from oodcli.scoring.tune import parameter_settings
 
 # Methods that need a network are held to the same in test_probe_contract.py, and those for text
 # embeddings, which learn nothing from images, in test_zero_shot.py.
@@ -144,7 +144,7 @@ def test_settings_scored_together_score_as_each_does_alone(
     name: str, reference: Reference, id_batch: Activations
 ) -> None:
     detectors = [parse_method(name).fit(reference).detector]
-    for setting in settings(parse_method(name)):
+    for setting in parameter_settings(parse_method(name)):
         with contextlib.suppress(UndefinedMethodError):
             detectors.append(setting.fit(reference).detector)
     together = score_many(detectors, id_batch)

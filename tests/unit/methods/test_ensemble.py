@@ -8,7 +8,7 @@ from oodcli.activations import Activations, ActivationSet, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
 from oodcli.methods import parse_method
 from oodcli.methods.ensemble import RankScale
-from oodcli.scoring.tune import settings
+from oodcli.scoring.tune import parameter_settings
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_canonical_name_is_read_again(written: str, canonical: str) -> None:
     assert spec.canonical == canonical
     assert parse_method(canonical) == spec
     assert "calibration" in spec.inputs
-    assert settings(spec) == [spec]
+    assert parameter_settings(spec) == [spec]
 
 
 @pytest.mark.parametrize(

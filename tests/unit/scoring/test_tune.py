@@ -16,7 +16,7 @@ from oodcli.methods.base import Method, MethodSpec, parse_method
 from oodcli.methods.energy import Energy
 from oodcli.probes import Probe
 from oodcli.progress import Silent
-from oodcli.scoring.tune import ValidationSet, settings, tune
+from oodcli.scoring.tune import ValidationSet, parameter_settings, tune
 from oodcli.store.searches import Search, read_searches, write_search
 
 
@@ -108,14 +108,17 @@ def test_the_first_maximum_of_the_grid_is_chosen() -> None:
 
 def test_a_given_parameter_is_not_searched() -> None:
     spec = parse_method("column:column=0", registry())
-    assert [each.canonical for each in settings(spec)] == ["column:column=0"]
+    assert [each.canonical for each in parameter_settings(spec)] == ["column:column=0"]
     plain = parse_method("energy", registry())
-    assert settings(plain) == [plain]
+    assert parameter_settings(plain) == [plain]
 
 
 def test_both_halves_of_a_combination_are_searched() -> None:
     spec = parse_method("times+energy", registry())
-    assert [each.canonical for each in settings(spec)] == ["times:factor=-1+energy", "times+energy"]
+    assert [each.canonical for each in parameter_settings(spec)] == [
+        "times:factor=-1+energy",
+        "times+energy",
+    ]
     ((_, search, _),) = tuned(spec)
     assert isinstance(search, Search)
     assert [each.auroc for each in search.candidates] == [0.5, 0.5]

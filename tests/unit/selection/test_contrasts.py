@@ -7,10 +7,10 @@ from sklearn.metrics import roc_auc_score
 from oodcli.selection.contrasts import (
     Contrast,
     aurocs,
-    joined_greedily,
+    bootstrap_merits,
+    family_weights,
+    greedy_ensemble,
     merits,
-    resampled,
-    weights_of,
 )
 
 
@@ -35,7 +35,7 @@ def test_auroc_counts_ties_half() -> None:
 
 def test_the_influence_of_images_gives_the_spread_of_auroc() -> None:
     each = contrast("blur", "blur", [1.0], n=400)
-    first_order = resampled([each], draws=400, seed=0)[:, 0]
+    first_order = bootstrap_merits([each], draws=400, seed=0)[:, 0]
     generator = np.random.default_rng(5)
     drawn = []
     for _ in range(400):
@@ -47,7 +47,7 @@ def test_the_influence_of_images_gives_the_spread_of_auroc() -> None:
 
 def test_every_family_counts_the_same() -> None:
     families = ["jigsaw", "jigsaw", "blur", "jigsaw"]
-    np.testing.assert_allclose(weights_of(families), [1 / 6, 1 / 6, 1 / 2, 1 / 6])
+    np.testing.assert_allclose(family_weights(families), [1 / 6, 1 / 6, 1 / 2, 1 / 6])
     table = np.array([[0.6], [0.9], [1.0], [0.9]])
     assert merits(table, families)[0] == pytest.approx((0.8 + 1.0) / 2)
 
@@ -58,12 +58,12 @@ def test_draws_leave_out_each_family_in_turn() -> None:
         contrast("blur", "blur", [3.0, 0.0]),
         contrast("noise", "noise", [0.0, 3.0], seed=2),
     ]
-    draws = resampled(parts, draws=100, seed=3)
+    draws = bootstrap_merits(parts, draws=100, seed=3)
     assert draws.shape == (100, 2)
     assert (draws[0::2].argmax(axis=1) == 1).all()  # without blur
     assert (draws[1::2].argmax(axis=1) == 0).all()  # without noise
-    np.testing.assert_array_equal(draws, resampled(parts, draws=100, seed=3))
-    assert (draws != resampled(parts, draws=100, seed=4)).any()
+    np.testing.assert_array_equal(draws, bootstrap_merits(parts, draws=100, seed=3))
+    assert (draws != bootstrap_merits(parts, draws=100, seed=4)).any()
 
 
 def test_candidates_that_help_each_other_are_joined() -> None:
@@ -72,11 +72,11 @@ def test_candidates_that_help_each_other_are_joined() -> None:
         contrast("blur", "blur", [2.0, 0.3, 0.0], n=800),
         contrast("noise", "noise", [0.3, 1.9, 0.0], n=800, seed=2),
     ]
-    assert set(joined_greedily(parts)) == {0, 1}
-    assert joined_greedily(parts, most=1) == (joined_greedily(parts)[0],)
-    assert joined_greedily(parts, gain=0.5) == (joined_greedily(parts)[0],)
+    assert set(greedy_ensemble(parts)) == {0, 1}
+    assert greedy_ensemble(parts, max_members=1) == (greedy_ensemble(parts)[0],)
+    assert greedy_ensemble(parts, min_gain=0.5) == (greedy_ensemble(parts)[0],)
     twice = [0, 0]
     same = [
         Contrast("b", "b", each.id_scores[:, twice], each.pseudo_scores[:, twice]) for each in parts
     ]
-    assert joined_greedily(same) == (0,)
+    assert greedy_ensemble(same) == (0,)

@@ -8,7 +8,7 @@ import torch
 
 from oodcli.data.decoding.bilinear import resizing_matrices
 from oodcli.data.decoding.scaling import Resizing
-from oodcli.screening.onnx_graph import Screening, not_below
+from oodcli.screening.onnx_graph import Screening, round_up_to_float32
 
 
 @pytest.mark.parametrize("before", [(20, 24), (57, 31), (31, 57), (90, 70)])
@@ -41,6 +41,6 @@ def test_images_are_resized_inside_as_the_run_resizes_them(
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.7, -0.7, 1.0, 1e-3, 123456.789])
 def test_a_threshold_between_two_float32_numbers_decides_alike(value: float) -> None:
-    least = np.float32(not_below(value))
+    least = np.float32(round_up_to_float32(value))
     assert float(least) >= value
     assert float(np.nextafter(least, np.float32(-np.inf))) < value

@@ -287,7 +287,7 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda a: without(a, "weight"), "has no array 'weight'; put weight (k, d) and bias (k,)"),
+        (lambda a: without(a, "weight"), "has no array 'weight'; add weight (k, d) and bias (k,)"),
         (
             lambda a: {**a, "bias": a["bias"][:3]},
             "weight has shape (4, 6) and bias (3,); they must be (k, d) and (k,)",
@@ -298,7 +298,7 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
         ),
         (
             lambda a: {**a, "near/feature": a["near/features"]},
-            "array 'near/feature' is none of weight, bias, tau and SET/features",
+            "array 'near/feature' is not one of weight, bias, tau and SET/features",
         ),
         (lambda a: {**a, "wieght": a["weight"]}, "did you mean 'weight'?"),
         (lambda a: without(a, "near/features"), "has no array 'near/features'; every set needs"),
@@ -308,9 +308,9 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
         ),
         (
             lambda a: {k: v for k, v in a.items() if not k.startswith(("near", "far"))},
-            "has no OOD set; add one, called other than train, val, test, jigsaw",
+            "has no OOD set; add one, with a name other than train, val, test, jigsaw",
         ),
-        (lambda a: without(a, "train/labels"), "has no array 'train/labels'; methods learn"),
+        (lambda a: without(a, "train/labels"), "has no array 'train/labels'; methods are fitted"),
         (
             lambda a: {**a, "near/features": a["near/features"][:, :5]},
             "array 'near/features' has shape (30, 5), not (n, 6); the last layer has weight (4, 6)",
@@ -337,7 +337,7 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
         ),
         (
             lambda a: {**a, "test/labels": a["test/labels"].astype(float)},
-            "array 'test/labels' is float64; store whole numbers",
+            "array 'test/labels' is float64; store integers",
         ),
         (
             lambda a: {**a, "near/labels": np.array([object()] * 30)},
