@@ -21,6 +21,7 @@ import base64
 import json
 import os
 import re
+import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,9 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset, take
-from oodcli.data.decoding.files import FileSource, find_images, list_folder
+from oodcli.data.decoding.extents import Extents, Texts
+from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
 from oodcli.data.formats.collections import Collection, Tree, find_tree
+from oodcli.data.formats.webdataset import ShardIndex, indexed
 from oodcli.errors import InvalidInputError
+from oodcli.files import reading, regular
 from oodcli.images import Part, image_name
 from oodcli.store.store import Store
 
@@ -47,6 +51,7 @@ _ROOTS = (
     "images_largescale/imagenet_1k",
 )  # fmt: skip
 _TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
+_TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 _VAL_FOLDERS = ("val", "ILSVRC2012_img_val", "validation")
 
 
@@ -129,7 +134,7 @@ def open_imagenet(folder: Path, store: Store, *, collection: Collection) -> Data
         If a file or folder among the images belongs to no class of ILSVRC 2012, or validation
         images in folders have other classes than training images.
     """
-    train = _first(folder, _TRAIN_FOLDERS, _in_class_folders)
+    train = _first(folder, _TRAIN_FOLDERS, _in_class_folders) or _train_archive(folder, store)
     val = _first(folder, _VAL_FOLDERS, _validation) or _named_itself(folder)
     if val is None and (train is None or (folder / collection.archive).is_file()):
         val = _in_archive(folder, store, collection)
@@ -167,6 +172,63 @@ def _first(
             if place.is_dir() and (found := opener(place)) is not None:
                 return found
     return None
+
+
+def _train_archive(folder: Path, store: Store) -> _Found | None:
+    """Open the training images in their published archive of archives; None if it is not there."""
+    for root in _ROOTS:
+        path = folder / root / _TRAIN_ARCHIVE
+        if path.is_file():
+            index = indexed(path, store, _index_of_train)
+            place = {name: at for at, name in enumerate(wnids())}
+            labels = np.array([place[wnid] for wnid in index.labels], dtype=np.int64)
+            which = np.zeros(len(labels), dtype=np.int64)
+            source = Extents(
+                path.parent, [path.name], which, index.offsets, index.sizes, index.keys
+            )
+            return _Found(Part(source, labels), path.name, in_folders=True)
+    return None
+
+
+def _index_of_train(path: Path) -> ShardIndex:
+    """Read the headers of an archive with an archive for every class.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If it is anything else, or is cut short.
+    """
+    known = set(wnids())
+    rows: list[tuple[str, str, int, int]] = []
+    with (
+        reading(path, cure="get the archive again"),
+        regular(path).open("rb") as stream,
+        tarfile.open(fileobj=stream, mode="r:") as archive,
+    ):
+        end = os.fstat(stream.fileno()).st_size
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # else it holds those of all files
+            wnid, dot, kind = member.name.removeprefix("./").partition(".")
+            if not member.isreg():
+                continue
+            if wnid not in known or f"{dot}{kind}" != ".tar":
+                raise ValueError(f"it holds {member.name}, and not an archive for every class")
+            if member.offset_data + member.size > end:
+                raise ValueError(f"it ends within {member.name}")
+            with tarfile.open(fileobj=archive.extractfile(member), mode="r:") as inner:
+                for image in inner:
+                    inner.members = []  # type: ignore[attr-defined]
+                    if image.isreg() and is_image_name(image.name):
+                        at = member.offset_data + image.offset_data
+                        rows.append((wnid, f"/{wnid}/{image.name}", at, image.size))
+    rows.sort()
+    places = np.array([row[2:] for row in rows], dtype=np.int64).reshape(-1, 2)
+    return ShardIndex(
+        Texts.of([row[1] for row in rows]),
+        places[:, 0].copy(),
+        places[:, 1].copy(),
+        Texts.of([row[0] for row in rows]),
+    )
 
 
 def _named_itself(folder: Path) -> _Found | None:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -100,7 +100,9 @@ class _Sample:
     label: tuple[int, str, int, int] | None = None
 
 
-def indexed(path: Path, store: Store) -> ShardIndex:
+def indexed(
+    path: Path, store: Store, build: Callable[[Path], ShardIndex] | None = None
+) -> ShardIndex:
     """Return the index of a shard: the stored one, if the shard is as it was.
 
     Parameters
@@ -109,6 +111,8 @@ def indexed(path: Path, store: Store) -> ShardIndex:
         The shard.
     store
         Stores indices, by the identity of the shard.
+    build
+        Makes the index of an archive of another layout; :func:`index_of` if None.
 
     Raises
     ------
@@ -116,12 +120,13 @@ def indexed(path: Path, store: Store) -> ShardIndex:
         If it is no tar archive, or is cut short.
     """
     with reading(path, cure=_CURE):
-        name = digest_of_json([identity_of(regular(path)), _SCHEMA])
+        kind = "" if build is None else build.__qualname__
+        name = digest_of_json([identity_of(regular(path)), _SCHEMA, kind])
     sealed, arrays = (store.indices / f"{name}.{end}" for end in ("json", "safetensors"))
     with contextlib.suppress(FileNotFoundError, CorruptArtifactError, KeyError):
         digest = str(read_json(sealed)["digest"])
         return ShardIndex.of_arrays(read_arrays(arrays, digest=digest))
-    index = index_of(path)
+    index = (build or index_of)(path)
     # A store that cannot be written has what it had.
     with contextlib.suppress(OSError):
         digest = write_arrays(arrays, index.arrays())

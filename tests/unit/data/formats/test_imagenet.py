@@ -12,7 +12,8 @@ from PIL import Image
 
 from oodcli.data import DATASETS, open_dataset
 from oodcli.data.formats.imagenet import ground_truth, wnids
-from oodcli.errors import InvalidInputError, MissingArtifactError
+from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.images import image_name
 from oodcli.store.store import Store
 from oodcli.workflows.datasets import add_dataset, published_count_warning
 
@@ -56,6 +57,21 @@ def training(folder: Path, classes: tuple[str, ...]) -> None:
         (folder / wnid).mkdir(parents=True)
         for number in (1, 2):
             (folder / wnid / f"{wnid}_{number}.JPEG").write_bytes(jpeg(number))
+
+
+def training_archive(path: Path, classes: tuple[str, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as outer:
+        for wnid in classes:
+            stream = io.BytesIO()
+            with tarfile.open(fileobj=stream, mode="w") as inner:
+                for number in (2, 1):
+                    entry = tarfile.TarInfo(f"{wnid}_{number}.JPEG")
+                    entry.size = len(jpeg(number))
+                    inner.addfile(entry, io.BytesIO(jpeg(number)))
+            entry = tarfile.TarInfo(f"{wnid}.tar")
+            entry.size = len(stream.getvalue())
+            outer.addfile(entry, io.BytesIO(stream.getvalue()))
 
 
 def read(name: str, folder: Path, store: Store) -> dict[str, list[tuple[str, int]]]:
@@ -118,6 +134,43 @@ def test_training_images_say_which_classes_there_are(
     found = read("imagenet", home, store)
     assert found["val"] == [("n01751748", 1), ("n02105855", 3)]
     assert [wnid for wnid, _ in found["train"]] == sorted(some * 2)
+
+
+def test_the_two_archives_as_published_are_read_in_place(store: Store, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    some = ("n02105855", "n01751748")
+    training_archive(home / "ILSVRC2012_img_train.tar", some)
+    archive(home / "ILSVRC2012_img_val.tar")
+    expected = {
+        "train": [("n01751748", 1), ("n01751748", 2), ("n02105855", 1), ("n02105855", 2)],
+        "val": [("n01751748", 1), ("n02105855", 3)],
+    }
+    assert read("imagenet", home, store) == expected
+    source = open_dataset(f"imagenet={home}", store).parts["train"].source
+    # Headers are read once: the index is stored.
+    (index,) = store.indices.glob("*.safetensors")
+    written = index.stat().st_mtime_ns
+    assert read("imagenet", home, store) == expected
+    assert index.stat().st_mtime_ns == written
+    assert image_name(source, 0) == "ILSVRC2012_img_train.tar/n01751748/n01751748_1.JPEG"
+    folders = tmp_path / "folders"
+    training(folders / "train", some)
+    in_folders(folders / "val", (1, 3))
+    assert read("imagenet", folders, store) == expected
+
+
+@pytest.mark.parametrize("damage", ["cut", "other files"])
+def test_another_archive_is_not_taken_for_the_training_images(
+    damage: str, store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "home" / "ILSVRC2012_img_train.tar"
+    if damage == "cut":
+        training_archive(path, ("n01751748", "n02105855"))
+        path.write_bytes(path.read_bytes()[:9000])
+    else:
+        archive(path)
+    with pytest.raises(CorruptArtifactError, match=r"img_train\.tar.*; get the archive again"):
+        open_dataset(f"imagenet={path.parent}", store)
 
 
 def test_adding_it_says_what_was_found(store: Store, tmp_path: Path) -> None:
