@@ -1,4 +1,4 @@
-"""Networks that a folder holds: ``hf:FOLDER``, ``timm:local-dir:FOLDER``, ``open_clip:FOLDER``."""
+"""Networks given by a folder: ``hf:FOLDER``, ``timm:local-dir:FOLDER``, ``open_clip:FOLDER``."""
 
 import json
 from pathlib import Path
@@ -15,23 +15,24 @@ _HUB = "hf-hub"
 
 
 def folder_of(package: str, function: str, *, download: bool = False) -> ModelFolder:
-    """Find the folder that an architecture names.
+    """Find the folder in the text of an architecture.
 
     Parameters
     ----------
     package
         ``hf`` or ``timm``.
     function
-        What follows: a folder or a name of the hub; of timm with ``local-dir:`` or ``hf-hub:``.
+        The text after the package: a folder or the name of a repository on the hub; for timm with
+        the prefix ``local-dir:`` or ``hf-hub:``.
     download
-        Whether what is not in the cache of the hub may be downloaded.
+        Whether files that are not in the cache of the hub may be downloaded.
 
     Raises
     ------
     InvalidInputError
         If there is no such folder.
     DownloadError
-        If it was to be downloaded and cannot be.
+        If a download fails.
     """
     what = f"{package}:{function}"
     if package == HUGGING_FACE:
@@ -42,27 +43,27 @@ def folder_of(package: str, function: str, *, download: bool = False) -> ModelFo
 
 
 def canonical_function(package: str, function: str) -> str:
-    """Return the one way to write what follows the package: folders whole, wherever one stands."""
+    """Return the canonical text after the package, with folders as absolute paths."""
     if package == HUGGING_FACE:
-        return _whole(function)
+        return _absolute(function)
     if package == OPEN_CLIP:
         return clip_source(function).name
     kind, _, name = function.partition(":")
-    return f"{_LOCAL}:{_whole(name)}" if kind == _LOCAL else f"{_HUB}:{name}"
+    return f"{_LOCAL}:{_absolute(name)}" if kind == _LOCAL else f"{_HUB}:{name}"
 
 
-def _whole(name: str) -> str:
+def _absolute(name: str) -> str:
     path = Path(name).expanduser()
     return str(path.resolve()) if name and path.is_dir() else name
 
 
 def config_named(package: str, function: str) -> str:
-    """Return what the network is built from that an architecture names.
+    """Return the configuration that the network of an architecture is built from.
 
     Parameters
     ----------
     package, function
-        As for :func:`folder_of`; of open_clip, as :func:`clip_source` takes it.
+        As for :func:`folder_of`; for open_clip, as for :func:`clip_source`.
 
     Raises
     ------
@@ -75,29 +76,29 @@ def config_named(package: str, function: str) -> str:
 
 
 def config_of(package: str, folder: ModelFolder) -> str:
-    """Return what the network is built from, as :class:`Architecture` has it.
+    """Return the configuration that the network is built from, as JSON text.
 
     Raises
     ------
     InvalidInputError
-        If the folder holds no image classifier of the package, or its package is not installed.
+        If the folder contains no image classifier of the package, or the package is not installed.
     """
     if package == HUGGING_FACE:
-        return hugging_face.built_from(folder)
+        return hugging_face.build_configuration(folder)
     content = folder.configuration
     name, more = content.get("architecture"), content.get("model_args") or {}
     if not isinstance(name, str) or not isinstance(more, dict):
         kind = content.get("model_type")
-        cure = f"write --arch hf:{folder.name}" if kind else "name a folder as timm writes it"
+        cure = f"use --arch hf:{folder.name}" if kind else "give a folder as written by timm"
         raise InvalidInputError(
-            f"{folder.name} holds no network of timm: its {CONFIG} names no architecture; {cure}"
+            f"{folder.name} contains no network of timm: its {CONFIG} has no architecture; {cure}"
         )
     wanted = {key: value for key, value in more.items() if key != "num_classes"}
     return json.dumps({"architecture": name, "model_args": wanted}, sort_keys=True)
 
 
 def folder_side(package: str, function: str) -> int | None:
-    """Return the height and width of images that a folder fixes where it says nothing of images.
+    """Return the image side of a folder that has no preprocessing configuration.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def folder_side(package: str, function: str) -> int | None:
     Returns
     -------
     int
-        The ``image_size`` of its configuration, in pixels; None if a file of the folder says how
-        images are made ready, or nothing says it.
+        The ``image_size`` of its model configuration, in pixels; None if the folder has a
+        preprocessing configuration, or no image size.
 
     Raises
     ------
@@ -124,18 +125,18 @@ def folder_side(package: str, function: str) -> int | None:
 
 
 def timm_configuration(folder: ModelFolder) -> dict[str, Any]:
-    """Return what timm's networks carry as ``pretrained_cfg``, from a folder.
+    """Return the ``pretrained_cfg`` of timm from the configuration of a folder.
 
     Raises
     ------
     InvalidInputError
-        If the folder has none.
+        If the configuration has none.
     """
     content = dict(folder.configuration)
     shown = content.get("pretrained_cfg", content)
     if not isinstance(shown, dict) or "input_size" not in shown:
         raise InvalidInputError(
-            f"{folder.name} does not say which images its network takes (pretrained_cfg in its "
-            f"{CONFIG}); name a folder as timm writes it"
+            f"{folder.name} does not specify the preprocessing of images (pretrained_cfg in its "
+            f"{CONFIG}); give a folder as written by timm"
         )
     return {**shown, **{k: content[k] for k in ("num_classes", "label_names") if k in content}}

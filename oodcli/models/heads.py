@@ -60,12 +60,12 @@ class UnitFeatureLinear(nn.Linear):
 
 
 class TextLinear(nn.Linear):
-    """A last layer of text embeddings: unit vectors times the logit scale, of unit features.
+    """A last layer whose rows are unit text embeddings times the logit scale; inputs have length 1.
 
     Parameters
     ----------
     in_features
-        Length of a feature, ``d``.
+        Length of a feature vector, ``d``.
     out_features
         Number of classes, ``k``.
 
@@ -82,18 +82,18 @@ class TextLinear(nn.Linear):
 
 
 def text_embeddings(module: nn.Module, path: str) -> None:
-    """Replace the last layer of a network by one of text embeddings, with the same weights.
+    """Replace the last layer of a network by a :class:`TextLinear` with the same weights.
 
     Parameters
     ----------
     module
         The network, changed in place.
     path
-        Path of its last linear layer.
+        Path of the last linear layer.
     """
     old = module.get_submodule(path)
-    assert isinstance(old, nn.Linear)  # every architecture sees to it
-    with torch.random.fork_rng(devices=[]):  # its own weights are thrown away
+    assert isinstance(old, nn.Linear)  # ensured by every architecture
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
         new = TextLinear(old.in_features, old.out_features).to(old.weight.device)
     new.weight, new.bias = old.weight, old.bias
     module.set_submodule(path, new)

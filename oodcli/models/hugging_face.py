@@ -1,8 +1,8 @@
 """Image classifiers of Hugging Face's transformers, from a folder with their configuration.
 
-They are written ``hf:FOLDER`` or ``hf:owner/name``. Only classes of the package itself are built:
-code in a repository never runs. What the network is built from is a text, which is stored with the
-weights of a run.
+Their names are ``hf:FOLDER`` or ``hf:owner/name``. Only classes of the package itself are built:
+code in a repository never runs. The configuration of the network is a JSON text, which is stored
+with the weights of a run.
 """
 
 import contextlib
@@ -20,46 +20,46 @@ from oodcli.models.model_folders import CONFIG, ModelFolder
 
 HUGGING_FACE = "hf"
 PREPROCESSOR = "preprocessor_config.json"
-_CURE = "name a folder with an image classifier that transformers knows"
-# They decide on what is returned beside the logits, or where the folder lay.
-_ASIDE = ("output_hidden_states", "output_attentions", "return_dict", "torchscript", "use_cache")
+_CURE = "give a folder with an image classifier of transformers"
+# Settings of additional outputs. Keys with a leading underscore, such as the location of the
+# folder, are ignored too.
+_IGNORED = ("output_hidden_states", "output_attentions", "return_dict", "torchscript", "use_cache")
 _SHOWN = 3
-# Pillow's numbers of filters, as preprocessor_config.json has them.
+# Pillow's filters by number, as in preprocessor_config.json.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-# Larger images than this are not cropped by the processor of ConvNeXt and ResNet.
+# From this side on, the processor of ConvNeXt and ResNet does not crop images.
 _UNCROPPED = 384
 
 
-def transformers_package() -> Any:  # noqa: ANN401 - a package that need not be there
+def transformers_package() -> Any:  # noqa: ANN401 - an optional package
     """Import transformers.
 
     Raises
     ------
     InvalidInputError
-        If it is not installed.
+        If transformers is not installed.
     """
     try:
         return importlib.import_module("transformers")
     except ModuleNotFoundError:
         raise InvalidInputError(
-            "networks written hf:… need the package transformers; install it: "
-            'pip install "oodcli[hf]"'
+            'networks hf:… need the package transformers; install it: pip install "oodcli[hf]"'
         ) from None
 
 
-def built_from(folder: ModelFolder) -> str:
+def build_configuration(folder: ModelFolder) -> str:
     """Return the configuration that a network is built from, as JSON text.
 
     Parameters
     ----------
     folder
-        Where ``config.json`` lies.
+        Folder with ``config.json``.
 
     Raises
     ------
     InvalidInputError
-        If the package is not installed, the folder holds no image classifier, or one that needs
-        code of its own.
+        If the package is not installed, or the folder contains no image classifier, or one that
+        needs its own code.
     """
     content = dict(folder.configuration)
     where = folder.name
@@ -68,50 +68,50 @@ def built_from(folder: ModelFolder) -> str:
     if "architecture" in content and kind in (None, "timm_wrapper"):
         spelled = "hf-hub" if folder.of_hub else "local-dir"
         raise InvalidInputError(
-            f"{where} holds a network of timm; write it so: --arch timm:{spelled}:{where}"
+            f"{where} contains a network of timm; use --arch timm:{spelled}:{where}"
         )
     known = _classifiers().get(kind) if isinstance(kind, str) else None
     named = content.get("architectures") or ()
-    held = named[0] if isinstance(named, list) and named else f"model_type {kind!r}"
+    content_name = named[0] if isinstance(named, list) and named else f"model_type {kind!r}"
     names = (known,) if isinstance(known, str) else (known or ())
     if not names or (isinstance(named, list) and named and not set(names) & set(named)):
-        raise InvalidInputError(f"{where} holds no image classifier ({held}); {_CURE}")
-    kept = {k: v for k, v in content.items() if k not in _ASIDE and not k.startswith("_")}
-    return json.dumps(kept, sort_keys=True)
+        raise InvalidInputError(f"{where} contains no image classifier ({content_name}); {_CURE}")
+    used = {k: v for k, v in content.items() if k not in _IGNORED and not k.startswith("_")}
+    return json.dumps(used, sort_keys=True)
 
 
 def check_no_code(content: Mapping[str, Any], where: str) -> None:
-    """Refuse a configuration that names code in its repository.
+    """Refuse a configuration that requires code in its repository.
 
     Raises
     ------
     InvalidInputError
-        If it has an ``auto_map``.
+        If the configuration has an ``auto_map``.
     """
     mapped = content.get("auto_map")
     if mapped is None:
         return
     code = next(iter(mapped.values()), "") if isinstance(mapped, dict) else mapped
     raise InvalidInputError(
-        f"{where} wants code of its own to be run (auto_map: {code}), and ood runs none; build the "
-        "network in a module of yours: --arch package.module:function"
+        f"{where} requires its own code (auto_map: {code}), which ood does not run; build the "
+        "network in your own module: --arch package.module:function"
     )
 
 
 def _classifiers() -> Mapping[str, str | tuple[str, ...]]:
-    """Return the image classifiers of transformers by type of model."""
+    """Return the class names of the image classifiers of transformers, by model type."""
     transformers_package()
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     return auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 
 def build(text: str, num_classes: int) -> nn.Module:
-    """Make a network with fresh weights, in float32.
+    """Build a randomly initialised network, in float32.
 
     Parameters
     ----------
     text
-        As :func:`built_from` returns it.
+        Configuration from :func:`build_configuration`.
     num_classes
         Number of classes.
     """
@@ -144,7 +144,7 @@ def class_names(text: str) -> tuple[str, ...]:
     Parameters
     ----------
     text
-        As :func:`built_from` returns it.
+        Configuration from :func:`build_configuration`.
     """
     labels = json.loads(text).get("id2label")
     if not isinstance(labels, dict):
@@ -156,29 +156,29 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def number_of_classes(text: str) -> int:
-    """Return how many classes the weights in the folder have."""
+    """Return the number of classes in a configuration from :func:`build_configuration`."""
     return int(_configuration(text).num_labels)
 
 
-def translated(text: str, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return weights under the names that the network has in the installed version of transformers.
+def translate_weights(text: str, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Translate the names of weights to those in the installed version of transformers.
 
     Parameters
     ----------
     text
-        As :func:`built_from` returns it.
+        Configuration from :func:`build_configuration`.
     state
-        Tensors by the names in the file, which are those of the version that wrote it.
+        Tensors by their names in the file, which are those of the version that wrote it.
     where
         The file, for messages.
 
     Raises
     ------
     InvalidInputError
-        If tensors are missing, left over or of another shape.
+        If tensors are missing, unexpected or of another shape.
     """
     with _quiet(), reading(where, cure=_CURE, error=InvalidInputError):
-        module, told = _class_of(text).from_pretrained(
+        module, info = _class_of(text).from_pretrained(
             None,
             config=_configuration(text),
             state_dict=dict(state),
@@ -187,15 +187,15 @@ def translated(text: str, state: Mapping[str, Tensor], where: str) -> dict[str, 
             dtype=torch.float32,
         )
     wrong = {
-        "missing": sorted(told["missing_keys"]),
-        "unexpected": sorted(told["unexpected_keys"]),
-        "of another shape": sorted(str(each[0]) for each in told["mismatched_keys"]),
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(str(each[0]) for each in info["mismatched_keys"]),
     }
     lines = [f"{what}: {_first(names)}" for what, names in wrong.items() if names]
     if lines:
         raise InvalidInputError(
-            f"{where} does not fit its {CONFIG} ({'; '.join(lines)}); name a folder with a trained "
-            "classifier, as save_pretrained() wrote it"
+            f"{where} does not fit its {CONFIG} ({'; '.join(lines)}); give a folder with a trained "
+            "classifier, as written by save_pretrained()"
         )
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
@@ -207,7 +207,7 @@ def _first(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let transformers write no lines and no bars of its own."""
+    """Turn off the log messages and progress bars of transformers in the body of the context."""
     logs = importlib.import_module("transformers.utils.logging")
     before, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity(50)
@@ -228,12 +228,12 @@ def config_side(text: str) -> int | None:
 
 
 def preprocessing(folder: ModelFolder) -> dict[str, Any] | None:
-    """Return what ``preprocessor_config.json`` says of images; None if there is none.
+    """Return the preprocessing in ``preprocessor_config.json``; None if there is no such file.
 
     Parameters
     ----------
     folder
-        Where it lies.
+        Folder with the file.
 
     Returns
     -------
@@ -244,13 +244,13 @@ def preprocessing(folder: ModelFolder) -> dict[str, Any] | None:
     Raises
     ------
     InvalidInputError
-        If images are made ready in a way that is not known here.
+        If ood does not support the preprocessing.
 
     Notes
     -----
-    Defaults of fields that the file leaves out are those of the processor that it names. What
-    differs: a processor that scales height and width each for itself and then cuts out the centre
-    (DeiT) counts as one that keeps the form.
+    Fields that the file omits have the defaults of the processor that it names. One departure: a
+    processor that resizes height and width independently before the centre crop (DeiT) is treated
+    as one that keeps the aspect ratio.
     """
     content = folder.json(PREPROCESSOR)
     if content is None:
@@ -258,15 +258,15 @@ def preprocessing(folder: ModelFolder) -> dict[str, Any] | None:
     where = f"{folder.name} ({PREPROCESSOR})"
     check_no_code(content, where)
     package = transformers_package()
-    cure = "name its images yourself: --image-size, --resize, --mean and --std, without that file"
+    cure = "remove that file and specify: --image-size, --resize, --mean and --std"
     with _quiet(), third_party_code(f"{where} cannot be read", cure=cure):
         shown = package.AutoImageProcessor.from_pretrained(
             str(folder.path), local_files_only=True, trust_remote_code=False
         )
     if getattr(shown, "do_flip_channel_order", False):
         raise InvalidInputError(
-            f"{where} swaps red and blue, which ood does not; swap them in a module of yours: "
-            "--arch package.module:function"
+            f"{where} swaps red and blue, which ood does not support; swap them in your own "
+            "module: --arch package.module:function"
         )
     with reading(where, cure=cure, error=InvalidInputError):
         size, resize = _size(shown)
@@ -277,7 +277,7 @@ def preprocessing(folder: ModelFolder) -> dict[str, Any] | None:
 
 
 def _size(shown: Any) -> tuple[tuple[int, int] | None, str | None]:  # noqa: ANN401 - untyped
-    """Return height and width, and how an image of another size gets there."""
+    """Return height and width in pixels, and how images are resized to them."""
     if not shown.do_resize:
         return None, None
     kind = type(shown).__name__
@@ -292,13 +292,13 @@ def _size(shown: Any) -> tuple[tuple[int, int] | None, str | None]:  # noqa: ANN
         side = _enlarged(shown, kind, int(shorter))
         if cut is not None and side < max(cut):
             raise InvalidInputError(
-                f"{kind} puts a margin around images ({side} pixels for {max(cut)}), which ood "
-                "does not; remove the file and name their size: --image-size, --mean and --std"
+                f"{kind} pads images ({side} pixels to {max(cut)}), which ood does not support; "
+                "remove the file and specify: --image-size, --mean and --std"
             )
         return cut or (int(shorter), int(shorter)), f"shorter-crop:{side}"
     size = int(shown.size["height"]), int(shown.size["width"])
     if kind.startswith("Perceiver") and cut is not None:
-        return size, f"shorter-crop:{max(cut)}"  # it cuts in this proportion, then scales
+        return size, f"shorter-crop:{max(cut)}"  # it crops in this proportion, then resizes
     side = _enlarged(shown, kind, max(size))
     if side == max(size) and cut in (None, size):
         return size, "exact"
@@ -306,7 +306,7 @@ def _size(shown: Any) -> tuple[tuple[int, int] | None, str | None]:  # noqa: ANN
 
 
 def _enlarged(shown: Any, kind: str, side: int) -> int:  # noqa: ANN401 - as above
-    """Return the length that a processor makes of the one in its file."""
+    """Return the side before the crop, in pixels, from the side in the file of a processor."""
     if kind.startswith("Levit"):
         return int(256 / 224 * side)
     share = getattr(shown, "crop_pct", None) if kind.startswith("PoolFormer") else None
@@ -318,8 +318,8 @@ def _normalisation(shown: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:  
 
     Notes
     -----
-    A pixel from 0 to 255 becomes ``(factor * pixel - offset - mean) / std``, and EfficientNet's
-    processor divides by ``std`` once more.
+    A pixel from 0 to 255 becomes ``(factor * pixel - offset - mean) / std``; the processor of
+    EfficientNet divides by ``std`` a second time.
     """
     scale = 255 * float(shown.rescale_factor) if shown.do_rescale else 255.0
     offset = 1.0 if getattr(shown, "rescale_offset", False) else 0.0

@@ -1,7 +1,7 @@
-"""Folders of weights with a configuration, as Hugging Face's hub has them: on disk or in its cache.
+"""Folders with weights and a configuration, on disk or in the cache of the Hugging Face hub.
 
-Weights are read by :mod:`oodcli.models.state_dicts`, which runs no code. Nothing is downloaded
-unless it is asked for.
+Weights are read by :mod:`oodcli.models.state_dicts`, which runs no code. Downloads happen only on
+request.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from oodcli.files import check_file, expanded, reason_of
 from oodcli.models.state_dicts import read_state
 
 CONFIG = "config.json"
-# In the order in which they are looked for.
+# In the order of the search.
 _WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
     "pytorch_model.bin.index.json",
@@ -31,18 +31,18 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with the configuration of a network, and with its weights.
+    """A folder with the configuration and the weights of a network.
 
     Parameters
     ----------
     name
-        The folder, whole, or ``owner/name`` on the hub.
+        The absolute path of the folder, or ``owner/name`` on the hub.
     path
-        Where it lies on this machine.
+        Location on this machine.
     of_hub
-        Whether it is the copy of a repository of the hub.
+        Whether it is the cached copy of a repository of the hub.
     download
-        Whether what is not in the cache of the hub may be downloaded.
+        Whether files that are not in the cache of the hub may be downloaded.
     """
 
     name: str
@@ -52,32 +52,32 @@ class ModelFolder:
 
     @property
     def configuration(self) -> Mapping[str, Any]:
-        """What ``config.json`` says.
+        """Content of ``config.json``.
 
         Raises
         ------
         InvalidInputError
-            If it is not there, or no JSON object.
+            If the file does not exist, or is not a JSON object.
         """
         found = self.json(CONFIG)
         if found is None:
             raise InvalidInputError(
-                f"{self.name} has no {CONFIG}; name a folder as save_pretrained() writes it"
+                f"{self.name} has no {CONFIG}; give a folder as written by save_pretrained()"
             )
         return found
 
     def json(self, name: str) -> Mapping[str, Any] | None:
-        """Return the JSON object of a file; None if there is no such file.
+        """Return the JSON object in a file; None if there is no such file.
 
         Raises
         ------
         InvalidInputError
-            If it is something else.
+            If the file cannot be read, is too large, or is not a JSON object.
         """
         path = self.file(name)
         if path is None:
             return None
-        wrong = InvalidInputError(f"{path} is no JSON object; get it again")
+        wrong = InvalidInputError(f"{path} is not a JSON object; get it again")
         try:
             if path.stat().st_size > _MOST_JSON_BYTES:
                 raise wrong
@@ -91,19 +91,26 @@ class ModelFolder:
         return content
 
     def weights(self, names: Sequence[str] = _WEIGHTS) -> tuple[Path, dict[str, Tensor]]:
-        """Read the weights; return also the file that holds or lists them.
+        """Read the weights.
 
         Parameters
         ----------
         names
-            How the file may be called, best first.
+            Possible names of the weight file, in order of preference.
+
+        Returns
+        -------
+        path
+            The file that contains the weights, or the index of several files.
+        state
+            Tensors by name.
 
         Raises
         ------
         InvalidInputError
-            If there are none, or a file cannot be used.
+            If there are no weights, or a file cannot be used.
         DownloadError
-            If they were to be downloaded and cannot be.
+            If a download fails.
         """
         for name in names:
             path = self.file(name)
@@ -115,39 +122,39 @@ class ModelFolder:
             for shard in self._shards(name):
                 state |= read_state(shard)
             return path, state
-        cure = f"download them: --pretrained, or get {self.name} whole" if self.of_hub else ""
+        cure = f"download them: --pretrained, or get all of {self.name}" if self.of_hub else ""
         usual = f"{names[0]} or {names[min(2, len(names) - 1)]}"
         raise InvalidInputError(
             f"{self.path} has no weights ({usual}); "
-            + (cure or "get the folder whole, or name a checkpoint: ood import FILE --arch ARCH")
+            + (cure or "get the whole folder, or give a checkpoint: ood import FILE --arch ARCH")
         )
 
     def _shards(self, index: str) -> list[Path]:
-        """Return the files that hold weights together."""
+        """Return the weight files that an index lists."""
         content = self.json(index) or {}
         listed = content.get("weight_map")
         names = sorted(set(listed.values())) if isinstance(listed, dict) and listed else []
         if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
             raise InvalidInputError(
-                f"{self.path / index} names no files of weights; get the folder again"
+                f"{self.path / index} lists no weight files; get the folder again"
             )
         found = []
         for name in names:
             path = self.file(name)
             if path is None:
-                raise InvalidInputError(f"{self.path} lacks {name} of its weights; get it again")
+                raise InvalidInputError(f"{self.path} lacks the weight file {name}; get it again")
             found.append(path)
         return found
 
     def file(self, name: str) -> Path | None:
-        """Return a file of the folder, downloaded if that is allowed; None if there is none.
+        """Return a file of the folder, downloaded if allowed; None if there is no such file.
 
         Raises
         ------
         InvalidInputError
-            If it cannot be read.
+            If the file cannot be read.
         DownloadError
-            If it was to be downloaded and cannot be.
+            If the download fails.
         """
         path = self.path / name
         if path.exists():
@@ -170,29 +177,29 @@ def find_folder(
     Parameters
     ----------
     name
-        A folder, or ``owner/name``; a folder goes first.
+        A folder, or ``owner/name`` on the hub; a folder has precedence.
     what
-        What was written, for messages.
+        The text of the architecture, for messages.
     on_disk, on_hub
-        Which of the two it may be.
+        Whether the name may be a folder, and whether it may be a repository.
     mark
-        The file, or one of the files, that tells that a repository is in the cache.
+        Name, or possible names, of the file whose presence shows that a repository is cached.
     download
         Whether a repository that is not in the cache may be downloaded, file by file as needed.
 
     Raises
     ------
     InvalidInputError
-        If there is no such folder, and no such copy.
+        If there is neither such a folder nor such a cached repository.
     DownloadError
-        If it was to be downloaded and cannot be.
+        If a download fails.
     """
     path = expanded(Path(name)) if name else Path()
     if on_disk and name and path.is_dir():
         return ModelFolder(str(path.resolve()), path.resolve())
     if not on_hub or not _HUB_NAME.fullmatch(name):
         more = ", and no owner/name of the hub" if on_hub else ""
-        raise InvalidInputError(f"{what}: there is no folder {name!r}{more}; name one")
+        raise InvalidInputError(f"{what}: there is no folder {name!r}{more}; give an existing one")
     marks = (mark,) if isinstance(mark, str) else mark
     hub = _hub(what)
     found = (hub.try_to_load_from_cache(name, each) for each in marks)
@@ -209,7 +216,7 @@ def find_folder(
     return ModelFolder(name, Path(cached).parent, of_hub=True, download=download)
 
 
-def _hub(what: str) -> Any:  # noqa: ANN401 - a package that need not be there
+def _hub(what: str) -> Any:  # noqa: ANN401 - an optional package
     try:
         return importlib.import_module("huggingface_hub")
     except ModuleNotFoundError:
@@ -220,7 +227,7 @@ def _hub(what: str) -> Any:  # noqa: ANN401 - a package that need not be there
 
 
 def _downloaded(name: str, file: str) -> Path | None:
-    """Bring a file of a repository into the cache of the hub; None if it has no such file.
+    """Download a file of a repository into the cache of the hub; None if it has no such file.
 
     Raises
     ------
@@ -235,5 +242,5 @@ def _downloaded(name: str, file: str) -> Path | None:
     except Exception as error:  # noqa: BLE001 - its client raises errors of several packages
         raise DownloadError(
             f"cannot get {file} of {name} from the hub ({reason_of(error)[:200]}); copy its folder "
-            "here and name that after --arch"
+            "to this machine, and give that folder to --arch"
         ) from None

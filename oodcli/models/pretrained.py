@@ -41,7 +41,7 @@ from oodcli.models.hugging_face import (
     class_names,
     number_of_classes,
     preprocessing,
-    translated,
+    translate_weights,
 )
 from oodcli.models.model_folders import CONFIG
 from oodcli.models.registry import builder_of, is_external
@@ -51,8 +51,8 @@ from oodcli.store.store import atomic_write
 
 Three = tuple[float, float, float]
 
-# The weights that the papers of this field score.
-_USUAL = "IMAGENET1K_V1"
+# The weights that papers on OOD detection use.
+_DEFAULT_SET = "IMAGENET1K_V1"
 _MOST_CONFIGURATION_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 18
@@ -60,34 +60,34 @@ _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 _IMAGENET_MEAN: Three = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Three = (0.229, 0.224, 0.225)
 _HALF: Three = (0.5, 0.5, 0.5)
-# Their published weights want images normalised by one half; torchvision's own builder gets there
-# from ImageNet's constants.
+# The published weights of these networks expect mean and standard deviation 0.5; torchvision
+# converts to that from ImageNet's constants inside its builder.
 _BY_HALF = {f"{TORCHVISION}:{function}" for function in AUXILIARY}
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """Published weights, and what they expect of an image.
+    """Published weights, and the preprocessing that they expect.
 
     Parameters
     ----------
     source
-        Where they came from, as a run's record has it: a file, or the name of the weights.
+        Source of the weights, as stored in the record of a run: a file, or the name of the weights.
     state
         Tensors by name.
     mean, std
-        Normalisation of the three channels, for pixel values from 0 to 1; for a file, that of the
-        usual weights of the network.
+        Normalisation of the three channels, for pixels from 0 to 1; for a file, that of the default
+        weights of the network.
     size
         Height and width in pixels; None if unknown.
     resize
-        How images get there, as :class:`oodcli.store.runs.Preprocess` has it; None if unknown.
+        How images are resized, see :class:`oodcli.store.runs.Preprocess`; None if unknown.
     filter
-        The filter that they were resized with in evaluation, such as ``bicubic``; None if unknown.
+        Resampling filter used in evaluation, such as ``bicubic``; None if unknown.
     classes
-        How many classes the published weights have; None if unknown.
+        Number of classes of the published weights; None if unknown.
     configuration
-        What says all this, for people to read; empty if nothing does.
+        Source of the preprocessing, for messages; empty if it is not published.
     """
 
     source: str
@@ -104,30 +104,30 @@ class Pretrained:
 def published_configuration(
     arch: str, source: str | Path | None = None, *, download: bool = False
 ) -> Pretrained | None:
-    """Return what published weights of a network expect of an image, without the weights.
+    """Return the preprocessing that published weights of a network expect, without the weights.
 
     Parameters
     ----------
     arch
-        A written architecture.
+        The architecture, as text.
     source
-        The file that holds weights, or the name of one of torchvision's sets. Torchvision's file
-        names tell its sets apart, too; the usual set where nothing does. The ``config.json`` that
-        timm writes beside a file of weights goes before what it has by name.
+        A weight file, or the name of one of torchvision's weight sets. Torchvision's file names
+        also identify its sets; None, or any other file: the default set. For timm, the
+        ``config.json`` that it writes next to a weight file has precedence.
     download
         Whether a folder of the hub that is not in its cache may be downloaded.
 
     Returns
     -------
     Pretrained
-        Its ``configuration`` says where this comes from; None if nothing is published. Networks of
-        torchvision and timm are not built for it; one of the user's own is, for it may carry a
-        configuration of timm.
+        Its ``configuration`` is the source of the preprocessing; None if nothing is published.
+        Networks of torchvision and timm are not built for this; a network in the user's own code
+        is built, because it may have a configuration of timm.
 
     Raises
     ------
     InvalidInputError
-        If timm is wanted and not installed.
+        If timm is needed and not installed.
     UnknownNameError
         If there is no such network.
     """
@@ -136,32 +136,32 @@ def published_configuration(
     package = arch.partition(":")[0]
     function, texts = builder_of(arch)
     if names_folder(arch):
-        return _shown_to_folder(package, function, download=download)
+        return _from_folder_config(package, function, download=download)
     check_builder(package, function, texts)
     if package not in (TORCHVISION, TIMM):
         shown, _ = stated_preprocessing(package, function, texts)
         title = f"the network that {package}:{function} builds"
-        return _shown_to_timm(title, shown) if shown else None
+        return _from_timm_config(title, shown) if shown else None
     if package == TIMM and source is not None:
-        beside = _beside(Path(source), function)
+        beside = _config_beside(Path(source), function)
         if beside is not None:
             return beside
-    found = _wanted(package, function, source)
+    found = _published(package, function, source)
     return found if found.configuration else None
 
 
 def folder_class_names(arch: str) -> tuple[str, ...]:
-    """Return the class names that a network's folder has, in the order of the logits.
+    """Return the class names in the folder of a network, in the order of the logits.
 
     Parameters
     ----------
     arch
-        A written architecture.
+        The architecture, as text.
 
     Returns
     -------
     tuple
-        Empty if it names no folder, or one whose classes are only numbered.
+        Empty if the architecture is not a folder, or its classes are only numbered.
 
     Raises
     ------
@@ -188,19 +188,19 @@ def pretrained_state(
     Parameters
     ----------
     arch
-        The written architecture, from torchvision, from timm, or any with a file.
+        The architecture, as text: of torchvision or timm, or any architecture with a file.
     source
-        A file of weights; or the name of one of torchvision's sets, such as ``IMAGENET1K_V2``; or
-        None for ``IMAGENET1K_V1``, or the only set, and for timm's own choice; of a network in a
-        folder, the weights there.
+        A weight file, or the name of one of torchvision's sets, such as ``IMAGENET1K_V2``. None:
+        ``IMAGENET1K_V1`` or the only set of torchvision, the default of timm, or the weights in the
+        folder of the network.
     download
-        Whether those of a folder of the hub may be downloaded where they are not in its cache.
+        Whether weights of a folder of the hub that are not in its cache may be downloaded.
 
     Returns
     -------
     Pretrained
-        Weights for as many classes as they were trained on;
-        :func:`oodcli.models.load_into` makes a network of them.
+        Weights for the classes that they were trained on; :func:`oodcli.models.load_into` builds
+        a network with them.
 
     Raises
     ------
@@ -209,14 +209,14 @@ def pretrained_state(
     InvalidInputError
         If the file cannot be used, or the architecture has no published weights.
     DownloadError
-        If they are not in the cache and cannot be had.
+        If the weights are not in the cache, and the download fails.
     CorruptArtifactError
-        If what is in the cache is not what was published.
+        If a cached file differs from the published one.
 
     Notes
     -----
-    Torchvision's weights are looked for in the cache of torch (``TORCH_HOME``), are checked against
-    the digest in their name, and are read without running any code.
+    Torchvision's weights are searched in the cache of torch (``TORCH_HOME``), verified with the
+    digest in their name, and read without running any code.
     """
     package, _, rest = arch.partition(":")
     if names_folder(arch):
@@ -224,15 +224,16 @@ def pretrained_state(
     function = rest.partition(":")[0]
     if source is not None and Path(source).is_file():
         path = Path(source).resolve()
-        return replace(_wanted(package, function, path), source=str(path), state=read_state(path))
+        found = _published(package, function, path)
+        return replace(found, source=str(path), state=read_state(path))
     if package == TORCHVISION:
         return _of_torchvision(function, None if source is None else str(source))
     if package == TIMM and source is None:
         return _of_timm(function)
     if source is not None:
-        raise InvalidInputError(f"there is no file {source}; name one with weights of {arch}")
+        raise InvalidInputError(f"there is no file {source}; give a file with weights of {arch}")
     raise InvalidInputError(
-        f"{arch} has no published weights; name a file: --init FILE, or a network of "
+        f"{arch} has no published weights; give a file: --init FILE, or use a network of "
         f"{TORCHVISION} or {TIMM}"
     )
 
@@ -240,40 +241,40 @@ def pretrained_state(
 def _of_folder(
     package: str, function: str, source: str | Path | None, *, download: bool
 ) -> Pretrained:
-    """Read the weights of a folder, or a file of weights for its network."""
+    """Read the weights of a folder, or of a weight file for its network."""
     if package == OPEN_CLIP:
         source_, path, clip = _clip(function, source, download=download)
-        return replace(_shown_to_clip(source_), source=str(path), state=clip.image_tower())
+        return replace(_from_clip_source(source_), source=str(path), state=clip.image_tower())
     folder = folder_of(package, function, download=download)
     config = config_of(package, folder)
     listed = source is not None and str(source).endswith(".index.json")
     path, state = folder.weights() if source is None or listed else _file_of(source)
     if package == HUGGING_FACE:
-        state = translated(config, state, str(path))
-    shown = _shown_to_folder(package, function, download=download) or Pretrained("", {})
-    return replace(shown, source=str(path), state=state)
+        state = translate_weights(config, state, str(path))
+    found = _from_folder_config(package, function, download=download) or Pretrained("", {})
+    return replace(found, source=str(path), state=state)
 
 
 def translated_state(
     arch: str, state: Mapping[str, Tensor], source: str | Path
 ) -> Mapping[str, Tensor]:
-    """Return weights of a user's file under the names of a network of Hugging Face or open_clip.
+    """Translate weights of a user's file to the names of a Hugging Face or open_clip network.
 
     Parameters
     ----------
     arch
-        The written architecture; of others than ``hf:…`` and ``open_clip:…`` the weights stay as
-        they are.
+        The architecture, as text; for others than ``hf:…`` and ``open_clip:…`` the weights are
+        returned unchanged.
     state
-        Tensors by name. They stay as they are, too, where transformers cannot translate them all;
-        of both towers of a CLIP network, those of the image tower are returned.
+        Tensors by name; returned unchanged if transformers cannot translate all of them. If they
+        are those of both towers of a CLIP network, only those of the image tower are returned.
     source
         The file, for messages.
 
     Raises
     ------
     InvalidInputError
-        If they are not those of the CLIP network that is named.
+        If they are not the weights of the given CLIP network.
     """
     package = arch.partition(":")[0]
     if package == OPEN_CLIP:
@@ -283,24 +284,24 @@ def translated_state(
         return state
     config = config_of(package, folder_of(package, builder_of(arch)[0]))
     with contextlib.suppress(InvalidInputError):
-        return translated(config, state, str(source))
+        return translate_weights(config, state, str(source))
     return state
 
 
 def clip_network(
     arch: str, checkpoint: tuple[Path, Mapping[str, Tensor]] | None, *, download: bool
 ) -> tuple[Clip, str]:
-    """Load both towers of a CLIP network; return also where its weights came from.
+    """Load both towers of a CLIP network; return also the source of the weights.
 
     Parameters
     ----------
     arch
-        The written architecture, ``open_clip:…``.
+        The architecture, as text, ``open_clip:…``.
     checkpoint
-        A file of the user's with the weights of both towers, and what it holds; those of the source
-        if None.
+        A file of the user with the weights of both towers, and its tensors by name; None: the
+        weights of the source.
     download
-        Whether what is not in the cache of the hub may be downloaded.
+        Whether files that are not in the cache of the hub may be downloaded.
 
     Raises
     ------
@@ -323,28 +324,28 @@ def _clip(
     return source, path, clip_of(source, state, str(path))
 
 
-def _shown_to_clip(source: ClipSource) -> Pretrained:
+def _from_clip_source(source: ClipSource) -> Pretrained:
     return Pretrained("", {}, **clip_sources.preprocessing(source), configuration=source.said_by)
 
 
 def _file_of(source: str | Path) -> tuple[Path, dict[str, Tensor]]:
     path = Path(source).resolve()
-    check_file(path, "name a file of weights")
+    check_file(path, "give a weight file")
     return path, read_state(path)
 
 
-def _shown_to_folder(package: str, function: str, *, download: bool) -> Pretrained | None:
-    """Return what a folder says of images and classes; None if it says nothing of images."""
+def _from_folder_config(package: str, function: str, *, download: bool) -> Pretrained | None:
+    """Return the preprocessing and number of classes of a folder; None without preprocessing."""
     if package == OPEN_CLIP:
-        return _shown_to_clip(clip_source(function, download=download))
+        return _from_clip_source(clip_source(function, download=download))
     folder = folder_of(package, function, download=download)
     config = config_of(package, folder)
     if package == TIMM:
         check_builder(package, function, {})
         shown = timm_configuration(folder)
         title = str(folder.path / CONFIG)
-        with reading(title, cure="name a folder as timm writes it", error=InvalidInputError):
-            found = _shown_to_timm(title, shown)
+        with reading(title, cure="give a folder as written by timm", error=InvalidInputError):
+            found = _from_timm_config(title, shown)
         return replace(found, configuration=title)
     images = preprocessing(folder)
     if images is None:
@@ -358,8 +359,8 @@ def _shown_to_folder(package: str, function: str, *, download: bool) -> Pretrain
     )
 
 
-def _beside(file: Path, function: str) -> Pretrained | None:
-    """Return what the ``config.json`` beside a file says, if it is timm's and of this network."""
+def _config_beside(file: Path, function: str) -> Pretrained | None:
+    """Return the preprocessing in the ``config.json`` beside a file, if timm wrote it for it."""
     path = file.parent / "config.json"
     try:
         if not file.is_file() or path.stat().st_size > _MOST_CONFIGURATION_BYTES:
@@ -367,7 +368,7 @@ def _beside(file: Path, function: str) -> Pretrained | None:
         content = json.loads(path.read_text("utf-8"))
         if content["architecture"] != function.partition(".")[0]:
             return None
-        found = _shown_to_timm(function, content["pretrained_cfg"])
+        found = _from_timm_config(function, content["pretrained_cfg"])
     except (
         OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError,
         RecursionError,
@@ -382,46 +383,46 @@ def _of_torchvision(function: str, wanted: str | None) -> Pretrained:
 
     sets = {each.name: each for each in models.get_model_weights(function)}
     if wanted is None:
-        wanted = _usual(sets)
+        wanted = _default_set(sets)
     if wanted not in sets:
         raise UnknownNameError.among(f"file or weights of {TORCHVISION}:{function}", wanted, sets)
     weights = sets[wanted]
     return replace(
-        _shown_to_torchvision(function, weights),
+        _from_torchvision(function, weights),
         source=f"{TORCHVISION}:{function} {wanted}",
         state=read_state(_cached(weights.url)),
     )
 
 
-def _wanted(package: str, function: str, source: str | Path | None = None) -> Pretrained:
-    """Return what published weights of a network expect of an image, without the weights."""
+def _published(package: str, function: str, source: str | Path | None = None) -> Pretrained:
+    """Return the preprocessing that published weights of a network expect, without the weights."""
     if package == TORCHVISION:
         from torchvision import models
 
         sets = {each.name: each for each in models.get_model_weights(function)}
         if sets:
             named = None if source is None else _set_called(str(source), sets)
-            return _shown_to_torchvision(function, sets[named or _usual(sets)])
+            return _from_torchvision(function, sets[named or _default_set(sets)])
     if package == TIMM:
         shown = timm_package().get_pretrained_cfg(function)
         if shown is not None:
-            return _shown_to_timm(function, shown.to_dict())
+            return _from_timm_config(function, shown.to_dict())
     return Pretrained("", {})
 
 
-def _usual(sets: Mapping[str, object]) -> str:
-    return _USUAL if _USUAL in sets else next(iter(sets))
+def _default_set(sets: Mapping[str, object]) -> str:
+    return _DEFAULT_SET if _DEFAULT_SET in sets else next(iter(sets))
 
 
 def _set_called(source: str, sets: Mapping[str, Any]) -> str | None:
-    """Return the set of weights of a name, or that torchvision publishes as a file of a name."""
+    """Return the name of the weight set with this name, or with this file name; else None."""
     if source in sets:
         return source
     file = Path(source).name
     return next((name for name, each in sets.items() if each.url.rpartition("/")[2] == file), None)
 
 
-def _shown_to_torchvision(function: str, weights: Any) -> Pretrained:  # noqa: ANN401 - an enumeration of an untyped package
+def _from_torchvision(function: str, weights: Any) -> Pretrained:  # noqa: ANN401 - an enumeration of an untyped package
     shown = weights.transforms()
     by_half = f"{TORCHVISION}:{function}" in _BY_HALF
     meta = getattr(weights, "meta", {})
@@ -445,7 +446,15 @@ def _three(values: Any) -> Three:  # noqa: ANN401 - a list or tuple of an untype
 
 
 def _cached(url: str) -> Path:
-    """Return the file of a URL in torch's cache, after downloading it where it is not there."""
+    """Return the file of a URL in torch's cache; it is downloaded if missing.
+
+    Raises
+    ------
+    DownloadError
+        If the download fails.
+    CorruptArtifactError
+        If the cached file does not match the digest in its name.
+    """
     name = url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     found = _HASH.search(name)
@@ -456,26 +465,26 @@ def _cached(url: str) -> Path:
             _download(url, path, digest)
         except (OSError, HTTPException, ValueError) as error:
             raise DownloadError(
-                f"cannot get {url} ({error}); put it at {path}, or name a file: "
+                f"cannot get {url} ({error}); put it at {path}, or give a file: "
                 "ood train --pretrained --init FILE"
             ) from None
     if digest is not None and not _sha256(path).startswith(digest):
         raise CorruptArtifactError(
-            f"{path} is not what was published under that name; remove it, and it is downloaded "
+            f"{path} differs from the file published under that name; remove it to download it "
             "again"
         )
     return path
 
 
 def _download(url: str, path: Path, digest: str | None) -> None:
-    """Bring a file to its place, whole and right.
+    """Download a file atomically, and verify its digest.
 
     Raises
     ------
     OSError, HTTPException
-        If the server does not give it, is silent or too slow.
+        If the server does not provide the file, does not respond or is too slow.
     ValueError
-        If it is not what was published.
+        If the digest does not match.
     """
     request = Request(url, headers={"User-Agent": "ood"})  # noqa: S310 - torchvision's, https alone
     with open_url(request, timeout_s=_TIMEOUT_S) as response, atomic_write(path) as stream:
@@ -501,30 +510,35 @@ def _of_timm(function: str) -> Pretrained:
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DownloadError(
-            f"timm cannot get its weights of {function} ({reason}); name a file: "
+            f"timm cannot get its weights of {function} ({reason}); give a file: "
             "ood train --pretrained --init FILE"
         ) from None
     shown = module.pretrained_cfg
     tag = shown.get("tag") or "default"
     return replace(
-        _shown_to_timm(function, shown),
+        _from_timm_config(function, shown),
         source=f"{TIMM}:{function} {tag}",
         state=module.state_dict(),
     )
 
 
-def _shown_to_timm(function: str, shown: Mapping[str, Any]) -> Pretrained:
+def _from_timm_config(function: str, shown: Mapping[str, Any]) -> Pretrained:
     """Read a configuration of timm.
+
+    Raises
+    ------
+    ValueError
+        If the crop is not possible.
 
     Notes
     -----
-    ``test_input_size``, which is larger, is left aside. A ``crop_pct`` above 1, which two families
-    have and for which timm adds a black margin, counts as 1.
+    The larger ``test_input_size`` is ignored. A ``crop_pct`` above 1, which two families have and
+    for which timm pads images with black, is treated as 1.
     """
     height, width = (int(side) for side in shown["input_size"][1:])
     share = min(float(shown.get("crop_pct") or 1.0), 1.0)
     if not (share > 0 and min(height, width) > 0):
-        raise ValueError(f"a crop of {share} to {height} x {width} pixels is none")
+        raise ValueError(f"a crop of {share} to {height} x {width} pixels is not possible")
     tag = shown.get("tag")
     squashed = shown.get("crop_mode") == "squash" and share == 1.0
     return Pretrained(

@@ -1,7 +1,7 @@
-"""The architectures known by name, and how one is written: ``resnet18:stem_padding=2,width=16``.
+"""The registry of architectures, and the syntax of their names: ``resnet18:stem_padding=2``.
 
-Those of other packages are written with the name of the package, as in ``torchvision:resnet50``. A
-new architecture is a module with a build function, and one line in :data:`ARCHITECTURES`.
+Names of other packages start with the package, as in ``torchvision:resnet50``. To add an
+architecture, write a module with a build function, and add one line to :data:`ARCHITECTURES`.
 """
 
 from collections.abc import Mapping
@@ -60,25 +60,27 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({a.name: a for a in
 
 
 def parse_architecture(spec: str, *, side: int | None = None, config: str = "") -> ArchitectureSpec:
-    """Read an architecture as it is written on the command line.
+    """Parse an architecture from its text on the command line.
 
     Parameters
     ----------
     spec
-        A name, alone or with parameters: ``resnet18`` or ``resnet18:stem_padding=2,width=16``. Or
-        a network from elsewhere, ``torchvision:NAME``, ``timm:NAME`` or
-        ``package.module:function``, alone or with values for its builder: ``timm:NAME:KEY=8``.
+        A name, optionally with parameters: ``resnet18`` or ``resnet18:stem_padding=2,width=16``.
+        Or an external network, ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER`` or
+        ``package.module:function``, optionally with values for its builder: ``timm:NAME:KEY=8``.
     side
-        Height and width of the images it will be used with, in pixels, where they are known: a
-        network from elsewhere is followed at that size.
+        Height and width in pixels of the images that the network is used with; None if unknown. An
+        external network is traced at that size.
+    config
+        Configuration of a network from a folder, as JSON text; read from the folder if empty.
 
     Raises
     ------
     UnknownNameError
         If there is no architecture of that name.
     InvalidInputError
-        If a parameter does not exist, has no value or two, or a value that is not allowed; or if
-        a network from elsewhere cannot be used.
+        If a parameter does not exist, has no value, two values or a value that is not allowed; or
+        if an external network cannot be used.
 
     Examples
     --------
@@ -107,17 +109,17 @@ def parse_architecture(spec: str, *, side: int | None = None, config: str = "") 
 
 
 def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
-    """Return the function that builds a network from elsewhere, and the values that it is given.
+    """Return the name of the builder of an external network, and the values for it.
 
     Parameters
     ----------
     spec
-        A written architecture of which :func:`is_external` is true.
+        The architecture, as text; :func:`is_external` must be true.
 
     Raises
     ------
     InvalidInputError
-        If a parameter has no value or two.
+        If a parameter has no value or two values.
     """
     name, _, rest = spec.partition(":")
     if names_folder(spec):
@@ -128,19 +130,20 @@ def builder_of(spec: str) -> tuple[str, Mapping[str, str]]:
 
 
 def with_output(spec: str, output: str) -> str:
-    """Return a written architecture whose logits are one of several outputs.
+    """Return the text of an architecture with one of several outputs selected as the logits.
 
     Parameters
     ----------
     spec
-        A written architecture.
+        The architecture, as text.
     output
         Name of the output; see :func:`oodcli.models.outputs.leaves`.
 
     Raises
     ------
     InvalidInputError
-        If the network has one output only, the name cannot be written, or another is named already.
+        If the network has a single output, the name contains ``,``, ``=`` or ``:``, or an output is
+        selected already.
 
     Examples
     --------
@@ -148,31 +151,33 @@ def with_output(spec: str, output: str) -> str:
     'nets:two_heads:@output=coarse'
     """
     if not is_external(spec):
-        raise InvalidInputError(f"{spec} has one output only; leave out --output")
+        raise InvalidInputError(f"{spec} has only one output; omit --output")
     if not output.strip() or set(output) & set(",=:"):
-        raise InvalidInputError(f"no output is called {output!r}; name a key, field or place")
+        raise InvalidInputError(
+            f"{output!r} is not a name of an output; give a key, a field or a position"
+        )
     name, _, rest = spec.partition(":")
     function, _, pairs = rest.partition(":")
     if OUTPUT in builder_of(spec)[1]:
-        raise InvalidInputError(f"{spec} names an output already; leave out --output")
+        raise InvalidInputError(f"{spec} already selects an output; omit --output")
     if names_folder(spec):
         return f"{spec}:{OUTPUT}={output}"
     return f"{name}:{function}:{f'{pairs},' if pairs else ''}{OUTPUT}={output}"
 
 
 def builder_side_of(spec: str) -> int | None:
-    """Return the height and width that a written architecture fixes, in pixels.
+    """Return the image side that the text of an architecture determines, in pixels.
 
     Parameters
     ----------
     spec
-        A written architecture, such as ``timm:vit_tiny_patch16_224:img_size=64``. A network of the
-        user's own is built to see whether it names an ``image_size``.
+        The architecture, as text, such as ``timm:vit_tiny_patch16_224:img_size=64``. A network in
+        the user's own code is built, to read its attribute ``image_size`` or ``img_size``.
 
     Returns
     -------
     int
-        None if it fixes none.
+        The side; None if it is not determined.
 
     Raises
     ------
@@ -192,7 +197,7 @@ def builder_side_of(spec: str) -> int | None:
 
 
 def is_external(spec: str) -> bool:
-    """Tell whether a written architecture names a network that this package does not define."""
+    """Return whether an architecture text names a network that this package does not define."""
     if names_folder(spec):
         return True
     name, _, rest = spec.partition(":")

@@ -271,7 +271,7 @@ def test_the_normalisation_of_published_weights_can_be_set(ood: Ood, tmp_path: P
     ("more", "message"),
     [
         ([], "--pretrained needs a network that has published weights"),
-        (["--arch", "resnet18"], "resnet18 has no published weights; name a file"),
+        (["--arch", "resnet18"], "resnet18 has no published weights; give a file"),
         (["--arch", "resnet18", "--init", "gone.pt"], "there is no file gone.pt"),
         (
             ["--arch", "torchvision:resnet18", "--init", "IMAGENET1K_V3"],

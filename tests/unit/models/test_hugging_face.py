@@ -131,7 +131,7 @@ def test_weights_in_several_files_are_put_together(tmp_path: Path) -> None:
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps({**content, "weight_map": {"a": "../elsewhere.safetensors"}}))
-    assert "names no files of weights" in refusal(lambda: loaded(folder))
+    assert "lists no weight files" in refusal(lambda: loaded(folder))
 
 
 def test_a_run_is_built_again_without_its_folder(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_what_is_no_image_classifier_is_refused(tmp_path: Path) -> None:
         message = refusal(lambda: parse_architecture(f"hf:{tmp_path}"))
         assert words in message
     (tmp_path / "config.json").write_text("[")
-    assert "no JSON object" in refusal(lambda: parse_architecture(f"hf:{tmp_path}"))
+    assert "not a JSON object" in refusal(lambda: parse_architecture(f"hf:{tmp_path}"))
     (tmp_path / "config.json").unlink()
     assert "has no config.json" in refusal(lambda: parse_architecture(f"hf:{tmp_path}"))
     assert "no folder" in refusal(lambda: parse_architecture("hf:/no/where"))

@@ -396,7 +396,7 @@ def test_of_several_heads_one_is_named(nets: str, tmp_path: Path, name: str) -> 
 def test_refuses_an_output_that_there_is_not(nets: str) -> None:
     with pytest.raises(InvalidInputError, match="has no output 'other'; it has: coarse, fine"):
         parse_architecture(with_output(f"{nets}:two_heads", "other"), side=32)
-    with pytest.raises(InvalidInputError, match="resnet18 has one output only; leave out --output"):
+    with pytest.raises(InvalidInputError, match="resnet18 has only one output; omit --output"):
         with_output("resnet18", "logits")
 
 

@@ -105,7 +105,9 @@ def test_the_cache_of_torch_is_read(published: Callable[..., Path]) -> None:
 def test_a_damaged_file_in_the_cache_is_seen(published: Callable[..., Path]) -> None:
     path = published()
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CorruptArtifactError, match="is not what was published under that name"):
+    with pytest.raises(
+        CorruptArtifactError, match="differs from the file published under that name"
+    ):
         pretrained_state("torchvision:resnet18")
 
 
@@ -121,7 +123,7 @@ def test_weights_that_cannot_be_had_name_the_file_to_put_there(
     monkeypatch.setattr("oodcli.models.pretrained.open_url", fail)
     with pytest.raises(DownloadError) as error:
         pretrained_state("torchvision:resnet18")
-    assert f"put it at {path}, or name a file" in str(error.value)
+    assert f"put it at {path}, or give a file" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_a_googlenet_is_normalised_by_one_half_and_loses_its_training_classifier
 
 def test_refuses_where_nothing_is_published(tmp_path: Path) -> None:
     spec = parse_architecture("resnet18")
-    with pytest.raises(InvalidInputError, match="resnet18 has no published weights; name a file"):
+    with pytest.raises(InvalidInputError, match="resnet18 has no published weights; give a file"):
         pretrained_state(str(spec))
     with pytest.raises(InvalidInputError, match=r"there is no file .*gone\.pt"):
         pretrained_state(str(spec), tmp_path / "gone.pt")
