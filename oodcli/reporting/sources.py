@@ -20,7 +20,8 @@ from oodcli.files import expanded
 from oodcli.metrics import near_chance
 from oodcli.reporting.results import RunSummary
 from oodcli.reporting.score_files import ForeignRun, joined, read_score_file
-from oodcli.store.runs import Run, RunFolder, locked_runs
+from oodcli.store.run_locks import locked_runs
+from oodcli.store.runs import Run, RunFolder
 from oodcli.store.scores import (
     LABELS,
     PREDICTIONS,

@@ -22,7 +22,8 @@ from oodcli.models.words import load_words
 from oodcli.probes import Learner, Probe
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.activate import Activator
-from oodcli.store.runs import Run, RunFolder, locked_run
+from oodcli.store.run_locks import locked_run
+from oodcli.store.runs import Run, RunFolder
 from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
 

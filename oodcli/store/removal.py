@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from oodcli.errors import CorruptArtifactError, UnknownNameError
+from oodcli.store.run_locks import run_lock
 from oodcli.store.runs import (
     OWN_FILES,
     RunFolder,
@@ -15,7 +16,6 @@ from oodcli.store.runs import (
     find_run,
     new_name,
     run_folders,
-    run_lock,
     set_default_run,
 )
 from oodcli.store.store import Store, remove_leftovers, size_of, temporary_files

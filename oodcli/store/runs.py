@@ -7,7 +7,7 @@ An unfinished training has ``training.json`` instead.
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,6 @@ from oodcli.errors import (
     MissingArtifactError,
     UnknownNameError,
 )
-from oodcli.progress import SILENT, Progress
 from oodcli.records import as_json
 from oodcli.resizing import Resize
 from oodcli.store.store import (
@@ -662,53 +661,3 @@ def _in_use(path: Path) -> bool:
         return path.exists()
     own = {found for pattern in OWN_FILES for found in path.glob(pattern)}
     return any(entry not in own for entry in path.iterdir())
-
-
-@contextlib.contextmanager
-def locked_run(
-    store: Store, name: str | None, *, progress: Progress = SILENT
-) -> Iterator[RunFolder]:
-    """Find a run and lock it against removal and renaming.
-
-    Parameters
-    ----------
-    store
-        The store.
-    name
-        Name of the run; if None, as for :func:`find_run`.
-    progress
-        Receives a note with the name of the run if ``name`` is None.
-
-    Yields
-    ------
-    RunFolder
-        The run.
-
-    Raises
-    ------
-    OodError
-        As for :func:`find_run`, or if another process has just removed or renamed the run.
-    """
-    folder = find_run(store, name)
-    if name is None:
-        progress.note(f"run: {folder.name}")
-    with store.shared(run_lock(folder.name), progress=progress):
-        if not folder.is_run:
-            raise MissingArtifactError(
-                f"run {folder.name} was removed or renamed just now; see: ood runs list"
-            )
-        yield folder
-
-
-@contextlib.contextmanager
-def locked_runs(store: Store, names: Sequence[str]) -> Iterator[list[RunFolder]]:
-    """Find and lock several runs, without duplicates; the default run if there are no names."""
-    with contextlib.ExitStack() as locks:
-        yield [
-            locks.enter_context(locked_run(store, name)) for name in dict.fromkeys(names) or [None]
-        ]
-
-
-def run_lock(name: str) -> str:
-    """Return the name of the lock to hold while a run is used, renamed or removed."""
-    return f"run {name}"

@@ -31,7 +31,8 @@ from oodcli.models import (
     unit_features,
 )
 from oodcli.progress import Progress
-from oodcli.store.runs import STATE, Job, Run, RunFolder, TrainingRecord, run_lock, utc_now
+from oodcli.store.run_locks import run_lock
+from oodcli.store.runs import STATE, Job, Run, RunFolder, TrainingRecord, utc_now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import counted
 from oodcli.training.images import (

@@ -14,6 +14,7 @@ from oodcli.errors import (
     UnknownNameError,
 )
 from oodcli.store.removal import Leftover, leftovers, remove_leftover, remove_run, rename_run
+from oodcli.store.run_locks import locked_run
 from oodcli.store.runs import (
     TRAINING,
     Job,
@@ -21,7 +22,6 @@ from oodcli.store.runs import (
     RunFolder,
     default_run,
     find_run,
-    locked_run,
     new_name,
     run_folders,
     set_default_run,
@@ -204,7 +204,7 @@ def test_a_run_in_use_is_neither_removed_nor_renamed(store: Store) -> None:
     assert run_folders(store) == []
 
 
-def test_a_run_that_is_removed_while_one_waits_for_it_is_told(
+def test_a_run_that_is_removed_while_one_waits_for_it_is_reported(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = add(store, "a")
@@ -215,7 +215,7 @@ def test_a_run_that_is_removed_while_one_waits_for_it_is_told(
         shutil.rmtree(folder.path)
         return there
 
-    monkeypatch.setattr("oodcli.store.runs.find_run", just_before)
+    monkeypatch.setattr("oodcli.store.run_locks.find_run", just_before)
     with (
         pytest.raises(MissingArtifactError, match="run a was removed or renamed just now"),
         locked_run(store, "a"),
