@@ -75,7 +75,7 @@ def _nothing(_state: Mapping[str, Tensor]) -> Mapping[str, int]:
 
 
 @dataclass(frozen=True)
-class AsWritten:
+class OriginalForm:
     """The original form of a network whose last layer is replaced by a plain linear layer.
 
     Parameters
@@ -116,7 +116,7 @@ class Architecture:
     smallest_image
         Smallest height and width in pixels for which the feature map before the pooling is not
         empty.
-    visible
+    infer_parameters
         Infers the parameters that weights show, given weights with the names of this architecture.
     layouts
         Layout of the block outputs that are not ``(n, c, h, w)``, by name of the block.
@@ -127,12 +127,12 @@ class Architecture:
     any_image
         Whether the network accepts all sizes from ``smallest_image`` on; if not, each size is
         tried first.
-    followed_at
+    traced_side
         Height and width in pixels of the images that the network was traced with, and so accepts;
         None if it was not traced.
     selected_block
         Name of the block that the authors of FeatureNorm selected for this network.
-    spare
+    ignored_prefixes
         Prefixes of tensor names that weights may contain and that are ignored.
     text
         What was found in a network that this package does not define, as a line for the user.
@@ -141,7 +141,7 @@ class Architecture:
     searched
         Paths of the blocks in older runs, which were created before all blocks of the network were
         known; empty if no such runs exist.
-    written
+    original
         The original network, if ``build`` replaces its last layer; such a network cannot be
         trained.
     config
@@ -155,18 +155,18 @@ class Architecture:
     blocks: Callable[[nn.Module], Mapping[str, str]]
     head: str
     smallest_image: int = 1
-    visible: Callable[[Mapping[str, Tensor]], Mapping[str, int]] = _nothing
+    infer_parameters: Callable[[Mapping[str, Tensor]], Mapping[str, int]] = _nothing
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     channels_last: bool = True
     head_has_bias: bool = True
     any_image: bool = True
-    followed_at: int | None = None
+    traced_side: int | None = None
     selected_block: str | None = None
-    spare: tuple[str, ...] = ()
+    ignored_prefixes: tuple[str, ...] = ()
     text: str = ""
     channels: int = 3
     searched: tuple[str, ...] = ()
-    written: AsWritten | None = None
+    original: OriginalForm | None = None
     config: str = ""
 
     def check_trainable(self) -> None:
@@ -177,9 +177,9 @@ class Architecture:
         InvalidInputError
             If it is such a network.
         """
-        if self.written is not None:
+        if self.original is not None:
             raise InvalidInputError(
-                f"{self.name} cannot be trained by ood: its last layer {self.written.path} is not "
+                f"{self.name} cannot be trained by ood: its last layer {self.original.path} is not "
                 "a plain linear layer; train it with your own code, then run: ood import"
             )
 

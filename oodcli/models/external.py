@@ -26,13 +26,13 @@ from torch import nn
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import third_party_code
-from oodcli.models.architecture import Architecture, AsWritten, numbered_blocks
+from oodcli.models.architecture import Architecture, OriginalForm, numbered_blocks
 from oodcli.models.clip_sources import OPEN_CLIP, build_tower
 from oodcli.models.clip_tower import tower_blocks
 from oodcli.models.discovery import NetworkStructure, find_structure
 from oodcli.models.folder_networks import canonical_function, config_named
 from oodcli.models.hugging_face import HUGGING_FACE, build
-from oodcli.models.last_layer import new_read_layer, read_last_layer
+from oodcli.models.last_layer import convert_last_layer, converted_layer
 from oodcli.models.outputs import convert_input_to_grey, select_output
 from oodcli.specs import format_value, names_folder
 
@@ -150,7 +150,7 @@ def check_builder(name: str, function: str, texts: Mapping[str, str]) -> None:
         _folder_make(name, config_named(name, function))
         return
     values = _values(name, function, texts)
-    _maker(name, function, values, _written(name, function, tuple(values.items())))
+    _maker(name, function, values, _architecture_text(name, function, tuple(values.items())))
 
 
 def stated_preprocessing(
@@ -184,7 +184,9 @@ def _stated(
     name: str, function: str, values: tuple[tuple[str, Value], ...]
 ) -> tuple[Mapping[str, Any], int | None]:
     with torch.random.fork_rng(devices=[]):
-        module = _maker(name, function, dict(values), _written(name, function, values))(_CLASSES)
+        module = _maker(name, function, dict(values), _architecture_text(name, function, values))(
+            _CLASSES
+        )
     configuration = getattr(module, "pretrained_cfg", None)
     if not isinstance(configuration, Mapping) or "input_size" not in configuration:
         configuration = {}
@@ -240,7 +242,7 @@ def _of_builder(
     name: str, function: str, values: tuple[tuple[str, Value], ...], side: int | None, output: str
 ) -> Architecture:
     params = dict(values)
-    text = _written(name, function, values, output)
+    text = _architecture_text(name, function, values, output)
     make = _maker(name, function, params, text)
     known = _published(name, function, make) if not params and not output else None
     if known is not None:
@@ -255,7 +257,7 @@ def _of_builder(
 def _in_folder(
     name: str, function: str, config: str, side: int | None, output: str
 ) -> Architecture:
-    text = _written(name, function, (), output)
+    text = _architecture_text(name, function, (), output)
     make = _checked_make(_folder_make(name, config), text)
     inventory = {TIMM: _of_inverted, OPEN_CLIP: tower_blocks}.get(name)
     return _searched(text, make, side, output, inventory, config=config)
@@ -271,7 +273,7 @@ def _folder_make(name: str, config: str) -> Make:
     return _of_timm(content["architecture"], content["model_args"])
 
 
-def _written(
+def _architecture_text(
     name: str, function: str, values: Sequence[tuple[str, Value]], output: str = ""
 ) -> str:
     pairs = [f"{key}={format_value(value)}" for key, value in values]
@@ -487,7 +489,7 @@ def _searched(
         found = _structure(text, make, side, output, inventory)
     last = found.last
 
-    def written_network(num_classes: int) -> nn.Module:
+    def original_network(num_classes: int) -> nn.Module:
         module = make(num_classes)
         if found.channels == 1:
             convert_input_to_grey(module)
@@ -496,13 +498,13 @@ def _searched(
         return module
 
     def build(num_classes: int) -> nn.Module:
-        module = written_network(num_classes)
+        module = original_network(num_classes)
         if last.how == "plain":
             _give_head(module, last.path, num_classes)
             return module
         with torch.random.fork_rng(devices=[]):
             fresh = nn.Linear(last.width, num_classes)
-        module.set_submodule(last.path, new_read_layer(last, fresh.weight, fresh.bias))
+        module.set_submodule(last.path, converted_layer(last, fresh.weight, fresh.bias))
         return module
 
     return Architecture(
@@ -514,17 +516,19 @@ def _searched(
         channels_last=found.channels_last,
         head_has_bias=last.has_bias,
         any_image=False,
-        followed_at=found.side,
-        spare=next((AUXILIARY[key] for key in AUXILIARY if text == f"{TORCHVISION}:{key}"), ()),
+        traced_side=found.side,
+        ignored_prefixes=next(
+            (AUXILIARY[key] for key in AUXILIARY if text == f"{TORCHVISION}:{key}"), ()
+        ),
         text=found.text,
         channels=found.channels,
         searched=found.searched,
-        written=None
+        original=None
         if last.how == "plain"
-        else AsWritten(
-            written_network,
+        else OriginalForm(
+            original_network,
             last.rows,
-            lambda module: read_last_layer(module, last, found.images, text),
+            lambda module: convert_last_layer(module, last, found.images, text),
             last.path,
         ),
         config=config,

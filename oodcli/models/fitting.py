@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
-from oodcli.models.architecture import ArchitectureSpec, AsWritten
+from oodcli.models.architecture import ArchitectureSpec, OriginalForm
 from oodcli.models.heads import text_embeddings, unit_features
 from oodcli.models.last_layer import INSIDE, two_rows
 from oodcli.models.network import COUNTER, Network, network_of
@@ -90,9 +90,9 @@ def load_with_remarks(
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}" if source else str(error)) from None
     fit.module.load_state_dict(fit.state, strict=False)  # the counters may be missing
-    written = _as_written(spec, fit.state)
-    if written is not None:
-        written.read(fit.module.eval())
+    original = _original_form(spec, fit.state)
+    if original is not None:
+        original.read(fit.module.eval())
     return network_of(spec, fit.module), fit.remarks
 
 
@@ -203,19 +203,19 @@ def _modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Mapping[str, Te
 
 
 def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool = False) -> _Fit:
-    head, written = spec.architecture.head, _as_written(spec, state)
-    spare = spec.architecture.spare
+    head, original = spec.architecture.head, _original_form(spec, state)
+    ignored = spec.architecture.ignored_prefixes
     weights = {
         name: tensor
         for name, tensor in state.items()
-        if not name.endswith(COUNTER) and not (spare and name.startswith(spare))
+        if not name.endswith(COUNTER) and not (ignored and name.startswith(ignored))
     }
     tau, scoring_tau, scale = (f"{head}.{n}" for n in ("tau", "scoring_tau", "logit_scale"))
     # As many classes as the last layer has rows; names do not depend on the number.
-    build = cache(lambda rows: _build(spec, num_classes=rows, written=written))
-    where = (f"{head}.weight", 0) if written is None else written.rows
+    build = cache(lambda rows: _build(spec, num_classes=rows, original=original))
+    where = (f"{head}.weight", 0) if original is None else original.rows
     module = build(_rows(weights, *where))
-    known = head if written is None else written.path
+    known = head if original is None else original.path
     ours = _renamed(weights, _shapes(module), {tau, scoring_tau, scale}, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
@@ -224,7 +224,7 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
         ours = {n: t for n, t in ours.items() if not n.startswith(f"{head}.")} | built
         return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)
     rows = _rows(ours, *where)
-    if written is None:
+    if original is None:
         if not spec.architecture.head_has_bias and f"{head}.weight" in ours:
             ours.setdefault(f"{head}.bias", torch.zeros(rows))
         if rows == 1 and f"{head}.weight" in ours:
@@ -284,10 +284,10 @@ def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
         If the numbers of tensors differ, or the shapes of two matched tensors.
     """
     weights = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    written = _as_written(spec, state)
-    module = _build(spec, num_classes=1, written=written)
+    original = _original_form(spec, state)
+    module = _build(spec, num_classes=1, original=original)
     head = spec.architecture.head
-    name, dimension = (f"{head}.weight", 0) if written is None else written.rows
+    name, dimension = (f"{head}.weight", 0) if original is None else original.rows
     place = list(_shapes(module)).index(name) if name else None
     if len(weights) != len(_shapes(module)):
         raise InvalidInputError(
@@ -295,7 +295,7 @@ def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
             "they cannot be matched by order; specify the architecture of the checkpoint"
         )
     rows = 1 if place is None else list(weights.values())[place].shape[dimension]
-    module = _build(spec, num_classes=rows, written=written)
+    module = _build(spec, num_classes=rows, original=original)
     ours = {}
     for (theirs, tensor), (name, shape) in zip(
         weights.items(), _shapes(module).items(), strict=True
@@ -315,10 +315,10 @@ def _by_order(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> _Fit:
     return _Fit(ours, module, (), (line,) if pairs else ())
 
 
-def _as_written(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> AsWritten | None:
+def _original_form(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> OriginalForm | None:
     """Return the original form of the network, unless the weights are already converted."""
-    written = spec.architecture.written
-    return None if any(INSIDE in name.split(".") for name in state) else written
+    original = spec.architecture.original
+    return None if any(INSIDE in name.split(".") for name in state) else original
 
 
 def _of_two(state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
@@ -359,14 +359,14 @@ def _rows(state: Mapping[str, Tensor], name: str, dimension: int = 0) -> int:
 
 
 def _build(
-    spec: ArchitectureSpec, *, num_classes: int, written: AsWritten | None = None
+    spec: ArchitectureSpec, *, num_classes: int, original: OriginalForm | None = None
 ) -> nn.Module:
     """Build a network to be loaded, without advancing torch's random generator.
 
     The meta device would save the initialisation, but its first use imports a compiler.
     """
     with torch.random.fork_rng(devices=[]):
-        return spec.build(num_classes) if written is None else written.build(num_classes)
+        return spec.build(num_classes) if original is None else original.build(num_classes)
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -430,6 +430,6 @@ def _candidates(spec: ArchitectureSpec, state: Mapping[str, Tensor]) -> Iterator
     """Yield every architecture, with the parameters that can be inferred from the weights."""
     for architecture in ARCHITECTURES.values():
         params = {**(spec.params if architecture is spec.architecture else {})}
-        params.update(architecture.visible(state))
+        params.update(architecture.infer_parameters(state))
         with contextlib.suppress(InvalidInputError):  # a parameter out of its range
             yield architecture.spec({name: str(value) for name, value in params.items()})

@@ -2,8 +2,8 @@
 
 A 1x1 convolution, a cosine classifier, a scaled linear layer, one with a parametrised weight, and a
 single logit for two classes are linear in some vector. After its weights are loaded, the linear map
-of such a layer is computed, and the layer is replaced by a :class:`ReadLayer`, which contains a
-plain linear layer.
+of such a layer is computed, and a :class:`ConvertedLayer`, which contains a plain linear layer,
+replaces it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from oodcli.errors import InvalidInputError
 from oodcli.models.tracing import Call, Trace, memory_of
 
-# Name of the linear layer inside a ReadLayer; weights with this name are already converted.
+# Name of the linear layer inside a ConvertedLayer; weights with this name are already converted.
 INSIDE = "read_as"
 _CLOSE = 1e-4
 _SMALLEST_NORM = 1e-12
@@ -64,7 +64,7 @@ class LastLayer:
         return self.path if self.how == "plain" else f"{self.path}.{INSIDE}"
 
 
-class ReadLayer(nn.Module):
+class ConvertedLayer(nn.Module):
     """A linear last layer applied to the mean over positions, or to its unit vector.
 
     Parameters
@@ -330,7 +330,7 @@ def _in_words(
     return ", ".join(parts)
 
 
-def read_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name: str) -> None:
+def convert_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name: str) -> None:
     """Replace a last layer of another form by an equivalent linear layer.
 
     Parameters
@@ -371,10 +371,10 @@ def read_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name: st
     weight, bias = (factor * each for each in maps)
     if len(weight) == 1:
         weight, bias = two_rows(weight), two_rows(bias)
-    module.set_submodule(last.path, new_read_layer(last, weight, bias))
+    module.set_submodule(last.path, converted_layer(last, weight, bias))
 
 
-def new_read_layer(last: LastLayer, weight: Tensor, bias: Tensor) -> ReadLayer:
+def converted_layer(last: LastLayer, weight: Tensor, bias: Tensor) -> ConvertedLayer:
     """Return the linear layer that replaces a last layer.
 
     Parameters
@@ -389,7 +389,7 @@ def new_read_layer(last: LastLayer, weight: Tensor, bias: Tensor) -> ReadLayer:
     with torch.no_grad():
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)
-    return ReadLayer(linear, unit=last.how == "unit")
+    return ConvertedLayer(linear, unit=last.how == "unit")
 
 
 def two_rows(one: Tensor) -> Tensor:

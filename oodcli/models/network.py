@@ -156,8 +156,8 @@ class Network:
                 f"not {height} x {width}; resize them, or use another architecture"
             )
         known = self.spec.architecture
-        followed = height == width == known.followed_at
-        if known.any_image or followed or (height, width) in self._tried:
+        traced = height == width == known.traced_side
+        if known.any_image or traced or (height, width) in self._tried:
             return
         seen: list[torch.Size] = []
         last = self.module.get_submodule(self.head_path)

@@ -40,8 +40,12 @@ from oodcli.models.wide_resnet import build_wrn_28_10, build_wrn_40_2, wide_resn
 from oodcli.specs import names_folder, parse_pairs
 
 _ALL = (
-    Architecture("resnet18", build_resnet18, resnet_blocks, head="fc", visible=width_of_weights),
-    Architecture("resnet34", build_resnet34, resnet_blocks, head="fc", visible=width_of_weights),
+    Architecture(
+        "resnet18", build_resnet18, resnet_blocks, head="fc", infer_parameters=width_of_weights
+    ),
+    Architecture(
+        "resnet34", build_resnet34, resnet_blocks, head="fc", infer_parameters=width_of_weights
+    ),
     Architecture("wrn-28-10", build_wrn_28_10, wide_resnet_blocks, head="fc"),
     Architecture("wrn-40-2", build_wrn_40_2, wide_resnet_blocks, head="fc"),
     Architecture("vgg11", build_vgg11, vgg11_blocks, head="classifier.6", smallest_image=32),

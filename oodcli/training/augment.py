@@ -86,10 +86,10 @@ def resized_crop(
     """
     n, _, height, width = pixels.shape
     device = pixels.device
-    draws = torch.rand(2, n, TRIES, generator=generator, device=device, dtype=torch.float64)
-    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
+    samples = torch.rand(2, n, TRIES, generator=generator, device=device, dtype=torch.float64)
+    area = (scale[0] + (scale[1] - scale[0]) * samples[0]) * height * width
     low, high = (math.log(ratio) for ratio in ASPECT)
-    ratio = (low + (high - low) * draws[1]).exp()
+    ratio = (low + (high - low) * samples[1]).exp()
     widths = (area * ratio).sqrt().round()
     heights = (area / ratio).sqrt().round()
     fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
@@ -162,8 +162,8 @@ def jitter(
         uint8 ``(n, 3, h, w)``.
     """
     n, device = len(pixels), pixels.device
-    draws = torch.rand(4, n, generator=generator, device=device) * 2 - 1
-    amounts = [1 + by[i] * draws[i] for i in range(3)] + [by[3] * draws[3]]
+    samples = torch.rand(4, n, generator=generator, device=device) * 2 - 1
+    amounts = [1 + by[i] * samples[i] for i in range(3)] + [by[3] * samples[3]]
     order = torch.rand(n, 4, generator=generator, device=device).argsort(dim=1)
     chosen = _chosen(n, chance, generator)
     changes: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (

@@ -436,7 +436,7 @@ def test_refuses_a_network_of_two_channels(nets: str) -> None:
 def test_a_network_that_folds_positions_is_found_at_its_own_size(nets: str, function: str) -> None:
     module = built(nets, function, 5)
     spec = parse_architecture(f"{nets}:{function}")
-    assert spec.architecture.followed_at == 32
+    assert spec.architecture.traced_side == 32
     network, _ = load_with_remarks(spec, module.state_dict())
     with torch.no_grad():
         own = module(normalised(pixels()))
