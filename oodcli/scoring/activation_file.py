@@ -5,6 +5,10 @@
     weight                (k, d)  last layer: logits = features @ weight.T + bias
     bias                  (k,)
     tau                   ()      divisor of the features before it, 1 if absent
+    logit_scale           ()      optional, of a zero-shot classifier: features are unit vectors,
+                                  and rows of weight are unit text embeddings times this number
+    words                 (m, d)  unit text embeddings of negative words, optional
+    word_counts           (l,)    words of each list of them; one list if absent
     SET/features          (n, d)  input of the last layer
     SET/logits            (n, k)  optional: otherwise computed by the last layer
     SET/labels            (n,)    classes from 0 to k - 1
@@ -23,7 +27,7 @@ into memory.
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -33,7 +37,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, ActivationShard, Head
+from oodcli.activations import (
+    CHUNK_ROWS,
+    Activations,
+    ActivationSet,
+    ActivationShard,
+    Head,
+    Words,
+)
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import check_file, reading
 from oodcli.npz import array_names, open_member, read_member
@@ -44,9 +55,11 @@ TRAIN, VAL, TEST, JIGSAW = "train", "val", "test", "jigsaw"
 RESERVED = (TRAIN, VAL, TEST, JIGSAW)
 _ARRAYS = ("features", "logits", "labels", "block_norms", "predictions")
 _WRITTEN = ("features", "logits", "block_norms", "predictions")
-_HEAD = ("weight", "bias", "tau")
+_HEAD = ("weight", "bias", "tau", "logit_scale", "words", "word_counts")
 # Half precision rounds by 2⁻¹¹ of each value; this is the effect of two roundings on a logit.
 _TOLERANCE = 1e-3
+# Difference of a length from that of a unit vector, which may come from half precision.
+_LENGTH_TOLERANCE = 1e-2
 _CURE = "write it with numpy.savez"
 
 
@@ -186,12 +199,15 @@ class ActivationFile:
         The sets by name, in the order of the file.
     n_blocks
         Number of blocks with norms; 0 if any set has no block norms.
+    words
+        Negative words of a zero-shot classifier, on the CPU; None if there are none.
     """
 
     path: Path
     head: Head
     sets: Mapping[str, FileSet]
     n_blocks: int
+    words: Words | None = None
 
     @property
     def ood(self) -> list[str]:
@@ -250,14 +266,16 @@ def read_activations(path: Path, *, progress: Progress) -> ActivationFile:
                 part = slice(start, min(start + CHUNK_ROWS, len(each)))
                 _check_values(each, part)
                 task.advance(part.stop - part.start)
-    file = ActivationFile(path, head, sets, widths.pop()[0] if widths else 0)
-    return ActivationFile(path, head, sets, 0) if file.without_norms else file
+    words = _words(path, members, head)
+    file = ActivationFile(path, head, sets, widths.pop()[0] if widths else 0, words)
+    return replace(file, n_blocks=0) if file.without_norms else file
 
 
 def write_activations(
     path: Path,
     head: Head,
     sets: Mapping[str, tuple[ActivationSet, NDArray[np.int64] | None]],
+    words: Words | None = None,
 ) -> None:
     """Write activations array by array and shard by shard, without loading a complete array.
 
@@ -269,6 +287,8 @@ def write_activations(
         The last layer.
     sets
         Activations and labels, by name of the set.
+    words
+        Negative words of a zero-shot classifier, if any.
 
     Raises
     ------
@@ -283,6 +303,12 @@ def write_activations(
         _write(archive, "bias", [head.bias], tuple(head.bias.shape))
         if head.tau != 1:
             _write(archive, "tau", [torch.tensor(head.tau)], ())
+        if head.scale is not None:
+            _write(archive, "logit_scale", [torch.tensor(head.scale)], ())
+        if words is not None:
+            counts = torch.tensor(words.counts)
+            _write(archive, "words", [words.embeddings], tuple(words.embeddings.shape))
+            _write(archive, "word_counts", [counts], tuple(counts.shape))
         for name, (rows, labels) in sets.items():
             first = next(rows.chunks(rows=1)).arrays()
             # Jigsaw puzzles have block norms only.
@@ -348,7 +374,7 @@ def _members(path: Path) -> dict[str, _Member]:
         if not head or array not in _ARRAYS:
             known = UnknownNameError.among("array", array, _ARRAYS if head else (*_HEAD, "SET/…"))
             raise InvalidInputError(
-                f"{path}: array {name!r} is not one of weight, bias, tau and "
+                f"{path}: array {name!r} is not one of {', '.join(_HEAD)} and "
                 f"SET/{', SET/'.join(_ARRAYS)}: {known}"
             )
     return found
@@ -384,16 +410,55 @@ def _head(path: Path, members: Mapping[str, _Member]) -> Head:
             f"{path}: weight has shape {weight.shape} and bias {bias.shape}; they must be (k, d) "
             "and (k,)"
         )
-    tau = 1.0
-    if "tau" in members:
-        _check_floats(members["tau"])
-        tau = float(members["tau"].values)
-    head = Head(weight.floats(slice(None)), bias.floats(slice(None)), tau)
+    numbers: dict[str, float] = {}
+    for name in ("tau", "logit_scale"):
+        if name in members:
+            _check_floats(members[name])
+            numbers[name] = float(members[name].values)
+    tau = numbers.get("tau", 1.0)
+    head = Head(
+        weight.floats(slice(None)), bias.floats(slice(None)), tau, numbers.get("logit_scale")
+    )
     if not (head.weight.isfinite().all() and head.bias.isfinite().all() and 0 < tau < np.inf):
         raise InvalidInputError(
             f"{path}: weight and bias must be finite, and tau positive; write the file again"
         )
+    if head.scale is not None:
+        _check_units(f"{path}: a row of weight divided by logit_scale", head.texts)
     return head
+
+
+def _words(path: Path, members: Mapping[str, _Member], head: Head) -> Words | None:
+    """Return the negative words of the file; None if it has none."""
+    if "words" not in members:
+        return None
+    member = members["words"]
+    _check_floats(member)
+    if len(member.shape) != 2 or member.shape[1] != head.weight.shape[1] or not member.shape[0]:
+        raise InvalidInputError(
+            f"{member.where} has shape {member.shape}, not (m, {head.weight.shape[1]})"
+        )
+    embeddings = member.floats(slice(None))
+    _check_units(f"{member.where}: a row", embeddings)
+    counts = (len(embeddings),)
+    if "word_counts" in members:
+        counts = tuple(members["word_counts"].integers(slice(None)).tolist())
+    if sum(counts) != len(embeddings) or min(counts) < 1:
+        raise InvalidInputError(
+            f"{path}: word_counts {counts} are not those of {len(embeddings)} words; they are the "
+            "numbers of words of each list"
+        )
+    return Words(embeddings, counts)
+
+
+def _check_units(what: str, rows: Tensor) -> None:
+    """Refuse rows that are no unit vectors."""
+    lengths = rows.norm(dim=1)
+    worst = float(lengths[(lengths - 1).abs().argmax()])
+    if not abs(worst - 1) <= _LENGTH_TOLERANCE:
+        raise InvalidInputError(
+            f"{what} has length {worst:.3g}, not 1; a zero-shot classifier has unit vectors"
+        )
 
 
 def _check_floats(member: _Member) -> None:
@@ -483,6 +548,8 @@ def _check_values(each: FileSet, part: slice) -> None:
                 f"{each.members[name].where} has values that are not finite in row "
                 f"{part.start + int(bad[0])}; remove the image from all arrays of its set"
             )
+    if each.head.scale is not None and "features" in each.members:
+        _check_units(f"{each.members['features'].where}: a row", each.load(part).features)
     if "logits" not in each.members or "features" not in each.members:
         return
     rows = each.load(part)

@@ -339,4 +339,4 @@ def export_activations(opened: OpenedWork, path: Path) -> None:
             sets[images.name] = (run.activator.activations(images), images.labels)
     if opened.work.needs_block:
         sets[JIGSAW] = (reference.jigsaw, None)
-    write_activations(path, reference.head, sets)
+    write_activations(path, reference.head, sets, reference.words)

@@ -197,6 +197,7 @@ def _reference(file: ActivationFile, device: torch.device) -> Reference:
         ),
         load_probed=missing("the network itself"),
         load_state=missing("the network itself"),
+        load_words=lambda: None if file.words is None else file.words.to(device),
         n_blocks=file.n_blocks,
     )
 

@@ -298,7 +298,8 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
         ),
         (
             lambda a: {**a, "near/feature": a["near/features"]},
-            "array 'near/feature' is not one of weight, bias, tau and SET/features",
+            "array 'near/feature' is not one of weight, bias, tau, logit_scale, words, word_counts "
+            "and SET/features",
         ),
         (lambda a: {**a, "wieght": a["weight"]}, "did you mean 'weight'?"),
         (lambda a: without(a, "near/features"), "has no array 'near/features'; every set needs"),
@@ -482,3 +483,51 @@ def test_reference_scores_of_other_implementations(
         method, _, dataset = name.partition("/")
         (ours,) = {f"{method}/{dataset}", f"{method}+energy/{dataset}"} & set(got)
         np.testing.assert_allclose(got[ours], values, rtol=1e-4, err_msg=name)
+
+
+def text_arrays() -> Arrays:
+    """Return the arrays of a zero-shot classifier, with 20 negative words in two lists."""
+    rng = np.random.default_rng(0)
+
+    def units(n: int) -> np.ndarray:
+        rows = rng.normal(size=(n, 6))
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    return {
+        "weight": 20 * units(3), "bias": np.zeros(3, np.float32),
+        "logit_scale": np.array(20.0, np.float32),
+        "words": units(20), "word_counts": np.array([12, 8]),
+        "test/features": units(30), "test/labels": np.arange(30) % 3, "far/features": units(20),
+    }  # fmt: skip
+
+
+def test_a_file_of_a_zero_shot_classifier_has_its_own_methods(tmp_path: Path) -> None:
+    path = tmp_path / "texts.npz"
+    arrays = text_arrays()
+    np.savez(path, **arrays)
+    found = score_file(FileRequest(path, compute=CPU))
+    methods = {row.method for row in found.report.rows}
+    assert {"mcm", "neglabel", "msp"} <= methods
+    assert "glmcm" not in methods
+    # What is written from activations is read as it was.
+    read = read_activations(path, progress=Silent())
+    assert read.words is not None
+    write_activations(
+        tmp_path / "again.npz",
+        read.head,
+        {name: (each.activations(torch.device("cpu")), None) for name, each in read.sets.items()},
+        read.words,
+    )
+    again = read_activations(tmp_path / "again.npz", progress=Silent())
+    assert again.words is not None
+    assert (again.head.scale, again.words.counts) == (20.0, (12, 8))
+    assert torch.equal(again.words.embeddings, read.words.embeddings)
+    for change, message in (
+        ({"weight": 2 * arrays["weight"]}, "a row of weight divided by logit_scale has length 2"),
+        ({"far/features": 3 * arrays["far/features"]}, "far/features': a row has length 3"),
+        ({"words": arrays["words"][:, :5]}, r"has shape \(20, 5\), not \(m, 6\)"),
+        ({"word_counts": np.array([12, 9])}, r"word_counts \(12, 9\) are not those of 20 words"),
+    ):
+        np.savez(path, **{**arrays, **change})
+        with pytest.raises(InvalidInputError, match=message):
+            read_activations(path, progress=Silent())
