@@ -158,6 +158,12 @@ def _checked(network: object, folder: ModelFolder) -> Mapping[str, Any]:
         raise InvalidInputError(
             f"the {CLIP_CONFIG} of {folder.name} has no model_cfg with {', '.join(_BOTH)}; {_CURE}"
         )
+    name = network["vision_cfg"].get("timm_model_name") or ""
+    if ":" in str(name):
+        raise InvalidInputError(
+            f"the image tower of {folder.name} is {name}, which lies elsewhere, and ood gets "
+            "nothing that was not asked for; name a network with a tower of its own"
+        )
     return network
 
 

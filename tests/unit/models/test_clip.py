@@ -182,6 +182,10 @@ def test_images_are_made_ready_as_by_open_clip_to_the_bit(tmp_path: Path) -> Non
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     message = refusal(lambda: published_configuration(f"open_clip:{tmp_path}"))
     assert "resize_mode longest" in message
+    config["model_cfg"]["vision_cfg"]["timm_model_name"] = "hf-hub:who/net"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    message = refusal(lambda: published_configuration(f"open_clip:{tmp_path}"))
+    assert "is hf-hub:who/net, which lies elsewhere" in message
 
 
 def test_models_tags_and_folders_are_told_apart(
