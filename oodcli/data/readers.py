@@ -77,7 +77,11 @@ TABLE = Reader(
 ARCHIVE = Reader(
     "archive",
     "a .zip or .tar archive",
-    ("`.zip` or `.tar`, given as `--ood`", "all images in it, read without unpacking"),
+    (
+        "`.zip` or `.tar` with folders as above; archives in it that are not compressed count as "
+        "folders",
+        "a data set with classes; as `--ood`, all images in it; read without unpacking",
+    ),
     open_archive,
     suffixes=archives.SUFFIXES,
 )

@@ -39,6 +39,7 @@ from oodcli.data.formats.parquet import open_parquet
 from oodcli.data.formats.svhn import open_svhn
 from oodcli.data.formats.webdataset import open_webdataset
 from oodcli.data.own_names import registered
+from oodcli.data.readers import open_path
 from oodcli.errors import OodError
 from oodcli.methods._stored import read_tensors as read_detector
 from oodcli.models.checkpoint import load_weights
@@ -225,6 +226,57 @@ def read_toml(path: Path) -> None:
     registered(Store(path.parent))
 
 
+def of_table(text: str) -> Callable[[Path], bytes]:
+    """Return what writes three images, and a table of them."""
+
+    def write(folder: Path) -> bytes:
+        for row in range(3):
+            Image.fromarray(PIXELS[row]).save(folder / f"{row}.bmp")
+        return text.encode()
+
+    return write
+
+
+def listed(path: Path) -> None:
+    all_of(open_path(path, Store(path.parent / "store"), name="x", spec="x", role="id"))
+
+
+def of_album(mode: str) -> Callable[[Path], bytes]:
+    """Return what writes an archive of class folders, and of an archive of more."""
+
+    def write(_folder: Path) -> bytes:
+        image = saved(lambda f, v: Image.fromarray(v).save(f, "BMP"), PIXELS[0])
+        inner = packed("tar", {"a/1.bmp": image, "b/1.bmp": image})
+        return packed(mode, {"train/a/0.bmp": image, "train/b/0.bmp": image, "test.tar": inner,
+                             "test/a/0.bmp": image})  # fmt: skip
+
+    return write
+
+
+def packed(mode: str, files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    if mode == "zip":
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return stream.getvalue()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def album(path: Path) -> None:
+    all_of(open_archive(path, name="x", spec="x", role="ood"))
+    all_of(open_archive(path, name="x", spec="x", role="id"))
+
+
+CSV = 'path,label,split\n0.bmp,a,train\n1.bmp,b,train\n"2.bmp",a,test\n'
+JSON_LINES = '{"file": "0.bmp", "label": 0}\n{"file": "1.bmp", "label": 1}\n'
+
+
 @dataclass(frozen=True)
 class Reader:
     """A reader, and a file that it reads."""
@@ -277,6 +329,12 @@ READERS = {
         fixed(lambda: b"a.png 1\nb c.png 0\n# no\nd.png\n"),
         lambda p: open_list(p, name="x", spec="x", role="ood"),
     ),
+    "table": Reader("a.csv", of_table(CSV), listed),
+    "table, semicolons": Reader("a.csv", of_table(CSV.replace(",", ";")), listed),
+    "table, json": Reader("a.jsonl", of_table(JSON_LINES), listed),
+    "list, tabs": Reader("a.txt", of_table("0.bmp\ta\n1.bmp\tb\n"), listed),
+    "class folders, tar": Reader("a.tar", of_album("tar"), album),
+    "class folders, zip": Reader("a.zip", of_album("zip"), album),
     "archive": Reader(
         "a.zip",
         fixed(lambda: zipped(8, **{"a.png": PIXELS, "b.jpg": PIXELS}).replace(b".npy", b".png")),

@@ -1,6 +1,8 @@
 """Images inside a tar or zip archive, read in place."""
 
+import errno
 import hashlib
+import io
 import os
 import struct
 import tarfile
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.encoded import EncodedSource
 from oodcli.data.decoding.files import is_image_name
+from oodcli.data.formats.folders import WANTED, check_no_parts, classes_of
 from oodcli.data.identity import identity_of
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
 from oodcli.files import reading, reason_of, regular
@@ -28,7 +31,11 @@ SUFFIXES = (".tar", ".zip")
 PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_TAR_MARK = slice(257, 262)
 _MOST_IMAGE_BYTES = 1 << 28
+# Archives in archives in archives.
+_MOST_DEPTH = 3
+_PARTS = frozenset({"train", "val", "test"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +80,24 @@ def members_of(path: Path) -> list[Member]:
         If it is not such an archive, or is cut short.
     """
     regular(path)
-    with reading(path, wrong="cannot be read as an archive", cure="get it again"):
-        if zipfile.is_zipfile(path):
-            return _members_of_zip(path)
-        return _members_of_tar(path)
+    with (
+        reading(path, wrong="cannot be read as an archive", cure="get it again"),
+        path.open("rb") as file,
+    ):
+        return _members_in(file, path.stat().st_size)
 
 
-def _members_of_zip(path: Path) -> list[Member]:
-    with zipfile.ZipFile(path) as archive:
+def _members_in(file: IO[bytes], size: int) -> list[Member]:
+    head = file.read(_TAR_MARK.stop)
+    # A tar archive that ends with a zip file would be taken for one by the end.
+    is_tar = head[_TAR_MARK] == b"ustar" and not head.startswith(b"PK\x03\x04")
+    is_zip = not is_tar and zipfile.is_zipfile(file)
+    file.seek(0)
+    return _members_of_zip(file) if is_zip else _members_of_tar(file, size)
+
+
+def _members_of_zip(file: IO[bytes]) -> list[Member]:
+    with zipfile.ZipFile(file) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     for entry in entries:
         if entry.flag_bits & 1:
@@ -100,10 +117,9 @@ def _members_of_zip(path: Path) -> list[Member]:
     ]
 
 
-def _members_of_tar(path: Path) -> list[Member]:
-    end = path.stat().st_size
+def _members_of_tar(file: IO[bytes], end: int) -> list[Member]:
     members = []
-    with tarfile.open(path, "r:") as archive:
+    with tarfile.open(fileobj=file, mode="r:") as archive:
         for entry in archive:
             if entry.isreg() and not entry.issparse():
                 if entry.offset_data + entry.size > end:
@@ -222,14 +238,7 @@ def _content(descriptor: int, member: Member) -> bytes:
     """Read one file, by position."""
     if max(member.size, member.packed) > _MOST_IMAGE_BYTES:
         raise ValueError(f"it claims to have {member.size:,} bytes")
-    offset = member.offset
-    if member.crc is not None:
-        header = os.pread(descriptor, 30, offset)
-        if len(header) != 30 or header[:4] != b"PK\x03\x04":
-            raise ValueError("its place in the zip file holds something else")
-        _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        offset += 30 + name_length + extra_length
-    content = os.pread(descriptor, member.packed, offset)
+    content = os.pread(descriptor, member.packed, _start(descriptor, member))
     if len(content) != member.packed:
         raise ValueError("the archive ends within it")
     if member.deflated:
@@ -240,8 +249,19 @@ def _content(descriptor: int, member: Member) -> bytes:
     return content
 
 
+def _start(descriptor: int, member: Member) -> int:
+    """Return where the bytes of a file begin."""
+    if member.crc is None:
+        return member.offset
+    header = os.pread(descriptor, 30, member.offset)
+    if len(header) != 30 or header[:4] != b"PK\x03\x04":
+        raise ValueError("its place in the zip file holds something else")
+    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    return member.offset + 30 + name_length + extra_length
+
+
 def open_archive(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) -> Dataset:
-    """Open all images of an archive as one set without classes; nothing is unpacked.
+    """Open the images of an archive; nothing is unpacked.
 
     Parameters
     ----------
@@ -252,43 +272,157 @@ def open_archive(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]
     spec
         What opens it again.
     role
-        ``ood`` alone: an archive has no classes.
+        ``id`` takes class folders, with or without parts, as
+        :func:`oodcli.data.formats.folders.open_folder` does; ``ood`` takes all images.
 
     Raises
     ------
     InvalidInputError
-        If there is no image in it, or images with classes are wanted.
+        If there is no image in it, or images with classes are wanted and lie otherwise.
     CorruptArtifactError
         If it cannot be read.
     """
-    if role == "id":
-        raise InvalidInputError(
-            f"{path} is an archive, whose images have no classes; unpack it into a folder "
-            "with train/CLASS/IMAGE and test/CLASS/IMAGE"
-        )
-    images = images_in(path)
+    images = images_in(path, nested=True)
     if not images:
         raise InvalidInputError(f"{path} has no images; name an archive of image files")
-    return Dataset(name, {"test": Part(ArchiveSource(path, images))}, (), str(path), spec)
+    if role == "ood":
+        return Dataset(name, {"test": Part(ArchiveSource(path, images))}, (), str(path), spec)
+    tree = _tree(path, images)
+    is_whole = "" in tree
+    if not is_whole and tree.keys() == {"val"}:
+        raise InvalidInputError(f"{path} has neither train nor test; {WANTED}")
+    if is_whole:
+        check_no_parts(path, tree[""])
+    classes = classes_of(path, tree)
+    parts = {part or "test": _part(path, classes, files) for part, files in tree.items()}
+    return Dataset(name, parts, classes, str(path), spec, is_whole=is_whole)
 
 
-def images_in(path: Path) -> list[Member]:
+_Tree = dict[str, dict[str, list[Member]]]
+
+
+def _tree(path: Path, images: Sequence[Member]) -> _Tree:
+    """Divide images by part and class; of an archive without parts, under an empty name."""
+    folders = [_folders(member.name) for member in images]
+    # What is packed is often one folder, which is no class if there are folders in all of it.
+    while len({each[0] for each in folders if each}) == 1 and all(
+        len(each) > 1 and each[0] not in _PARTS for each in folders
+    ):
+        folders = [each[1:] for each in folders]
+    found = {each[0] for each in folders if each} & _PARTS
+    tree: _Tree = {part: {} for part in ("train", "test", "val") if part in found} or {"": {}}
+    for member, each in zip(images, folders, strict=True):
+        part = each[0] if each and each[0] in found else ""
+        if part not in tree:  # beside the parts
+            continue
+        below = each[1:] if part else each
+        if not below:
+            raise InvalidInputError(
+                f"image {path}/{printable(member.name)} lies outside of any class folder; {WANTED}"
+            )
+        tree[part].setdefault(below[0], []).append(member)
+    return {part: dict(sorted(classes.items())) for part, classes in tree.items()}
+
+
+def _folders(name: str) -> list[str]:
+    """Return the folders above a file; an archive in an archive is one of its name."""
+    above = [part for part in name.split("/")[:-1] if part not in ("", ".")]
+    return [part.removesuffix(".tar").removesuffix(".zip") for part in above]
+
+
+def _part(path: Path, classes: Sequence[str], files: dict[str, list[Member]]) -> Part:
+    members = [member for name in classes for member in files.get(name, ())]
+    counts = [len(files.get(name, ())) for name in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    return Part(ArchiveSource(path, members), labels)
+
+
+def images_in(path: Path, *, nested: bool = False) -> list[Member]:
     """Return the image files in an archive, sorted by their paths; hidden ones are skipped.
 
     Parameters
     ----------
     path
         A zip file, or a tar archive that is not compressed.
+    nested
+        Whether to take those of archives in it, too, called ``INNER.zip/IMAGE``.
 
     Raises
     ------
+    InvalidInputError
+        If an archive in it is compressed, so that it cannot be read in place.
     CorruptArtifactError
         If it cannot be read.
     """
-    return sorted(
-        (m for m in members_of(path) if is_image_name(m.name) and not _is_hidden(m.name)),
-        key=lambda member: member.name.split("/"),
-    )
+    every = _nested_members(path) if nested else members_of(path)
+    images = (m for m in every if is_image_name(m.name) and not _is_hidden(m.name))
+    return sorted(images, key=lambda member: member.name.split("/"))
+
+
+def _nested_members(path: Path) -> Iterator[Member]:
+    """Yield the files in an archive and in the archives in it, but hidden ones."""
+    waiting = [(member, 1) for member in reversed(members_of(path))]
+    while waiting:
+        member, depth = waiting.pop()
+        if _is_hidden(member.name):
+            continue
+        lower = member.name.lower()
+        if not lower.endswith((*SUFFIXES, *PACKED_SUFFIXES)):
+            yield member
+            continue
+        if member.deflated or lower.endswith(PACKED_SUFFIXES) or depth > _MOST_DEPTH:
+            how = "too deep inside" if depth > _MOST_DEPTH else "compressed"
+            raise InvalidInputError(
+                f"{path} holds {printable(member.name)} {how}, so that it cannot be read in place; "
+                "unpack it"
+            )
+        inner = _members_within(path, member)
+        waiting += [(each, depth + 1) for each in reversed(inner)]
+
+
+def _members_within(path: Path, outer: Member) -> list[Member]:
+    """Return the files of an archive that lies uncompressed in an archive."""
+    with (
+        reading(f"{path}: {printable(outer.name)}", cure="get the archive again"),
+        path.open("rb") as file,
+    ):
+        start = _start(file.fileno(), outer)
+        window = io.BufferedReader(_Window(file.fileno(), start, outer.size))
+        found = _members_in(window, outer.size)
+    return [
+        replace(each, name=f"{outer.name}/{each.name}", offset=start + each.offset)
+        for each in found
+    ]
+
+
+class _Window(io.RawIOBase):
+    """A piece of a file as a file of its own."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "a place before the beginning")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - whatever bytes can be put into
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        content = os.pread(self._descriptor, wanted, self._start + self._at)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
 
 
 def _is_hidden(name: str) -> bool:

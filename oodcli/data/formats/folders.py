@@ -1,5 +1,6 @@
 """Folders of image files, with a subfolder for every class or without classes."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from oodcli.data.decoding.files import FileSource, find_images, is_image_name, l
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
 
-_WANTED = (
+WANTED = (
     "expected is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
     "there is any"
 )
@@ -48,35 +49,69 @@ def open_folder(path: Path, *, name: str, spec: str, role: Literal["id", "ood"])
     if not found:
         return _whole(path, name=name, spec=spec)
     if found == ["val"]:
-        raise InvalidInputError(f"folder {path} has neither train nor test; {_WANTED}")
+        raise InvalidInputError(f"folder {path} has neither train nor test; {WANTED}")
     files = {part: _files_by_class(path / part) for part in found}
-    first = found[0]
-    class_names = tuple(files[first])
-    parts = {}
-    for part in found:
+    class_names = classes_of(path, files)
+    parts = {part: _with_classes(path / part, class_names, each) for part, each in files.items()}
+    return Dataset(name, parts, class_names, str(path), spec)
+
+
+def classes_of(path: Path, files: Mapping[str, Mapping[str, Sequence[object]]]) -> tuple[str, ...]:
+    """Return the classes of the first part, after checking that no other part has more.
+
+    Parameters
+    ----------
+    path
+        What holds the parts.
+    files
+        The files of every class of every part.
+
+    Raises
+    ------
+    InvalidInputError
+        If another part has a class of its own.
+    """
+    first, *others = files
+    for part in others:
         for foreign in sorted(files[part].keys() - files[first].keys()):
             raise InvalidInputError(
                 f"{path / part} has a class {foreign!r} that {first} has not; "
                 f"remove it, or add {path / first / foreign}"
             )
-        parts[part] = _with_classes(path / part, class_names, files[part])
-    return Dataset(name, parts, class_names, str(path), spec)
+    return tuple(files[first])
 
 
 def _whole(path: Path, *, name: str, spec: str) -> Dataset:
     """Open a folder with a folder for every class, of which nothing says what is for training."""
-    folders = [entry.name for entry in list_folder(path) if entry.is_dir()]
+    check_no_parts(path, [entry.name for entry in list_folder(path) if entry.is_dir()])
+    files = _files_by_class(path)
+    class_names = tuple(files)
+    whole = _with_classes(path, class_names, files)
+    return Dataset(name, {"test": whole}, class_names, str(path), spec, is_whole=True)
+
+
+def check_no_parts(path: Path, folders: Iterable[str]) -> None:
+    """Refuse folders of classes that are called as parts of a data set usually are.
+
+    Parameters
+    ----------
+    path
+        What holds them.
+    folders
+        Their names.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is.
+    """
     for part in folders:
         if part.lower() in _PARTS:
             kind = next(known for known in ("train", "test", "val") if _is_kind(part, known))
             raise InvalidInputError(
                 f"folder {path} has a folder {part!r}, which is not a class; rename it to {kind}: "
-                f"{_WANTED}"
+                f"{WANTED}"
             )
-    files = _files_by_class(path)
-    class_names = tuple(files)
-    whole = _with_classes(path, class_names, files)
-    return Dataset(name, {"test": whole}, class_names, str(path), spec, is_whole=True)
 
 
 def _is_kind(folder: str, part: str) -> bool:
@@ -95,10 +130,10 @@ def _files_by_class(folder: Path) -> dict[str, list[str]]:
                 raise InvalidInputError(f"class folder {entry.path} has no images; remove it")
         elif is_image_name(entry.name):
             raise InvalidInputError(
-                f"image {entry.path} lies outside of any class folder; {_WANTED}"
+                f"image {entry.path} lies outside of any class folder; {WANTED}"
             )
     if not files:
-        raise InvalidInputError(f"folder {folder} has no class folders; {_WANTED}")
+        raise InvalidInputError(f"folder {folder} has no class folders; {WANTED}")
     return files
 
 

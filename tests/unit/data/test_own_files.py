@@ -95,16 +95,120 @@ def test_wrong_bytes_in_a_zip_file_are_told(files, tmp_path, store):
     assert "do not match their checksum" in error.reason
 
 
-def test_archives_are_ood_sets_alone(files, tmp_path, store):
-    _archive(tmp_path / "some.zip", files[1])
-    with pytest.raises(InvalidInputError, match="unpack it into a folder"):
-        open_dataset(str(tmp_path / "some.zip"), store)
+def test_what_is_no_archive_of_images_is_refused(files, tmp_path, store):
     _archive(tmp_path / "none.zip", {"notes.txt": b""})
     with pytest.raises(InvalidInputError, match="has no images"):
         open_dataset(str(tmp_path / "none.zip"), store, role="ood")
     (tmp_path / "no.zip").write_bytes(b"hello")
     with pytest.raises(CorruptArtifactError, match="cannot be read as an archive"):
         open_dataset(str(tmp_path / "no.zip"), store, role="ood")
+
+
+def _bytes(suffix, files):
+    stream = io.BytesIO()
+    if suffix == "zip":
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+LAYOUTS = {
+    "parts": ["train/cat/{}", "train/dog/{}", "test/dog/{}", "train/cat/{}", "other/{}"],
+    "in one folder": ["x/y/train/cat/{}", "x/y/train/dog/{}", "x/y/test/dog/{}",
+                      "x/y/train/cat/deep/{}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_class_folders_in_an_archive_are_a_data_set(files, tmp_path, store, suffix, layout):
+    images, contents = files
+    names = [pattern.format(f"{row}.png") for row, pattern in enumerate(LAYOUTS[layout])]
+    _archive(tmp_path / f"a.{suffix}", dict(zip(names, contents.values(), strict=False)))
+    dataset = open_dataset(str(tmp_path / f"a.{suffix}"), store)
+    labels = {name: part.labels.tolist() for name, part in dataset.parts.items()}
+    assert (dataset.class_names, labels) == (("cat", "dog"), {"train": [0, 0, 1], "test": [1]})
+    test = dataset.parts["test"].source
+    np.testing.assert_array_equal(next(iter(test.read(0, 1))), images[2])
+    assert test.key_of(0) == f"{tmp_path}/a.{suffix}/{names[2]}"
+
+
+def test_a_whole_in_an_archive_is_divided_as_a_folder_is(files, tmp_path, store):
+    _archive(tmp_path / "a.zip", {f"{'ab'[row % 2]}/{row}.png": content
+                                  for row, content in enumerate(files[1].values())})  # fmt: skip
+    dataset = open_dataset(str(tmp_path / "a.zip"), store, test_fraction=0.5)
+    assert {name: len(part) for name, part in dataset.parts.items()} == {"train": 5, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["a.png", "cat/b.png"], r"image .*a\.zip/a\.png lies outside of any class folder"),
+        (["train/a.png", "test/cat/b.png"], r"train/a\.png lies outside of any class folder"),
+        (
+            ["train/cat/a.png", "test/dog/b.png"],
+            r"a\.zip/test has a class 'dog' that train has not",
+        ),
+        (["training/cat/a.png", "test/b/a.png"], r"outside|class"),
+        (["training/cat/a.png", "x/cat/a.png"], r"'training', which is not a class; rename it"),
+        (["val/cat/a.png", "val/dog/a.png"], r"has neither train nor test"),
+    ],
+)
+def test_an_archive_in_another_layout_is_refused_as_a_folder_is(
+    files, tmp_path, store, names, reason
+):
+    _archive(tmp_path / "a.zip", dict(zip(names, files[1].values(), strict=False)))
+    if reason == "outside|class":  # folders beside those of parts are no part of the data
+        assert open_dataset(str(tmp_path / "a.zip"), store).class_names == ("b",)
+        return
+    with pytest.raises(InvalidInputError, match=reason):
+        open_dataset(str(tmp_path / "a.zip"), store)
+
+
+@pytest.mark.parametrize("outer", ["zip", "tar"])
+@pytest.mark.parametrize("inner", ["zip", "tar"])
+def test_an_archive_in_an_archive_is_read_in_place(files, tmp_path, store, outer, inner):
+    images, contents = files
+    pieces = list(contents.values())
+    cats = _bytes(inner, {"0.png": pieces[0], "1.png": pieces[1], "._0.png": b"x"})
+    dogs = _bytes("tar", {f"dog.{inner}": _bytes(inner, {"x/2.png": pieces[2]})})
+    path = tmp_path / f"a.{outer}"
+    path.write_bytes(
+        _bytes(outer, {f"cat.{inner}": cats, "more.tar": dogs, "mouse/3.png": pieces[3]})
+    )
+    part = open_dataset(str(path), store, role="ood").ood_part
+    np.testing.assert_array_equal(np.stack(list(part.source.read(0, 4))), images[:4])
+    assert part.source.name_of(2) == f"more.tar/dog.{inner}/x/2.png"
+    dataset = open_dataset(str(path), store)
+    assert dataset.class_names == ("cat", "more", "mouse")  # as the folders it unpacks to
+    assert dataset.id_test.labels.tolist() == [0, 0, 1, 2]
+
+
+def test_a_compressed_archive_in_an_archive_is_refused(files, tmp_path, store):
+    inner = _bytes("zip", {"a.png": files[1]["a/0.png"]})
+    path = tmp_path / "a.zip"
+    _archive(path, {"b.zip": inner})  # deflated
+    with pytest.raises(InvalidInputError, match=r"holds b\.zip compressed, so that it cannot be"):
+        open_dataset(str(path), store, role="ood")
+    path.write_bytes(_bytes("zip", {"a.png": files[1]["a/0.png"], "b.tar.gz": b""}))
+    with pytest.raises(InvalidInputError, match=r"holds b\.tar\.gz compressed"):
+        open_dataset(str(path), store, role="ood")
+    deep = inner
+    for _ in range(4):
+        deep = _bytes("zip", {"x.zip": deep})
+    path.write_bytes(deep)
+    with pytest.raises(InvalidInputError, match="too deep inside"):
+        open_dataset(str(path), store, role="ood")
+    path.write_bytes(_bytes("zip", {"b.zip": inner[:-30]}))
+    with pytest.raises(CorruptArtifactError, match=r"a\.zip: b\.zip cannot be read"):
+        open_dataset(str(path), store, role="ood")
 
 
 def test_list_names_images_and_classes(tmp_path, store, random_images, write_images):
