@@ -15,8 +15,8 @@ from torch.nn.functional import multi_head_attention_forward, normalize
 
 from oodcli.errors import InvalidInputError, OodError, UnknownNameError
 from oodcli.models import (
-    fitted,
     load_into,
+    load_with_remarks,
     parse_architecture,
     pretrained_state,
     published_configuration,
@@ -147,7 +147,7 @@ def test_a_run_needs_neither_its_folder_nor_the_text_tower(tmp_path: Path) -> No
     assert torch.equal(head.weight, network.head().weight)
     # Fewer classes are still text embeddings; a linear probe is not.
     assert again.restricted([2, 0]).head().scale == head.scale
-    probed, _ = fitted(again.spec, names, headless=True)
+    probed, _ = load_with_remarks(again.spec, names, headless=True)
     assert probed.head().scale is None
 
 
