@@ -1,8 +1,8 @@
 """CLIP networks of open_clip, by name and tag, from a folder, or from the cache of the hub.
 
-They are written ``open_clip:MODEL:TAG``, ``open_clip:MODEL:FOLDER``, ``open_clip:FOLDER`` or
-``open_clip:OWNER/NAME``; ``open_clip:MODEL`` alone needs a file of weights. A folder holds
-``open_clip_config.json`` and the weights, as open_clip writes it.
+Their names are ``open_clip:MODEL:TAG``, ``open_clip:MODEL:FOLDER``, ``open_clip:FOLDER`` or
+``open_clip:OWNER/NAME``; ``open_clip:MODEL`` alone needs a weight file. A folder contains
+``open_clip_config.json`` and the weights, as written by open_clip.
 """
 
 import importlib
@@ -21,39 +21,39 @@ from oodcli.models.model_folders import ModelFolder, find_folder
 
 OPEN_CLIP = "open_clip"
 CLIP_CONFIG = "open_clip_config.json"
-_CURE = "name a folder as open_clip writes it"
-# In the order in which open_clip looks for them.
+_CURE = "give a folder as written by open_clip"
+# In the order in which open_clip searches them.
 _WEIGHTS = (
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth", "model.safetensors",
     "pytorch_model.bin", "pytorch_model.pth", "model.pth",
 )  # fmt: skip
 _BOTH = ("embed_dim", "vision_cfg", "text_cfg")
-# A text tower is built with every network, and thrown away where it is not needed.
+# open_clip always builds a text tower too; where it is not needed, a minimal one is discarded.
 _SMALLEST_TEXT = {"context_length": 2, "vocab_size": 2, "width": 2, "heads": 1, "layers": 1}
-_USUAL_SIDE = 224
+_DEFAULT_SIDE = 224
 
 
 @dataclass(frozen=True)
 class ClipSource:
-    """A CLIP network, and where its weights are.
+    """A CLIP network, and the location of its weights.
 
     Parameters
     ----------
     name
-        The one way to write it, without ``open_clip:``.
+        The canonical name, without ``open_clip:``.
     network
-        Its configuration, as open_clip's ``model_cfg`` has it.
+        Configuration of the network, as in open_clip's ``model_cfg``.
     images
-        What is said of its images, as in open_clip's ``preprocess_cfg``.
+        Preprocessing of images, as in open_clip's ``preprocess_cfg``.
     said_by
-        What says so, for people to read.
+        Source of the preprocessing, for messages.
     folder
-        Where its weights are; None of a model that is named without any.
+        Folder of the weights; None for a model without a tag or folder.
     files
-        Names that the file of weights may have in the folder, best first.
+        Possible names of the weight file in the folder, in order of preference.
     tokenizer
-        The name of the model whose tokenizer it has; empty where that lies in the folder.
+        Name of the model whose tokenizer the network uses; empty if the tokenizer is in the folder.
     """
 
     name: str
@@ -66,38 +66,38 @@ class ClipSource:
 
     @property
     def tower(self) -> str:
-        """What the image tower is built from, as JSON text."""
+        """Configuration of the image tower, as JSON text."""
         vision = {**self.network["vision_cfg"], "timm_model_pretrained": False}
-        kept = {"embed_dim": self.network["embed_dim"], "vision_cfg": vision}
+        content = {"embed_dim": self.network["embed_dim"], "vision_cfg": vision}
         if self.network.get("quick_gelu"):
-            kept["quick_gelu"] = True
-        return json.dumps(kept, sort_keys=True)
+            content["quick_gelu"] = True
+        return json.dumps(content, sort_keys=True)
 
     def weights(self) -> tuple[Path, dict[str, Tensor]]:
-        """Read the weights of both towers; return also their file.
+        """Read the weights of both towers; return the path of the file and the tensors by name.
 
         Raises
         ------
         InvalidInputError
-            If there are none, or the file cannot be used.
+            If there are no weights, or the file cannot be used.
         DownloadError
-            If they were to be downloaded and cannot be.
+            If a download fails.
         """
         if self.folder is None:
             raise InvalidInputError(
-                f"{OPEN_CLIP}:{self.name} names no weights; name a pretrained tag or a folder "
-                f"behind it (open_clip:{self.name}:TAG), or a file: ood import FILE"
+                f"{OPEN_CLIP}:{self.name} names no weights; add a pretrained tag or a folder "
+                f"(open_clip:{self.name}:TAG), or give a file: ood import FILE"
             )
         return self.folder.weights(self.files)
 
 
-def open_clip_package() -> Any:  # noqa: ANN401 - a package that need not be there
+def open_clip_package() -> Any:  # noqa: ANN401 - an optional package
     """Import open_clip.
 
     Raises
     ------
     InvalidInputError
-        If it is not installed.
+        If open_clip is not installed.
     """
     try:
         return importlib.import_module("open_clip")
@@ -105,29 +105,29 @@ def open_clip_package() -> Any:  # noqa: ANN401 - a package that need not be the
         if error.name != "open_clip":
             raise
         raise InvalidInputError(
-            "networks written open_clip:… need the package open_clip_torch; install it: "
+            "networks open_clip:… need the package open_clip_torch; install it: "
             'pip install "oodcli[clip]"'
         ) from None
 
 
 def clip_source(function: str, *, download: bool = False) -> ClipSource:
-    """Find out which CLIP network is written, and where its weights are.
+    """Return the configuration and the location of a CLIP network.
 
     Parameters
     ----------
     function
-        What follows ``open_clip:``.
+        The text of the architecture after ``open_clip:``.
     download
-        Whether what is not in the cache of the hub may be downloaded.
+        Whether files that are not in the cache of the hub may be downloaded.
 
     Raises
     ------
     UnknownNameError
-        If there is no such model, or no such tag of it.
+        If there is no such model, or the model has no such tag.
     InvalidInputError
-        If the package is not installed, or the folder holds no CLIP network.
+        If the package is not installed, or the folder contains no CLIP network.
     DownloadError
-        If something was to be downloaded and cannot be.
+        If a download fails.
     """
     package = open_clip_package()
     what = f"{OPEN_CLIP}:{function}"
@@ -149,7 +149,7 @@ def _of_folder(folder: ModelFolder) -> ClipSource:
     network = _checked(content.get("model_cfg"), folder)
     images = content.get("preprocess_cfg") or {}
     if not isinstance(images, dict):
-        raise InvalidInputError(f"preprocess_cfg of {folder.name} is no JSON object; {_CURE}")
+        raise InvalidInputError(f"preprocess_cfg of {folder.name} is not a JSON object; {_CURE}")
     return ClipSource(folder.name, network, images, str(folder.path / CLIP_CONFIG), folder)
 
 
@@ -168,7 +168,7 @@ def _checked(network: object, folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def _of_model(name: str, rest: str, what: str, *, download: bool) -> ClipSource:
-    """Return a model of open_clip's own list, with a tag or a folder of weights behind it."""
+    """Return a model of open_clip's list, with ``rest``: a tag, a folder of weights, or nothing."""
     package = open_clip_package()
     network = package.get_model_config(name)
     defaults = f"open_clip's configuration of {name}"
@@ -188,7 +188,7 @@ def _of_model(name: str, rest: str, what: str, *, download: bool) -> ClipSource:
         raise UnknownNameError.among(f"folder or pretrained tag of {name}", rest, tags)
     tag = next(tag for tag in tags if package.get_pretrained_cfg(name, tag) == published)
     if published.get("quick_gelu"):
-        # The activation that the weights were trained with, whatever the model is called.
+        # The activation function that the weights were trained with, for any model name.
         network = {**network, "quick_gelu": True}
     repository, _, file = published["hf_hub"].rpartition("/")
     files = tuple(dict.fromkeys((f"{file.rpartition('.')[0]}.safetensors", file))) if file else ()
@@ -202,17 +202,23 @@ def _of_model(name: str, rest: str, what: str, *, download: bool) -> ClipSource:
 
 
 def _check_same(name: str, network: Mapping[str, Any], own: ClipSource) -> None:
-    """Refuse a folder that says that it holds another network than the one that is named."""
+    """Refuse a folder whose configuration is not that of the given model.
+
+    Raises
+    ------
+    InvalidInputError
+        If the configurations differ.
+    """
     for key in (*_BOTH, "quick_gelu"):
         if (network.get(key) or False) != (own.network.get(key) or False):
             raise InvalidInputError(
-                f"the {CLIP_CONFIG} of {own.name} has another {key} than {name}; leave the model "
-                f"out: --arch {OPEN_CLIP}:{own.name}"
+                f"the {CLIP_CONFIG} of {own.name} has another {key} than {name}; omit the model: "
+                f"--arch {OPEN_CLIP}:{own.name}"
             )
 
 
 def preprocessing(source: ClipSource) -> dict[str, Any]:
-    """Return how images are made ready, as open_clip's own transform does it.
+    """Return the preprocessing of images, equal to that of open_clip's own transform.
 
     Returns
     -------
@@ -223,42 +229,43 @@ def preprocessing(source: ClipSource) -> dict[str, Any]:
     Raises
     ------
     InvalidInputError
-        If images are made ready in a way that is not known here.
+        If ood does not support the preprocessing.
     """
     open_clip_package()
     transform = importlib.import_module("open_clip.transform")
     where = f"{OPEN_CLIP}:{source.name}"
     cure = "correct its preprocess_cfg"
-    with reading(where, cure=cure, wrong="is not clear", error=InvalidInputError):
+    with reading(where, cure=cure, wrong="is not valid", error=InvalidInputError):
         merged = transform.merge_preprocess_dict(transform.PreprocessCfg(), dict(source.images))
-        side = source.network["vision_cfg"].get("image_size", _USUAL_SIDE)
+        side = source.network["vision_cfg"].get("image_size", _DEFAULT_SIDE)
         height, width = side if isinstance(side, list | tuple) else (side, side)
         size = int(height), int(width)
         mean, std = (tuple(float(v) for v in merged[name]) for name in ("mean", "std"))
         if not (len(mean) == len(std) == 3 and min(size) > 0):
-            raise ValueError("images of three channels have three means and deviations")
+            raise ValueError("mean and std need three numbers each, and the size must be positive")
     mode, filter_ = merged["resize_mode"], merged["interpolation"]
     if mode not in ("shortest", "squash") or (mode == "shortest" and size[0] != size[1]):
         raise InvalidInputError(
             f"{where} has images of {size[0]} x {size[1]} pixels with resize_mode {mode}, which "
-            "ood does not do; copy its folder and write shortest or squash into preprocess_cfg"
+            "ood does not support; copy its folder and set shortest or squash in preprocess_cfg"
         )
     return {
         "mean": mean,
         "std": std,
         "size": size,
         "resize": "exact" if mode == "squash" else f"shorter-crop:{size[0]}",
-        "filter": "bilinear" if filter_ == "bilinear" else "bicubic",  # as open_clip takes random
+        # open_clip uses bicubic for "random" in evaluation.
+        "filter": "bilinear" if filter_ == "bilinear" else "bicubic",
     }
 
 
 def build_tower(config: str, num_classes: int) -> nn.Module:
-    """Make an image tower with fresh weights, and a last layer.
+    """Build a randomly initialised image tower with a last layer.
 
     Parameters
     ----------
     config
-        As :attr:`ClipSource.tower` returns it.
+        Configuration from :attr:`ClipSource.tower`.
     num_classes
         Number of classes.
     """

@@ -1,4 +1,4 @@
-"""The text tower of a CLIP network: it runs once, at import, and is stored nowhere."""
+"""The text tower of a CLIP network, which runs only at import and is not stored."""
 
 import contextlib
 import importlib
@@ -17,14 +17,14 @@ from oodcli.text import printable
 
 _BATCH = 256
 _SHOWN = 3
-# Files that a tokenizer of the hub may consist of.
+# Possible files of a tokenizer on the hub.
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "added_tokens.json", "sentencepiece.bpe.model", "spiece.model",
     "tokenizer.model",
 )  # fmt: skip
-# What OpenAI's archives have beside the weights, and what older transformers had among them.
-_ASIDE = ("input_resolution", "context_length", "vocab_size")
+# Entries of OpenAI's archives that are not weights, and a buffer of older versions of transformers.
+_IGNORED = ("input_resolution", "context_length", "vocab_size")
 _POSITIONS = "text.transformer.embeddings.position_ids"
 
 
@@ -37,7 +37,7 @@ class Clip:
     model
         The network, in evaluation mode, float32.
     tokenizer
-        Makes tokens ``(n, t)`` of texts.
+        Converts ``n`` texts to tokens ``(n, t)``.
     """
 
     model: Any
@@ -45,17 +45,17 @@ class Clip:
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by."""
+        """Factor of the cosine similarities."""
         return float(self.model.logit_scale.detach().double().exp())
 
     @property
     def logit_bias(self) -> float:
-        """What is added to every logit; 0 of networks without (all but SigLIP)."""
+        """Constant added to every logit; 0 for networks without it (all except SigLIP)."""
         bias = self.model.logit_bias
         return 0.0 if bias is None else float(bias.detach())
 
     def image_tower(self) -> dict[str, Tensor]:
-        """Return the weights of the image tower, in the names of ``ImageTower``."""
+        """Return the weights of the image tower, by their names in ``ImageTower``."""
         return {
             f"visual.{name}": tensor.detach().cpu().clone()
             for name, tensor in self.model.visual.state_dict().items()
@@ -73,11 +73,11 @@ class Clip:
         Parameters
         ----------
         texts
-            The texts; what is longer than the context of the tower is cut off by its tokenizer.
+            The texts; the tokenizer truncates those that exceed the context of the tower.
         device
-            Where to compute.
+            The device that computes.
         advance
-            Called with the number of texts that are done.
+            Called with the number of texts of every finished batch.
 
         Raises
         ------
@@ -110,12 +110,12 @@ class Clip:
         device: torch.device,
         advance: Callable[[int], None] = lambda _done: None,
     ) -> Tensor:
-        """Return the embedding of each name: the mean over templates as a unit vector, ``(n, d)``.
+        """Return the embedding of each name: the normalised mean over templates, ``(n, d)``.
 
         Parameters
         ----------
         names
-            What stands for ``{}``.
+            The names, which replace ``{}``.
         templates
             Texts with ``{}`` in place of the name.
         device, advance
@@ -127,29 +127,29 @@ class Clip:
 
 
 def imagenet_templates() -> tuple[tuple[str, ...], str]:
-    """Return the 80 templates of CLIP's authors for ImageNet, and where they come from."""
+    """Return the 80 templates of the authors of CLIP for ImageNet, and their source."""
     package = open_clip_package()
     templates = tuple(template("{}") for template in package.OPENAI_IMAGENET_TEMPLATES)
     return templates, f"OPENAI_IMAGENET_TEMPLATES of open_clip {package.__version__}"
 
 
 def clip_of(source: ClipSource, state: Mapping[str, Tensor], where: str) -> Clip:
-    """Build both towers, and give them their weights.
+    """Build both towers, and load their weights.
 
     Parameters
     ----------
     source
         The network.
     state
-        Tensors by name, of both towers.
+        Tensors of both towers, by name.
     where
-        The file that they are from, for messages.
+        File of the weights, for messages.
 
     Raises
     ------
     InvalidInputError
-        If the network cannot be built, tensors are missing, left over or of another shape, or its
-        tokenizer is not there.
+        If the network cannot be built, tensors are missing, unexpected or of another shape, or the
+        tokenizer is missing.
     """
     model = _model(source)
     fitting = _in_their_names(model, state)
@@ -166,8 +166,8 @@ def clip_of(source: ClipSource, state: Mapping[str, Tensor], where: str) -> Clip
     found = "; ".join(f"{what}: {_first(names)}" for what, names in wrong.items() if names)
     if found:
         raise InvalidInputError(
-            f"{where} does not fit {OPEN_CLIP}:{source.name} ({found}); name the model that it was "
-            "made with, and weights of both towers"
+            f"{where} does not fit {OPEN_CLIP}:{source.name} ({found}); specify the model of these "
+            "weights, and give weights of both towers"
         )
     model.load_state_dict(fitting)
     return Clip(model.eval(), _tokenizer(source))
@@ -179,7 +179,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _model(source: ClipSource) -> Any:  # noqa: ANN401 - a class of an untyped package
-    """Build both towers with fresh weights, as open_clip's factory does it."""
+    """Build both towers, randomly initialised, as open_clip's factory does."""
     package = open_clip_package()
     content = {**source.network}
     custom = content.pop("custom_text", False)
@@ -193,7 +193,7 @@ def _model(source: ClipSource) -> Any:  # noqa: ANN401 - a class of an untyped p
     with (
         _hub_offline(source),
         third_party_code(
-            f"{OPEN_CLIP}:{source.name} cannot be built", cure="see its configuration"
+            f"{OPEN_CLIP}:{source.name} cannot be built", cure="check its configuration"
         ),
     ):
         model: nn.Module = kind(**content)
@@ -201,11 +201,11 @@ def _model(source: ClipSource) -> Any:  # noqa: ANN401 - a class of an untyped p
 
 
 def _in_their_names(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ANN401
-    """Return weights in the names of a network of open_clip, as its own reader does it."""
+    """Translate weights to the names of a network of open_clip, as its own reader does."""
     convert = importlib.import_module("open_clip.convert")
     names = importlib.import_module("open_clip.model")
     ours = {name.removeprefix("module."): each for name, each in state.items()}
-    ours = {name: each for name, each in ours.items() if name not in _ASIDE}
+    ours = {name: each for name, each in ours.items() if name not in _IGNORED}
     if ours:
         ours = dict(convert.convert_state_dict(model, ours))
     if "positional_embedding" in ours and not hasattr(model, "positional_embedding"):
@@ -226,8 +226,8 @@ def _tokenizer(source: ClipSource) -> Callable[[list[str]], Tensor]:
         name = f"local-dir:{source.folder.path}"
         if source.network["text_cfg"].get("hf_tokenizer_name"):
             for file in _TOKENIZER:
-                source.folder.file(file)  # brings it into the cache where that is allowed
-    cure = "get the folder whole, or let it be downloaded: --pretrained"
+                source.folder.file(file)  # downloads it into the cache if allowed
+    cure = "get the whole folder, or allow the download: --pretrained"
     with (
         _hub_offline(source),
         third_party_code(f"{OPEN_CLIP}:{source.name} has no tokenizer here", cure=cure),
@@ -238,7 +238,7 @@ def _tokenizer(source: ClipSource) -> Callable[[list[str]], Tensor]:
 
 @contextlib.contextmanager
 def _hub_offline(source: ClipSource) -> Iterator[None]:
-    """Keep open_clip and transformers from downloading, unless that was asked for."""
+    """Prevent open_clip and transformers from downloading, unless a download was requested."""
     if source.folder is not None and source.folder.download:
         yield
         return

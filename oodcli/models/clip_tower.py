@@ -1,4 +1,4 @@
-"""The image tower of a CLIP network as a classifier, and the local embeddings it can give."""
+"""The image tower of a CLIP network as a classifier, and its local embeddings."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from oodcli.models.heads import SMALLEST_NORM
 
 
 class ImageTower(nn.Module):
-    """An image tower, and a linear layer of its embedding divided by its length.
+    """An image tower followed by a linear layer; its input is the embedding divided by its length.
 
     Parameters
     ----------
     visual
-        The tower: returns embeddings ``(n, d)``, or a tuple that begins with them.
+        The tower; returns embeddings ``(n, d)``, or a tuple whose first element they are.
     width
         Length of an embedding, ``d``.
     num_classes
@@ -31,16 +31,16 @@ class ImageTower(nn.Module):
         """Return the logits ``(n, k)`` of normalised images ``(n, 3, h, w)``."""
         given = self.visual(images)
         embeddings: Tensor = given[0] if isinstance(given, tuple) else given
-        # In float32 under autocast too, so that features are unit vectors.
+        # In float32 even under autocast, so that features have length 1.
         return self.head(F.normalize(embeddings.float(), dim=1, eps=SMALLEST_NORM))
 
     @property
     def local_path(self) -> str:
-        """Path of the block whose map local embeddings are made of; empty if there are none."""
+        """Path of the block whose feature map gives local embeddings; empty if there are none."""
         return self._local[0]
 
     def local_embeddings(self, maps: Tensor) -> Tensor:
-        """Return an embedding for every position, ``(n, p, d)``.
+        """Return one embedding per position, ``(n, p, d)``.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class ImageTower(nn.Module):
 
     @property
     def _local(self) -> tuple[str, Callable[[Tensor], Tensor]]:
-        """The path, and what makes embeddings of positions ``(n, p, c)``."""
+        """The path, and a function from positions ``(n, p, c)`` to embeddings ``(n, p, d)``."""
         visual: Any = self.visual
         if hasattr(getattr(visual, "attnpool", None), "c_proj"):
             return f"visual.layer4.{len(visual.layer4) - 1}", self._of_pooling
@@ -61,7 +61,7 @@ class ImageTower(nn.Module):
         return "", _none
 
     def _has_values(self) -> bool:
-        """Tell whether it is a ViT whose embedding is that of its class token."""
+        """Return whether the tower is a ViT whose embedding is that of its class token."""
         blocks: Any = getattr(getattr(self.visual, "transformer", None), "resblocks", ())
         attention = getattr(blocks[-1], "attn", None) if len(blocks) > 1 else None
         return (
@@ -88,9 +88,10 @@ class ImageTower(nn.Module):
 
 
 def tower_blocks(module: nn.Module) -> Sequence[str]:
-    """Return the paths of the transformer blocks of a ViT of open_clip; of others none.
+    """Return the paths of the transformer blocks of a ViT of open_clip; empty for other towers.
 
-    They are listed, not searched, since a tower may pool its tokens with a block of its own (CoCa).
+    They are listed instead of searched, because a tower may have another block that pools its
+    tokens (CoCa).
     """
     visual: Any = getattr(module, "visual", None)
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", ())

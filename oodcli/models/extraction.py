@@ -433,12 +433,12 @@ class _Forward:
 
     @property
     def local_path(self) -> str:
-        """Path of the module whose map local embeddings are made of; empty if there are none."""
+        """Path of the module whose feature map gives local embeddings; empty if there are none."""
         return self._module.local_path if isinstance(self._module, ImageTower) else ""
 
     def local_embeddings(self, maps: Tensor) -> Tensor:
-        """Return an embedding for every position of a map of that module, ``(n, p, d)``."""
-        assert isinstance(self._module, ImageTower)  # others have no path of such a module
+        """Return one embedding per position of a feature map of that module, ``(n, p, d)``."""
+        assert isinstance(self._module, ImageTower)  # for other networks local_path is empty
         return self._module.local_embeddings(maps)
 
     def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Negative words of a zero-shot classifier on disk, as the text tower embedded them at import."""
+"""Stored text embeddings of the negative words of a zero-shot classifier, computed at import."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ _EMBEDDINGS, _COUNTS = "embeddings", "counts"
 
 
 def save_words(words: Words, path: Path) -> None:
-    """Write the embeddings of words in one step.
+    """Write the embeddings of words atomically.
 
     Parameters
     ----------
     words
-        The words.
+        The embeddings and counts of the words.
     path
-        A ``.safetensors`` file, replaced if it is there.
+        A ``.safetensors`` file; an existing one is replaced.
     """
     arrays = {
         _EMBEDDINGS: words.embeddings.cpu().contiguous(),
@@ -33,24 +33,24 @@ def save_words(words: Words, path: Path) -> None:
 
 
 def load_words(path: Path, *, digest: str) -> Words:
-    """Read what :func:`save_words` wrote.
+    """Read the embeddings that :func:`save_words` wrote.
 
     Parameters
     ----------
     path
         The file.
     digest
-        Digest that it had when it was written.
+        Digest of the file when it was written.
 
     Raises
     ------
     CorruptArtifactError
-        If it is gone, or not what was written.
+        If the file does not exist, or has changed.
     """
     cure = "remove the run and create it again"
     if not path.is_file() or digest_of_file(path) != digest:
         raise CorruptArtifactError(
-            f"the negative words {path} are gone or have changed since they were written; {cure}"
+            f"the negative words {path} are missing or have changed since they were written; {cure}"
         )
     with reading(path, wrong="is damaged", cure=cure):
         arrays = safetensors.torch.load_file(path)
