@@ -69,7 +69,7 @@ class NetworkStructure:
     @property
     def images(self) -> Tensor:
         """The images that the network was traced with, ``(2, 3, h, w)``."""
-        return _noise(self.side)
+        return noise(self.side)
 
 
 def find_structure(
@@ -121,39 +121,95 @@ def find_structure(
             module, name, side, output=output, classes=classes, restored=restored
         )
         last = end.last
-        searched = _blocks(module, seen, last.path)
-        if len(searched) < _LEAST_BLOCKS:
-            seen = seen.of_first_tensors()
-            searched = _blocks(module, seen, last.path)
-        known = _listed(seen, () if inventory is None else inventory(module))
-        blocks = known or searched
-        if len(blocks) < _LEAST_BLOCKS:
-            raise InvalidInputError(
-                f"{name} has no chain of at least two units in which each output is used only by "
-                "the next unit, so it has no blocks for norms; put each unit into a module that "
-                "returns one tensor"
-            )
-        layouts = _layouts(module, blocks, name)
-        kinds = dict.fromkeys(type(module.get_submodule(call.path)).__name__ for call in blocks)
+        blocks = find_blocks(module, seen, last.path, name, inventory)
         text = (
-            f"{name}: {len(blocks)} blocks ({', '.join(kinds)}) from {blocks[0].path} to "
-            f"{blocks[-1].path}{_positions(layouts)}; last layer {last.path}"
+            f"{name}: {blocks.text}; last layer {last.path}"
             + (f" ({last.text})" if last.text else "")
             + ("" if last.has_bias else ", with a bias of zero added")
             + (f"; {end.text}" if end.text else "")
             + ("; one input channel, the luma of the images" if channels == 1 else "")
         )
         return NetworkStructure(
-            {call.path: call.path for call in blocks},
-            layouts,
+            {call.path: call.path for call in blocks.calls},
+            blocks.layouts,
             last,
             end.output,
             channels,
             _takes_channels_last(module, images),
             images.shape[-1],
             text,
-            tuple(call.path for call in searched) if known else (),
+            blocks.searched,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The blocks of a network.
+
+    Parameters
+    ----------
+    calls
+        The calls of their modules in forward order.
+    layouts
+        As in :class:`NetworkStructure`.
+    searched
+        As in :class:`NetworkStructure`.
+    text
+        How many they are, of which classes, from where to where.
+    """
+
+    calls: Sequence[Call]
+    layouts: Mapping[str, Layout]
+    searched: tuple[str, ...]
+    text: str
+
+
+def find_blocks(
+    module: nn.Module,
+    seen: Trace,
+    head: str,
+    name: str,
+    inventory: Callable[[nn.Module], Sequence[str]] | None = None,
+) -> Blocks:
+    """Find the blocks of a network in its forward pass.
+
+    Parameters
+    ----------
+    module
+        The network.
+    seen
+        Its forward pass.
+    head
+        Path of its last layer; empty if the pass ends before it.
+    name, inventory
+        As for :func:`find_structure`.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no two blocks whose maps can be read safely.
+    """
+    searched = _blocks(module, seen, head)
+    if len(searched) < _LEAST_BLOCKS:
+        seen = seen.of_first_tensors()
+        searched = _blocks(module, seen, head)
+    known = _listed(seen, () if inventory is None else inventory(module))
+    blocks = known or searched
+    if len(blocks) < _LEAST_BLOCKS:
+        raise InvalidInputError(
+            f"{name} has no chain of at least two units in which each output is used only by "
+            "the next unit, so it has no blocks for norms; put each unit into a module that "
+            "returns one tensor"
+        )
+    layouts = _layouts(module, blocks, name)
+    kinds = dict.fromkeys(type(module.get_submodule(call.path)).__name__ for call in blocks)
+    return Blocks(
+        blocks,
+        layouts,
+        tuple(call.path for call in searched) if known else (),
+        f"{len(blocks)} blocks ({', '.join(kinds)}) from {blocks[0].path} to "
+        f"{blocks[-1].path}{_positions(layouts)}",
+    )
 
 
 @dataclass(frozen=True)
@@ -187,7 +243,7 @@ def _first_pass(
     """
     refused: dict[str, list[int]] = {}
     for tried in _SIDES if side is None else (side,):
-        images = _noise(tried)
+        images = noise(tried)
         reasons = []
         for channels in (3, 1):
             with contextlib.ExitStack() as kept:
@@ -220,7 +276,8 @@ def _first_pass(
     )
 
 
-def _noise(side: int) -> Tensor:
+def noise(side: int) -> Tensor:
+    """Return the images that are followed, ``(2, 3, h, w)``."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(_IMAGES, 3, side, side, generator=generator)
 

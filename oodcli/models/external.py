@@ -32,6 +32,7 @@ from oodcli.models.clip_tower import tower_blocks
 from oodcli.models.discovery import NetworkStructure, find_structure
 from oodcli.models.folder_networks import canonical_function, config_named
 from oodcli.models.hugging_face import HUGGING_FACE, build
+from oodcli.models.inventories import of_inverted
 from oodcli.models.last_layer import convert_last_layer, converted_layer
 from oodcli.models.outputs import convert_input_to_grey, select_output
 from oodcli.specs import format_value, names_folder
@@ -250,7 +251,7 @@ def _of_builder(
     if side is None:
         sides = (params[key] for key in _SIDE_NAMES if key in params)
         side = next((each for each in sides if isinstance(each, int)), None)
-    return _searched(text, make, side, output, _of_inverted if name == TIMM else None)
+    return _searched(text, make, side, output, of_inverted if name == TIMM else None)
 
 
 @cache
@@ -259,7 +260,7 @@ def _in_folder(
 ) -> Architecture:
     text = _architecture_text(name, function, (), output)
     make = _checked_make(_folder_make(name, config), text)
-    inventory = {TIMM: _of_inverted, OPEN_CLIP: tower_blocks}.get(name)
+    inventory = {TIMM: of_inverted, OPEN_CLIP: tower_blocks}.get(name)
     return _searched(text, make, side, output, inventory, config=config)
 
 
@@ -446,34 +447,6 @@ def _inverted(module: nn.Module) -> Mapping[str, str]:
     paths = [f"features.{path}" for path, _ in module.get_submodule("features").named_children()]
     between = {str(number): path for number, path in enumerate(paths[1:-1], start=1)}
     return {"stem": paths[0], **between, "last": paths[-1]}
-
-
-def _of_inverted(module: nn.Module) -> Sequence[str]:
-    """Return the paths of all blocks of timm's EfficientNets, MobileNets and related networks.
-
-    Returns
-    -------
-    Sequence
-        Paths in forward order; empty for other networks.
-
-    Notes
-    -----
-    The blocks are the stem, all blocks of all stages, and the last convolution if it precedes the
-    pooling, each after its activation. FeatureNorm uses the same blocks for MobileNetV3, and the
-    search finds the same for the EfficientNets of other packages.
-    """
-    parts = dict(module.named_children())
-    stages = parts.get("blocks")
-    if not {"conv_stem", "bn1"} <= parts.keys() or not isinstance(stages, nn.Sequential):
-        return ()
-    if not all(isinstance(stage, nn.Sequential) for stage in stages):
-        return ()
-    within = [
-        f"blocks.{stage}.{block}"
-        for stage, each in stages.named_children()
-        for block, _ in each.named_children()
-    ]
-    return ("bn1", *within, *(("bn2",) if {"conv_head", "bn2"} <= parts.keys() else ()))
 
 
 def _searched(

@@ -89,6 +89,11 @@ def _to_grey(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     images, *others = inputs
     if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3:
         return inputs
+    return (luma(images), *others)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Return the luma ``(n, 1, h, w)`` of images ``(n, 3, h, w)``."""
     red, green, blue = images.split(1, dim=1)
     # In this form, three equal channels give exactly the same value.
-    return (red + _GREEN * (green - red) + _BLUE * (blue - red), *others)
+    return red + _GREEN * (green - red) + _BLUE * (blue - red)
