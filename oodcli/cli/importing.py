@@ -35,22 +35,24 @@ class Logits(StrEnum):
 
 def import_(
     context: typer.Context,
+    data: DataOption,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            help="File with the weights, as torch.save, pickle or safetensors wrote it; or with a "
+            "whole network: ONNX, torch.export, TorchScript.",
+            show_default=False,
+        ),
+    ] = None,
     arch: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--arch",
             autocompletion=completion.architectures,
             metavar="ARCH[:KEY=VALUE,…]",
             help="Architecture: one of ood, such as resnet18:stem_padding=2, or torchvision:NAME, "
-            "timm:NAME, hf:FOLDER, open_clip:MODEL:TAG, package.module:function.",
-            show_default=False,
-        ),
-    ],
-    data: DataOption,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(
-            help="File with the weights, as torch.save, pickle or safetensors wrote it.",
+            "timm:NAME, hf:FOLDER, open_clip:MODEL:TAG, package.module:function [default: that of "
+            "an ONNX file, a program of torch.export, or TorchScript].",
             show_default=False,
         ),
     ] = None,
@@ -225,7 +227,9 @@ def import_(
         raise typer.BadParameter(
             "give either a checkpoint or --pretrained, not both", param_hint="CHECKPOINT"
         )
-    if checkpoint is None and not (pretrained or names_folder(arch)):
+    if arch is None and checkpoint is None:
+        context.fail("Missing option '--arch': give it, or a file that holds a whole network.")
+    if checkpoint is None and not (pretrained or names_folder(arch or "")):
         context.fail(
             "Missing argument 'CHECKPOINT': give a checkpoint, --pretrained or --arch hf:FOLDER."
         )
@@ -234,7 +238,7 @@ def import_(
         Store.at(store),
         ImportRequest(
             checkpoint,
-            arch=arch,
+            arch=arch or "",
             output=output,
             data=data,
             key=key,

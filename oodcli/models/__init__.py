@@ -6,6 +6,7 @@ from oodcli.models.clip_text import Clip, imagenet_templates
 from oodcli.models.fitting import load_into, load_with_remarks
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, network_of
+from oodcli.models.onnx_network import ONNX
 from oodcli.models.pretrained import (
     Pretrained,
     clip_network,
@@ -14,6 +15,7 @@ from oodcli.models.pretrained import (
     published_configuration,
     translated_state,
 )
+from oodcli.models.programs import Program, read_program
 from oodcli.models.registry import (
     ARCHITECTURES,
     builder_of,
@@ -26,12 +28,14 @@ from oodcli.models.state_dicts import Checkpoint, read_checkpoint, read_state
 
 __all__ = [
     "ARCHITECTURES",
+    "ONNX",
     "Architecture",
     "ArchitectureSpec",
     "Checkpoint",
     "Clip",
     "Network",
     "Pretrained",
+    "Program",
     "UnitFeatureLinear",
     "builder_of",
     "builder_side_of",
@@ -49,6 +53,7 @@ __all__ = [
     "pretrained_state",
     "published_configuration",
     "read_checkpoint",
+    "read_program",
     "read_state",
     "save_weights",
     "translated_state",

@@ -12,6 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
@@ -72,6 +73,10 @@ class Parameter:
 
 def _nothing(_state: Mapping[str, Tensor]) -> Mapping[str, int]:
     return {}
+
+
+def _anywhere(_device: torch.device) -> tuple[str, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,11 @@ class Architecture:
     config
         For a network from a folder: the configuration, as JSON text, that it is built from. It is
         stored with the weights, so that the folder is not needed again. Otherwise empty.
+    closed
+        Whether the network runs outside of torch, so that neither gradients nor layers inside it
+        are available, and its feature maps cannot be changed. It cannot be trained.
+    placement
+        Returns lines for the user if the network does not run on a device.
     """
 
     # Flat: all but four fields have a default that suits most networks, so entries stay short.
@@ -168,6 +178,8 @@ class Architecture:
     searched: tuple[str, ...] = ()
     original: OriginalForm | None = None
     config: str = ""
+    closed: bool = False
+    placement: Callable[[torch.device], tuple[str, ...]] = _anywhere
 
     def check_trainable(self) -> None:
         """Refuse a network whose last layer is not a plain linear layer, and was replaced by one.
@@ -177,6 +189,11 @@ class Architecture:
         InvalidInputError
             If it is such a network.
         """
+        if self.closed:
+            raise InvalidInputError(
+                f"networks of {self.name} files cannot be trained here: they run outside of torch; "
+                "train the network with your own code and import it: ood import"
+            )
         if self.original is not None:
             raise InvalidInputError(
                 f"{self.name} cannot be trained by ood: its last layer {self.original.path} is not "

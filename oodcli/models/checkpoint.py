@@ -14,8 +14,7 @@ from oodcli.files import reading
 from oodcli.models.fitting import load_into
 from oodcli.models.heads import scoring_head
 from oodcli.models.network import Network
-from oodcli.models.registry import is_external, parse_architecture
-from oodcli.specs import names_folder
+from oodcli.models.registry import ARCHITECTURES, parse_architecture, stores_config
 from oodcli.store.store import atomic_write
 
 _HEAD = "head"
@@ -112,7 +111,7 @@ def load_run_network(
     """
     side = size[0] if size is not None and size[0] == size[1] else None
     try:
-        config = stored_config(path) if names_folder(arch) else ""
+        config = stored_config(path) if stores_config(arch) else ""
         spec = parse_architecture(arch, side=side, config=config)
         network = load_into(spec, load_weights(path))
     except InvalidInputError as error:
@@ -150,7 +149,8 @@ def load_head(path: Path, arch: str) -> Head:
     """
     with _own_file(path), safe_open(path, framework="pt") as tensors:
         # The metadata saves building an external network just to find its last layer.
-        written = (tensors.metadata() or {}).get(_HEAD) if is_external(arch) else None
+        built_in = arch.partition(":")[0] in ARCHITECTURES
+        written = None if built_in else (tensors.metadata() or {}).get(_HEAD)
         head = written or parse_architecture(arch).architecture.head
         numbers = {
             name: float(tensors.get_tensor(f"{head}.{name}"))

@@ -99,6 +99,10 @@ class ReadyNetwork:
             raise InvalidInputError(
                 f"no precision {precision!r}; there are: {', '.join(PRECISIONS)}"
             )
+        if precision != "float32" and network.spec.architecture.closed:
+            raise InvalidInputError(
+                f"{network.spec} computes in the precision of its graph; omit --amp"
+            )
         self.network = network
         self.device = torch.device(device)
         self.mixed_precision = precision == "bfloat16"
@@ -231,6 +235,8 @@ class ReadyNetwork:
 
     def _multiplications(self, size: tuple[int, int]) -> float:
         """Count the multiplications for one image; infinite if they exceed the limit."""
+        if self.network.spec.architecture.closed:
+            return math.inf  # it has threads of its own
         found = 0
 
         def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -443,6 +449,7 @@ class _Forward:
 
     def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:
         """Return the paths of all modules of these types."""
+        self._check_open()
         return [path for path, each in self._module.named_modules() if isinstance(each, kinds)]
 
     def run(
@@ -462,9 +469,21 @@ class _Forward:
         Raises
         ------
         UndefinedMethodError
-            If a map to edit, or to differentiate, is not ``(n, c, h, w)`` in the network.
+            If a map to edit, or to differentiate, is not ``(n, c, h, w)`` in the network, or the
+            network runs outside of torch.
         """
+        if edit or (torch.is_grad_enabled() and images.requires_grad):
+            self._check_open()
         return self._run(images, keep=keep, edit=edit or {}, norms=None)
+
+    def _check_open(self) -> None:
+        """Refuse gradients, layers and edits for a network that runs outside of torch."""
+        if self._network.spec.architecture.closed:
+            raise UndefinedMethodError(
+                "methods that need gradients, layers inside the network or changes to its maps are "
+                f"not defined for a network that runs outside of torch ({self._network.spec}); "
+                "omit them, or import the network from its weights in PyTorch"
+            )
 
     def probe_context(self) -> contextlib.AbstractContextManager[object]:
         """Return the context of a probe: gradients off, and no autocast cache of the weights.

@@ -140,6 +140,16 @@ class Network:
             )
         return tuple(lines)
 
+    def placement(self, device: torch.device) -> tuple[str, ...]:
+        """Return lines to tell the user where the network does not compute on a device.
+
+        Parameters
+        ----------
+        device
+            The device that was asked for.
+        """
+        return self.spec.architecture.placement(device)
+
     def check_image_size(self, height: int, width: int) -> None:
         """Refuse images of a size that the network does not accept.
 

@@ -19,6 +19,7 @@ from oodcli.models.external import (
     stated_preprocessing,
 )
 from oodcli.models.folder_networks import folder_side
+from oodcli.models.onnx_network import ONNX, onnx_architecture
 from oodcli.models.resnet import (
     build_resnet18,
     build_resnet20,
@@ -76,7 +77,8 @@ def parse_architecture(spec: str, *, side: int | None = None, config: str = "") 
         Height and width in pixels of the images that the network is used with; None if unknown. An
         external network is traced at that size.
     config
-        Configuration of a network from a folder, as JSON text; read from the folder if empty.
+        Configuration that is stored with the weights, as JSON text (see :func:`stores_config`);
+        of a network from a folder, read from the folder if empty.
 
     Raises
     ------
@@ -92,6 +94,13 @@ def parse_architecture(spec: str, *, side: int | None = None, config: str = "") 
     'resnet18:width=16'
     """
     name, colon, rest = spec.partition(":")
+    if spec == ONNX:
+        if not config:
+            raise InvalidInputError(
+                f"{ONNX} is the architecture of a network in a file; give the file, and omit "
+                "--arch: ood import model.onnx --data DATA"
+            )
+        return onnx_architecture(config).spec({})
     if is_external(spec):
         function, texts = builder_of(spec)
         return external_architecture(name, function, texts, side=side, config=config).spec({})
@@ -198,6 +207,11 @@ def builder_side_of(spec: str) -> int | None:
     if side is None and package not in (TORCHVISION, TIMM):
         _, side = stated_preprocessing(package, function, texts)
     return side
+
+
+def stores_config(spec: str) -> bool:
+    """Return whether the weights of an architecture are stored with its configuration."""
+    return spec == ONNX or names_folder(spec)
 
 
 def is_external(spec: str) -> bool:

@@ -17,11 +17,23 @@ import torch
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import reading, regular
 from oodcli.pickles import ExcessError, check_pickle, load_pickle
+from oodcli.sniffing import program_kind
 from oodcli.text import printable
 
 SAVE = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 WRONG = "is not a checkpoint, or is incomplete"
 AGAIN = "get it again"
+
+# Files that hold a network with its forward pass, if only weights are expected.
+_PROGRAMS = {
+    "onnx": "an ONNX graph, which contains no state dict; import the graph without --arch: "
+    "ood import {file} --data DATA; or " + SAVE,
+    "torchscript": "TorchScript, a program with its weights; import it without --arch: "
+    "ood import {file} --data DATA; or save the weights alone: "
+    "torch.save(torch.jit.load('{file}').state_dict(), 'weights.pt')",
+    "pt2": "an exported program; import it without --arch: ood import {file} --data DATA; or save "
+    "the weights alone: torch.save(torch.export.load('{file}').state_dict, 'weights.pt')",
+}
 
 _START = 512
 _ZIP = b"PK\x03\x04"
@@ -150,13 +162,13 @@ def _other_kind(path: Path, start: bytes) -> str | None:
     for magic, kind in kinds:
         if start.startswith(magic):
             return kind
+    program = program_kind(path)
+    if program is not None:
+        return _PROGRAMS[program].format(file=printable(path.name))
     if start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return "a web page, downloaded instead of the file; " + AGAIN
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it and give the checkpoint in it"
-    # ONNX: the version of the format, then the producer.
-    if start[:1] == b"\x08" and start[1:2] < b"\x40" and start[2:3] in (b"\x12", b"\x3a"):
-        return "an ONNX graph, which contains no state dict; " + SAVE
     return _kind_of_archive(path) if start.startswith(_ZIP) else None
 
 
@@ -167,18 +179,11 @@ def _kind_of_archive(path: Path) -> str | None:
             names = archive.namelist()
     except Exception:  # noqa: BLE001 - torch reports what is wrong with it
         return None
-    file = printable(path.name)
 
     def ends(*ends: str) -> bool:
         return any(name.endswith(ends) for name in names)
 
     kinds = {
-        "TorchScript, a program with its weights; save the weights alone: "
-        f"torch.save(torch.jit.load('{file}').state_dict(), 'weights.pt')": ends("/constants.pkl"),
-        "an exported program; save the weights alone: "
-        f"torch.save(torch.export.load('{file}').state_dict, 'weights.pt')": ends(
-            "/model.json", "/archive_format", "serialized_exported_program.json"
-        ),
         "": ends("data.pkl"),
         f"an archive of NumPy arrays; {SAVE}": ends(".npy"),
         f"a Keras model; {SAVE}": "model.weights.h5" in names,

@@ -133,6 +133,8 @@ class Activator:
     @cached_property
     def _ready(self) -> ReadyNetwork:
         """The network on its device, created on first use."""
+        for line in self.network.placement(self.device):
+            self._progress.note(line)
         return ReadyNetwork(self.network, device=self.device, precision=self.precision)
 
     def activations(

@@ -101,6 +101,7 @@ def sizing_for(
     certain: bool,
     image_size: int | None,
     resize: str | None,
+    side: int | None = None,
 ) -> Sizing:
     """Return the image size for training a network, or for using an imported one.
 
@@ -119,6 +120,8 @@ def sizing_for(
         requested them, or an imported network has their number of classes.
     image_size, resize
         Options of the user; None if not given.
+    side
+        Height and width in pixels that the file of the network fixes; None if it fixes none.
 
     Raises
     ------
@@ -136,7 +139,8 @@ def sizing_for(
     check_size_options(image_size, resize)
     first = "train" if purpose == "training" else next(iter(dataset.parts))
     originals = OriginalSizes.of(dataset.parts[first].source)
-    fixed = builder_side_of(arch)
+    fixed = builder_side_of(arch) if side is None else side
+    builder = f"the network that {arch} builds" if side is None else "the file of the network"
     benchmark = benchmark_of(dataset.spec)
     # A network that was fine-tuned on other classes probably keeps the preprocessing of its
     # published weights; a network for small images does not.
@@ -145,7 +149,7 @@ def sizing_for(
     if image_size is not None:
         size, size_from = (image_size, image_size), "--image-size"
     elif fixed is not None:
-        size, size_from = (fixed, fixed), f"the network that {arch} builds"
+        size, size_from = (fixed, fixed), builder
     elif wanted is not None and wanted.size is not None:
         size, size_from = wanted.size, wanted.configuration
     elif benchmark is not None:
@@ -154,9 +158,9 @@ def sizing_for(
         size, size_from = _reached(originals, arch, published), _BY_SIZE
     elif originals.are_large:
         raise InvalidInputError(
-            f"the image size that {arch} was trained with is unknown, and the images of "
-            f"{dataset.name} are of {originals}; specify it: --image-size N, and --resize "
-            "shorter-crop:SIDE if images were cropped after resizing"
+            f"the image size that {arch or 'the network'} was trained with is unknown, and the "
+            f"images of {dataset.name} are of {originals}; specify it: --image-size N, and "
+            "--resize shorter-crop:SIDE if images were cropped after resizing"
         )
     else:
         size, size_from = _SMALL, f"default for images of {originals}"

@@ -26,7 +26,8 @@ class ImportRequest:
     by_order
         Whether tensors are matched by order and shape instead of by name.
     arch
-        Architecture with parameters.
+        Architecture with parameters; empty for a file that holds a network with its forward pass:
+        ONNX, a program of ``torch.export``, TorchScript.
     data
         The data set that the network was trained on.
     output

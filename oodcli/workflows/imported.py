@@ -27,12 +27,14 @@ from oodcli.models import (
     pretrained_state,
     published_configuration,
     read_checkpoint,
+    read_program,
     save_weights,
     translated_state,
     with_output,
 )
 from oodcli.models.words import save_words
 from oodcli.progress import Progress
+from oodcli.sniffing import program_kind
 from oodcli.specs import names_clip, names_folder
 from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, utc_now
 from oodcli.store.store import Store, digest_of_file
@@ -109,19 +111,22 @@ def imported_run(
     device = Compute.of(request.device).device
     if request.probe:
         check_probe_data(dataset)
-    if request.output is not None:
+    if request.output is not None and request.arch:
         request = replace(request, arch=with_output(request.arch, request.output))
 
     def classifier(clip: Clip) -> ZeroShot:
         assert prompting is not None  # every CLIP network without a probe has it
         return zero_shot(clip, prompting, device=device, progress=progress)
 
-    read = _read(request, dataset, outputs, classifier)
+    if request.arch:
+        read = _read(request, dataset, outputs, classifier)
+    else:
+        read = _read_program(request, dataset, outputs)
     dataset, network = read.dataset, read.network
     normalised = _normalisation(request, read.published)
     _check_grey(network, normalised)
     preprocess = Preprocess(read.sizing.size, read.sizing.resize, normalised.mean, normalised.std)
-    for line in (*read.lines, normalised.line):
+    for line in (*read.lines, normalised.line, *read.network.placement(device)):
         progress.note(line)
     if request.probe:
         network = with_probe(network, dataset, preprocess, device=device, progress=progress)
@@ -199,6 +204,38 @@ def _read(
     )
     return _ImportedNetwork(
         network, checkpoint, source, published, dataset, outputs, sizing, lines, made
+    )
+
+
+def _read_program(request: ImportRequest, dataset: Dataset, outputs: Outputs) -> _ImportedNetwork:
+    """Read a network with its forward pass from a file, for the images of the data."""
+    path = request.checkpoint
+    assert path is not None  # without an architecture there is a file
+    kind = program_kind(path)
+    assert kind is not None  # checked before
+    program = read_program(path, kind)
+    sizing = sizing_for(
+        "import",
+        dataset,
+        request.arch,
+        published=None,
+        certain=True,
+        image_size=request.image_size,
+        resize=request.resize,
+        side=program.side,
+    )
+    assert sizing.side is not None  # only published weights have other shapes
+    network, remarks = program.network(sizing.side, output=request.output)
+    network, kept = _for_classes(network, request, str(path), dataset, outputs)
+    lines = (
+        *network.remarks(),
+        *remarks,
+        *kept,
+        f"{dataset.name}: images of {sizing.originals}",
+        *sizing.lines,
+    )
+    return _ImportedNetwork(
+        network, Checkpoint({}), str(path), None, dataset, outputs, sizing, lines
     )
 
 
@@ -344,6 +381,16 @@ def _network(
     network, remarks = load_with_remarks(
         spec, checkpoint.state, by_order=request.by_order, source=source
     )
+    network, kept = _for_classes(network, request, source, dataset, outputs)
+    return network, (*remarks, *kept)
+
+
+def _for_classes(
+    network: Network, request: ImportRequest, source: str, dataset: Dataset, outputs: Outputs
+) -> tuple[Network, tuple[str, ...]]:
+    """Return the network with the logits that are used; raise an error if classes do not match."""
+    if request.probe:
+        return network, ()
     if network.num_classes != outputs.count:
         named = f"{request.classes} has" if outputs.places else f"{dataset.name} has"
         raise InvalidInputError(
@@ -353,7 +400,7 @@ def _network(
         )
     if outputs.places and request.logits == "data":
         network = network.restricted(outputs.places)
-    return network, (*remarks, *_logits_note(outputs, request.logits))
+    return network, _logits_note(outputs, request.logits)
 
 
 def _logits(outputs: Outputs, logits: str) -> dict[str, Any]:
@@ -408,7 +455,9 @@ def _report_outcome(
 
 def _without_extensions(name: str) -> str:
     """Return the name of a file without the extensions of checkpoints, such as ``.pth.tar``."""
-    stem = re.sub(r"(\.(?:pth?|th|ckpt|tar|bin|pkl|pickle|safetensors))+$", "", name)
+    stem = re.sub(
+        r"(\.(?:pth?|th|ckpt|tar|bin|pkl|pickle|safetensors|onnx|pt2|ts|torchscript))+$", "", name
+    )
     return stem or name
 
 

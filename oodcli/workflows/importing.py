@@ -8,6 +8,7 @@ from oodcli.data.dataset import Dataset
 from oodcli.data.run_data import check_size_options, find_divided
 from oodcli.errors import InvalidInputError
 from oodcli.progress import SILENT, Progress
+from oodcli.sniffing import program_kind
 from oodcli.store.runs import new_name
 from oodcli.store.store import Store
 from oodcli.workflows.import_request import ImportRequest, ImportResult, Outputs, in_output_order
@@ -77,6 +78,7 @@ def _checked(
         raise InvalidInputError("--key and --keys need a checkpoint file; give its path")
     if checkpoint is not None and not checkpoint.exists():
         raise InvalidInputError(f"there is no file {checkpoint}; name a checkpoint")
+    _check_form(request)
     if request.name is not None:
         new_name(store, request.name, request.name)
     if request.probe and (request.by_order or request.logits == "all"):
@@ -104,3 +106,20 @@ def _checked(
         )
     every = names if names is not None and outputs.places else dataset.class_names
     return dataset, outputs, prompting_for(request, classes, every)
+
+
+def _check_form(request: ImportRequest) -> None:
+    """Refuse weights without an architecture, and options of weights for a whole network."""
+    if request.arch or request.checkpoint is None:
+        return
+    path = request.checkpoint
+    kind = program_kind(path) if path.is_file() else None
+    if kind is None:
+        raise InvalidInputError(
+            f"{path} does not say how its network computes (it is no ONNX file, program of "
+            "torch.export or TorchScript); give the architecture: --arch ARCH"
+        )
+    if request.key is not None or request.by_order:
+        raise InvalidInputError(
+            f"--key and --keys say how weights are read, and {path} is a whole network; omit them"
+        )
