@@ -1,12 +1,13 @@
 """The forward pass of scoring as one module, from normalised images to activations, for export."""
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from oodcli.models.extraction import record_input, record_norm
+from oodcli.models.extraction import feature_norm, record_input, record_norm
 from oodcli.models.heads import UnitFeatureLinear
 from oodcli.models.network import Network
 
@@ -49,21 +50,51 @@ class ActivationsOf(nn.Module):
         """
         norms: dict[str, Tensor] = {}
         seen: list[Tensor] = []
-        last = self.module.get_submodule(self._network.head_path)
         hooks = [
             self.module.get_submodule(path).register_forward_hook(
                 partial(record_norm, norms, name, self._network.layout(name))
             )
             for name, path in self._network.blocks.items()
         ]
-        hooks.append(last.register_forward_pre_hook(partial(record_input, seen)))
+        hooks.append(self._last.register_forward_pre_hook(partial(record_input, seen)))
         try:
             self.module(images)
         finally:
             for hook in hooks:
                 hook.remove()
-        features = seen[0]  # (n, d)
+        return self._of(seen[0], norms)
+
+    @property
+    def _last(self) -> nn.Module:
+        return self.module.get_submodule(self._network.head_path)
+
+    def _of(
+        self, features: Tensor, norms: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return all from features ``(n, d)`` and the norms of every block ``(n,)``."""
+        last = self._last
         logits = features @ self.weight.T + self.bias  # (n, k)
         own = last(features) if isinstance(last, UnitFeatureLinear) else logits
         block_norms = torch.stack([norms[name] for name in self._network.blocks], dim=1)
         return logits, features, block_norms, own.argmax(dim=1)
+
+
+class ActivationsOfMaps(ActivationsOf):
+    """The same from what a network that runs outside of torch gives: features, and maps."""
+
+    def forward(self, features: Tensor, *maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return logits, features, block norms and predictions.
+
+        Parameters
+        ----------
+        features
+            ``(n, d)``, or ``(n, d, h, w)``, of which the mean counts.
+        maps
+            Of every block, as it gives them.
+        """
+        rows = features.mean(dim=(2, 3)) if features.dim() == 4 else features
+        norms = {
+            name: feature_norm(self._network.layout(name).maps(each))
+            for name, each in zip(self._network.blocks, maps, strict=True)
+        }
+        return self._of(rows, norms)

@@ -376,7 +376,7 @@ def onnx_architecture(config: str, text: str = "") -> Architecture:
         },
         channels_last=False,
         any_image=False,
-        followed_at=form.side,
+        traced_side=form.side,
         text=text,
         channels=form.channels,
         config=config,

@@ -1,7 +1,8 @@
 """Preprocessing, network and detector as one graph, and that graph as an ONNX model."""
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,11 @@ from oodcli.data.decoding.bilinear import Matrices
 from oodcli.errors import InvalidInputError
 from oodcli.methods._traced import TracedBatch, traced
 from oodcli.models import Network
-from oodcli.models.graph import ActivationsOf
+from oodcli.models.graph import ActivationsOf, ActivationsOfMaps
+from oodcli.models.onnx_network import OnnxForm, OnnxNetwork
+from oodcli.models.outputs import luma
 from oodcli.screening.detector import Detector
+from oodcli.screening.onnx_merging import LEAST_OPSET, Link, merged, opset_of, with_opset
 from oodcli.version import __version__
 
 Input = Literal["uint8", "float32"]
@@ -58,7 +62,9 @@ class Screening(nn.Module):
     ) -> None:
         super().__init__()
         pre = detector.record.preprocess
-        self.activations = ActivationsOf(network)
+        closed = network.spec.architecture.closed
+        self.network = network
+        self.activations = (ActivationsOfMaps if closed else ActivationsOf)(network)
         self._score = traced(detector.fitted.detector)
         self._threshold = detector.threshold.value
         self._kind = kind
@@ -71,8 +77,16 @@ class Screening(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return all outputs for images ``(n, 3, h, w)``."""
-        values = self._scaled(images)
-        logits, features, norms, predictions = self.activations((values - self.mean) / self.std)
+        return self.judged(*self.activations(self.normalised(images)))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return what the network is given of images."""
+        return (self._scaled(images) - self.mean) / self.std
+
+    def judged(
+        self, logits: Tensor, features: Tensor, norms: Tensor, predictions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return all outputs from the activations of images."""
         score = self._score(TracedBatch(logits, features, norms, predictions))
         minimum = self._threshold
         if score.dtype == torch.float32:
@@ -126,15 +140,36 @@ def export_onnx(screening: Screening, kind: Input, size: tuple[int, int], networ
     """
     dtype = torch.uint8 if kind == "uint8" else torch.float32
     example = torch.zeros(3, 3, *size, dtype=dtype)
+    screening.eval()
+    if screening.network.spec.architecture.closed:
+        return _around_graph(screening, example, network)
+    return _exported(screening, (example,), ["images"], list(OUTPUTS), network)
+
+
+def _exported(
+    module: nn.Module,
+    examples: Sequence[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    network: str,
+    *,
+    opset: int | None = None,
+) -> Any:  # noqa: ANN401 - a ModelProto
+    """Return a module as an ONNX model that takes rows in any number."""
+    batch = torch.export.Dim("batch")
+    shapes: Any = tuple({0: batch} for _ in examples)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # All rows are as many, which is what is wanted.
+            warnings.filterwarnings("ignore", "# The axis name", UserWarning)
             program = torch.onnx.export(
-                screening.eval(),
-                (example,),
+                module,
+                tuple(examples),
                 dynamo=True,
-                input_names=["images"],
-                output_names=list(OUTPUTS),
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=shapes if len(examples) == 1 else (shapes[0], shapes[1:]),
+                opset_version=opset,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -145,6 +180,81 @@ def export_onnx(screening: Screening, kind: Input, size: tuple[int, int], networ
         ) from None
     assert program is not None  # it is None with other options
     return program.model_proto
+
+
+class _Before(nn.Module):
+    """Images as a graph takes them."""
+
+    def __init__(self, screening: Screening, form: OnnxForm) -> None:
+        super().__init__()
+        self._screening = screening
+        self._form = form
+
+    def forward(self, images: Tensor) -> Tensor:
+        ready = self._screening.normalised(images)
+        ready = luma(ready) if self._form.channels == 1 else ready
+        return ready.permute(0, 2, 3, 1) if self._form.channels_last else ready
+
+
+class _After(nn.Module):
+    """All outputs from what a graph gives."""
+
+    def __init__(self, screening: Screening) -> None:
+        super().__init__()
+        self._screening = screening
+
+    def forward(self, features: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        return self._screening.judged(*self._screening.activations(features, *maps))
+
+
+def _around_graph(screening: Screening, example: Tensor, name: str) -> Any:  # noqa: ANN401
+    """Return the network's own graph with all that goes before and after it."""
+    import onnx
+
+    module = screening.network.module
+    assert isinstance(module, OnnxNetwork)  # no other network is closed
+    form = module.form
+    graph = onnx.load_model_from_string(module.graph.numpy().tobytes())
+    opset = max(LEAST_OPSET, opset_of(graph))
+    before, after = _Before(screening, form).eval(), _After(screening).eval()
+    with torch.no_grad():
+        ready = before(example)
+        values = module.as_computed(ready.permute(0, 3, 1, 2) if form.channels_last else ready)
+    blocks = [each.value for each in form.blocks]
+    names = ["features", *(f"map{place}" for place in range(len(blocks)))]
+    made = [values[value] for value in (form.features, *blocks)]
+    parts = {
+        "before": _exported(before, (example,), ["images"], ["ready"], name, opset=opset),
+        "network": with_opset(graph, opset, where=name),
+        "after": _exported(after, made, names, list(OUTPUTS), name, opset=opset),
+    }
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(form.dtype))
+    links = [
+        Link("images", "before/images", None),
+        Link("before/ready", f"network/{form.image}", kind),
+        *(
+            Link(f"network/{value}", f"after/{read}")
+            for value, read in zip((form.features, *blocks), names, strict=True)
+        ),
+        *(Link(f"after/{output}", output, None) for output in OUTPUTS),
+    ]
+    batch: int | str = form.batch or "batch"
+    given = onnx.helper.make_tensor_value_info(
+        "images",
+        onnx.helper.np_dtype_to_tensor_dtype(np.dtype(str(example.dtype).partition(".")[2])),
+        [batch, *example.shape[1:]],
+    )
+    outputs = []
+    for each in parts["after"].graph.output:
+        each.type.tensor_type.shape.dim[0].Clear()
+        outputs.append(each)
+    return merged(onnx, parts, links, [given], outputs)
+
+
+def batch_of(network: Network) -> int | None:
+    """Return how many images a file takes at a time; None for any number."""
+    module = network.module
+    return module.form.batch if isinstance(module, OnnxNetwork) else None
 
 
 def annotate(onnx: Any, model: Any, description: Mapping[str, Any]) -> None:  # noqa: ANN401

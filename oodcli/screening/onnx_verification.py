@@ -14,7 +14,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.models import Network
 from oodcli.models.extraction import extract
 from oodcli.screening.detector import Detector
-from oodcli.screening.onnx_graph import OUTPUTS, Input
+from oodcli.screening.onnx_graph import OUTPUTS, Input, batch_of
 
 # Maximum accepted difference, relative to the standard deviation of the output.
 TOLERANCE = 1e-4
@@ -100,7 +100,7 @@ def verify(
     noise = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, 3, *size), dtype=np.uint8)
     pixels = np.concatenate([real, noise])
     wanted, scores = expected(network, detector, pixels)
-    got = run_model(content, pixels, kind)
+    got = run_model(content, pixels, kind, batch=batch_of(network))
     logits = wanted.logits.numpy()
     classes = wanted.predictions.numpy()
     chances = wanted.logits.softmax(dim=1).numpy()[np.arange(len(classes)), classes]
@@ -159,7 +159,7 @@ def expected(
 
 
 def run_model(
-    content: bytes | str, pixels: NDArray[np.uint8], kind: Input
+    content: bytes | str, pixels: NDArray[np.uint8], kind: Input, *, batch: int | None = None
 ) -> dict[str, NDArray[Any]]:
     """Return the outputs of a file for images, by name, computed in ONNX Runtime on the CPU.
 
@@ -171,24 +171,34 @@ def run_model(
         Images, uint8 ``(n, 3, h, w)``.
     kind
         Data type of the input pixels.
+    batch
+        Number of images that the file takes at a time; None for any number.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    parts = [session.run(list(OUTPUTS), {"images": batch}) for batch in _batches(pixels, kind)]
+    parts = [
+        session.run(list(OUTPUTS), {"images": images}) for images in _batches(pixels, kind, batch)
+    ]
     return {
-        name: np.concatenate(values)
+        name: np.concatenate(values)[: len(pixels)]
         for name, values in zip(OUTPUTS, zip(*parts, strict=True), strict=True)
     }
 
 
-def _batches(pixels: NDArray[np.uint8], kind: Input) -> Iterator[NDArray[Any]]:
-    """Yield batches of images in the input type of the file; the first has one image."""
-    starts = [0, *range(1, len(pixels), _BATCH), len(pixels)]
+def _batches(pixels: NDArray[np.uint8], kind: Input, size: int | None) -> Iterator[NDArray[Any]]:
+    """Yield batches of images in the input type of the file.
+
+    The first has one image. If the file takes ``size`` images at a time, all batches have that
+    size, and the last one is filled with black images.
+    """
+    starts = [0, *range(1 if size is None else size, len(pixels), size or _BATCH), len(pixels)]
     for start, stop in itertools.pairwise(starts):
         batch = pixels[start:stop]
+        if size is not None:
+            batch = np.concatenate([batch, np.zeros_like(pixels[: size - len(batch)])])
         yield batch if kind == "uint8" else batch.astype(np.float32) / np.float32(255)
 
 

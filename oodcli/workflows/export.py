@@ -22,7 +22,7 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
-from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, export_onnx
+from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, batch_of, export_onnx
 from oodcli.screening.onnx_verification import Verification, verify
 from oodcli.screening.thresholds import ThresholdRule
 from oodcli.store.runs import Preprocess, utc_now
@@ -166,7 +166,9 @@ def _exported(
         screening = Screening(network, detector, kind=request.input, matrices=matrices)
         model = export_onnx(screening, request.input, size, str(network.spec))
         task.advance(1)
-    description = _description(detector, request.input, size, resizes=matrices is not None)
+    description = _description(
+        detector, request.input, size, batch=batch_of(network), resizes=matrices is not None
+    )
     annotate(onnx, model, description)
     if model.ByteSize() > _MAX_BYTES:
         raise InvalidInputError(
@@ -282,13 +284,19 @@ def _matrices(preprocess: Preprocess, size: tuple[int, int]) -> Matrices | None:
 
 
 def _description(
-    detector: Detector, kind: Input, size: tuple[int, int], *, resizes: bool
+    detector: Detector,
+    kind: Input,
+    size: tuple[int, int],
+    *,
+    batch: int | None,
+    resizes: bool,
 ) -> dict[str, Any]:
     """Return the content of ``model.json``, without the results of the verification."""
     record = detector.record
     classes = len(record.class_names)
-    shapes: dict[str, list[int | str]] = {name: ["batch"] for name in OUTPUTS}
-    shapes["logits"] = ["batch", classes]
+    rows = batch or "batch"
+    shapes: dict[str, list[int | str]] = {name: [rows] for name in OUTPUTS}
+    shapes["logits"] = [rows, classes]
     types = {"class": "int64", "verdict": "int64"}
     versions = {name: _version_of(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
     return {
@@ -314,7 +322,7 @@ def _description(
             {
                 "name": "images",
                 "type": kind,
-                "shape": ["batch", 3, *size],
+                "shape": [rows, 3, *size],
                 "meaning": f"RGB, from 0 to {'255' if kind == 'uint8' else '1'}",
             }
         ],

@@ -268,8 +268,8 @@ def test_a_file_that_differs_is_not_written(
 ) -> None:
     from oodcli.screening.onnx_verification import run_model
 
-    def off(*args: Any) -> dict[str, np.ndarray]:
-        values = run_model(*args)
+    def off(*args: Any, **more: Any) -> dict[str, np.ndarray]:
+        values = run_model(*args, **more)
         values["score"] = values["score"] * np.float32(1.01)
         return values
 
@@ -288,7 +288,7 @@ def test_a_wrong_verdict_is_noticed(
 
     monkeypatch.setattr(
         "oodcli.screening.onnx_verification.run_model",
-        lambda *args: {**(got := run_model(*args)), "verdict": 1 - got["verdict"]},
+        lambda *args, **more: {**(got := run_model(*args, **more)), "verdict": 1 - got["verdict"]},
     )
     code, _, err = ood("export", "--method", "maxlogit", "--output", tmp_path / "out")
     assert code == 1
