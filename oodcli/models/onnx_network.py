@@ -295,8 +295,8 @@ class _Runner:
         except Exception as error:  # noqa: BLE001 - of its C++ code
             reason = printable(reason_of(error).rpartition(" : ")[2][:_REASON_LETTERS])
             raise InvalidInputError(
-                f"ONNX Runtime cannot compute images of {images.shape[2]} x {images.shape[3]} "
-                f"pixels in this graph ({reason}); name the size it was made for: --image-size N"
+                f"ONNX Runtime cannot compute {len(images)} images of {images.shape[2]} x "
+                f"{images.shape[3]} pixels: {reason}"
             ) from None
         return {name: value.float() for name, value in values.items()}
 

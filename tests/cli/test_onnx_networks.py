@@ -106,7 +106,7 @@ def test_its_own_graph_is_exported_with_the_detector(
 @pytest.mark.parametrize(
     "case",
     [
-        ("net.onnx", ("--arch", "resnet18"), "is an ONNX graph, which holds no state dict; import"),
+        ("net.onnx", ("--arch", "resnet18"), "is an ONNX graph, which contains no state dict; import"),
         ("net.onnx", ("--key", "model"), "--key and --keys say how weights are read, and"),
         ("net.onnx", ("--output", "other"), "net.onnx has no output 'other'; it has: "),
         ("net.onnx", ("--image-size", "8"), "net.onnx takes images of 16 x 16 pixels, not 8 x 8"),
@@ -147,6 +147,6 @@ def test_a_file_of_many_classes_is_imported_for_some(
     assert record["imported"]["logits"] == {"kept": "data", "classes": 2, "outputs": 4}
     code, _, err = ood("import", "--data", images[0])
     assert code == 2
-    assert "name an architecture, or a file that holds a whole network" in err
+    assert "Missing option '--arch': give it, or a file that holds a whole network" in err
     code, _, err = ood("train", "--data", images[0], "--arch", "onnx")
     assert "onnx is the architecture of a network in a file; give the file" in err
