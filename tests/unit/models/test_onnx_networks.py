@@ -47,7 +47,7 @@ def in_torch(module: nn.Module, side: int = 16) -> Network:
         layouts=found.layouts,
         channels=found.channels,
         any_image=False,
-        followed_at=side,
+        traced_side=side,
     )
     return network_of(architecture.spec({}), module)
 
