@@ -106,7 +106,7 @@ def test_its_own_graph_is_exported_with_the_detector(
 @pytest.mark.parametrize(
     "case",
     [
-        ("net.onnx", ("--arch", "resnet18"), "is an ONNX graph, which contains no state dict; import"),
+        ("net.onnx", ("--arch", "resnet18"), "is an ONNX graph, which contains no state dict;"),
         ("net.onnx", ("--key", "model"), "--key and --keys say how weights are read, and"),
         ("net.onnx", ("--output", "other"), "net.onnx has no output 'other'; it has: "),
         ("net.onnx", ("--image-size", "8"), "net.onnx takes images of 16 x 16 pixels, not 8 x 8"),
