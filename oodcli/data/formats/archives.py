@@ -98,23 +98,22 @@ def _members_in(file: IO[bytes], size: int) -> list[Member]:
 
 def _members_of_zip(file: IO[bytes]) -> list[Member]:
     with zipfile.ZipFile(file) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    for entry in entries:
+        entries = archive.filelist
+        archive.NameToInfo.clear()
+    members = []
+    entries.reverse()
+    while entries:  # each is let go of, for they are larger than what is kept of them
+        entry = entries.pop()
+        if entry.is_dir():
+            continue
         if entry.flag_bits & 1:
             raise ValueError(f"{entry.filename} is encrypted")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+        if not deflated and entry.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{entry.filename} is compressed in an unusual way")
-    return [
-        Member(
-            entry.filename,
-            entry.header_offset,
-            entry.compress_size,
-            entry.file_size,
-            entry.CRC,
-            entry.compress_type == zipfile.ZIP_DEFLATED,
-        )
-        for entry in entries
-    ]
+        sizes = entry.compress_size, entry.file_size
+        members.append(Member(entry.filename, entry.header_offset, *sizes, entry.CRC, deflated))
+    return members
 
 
 def _members_of_tar(file: IO[bytes], end: int) -> list[Member]:
@@ -125,6 +124,8 @@ def _members_of_tar(file: IO[bytes], end: int) -> list[Member]:
                 if entry.offset_data + entry.size > end:
                     raise ValueError(f"it ends within {entry.name}")
                 members.append(Member(entry.name, entry.offset_data, entry.size, entry.size))
+            # It collects entries, which are larger than what is kept of them.
+            archive.members.clear()  # type: ignore[attr-defined]
     return members
 
 
@@ -356,7 +357,8 @@ def images_in(path: Path, *, nested: bool = False) -> list[Member]:
     """
     every = _nested_members(path) if nested else members_of(path)
     images = (m for m in every if is_image_name(m.name) and not _is_hidden(m.name))
-    return sorted(images, key=lambda member: member.name.split("/"))
+    # As by the folders and the name, for no name in an archive has a zero byte.
+    return sorted(images, key=lambda member: member.name.replace("/", "\0"))
 
 
 def _nested_members(path: Path) -> Iterator[Member]:

@@ -437,6 +437,7 @@ def _json_record(content: Mapping[str, Any], line: int, keys: Mapping[str, str |
         file = file.get("path")
     if not isinstance(file, str):
         return _Record(line, bad=f"{keys['path']} is no path")
+    file = _utf8(file).strip()
     label = None if keys["label"] is None else content.get(keys["label"])
     if isinstance(label, float) and label.is_integer():
         label = int(label)
@@ -444,7 +445,7 @@ def _json_record(content: Mapping[str, Any], line: int, keys: Mapping[str, str |
         return _Record(line, file, bad=f"{keys['label']} is neither a text nor a whole number")
     split = None if keys["split"] is None else str(content.get(keys["split"]))
     text = None if label is None else str(label).strip()
-    return _Record(line, _utf8(file).strip(), _utf8(text) if text else None, split)
+    return _Record(line, file, _utf8(text) if text else None, split)
 
 
 def _utf8(text: str) -> str:

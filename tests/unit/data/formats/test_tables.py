@@ -157,15 +157,18 @@ def test_bad_lines_of_json_are_rows(folder):
     lines = [
         json.dumps({"file": "img/00000.png", "label": 1}), "{", "[1]", '{"file": 3}',
         json.dumps({"file": "img/00001.png", "label": [1]}), '{"file": "a\\u0000b", "label": 2}',
-        "[" * 100_000, '{"file": "\\ud800.png", "label": 2.0}', '{"file": "x.png", "label": null}',
+        '{"file": "\\ud800.png", "label": {}}', "[" * 100_000,
+        '{"file": "\\ud800.png", "label": 2.0}', '{"file": "x.png", "label": null}',
     ]  # fmt: skip
     dataset = opened("\n".join(lines), name="t.jsonl")
     assert dataset.class_names == ("1", "2")
     reasons = [bad.reason for bad in problems(dataset.id_test)]
+    assert len(dataset.id_test.source.fingerprint) == 32  # of paths that the disk can have
     assert [reason.partition(":")[0] for reason in reasons] == [
         "the line is no JSON", "the line is no JSON object", "file is no path",
         "label is neither a text nor a whole number", "the path holds a zero byte",
-        "the line is no JSON", "the file no longer exists", "it has no label",
+        "label is neither a text nor a whole number", "the line is no JSON",
+        "the file no longer exists", "it has no label",
     ]  # fmt: skip
 
 
