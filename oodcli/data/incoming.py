@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.decoding.encoded import EncodedSource
 from oodcli.data.decoding.files import FileSource, decode, decode_stream, is_image_name
+from oodcli.data.opening import is_named, open_dataset
 from oodcli.data.reader import without_columns
 from oodcli.data.readers import is_known_suffix, is_there, open_path, reader_of
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
@@ -78,11 +79,12 @@ def items(paths: Sequence[str], listed: Iterable[str] = (), *, store: Store) -> 
     ----------
     paths
         Files, folders with all below them, and what else a reader opens
-        (:mod:`oodcli.data.readers`), whose OOD images are taken; ``-`` stands for ``listed``.
+        (:mod:`oodcli.data.readers`), or names of data sets, whose OOD images are taken; ``-``
+        stands for ``listed``.
     listed
-        More of them. A problem with one of these becomes the error of its item.
+        More paths. A problem with one of these becomes the error of its item.
     store
-        For readers that store an index.
+        Holds named data sets, and the indices of readers.
 
     Raises
     ------
@@ -96,16 +98,30 @@ def items(paths: Sequence[str], listed: Iterable[str] = (), *, store: Store) -> 
     size is sorted separately. Hidden files and folders, and files whose ending is not that of an
     image, are skipped, unless they are named themselves. Links are followed, but not in circles.
     """
-    for text in paths:
-        if text != STDIN and not (is_there(Path(text)) or is_there(Path(without_columns(text)[0]))):
+    names = {text for text in paths if text != STDIN and not _is_path(text)}
+    for text in names:
+        if not is_named(text, store):
             raise InvalidInputError(f"there is no file or folder {text}; check its name")
     # With several folders their own names tell what is copied from them apart.
     prefixes = {text: Path(text).resolve().name if len(paths) > 1 else "" for text in paths}
     found = [
-        _all_listed(listed, store) if text == STDIN else _named(text, store, prefix=prefixes[text])
+        _all_listed(listed, store)
+        if text == STDIN
+        else _of_name(text, store)
+        if text in names
+        else _named(text, store, prefix=prefixes[text])
         for text in paths
     ]
     return chain.from_iterable(found)
+
+
+def _is_path(text: str) -> bool:
+    return is_there(Path(text)) or is_there(Path(without_columns(text)[0]))
+
+
+def _of_name(text: str, store: Store) -> Iterator[Item]:
+    dataset = open_dataset(text, store, role="ood")
+    return _of_source(dataset.ood_part.source, text, dataset.name)
 
 
 def _all_listed(listed: Iterable[str], store: Store) -> Iterator[Item]:

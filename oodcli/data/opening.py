@@ -94,6 +94,19 @@ def open_in_any_role(spec: str, store: Store) -> Dataset:
         return open_dataset(spec, store, role="ood")
 
 
+def is_named(spec: str, store: Store) -> bool:
+    """Return whether a text is the name of a data set, or names its parts.
+
+    Parameters
+    ----------
+    spec
+        The text.
+    store
+        Holds the names that were registered.
+    """
+    return spec in DATASETS or spec in registered(store) or _divided_parts(spec) is not None
+
+
 def check_dataset_name(name: str, store: Store) -> None:
     """Refuse a name that stands for no data set.
 

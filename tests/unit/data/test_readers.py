@@ -194,6 +194,16 @@ def test_what_is_scored_is_what_is_judged(forms: Path) -> None:
     assert all(item.as_published for item in items(["a.txt"], store=store))
 
 
+def test_a_named_set_is_judged_where_no_path_has_the_name(forms: Path) -> None:
+    store = Store(forms / "store")
+    found = list(items(["photographs-grey"], store=store))
+    assert (len(found), found[3].name) == (520, "photographs-grey[3]")
+    parts = list(items(["x=train=set/train,test=a.npy"], store=store))
+    assert [item.relative for item in parts] == [f"x[{row}].png" for row in range(4)]
+    with pytest.raises(InvalidInputError, match="there is no file or folder photograph; check"):
+        items(["photograph"], store=store)
+
+
 def test_the_kinds_of_errors_come_from_the_readers(forms: Path) -> None:
     Path("notes.pdf").write_bytes(b"%PDF")
     with pytest.raises(InvalidInputError) as caught:
