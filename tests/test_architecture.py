@@ -155,7 +155,6 @@ HELD = {
     ("oodcli/data/formats/cifar.py", "_files"): "an open file",
     ("oodcli/data/formats/hdf5.py", "_blocks"): "an open file",
     ("oodcli/data/formats/hdf5.py", "_one_by_one"): "an open file",
-    ("oodcli/data/formats/parquet.py", "_each"): "an open file",
     ("oodcli/data/incoming.py", "_walk"): "an open folder",
     ("oodcli/data/decoding/extents.py", "contents"): "an open file",
     ("oodcli/data/decoding/prepare.py", "chunks"): "an open file",

@@ -188,6 +188,10 @@ def arrow_package(module: str = "pyarrow") -> Any:  # noqa: ANN401 - a package t
         If it is not installed.
     """
     try:
+        package = importlib.import_module("pyarrow")
+        if package.default_memory_pool().backend_name != "system":
+            # Pools of its own hold what was read for a while, a tenth of the memory of a command.
+            package.set_memory_pool(package.system_memory_pool())
         return importlib.import_module(module)
     except ImportError:
         raise InvalidInputError(

@@ -106,63 +106,73 @@ class Groups:
 
 
 class _Reader:
-    """Reads the images of one row group from front to back.
+    """Reads images from front to back, and begins a row group again to go back.
 
     Parameters
     ----------
     groups
         All groups.
-    which
-        The group.
     column
         The column of images.
-
-    Attributes
-    ----------
-    at
-        Rows before this one have been passed.
     """
 
-    def __init__(self, groups: Groups, which: int, column: Picked) -> None:
-        self.which = which
-        self.at = 0
-        self._path = groups.folder / groups.files[groups.file[which]]
-        self._first = int(groups.first[which])
-        self._batches = self._each(int(groups.group[which]), column)
+    def __init__(self, groups: Groups, column: Picked) -> None:
+        self._groups = groups
+        self._column = column
+        self._path = Path()
+        self._file: Any = None
+        self._group = -1
+        self._damaged = ""
+        self._batches: Iterator[Any] = iter(())
+        # The batch that is read, and its first row in the group.
         self._images: Any = ()
         self._paths: Any = None
         self._start = 0
-        self._damaged = ""
 
-    def read(self, at: int) -> bytes | str:
-        """Return the image of a row of the group, behind those that were read, or why none."""
-        self.at = at + 1
-        while at - self._start >= len(self._images):
-            self._start += len(self._images)
+    def read(self, which: int, at: int) -> bytes | str:
+        """Return the image of a row of a group, or why there is none."""
+        if which != self._group or at < self._start:
+            self._begin(which)
+        while not self._damaged and at - self._start >= len(self._images):
+            self._advance()
+        # What is damaged in the middle cannot be read from there on.
+        return self._damaged or self._encoded(at)
+
+    def _begin(self, which: int) -> None:
+        self._group, self._damaged, self._start, self._images = which, "", 0, ()
+        groups, name = self._groups, self._column.image
+        path = groups.folder / groups.files[groups.file[which]]
+        wanted = [f"{name}.bytes", f"{name}.path"] if self._column.kind == "struct" else [name]
+        group = int(groups.group[which])
+        try:
+            if path != self._path:
+                self._path, self._file = path, None  # the one before is closed
+                self._file = open_file(path)
+            of = self._file.metadata.row_group(group)
+            fits = _BATCH_BYTES * of.num_rows // max(1, of.total_byte_size)
+            rows = max(1, min(_MOST_BATCH_ROWS, fits))
+            self._batches = self._file.iter_batches(
+                rows, row_groups=[group], columns=wanted, use_threads=False
+            )
+        except Exception as error:  # noqa: BLE001 - malformed files make readers raise anything
+            self._lose(error)
+
+    def _advance(self) -> None:
+        """Take the next batch."""
+        self._start += len(self._images)
+        self._images = ()
+        try:
             batch = next(self._batches, None)
             if batch is None:
-                # What is damaged in the middle cannot be read from there on.
-                self._images = ()
-                return self._damaged or "the file ends before it"
-            self._images, self._paths = batch
-        return self._encoded(at)
-
-    def _each(self, group: int, column: Picked) -> Iterator[tuple[Any, Any]]:
-        """Yield the arrays of bytes and of paths, if any, batch by batch."""
-        name = column.image
-        wanted = [f"{name}.bytes", f"{name}.path"] if column.kind == "struct" else [name]
-        try:
-            with open_file(self._path) as file:
-                of = file.metadata.row_group(group)
-                fits = _BATCH_BYTES * of.num_rows // max(1, of.total_byte_size)
-                rows = max(1, min(_MOST_BATCH_ROWS, fits))
-                batches = file.iter_batches(
-                    rows, row_groups=[group], columns=wanted, use_threads=False
-                )
-                for batch in batches:
-                    yield _bytes_and_paths(batch.column(0))
+                self._damaged = "the file ends before it"
+            else:
+                self._images, self._paths = _bytes_and_paths(batch.column(0))
         except Exception as error:  # noqa: BLE001 - malformed files make readers raise anything
-            self._damaged = f"its row group cannot be read: {reason_of(error)}"
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        self._damaged = f"its row group cannot be read: {reason_of(error)}"
+        self._path, self._file, self._batches = Path(), None, iter(())
 
     def _encoded(self, at: int) -> bytes | str:
         image = self._images[at - self._start]
@@ -276,22 +286,19 @@ class ParquetSource(EncodedSource):
         -----
         Of rows that do not ascend, sixteen at a time are read in ascending order.
         """
-        reader = self._idle.pop() if self._idle else None
+        reader = self._idle.pop() if self._idle else _Reader(self.groups, self.column)
         for first in range(start, min(stop, len(self)), _ROWS_AT_A_TIME):
             wanted = np.arange(first, min(first + _ROWS_AT_A_TIME, stop, len(self)))
             places = wanted if self.rows is None else self.rows[wanted]
             found: list[bytes | str] = [""] * len(wanted)
             for row in np.argsort(places, kind="stable"):
-                which, at = self.groups.place(int(places[row]))
-                if reader is None or reader.which != which or reader.at > at:
-                    reader = _Reader(self.groups, which, self.column)
-                found[row] = reader.read(at)
+                found[row] = reader.read(*self.groups.place(int(places[row])))
             for row, each in zip(wanted, found, strict=True):
                 if isinstance(each, str):
                     yield UnreadableImageError(printable(self.key_of(int(row))), each)
                 else:
                     yield each
-        if reader is not None and not self._idle:
+        if not self._idle:
             self._idle.append(reader)
 
 

@@ -274,7 +274,9 @@ def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Stor
     reader = LabelReader(location)
     labelled = role == "id" and any(len(index.labels.content) for index in indices)
     if labelled:
-        _add_labels(reader, [text for index in indices for text in index.labels])
+        numbers = all(_is_number(text) for index in indices for text in index.labels if text)
+        for index in indices:
+            _add_labels(reader, index.labels, numbers=numbers)
     source = Extents(
         shards.folder,
         shards.files,
@@ -295,9 +297,13 @@ def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Stor
     )
 
 
-def _add_labels(reader: LabelReader, texts: Sequence[str]) -> None:
-    """Take labels in: as numbers where all are."""
-    if all(text.isascii() and text.isdecimal() and len(text) < 10 for text in texts if text):
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
+def _add_labels(reader: LabelReader, texts: Sequence[str], *, numbers: bool) -> None:
+    """Take the labels of a shard in: as numbers where all of all shards are."""
+    if numbers:
         reader.add_numbers(np.array([int(text or "-1") for text in texts], dtype=np.int64))
     else:
         reader.add_texts([text or None for text in texts])

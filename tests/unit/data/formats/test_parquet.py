@@ -1,5 +1,6 @@
 """Parquet files and folders of save_to_disk: what is read of them, and what is refused."""
 
+import gc
 import io
 import json
 import pickle
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodcli.data.formats import parquet
 from oodcli.data.formats.arrow import open_saved
 from oodcli.data.formats.arrow_tables import Features, pick_columns
 from oodcli.data.formats.parquet import open_parquet
@@ -111,6 +113,22 @@ def test_any_rows_in_any_order_and_from_any_place_on(tmp_path):
     few = source.take(np.array([40, 3, 41])).take(np.array([2, 0]))
     np.testing.assert_array_equal(pixels(few), PIXELS[[41, 40]])
     assert len(few.groups.sizes) == 1
+
+
+def test_a_file_is_opened_once_for_all_of_its_row_groups(tmp_path, monkeypatch):
+    """An open file holds its footer and a page; none is left to the garbage collector."""
+    opened_files = []
+    original = parquet.open_file
+    source = opened(write(tmp_path / "a.parquet"), "ood").parts["test"].source
+    monkeypatch.setattr(parquet, "open_file", lambda p: opened_files.append(p) or original(p))
+    gc.disable()
+    try:
+        assert len(list(source.read(0, COUNT))) == COUNT
+        readers = [each for each in gc.get_objects() if type(each) is parquet._Reader]
+        assert len(readers) == 1
+    finally:
+        gc.enable()
+    assert len(opened_files) == 1
 
 
 def test_reading_goes_on_where_another_call_ended(tmp_path, monkeypatch):
@@ -280,8 +298,6 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
 
 
 def test_rows_that_are_only_claimed_are_refused(tmp_path, monkeypatch):
-    from oodcli.data.formats import parquet
-
     path = write(tmp_path / "a.parquet", range(4))
 
     class Claims:
