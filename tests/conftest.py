@@ -1,4 +1,4 @@
-"""What every test shares: a store of its own, one thread, no colour, no way to the internet."""
+"""Settings of all tests: a separate store, one thread, no colour, no internet access."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ def quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse every connection that leaves this machine."""
+    """Raise an error for connections to other machines."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:
@@ -38,14 +38,14 @@ def no_internet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """Find no thread that reads or decodes, and no process that does, after each test."""
+    """Check that no threads or processes of ood are running after each test."""
     yield
-    assert threads_of_ours() == []
+    assert ood_threads() == []
     assert multiprocessing.active_children() == []
 
 
-def threads_of_ours() -> list[str]:
-    """Return the names of the threads of ood; torch keeps threads of its own for compiling."""
+def ood_threads() -> list[str]:
+    """Return the names of running threads of ood; threads of torch are not included."""
     names = ("decode", "ood-")
     return [
         thread.name
@@ -56,7 +56,7 @@ def threads_of_ours() -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Run torch on one thread, which small networks prefer and which makes tests repeatable."""
+    """Run torch on one thread: faster for small networks, and deterministic."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
@@ -65,7 +65,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Return the folder of real images and reference values beside the checkout, or skip."""
+    """Return the folder of real images and reference values next to the checkout, or skip."""
     if not (SHARED / "data" / "MANIFEST.md").is_file():
         pytest.skip(f"needs the shared test data, which is not at {SHARED}")
     return SHARED
@@ -73,7 +73,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def ood(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs one command here: ``code, out, err = ood("runs", "list")``."""
+    """Return a function that runs a command in this process: ``code, out, err = ood("runs")``."""
     from oodcli.cli.app import main
 
     def run(*argv: object) -> tuple[int, str, str]:

@@ -56,9 +56,9 @@ def check(
 ) -> None:
     """Test a method on a toy problem; exit code 1 if it breaks a rule of methods."""
     from oodcli.cli.render.methods import render_trial
-    from oodcli.methods.pages import try_method
+    from oodcli.methods.pages import check_method
 
-    trial = try_method(name)
+    trial = check_method(name)
     write_result(render_trial(trial, format_), output)
     if not trial.is_sound:
         raise typer.Exit(1)

@@ -17,8 +17,8 @@ from oodcli.methods.pages import (
     MethodPage,
     MethodText,
     MethodTrial,
-    described,
     docstring,
+    parameter_texts,
     sections,
 )
 from oodcli.reporting.literature import PublishedComparison
@@ -275,7 +275,7 @@ class _Walk:
 
     def fields(self, record: type, prefix: str, without: tuple[str, ...] = ()) -> Iterator[Field]:
         """Return the fields of a record, and what stands among them."""
-        meanings = described(sections(docstring(record)).get("Parameters", ""))
+        meanings = parameter_texts(sections(docstring(record)).get("Parameters", ""))
         hints = get_type_hints(record)
         skipped = (*without, *_UNWRITTEN.get(record, ()))
         for each in fields(record):

@@ -494,7 +494,7 @@ def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
     """
     scorers = [name for name, method in METHODS.items() if method.is_logit_scorer]
     names: list[str] = []
-    for name, method in {**METHODS, **third_party.joined(METHODS).methods}.items():
+    for name, method in {**METHODS, **third_party.load_third_party(METHODS).methods}.items():
         if method.is_zero_shot and not zero_shot:
             continue
         if probes or not method.needs_network:
@@ -552,9 +552,9 @@ def parse_methods(texts: Sequence[str], *, zero_shot: bool = False) -> list[Meth
             for name in group(probes=text == "all", zero_shot=zero_shot):
                 spec = replace(parse_method(name), optional=True)
                 specs.setdefault(spec.canonical, spec)
-            for name, reason in third_party.joined(METHODS).refused.items():
+            for name, reason in third_party.load_third_party(METHODS).refused.items():
                 if name not in METHODS:
-                    specs.setdefault(name, third_party.refusing(name, reason))
+                    specs.setdefault(name, third_party.undefined_method(name, reason))
         else:
             spec = parse_method(text)
             specs[spec.canonical] = spec

@@ -1,4 +1,4 @@
-"""The bank of training vectors in which methods look up neighbours: exact, held or streamed."""
+"""The bank of training vectors for exact neighbour search, in memory or streamed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from oodcli.methods._class_means import directions
 from oodcli.methods._stored import Rows
 
 # Numbers in one block of the bank, and in one block of products: 64 MB each, so that a search
-# takes less than 512 MB beside the bank and the vectors that are looked up.
+# needs less than 512 MB in addition to the bank and the queries.
 _NUMBERS = 2**24
 _ROWS = 2**16
-# Pairs of a vector and a neighbour that are kept at a time.
+# Maximum number of pairs of a query and a neighbour at a time.
 _PAIRS = 2**23
 # Squared distances below this are computed from differences: 2 - 2c is wrong by up to 6e-7 where
 # the cosine c comes from a float32 product, which is 4e-5 of this.
@@ -27,25 +27,24 @@ _NEAR = 2.0**-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
-    """Vectors of training images, in which those nearest to given ones are searched exactly.
+    """Vectors of training images, for exact search of nearest neighbours.
 
-    It is held in memory where it fits into half of what is free, and is otherwise read again for
-    every search. Either way it is cut into the same blocks, so that results are the same to the
-    bit.
+    The bank is in memory if it fits into half of the free memory; otherwise it is read again for
+    every search. In both cases it is processed in the same blocks, so that results are identical.
 
     Parameters
     ----------
     source
         The training images.
     read
-        Gives the vectors of some of them in row order, ``(m, d)``; one image may have several
-        vectors, or none.
+        Function that returns the vectors of a chunk of images in row order, ``(m, d)``; an image
+        may have several vectors, or none.
     size
-        Number of all vectors.
+        Total number of vectors.
     width
-        ``d``.
+        Length ``d`` of a vector.
     held
-        All vectors, ``(size, d)``; None if they are streamed.
+        All vectors in memory, ``(size, d)``; None if they are streamed.
     """
 
     source: ActivationSet
@@ -56,7 +55,7 @@ class Bank:
 
     @classmethod
     def of(cls, source: ActivationSet, read: Callable[[Activations], Tensor], *, size: int) -> Self:
-        """Build a bank, held if there is room for it.
+        """Build a bank, in memory if it fits.
 
         Raises
         ------
@@ -65,7 +64,7 @@ class Bank:
         """
         if size == 0:
             raise UndefinedMethodError("there are no training images to find neighbours among")
-        pieces = _pieces(source)
+        pieces = _short_chunks(source)
         first = read(next(pieces))
         streamed = cls(source, read, size, first.shape[1])
         if not _fits(size, streamed.width, source.device):
@@ -86,35 +85,35 @@ class Bank:
 
     @staticmethod
     def from_stored(fields: Mapping[str, object], device: torch.device) -> "Bank":
-        """Return the bank of stored vectors; they stay on the disk where ``device`` lacks room."""
+        """Return the bank of stored vectors; memory-mapped if they do not fit on ``device``."""
         vectors = fields["vectors"]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2:
             raise TypeError("the vectors of a bank")
         size, width = vectors.shape
         if _fits(size, width, device):
             vectors = vectors.to(device)
-        return Bank(ActivationSet([], device), _gone, size, width, held=vectors)
+        return Bank(ActivationSet([], device), _no_source, size, width, held=vectors)
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Yield the position of a first vector and the vectors from there, ``(m, d)``.
+        """Yield the index of the first vector of a block and its vectors, ``(m, d)``.
 
-        What is yielded may be overwritten when the next block is asked for.
+        A block may be overwritten when the next block is requested.
 
         Parameters
         ----------
         rows
-            Vectors in every block but the last; None for as many as take 64 MB.
+            Number of vectors per block, except the last; None for blocks of 64 MB.
         """
         if rows is None:
             rows = min(_ROWS, max(1, _NUMBERS // self.width))
         if self.held is not None:
             for first in range(0, self.size, rows):
-                # A stored bank that its device has no room for is read from the disk.
+                # A stored bank that does not fit on the device is read from disk.
                 yield first, self.held[first : first + rows].to(self.source.device)
             return
         block = torch.empty(min(rows, self.size), self.width, device=self.source.device)
         first = filled = 0
-        for vectors in map(self.read, _pieces(self.source)):
+        for vectors in map(self.read, _short_chunks(self.source)):
             start = 0
             while start < len(vectors):
                 taken = vectors[start : start + len(block) - filled]
@@ -129,27 +128,27 @@ class Bank:
             yield first, block[:filled]
 
     def largest(self, queries: Tensor, k: int) -> Tensor:
-        """Return the ``k`` largest inner products with the bank, ``(n, k)``, in falling order.
+        """Return the ``k`` largest inner products with the bank, ``(n, k)``, descending.
 
         Parameters
         ----------
         queries
             ``(n, d)``.
         k
-            How many; all if the bank has fewer.
+            Number of products; all if the bank has fewer vectors.
         """
         return self._search(queries, k)[0]
 
     def nearest(self, units: Tensor, k: int) -> Tensor:
-        """Return squared distances to the ``k`` nearest vectors, ``(n, k)``, in rising order.
+        """Return squared distances to the ``k`` nearest vectors, ``(n, k)``, ascending.
 
         Parameters
         ----------
         units
-            ``(n, d)``. Like those of the bank they have length 1, or else 0: such a vector is at
-            distance 1 from every unit vector, and at 0 from its like.
+            Queries, ``(n, d)``. Like the vectors of the bank they have length 1 or 0; a zero vector
+            has distance 1 to every unit vector and distance 0 to a zero vector.
         k
-            How many; all if the bank has fewer.
+            Number of neighbours; all if the bank has fewer vectors.
         """
         # |u - v|² = |u|² + |v|² - 2uv. To rank as distances do, a zero v must count as uv = 1/2.
         products, rows = self._search(units, k, of_units=True)
@@ -177,14 +176,14 @@ class Bank:
         return found
 
     def _search(self, queries: Tensor, k: int, *, of_units: bool = False) -> tuple[Tensor, Tensor]:
-        """Return the ``k`` largest products in falling order, and where they are, ``(n, k)`` both.
+        """Return the ``k`` largest products, descending, and their rows in the bank, ``(n, k)``.
 
         Parameters
         ----------
         queries
             ``(n, d)``.
         k
-            How many.
+            Number of products.
         of_units
             Whether products with a vector of length zero count as 1/2.
         """
@@ -207,8 +206,8 @@ class Bank:
                 part = slice(index, index + len(products))
                 top, at = products.topk(min(k, len(vectors)), dim=1)
                 at += first
-                best[part], kept = torch.cat([best[part], top], dim=1).topk(k, dim=1)
-                rows[part] = torch.cat([rows[part], at], dim=1).gather(1, kept)
+                best[part], chosen = torch.cat([best[part], top], dim=1).topk(k, dim=1)
+                rows[part] = torch.cat([rows[part], at], dim=1).gather(1, chosen)
         return best, rows
 
 
@@ -231,17 +230,17 @@ def unit_features(reference: Reference) -> Bank:
 
 
 def _fits(size: int, width: int, device: torch.device) -> bool:
-    """Return whether vectors take no more than half of the memory that is free on a device."""
+    """Return whether vectors fit into half of the free memory of a device."""
     free = free_memory(device)
     return free is None or 4 * size * width <= free // 2
 
 
-def _gone(_images: Activations) -> Tensor:
-    raise AssertionError("a stored bank is held")  # so nothing is read again
+def _no_source(_images: Activations) -> Tensor:
+    raise AssertionError("a stored bank has no source")  # its vectors are always available
 
 
-def _pieces(source: ActivationSet) -> Iterator[Activations]:
-    """Cut chunks that are whole shards, however large, into short ones."""
+def _short_chunks(source: ActivationSet) -> Iterator[Activations]:
+    """Split chunks, which are whole shards, into chunks of at most ``CHUNK_ROWS`` rows."""
     for chunk in source.chunks():
         for first in range(0, len(chunk), CHUNK_ROWS):
             yield _rows(chunk, slice(first, first + CHUNK_ROWS))
@@ -252,7 +251,7 @@ def _rows(images: Activations, part: slice) -> Activations:
 
 
 def _products(queries: Tensor, vectors: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the position of a first query and inner products from there, all in one buffer."""
+    """Yield the index of the first query of a group and its products, in a shared buffer."""
     rows = max(1, min(len(queries), _NUMBERS // len(vectors)))
     buffer = queries.new_empty(rows, len(vectors))
     for first in range(0, len(queries), rows):
@@ -270,7 +269,7 @@ def by_bank(
     detectors
         Bank and ``k`` of each.
     search
-        Returns the scores for every ``k`` that is wanted of one bank.
+        Function that returns the scores of one bank for several values of ``k``.
     """
     scores: dict[tuple[Bank, int], Tensor] = {}
     for bank in dict.fromkeys(bank for bank, _ in detectors):

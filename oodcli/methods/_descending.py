@@ -1,4 +1,4 @@
-"""The largest features of every image: one sort serves every percentile of ASH, SCALE and LTS."""
+"""The largest features of every image: one sort for all percentiles of ASH, SCALE and LTS."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,17 +12,17 @@ from oodcli.methods._percentiles import ascending
 
 Signed = Literal["refuse", "clamp"]
 
-# Above this percentile exp(S / S_k) may leave the range of float32.
+# Above this percentile, exp(S / S_k) may exceed the range of float32.
 FLOAT32_PERCENTILE = 95.0
-# exp of more than 709 leaves the range of float64; logits multiplied by this still stay inside.
+# exp overflows float64 above 709; with this limit, products with logits do not overflow either.
 LARGEST_EXPONENT = 600.0
-# What all methods of a batch share it by.
+# Cache key, shared by all methods of a batch.
 ORDERED = "features in descending order"
 
 
 @dataclass(frozen=True, slots=True)
 class Descending:
-    """Features of every image from the largest down.
+    """Features of every image in descending order.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ class Descending:
         return self.sums[:, -1]
 
     def ratio(self, count: int) -> Tensor:
-        """Return ``S / S_k``, the sum of all over that of the largest; 1 where both are 0.
+        """Return ``S / S_k``, the sum of all features over that of the largest; 1 if both are 0.
 
         Parameters
         ----------
         count
-            ``k``, how many are the largest, at least 1.
+            ``k``, the number of largest features, at least 1.
 
         Returns
         -------
@@ -57,18 +57,18 @@ class Descending:
             ``(n,)``, between 1 and ``d / k``.
         """
         leading = self.sums[:, count - 1]
-        nothing = leading <= 0
-        return torch.where(nothing, 1.0, self.total / leading.masked_fill(nothing, 1.0))
+        is_zero = leading <= 0
+        return torch.where(is_zero, 1.0, self.total / leading.masked_fill(is_zero, 1.0))
 
     def largest(self, features: Tensor, count: int) -> Tensor:
-        """Return where the ``count`` largest features of every row are; of equals the first.
+        """Return a mask of the ``count`` largest features of every row; the first among equals.
 
         Parameters
         ----------
         features
-            The features that were sorted, ``(n, d)``.
+            The unsorted features, ``(n, d)``.
         count
-            At least 1.
+            Number of features, at least 1.
 
         Returns
         -------
@@ -99,26 +99,26 @@ def _descending(features: Tensor) -> Descending:
 
 
 def unsigned(batch: Activations, method: str, *, signed: Signed | None = None) -> Descending:
-    """Return the sorted features of a batch for a method that adds them up.
+    """Return the sorted features of a batch for a method that sums them.
 
     Parameters
     ----------
     batch
         The images.
     method
-        Its name, for the message.
+        Name of the method, for the message.
     signed
-        ``clamp`` lets features below 0 pass, which then count as 0 in all sums; None for a method
-        that offers no choice.
+        ``clamp`` accepts negative features, which count as 0 in all sums; None for a method
+        without this parameter.
 
     Raises
     ------
     UndefinedMethodError
-        If there are features below 0 and they may not pass.
+        If there are negative features and they are not accepted.
     """
     ordered = descending(batch)
     if ordered.smallest < 0 and signed != "clamp":
-        cure = "use a method that does not add features up"
+        cure = "use a method that does not sum features"
         if signed is not None:
             cure += f", or {method}:signed=clamp, which counts them as 0 in its sums"
         raise UndefinedMethodError(
@@ -128,23 +128,23 @@ def unsigned(batch: Activations, method: str, *, signed: Signed | None = None) -
     return ordered
 
 
-def kept(width: int, percentile: float) -> int:
-    """Return how many of ``width`` features lie above a percentile, rounded half to even.
+def kept_count(width: int, percentile: float) -> int:
+    """Return the number of ``width`` features above a percentile, with halves rounded to even.
 
-    At least 1, so that the percentiles next to 100 stay defined.
+    It is at least 1, so that percentiles close to 100 are defined.
     """
     return max(1, width - round(width * percentile / 100))
 
 
 def exponential(ratio: Tensor, percentile: float) -> Tensor:
-    """Return ``exp(S / S_k)`` as a column, in float64 where float32 may not hold it.
+    """Return ``exp(S / S_k)`` as a column, in float64 if float32 might overflow.
 
     Parameters
     ----------
     ratio
         ``S / S_k``, ``(n,)``.
     percentile
-        What ``k`` was counted from.
+        The percentile that determines ``k``.
 
     Returns
     -------

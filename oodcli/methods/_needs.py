@@ -1,8 +1,8 @@
-"""What a method needs of the network and of the images it learns from, to be defined at all.
+"""Conditions on the network and the fitting data for a method to be defined.
 
-A :class:`Need` states a condition in words and checks it before the method is fitted; where it
-does not hold, the refusal has the numbers. Those here serve several methods; one that a single
-method has stands with that method.
+A :class:`Need` describes a condition and checks it before the method is fitted; if it does not
+hold, the error message contains the numbers. This module has the needs of several methods; a need
+of a single method is in the module of that method.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,34 +19,34 @@ from oodcli.text import counted
 
 Arguments = Mapping[str, object]
 
-# Relative difference up to which a feature is the same but for rounding to float32.
+# Relative difference that is attributed to rounding to float32.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A condition on what a method learns from.
+    """A condition on the fitting data of a method.
 
     Parameters
     ----------
-    says
-        The condition, as it follows "it needs".
-    lacking
-        Takes the reference and the value of every parameter of the method (None where fitting
-        chooses it). Returns what there is instead, with numbers, or None where the condition holds.
-        It uses only the declared inputs of the method.
+    description
+        The condition, in the form that follows "it needs".
+    check
+        Function of the reference and of the value of every parameter of the method (None if chosen
+        in fitting). It returns the actual state, with numbers, or None if the condition holds. It
+        uses only the declared inputs of the method.
     cure
-        What the user can do about it.
+        What the user can do.
     """
 
-    says: str
-    lacking: Callable[[Reference, Arguments], str | None]
+    description: str
+    check: Callable[[Reference, Arguments], str | None]
     cure: str = "use another method"
 
     def refusal(self, reference: Reference, arguments: Arguments) -> str | None:
-        """Return why a method with this need is not defined here, or None where it is."""
-        lacking = self.lacking(reference, arguments)
-        return None if lacking is None else f"it needs {self.says}, but {lacking}; {self.cure}"
+        """Return why a method with this need is undefined; None if the condition holds."""
+        state = self.check(reference, arguments)
+        return None if state is None else f"it needs {self.description}, but {state}; {self.cure}"
 
 
 def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:
@@ -54,7 +54,7 @@ def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:
     return None if number > 1 else f"the network has {number}"
 
 
-# Of one class every probability is 1, and there is no other to compare with.
+# With one class, every probability is 1, and there is no other class to compare with.
 CLASSES = Need("at least 2 classes", _network_classes, "use a method that does not compare classes")
 
 
@@ -97,14 +97,14 @@ def _right(reference: Reference, _arguments: Arguments) -> str | None:
     try:
         class_means(reference, by="hits")
     except UndefinedMethodError:
-        return f"of {len(reference.train):,} none is"
+        return f"none of {len(reference.train):,} is"
     return None
 
 
 CLASSIFIED_RIGHT = Need(
     "training images that the network classifies correctly",
     _right,
-    "check that classes and normalisation are those of the network",
+    "check that classes and normalisation match the network",
 )
 
 
@@ -138,7 +138,7 @@ DIFFERENT_FEATURES = Need(
 
 
 def varied(*, normalised: bool = False) -> Need:
-    """Return the need that training features vary in fewer directions than there are images.
+    """Return the need that training features vary in fewer directions than the images allow.
 
     Parameters
     ----------
@@ -147,9 +147,9 @@ def varied(*, normalised: bool = False) -> Need:
 
     Notes
     -----
-    About their mean, N images vary in N - 1 directions at most. Where they vary in that many, every
-    image has a direction to itself: variances are those of single images, and directions of no
-    variance are those in which no image happens to lie.
+    N images vary about their mean in at most N - 1 directions. If they vary in that many, every
+    image has a direction of its own: variances are those of single images, and directions without
+    variance are only due to the small number of images.
     """
 
     def lacking(reference: Reference, _arguments: Arguments) -> str | None:
@@ -178,7 +178,7 @@ def varied_within_classes(*, normalised: bool = False) -> Need:
 
     Notes
     -----
-    About the means of their C classes, N images vary in N - C directions at most; see
+    N images vary about the means of their C classes in at most N - C directions; see
     :func:`varied`.
     """
 

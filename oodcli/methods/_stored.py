@@ -1,10 +1,10 @@
-"""Fitted methods on disk: a JSON object for their structure, safetensors for their arrays.
+"""Storage of fitted methods: a JSON object for their structure, safetensors for their arrays.
 
-A fitted method is a tree of dataclasses. It is read back without running any code that the file
-names: a class is taken from the modules of this package or not at all, and is given its fields.
+A fitted method is a tree of dataclasses. Reading it executes no code given by the file: only
+classes of this package are allowed, and they are created from their fields.
 
-A class whose fields are not what has to be stored has two functions: ``to_stored()`` returns the
-fields to store, by name, and the static ``from_stored(fields, device)`` makes the instance of them.
+A class that stores other data than its fields has two functions: ``to_stored()`` returns the values
+to store, by name, and the static ``from_stored(fields, device)`` creates the instance from them.
 """
 
 import importlib
@@ -32,20 +32,20 @@ _DTYPES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-# Where arrays begin in the file, so that products of mapped ones are those of ones in memory.
-_ALIGNED = 64
+# Alignment of arrays in the file; results with memory-mapped arrays then equal those in memory.
+_ALIGNMENT = 64
 _BLOCK_BYTES = 2**26
-# These hold no fitted method of the package itself, or need another package.
-_LEFT_ASIDE = frozenset({"contract", "pytorch_ood", "third_party"})
+# Modules without fitted methods of this package, or that need another package.
+_EXCLUDED_MODULES = frozenset({"contract", "pytorch_ood", "third_party"})
 
 
 class UnstorableError(Exception):
-    """Something in a fitted method that no file of this kind can hold."""
+    """A fitted method contains an object that cannot be stored."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A matrix that is written block by block, since it may be larger than memory.
+    """A matrix that is written block by block, as it may be larger than memory.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ Stored = Tensor | Rows
 
 
 def pack(value: object) -> tuple[Json, dict[str, Stored]]:
-    """Take a fitted method apart.
+    """Convert a fitted method to a JSON structure and arrays.
 
     Parameters
     ----------
@@ -73,14 +73,14 @@ def pack(value: object) -> tuple[Json, dict[str, Stored]]:
     Returns
     -------
     structure
-        What JSON can hold.
+        JSON object.
     arrays
-        The arrays that the structure names.
+        The arrays referenced by the structure, by name.
 
     Raises
     ------
     UnstorableError
-        If there is anything else in it, such as an object of another package.
+        If it contains anything else, such as an object of another package.
     """
     packer = _Packer({}, {})
     return packer.packed(value), packer.arrays
@@ -89,7 +89,7 @@ def pack(value: object) -> tuple[Json, dict[str, Stored]]:
 @dataclass(frozen=True)
 class _Packer:
     arrays: dict[str, Stored]
-    seen: dict[int, tuple[str, object]]  # by id, so that what two halves share is kept once
+    seen: dict[int, tuple[str, object]]  # by id, so that shared objects are stored once
 
     def packed(self, value: object) -> Json:  # noqa: PLR0911 - one for each kind
         """Return the structure of a value."""
@@ -108,20 +108,23 @@ class _Packer:
             return {"dict": [[self.packed(k), self.packed(v)] for k, v in value.items()]}
         name = f"{type(value).__module__}:{type(value).__qualname__}"
         if name not in known_classes() or isinstance(value, type):
-            raise UnstorableError(f"it holds a {name}")
-        return {"class": name, "fields": {k: self.packed(v) for k, v in _kept(value).items()}}
+            raise UnstorableError(f"it contains a {name}")
+        return {
+            "class": name,
+            "fields": {k: self.packed(v) for k, v in _stored_fields(value).items()},
+        }
 
     def _array(self, value: Tensor | Rows | np.ndarray) -> Json:
         if isinstance(value, np.ndarray):
             try:
                 return {"array": self._named(value, torch.from_numpy(value.copy()))}
             except TypeError:
-                raise UnstorableError(f"it holds an array of {value.dtype}") from None
+                raise UnstorableError(f"it contains an array of {value.dtype}") from None
         if isinstance(value, Rows):
             return {"tensor": self._named(value, value)}
         if value.dtype not in _DTYPES or value.layout != torch.strided:
-            raise UnstorableError(f"it holds a tensor of {value.dtype}")
-        # The order of the axes in memory is kept, since rounding of products depends on it.
+            raise UnstorableError(f"it contains a tensor of {value.dtype}")
+        # The memory layout is preserved, since the rounding of products depends on it.
         strides = value.stride()
         axes = sorted(range(value.dim()), key=lambda axis: -strides[axis])
         flat = value.detach().permute(axes).contiguous()
@@ -131,15 +134,15 @@ class _Packer:
         if id(value) not in self.seen:
             name = f"{len(self.arrays):03d}"
             self.arrays[name] = array
-            self.seen[id(value)] = name, value  # held, so that nothing else gets its id
+            self.seen[id(value)] = name, value  # a reference, so that the id is not reused
         return self.seen[id(value)][0]
 
 
-def _kept(value: object) -> Mapping[str, object]:
+def _stored_fields(value: object) -> Mapping[str, object]:
     own = getattr(value, "to_stored", None)
     if own is not None:
         return own()
-    assert is_dataclass(value)  # known classes are
+    assert is_dataclass(value)  # true for all known classes
     return {field.name: getattr(value, field.name) for field in fields(value) if field.init}
 
 
@@ -150,7 +153,7 @@ def known_classes() -> Mapping[str, type]:
     modules = [
         importlib.import_module(f"oodcli.methods.{each.name}")
         for each in pkgutil.iter_modules(package.__path__)
-        if each.name not in _LEFT_ASIDE
+        if each.name not in _EXCLUDED_MODULES
     ]
     modules.append(importlib.import_module("oodcli.activations"))
     return {
@@ -164,19 +167,19 @@ def known_classes() -> Mapping[str, type]:
 def unpack(
     structure: Json, arrays: Mapping[str, Tensor], device: torch.device | str = "cpu"
 ) -> object:
-    """Put a fitted method together again.
+    """Rebuild a fitted method; the inverse of :func:`pack`.
 
     Parameters
     ----------
     structure, arrays
-        What :func:`pack` returned, and was written.
+        The stored result of :func:`pack`.
     device
-        Where its arrays are put.
+        Device of the arrays.
 
     Raises
     ------
     CorruptArtifactError
-        If the structure is not one that :func:`pack` makes, or was made of other classes.
+        If the structure is damaged, or contains unknown classes.
     """
     try:
         return _unpacked(structure, arrays, torch.device(device))
@@ -187,7 +190,7 @@ def unpack(
 def _unpacked(  # noqa: PLR0911 - one for each kind
     node: Json, arrays: Mapping[str, Tensor], device: torch.device | None
 ) -> object:
-    """Return what a node stands for; without a device, arrays stay where they are."""
+    """Return the value of a node; without a device, arrays are not moved."""
     if node is None or isinstance(node, (bool, int, float, str)):
         return node
     if not isinstance(node, dict):
@@ -225,9 +228,9 @@ def write_arrays(stream: IO[bytes], arrays: Mapping[str, Stored]) -> None:
     Parameters
     ----------
     stream
-        Where to.
+        Binary stream to write to.
     arrays
-        The arrays by name.
+        The arrays, by name.
     """
     entries: dict[str, Json] = {}
     at = 0
@@ -238,14 +241,14 @@ def write_arrays(stream: IO[bytes], arrays: Mapping[str, Stored]) -> None:
             "dtype": _DTYPES[dtype], "shape": list(array.shape), "data_offsets": [at, at + size],
         }  # fmt: skip
         at += size
-        # The format knows no gaps, so that what fills them is an array, too.
-        if (gap := -at % _ALIGNED) and index + 1 < len(arrays):
+        # The format does not allow gaps, so padding is stored as an array, too.
+        if (gap := -at % _ALIGNMENT) and index + 1 < len(arrays):
             entries[f"gap-{name}"] = {
                 "dtype": "U8", "shape": [gap], "data_offsets": [at, at + gap],
             }  # fmt: skip
             at += gap
     header = json.dumps(entries).encode()
-    header += b" " * (-(len(header) + 8) % _ALIGNED)
+    header += b" " * (-(len(header) + 8) % _ALIGNMENT)
     stream.write(len(header).to_bytes(8, "little") + header)
     for name, array in arrays.items():
         for block in array.blocks() if isinstance(array, Rows) else _in_blocks(array):
@@ -260,19 +263,19 @@ def _in_blocks(array: Tensor) -> Iterator[Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read arrays, which stay on the disk until they are accessed.
+    """Return memory-mapped arrays of a file.
 
     Parameters
     ----------
     path
-        What :func:`write_arrays` wrote.
+        A file written by :func:`write_arrays`.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     CorruptArtifactError
-        If it is not what was written.
+        If the file is damaged.
     """
     try:
         return safetensors.torch.load_file(path)

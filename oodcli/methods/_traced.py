@@ -1,8 +1,8 @@
-"""Fitted methods as graphs of tensor operations, which no branch on data may interrupt.
+"""Fitted methods as graphs of tensor operations, without branches that depend on data.
 
-A method's own ``score`` is what is traced, so that there is one formula. Only what methods share
-is exchanged, where it looks at data: the features in order, distances to Gaussians, the search for
-neighbours, and that for a rank.
+The ``score`` of the method itself is traced, so that each formula exists once. Only shared
+operations with data-dependent branches are replaced: sorted features, distances to Gaussians,
+search for neighbours, and search for ranks.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -25,30 +25,30 @@ _T = TypeVar("_T")
 
 
 def check_traceable(spec: MethodSpec, *, what: str) -> None:
-    """Refuse a method whose operations depend on its data, or that needs more than one pass.
+    """Raise an error if a method cannot be traced.
 
     Parameters
     ----------
     spec
         The method.
     what
-        What it would be written as, for the message.
+        Target of the export, for the message.
 
     Raises
     ------
     UndefinedMethodError
-        If it is not exportable.
+        If it has data-dependent operations or needs more than one forward pass.
     """
     for part in spec.parts:
         if not part.method.exportable:
-            able = sorted(name for name, method in METHODS.items() if method.exportable)
+            exportable = sorted(name for name, method in METHODS.items() if method.exportable)
             raise UndefinedMethodError(
-                f"{part.name} cannot be written as {what}; these can: {', '.join(able)}"
+                f"{part.name} cannot be exported as {what}; these can: {', '.join(exportable)}"
             )
 
 
 class TracedBatch:
-    """Activations while a graph is recorded, when their number is not known.
+    """Activations during tracing, with an unknown number of images.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class TracedBatch:
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Return what ``make`` makes of these rows, or its like without a branch on data."""
+        """Return the cached result of ``make``, or of its replacement without branches."""
         if key not in self._made:
             match key:
                 case str() if key == ORDERED:
@@ -81,14 +81,14 @@ class TracedBatch:
 
 @dataclass(frozen=True, slots=True)
 class _TracedDescending(Descending):
-    """Features of every image from the largest down; the graph's own order decides between ties."""
+    """Features of every image in descending order; ties are in the order of the graph's TopK."""
 
     order: Tensor
 
     def largest(self, features: Tensor, count: int) -> Tensor:
-        """Return where the ``count`` largest features of every row are.
+        """Return a mask of the ``count`` largest features of every row.
 
-        ONNX's TopK puts the first of equals first, as :class:`Descending` does.
+        Among equal values, TopK of ONNX selects the first, as :class:`Descending` does.
         """
         chosen = torch.zeros_like(features).scatter(1, self.order[:, :count], 1.0)
         return chosen > 0.5
@@ -101,7 +101,7 @@ def _descending(features: Tensor) -> Descending:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _TracedBank:
-    """A bank in one piece, in which one product finds the neighbours.
+    """A bank in one tensor, searched by one matrix product.
 
     Parameters
     ----------
@@ -125,13 +125,13 @@ class _TracedBank:
         return self.vectors.shape[1]
 
     def largest(self, queries: Tensor, k: int) -> Tensor:
-        """Return the ``k`` largest inner products, ``(n, k)``, in falling order."""
+        """Return the ``k`` largest inner products, ``(n, k)``, descending."""
         return (queries @ self.vectors.T).topk(min(k, self.size), dim=1).values
 
     def nearest(self, units: Tensor, k: int) -> Tensor:
-        """Return squared distances to the ``k`` nearest vectors, ``(n, k)``, in rising order.
+        """Return squared distances to the ``k`` nearest vectors, ``(n, k)``, ascending.
 
-        That of the last one is computed from differences, the others from products.
+        The last one is computed from differences, the others from products.
         """
         found = (units @ self.vectors.T + self.empty).topk(min(k, self.size), dim=1)
         squares = (units.norm(dim=1, keepdim=True) > 0.5).float()
@@ -149,18 +149,18 @@ class _TracedScale(RankScale):
 
 
 def traced(scorer: Scorer) -> Callable[[TracedBatch], Tensor]:
-    """Return the score of a fitted method as a function that can be recorded.
+    """Return the score of a fitted method as a function that can be traced.
 
     Parameters
     ----------
     scorer
-        The method, one that :func:`check_traceable` lets pass.
+        The method, checked by :func:`check_traceable`.
     """
-    ready = _ready(scorer)
-    return lambda batch: ready.score(cast("Activations", batch))
+    traceable = _traceable(scorer)
+    return lambda batch: traceable.score(cast("Activations", batch))
 
 
-def _ready(scorer: Scorer) -> Scorer:
+def _traceable(scorer: Scorer) -> Scorer:
     if isinstance(scorer, Combined):
         return replace(scorer, shaper=_with_banks(scorer.shaper))
     if isinstance(scorer, RankEnsemble):
@@ -168,12 +168,12 @@ def _ready(scorer: Scorer) -> Scorer:
             _TracedScale(each.scores, each.shares, each.below, each.above, each.count)
             for each in scorer.scales
         )
-        return RankEnsemble(tuple(map(_ready, scorer.members)), tuple(scales))
+        return RankEnsemble(tuple(map(_traceable, scorer.members)), tuple(scales))
     return _with_banks(scorer)
 
 
 def bank_bytes(scorer: Scorer) -> int:
-    """Return the bytes of the banks of training vectors that a fitted method carries."""
+    """Return the size of the banks of a fitted method, in bytes."""
     if isinstance(scorer, RankEnsemble):
         return sum(map(bank_bytes, scorer.members))
     return sum(4 * bank.size * bank.width for _, bank in _banks(scorer))
@@ -187,7 +187,7 @@ def _banks(fitted: object) -> Sequence[tuple[str, Bank]]:
 
 
 def _with_banks(fitted: _T) -> _T:
-    """Return a fitted method with its banks exchanged."""
+    """Return a fitted method with its banks replaced."""
     banks = {name: _traced_bank(bank) for name, bank in _banks(fitted)}
     return cast("_T", replace(cast("Any", fitted), **banks)) if banks else fitted
 

@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
-from oodcli.methods._descending import exponential, kept, unsigned
+from oodcli.methods._descending import exponential, kept_count, unsigned
 from oodcli.methods.base import percentile as valid
 
 
@@ -46,7 +46,7 @@ class ASHP:
     def logits(self, batch: Activations) -> Tensor:
         """Return the logits of the pruned features, ``(n, k)``."""
         ordered = unsigned(batch, "ash-p")
-        count = kept(batch.features.shape[1], self.percentile)
+        count = kept_count(batch.features.shape[1], self.percentile)
         return self.head(batch.features * ordered.largest(batch.features, count))
 
 
@@ -87,7 +87,7 @@ class ASHB:
     def logits(self, batch: Activations) -> Tensor:
         """Return the logits of the levelled features, ``(n, k)``."""
         ordered = unsigned(batch, "ash-b")
-        count = kept(batch.features.shape[1], self.percentile)
+        count = kept_count(batch.features.shape[1], self.percentile)
         mask = ordered.largest(batch.features, count).to(batch.features.dtype)
         return (mask @ self.head.weight.T) * (ordered.total / count)[:, None] + self.head.bias
 
@@ -131,7 +131,7 @@ class ASHS:
     def logits(self, batch: Activations) -> Tensor:
         """Return the logits of the sharpened features, ``(n, k)``."""
         ordered = unsigned(batch, "ash-s")
-        count = kept(batch.features.shape[1], self.percentile)
+        count = kept_count(batch.features.shape[1], self.percentile)
         pruned = batch.features * ordered.largest(batch.features, count)
         factor = exponential(ordered.ratio(count), self.percentile)
         return (pruned @ self.head.weight.T) * factor + self.head.bias

@@ -1,14 +1,15 @@
-"""The three shapes a method can have, and how one is named on the command line.
+"""The three kinds of methods, and their names on the command line.
 
-A *detector* scores activations. A *logit scorer* is a detector that needs the logits alone. A
-*shaper* makes new logits from activations; joined with a logit scorer, as in ``norm+energy``, it is
-a detector. ``fit`` is a named constructor: an unfitted method does not exist. The keyword-only
-parameters of ``fit``, with their annotations and defaults, are what a user can choose.
+A *detector* scores activations. A *logit scorer* is a detector that needs only the logits. A
+*shaper* computes new logits from activations; combined with a logit scorer, as in ``norm+energy``,
+it forms a detector. ``fit`` is an alternative constructor: there are no unfitted instances. The
+keyword-only parameters of ``fit``, with their annotations and defaults, are the parameters that a
+user can set.
 
-A fitted method that needs more of the forward pass says so in a field ``probes``, a tuple of
-:class:`~oodcli.probes.Probe`; it finds their arrays in ``batch.extra``. A class whose fitted
-instances share work may have a static method ``score_all(detectors, batch)``, which returns a
-sequence of what ``score`` returns for each.
+A fitted method that needs further arrays from the forward pass has a field ``probes``, a tuple of
+:class:`~oodcli.probes.Probe`; their arrays are in ``batch.extra``. A class whose fitted instances
+share work may have a static method ``score_all(detectors, batch)``, which returns the result of
+``score`` for each detector.
 """
 
 import inspect
@@ -29,12 +30,12 @@ from oodcli.methods._needs import ZERO_SHOT, Need
 from oodcli.probes import Probe
 from oodcli.specs import Value, canonical, format_value, parse_pairs, parse_value
 
-Find = Callable[[str], tuple[str, "Method"]]
+MethodLookup = Callable[[str], tuple[str, "Method"]]
 
-# What joins the halves of a method; the last plus of mds++ joins nothing.
+# Separator of the parts of a method; it does not match the plus signs of mds++.
 JOIN = re.compile(r"\+(?=\s*\w)")
 
-# What a method may look at; those of the second line cost forward passes of their own.
+# Inputs of a method; most of those after the first line need additional forward passes.
 Input = Literal[
     "logits", "features", "block norms", "head",
     "train", "labels", "jigsaw", "calibration", "calibration labels", "regions", "network",
@@ -46,76 +47,76 @@ class Scorer(Protocol):
     """Scores images by their activations."""
 
     def score(self, batch: Activations, /) -> Tensor:
-        """Return one score per image, ``(n,)``, larger for more in-distribution."""
+        """Return one score per image, ``(n,)``; larger = more in-distribution."""
 
 
 class Detector(Scorer, Protocol):
-    """A scorer that learns from in-distribution activations."""
+    """A scorer that is fitted on in-distribution activations."""
 
     @classmethod
     def fit(cls, reference: Reference, /) -> Self:
-        """Learn from in-distribution activations."""
+        """Fit on in-distribution activations."""
 
 
 class LogitScorer(Detector, Protocol):
     """Scores images by their logits."""
 
     def score_logits(self, logits: Tensor, /) -> Tensor:
-        """Return one score per row of logits ``(n, k)``, larger for more in-distribution."""
+        """Return one score per row of logits ``(n, k)``; larger = more in-distribution."""
 
 
 class Shaper(Protocol):
-    """Makes new logits from activations."""
+    """Computes new logits from activations."""
 
     @classmethod
     def fit(cls, reference: Reference, /) -> Self:
-        """Learn from in-distribution activations."""
+        """Fit on in-distribution activations."""
 
     def logits(self, batch: Activations, /) -> Tensor:
         """Return new logits, ``(n, k)``."""
 
 
-class _Looks:
-    """What follows from what a method looks at."""
+class _InputProperties:
+    """Properties that follow from the inputs of a method."""
 
     __slots__ = ()
     inputs: Any
 
     @property
     def needs_network(self) -> bool:
-        """Whether it needs more of the network than one forward pass gives."""
+        """Whether it needs more than one ordinary forward pass of the network."""
         return not {"network", "regions"}.isdisjoint(self.inputs)
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether it learns from calibration images."""
+        """Whether it is fitted on calibration images."""
         return not {"calibration", "calibration labels"}.isdisjoint(self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
-class Method(_Looks):
-    """What the registry knows of a method.
+class Method(_InputProperties):
+    """The registry entry of a method.
 
     Parameters
     ----------
     type
         The class.
     title
-        Its name in papers.
+        Name in papers.
     paper
         Authors, venue and year.
     inputs
-        What it uses with its default parameters.
+        Inputs used with default parameters.
     grid
-        The published values of those parameters that a search may choose.
+        The published values of the parameters that can be tuned.
     passes
         Forward passes per scored image beyond the ordinary one; a backward pass counts 2.
     train_passes
         Forward passes per training image beyond the ordinary one.
     needs
-        What it needs to be defined; see :mod:`oodcli.methods._needs`.
+        Conditions for the method to be defined; see :mod:`oodcli.methods._needs`.
     exportable
-        Whether a graph can be recorded of its score; a test exports every method that says so.
+        Whether its score can be traced as a graph; a test exports every such method.
     """
 
     type: type[Detector] | type[Shaper]
@@ -135,37 +136,37 @@ class Method(_Looks):
 
     @property
     def is_shaper(self) -> bool:
-        """Whether it makes logits and needs a scorer to follow."""
+        """Whether it computes logits and must be combined with a logit scorer."""
         return hasattr(self.type, "logits")
 
     @property
     def is_logit_scorer(self) -> bool:
-        """Whether it can follow a shaper."""
+        """Whether it can be combined with a shaper."""
         return hasattr(self.type, "score_logits")
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of ``fit`` with their types and defaults."""
-        return choosable(self.type.fit)
+        return user_parameters(self.type.fit)
 
 
 def _is_value(value: object) -> TypeGuard[Value]:
     return isinstance(value, (bool, int, float, str))
 
 
-def choosable(fit: Callable[..., object]) -> dict[str, inspect.Parameter]:
+def user_parameters(fit: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Return the keyword-only parameters of ``fit`` with their types and defaults.
 
     Raises
     ------
     NameError
-        If the type of one of them is a name that its module does not know.
+        If an annotation contains a name that is undefined in the module.
     """
     found = {
         name: parameter
         for name, parameter in inspect.signature(fit).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    # The other annotations, such as a class inside a function, may be out of reach.
+    # Other annotations may not be resolvable, such as a class defined inside a function.
     annotations = {n: p.annotation for n, p in found.items() if p.annotation is not p.empty}
     hints = get_type_hints(
         SimpleNamespace(__annotations__=annotations), globalns=getattr(fit, "__globals__", {})
@@ -175,7 +176,7 @@ def choosable(fit: Callable[..., object]) -> dict[str, inspect.Parameter]:
 
 @dataclass(frozen=True)
 class MethodPart:
-    """One half of a method, with the parameters it was given.
+    """One part of a method (shaper or scorer), with its given parameters.
 
     Parameters
     ----------
@@ -197,19 +198,19 @@ class MethodPart:
         return canonical(self.name, self.given)
 
     def arguments(self) -> dict[str, Value]:
-        """Return the value of every parameter as given or by default, None if fitting chooses."""
+        """Return the given or default value of every parameter; None if chosen in fitting."""
         return {
             name: self.given.get(name, parameter.default)
             for name, parameter in self.method.parameters().items()
         }
 
     def fit(self, reference: Reference) -> "Detector | Shaper":
-        """Fit this half.
+        """Fit this part.
 
         Raises
         ------
         UndefinedMethodError
-            If the method needs something that is missing, or is not defined for other reasons.
+            If a need of the method is not met, or it is undefined for another reason.
         """
         arguments = self.arguments()
         for need in self.method.needs:
@@ -218,23 +219,24 @@ class MethodPart:
                 raise UndefinedMethodError(f"{self.name} is not defined here: {refusal}")
         return self.method.type.fit(reference, **self.given)
 
-    def instead(self, params: Mapping[str, Value]) -> dict[str, tuple[Value, Value]]:
-        """Return value asked for and value in use, by name, of parameters where the two differ.
+    def replaced_values(self, params: Mapping[str, Value]) -> dict[str, tuple[Value, Value]]:
+        """Return requested and used value, by name, of the parameters where these differ.
 
         Parameters
         ----------
         params
-            What :meth:`effective` returned.
+            The result of :meth:`effective_parameters`.
         """
         asked = {name: value for name, value in self.arguments().items() if value is not None}
         return {n: (value, params[n]) for n, value in asked.items() if params[n] != value}
 
-    def effective(self, fitted: object) -> dict[str, Value]:
-        """Return every parameter, with the value that is in use, and other values found by fitting.
+    def effective_parameters(self, fitted: object) -> dict[str, Value]:
+        """Return the used value of every parameter, and further values determined by fitting.
 
-        A number, word or truth value that the fitted method has under the name of a parameter is
-        what it uses: ``k`` of KNN is no more than there are training images. What else fitting
-        found stands in the other fields of that kind, such as the temperature of ``tempscale``.
+        If the fitted method has a number, text or boolean with the name of a parameter, this is the
+        used value; for instance, ``k`` of KNN is limited to the number of training images. Other
+        fields of these types, such as the temperature of ``tempscale``, are values determined by
+        fitting.
         """
         values: dict[str, Value] = {}
         for name, parameter in self.method.parameters().items():
@@ -254,11 +256,11 @@ class Fitted:
     Parameters
     ----------
     canonical
-        Its canonical name.
+        Canonical name.
     params
-        The value of every parameter that is in use, and what fitting found.
+        Used value of every parameter, and values determined by fitting.
     detector
-        What scores.
+        The fitted detector.
     """
 
     canonical: str
@@ -267,25 +269,25 @@ class Fitted:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What it needs of the forward pass beyond the ordinary activations."""
+        """The probes that the method needs."""
         return probes_of(self.detector)
 
 
 def probes_of(fitted: object) -> tuple[Probe, ...]:
-    """Return what a fitted method needs of the forward pass beyond the ordinary activations."""
+    """Return the probes that a fitted method needs."""
     return tuple(getattr(fitted, "probes", ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """A shaper followed by a logit scorer.
+    """A shaper combined with a logit scorer.
 
     Parameters
     ----------
     shaper
-        Makes the logits.
+        Computes the logits.
     scorer
-        Scores them.
+        Scores these logits.
     """
 
     shaper: Shaper
@@ -293,7 +295,7 @@ class Combined:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What the shaper needs of the forward pass."""
+        """The probes that the shaper needs."""
         return probes_of(self.shaper)
 
     def score(self, batch: Activations) -> Tensor:
@@ -302,15 +304,15 @@ class Combined:
 
 
 @dataclass(frozen=True)
-class MethodSpec(_Looks):
-    """A method as named on the command line: one detector, or a shaper and a logit scorer.
+class MethodSpec(_InputProperties):
+    """A method as specified on the command line: a detector, or a shaper and a logit scorer.
 
     Parameters
     ----------
     parts
-        The halves in order.
+        The parts in order.
     optional
-        Whether a group named it, so that it is skipped where it is not defined.
+        Whether it was requested as part of a group, so that it is skipped if it is not defined.
     """
 
     parts: tuple[MethodPart, ...]
@@ -318,12 +320,12 @@ class MethodSpec(_Looks):
 
     @property
     def canonical(self) -> str:
-        """The whole name, defaults omitted and keys sorted."""
+        """The full name, with defaults omitted and parameters sorted."""
         return "+".join(part.canonical for part in self.parts)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What it uses, without repetitions."""
+        """Inputs of all parts, without duplicates."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.method.inputs))
 
     @property
@@ -340,37 +342,40 @@ class MethodSpec(_Looks):
         """Fit the method on in-distribution activations."""
         fitted = [part.fit(reference) for part in self.parts]
         if len(self.parts) == 1:
-            params = self.parts[0].effective(fitted[0])
+            params = self.parts[0].effective_parameters(fitted[0])
             return Fitted(self.canonical, params, fitted[0])  # type: ignore[arg-type]
         params = {
             f"{part.name}.{key}": value
             for part, half in zip(self.parts, fitted, strict=True)
-            for key, value in part.effective(half).items()
+            for key, value in part.effective_parameters(half).items()
         }
         shaper, scorer = fitted
         return Fitted(self.canonical, params, Combined(shaper, scorer))  # type: ignore[arg-type]
 
 
-def parse_method(text: str, registry: Mapping[str, Method], find: Find | None = None) -> MethodSpec:
-    """Read ``name[:key=value,…]`` or ``shaper[:…]+scorer[:…]``.
+def parse_method(
+    text: str, registry: Mapping[str, Method], find: MethodLookup | None = None
+) -> MethodSpec:
+    """Parse ``name[:key=value,…]`` or ``shaper[:…]+scorer[:…]``.
 
-    A shaper alone is followed by ``energy``, as its paper has it.
+    A shaper alone is combined with ``energy``, as in its paper.
 
     Parameters
     ----------
     text
-        What the user wrote.
+        The specification of the method.
     registry
         The known methods.
     find
-        Returns name and entry of a method that is not in the registry, or raises.
+        Function that returns name and entry of a method that is not in the registry, or raises an
+        error.
 
     Raises
     ------
     UnknownNameError
-        If there is no such method.
+        If the method or a parameter does not exist.
     InvalidInputError
-        If a parameter is unknown or has a value it cannot have, or the halves do not fit together.
+        If a parameter has an invalid value, or the parts cannot be combined.
     """
     parts = tuple(_parse_part(half.strip(), registry, find) for half in JOIN.split(text))
     if len(parts) == 1 and parts[0].method.is_shaper:
@@ -382,18 +387,18 @@ def parse_method(text: str, registry: Mapping[str, Method], find: Find | None = 
         scorers = [name for name, method in registry.items() if method.is_logit_scorer]
         if not parts[0].method.is_shaper:
             raise InvalidInputError(
-                f"{parts[0].name!r} in {text!r} makes no logits; before the +, write one of: "
+                f"{parts[0].name!r} in {text!r} does not compute logits; before the +, use one of: "
                 f"{', '.join(shapers)}"
             )
         if not parts[1].method.is_logit_scorer:
             raise InvalidInputError(
-                f"{parts[1].name!r} in {text!r} does not score logits; after the +, write one of: "
+                f"{parts[1].name!r} in {text!r} does not score logits; after the +, use one of: "
                 f"{', '.join(scorers)}"
             )
     return MethodSpec(parts)
 
 
-def _parse_part(text: str, registry: Mapping[str, Method], find: Find | None) -> MethodPart:
+def _parse_part(text: str, registry: Mapping[str, Method], find: MethodLookup | None) -> MethodPart:
     name = text.partition(":")[0]
     if name in registry:
         method = registry[name]
@@ -408,8 +413,8 @@ def _parse_part(text: str, registry: Mapping[str, Method], find: Find | None) ->
         key: parse_value(f"{name}:{key}", value, parameters[key].annotation)
         for key, value in texts.items()
     }
-    kept = {key: value for key, value in given.items() if value != parameters[key].default}
-    return MethodPart(name, method, kept)
+    changed = {key: value for key, value in given.items() if value != parameters[key].default}
+    return MethodPart(name, method, changed)
 
 
 def not_negative(name: str, value: float) -> float:
@@ -456,13 +461,14 @@ def at_least(name: str, value: int, least: int) -> int:
 def score_many(scorers: Sequence[Scorer], batch: Activations) -> Tensor:
     """Return the scores of several fitted methods on one batch, ``(n, len(scorers))``.
 
-    Neighbours of one class that can share work do so: see the head of this module.
+    Adjacent methods of one class share work if the class has ``score_all``, see the docstring of
+    this module.
     """
     columns: list[Tensor] = []
-    for _, run in itertools.groupby(scorers, key=type):
-        alike = list(run)
-        score_all = getattr(type(alike[0]), "score_all", None)
+    for _, group in itertools.groupby(scorers, key=type):
+        same = list(group)
+        score_all = getattr(type(same[0]), "score_all", None)
         columns += (
-            [one.score(batch) for one in alike] if score_all is None else score_all(alike, batch)
+            [each.score(batch) for each in same] if score_all is None else score_all(same, batch)
         )
     return torch.stack([column.double() for column in columns], dim=1)

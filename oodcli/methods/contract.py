@@ -1,10 +1,10 @@
-"""What every method must satisfy, as checks that its author can run.
+"""The rules that every method must satisfy, as checks that its author can run.
 
-``check(method)`` runs them all on a toy problem, and so does ``ood methods check NAME``::
+``check(method)`` runs all checks on a toy problem, and so does ``ood methods check NAME``::
 
     from oodcli.methods.contract import check
 
-    def test_mine_keeps_the_contract():
+    def test_my_method_satisfies_the_contract():
         check("acme.detect:Mine")
 
 The tests of ``ood`` run the same checks over its own methods.
@@ -27,8 +27,8 @@ from oodcli.methods.third_party import method_of
 from oodcli.metrics import MOSTLY_TIED, Curve, evaluate
 
 CLASSES, WIDTH, BLOCKS = 4, 64, 3
-_SHARE = 8  # features of one class
-# What is told apart on the toy problem must be told apart well.
+_SHARE = 8  # number of features per class
+# Minimum AUROC on the toy problem, which every method must separate well.
 MIN_AUROC = 0.9
 LOGIT_SCALE = 20.0
 
@@ -40,7 +40,7 @@ class Problem:
     Parameters
     ----------
     reference
-        What it learns from.
+        The data for fitting.
     id_batch
         In-distribution images.
     ood_batch
@@ -96,38 +96,38 @@ class Finding:
 def toy_activations(
     n: int, *, strength: float, seed: int, head: Head, novelty: float = 0.0
 ) -> Activations:
-    """Draw rectified features of ``n`` images, of each class in turn.
+    """Return random rectified features of ``n`` images, of each class in turn.
 
     Parameters
     ----------
     n
         Number of images.
     strength
-        How far they go along the direction of their class; 1 for in-distribution images.
+        Component along the direction of their class; 1 for in-distribution images.
     seed
-        Of the noise.
+        Seed of the noise.
     head
         The last layer.
     novelty
-        How far they go along a direction that belongs to no class.
+        Component along a direction that belongs to no class.
     """
     generator = torch.Generator().manual_seed(seed)
-    along = 0.5 + 2 * _directions()[torch.arange(n) % CLASSES]
-    beside = torch.zeros(WIDTH)
-    beside[-3 * _SHARE : -_SHARE] = 1
+    class_direction = 0.5 + 2 * _directions()[torch.arange(n) % CLASSES]
+    novel_direction = torch.zeros(WIDTH)
+    novel_direction[-3 * _SHARE : -_SHARE] = 1
     noise = torch.randn(n, WIDTH, generator=generator)
-    features = (strength * along + novelty * beside + 0.3 * noise).relu()
+    features = (strength * class_direction + novelty * novel_direction + 0.3 * noise).relu()
     logits = head(features)
     norms = features.norm(dim=1, keepdim=True) * torch.tensor([0.5, 1.0, 0.9])
     return Activations(logits, features, norms, logits.argmax(dim=1))
 
 
 def toy_problem() -> Problem:
-    """Make a problem: a class is a direction of feature space, OOD images go less far along it.
+    """Return a problem in which classes are directions of the feature space.
 
-    One calibration image of twenty has another label, for a temperature can be fitted then. OOD
-    images also go in a direction of their own. Jigsaws of the training images have smaller norms,
-    most of all in block 1.
+    OOD images have a smaller component along their class direction, and a component in a direction
+    of no class. One of twenty calibration images has a wrong label, so that a temperature can be
+    fitted. Jigsaw puzzles of the training images have smaller norms, especially in block 1.
     """
     directions = _directions()
     head = Head(
@@ -193,7 +193,7 @@ def problem_for(spec: MethodSpec, problem: Problem) -> Problem:
 
 
 def _fewer(images: int) -> Problem:
-    """Return the problem with the first training images alone, which are of each class in turn."""
+    """Return the problem with only the first training images, which are of each class in turn."""
     whole = toy_problem()
     train, jigsaw = (
         _all_of(each).map(lambda values: values[:images])
@@ -204,7 +204,7 @@ def _fewer(images: int) -> Problem:
 
 
 def _one_class() -> Problem:
-    """Return the problem with a network that knows the sum of all classes alone."""
+    """Return the problem with a network that has a single class, the sum of all classes."""
     whole = toy_problem()
     head = Head(whole.reference.head.weight.abs().sum(dim=0, keepdim=True), torch.zeros(1))
     train, jigsaw, *batches = (
@@ -221,9 +221,9 @@ def _one_class() -> Problem:
 
 
 def _many_classes(calibration: int) -> Problem:
-    """Return a problem of 100 classes, each a random direction, with so many calibration images.
+    """Return a problem of 100 classes with the given number of calibration images.
 
-    An image of a class goes along its direction, and an OOD image along that of no class.
+    Images lie along the random direction of their class, OOD images along directions of no class.
     """
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(200, WIDTH, generator=generator).relu()
@@ -250,7 +250,7 @@ def _many_classes(calibration: int) -> Problem:
 
 
 def _labelled(*, right: bool) -> Problem:
-    """Return the problem with classes that the network gets right for every image, or for none."""
+    """Return the problem with labels that all agree with the predictions, or none of them."""
     whole = toy_problem()
     train, jigsaw = _all_of(whole.reference.train), _all_of(whole.reference.jigsaw)
     labels = train.predictions if right else (train.predictions + 1) % CLASSES
@@ -258,7 +258,7 @@ def _labelled(*, right: bool) -> Problem:
 
 
 def _constant() -> Problem:
-    """Return the problem with training images that all have the same features."""
+    """Return the problem with the same features for all training images."""
     whole = toy_problem()
     head = whole.reference.head
     features = torch.full((40, WIDTH), 0.5)
@@ -268,7 +268,7 @@ def _constant() -> Problem:
     return replace(whole, reference=_reference(head, train, jigsaw, labels))
 
 
-# What a method may be fitted on that gives it less than it needs; see _defined_or_refused.
+# Degenerate problems, with too little data for some methods; see _defined_or_refused.
 DEGENERATE: Mapping[str, Callable[[], Problem]] = MappingProxyType(
     {
         "one training image per class": lambda: _fewer(CLASSES),
@@ -284,7 +284,7 @@ DEGENERATE: Mapping[str, Callable[[], Problem]] = MappingProxyType(
 
 
 def _directions() -> Tensor:
-    """Return the direction of every class, ``(k, d)``: features of its own."""
+    """Return the direction of every class, ``(k, d)``, with disjoint features."""
     return torch.eye(CLASSES, WIDTH // _SHARE).repeat_interleave(_SHARE, dim=1)
 
 
@@ -327,7 +327,7 @@ def findings(method: str | type | Method, problem: Problem | None = None) -> tup
     beyond = {"network", "regions"} & set(spec.inputs)
     if beyond:
         raise InvalidInputError(
-            f"{spec.canonical} looks at {' and '.join(sorted(beyond))}, and these checks have "
+            f"{spec.canonical} uses {' and '.join(sorted(beyond))}, but these checks have "
             "only activations; score a run with it: ood score --method"
         )
     trial = Trial(spec, problem_for(spec, problem or toy_problem()))
@@ -348,7 +348,7 @@ def _broken(each: Callable[[Trial], None], trial: Trial) -> str | None:
         each(trial)
     except InvalidInputError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - a method of others may raise anything
+    except Exception as error:  # noqa: BLE001 - a third-party method may raise anything
         return f"raises {type(error).__name__}: {error}"
     return None
 
@@ -426,32 +426,32 @@ def _bank_order(trial: Trial) -> None:
 
 
 def _declared(trial: Trial) -> None:
-    """Score again with all that is not declared spoilt: an undeclared look would show."""
+    """Score again with NaN in all undeclared inputs, so that their use changes the scores."""
     inputs = trial.spec.inputs
     if not inputs:
         return  # a class without a registry entry declares nothing
-    spoilt = [
+    undeclared = [
         name.replace(" ", "_")
         for name in ("logits", "features", "block norms")
         if name not in inputs
     ]
 
-    def spoil(batch: Activations) -> Activations:
+    def masked(batch: Activations) -> Activations:
         arrays = batch.arrays()
-        nothing = {name: torch.full_like(arrays[name], torch.nan) for name in spoilt}
-        return Activations.of({**arrays, **nothing})
+        nan = {name: torch.full_like(arrays[name], torch.nan) for name in undeclared}
+        return Activations.of({**arrays, **nan})
 
     whole = trial.problem.reference
     head = whole.head
     if "head" not in inputs:
         head = replace(head, weight=head.weight * torch.nan, bias=head.bias * torch.nan)
     loads = {
-        "train": ("load_train", lambda: ActivationSet.of(spoil(_all_of(whole.train)))),
+        "train": ("load_train", lambda: ActivationSet.of(masked(_all_of(whole.train)))),
         "labels": ("load_labels", lambda: whole.labels),
-        "jigsaw": ("load_jigsaw", lambda: ActivationSet.of(spoil(_all_of(whole.jigsaw)))),
+        "jigsaw": ("load_jigsaw", lambda: ActivationSet.of(masked(_all_of(whole.jigsaw)))),
         "calibration": (
             "load_calibration",
-            lambda: ActivationSet.of(spoil(_all_of(whole.calibration))),
+            lambda: ActivationSet.of(masked(_all_of(whole.calibration))),
         ),
         "calibration labels": ("load_calibration_labels", lambda: whole.calibration_labels),
         "words": ("load_words", lambda: whole.words),
@@ -459,30 +459,30 @@ def _declared(trial: Trial) -> None:
     given = {key: load for name, (key, load) in loads.items() if name in inputs}
     bare = Reference(head=head, n_blocks=whole.n_blocks, **given)  # type: ignore[arg-type]
     batch = trial.problem.id_batch
-    scores = trial.spec.fit(bare).detector.score(spoil(batch))
+    scores = trial.spec.fit(bare).detector.score(masked(batch))
     if not torch.equal(scores, trial.scores(batch)):
         raise InvalidInputError(
-            f"it declares {', '.join(inputs)}, and its scores change with something else"
+            f"it declares {', '.join(inputs)}, but its scores depend on other inputs"
         )
 
 
 def _defined_or_refused(trial: Trial, problem: Problem) -> None:
-    """Refuse scores of a degenerate fit: they are not finite, mostly tie, or are below chance.
+    """Raise an error if scores of a degenerate fit are not finite, mostly tied or below chance.
 
-    What a method does on images as well where it learns from all there are is not the fit's fault.
+    Ties and an AUROC that the method also has with sufficient data are accepted.
     """
     problem = problem_for(trial.spec, problem)
     try:
         curve = _curve(trial.spec.fit(problem.reference), problem)
     except UndefinedMethodError as refusal:
         if not any(letter.isdigit() for letter in str(refusal)):
-            raise InvalidInputError(f"the refusal has no numbers: {refusal}") from None
+            raise InvalidInputError(f"the error message has no numbers: {refusal}") from None
         return
     enough = toy_problem() if len(problem.reference.head.weight) < 100 else _many_classes(600)
     enough = problem_for(trial.spec, enough)
     usual = _curve(trial.spec.fit(enough.reference), enough)
     if curve.tied > max(MOSTLY_TIED, usual.tied):
-        raise InvalidInputError(f"{100 * curve.tied:.0f} % of the scores tie with another")
+        raise InvalidInputError(f"{100 * curve.tied:.0f} % of the scores are tied with another")
     if curve.auroc() < min(0.5, usual.auroc()):
         raise InvalidInputError(f"AUROC {curve.auroc():.3f}, below chance")
 
@@ -517,7 +517,7 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = MappingProxyType(
 
 
 def _some_wrong(labels: Tensor) -> Tensor:
-    """Return labels of which one of twenty is another."""
+    """Return labels of which one of twenty is wrong."""
     return torch.where(torch.arange(len(labels)) % 20 == 7, (labels + 1) % CLASSES, labels)
 
 
@@ -528,7 +528,7 @@ def _reference(
     labels: Tensor,
     calibration_labels: Tensor | None = None,
 ) -> Reference:
-    """Return a reference that is calibrated on its training images."""
+    """Return a reference whose calibration images are its training images."""
     calibration_labels = labels if calibration_labels is None else calibration_labels
     return Reference(
         head=head,

@@ -13,7 +13,7 @@ from oodcli.methods.base import JOIN, Fitted, Input, MethodSpec, Scorer, probes_
 from oodcli.probes import Probe
 from oodcli.specs import Value
 
-# Words that stand before, or in place of, the name of a method.
+# Prefix of ensembles, and the name of the recommended method, for --method.
 ENSEMBLE = "ensemble"
 AUTO = "auto"
 _EXAMPLE = "ensemble:knn+energy+featurenorm"
@@ -21,14 +21,14 @@ _EXAMPLE = "ensemble:knn+energy+featurenorm"
 
 @dataclass(frozen=True, slots=True)
 class RankScale:
-    """Turns scores into shares of calibration images that score less.
+    """Converts scores to shares of calibration images with smaller scores.
 
     Parameters
     ----------
     scores
         Distinct scores of the calibration images in ascending order, ``(m,)``.
     shares
-        For each, the share of calibration images that score less, ties counted half,
+        The share of calibration images with a smaller score, for each score, ties counting half,
         ``(m,)``.
     below, above
         Distances from the lowest and the highest score at which the scale begins to flatten.
@@ -49,12 +49,12 @@ class RankScale:
         Parameters
         ----------
         scores
-            Of the calibration images, ``(n,)``.
+            Scores of the calibration images, ``(n,)``.
 
         Raises
         ------
         UndefinedMethodError
-            If they are not finite, or all the same.
+            If they are not finite, or all equal.
         """
         values = scores.double()
         if not bool(values.isfinite().all()):
@@ -64,7 +64,7 @@ class RankScale:
             raise UndefinedMethodError("all calibration images have the same score")
         count = int(counts.sum())
         shares = (counts.cumsum(0) - counts / 2) / count
-        # The continuation starts as steep as the outer tenth of the scale is on average.
+        # The extrapolation starts with the mean slope of the outer tenth of the scale.
         tenth = torch.tensor([0.1, 0.9], dtype=distinct.dtype, device=distinct.device)
         low, high = torch.searchsorted(shares, tenth).clamp(1, len(distinct) - 1).tolist()
         high = min(high, len(distinct) - 2)
@@ -73,10 +73,10 @@ class RankScale:
         return cls(distinct, shares, float(first) / count, float(last) / count, count)
 
     def ranks(self, scores: Tensor) -> Tensor:
-        """Return the share of calibration images that score less, ``(n,)``.
+        """Return the share of calibration images with smaller scores, ``(n,)``.
 
-        Linear between neighbouring scores; beyond the ends it continues as a logarithm, so that it
-        rises everywhere and images that are far out do not tie.
+        It is linear between adjacent scores and logarithmic beyond the ends, so that it is strictly
+        increasing and extreme scores are not tied.
         """
         values = scores.double()
         at = self._less(values).clamp(1, len(self.scores) - 1)
@@ -90,7 +90,7 @@ class RankScale:
         return torch.where(under > 0, lower, torch.where(over > 0, upper, inside))
 
     def _less(self, values: Tensor) -> Tensor:
-        """Return how many of the distinct calibration scores are less, int64 ``(n,)``."""
+        """Return the number of distinct calibration scores below each value, int64 ``(n,)``."""
         return torch.searchsorted(self.scores, values)
 
 
@@ -133,7 +133,7 @@ class RankEnsemble:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What the members need of the forward pass, each once."""
+        """The probes that the members need, without duplicates."""
         return tuple({p.key: p for each in self.members for p in probes_of(each)}.values())
 
     def score(self, batch: Activations) -> Tensor:
@@ -147,33 +147,33 @@ class RankEnsemble:
 
 @dataclass(frozen=True)
 class EnsembleSpec(MethodSpec):
-    """An ensemble as named on the command line.
+    """An ensemble as specified on the command line.
 
     Parameters
     ----------
     parts
-        Those of all members.
+        The parts of all members.
     optional
-        Whether a group named it.
+        Whether it was requested as part of a group.
     members
-        Its members in order.
+        The members in order.
     """
 
     members: tuple[MethodSpec, ...] = ()
 
     @classmethod
     def of(cls, *members: MethodSpec) -> Self:
-        """Join members."""
+        """Build an ensemble of members."""
         return cls(tuple(part for each in members for part in each.parts), members=members)
 
     @property
     def canonical(self) -> str:
-        """The whole name; the energy that follows a shaper is omitted."""
+        """The full name; ``+energy`` after a shaper is omitted."""
         return f"{ENSEMBLE}:" + "+".join(_short(each) for each in self.members)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """What its members use, and calibration images."""
+        """Inputs of the members, and calibration images."""
         every = (name for each in self.members for name in each.inputs)
         return tuple(dict.fromkeys((*every, "calibration")))
 
@@ -185,27 +185,27 @@ class EnsembleSpec(MethodSpec):
 
 
 def parse_ensemble(text: str, parse_member: Callable[[str], MethodSpec]) -> EnsembleSpec:
-    """Read ``ensemble:A+B+C``.
+    """Parse ``ensemble:A+B+C``.
 
     Parameters
     ----------
     text
-        What the user wrote.
+        The specification of the ensemble.
     parse_member
-        Reads one member.
+        Function that parses one member.
 
     Raises
     ------
     InvalidInputError
-        If there are fewer than two members, one twice, or an ensemble among them.
+        If there are fewer than two members, one appears twice, or one is an ensemble.
     OodError
-        If a member cannot be read.
+        If a member cannot be parsed.
     """
     members: dict[str, MethodSpec] = {}
     written = text.partition(":")[2].strip()
     for piece in JOIN.split(written) if written else ():
         if piece.partition(":")[0].strip() == ENSEMBLE:
-            raise InvalidInputError(f"{text!r} has an ensemble for a member; name its members")
+            raise InvalidInputError(f"{text!r} contains an ensemble; list its members instead")
         spec = parse_member(piece.strip())
         if spec.canonical in members:
             raise InvalidInputError(f"{piece.strip()!r} appears twice in {text!r}; remove one")
@@ -213,13 +213,13 @@ def parse_ensemble(text: str, parse_member: Callable[[str], MethodSpec]) -> Ense
     if len(members) < 2:
         raise InvalidInputError(
             f"{text!r} has {len(members) or 'no'} member{'s' if not members else ''}, and an "
-            f"ensemble needs two or more; write for example {_EXAMPLE}"
+            f"ensemble needs two or more; for example {_EXAMPLE}"
         )
     return EnsembleSpec.of(*members.values())
 
 
 def _short(spec: MethodSpec) -> str:
-    # Only energy itself can follow a shaper here, since a plus begins the next member.
+    # A shaper can only be combined with energy here, since a plus separates members.
     return spec.parts[0].canonical
 
 
@@ -231,12 +231,12 @@ def rank_scale(fitted: Fitted, reference: Reference) -> RankScale:
     fitted
         The method.
     reference
-        Has the calibration images.
+        The reference with the calibration images.
 
     Raises
     ------
     UndefinedMethodError
-        If the method ranks nothing there.
+        If the scores of the calibration images cannot be ranked.
     """
 
     def scale() -> RankScale:
@@ -251,7 +251,7 @@ def rank_scale(fitted: Fitted, reference: Reference) -> RankScale:
 
 
 def _chunks(fitted: Fitted, reference: Reference) -> Iterator[Activations]:
-    """Yield the calibration images with what the probes of a method leave."""
+    """Yield the activations of calibration images with the arrays of a method's probes."""
     if not fitted.probes:
         yield from reference.calibration.chunks()
         return
@@ -262,7 +262,7 @@ def _chunks(fitted: Fitted, reference: Reference) -> Iterator[Activations]:
 
 
 def _params(members: tuple[MethodSpec, ...], fitted: list[Fitted]) -> dict[str, Value]:
-    """Return ``member.parameter``; a member whose name stands twice is numbered."""
+    """Return parameters as ``member.parameter``; members with the same name are numbered."""
     params: dict[str, Value] = {}
     seen: dict[str, int] = {}
     for spec, each in zip(members, fitted, strict=True):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError
-from oodcli.methods._descending import Signed, kept, unsigned
+from oodcli.methods._descending import Signed, kept_count, unsigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,5 +49,5 @@ class LTS:
     def logits(self, batch: Activations) -> Tensor:
         """Return the scaled logits, ``(n, k)``."""
         ordered = unsigned(batch, "lts", signed=self.signed)
-        ratio = ordered.ratio(kept(batch.features.shape[1], 100 * (1 - self.p)))
+        ratio = ordered.ratio(kept_count(batch.features.shape[1], 100 * (1 - self.p)))
         return batch.logits * ratio.square()[:, None]

@@ -1,4 +1,4 @@
-"""What is known of each method: a list of all, a page of one, and a check of its requirements."""
+"""Descriptions of methods: the list of all, the page of one, and the check of one."""
 
 import inspect
 import re
@@ -11,14 +11,14 @@ from oodcli.methods import METHODS, parse_method
 from oodcli.methods.base import Method, MethodPart, MethodSpec
 from oodcli.methods.contract import Finding, findings
 from oodcli.methods.ensemble import ENSEMBLE, EnsembleSpec, RankEnsemble
-from oodcli.methods.third_party import joined
+from oodcli.methods.third_party import load_third_party
 from oodcli.records import as_json
 from oodcli.specs import Value, allowed_values
 
 METHODS_SCHEMA = 1
 
-# It is in no registry: what it looks at and costs beyond calibration images is up to its members.
-_AN_ENSEMBLE = Method(
+# Not in the registry: inputs and cost other than calibration images depend on the members.
+_ENSEMBLE_METHOD = Method(
     RankEnsemble,  # type: ignore[arg-type]
     "rank-averaged ensemble",
     "members: ensemble:A+B",
@@ -41,15 +41,15 @@ class ListedParameter:
     type
         Allowed values, in words.
     default
-        Its default; None where fitting chooses it.
+        Default value; None if chosen in fitting.
     required
         Whether it has no default.
     grid
-        The published values that a search may choose.
+        The published values for tuning.
     meaning
-        What it is.
+        Description of the parameter.
     given
-        The value in the method that was asked for.
+        The value in the requested method.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ListedParameter:
 
 @dataclass(frozen=True)
 class ListedMethod:
-    """A method, or one half of a combination.
+    """A method, or one part of a combination.
 
     Parameters
     ----------
@@ -74,21 +74,21 @@ class ListedMethod:
     paper
         Authors and venue.
     year
-        Year of the paper; None where it has none.
+        Year of the paper; None if there is none.
     kind
         ``detector``, ``logit scorer``, ``shaper`` or ``ensemble``.
     inputs
-        What it uses; empty if that is not declared.
+        Inputs; empty if not declared.
     parameters
-        Parameters that can be chosen.
+        Parameters that can be set.
     passes, train_passes
         Forward passes per scored, and per training image, beyond the ordinary one.
     cost
-        The forward passes it needs, in words.
+        Required forward passes, in words.
     package
-        The package that it comes from, if not ``ood``.
+        The package of the method; None for methods of ``ood``.
     needs
-        What it needs to be defined, in words.
+        Conditions for the method to be defined, in words.
     """
 
     name: str
@@ -132,13 +132,13 @@ class MethodText:
     Parameters
     ----------
     listed
-        What the list has of it.
+        The entry of the list.
     type
         Module and name of the class.
     summary
-        What it is in one line.
+        Description in one line.
     formula
-        How a score, or new logits, are made.
+        How scores or new logits are computed.
     source
         The publications.
     caveats
@@ -153,7 +153,7 @@ class MethodText:
     caveats: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the JSON object."""
         own = as_json(self)
         return own.pop("listed") | own
 
@@ -167,11 +167,11 @@ class MethodPage:
     name
         Canonical name.
     cost
-        The forward passes it needs, in words.
+        Required forward passes, in words.
     parts
-        The method, the halves of a combination in order, or an ensemble and its members.
+        The method, the parts of a combination in order, or an ensemble and its members.
     followed_by
-        The logit scorer that follows a shaper named alone.
+        The logit scorer that a shaper without a scorer is combined with; None for other methods.
     """
 
     name: str
@@ -215,8 +215,8 @@ class MethodTrial:
 
 
 def list_methods() -> MethodList:
-    """Describe every method, those of installed packages too."""
-    offered = joined(METHODS)
+    """Return the list of all methods, including those of installed packages."""
+    offered = load_third_party(METHODS)
     return MethodList(
         tuple(
             _listed(MethodPart(name, method, {}), offered.packages.get(name))
@@ -227,15 +227,15 @@ def list_methods() -> MethodList:
 
 
 def show_method(text: str) -> MethodPage:
-    """Describe one method as written after ``--method``.
+    """Return the page of one method, specified as for ``--method``.
 
     Raises
     ------
     OodError
-        If there is no such method.
+        If the method does not exist.
     """
     if text == ENSEMBLE:
-        part = MethodPart(ENSEMBLE, _AN_ENSEMBLE, {})
+        part = MethodPart(ENSEMBLE, _ENSEMBLE_METHOD, {})
         return MethodPage(
             name=text, cost=_cost(MethodSpec((part,))), followed_by=None, parts=(_text(part, None),)
         )
@@ -244,7 +244,7 @@ def show_method(text: str) -> MethodPage:
         return _ensemble_page(spec)
     alone = len(spec.parts) == 2 and "+" not in text
     parts = spec.parts[:1] if alone else spec.parts
-    packages = joined(METHODS).packages
+    packages = load_third_party(METHODS).packages
     return MethodPage(
         name="+".join(part.canonical for part in parts),
         cost=_cost(spec),
@@ -254,26 +254,26 @@ def show_method(text: str) -> MethodPage:
 
 
 def _ensemble_page(spec: EnsembleSpec) -> MethodPage:
-    packages = joined(METHODS).packages
+    packages = load_third_party(METHODS).packages
     every = {part.canonical: part for part in spec.parts}
     return MethodPage(
         name=spec.canonical,
         cost=_cost(spec),
         followed_by=None,
         parts=(
-            _text(MethodPart(ENSEMBLE, _AN_ENSEMBLE, {}), None),
+            _text(MethodPart(ENSEMBLE, _ENSEMBLE_METHOD, {}), None),
             *(_text(part, packages.get(part.name)) for part in every.values()),
         ),
     )
 
 
-def try_method(text: str) -> MethodTrial:
-    """Check on a toy problem whether a method satisfies what every method must.
+def check_method(text: str) -> MethodTrial:
+    """Check on a toy problem whether a method satisfies the rules for methods.
 
     Raises
     ------
     OodError
-        If there is no such method, or it cannot be checked.
+        If the method does not exist or cannot be checked.
     """
     return MethodTrial(parse_method(text).canonical, findings(text))
 
@@ -293,12 +293,12 @@ def _listed(part: MethodPart, package: str | None) -> ListedMethod:
         train_passes=method.train_passes,
         cost=_cost(MethodSpec((part,))),
         package=package,
-        needs=tuple(need.says for need in method.needs),
+        needs=tuple(need.description for need in method.needs),
     )
 
 
 def _kind(method: Method) -> str:
-    if method is _AN_ENSEMBLE:
+    if method is _ENSEMBLE_METHOD:
         return ENSEMBLE
     if method.is_shaper:
         return "shaper"
@@ -306,9 +306,9 @@ def _kind(method: Method) -> str:
 
 
 def _cost(spec: MethodSpec) -> str:
-    """Say which images have to go through the network, and how often."""
+    """Return the images that go through the network, and the number of passes, as text."""
     if not spec.inputs:
-        return "not said"
+        return "not declared"
     own = f"{1 + spec.passes:g} pass" + ("es" if spec.passes else "")
     others = []
     if "train" in spec.inputs or spec.train_passes:
@@ -330,7 +330,7 @@ def _parameters(part: MethodPart) -> tuple[ListedParameter, ...]:
         listed.append(
             ListedParameter(
                 name=name,
-                type=_in_words(parameter.annotation),
+                type=_type_text(parameter.annotation),
                 default=default,
                 required=required,
                 grid=tuple(part.method.grid.get(name, ())),
@@ -341,18 +341,18 @@ def _parameters(part: MethodPart) -> tuple[ListedParameter, ...]:
     return tuple(listed)
 
 
-def _in_words(annotation: object) -> str:
+def _type_text(annotation: object) -> str:
     words, kinds = allowed_values(annotation)
     names = [_KINDS[kind] for kind in kinds if isinstance(kind, type) and kind in _KINDS]
     return " or ".join([*words, *names])
 
 
 def _meanings(kind: type) -> dict[str, str]:
-    """Return what the docstrings of a class and of its ``fit`` say of each parameter."""
+    """Return the descriptions of parameters in the docstrings of a class and of its ``fit``."""
     meanings: dict[str, str] = {}
-    # What a user chooses may be documented with the class, or where it is chosen.
+    # Parameters may be documented with the class or with fit.
     for owner in (getattr(kind, "fit", None), kind):
-        meanings |= described(sections(docstring(owner)).get("Parameters", ""))
+        meanings |= parameter_texts(sections(docstring(owner)).get("Parameters", ""))
     return meanings
 
 
@@ -364,14 +364,14 @@ def _text(part: MethodPart, package: str | None) -> MethodText:
         listed=_listed(part, package),
         type=f"{kind.__module__}.{kind.__qualname__}",
         summary=_plain(summary).replace("\n", " "),
-        formula="\n\n".join(filter(None, [_plain(rest), *_what_it_returns(kind)])),
+        formula="\n\n".join(filter(None, [_plain(rest), *_score_text(kind)])),
         source=_plain(texts.get("References", "")),
         caveats=_plain(texts.get("Notes", "")),
     )
 
 
-def _what_it_returns(kind: type) -> list[str]:
-    """Return what the docstring of the function that scores says it returns."""
+def _score_text(kind: type) -> list[str]:
+    """Return the summary of the docstring of the scoring function."""
     for name in ("score_logits", "logits", "score"):
         head = sections(docstring(getattr(kind, name, None)))[""]
         if head:
@@ -380,12 +380,12 @@ def _what_it_returns(kind: type) -> list[str]:
 
 
 def docstring(owner: object) -> str:
-    """Return the docstring of anything without its indentation; empty where it has none."""
+    """Return the docstring of an object without indentation; empty if there is none."""
     return inspect.cleandoc(getattr(owner, "__doc__", None) or "")
 
 
 def sections(doc: str) -> dict[str, str]:
-    """Return the sections of a NumPy docstring by heading; what stands before them has none."""
+    """Return the sections of a NumPy docstring by heading; the text before them has key ``""``."""
     lines = doc.splitlines()
     heads = [
         index
@@ -398,7 +398,7 @@ def sections(doc: str) -> dict[str, str]:
     return found
 
 
-def described(section: str) -> dict[str, str]:
+def parameter_texts(section: str) -> dict[str, str]:
     """Return the texts of a ``Parameters`` section by name; ``a, b`` describes both."""
     texts: dict[str, list[str]] = {}
     names: Sequence[str] = ()
@@ -412,5 +412,5 @@ def described(section: str) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Leave out the markup of cross-references; what is code keeps its backticks."""
+    """Remove the markup of cross-references, but keep the backticks of code."""
     return _ROLE.sub(r"``\1``", text).strip()

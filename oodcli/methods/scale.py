@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
-from oodcli.methods._descending import Signed, exponential, kept, unsigned
+from oodcli.methods._descending import Signed, exponential, kept_count, unsigned
 from oodcli.methods.base import percentile as valid
 
 
@@ -56,7 +56,7 @@ class Scale:
     def logits(self, batch: Activations) -> Tensor:
         """Return the logits of the scaled features, ``(n, k)``."""
         ordered = unsigned(batch, "scale", signed=self.signed)
-        ratio = ordered.ratio(kept(batch.features.shape[1], self.percentile))
+        ratio = ordered.ratio(kept_count(batch.features.shape[1], self.percentile))
         # W (e f) + b = e (z - b) + b: the logits are there, and only the factor is new.
         factor = exponential(ratio, self.percentile)
         return (batch.logits - self.head.bias) * factor + self.head.bias

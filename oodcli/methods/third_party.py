@@ -1,8 +1,8 @@
-"""Third-party methods: of installed packages, and classes named by module.
+"""Third-party methods: entry points of installed packages, and classes given by their module.
 
-A package offers methods by an entry point in the group ``ood.methods``, whose name is the name of
-the method and whose object is a class or a :class:`~oodcli.methods.base.Method`. Without one, a
-class is named ``package.module:Class``.
+A package provides methods by entry points in the group ``ood.methods``; the name of the entry point
+is the name of the method, and its object is a class or a :class:`~oodcli.methods.base.Method`.
+Without an entry point, a class is specified as ``package.module:Class``.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from torch import Tensor
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, OodError, UndefinedMethodError, UnknownNameError
 from oodcli.method_names import usual_name
-from oodcli.methods.base import Method, MethodPart, MethodSpec, choosable
+from oodcli.methods.base import Method, MethodPart, MethodSpec, user_parameters
 from oodcli.specs import allowed_values
 
 GROUP = "ood.methods"
@@ -30,15 +30,15 @@ _RESERVED = ("all", "auto", "ensemble")
 
 
 @dataclass(frozen=True)
-class Joined:
-    """What installed packages offer.
+class ThirdPartyMethods:
+    """The methods of installed packages.
 
     Parameters
     ----------
     methods
-        The methods that load, by name.
+        The loaded methods, by name.
     packages
-        Name and version of the package that each comes from.
+        Name and version of the package of each method.
     refused
         Why a method cannot be used, by name.
     """
@@ -48,13 +48,13 @@ class Joined:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-def joined(known: Iterable[str]) -> Joined:
-    """Load every method that an installed package offers; one that fails does not stop the others.
+def load_third_party(known: Iterable[str]) -> ThirdPartyMethods:
+    """Load all methods of installed packages; an error of one does not affect the others.
 
     Parameters
     ----------
     known
-        Names that are taken by methods of ``ood`` itself.
+        Names of the methods of ``ood`` itself.
     """
     taken = set(known)
     methods: dict[str, Method] = {}
@@ -63,44 +63,44 @@ def joined(known: Iterable[str]) -> Joined:
     for name, points in _points().items():
         if name in taken:
             refused[name] = (
-                f"{_packages(points)} offers a method {name!r}, but ood has a method of this "
-                "name, which is used; the package must rename its own"
+                f"{_packages(points)} provides a method {name!r}, but ood has a method of this "
+                "name, which is used; the package must rename its method"
             )
             continue
         try:
-            methods[name] = _loaded(name, points)
+            methods[name] = _load(name, points)
         except OodError as error:
             refused[name] = str(error)
         else:
             packages[name] = _packages(points)
-    return Joined(methods, packages, refused)
+    return ThirdPartyMethods(methods, packages, refused)
 
 
 def find(text: str, known: Iterable[str]) -> tuple[str, Method]:
-    """Return the method that a text begins with, and its name.
+    """Return name and registry entry of a third-party method.
 
     Parameters
     ----------
     text
-        ``name[:key=value,…]`` of a package that joined, or ``package.module:Class[:key=value,…]``.
+        ``name[:key=value,…]`` of an installed package, or ``package.module:Class[:key=value,…]``.
     known
-        Other names that the user may have meant.
+        Other existing names, for suggestions.
 
     Raises
     ------
     UnknownNameError
-        If there is no such method, or no such class in the module.
+        If the method, or the class in the module, does not exist.
     InvalidInputError
         If it cannot be loaded, or is not a method.
     """
     name, colon, rest = text.partition(":")
     points = _points()
     if name in points:
-        return name, _loaded(name, points[name])
+        return name, _load(name, points[name])
     path = rest.partition(":")[0].strip()
     if colon and _MODULE.fullmatch(name) and _MODULE.fullmatch(path):
         full = f"{name}:{path}"
-        return full, method_of(_imported(name, path), full)
+        return full, method_of(_import_object(name, path), full)
     raise UnknownNameError.among("method", name, [*known, *points], meant=usual_name(name))
 
 
@@ -112,7 +112,7 @@ def method_of(found: object, name: str) -> Method:
     found
         A class, or a :class:`~oodcli.methods.base.Method`.
     name
-        What it is called in messages.
+        Name for messages.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def method_of(found: object, name: str) -> Method:
         return found
     if not isinstance(found, type):
         raise InvalidInputError(
-            f"{name} is a {type(found).__name__}, not a class; name a class that has fit and "
+            f"{name} is a {type(found).__name__}, not a class; give a class that has fit and "
             "score, or a Method of oodcli.methods.base"
         )
     if any(base.__module__.startswith("pytorch_ood.") for base in found.__mro__):
@@ -135,15 +135,15 @@ def method_of(found: object, name: str) -> Method:
     return Method(found, found.__name__, f"class {found.__module__}.{found.__qualname__}", ())
 
 
-def refusing(name: str, reason: str) -> MethodSpec:
-    """Return a method of a group that is skipped with this reason when it is to be fitted."""
+def undefined_method(name: str, reason: str) -> MethodSpec:
+    """Return an optional method whose fitting raises an error with this reason."""
 
     class Refused:
         """A method that cannot be loaded."""
 
         @classmethod
         def fit(cls, _reference: Reference) -> Self:
-            """Refuse.
+            """Raise the error.
 
             Raises
             ------
@@ -153,18 +153,18 @@ def refusing(name: str, reason: str) -> MethodSpec:
             raise UndefinedMethodError(reason)
 
         def score(self, _batch: Activations, /) -> Tensor:
-            """Refuse, as :meth:`fit` does, which gives no instance to call this on."""
+            """Raise the error; never called, since :meth:`fit` returns no instance."""
             raise UndefinedMethodError(reason)
 
     return MethodSpec((MethodPart(name, Method(Refused, name, "", ()), {}),), optional=True)
 
 
 def _points() -> dict[str, list[EntryPoint]]:
-    """Return the entry points by name; a name may stand in several packages."""
+    """Return the entry points by name; several packages may use the same name."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         same = found.setdefault(point.name, [])
-        # A package that is installed twice, as in development, is one package.
+        # A package may be found twice, for instance if it is also installed in development mode.
         if all(other.value != point.value for other in same):
             same.append(point)
     return found
@@ -175,23 +175,23 @@ def _packages(points: Iterable[EntryPoint]) -> str:
     return ("package " if len(names) == 1 else "packages ") + " and ".join(names)
 
 
-def _loaded(name: str, points: list[EntryPoint]) -> Method:
+def _load(name: str, points: list[EntryPoint]) -> Method:
     packages = _packages(points)
     if len(points) > 1:
         raise InvalidInputError(
-            f"method {name!r} is offered by {packages}; name the class itself: "
+            f"method {name!r} is provided by {packages}; give the class itself: "
             + " or ".join(point.value for point in points)
         )
     if not _POINT_NAME.fullmatch(name) or name in _RESERVED:
         raise InvalidInputError(
-            f"{packages} offers a method {name!r}, which cannot be written after --method; "
-            f"name the class itself: {points[0].value}"
+            f"{packages} provides a method {name!r}, which is not a valid name for --method; "
+            f"give the class itself: {points[0].value}"
         )
     try:
         found = points[0].load()
     except Exception as error:
         raise InvalidInputError(
-            f"method {name!r} of {packages} does not load: {_told(error)}; "
+            f"method {name!r} of {packages} cannot be loaded: {_error_line(error)}; "
             "update the package, or remove it"
         ) from error
     try:
@@ -200,13 +200,13 @@ def _loaded(name: str, points: list[EntryPoint]) -> Method:
         raise InvalidInputError(f"method {name!r} of {packages}: {error}") from None
 
 
-def _imported(module: str, path: str) -> object:
+def _import_object(module: str, path: str) -> object:
     try:
         found: object = importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if not (module == missing or module.startswith(f"{missing}.")):
-            raise _failed(module, path, error) from error
+            raise _import_error(module, path, error) from error
         if missing == "pytorch_ood":
             raise InvalidInputError(
                 f"{module}:{path} needs pytorch-ood, which is not installed; "
@@ -214,10 +214,10 @@ def _imported(module: str, path: str) -> object:
             ) from None
         raise InvalidInputError(
             f"there is no module {missing!r} for method {module}:{path}; install its package, "
-            "or name the folder that it is in: PYTHONPATH=FOLDER ood …"
+            "or give the folder that contains it: PYTHONPATH=FOLDER ood …"
         ) from None
     except Exception as error:
-        raise _failed(module, path, error) from error
+        raise _import_error(module, path, error) from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise UnknownNameError.among(f"class in {module}", path, _classes(found))
@@ -225,14 +225,14 @@ def _imported(module: str, path: str) -> object:
     return found
 
 
-def _failed(module: str, path: str, error: Exception) -> InvalidInputError:
+def _import_error(module: str, path: str, error: Exception) -> InvalidInputError:
     return InvalidInputError(
-        f"module {module} of method {module}:{path} does not import: {_told(error)}; "
-        f"try it alone: python -c 'import {module}'"
+        f"module {module} of method {module}:{path} cannot be imported: {_error_line(error)}; "
+        f"try: python -c 'import {module}'"
     )
 
 
-def _told(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     first = str(error).strip().splitlines()
     return f"{type(error).__name__}: {first[0]}" if first else type(error).__name__
 
@@ -246,15 +246,15 @@ def _classes(module: object) -> list[str]:
 
 
 def _check_class(found: type, name: str) -> None:
-    """Refuse a class that has not the shape of a method."""
+    """Check that a class has the interface of a method."""
     fit = inspect.getattr_static(found, "fit", None)
     if fit is None:
         raise InvalidInputError(
-            f"{name} has no fit; write: @classmethod def fit(cls, reference, *, key: int = 1)"
+            f"{name} has no fit; define: @classmethod def fit(cls, reference, *, key: int = 1)"
         )
     if not isinstance(fit, (classmethod, staticmethod)):
         raise InvalidInputError(
-            f"fit of {name} is not a classmethod, and there is no instance before it is called"
+            f"fit of {name} is not a classmethod; it is called on the class to create an instance"
         )
     _check_fit(found, name)
     what = "logits" if hasattr(found, "logits") else "score"
@@ -271,15 +271,16 @@ def _check_fit(found: type, name: str) -> None:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     try:
-        chosen = choosable(found.fit)  # type: ignore[attr-defined]
+        chosen = user_parameters(found.fit)  # type: ignore[attr-defined]
     except NameError as error:
         raise InvalidInputError(
-            f"the types of fit of {name} cannot be read: {error}; import what they name at run time"
+            f"the annotations of fit of {name} cannot be resolved: {error}; import their names at "
+            "run time"
         ) from None
     if len(positional) != 1 or len(positional) + len(chosen) != len(signature.parameters):
         raise InvalidInputError(
-            f"fit of {name} has the parameters {signature}; it must take the reference, and after "
-            "a * the options that a user can choose"
+            f"fit of {name} has the parameters {signature}; it must take the reference and, after "
+            "a *, the parameters that a user can set"
         )
     for parameter in chosen.values():
         if parameter.default is parameter.empty:
@@ -290,9 +291,8 @@ def _check_fit(found: type, name: str) -> None:
         readable = all(kind in (int, float, str, bool, NoneType) for kind in kinds)
         if not readable or not (words or kinds):
             raise InvalidInputError(
-                f"parameter {parameter.name!r} of fit of {name} has a type that cannot be written "
-                "after --method; use int, float, bool, str, a Literal of words, or one of them "
-                "or None"
+                f"parameter {parameter.name!r} of fit of {name} has a type that --method does not "
+                "support; use int, float, bool, str, a Literal of words, or one of these or None"
             )
 
 
@@ -300,7 +300,7 @@ def _check_call(found: type, what: str, name: str) -> None:
     function = getattr(found, what, None)
     if not callable(function):
         raise InvalidInputError(
-            f"{name} has no {what}; write: def score(self, batch) that returns one score per "
+            f"{name} has no {what}; define: def score(self, batch) that returns one score per "
             "image, or def logits(self, batch) that returns new logits"
         )
     signature = inspect.signature(function)

@@ -282,7 +282,7 @@ def fit_all(
                     reference.train  # noqa: B018 - a cached property, which computes them
                 fitted = spec.fit(reference)
                 if len(spec.parts) == 1:
-                    for name, (asked, used) in spec.parts[0].instead(fitted.params).items():
+                    for name, (asked, used) in spec.parts[0].replaced_values(fitted.params).items():
                         progress.note(f"{spec.canonical}: using {name}={used} instead of {asked}")
                 if calibrated_on == "train" and "calibration" in spec.inputs:
                     fitted = replace(fitted, params={**fitted.params, "calibration": "train"})

@@ -169,7 +169,7 @@ def test_the_name_of_a_folder_makes_no_benchmark_and_no_recipe(
     assert "made" not in err
 
 
-def test_own_benchmark_goes_on_with_what_is_here(
+def test_own_benchmark_continues_with_the_sets_in_the_store(
     ood: Ood, tiny: Path, benchmarks: Callable[..., None]
 ) -> None:
     benchmarks(replace(MADE, far=("svhn",), shifted=()))

@@ -482,7 +482,7 @@ def test_known_name_may_lie_elsewhere(
     assert (code, out.splitlines()[1]) == (0, "fog,test,ok,7 images")
 
 
-def test_name_whose_path_is_gone_is_told(ood: Ood, tmp_path: Path, store: Store) -> None:
+def test_name_whose_path_is_gone_is_reported(ood: Ood, tmp_path: Path, store: Store) -> None:
     folder = flat(tmp_path / "clouds")
     ood("datasets", "add", "clouds", folder)
     folder.rename(tmp_path / "moved")
@@ -543,7 +543,7 @@ def test_sheet_has_the_size_of_its_benchmark(ood: Ood, tmp_path: Path) -> None:
     assert large.shape[0] - small.shape[0] == 224 - 96
 
 
-def test_image_that_cannot_be_read_is_left_out(ood: Ood, tmp_path: Path) -> None:
+def test_image_that_cannot_be_read_is_skipped(ood: Ood, tmp_path: Path) -> None:
     folder = flat(tmp_path / "clouds", n=3)
     (folder / "0.png").write_bytes(b"no image")
     assert picture(ood, folder, "--output", tmp_path / "a.png").shape[1] > 200

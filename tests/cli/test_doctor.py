@@ -45,7 +45,7 @@ def test_all_is_well_where_there_is_no_store_yet(ood: Ood, tmp_path: Path) -> No
     assert not (tmp_path / "store").exists()
 
 
-def test_versions_devices_and_the_self_test_are_told(
+def test_versions_devices_and_the_self_test_are_reported(
     ood: Ood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -260,7 +260,9 @@ def test_an_image_decoded_wrongly_fails_the_self_test(monkeypatch: pytest.Monkey
     assert "wrong pixels" in problem
 
 
-def test_an_extra_that_is_there_in_part_is_told(ood: Ood, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_that_is_there_in_part_is_reported(
+    ood: Ood, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "EXTRAS", {"onnx": ("numpy", "no-such-package")})
     code, content = found(ood)
     assert code == 0

@@ -206,7 +206,7 @@ def test_an_export_is_replaced_and_other_files_are_not(
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (("--method", "odin"), "odin cannot be written as an ONNX file; these can: ash-b,"),
+        (("--method", "odin"), "odin cannot be exported as an ONNX file; these can: ash-b,"),
         (("--method", "enrgy"), "did you mean 'energy'?"),
         (("--method", "msp", "--tpr", "1.5"), "--tpr must be above 0 and at most 1, not 1.5"),
         (("--method", "msp", "--tpr", "0.9", "--threshold", "1"), "both set the threshold"),
@@ -333,7 +333,7 @@ def test_the_recommended_method_or_an_ensemble_is_exported(
         chosen = json.loads((tmp_path / "b" / "model.json").read_text())["method"]
         assert f"method: {chosen}, recommended for run" in err
     else:
-        assert "cannot be written as an ONNX file; these can:" in err
+        assert "cannot be exported as an ONNX file; these can:" in err
 
 
 def test_a_rounding_of_outputs_that_hardly_vary_is_accepted() -> None:

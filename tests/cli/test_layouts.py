@@ -222,7 +222,7 @@ def test_the_layout_of_featurenorm() -> None:
     ]  # fmt: skip
 
 
-def test_runs_of_one_architecture_are_told_apart_by_their_names() -> None:
+def test_runs_of_one_architecture_are_distinguished_by_their_names() -> None:
     both = report([*rows("a"), *rows("b")], "a", "b")
     table = markdown(both, TableLayout(paper=Layout.FEATURENORM))
     assert table[0][:3] == ["Network", "Run", "Method"]

@@ -289,7 +289,7 @@ def test_a_classifier_that_guesses_is_said_to_before_its_methods(ood: Ood, tmp_p
     assert run["chance"] == 0.25
 
 
-def test_a_known_name_is_told_from_a_folder_of_that_name(
+def test_a_known_name_is_distinguished_from_a_folder_of_that_name(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flat(tmp_path / "here" / "uniform-noise")
@@ -305,7 +305,7 @@ def test_a_known_name_is_told_from_a_folder_of_that_name(
     assert (rows(out)[0]["n_ood"], "means the data set" in err) == (7, False)
 
 
-def test_a_known_name_is_told_from_a_folder_before_anything_is_fetched(
+def test_a_known_name_is_distinguished_from_a_folder_before_anything_is_fetched(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     from oodcli.data import run_data
@@ -325,7 +325,7 @@ def test_a_known_name_is_told_from_a_folder_before_anything_is_fetched(
         assert "svhn means the data set that ood knows, not the folder" in before.pop()
 
 
-def test_a_run_to_start_from_is_told_from_a_file_of_its_name(
+def test_a_run_to_start_from_is_distinguished_from_a_file_of_its_name(
     ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()

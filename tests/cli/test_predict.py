@@ -18,7 +18,7 @@ from PIL import Image
 
 from oodcli.store.store import Store
 from tests.support.cli import Ood, flat
-from tests.support.program import begun
+from tests.support.program import start_program
 
 FIELDS = ["path", "class", "probability", "score", "threshold", "percentile", "verdict", "error"]
 
@@ -242,7 +242,7 @@ def test_a_night_is_tested_for_itself_whatever_the_file_held_before(
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_file_that_was_cut_is_gone_on_with(
+def test_a_file_that_was_cut_is_resumed(
     ood: Ood, incoming: Path, tmp_path: Path, kind: str
 ) -> None:
     (incoming / "b" / 'new\nline, "quoted".png').write_bytes((incoming / "b/0.png").read_bytes())
@@ -317,7 +317,7 @@ def test_a_file_of_another_program_is_left_alone(ood: Ood, incoming: Path, tmp_p
     assert output.read_text() == "mine\n"
 
 
-def test_a_line_that_is_no_row_is_told(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+def test_a_line_that_is_no_row_is_reported(ood: Ood, incoming: Path, tmp_path: Path) -> None:
     output = tmp_path / "verdicts.jsonl"
     options = ("predict", incoming, "--method", "energy", "--output", output)
     assert ood(*options)[0] == 0
@@ -345,7 +345,7 @@ def test_a_file_that_another_process_writes_is_waited_for(
     assert ood(*options)[0] == 0
     waiting = "waiting for another ood process that is creating verdicts"
     with Store.at().lock(f"verdicts {output.resolve()}"):
-        other = begun(*options)
+        other = start_program(*options)
         other.wait_until(lambda: waiting in other.err)
     code, out, err = other.ended()
     assert (code, out) == (0, ""), err
@@ -370,7 +370,7 @@ def test_a_full_disk_of_verdicts_is_not_cured_by_another_store(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
-def test_a_full_disk_is_told_with_the_file(ood: Ood, incoming: Path) -> None:
+def test_a_full_disk_is_reported_with_the_file(ood: Ood, incoming: Path) -> None:
     options = ("predict", incoming, "--method", "energy", "--format", "csv")
     code, _, err = ood(*options, "--output", "/dev/full")
     assert code == 1
@@ -386,7 +386,7 @@ def test_a_full_disk_is_told_with_the_file(ood: Ood, incoming: Path) -> None:
     assert told[-1] == "error: cannot write to stdout: No space left on device"
 
 
-def test_copies_that_cannot_be_made_are_told_with_the_image(
+def test_copies_that_cannot_be_made_are_reported_with_the_image(
     ood: Ood, incoming: Path, tmp_path: Path
 ) -> None:
     copies = tmp_path / "copies"
@@ -581,7 +581,7 @@ def test_images_of_every_kind_are_seen_alike(ood: Ood, tiny: Path, tmp_path: Pat
         assert score == pytest.approx(scores["rgb.png"], rel=1e-5)
 
 
-def test_interrupted_says_how_to_go_on(
+def test_interrupted_says_how_to_resume(
     ood: Ood, incoming: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:

@@ -139,7 +139,9 @@ def test_a_choice_that_cannot_be_used_any_more_has_another_one_as_its_cure(
     assert "was recommended" not in ood("predict", folder, "--method", "vim:dim=500")[2]
 
 
-def test_the_table_says_what_why_and_how_sure(ood: Ood, held_out: RunFolder) -> None:
+def test_the_table_says_the_choice_the_reason_and_the_confidence(
+    ood: Ood, held_out: RunFolder
+) -> None:
     code, out, err = ood("recommend", *FEW, "--limit", 10)
     assert code == 0, err
     assert "10 val images of colours" in out
@@ -161,7 +163,7 @@ def test_the_table_says_what_why_and_how_sure(ood: Ood, held_out: RunFolder) -> 
     assert "the only candidate" in out
 
 
-def test_a_run_without_validation_images_is_told(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_a_run_without_validation_images_is_reported(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     code, out, err = ood("recommend", "--method", "msp", "--method", "energy")
     assert code == 0
     assert "choosing on test images" in err
@@ -189,7 +191,7 @@ def test_a_run_without_validation_images_is_told(ood: Ood, tiny: Path, tmp_path:
         (("--method", "rankfeat"), "more than one forward pass"),
     ],
 )
-def test_what_cannot_be_is_told(
+def test_what_cannot_be_is_reported(
     ood: Ood, tiny: Path, argv: tuple[object, ...], message: str
 ) -> None:
     code, out, err = ood("recommend", *argv)

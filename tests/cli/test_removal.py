@@ -12,7 +12,7 @@ import pytest
 from oodcli.store.removal import leftovers
 from oodcli.store.store import Store
 from tests.support.cli import Ood, flat
-from tests.support.program import begun
+from tests.support.program import start_program
 
 IN_USE = "error: run tiny is in use by another ood process; stop it, or wait until it has ended\n"
 
@@ -23,7 +23,7 @@ def test_a_run_that_is_scored_stays_until_it_is_scored(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "noise.npz", images=pixels)
-    program = begun(
+    program = start_program(
         "score", "--run", "tiny", "--ood", tmp_path / "noise.npz", "--method", "featurenorm",
         "--method", "knn:k=3", "--format", "json", "--device", "cpu",
     )  # fmt: skip

@@ -56,7 +56,7 @@ def test_several_processes_do_not_compile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_half_precision_that_does_not_pay_is_told_of(
+def test_half_precision_that_does_not_pay_is_reported(
     ood: Ood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
     monkeypatch.setattr("oodcli.training.session.has_fast_bfloat16", lambda _: quick)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from oodcli.training import streaming
-from tests.support.program import begun
+from tests.support.program import start_program
 
 Ood = Callable[..., tuple[int, str, str]]
 SIDE = 16
@@ -108,7 +108,7 @@ def test_a_kill_changes_nothing_and_leaves_no_worker(ood: Ood, store: Path, phot
     long = command(photos, *CROPPING, "--epochs", 4)
     code, _, err = ood(*long, "--data-workers", 0, "--name", "whole")
     assert code == 0, err
-    program = begun(*long, "--data-workers", 1, "--name", "cut")
+    program = start_program(*long, "--data-workers", 1, "--name", "cut")
     program.wait_until((store / "runs" / "cut" / "state.json").is_file)
     children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
     program.send_signal(signal.SIGKILL)
@@ -135,7 +135,7 @@ def _lives(process: str) -> bool:
 def test_two_processes_stream_as_one(
     ood: Ood, store: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.support.torchrun import together
+    from tests.support.torchrun import run_with_torchrun
 
     (tmp_path / "streamnets.py").write_text(
         "from torch import nn\n"
@@ -149,7 +149,7 @@ def test_two_processes_stream_as_one(
     line = command(photos, *CROPPING, "--arch", "streamnets:small", "--device", "cpu")
     code, _, err = ood(*line, "--data-workers", 0, "--name", "alone")
     assert code == 0, err
-    code, _, err = together(*line, "--data-workers", 1, "--store", store, "--name", "both")
+    code, _, err = run_with_torchrun(*line, "--data-workers", 1, "--store", store, "--name", "both")
     assert code == 0, err
     assert err.count("random crops are taken from the original images") == 1
     both = weights(store, "both")
@@ -157,7 +157,7 @@ def test_two_processes_stream_as_one(
         np.testing.assert_allclose(both[name], tensor, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
-def test_unreadable_images_are_told_or_left_out(ood: Ood, photos: Path) -> None:
+def test_unreadable_images_are_reported_or_skipped(ood: Ood, photos: Path) -> None:
     (photos / "train" / "red" / "07.png").write_bytes(b"no image")
     line = command(photos, *CROPPING, "--data-workers", 0, "--epochs", 1)
     code, out, err = ood(*line)
@@ -188,7 +188,7 @@ def test_an_image_that_vanishes_while_training_is_named(
     assert "Traceback" not in err
 
 
-def test_much_waiting_for_images_is_told_once(
+def test_much_waiting_for_images_is_reported_once(
     ood: Ood, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming.StreamedImages, "waited", 1e6)

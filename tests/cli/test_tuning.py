@@ -134,7 +134,7 @@ def test_what_lacks_images_is_refused_before_any_is_read(
     assert "reading" not in err
 
 
-def test_damaged_scores_are_told_before_the_work(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+def test_damaged_scores_are_reported_before_the_work(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     assert ood("score", "--method", "msp", "--ood", "uniform-noise")[0] == 0
     (index,) = tmp_path.rglob("scoring.json")
     index.write_text(index.read_text().replace("0.", "0.1", 1))
@@ -144,7 +144,7 @@ def test_damaged_scores_are_told_before_the_work(ood: Ood, tiny: Path, tmp_path:
     assert "reading" not in err
 
 
-def test_a_file_that_cannot_be_written_is_told_before_the_work(
+def test_a_file_that_cannot_be_written_is_reported_before_the_work(
     ood: Ood, tiny: Path, tmp_path: Path
 ) -> None:
     code, _, err = ood("score", "--method", "msp", "--export", tmp_path / "none" / "scores.npz")

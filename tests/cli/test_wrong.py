@@ -133,7 +133,7 @@ def test_a_network_is_set_or_named(ood: Ood) -> None:
     assert (code, out) == (0, "digits-resnet18-width-2-s0\n")
 
 
-def test_a_share_that_is_not_held_out_is_told(ood: Ood) -> None:
+def test_a_share_that_is_not_held_out_is_reported(ood: Ood) -> None:
     argv = ("train", "--data", "digits", "--epochs", 1, "--arch", "resnet18:width=2")
     note = "digits has validation images, so --val-fraction has no effect\n"
     assert note in ood(*argv, "--val-fraction", 0.1)[2]
@@ -484,7 +484,7 @@ def test_the_name_of_an_unfinished_run_is_not_given_away(ood: Ood, tmp_path: Pat
     )
 
 
-def test_a_closed_stdout_is_told() -> None:
+def test_a_closed_stdout_is_reported() -> None:
     command = f"{sys.executable} -m oodcli report >&-"
     done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)  # noqa: S602
     assert done.returncode == 1
@@ -492,7 +492,7 @@ def test_a_closed_stdout_is_told() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
-def test_a_full_stdout_is_told(tiny: Path) -> None:
+def test_a_full_stdout_is_reported(tiny: Path) -> None:
     command = f"{sys.executable} -m oodcli runs list > /dev/full"
     done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)  # noqa: S602
     assert done.returncode == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.program import begun
+from tests.support.program import start_program
 
 Ood = Callable[..., tuple[int, str, str]]
 SMALL = ("--image-size", 16, "--resize", "exact")  # a quarter of the work of the usual 32 x 32
@@ -234,13 +234,13 @@ def weights(store: Path, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
+def test_training_that_is_interrupted_resumes_and_ends_with_the_same_weights(
     ood: Ood, tmp_path: Path, sent: signal.Signals
 ) -> None:
     long = (*TRAIN, "--epochs", 6)  # enough to be cut off in
     ood(*long, "--name", "whole")
     store = tmp_path / "store"
-    program = begun(*long, "--name", "cut")
+    program = start_program(*long, "--name", "cut")
     program.wait_until((store / "runs" / "cut" / "state.json").is_file)
     program.send_signal(sent)
     code, _, err = program.ended()
@@ -259,7 +259,7 @@ def test_training_that_is_cut_off_goes_on_and_ends_with_the_same_weights(
     assert not list((store / "runs" / "cut").glob("state*"))
 
 
-def test_extraction_that_is_cut_off_goes_on(trained: Ood, tmp_path: Path) -> None:
+def test_extraction_that_is_interrupted_resumes(trained: Ood, tmp_path: Path) -> None:
     trained("score", "--method", "msp")
     shards = sorted((tmp_path / "store" / "activations").rglob("*.safetensors"))
     shards[0].unlink()
@@ -297,7 +297,7 @@ def test_a_store_may_be_a_folder_that_holds_other_things(ood: Ood, tmp_path: Pat
 
 
 def test_two_processes_on_one_store_run_the_network_once(trained: Ood, tmp_path: Path) -> None:
-    both = [begun("score", "--method", "featurenorm", "--format", "json") for _ in range(2)]
+    both = [start_program("score", "--method", "featurenorm", "--format", "json") for _ in range(2)]
     outputs = [program.ended() for program in both]
     assert [code for code, *_ in outputs] == [0, 0], outputs
     results = [json.loads(out) for _, out, _ in outputs]

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.support.program import OOD
-from tests.support.torchrun import begun, together, worker
+from tests.support.torchrun import run_with_torchrun, start_with_torchrun, worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
@@ -84,7 +84,7 @@ def test_vgg11_has_the_loss_curve_of_one_process(ood: Ood, store: Path, tmp_path
         "train", "--data", data, "--arch", "ownnets:vgg", "--epochs", 3, "--batch-size", 16,
         "--lr", "0.02", "--device", "cpu",
     )  # fmt: skip
-    code, out, err = together(*argv, "--name", "both")
+    code, out, err = run_with_torchrun(*argv, "--name", "both")
     assert (code, out) == (0, "both\n"), err
     assert "on 2 processes, each batch divided among them" in err
     assert err.count("training ownnets:vgg") == err.count("run both is ready") == 1
@@ -111,7 +111,7 @@ def test_activations_are_those_of_one_process(
     scored = ["score", "--run", "n", "--ood", f"other={ood_data}", "--device", "cpu"]
     for method in ("msp", "knn", "featurenorm", "odin"):
         scored += ["--method", method]
-    code, out, err = together(*scored)
+    code, out, err = run_with_torchrun(*scored)
     assert code == 0, err
     assert err.count("forward pass: three: 2,500 images") == 1
     kept = store / "activations"
@@ -125,7 +125,7 @@ def test_activations_are_those_of_one_process(
     assert sorted(path.relative_to(kept) for path in kept.rglob("*.safetensors")) == ours
     assert alone == out
     # With all of it stored, no process has anything to do.
-    code, again, err = together(*scored)
+    code, again, err = run_with_torchrun(*scored)
     assert (code, again) == (0, out), err
     assert "no forward pass: all" in err
 
@@ -139,7 +139,7 @@ def test_a_killed_process_ends_the_other_and_leaves_a_run(
         "train", "--data", data, "--arch", "ownnets:small", "--epochs", 12, "--batch-size", 16,
         "--device", "cpu",
     )  # fmt: skip
-    job = begun(OOD, *argv, "--name", "cut")
+    job = start_with_torchrun(OOD, *argv, "--name", "cut")
     job.wait_until((store / "runs" / "cut" / "state.json").is_file)
     os.kill(worker(job, rank), signal.SIGKILL)
     started = time.monotonic()
@@ -159,8 +159,8 @@ def test_a_killed_process_ends_the_other_and_leaves_a_run(
         np.testing.assert_allclose(weights(store, "cut")[name], tensor, atol=1e-3, err_msg=name)
 
 
-def test_what_all_find_wrong_is_told_once(tmp_path: Path) -> None:
-    code, out, err = together("train", "--data", tmp_path / "nowhere")
+def test_what_all_find_wrong_is_reported_once(tmp_path: Path) -> None:
+    code, out, err = run_with_torchrun("train", "--data", tmp_path / "nowhere")
     assert (code, out) == (1, "")
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, err
@@ -180,7 +180,7 @@ def test_what_is_not_shared_is_done_once(ood: Ood) -> None:
 def test_two_processes_may_take_a_batch_each(store: Path, tmp_path: Path) -> None:
     data = pictures(tmp_path / "three.npz", train=60, test=30)
     argv = ("--data", data, "--arch", "ownnets:small", "--epochs", 1, "--batch-size", 8)
-    code, _, err = together(
+    code, _, err = run_with_torchrun(
         "train", *argv, "--lr", "0.05", "--scale-batch", "--name", "n", "--device", "cpu"
     )
     assert code == 0, err
@@ -188,15 +188,15 @@ def test_two_processes_may_take_a_batch_each(store: Path, tmp_path: Path) -> Non
     assert err.count(expected) == 1
     recipe = json.loads((store / "runs/n/run.json").read_text())["recipe"]
     assert (recipe["batch_size"], recipe["lr"]) == (16, 0.1)
-    code, _, err = together("train", *argv, "--batch-size", 1, "--device", "cpu")
+    code, _, err = run_with_torchrun("train", *argv, "--batch-size", 1, "--device", "cpu")
     assert code == 1
     assert "a batch of 1 images cannot be divided among 2 processes" in err
     assert [path.name for path in (store / "runs").iterdir()] == ["n"]
 
 
-def test_a_loss_that_is_not_finite_ends_all_and_is_told_once(store: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_all_and_is_reported_once(store: Path) -> None:
     argv = ("--data", "digits", "--arch", "ownnets:small", "--epochs", 2, "--lr", "1e30")
-    code, out, err = together("train", *argv, "--device", "cpu")
+    code, out, err = run_with_torchrun("train", *argv, "--device", "cpu")
     assert (code, out) == (1, "")
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, err
@@ -211,7 +211,7 @@ def test_supcon_of_two_processes_ends_with_one_probe(ood: Ood, store: Path, tmp_
         "train", "--data", data, "--arch", "ownnets:small", "--objective", "supcon",
         "--epochs", 2, "--batch-size", 16, "--lr", "0.05", "--device", "cpu",
     )  # fmt: skip
-    code, out, err = together(*argv, "--name", "both")
+    code, out, err = run_with_torchrun(*argv, "--name", "both")
     assert (code, out) == (0, "both\n"), err
     assert err.count("fitting a linear probe") == 1
     assert "find_unused_parameters" not in err

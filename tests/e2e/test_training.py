@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from tests.support.program import begun
+from tests.support.program import start_program
 
 Ood = Callable[..., tuple[int, str, str]]
 DIGITS = ("train", "--data", "digits", "--image-size", 16, "--resize", "exact")
@@ -222,7 +222,7 @@ def test_three_seeds_are_reported_with_their_spread(ood: Ood) -> None:
 def test_a_kill_changes_nothing(ood: Ood, store: Path, objective: str) -> None:
     long = (*SMALL, "--objective", objective, "--epochs", "5", "--set", "keep=best")
     ood(*long, "--name", "whole")
-    program = begun(*long, "--name", "cut")
+    program = start_program(*long, "--name", "cut")
     program.wait_until((store / "runs" / "cut" / "state.json").is_file)
     program.send_signal(signal.SIGKILL)
     assert program.ended()[0] == -signal.SIGKILL
@@ -242,8 +242,8 @@ def test_twenty_kills_in_a_row_change_nothing(ood: Ood, store: Path) -> None:
     moments = np.random.default_rng(0).uniform(0.5, 6.0, 20)
     started = False
     for moment in moments:
-        begun = (store / "runs" / "cut" / "training.json").is_file()
-        argv = ("train", "--resume", "--run", "cut") if begun else (*long, "--name", "cut")
+        start_program = (store / "runs" / "cut" / "training.json").is_file()
+        argv = ("train", "--resume", "--run", "cut") if start_program else (*long, "--name", "cut")
         process = subprocess.Popen(
             [sys.executable, "-m", "oodcli", *map(str, argv)],
             env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -251,7 +251,7 @@ def test_twenty_kills_in_a_row_change_nothing(ood: Ood, store: Path) -> None:
         time.sleep(moment)
         process.kill()
         process.wait()
-        started = started or begun
+        started = started or start_program
     assert started
     code, _, err = ood("train", "--resume", "--run", "cut")
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""What tests of commands share: the type of the runner, and small folders of images."""
+"""Support for tests of commands: the type of the runner, and small folders of images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ Ood = Callable[..., tuple[int, str, str]]
 
 
 def tree(root: Path, *, parts: tuple[str, ...] = ("train", "test"), n: int = 12) -> Path:
-    """Write a class-folder data set of two colours."""
+    """Write a data set of class folders with images of two colours; return its folder."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def tree(root: Path, *, parts: tuple[str, ...] = ("train", "test"), n: int = 12)
 
 
 def flat(root: Path, *, n: int = 7) -> Path:
-    """Write a flat folder of noise."""
+    """Write a folder of images of noise, without classes; return it."""
     from PIL import Image
 
     root.mkdir(parents=True)

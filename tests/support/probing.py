@@ -1,4 +1,4 @@
-"""A tiny network that probes can run, and references over it."""
+"""A tiny network for tests of probes, and references with its activations."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,13 +28,13 @@ class Tiny(nn.Module):
 
 
 class Small:
-    """A :class:`Tiny` network as probes know one."""
+    """A :class:`Tiny` network with the interface for probes."""
 
     def __init__(self, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.module = module = Tiny().to(dtype).eval()
         with torch.no_grad():
-            # Untrained, it would predict one class for all images.
+            # Rescaled: the untrained network would predict one class for all images.
             features = module.pool(module.last(module.middle(module.stem(_noise(dtype)))))
             module.fc.weight.mul_(3 / features.std(dim=0))
             module.fc.bias.copy_(-module.fc.weight @ features.mean(dim=0))
@@ -53,8 +53,8 @@ class Small:
     def run(
         self, images: Tensor, *, keep: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
     ) -> Output:
-        """Run the network once more."""
-        kept: dict[str, Tensor] = {}
+        """Run a forward pass."""
+        outputs: dict[str, Tensor] = {}
         features: list[Tensor] = []
         hooks = [
             self.module.get_submodule(path).register_forward_hook(
@@ -64,7 +64,7 @@ class Small:
         ]
         hooks += [
             self.module.get_submodule(path).register_forward_hook(
-                lambda _module, _inputs, output, path=path: kept.__setitem__(path, output)
+                lambda _module, _inputs, output, path=path: outputs.__setitem__(path, output)
             )
             for path in keep
         ]
@@ -78,7 +78,7 @@ class Small:
         finally:
             for hook in hooks:
                 hook.remove()
-        return Output(logits, features[0], kept)
+        return Output(logits, features[0], outputs)
 
 
 def _noise(dtype: torch.dtype) -> Tensor:
@@ -86,7 +86,7 @@ def _noise(dtype: torch.dtype) -> Tensor:
 
 
 def pictures(n: int, *, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Draw normalised images."""
+    """Return random normalised images."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, 8, 8, generator=generator, dtype=dtype) * 2
 
@@ -94,7 +94,7 @@ def pictures(n: int, *, seed: int, dtype: torch.dtype = torch.float32) -> Tensor
 def activations(
     network: Small, images: Tensor, *probes: Probe, batch_size: int = 64
 ) -> Activations:
-    """Observe probes batch by batch, as the extraction does."""
+    """Compute activations and probes batch by batch, as the extraction does."""
     keep = [path for probe in probes for path in probe.maps(network)]
     parts = []
     with torch.no_grad():
@@ -113,7 +113,7 @@ def activations(
 def learned(
     network: Small, images: Tensor, learner: Learner, *, batch_size: int = 64
 ) -> Mapping[str, Tensor]:
-    """Let a learner look at images batch by batch, as the extraction does."""
+    """Return the state of a learner over images, batch by batch, as the extraction does."""
     state: Mapping[str, Tensor] = {}
     with torch.no_grad():
         for batch in images.split(batch_size):
@@ -123,7 +123,7 @@ def learned(
 
 
 def reference_of(network: Small, train: Tensor, *, batch_size: int = 64) -> Reference:
-    """Return a reference that runs the network when it is asked to, calibrated on ``train``."""
+    """Return a reference that runs the network on demand; ``train`` is also for calibration."""
 
     def chosen(rows: Tensor | None) -> Tensor:
         return train if rows is None else train[rows]

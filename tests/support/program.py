@@ -82,7 +82,7 @@ class Program:
         return code, out, err
 
 
-def begun(*argv: object) -> Program:
+def start_program(*argv: object) -> Program:
     """Start a command of ``ood``."""
     return Program(OOD, *argv)
 

@@ -1,4 +1,4 @@
-"""Tables and pictures of a query, in one call."""
+"""Reports and pictures of a query, in one call."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,20 +23,20 @@ def report_of(
     compare: Sequence[tuple[str, str]] = (),
     **query: object,
 ) -> Report:
-    """Open what a query asks for and tabulate it."""
+    """Open the sources of a query and return their report."""
     statistics = Statistics(ci, bootstraps, seed, compare)
     with Sources.open(store, ScoreQuery(**query)) as sources:
         return report(sources, convention, statistics, average=average)
 
 
 def report_of_files(files: Sequence[str | Path], **options: object) -> Report:
-    """Tabulate score files."""
+    """Return the report of score files."""
     return report_of(files=files, **options)
 
 
 def pictures_of(
     store: Store | None = None, *, progress: Progress | None = None, **query: object
 ) -> list[Picture]:
-    """Open what a query asks for and draw it."""
+    """Open the sources of a query and return their pictures."""
     with Sources.open(store, ScoreQuery(**query)) as sources:
         return pictures(sources, progress=progress)

@@ -1,4 +1,4 @@
-"""A web server on this machine that does wrong what it is told to do wrong."""
+"""A local web server that simulates errors of servers."""
 
 import contextlib
 import threading
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """A server of one file, at any path, that can be told to misbehave."""
+    """A server of one file, at any path, that can simulate errors."""
 
     daemon_threads = True
 
@@ -15,17 +15,17 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = content
         self.understands_range = True
-        self.break_after: list[int] = []  # for each coming answer, bytes to send before it ends
-        self.statuses: list[int] = []  # for each coming answer, a status instead of the file
+        self.break_after: list[int] = []  # for each next response, bytes to send
+        self.statuses: list[int] = []  # for each next response, a status instead of the file
         self.ranges: list[str | None] = []  # Range header of each request
         self.paths: list[str] = []
-        self.headers: dict[str, str | None] = {}  # said instead of the true ones; None: not said
+        self.headers: dict[str, str | None] = {}  # sent instead of the correct ones; None: not sent
         self.redirects_to = ""
         self.stalls_after: int | None = None
-        self.reason: str | None = None  # said with each status
-        self.drips: str = ""  # "head" or "body": what is sent byte by byte, without end
+        self.reason: str | None = None  # reason phrase of each status
+        self.drips: str = ""  # "head" or "body": the part that is sent byte by byte, without end
         self.released = threading.Event()  # ends a stall
-        self.shift = 0  # by how much a partial answer begins too late
+        self.shift = 0  # offset of the wrong start of a partial response
         self.most_at_once = 0
         self._at_once = 0
         self._counting = threading.Lock()
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
             self._at_once -= 1
 
     def handle_error(self, *_arguments):
-        """Say nothing of clients that hang up."""
+        """Ignore clients that close the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: server.break_after.pop(0)] if server.break_after else body)
 
     def drip(self, start: bytes):
-        """Send a beginning, and then a byte now and then."""
+        """Send a start, and then single bytes slowly."""
         self.wfile.write(start)
         while not self.server.released.wait(0.02):
             self.wfile.write(b"x")
@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(content: bytes) -> Iterator[Server]:
-    """Run a server for as long as the context lasts."""
+    """Run a server while the context lasts."""
     with Server(content) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

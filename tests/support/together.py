@@ -1,4 +1,4 @@
-"""Small trainings that one process or several do the same way; torchrun runs this file."""
+"""Small trainings that give the same results in one or several processes; run by torchrun."""
 
 import sys
 from pathlib import Path
@@ -30,12 +30,12 @@ CASES = {
 
 
 class Halved(nn.Module):
-    """Batch norm that normalises each half of a batch by itself.
+    """Batch norm that normalises each half of a batch separately.
 
     Parameters
     ----------
     channels
-        Channels of the map.
+        Number of channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -49,7 +49,7 @@ class Halved(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise maps, and keep the mean statistics of both halves."""
+        """Normalise the input, and store the mean statistics of both halves."""
         statistics = [(self.running_mean.clone(), self.running_var.clone()) for _ in range(2)]
         parts = x.tensor_split(2) if self.training else [x]
         seen = [
@@ -68,7 +68,7 @@ class Halved(nn.Module):
 
 
 def network(norm: type[nn.Module] | None) -> nn.Module:
-    """Make a tiny network, with a layer between last block and last layer."""
+    """Return a tiny network with a layer between its last block and its last layer."""
     torch.manual_seed(3)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
@@ -83,7 +83,7 @@ def network(norm: type[nn.Module] | None) -> nn.Module:
 
 
 def resnet(norm: type[nn.Module]) -> nn.Module:
-    """Make a narrow ResNet-18 with another batch norm."""
+    """Return a narrow ResNet-18 with another batch norm."""
     torch.manual_seed(3)
     module = parse_architecture("resnet18:width=4").build(3)
     named = [name for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)]
@@ -94,7 +94,7 @@ def resnet(norm: type[nn.Module]) -> nn.Module:
 
 
 def images(n: int) -> LabelledPixels:
-    """Make three classes that differ by their bright channel."""
+    """Return images of three classes that differ by their bright channel."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 120, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
     labels = torch.arange(n) % 3
@@ -105,7 +105,7 @@ def images(n: int) -> LabelledPixels:
 def trained(
     case: str, processes: Processes, *, halved: bool = False, done: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Train a case, after its first epoch if that is done, and return all that came of it."""
+    """Train a case, resuming after its first epoch if ``done``; return states and history."""
     name, normalised, n = CASES[case]
     objective = parse_objective(name).objective
     norm = Halved if halved else nn.BatchNorm2d
@@ -140,7 +140,7 @@ def trained(
 
 
 def main(folder: Path) -> None:
-    """Train every case, and one again after its first epoch; the first process writes them."""
+    """Train all cases, and resume the last after its first epoch; write the results."""
     torch.set_num_threads(1)
     with join_processes("cpu", report=print) as processes:
         for case in CASES:

@@ -318,13 +318,13 @@ def test_the_number_type_does_not_matter(dtype):
     )
 
 
-def test_neighbouring_float32_scores_are_told_apart_from_float64():
+def test_neighbouring_float32_scores_are_distinguished_from_float64():
     low = np.float32(1.0)
     high = np.nextafter(low, np.float32(2.0))
     assert evaluate(np.array([high]), np.array([low], np.float64)).auroc == 1.0
 
 
-def test_large_integers_are_told_apart():
+def test_large_integers_are_distinguished():
     """In double precision the two are equal."""
     assert evaluate([2**53 + 1], [2**53]).auroc == 1.0
 
@@ -532,7 +532,7 @@ def test_neutral_convention_reproduces_the_reference_table_of_block_norms(shared
     (0.75, [2, 2], 0.5),
     (1.0, [9], None),  # one class cannot be guessed wrong
 ])  # fmt: skip
-def test_a_classifier_near_chance_is_told_from_others(
+def test_a_classifier_near_chance_is_distinguished_from_others(
     accuracy: float, counts: list[int], chance: float | None
 ) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from oodcli.compute.processes import Processes, ProcessLostError, device_of
 from oodcli.errors import InvalidInputError
 from tests.support import together
-from tests.support.torchrun import begun
+from tests.support.torchrun import start_with_torchrun
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
@@ -17,7 +17,7 @@ TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     """Train every case in two processes."""
     folder = tmp_path_factory.mktemp("together")
-    code, _, err = begun(together.__file__, folder).ended()
+    code, _, err = start_with_torchrun(together.__file__, folder).ended()
     assert code == 0, err
     return {path.stem: load_file(path) for path in folder.iterdir()}
 
@@ -43,7 +43,7 @@ def test_training_has_changed_the_weights(trained: dict[str, dict[str, Tensor]])
     assert (trained["resnet"]["last.module.conv1.weight"] - start).abs().max() > 0.005
 
 
-def test_going_on_after_an_epoch_changes_nothing(trained: dict[str, dict[str, Tensor]]) -> None:
+def test_resuming_after_an_epoch_changes_nothing(trained: dict[str, dict[str, Tensor]]) -> None:
     whole, again = trained["fine"], trained["again"]
     assert len(again["history"]) == 1
     for name, values in again.items():
@@ -51,7 +51,7 @@ def test_going_on_after_an_epoch_changes_nothing(trained: dict[str, dict[str, Te
             assert torch.equal(values, whole[name]), name
 
 
-def test_one_process_goes_on_with_what_two_began(trained: dict[str, dict[str, Tensor]]) -> None:
+def test_one_process_resumes_with_what_two_began(trained: dict[str, dict[str, Tensor]]) -> None:
     both = trained["plain"]
     kept = {k.removeprefix("first."): v for k, v in both.items() if k.startswith("first.")}
     alone = together.trained("plain", Processes(), done=kept)
@@ -69,7 +69,7 @@ def test_shares_are_the_batch() -> None:
         assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_lost_connection_is_told_from_other_failures() -> None:
+def test_a_lost_connection_is_distinguished_from_other_failures() -> None:
     two = Processes(0, 2, cure="begin again")
     with (
         pytest.raises(ProcessLostError, match="has ended, so the others end too; begin again"),

@@ -58,7 +58,7 @@ def test_what_is_not_exact_is_called_otherwise():
     assert openood.shifted == ("cifar10-c-sample",)
 
 
-def test_digits_are_told_from_near_and_far_sets():
+def test_digits_are_distinguished_from_near_and_far_sets():
     digits = BENCHMARKS["digits"]
     assert digits.groups == {
         "near": ("digits-6-9",),

@@ -83,7 +83,7 @@ def test_wrong_file_already_there_stays_while_the_right_one_cannot_be_had(get, s
     assert target.read_bytes() == b"wrong"
 
 
-def test_goes_on_where_an_earlier_run_broke_off(get, server, target, part, recorder):
+def test_resumes_where_an_earlier_run_broke_off(get, server, target, part, recorder):
     part.write_bytes(CONTENT[:400_000])
     get()
     assert server.ranges == ["bytes=400000-"]
@@ -513,7 +513,7 @@ download("cifar10", Store(Path(root)), sources=[Download("file.bin", (url,), md5
 """
 
 
-def test_killed_download_goes_on_where_it_stopped(get, store, server, target, part):
+def test_killed_download_resumes_where_it_stopped(get, store, server, target, part):
     server.stalls_after = 600_000
     process = subprocess.Popen([sys.executable, "-c", _DOWNLOADING, store.root, server.url, MD5])
     deadline = time.monotonic() + 30

@@ -71,7 +71,7 @@ def test_copies_cannot_leave_their_folder(tmp_path):
     assert found == ["etc/x.png", "var/y.png", "z.png"]
 
 
-def test_several_folders_are_told_apart(tmp_path):
+def test_several_folders_are_distinguished(tmp_path):
     make(tmp_path, "one/x.png", "two/x.png")
     found = items([str(tmp_path / "one"), str(tmp_path / "two")], store=Store(tmp_path))
     assert [item.relative for item in found] == ["one/x.png", "two/x.png"]

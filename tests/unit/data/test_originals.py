@@ -44,7 +44,7 @@ def test_arrays_have_one_size() -> None:
     assert str(found) == "12 x 17 pixels"
 
 
-def test_large_is_told_by_the_median_shorter_side() -> None:
+def test_large_is_decided_by_the_median_shorter_side() -> None:
     assert sizes((LARGE, 500), (LARGE, 80), (20, 20)).are_large
     assert not sizes((LARGE - 1, 500), (LARGE - 1, 80), (900, 900)).are_large
 

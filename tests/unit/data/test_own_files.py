@@ -83,7 +83,7 @@ def test_damaged_archive_is_one_line_whatever_is_cut(files, tmp_path, store, suf
             assert "\n" not in str(error)  # noqa: PT017 - most damage is no error
 
 
-def test_wrong_bytes_in_a_zip_file_are_told(files, tmp_path, store):
+def test_wrong_bytes_in_a_zip_file_are_reported(files, tmp_path, store):
     path = tmp_path / "some.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.png", files[1]["a/0.png"])

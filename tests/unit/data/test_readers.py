@@ -272,7 +272,7 @@ def test_a_reader_that_does_not_load_is_said_where_no_other_opens(
     assert reason in str(caught.value)
 
 
-def test_what_a_reader_of_others_raises_is_one_line(
+def test_what_a_third_party_reader_raises_is_one_line(
     forms: Path, install: Callable[..., None]
 ) -> None:
     install(ACME.replace("open_npy, s", "lambda path, **_: 1 / 0, s"))

@@ -139,7 +139,7 @@ SPOILT = ("gaussian-noise", "uniform-noise", "blur", "rotation", "pixel-shuffle"
 
 
 @pytest.mark.parametrize("kind", SPOILT)
-def test_a_spoilt_image_is_the_same_in_every_batch(random_images, kind):
+def test_a_corrupted_image_is_the_same_in_every_batch(random_images, kind):
     pixels = random_images(6, 3, 32, 24)
     rows = np.array([4, 9, 2, 31, 7, 8])
     before = pixels.copy()
@@ -210,6 +210,6 @@ def test_shuffled_pixels_keep_their_channels_together(random_images):
         )
 
 
-def test_views_of_one_name_and_none_are_told_apart():
+def test_views_of_one_name_and_none_are_distinguished():
     keys = [View(kind).key() for kind in (*SPOILT, "plain", "framed", "jigsaw")]
     assert len({str(sorted(key.items())) for key in keys}) == len(keys)

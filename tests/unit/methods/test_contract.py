@@ -126,7 +126,7 @@ def _writes(batch: Activations) -> Tensor:
         ),
     ],
 )
-def test_a_broken_promise_is_told(
+def test_a_violated_rule_is_reported(
     score: Callable[[Activations], Tensor], what: str, how: str
 ) -> None:
     told = {each.what: each.broken for each in findings(broken(score))}
@@ -135,7 +135,7 @@ def test_a_broken_promise_is_told(
         check(broken(score))
 
 
-def test_a_method_that_depends_on_the_order_of_training_images_is_told() -> None:
+def test_a_method_that_depends_on_the_order_of_training_images_is_reported() -> None:
     class First(_Sound):
         """Likes images that resemble the first training image."""
 
@@ -155,12 +155,12 @@ def test_a_method_that_depends_on_the_order_of_training_images_is_told() -> None
     assert "differ" in (told["not depend on the order of training images"] or "")
 
 
-def test_an_undeclared_look_is_told() -> None:
+def test_an_undeclared_input_is_reported() -> None:
     told = findings(Method(_Sound, "Sound", "nobody", ("features",)))
     assert [each.what for each in told if each.broken] == ["use only its declared inputs"]
     check(Method(_Sound, "Sound", "nobody", ("logits",)))
 
 
 def test_what_looks_at_the_network_cannot_be_tried() -> None:
-    with pytest.raises(InvalidInputError, match="Sound looks at network, and these checks"):
+    with pytest.raises(InvalidInputError, match="Sound uses network, but these checks"):
         check(Method(_Sound, "Sound", "nobody", ("logits", "network")))

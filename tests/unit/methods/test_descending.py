@@ -7,7 +7,7 @@ import torch
 
 from oodcli.activations import Activations
 from oodcli.errors import UndefinedMethodError
-from oodcli.methods._descending import descending, exponential, kept, unsigned
+from oodcli.methods._descending import descending, exponential, kept_count, unsigned
 
 
 def batch(features: list[list[float]]) -> Activations:
@@ -63,7 +63,7 @@ def test_exactly_so_many_are_the_largest_and_of_equals_the_first() -> None:
     [(512, 65, 179), (512, 85, 77), (2048, 85, 307), (2048, 95, 102), (4, 62.5, 2), (4, 99, 1)],
 )
 def test_what_lies_above_a_percentile_is_counted(width: int, percentile: float, count: int) -> None:
-    assert kept(width, percentile) == count
+    assert kept_count(width, percentile) == count
 
 
 def test_exponentials_that_float32_cannot_hold_are_float64_and_finite() -> None:
@@ -82,7 +82,7 @@ def test_features_below_zero_are_refused_with_what_may_be_done() -> None:
         unsigned(signed, "ash-p")
     assert str(raised.value) == (
         "ash-p is not defined for features below 0 (smallest: -0.31): "
-        "use a method that does not add features up"
+        "use a method that does not sum features"
     )
     with pytest.raises(
         UndefinedMethodError, match=r", or scale:signed=clamp, which counts them as 0"

@@ -58,7 +58,7 @@ def defined_or_refused(name: str, reference: Reference, batch: Activations) -> N
     assert scores.isfinite().all()
 
 
-def test_a_class_without_training_images_is_left_out(
+def test_a_class_without_training_images_is_skipped(
     name: str, head: Head, id_batch: Activations
 ) -> None:
     train = activations(200, strength=3.0, seed=3, head=head)

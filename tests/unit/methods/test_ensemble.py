@@ -41,12 +41,12 @@ def test_the_canonical_name_is_read_again(written: str, canonical: str) -> None:
         ("auto", "there is no run here; name a method"),
     ],
 )
-def test_what_is_no_ensemble_is_told(written: str, message: str) -> None:
+def test_what_is_no_ensemble_is_reported(written: str, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         parse_method(written)
 
 
-def test_an_unknown_member_is_told() -> None:
+def test_an_unknown_member_is_reported() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'knn'"):
         parse_method("ensemble:energy+knm")
 

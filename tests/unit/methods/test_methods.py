@@ -128,7 +128,7 @@ def test_a_named_block_needs_no_training_images(bare: Reference) -> None:
         parse_method("featurenorm").fit(bare)
 
 
-def test_params_of_a_combination_are_told_apart(bare: Reference) -> None:
+def test_params_of_a_combination_are_distinguished(bare: Reference) -> None:
     fitted = parse_method("norm:block=1+energy:temperature=2").fit(bare)
     assert fitted.params == {"norm.block": 1, "energy.temperature": 2.0}
 

@@ -48,7 +48,7 @@ def test_the_selected_norm_of_a_group_meets_every_logit_scorer() -> None:
     assert {name.split("+")[1] for name in names if name.startswith("norm+")} == scorers
 
 
-def test_a_method_asked_for_by_name_may_not_be_left_out() -> None:
+def test_a_method_asked_for_by_name_must_not_be_skipped() -> None:
     optional = {spec.canonical: spec.optional for spec in parse_methods(["all", "energy"])}
     assert not optional["energy"]
     assert optional["msp"]
@@ -97,13 +97,13 @@ def test_a_method_asked_for_twice_is_scored_once() -> None:
         (
             "msp+energy",
             InvalidInputError,
-            "'msp' in 'msp+energy' makes no logits; before the +, write one of: "
+            "'msp' in 'msp+energy' does not compute logits; before the +, use one of: "
             + ", ".join(name for name, method in METHODS.items() if method.is_shaper),
         ),
         (
             "norm+featurenorm",
             InvalidInputError,
-            "'featurenorm' in 'norm+featurenorm' does not score logits; after the +, write one of: "
+            "'featurenorm' in 'norm+featurenorm' does not score logits; after the +, use one of: "
             + ", ".join(name for name, method in METHODS.items() if method.is_logit_scorer),
         ),
         (

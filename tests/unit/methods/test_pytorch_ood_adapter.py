@@ -111,7 +111,7 @@ def test_they_keep_the_contract(name: str) -> None:
         ("GradNorm", "it needs gradients through the network"),
         ("Gram", "it works on several layers of the network"),
         ("MCD", "it runs the network itself"),
-        ("WeightedEBO", "it needs weights, which cannot be written after --method"),
+        ("WeightedEBO", "it needs weights, which is not a valid name for --method"),
     ],
 )
 def test_what_needs_the_network_is_refused(name: str, reason: str) -> None:
@@ -125,7 +125,7 @@ def test_a_parameter_without_default_must_be_given(reference: Reference) -> None
         parse_method("pytorch_ood.detector:ViM").fit(reference)
 
 
-def test_what_a_detector_refuses_is_told(reference: Reference) -> None:
+def test_what_a_detector_refuses_is_reported(reference: Reference) -> None:
     with pytest.raises(InvalidInputError, match="cannot be fitted: k=900 exceeds the number"):
         parse_method("pytorch_ood.detector:KNN:k=900").fit(reference)
 
@@ -149,7 +149,7 @@ def test_a_fitted_detector_can_be_adapted(
         adapt(detectors.ReAct(None, last))
 
 
-def test_without_the_package_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_its_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     for name in [each for each in sys.modules if each.split(".")[0] == "pytorch_ood"]:

@@ -144,7 +144,7 @@ def test_another_structure_is_refused(structure: object) -> None:
         unpack(structure, {})
 
 
-def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
+def test_a_file_that_was_cut_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     with path.open("wb") as stream:
         write(stream, pack([torch.ones(100)])[1])

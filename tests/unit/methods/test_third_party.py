@@ -11,7 +11,7 @@ from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, OodError, UndefinedMethodError, UnknownNameError
 from oodcli.methods import METHODS, parse_method, parse_methods
 from oodcli.methods.contract import check
-from oodcli.methods.third_party import joined
+from oodcli.methods.third_party import load_third_party
 
 Install = Callable[..., None]
 
@@ -136,7 +136,7 @@ def test_a_package_joins_by_its_entry_points(
     install("acme-ood", length="acme:LENGTH", doubled="acme:Doubled")
     assert parse_method("length:power=2").canonical == "length:power=2"
     assert parse_method("doubled").canonical == "doubled+energy"
-    offered = joined(METHODS)
+    offered = load_third_party(METHODS)
     assert set(offered.methods) == {"length", "doubled"}
     assert offered.packages["length"] == "package acme-ood 1.2"
     assert offered.refused == {}
@@ -148,7 +148,7 @@ def test_a_package_joins_by_its_entry_points(
     assert refusal("lenght") == "no method 'lenght'; did you mean 'length'?"
 
 
-def test_an_entry_point_that_fails_spoils_no_other(
+def test_an_entry_point_that_fails_does_not_affect_others(
     write: Callable[..., None], install: Install, reference: Reference
 ) -> None:
     write(GOOD)
@@ -156,11 +156,11 @@ def test_an_entry_point_that_fails_spoils_no_other(
     install("acme-ood", length="acme:LENGTH")
     install("acme-broken", sad="acme_broken:Sad", gone="acme_gone:Gone", odd="acme:GOOD")
     reason = (
-        "method 'sad' of package acme-broken 1.2 does not load: RuntimeError: no licence; "
+        "method 'sad' of package acme-broken 1.2 cannot be loaded: RuntimeError: no licence; "
         "update the package, or remove it"
     )
     assert refusal("sad") == reason
-    offered = joined(METHODS)
+    offered = load_third_party(METHODS)
     assert set(offered.methods) == {"length"}
     assert set(offered.refused) == {"sad", "gone", "odd"}
     assert "ModuleNotFoundError: No module named 'acme_gone'" in offered.refused["gone"]
@@ -180,19 +180,19 @@ def test_a_name_that_is_taken_stays_what_it_was(
     install("acme-ood", msp="acme:Length", both="acme:Length", all="acme:Length")
     install("acme-two", both="acme:Largest")
     assert parse_method("msp").parts[0].method is METHODS["msp"]
-    refused = joined(METHODS).refused
+    refused = load_third_party(METHODS).refused
     assert refused["msp"].startswith(
-        "package acme-ood 1.2 offers a method 'msp', but ood has a method"
+        "package acme-ood 1.2 provides a method 'msp', but ood has a method"
     )
-    assert refused["both"].startswith("method 'both' is offered by packages ")
+    assert refused["both"].startswith("method 'both' is provided by packages ")
     assert "acme:Length" in refused["both"]
-    assert "cannot be written after --method; name the class itself: acme:Length" in refused["all"]
+    assert "is not a valid name for --method; give the class itself: acme:Length" in refused["all"]
 
 
 def test_a_module_that_is_not_there(write: Callable[..., None]) -> None:
     assert refusal("acme_none.deep:Mine") == (
         "there is no module 'acme_none' for method acme_none.deep:Mine; install its package, "
-        "or name the folder that it is in: PYTHONPATH=FOLDER ood …"
+        "or give the folder that contains it: PYTHONPATH=FOLDER ood …"
     )
 
 
@@ -207,8 +207,8 @@ def test_a_module_that_is_not_there(write: Callable[..., None]) -> None:
 def test_a_module_that_does_not_import(write: Callable[..., None], text: str, told: str) -> None:
     write(text)
     message = refusal("acme:Mine")
-    assert message.startswith(f"module acme of method acme:Mine does not import: {told}")
-    assert message.endswith("; try it alone: python -c 'import acme'")
+    assert message.startswith(f"module acme of method acme:Mine cannot be imported: {told}")
+    assert message.endswith("; try: python -c 'import acme'")
 
 
 def test_a_class_that_is_not_there(write: Callable[..., None]) -> None:
@@ -221,7 +221,7 @@ def test_a_class_that_is_not_there(write: Callable[..., None]) -> None:
     ("body", "told"),
     [
         ("Mine = 3", "acme:Mine is a int, not a class"),
-        ("class Mine:\n    pass", "acme:Mine has no fit; write: @classmethod"),
+        ("class Mine:\n    pass", "acme:Mine has no fit; define: @classmethod"),
         (
             "class Mine:\n    def fit(self, reference): ...\n    def score(self, batch): ...",
             "fit of acme:Mine is not a classmethod",
@@ -244,19 +244,19 @@ def test_a_class_that_is_not_there(write: Callable[..., None]) -> None:
         ),
         (
             "class Mine:\n    @classmethod\n    def fit(cls, reference, *, k=3): ...",
-            "parameter 'k' of fit of acme:Mine has a type that cannot be written",
+            "parameter 'k' of fit of acme:Mine has a type that --method does not",
         ),
         (
             "class Mine:\n    @classmethod\n    def fit(cls, reference, *, k: list = ()): ...",
-            "parameter 'k' of fit of acme:Mine has a type that cannot be written",
+            "parameter 'k' of fit of acme:Mine has a type that --method does not",
         ),
         (
             "class Mine:\n    @classmethod\n    def fit(cls, reference, *, k: 'Nowhere' = 1): ...",
-            "the types of fit of acme:Mine cannot be read: name 'Nowhere' is not defined",
+            "the annotations of fit of acme:Mine cannot be resolved: name 'Nowhere' is not defined",
         ),
         (
             "class Mine:\n    @classmethod\n    def fit(cls, reference): ...",
-            "acme:Mine has no score; write: def score(self, batch)",
+            "acme:Mine has no score; define: def score(self, batch)",
         ),
         (
             "class Mine:\n    @classmethod\n    def fit(cls, reference): ...\n"

@@ -153,7 +153,7 @@ def test_methods_that_look_at_data_or_the_network_are_refused() -> None:
     for name in ("odin", "openmax", "rankfeat+energy"):
         with pytest.raises(UndefinedMethodError, match="these can: ash-b, ") as refused:
             check_traceable(parse_method(name), what="an ONNX file")
-        assert f"{name.partition('+')[0]} cannot be written as an ONNX file" in str(refused.value)
+        assert f"{name.partition('+')[0]} cannot be exported as an ONNX file" in str(refused.value)
     check_traceable(parse_method("react+msp"), what="an ONNX file")
 
 

@@ -162,7 +162,7 @@ def test_neglabel_does_what_the_authors_do() -> None:
     assert torch.equal(got.argsort(), p.argsort())
 
 
-def test_words_that_do_not_fill_the_groups_are_left_out_at_the_end() -> None:
+def test_words_that_do_not_fill_the_groups_are_skipped_at_the_end() -> None:
     generator = torch.Generator().manual_seed(1)
     rows = normalize(torch.randn(12, 4, generator=generator), dim=1)
     reference = Reference(

@@ -188,7 +188,7 @@ def test_images_are_made_ready_as_by_open_clip_to_the_bit(tmp_path: Path) -> Non
     assert "is hf-hub:who/net, which lies elsewhere" in message
 
 
-def test_models_tags_and_folders_are_told_apart(
+def test_models_tags_and_folders_are_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_clip(tmp_path / "net")

@@ -141,13 +141,13 @@ def test_what_feeds_more_than_the_next_unit_is_no_block() -> None:
 
 
 @pytest.mark.parametrize("prefix", [1, 3])
-def test_class_tokens_are_left_out_though_a_layer_writes_over_them(prefix: int) -> None:
+def test_class_tokens_are_skipped_though_a_layer_writes_over_them(prefix: int) -> None:
     found = find_structure(Transformer(prefix=prefix), "own")
     assert found.last.path == "head"
     assert found.layouts == {f"layers.{i}": Layout("tokens", prefix) for i in range(3)}
 
 
-def test_a_network_that_views_its_maps_is_told_from_one_that_takes_any_memory() -> None:
+def test_a_network_that_views_its_maps_is_distinguished_from_one_that_takes_any_memory() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -383,7 +383,7 @@ def test_a_missing_method_says_that_the_scores_are_a_quick_look(store):
         report_of(store, runs=["quick"], methods=["knn"])
 
 
-def test_left_out_methods_are_named_where_all_are_shown_alone(store):
+def test_skipped_methods_are_named_where_all_are_shown_alone(store):
     add_run(store, "other", 0, left_out={"vim": "too narrow"})
     assert "without vim: too narrow" in report_of(store, runs=["other"]).notes
     assert "without vim: too narrow" not in report_of(store, runs=["other"], methods=["msp"]).notes

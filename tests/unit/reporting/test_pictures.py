@@ -12,7 +12,7 @@ from oodcli.metrics import Curve
 from oodcli.progress import Silent
 from oodcli.reporting.pictures import encoded, write_plots
 from oodcli.store.store import Store, read_json, write_json
-from tests.support.progress import Notes
+from tests.support.progress import RecordingProgress
 from tests.support.reporting import pictures_of
 
 SETS = ("photographs-grey", "gaussian-noise")
@@ -39,7 +39,7 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 
 def test_a_run_is_drawn_in_full(store: Store) -> None:
-    told = Notes()
+    told = RecordingProgress()
     drawn = {picture.name: picture for picture in pictures_of(store, progress=told)}
     assert list(drawn)[:-1] == [
         "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "history",
@@ -115,7 +115,7 @@ def test_the_worst_images_come_first(store: Store) -> None:
     )
 
 
-def test_what_is_gone_is_left_out_and_said(store: Store) -> None:
+def test_what_is_gone_is_skipped_with_a_note(store: Store) -> None:
     shutil.rmtree(store.activations)
     shutil.rmtree(store.runs / "tiny" / "normratio")
     (store.runs / "tiny" / "history.jsonl").unlink()
@@ -129,7 +129,7 @@ def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
     content = read_json(index)
     content["sets"][0]["digest"] = "other"
     write_json(index, content)
-    told = Notes()
+    told = RecordingProgress()
     drawn = pictures_of(store, progress=told)
     assert "photographs-grey" not in drawn[-1].alt
     assert (
@@ -177,7 +177,7 @@ def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
 
 def test_of_many_methods_the_best_are_drawn(tmp_path: Path) -> None:
     path = score_file(tmp_path / "mine.npz", [f"m{at}" for at in range(8)])
-    told = Notes()
+    told = RecordingProgress()
     drawn = pictures_of(None, files=[path], id_name="id", progress=told)
     names = [picture.name for picture in drawn]
     assert names == [*(f"histogram-m{at}" for at in range(2, 8)), "roc", "pr"]
@@ -210,7 +210,7 @@ def rescored(store: Store, *, limit: int | None = None, **options: object) -> li
     from oodcli.workflows.score import ScoreRequest, score
 
     score(store, ScoreRequest(methods=("msp",), limit=limit, **options))
-    told = Notes()
+    told = RecordingProgress()
     drawn = pictures_of(store, methods=["msp"], limit=limit, progress=told)
     return [*told.notes, drawn[-1].name, drawn[-1].alt]
 
@@ -279,11 +279,11 @@ def test_only_errors_are_shown_with_file_and_classes(store: Store, tmp_path: Pat
     assert all(float(axes.get_title().splitlines()[-1]) < threshold + 1e-3 for axes in others)
 
 
-def test_own_images_that_are_gone_are_left_out_and_said(store: Store, tmp_path: Path) -> None:
+def test_own_images_that_are_gone_are_skipped_with_a_note(store: Store, tmp_path: Path) -> None:
     folder = own_images(tmp_path / "mine")
     rescored(store, ood=(str(folder),))
     folder.rename(tmp_path / "away")
-    told = Notes()
+    told = RecordingProgress()
     drawn = pictures_of(store, methods=["msp"], progress=told)
     assert told.notes == [f"no pictures of mine: no folder or file {folder}; check the path"]
     assert "mine" not in drawn[-1].alt
@@ -297,7 +297,7 @@ def test_a_method_without_errors_has_no_picture_of_them(store: Store, tmp_path: 
     n = {entry.name: entry.n for entry in (scoring.id_set, *scoring.sets)}
     perfect = {("msp", name): np.full(count, float(name == "digits")) for name, count in n.items()}
     add_scores(store, folder, scoring, perfect)
-    told = Notes()
+    told = RecordingProgress()
     drawn = pictures_of(store, methods=["msp"], progress=told)
     assert not any(picture.name.startswith("images-") for picture in drawn)
     assert told.notes == ["no pictures of errors: msp makes none on these images"]
@@ -307,7 +307,7 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
     shutil.copytree(store.runs / "tiny", store.runs / "twin")
     record = store.runs / "twin" / "run.json"
     write_json(record, {**read_json(record), "seed": 7})
-    told = Notes()
+    told = RecordingProgress()
     drawn = pictures_of(store, runs=["twin", "tiny"], methods=["msp"], progress=told)
     assert told.notes == ["pictures are of twin, the first of 2"]
     assert "twin" in next(p for p in drawn if p.name == "history").title
@@ -316,7 +316,7 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
 def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
     record = store.runs / "tiny" / "run.json"
     write_json(record, {**read_json(record), "data": "/gone/away"})
-    told = Notes()
+    told = RecordingProgress()
     names = [picture.name for picture in pictures_of(store, progress=told)]
     assert names[-2:] == ["normratio", "history"]
     (note,) = told.notes

@@ -29,7 +29,7 @@ from oodcli.store.runs import RunFolder, find_run
 from oodcli.store.store import Store, read_json, write_json
 from oodcli.workflows.train import TrainRequest, train
 from tests.support.cli import tree
-from tests.support.progress import Notes
+from tests.support.progress import RecordingProgress
 
 CPU = torch.device("cpu")
 IN_NETWORK = [n for n, m in METHODS.items() if m.needs_network and not m.is_zero_shot]
@@ -97,7 +97,7 @@ def test_a_stored_detector_is_the_one_that_was_fitted(
     store: Store, folder: RunFolder, method: str
 ) -> None:
     fitted = detector_of(store, folder, method)
-    watch = Notes()
+    watch = RecordingProgress()
     read = detector_of(store, folder, method, progress=watch)
     assert watch.tasks == watch.notes == []
     np.testing.assert_array_equal(scores_of(read, folder), scores_of(fitted, folder))
@@ -121,7 +121,7 @@ def test_a_stored_detector_needs_no_data(
         moved.rename(made[1])
 
 
-def test_a_method_of_others_is_fitted_anew_each_time(
+def test_a_third_party_method_is_fitted_anew_each_time(
     store: Store, folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "acme_detect.py").write_text(
@@ -135,10 +135,10 @@ def test_a_method_of_others_is_fitted_anew_each_time(
     monkeypatch.syspath_prepend(tmp_path)
     made = []
     for _ in range(2):
-        watch = Notes()
+        watch = RecordingProgress()
         made.append(detector_of(store, folder, "acme_detect:Mine", progress=watch))
         assert watch.notes == [
-            "acme_detect:Mine cannot be stored (it holds a acme_detect:Mine): "
+            "acme_detect:Mine cannot be stored (it contains a acme_detect:Mine): "
             "it is refitted each time"
         ]
     assert made[1].created > made[0].created
@@ -219,7 +219,7 @@ def test_a_removed_run_takes_its_detectors_along(store: Store, folder: RunFolder
     assert not folder.path.exists()
 
 
-def test_wrong_methods_are_told(store: Store, folder: RunFolder) -> None:
+def test_wrong_methods_are_reported(store: Store, folder: RunFolder) -> None:
     for method in ("enrgy", "knn:k=0", "msp+energy"):
         with pytest.raises(OodError):
             detector_of(store, folder, method)

@@ -52,7 +52,7 @@ def test_every_family_counts_the_same() -> None:
     assert merits(table, families)[0] == pytest.approx((0.8 + 1.0) / 2)
 
 
-def test_draws_leave_out_each_family_in_turn() -> None:
+def test_bootstrap_samples_omit_each_family_in_turn() -> None:
     # The first candidate is right about blur alone, the second about noise alone.
     parts = [
         contrast("blur", "blur", [3.0, 0.0]),

@@ -171,7 +171,7 @@ def test_removing_leaves_files_that_are_not_the_tools(store: Store) -> None:
 
 
 @pytest.mark.parametrize("change", [{"schema": 99}, {"arch": None, "drop": "network"}])
-def test_a_record_of_another_kind_is_told(store: Store, change: dict[str, object]) -> None:
+def test_a_record_of_another_kind_is_reported(store: Store, change: dict[str, object]) -> None:
     folder = add(store, "a")
     content = RUN.to_json() | {k: v for k, v in change.items() if k != "drop"}
     content.pop(str(change.get("drop")), None)

@@ -113,7 +113,7 @@ def test_changed_scores_are_found(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ['{"schema": 0}', '{"schema": 1}', "nonsense"])
-def test_a_damaged_index_is_told(folder: Path, damage: str) -> None:
+def test_a_damaged_index_is_reported(folder: Path, damage: str) -> None:
     add(folder)
     (scoring,) = read_scorings(folder)
     (folder / scoring.key / "scoring.json").write_text(damage)

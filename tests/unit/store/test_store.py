@@ -56,7 +56,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
-def test_damaged_json_is_told(tmp_path: Path, content: bytes) -> None:
+def test_damaged_json_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(CorruptArtifactError, match="is damaged"):

@@ -90,7 +90,7 @@ def test_learns_what_can_be_learnt() -> None:
     assert of.accuracy(images()) > 0.95
 
 
-def test_goes_on_after_a_cut_as_if_there_had_been_none() -> None:
+def test_resumes_after_a_cut_as_if_there_had_been_none() -> None:
     whole = trainer()
     losses = run(whole)
     first = trainer()
@@ -103,7 +103,7 @@ def test_goes_on_after_a_cut_as_if_there_had_been_none() -> None:
 
 
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "alpa:base=none", "alpa:base=cross-entropy"])
-def test_every_objective_goes_on_after_a_cut_and_learns(objective: str) -> None:
+def test_every_objective_resumes_after_a_cut_and_learns(objective: str) -> None:
     recipe = RECIPE.changed(epochs=5)
     whole = trainer(recipe, objective=objective)
     before = whole.state()
@@ -229,7 +229,7 @@ def test_a_compiled_network_has_its_hooks_and_its_names(
     assert compiled.state().keys() == plain.state().keys()
 
 
-def test_a_network_that_cannot_be_compiled_is_told_of_in_one_line(
+def test_a_network_that_cannot_be_compiled_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(*_: object) -> None:
@@ -244,7 +244,7 @@ def test_a_network_that_cannot_be_compiled_is_told_of_in_one_line(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
 @pytest.mark.parametrize("objective", ["cross-entropy", "ish", "alpa"])
-def test_compiled_training_learns_and_goes_on_after_a_cut(objective: str) -> None:
+def test_compiled_training_learns_and_resumes_after_a_cut(objective: str) -> None:
     recipe = RECIPE.changed(epochs=3)
     whole = trainer(recipe, objective=objective, compiled=True)
     losses = run(whole)

@@ -136,7 +136,7 @@ def test_ways_to_write_the_same(
             np.testing.assert_allclose(again[name], values, rtol=relative, atol=relative)
 
 
-def test_without_block_norms_methods_that_need_them_are_left_out_and_named(
+def test_without_block_norms_methods_that_need_them_are_skipped_by_name(
     scored: Scored,
 ) -> None:
     arrays = without(made(), "far/block_norms")
@@ -162,7 +162,7 @@ def test_without_jigsaws_the_block_must_be_named(scored: Scored) -> None:
         scored(arrays, "featurenorm")
 
 
-def test_without_training_images_what_learns_from_them_is_left_out(scored: Scored) -> None:
+def test_without_training_images_what_learns_from_them_is_skipped(scored: Scored) -> None:
     arrays = {k: v for k, v in made().items() if not k.startswith(("train", "val", "jigsaw"))}
     result, scores = scored(arrays)
     assert {"msp/far", "energy/far", "maxlogit/far"} <= set(scores)

@@ -114,7 +114,7 @@ def test_digests_are_those_of_the_pixels(prepared, source):
         assert type(shard)(shard.indices, shard.chunks).digest == shard.known_digest
 
 
-def test_goes_on_at_the_first_missing_shard(prepared, source, images, recorder):
+def test_resumes_at_the_first_missing_shard(prepared, source, images, recorder):
     with pytest.raises(KeyboardInterrupt):
         prepared(Counting(images, breaks_at=SHARD_ROWS + 700))
     prepared_images = prepared(source)
@@ -126,7 +126,7 @@ def test_goes_on_at_the_first_missing_shard(prepared, source, images, recorder):
     assert prepared_images.image_digests().tolist() == digests
 
 
-def test_goes_on_before_a_damaged_record(prepared, source, images, store):
+def test_resumes_before_a_damaged_record(prepared, source, images, store):
     with pytest.raises(KeyboardInterrupt):
         prepared(Counting(images, breaks_at=2 * SHARD_ROWS + 1))
     (record,) = store.images.glob("*/00001.json")
@@ -288,7 +288,7 @@ def test_unreadable_image_stops_and_is_named(prepared, files):
         assert caught.value.reason == "not an image file"
 
 
-def test_unreadable_images_are_left_out_on_request(prepared, files, random_images):
+def test_unreadable_images_are_skipped_on_request(prepared, files, random_images):
     prepared_images = prepared(files, labels=np.arange(10) * 10, skip_unreadable=True)
     kept = [0, 1, 3, 4, 5, 6, 7, 8]
     assert len(prepared_images) == 8
@@ -303,14 +303,14 @@ def test_unreadable_images_are_left_out_on_request(prepared, files, random_image
     )
 
 
-def test_images_left_out_once_are_not_passed_over_without_request(prepared, files):
+def test_images_skipped_once_are_not_passed_over_without_request(prepared, files):
     first = prepared(files, skip_unreadable=True)
     with pytest.raises(UnreadableImageError, match=r"00002\.png: not an image file"):
         prepared(files)
     assert prepared(files, skip_unreadable=True).digest == first.digest
 
 
-def test_damaged_shard_with_images_left_out_is_made_again(prepared, files, store, recorder):
+def test_damaged_shard_with_images_skipped_is_made_again(prepared, files, store, recorder):
     prepared_images = prepared(files, skip_unreadable=True)
     before = prepared_images.pixels()
     shard_files(store)[0].unlink()
@@ -341,7 +341,7 @@ def test_no_readable_image_at_all_is_an_error(prepared, tmp_path):
         )
 
 
-def test_places_of_rows_follow_what_was_left_out(prepared, files):
+def test_places_of_rows_follow_what_was_skipped(prepared, files):
     prepared_images = prepared(files, skip_unreadable=True)
     assert places_of(prepared_images, np.array([0, 2, 3, 8, 9])).tolist() == [0, 2, 7]
 

@@ -94,7 +94,7 @@ def test_no_more_is_under_way_than_the_next_batches_need(images):
     assert taken == 1000
 
 
-def test_reading_goes_on_after_a_worker_has_died(source, recorder):
+def test_reading_continues_after_a_worker_has_died(source, recorder):
     with Decoders(1, progress=recorder) as decoders:
         batches = decoders.batches(Originals(source), [np.arange(100)] * 3, CHANGES[0])
         first = next(batches)

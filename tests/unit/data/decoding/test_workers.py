@@ -83,7 +83,7 @@ def test_shards_that_are_read_again_use_the_processes_that_run(source, store, mo
     assert again.shape == (99, 3, 8, 8)
 
 
-def test_reading_goes_on_here_where_no_process_can_be_started(source, monkeypatch):
+def test_reading_continues_here_where_no_process_can_be_started(source, monkeypatch):
     class Broken:
         def submit(self, *_args):
             raise workers.BrokenProcessPool

@@ -131,7 +131,7 @@ def test_a_file_is_opened_once_for_all_of_its_row_groups(tmp_path, monkeypatch):
     assert len(opened_files) == 1
 
 
-def test_reading_goes_on_where_another_call_ended(tmp_path, monkeypatch):
+def test_reading_continues_where_another_call_ended(tmp_path, monkeypatch):
     """Shards of images that are not stored are read one by one; a row group is passed once."""
     source = opened(write(tmp_path / "a.parquet", group=COUNT), "ood").parts["test"].source
     assert len(list(source.read(0, 20))) == 20
@@ -160,7 +160,7 @@ def test_shards_are_divided_by_their_names(tmp_path):
     assert len(ranged.ood_part) == 30
 
 
-def test_a_published_test_part_without_labels_is_left_out(tmp_path):
+def test_a_published_test_part_without_labels_is_skipped(tmp_path):
     write(tmp_path / "train-0.parquet", range(20))
     write(tmp_path / "validation-0.parquet", range(20, 30))
     write(tmp_path / "test-0.parquet", image=structs(range(30, 40)), label=pa.array([-1] * 10))

@@ -168,7 +168,7 @@ def test_a_shard_that_changed_since_is_an_error_of_the_row(tmp_path, opened):
         pixels(source)
 
 
-def test_what_holds_shards_is_told_from_archives_and_folders_of_images(tmp_path):
+def test_what_holds_shards_is_distinguished_from_archives_and_folders_of_images(tmp_path):
     assert opens(Place(shard(tmp_path / "set/train/0.tar", range(2))))
     assert opens(Place(tmp_path / "set"))
     plain = write(tmp_path / "plain/ant/x.tar", {"ant/0.png": FILES[0], "bee/1.png": FILES[1]})
