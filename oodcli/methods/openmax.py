@@ -286,8 +286,8 @@ def _means(reference: Reference, basis: Tensor | None) -> tuple[Tensor, Tensor]:
     counts = counts[:classes]
     if int(counts.sum()) == 0:
         raise UndefinedMethodError(
-            "openmax is not defined where no training image is classified correctly: of "
-            f"{len(reference.train):,} none is; choose a method without class means"
+            "openmax is not defined if no training image is classified correctly: none of "
+            f"{len(reference.train):,} is; use a method without class means"
         )
     return sums[:classes] / counts.clamp(min=1)[:, None], counts
 

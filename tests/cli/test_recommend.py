@@ -150,7 +150,7 @@ def test_the_table_says_the_choice_the_reason_and_the_confidence(
     assert chosen, lead
     # What was chosen among few candidates is not stored, so that auto would choose again.
     assert following == f"next: ood predict IMAGES --run r --method {chosen[1]}"
-    for text in ("why: ", "confidence: ", "not stored", "bootstrap samples of images"):
+    for text in ("reason: ", "confidence: ", "not stored", "bootstrap samples of images"):
         assert text in out
     code, out, _ = ood("recommend", *FEW, "--format", "markdown", "--all")
     assert code == 0

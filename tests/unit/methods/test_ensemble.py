@@ -36,7 +36,7 @@ def test_the_canonical_name_is_read_again(written: str, canonical: str) -> None:
         ("ensemble:knn", "has 1 member, and an ensemble needs two or more"),
         ("ensemble:knn+knn:k=50", "'knn:k=50' appears twice"),
         ("ensemble:norm+norm", "'norm' appears twice"),
-        ("ensemble:knn+ensemble:energy+msp", "an ensemble for a member"),
+        ("ensemble:knn+ensemble:energy+msp", "contains an ensemble"),
         ("ensemble:knn+auto", "there is no run here"),
         ("auto", "there is no run here; name a method"),
     ],

@@ -111,7 +111,7 @@ def test_they_keep_the_contract(name: str) -> None:
         ("GradNorm", "it needs gradients through the network"),
         ("Gram", "it works on several layers of the network"),
         ("MCD", "it runs the network itself"),
-        ("WeightedEBO", "it needs weights, which is not a valid name for --method"),
+        ("WeightedEBO", "it needs weights, which cannot be written after --method"),
     ],
 )
 def test_what_needs_the_network_is_refused(name: str, reason: str) -> None:
