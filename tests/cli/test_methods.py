@@ -152,7 +152,7 @@ def test_a_method_that_is_not_there(ood: Ood) -> None:
         (0, 0, ("features", "train", "labels"), "1 pass; also training images"),
         (2, 1, ("features", "network"), "3 passes; also training images ×2"),
         (0, 0, ("logits", "calibration"), "1 pass; also calibration images"),
-        (0, 0, (), "not said"),
+        (0, 0, (), "not declared"),
     ],
 )
 def test_cost_in_words(
@@ -204,5 +204,5 @@ def test_an_entry_point_that_fails_is_named_in_the_list(
     monkeypatch.setattr("oodcli.methods.third_party.entry_points", lambda group: [point])
     code, out, _ = ood("methods")
     assert code == 0
-    assert "note: without sad: method 'sad' of package of unknown name does not load" in out
+    assert "note: without sad: method 'sad' of package of unknown name cannot be loaded" in out
     assert "energy" in out

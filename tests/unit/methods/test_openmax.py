@@ -115,9 +115,7 @@ def test_a_class_without_images_is_wholly_unknown() -> None:
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
-    with pytest.raises(
-        UndefinedMethodError, match=r"^openmax is not defined where no training imag"
-    ):
+    with pytest.raises(UndefinedMethodError, match=r"^openmax is not defined if no training imag"):
         OpenMax.fit(reference_of(POINTS[:4], [1] * 4, HEAD))
     reference = reference_of(POINTS, LABELS, HEAD)
     with pytest.raises(InvalidInputError, match=r"^openmax:tail must be at least 1, not 0$"):
