@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.cli import Ood, flat, tree
-from tests.support.clip import save_clip
+from tests.support.clip import RESNET, VIT, save_clip
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("open_clip") is None,
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_a_zero_shot_classifier_is_imported_scored_predicted_and_exported(
+def test_a_zero_shot_classifier_is_imported_scored_and_predicted_with(
     ood: Ood, tmp_path: Path
 ) -> None:
     folder, data = (
@@ -58,11 +60,28 @@ def test_a_zero_shot_classifier_is_imported_scored_predicted_and_exported(
     code, out, err = ood("predict", "--method", "neglabel", "--format", "jsonl", odd)
     assert code in (0, 3), err
     assert len([line for line in out.splitlines() if "score" in json.loads(line)]) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
+def test_a_zero_shot_classifier_is_exported(
+    ood: Ood, tmp_path: Path, vision: Mapping[str, Any]
+) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
-    code, _, err = ood("export", "--method", "neglabel", "--output", tmp_path / "exported")
+    save_clip(tmp_path / "net", vision)
+    words = tmp_path / "words.txt"
+    words.write_text("\n".join(f"word {index}" for index in range(120)))
+    code, _, err = ood(
+        "import", "--arch", f"open_clip:{tmp_path / 'net'}", "--data", tree(tmp_path / "colours"),
+        "--negative-words", words,
+    )  # fmt: skip
     assert code == 0, err
-    described = json.loads((tmp_path / "exported" / "model.json").read_text())
-    assert described["method"] == "neglabel"
+    # The export compares itself with the results of the run.
+    for method in ("mcm", "neglabel"):
+        code, _, err = ood("export", "--method", method, "--output", tmp_path / method)
+        assert code == 0, err
+        described = json.loads((tmp_path / method / "model.json").read_text())
+        assert described["method"] == method
 
 
 def test_every_method_of_the_group_is_tried_and_recommended(ood: Ood, tmp_path: Path) -> None:
