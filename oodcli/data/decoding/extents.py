@@ -72,7 +72,13 @@ class Texts(Sequence[str]):
 
     def take(self, rows: NDArray[np.int64]) -> "Texts":
         """Return chosen texts."""
-        return Texts.of([self[int(row)] for row in rows])
+        content, ends = self.content.data, self.ends
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+        packed, chosen = bytearray(), np.empty(len(rows), dtype=np.int64)
+        for at, (start, end) in enumerate(zip(starts[rows], ends[rows], strict=True)):
+            packed += content[start:end]
+            chosen[at] = len(packed)
+        return Texts(np.frombuffer(packed, np.uint8), chosen)
 
 
 class Numbers(Sequence[str]):

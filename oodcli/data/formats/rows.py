@@ -6,15 +6,15 @@ is a row that cannot be read: it has its key, ``FILE.csv:LINE``, and a reason.
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.extents import Texts
 from oodcli.data.decoding.files import FileSource, decode
 from oodcli.data.formats.arrays import MOST_CLASSES
 from oodcli.errors import InvalidInputError, UnreadableImageError
@@ -23,48 +23,6 @@ from oodcli.text import printable
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 _NO_LABEL = "-1"  # as OpenOOD's lists write it
-
-
-class Strings(Sequence[str]):
-    """Many texts in one piece of memory.
-
-    Parameters
-    ----------
-    texts
-        The texts.
-    """
-
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._bytes = bytearray()
-        self._ends = array("q")
-        for text in texts:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        """Add a text at the end."""
-        self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> "list[str]": ...
-
-    def __getitem__(self, at: int | slice) -> "str | list[str]":
-        if isinstance(at, slice):
-            return [self[each] for each in range(*at.indices(len(self)))]
-        end = self._ends[at]
-        start = self._ends[at - 1] if at % len(self) else 0
-        return self._bytes[start:end].decode("utf-8", "surrogatepass")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -103,8 +61,7 @@ class ListedSource(FileSource):
         """Return a source of chosen rows."""
         wanted = rows.tolist()
         bad = {at: self.bad[row] for at, row in enumerate(wanted) if row in self.bad}
-        files = Strings(self.files[row] for row in wanted)
-        return replace(self, files=files, lines=self.lines[rows], bad=bad)
+        return replace(self, files=_taken(self.files, rows), lines=self.lines[rows], bad=bad)
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.
@@ -166,7 +123,7 @@ class Rows:
         wanted = rows.tolist()
         return replace(
             self,
-            files=Strings(self.files[row] for row in wanted),
+            files=_taken(self.files, rows),
             lines=self.lines[rows],
             codes=self.codes[rows],
             bad={at: self.bad[row] for at, row in enumerate(wanted) if row in self.bad},
@@ -192,8 +149,9 @@ class Builder:
     def __init__(self, table: Path, root: Path) -> None:
         self.table = table
         self.root = root
-        self.files = Strings()
-        self.lines = array("q")
+        self._files = bytearray()
+        self._ends = array("q")
+        self._lines = array("q")
         self._codes = array("q")
         self._code: dict[str, int] = {}
         self._bad: dict[int, str] = {}
@@ -202,10 +160,12 @@ class Builder:
         """Take a row in; ``bad`` says why it has no image."""
         bad = bad or _problem(file)
         if bad is not None:
-            self._bad[len(self.files)] = bad
+            self._bad[len(self._ends)] = bad
         # A path that cannot be opened would not be a path to the operating system either.
-        self.files.append(file.replace("\0", "\N{REPLACEMENT CHARACTER}"))
-        self.lines.append(line)
+        possible = file.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        self._files += possible.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._files))
+        self._lines.append(line)
         if label is None or label == _NO_LABEL:
             self._codes.append(-1)
         else:
@@ -219,10 +179,18 @@ class Builder:
         InvalidInputError
             If there is nothing.
         """
-        if not len(self.files):
+        if not self._ends:
             raise InvalidInputError(f"{self.table} lists no images; write one path per line")
-        lines, codes = (np.array(each, dtype=np.int64) for each in (self.lines, self._codes))
-        return Rows(self.table, self.root, self.files, lines, codes, tuple(self._code), self._bad)
+        ends, lines, codes = (
+            np.array(each, dtype=np.int64) for each in (self._ends, self._lines, self._codes)
+        )
+        files = Texts(np.frombuffer(self._files, dtype=np.uint8), ends)
+        return Rows(self.table, self.root, files, lines, codes, tuple(self._code), self._bad)
+
+
+def _taken(files: Sequence[str], rows: NDArray[np.int64]) -> Texts:
+    packed = files if isinstance(files, Texts) else Texts.of(files)
+    return packed.take(rows)
 
 
 def _problem(file: str) -> str | None:
