@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from oodcli.errors import InvalidInputError
 
 _COLUMN_KEYS = ("path", "label", "split")
+# Other words for these; where images are no paths, "path" is an odd one.
+_ALIASES = {"image": "path"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Columns:
 
     @classmethod
     def of(cls, text: str) -> "Columns":
-        """Read ``path=NAME,label=NAME,split=NAME``, any of them.
+        """Read ``path=NAME,label=NAME,split=NAME``, any of them; ``image`` is another ``path``.
 
         Raises
         ------
@@ -37,7 +39,8 @@ class Columns:
         """
         found: dict[str, str] = {}
         for piece in text.split(","):
-            key, equals, name = piece.partition("=")
+            word, equals, name = piece.partition("=")
+            key = _ALIASES.get(word.strip(), word)
             if not (equals and name.strip()) or key.strip() not in _COLUMN_KEYS:
                 raise InvalidInputError(
                     f"columns {text!r}: {piece!r} does not name one; write "
@@ -56,9 +59,10 @@ class Columns:
         return ",".join(f"{key}={name}" for key, name in named if name is not None)
 
 
+_WORDS = "|".join([*_COLUMN_KEYS, *_ALIASES])
 _WITH_COLUMNS = re.compile(
-    rf"(?P<path>.+?):(?P<columns>(?:{'|'.join(_COLUMN_KEYS)})=[^,]+"
-    rf"(?:,(?:{'|'.join(_COLUMN_KEYS)})=[^,]+)*)",
+    rf"(?P<path>.+?):(?P<columns>(?:{_WORDS})=[^,]+"
+    rf"(?:,(?:{_WORDS})=[^,]+)*)",
     re.DOTALL,
 )
 

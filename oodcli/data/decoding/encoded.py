@@ -2,7 +2,7 @@
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Self
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from oodcli.data.decoding.files import decode_stream
 from oodcli.errors import UnreadableImageError
 from oodcli.images import digest_of
+from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 
 
@@ -150,3 +151,64 @@ def pieces(source: EncodedSource, start: int, stop: int, rows: int) -> Iterator[
         files = [each.reason if isinstance(each, UnreadableImageError) else each for each in some]
         keys = [source.key_of(row) for row in range(first, first + len(some))]
         yield Held(keys, files, source.as_published)
+
+
+@dataclass(frozen=True)
+class Marked(EncodedSource):
+    """Image files some of which cannot be used, although their bytes can be read.
+
+    Parameters
+    ----------
+    source
+        The images.
+    bad
+        Why an image cannot be used, by its row.
+    """
+
+    source: EncodedSource
+    bad: Mapping[int, str]
+
+    @property
+    def as_published(self) -> bool:  # type: ignore[override]
+        """As for :func:`oodcli.data.decoding.files.decode`."""
+        return self.source.as_published
+
+    @property
+    def in_order(self) -> bool:  # type: ignore[override]
+        """Whether one reader is faster, as of the source."""
+        return self.source.in_order
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the fingerprint of the source and of what cannot be used."""
+        return digest_of_json([self.source.fingerprint, sorted(self.bad.items())])
+
+    def key_of(self, row: int) -> str:
+        """Return what a row is called in the source."""
+        return self.source.key_of(row)
+
+    def name_of(self, row: int) -> str:
+        """Return what a row is called for short in the source."""
+        return self.source.name_of(row)
+
+    def take(self, rows: NDArray[np.int64], /) -> EncodedSource:  # type: ignore[override]
+        """Return a source of chosen images."""
+        bad = {at: self.bad[row] for at, row in enumerate(rows.tolist()) if row in self.bad}
+        return marked(self.source.take(rows), bad)
+
+    def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
+        """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""
+        for row, content in enumerate(self.source.contents(start, stop), start):
+            reason = self.bad.get(row)
+            if reason is None:
+                yield content
+            else:
+                yield UnreadableImageError(printable(self.key_of(row)), reason)
+
+
+def marked(source: EncodedSource, bad: Mapping[int, str]) -> EncodedSource:
+    """Return a source some of whose images cannot be used, see :class:`Marked`."""
+    return Marked(source, bad) if bad else source

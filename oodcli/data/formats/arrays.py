@@ -549,7 +549,7 @@ def _check_chosen(columns: Columns, arrays: Collection[str], path: Path) -> None
     if columns.split is not None:
         raise InvalidInputError(
             f"{path} has no column of parts, but arrays; name its images and labels: "
-            ":path=ARRAY,label=ARRAY"
+            "--columns path=ARRAY,label=ARRAY"
         )
     for array in (columns.path, columns.label):
         if array is not None and array not in arrays:

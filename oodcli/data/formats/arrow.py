@@ -101,7 +101,7 @@ def open_saved(
         location=str(path),
         spec=spec,
         role=role,
-        no_labels=f"{path} has no column of labels; name it behind the path: :label=COLUMN",
+        no_labels=f"{path} has no column of labels; name it: --columns label=COLUMN",
     )
 
 

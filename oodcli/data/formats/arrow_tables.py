@@ -169,7 +169,7 @@ def _one(
         what = "image" if role == "path" else role
         raise InvalidInputError(
             f"{where} has {len(candidates)} columns that could be the {what}: "
-            f"{_listed(candidates)}; write behind the path which one: :{role}={candidates[0]}"
+            f"{_listed(candidates)}; choose one: --columns {role}={candidates[0]}"
         )
     return candidates[0] if candidates else None
 
@@ -357,7 +357,7 @@ class TableContent:
         if len(texts) > _MOST_PARTS:
             raise InvalidInputError(
                 f"{path}: column {self._columns.split!r} has {len(texts)} different texts, so it "
-                "does not name parts; name another column behind the path: :split=COLUMN"
+                "does not name parts; name another column: --columns split=COLUMN"
             )
         parts = [part_of(text or "") for text in texts]
         for text, part in zip(texts, parts, strict=True):

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset, take
+from oodcli.data.decoding.encoded import EncodedSource, marked
 from oodcli.data.formats.arrays import MOST_CLASSES
 from oodcli.data.reader import Role
 from oodcli.errors import InvalidInputError
-from oodcli.images import ImageSource, Part, image_name
-from oodcli.text import counted
+from oodcli.images import Part
+from oodcli.text import printable
 
 NO_LABEL = -1
 
@@ -116,7 +117,7 @@ class LabelReader:
 
 
 def assembled(
-    source: ImageSource,
+    source: EncodedSource,
     labels: Labels | None,
     parts: Mapping[str, NDArray[np.int64]],
     *,
@@ -146,7 +147,11 @@ def assembled(
     Raises
     ------
     InvalidInputError
-        If there are no images, or a label that is wanted is missing or out of range.
+        If there are no images, or no labels where they are wanted.
+
+    Notes
+    -----
+    A row without a label, or with one outside of the classes, is a row that cannot be read.
     """
     if not any(len(rows) for rows in parts.values()):
         raise InvalidInputError(f"{location} has no images; name one that has")
@@ -154,22 +159,21 @@ def assembled(
         tested = next(each for each in ("test", "val", "train", "") if len(parts.get(each, ())))
         images = _chosen(Part(source), parts[tested])
         return Dataset(name, {"test": images}, (), location, spec)
-    if labels is None:
+    if labels is None or not (labels.values != NO_LABEL).any():
         raise InvalidInputError(no_labels)
-    whole = Part(source, labels.values)
-    divided = {
-        part: _chosen(whole, rows) for part, rows in parts.items() if _labelled(labels, rows)
-    }
-    divided = divided or {part: _chosen(whole, rows) for part, rows in parts.items()}
-    for chosen in divided.values():
-        _check_all_labelled(chosen, location)
-    if labels.found and "train" in divided:
-        _check_trained(divided, labels.names or (), location)
-    names = labels.names or _numbers(divided, location)
-    _check_range(divided, names, location)
-    if list(divided) == [""]:
-        return Dataset(name, {"test": divided[""]}, names, location, spec, is_whole=True)
-    return Dataset(name, divided, names, location, spec)
+    divided = {part: rows for part, rows in parts.items() if _labelled(labels, rows)}
+    out = [part for part in parts if part not in divided]
+    notes = [f"the {part} part of {name} has no labels, and is left out" for part in out]
+    names, values = _classes(labels, divided, location)
+    if labels.names is None:
+        notes.append(f"labels of {name} are numbers from {names[0]}")
+    used = np.concatenate(list(divided.values()))
+    wrong = used[values[used] < 0].tolist()
+    bad = {row: _no_class(labels, row, names) for row in wrong}
+    whole = Part(marked(source, bad), np.maximum(values, 0))
+    chosen = {part or "test": _chosen(whole, rows) for part, rows in divided.items()}
+    is_whole = list(divided) == [""]
+    return Dataset(name, chosen, names, location, spec, is_whole=is_whole, notes=tuple(notes))
 
 
 def _chosen(part: Part, rows: NDArray[np.int64]) -> Part:
@@ -181,53 +185,44 @@ def _labelled(labels: Labels, rows: NDArray[np.int64]) -> bool:
     return bool((labels.values[rows] != NO_LABEL).any())
 
 
-def _check_all_labelled(part: Part, location: str) -> None:
-    missing = np.flatnonzero(_labels(part) == NO_LABEL)
-    if len(missing):
-        rest = f", nor have {counted(len(missing) - 1, 'other row')}" if len(missing) > 1 else ""
-        raise InvalidInputError(
-            f"{location}: {image_name(part.source, int(missing[0]))} has no label{rest}; give each "
-            "row a label, or use the set as OOD images"
-        )
+def _classes(
+    labels: Labels, parts: Mapping[str, NDArray[np.int64]], location: str
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the names of the classes, and the class of every row, -1 for none.
 
-
-def _check_trained(parts: Mapping[str, Part], names: Sequence[str], location: str) -> None:
-    """Refuse classes that the training images do not have, where nothing else names them."""
-    trained = np.unique(_labels(parts["train"]))
-    for part, content in parts.items():
-        foreign = np.flatnonzero(~np.isin(_labels(content), trained))
-        if len(foreign):
-            row = int(foreign[0])
+    Notes
+    -----
+    Plain numbers count from 1 if 1 is the smallest, else from 0, and there are as many classes as
+    the largest of the train part says. Names that are only found are those of the train part.
+    Without a train part all rows count.
+    """
+    values = labels.values
+    every = np.concatenate([values[rows] for rows in parts.values()])
+    known = values[parts["train"]] if "train" in parts else every
+    known = known[known >= 0]
+    if labels.names is None:
+        first, last = int(every[every >= 0].min() == 1), int(known.max())
+        if last >= MOST_CLASSES:
             raise InvalidInputError(
-                f"{location}: {image_name(content.source, row)} of {part} has label "
-                f"{names[_labels(content)[row]]!r}, which no train image has; remove it, or add "
-                "train images of it"
+                f"{location}: label {last} is out of range; number the classes from 0, "
+                f"{MOST_CLASSES} at most"
             )
+        names = tuple(str(number) for number in range(first, last + 1))
+        return names, np.where((values >= first) & (values <= last), values - first, NO_LABEL)
+    if not labels.found:
+        return labels.names, np.where(values < len(labels.names), values, NO_LABEL)
+    used = np.unique(known)
+    places = np.full(len(labels.names) + 1, NO_LABEL, dtype=np.int64)  # -1 takes the last
+    places[used] = np.arange(len(used))
+    return tuple(labels.names[at] for at in used), places[values]
 
 
-def _labels(part: Part) -> NDArray[np.int64]:
-    assert part.labels is not None  # of a data set with classes
-    return part.labels
-
-
-def _numbers(parts: Mapping[str, Part], location: str) -> tuple[str, ...]:
-    """Name classes by number, as many as the training images have, else all images."""
-    counted_in = [parts["train"]] if "train" in parts else list(parts.values())
-    most = max(int(_labels(part).max()) for part in counted_in)
-    if most >= MOST_CLASSES:
-        raise InvalidInputError(
-            f"{location}: label {most} is out of range; number the classes from 0, "
-            f"{MOST_CLASSES} at most"
-        )
-    return tuple(str(number) for number in range(most + 1))
-
-
-def _check_range(parts: Mapping[str, Part], names: Sequence[str], location: str) -> None:
-    for part in parts.values():
-        wrong = np.flatnonzero(_labels(part) >= len(names))
-        if len(wrong):
-            row = int(wrong[0])
-            raise InvalidInputError(
-                f"{location}: {image_name(part.source, row)} has label {_labels(part)[row]}, but "
-                f"there are {len(names)} classes, counted from 0"
-            )
+def _no_class(labels: Labels, row: int, names: Sequence[str]) -> str:
+    """Say why a row has no class."""
+    value = int(labels.values[row])
+    if value == NO_LABEL:
+        return "it has no label"
+    if labels.found and labels.names is not None:
+        shown = printable(labels.names[value][:40])
+        return f"its label {shown!r} is none of the {len(names)} classes of the train part"
+    return f"its label {value} is outside of the {len(names)} classes"

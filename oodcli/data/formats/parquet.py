@@ -380,7 +380,7 @@ def open_parquet(
         location=location,
         spec=spec,
         role=role,
-        no_labels=f"{location} has no column of labels; name it behind the path: :label=COLUMN",
+        no_labels=f"{location} has no column of labels; name it: --columns label=COLUMN",
     )
 
 

@@ -286,6 +286,7 @@ def test_columns_follow_a_path() -> None:
     path, columns = without_columns(spec)
     assert (path, columns) == ("/x/faults.csv", Columns(path="image name", label="kind"))
     assert f"{path}:{columns}" == spec
+    assert without_columns("a.parquet:image=jpg") == ("a.parquet", Columns(path="jpg"))
     for text in ("C:/x.csv", "x.csv:", "x.csv:kind=3", "x.csv:label"):
         assert without_columns(text) == (text, None)
     for text in ("path", "path=", "kind=3", "path=a,path=b"):

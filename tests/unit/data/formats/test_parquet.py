@@ -164,7 +164,9 @@ def test_a_published_test_part_without_labels_is_skipped(tmp_path):
     write(tmp_path / "train-0.parquet", range(20))
     write(tmp_path / "validation-0.parquet", range(20, 30))
     write(tmp_path / "test-0.parquet", image=structs(range(30, 40)), label=pa.array([-1] * 10))
-    assert list(opened(tmp_path).parts) == ["train", "val"]
+    dataset = opened(tmp_path)
+    assert list(dataset.parts) == ["train", "val"]
+    assert dataset.notes == ("the test part of x has no labels, and is left out",)
     assert len(opened(tmp_path, "ood").ood_part) == 10
 
 
@@ -235,17 +237,15 @@ def test_a_damaged_row_group_is_the_error_of_its_rows(tmp_path):
     [
         ({"label": [0]}, {}, "has no column of image files"),
         ({"image": ["a.png"], "label": [0]}, {}, "has no column of image files"),
-        ({"image": [b"x"]}, {}, "has no column of labels; name it behind the path: :label=COLUMN"),
+        ({"image": [b"x"]}, {}, "has no column of labels; name it: --columns label=COLUMN"),
         ({"image": [b"x"], "label": [0.5]}, {"label": "label"}, "holds no label per image"),
         ({"image": [b"x"], "label": [[0, 1]]}, {"label": "label"}, "holds no label per image"),
         ({"a": [b"x"], "b": [b"x"], "label": [0]}, {}, "has 2 columns that could be the image: "
-         "'a', 'b'; write behind the path which one: :path=a"),
+         "'a', 'b'; choose one: --columns path=a"),
         ({"image": [b"x"], "label": [0]}, {"path": "img"}, "has no column 'img'; it has 'image', "
          "'label'"),
         ({"image": [b"x"], "label": [0]}, {"path": "label"}, "column 'label' does not hold image"),
-        ({"image": [b"x"], "label": [None]}, {}, "a.parquet[0] has no label; give each row"),
-        ({"image": [b"x"] * 3, "label": [None, 1, None]}, {}, "a.parquet[0] has no label, nor "
-         "have 1 other row;"),
+        ({"image": [b"x"], "label": [None]}, {}, "has no column of labels; name it: --columns"),
         ({"image": [b"x"], "label": [-7]}, {}, "labels from -7 to -7 are out of range"),
         ({"image": [b"x"], "label": [2**40]}, {}, "are out of range"),
         ({"image": [b"x"], "label": [70_000]}, {}, "label 70000 is out of range"),
@@ -273,17 +273,47 @@ def test_two_columns_of_classes_want_a_choice(tmp_path):
     assert len(opened(path, "ood").ood_part) == COUNT
 
 
-def test_a_label_beyond_the_classes_is_named_with_its_row(tmp_path):
-    path = write(tmp_path / "a.parquet", image=structs([0, 1]), label=[0, 3])
-    assert refused(path).endswith(
-        "a.parquet[1] has label 3, but there are 3 classes, counted from 0"
+def test_rows_without_a_class_are_rows_that_cannot_be_read(tmp_path):
+    path = write(
+        tmp_path / "a.parquet", image=structs(range(5)), label=pa.array([0, 3, None, 2, 1])
     )
+    part = opened(path).parts["test"]
+    assert part.labels.tolist() == [0, 0, 0, 2, 1]
+    read = pixels(part.source)
+    assert [(read[row].where, read[row].reason) for row in (1, 2)] == [
+        (f"{path}[1]", "its label 3 is outside of the 3 classes"),
+        (f"{path}[2]", "it has no label"),
+    ]
+    np.testing.assert_array_equal([read[0], *read[3:]], PIXELS[[0, 3, 4]])
+    chosen = copied(part.source.take(np.array([3, 2])))
+    assert pixels(chosen)[1].reason == "it has no label"
+    clean = part.source.take(np.array([3, 0]))
+    np.testing.assert_array_equal(pixels(clean), PIXELS[[3, 0]])
+    assert part.source.fingerprint != opened(path, "ood").ood_part.source.fingerprint
 
 
-def test_a_class_that_no_train_image_has_is_refused(tmp_path):
-    write(tmp_path / "train.parquet", metadata=None, image=structs([0]), label=["ant"])
-    write(tmp_path / "test.parquet", metadata=None, image=structs([1]), label=["bee"])
-    assert "test.parquet[0] of test has label 'bee', which no train image has" in refused(tmp_path)
+def test_a_class_that_no_train_image_has_is_none(tmp_path):
+    write(tmp_path / "train.parquet", metadata=None, image=structs([0, 1]), label=["cow", "ant"])
+    write(tmp_path / "test.parquet", metadata=None, image=structs([2, 3]), label=["bee", "cow"])
+    dataset = opened(tmp_path)
+    assert dataset.class_names == ("ant", "cow")
+    assert dataset.parts["train"].labels.tolist() == [1, 0]
+    assert dataset.parts["test"].labels.tolist() == [0, 1]
+    bad, good = pixels(dataset.parts["test"].source)
+    assert bad.reason == "its label 'bee' is none of the 2 classes of the train part"
+    np.testing.assert_array_equal(good, PIXELS[3])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "found"),
+    [([1, 3, 2], ("1", "2", "3"), [0, 2, 1]), ([0, 2, 2], ("0", "1", "2"), [0, 2, 2])],
+)
+def test_numbers_count_from_0_or_1_and_that_is_said(tmp_path, labels, names, found):
+    path = write(tmp_path / "a.parquet", metadata=None, image=structs(range(3)), label=labels)
+    dataset = opened(path)
+    assert dataset.class_names == names
+    assert dataset.parts["test"].labels.tolist() == found
+    assert dataset.notes == (f"labels of x are numbers from {names[0]}",)
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):

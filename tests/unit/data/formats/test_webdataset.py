@@ -139,7 +139,6 @@ def test_a_shard_is_looked_through_once(tmp_path, opened, monkeypatch, store):
         ({"a.png": FILES[0], "a.json": "{"}, "the label a.json is not JSON"),
         ({"a.png": FILES[0], "a.cls": b"\xff"}, "the label a.cls is not text in UTF-8"),
         ({"a.png": FILES[0], "a.json": "[" * 5000}, "the label a.json is not JSON"),
-        ({"a.png": FILES[0], "b.png": FILES[0], "a.cls": "0"}, "a.tar/b has no label"),
     ],
 )
 def test_shards_that_do_not_fit_are_refused(tmp_path, opened, files, wanted):
