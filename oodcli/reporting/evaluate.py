@@ -71,7 +71,7 @@ class RunRows:
 
 @dataclass(frozen=True)
 class _Side:
-    """ID scores of a method, of the test images alone or with covariate-shifted ones."""
+    """ID scores of a method, for the test images with or without covariate-shifted ones."""
 
     name: str
     scores: Scores
@@ -121,14 +121,14 @@ def _spectrum_accuracy(scoring: Scoring, shifted: Sequence[ScoredSet]) -> float 
 
 
 def rows_of(run: ScoredRun, convention: Convention) -> list[ResultRow]:
-    """Measure every method on every OOD set.
+    """Return the metrics of every method on every OOD set.
 
     Parameters
     ----------
     run
         The scores.
     convention
-        What the metrics mean.
+        Definition of the metrics.
     """
     correct = run.correct()
     tables = _each(lambda method: _method_rows(run, method, convention, correct), run.methods)
@@ -193,7 +193,7 @@ def with_intervals(
     runs
         The scores behind them: one run, or all those that were averaged.
     convention
-        What the metrics mean.
+        Definition of the metrics.
     bootstraps
         Number of samples behind intervals of FPR95 and AUPR.
     seed
@@ -206,15 +206,15 @@ def with_intervals(
 
     Notes
     -----
-    The networks are taken as given; only the images are uncertain. The interval of AUROC is that
+    The networks are considered fixed; only the images are random. The interval of AUROC is that
     of :func:`oodcli.reporting.statistics.auroc_interval`, also of an average: placements are
     averaged over
     runs, which saw the same images, and ID placements over OOD sets. The others come from
     resamples, averaged sample by sample: percentiles for FPR95, for the areas their standard error
     on the logit scale.
-    A method's ID ranks are drawn alike for all OOD sets, since these share the ID images. Runs
-    share their images too, but rank them differently; the same ranks are drawn for all, as if they
-    agreed, so that the interval of an average over runs is rather too wide than too narrow.
+    The same ID ranks of a method are sampled for all OOD sets, since these share the ID images.
+    Runs share their images too, but rank them differently; the same ranks are sampled for all, as
+    if they agreed, so the interval of an average over runs is too wide rather than too narrow.
     """
     if bootstraps < 100:
         raise InvalidInputError(
@@ -248,7 +248,7 @@ def _sizes(run: ScoredRun) -> Iterator[tuple[str, int]]:
 
 @dataclass
 class _Draws:
-    """Resamples by data set, each drawn once."""
+    """Bootstrap samples by data set, each drawn once."""
 
     samples: int
     seed: int
@@ -457,7 +457,7 @@ def calibration_of(run: ScoredRun) -> Calibration | None:
 
 
 def _each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """Do the same for all items, on several threads: NumPy lets go of the interpreter's lock."""
+    """Apply a function to all items in several threads; NumPy releases the interpreter's lock."""
     threads = min(len(items), os.cpu_count() or 1, 4)
     if threads < 2:
         return [work(item) for item in items]

@@ -1,9 +1,9 @@
-"""Published values, and whether ours are comparable with them.
+"""Published values, and whether results are comparable with them.
 
-The values stand in ``literature.csv`` beside this module, in percent and with the digits that were
-printed: one line per method, training, architecture and data set. ``average`` is the unweighted
-mean over the sets of a group. A value of ours is comparable where the definition of the metric, the
-images and the architecture are those of the paper; otherwise every reason why not is named.
+The values are in ``literature.csv`` next to this module, in percent with the printed digits: one
+line per method, training, architecture and data set. ``average`` is the unweighted mean over the
+sets of a group. A result is comparable if the definition of the metric, the images and the
+architecture are those of the paper; otherwise all reasons are listed.
 """
 
 import csv
@@ -26,12 +26,12 @@ _PRINTED = 0.005
 
 @dataclass(frozen=True)
 class Publication:
-    """Where values were printed.
+    """A source of published values.
 
     Parameters
     ----------
     title
-        What to call it.
+        Short citation.
     convention
         Name of the metric convention behind its values.
     url
@@ -69,7 +69,7 @@ SOURCES: Mapping[str, Publication] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Published:
-    """What one source printed of one method on one set, or on the average of several.
+    """The published values of one method on one set, or on the average of several.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a repetition may lie from a printed value.
+    """Accepted difference between a repetition and a published value.
 
     Parameters
     ----------
@@ -312,7 +312,7 @@ _SAME_IMAGES = {"knn-cifar10": "mode-cifar10", "knn-cifar100": "mode-cifar100"}
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """A value of ours beside a printed one.
+    """A result compared with a published value.
 
     Parameters
     ----------
@@ -426,7 +426,7 @@ def _read(line: Mapping[str, str]) -> Published:
 def compare(
     report: Report, metrics: Sequence[str] = ("fpr95", "auroc")
 ) -> list[PublishedComparison]:
-    """Hold every row of a report against what was printed of the same method and set.
+    """Compare every row of a report with the published values of the same method and set.
 
     Parameters
     ----------
@@ -485,7 +485,7 @@ def compare(
 
 
 def _place(dataset: str, group: str) -> str:
-    """Return one name for a set, whoever names it, and for the average of a group."""
+    """Return a common name for a set, whatever its source, and for the average of a group."""
     spectrum = "fs-" if group in FULL_SPECTRUM.values() else ""
     if dataset == AVERAGE:
         return f"average {group}"
@@ -507,7 +507,7 @@ def _summary_of(row: ResultRow, runs: Sequence[RunSummary]) -> RunSummary:
 def _reasons(
     row: ResultRow, metric: str, report: Report, summary: RunSummary, value: Published
 ) -> list[str]:
-    """Say why two values cannot be compared: convention, images, architecture, training."""
+    """Return why two values are not comparable: convention, images, architecture, training."""
     reasons = []
     theirs = SOURCES[value.source].convention
     # The area under the ROC curve is the same by every convention.
@@ -525,7 +525,7 @@ def _reasons(
 
 
 def _remarks(summary: RunSummary, value: Published) -> tuple[str, ...]:
-    """Say what had to be taken on trust."""
+    """Return what could not be verified."""
     if summary.arch:
         return ()
     return (f"the architecture of {summary.name} is not known; theirs is {value.arch}",)

@@ -1,4 +1,4 @@
-"""What the reader of a table must know beside its values, one sentence each; no torch."""
+"""Notes below a table: facts needed to interpret its values, one sentence each; no torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from oodcli.text import counted, printable
 
 
 def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
-    """Say what holds for all rows of some runs, or for those of one.
+    """Return notes on all rows of a run or of several runs.
 
     Parameters
     ----------
     tables
         The rows of every run.
     named
-        Whether the methods were asked for by name, so that none of the others is missed.
+        Whether the methods were requested by name, so that no others are expected.
     """
     notes = []
     scorings = [table.run.scoring for table in tables]
@@ -67,7 +67,7 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
 
 
 def _zero_shot(asked: Mapping[str, Any]) -> str:
-    """Say what a zero-shot classifier was asked with."""
+    """Return a note on the prompts of a zero-shot classifier."""
     templates = asked["templates"]
     if len(templates) == 1:
         how = f"the template {printable(templates[0])!r}"
@@ -77,7 +77,7 @@ def _zero_shot(asked: Mapping[str, Any]) -> str:
 
 
 def _resized_note(run: ScoredRun) -> str | None:
-    """Say whose resizing images got, where the benchmark and the network differ in that."""
+    """Return a note on the resizing of images if benchmark and network differ."""
     scoring, stored = run.scoring, run.stored
     known = BENCHMARKS.get(benchmark_in([scoring]) or "")
     if scoring.resized_as is None or stored is None or known is None:
@@ -184,7 +184,7 @@ def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list
 
 
 def _ties(rows: Sequence[ResultRow]) -> list[str]:
-    """Name the methods most of whose scores tie, each with the set where that is worst."""
+    """Name the methods with mostly tied scores, each with the set with the most ties."""
     worst: dict[str, ResultRow] = {}
     for row in rows:
         tied = row.extras.get("tied", 0.0)
@@ -204,7 +204,7 @@ def _ties(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def tuning_notes(rows: Sequence[ResultRow]) -> list[str]:
-    """Say what parameters were chosen on, and what tuning without OOD data costs."""
+    """Report the validation images of tuned methods, and the cost of tuning without OOD data."""
     chosen_on = {
         (str(row.params["tuned"]), str(row.params["tuned_on"]))
         for row in rows

@@ -73,7 +73,7 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
     sources
         The scores, opened by :meth:`oodcli.reporting.sources.Sources.open`.
     progress
-        Where it is reported what cannot be drawn and why.
+        Receives notes on pictures that cannot be drawn, with the reason.
 
     Raises
     ------
@@ -112,14 +112,14 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
 def write_plots(
     drawn: Sequence[Picture], folder: Path, formats: Sequence[str] = ("png",)
 ) -> list[Path]:
-    """Write pictures into a folder, which is made, and return their paths.
+    """Write pictures to a folder, which is created, and return their paths.
 
     Parameters
     ----------
     drawn
-        What :func:`pictures` returned.
+        The result of :func:`pictures`.
     folder
-        Where to; files of the same name are replaced.
+        Folder to write to; files of the same name are replaced.
     formats
         ``png``, ``svg`` or ``pdf``.
 
@@ -149,7 +149,7 @@ def write_plots(
 
 
 def _file_name(name: str) -> str:
-    """Return a name that every system takes for a file."""
+    """Return a name that is a valid file name on every system."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", name).strip("-.")[:100] or "picture"
 
 
@@ -197,7 +197,7 @@ def _of_stored(
 
 
 def _normratio(folder: RunFolder) -> dict[str, Any] | None:
-    """Return the stored NormRatio of most images, normalised if there is a choice."""
+    """Return the stored NormRatio with the most images, preferably of normalised images."""
     if not folder.normratio.is_dir():
         return None
     results = [read_json(path) for path in sorted(folder.normratio.glob("*.json"))]
@@ -255,7 +255,7 @@ def _blocks(
 
 @dataclass(frozen=True)
 class _ShownSet:
-    """A set that was scored, with its images, and where these come from."""
+    """A scored set with its images and their source."""
 
     entry: ScoredSet
     images: ImageSet
@@ -264,7 +264,7 @@ class _ShownSet:
 
 @dataclass(frozen=True)
 class _Images:
-    """The images of a run that were scored, as far as they are still here.
+    """The scored images of a run, as far as they still exist.
 
     Nothing is downloaded, and a set whose images differ from the scored ones is skipped.
     """
@@ -290,9 +290,9 @@ class _Images:
         return norms
 
     def contact_sheet(self, method: str) -> list[Picture]:
-        """Show the images that a method judges wrongly where it passes 95 % of the ID images.
+        """Show the errors of a method at the threshold that accepts 95 % of the ID images.
 
-        ID images below that threshold are errors, and OOD images that reach it; the worst first.
+        Errors are ID images below the threshold and OOD images at or above it; the worst first.
         """
         id_scores = self.run.read(method, self.run.scoring.id_set)
         if id_scores is None:
@@ -325,7 +325,7 @@ class _Images:
     def _thumbnails(
         self, shown: "_ShownSet", scores: Scores, rows: NDArray[np.int64]
     ) -> list[Thumbnail]:
-        """Return images with file, true and predicted class, and score below each."""
+        """Return images with captions: file, true and predicted class, and score."""
         if not len(rows):
             return []
         entry, images = shown.entry, shown.images
@@ -346,7 +346,7 @@ class _Images:
 
     @cached_property
     def _sets(self) -> list["_ShownSet"]:
-        """The sets whose images are here and are those that were scored."""
+        """The sets whose images exist and are the scored ones."""
         return list(self._found())
 
     def _found(self) -> Iterator["_ShownSet"]:
@@ -399,19 +399,19 @@ class _Images:
 
 
 def _shortened(text: str) -> str:
-    """Return a line that is no wider than a thumbnail; the end of a name matters most."""
+    """Return a line shortened to the width of a thumbnail; the end of a name is kept."""
     return text if len(text) <= _CAPTION else f"…{text[1 - _CAPTION :]}"
 
 
 def _block_norms_of(shard: ImageShard, folder: ActivationFolder) -> NDArray[np.float32]:
-    """Return the stored norms of a shard, or of where its images come from, ``(n, blocks)``.
+    """Return the stored norms of a shard, or of the shards its images come from, ``(n, blocks)``.
 
     Raises
     ------
     FileNotFoundError
         If there are none.
     CorruptArtifactError
-        If they are not what was written.
+        If they are damaged.
     """
 
     def read(key: str) -> dict[str, NDArray[np.float32]]:
@@ -429,7 +429,7 @@ def _block_norms_of(shard: ImageShard, folder: ActivationFolder) -> NDArray[np.f
 
 
 def _pixels(images: ImageSet, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    """Return chosen images in the order given, each ``(h, w, 3)``."""
+    """Return the given images in the given order, each ``(h, w, 3)``."""
     ascending = np.sort(rows)
     pixels = images.take(ascending).pixels()
     places = np.searchsorted(ascending, rows)

@@ -1,7 +1,7 @@
 """Plots of scores, blocks and training; reads no file, and imports Matplotlib only to draw.
 
 Colours are those of Okabe and Ito, distinguishable with any common colour blindness; every
-line has a style or a marker of its own as well. Fractions become percent on the axes.
+line also has its own style or marker. Axes are in percent.
 """
 
 import io
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 MAX_LINES = 6
-"""Methods that fit into one picture of curves."""
+"""Maximum number of methods in one picture of curves."""
 
 _ID, _OOD, _CHOSEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -48,15 +48,15 @@ class Picture:
     Parameters
     ----------
     name
-        Name of its file, without ending.
+        Name of its file, without extension.
     title
-        What it shows, in a few words.
+        Caption.
     alt
-        What there is to see, for those who do not.
+        Text alternative.
     figure
-        The drawing.
+        The figure of Matplotlib.
     photographs
-        Whether there are photographs in it, which need more colours than a drawing.
+        Whether it contains photographs, which need more colours than a drawing.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """An image with what stands below it.
+    """An image with a caption.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
     if how not in FORMATS:
         raise UnknownNameError.among("picture format", how, FORMATS)
     stream = io.BytesIO()
-    # Nothing of when and where a file was made goes into it.
+    # Without the time and place of creation.
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with _drawing():
         if picture.figure.get_layout_engine() is not None:
@@ -124,12 +124,12 @@ def _smaller(content: bytes) -> bytes:
 def histograms(
     method: str, id_name: str, id_scores: Scores, ood_scores: Mapping[str, Scores]
 ) -> Picture:
-    """Draw how the scores of ID and OOD images lie, one panel for each OOD set.
+    """Draw histograms of the scores of ID and OOD images, one panel for each OOD set.
 
     Parameters
     ----------
     method
-        What made the scores.
+        Method that computed the scores.
     id_name
         Name of the ID set.
     id_scores
@@ -139,7 +139,7 @@ def histograms(
 
     Notes
     -----
-    Axes end where the outermost 0.2 % of either side begin; what lies beyond is in the last bins.
+    The axes exclude the outermost 0.2 % of each side; scores beyond are in the outer bins.
     """
     threshold = threshold_at(id_scores)
     title = f"Scores of {method}: {id_name} against OOD"
@@ -358,8 +358,8 @@ def training_history(run: str, history: Sequence[Mapping[str, Any]]) -> Picture:
     run
         Name of the run.
     history
-        One record an epoch with ``epoch``, ``loss``, ``train_accuracy``, ``val_accuracy`` (or None)
-        and ``lr``.
+        One record per epoch with ``epoch``, ``loss``, ``train_accuracy``, ``val_accuracy`` (or
+        None) and ``lr``.
     """
     title = f"Training of {run}"
     epochs = [line["epoch"] for line in history]
@@ -410,9 +410,9 @@ def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
     Parameters
     ----------
     method
-        What made the scores.
+        Method that computed the scores.
     rows
-        Images by what they have in common; all rows begin at the left.
+        Images by heading of their row; all rows are aligned left.
     """
     title = f"Where {method} errs most: file, true and predicted class, and score"
     across = max(map(len, rows.values()))
@@ -448,14 +448,14 @@ def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
 
 
 def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a small image with pixels as squares, which viewers would blur otherwise."""
+    """Return a small image enlarged without interpolation, so that viewers do not blur it."""
     times = max(1, -(-96 // max(pixels.shape[:2])))
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Draw in one style, whatever the user's own settings are."""
+    """Draw with fixed settings of Matplotlib, independent of those of the user."""
     import matplotlib as mpl
 
     # The names of settings are a type of their own in newer versions of Matplotlib alone.
@@ -505,12 +505,12 @@ def _panels(
 
 
 def _across(count: int) -> int:
-    """Return how many panels stand side by side."""
+    """Return the number of panels side by side."""
     return 2 if count == 4 else min(count, 3)
 
 
 def _label(axes: "Axes", number: int, count: int, x: str, y: str) -> None:
-    """Label the outer axes of a grid alone; they mean the same in all panels."""
+    """Label only the outer axes of a grid, which are the same in all panels."""
     across = _across(count)
     if number % across == 0:
         axes.set_ylabel(y)
@@ -519,7 +519,7 @@ def _label(axes: "Axes", number: int, count: int, x: str, y: str) -> None:
 
 
 def _legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
-    """Explain every line once, whichever panel it is in."""
+    """Add one legend with every line of all panels."""
     found = [
         pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)
     ]

@@ -1,6 +1,6 @@
 """Rows of results: one per run, method and data set, their averages over data sets and over seeds.
 
-All values are fractions; percent and rounding belong to whoever prints them.
+All values are fractions; percentages and rounding are left to the renderers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ EXTRAS = {
     "accuracy_at_95": "ID accuracy among the images at or above that score",
     "aurc": "area under the risk-coverage curve on the ID images",
 }
-"""What stands in :attr:`ResultRow.extras`, where it is known; with OOD positive the rates swap."""
+"""Values in :attr:`ResultRow.extras`, if known; with OOD positive, both rates are swapped."""
 COLUMNS = {
     "run": "name of the run, or of the runs that are averaged",
     "arch": "architecture of the network",
@@ -45,7 +45,7 @@ COLUMNS = {
     "images": "number of OOD images",
     "params": "parameters of the method, with what fitting chose",
 }
-"""What a table of a report may have, by the name of the column."""
+"""The possible columns of a report's table, by name."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a report says of a run above its rows.
+    """Summary of a run, shown above the rows of a report.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """What the test says, in plain words."""
+        """The result of the test in words."""
         low, high = (100 * end for end in self.interval)
         corrected = (
             f" after Holm's correction for {self.n_compared} comparisons"
@@ -441,8 +441,8 @@ def common_sets(rows: Sequence[ResultRow]) -> set[str]:
 def _averages(rows: Sequence[ResultRow], methods: Sequence[str], group: str) -> list[ResultRow]:
     """Return the mean of every method over the sets that all of them were scored on.
 
-    Means over different sets would stand side by side otherwise; only where no set is common to
-    all, each mean is over the sets of its method.
+    Otherwise, means over different sets would be compared. Only if no set is common to all methods,
+    each mean is over the sets of its method.
     """
     averages = []
     common = common_sets(rows) or {row.dataset for row in rows}

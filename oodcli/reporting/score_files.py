@@ -1,7 +1,7 @@
 """Score files of other programs, and those that ``ood score --export`` writes.
 
-Whatever the layout, what comes out is one :class:`ForeignRun` for each network: scores by method
-and data set, larger = more in-distribution (ID).
+For every layout, the result is one :class:`ForeignRun` per network: scores by method and data set,
+larger = more in-distribution (ID).
 """
 
 import csv
@@ -43,7 +43,7 @@ class ForeignRun:
     Parameters
     ----------
     name
-        What it is called in a report.
+        Name in a report.
     id_name
         Name of the ID test set.
     scores
@@ -107,7 +107,7 @@ def read_score_file(
         Name of the ID test set; by default the one that the file has labels of, or ``id`` where the
         layout has a place for it.
     method
-        What made the scores, for layouts that do not say; by default the name of the file.
+        Name of the method, for layouts without it; by default the name of the file.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def read_score_file(
 
 
 def joined(runs: Sequence[ForeignRun]) -> list[ForeignRun]:
-    """Put methods of the same network into one record; the same method again is another network.
+    """Combine records of the same network; a repeated method belongs to another network.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def _may_join(known: ForeignRun, run: ForeignRun) -> bool:
 
 
 def _named_apart(runs: Sequence[ForeignRun]) -> list[ForeignRun]:
-    """Give records that share a name a number."""
+    """Add numbers to the names of records that have the same name."""
     seen: dict[str, int] = {}
     named = []
     for run in runs:
@@ -182,7 +182,7 @@ def _named_apart(runs: Sequence[ForeignRun]) -> list[ForeignRun]:
 
 
 def _checked(run: ForeignRun, path: Path) -> ForeignRun:
-    """Refuse scores that cannot stand in one table."""
+    """Check that scores can be combined in one table."""
     if not run.scores:
         raise InvalidInputError(f"{path} has no scores; see: ood report --help")
     sizes = {run.id_name: -1}

@@ -1,4 +1,4 @@
-"""The scores that a query asks for: of runs in the store, or in files from elsewhere; no torch."""
+"""The scores of a query: of runs in the store, or in score files; imports no torch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ from oodcli.text import counted
 
 @dataclass(frozen=True)
 class ScoreQuery:
-    """Which scores a report or its pictures are made of.
+    """The scores for a report or its pictures.
 
     Parameters
     ----------
@@ -86,13 +86,13 @@ class ScoredRun:
     Parameters
     ----------
     summary
-        What a table says of it.
+        Summary for the title of a table.
     scoring
         Its sets and methods, before any choice.
     methods
-        Methods that are shown, in order.
+        Methods to show, in order.
     sets
-        OOD sets that are shown, in order.
+        OOD sets to show, in order.
     shifted
         Covariate-shifted ID sets that full-spectrum rows add to the ID images; empty for none.
     read
@@ -133,7 +133,7 @@ class ScoredRun:
 
 @dataclass(frozen=True)
 class Sources:
-    """The scores that a query asks for.
+    """The opened scores of a query.
 
     Everything is opened once and every score file read once, when it is first needed; tables by
     several conventions and pictures are made from the same arrays, which stay in memory.
@@ -164,7 +164,7 @@ class Sources:
     @classmethod
     @contextmanager
     def open(cls, store: Store | None, query: ScoreQuery) -> Iterator["Sources"]:
-        """Find the scores; until the block is left, no other process removes the runs.
+        """Open the scores, with the runs locked against removal while the context lasts.
 
         Parameters
         ----------
@@ -249,7 +249,7 @@ def _benchmark_asked(query: ScoreQuery) -> Benchmark | None:
 
 
 def _named_file(file: str | Path) -> tuple[str | None, Path]:
-    """Split ``NAME=FILE``; a file that is called so is taken as it is."""
+    """Split ``NAME=FILE``; an existing file with this whole name takes precedence."""
     name, equals, rest = str(file).partition("=")
     if not equals or not name or expanded(Path(file)).exists() or "/" in name:
         return None, expanded(Path(file))
@@ -388,7 +388,7 @@ def _none_there(
 
 
 def _training(record: Run) -> str:
-    """Return what the literature calls the training of a run; empty for an imported network."""
+    """Return the name of a run's training in the literature; empty for an imported network."""
     objective = str(record.job.recipe.get("objective", "")).partition(":")[0]
     if objective == "alpa":
         return ""  # its name depends on what it started from
@@ -412,7 +412,7 @@ def _only(scoring: Scoring, benchmark: Benchmark) -> Scoring:
 def _check_known(
     scorings: Sequence[Scoring], methods: Sequence[str], datasets: Sequence[str]
 ) -> None:
-    """Refuse a name that no run has scores of, which would be missing from the table unnoticed."""
+    """Raise an error for a name without scores in any run."""
     limit = scorings[0].limit
     of = "with scores" if limit is None else f"with scores of {limit:,} images of each set"
     known = {
@@ -443,7 +443,7 @@ def benchmark_in(scorings: Sequence[Scoring]) -> str | None:
 
 
 def _reader(folder: RunFolder, scoring: Scoring) -> Callable[[str, ScoredSet], Scores | None]:
-    """Return what reads the scores of a method on a set, one per image; None if not scored."""
+    """Return a function that reads the scores of a method on a set; None if not scored."""
 
     def read(method: str, entry: ScoredSet) -> Scores | None:
         scores = read_scores(folder.scores, scoring, method, entry.name)

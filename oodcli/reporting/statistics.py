@@ -1,7 +1,7 @@
 """Uncertainty of the metrics: intervals, paired tests, and further values of the scores.
 
-Intervals stand for the images alone: another sample of as many ID and OOD images, the same network.
-AUROC has a closed form, from DeLong's variance; FPR95 and the two areas of precision are resampled,
+Intervals describe the sampling of images only: other ID and OOD images in the same numbers, the
+same network. AUROC has a closed form, based on DeLong's variance; FPR95 and AUPR are bootstrapped
 in :mod:`oodcli.reporting.bootstrap`.
 """
 
@@ -32,7 +32,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placements:
-    """Where every image stands among those of the other side; DeLong's structural components.
+    """The rank of every image among those of the other side: DeLong's structural components.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Estimate:
 
 
 def placements(id_scores: ArrayLike, ood_scores: ArrayLike) -> Placements:
-    """Compare every ID score with all OOD scores and the other way round, from two sorts.
+    """Return the placements of ID scores among OOD scores and vice versa, with two sorts.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def _variance_of_mean(values: NDArray[np.floating[Any]]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for how many there are, in the order given.
+    """Return p-values with Holm's correction for their number, in the given order.
 
     References
     ----------
@@ -331,7 +331,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def surplus_p(flagged: int, judged: int, *, below: int, of: int) -> float:
-    """Return how likely so many flagged images are, or more, if all judged images are ID.
+    """Return the probability of at least this many flagged images if all judged images are ID.
 
     Parameters
     ----------
@@ -434,7 +434,7 @@ def aurc(id_scores: ArrayLike, correct: ArrayLike) -> float:
     Parameters
     ----------
     id_scores
-        Scores of ID images, ``(n,)``, larger = surer.
+        Scores of ID images, ``(n,)``, larger = more confident.
     correct
         Whether the classifier was right on each, ``(n,)``.
 
@@ -463,7 +463,7 @@ def aurc(id_scores: ArrayLike, correct: ArrayLike) -> float:
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15) -> float:
-    """Return how far confidence is from accuracy, on average over equally wide bins.
+    """Return the expected calibration error over bins of equal width.
 
     Parameters
     ----------
