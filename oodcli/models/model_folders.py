@@ -26,7 +26,12 @@ _WEIGHTS = (
 )  # fmt: skip
 _INDEX = ".index.json"
 _MOST_JSON_BYTES = 1 << 24
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# owner/name, and a branch, a tag or a commit behind an @.
+_HUB_NAME = re.compile(
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII
+)
+_SNAPSHOTS = "snapshots"
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class ModelFolder:
     Parameters
     ----------
     name
-        The absolute path of the folder, or ``owner/name`` on the hub.
+        The absolute path of the folder, or ``owner/name`` on the hub, with ``@revision`` if one was
+        given.
     path
         Location on this machine.
     of_hub
@@ -49,6 +55,12 @@ class ModelFolder:
     path: Path
     of_hub: bool = False
     download: bool = False
+
+    @property
+    def commit(self) -> str:
+        """The commit whose files these are; empty of a folder that is no copy of the hub's."""
+        of_commit = self.of_hub and self.path.parent.name == _SNAPSHOTS
+        return self.path.name if of_commit else ""
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -160,7 +172,10 @@ class ModelFolder:
         if path.exists():
             check_file(path, "get the folder again")
             return path
-        return _downloaded(self.name, name) if self.of_hub and self.download else None
+        if not (self.of_hub and self.download):
+            return None
+        # Files of one commit, though a branch may have moved since the first.
+        return _downloaded(self.name.partition("@")[0], name, self.commit or None)
 
 
 def find_folder(
@@ -177,7 +192,7 @@ def find_folder(
     Parameters
     ----------
     name
-        A folder, or ``owner/name`` on the hub; a folder has precedence.
+        A folder, or ``owner/name`` or ``owner/name@revision`` on the hub; a folder has precedence.
     what
         The text of the architecture, for messages.
     on_disk, on_hub
@@ -197,20 +212,23 @@ def find_folder(
     path = expanded(Path(name)) if name else Path()
     if on_disk and name and path.is_dir():
         return ModelFolder(str(path.resolve()), path.resolve())
-    if not on_hub or not _HUB_NAME.fullmatch(name):
+    known = _HUB_NAME.fullmatch(name) if on_hub else None
+    if known is None:
         more = ", and no owner/name of the hub" if on_hub else ""
         raise InvalidInputError(f"{what}: there is no folder {name!r}{more}; give an existing one")
     marks = (mark,) if isinstance(mark, str) else mark
     hub = _hub(what)
-    found = (hub.try_to_load_from_cache(name, each) for each in marks)
+    repository, revision = known["name"], _full_commit(hub, known["name"], known["revision"])
+    found = (hub.try_to_load_from_cache(repository, each, **_revision(revision)) for each in marks)
     cached = next((each for each in found if isinstance(each, str)), None)
     if cached is None and download:
-        brought = (_downloaded(name, each) for each in marks)
+        brought = (_downloaded(repository, each, revision) for each in marks)
         cached = next((str(each) for each in brought if each is not None), None)
     if cached is None:
         absent = f"there is no folder {name}, and " if on_disk else ""
+        wanted = f"revision {revision} of {repository}" if revision else repository
         raise InvalidInputError(
-            f"{what}: {absent}{name} is not in the cache of the hub; to download it: ood import "
+            f"{what}: {absent}{wanted} is not in the cache of the hub; to download it: ood import "
             f"--pretrained --arch {what}"
         )
     return ModelFolder(name, Path(cached).parent, of_hub=True, download=download)
@@ -226,17 +244,31 @@ def _hub(what: str) -> Any:  # noqa: ANN401 - an optional package
         ) from None
 
 
-def _downloaded(name: str, file: str) -> Path | None:
+def _full_commit(hub: Any, repository: str, revision: str | None) -> str | None:  # noqa: ANN401
+    """Return a revision; if it is the start of one commit in the cache, that commit."""
+    if revision is None or not _SHORT_COMMIT.fullmatch(revision):
+        return revision
+    cache = Path(hub.constants.HF_HUB_CACHE)
+    folder = cache / f"models--{repository.replace('/', '--')}" / _SNAPSHOTS
+    found = list(folder.glob(f"{revision}*"))
+    return found[0].name if len(found) == 1 else revision
+
+
+def _revision(revision: str | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": revision}
+
+
+def _downloaded(name: str, file: str, revision: str | None) -> Path | None:
     """Download a file of a repository into the cache of the hub; None if it has no such file.
 
     Raises
     ------
     DownloadError
-        If the hub cannot be reached, or has no such repository.
+        If the hub cannot be reached, or has no such repository or revision.
     """
     hub = _hub(name)
     try:
-        return Path(hub.hf_hub_download(name, file))
+        return Path(hub.hf_hub_download(name, file, **_revision(revision)))
     except hub.errors.RemoteEntryNotFoundError:
         return None
     except Exception as error:  # noqa: BLE001 - its client raises errors of several packages

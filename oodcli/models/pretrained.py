@@ -180,6 +180,28 @@ def folder_class_names(arch: str) -> tuple[str, ...]:
     return tuple(map(str, names if isinstance(names, list | tuple) else names.values()))
 
 
+def folder_commit(arch: str) -> str:
+    """Return the commit of the repository of the hub that a network is read from; else empty.
+
+    Parameters
+    ----------
+    arch
+        The text of an architecture.
+
+    Raises
+    ------
+    OodError
+        If the folder no longer exists.
+    """
+    if not names_folder(arch):
+        return ""
+    package, function = arch.partition(":")[0], builder_of(arch)[0]
+    if package == OPEN_CLIP:
+        folder = clip_source(function).folder
+        return "" if folder is None else folder.commit
+    return folder_of(package, function).commit
+
+
 def pretrained_state(
     arch: str, source: str | Path | None = None, *, download: bool = True
 ) -> Pretrained:

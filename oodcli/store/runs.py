@@ -256,12 +256,13 @@ class Run:
         accuracy on test images, and the digest of the file of the training history.
     imported
         For an imported network: the source of the weights and of each preprocessing setting
-        (``source``, ``preprocess_from``), whether images are resized as in the configuration of
-        the published weights (``as_published``), and the results and warnings of the check on some
-        labelled images (``plausibility``). ``last_layer`` is present if the last layer is a linear
-        probe fitted at import. If the network has more outputs than the data has classes,
-        ``logits`` gives which logits are used (``kept``: ``data`` or ``all``) and the numbers of
-        ``classes`` and ``outputs``.
+        (``source``, ``preprocess_from``; ``commit`` for a repository of the hub), whether images
+        are resized as in the configuration of the published weights (``as_published``), and the
+        results and warnings of the check on some labelled images (``plausibility``).
+        ``last_layer`` is present if the last layer is a linear probe fitted at import
+        (``linear probe``), or if there is no classifier (``none``). If the network has more outputs
+        than the data has classes, ``logits`` gives which logits are used (``kept``: ``data`` or
+        ``all``) and the numbers of ``classes`` and ``outputs``.
         For a zero-shot classifier, ``zero_shot`` gives how class names became the last layer:
         ``templates`` and ``names`` with their sources (``templates_from``, ``names_from``),
         ``logit_scale``, ``logit_bias``, and ``negative_words`` if there are any: the ``file``,

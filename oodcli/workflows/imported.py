@@ -21,6 +21,7 @@ from oodcli.models import (
     builder_of,
     clip_network,
     folder_class_names,
+    folder_commit,
     is_external,
     load_with_remarks,
     parse_architecture,
@@ -264,6 +265,8 @@ def _import_fields(
         facts["zero_shot"] = read.zero_shot.facts
     if not request.probe and read.outputs.places:
         facts["logits"] = _logits(read.outputs, request.logits)
+    if commit := folder_commit(request.arch):
+        facts["commit"] = commit
     return {**facts, "plausibility": {} if tried is None else tried.to_json()}
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from oodcli.errors import DownloadError, InvalidInputError
 from oodcli.models import (
     folder_class_names,
+    folder_commit,
     load_into,
     parse_architecture,
     pretrained_state,
@@ -65,9 +66,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def saved(folder: Path, family: str = "ViT", **more: Any) -> nn.Module:
+def saved(folder: Path, family: str = "ViT", *, seed: int = 0, **more: Any) -> nn.Module:
     """Save a tiny network with random weights, none of them zero or one by initialisation."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = getattr(transformers, f"{family}Config")(**FAMILIES[family][0], **LABELS, **more)
     module = getattr(transformers, f"{family}ForImageClassification")(config).eval()
     with torch.no_grad():
@@ -289,7 +290,7 @@ def test_the_cache_of_the_hub_is_used_and_nothing_is_downloaded_unasked(
     found = file_download.try_to_load_from_cache
     monkeypatch.setattr(
         "huggingface_hub.try_to_load_from_cache",
-        lambda name, file: found(name, file, cache_dir=tmp_path / "hub"),
+        lambda name, file, **more: found(name, file, cache_dir=tmp_path / "hub", **more),
     )
     monkeypatch.chdir(tmp_path)
     spec = parse_architecture("hf:who/net", side=SIDE)
@@ -301,6 +302,63 @@ def test_the_cache_of_the_hub_is_used_and_nothing_is_downloaded_unasked(
     message = refusal(lambda: published_configuration("hf:who/other"))
     assert "who/other is not in the cache of the hub" in message
     assert "--pretrained --arch hf:who/other" in message
+    assert folder_commit("hf:who/net") == "abc"
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize("revision", ["v2", "refs/pr/1", COMMIT, COMMIT[:7]])
+def test_a_revision_is_found_in_the_cache_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    saved(tmp_path / "old")
+    theirs = saved(tmp_path / "new", seed=1)
+    cached(tmp_path / "hub", monkeypatch, tmp_path / "old")
+    repository = tmp_path / "hub" / "models--who--net"
+    shutil.copytree(tmp_path / "new", repository / "snapshots" / COMMIT)
+    (repository / "refs" / "refs" / "pr").mkdir(parents=True)
+    for name in ("v2", "refs/pr/1"):
+        (repository / "refs" / name).write_text(COMMIT)
+    arch = f"hf:who/net@{revision}"
+    spec = parse_architecture(arch, side=SIDE)
+    assert str(spec) == arch
+    assert (folder_commit(arch), folder_commit("hf:who/net")) == (COMMIT, "abc")
+    network = load_into(spec, pretrained_state(arch, download=False).state)
+    images = torch.randn(2, 3, SIDE, SIDE)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.module(images), theirs(images).logits)
+    message = refusal(lambda: published_configuration("hf:who/net@v3"))
+    assert "revision v3 of who/net is not in the cache of the hub" in message
+    assert "--pretrained --arch hf:who/net@v3" in message
+
+
+def test_a_revision_is_downloaded_file_by_file_from_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub as hub
+
+    saved(tmp_path / "server")
+    asked: list[tuple[str, str | None]] = []
+    folder = tmp_path / "snapshots" / COMMIT
+
+    def give(_name: str, file: str, revision: str | None = None) -> str:
+        asked.append((file, revision))
+        if not (tmp_path / "server" / file).exists():
+            raise hub.errors.RemoteEntryNotFoundError(
+                "no such file", response=type("Response", (), {"headers": {}, "request": None})()
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.copy(tmp_path / "server" / file, folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", give)
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda _name, _file, **_more: None
+    )
+    pretrained_state("hf:who/net@v2", download=True)
+    assert asked[0] == ("config.json", "v2")
+    assert ("model.safetensors", COMMIT) in asked
+    assert {each[1] for each in asked} == {"v2", COMMIT}
 
 
 def test_what_is_asked_for_is_downloaded_file_by_file(
@@ -332,7 +390,7 @@ def test_what_is_asked_for_is_downloaded_file_by_file(
     assert "who/net model.safetensors" in asked
     assert not any("pytorch_model" in each for each in asked)
 
-    def fail(_name: str, _file: str) -> str:
+    def fail(_name: str, _file: str, **_more: str) -> str:
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
