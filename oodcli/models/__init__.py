@@ -5,7 +5,7 @@ from oodcli.models.checkpoint import load_head, load_run_network, load_weights, 
 from oodcli.models.clip_text import Clip, imagenet_templates
 from oodcli.models.fitting import load_into, load_with_remarks
 from oodcli.models.heads import UnitFeatureLinear, unit_features
-from oodcli.models.network import Network, network_of
+from oodcli.models.network import Network, fill, network_of
 from oodcli.models.onnx_network import ONNX
 from oodcli.models.pretrained import (
     Pretrained,
@@ -41,6 +41,7 @@ __all__ = [
     "builder_of",
     "builder_side_of",
     "clip_network",
+    "fill",
     "folder_class_names",
     "folder_commit",
     "imagenet_templates",

@@ -32,7 +32,7 @@ from oodcli.models.clip_tower import tower_blocks
 from oodcli.models.discovery import NetworkStructure, find_structure
 from oodcli.models.folder_networks import canonical_function, config_named
 from oodcli.models.hugging_face import HUGGING_FACE, build
-from oodcli.models.inventories import of_inverted
+from oodcli.models.inventories import of_inverted, of_torchvision_families
 from oodcli.models.last_layer import convert_last_layer, converted_layer
 from oodcli.models.outputs import convert_input_to_grey, select_output
 from oodcli.specs import format_value, names_folder
@@ -251,7 +251,7 @@ def _of_builder(
     if side is None:
         sides = (params[key] for key in _SIDE_NAMES if key in params)
         side = next((each for each in sides if isinstance(each, int)), None)
-    return _searched(text, make, side, output, of_inverted if name == TIMM else None)
+    return _searched(text, make, side, output, _INVENTORIES.get(name))
 
 
 @cache
@@ -260,8 +260,7 @@ def _in_folder(
 ) -> Architecture:
     text = _architecture_text(name, function, (), output)
     make = _checked_make(_folder_make(name, config), text)
-    inventory = {TIMM: of_inverted, OPEN_CLIP: tower_blocks}.get(name)
-    return _searched(text, make, side, output, inventory, config=config)
+    return _searched(text, make, side, output, _INVENTORIES.get(name), config=config)
 
 
 def _folder_make(name: str, config: str) -> Make:
@@ -447,6 +446,11 @@ def _inverted(module: nn.Module) -> Mapping[str, str]:
     paths = [f"features.{path}" for path, _ in module.get_submodule("features").named_children()]
     between = {str(number): path for number, path in enumerate(paths[1:-1], start=1)}
     return {"stem": paths[0], **between, "last": paths[-1]}
+
+
+_INVENTORIES: Mapping[str, Inventory] = MappingProxyType(
+    {TIMM: of_inverted, TORCHVISION: of_torchvision_families, OPEN_CLIP: tower_blocks}
+)
 
 
 def _searched(

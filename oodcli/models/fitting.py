@@ -20,7 +20,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.models.architecture import ArchitectureSpec, OriginalForm
 from oodcli.models.heads import text_embeddings, unit_features
 from oodcli.models.last_layer import INSIDE, two_rows
-from oodcli.models.network import COUNTER, Network, network_of
+from oodcli.models.network import COUNTER, Network, fill, network_of
 from oodcli.models.registry import ARCHITECTURES
 from oodcli.text import printable
 
@@ -89,7 +89,7 @@ def load_with_remarks(
         fit = _checked(spec, state, by_order=by_order, headless=headless)
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}" if source else str(error)) from None
-    fit.module.load_state_dict(fit.state, strict=False)  # the counters may be missing
+    fill(fit.module, fit.state, strict=False)  # the counters may be missing
     original = _original_form(spec, fit.state)
     if original is not None:
         original.read(fit.module.eval())

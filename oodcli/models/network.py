@@ -226,6 +226,53 @@ class Network:
         return shapes
 
 
+def fill(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Copy weights that fit into a network.
+
+    Parameters
+    ----------
+    module
+        The network.
+    state
+        Tensors by name.
+    strict
+        Whether all have to be there, and no others.
+
+    Notes
+    -----
+    A state dict of torch knows which version of its modules wrote it, and some refuse to read one
+    that does not (MNASNet). Since all shapes fit, it is the version of the network.
+    """
+    own = module.state_dict()
+    current = type(own)(state)
+    current._metadata = own._metadata  # type: ignore[attr-defined]  # noqa: SLF001 - torch reads it
+    module.load_state_dict(current, strict=strict)
+
+
+def set_last_layer(
+    module: nn.Module, path: str, weight: Tensor, bias: Tensor | None = None
+) -> None:
+    """Give a last layer other weights, and as many outputs as these have rows.
+
+    Parameters
+    ----------
+    module
+        The network, changed in place.
+    path
+        Path of its last linear layer, which has a bias.
+    weight, bias
+        ``(k, d)`` and ``(k,)``, copied; a bias of zero if None.
+    """
+    last = module.get_submodule(path)
+    assert isinstance(last, nn.Linear)  # network_of has seen to it
+    zero = weight.new_zeros(len(weight))
+    for name, values in (("weight", weight), ("bias", zero if bias is None else bias)):
+        old = getattr(last, name)
+        new = values.to(old.device, old.dtype, copy=True)
+        setattr(last, name, nn.Parameter(new, requires_grad=old.requires_grad))
+    last.out_features = len(weight)
+
+
 def network_of(spec: ArchitectureSpec, module: nn.Module) -> Network:
     """Wrap a module that was built from ``spec``, and put it into evaluation mode.
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from oodcli.compute.processes import Processes
 from oodcli.errors import InvalidInputError
+from oodcli.models.network import fill
 from oodcli.progress import SILENT, Progress, Task
 from oodcli.records import as_json
 from oodcli.training.augment import augmented
@@ -267,7 +268,7 @@ class Trainer:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Load the state of a finished epoch, from :meth:`state`."""
-        self._module.load_state_dict(weights_of(state))
+        fill(self._module, weights_of(state))
         if self._training_module.extras is not None:
             extras = {k.removeprefix("extras."): v for k, v in state.items() if k[:7] == "extras."}
             self._training_module.extras.load_state_dict(extras)

@@ -25,6 +25,7 @@ from oodcli.images import ImageSet
 from oodcli.models import (
     ArchitectureSpec,
     Network,
+    fill,
     network_of,
     parse_architecture,
     save_weights,
@@ -516,7 +517,7 @@ def _network_of_weights(
         module = spec.build(classes)
     if f"{spec.architecture.head}.tau" in weights:
         unit_features(module, spec.architecture.head)
-    module.load_state_dict(weights)
+    fill(module, weights)
     return network_of(spec, module)
 
 

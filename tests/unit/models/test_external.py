@@ -190,9 +190,9 @@ def test_windows_of_a_swin_lie_channels_last() -> None:
     [
         ("alexnet", 5, "classifier.6"),
         ("densenet121", 4, "classifier"),
-        ("efficientnet_b0", 16, "classifier.1"),
+        ("efficientnet_b0", 18, "classifier.1"),
         ("googlenet", 9, "fc"),
-        ("shufflenet_v2_x0_5", 16, "fc"),
+        ("shufflenet_v2_x0_5", 18, "fc"),
         ("regnet_x_400mf", 22, "fc"),
         ("convnext_tiny", 18, "classifier.2"),
     ],
@@ -454,6 +454,34 @@ def test_stem_first_stage_and_last_convolution_of_timm_are_blocks(
         )
         norms.append(maps.clamp(min=0).square().sum(dim=(2, 3)).sqrt().mean(dim=1))
     torch.testing.assert_close(found.block_norms[:, 0], norms[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "counts", "stem", "last"),
+    [
+        # As many as the same designs of timm have.
+        ("mobilenet_v2", (19, 17), "features.0", "features.18"),
+        ("mnasnet0_5", (19, 16), "layers.2", "layers.16"),
+        ("shufflenet_v2_x0_5", (18, 16), "conv1", "conv5"),
+        ("mobilenet_v3_small:dropout=0.1", (13, 11), "features.0", "features.12"),
+    ],
+)
+def test_stem_and_last_convolution_of_torchvision_are_blocks(
+    tmp_path: Path, function: str, counts: tuple[int, int], stem: str, last: str
+) -> None:
+    arch = f"torchvision:{function}"
+    spec = parse_architecture(arch, side=64)
+    network = network_of(spec, spec.build(4))
+    names, before = list(network.blocks), spec.architecture.searched
+    assert (len(names), names[0], names[-1], len(before)) == (counts[0], stem, last, counts[1])
+    # Their maps follow the normalisation and the activation.
+    seen = activations(network, images(64)).block_norms
+    assert seen[:, names.index(stem)].min() > 0
+    # A run that was made when the search alone found blocks keeps those.
+    path = tmp_path / "weights.safetensors"
+    save_weights(network, path)
+    old = load_run_network(path, arch, 4, size=(64, 64), blocks=before)
+    assert (tuple(old.blocks), old.digest == network.digest) == (before, False)
 
 
 @pytest.mark.parametrize(
