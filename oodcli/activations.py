@@ -37,13 +37,13 @@ class Activations:
     Parameters
     ----------
     logits
-        Output of the last layer for the features, ``(n, k)``.
+        Output of the last layer for the features, ``(n, k)``; ``k`` is 0 without a classifier.
     features
         Input of the last layer, ``(n, d)``.
     block_norms
         FeatureNorm of every block, ``(n, b)``.
     predictions
-        Class that the classifier predicts for every image, int64 ``(n,)``.
+        Class that the classifier predicts for every image, int64 ``(n,)``; -1 without a classifier.
     extra
         Further arrays of ``n`` rows, by name.
 
@@ -223,7 +223,7 @@ class Head:
     Parameters
     ----------
     weight
-        ``(k, d)``.
+        ``(k, d)``; no rows of a network without a classifier.
     bias
         ``(k,)``.
     tau
@@ -296,6 +296,24 @@ class Words:
     def to(self, device: torch.device | str) -> "Words":
         """Return the same embeddings on ``device``."""
         return replace(self, embeddings=self.embeddings.to(device))
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """Return the class of the largest logit, int64 ``(n,)``; -1 of a network without a classifier.
+
+    Parameters
+    ----------
+    logits
+        ``(n, k)``.
+
+    Examples
+    --------
+    >>> predicted(torch.tensor([[0.0, 2.0]])), predicted(torch.zeros(1, 0))
+    (tensor([1]), tensor([-1]))
+    """
+    if logits.shape[1] == 0:
+        return logits.new_full(logits.shape[:1], -1, dtype=torch.int64)
+    return logits.argmax(dim=1)
 
 
 Part = Literal["train", "calibration"]
@@ -374,6 +392,11 @@ class Reference:
     def labels(self) -> Tensor:
         """Class of every training image, ``(n,)``."""
         return self.load_labels()
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes: those of the last layer, or without a classifier of the labels."""
+        return len(self.head.weight) or 1 + max(self.labels.tolist(), default=-1)
 
     @cached_property
     def jigsaw(self) -> ActivationSet:

@@ -210,6 +210,15 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    features_only: Annotated[
+        bool,
+        typer.Option(
+            "--features-only",
+            help="Leave the last layer aside: only methods that need no logits are available "
+            "[default: if the weights have no last layer].",
+            show_default=False,
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
@@ -256,6 +265,7 @@ def import_(
             prompts=prompts,
             negative_words=tuple(negative_words or ()),
             negative_prompts=tuple(negative_prompt or ()),
+            features_only=features_only,
             logits="all" if logits is Logits.ALL else "data",
             device=device,
             skip_unreadable=skip_unreadable,

@@ -345,6 +345,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("features", "head", "train"),
             needs=(DIFFERENT_FEATURES, varied()),
             exportable=True,
+            without_classifier=True,
         ),
         "neco": Method(
             NECO,

@@ -159,7 +159,7 @@ def chosen_classes(reference: Reference, by: By) -> Iterator[tuple[Activations, 
     by
         As for :func:`class_means`; an image that counts for no class gets the number of classes.
     """
-    classes = len(reference.head.weight)
+    classes = reference.classes
     # Labels are read only where they are needed: predictions are had without.
     labels = None if by == "predictions" else reference.labels.to(reference.head.weight.device)
     first = 0
@@ -172,7 +172,7 @@ def chosen_classes(reference: Reference, by: By) -> Iterator[tuple[Activations, 
 
 
 def _class_means(reference: Reference, by: By, *, normalised: bool) -> ClassMeans:
-    classes, width = reference.head.weight.shape
+    classes, width = reference.classes, reference.head.weight.shape[1]
     device = reference.head.weight.device
     # One row more than classes, for the images that count for none.
     sums = torch.zeros(classes + 1, width, dtype=torch.float64, device=device)

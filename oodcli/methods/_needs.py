@@ -54,6 +54,13 @@ def _network_classes(reference: Reference, _arguments: Arguments) -> str | None:
     return None if number > 1 else f"the network has {number}"
 
 
+def _logits(reference: Reference, _arguments: Arguments) -> str | None:
+    return None if len(reference.head.weight) else "the network has no classifier"
+
+
+# Required by every method that uses logits or the last layer.
+CLASSIFIER = Need("logits", _logits, "fit a linear layer: ood import --probe")
+
 # With one class, every probability is 1, and there is no other class to compare with.
 CLASSES = Need("at least 2 classes", _network_classes, "use a method that does not compare classes")
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
 from oodcli.method_names import usual_name
-from oodcli.methods._needs import ZERO_SHOT, Need
+from oodcli.methods._needs import CLASSIFIER, ZERO_SHOT, Need
 from oodcli.probes import Probe
 from oodcli.specs import Value, canonical, format_value, parse_pairs, parse_value
 
@@ -117,6 +117,8 @@ class Method(_InputProperties):
         Conditions for the method to be defined; see :mod:`oodcli.methods._needs`.
     exportable
         Whether its score can be traced as a graph; a test exports every such method.
+    without_classifier
+        Whether it is defined without a classifier, though it uses a last layer if there is one.
     """
 
     type: type[Detector] | type[Shaper]
@@ -128,6 +130,16 @@ class Method(_InputProperties):
     train_passes: float = 0.0
     needs: tuple[Need, ...] = ()
     exportable: bool = False
+    without_classifier: bool = False
+
+    @property
+    def needs_classifier(self) -> bool:
+        """Whether it needs logits, which a network without a classifier does not give.
+
+        Methods that look at the network run it for its logits.
+        """
+        looks = not {"logits", "head", "network"}.isdisjoint(self.inputs)
+        return looks and not self.without_classifier
 
     @property
     def is_zero_shot(self) -> bool:
@@ -213,7 +225,8 @@ class MethodPart:
             If a need of the method is not met, or it is undefined for another reason.
         """
         arguments = self.arguments()
-        for need in self.method.needs:
+        general = (CLASSIFIER,) if self.method.needs_classifier else ()
+        for need in (*general, *self.method.needs):
             refusal = need.refusal(reference, arguments)
             if refusal is not None:
                 raise UndefinedMethodError(f"{self.name} is not defined here: {refusal}")
@@ -327,6 +340,11 @@ class MethodSpec(_InputProperties):
     def inputs(self) -> tuple[Input, ...]:
         """Inputs of all parts, without duplicates."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.method.inputs))
+
+    @property
+    def needs_classifier(self) -> bool:
+        """Whether a part of it needs logits."""
+        return any(part.method.needs_classifier for part in self.parts)
 
     @property
     def passes(self) -> float:

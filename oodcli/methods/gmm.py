@@ -92,8 +92,7 @@ class GMM:
                 + (f"; choose no more, as in gmm:dim={rank}" if rank else "; use more images")
             )
         if components is None:
-            classes = len(reference.head.weight)
-            components = max(1, min(classes, 100, everything.count // 10))
+            components = max(1, min(reference.classes, 100, everything.count // 10))
         if at_least("gmm:components", components, 1) > everything.count:
             raise UndefinedMethodError(
                 f"gmm is not defined for {components} components on {everything.count} training "

@@ -107,6 +107,8 @@ class Residual:
 
     Notes
     -----
+    Without a classifier ``o`` is 0, as it is without a bias.
+
     ``dim`` is 1000 for features of width 2048 and more, 512 from 768 on, and half the width below,
     as in ViM. Eigenvectors are in float64. OpenOOD takes them from ID validation images instead.
     Singular values of ``W`` not above ``max(k, n) · 1.2e-7`` times the largest are rounding of

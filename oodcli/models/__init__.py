@@ -3,7 +3,7 @@
 from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.checkpoint import load_head, load_run_network, load_weights, save_weights
 from oodcli.models.clip_text import Clip, imagenet_templates
-from oodcli.models.fitting import load_into, load_with_remarks
+from oodcli.models.fitting import load_into, load_with_remarks, names_classifier
 from oodcli.models.heads import UnitFeatureLinear, unit_features
 from oodcli.models.network import Network, fill, network_of
 from oodcli.models.onnx_network import ONNX
@@ -51,6 +51,7 @@ __all__ = [
     "load_run_network",
     "load_weights",
     "load_with_remarks",
+    "names_classifier",
     "network_of",
     "parse_architecture",
     "pretrained_state",

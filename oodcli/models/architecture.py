@@ -157,6 +157,10 @@ class Architecture:
         are available, and its feature maps cannot be changed. It cannot be trained.
     placement
         Returns lines for the user if the network does not run on a device.
+    bare
+        Why no classifier was found in the network, which counts as an encoder; otherwise empty.
+    width
+        Length of a feature, if the network was followed; otherwise 0.
     """
 
     # Flat: all but four fields have a default that suits most networks, so entries stay short.
@@ -180,15 +184,19 @@ class Architecture:
     config: str = ""
     closed: bool = False
     placement: Callable[[torch.device], tuple[str, ...]] = _anywhere
+    bare: str = ""
+    width: int = 0
 
     def check_trainable(self) -> None:
-        """Refuse a network whose last layer is not a plain linear layer, and was replaced by one.
+        """Refuse a network without a classifier, or whose last layer was replaced by a linear one.
 
         Raises
         ------
         InvalidInputError
             If it is such a network.
         """
+        if self.bare:
+            raise InvalidInputError(self.bare)
         if self.closed:
             raise InvalidInputError(
                 f"networks of {self.name} files cannot be trained here: they run outside of torch; "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
+from oodcli.models.functional import Ending
 from oodcli.models.last_layer import LastLayer, find_last_layer
 from oodcli.models.layout import Layout
 from oodcli.models.outputs import convert_input_to_grey, leaves
@@ -25,8 +26,9 @@ _SIDES = (64, 224, 32, 28, 96, 128, 160, 192, 240, 256, 288, 299, 320, 384, 448,
 _IMAGES = 2
 _LEAST_BLOCKS = 2
 _REASON_LETTERS = 100
-# Common names of the logits among several outputs.
+# Common names of the logits among several outputs, and of the features of an encoder.
 _COMMON_OUTPUTS = ("logits", "out", "output")
+_COMMON_FEATURES = ("pooler_output", "features", "embedding", "embeddings", "image_embeds")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class NetworkStructure:
         A summary, as a line for the user.
     searched
         Names of the blocks that the search finds, if a known list of blocks was used instead.
+    bare
+        Why no classifier was found; empty if there is one.
     """
 
     blocks: Mapping[str, str]
@@ -65,6 +69,7 @@ class NetworkStructure:
     side: int
     text: str
     searched: tuple[str, ...] = ()
+    bare: str = ""
 
     @property
     def images(self) -> Tensor:
@@ -80,6 +85,7 @@ def find_structure(
     output: str = "",
     classes: int | None = None,
     inventory: Callable[[nn.Module], Sequence[str]] | None = None,
+    encoder: bool = False,
 ) -> NetworkStructure:
     """Find the blocks and the last layer of a network.
 
@@ -99,6 +105,9 @@ def find_structure(
     inventory
         Returns the paths of the blocks of a known network in forward order; empty for other
         networks.
+    encoder
+        Whether the network has no classifier: its output is the features, and a last layer is
+        added after them.
 
     Raises
     ------
@@ -118,13 +127,14 @@ def find_structure(
     module.eval()
     with contextlib.ExitStack() as restored:
         images, seen, end, channels = _first_pass(
-            module, name, side, output=output, classes=classes, restored=restored
+            module, name, side, output=output, classes=classes, encoder=encoder, restored=restored
         )
         last = end.last
         blocks = find_blocks(module, seen, last.path, name, inventory)
         text = (
-            f"{name}: {blocks.text}; last layer {last.path}"
-            + (f" ({last.text})" if last.text else "")
+            f"{name}: {blocks.text}; "
+            + (last.text if encoder else f"last layer {last.path}")
+            + (f" ({last.text})" if last.text and not encoder else "")
             + ("" if last.has_bias else ", with a bias of zero added")
             + (f"; {end.text}" if end.text else "")
             + ("; one input channel, the luma of the images" if channels == 1 else "")
@@ -232,6 +242,7 @@ def _first_pass(
     *,
     output: str,
     classes: int | None,
+    encoder: bool,
     restored: contextlib.ExitStack,
 ) -> tuple[Tensor, Trace, _End, int]:
     """Trace images of the first size and number of channels that the network accepts.
@@ -251,7 +262,11 @@ def _first_pass(
                     kept.callback(convert_input_to_grey(module).remove)
                 try:
                     seen = trace(module, images)
-                    end = _end(module, seen, output, classes, name)
+                    end = (
+                        _end_of_encoder(seen, output, classes, name)
+                        if encoder
+                        else _end(module, seen, output, classes, name)
+                    )
                 except InvalidInputError:
                     raise
                 except Exception as error:  # noqa: BLE001 - third-party code can raise anything
@@ -296,17 +311,7 @@ def _end(module: nn.Module, seen: Trace, wanted: str, classes: int | None, name:
     _OtherSizeError
         If another image size may give logits.
     """
-    given = leaves(seen.output)
-    if wanted:
-        if wanted not in given:
-            raise InvalidInputError(
-                f"{name} has no output {wanted!r}; it has: {', '.join(given) or 'none'}"
-            )
-        given = {wanted: given[wanted]}
-    shaped = {key: tensor for key, tensor in given.items() if _is_shaped(tensor)}
-    if not shaped:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given.values()) or "no tensor"
-        raise _OtherSizeError(f"returns {shapes} for {_IMAGES} images, not logits (n, k)")
+    given, shaped = _shaped_outputs(seen, wanted, name)
     found: dict[str, LastLayer] = {}
     refused: InvalidInputError | None = None
     for key, tensor in shaped.items():
@@ -322,6 +327,56 @@ def _end(module: nn.Module, seen: Trace, wanted: str, classes: int | None, name:
         raise refused
     key = _chosen(found, given, classes, seen.output, name)
     return _End(key, found[key], _output_text(key, found, wanted, seen.output))
+
+
+def _end_of_encoder(seen: Trace, wanted: str, classes: int | None, name: str) -> _End:
+    """Find the features among what a network without a classifier returned.
+
+    Raises
+    ------
+    InvalidInputError
+        If its outputs are as many as the classes that it was built with, or a single number.
+    _OtherSizeError
+        If there may be some at another size.
+    """
+    _, shaped = _shaped_outputs(seen, wanted, name)
+    usual = [key for key in _COMMON_FEATURES if key in shaped]
+    key = usual[0] if usual else next(iter(shaped))
+    width = shaped[key][0].numel()
+    if width in (classes, 1):
+        raise InvalidInputError(f"{name} returns {width} numbers for an image, not its features")
+    which = f"output {key} of the {type(seen.output).__name__} that it returns, " if key else ""
+    text = f"no classifier: its features are {which or 'its output, '}{width:,} numbers"
+    last = LastLayer("", "placed", width, text=text, ending=Ending("output", output=key))
+    others = [other for other in shaped if other != key and shaped[other][0].numel() > 1]
+    more = f"other features: --output {' or '.join(others)}" if others and not wanted else ""
+    return _End(key if wanted else "", last, more)
+
+
+def _shaped_outputs(
+    seen: Trace, wanted: str, name: str
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """Return all tensors that a network returned, and those with a row for each image.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no output of that name.
+    _OtherSizeError
+        If none has a row for each image.
+    """
+    given = leaves(seen.output)
+    if wanted:
+        if wanted not in given:
+            raise InvalidInputError(
+                f"{name} has no output {wanted!r}; it has: {', '.join(given) or 'none'}"
+            )
+        given = {wanted: given[wanted]}
+    shaped = {key: tensor for key, tensor in given.items() if _is_shaped(tensor)}
+    if not shaped:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given.values()) or "no tensor"
+        raise _OtherSizeError(f"gives {shapes} for {_IMAGES} images, not logits (n, k)")
+    return given, shaped
 
 
 def _is_shaped(tensor: Tensor) -> bool:

@@ -16,6 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,7 @@ from oodcli.models.discovery import NetworkStructure, find_structure
 from oodcli.models.folder_networks import canonical_function, config_named
 from oodcli.models.hugging_face import HUGGING_FACE, build
 from oodcli.models.inventories import of_inverted, of_torchvision_families
-from oodcli.models.last_layer import convert_last_layer, converted_layer
+from oodcli.models.last_layer import convert_last_layer, put_in_place
 from oodcli.models.outputs import convert_input_to_grey, select_output
 from oodcli.specs import format_value, names_folder
 
@@ -464,13 +465,13 @@ def _searched(
 ) -> Architecture:
     with torch.random.fork_rng(devices=[]):
         found = _structure(text, make, side, output, inventory)
-    last = found.last
+    last, bare = found.last, found.bare
 
     def original_network(num_classes: int) -> nn.Module:
         module = make(num_classes)
         if found.channels == 1:
             convert_input_to_grey(module)
-        if found.output:
+        if found.output and not bare:
             select_output(module, found.output)
         return module
 
@@ -481,7 +482,7 @@ def _searched(
             return module
         with torch.random.fork_rng(devices=[]):
             fresh = nn.Linear(last.width, num_classes)
-        module.set_submodule(last.path, converted_layer(last, fresh.weight, fresh.bias))
+        put_in_place(module, last, fresh.weight, fresh.bias)
         return module
 
     return Architecture(
@@ -500,8 +501,10 @@ def _searched(
         text=found.text,
         channels=found.channels,
         searched=found.searched,
+        bare=bare,
+        width=last.width,
         original=None
-        if last.how == "plain"
+        if last.how == "plain" or bare
         else OriginalForm(
             original_network,
             last.rows,
@@ -515,14 +518,19 @@ def _searched(
 def _structure(
     text: str, make: Make, side: int | None, output: str, inventory: Inventory | None
 ) -> NetworkStructure:
-    """Find the structure of a network; with a single class if that fails with several."""
+    """Find the structure of a network; with a single class if that fails with several.
+
+    If no classifier is found and the number of outputs does not depend on that of the classes, the
+    network counts as an encoder.
+    """
+    find = partial(find_structure, name=text, side=side, output=output, inventory=inventory)
     try:
-        return find_structure(
-            make(_CLASSES), text, side=side, output=output, classes=_CLASSES, inventory=inventory
-        )
-    except InvalidInputError:
+        return find(make(_CLASSES), classes=_CLASSES)
+    except InvalidInputError as error:
         with contextlib.suppress(InvalidInputError):
-            return find_structure(make(1), text, side=side, output=output, classes=1)
+            return find(make(1), classes=1)
+        with contextlib.suppress(InvalidInputError):
+            return replace(find(make(_CLASSES), classes=_CLASSES, encoder=True), bare=str(error))
         raise
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
-from oodcli.activations import Activations
+from oodcli.activations import Activations, predicted
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.models.clip_tower import ImageTower
 from oodcli.models.heads import UnitFeatureLinear
@@ -242,7 +242,7 @@ class ReadyNetwork:
         def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
             nonlocal found
             assert isinstance(module.weight, Tensor)
-            found += output.numel() * module.weight[0].numel()
+            found += output.numel() * module.weight.shape[1:].numel()
             if found > _SINGLE_THREAD_WORK:
                 raise _LimitExceededError
 
@@ -541,7 +541,7 @@ class _Forward:
         if isinstance(last, UnitFeatureLinear):
             with self._ready.lock:
                 logits = last(features)
-        return logits.argmax(dim=1)
+        return predicted(logits)
 
     def batches(
         self, arrays: Iterable[NDArray[np.uint8]], probes: Sequence[Probe | Learner]

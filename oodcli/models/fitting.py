@@ -10,30 +10,51 @@ import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
 from oodcli.models.architecture import ArchitectureSpec, OriginalForm
+from oodcli.models.functional import INSIDE
 from oodcli.models.heads import text_embeddings, unit_features
-from oodcli.models.last_layer import INSIDE, two_rows
-from oodcli.models.network import COUNTER, Network, fill, network_of
+from oodcli.models.last_layer import two_rows
+from oodcli.models.network import COUNTER, Network, fill, network_of, set_last_layer
 from oodcli.models.registry import ARCHITECTURES
 from oodcli.text import printable
+
+Classifier = Literal["needed", "if there", "aside"]
 
 MOST_CLASSES = 65_536
 _SHOWN = 3
 _SHORTCUTS = ("shortcut", "downsample", "convShortcut", "skip")
 _HEADS = ("fc", "linear", "classifier", "head", "classifier.fc", "output", "last_linear")
+# Under these names lies a network whose classifier or projection head lies beside it.
+_ENCODERS = ("encoder", "encoder_q", "base_encoder", "backbone", "student", "teacher")
 _WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module")
 _NORM = re.compile(r"^(?:norm|bn)\.?(\d*)$")
 _NUMBERED = re.compile(r"\.(norm|conv)\.([12])\.")
 # The third block of the second stage: layer2.2, block2.layer.2, or counted from 0 layers.1.2.
 _FROM_ONE = re.compile(r"^(?:layer|block|stage|group)_?(\d+)\.(?:(?:layer|block)s?\.)?(\d+)\.")
 _FROM_ZERO = re.compile(r"^(?:layer|block|stage|group)s\.(\d+)\.(?:(?:layer|block)s?\.)?(\d+)\.")
+
+
+def names_classifier(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether weights have a classifier, by the usual names, and not a projection head.
+
+    Parameters
+    ----------
+    state
+        Tensors by name, in any spelling.
+    """
+    bare = {_unwrapped(name): tensor for name, tensor in state.items()}
+    if any(part in _ENCODERS for name in bare for part in name.split(".")[:2]):
+        return False
+    ends = tuple(f".{head}.weight" for head in _HEADS)
+    return any(each.dim() == 2 and f".{name}".endswith(ends) for name, each in bare.items())
 
 
 def load_into(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, source: str = "") -> Network:
@@ -53,7 +74,7 @@ def load_with_remarks(
     *,
     by_order: bool = False,
     source: str = "",
-    headless: bool = False,
+    classifier: Classifier = "needed",
 ) -> tuple[Network, tuple[str, ...]]:
     """Build a network and load a state dict that fits it exactly.
 
@@ -69,13 +90,15 @@ def load_with_remarks(
         Whether tensors are matched only by their order and shape, and names are ignored.
     source
         Source of the state dict, a file or published weights; error messages begin with it.
-    headless
-        Whether the last layer keeps its initial weights, and those in the state dict are ignored.
+    classifier
+        ``needed``: the state dict must contain the last layer. ``if there``: if it contains all but
+        the last layer, the network has no classifier. ``aside``: the network has no classifier, and
+        a last layer in the state dict is ignored.
 
     Returns
     -------
     network
-        Network with as many classes as the last layer has rows.
+        Network with as many classes as the last layer has rows; 0 without a classifier.
     remarks
         Lines for the user about translated names and ignored tensors.
 
@@ -86,21 +109,22 @@ def load_with_remarks(
         architecture that would fit, if there is one.
     """
     try:
-        fit = _checked(spec, state, by_order=by_order, headless=headless)
+        fit = _checked(spec, state, by_order=by_order, classifier=classifier)
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}" if source else str(error)) from None
     fill(fit.module, fit.state, strict=False)  # the counters may be missing
     original = _original_form(spec, fit.state)
     if original is not None:
         original.read(fit.module.eval())
-    return network_of(spec, fit.module), fit.remarks
+    network = network_of(spec, fit.module)
+    return (network.without_classifier() if fit.bare else network), fit.remarks
 
 
 def _checked(
-    spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool, headless: bool
+    spec: ArchitectureSpec, state: Mapping[str, Tensor], *, by_order: bool, classifier: Classifier
 ) -> "_Fit":
     """Translate a state dict to the names of an architecture, or refuse it."""
-    fit = _by_order(spec, state) if by_order else _best(spec, state, headless=headless)
+    fit = _by_order(spec, state) if by_order else _best(spec, state, classifier)
     if fit.misfit:
         raise InvalidInputError(
             f"the weights do not fit {spec}: {'; '.join(fit.misfit)}; {_cure(spec, state)}"
@@ -132,22 +156,28 @@ class _Fit:
         Descriptions of missing, unexpected and wrongly shaped tensors; empty if it fits.
     remarks
         Lines for the user.
+    bare
+        Whether the last layer is not from the state dict, and is to be removed.
     """
 
     state: Mapping[str, Tensor]
     module: nn.Module
     misfit: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    bare: bool = False
 
 
-def _best(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool = False) -> _Fit:
+def _best(
+    spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classifier = "needed"
+) -> _Fit:
     """Return the first naming scheme that fits, or the mismatches of the unchanged names."""
     first: _Fit | None = None
-    for spelling, line in _spellings(state):
-        fit = _fit(spec, spelling, headless=headless)
-        if not fit.misfit:
-            return _Fit(fit.state, fit.module, (), (*((line,) if line else ()), *fit.remarks))
-        first = first or fit
+    for each in ("needed", "if there") if classifier == "if there" else (classifier,):
+        for spelling, line in _spellings(state):
+            fit = _fit(spec, spelling, each)
+            if not fit.misfit:
+                return replace(fit, remarks=(*((line,) if line else ()), *fit.remarks))
+            first = first or fit
     assert first is not None  # the unchanged names come first
     return first
 
@@ -202,7 +232,7 @@ def _modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Mapping[str, Te
         )
 
 
-def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool = False) -> _Fit:
+def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classifier) -> _Fit:
     head, original = spec.architecture.head, _original_form(spec, state)
     ignored = spec.architecture.ignored_prefixes
     weights = {
@@ -219,10 +249,9 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
     ours = _renamed(weights, _shapes(module), {tau, scoring_tau, scale}, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
-    if headless:
-        built = {n: t for n, t in module.state_dict().items() if n.startswith(f"{head}.")}
-        ours = {n: t for n, t in ours.items() if not n.startswith(f"{head}.")} | built
-        return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)
+    last = _of_layer(module.state_dict(), known)
+    if classifier == "aside" or (classifier == "if there" and not last.keys() & ours.keys()):
+        return _bare(ours, module, last, known, remarks)
     rows = _rows(ours, *where)
     if original is None:
         if not spec.architecture.head_has_bias and f"{head}.weight" in ours:
@@ -230,7 +259,9 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
         if rows == 1 and f"{head}.weight" in ours:
             ours, rows = _of_two(ours, head), 2
             remarks = (*remarks, f"one logit z of {head} converted to two, -z/2 and z/2")
-    module = build(rows)
+    module = build(_outputs(spec, ours, rows))
+    if original is None and f"{head}.weight" in ours:
+        _cut(module, head, rows=len(ours[f"{head}.weight"]))
     ours.update(_tied(module, ours))
     if tau in ours:
         unit_features(module, head)
@@ -238,6 +269,47 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], *, headless: bool 
     elif scale in ours:
         text_embeddings(module, head)
     return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)
+
+
+def _outputs(spec: ArchitectureSpec, state: Mapping[str, Tensor], rows: int) -> int:
+    """Return the outputs that a network is built with; its last layer may have been cut since."""
+    original = spec.architecture.original
+    name, dimension = ("", 0) if original is None else original.rows
+    return state[name].shape[dimension] if name in state else rows
+
+
+def _cut(shadow: nn.Module, head: str, *, rows: int) -> None:
+    """Give a last layer so many rows: fewer than it was built with, or none."""
+    last = shadow.get_submodule(head)
+    assert isinstance(last, nn.Linear)  # every architecture sees to it
+    if last.out_features != rows:
+        set_last_layer(shadow, head, torch.zeros(rows, last.in_features))
+
+
+def _bare(
+    state: Mapping[str, Tensor],
+    shadow: nn.Module,
+    last: Mapping[str, Tensor],
+    path: str,
+    remarks: tuple[str, ...],
+) -> _Fit:
+    """Return a state dict whose last layer is the one that was built.
+
+    What lies in its place, or in modules that the network does not have, is left aside: a
+    classifier for other classes, a projection head.
+    """
+    own = {name.partition(".")[0] for name in shadow.state_dict()}
+    under = _of_layer(state, path)
+    aside = [n for n in state if n in under or n.partition(".")[0] not in own]
+    ours = {name: tensor for name, tensor in state.items() if name not in aside} | dict(last)
+    if aside:
+        remarks = (*remarks, f"ignored: {printable(_first(aside))}")
+    return _Fit(ours, shadow, _misfit(ours, _shapes(shadow)), remarks, bare=True)
+
+
+def _of_layer(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+    """Return the tensors of a module, or the one tensor of that name."""
+    return {n: each for n, each in state.items() if n == path or n.startswith(f"{path}.")}
 
 
 def _misfit(ours: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:

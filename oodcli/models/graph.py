@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from oodcli.activations import predicted
 from oodcli.models.extraction import feature_norm, record_input, record_norm
 from oodcli.models.heads import UnitFeatureLinear
 from oodcli.models.network import Network
@@ -76,7 +77,7 @@ class ActivationsOf(nn.Module):
         logits = features @ self.weight.T + self.bias  # (n, k)
         own = last(features) if isinstance(last, UnitFeatureLinear) else logits
         block_norms = torch.stack([norms[name] for name in self._network.blocks], dim=1)
-        return logits, features, block_norms, own.argmax(dim=1)
+        return logits, features, block_norms, predicted(own)
 
 
 class ActivationsOfMaps(ActivationsOf):

@@ -34,7 +34,7 @@ def of_inverted(module: nn.Module) -> Sequence[str]:
 
 
 def of_torchvision_families(module: nn.Module) -> Sequence[str]:
-    """Return the paths of all blocks of torchvision's EfficientNets, MobileNets and related networks.
+    """Return the paths of all blocks of torchvision's EfficientNets, MobileNets and others.
 
     Returns
     -------

@@ -15,14 +15,22 @@ import torch.nn.functional as F  # noqa: N812 - the name that torch's own docume
 from torch import Tensor, nn
 
 from oodcli.errors import InvalidInputError
+from oodcli.models.functional import (
+    INSIDE,
+    SMALLEST_NORM,
+    Ending,
+    Found,
+    Watch,
+    factor_of,
+    find_product,
+    place_layer,
+    read_product,
+)
 from oodcli.models.tracing import Call, Trace, memory_of
 
-# Name of the linear layer inside a ConvertedLayer; weights with this name are already converted.
-INSIDE = "read_as"
 _CLOSE = 1e-4
-_SMALLEST_NORM = 1e-12
 
-How = Literal["plain", "weight", "columns", "unit"]
+How = Literal["plain", "weight", "columns", "unit", "placed"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,13 @@ class LastLayer:
     Parameters
     ----------
     path
-        Path of the module in the original network.
+        Path of the module in the original network; if there is no module, name of the tensor in the
+        product, or empty.
     how
         ``plain`` for a plain linear layer whose output is the logits. Otherwise the way in which
         its linear map is computed: from its ``weight`` and ``bias``; by its ``columns``, the
         outputs for unit vectors; or as a linear layer applied to the ``unit`` vector of its input.
+        ``placed`` if there is no module: a linear layer is added at the end of the network.
     width
         Length of a feature vector, ``d``.
     has_bias
@@ -48,6 +58,8 @@ class LastLayer:
         name is empty if there is no such tensor.
     text
         Description for the user; empty for a plain layer.
+    ending
+        Where the input of an added layer is found.
     """
 
     path: str
@@ -57,10 +69,13 @@ class LastLayer:
     sigmoid: bool = False
     rows: tuple[str, int] = ("", 0)
     text: str = ""
+    ending: Ending | None = None
 
     @property
     def linear_path(self) -> str:
         """Path of the plain linear layer after the conversion."""
+        if self.ending is not None:
+            return INSIDE
         return self.path if self.how == "plain" else f"{self.path}.{INSIDE}"
 
 
@@ -84,7 +99,7 @@ class ConvertedLayer(nn.Module):
         """Return logits ``(n, k)`` for ``(n, d)``, or ``(n, k, h, w)`` for ``(n, d, h, w)``."""
         rows = _pooled(given)
         if self.unit:
-            rows = F.normalize(rows, dim=1, eps=_SMALLEST_NORM)
+            rows = F.normalize(rows, dim=1, eps=SMALLEST_NORM)
         logits: Tensor = self.get_submodule(INSIDE)(rows)
         if given.dim() == 2:
             return logits
@@ -129,6 +144,9 @@ def find_last_layer(module: nn.Module, seen: Trace, logits: Tensor, name: str) -
     read = _read(module, seen, logits.flatten(1) if logits.dim() > 1 else logits[:, None])
     if read is not None:
         return read
+    placed = None if refusal else _placed(module, seen, logits)
+    if placed is not None:
+        return placed
     raise InvalidInputError(
         refusal or f"the logits of {name} are {_other_end(module, linear, logits)}"
     )
@@ -180,7 +198,51 @@ def _other_end(module: nn.Module, linear: Sequence[Call], logits: Tensor) -> str
         return (
             f"not the output of the linear layer {like[-1]}, but changed after it; remove that step"
         )
-    return "not the output of a linear layer; end it with nn.Linear(d, k)"
+    return (
+        "not the output of a linear layer, nor of anything else that was looked for (a 1x1 "
+        "convolution, a module that is linear in its input or in its unit vector, a matrix product "
+        "or cosine similarity with weights; after it a constant factor, a bias or a sigmoid); end "
+        "it with nn.Linear(d, k)"
+    )
+
+
+def _placed(module: nn.Module, seen: Trace, logits: Tensor) -> LastLayer | None:
+    """Return the last matrix product that the logits are linear in the input of."""
+    rows = logits.flatten(1) if logits.dim() > 1 else logits[:, None]
+    found = find_product(seen.products, rows, seen.is_fixed)
+    if found is None:
+        return None
+    held = _name_of(module, found, rows.shape[1])
+    return LastLayer(
+        held[0],
+        "placed",
+        found.weight.shape[1],
+        sigmoid=found.sigmoid,
+        rows=held,
+        text=_product_in_words(found, held[0]),
+        ending=found.ending,
+    )
+
+
+def _name_of(module: nn.Module, found: Found, count: int) -> tuple[str, int]:
+    """Return which tensor has a row for each output, and which dimension that is."""
+    state = module.state_dict(keep_vars=True)
+    own = [name for name, each in state.items() if memory_of(each) == memory_of(found.held)]
+    shape = tuple(found.weight.shape)
+    like = [name for name, each in state.items() if tuple(each.shape) in (shape, shape[::-1])]
+    for name in (*own, *like):
+        for dimension in (0, 1):
+            if state[name].dim() > 1 and state[name].shape[dimension] == count:
+                return name, dimension
+    return "", 0
+
+
+def _product_in_words(found: Found, name: str) -> str:
+    kind = "cosine similarity" if found.cosine else "product"
+    said = [f"read as a linear layer: {kind} with {name or 'weights'}"]
+    if found.altered:
+        said.append("with a factor or bias after it")
+    return ", ".join([*said, *_one_logit(len(found.weight), sigmoid=found.sigmoid)])
 
 
 def _read(module: nn.Module, seen: Trace, logits: Tensor) -> LastLayer | None:
@@ -211,21 +273,12 @@ def _may_end(output: object, logits: Tensor) -> bool:
         return False
     ours = _pooled(output)
     return ours.shape == logits.shape and (
-        _factor(ours, logits) is not None or _is_sigmoid(ours, logits)
+        factor_of(ours, logits) is not None or _is_sigmoid(ours, logits)
     )
 
 
 def _pooled(given: Tensor) -> Tensor:
     return given.mean(dim=(2, 3)) if given.dim() == 4 else given
-
-
-def _factor(ours: Tensor, theirs: Tensor) -> float | None:
-    """Return the positive factor with ``factor * ours == theirs``; None if there is none."""
-    square = float(ours.square().sum())
-    factor = float((ours * theirs).sum()) / square if square > 0 else 0.0
-    scale = float(theirs.abs().max()) + 1e-30
-    close = float((factor * ours - theirs).abs().max()) <= _CLOSE * scale
-    return factor if factor > 0 and close else None
 
 
 def _is_sigmoid(ours: Tensor, theirs: Tensor) -> bool:
@@ -241,7 +294,7 @@ def _measured_kind(module: nn.Module, path: str, given: Tensor, logits: Tensor) 
         if maps is None:
             continue
         ours = _applied(maps, given, how)
-        factor = _factor(ours, logits)
+        factor = factor_of(ours, logits)
         sigmoid = factor is None and _is_sigmoid(ours, logits)
         if factor is None and not sigmoid:
             continue
@@ -300,7 +353,7 @@ def _linear_map(
 def _applied(maps: tuple[Tensor, Tensor], given: Tensor, how: How) -> Tensor:
     rows = _pooled(given)
     if how == "unit":
-        rows = F.normalize(rows, dim=1, eps=_SMALLEST_NORM)
+        rows = F.normalize(rows, dim=1, eps=SMALLEST_NORM)
     return F.linear(rows, *maps)
 
 
@@ -324,10 +377,14 @@ def _in_words(
         parts.append("of the mean over positions" if many else "of one pixel")
     if abs(factor - 1) > _CLOSE:
         parts.append("with a factor after it")
-    if count == 1:
-        parts.append("one logit z" + (" before a sigmoid" if sigmoid else ""))
-        parts.append("converted to two, -z/2 and z/2")
-    return ", ".join(parts)
+    return ", ".join([*parts, *_one_logit(count, sigmoid=sigmoid)])
+
+
+def _one_logit(count: int, *, sigmoid: bool) -> list[str]:
+    if count != 1:
+        return []
+    before = " before a sigmoid" if sigmoid else ""
+    return [f"one logit z{before}", "converted to two, -z/2 and z/2"]
 
 
 def convert_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name: str) -> None:
@@ -349,6 +406,9 @@ def convert_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name:
     InvalidInputError
         If its logits are not linear with these weights.
     """
+    if last.ending is not None:
+        _read_placed(module, last, images, name)
+        return
     layer = module.get_submodule(last.path)
     given: list[Tensor] = []
     handle = layer.register_forward_pre_hook(
@@ -362,23 +422,43 @@ def convert_last_layer(module: nn.Module, last: LastLayer, images: Tensor, name:
     logits = output.reshape(len(images), -1)
     maps = _linear_map(layer, given[-1], last.how, logits.shape[1])
     ours = None if maps is None else _applied(maps, given[-1], last.how)
-    factor = None if ours is None else 1.0 if last.sigmoid else _factor(ours, logits)
+    factor = None if ours is None else 1.0 if last.sigmoid else factor_of(ours, logits)
     if maps is None or ours is None or factor is None:
-        raise InvalidInputError(
-            f"the last layer {last.path} of {name} is not linear with these weights; build the "
-            "network with a plain linear layer at its end"
-        )
-    weight, bias = (factor * each for each in maps)
+        raise _not_linear(last, name)
+    _put_read(module, last, *(factor * each for each in maps))
+
+
+def _read_placed(module: nn.Module, last: LastLayer, images: Tensor, name: str) -> None:
+    assert last.ending is not None
+    with torch.no_grad(), Watch() as watch:
+        output = module(images)
+    found = read_product(watch.products, last.ending, output.reshape(len(images), -1))
+    if found is None:
+        raise _not_linear(last, name)
+    _put_read(module, last, found.weight, found.bias)
+
+
+def _put_read(module: nn.Module, last: LastLayer, weight: Tensor, bias: Tensor) -> None:
+    """Replace a last layer by a linear one with these weights; one logit becomes two."""
     if len(weight) == 1:
         weight, bias = two_rows(weight), two_rows(bias)
-    module.set_submodule(last.path, converted_layer(last, weight, bias))
+    put_in_place(module, last, weight, bias)
 
 
-def converted_layer(last: LastLayer, weight: Tensor, bias: Tensor) -> ConvertedLayer:
-    """Return the linear layer that replaces a last layer.
+def _not_linear(last: LastLayer, name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"the last layer {last.path} of {name} is not linear with these weights; build the "
+        "network with a plain linear layer at its end"
+    )
+
+
+def put_in_place(module: nn.Module, last: LastLayer, weight: Tensor, bias: Tensor) -> None:
+    """Replace a last layer by a linear layer.
 
     Parameters
     ----------
+    module
+        The network, changed in place.
     last
         The last layer.
     weight, bias
@@ -389,7 +469,10 @@ def converted_layer(last: LastLayer, weight: Tensor, bias: Tensor) -> ConvertedL
     with torch.no_grad():
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)
-    return ConvertedLayer(linear, unit=last.how == "unit")
+    if last.ending is not None:
+        place_layer(module, last.ending, linear)
+    else:
+        module.set_submodule(last.path, ConvertedLayer(linear, unit=last.how == "unit"))
 
 
 def two_rows(one: Tensor) -> Tensor:

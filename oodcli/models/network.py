@@ -30,7 +30,7 @@ class Network:
     spec
         Architecture that the network was built from.
     num_classes
-        Number of rows of the last layer.
+        Number of rows of the last layer; 0 without a classifier.
     blocks
         The blocks in forward order: name, and path of the module whose output is the feature map.
     head_path
@@ -85,14 +85,17 @@ class Network:
         weight, bias
             New weight ``(k, d)`` and bias ``(k,)``, for any number of classes ``k``.
         """
+        set_last_layer(self.module, self.head_path, weight, bias)
+        return network_of(self.spec, self.module)
+
+    def without_classifier(self) -> "Network":
+        """Return the network with a last layer of no rows, which gives no logits.
+
+        The last layer is changed in place; its input, the features, stays what it is.
+        """
         last = self.module.get_submodule(self.head_path)
         assert isinstance(last, nn.Linear)  # ensured by network_of
-        for name, values in (("weight", weight), ("bias", bias)):
-            old = getattr(last, name)
-            new = values.to(old.device, old.dtype, copy=True)
-            setattr(last, name, nn.Parameter(new, requires_grad=old.requires_grad))
-        last.out_features = len(weight)
-        return network_of(self.spec, self.module)
+        return self.with_last_layer(last.weight.detach()[:0], torch.zeros(0))
 
     def with_blocks(self, names: Sequence[str]) -> "Network":
         """Return the same network with the blocks of an older run.

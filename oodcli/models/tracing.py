@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from oodcli.models.functional import Product, Watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +54,19 @@ class Trace:
     written, read
         For every storage that depends on the image, by address: number of the first operation that
         wrote it (-1 for the image itself), and of the last operation that read it.
+    products
+        Its matrix products in order.
     """
 
     output: object
     calls: list[Call]
     written: Mapping[int, int]
     read: Mapping[int, int]
+    products: Sequence[Product] = ()
+
+    def is_fixed(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor does not depend on the image."""
+        return memory_of(tensor) not in self.written
 
     def of_first_tensors(self) -> "Trace":
         """Return the pass with only the tokens of modules that return a tuple starting with tokens.
@@ -160,14 +169,14 @@ def trace(module: nn.Module, images: Tensor) -> Trace:
     def after(path: str, _module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         calls.append(Call(path, inputs, output, tracer.operations, given[path].pop()))
 
-    with contextlib.ExitStack() as hooks, torch.no_grad(), tracer:
+    with contextlib.ExitStack() as hooks, torch.no_grad(), tracer, Watch() as watch:
         for path, each in module.named_modules():
             if path:
                 hooks.callback(each.register_forward_pre_hook(partial(before, path)).remove)
                 hooks.callback(each.register_forward_hook(partial(after, path)).remove)
         tracer.start_from(images)
         output = module(images)
-    return Trace(output, calls, tracer.written, tracer.read)
+    return Trace(output, calls, tracer.written, tracer.read, watch.products)
 
 
 def _constant_tokens(inputs: tuple[object, ...]) -> Tensor | None:

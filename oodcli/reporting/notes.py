@@ -9,7 +9,8 @@ from oodcli.metrics import MOSTLY_TIED
 from oodcli.reporting.evaluate import RunRows
 from oodcli.reporting.results import GROUPS, ResultRow, common_sets
 from oodcli.reporting.sources import ScoredRun, Sources, benchmark_in
-from oodcli.store.scores import AVERAGE, ResizedAs, ScoredSet
+from oodcli.store.runs import NO_CLASSIFIER
+from oodcli.store.scores import AVERAGE, NO_LOGITS, ResizedAs, ScoredSet
 from oodcli.text import counted, printable
 
 
@@ -51,7 +52,9 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
         stored = table.run.stored
         made = {} if stored is None else {**stored.record.training, **stored.record.imported}
         layer = made.get("last_layer", "trained")
-        if layer != "trained":
+        if layer == NO_CLASSIFIER:
+            notes.append(f"run {table.run.name} has no classifier: its features alone are scored")
+        elif layer != "trained":
             notes.append(
                 f"the last layer of run {table.run.name} is a {layer}, fitted after training"
             )
@@ -173,7 +176,7 @@ def _spectrum_notes(runs: Sequence[ScoredRun]) -> list[str]:
 def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list[str]:
     """Say which methods were skipped and why, are calibrated on training images, or mostly tie."""
     shown = {row.method for row in rows}
-    notes = [f"without {name}: {reason}" for name, reason in left_out.items() if name not in shown]
+    notes = _without({name: why for name, why in left_out.items() if name not in shown})
     train = {row.method for row in rows if row.params.get("calibration") == "train"}
     if train:
         notes.append(
@@ -181,6 +184,19 @@ def method_notes(rows: Sequence[ResultRow], left_out: Mapping[str, str]) -> list
             + ", ".join(sorted(train))
         )
     return [*notes, *_ties(rows)]
+
+
+def _without(left_out: Mapping[str, str]) -> list[str]:
+    """Say why methods were skipped, those that need a classifier in one line."""
+    others = [f"without {name}: {why}" for name, why in left_out.items() if why != NO_LOGITS]
+    bare = [name for name, why in left_out.items() if why == NO_LOGITS]
+    if not bare:
+        return others
+    return [
+        f"{counted(len(bare), 'method')} skipped, which need logits, as the network has no "
+        f"classifier (ood import --probe fits one): {', '.join(bare)}",
+        *others,
+    ]
 
 
 def _ties(rows: Sequence[ResultRow]) -> list[str]:

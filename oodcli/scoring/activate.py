@@ -125,7 +125,7 @@ class Activator:
         return load_run_network(
             self._folder.weights,
             run.arch,
-            len(run.class_names),
+            run.outputs,
             size=run.preprocess.size,
             blocks=run.blocks,
         )

@@ -193,6 +193,7 @@ def fit_methods(opened: OpenedWork) -> FittedMethods:
         for spec, *outcome in found:
             methods = _with_tuned(methods, spec, tuning, outcome, run)
     methods = methods.marked(work.auto, chosen=AUTO)
+    methods = methods.plus(left_out=work.skipped, optional=work.skipped)
     methods = methods.with_defined_probes(run.activator.try_probes)
     if work.auto is not None and work.auto in methods.left_out:
         again = recommend_again(methods.left_out[work.auto], work.auto, run.name)
@@ -240,7 +241,7 @@ def score_images(
     scores
         Their scores, by method and set, with the labels of the ID test images and all predictions.
     accuracies
-        Accuracy on the sets with labels, by name.
+        Accuracy on the sets with labels, by name; empty without a classifier.
     """
     run = opened.run
     labels = opened.test.labels
@@ -249,12 +250,13 @@ def score_images(
     accuracies: dict[str, float] = {}
     for images in opened.images:
         activations = run.activator.activations(images, probes=methods.probes)
-        predictions = activations.predictions.cpu().numpy()
-        scores[PREDICTIONS, images.name] = predictions
-        if images.labels is not None:
-            accuracies[images.name] = float(np.mean(predictions == images.labels))
-        if images is opened.test:
-            _warn_near_chance(run, accuracies[images.name], labels)
+        if run.record.outputs:
+            predictions = activations.predictions.cpu().numpy()
+            scores[PREDICTIONS, images.name] = predictions
+            if images.labels is not None:
+                accuracies[images.name] = float(np.mean(predictions == images.labels))
+            if images is opened.test:
+                _warn_near_chance(run, accuracies[images.name], labels)
         methods, found = methods.score(activations, images.name, progress=run.progress)
         scores |= {(method, images.name): values for method, values in found.items()}
     methods.require_one()
@@ -290,7 +292,7 @@ def store_scores(
             _scored_set(opened.test, "id", None, run.test_split, data=run.data.dataset.spec),
             duplicates=repeated.get(run.data_name, {}),
         ),
-        id_accuracy=accuracies[run.data_name],
+        id_accuracy=accuracies.get(run.data_name),
         sets=tuple(
             replace(
                 _scored_set(images, each.group, each.benchmark, each.split, data=each.dataset.spec),

@@ -17,6 +17,7 @@ from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.probes import Probe
 from oodcli.progress import Progress, format_duration
+from oodcli.store.scores import NO_LOGITS
 from oodcli.text import counted
 
 ScoreArray = NDArray[np.floating[Any]]
@@ -225,6 +226,34 @@ def expand_blocks(methods: Sequence[str], blocks: range) -> list[str]:
             else [text]
         )
     ]
+
+
+def without_logits(
+    run: str, specs: Sequence[MethodSpec]
+) -> tuple[Sequence[MethodSpec], Mapping[str, str]]:
+    """Return the methods that need no logits, and why those that a group named are skipped.
+
+    Parameters
+    ----------
+    run
+        Name of a run without a classifier.
+    specs
+        The methods.
+
+    Raises
+    ------
+    UndefinedMethodError
+        If one that was named needs logits; the message names all that do.
+    """
+    named = [each.canonical for each in specs if each.needs_classifier and not each.optional]
+    if named:
+        needs = "needs" if len(named) == 1 else "need"
+        raise UndefinedMethodError(
+            f"{', '.join(named)} {needs} logits, and the network of run {run} has no classifier; "
+            "fit a linear layer: ood import --probe, or use methods without logits, such as knn"
+        )
+    skipped = {each.canonical: NO_LOGITS for each in specs if each.needs_classifier}
+    return [each for each in specs if each.canonical not in skipped], skipped
 
 
 def learns_from_train(specs: Sequence[MethodSpec]) -> bool:

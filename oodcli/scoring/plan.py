@@ -1,7 +1,7 @@
 """The work of a call of ``ood score``, and its expected cost."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from oodcli.data.decoding.prepare import UNDECODED
@@ -96,6 +96,8 @@ class Work:
         OOD validation images instead of those of the benchmark, if given.
     exports
         Whether activations, including those of the training images, are exported to a file.
+    skipped
+        Why methods of a group are not used, by canonical name.
     """
 
     run: OpenRun
@@ -105,6 +107,7 @@ class Work:
     tune: tuple[Tuning, ...] = ()
     tune_ood: str | None = None
     exports: bool = False
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def observes(self) -> bool:

@@ -31,7 +31,7 @@ from oodcli.methods._stored import UnstorableError, pack, read_tensors, unpack, 
 from oodcli.metrics import MOSTLY_TIED, tied_share
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork
-from oodcli.scoring.fitting import fit_all
+from oodcli.scoring.fitting import fit_all, without_logits
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.given import Images, items_of
 from oodcli.screening.judging import Predictions, judge
@@ -197,7 +197,7 @@ class Detector:
         return load_run_network(
             self.folder.weights,
             run.arch,
-            len(run.class_names),
+            run.outputs,
             size=run.preprocess.size,
             blocks=run.blocks,
         )
@@ -249,9 +249,12 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) 
     differs, the detector is fitted again. Its threshold remains based on the same ID images, even
     if images have been added to the data later.
     """
+    spec = parse_method(method)
+    if not run.record.outputs:
+        without_logits(run.name, [spec])
     for warning in run.record.warnings:
         run.progress.note(f"warning: when run {run.name} was imported, {warning}")
-    detector = _load_or_fit(run, parse_method(method))
+    detector = _load_or_fit(run, spec)
     scores = detector.id.values
     tied = tied_share(scores)
     if tied > MOSTLY_TIED:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from oodcli.activations import Activations
 from oodcli.compute.devices import explain_out_of_memory
@@ -45,10 +47,11 @@ class Judged:
     errors
         Why an image cannot be read; None for readable images.
     classes
-        Index of the predicted class, int64 ``(n,)``; -1 for unreadable images.
+        Index of the predicted class, int64 ``(n,)``; -1 for unreadable images, and without a
+        classifier.
     probability
-        Softmax probability of that class, float64 ``(n,)``; NaN for unreadable images, as are the
-        next two.
+        Softmax probability of that class, float64 ``(n,)``; NaN without a classifier and, as are
+        the next two, for unreadable images.
     score
         Score, float64 ``(n,)``; larger = more in-distribution.
     percentile
@@ -78,12 +81,12 @@ class Predictions:
     names
         The path of every file, and ``image 0`` and so on for images without a file.
     classes
-        Names of the predicted classes; None for unreadable images.
+        Names of the predicted classes; None for unreadable images, and without a classifier.
     class_indices
-        Indices of the predicted classes, int64 ``(n,)``; -1 for unreadable images.
+        Indices of the predicted classes, int64 ``(n,)``; -1 where there is no name.
     probability
-        Softmax probability of the predicted class, float64 ``(n,)``; NaN for unreadable images, as
-        are the next two.
+        Softmax probability of the predicted class, float64 ``(n,)``; NaN without a classifier and,
+        as are the next two, for unreadable images.
     score
         Score, float64 ``(n,)``; larger = more in-distribution.
     percentile
@@ -290,6 +293,21 @@ def _batched(
         yield batch
 
 
+def chances_of(logits: Tensor, predicted: Tensor) -> Tensor:
+    """Return the softmax probability of the predicted classes, ``(n,)``; NaN without a classifier.
+
+    Parameters
+    ----------
+    logits
+        ``(n, k)``.
+    predicted
+        ``(n,)``.
+    """
+    if logits.shape[1] == 0:
+        return logits.new_full(logits.shape[:1], torch.nan)
+    return logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
+
+
 def _judged(detector: "Detector", batch: _Batch, activations: Activations) -> Judged:
     """Return the results of a batch from its activations."""
     read = np.array([why is None for _, why in batch.rows], dtype=np.bool_)
@@ -297,7 +315,7 @@ def _judged(detector: "Detector", batch: _Batch, activations: Activations) -> Ju
     score = detector.scores_of(activations)[some]
     check_finite(detector.method, score)
     logits, predicted = activations.logits.cpu(), activations.predictions.cpu()
-    chances = logits.double().softmax(dim=1).gather(1, predicted[:, None])[:, 0]
+    chances = chances_of(logits.double(), predicted)
 
     def rows(values: NDArray[Any], missing: object) -> NDArray[Any]:
         every = np.full(len(read), missing, dtype=values.dtype)

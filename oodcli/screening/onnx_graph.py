@@ -18,6 +18,7 @@ from oodcli.models.onnx_network import OnnxForm, OnnxNetwork
 from oodcli.models.outputs import luma
 from oodcli.screening.detector import Detector
 from oodcli.screening.onnx_merging import LEAST_OPSET, Link, merged, opset_of, with_opset
+from oodcli.store.runs import Run
 from oodcli.version import __version__
 
 Input = Literal["uint8", "float32"]
@@ -30,6 +31,22 @@ OUTPUTS: Mapping[str, str] = {
     "score": "higher: more in-distribution",
     "verdict": "1: OOD, score < threshold",
 }
+
+
+# Those that need a classifier.
+_OF_CLASSIFIER = ("logits", "class", "probability")
+
+
+def outputs_of(record: Run) -> Mapping[str, str]:
+    """Return what the file of a run gives, by name: without a classifier, score and verdict alone.
+
+    Parameters
+    ----------
+    record
+        Of the run.
+    """
+    kept = {name: text for name, text in OUTPUTS.items() if name not in _OF_CLASSIFIER}
+    return OUTPUTS if record.outputs else kept
 
 
 class Screening(nn.Module):
@@ -64,6 +81,8 @@ class Screening(nn.Module):
         pre = detector.record.preprocess
         closed = network.spec.architecture.closed
         self.network = network
+        self._classifies = detector.record.outputs > 0
+        self.outputs = list(outputs_of(detector.record))
         self.activations = (ActivationsOfMaps if closed else ActivationsOf)(network)
         self._score = traced(detector.fitted.detector)
         self._threshold = detector.threshold.value
@@ -75,8 +94,8 @@ class Screening(nn.Module):
             self.register_buffer("rows", torch.from_numpy(matrices.rows))
             self.register_buffer("columns", torch.from_numpy(matrices.columns))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return all outputs for images ``(n, 3, h, w)``."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return all outputs for images ``(n, 3, h, w)``, in the order of :func:`outputs_of`."""
         return self.judged(*self.activations(self.normalised(images)))
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -85,13 +104,15 @@ class Screening(nn.Module):
 
     def judged(
         self, logits: Tensor, features: Tensor, norms: Tensor, predictions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Return all outputs from the activations of images."""
         score = self._score(TracedBatch(logits, features, norms, predictions))
         minimum = self._threshold
         if score.dtype == torch.float32:
             minimum = round_up_to_float32(minimum)
         verdict = (~(score >= minimum)).to(torch.int64)
+        if not self._classifies:
+            return score.float(), verdict
         chances = logits.softmax(dim=1).gather(1, predictions[:, None])[:, 0]
         return logits, predictions, chances, score.float(), verdict
 
@@ -143,7 +164,7 @@ def export_onnx(screening: Screening, kind: Input, size: tuple[int, int], networ
     screening.eval()
     if screening.network.spec.architecture.closed:
         return _around_graph(screening, example, network)
-    return _exported(screening, (example,), ["images"], list(OUTPUTS), network)
+    return _exported(screening, (example,), ["images"], screening.outputs, network)
 
 
 def _exported(
@@ -226,7 +247,7 @@ def _around_graph(screening: Screening, example: Tensor, name: str) -> Any:  # n
     parts = {
         "before": _exported(before, (example,), ["images"], ["ready"], name, opset=opset),
         "network": with_opset(graph, opset, where=name),
-        "after": _exported(after, made, names, list(OUTPUTS), name, opset=opset),
+        "after": _exported(after, made, names, screening.outputs, name, opset=opset),
     }
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(form.dtype))
     links = [
@@ -236,7 +257,7 @@ def _around_graph(screening: Screening, example: Tensor, name: str) -> Any:  # n
             Link(f"network/{value}", f"after/{read}")
             for value, read in zip((form.features, *blocks), names, strict=True)
         ),
-        *(Link(f"after/{output}", output, None) for output in OUTPUTS),
+        *(Link(f"after/{output}", output, None) for output in screening.outputs),
     ]
     batch: int | str = form.batch or "batch"
     given = onnx.helper.make_tensor_value_info(

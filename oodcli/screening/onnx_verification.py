@@ -1,7 +1,7 @@
 """Verification of an ONNX file: its results in ONNX Runtime compared with those of ood."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from oodcli.errors import InvalidInputError
 from oodcli.models import Network
 from oodcli.models.extraction import extract
 from oodcli.screening.detector import Detector
-from oodcli.screening.onnx_graph import OUTPUTS, Input, batch_of
+from oodcli.screening.judging import chances_of
+from oodcli.screening.onnx_graph import OUTPUTS, Input, batch_of, outputs_of
 
 # Maximum accepted difference, relative to the standard deviation of the output.
 TOLERANCE = 1e-4
@@ -52,7 +53,7 @@ class Verification:
     tolerance
         Maximum accepted relative difference.
     logits, probability, score
-        The differences.
+        The differences; the first two are None without a classifier.
     other_classes, other_verdicts
         Numbers of images with a different class or verdict although logits or scores agree (ties).
     """
@@ -60,8 +61,8 @@ class Verification:
     real: int
     noise: int
     tolerance: float
-    logits: Difference
-    probability: Difference
+    logits: Difference | None
+    probability: Difference | None
     score: Difference
     other_classes: int
     other_verdicts: int
@@ -100,11 +101,13 @@ def verify(
     noise = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, 3, *size), dtype=np.uint8)
     pixels = np.concatenate([real, noise])
     wanted, scores = expected(network, detector, pixels)
-    got = run_model(content, pixels, kind, batch=batch_of(network))
+    names = outputs_of(detector.record)
+    got = run_model(content, pixels, kind, names, batch=batch_of(network))
     logits = wanted.logits.numpy()
     classes = wanted.predictions.numpy()
-    chances = wanted.logits.softmax(dim=1).numpy()[np.arange(len(classes)), classes]
-    compared = {"logits": logits, "probability": chances, "score": scores}
+    chances = chances_of(wanted.logits, wanted.predictions).numpy()
+    values = {"logits": logits, "probability": chances, "score": scores}
+    compared = {name: each for name, each in values.items() if name in names}
     found = {name: difference_of(got[name], values) for name, values in compared.items()}
     for name, difference in found.items():
         if not difference.relative <= TOLERANCE:
@@ -113,14 +116,13 @@ def verify(
                 f"{difference.largest:.2g}, which is {difference.relative:.2g} of their standard "
                 f"deviation; at most {TOLERANCE:g} is accepted; nothing was written"
             )
-    ordered = np.sort(logits, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else np.ones(len(logits))
     own_verdicts = ~detector.accepts(scores)
     differ = {
-        "class": (got["class"] != classes) & (margin > 2 * TOLERANCE * _spread(logits)),
         "verdict": (got["verdict"] != own_verdicts)
         & (np.abs(scores - detector.threshold.value) > TOLERANCE * _spread(scores)),
     }
+    if "class" in names:
+        differ["class"] = _other_class(got["class"], classes, logits)
     for name, bad in differ.items():
         if bad.any():
             raise InvalidInputError(
@@ -131,10 +133,22 @@ def verify(
         real=len(real),
         noise=len(noise),
         tolerance=TOLERANCE,
-        **found,
-        other_classes=int((got["class"] != classes).sum()),
+        logits=found.get("logits"),
+        probability=found.get("probability"),
+        score=found["score"],
+        other_classes=int((got["class"] != classes).sum()) if "class" in names else 0,
         other_verdicts=int((got["verdict"] != own_verdicts).sum()),
     )
+
+
+def _other_class(
+    got: NDArray[np.int64], classes: NDArray[np.int64], logits: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Return which images get another class though it is no tie, ``(n,)``."""
+    ordered = np.sort(logits, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else np.ones(len(logits))
+    other: NDArray[np.bool_] = (got != classes) & (margin > 2 * TOLERANCE * _spread(logits))
+    return other
 
 
 def expected(
@@ -159,7 +173,12 @@ def expected(
 
 
 def run_model(
-    content: bytes | str, pixels: NDArray[np.uint8], kind: Input, *, batch: int | None = None
+    content: bytes | str,
+    pixels: NDArray[np.uint8],
+    kind: Input,
+    outputs: Iterable[str] = OUTPUTS,
+    *,
+    batch: int | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return the outputs of a file for images, by name, computed in ONNX Runtime on the CPU.
 
@@ -171,20 +190,22 @@ def run_model(
         Images, uint8 ``(n, 3, h, w)``.
     kind
         Data type of the input pixels.
+    outputs
+        Names of the outputs.
     batch
         Number of images that the file takes at a time; None for any number.
     """
     import onnxruntime
 
+    names = list(outputs)
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    parts = [
-        session.run(list(OUTPUTS), {"images": images}) for images in _batches(pixels, kind, batch)
-    ]
+    parts = [session.run(names, {"images": images}) for images in _batches(pixels, kind, batch)]
     return {
         name: np.concatenate(values)[: len(pixels)]
-        for name, values in zip(OUTPUTS, zip(*parts, strict=True), strict=True)
+        for name, values in zip(names, zip(*parts, strict=True), strict=True)
     }
 
 

@@ -45,9 +45,9 @@ class Verdict:
         Path as given, or ``FILE.npz[ROW]``.
     predicted
         Name of the predicted class; None, like all fields except ``path`` and ``error``, if the
-        image cannot be read.
+        image cannot be read, and without a classifier.
     probability
-        Softmax probability of that class.
+        Softmax probability of that class; None without one.
     score
         Score of the detector; larger = more in-distribution.
     threshold

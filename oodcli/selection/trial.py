@@ -18,7 +18,7 @@ from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_method
 from oodcli.methods.base import score_many
 from oodcli.methods.ensemble import EnsembleSpec, rank_scale
 from oodcli.progress import Progress
-from oodcli.scoring.fitting import combined_reasons, learns_from_train
+from oodcli.scoring.fitting import combined_reasons, learns_from_train, without_logits
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.tune import parameter_settings
 from oodcli.selection.contrasts import Contrast, Floats, greedy_ensemble, merits
@@ -74,7 +74,14 @@ def evaluate_candidates(
         If no candidate can be evaluated, or no corruption can be applied to the images.
     """
     reference = run.reference()
-    specs = candidates(len(run.record.blocks), methods, zero_shot=bool(run.record.zero_shot))
+    specs = candidates(
+        len(run.record.blocks),
+        methods,
+        zero_shot=bool(run.record.zero_shot),
+        classifier=run.record.outputs > 0,
+    )
+    if methods and not run.record.outputs:
+        specs = list(without_logits(run.name, specs)[0])
     if run.calibration_part == "train" and learns_from_train(specs):
         # The selection images are among them; their activations are then not computed again.
         reference.train  # noqa: B018 - a cached property, which computes the activations
@@ -105,7 +112,11 @@ def evaluate_candidates(
 
 
 def candidates(
-    n_blocks: int, methods: Sequence[str] = (), *, zero_shot: bool = False
+    n_blocks: int,
+    methods: Sequence[str] = (),
+    *,
+    zero_shot: bool = False,
+    classifier: bool = True,
 ) -> list[MethodSpec]:
     """Return methods with all values of their grids, defaults first, and all blocks.
 
@@ -117,6 +128,8 @@ def candidates(
         Methods, as on the command line; if empty, all that need only stored activations.
     zero_shot
         Whether the network is a zero-shot classifier.
+    classifier
+        Whether the network has a classifier; if not, all methods are those that need none.
     """
     found: dict[str, MethodSpec] = {}
     named = list(methods or group(probes=False, zero_shot=zero_shot))
@@ -127,7 +140,7 @@ def candidates(
             each += [parse_method(f"featurenorm:block={block}") for block in range(n_blocks)]
         for one in each:
             found.setdefault(one.canonical, one)
-    return list(found.values())
+    return [spec for spec in found.values() if methods or classifier or not spec.needs_classifier]
 
 
 def _fitted(

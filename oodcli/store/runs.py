@@ -39,6 +39,8 @@ STATE = "state.json"
 RUN_VARIABLE = "OOD_RUN"
 _DEFAULT_RUN = "choice.json"
 RECOMMENDATION = "recommendation.json"
+# What the record of an imported network without a classifier has for its last layer.
+NO_CLASSIFIER = "none"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Fields of a job that ``run.json`` stores in its object ``training``.
 _TRAINING_FACTS = ("amp", "compile", "skip_unreadable", "init")
@@ -309,6 +311,12 @@ class Run:
     def zero_shot(self) -> Mapping[str, Any]:
         """How class names became the last layer of a zero-shot classifier; empty of others."""
         return self.imported.get("zero_shot", {})
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits of the network: one for each class, or 0 without a classifier."""
+        bare = self.imported.get("last_layer") == NO_CLASSIFIER
+        return 0 if bare else len(self.class_names)
 
     @property
     def warnings(self) -> tuple[str, ...]:

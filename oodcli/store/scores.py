@@ -28,6 +28,8 @@ from oodcli.store.store import (
 SCORING_SCHEMA = 2
 LABELS = "@labels"
 PREDICTIONS = "@predictions"
+# Why a method was not scored for a network without a classifier.
+NO_LOGITS = "it needs logits, and the network has no classifier"
 AVERAGE = "average"
 """Name of the mean over sets; reserved, so no set may have it."""
 _INDEX = "scoring.json"
@@ -93,7 +95,7 @@ class Scoring:
     id_set
         The ID test set.
     id_accuracy
-        Accuracy of the plain classifier on it; None without labels.
+        Accuracy of the plain classifier on it; None without labels, or without a classifier.
     sets
         The OOD sets and the covariate-shifted ID sets.
     methods

@@ -22,7 +22,14 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
-from oodcli.screening.onnx_graph import OUTPUTS, Input, Screening, annotate, batch_of, export_onnx
+from oodcli.screening.onnx_graph import (
+    Input,
+    Screening,
+    annotate,
+    batch_of,
+    export_onnx,
+    outputs_of,
+)
 from oodcli.screening.onnx_verification import Verification, verify
 from oodcli.screening.thresholds import ThresholdRule
 from oodcli.store.runs import Preprocess, utc_now
@@ -293,10 +300,10 @@ def _description(
 ) -> dict[str, Any]:
     """Return the content of ``model.json``, without the results of the verification."""
     record = detector.record
-    classes = len(record.class_names)
+    outputs = outputs_of(record)
     rows = batch or "batch"
-    shapes: dict[str, list[int | str]] = {name: [rows] for name in OUTPUTS}
-    shapes["logits"] = [rows, classes]
+    shapes: dict[str, list[int | str]] = {name: [rows] for name in outputs}
+    shapes["logits"] = [rows, record.outputs]
     types = {"class": "int64", "verdict": "int64"}
     versions = {name: _version_of(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
     return {
@@ -333,7 +340,7 @@ def _description(
                 "shape": shapes[name],
                 "meaning": meaning,
             }
-            for name, meaning in OUTPUTS.items()
+            for name, meaning in outputs.items()
         ],
     }
 

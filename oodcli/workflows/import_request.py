@@ -54,6 +54,8 @@ class ImportRequest:
         the ``data``, or ``all``.
     probe
         Whether the last layer is replaced by a linear probe, fitted on the training images.
+    features_only
+        Whether the last layer is ignored; it is also absent if the weights have none.
     class_names
         A file with what classes are called in the prompts of a zero-shot classifier; as in the data
         if None.
@@ -88,6 +90,7 @@ class ImportRequest:
     classes: Path | None = None
     logits: Literal["data", "all"] = "data"
     probe: bool = False
+    features_only: bool = False
     class_names: Path | None = None
     prompts: str | None = None
     negative_words: tuple[Path, ...] = ()

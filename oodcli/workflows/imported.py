@@ -24,6 +24,7 @@ from oodcli.models import (
     folder_commit,
     is_external,
     load_with_remarks,
+    names_classifier,
     parse_architecture,
     pretrained_state,
     published_configuration,
@@ -37,7 +38,7 @@ from oodcli.models.words import save_words
 from oodcli.progress import Progress
 from oodcli.sniffing import program_kind
 from oodcli.specs import names_clip, names_folder
-from oodcli.store.runs import Job, Preprocess, Run, RunFolder, new_name, utc_now
+from oodcli.store.runs import NO_CLASSIFIER, Job, Preprocess, Run, RunFolder, new_name, utc_now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import printable
 from oodcli.training.import_probe import check_probe_data, with_probe
@@ -54,6 +55,7 @@ from oodcli.workflows.prompting import Prompting, WordList
 from oodcli.workflows.zero_shot import ZeroShot, word_facts, zero_shot
 
 _HALF: Triple = (0.5, 0.5, 0.5)
+_WITHOUT = "fit a linear layer (--probe), or use its features alone (--features-only)"
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,20 @@ def imported_run(
         progress.note(line)
     if request.probe:
         network = with_probe(network, dataset, preprocess, device=device, progress=progress)
-    tried = plausibility(
-        network,
-        dataset,
-        preprocess,
-        read.checkpoint,
-        assumed=normalised.assumed,
-        device=device,
-        progress=progress,
-    )
+    tried = None
+    if network.num_classes:
+        tried = plausibility(
+            network,
+            dataset,
+            preprocess,
+            read.checkpoint,
+            assumed=normalised.assumed,
+            device=device,
+            progress=progress,
+        )
     imported = _import_fields(request, read, normalised, tried)
+    if not network.num_classes:
+        imported["last_layer"] = NO_CLASSIFIER
     result = _store_run(
         store, request, dataset, network, preprocess,
         imported=imported, words=None if read.zero_shot is None else read.zero_shot.words,
@@ -259,6 +265,8 @@ def _import_fields(
         },
         "as_published": sizing.as_published,
     }
+    if commit := folder_commit(request.arch):
+        facts["commit"] = commit
     if request.probe:
         facts["last_layer"] = "linear probe"
     elif read.zero_shot is not None:
@@ -278,7 +286,7 @@ def _in_folder_order(
     The comparison of names ignores case, the difference between spaces, hyphens and underscores,
     and text after a comma, as in ``tench, Tinca tinca``.
     """
-    if request.classes is not None or request.probe:
+    if request.classes is not None or request.probe or request.features_only:
         return dataset, outputs, ()
     names = folder_class_names(request.arch)
     if not names:
@@ -308,7 +316,7 @@ def _sizing(
     request: ImportRequest, dataset: Dataset, published: Pretrained | None, classes: int
 ) -> Sizing:
     """Return the input size; an equal number of classes indicates the published weights."""
-    same_classes = published is not None and published.classes == classes
+    same_classes = published is not None and published.classes in (classes, 0)
     return sizing_for(
         "import",
         dataset,
@@ -341,13 +349,14 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
     path = request.checkpoint
     if path is None:
         published = published_configuration(request.arch, download=request.download)
-        if not request.probe and published is not None and published.classes not in (None, classes):
+        aside = request.probe or request.features_only
+        if not aside and published is not None and published.classes not in (None, 0, classes):
             raise InvalidInputError(
                 f"the published weights of {request.arch} have {published.classes} classes and "
                 f"{dataset.name} has {classes}; name all classes of the network, one per line in "
                 "the order of its outputs (--classes FILE), or train a last layer for these: "
                 "ood train --pretrained "
-                f"--arch {request.arch} --data DATA"
+                f"--arch {request.arch} --data DATA; or else, {_WITHOUT}"
             )
         allowed = request.download or not names_folder(request.arch)
         found = pretrained_state(request.arch, download=allowed)
@@ -356,13 +365,14 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
     # Two classes may share one logit, and some layers have one column per output.
     fitting = {classes, 1} if classes == 2 else {classes}
     if (
-        not request.probe
+        not (request.probe or request.features_only)
         and is_external(request.arch)
+        and names_classifier(checkpoint.state)
         and not any(fitting & set(tensor.shape[:2]) for tensor in checkpoint.state.values())
     ):
         raise InvalidInputError(
             f"the checkpoint {path} has no layer with an output for each of the {classes} classes "
-            f"of {dataset.name}; name the data it was trained on: --data"
+            f"of {dataset.name}; name the data it was trained on: --data; or else, {_WITHOUT}"
         )
     state = translated_state(request.arch, checkpoint.state, path)
     return str(path), replace(checkpoint, state=state)
@@ -378,12 +388,19 @@ def _network(
     outputs: Outputs,
 ) -> tuple[Network, tuple[str, ...]]:
     """Build the network and notes on its weights; raise an error if its classes do not match."""
-    if request.probe:
-        spec.architecture.check_trainable()
-        return load_with_remarks(spec, checkpoint.state, source=source, headless=True)
+    if request.probe or request.features_only:
+        return load_with_remarks(spec, checkpoint.state, source=source, classifier="aside")
+    if spec.architecture.bare and spec.architecture.width == outputs.count:
+        raise InvalidInputError(f"{spec.architecture.bare}; or else, {_WITHOUT}")
     network, remarks = load_with_remarks(
-        spec, checkpoint.state, by_order=request.by_order, source=source
+        spec,
+        checkpoint.state,
+        by_order=request.by_order,
+        source=source,
+        classifier="needed" if request.by_order else "if there",
     )
+    if network.num_classes == 0:
+        return network, (*remarks, _no_classifier(source))
     network, kept = _for_classes(network, request, source, dataset, outputs)
     return network, (*remarks, *kept)
 
@@ -394,16 +411,27 @@ def _for_classes(
     """Return the network with the logits that are used; raise an error if classes do not match."""
     if request.probe:
         return network, ()
+    if request.features_only:
+        return network.without_classifier(), ()
     if network.num_classes != outputs.count:
         named = f"{request.classes} has" if outputs.places else f"{dataset.name} has"
         raise InvalidInputError(
             f"the checkpoint {source} has {network.num_classes} classes and {named} "
             f"{outputs.count}; name the data it was trained on: --data; or all classes of the "
-            "network, one per line in the order of its outputs: --classes FILE"
+            "network, one per line in the order of its outputs: --classes FILE; or else, "
+            f"{_WITHOUT}"
         )
     if outputs.places and request.logits == "data":
         network = network.restricted(outputs.places)
     return network, _logits_note(outputs, request.logits)
+
+
+def _no_classifier(source: str) -> str:
+    """Say that the weights have no last layer."""
+    return (
+        f"no classifier in {source}: only methods that need no logits are available; to fit a "
+        "linear layer: --probe"
+    )
 
 
 def _logits(outputs: Outputs, logits: str) -> dict[str, Any]:
@@ -451,9 +479,8 @@ def _report_outcome(
         progress.note(tried.line)
     for warning in record.warnings:
         progress.note(f"warning: {warning}")
-    progress.note(
-        f"run {result.run}: {record.arch} with {len(record.class_names)} classes, from {source}"
-    )
+    classes = f"with {len(record.class_names)} classes" if record.outputs else "without classifier"
+    progress.note(f"run {result.run}: {record.arch} {classes}, from {source}")
 
 
 def _without_extensions(name: str) -> str:

@@ -48,6 +48,18 @@ def import_checkpoint(
     )
 
 
+def _check_features_only(request: ImportRequest) -> None:
+    """Refuse options for the last layer, which is ignored."""
+    if request.probe:
+        raise InvalidInputError(
+            "--probe fits a last layer and --features-only ignores it; give one of them"
+        )
+    if request.by_order or request.classes is not None or request.logits == "all":
+        raise InvalidInputError(
+            "--features-only ignores the last layer; omit --keys, --classes and --logits"
+        )
+
+
 def _checked(
     store: Store, request: ImportRequest, progress: Progress
 ) -> tuple[Dataset, Outputs, Prompting | None]:
@@ -85,6 +97,8 @@ def _checked(
         raise InvalidInputError(
             "--probe fits a last layer for the classes of the data; omit --keys and --logits"
         )
+    if request.features_only:
+        _check_features_only(request)
     names = None if request.classes is None else read_class_names(request.classes)
     dataset = find_divided(
         request.data,

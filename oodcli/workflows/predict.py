@@ -220,8 +220,8 @@ def _verdicts(detector: Detector, judged: Judged) -> list[Verdict]:
         if error is not None
         else Verdict(
             item.name,
-            detector.classes[label],
-            round(chance, 6),
+            detector.classes[label] if label >= 0 else None,
+            round(chance, 6) if label >= 0 else None,
             score,
             detector.threshold.value,
             round(percentile, 4),

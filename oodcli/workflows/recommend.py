@@ -44,6 +44,8 @@ from oodcli.text import counted
 BOOTSTRAP_SAMPLES = 400
 # The method if none is given or recommended: the baseline of the field, which needs only logits.
 DEFAULT_METHOD = "msp"
+# The same for a network without a classifier, which gives no logits.
+_DEFAULT_WITHOUT_LOGITS = "knn"
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,9 @@ def recommended_method(run: OpenRun) -> str:
 def default_method(run: OpenRun) -> str:
     """Return the method to use if none is given, without long work.
 
-    This is the stored recommendation if there is one, otherwise ``msp``, which needs only logits.
-    In the latter case a note suggests ``ood recommend`` and gives its cost.
+    This is the stored recommendation if there is one, otherwise ``msp``, which needs only logits,
+    or ``knn`` without a classifier. In the latter cases a note suggests ``ood recommend`` and gives
+    its cost.
 
     Raises
     ------
@@ -197,12 +200,13 @@ def default_method(run: OpenRun) -> str:
     if stored is not None:
         run.progress.note(f"method: {stored.method}, recommended for run {run.name}")
         return stored.method
+    usual = DEFAULT_METHOD if run.record.outputs else _DEFAULT_WITHOUT_LOGITS
     run.progress.note(
-        f"method: {DEFAULT_METHOD}, since none is given (--method) and none has been recommended "
+        f"method: {usual}, since none is given (--method) and none has been recommended "
         f"for run {run.name}; to choose one without OOD images: ood recommend --run "
         f"{shlex.quote(run.name)}, which takes {cost_estimate(run)}"
     )
-    return DEFAULT_METHOD
+    return usual
 
 
 def cost_estimate(run: OpenRun) -> str:
@@ -227,9 +231,10 @@ def cost_estimate(run: OpenRun) -> str:
             f" (about {rounded_duration(count / rate)} on {activator.device}, at the speed of the "
             "last one)"
         )
-    zero_shot = bool(record.zero_shot)
-    fits = len(candidates(len(record.blocks), zero_shot=zero_shot))
-    return f"{text} and fits of {fits:,} candidates"
+    tried = candidates(
+        len(record.blocks), zero_shot=bool(record.zero_shot), classifier=record.outputs > 0
+    )
+    return f"{text} and fits of {len(tried):,} candidates"
 
 
 def rounded_duration(seconds: float) -> str:

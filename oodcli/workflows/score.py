@@ -27,7 +27,7 @@ from oodcli.scoring.call import (
     store_normratio,
     store_scores,
 )
-from oodcli.scoring.fitting import FittedMethods, expand_blocks
+from oodcli.scoring.fitting import FittedMethods, expand_blocks, without_logits
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, make_plan
 from oodcli.scoring.sets import NamedSets, benchmark_to_score, check_validation, wanted_sets
@@ -286,6 +286,10 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
             f"--export-activations also writes those of training images, and {run.data_name} has "
             "none; omit it"
         )
+    if request.export_activations is not None and not run.record.outputs:
+        raise InvalidInputError(
+            f"--export-activations also writes the last layer, and run {run.name} has none; omit it"
+        )
     auto = _recommended(run) if AUTO in request.methods else None
     methods = [auto if text == AUTO else text for text in request.methods]
     blocks = range(len(run.record.blocks))
@@ -293,11 +297,13 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
         expand_blocks([text for text in methods if text], blocks),
         zero_shot=bool(run.record.zero_shot),
     )
+    kept, skipped = (specs, {}) if run.record.outputs else without_logits(run.name, specs)
     return Work(
         run,
         wanted_sets(run, request.sets),
-        tuple(specs),
+        tuple(kept),
         auto,
+        skipped=skipped,
         tune=tuple(request.tune),
         tune_ood=request.tune_ood,
         exports=request.export_activations is not None,

@@ -30,9 +30,10 @@ def render_verdicts(result: "PredictResult") -> str:
             f"{shown:,} of {result.counts.total:,} rows: the images with the lowest scores, then "
             "unreadable images; all rows: --output FILE.csv"
         )
+    bare = all(each.predicted is None for each in result.rows)
     table = Table(
         title,
-        _COLUMNS,
+        [each for each in _COLUMNS if not (bare and each.key in ("class", "probability"))],
         [_row(each) for each in result.rows],
         notes=summary(result),
         droppable=("probability", "percentile"),
@@ -50,7 +51,7 @@ def _row(verdict: "Verdict") -> dict[str, Cell]:
     return {
         "path": Cell(verdict.path),
         "class": Cell(verdict.predicted or ""),
-        "probability": Cell(f"{verdict.probability:.4f}"),
+        "probability": Cell("" if verdict.probability is None else f"{verdict.probability:.4f}"),
         "score": Cell(f"{verdict.score:.6g}"),
         "percentile": Cell(f"{verdict.percentile:.2f}"),
         "verdict": Cell(verdict.verdict or "", bold=verdict.verdict == "ood"),

@@ -206,6 +206,85 @@ class FoldingClasses(Body):
 def folding_classes(num_classes):
     return FoldingClasses(nn.Conv2d(6, num_classes, 1))
 
+class Written(Body):
+    """Its last layer is a function of parameters of its own."""
+
+    def __init__(self, num_classes, function, **more):
+        super().__init__(None)
+        self.weight = nn.Parameter(torch.randn(num_classes, 6))
+        self.offset = nn.Parameter(torch.randn(num_classes))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, self.maps(x).mean(dim=(2, 3)))
+
+def functional(num_classes):
+    return Written(num_classes, lambda m, h: F.linear(h, m.weight, m.offset))
+
+def with_at_sign(num_classes):
+    return Written(num_classes, lambda m, h: 3 * (h @ m.weight.T) + m.offset)
+
+def with_addmm(num_classes):
+    return Written(num_classes, lambda m, h: torch.addmm(m.offset, h, m.weight.t()))
+
+def with_einsum(num_classes):
+    return Written(num_classes, lambda m, h: torch.einsum("nd,kd->nk", h, m.weight))
+
+def cosine_by_hand(num_classes):
+    return Written(num_classes, lambda m, h: 9 * F.linear(F.normalize(h), F.normalize(m.weight)))
+
+def cosine_similarity(num_classes):
+    return Written(
+        num_classes, lambda m, h: 9 * F.cosine_similarity(h[:, None], m.weight[None], dim=2)
+    )
+
+def parametrised_by_hand(num_classes):
+    net = functional(num_classes)
+    parametrizations.weight_norm(net, "weight")
+    return net
+
+class Codes(Body):
+    """The weights of its last layer are those of an embedding."""
+
+    def forward(self, x):
+        return F.linear(self.maps(x).mean(dim=(2, 3)), self.fc.weight)
+
+def tied_by_hand(num_classes):
+    return Codes(nn.Embedding(num_classes, 6))
+
+class Outer(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.convs = net.convs
+
+    def forward(self, x):
+        return {"logits": self.net(x)}
+
+def nested_by_hand(num_classes):
+    return Outer(functional(num_classes))
+
+def of_distances(num_classes):
+    return Written(num_classes, lambda m, h: -torch.cdist(h, m.weight))
+
+def one_by_hand(num_classes):
+    return Written(1, lambda m, h: F.linear(h, m.weight, m.offset).squeeze(1))
+
+class Encoder(Body):
+    def forward(self, x):
+        return self.maps(x).mean(dim=(2, 3))
+
+def encoder():
+    return Encoder(None)
+
+class Projected(Body):
+    def forward(self, x):
+        h = self.maps(x).mean(dim=(2, 3))
+        return h, F.normalize(self.fc(h))
+
+def projected():
+    return Projected(nn.Linear(6, 4))
+
 class Named(Body):
     @classmethod
     def from_name(cls, model_name, *, factor=1.0, deep=False, tag: str = "", num_classes=5):
@@ -309,6 +388,98 @@ def test_logits_and_features_are_those_of_the_networks_own_forward_pass(
     torch.testing.assert_close(scored(again, images).logits, found.logits)
     stored = load_head(tmp_path / "weights.safetensors", str(spec))
     torch.testing.assert_close(stored(found.features), own[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("functional", "last layer weight (read as a linear layer: product with weight)"),
+        ("with_at_sign", "product with weight, with a factor or bias after it"),
+        ("with_addmm", "product with weight"),
+        ("with_einsum", "product with weight"),
+        ("cosine_by_hand", "with a factor or bias after it"),
+        ("cosine_similarity", "cosine similarity with weight, with a factor or bias after it"),
+        ("parametrised_by_hand", "product with parametrizations.weight.original1"),
+        ("tied_by_hand", "product with fc.weight"),
+        ("nested_by_hand", "product with net.weight); output logits of the dict"),
+    ],
+)
+def test_a_last_layer_may_be_a_function(
+    nets: str, tmp_path: Path, function: str, said: str
+) -> None:
+    module = built(nets, function, 5)
+    spec = parse_architecture(f"{nets}:{function}", side=32)
+    assert said in spec.architecture.text
+    network, _ = load_with_remarks(spec, module.state_dict())
+    assert (network.num_classes, network.head_path) == (5, "read_as")
+    images = pixels()
+    found = scored(network, images)
+    features = mean_of_maps(module, normalised(images))
+    with torch.no_grad():
+        (own,) = leaves(module(normalised(images))).values()
+    unit = function.startswith("cosine")
+    torch.testing.assert_close(
+        found.features, F.normalize(features) if unit else features, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(found.logits, own, rtol=1e-4, atol=1e-5)
+    # A run that is stored, whole or with some of the classes, gives the same network again.
+    for rows in ([0, 1, 2, 3, 4], [3, 1]):
+        kept = network.restricted(rows)
+        save_weights(kept, tmp_path / "weights.safetensors")
+        again = load_run_network(
+            tmp_path / "weights.safetensors", str(spec), kept.num_classes, size=(32, 32)
+        )
+        assert again.digest == kept.digest
+        torch.testing.assert_close(scored(again, images).logits, own[:, rows], rtol=1e-4, atol=1e-5)
+
+
+def test_one_logit_of_a_function_becomes_two(nets: str) -> None:
+    module = built(nets, "one_by_hand", 1)
+    network, _ = load_with_remarks(
+        parse_architecture(f"{nets}:one_by_hand", side=32), module.state_dict()
+    )
+    with torch.no_grad():
+        own = module(normalised(pixels())).sigmoid()
+    found = scored(network, pixels()).logits.softmax(dim=1)[:, 1]
+    torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
+
+
+def test_says_what_was_looked_for_where_logits_are_not_linear(nets: str) -> None:
+    with pytest.raises(InvalidInputError, match="a matrix product or cosine similarity with"):
+        parse_architecture(f"{nets}:of_distances", side=32)
+
+
+@pytest.mark.parametrize(
+    ("function", "output", "said"),
+    [
+        ("encoder", "", "no classifier: its features are its output, 6 numbers"),
+        ("projected", "", "output 0 of the tuple that it returns, 6 numbers; other features: "),
+        ("projected", "1", "output 1 of the tuple that it returns, 4 numbers"),
+    ],
+)
+def test_what_an_encoder_returns_are_its_features(
+    nets: str, tmp_path: Path, function: str, output: str, said: str
+) -> None:
+    module = built(nets, function)
+    arch = f"{nets}:{function}" if not output else with_output(f"{nets}:{function}", output)
+    spec = parse_architecture(arch, side=32)
+    assert said in spec.architecture.text
+    network, _ = load_with_remarks(spec, module.state_dict(), classifier="if there")
+    assert network.num_classes == 0
+    save_weights(network, tmp_path / "weights.safetensors")
+    again = load_run_network(tmp_path / "weights.safetensors", str(spec), 0, size=(32, 32))
+    assert again.digest == network.digest
+    found = scored(again, pixels())
+    with torch.no_grad():
+        own = module(normalised(pixels()))
+    own = own if function == "encoder" else own[int(output or 0)]
+    width = own.shape[1]
+    assert (width, found.logits.shape) == (4 if output else 6, (4, 0))
+    torch.testing.assert_close(found.features, own, rtol=1e-4, atol=1e-5)
+    assert found.predictions.tolist() == [-1] * 4
+    # A probe is an ordinary last layer of it.
+    probed = again.with_last_layer(torch.ones(3, width), torch.zeros(3))
+    torch.testing.assert_close(scored(probed, pixels()).logits[:, 0], own.sum(1))
 
 
 def test_of_an_mlp_the_last_layer_counts(nets: str) -> None:
