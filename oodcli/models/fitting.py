@@ -251,7 +251,11 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
     last = _of_layer(module.state_dict(), known)
     if classifier == "aside" or (classifier == "if there" and not last.keys() & ours.keys()):
-        return _bare(ours, module, last, known, remarks)
+        fit = _bare(ours, module, last, known, remarks)
+        named = [name for name in ours if _may_classify(name, ours[name], last)]
+        if classifier == "aside" or not named:
+            return fit
+        return replace(fit, misfit=_misfit(ours, _shapes(module)))
     rows = _rows(ours, *where)
     if original is None:
         if not spec.architecture.head_has_bias and f"{head}.weight" in ours:
@@ -269,6 +273,18 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
     elif scale in ours:
         text_embeddings(module, head)
     return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)
+
+
+def _may_classify(name: str, tensor: Tensor, last: Mapping[str, Tensor]) -> bool:
+    """Tell whether a tensor may be a last layer whose name is not known.
+
+    It is the weight of a module beside the others, and has columns for the features; a projection
+    head of several layers has a number in its names.
+    """
+    widths = {each.shape[-1] for each in last.values() if each.dim() == 2}
+    path, _, leaf = name.rpartition(".")
+    own = leaf == "weight" and "." not in path and tensor.dim() == 2
+    return own and tensor.shape[1] in widths
 
 
 def _outputs(spec: ArchitectureSpec, state: Mapping[str, Tensor], rows: int) -> int:

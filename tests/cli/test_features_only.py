@@ -141,6 +141,20 @@ def test_an_export_of_features_has_score_and_verdict(
     assert described["verification"]["score"]["relative"] < 1e-4
 
 
+def test_a_last_layer_of_an_unknown_name_is_not_ignored(ood: Ood, tmp_path: Path) -> None:
+    state = parse_architecture(ARCH).build(2).state_dict()
+    named = {n.replace("fc.", "verdicts."): tensor for n, tensor in state.items()}
+    torch.save(named, tmp_path / "named.pth")
+    argv = ["import", tmp_path / "named.pth", "--arch", ARCH, "--data", tree(tmp_path / "colours")]
+    code, _, err = ood(*argv)
+    assert code == 1
+    said = " ".join(err.split())
+    assert "missing: fc.weight, fc.bias; unexpected: verdicts.weight, verdicts.bias" in said
+    code, _, err = ood(*argv, "--features-only")
+    assert code == 0, err
+    assert "ignored: verdicts.weight, verdicts.bias" in " ".join(err.split())
+
+
 def test_a_classifier_is_left_aside_where_that_is_asked_for(ood: Ood, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(parse_architecture(ARCH).build(7).state_dict(), tmp_path / "seven.pth")

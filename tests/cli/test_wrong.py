@@ -352,7 +352,8 @@ def test_a_checkpoint_of_another_network_or_class_count(
     message = says(ood, "import", weights, "--arch", "resnet18:width=2", "--data", "digits")
     assert message.endswith(
         "has 2 classes and digits has 6; name the data it was trained on: --data; or all classes "
-        "of the network, one per line in the order of its outputs: --classes FILE"
+        "of the network, one per line in the order of its outputs: --classes FILE; or else, fit a "
+        "linear layer (--probe), or use its features alone (--features-only)"
     )
     assert sorted(p.name for p in (tmp_path / "store" / "runs").iterdir()) == ["tiny"]
 

@@ -188,7 +188,7 @@ def mean(maps: Tensor) -> Tensor:
         (lambda n, x: (mean(x), x), "the logits of own are not the output of a linear layer"),
         (lambda n, x: "fc", "returns no tensor for 2 images, not logits (n, k)"),
         (lambda n, x: n.conv(x), "returns (2, 5, 60, 60) for 2 images, not logits (n, k)"),
-        (lambda n, x: mean(n.conv(x).relu()), "are not the output of a linear layer; end it with"),
+        (lambda n, x: mean(n.conv(x).relu()), "are not the output of a linear layer, nor of"),
         (lambda n, x: n.fc(mean(x)).softmax(1), "of the linear layer fc, but changed after it"),
         (
             lambda n, x: n.fc(mean(x)).square_(),
