@@ -252,7 +252,8 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
     last = _of_layer(module.state_dict(), known)
     if classifier == "aside" or (classifier == "if there" and not last.keys() & ours.keys()):
         fit = _bare(ours, module, last, known, remarks)
-        named = [name for name in ours if _may_classify(name, ours[name], last)]
+        unknown = ours.keys() - module.state_dict().keys()
+        named = [name for name in unknown if _may_classify(name, ours[name], last)]
         if classifier == "aside" or not named:
             return fit
         return replace(fit, misfit=_misfit(ours, _shapes(module)))

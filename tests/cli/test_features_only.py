@@ -12,7 +12,7 @@ import torch
 from oodcli import load_run
 from oodcli.methods import METHODS, parse_methods
 from oodcli.models import parse_architecture
-from oodcli.scoring.fitting import for_every_block
+from oodcli.scoring.fitting import expand_blocks
 from tests.support.cli import Ood, flat, tree
 
 ARCH = "resnet18:width=2"
@@ -59,7 +59,7 @@ def test_an_encoder_is_scored_by_its_features(ood: Ood, encoder: Path) -> None:
     skipped = table["left_out"]
     assert scored | (set(OF_FEATURES) & set(skipped)) == set(OF_FEATURES)
     assert {"knn", "mds++", "residual", "featurenorm", "gmm", "maxcosine"} <= scored
-    every = {spec.canonical for spec in parse_methods(for_every_block([], range(1)))}
+    every = {spec.canonical for spec in parse_methods(expand_blocks([], range(1)))}
     assert set(skipped) | scored == every
     assert skipped["msp"] == "it needs logits, and the network has no classifier"
     assert [run["id_accuracy"] for run in table["runs"]] == [None]
@@ -104,7 +104,7 @@ def test_what_needs_logits_is_refused_in_a_line(
 def test_images_are_judged_without_class_and_probability(ood: Ood, encoder: Path) -> None:
     code, out, err = ood("predict", encoder)
     assert code == 0, err
-    assert "method: knn, as none was named" in " ".join(err.split())
+    assert "method: knn, since none is given" in " ".join(err.split())
     assert "probability" not in out
     rows = [
         json.loads(line) for line in ood("predict", encoder, "--format", "jsonl")[1].splitlines()
