@@ -156,7 +156,7 @@ def test_the_table_shows_few_images_and_of_many_the_least_known(
     flat(incoming / "many", n=60)
     code, out, err = ood("predict", incoming, "--method", "energy", "--threshold", "1e9")
     assert (code, err.count("threshold")) == (0, 0)
-    assert "the 42 rows of 93 to look at first" in " ".join(out.split())
+    assert "42 of 93 rows: the images with the lowest scores" in " ".join(out.split())
     assert "note: threshold 1e+09, as given: 0.00 % of 24 test images of colours" in out
 
 
@@ -555,7 +555,7 @@ def test_a_night_of_unreadable_files_is_an_error_after_its_rows(
     (night / "new.png").write_bytes(b"x")
     code, _, err = ood(*options)
     assert code == 1
-    assert "none of 1 images could be judged" in err
+    assert "none of 1 image could be judged" in err
 
 
 def test_images_of_every_kind_are_seen_alike(ood: Ood, tiny: Path, tmp_path: Path) -> None:
