@@ -157,7 +157,7 @@ def test_the_table_shows_few_images_and_of_many_the_least_known(
     code, out, err = ood("predict", incoming, "--method", "energy", "--threshold", "1e9")
     assert (code, err.count("threshold")) == (0, 0)
     assert "42 of 93 rows: the images with the lowest scores" in " ".join(out.split())
-    assert "note: threshold 1e+09, as given: 0.00 % of 24 test images of colours" in out
+    assert "note: threshold 1e+09, as given: it accepts 0.00 % of 24 test images of colours" in out
 
 
 def test_the_exit_code_tells_a_share_far_above_the_expected_from_single_images(
