@@ -126,4 +126,4 @@ def test_a_network_of_more_classes_than_are_named_is_refused(
     code, _, err = ood(*argv, "--classes", tmp_path / "names.txt")
     assert code == 1
     assert "has 5 classes and" in err
-    assert "names 3; name" in " ".join(err.split())
+    assert "names.txt has 3; name" in " ".join(err.split())
