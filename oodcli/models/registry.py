@@ -97,8 +97,9 @@ def parse_architecture(spec: str, *, side: int | None = None, config: str = "") 
     if spec == ONNX:
         if not config:
             raise InvalidInputError(
-                f"{ONNX} is the architecture of a network in a file; give the file, and omit "
-                "--arch: ood import model.onnx --data DATA"
+                f"{ONNX} is the architecture of a network in a file, which runs outside of torch: "
+                "it can be imported (ood import model.onnx --data DATA, without --arch), but not "
+                "trained"
             )
         return onnx_architecture(config).spec({})
     if is_external(spec):

@@ -149,4 +149,7 @@ def test_a_file_of_many_classes_is_imported_for_some(
     assert code == 2
     assert "Missing option '--arch': give it, or a file that holds a whole network" in err
     code, _, err = ood("train", "--data", images[0], "--arch", "onnx")
-    assert "onnx is the architecture of a network in a file; give the file" in err
+    assert "onnx is the architecture of a network in a file, which runs outside of torch" in err
+    code, _, err = ood("train", "--data", images[0], "--init", "net")
+    assert code == 1
+    assert "(ood import model.onnx --data DATA, without --arch), but not trained" in err
