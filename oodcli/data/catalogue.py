@@ -8,6 +8,7 @@ from typing import Any
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
 from oodcli.data.download import wanted_files
 from oodcli.data.known import KnownDataset
+from oodcli.data.opening import is_present
 from oodcli.data.own_names import RegisteredDataset, registered
 from oodcli.data.registry import DATASETS
 from oodcli.records import as_json
@@ -152,7 +153,7 @@ def list_datasets(store: Store) -> Listing:
             images={},
             download_bytes=0,
             disk_bytes=0,
-            present=entry.path.exists(),
+            present=is_present(entry.path),
             location=str(entry.path),
             benchmarks=(),
             files=(),

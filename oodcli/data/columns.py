@@ -1,4 +1,4 @@
-"""Which columns of a table, or arrays of a file, have what; written behind a path or an option."""
+"""What is written around the paths of images: columns of tables behind them, parts before them."""
 
 import re
 from dataclasses import dataclass
@@ -79,3 +79,41 @@ def without_columns(spec: str) -> tuple[str, Columns | None]:
     """
     found = _WITH_COLUMNS.fullmatch(spec)
     return (found["path"], Columns.of(found["columns"])) if found else (spec, None)
+
+
+_PARTS = re.compile(r"(?:(?P<name>[^/=,]+)=)?(?P<parts>(?:train|val|test)=.+)", re.DOTALL)
+_NEXT_PART = re.compile(r",(?=(?:train|val|test)=)")
+
+
+def divided_parts(spec: str) -> tuple[str | None, dict[str, str]] | None:
+    """Divide ``NAME=train=PATH,test=PATH`` into the name, if there is one, and the parts.
+
+    Parameters
+    ----------
+    spec
+        The text. One part alone is the name of a data set and its path.
+
+    Returns
+    -------
+    tuple
+        None if the text is anything else.
+
+    Raises
+    ------
+    InvalidInputError
+        If a part is named twice.
+
+    Examples
+    --------
+    >>> divided_parts("pets=train=a.txt,test=b.csv:label=kind")
+    ('pets', {'train': 'a.txt', 'test': 'b.csv:label=kind'})
+    >>> divided_parts("train=a.txt")
+    """
+    found = _PARTS.fullmatch(spec)
+    pieces = [] if found is None else _NEXT_PART.split(found["parts"])
+    if found is None or len(pieces) < 2:
+        return None
+    parts = {part: path for part, _, path in (piece.partition("=") for piece in pieces)}
+    if len(parts) < len(pieces):
+        raise InvalidInputError(f"{spec} names a part twice; name each of train, val, test once")
+    return found["name"], parts

@@ -1,7 +1,6 @@
 """The only place where data sets are opened: known, registered, or named by a path."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from oodcli.data.columns import divided_parts
 from oodcli.data.dataset import Dataset
 from oodcli.data.formats import cifar, openood
 from oodcli.data.formats.openood import OpenOODTree
@@ -107,6 +107,13 @@ def is_named(spec: str, store: Store) -> bool:
     return spec in DATASETS or spec in registered(store) or _divided_parts(spec) is not None
 
 
+def is_present(path: Path) -> bool:
+    """Return whether the path of a registered data set, or each of its parts, is there."""
+    parts = None if path.exists() else divided_parts(str(path))
+    paths = [path] if parts is None else [_named_path(each)[1] for each in parts[1].values()]
+    return all(map(is_there, paths))
+
+
 def check_dataset_name(name: str, store: Store) -> None:
     """Refuse a name that stands for no data set.
 
@@ -150,23 +157,20 @@ def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
     return published or _open_own(name, path, store, role=role, columns=columns)
 
 
-_PART = re.compile(r"(train|val|test)=(.+)", re.DOTALL)
-_PARTS = re.compile(r"(?:(?P<name>[^/=,]+)=)?(?P<parts>(?:train|val|test)=.+)", re.DOTALL)
-_NEXT_PART = re.compile(r",(?=(?:train|val|test)=)")
-
-
 def _divided_parts(spec: str) -> tuple[str | None, dict[str, str]] | None:
-    """Divide ``NAME=train=PATH,test=PATH``; None if the text is anything else."""
-    found = _PARTS.fullmatch(spec)
-    pieces = [] if found is None else _NEXT_PART.split(found["parts"])
-    # One part alone is a name and its path.
-    if found is None or len(pieces) < 2 or os.path.lexists(spec):
-        return None
-    matches = [match for match in map(_PART.fullmatch, pieces) if match is not None]
-    parts = {match[1]: match[2] for match in matches}
-    if len(parts) < len(pieces):
-        raise InvalidInputError(f"{spec} names a part twice; name each of train, val, test once")
-    return found["name"], parts
+    """Divide ``NAME=train=PATH,test=PATH``; None if that is a path or anything else."""
+    return None if os.path.lexists(spec) else divided_parts(spec)
+
+
+def absolute_parts(parts: Mapping[str, str]) -> str:
+    """Write the parts of a data set as they are opened from any folder.
+
+    Parameters
+    ----------
+    parts
+        Path and columns of every part.
+    """
+    return ",".join(f"{part}={_again(path)}" for part, path in parts.items())
 
 
 def _open_parts(
@@ -185,7 +189,7 @@ def _open_parts(
                 "one part"
             )
     called = name or next(iter(opened.values())).name
-    again = ",".join(f"{part}={_again(path)}" for part, path in paths.items())
+    again = absolute_parts(paths)
     spec = again if name is None else f"{name}={again}"
     whole = {part: next(iter(each.parts.values())) for part, each in opened.items()}
     if role == "ood":
@@ -353,7 +357,7 @@ def _open_registered(
     own: RegisteredDataset, store: Store, *, role: Literal["id", "ood"]
 ) -> Dataset:
     """Open what ``datasets.toml`` names."""
-    if not is_there(own.path):
+    if not is_there(own.path) and divided_parts(str(own.path)) is None:
         raise MissingArtifactError(
             f"{own.name} is registered at {own.path}, which does not exist; correct {FILE} in the "
             f"store, or forget it: ood datasets remove {own.name}"

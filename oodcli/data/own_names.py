@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oodcli.data.columns import Columns
+from oodcli.data.columns import Columns, divided_parts
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import reading, regular
 from oodcli.store.store import Store, atomic_write
@@ -52,7 +52,7 @@ class RegisteredDataset:
     name
         The name.
     path
-        A folder, an image list, an ``.npz`` or an ``.npy`` file.
+        Anything that a reader opens; or ``train=PATH,test=PATH``, whose parts lie apart.
     labels
         File with the class of every image of an ``.npy`` file.
     root
@@ -194,4 +194,8 @@ def _entry(file: Path, name: str, table: object) -> RegisteredDataset:
     }
     with reading(f"{file}: {name}", wrong="is wrong", cure="correct it", error=InvalidInputError):
         columns = Columns.of(table["columns"]) if "columns" in table else None
+    parts = divided_parts(table["path"])
+    if parts is not None:
+        each = (f"{part}={file.parent / os.path.expanduser(at)}" for part, at in parts[1].items())  # noqa: PTH111
+        paths["path"] = Path(",".join(each))
     return RegisteredDataset(name, **paths, columns=columns)

@@ -9,12 +9,12 @@ import numpy as np
 
 from oodcli.data import BENCHMARKS, DATASETS, View, prepare
 from oodcli.data.benchmarks import Benchmark, own_benchmark
-from oodcli.data.columns import Columns
+from oodcli.data.columns import Columns, divided_parts, without_columns
 from oodcli.data.dataset import Dataset, take
 from oodcli.data.download import JOBS, MissingFile, WantedFile, fetch, wanted_files
 from oodcli.data.formats import openood
 from oodcli.data.formats.openood import OpenOODTree
-from oodcli.data.opening import check_dataset_name, open_in_any_role
+from oodcli.data.opening import absolute_parts, check_dataset_name, open_in_any_role
 from oodcli.data.own_names import RegisteredDataset, forget, register, registered
 from oodcli.data.readers import is_there
 from oodcli.data.sheet import COLUMNS, contact_sheet
@@ -161,7 +161,7 @@ def add_dataset(
     name
         The name; ``openood`` for the folder ``data`` of OpenOOD, with all its sets and lists.
     path
-        Anything that a reader opens.
+        Anything that a reader opens, with columns behind it or not; or ``train=PATH,test=PATH``.
     labels
         For an ``.npy`` file, an array of class indices; for a folder, a list or table of its files.
     root
@@ -187,16 +187,25 @@ def add_dataset(
         raise InvalidInputError(f"{name!r} comes with ood; give yours another name")
     if known is None and name in BENCHMARKS:
         raise InvalidInputError(f"{name!r} is the name of a benchmark; give yours another")
-    for given in (path, labels, root):
+    parts = None if path.exists() else divided_parts(str(path))
+    if parts is None and columns is None and not is_there(path):
+        text, columns = without_columns(str(path))
+        path = Path(text)
+    for given in (None if parts else path, labels, root):
         if given is not None and not is_there(given):
             raise MissingArtifactError(f"no folder or file {given}; check the path")
+    if parts is not None and (known is not None or columns is not None):
+        raise InvalidInputError(
+            f"{path} are parts that lie apart; give them a name of your own, and name columns "
+            "behind each: train=FILE.csv:label=NAME"
+        )
     if name == openood.NAME:
         return _add_tree(store, path)
     if labels is not None and path.is_dir():
         path, labels, root = labels, None, path
     entry = RegisteredDataset(
         name,
-        path.absolute(),
+        path.absolute() if parts is None else Path(absolute_parts(parts[1])),
         None if labels is None else labels.absolute(),
         None if root is None else root.absolute(),
         columns,

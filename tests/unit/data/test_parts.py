@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from oodcli.data import open_dataset
+from oodcli.data.catalogue import list_datasets
 from oodcli.data.columns import Columns
 from oodcli.data.opening import with_columns
 from oodcli.data.own_names import RegisteredDataset, register, registered
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, MissingArtifactError
+from oodcli.workflows.datasets import add_dataset
 
 
 @pytest.fixture
@@ -82,6 +84,27 @@ def test_columns_are_written_behind_every_table(folder):
         with_columns("label=kind", ["digits", "a.txt"])
     with pytest.raises(InvalidInputError, match="'kind' does not name one"):
         with_columns("kind", ["a.csv"])
+
+
+def test_parts_and_columns_behind_a_path_are_stored_with_a_name(folder, store):
+    dataset = add_dataset(store, "pets", Path("train=img,test=b.csv:path=file,label=kind"))
+    assert labels(dataset) == {"train": [0, 0, 1, 1], "test": [1]}
+    stored = RegisteredDataset(
+        "pets", Path(f"train={folder}/img,test={folder}/b.csv:path=file,label=kind")
+    )
+    assert registered(store)["pets"] == stored
+    assert (dataset.name, dataset.spec) == ("pets", "pets")
+    rows = {row.name: row for row in list_datasets(store).datasets}
+    assert rows["pets"].present
+    (folder / "b.csv").rename(folder / "c.csv")
+    rows = {row.name: row for row in list_datasets(store).datasets}
+    assert not rows["pets"].present
+    with pytest.raises(MissingArtifactError, match=r"no folder or file .*b\.csv"):
+        open_dataset("pets", store)
+    assert add_dataset(store, "cats", Path("c.csv:label=kind")).class_names == ("dog",)
+    with pytest.raises(InvalidInputError, match="give them a name of your own"):
+        add_dataset(store, "cifar10", Path("train=img,test=img"))
+    assert list(registered(store)) == ["pets", "cats"]
 
 
 def test_columns_are_stored_with_a_name(folder, store):
