@@ -185,7 +185,7 @@ def _read(
     dataset, outputs, order = _in_folder_order(request, dataset, outputs)
     # The file is read first: the import of timm takes seconds.
     made: ZeroShot | None = None
-    if names_clip(request.arch) and not request.probe:
+    if names_clip(request.arch) and not (request.probe or request.features_only):
         source, checkpoint, made = _both_towers(request, classifier)
     else:
         source, checkpoint = _weights(request, dataset, outputs.count)

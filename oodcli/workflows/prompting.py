@@ -92,9 +92,13 @@ def prompting_for(
         "--negative-prompt": request.negative_prompts,
     }
     named = next((option for option, value in given.items() if value), None)
-    if not names_clip(request.arch) or request.probe:
+    if not names_clip(request.arch) or request.probe or request.features_only:
         if named is not None:
-            why = "--probe fits a last layer to images" if request.probe else "this one was trained"
+            why = "this one was trained"
+            if request.probe:
+                why = "--probe fits a last layer to images"
+            elif request.features_only:
+                why = "--features-only has no last layer"
             raise InvalidInputError(
                 f"{named} is for the text embeddings of a zero-shot classifier, and {why}; leave "
                 "it out, or name a CLIP network: --arch open_clip:MODEL:TAG"

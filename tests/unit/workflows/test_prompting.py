@@ -101,3 +101,4 @@ def test_options_of_prompts_are_refused_for_other_networks() -> None:
     message = refusal(probe=True, class_names=Path("x"))
     assert "--class-names is for the text embeddings" in message
     assert "--probe fits a last layer to images" in message
+    assert "--features-only has no last layer" in refusal(features_only=True, prompts="{}")
