@@ -95,7 +95,8 @@ _STARTS = (
 
 def extension_of(content: bytes) -> str:
     """Return the ending of the name of an image file, by its first bytes; empty if unknown."""
-    return next((ending for start, ending in _STARTS if content.startswith(start)), "")
+    known = next((ending for start, ending in _STARTS if content.startswith(start)), "")
+    return known or FORMATS.get(_name_of(content[:_HEAD_BYTES]) or "", ("",))[0]
 
 
 def open_image(stream: IO[bytes]) -> Image.Image:

@@ -208,3 +208,9 @@ def test_the_linter_bans_every_other_door(code):
     )  # fmt: skip
     assert told.returncode == 1
     assert "TID251" in told.stdout
+
+
+def test_bytes_of_formats_of_packages_get_their_ending():
+    contents = (b"\0\0\0\x20ftypavif", b"\0\0\0\x18ftypheic", b"\xff\x0a", b"%PDF", b"\xff\xd8\xff")
+    endings = [pillow.extension_of(content) for content in contents]
+    assert endings == [".avif", ".heic", ".jxl", "", ".jpg"]
