@@ -375,7 +375,7 @@ def _shaped_outputs(
     shaped = {key: tensor for key, tensor in given.items() if _is_shaped(tensor)}
     if not shaped:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given.values()) or "no tensor"
-        raise _OtherSizeError(f"gives {shapes} for {_IMAGES} images, not logits (n, k)")
+        raise _OtherSizeError(f"returns {shapes} for {_IMAGES} images, not logits (n, k)")
     return given, shaped
 
 
