@@ -22,6 +22,7 @@ from oodcli.activations import Activations, predicted
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.models.clip_tower import ImageTower
 from oodcli.models.heads import UnitFeatureLinear
+from oodcli.models.hooks import apply_edit, record_input, record_map, record_norm
 from oodcli.models.layout import Layout
 from oodcli.models.network import Network
 from oodcli.probes import Edit, Learner, Output, Probe
@@ -36,29 +37,6 @@ _SMALLEST_BATCH = 8
 # for the slowest thread, which costs more than the threads save, and a hundred times more if
 # another program uses the same cores.
 _SINGLE_THREAD_WORK = 2**27
-
-
-def feature_norm(maps: Tensor) -> Tensor:
-    """Return the FeatureNorm of every image: the mean over channels of the L2 norm of the ReLU.
-
-    Parameters
-    ----------
-    maps
-        Output of a block, ``(n, c, h, w)``; not changed.
-
-    Returns
-    -------
-    Tensor
-        float32, ``(n,)``.
-
-    References
-    ----------
-    Yu, Shin, Lee, Jun, Lee. "Block Selection Method for Using Feature Norm in Out-of-Distribution
-    Detection". CVPR 2023, arXiv:2212.02295.
-    """
-    # In float32 for all types: a sum of many squares in bfloat16 would stop growing.
-    squares = maps.clamp(min=0).float().square_()  # in place on the copy that clamp returns
-    return squares.sum(dim=(2, 3)).sqrt().mean(dim=1)
 
 
 class ReadyNetwork:
@@ -603,11 +581,11 @@ class _Forward:
 
             for path, change in edit.items():
                 self._check_nchw(path)
-                hook(path, partial(_apply_edit, change))
+                hook(path, partial(apply_edit, change))
             for path in keep:
                 if torch.is_grad_enabled():
                     self._check_nchw(path)
-                hook(path, partial(_record_map, maps, path, self._layout_at(path)))
+                hook(path, partial(record_map, maps, path, self._layout_at(path)))
             if norms is not None:
                 for name, path in self.blocks.items():
                     hook(path, partial(record_norm, norms, name, self._network.layout(name)))
@@ -641,48 +619,6 @@ class _Forward:
         """Scale pixels to 0 to 1 and normalise them, in float32 on the device."""
         batch = batch.to(self._device, non_blocking=True).contiguous(memory_format=self._layout)
         return batch.float().div_(255).sub_(self._mean).div_(self._std)
-
-
-def _apply_edit(change: Edit, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-    return change(output)
-
-
-def _record_map(
-    maps: dict[str, Tensor],
-    path: str,
-    layout: Layout,
-    _module: nn.Module,
-    _inputs: object,
-    output: Tensor,
-) -> None:
-    maps[path] = layout.maps(output)
-
-
-def record_norm(
-    norms: dict[str, Tensor],
-    name: str,
-    layout: Layout,
-    _module: nn.Module,
-    _inputs: object,
-    output: Tensor,
-) -> None:
-    """Record the FeatureNorm of the output of a block; a forward hook.
-
-    Parameters
-    ----------
-    norms
-        Gets the FeatureNorm, ``(n,)``, under the name of the block.
-    name
-        Name of the block.
-    layout
-        Layout of its output.
-    """
-    norms[name] = feature_norm(layout.maps(output))
-
-
-def record_input(features: list[Tensor], _module: nn.Module, inputs: tuple[Tensor]) -> None:
-    """Append the input of the last layer to a list; a forward pre-hook."""
-    features.append(inputs[0])
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from oodcli.activations import predicted
-from oodcli.models.extraction import feature_norm, record_input, record_norm
 from oodcli.models.heads import UnitFeatureLinear
+from oodcli.models.hooks import feature_norm, record_input, record_norm
 from oodcli.models.network import Network
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError
 from oodcli.models import Network, load_into, parse_architecture, read_state
-from oodcli.models.extraction import ReadyNetwork, extract, feature_norm, read_ahead
+from oodcli.models.extraction import ReadyNetwork, extract, read_ahead
+from oodcli.models.hooks import feature_norm
 
 MakeNetwork = Callable[..., Network]
 Pixels = NDArray[np.uint8]
