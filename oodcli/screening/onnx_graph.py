@@ -278,6 +278,12 @@ def batch_of(network: Network) -> int | None:
     return module.form.batch if isinstance(module, OnnxNetwork) else None
 
 
+def is_half(network: Network) -> bool:
+    """Return whether a network computes in float16."""
+    module = network.module
+    return isinstance(module, OnnxNetwork) and module.form.dtype == "float16"
+
+
 def annotate(onnx: Any, model: Any, description: Mapping[str, Any]) -> None:  # noqa: ANN401
     """Add metadata to a model.
 
