@@ -525,13 +525,26 @@ def _structure(
     """
     find = partial(find_structure, name=text, side=side, output=output, inventory=inventory)
     try:
-        return find(make(_CLASSES), classes=_CLASSES)
+        return find(_varied(make(_CLASSES)), classes=_CLASSES)
     except InvalidInputError as error:
         with contextlib.suppress(InvalidInputError):
-            return find(make(1), classes=1)
+            return find(_varied(make(1)), classes=1)
         with contextlib.suppress(InvalidInputError):
-            return replace(find(make(_CLASSES), classes=_CLASSES, encoder=True), bare=str(error))
+            found = find(_varied(make(_CLASSES)), classes=_CLASSES, encoder=True)
+            return replace(found, bare=str(error))
         raise
+
+
+def _varied(module: nn.Module) -> nn.Module:
+    """Fill weights that are all zero or not finite with noise, so that they can be followed.
+
+    Weights of a last layer are often built as ``torch.zeros`` or ``torch.empty``.
+    """
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.dim() > 1 and not (weight.any() and weight.isfinite().all()):
+                nn.init.normal_(weight, std=0.1)
+    return module
 
 
 def _give_head(module: nn.Module, path: str, num_classes: int) -> None:

@@ -221,6 +221,11 @@ class Written(Body):
 def functional(num_classes):
     return Written(num_classes, lambda m, h: F.linear(h, m.weight, m.offset))
 
+def built_of_zeros(num_classes):
+    net = functional(num_classes)
+    nn.init.zeros_(net.weight)
+    return net
+
 def with_at_sign(num_classes):
     return Written(num_classes, lambda m, h: 3 * (h @ m.weight.T) + m.offset)
 
@@ -394,6 +399,7 @@ def test_logits_and_features_are_those_of_the_networks_own_forward_pass(
     ("function", "said"),
     [
         ("functional", "last layer weight (read as a linear layer: product with weight)"),
+        ("built_of_zeros", "product with weight"),
         ("with_at_sign", "product with weight, with a factor or bias after it"),
         ("with_addmm", "product with weight"),
         ("with_einsum", "product with weight"),
