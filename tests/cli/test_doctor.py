@@ -141,7 +141,9 @@ def test_runs_whose_results_are_doubtful_are_remarks(
     folder.write(replace(record, training={"test": right}))
     write_json(folder.recommendation, {"weights": record.weights})
     monkeypatch.delenv("OOD_RUN", raising=False)
-    assert found(ood)[1]["remarks"] == []
+    # Whether an extra is half installed depends on the machine that tests.
+    remarks = found(ood)[1]["remarks"]
+    assert [text for text in remarks if not text.startswith("extra ")] == []
 
     warning = "accuracy was 1.00 %, no better than chance (50.00 %)"
     doubtful = replace(
