@@ -130,7 +130,7 @@ WEBDATASET = Reader(
     "a shard of a WebDataset",
     (
         "WebDataset: `.tar` with images and labels (`.cls`, `.txt`, `.json`) under one key; a "
-        "folder or pattern (`shard-{000000..000099}.tar`) of such files",
+        "folder, a pattern (`shard-{000000..000099}.tar`) or a `.txt` list of such files",
         "one set; or a data set with the parts that the shards are named after "
         "(`train-000000.tar`)",
     ),
@@ -166,7 +166,7 @@ FOLDER = Reader(
     walked=True,
 )
 # In the order in which they are asked.
-OWN = (NPZ, NPY, LIST, TABLE, PARQUET, SAVED, HDF5, WEBDATASET, ARCHIVE, METADATA)
+OWN = (NPZ, NPY, PARQUET, SAVED, HDF5, WEBDATASET, LIST, TABLE, ARCHIVE, METADATA)
 BUILT_IN = (*OWN, FOLDER)
 
 

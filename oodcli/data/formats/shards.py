@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from oodcli.data.decoding.files import is_image_name, list_folder
 from oodcli.data.reader import Place, has_pattern, matching
 from oodcli.errors import InvalidInputError
+from oodcli.files import reading
+from oodcli.text import printable
 
 PART_NAMES = ("train", "val", "test")
 _PARTS = {
@@ -120,8 +122,9 @@ def find_shards(path: Path, suffixes: Sequence[str]) -> Shards:
     Parameters
     ----------
     path
-        A file; a folder, of which all files below count; or a pattern, as
-        :func:`oodcli.data.reader.matching` takes it.
+        A file; a folder, of which all files below count; a pattern, as
+        :func:`oodcli.data.reader.matching` takes it; or a ``.txt`` list of files, one per line,
+        absolute or relative to the folder of the list.
     suffixes
         Endings of the names of such files, in lower case.
 
@@ -135,9 +138,53 @@ def find_shards(path: Path, suffixes: Sequence[str]) -> Shards:
         if not files:
             raise InvalidInputError(f"folder {path} has no {' or '.join(suffixes)} files")
         return Shards(path, files)
+    if path.exists() and lists_shards(Place(path), suffixes):
+        return _together(_listed(path, suffixes))
     if path.exists() or not has_pattern(path):
         return Shards(path.parent, (path.name,))
-    found = [str(each) for each in matching(path)]
+    return _together([str(each) for each in matching(path)])
+
+
+def lists_shards(place: Place, suffixes: Sequence[str]) -> bool:
+    """Return whether a file is a ``.txt`` list whose first line names a file of some endings.
+
+    Parameters
+    ----------
+    place
+        What may be such a list.
+    suffixes
+        The endings, in lower case.
+    """
+    if not (place.is_file and place.ends_with(".txt")):
+        return False
+    first = next((line for line in place.head.splitlines() if _is_entry(line)), b"")
+    return _ends(first.decode("utf-8", "surrogateescape").strip(), suffixes)
+
+
+def _is_entry(line: bytes) -> bool:
+    return bool(line.strip()) and not line.startswith(b"#")
+
+
+def _listed(path: Path, suffixes: Sequence[str]) -> list[str]:
+    """Return the files that a list names; each exists."""
+    with reading(path, cure="write one file per line", error=InvalidInputError):
+        lines = path.read_bytes().splitlines()
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not _is_entry(line):
+            continue
+        file = path.parent / os.fsdecode(line.strip())
+        if not (_ends(file.name, suffixes) and file.is_file()):
+            raise InvalidInputError(
+                f"{path}:{number}: {printable(os.fsdecode(line.strip()))} is no "
+                f"{' or '.join(suffixes)} file; name one per line, relative to the list"
+            )
+        found.append(str(file))
+    return found
+
+
+def _together(found: Sequence[str]) -> Shards:
+    """Return files as those of the folder that holds them all."""
     folder = Path(os.path.commonpath([os.path.dirname(file) for file in found]))  # noqa: PTH120
     return Shards(folder, tuple(os.path.relpath(file, folder) for file in found))
 

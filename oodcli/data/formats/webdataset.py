@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.extents import Extents, Texts
 from oodcli.data.formats.labels import LabelReader, assembled
-from oodcli.data.formats.shards import find_shards, holds_shards
+from oodcli.data.formats.shards import find_shards, holds_shards, lists_shards
 from oodcli.data.identity import identity_of
 from oodcli.data.reader import Place, Role
 from oodcli.errors import CorruptArtifactError
@@ -236,7 +236,9 @@ def is_webdataset(path: Path) -> bool:
 
 
 def opens(place: Place) -> bool:
-    """Return whether a place holds shards: such an archive, or a folder of them."""
+    """Return whether a place holds shards: such an archive, a list, or a folder of them."""
+    if lists_shards(place, SUFFIXES):
+        return True
     if place.is_file:
         return place.ends_with(*SUFFIXES) and is_webdataset(place.path)
     found = holds_shards(place, SUFFIXES)
@@ -249,7 +251,8 @@ def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Stor
     Parameters
     ----------
     path
-        A tar archive that is not compressed; a folder, of which all below count; or a pattern.
+        A tar archive that is not compressed; a folder, of which all below count; a pattern; or a
+        ``.txt`` list of archives.
         Shards named after parts (``train-000000.tar``, ``photos-val-000000.tar``) are these parts.
     name
         How to call the data set.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodcli.data import open_dataset
 from oodcli.data.formats import webdataset
 from oodcli.data.formats.webdataset import index_of, open_webdataset, opens
 from oodcli.data.reader import Place
@@ -77,6 +78,26 @@ def test_shards_are_divided_by_their_names(tmp_path, opened):
     ranged = opened(tmp_path / "set/photos-train-{000000..000001}.tar")
     assert list(ranged.parts) == ["train"]
     assert len(ranged.parts["train"]) == 8
+
+
+def test_a_list_names_shards_that_lie_apart(tmp_path, opened, store):
+    shard(tmp_path / "one/train-000000.tar", range(4))
+    far = shard(tmp_path / "two/train-000001.tar", range(4, 8))
+    test = shard(tmp_path / "two/test-000000.tar", range(8, 10))
+    listed = tmp_path / "lists/shards.txt"
+    listed.parent.mkdir()
+    listed.write_text(f"# shards\n../one/train-000000.tar\r\n\n{far}\n{test}\n")
+    assert opens(Place(listed))
+    dataset = open_dataset(str(listed), store)
+    assert {name: len(part) for name, part in dataset.parts.items()} == {"train": 8, "test": 2}
+    np.testing.assert_array_equal(pixels(dataset.parts["train"].source), PIXELS[:8])
+    listed.write_text(f"{far}\n../one/gone.tar\n")
+    with pytest.raises(
+        InvalidInputError, match=r"shards\.txt:2: \.\./one/gone\.tar is no \.tar file"
+    ):
+        open_dataset(str(listed), store)
+    listed.write_text("a.png 3\n")
+    assert not opens(Place(listed))
 
 
 @pytest.mark.parametrize(
