@@ -1,5 +1,8 @@
 """Image classifiers of Hugging Face's transformers, from a folder with their configuration.
 
+A network without a classifier, such as ``Dinov2Model``, becomes the encoder of the image classifier
+that transformers builds on it, whose features are the input of its last layer.
+
 Their names are ``hf:FOLDER`` or ``hf:owner/name``. Only classes of the package itself are built:
 code in a repository never runs. The configuration of the network is a JSON text, which is stored
 with the weights of a run.
@@ -74,7 +77,8 @@ def build_configuration(folder: ModelFolder) -> str:
     named = content.get("architectures") or ()
     content_name = named[0] if isinstance(named, list) and named else f"model_type {kind!r}"
     names = (known,) if isinstance(known, str) else (known or ())
-    if not names or (isinstance(named, list) and named and not set(names) & set(named)):
+    listed = isinstance(named, list) and bool(named)
+    if not names or (listed and not {*names, _encoder(kind)} & set(named)):
         raise InvalidInputError(f"{where} contains no image classifier ({content_name}); {_CURE}")
     used = {k: v for k, v in content.items() if k not in _IGNORED and not k.startswith("_")}
     return json.dumps(used, sort_keys=True)
@@ -103,6 +107,27 @@ def _classifiers() -> Mapping[str, str | tuple[str, ...]]:
     transformers_package()
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     return auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+
+def _encoder(kind: object) -> str | None:
+    """Return the class name of a model type without a head, such as ``Dinov2Model``."""
+    if not isinstance(kind, str):
+        return None
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    found = auto.MODEL_MAPPING_NAMES.get(kind)
+    return found if isinstance(found, str) else None
+
+
+def is_encoder(text: str) -> bool:
+    """Return whether a configuration is that of a network without a classifier.
+
+    Parameters
+    ----------
+    text
+        Configuration from :func:`build_configuration`.
+    """
+    content = json.loads(text)
+    return _encoder(content["model_type"]) in (content.get("architectures") or ())
 
 
 def build(text: str, num_classes: int) -> nn.Module:
@@ -156,8 +181,14 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def number_of_classes(text: str) -> int:
-    """Return the number of classes in a configuration from :func:`build_configuration`."""
-    return int(_configuration(text).num_labels)
+    """Return the number of classes of a configuration; 0 for a network without a classifier.
+
+    Parameters
+    ----------
+    text
+        Configuration from :func:`build_configuration`.
+    """
+    return 0 if is_encoder(text) else int(_configuration(text).num_labels)
 
 
 def translate_weights(text: str, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -171,6 +202,12 @@ def translate_weights(text: str, state: Mapping[str, Tensor], where: str) -> dic
         Tensors by their names in the file, which are those of the version that wrote it.
     where
         The file, for messages.
+
+    Returns
+    -------
+    dict
+        The tensors; of a network without a classifier those of the image classifier that is built
+        on it, without its last layer.
 
     Raises
     ------
@@ -186,9 +223,13 @@ def translate_weights(text: str, state: Mapping[str, Tensor], where: str) -> dic
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )
+    bare = is_encoder(text)
+    absent = {each for each in info["missing_keys"] if bare and each.startswith("classifier.")}
+    # What only the network without a classifier has.
+    pooler = {each for each in info["unexpected_keys"] if bare and "pooler." in each}
     wrong = {
-        "missing": sorted(info["missing_keys"]),
-        "unexpected": sorted(info["unexpected_keys"]),
+        "missing": sorted(set(info["missing_keys"]) - absent),
+        "unexpected": sorted(set(info["unexpected_keys"]) - pooler),
         "of another shape": sorted(str(each[0]) for each in info["mismatched_keys"]),
     }
     lines = [f"{what}: {_first(names)}" for what, names in wrong.items() if names]
@@ -197,7 +238,11 @@ def translate_weights(text: str, state: Mapping[str, Tensor], where: str) -> dic
             f"{where} does not fit its {CONFIG} ({'; '.join(lines)}); give a folder with a trained "
             "classifier, as written by save_pretrained()"
         )
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in module.state_dict().items()
+        if name not in absent
+    }
 
 
 def _first(names: Sequence[str]) -> str:

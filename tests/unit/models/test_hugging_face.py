@@ -23,6 +23,8 @@ from oodcli.models import (
     with_output,
 )
 from oodcli.models.checkpoint import load_run_network, save_weights
+from oodcli.models.extraction import extract
+from oodcli.models.fitting import load_with_remarks
 
 transformers = pytest.importorskip(
     "transformers", reason="networks written hf:… need transformers: pip install oodcli[hf]"
@@ -104,6 +106,31 @@ def test_logits_are_those_of_transformers_and_blocks_are_found(family: str, tmp_
     assert (kinds, len(network.blocks), network.head_path) == ({kind}, count, head)
     assert folder_class_names(f"hf:{tmp_path / 'net'}") == tuple(NAMES)
     assert len(network.block_shapes((SIDE, SIDE))) == count
+
+
+@pytest.mark.parametrize("family", ["Dinov2", "ViT"])
+def test_a_network_without_a_classifier_gives_the_features_of_one(
+    family: str, tmp_path: Path
+) -> None:
+    """A class token for ViT; for DINOv2 that and the mean of the patches, as its probe takes."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**FAMILIES[family][0])
+    theirs = getattr(transformers, f"{family}Model")(config).eval()
+    theirs.save_pretrained(tmp_path / "net")
+    arch = f"hf:{tmp_path / 'net'}"
+    spec = parse_architecture(arch, side=SIDE)
+    state = pretrained_state(arch).state
+    assert not any(name.startswith("classifier.") for name in state)
+    network, _ = load_with_remarks(spec, state, source="it", classifier="if there")
+    assert network.num_classes == 0
+    images = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    (found,) = extract(network, [images.numpy()], mean=(0.5,) * 3, std=(0.5,) * 3)
+    with torch.inference_mode():
+        tokens = theirs(pixel_values=images.float() / 127.5 - 1).last_hidden_state
+    wanted = tokens[:, 0]
+    if family == "Dinov2":
+        wanted = torch.cat([wanted, tokens[:, 1:].mean(dim=1)], dim=1)
+    torch.testing.assert_close(found.features, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_bin_file_of_weights_is_read_without_running_what_is_in_it(tmp_path: Path) -> None:
@@ -236,9 +263,13 @@ def test_code_of_a_repository_is_refused_by_its_name(file: str, tmp_path: Path) 
 
 def test_what_is_no_image_classifier_is_refused(tmp_path: Path) -> None:
     bert = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
-    body = {"model_type": "vit", "architectures": ["ViTModel"]}
+    body = {"model_type": "vit", "architectures": ["ViTForMaskedImageModeling"]}
     of_timm = {"architecture": "resnet18"}
-    wanted = {"BertForSequenceClassification": bert, "ViTModel": body, "timm:local-dir:": of_timm}
+    wanted = {
+        "BertForSequenceClassification": bert,
+        "ViTForMaskedImageModeling": body,
+        "timm:local-dir:": of_timm,
+    }
     for words, content in wanted.items():
         (tmp_path / "config.json").write_text(json.dumps(content))
         message = refusal(lambda: parse_architecture(f"hf:{tmp_path}"))
