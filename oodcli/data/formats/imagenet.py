@@ -8,6 +8,7 @@
     val/ILSVRC2012_val_00000001.JPEG        all in one folder, as published
     ILSVRC2012_img_val.tar                  as published
     ILSVRC/Data/CLS-LOC/{train,val}/        as Kaggle has it
+    data/train-00000-of-00294.parquet       as Hugging Face has it, whose classes are in this order
 
 The class of a validation image without a folder of its class follows from its number; the ground
 truth is a fact that comes with the tool, so that no file of labels is needed beside the images.
@@ -34,8 +35,10 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import Dataset, take
 from oodcli.data.decoding.extents import Extents, Texts
 from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
+from oodcli.data.formats import parquet
 from oodcli.data.formats.collections import Collection, Tree, find_tree
 from oodcli.data.formats.webdataset import ShardIndex, indexed
+from oodcli.data.reader import Place
 from oodcli.errors import InvalidInputError
 from oodcli.files import reading, regular
 from oodcli.images import Part, image_name
@@ -136,6 +139,8 @@ def open_imagenet(folder: Path, store: Store, *, collection: Collection) -> Data
     """
     train = _first(folder, _TRAIN_FOLDERS, _in_class_folders) or _train_archive(folder, store)
     val = _first(folder, _VAL_FOLDERS, _validation) or _named_itself(folder)
+    if train is None and val is None and parquet.opens(Place(folder)):
+        return _in_parquet(folder, collection.name)
     if val is None and (train is None or (folder / collection.archive).is_file()):
         val = _in_archive(folder, store, collection)
     if train is not None and val is not None and val.in_folders:
@@ -229,6 +234,13 @@ def _index_of_train(path: Path) -> ShardIndex:
         places[:, 1].copy(),
         Texts.of([row[0] for row in rows]),
     )
+
+
+def _in_parquet(folder: Path, name: str) -> Dataset:
+    """Open Parquet shards, and call their 1,000 classes by wnid instead of words."""
+    dataset = parquet.open_parquet(folder, name=name, spec=name, role="id")
+    names = wnids() if len(dataset.class_names) == len(wnids()) else dataset.class_names
+    return replace(dataset, class_names=names, layout="Parquet shards")
 
 
 def _named_itself(folder: Path) -> _Found | None:

@@ -1,6 +1,7 @@
 """ImageNet in the layouts in which it lies on disks, made of small files under its names."""
 
 import io
+import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -171,6 +172,33 @@ def test_another_archive_is_not_taken_for_the_training_images(
         archive(path)
     with pytest.raises(CorruptArtifactError, match=r"img_train\.tar.*; get the archive again"):
         open_dataset(f"imagenet={path.parent}", store)
+
+
+@pytest.mark.parametrize("below", ["", "data"])
+def test_parquet_of_hugging_face_has_the_classes_by_wnid(
+    below: str, store: Store, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    pq = pytest.importorskip("pyarrow.parquet")
+    names = [f"word {label}, another word" for label in range(1000)]
+    features = {
+        "image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names},
+    }  # fmt: skip
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    home = tmp_path / "home"
+    (home / below).mkdir(parents=True)
+    for part, numbers in (("train-00000-of-00001", (4, 5)), ("validation-00000-of-00001", (1, 3))):
+        images = [{"bytes": jpeg(number), "path": name_of(number)} for number in numbers]
+        labels = [int(ground_truth()[number - 1]) for number in numbers]
+        table = pa.table({"image": images, "label": labels}).replace_schema_metadata(metadata)
+        pq.write_table(table, home / below / f"{part}.parquet")
+    assert read("imagenet", home, store) == {
+        "train": sorted((FIRST[number], number) for number in (4, 5)),
+        "val": sorted((FIRST[number], number) for number in (1, 3)),
+    }
+    added = add_dataset(store, "imagenet", home)
+    assert added.class_names == wnids()
+    assert added.layout == "Parquet shards"
 
 
 def test_adding_it_says_what_was_found(store: Store, tmp_path: Path) -> None:
