@@ -14,7 +14,7 @@ source, except those that could not be read, so each can be decoded again separa
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -450,16 +450,25 @@ class _Shards:
                 write_json(self._record_path(at), {**asdict(record), "images": each.hex()})
                 records.append(record)
                 digests += each
-        with atomic_write(self._digests_path) as out:
-            out.write(digests)
-        found = _Manifest(
-            tuple(records), stored=stored, image_digests=digest_of_bytes(bytes(digests))
-        )
         if any(frames):
             self.progress.note(
                 f"{counted(sum(frames), 'file')} of {self.name} with several frames or pages: the "
                 "first of each is used"
             )
+        found = self._finish(records, digests, stored=stored)
+        for at in range(self.count):
+            self._record_path(at).unlink(missing_ok=True)
+        return found
+
+    def _finish(
+        self, records: Sequence[_Record], digests: bytes | bytearray, *, stored: bool
+    ) -> _Manifest:
+        """Write the digests of all images and the manifest, when every shard is done."""
+        with atomic_write(self._digests_path) as out:
+            out.write(digests)
+        found = _Manifest(
+            tuple(records), stored=stored, image_digests=digest_of_bytes(bytes(digests))
+        )
         write_json(
             self.folder / "manifest.json",
             {
@@ -472,8 +481,6 @@ class _Shards:
                 "shards": [asdict(record) for record in records],
             },
         )
-        for at in range(self.count):
-            self._record_path(at).unlink(missing_ok=True)
         return found
 
     def _finished(self) -> tuple[list[_Record], bytearray]:
