@@ -16,7 +16,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
+from oodcli.text import counted
 
 Positive = Literal["id", "ood"]
 Rule = Literal["first_ge", "nearest", "rank"]
@@ -494,3 +495,29 @@ scores published with SCALE, FPR95 is the same in both cases.
 ``neutral``: the default of this package. FPR95 is the share of OOD scores at or above the ID score
 with ascending index ``floor(0.05 n)``.
 """
+
+
+def check_finite(method: str, scores: NDArray[np.float64], dataset: str | None = None) -> None:
+    """Raise an error if scores are not finite.
+
+    Parameters
+    ----------
+    method
+        Canonical name of the method.
+    scores
+        Scores, ``(n,)``.
+    dataset
+        Name of the scored set, if it has one.
+
+    Raises
+    ------
+    UndefinedMethodError
+        If a score is NaN or infinite.
+    """
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        of = "" if dataset is None else f" on {dataset}"
+        raise UndefinedMethodError(
+            f"{method} gives {counted(bad, 'score')}{of} that {'is' if bad == 1 else 'are'} "
+            "not finite; check its parameters and the weights of the run"
+        )

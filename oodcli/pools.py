@@ -9,10 +9,11 @@ allowed.
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import (
     Executor,
     Future,
@@ -278,3 +279,49 @@ def worker_count(processes: int = 1) -> int:
     It is at least 1 and at most ``MAX_WORKERS``.
     """
     return max(1, min(MAX_WORKERS, cores() // processes))
+
+
+@contextlib.contextmanager
+def read_ahead(shards: Iterable[_Result]) -> Iterator[Iterator[_Result]]:
+    """Yield an iterator over shards of images that reads the next shard in a thread.
+
+    The thread reads only on request, and puts results into an unbounded queue, so that neither side
+    can block on the other after it has ended. The thread ends with the context.
+
+    Parameters
+    ----------
+    shards
+        The shards.
+    """
+    wanted = threading.Semaphore(1)
+    stop = threading.Event()
+    answers: queue.SimpleQueue[_Result | BaseException] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            iterator = iter(shards)
+            while wanted.acquire() and not stop.is_set():
+                answers.put(next(iterator))
+        except BaseException as error:  # noqa: BLE001 - raised again in the consuming thread
+            answers.put(error)
+        finally:
+            if isinstance(shards, Generator):
+                shards.close()  # in the thread that opened its resources
+
+    def results() -> Iterator[_Result]:
+        while not isinstance(answer := answers.get(), StopIteration):
+            if isinstance(answer, BaseException):
+                raise answer
+            wanted.release()
+            yield answer
+
+    # A daemon, so that a disk that does not respond cannot block the exit of the program.
+    thread = threading.Thread(target=read, name="ood-read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield results()
+    finally:
+        stop.set()
+        wanted.release()
+        # Wait for a read in progress, but not for one that hangs.
+        thread.join(timeout=1.0)

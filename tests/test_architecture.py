@@ -212,7 +212,6 @@ def test_threads_and_processes_are_started_where_something_ends_them() -> None:
     assert found == {
         "oodcli/pools.py",
         "oodcli/data/download.py",  # joins its threads
-        "oodcli/models/extraction.py",  # read_ahead, a context manager
         "oodcli/compute/processes.py",  # a context manager
         "oodcli/reporting/evaluate.py",  # a with statement
     }

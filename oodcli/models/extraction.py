@@ -7,7 +7,6 @@ not stored. Probes may read feature maps, and run the network again on each batc
 import contextlib
 import copy
 import math
-import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -644,49 +643,3 @@ def _check_finite(activations: Activations, *, first: int) -> None:
             f"{first + len(activations) - 1} ({name.replace('_', ' ')}); use other weights, or "
             "train with a smaller learning rate"
         )
-
-
-@contextlib.contextmanager
-def read_ahead(shards: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[NDArray[np.uint8]]]:
-    """Yield an iterator over shards that reads the next shard in a thread.
-
-    The thread reads only on request, and puts results into an unbounded queue, so that neither side
-    can block on the other after it has ended. The thread ends with the context.
-
-    Parameters
-    ----------
-    shards
-        The shards, uint8 ``(n, 3, h, w)`` each.
-    """
-    wanted = threading.Semaphore(1)
-    stop = threading.Event()
-    answers: queue.SimpleQueue[NDArray[np.uint8] | BaseException] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            iterator = iter(shards)
-            while wanted.acquire() and not stop.is_set():
-                answers.put(next(iterator))
-        except BaseException as error:  # noqa: BLE001 - raised again in the consuming thread
-            answers.put(error)
-        finally:
-            if isinstance(shards, Generator):
-                shards.close()  # in the thread that opened its resources
-
-    def results() -> Iterator[NDArray[np.uint8]]:
-        while not isinstance(answer := answers.get(), StopIteration):
-            if isinstance(answer, BaseException):
-                raise answer
-            wanted.release()
-            yield answer
-
-    # A daemon, so that a disk that does not respond cannot block the exit of the program.
-    thread = threading.Thread(target=read, name="ood-read-ahead", daemon=True)
-    thread.start()
-    try:
-        yield results()
-    finally:
-        stop.set()
-        wanted.release()
-        # Wait for a read in progress, but not for one that hangs.
-        thread.join(timeout=1.0)

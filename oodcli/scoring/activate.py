@@ -23,8 +23,8 @@ from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.models import Network, load_run_network
-from oodcli.models.extraction import ReadyNetwork, read_ahead
-from oodcli.pools import shared_pools
+from oodcli.models.extraction import ReadyNetwork
+from oodcli.pools import read_ahead, shared_pools
 from oodcli.probes import Learner, Probe
 from oodcli.progress import Progress, Task
 from oodcli.store.activations import ActivationFolder, ArrayFolder, MissingArrays

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from oodcli.activations import ActivationSet, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
+from oodcli.metrics import check_finite
 from oodcli.probes import Probe
 from oodcli.progress import Progress, format_duration
 from oodcli.store.scores import NO_LOGITS
@@ -323,32 +324,6 @@ def fit_all(
         left_out=attempts.failed,
         seconds=attempts.seconds,
     )
-
-
-def check_finite(method: str, scores: ScoreArray, dataset: str | None = None) -> None:
-    """Raise an error if scores are not finite.
-
-    Parameters
-    ----------
-    method
-        Canonical name of the method.
-    scores
-        Scores, ``(n,)``.
-    dataset
-        Name of the scored set, if it has one.
-
-    Raises
-    ------
-    UndefinedMethodError
-        If a score is NaN or infinite.
-    """
-    bad = int((~np.isfinite(scores)).sum())
-    if bad:
-        of = "" if dataset is None else f" on {dataset}"
-        raise UndefinedMethodError(
-            f"{method} gives {counted(bad, 'score')}{of} that {'is' if bad == 1 else 'are'} "
-            "not finite; check its parameters and the weights of the run"
-        )
 
 
 def reason_with_name(name: str, reason: str) -> str:

@@ -10,21 +10,23 @@ The JSON file is written last and contains the digest of the other one. With bot
 screened without the training set, which need not exist any more.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from torch import Tensor
 
 from oodcli.activations import Activations
-from oodcli.arguments import naming_arguments
 from oodcli.compute.compute import Compute
+from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.views import View
-from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.errors import CorruptArtifactError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
 from oodcli.methods._stored import UnstorableError, pack, read_tensors, unpack, write_arrays
@@ -33,9 +35,8 @@ from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork
 from oodcli.scoring.fitting import fit_all, without_logits
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.given import Images, items_of
-from oodcli.screening.judging import Predictions, judge
-from oodcli.screening.thresholds import Threshold, ThresholdRule
+from oodcli.screening.base import About, BaseDetector, IdScores, Outputs
+from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.store.runs import Run, RunFolder, utc_now
 from oodcli.store.store import (
     atomic_write,
@@ -49,37 +50,29 @@ from oodcli.version import __version__
 
 # Incremented whenever the stored form or the scores of the same fitted method change.
 DETECTOR_SCHEMA = 3
-DEFAULT_RULE = ThresholdRule()
 
 _RECORD = "detector.json"
 _ARRAYS = "detector.safetensors"
 _ID_SCORES = "id-scores"
 
 
-@dataclass(frozen=True)
-class IdScores:
-    """Scores of ID images that the network was not trained on.
+def chances_of(logits: Tensor, predicted: Tensor) -> Tensor:
+    """Return the softmax probability of the predicted classes, ``(n,)``; NaN without a classifier.
 
     Parameters
     ----------
-    values
-        The scores in ascending order, float64 ``(n,)``.
-    part
-        Part of the run's data: ``val`` if it exists, else ``test``.
-    data
-        Name of the run's data.
-    digest
-        Digest of the pixels of these images.
+    logits
+        ``(n, k)``.
+    predicted
+        ``(n,)``.
     """
-
-    values: NDArray[np.float64]
-    part: str
-    data: str
-    digest: str
+    if logits.shape[1] == 0:
+        return logits.new_full(logits.shape[:1], torch.nan)
+    return logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
-class Detector:
+class Detector(BaseDetector):
     """A fitted method of a run with a threshold, for judging new images.
 
     Created by :meth:`oodcli.LoadedRun.detector` or :func:`detector_for`.
@@ -92,12 +85,6 @@ class Detector:
         Record of the run: network, preprocessing and classes.
     fitted
         The fitted method.
-    id
-        Scores of ID images, for thresholds and percentiles.
-    created
-        Time of fitting, UTC.
-    threshold
-        Images with at least this score count as in-distribution.
     compute
         Device, precision and batch size.
 
@@ -110,79 +97,42 @@ class Detector:
     folder: RunFolder
     record: Run
     fitted: Fitted
-    id: IdScores
-    created: str
-    threshold: Threshold
     compute: Compute
 
     @property
-    def method(self) -> str:
-        """Canonical name of the method, such as ``knn:k=10``."""
-        return self.fitted.canonical
+    def engine(self) -> str:
+        """What runs network and method."""
+        return "torch"
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
-        return self.record.class_names
+    @contextlib.contextmanager
+    def outputs(self, shards: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[Outputs]]:
+        """Run network and method; see :meth:`BaseDetector.outputs`."""
+        pre, compute = self.about.preprocess, self.compute
+        with explain_out_of_memory(
+            compute.device, "use fewer images per forward pass: --score-batch-size N"
+        ):
+            passes = self.ready.extract(
+                shards,
+                mean=pre.mean,
+                std=pre.std,
+                batch_size=compute.batch_size,
+                probes=self.fitted.probes,
+                to=compute.device,
+            )
+            yield map(self._outputs_of, passes)
 
-    def score(self, images: Images) -> NDArray[np.float64]:
-        """Return one score per image, float64 ``(n,)``; larger = more in-distribution.
-
-        Parameters
-        ----------
-        images
-            As for :meth:`predict`.
-
-        Raises
-        ------
-        OodError
-            As for :meth:`predict`.
-        """
-        return self.predict(images).score
-
-    def predict(self, images: Images, *, errors: Literal["raise", "row"] = "raise") -> Predictions:
-        """Return the predicted class, the score and the OOD verdict of every image.
-
-        Parameters
-        ----------
-        images
-            A path of an image file, the bytes of one, a binary file object, an array, a Pillow
-            image or a tensor, or an iterable of these. Images may differ in size; they are resized
-            as by the run. A file object is read from its current position to its end. Arrays are
-            uint8, one image ``(h, w, 3)`` or several ``(n, h, w, 3)``; if the length of the last
-            axis is not 3, ``(3, h, w)`` or ``(n, 3, h, w)``. Tensors are channels first,
-            ``(3, h, w)`` or ``(n, 3, h, w)``, uint8, or floating-point from 0 to 1, which is
-            rounded to 8 bits. Images must not be normalised.
-        errors
-            What to do if a file, bytes or a Pillow image cannot be read: ``raise`` an error, or
-            return a ``row`` with the reason.
-
-        Raises
-        ------
-        UnreadableImageError
-            If an image cannot be read, and ``errors`` is ``raise``.
-        InvalidInputError
-            If an array, a tensor or another object is not an image, or a score is not finite.
-        """
-        with naming_arguments():
-            if errors not in ("raise", "row"):
-                raise InvalidInputError(f"errors must be 'raise' or 'row', not {errors!r}")
-            with judge(self, items_of(images), unreadable=errors) as blocks:
-                return Predictions.of(list(blocks), self.classes, self.threshold)
+    def _outputs_of(self, activations: Activations) -> Outputs:
+        logits, predicted = activations.logits.cpu(), activations.predictions.cpu()
+        return Outputs(
+            classes=predicted.numpy(),
+            probability=chances_of(logits.double(), predicted).numpy(),
+            score=self.scores_of(activations),
+        )
 
     def scores_of(self, batch: Activations) -> NDArray[np.float64]:
         """Return scores from activations, float64 ``(n,)``; larger = more in-distribution."""
         with torch.inference_mode():
             return self.fitted.detector.score(batch).cpu().double().numpy()
-
-    def percentile(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Return the share of ID scores below each score, in percent, ``(n,)``."""
-        below = np.searchsorted(self.id.values, np.asarray(scores, dtype=np.float64), side="left")
-        return 100 * below / len(self.id.values)
-
-    def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Return whether each score counts as in-distribution, ``(n,)``."""
-        return np.asarray(scores, dtype=np.float64) >= self.threshold.value
 
     def network(self) -> Network:
         """Load the network of the run.
@@ -208,21 +158,6 @@ class Detector:
         return ReadyNetwork(
             self.network(), device=self.compute.device, precision=self.compute.precision
         )
-
-    def origin(self) -> dict[str, Any]:
-        """Return the origin of a threshold, to be stored with it: method, data and time."""
-        return {
-            "run": self.folder.name,
-            "network": self.record.network,
-            "method": self.method,
-            "params": dict(self.fitted.params),
-            "precision": self.compute.precision,
-            "id_data": self.id.data,
-            "id_part": self.id.part,
-            "id_images": len(self.id.values),
-            "id_digest": self.id.digest,
-            "created": self.created,
-        }
 
 
 def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) -> Detector:
@@ -339,13 +274,24 @@ class _DetectorFolder:
 
     def detector(self, fitted: Fitted, scores: IdScores, *, created: str) -> Detector:
         """Return a detector of this run, method and precision, with the default threshold."""
-        return Detector(
-            folder=self.folder,
-            record=self.record,
-            fitted=fitted,
-            id=scores,
+        record = self.record
+        about = About(
+            run=self.folder.name,
+            network=record.network,
+            method=fitted.canonical,
+            params=fitted.params,
+            precision=self.compute.precision,
             created=created,
+            classes=record.class_names,
+            preprocess=record.preprocess,
+        )
+        return Detector(
+            about=about,
+            id=scores,
             threshold=DEFAULT_RULE.on(scores.values),
+            folder=self.folder,
+            record=record,
+            fitted=fitted,
             compute=self.compute,
         )
 

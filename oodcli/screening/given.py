@@ -1,11 +1,11 @@
 """Images given in Python: paths, bytes, file objects, arrays, Pillow images and tensors."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -13,20 +13,16 @@ from oodcli.data.decoding.files import rgb_of
 from oodcli.data.incoming import Item
 from oodcli.errors import InvalidInputError
 
-OneImage = (
-    str
-    | os.PathLike[str]
-    | bytes
-    | bytearray
-    | memoryview
-    | BinaryIO
-    | NDArray[np.uint8]
-    | Image.Image
-    | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+OneImage: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8]"
+    " | Image.Image | torch.Tensor"
 )
-Images = OneImage | Iterable[OneImage]
+Images: TypeAlias = "OneImage | Iterable[OneImage]"
 # Types that are one argument, although some of them are iterable.
-_ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, torch.Tensor)
+_ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)
 
 
 def items_of(images: Images) -> Iterator[Item]:
@@ -49,7 +45,12 @@ def items_of(images: Images) -> Iterator[Item]:
     >>> [item.name for item in items_of(["a.png", b"..."])]
     ['a.png', 'image 1']
     """
-    single = isinstance(images, _ONE) or hasattr(images, "read") or not isinstance(images, Iterable)
+    single = (
+        isinstance(images, _ONE)
+        or _is_tensor(images)
+        or hasattr(images, "read")
+        or not isinstance(images, Iterable)
+    )
     number = 0
     for each in [images] if single else images:  # type: ignore[union-attr]
         for item in _items_in(each, number):
@@ -101,7 +102,7 @@ def _pixels(image: object) -> Iterator[NDArray[np.uint8]]:
     InvalidInputError
         If the object is not an image.
     """
-    if isinstance(image, torch.Tensor):
+    if _is_tensor(image):
         yield from _of_tensor(image)
     elif isinstance(image, np.ndarray):
         yield from _of_array(image)
@@ -130,7 +131,14 @@ def _of_array(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
         )
 
 
-def _of_tensor(tensor: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
+def _is_tensor(image: object) -> "TypeGuard[torch.Tensor]":
+    """Return whether an object is a tensor; if torch is not imported, there are none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
+
+
+def _of_tensor(tensor: "torch.Tensor") -> Iterator[NDArray[np.uint8]]:
+    torch: Any = sys.modules["torch"]  # it has made the tensor
     if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3:
         raise InvalidInputError(
             f"a tensor of images must be (n, 3, h, w) or (3, h, w), not {tuple(tensor.shape)}"

@@ -12,23 +12,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from oodcli.activations import Activations
-from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import Item, decoded
 from oodcli.errors import UnreadableImageError
-from oodcli.models.extraction import read_ahead
-from oodcli.pools import open_pools
+from oodcli.metrics import check_finite
+from oodcli.pools import open_pools, read_ahead
 from oodcli.reporting.statistics import surplus_p
-from oodcli.scoring.fitting import check_finite
 from oodcli.screening.thresholds import Threshold
 
 if TYPE_CHECKING:
-    from oodcli.screening.detector import Detector
+    from oodcli.screening.base import BaseDetector, Outputs
 
 # Pixels of a batch, and of the first batch if first results are wanted soon.
 _PIXELS = 2**20
@@ -149,7 +144,7 @@ def _joined(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[An
 
 @contextlib.contextmanager
 def judge(
-    detector: "Detector",
+    detector: "BaseDetector",
     images: Iterable[Item],
     *,
     soon: bool = False,
@@ -183,15 +178,10 @@ def judge(
     InvalidInputError
         If activations or scores are not finite, or the device has too little memory.
     """
-    pre = detector.record.preprocess
+    pre = detector.about.preprocess
     under_way: deque[_Batch] = deque()
     with contextlib.ExitStack() as stack:
         pools = stack.enter_context(open_pools())
-        stack.enter_context(
-            explain_out_of_memory(
-                detector.compute.device, "use fewer images per forward pass: --score-batch-size N"
-            )
-        )
         done = decoded(images, Resizing(pre.size, pre.resize).apply, pools.threads())
         batches = _batched(_checked(done, unreadable), pre.size, soon=soon)
 
@@ -208,15 +198,8 @@ def judge(
         ready = shards([first] if first.last else itertools.chain([first], batches))
         if not first.last:  # a single batch needs no thread for reading ahead
             ready = stack.enter_context(read_ahead(ready))
-        passes = detector.ready.extract(
-            ready,
-            mean=pre.mean,
-            std=pre.std,
-            batch_size=detector.compute.batch_size,
-            probes=detector.fitted.probes,
-            to=detector.compute.device,
-        )
-        yield (_judged(detector, under_way.popleft(), activations) for activations in passes)
+        passes = stack.enter_context(detector.outputs(ready))
+        yield (_judged(detector, under_way.popleft(), outputs) for outputs in passes)
 
 
 @dataclass
@@ -293,29 +276,12 @@ def _batched(
         yield batch
 
 
-def chances_of(logits: Tensor, predicted: Tensor) -> Tensor:
-    """Return the softmax probability of the predicted classes, ``(n,)``; NaN without a classifier.
-
-    Parameters
-    ----------
-    logits
-        ``(n, k)``.
-    predicted
-        ``(n,)``.
-    """
-    if logits.shape[1] == 0:
-        return logits.new_full(logits.shape[:1], torch.nan)
-    return logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
-
-
-def _judged(detector: "Detector", batch: _Batch, activations: Activations) -> Judged:
-    """Return the results of a batch from its activations."""
+def _judged(detector: "BaseDetector", batch: _Batch, outputs: "Outputs") -> Judged:
+    """Return the results of a batch from what the engine computed."""
     read = np.array([why is None for _, why in batch.rows], dtype=np.bool_)
     some = slice(0, int(read.sum()))  # a batch without readable images has one black image
-    score = detector.scores_of(activations)[some]
+    score = outputs.score[some]
     check_finite(detector.method, score)
-    logits, predicted = activations.logits.cpu(), activations.predictions.cpu()
-    chances = chances_of(logits.double(), predicted)
 
     def rows(values: NDArray[Any], missing: object) -> NDArray[Any]:
         every = np.full(len(read), missing, dtype=values.dtype)
@@ -325,8 +291,8 @@ def _judged(detector: "Detector", batch: _Batch, activations: Activations) -> Ju
     return Judged(
         items=tuple(item for item, _ in batch.rows),
         errors=tuple(why for _, why in batch.rows),
-        classes=rows(predicted.numpy()[some], -1),
-        probability=rows(chances.numpy()[some], np.nan),
+        classes=rows(outputs.classes[some], -1),
+        probability=rows(outputs.probability[some], np.nan),
         score=rows(score, np.nan),
         percentile=rows(detector.percentile(score), np.nan),
         ood=rows(~detector.accepts(score), missing=True),

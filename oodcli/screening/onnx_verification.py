@@ -13,8 +13,7 @@ from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError
 from oodcli.models import Network
 from oodcli.models.extraction import extract
-from oodcli.screening.detector import Detector
-from oodcli.screening.judging import chances_of
+from oodcli.screening.detector import Detector, chances_of
 from oodcli.screening.onnx_graph import OUTPUTS, Input, batch_of, is_half, outputs_of
 
 # Maximum accepted difference, relative to the standard deviation of the output.

@@ -108,6 +108,9 @@ class ThresholdRule:
         return _reached_by(TPR if self.tpr is None else self.tpr, id_scores)
 
 
+DEFAULT_RULE = ThresholdRule()
+
+
 def _given(value: float, scores: NDArray[np.float64]) -> Threshold:
     n = len(scores)
     below = int(np.searchsorted(scores, value, side="left"))

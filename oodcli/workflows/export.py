@@ -21,7 +21,7 @@ from oodcli.methods._traced import bank_bytes, check_traceable
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
+from oodcli.screening.detector import Detector, detector_for
 from oodcli.screening.onnx_graph import (
     Input,
     Screening,
@@ -31,7 +31,7 @@ from oodcli.screening.onnx_graph import (
     outputs_of,
 )
 from oodcli.screening.onnx_verification import Verification, verify
-from oodcli.screening.thresholds import ThresholdRule
+from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.store.runs import Preprocess, utc_now
 from oodcli.store.store import (
     Store,
@@ -311,7 +311,7 @@ def _description(
         "schema": EXPORT_SCHEMA,
         "created": utc_now(),
         "versions": {"ood": __version__, **versions},
-        "run": detector.folder.name,
+        "run": detector.about.run,
         "arch": record.arch,
         "network": record.network,
         "data": record.data_name,

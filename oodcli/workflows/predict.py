@@ -16,11 +16,11 @@ from oodcli.methods import parse_method
 from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
+from oodcli.screening.base import BaseDetector
 from oodcli.screening.copies import Copies, check_copies
-from oodcli.screening.detector import DEFAULT_RULE, Detector
 from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult
 from oodcli.screening.judging import Judged, judge
-from oodcli.screening.thresholds import ThresholdRule
+from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.screening.verdict_file import (
     Counts,
     RowFormat,
@@ -169,7 +169,7 @@ def predict(
 
 
 def _screen(
-    detector: Detector,
+    detector: BaseDetector,
     wanted: Iterator[Item],
     sink: "_Sink",
     request: PredictRequest,
@@ -203,7 +203,7 @@ def _screen(
     )
 
 
-def _verdicts(detector: Detector, judged: Judged) -> list[Verdict]:
+def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
     """Return the verdicts of judged images."""
     columns = zip(
         judged.items,
@@ -271,7 +271,7 @@ class _Sink:
 @contextlib.contextmanager
 def _sink(
     store: Store,
-    detector: Detector,
+    detector: BaseDetector,
     outputs: VerdictOutputs,
     rows_to: Callable[[str], object] | None,
     progress: Progress,
@@ -294,7 +294,7 @@ def _sink(
         yield _Sink(kind, file, rows_to, copies)
 
 
-def _settings(detector: Detector, outputs: VerdictOutputs) -> dict[str, Any]:
+def _settings(detector: BaseDetector, outputs: VerdictOutputs) -> dict[str, Any]:
     """Return the settings that must be equal when a file of verdicts is resumed."""
     copies, threshold = outputs.copy_ood, detector.threshold
     return {

@@ -21,8 +21,8 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.fitting import recommend_again
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.detector import DEFAULT_RULE, Detector, detector_for
-from oodcli.screening.thresholds import ThresholdRule
+from oodcli.screening.detector import Detector, detector_for
+from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.selection.contrasts import bootstrap_merits, merits
 from oodcli.selection.recommendation import (
     RatedMethod,

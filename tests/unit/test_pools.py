@@ -22,7 +22,7 @@ from oodcli.data.decoding.random_access import Decoders, Originals, Prepared
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import decoded, items
 from oodcli.models import Network, network_of, parse_architecture
-from oodcli.models.extraction import extract, read_ahead
+from oodcli.models.extraction import extract
 from oodcli.store.store import Store
 
 RESIZING = Resizing((16, 16))
@@ -37,7 +37,7 @@ def half_used(folder: Path, files: list[str], network: Network) -> list[Iterator
     with (
         pools.shared_pools() as own,
         Decoders(0) as decoders,
-        read_ahead(np.zeros((1, 3, 16, 16), np.uint8) for _ in range(9)) as shards,
+        pools.read_ahead(np.zeros((1, 3, 16, 16), np.uint8) for _ in range(9)) as shards,
     ):
         every: list[Iterator[object]] = [
             source.read(0, len(source)),

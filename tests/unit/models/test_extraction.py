@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from oodcli.activations import Activations
 from oodcli.errors import InvalidInputError
 from oodcli.models import Network, load_into, parse_architecture, read_state
-from oodcli.models.extraction import ReadyNetwork, extract, read_ahead
+from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.models.hooks import feature_norm
+from oodcli.pools import read_ahead
 
 MakeNetwork = Callable[..., Network]
 Pixels = NDArray[np.uint8]

@@ -21,9 +21,10 @@ from oodcli.metrics import fpr_at_tpr
 from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.detector import DEFAULT_RULE, Detector, IdScores, detector_for
+from oodcli.screening.base import IdScores
+from oodcli.screening.detector import Detector, detector_for
 from oodcli.screening.judging import Judged, judge
-from oodcli.screening.thresholds import ThresholdRule
+from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.store.removal import remove_run
 from oodcli.store.runs import RunFolder, find_run
 from oodcli.store.store import Store, read_json, write_json
@@ -141,7 +142,7 @@ def test_a_third_party_method_is_fitted_anew_each_time(
             "acme_detect:Mine cannot be stored (it contains a acme_detect:Mine): "
             "it is refitted each time"
         ]
-    assert made[1].created > made[0].created
+    assert made[1].about.created > made[0].about.created
     np.testing.assert_array_equal(made[0].id.values, made[1].id.values)
     assert not folder.detectors.exists()
 
@@ -166,7 +167,10 @@ def test_a_damaged_detector_is_fitted_again(
     damage(path)
     after = detector_of(store, folder, "energy")
     # A last newline that is gone changes nothing.
-    assert after.created > before.created or (name, damage) == ("detector.json", _truncate)
+    assert after.about.created > before.about.created or (name, damage) == (
+        "detector.json",
+        _truncate,
+    )
     np.testing.assert_array_equal(after.id.values, before.id.values)
 
 
@@ -175,7 +179,7 @@ def test_what_is_no_method_any_more_is_fitted_again(store: Store, folder: RunFol
     (path,) = folder.detectors.glob("*/detector.json")
     write_json(path, {**read_json(path), "detector": {"list": []}})
     after = detector_of(store, folder, "energy")
-    assert after.created > before.created
+    assert after.about.created > before.about.created
     np.testing.assert_array_equal(after.id.values, before.id.values)
 
 
@@ -186,7 +190,7 @@ def test_a_number_that_was_changed_is_not_believed(store: Store, folder: RunFold
     content["origin"]["id_data"] = "others"
     path.write_text(json.dumps(content))
     after = detector_of(store, folder, "knn:k=3")
-    assert after.created > before.created
+    assert after.about.created > before.about.created
     assert after.id.data == before.id.data
 
 
@@ -194,12 +198,12 @@ def test_another_precision_or_network_is_another_detector(store: Store, folder: 
     first = detector_of(store, folder, "energy")
     half = detector_of(store, folder, "energy", precision="bfloat16")
     assert half.compute.precision == "bfloat16"
-    assert detector_of(store, folder, "energy").created == first.created
+    assert detector_of(store, folder, "energy").about.created == first.about.created
     assert len(list(folder.detectors.iterdir())) == 2
     record = folder.read()
     changed = replace(record.preprocess, mean=(0.4, 0.5, 0.5))
     folder.write(record.with_preprocess(changed))
-    assert detector_of(store, folder, "energy").created > first.created
+    assert detector_of(store, folder, "energy").about.created > first.about.created
 
 
 def test_the_threshold_is_stored_with_method_data_and_date(store: Store, folder: RunFolder) -> None:
@@ -229,8 +233,8 @@ def test_wrong_methods_are_reported(store: Store, folder: RunFolder) -> None:
 def _detector(scores: np.ndarray, rule: ThresholdRule = DEFAULT_RULE) -> Detector:
     values = np.sort(scores)
     return Detector(
-        folder=None, record=None, fitted=None, id=IdScores(values, "val", "d", ""), created="",  # type: ignore[arg-type]
-        threshold=rule.on(values), compute=Compute(CPU),
+        about=None, id=IdScores(values, "val", "d", ""), threshold=rule.on(values),  # type: ignore[arg-type]
+        folder=None, record=None, fitted=None, compute=Compute(CPU),  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -1,0 +1,222 @@
+"""What all detectors have in common, whatever runs their network: thresholds and verdicts.
+
+This module and all that it imports work without torch, so that screening in ONNX Runtime starts
+soon.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from oodcli.arguments import naming_arguments
+from oodcli.errors import InvalidInputError
+from oodcli.screening.given import Images, items_of
+from oodcli.screening.judging import Predictions, judge
+from oodcli.screening.thresholds import Threshold
+from oodcli.store.runs import Preprocess
+
+
+@dataclass(frozen=True)
+class IdScores:
+    """Scores of ID images that the network was not trained on.
+
+    Parameters
+    ----------
+    values
+        The scores in ascending order, float64 ``(n,)``.
+    part
+        Part of the run's data: ``val`` if it exists, else ``test``.
+    data
+        Name of the run's data.
+    digest
+        Digest of the pixels of these images.
+    """
+
+    values: NDArray[np.float64]
+    part: str
+    data: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class About:
+    """Which network and method a detector consists of.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    network
+        Digest of architecture and weights.
+    method
+        Canonical name of the method, such as ``knn:k=10``.
+    params
+        Used value of every parameter, and values determined by fitting.
+    precision
+        Floating-point type of the forward pass.
+    created
+        Time of fitting, UTC.
+    classes
+        Names of the classes, in the order of the logits.
+    preprocess
+        Preprocessing of images before the network.
+    """
+
+    run: str
+    network: str
+    method: str
+    params: Mapping[str, Any]
+    precision: str
+    created: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What an engine computes for a batch of images, in their order.
+
+    Parameters
+    ----------
+    classes
+        Index of the predicted class, int64 ``(n,)``; -1 without a classifier.
+    probability
+        Softmax probability of that class, float64 ``(n,)``; NaN without a classifier.
+    score
+        Score, float64 ``(n,)``; larger = more in-distribution.
+    """
+
+    classes: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class BaseDetector(ABC):
+    """A fitted method with a threshold, for judging new images.
+
+    Parameters
+    ----------
+    about
+        Network and method.
+    id
+        Scores of ID images, for thresholds and percentiles.
+    threshold
+        Images with at least this score count as in-distribution.
+    """
+
+    about: About
+    id: IdScores
+    threshold: Threshold
+
+    @abstractmethod
+    def outputs(
+        self, shards: Iterable[NDArray[np.uint8]]
+    ) -> AbstractContextManager[Iterator[Outputs]]:
+        """Run network and method while the context lasts.
+
+        Parameters
+        ----------
+        shards
+            Batches of images at the size of the network, uint8 ``(n, 3, h, w)``.
+
+        Returns
+        -------
+        AbstractContextManager
+            Gives the results of the batches, in order.
+
+        Raises
+        ------
+        InvalidInputError
+            If activations are not finite, or the device has too little memory.
+        """
+
+    @property
+    @abstractmethod
+    def engine(self) -> str:
+        """What runs network and method: ``torch`` or ``onnx``."""
+
+    @property
+    def method(self) -> str:
+        """Canonical name of the method, such as ``knn:k=10``."""
+        return self.about.method
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.about.classes
+
+    def score(self, images: Images) -> NDArray[np.float64]:
+        """Return one score per image, float64 ``(n,)``; larger = more in-distribution.
+
+        Parameters
+        ----------
+        images
+            As for :meth:`predict`.
+
+        Raises
+        ------
+        OodError
+            As for :meth:`predict`.
+        """
+        return self.predict(images).score
+
+    def predict(self, images: Images, *, errors: Literal["raise", "row"] = "raise") -> Predictions:
+        """Return the predicted class, the score and the OOD verdict of every image.
+
+        Parameters
+        ----------
+        images
+            A path of an image file, the bytes of one, a binary file object, an array, a Pillow
+            image or a tensor, or an iterable of these. Images may differ in size; they are resized
+            as by the run. A file object is read from its current position to its end. Arrays are
+            uint8, one image ``(h, w, 3)`` or several ``(n, h, w, 3)``; if the length of the last
+            axis is not 3, ``(3, h, w)`` or ``(n, 3, h, w)``. Tensors are channels first,
+            ``(3, h, w)`` or ``(n, 3, h, w)``, uint8, or floating-point from 0 to 1, which is
+            rounded to 8 bits. Images must not be normalised.
+        errors
+            What to do if a file, bytes or a Pillow image cannot be read: ``raise`` an error, or
+            return a ``row`` with the reason.
+
+        Raises
+        ------
+        UnreadableImageError
+            If an image cannot be read, and ``errors`` is ``raise``.
+        InvalidInputError
+            If an array, a tensor or another object is not an image, or a score is not finite.
+        """
+        with naming_arguments():
+            if errors not in ("raise", "row"):
+                raise InvalidInputError(f"errors must be 'raise' or 'row', not {errors!r}")
+            with judge(self, items_of(images), unreadable=errors) as blocks:
+                return Predictions.of(list(blocks), self.classes, self.threshold)
+
+    def percentile(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return the share of ID scores below each score, in percent, ``(n,)``."""
+        below = np.searchsorted(self.id.values, np.asarray(scores, dtype=np.float64), side="left")
+        return 100 * below / len(self.id.values)
+
+    def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether each score counts as in-distribution, ``(n,)``."""
+        return np.asarray(scores, dtype=np.float64) >= self.threshold.value
+
+    def origin(self) -> dict[str, Any]:
+        """Return the origin of a threshold, to be stored with it: method, data and time."""
+        about = self.about
+        return {
+            "run": about.run,
+            "network": about.network,
+            "method": about.method,
+            "params": dict(about.params),
+            "precision": about.precision,
+            "id_data": self.id.data,
+            "id_part": self.id.part,
+            "id_images": len(self.id.values),
+            "id_digest": self.id.digest,
+            "created": about.created,
+        }
