@@ -29,6 +29,7 @@ from oodcli.cli import (
     score,
     train,
     tuning,
+    verdicts,
 )
 from oodcli.cli.console import print_stderr, print_stdout, write_result
 from oodcli.errors import OodError
@@ -178,6 +179,7 @@ app.command("tuning", epilog="Manual: ood help selection")(tuning.tuning)
 app.command("report", epilog="Manual: ood help reports")(report.report)
 app.command("export", epilog="Manual: ood help screening")(export.export)
 app.command("doctor", epilog="Manual: ood help start")(doctor.doctor)
+app.add_typer(verdicts.app, name="verdicts", epilog="Manual: ood help screening")
 app.add_typer(runs.app, name="runs", epilog="Manual: ood help start")
 app.add_typer(methods.app, name="methods", epilog="Manual: ood help --page methods")
 app.add_typer(recipes.app, name="recipes", epilog="Manual: ood help training")

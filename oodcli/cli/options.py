@@ -1,5 +1,6 @@
 """Options shared by several commands, and the parsing of their values."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -166,6 +167,38 @@ def given_options(context: typer.Context) -> list[str]:
         and (source := context.get_parameter_source(each.name)) is not None
         and source.name == "COMMANDLINE"
     ]
+
+
+def command_line(context: typer.Context, **replaced: str | None) -> str:
+    """Return the command with the options that were given, as a line for a shell.
+
+    Parameters
+    ----------
+    context
+        The context of the command.
+    replaced
+        Other values of options, by the name of their parameter; None leaves the option out.
+    """
+    words = context.command_path.split()
+    for each in context.command.params:
+        name = each.name or ""
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        value = replaced[name] if name in replaced else context.params[name] if given else None
+        if value is None or value is False:
+            continue
+        values = [str(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
+        if each.param_type_name == "argument":
+            words += values
+        elif value is True:
+            words.append(each.opts[0])
+        else:
+            words += [word for one in values for word in _option(each.opts[0], one)]
+    return shlex.join(words)
+
+
+def _option(name: str, value: str) -> list[str]:
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
 def three_numbers(option: str, text: str) -> tuple[float, float, float]:

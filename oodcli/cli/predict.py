@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from oodcli.cli import completion
+from oodcli.cli.alarms import AlarmLevelOption, FailOnAnyOption, FailOption, exit_by
 from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
@@ -18,12 +19,11 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    command_line,
     writable_file,
     writable_folder,
 )
 
-ALARM = 3
-FOUND_OOD = 4
 _INTERRUPTED = 130
 
 
@@ -36,6 +36,7 @@ class VerdictFormat(StrEnum):
 
 
 def predict(
+    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -96,27 +97,9 @@ def predict(
             callback=writable_folder,
         ),
     ] = None,
-    fail_on_ood: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-ood",
-            help="Exit with code 3 if the share of OOD images is far above that of ID images (see "
-            "--alarm-level).",
-        ),
-    ] = False,
-    fail_on_any_ood: Annotated[
-        bool,
-        typer.Option("--fail-on-any-ood", help="Exit with code 4 if a single image is OOD."),
-    ] = False,
-    alarm_level: Annotated[
-        float,
-        typer.Option(
-            "--alarm-level",
-            metavar="P",
-            help="Alarm if ID images alone would reach the share of OOD images with a probability "
-            "below P.",
-        ),
-    ] = 0.001,
+    fail_on_ood: FailOption = False,
+    fail_on_any_ood: FailOnAnyOption = False,
+    alarm_level: AlarmLevelOption = 0.001,
     summary_: Annotated[
         Path | None,
         typer.Option(
@@ -145,7 +128,6 @@ def predict(
     from oodcli.cli.render.verdicts import render_verdicts, summary
     from oodcli.compute.compute import Compute
     from oodcli.data.opening import with_columns
-    from oodcli.errors import InvalidInputError
     from oodcli.screening.thresholds import ThresholdRule
     from oodcli.store.store import Store
     from oodcli.workflows.predict import PredictRequest, VerdictOutputs
@@ -167,6 +149,7 @@ def predict(
         alarm_level=alarm_level,
         compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
         skip_unreadable=skip_unreadable,
+        command=command_line(context),
     )
     progress = TerminalProgress()
     try:
@@ -192,12 +175,7 @@ def predict(
             print_stderr(line)
     if summary_ is not None:
         write_result(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", summary_)
-    if result.fault is not None:
-        raise InvalidInputError(result.fault)
-    if fail_on_ood and result.alarm:
-        raise typer.Exit(ALARM)
-    if fail_on_any_ood and result.tested.ood:
-        raise typer.Exit(FOUND_OOD)
+    exit_by(result, fail_on_ood=fail_on_ood, fail_on_any_ood=fail_on_any_ood)
 
 
 def _stdin_paths() -> Iterator[str]:

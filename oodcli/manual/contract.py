@@ -227,12 +227,22 @@ OBJECTS = (
     Object("ood predict --format jsonl", Verdict),
     Object("ood predict --summary FILE.json", PredictResult, kind="ood-screening", also=_SCREENED),
     Object("FILE.ood.json", None, kind="ood-verdicts", also={
-        "format": (str, "``csv`` or ``jsonl``."),
+        "format": (str, "``csv``, ``jsonl`` or, of a merged file, ``parquet``."),
         **_SCREENED,
         "threshold": (float, "The score from which on an image counts as in-distribution."),
         "tpr": (float | None, "Share of ID images to accept; None if the threshold was given."),
         "threshold_stderr": (float | None, "Standard error of the threshold."),
+        "id_below": (int, "Number of ID images below the threshold."),
         "copy_ood": (str | None, "Folder that gets copies of the OOD images."),
+        "command": (str | None, "The command that resumes the file."),
+        "finished": (bool, "Whether all images of the command have their rows."),
+        "merged": (int, "Number of files that it was merged from; only in a merged file."),
+    }),
+    Object("ood verdicts summary --format json", None, kind="ood-screening",
+           about="All fields of `ood predict --summary FILE.json`, and:", also={
+        "files": (Sequence[str], "The files whose rows are summarised."),
+        "rows": (Sequence[Verdict], "All rows if they are few, else those with the lowest scores "
+                 "and the first errors."),
     }),
     Object("ood export --format json", None, kind="ood-export", also={
         **_MODEL, "folder": (str, "Where the files are; not in ``model.json``."),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from oodcli.errors import InvalidInputError
 from oodcli.records import as_json
 from oodcli.reporting.statistics import surplus_p
 from oodcli.screening.thresholds import Threshold
@@ -19,6 +20,18 @@ SHOWN = 40
 _SHOWN_ERRORS = 10
 # Probability of a false alarm if all images are ID.
 ALARM_LEVEL = 0.001
+
+
+def check_alarm_level(level: float) -> None:
+    """Check a significance level.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not above 0 and below 1.
+    """
+    if not 0 < level < 1:
+        raise InvalidInputError(f"--alarm-level must be above 0 and below 1, not {level:g}")
 
 
 @dataclass(frozen=True)
@@ -38,13 +51,15 @@ class PredictResult:
     expected
         Share of ID images below the threshold.
     seconds
-        Time from the first image to the last, in seconds.
+        Time from the first image to the last, in seconds; None for rows of files.
     rows
         All verdicts if they are few, else those with the lowest scores and the first errors.
     complete
         Whether ``rows`` contains all verdicts.
     alarm_level
         Significance level: the alarm is raised if ``p`` is below it.
+    files
+        Files whose rows are summarised; none for images that were judged now.
     """
 
     detector: dict[str, Any]
@@ -52,10 +67,11 @@ class PredictResult:
     counts: Counts
     before: Counts
     expected: float
-    seconds: float
+    seconds: float | None
     rows: tuple[Verdict, ...]
     complete: bool
     alarm_level: float = ALARM_LEVEL
+    files: tuple[str, ...] = ()
 
     @property
     def tested(self) -> Counts:
@@ -88,7 +104,7 @@ class PredictResult:
     @property
     def fault(self) -> str | None:
         """Why no image could be judged; None if at least one was."""
-        if self.tested.judged:
+        if self.tested.judged or not self.tested.total:
             return None
         first = next((each for each in self.rows if each.error is not None), None)
         example = "" if first is None else f", such as {first.path}: {first.error}"

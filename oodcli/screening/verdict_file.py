@@ -1,7 +1,8 @@
 """Verdicts as lines of CSV or JSON, in a file that can be resumed after an interruption.
 
-``FILE.ood.json``, next to ``FILE``, records the detector and threshold of its rows. A file is
-resumed only if these are the same; the paths in its rows identify the finished images.
+``FILE.ood.json``, next to ``FILE``, records the detector and threshold of its rows, and whether the
+file is finished. A file is resumed only if the settings are the same; the paths in its rows
+identify the finished images.
 """
 
 import contextlib
@@ -12,10 +13,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ SYNC_S = 3.0
 
 _CURE = "choose another file, or remove this one"
 # Settings that do not affect rows: a detector that is fitted again has another time.
-_IGNORED_SETTINGS = frozenset({"created"})
+IGNORED_SETTINGS = frozenset({"created", "id_below", "command", "finished"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,80 @@ def header(kind: RowFormat) -> str:
     return ",".join(COLUMNS) + "\n" if kind == "csv" else ""
 
 
+_HINTS = get_type_hints(Verdict)
+NUMBERS = frozenset(
+    column
+    for column, field in zip(COLUMNS, fields(Verdict), strict=True)
+    if float in get_args(_HINTS[field.name])
+)
+_FIELDS = dict(zip(COLUMNS, (field.name for field in fields(Verdict)), strict=True))
+
+
+def verdict_of(row: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of a row; the inverse of :func:`as_object`.
+
+    Parameters
+    ----------
+    row
+        Values by the name of their column; a missing column is None.
+
+    Raises
+    ------
+    ValueError
+        If there is no path, or a value has the wrong type or is not finite.
+    """
+    values: dict[str, Any] = {name: row.get(column) for column, name in _FIELDS.items()}
+    for column, name in _FIELDS.items():
+        value = values[name]
+        if value is None:
+            continue
+        if column not in NUMBERS:
+            if not isinstance(value, str):
+                raise ValueError(column)
+        elif isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError(column)
+    if values["path"] is None or values["verdict"] not in ("id", "ood", None):
+        raise ValueError(row)
+    return Verdict(**values)
+
+
+class RowParser:
+    """Reads rows that :func:`as_lines` wrote.
+
+    Parameters
+    ----------
+    kind
+        Format of the rows.
+    columns
+        The columns of CSV, in order.
+    """
+
+    def __init__(self, kind: RowFormat, columns: Sequence[str] = COLUMNS) -> None:
+        self._kind = kind
+        self._columns = tuple(columns)
+
+    def verdicts(self, lines: Sequence[str]) -> list[Verdict]:
+        """Return the verdicts of complete lines, one of each.
+
+        Raises
+        ------
+        ValueError
+            If a line is no row; other exceptions of :mod:`csv` and :mod:`json` pass unchanged.
+        """
+        if self._kind == "jsonl":
+            return [verdict_of(json.loads(line)) for line in lines]
+        found = list(csv.reader((line.rstrip("\n") for line in lines), strict=True))
+        if len(found) != len(lines):
+            raise ValueError(lines)
+        return [verdict_of(self._read(values)) for values in found]
+
+    def _read(self, values: Sequence[str]) -> dict[str, str | float | None]:
+        return {
+            column: None if value == "" else float(value) if column in NUMBERS else unescaped(value)
+            for column, value in zip(self._columns, values, strict=True)
+        }
+
+
 @dataclass
 class Counts:
     """Numbers of images by verdict.
@@ -163,7 +238,7 @@ class FinishedImages:
         """Return whether there is a row for an image; each row is used only once."""
         if not len(self._digests):
             return False
-        digest = _digest(path)
+        digest = path_digest(path)
         at = int(np.searchsorted(self._digests, digest))
         if at == len(self._digests) or self._digests[at] != digest or not self._left[at]:
             return False
@@ -171,7 +246,8 @@ class FinishedImages:
         return True
 
 
-def _digest(path: str) -> np.uint64:
+def path_digest(path: str) -> np.uint64:
+    """Return 8 bytes that tell a path from other paths."""
     raw = path.encode("utf-8", "surrogatepass")
     return np.frombuffer(hashlib.blake2b(raw, digest_size=8).digest(), np.uint64)[0]
 
@@ -281,8 +357,8 @@ def _opened(
     exists = target.is_file() and target.stat().st_size > 0
     if exists:
         _check_settings(path, settings_path(target), wanted)
-    else:
-        write_json(settings_path(target), wanted, cure="choose another file")
+    write_json(settings_path(target), {**wanted, "finished": False}, cure="choose another file")
+    finished = {**wanted, "finished": True}
     with target.open("r+b" if exists else "wb") as stream:
         if exists:
             done, before = _read(path, stream, kind)
@@ -296,6 +372,7 @@ def _opened(
         finally:
             stream.flush()
             file.sync()
+    write_json(settings_path(target), finished, cure="choose another file")
 
 
 def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None:
@@ -306,22 +383,42 @@ def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None
             f"{path} already exists, but {beside.name} with the settings of its rows is missing; "
             f"{_CURE}"
         ) from None
+    if "merged" in found:
+        raise InvalidInputError(f"{path} was written by ood verdicts merge; {_CURE}")
     # In the form in which JSON is read back: tuples become lists.
     asked = json.loads(json.dumps(wanted))
-    other = [
-        key
-        for key in {**asked, **found}
-        if key not in _IGNORED_SETTINGS and asked.get(key) != found.get(key)
-    ]
-    if other:
-        key = other[0]
+    key = different_setting(asked, found)
+    if key is not None:
         raise InvalidInputError(
             f"{path} was written with another {key.replace('_', ' ')} "
-            f"({_short(found.get(key))}, now {_short(asked.get(key))}); {_CURE}"
+            f"({short(found.get(key))}, now {short(asked.get(key))}); {_CURE}"
         )
 
 
-def _short(value: object) -> str:
+def different_setting(
+    one: Mapping[str, Any], other: Mapping[str, Any], *, ignored: Collection[str] = ()
+) -> str | None:
+    """Return the first setting with different values; None if all are equal.
+
+    Parameters
+    ----------
+    one, other
+        Settings, as JSON.
+    ignored
+        Settings that may differ, besides those that do not affect rows. One that is missing, as in
+        a file of an earlier version, is equal to None and to False.
+    """
+    for key in {**one, **other}:
+        if key in IGNORED_SETTINGS or key in ignored:
+            continue
+        values = (None if found is False else found for found in (one.get(key), other.get(key)))
+        if next(values) != next(values):
+            return key
+    return None
+
+
+def short(value: object) -> str:
+    """Return a setting as text for a message."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
@@ -331,33 +428,29 @@ def _read(path: Path, stream: IO[bytes], kind: RowFormat) -> tuple[FinishedImage
     counts = Counts()
     digests = bytearray()
     complete = 0
+    parser = RowParser(kind)
     for number, line in enumerate(stream):
         if not line.endswith(b"\n"):
             break
         complete += len(line)
         if kind == "csv" and number == 0:
+            if line.decode("utf-8", "replace") != header(kind):
+                raise InvalidInputError(
+                    f"{path} has other columns than this version writes ({','.join(COLUMNS)}); "
+                    f"{_CURE}"
+                )
             continue
         try:
-            name, verdict = _row(line.decode(), kind)
+            (row,) = parser.verdicts([line.decode()])
         except Exception:  # noqa: BLE001 - a malformed line makes its readers raise anything
-            raise InvalidInputError(
-                f"line {number + 1} of {path} is not a row of verdicts; {_CURE}"
-            ) from None
-        counts.count(verdict)
-        digests += _digest(name).tobytes()
+            raise not_a_row(path, number + 1) from None
+        counts.count(row.verdict)
+        digests += path_digest(row.path).tobytes()
     stream.seek(complete)
     stream.truncate()
     return FinishedImages(np.frombuffer(bytes(digests), np.uint64)), counts
 
 
-def _row(line: str, kind: RowFormat) -> tuple[str, str | None]:
-    if kind == "jsonl":
-        content = json.loads(line)
-        return str(content["path"]), content["verdict"]
-    (values,) = csv.reader([line.rstrip("\n")], strict=True)
-    if len(values) != len(COLUMNS):
-        raise ValueError(line)
-    row = dict(zip(COLUMNS, values, strict=True))
-    if row["score"] and not math.isfinite(float(row["score"])):
-        raise ValueError(line)
-    return unescaped(row["path"]), row["verdict"] or None
+def not_a_row(path: Path, line: int) -> InvalidInputError:
+    """Return the error of a line that is no row of verdicts."""
+    return InvalidInputError(f"line {line} of {path} is not a row of verdicts; {_CURE}")

@@ -18,7 +18,7 @@ from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.base import BaseDetector
 from oodcli.screening.copies import Copies, check_copies
-from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult
+from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult, check_alarm_level
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.screening.verdict_file import (
@@ -35,6 +35,8 @@ from oodcli.text import counted, printable
 from oodcli.workflows.recommend import resolve_detector
 
 _ENDINGS: dict[str, RowFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+# A command line of many files is too long to be run again from a message.
+_LONGEST_COMMAND = 4096
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class PredictRequest:
     alarm_level
         Significance level of the alarm: the alarm is raised if the probability of the observed
         share of OOD images among ID images is below it.
+    command
+        The command line that resumes it, written beside the rows; None if there is none.
     """
 
     paths: Sequence[str]
@@ -123,6 +127,7 @@ class PredictRequest:
     compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
     alarm_level: float = ALARM_LEVEL
+    command: str | None = None
 
 
 def predict(
@@ -164,7 +169,7 @@ def predict(
             wanted = _at_least_one(wanted, request.paths)
         detector = resolve_detector(run, request.method, request.rule)
         wanted = _at_least_one(wanted, request.paths)
-        with _sink(store, detector, request.outputs, rows_to, progress) as sink:
+        with _sink(store, detector, request, rows_to, progress) as sink:
             return _screen(detector, wanted, sink, request, progress)
 
 
@@ -272,11 +277,12 @@ class _Sink:
 def _sink(
     store: Store,
     detector: BaseDetector,
-    outputs: VerdictOutputs,
+    request: PredictRequest,
     rows_to: Callable[[str], object] | None,
     progress: Progress,
 ) -> Iterator[_Sink]:
     """Open the outputs of verdicts."""
+    outputs = request.outputs
     kind = outputs.kind()
     copies = None if outputs.copy_ood is None else Copies(outputs.copy_ood)
     if outputs.file is None:
@@ -285,7 +291,7 @@ def _sink(
         yield _Sink(kind, None, rows_to, copies)
         return
     assert kind != "table"  # outputs.kind() refuses it for a file
-    settings = _settings(detector, outputs)
+    settings = _settings(detector, request)
     with verdict_file(outputs.file, kind, settings, store, progress=progress) as file:
         if file.before.total:
             progress.note(
@@ -294,15 +300,17 @@ def _sink(
         yield _Sink(kind, file, rows_to, copies)
 
 
-def _settings(detector: BaseDetector, outputs: VerdictOutputs) -> dict[str, Any]:
-    """Return the settings that must be equal when a file of verdicts is resumed."""
-    copies, threshold = outputs.copy_ood, detector.threshold
+def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]:
+    """Return the settings of a file of verdicts."""
+    copies, threshold, command = request.outputs.copy_ood, detector.threshold, request.command
     return {
         **detector.origin(),
         "threshold": threshold.value,
         "tpr": None if threshold.given else threshold.tpr,
         "threshold_stderr": threshold.stderr,
+        "id_below": threshold.below,
         "copy_ood": None if copies is None else str(expanded(copies).resolve()),
+        "command": command if command is not None and len(command) < _LONGEST_COMMAND else None,
     }
 
 
@@ -330,10 +338,7 @@ def _check(request: PredictRequest) -> None:
     outputs.kind()
     if not request.paths:
         raise InvalidInputError("no images are given; give files or folders, or - for stdin")
-    if not 0 < request.alarm_level < 1:
-        raise InvalidInputError(
-            f"--alarm-level must be above 0 and below 1, not {request.alarm_level:g}"
-        )
+    check_alarm_level(request.alarm_level)
     if request.paths.count(STDIN) > 1:
         raise InvalidInputError("- stands for stdin and may be given only once")
     if request.method not in (None, AUTO):

@@ -28,7 +28,7 @@ def render_verdicts(result: "PredictResult") -> str:
     if not result.complete:
         title.append(
             f"{shown:,} of {result.counts.total:,} rows: the images with the lowest scores, then "
-            "unreadable images; all rows: --output FILE.csv"
+            "unreadable images" + ("" if result.files else "; all rows: --output FILE.csv")
         )
     bare = all(each.predicted is None for each in result.rows)
     table = Table(
