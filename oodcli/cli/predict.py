@@ -88,6 +88,13 @@ def predict(
             help="Write one row per image to FILE (.csv or .jsonl); an existing file is resumed.",
         ),
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Store the features of the images beside --output, in FILE.features.npy.",
+        ),
+    ] = False,
     copy_ood: Annotated[
         Path | None,
         typer.Option(
@@ -145,6 +152,7 @@ def predict(
             file=output,
             copy_ood=copy_ood,
             summary=summary_,
+            features=features,
         ),
         alarm_level=alarm_level,
         compute=Compute.of(device, amp=amp, batch_size=score_batch_size),

@@ -233,6 +233,8 @@ OBJECTS = (
         "tpr": (float | None, "Share of ID images to accept; None if the threshold was given."),
         "threshold_stderr": (float | None, "Standard error of the threshold."),
         "id_below": (int, "Number of ID images below the threshold."),
+        "features": (str, "``stored`` if ``FILE.features.npy`` has the features of the images, "
+                     "else ``not stored``."),
         "copy_ood": (str | None, "Folder that gets copies of the OOD images."),
         "command": (str | None, "The command that resumes the file."),
         "finished": (bool, "Whether all images of the command have their rows."),

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from oodcli.arguments import naming_arguments
 from oodcli.errors import InvalidInputError
+from oodcli.screening.conformal import conformal_p_values
 from oodcli.screening.given import Images, items_of
 from oodcli.screening.judging import Predictions, judge
 from oodcli.screening.thresholds import Threshold
@@ -35,12 +36,19 @@ class IdScores:
         Name of the run's data.
     digest
         Digest of the pixels of these images.
+    classes
+        Index of the class that the network predicts for each of them, int64 ``(n,)``; -1 without a
+        classifier.
+    features
+        Features of a random sample of up to 1,000 of them, float32 ``(k, d)``.
     """
 
     values: NDArray[np.float64]
     part: str
     data: str
     digest: str
+    classes: NDArray[np.int64]
+    features: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -89,11 +97,14 @@ class Outputs:
         Softmax probability of that class, float64 ``(n,)``; NaN without a classifier.
     score
         Score, float64 ``(n,)``; larger = more in-distribution.
+    features
+        Input of the last layer, float32 ``(n, d)``; None if the engine does not return it.
     """
 
     classes: NDArray[np.int64]
     probability: NDArray[np.float64]
     score: NDArray[np.float64]
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +211,13 @@ class BaseDetector(ABC):
         """Return the share of ID scores below each score, in percent, ``(n,)``."""
         below = np.searchsorted(self.id.values, np.asarray(scores, dtype=np.float64), side="left")
         return 100 * below / len(self.id.values)
+
+    def p_value(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return the conformal p-value of every score, ``(n,)``; small = unlike ID images.
+
+        See :func:`oodcli.screening.conformal.conformal_p_values`.
+        """
+        return conformal_p_values(self.id.values, scores)
 
     def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """Return whether each score counts as in-distribution, ``(n,)``."""

@@ -4,7 +4,7 @@
 
     <run>/detectors/<digest of method and precision>/
       detector.json          method, ID images behind the threshold, and time of fitting
-      detector.safetensors   arrays of the method, and the ID scores
+      detector.safetensors   arrays of the method, and scores, classes and features of ID images
 
 The JSON file is written last and contains the digest of the other one. With both files, images are
 screened without the training set, which need not exist any more.
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oodcli.activations import Activations
+from oodcli.activations import Activations, ActivationSet
 from oodcli.compute.compute import Compute
 from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.views import View
@@ -49,11 +49,15 @@ from oodcli.store.store import (
 from oodcli.version import __version__
 
 # Incremented whenever the stored form or the scores of the same fitted method change.
-DETECTOR_SCHEMA = 3
+DETECTOR_SCHEMA = 4
 
 _RECORD = "detector.json"
 _ARRAYS = "detector.safetensors"
 _ID_SCORES = "id-scores"
+_ID_CLASSES = "id-classes"
+_ID_FEATURES = "id-features"
+# Features of this many ID images are stored: enough to compare distributions with.
+ID_FEATURES = 1000
 
 
 def chances_of(logits: Tensor, predicted: Tensor) -> Tensor:
@@ -127,6 +131,7 @@ class Detector(BaseDetector):
             classes=predicted.numpy(),
             probability=chances_of(logits.double(), predicted).numpy(),
             score=self.scores_of(activations),
+            features=activations.features.float().cpu().numpy(),
         )
 
     def scores_of(self, batch: Activations) -> NDArray[np.float64]:
@@ -239,11 +244,31 @@ def _fit(folder: "_DetectorFolder", spec: MethodSpec, run: OpenRun) -> Detector:
     found, scored = found.score(activations, images.name, progress=progress)
     found.require_all()
     (scores,) = scored.values()
+    order = np.argsort(scores, kind="stable")
     return folder.detector(
         found.fitted[0],
-        IdScores(np.sort(scores.astype(np.float64)), part, data.dataset.name, images.digest),
+        IdScores(
+            scores[order].astype(np.float64),
+            part,
+            data.dataset.name,
+            images.digest,
+            classes=activations.predictions.cpu().numpy()[order],
+            features=_sample_features(activations),
+        ),
         created=utc_now(),
     )
+
+
+def _sample_features(activations: ActivationSet) -> NDArray[np.float32]:
+    """Return the features of up to ``ID_FEATURES`` random images, float32 ``(k, d)``."""
+    n = len(activations)
+    rows = np.sort(np.random.default_rng(0).choice(n, min(n, ID_FEATURES), replace=False))
+    found, start = [], 0
+    for chunk in activations.chunks():
+        inside = rows[(rows >= start) & (rows < start + len(chunk))] - start
+        found.append(chunk.features[torch.from_numpy(inside).to(chunk.features.device)])
+        start += len(chunk)
+    return torch.cat(found).float().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -305,6 +330,8 @@ class _DetectorFolder:
         """
         structure, arrays = pack(detector.fitted.detector)
         arrays[_ID_SCORES] = torch.from_numpy(detector.id.values)
+        arrays[_ID_CLASSES] = torch.from_numpy(detector.id.classes)
+        arrays[_ID_FEATURES] = torch.from_numpy(detector.id.features)
         remove_leftovers(self.path, older_than_s=0)
         path = self.path / _ARRAYS
         with atomic_write(path) as stream:
@@ -339,6 +366,8 @@ class _DetectorFolder:
                     part=origin["id_part"],
                     data=origin["id_data"],
                     digest=origin["id_digest"],
+                    classes=arrays[_ID_CLASSES].numpy().copy(),
+                    features=arrays[_ID_FEATURES].numpy().copy(),
                 ),
                 created=origin["created"],
             )

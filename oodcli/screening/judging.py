@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import Item, decoded
-from oodcli.errors import UnreadableImageError
+from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.metrics import check_finite
 from oodcli.pools import open_pools, read_ahead
 from oodcli.reporting.statistics import surplus_p
@@ -46,13 +46,18 @@ class Judged:
         classifier.
     probability
         Softmax probability of that class, float64 ``(n,)``; NaN without a classifier and, as are
-        the next two, for unreadable images.
+        the next three, for unreadable images.
     score
         Score, float64 ``(n,)``; larger = more in-distribution.
     percentile
         Share of ID images with a smaller score, in percent, float64 ``(n,)``.
+    p_value
+        Conformal p-value, float64 ``(n,)``.
     ood
         Whether the image is OOD, ``(n,)``: its score is below the threshold, or it is unreadable.
+    features
+        Input of the last layer, float32 ``(n, d)``, NaN for unreadable images; None unless asked
+        for.
     """
 
     items: tuple[Item, ...]
@@ -61,7 +66,9 @@ class Judged:
     probability: NDArray[np.float64]
     score: NDArray[np.float64]
     percentile: NDArray[np.float64]
+    p_value: NDArray[np.float64]
     ood: NDArray[np.bool_]
+    features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -81,11 +88,14 @@ class Predictions:
         Indices of the predicted classes, int64 ``(n,)``; -1 where there is no name.
     probability
         Softmax probability of the predicted class, float64 ``(n,)``; NaN without a classifier and,
-        as are the next two, for unreadable images.
+        as are the next three, for unreadable images.
     score
         Score, float64 ``(n,)``; larger = more in-distribution.
     percentile
         Share of ID images with a smaller score, in percent, float64 ``(n,)``.
+    p_value
+        Conformal p-value, float64 ``(n,)``: probability that an ID image has a score this small or
+        smaller; see :func:`oodcli.screening.conformal.conformal_p_values`.
     ood
         Whether the image is OOD, ``(n,)``: its score is below the threshold, or it is unreadable.
     threshold
@@ -100,6 +110,7 @@ class Predictions:
     probability: NDArray[np.float64]
     score: NDArray[np.float64]
     percentile: NDArray[np.float64]
+    p_value: NDArray[np.float64]
     ood: NDArray[np.bool_]
     threshold: Threshold
     errors: tuple[str | None, ...]
@@ -120,6 +131,7 @@ class Predictions:
             probability=_joined([each.probability for each in blocks], np.float64),
             score=_joined([each.score for each in blocks], np.float64),
             percentile=_joined([each.percentile for each in blocks], np.float64),
+            p_value=_joined([each.p_value for each in blocks], np.float64),
             ood=_joined([each.ood for each in blocks], np.bool_),
             threshold=threshold,
             errors=tuple(why for each in blocks for why in each.errors),
@@ -149,6 +161,7 @@ def judge(
     *,
     soon: bool = False,
     keep_pixels: bool = False,
+    keep_features: bool = False,
     unreadable: Literal["row", "raise"] = "row",
 ) -> Iterator[Iterator[Judged]]:
     """Judge images in batches; images are read ahead while the context lasts.
@@ -163,6 +176,8 @@ def judge(
         Whether to start with small batches, so that the first verdicts are available soon.
     keep_pixels
         Whether the returned items contain the pixels of images from arrays.
+    keep_features
+        Whether the results contain the features of the images.
     unreadable
         What to do with an unreadable image: ``row`` for a row with the reason, or ``raise``.
 
@@ -199,7 +214,10 @@ def judge(
         if not first.last:  # a single batch needs no thread for reading ahead
             ready = stack.enter_context(read_ahead(ready))
         passes = stack.enter_context(detector.outputs(ready))
-        yield (_judged(detector, under_way.popleft(), outputs) for outputs in passes)
+        yield (
+            _judged(detector, under_way.popleft(), outputs, keep_features=keep_features)
+            for outputs in passes
+        )
 
 
 @dataclass
@@ -276,15 +294,22 @@ def _batched(
         yield batch
 
 
-def _judged(detector: "BaseDetector", batch: _Batch, outputs: "Outputs") -> Judged:
+def _judged(
+    detector: "BaseDetector", batch: _Batch, outputs: "Outputs", *, keep_features: bool
+) -> Judged:
     """Return the results of a batch from what the engine computed."""
     read = np.array([why is None for _, why in batch.rows], dtype=np.bool_)
     some = slice(0, int(read.sum()))  # a batch without readable images has one black image
     score = outputs.score[some]
     check_finite(detector.method, score)
+    if keep_features and outputs.features is None:
+        raise InvalidInputError(
+            f"the engine {detector.engine} gives no features; leave out --features, or use "
+            "--engine torch"
+        )
 
     def rows(values: NDArray[Any], missing: object) -> NDArray[Any]:
-        every = np.full(len(read), missing, dtype=values.dtype)
+        every = np.full((len(read), *values.shape[1:]), missing, dtype=values.dtype)
         every[read] = values
         return every
 
@@ -295,5 +320,9 @@ def _judged(detector: "BaseDetector", batch: _Batch, outputs: "Outputs") -> Judg
         probability=rows(outputs.probability[some], np.nan),
         score=rows(score, np.nan),
         percentile=rows(detector.percentile(score), np.nan),
+        p_value=rows(detector.p_value(score), np.nan),
         ood=rows(~detector.accepts(score), missing=True),
+        features=rows(outputs.features[some], np.nan)
+        if keep_features and outputs.features is not None
+        else None,
     )

@@ -2,7 +2,8 @@
 
 ``FILE.ood.json``, next to ``FILE``, records the detector and threshold of its rows, and whether the
 file is finished. A file is resumed only if the settings are the same; the paths in its rows
-identify the finished images.
+identify the finished images. Features of the images, if stored, lie in
+:mod:`oodcli.screening.feature_file`.
 """
 
 import contextlib
@@ -24,11 +25,12 @@ from numpy.typing import NDArray
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded
 from oodcli.progress import SILENT, Progress
+from oodcli.screening.feature_file import FeatureFile, feature_path
 from oodcli.store.store import Store, is_stream, open_stream, read_json, write_json
 from oodcli.text import escaped, json_text, unescaped
 
 RowFormat = Literal["csv", "jsonl"]
-ROW_SCHEMA = 1
+ROW_SCHEMA = 2
 SYNC_S = 3.0
 
 _CURE = "choose another file, or remove this one"
@@ -55,6 +57,8 @@ class Verdict:
         The minimum score of in-distribution images.
     percentile
         Share of the run's ID scores below it, in percent.
+    p_value
+        Conformal p-value: probability that an ID image has a score this small or smaller.
     verdict
         ``id`` or ``ood``.
     error
@@ -67,6 +71,7 @@ class Verdict:
     score: float | None = None
     threshold: float | None = None
     percentile: float | None = None
+    p_value: float | None = None
     verdict: Literal["id", "ood"] | None = None
     error: str | None = None
 
@@ -266,16 +271,33 @@ class VerdictFile:
         The images that already had a row.
     before
         The counts of these rows.
+    features
+        The file of the features of the images; None if they are not stored.
     """
 
     stream: IO[bytes]
     kind: RowFormat
     done: FinishedImages
     before: Counts
+    features: FeatureFile | None = None
     _synced: float = 0.0
 
-    def write(self, verdicts: Sequence[Verdict]) -> None:
-        """Add rows; they are flushed to disk every few seconds."""
+    def write(
+        self, verdicts: Sequence[Verdict], features: NDArray[np.float32] | None = None
+    ) -> None:
+        """Add rows; they are flushed to disk every few seconds.
+
+        Parameters
+        ----------
+        verdicts
+            The rows, ``n``.
+        features
+            Features of the images, ``(n, d)``; needed if features are stored.
+        """
+        if self.features is not None:
+            if features is None:
+                raise ValueError("the features of these rows are missing")
+            self.features.write(features)
         self.stream.write(as_lines(verdicts, self.kind).encode())
         self.stream.flush()
         now = time.monotonic()
@@ -284,7 +306,9 @@ class VerdictFile:
             self.sync()
 
     def sync(self) -> None:
-        """Flush written rows to disk."""
+        """Flush written rows to disk, features first."""
+        if self.features is not None:
+            self.features.sync()
         # A pipe or a device does not support fsync.
         with contextlib.suppress(OSError):
             os.fsync(self.stream.fileno())
@@ -302,6 +326,7 @@ def verdict_file(
     settings: Mapping[str, Any],
     store: Store,
     *,
+    with_features: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[VerdictFile]:
     """Open a file for verdicts, new or to be resumed.
@@ -316,6 +341,8 @@ def verdict_file(
         Settings that affect the rows; rows with different settings are never mixed.
     store
         Store whose lock prevents two processes from writing the same file.
+    with_features
+        Whether the features of the images are stored beside the file.
     progress
         Receives a note if another process is writing the file.
 
@@ -323,14 +350,18 @@ def verdict_file(
     ------
     InvalidInputError
         If the file exists with other settings, or was not written by this function; or
-        if it cannot be written.
+        if it cannot be written, or has no place for features beside it.
+    CorruptArtifactError
+        If the features of existing rows are missing or damaged.
     """
     target = expanded(path).resolve()
     try:
         with contextlib.ExitStack() as stack:
             if not is_stream(path):
                 stack.enter_context(store.lock(f"verdicts {target}", progress=progress))
-            yield stack.enter_context(_opened(path, target, kind, settings))
+            yield stack.enter_context(
+                _opened(path, target, kind, settings, with_features=with_features)
+            )
     except BrokenPipeError:
         raise  # the reader of the pipe has exited, which is not an error of the file
     except OSError as error:
@@ -346,7 +377,7 @@ def verdict_file(
 
 @contextlib.contextmanager
 def _opened(
-    path: Path, target: Path, kind: RowFormat, settings: Mapping[str, Any]
+    path: Path, target: Path, kind: RowFormat, settings: Mapping[str, Any], *, with_features: bool
 ) -> Iterator[VerdictFile]:
     if is_stream(path):
         with open_stream(path) as stream:
@@ -359,14 +390,19 @@ def _opened(
         _check_settings(path, settings_path(target), wanted)
     write_json(settings_path(target), {**wanted, "finished": False}, cure="choose another file")
     finished = {**wanted, "finished": True}
-    with target.open("r+b" if exists else "wb") as stream:
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(target.open("r+b" if exists else "wb"))
+        features = None
+        if with_features:
+            features = FeatureFile(feature_path(target), new=not exists)
+            stack.callback(features.close)
         if exists:
-            done, before = _read(path, stream, kind)
+            done, before = _read(path, stream, kind, features)
         else:
             done, before = FinishedImages(np.empty(0, np.uint64)), Counts()
         if stream.tell() == 0:
             stream.write(header(kind).encode())
-        file = VerdictFile(stream, kind, done, before)
+        file = VerdictFile(stream, kind, done, before, features)
         try:
             yield file
         finally:
@@ -385,6 +421,11 @@ def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None
         ) from None
     if "merged" in found:
         raise InvalidInputError(f"{path} was written by ood verdicts merge; {_CURE}")
+    if found.get("kind") == wanted["kind"] and found.get("schema") != wanted["schema"]:
+        raise InvalidInputError(
+            f"{path} has the columns of another version of ood (schema {found.get('schema')}, now "
+            f"{wanted['schema']}), so it cannot be resumed; {_CURE}"
+        )
     # In the form in which JSON is read back: tuples become lists.
     asked = json.loads(json.dumps(wanted))
     key = different_setting(asked, found)
@@ -423,8 +464,14 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _read(path: Path, stream: IO[bytes], kind: RowFormat) -> tuple[FinishedImages, Counts]:
-    """Read the existing rows, and remove an incomplete last line."""
+def _read(
+    path: Path, stream: IO[bytes], kind: RowFormat, features: FeatureFile | None
+) -> tuple[FinishedImages, Counts]:
+    """Read the existing rows, and remove an incomplete last line.
+
+    Rows and features are cut to the same number: after a power failure the features of the last
+    rows may be lost, and these images are judged again.
+    """
     counts = Counts()
     digests = bytearray()
     complete = 0
@@ -432,20 +479,25 @@ def _read(path: Path, stream: IO[bytes], kind: RowFormat) -> tuple[FinishedImage
     for number, line in enumerate(stream):
         if not line.endswith(b"\n"):
             break
-        complete += len(line)
         if kind == "csv" and number == 0:
             if line.decode("utf-8", "replace") != header(kind):
                 raise InvalidInputError(
                     f"{path} has other columns than this version writes ({','.join(COLUMNS)}); "
                     f"{_CURE}"
                 )
+            complete += len(line)
             continue
+        if features is not None and counts.total == features.rows:
+            break
+        complete += len(line)
         try:
             (row,) = parser.verdicts([line.decode()])
         except Exception:  # noqa: BLE001 - a malformed line makes its readers raise anything
             raise not_a_row(path, number + 1) from None
         counts.count(row.verdict)
         digests += path_digest(row.path).tobytes()
+    if features is not None:
+        features.truncate(counts.total)
     stream.seek(complete)
     stream.truncate()
     return FinishedImages(np.frombuffer(bytes(digests), np.uint64)), counts

@@ -30,7 +30,7 @@ from oodcli.screening.verdict_file import (
     header,
     verdict_file,
 )
-from oodcli.store.store import Store, check_output_file
+from oodcli.store.store import Store, check_output_file, is_stream
 from oodcli.text import counted, printable
 from oodcli.workflows.recommend import resolve_detector
 
@@ -54,12 +54,15 @@ class VerdictOutputs:
         Folder for copies of the OOD images.
     summary
         File for the summary as JSON.
+    features
+        Whether the features of the images are stored beside ``file``.
     """
 
     format: Literal["table", "csv", "jsonl"] | None = None
     file: Path | None = None
     copy_ood: Path | None = None
     summary: Path | None = None
+    features: bool = False
 
     def kind(self) -> Literal["table"] | RowFormat:
         """Return the format of the results.
@@ -186,12 +189,16 @@ def _screen(
     with (
         progress.task("judging", total=None, unit="images") as task,
         judge(
-            detector, sink.pending(wanted), soon=True, keep_pixels=sink.copies is not None
+            detector,
+            sink.pending(wanted),
+            soon=True,
+            keep_pixels=sink.copies is not None,
+            keep_features=request.outputs.features,
         ) as blocks,
     ):
         for judged in blocks:
             verdicts = _verdicts(detector, judged)
-            sink.write(judged.items, verdicts)
+            sink.write(judged, verdicts)
             findings.add(verdicts)
             task.advance(len(judged))
     seconds = time.perf_counter() - started
@@ -217,6 +224,7 @@ def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
         judged.probability.tolist(),
         judged.score.tolist(),
         judged.percentile.tolist(),
+        judged.p_value.tolist(),
         judged.ood.tolist(),
         strict=True,
     )
@@ -230,9 +238,10 @@ def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
             score,
             detector.threshold.value,
             round(percentile, 4),
+            p_value,
             "ood" if ood else "id",
         )
-        for item, error, label, chance, score, percentile, ood in columns
+        for item, error, label, chance, score, percentile, p_value, ood in columns
     ]
 
 
@@ -258,17 +267,17 @@ class _Sink:
             if self.copies is None or not self.copies.holds(item):
                 yield item
 
-    def write(self, images: Sequence[Item], verdicts: Sequence[Verdict]) -> None:
-        """Write verdicts of images.
+    def write(self, judged: Judged, verdicts: Sequence[Verdict]) -> None:
+        """Write verdicts of judged images.
 
         OOD images are copied before their rows are written, so that every row has its copy.
         """
         if self.copies is not None:
-            for item, verdict in zip(images, verdicts, strict=True):
+            for item, verdict in zip(judged.items, verdicts, strict=True):
                 if verdict.verdict == "ood":
                     self.copies.add(item)
         if self.file is not None:
-            self.file.write(verdicts)
+            self.file.write(verdicts, judged.features)
         elif self.kind != "table" and self.rows_to is not None:
             self.rows_to(as_lines(verdicts, self.kind))
 
@@ -292,7 +301,9 @@ def _sink(
         return
     assert kind != "table"  # outputs.kind() refuses it for a file
     settings = _settings(detector, request)
-    with verdict_file(outputs.file, kind, settings, store, progress=progress) as file:
+    with verdict_file(
+        outputs.file, kind, settings, store, with_features=outputs.features, progress=progress
+    ) as file:
         if file.before.total:
             progress.note(
                 f"{outputs.file} has {counted(file.before.total, 'row')}: resuming after them"
@@ -309,6 +320,7 @@ def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]
         "tpr": None if threshold.given else threshold.tpr,
         "threshold_stderr": threshold.stderr,
         "id_below": threshold.below,
+        "features": "stored" if request.outputs.features else "not stored",
         "copy_ood": None if copies is None else str(expanded(copies).resolve()),
         "command": command if command is not None and len(command) < _LONGEST_COMMAND else None,
     }
@@ -346,5 +358,9 @@ def _check(request: PredictRequest) -> None:
     for file in (outputs.file, outputs.summary):
         if file is not None:
             check_output_file(file)
+    if outputs.features and (outputs.file is None or is_stream(outputs.file)):
+        raise InvalidInputError(
+            "--features stores features beside a file of verdicts; name it: --output FILE.csv"
+        )
     if outputs.copy_ood is not None:
         check_copies(outputs.copy_ood, request.paths)

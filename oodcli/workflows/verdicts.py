@@ -32,7 +32,7 @@ _ENDINGS: dict[str, MergedFormat] = {
 _OF_FILE = frozenset(
     {
         "kind", "schema", "format", "threshold", "tpr", "threshold_stderr", "id_below", "copy_ood",
-        "shard", "shards", "command", "finished", "merged",
+        "features", "shard", "shards", "command", "finished", "merged",
     }
 )  # fmt: skip
 

@@ -16,11 +16,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oodcli.screening.feature_file import read_features
 from oodcli.store.store import Store
 from tests.support.cli import Ood, flat
 from tests.support.program import start_program
 
-FIELDS = ["path", "class", "probability", "score", "threshold", "percentile", "verdict", "error"]
+FIELDS = [
+    "path",
+    "class",
+    "probability",
+    "score",
+    "threshold",
+    "percentile",
+    "p_value",
+    "verdict",
+    "error",
+]
 
 
 @pytest.fixture
@@ -67,6 +78,10 @@ def test_every_image_gets_a_row_in_order(ood: Ood, incoming: Path) -> None:
             known = float(row["score"]) >= float(row["threshold"])
             assert row["verdict"] == ("id" if known else "ood")
             assert 0 <= float(row["percentile"]) <= 100
+            # The number of ID scores that are not larger, of 24.
+            below = float(row["p_value"]) * 25 - 1
+            assert below == pytest.approx(round(below))
+            assert 24 * float(row["percentile"]) / 100 <= below + 1e-4 <= 24.1
     counted = [sum(row["verdict"] == each for row in found) for each in ("id", "ood")]
     assert f"33 images: {counted[0]} id, {counted[1]} ood, 2 unreadable" in err
     assert "± " in err
@@ -143,7 +158,7 @@ def test_arrays_stdin_and_single_files_are_read(
     assert found[7]["error"] == "the file no longer exists"
     assert str(found[8]["error"]).startswith("a path cannot hold a zero byte")
     assert found[9]["error"] == "there is no file gone.npz; check its name"
-    assert {each["schema"] for each in found} == {1}
+    assert {each["schema"] for each in found} == {2}
 
 
 def test_the_table_shows_few_images_and_of_many_the_least_known(
@@ -261,6 +276,22 @@ def test_a_file_that_was_cut_is_resumed(
     assert f"{output} has 43 rows: resuming after them" in again
 
 
+def test_features_are_stored_beside_the_verdicts(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+    output = tmp_path / "verdicts.csv"
+    options = ("predict", incoming, "--method", "energy", "--output", output, "--features")
+    assert ood(*options)[0] == 0
+    whole, features = output.read_bytes(), np.array(read_features(output, rows=33))
+    unreadable = [bool(row["error"]) for row in rows(whole.decode())]
+    np.testing.assert_array_equal(np.isnan(features).all(axis=1), unreadable)
+    assert len(np.unique(features, axis=0)) > 20
+    output.write_bytes(whole[: len(whole) // 2])
+    assert ood(*options)[0] == 0
+    assert rounded(output.read_text(), "csv") == rounded(whole.decode(), "csv")
+    np.testing.assert_allclose(read_features(output, rows=33), features, rtol=1e-4, atol=1e-6)
+    code, _, err = ood("predict", incoming, "--method", "energy", "--features")
+    assert (code, "name it: --output FILE.csv" in err) == (1, True)
+
+
 def rounded(text: str, kind: str) -> list[dict[str, object]]:
     """Return rows whose scores may differ by the rounding of another batch."""
     found = rows(text) if kind == "csv" else objects(text)
@@ -289,6 +320,7 @@ def test_what_has_come_since_is_added(ood: Ood, incoming: Path, tmp_path: Path) 
         (("--tpr", "0.9"), "was written with another threshold ("),
         (("--format", "jsonl"), "was written with another format (csv, now jsonl)"),
         (("--amp",), "was written with another precision (float32, now bfloat16)"),
+        (("--features",), "was written with another features (not stored, now stored)"),
     ],
 )
 def test_rows_of_other_settings_are_not_mixed(

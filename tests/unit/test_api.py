@@ -69,6 +69,7 @@ def test_predictions_are_those_of_the_command_line(
     assert got.score.tolist() == [row["score"] for row in wanted]
     np.testing.assert_allclose(got.probability, [r["probability"] for r in wanted], atol=1e-6)
     np.testing.assert_allclose(got.percentile, [r["percentile"] for r in wanted], atol=1e-4)
+    assert got.p_value.tolist() == [row["p_value"] for row in wanted]
     assert ["ood" if ood else "id" for ood in got.ood] == [row["verdict"] for row in wanted]
     assert {row["threshold"] for row in wanted} == {got.threshold.value}
     np.testing.assert_array_equal(detector.score(files(made)), got.score)
@@ -197,7 +198,7 @@ def test_with_errors_as_rows_every_image_has_a_row(
     assert found.names[2:4] == ("image 2", "image 3")
     np.testing.assert_array_equal(found.score[read], wanted.score)
     np.testing.assert_array_equal(found.ood[read], wanted.ood)
-    for values in (found.score, found.probability, found.percentile):
+    for values in (found.score, found.probability, found.percentile, found.p_value):
         assert np.isnan(values[~read]).all()
         assert not np.isnan(values[read]).any()
     assert found.ood[~read].all()

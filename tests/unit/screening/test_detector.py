@@ -102,9 +102,28 @@ def test_a_stored_detector_is_the_one_that_was_fitted(
     read = detector_of(store, folder, method, progress=watch)
     assert watch.tasks == watch.notes == []
     np.testing.assert_array_equal(scores_of(read, folder), scores_of(fitted, folder))
-    np.testing.assert_array_equal(read.id.values, fitted.id.values)
+    for field in ("values", "classes", "features"):
+        np.testing.assert_array_equal(getattr(read.id, field), getattr(fitted.id, field))
     assert read.origin() == json.loads(json.dumps(fitted.origin()))
     assert (read.id.part, len(read.id.values)) == ("val", 20)
+
+
+def test_classes_and_features_are_those_of_the_id_images(
+    store: Store, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OpenRun.of(store, folder, Compute(CPU))
+    found = run.activator.activations(run.data.images("val"))
+    scores = detector_of(store, folder, "msp").scores_of(next(iter(found.chunks())))
+    order = np.argsort(scores, kind="stable")
+    detector = detector_of(store, folder, "energy")
+    assert len(detector.id.classes) == len(detector.id.values) == 20
+    np.testing.assert_array_equal(detector.id.features, found.features.numpy())
+    read = detector_of(store, folder, "msp").id
+    np.testing.assert_array_equal(read.classes, found.predictions.numpy()[order])
+    monkeypatch.setattr("oodcli.screening.detector.ID_FEATURES", 7)
+    few = detector_of(store, folder, "maxlogit").id.features
+    assert len(few) == 7
+    assert {row.tobytes() for row in few} <= {row.tobytes() for row in found.features.numpy()}
 
 
 def test_a_stored_detector_needs_no_data(
@@ -232,8 +251,10 @@ def test_wrong_methods_are_reported(store: Store, folder: RunFolder) -> None:
 
 def _detector(scores: np.ndarray, rule: ThresholdRule = DEFAULT_RULE) -> Detector:
     values = np.sort(scores)
+    classes, features = np.zeros(len(values), np.int64), np.zeros((0, 1), np.float32)
     return Detector(
-        about=None, id=IdScores(values, "val", "d", ""), threshold=rule.on(values),  # type: ignore[arg-type]
+        about=None, id=IdScores(values, "val", "d", "", classes, features),  # type: ignore[arg-type]
+        threshold=rule.on(values),
         folder=None, record=None, fitted=None, compute=Compute(CPU),  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -314,6 +335,11 @@ def test_images_are_judged_in_their_order_however_they_are_gathered(
     assert wanted.ood[~read].all()
     np.testing.assert_array_equal(wanted.percentile, np.where(read, detector.percentile(
         np.nan_to_num(wanted.score)), np.nan))  # fmt: skip
+    np.testing.assert_array_equal(np.isnan(wanted.p_value), ~read)
+    known = detector.id.values
+    assert wanted.p_value[read].tolist() == [
+        (1 + (known <= score).sum()) / (len(known) + 1) for score in wanted.score[read]
+    ]
     monkeypatch.setattr("oodcli.screening.judging._PIXELS", 4 * 32 * 32)
     monkeypatch.setattr("oodcli.screening.judging._FIRST_PIXELS", 32 * 32)
     found = judged(detector, iter(images), soon=soon)

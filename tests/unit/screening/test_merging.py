@@ -41,7 +41,7 @@ def verdicts(names: Sequence[str], *, start: int = 0) -> list[Verdict]:
             found.append(Verdict(name, error="not an image, \x1b[31m=1"))
         else:
             verdict = "ood" if score < 0.5 else "id"
-            found.append(Verdict(name, "=red", 0.75, score, 0.5, 2.5 * number, verdict))
+            found.append(Verdict(name, "=red", 0.75, score, 0.5, 2.5 * number, 0.125, verdict))
     return found
 
 
