@@ -15,6 +15,7 @@ from oodcli.cli.options import (
 )
 from oodcli.cli.train import (
     ArchOption,
+    CheckOption,
     EpochsOption,
     InitOption,
     LrOption,
@@ -50,6 +51,7 @@ def run(
     test_fraction: TestOption = None,
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
+    check_images: CheckOption = False,
     skip_unreadable: SkipOption = False,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -88,6 +90,7 @@ def run(
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             skip_unreadable=skip_unreadable,
+            check_images=check_images,
         ),
         batch_size=score_batch_size,
         command=command_line(),

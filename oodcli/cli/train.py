@@ -113,9 +113,19 @@ TestOption = Annotated[
     ),
 ]
 
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--check-images",
+        help="Decode all images once before training, to find unreadable ones, also where images "
+        "are decoded on the fly.",
+    ),
+]
+
 # Options that are allowed with --resume and without --data.
 _RESUME_OPTIONS = (
-    "--resume", "--run", "--name", "--device", "--data-workers", "--per-class", "--store",
+    "--resume", "--run", "--name", "--device", "--data-workers", "--check-images", "--per-class",
+    "--store",
 )  # fmt: skip
 
 
@@ -225,6 +235,7 @@ def train(
             show_default=False,
         ),
     ] = None,
+    check_images: CheckOption = False,
     columns: ColumnsOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
@@ -252,6 +263,7 @@ def train(
                     progress=progress,
                     processes=processes,
                     data_workers=data_workers,
+                    check_images=check_images,
                 )
             ]
         else:
@@ -278,6 +290,7 @@ def train(
                 val_fraction=val_fraction,
                 test_fraction=test_fraction,
                 skip_unreadable=skip_unreadable,
+                check_images=check_images,
                 compile=compile_,
                 scale_batch=scale_batch,
                 data_workers=data_workers,

@@ -116,6 +116,19 @@ class Processes:
             dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
             return holder[0]
 
+    def first_of(self, value: T | None) -> T | None:
+        """Return the value of the first process that has one; None if no process has."""
+        if not self.distributed:
+            return value
+        rank = torch.tensor(self.size if value is None else self.rank)
+        source = int(self.all_reduce_min(rank))
+        if source == self.size:
+            return None
+        with self.connection_errors():
+            holder = [value]
+            dist.broadcast_object_list(holder, src=source, device=torch.device("cpu"))
+            return holder[0]
+
     def total(self, number: float) -> float:
         """Return the sum of a number over all processes, in float64."""
         return float(self.all_reduce(torch.tensor(float(number), dtype=torch.float64)))

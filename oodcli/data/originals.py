@@ -1,5 +1,6 @@
 """The sizes that images have before they are resized, and what resizing keeps of them."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,10 @@ class OriginalSizes:
         ----------
         source
             The images; of a source that is read from front to back, such as an array, the first.
+
+        Notes
+        -----
+        Of image files only the headers are read.
         """
         rows = evenly_spaced(len(source), LOOKED_AT)
         if isinstance(source, RandomAccess):
@@ -126,6 +131,13 @@ class OriginalSizes:
 
 def _sizes(source: ImageSource, count: int = 1) -> list[tuple[int, int]]:
     """Return height and width of the first images that can be read."""
+    size_of = getattr(source, "size_of", None)
+    if size_of is not None:
+        found = []
+        for row in range(count):
+            with contextlib.suppress(UnreadableImageError):
+                found.append(size_of(row))
+        return found
     return [
         (image.shape[0], image.shape[1])
         for image in source.read(0, count)

@@ -13,7 +13,8 @@ from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark
 from oodcli.data.class_order import among, in_order, places_among, with_labels_of
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.prepare import UNDECODED, places_of, prepare, prepare_some
+from oodcli.data.decoding.prepare import places_of, prepare, prepare_some
+from oodcli.data.decoding.shards import UNDECODED
 from oodcli.data.formats.openood import OpenOODTree
 from oodcli.data.opening import is_here
 from oodcli.data.own_names import FILE, registered

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from oodcli.data.decoding.prepare import UNDECODED
+from oodcli.data.decoding.shards import UNDECODED
 from oodcli.data.views import View
 from oodcli.images import ImageSet
 from oodcli.methods import MethodSpec

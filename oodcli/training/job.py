@@ -66,6 +66,9 @@ class TrainRequest:
         ``TEST_FRACTION`` if None.
     skip_unreadable
         Whether to skip images that cannot be decoded.
+    check_images
+        Whether to decode all images once before training, to find those that cannot be decoded,
+        also where they are decoded on the fly. The weights do not depend on it.
     compile
         Whether torch compiles the network for its training steps.
     scale_batch
@@ -98,6 +101,7 @@ class TrainRequest:
     val_fraction: float = 0.0
     test_fraction: float | None = None
     skip_unreadable: bool = False
+    check_images: bool = False
     compile: bool = False
     scale_batch: bool = False
     data_workers: int | None = None

@@ -23,7 +23,7 @@ from oodcli.training.objectives.base import Objective, StepOutput
 from oodcli.training.objectives.cross_entropy import CrossEntropy
 from oodcli.training.objectives.training_module import LastBlock, TrainingModule
 from oodcli.training.recipes import Recipe
-from oodcli.training.streaming import TrainingImages, after_crop
+from oodcli.training.streaming import TrainingImages, after_crop, agreeing
 
 _EVALUATION_BATCH = 500
 # Steps between two checks of the loss; each check makes an accelerator wait.
@@ -122,6 +122,11 @@ class LabelledPixels:
     def waited(self) -> float:
         """Seconds that training waited for images in the last epoch: zero."""
         return 0.0
+
+    @property
+    def unread(self) -> bool:
+        """Whether some images may still be unreadable: no."""
+        return False
 
     def arriving(
         self,
@@ -409,6 +414,8 @@ class Trainer:
         self._training_module.train()
         model = self._training_step()
         arriving = train.arriving(batches, epoch=epoch, views=views, share=self._share)
+        if train.unread:
+            arriving = agreeing(arriving, self._processes)
         for step, rows in enumerate(batches):
             lr = self._set_rate(epoch, step / len(batches))
             seen, labels, mine = self._batch(train, next(arriving), rows, generator)

@@ -20,8 +20,8 @@ from oodcli.compute.processes import Processes
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.random_access import Decoders
 from oodcli.data.decoding.scaling import Resizing
-from oodcli.errors import InvalidInputError, MissingArtifactError
-from oodcli.images import ImageSet
+from oodcli.errors import InvalidInputError, MissingArtifactError, UnreadableImageError
+from oodcli.images import ImageSet, ImageShard
 from oodcli.models import (
     ArchitectureSpec,
     Network,
@@ -37,8 +37,10 @@ from oodcli.store.runs import STATE, Job, Run, RunFolder, TrainingRecord, utc_no
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import counted
 from oodcli.training.images import (
+    Placement,
     check_class_count,
     check_classes,
+    free_for_images,
     labelled_images,
     place_images,
     with_published_val,
@@ -63,8 +65,11 @@ from oodcli.training.streaming import TrainingImages
 
 PROBE = "linear probe"
 Best = dict[str, Any] | None
-# Classifies the test images with a run whose weights are stored; returns None if that fails.
-Test = Callable[[Run, ImageSet], dict[str, Any] | None]
+# Called with shards that are decoded and not stored, as for `prepare`.
+Seen = Callable[[ImageShard], None] | None
+# Classifies the test images with a run whose weights are stored; returns None if that fails. The
+# images are opened by a function that takes a consumer of their shards.
+Test = Callable[[Run, Callable[[Seen], ImageSet]], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Session:
         Reports every epoch.
     processes
         The processes that train together; only the first one writes files.
+    check_images
+        Whether all images are decoded once before training, to find unreadable ones.
     """
 
     store: Store
@@ -121,6 +128,7 @@ class Session:
     test: Test
     progress: Progress
     processes: Processes
+    check_images: bool = False
 
     @property
     def job(self) -> Job:
@@ -191,13 +199,16 @@ class Session:
         return contextlib.nullcontext()
 
     def _train(self) -> TrainResult:
+        placement = self.placement
         parts = {
             name: self._labelled(name)
             for name in ("train", "val")
             if name in self.data.parts and not (name == "val" and "test" not in self.data.parts)
         }
-        # Before training, so that unreadable test images are refused now and not after it.
-        test = self._test_images()
+        has_test = self.data.parts.keys() != {"train"}
+        if has_test and self.data.test_name in placement.prepared:
+            # Before training, so that unreadable test images are refused now and not after it.
+            self._test_images()
         check_classes(parts["train"], self.data)
         _make_deterministic(self.device)
         trainer, history, best = self._restore()
@@ -210,7 +221,7 @@ class Session:
         weights, outcome = self._final_weights(trainer, images, history, best)
         network = _network_of_weights(self.spec, weights, self.classes)
         record = self._record(network, history, outcome)
-        tested = None if test is None else self.test(record, test)
+        tested = self.test(record, self._test_images) if has_test else None
         record = replace(record, training={**record.training, "test": tested})
         if self.processes.first:
             self.folder.write(record)
@@ -226,7 +237,19 @@ class Session:
             self.progress.note(line)
         return TrainResult(self.folder.name, record, len(history) - finished)
 
-    def _labelled(self, part: str) -> ImageSet:
+    @cached_property
+    def placement(self) -> Placement:
+        """How the images are read."""
+        return Placement.of(
+            self.data,
+            self.recipe,
+            self.job.preprocess.size,
+            free=free_for_images(self.device, self.processes),
+            # Which images are skipped decides on the order of the others.
+            check=self.check_images or self.job.skip_unreadable,
+        )
+
+    def _labelled(self, part: str, seen: Seen = None, *, decode: bool = False) -> ImageSet:
         return labelled_images(
             self.store,
             self.data,
@@ -234,13 +257,14 @@ class Session:
             self.job.preprocess,
             skip_unreadable=self.job.skip_unreadable,
             progress=self.progress,
+            decode=decode or part in self.placement.prepared,
+            seen=seen,
         )
 
-    def _test_images(self) -> ImageSet | None:
-        """Return the test images; None if there are none."""
-        if self.data.parts.keys() == {"train"}:
-            return None
-        return replace(self._labelled(self.data.test_name), name=self.data.name)
+    def _test_images(self, seen: Seen = None) -> ImageSet:
+        """Return the prepared test images."""
+        images = self._labelled(self.data.test_name, seen, decode=True)
+        return replace(images, name=self.data.name)
 
     def _restore(self) -> tuple[Trainer, History, Best]:
         """Build the network and load its newest intact state, if there is one.
@@ -326,10 +350,12 @@ class Session:
         """Return the images in memory or streamed, by name of the part."""
         preprocess = self.job.preprocess
         images = place_images(
+            self.store,
             self.data,
             parts,
-            self.recipe,
-            Resizing(preprocess.size, preprocess.resize),
+            self.placement,
+            recipe=self.recipe,
+            resizing=Resizing(preprocess.size, preprocess.resize),
             seed=self.seed,
             device=self.device,
             decoders=self.decoders,
@@ -375,6 +401,8 @@ class Session:
                         )
                     if self.processes.first:
                         best = save_state(self.folder, trainer, history, keep_best=keep_best)
+            except UnreadableImageError as error:
+                raise self._unreadable(error, finished=len(history)) from None
             except NotFiniteError as error:
                 if not history:
                     raise
@@ -383,6 +411,17 @@ class Session:
                     f"them: --init {self.folder.name}"
                 ) from None
         return self.processes.broadcast(best)
+
+    def _unreadable(self, error: UnreadableImageError, *, finished: int) -> UnreadableImageError:
+        """Return the error for an unreadable image that was found after some finished epochs."""
+        if finished:
+            cure = f"replace it, and resume: ood train --resume --run {self.folder.name}"
+        else:
+            cure = (
+                "replace it, or skip such images: --skip-unreadable; to check all images before "
+                "training: --check-images"
+            )
+        return UnreadableImageError(error.where, error.reason, cure)
 
     def _final_weights(
         self, trainer: Trainer, images: Mapping[str, TrainingImages], history: History, best: Best

@@ -13,6 +13,7 @@ from oodcli.compute.processes import Processes, ProcessLostError
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.random_access import Decoders
 from oodcli.data.run_data import TEST_FRACTION, check_division, find_dataset, find_divided
+from oodcli.data.views import View
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet
 from oodcli.pools import worker_count
@@ -38,7 +39,7 @@ from oodcli.training.job import (
     same_run,
     with_settings_as_options,
 )
-from oodcli.training.session import Session, TrainResult, check_compiled
+from oodcli.training.session import Seen, Session, TrainResult, check_compiled
 
 __all__ = ["TrainRequest", "TrainResult", "resume_run", "train", "train_seeds"]
 
@@ -105,7 +106,13 @@ def train(
         else (None, None)
     )
     session = partial(
-        _session, store, device=device, decoders=decoders, progress=progress, processes=processes
+        _session,
+        store,
+        device=device,
+        decoders=decoders,
+        progress=progress,
+        processes=processes,
+        check_images=request.check_images,
     )
     if same is not None:
         return _resume(
@@ -156,11 +163,14 @@ def _session(
     decoders: Decoders,
     progress: Progress,
     processes: Processes,
+    check_images: bool,
 ) -> Session:
     test = partial(
         _test_accuracy, store, folder, device=device, progress=progress, processes=processes
     )
-    return Session(store, folder, training, dataset, device, decoders, test, progress, processes)
+    return Session(
+        store, folder, training, dataset, device, decoders, test, progress, processes, check_images
+    )
 
 
 def train_seeds(
@@ -227,6 +237,7 @@ def resume_run(
     progress: Progress = SILENT,
     processes: Processes | None = None,
     data_workers: int | None = None,
+    check_images: bool = False,
 ) -> TrainResult:
     """Resume an unfinished run with its own settings.
 
@@ -244,6 +255,8 @@ def resume_run(
         As for :func:`train`; their number may differ from before.
     data_workers
         As for a request; the number may differ from before.
+    check_images
+        As for a request.
 
     Raises
     ------
@@ -258,6 +271,7 @@ def resume_run(
         decoders=_decoders(data_workers, processes, progress),
         progress=progress,
         processes=processes,
+        check_images=check_images,
     )
     if name is None:
         unfinished = [folder for folder in run_folders(store) if not folder.finished]
@@ -312,7 +326,7 @@ def _test_accuracy(
     store: Store,
     folder: RunFolder,
     record: Run,
-    images: ImageSet,
+    images: Callable[[Seen], ImageSet],
     *,
     device: torch.device,
     progress: Progress,
@@ -320,8 +334,14 @@ def _test_accuracy(
 ) -> dict[str, Any] | None:
     """Return the accuracy on test images; None if it cannot be computed."""
     run = OpenRun.of(store, folder, Compute(device), record=record, progress=progress)
+    seen = (
+        None
+        if processes.distributed
+        else run.activator.while_decoding(record.data_name, {View(): False})
+    )
     try:
-        found = accuracy_on(run.activator, images, len(record.class_names), processes=processes)
+        opened = images(seen)
+        found = accuracy_on(run.activator, opened, len(record.class_names), processes=processes)
     except ProcessLostError:
         raise
     except OodError as error:

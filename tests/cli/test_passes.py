@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oodcli.data import prepare
 from oodcli.data.decoding import files
 from oodcli.data.decoding.files import decode
 from tests.support.cli import flat, tree
@@ -140,7 +139,7 @@ def test_training_images_that_are_not_kept_are_decoded_once(
     kept = json.loads(out)
     forget(tmp_path / "store")
     decoded.clear()
-    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", 0)
     code, out, err = ood(*line)
     assert code == 0, err
     found = json.loads(out)
@@ -168,7 +167,7 @@ def test_scored_images_that_are_not_kept_are_decoded_once(
     kept = json.loads(ood(*line)[1])
     forget(tmp_path / "store")
     decoded.clear()
-    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", 0)
     code, out, err = ood(*line)
     assert code == 0, err
     found = json.loads(out)
@@ -188,7 +187,7 @@ def test_limited_images_that_are_not_kept_are_decoded_once(
     kept = json.loads(ood(*line)[1])
     forget(tmp_path / "store")
     decoded.clear()
-    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", 0)
     code, out, err = ood(*line)
     assert code == 0, err
     found = json.loads(out)
@@ -210,7 +209,7 @@ def test_images_of_a_search_that_are_not_kept_are_decoded_once(
     for limit in (10**9, 0):
         forget(tmp_path / "store")
         decoded.clear()
-        monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", limit)
+        monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", limit)
         code, out, err = ood(*line, "--format", "json")
         assert code == 0, err
         results.append(json.loads(out))
@@ -222,7 +221,7 @@ def test_calibration_images_that_are_not_kept_are_decoded_once(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget(tmp_path / "store")
-    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", 0)
     code, _, err = ood("score", "--ood", flat(tmp_path / "odd"), "--method", "react")
     assert code == 0, err
     assert list(Counter(path for path in decoded if "train" in path.parts).values()) == [1, 1]
@@ -241,7 +240,7 @@ def test_images_of_normratio_that_are_not_kept_are_decoded_once(
     for limit in (10**9, 0):
         forget(tmp_path / "store")
         decoded.clear()
-        monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", limit)
+        monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", limit)
         code, out, err = ood(*line, "--format", "json")
         assert code == 0, err
         results.append(json.loads(out))
@@ -253,7 +252,7 @@ def test_images_that_a_detector_is_fitted_on_are_decoded_once(
     ood: Ood, tiny: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget(tmp_path / "store")
-    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", 0)
     code, _, err = ood("predict", flat(tmp_path / "odd"), "--method", "knn")
     assert code == 0, err
     inside = [path for path in decoded if "odd" not in path.parts]

@@ -155,6 +155,11 @@ def test_two_processes_stream_as_one(
     both = weights(store, "both")
     for name, tensor in weights(store, "alone").items():
         np.testing.assert_allclose(both[name], tensor, rtol=2e-4, atol=2e-5, err_msg=name)
+    (photos / "train" / "red" / "07.png").write_bytes(b"no image")
+    code, _, err = run_with_torchrun(*line, "--data-workers", 0, "--store", store, "--name", "bad")
+    assert code != 0
+    assert err.count("07.png: not an image file; replace it, or skip such images") == 1
+    assert not (store / "runs" / "bad").exists()  # every process has the same error
 
 
 def test_unreadable_images_are_reported_or_skipped(ood: Ood, photos: Path) -> None:

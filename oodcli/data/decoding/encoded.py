@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data.decoding.files import decode_stream
+from oodcli.data.decoding.files import decode_stream, size_in_header
 from oodcli.errors import UnreadableImageError
 from oodcli.images import digest_of
 from oodcli.store.store import digest_of_json
@@ -88,6 +88,20 @@ class EncodedSource(ABC):
                 yield error
             else:
                 yield image
+
+    def size_of(self, row: int) -> tuple[int, int]:
+        """Return the height and width of an image, by its header.
+
+        Raises
+        ------
+        UnreadableImageError
+            If it cannot be read.
+        """
+        content = next(iter(self.contents(row, row + 1)))
+        if isinstance(content, UnreadableImageError):
+            raise content
+        where = printable(self.key_of(row))
+        return size_in_header(io.BytesIO(content), where=where, as_published=self.as_published)
 
 
 @dataclass(frozen=True)

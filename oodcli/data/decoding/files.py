@@ -43,6 +43,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED_BY_90 = frozenset(
+    {
+        Image.Transpose.TRANSPOSE,
+        Image.Transpose.ROTATE_270,
+        Image.Transpose.TRANSVERSE,
+        Image.Transpose.ROTATE_90,
+    }
+)
 _ORIENTATION = 0x0112
 
 
@@ -71,9 +79,22 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
     values outside of that are an error. Of several frames or pages the first is used, and
     :func:`several_frames` counts such files.
     """
+    with _opened(path) as file:
+        return decode_stream(file, where=printable(str(path)), as_published=as_published)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open an image file.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be opened or read.
+    """
     try:
         with regular(path).open("rb") as file:
-            return decode_stream(file, where=printable(str(path)), as_published=as_published)
+            yield file
     except (OSError, ValueError) as error:  # a path with a zero byte is a wrong value
         gone = isinstance(error, FileNotFoundError)
         reason = "the file no longer exists" if gone else reason_of(error)
@@ -99,16 +120,47 @@ def decode_stream(
     UnreadableImageError
         If it cannot be decoded.
     """
+    with _readable(where), open_image(stream) as image:
+        large = image.width * image.height > _LARGE_PIXELS
+        with _one_large if large else contextlib.nullcontext():
+            image.load()
+            if getattr(image, "n_frames", 1) > 1 and image.format not in _SEVERAL_OF_ONE:
+                _seen.frames = several_frames() + 1
+            if as_published:
+                return _to_rgb(image, opaque=True)
+            return _to_rgb(_upright(image), opaque=False)
+
+
+def size_in_header(stream: IO[bytes], *, where: str, as_published: bool = False) -> tuple[int, int]:
+    """Return the height and width of an image as `decode` gives them, without decoding its pixels.
+
+    Parameters
+    ----------
+    stream, where, as_published
+        As for `decode_stream`.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the header cannot be read.
+
+    Notes
+    -----
+    An orientation that stands behind the pixels of a PNG file is not seen.
+    """
+    with _readable(where), open_image(stream) as image:
+        if image.format == "TIFF":  # turned upright by Pillow when it is loaded
+            image.load()
+        ahead = image.format != "PNG" or "exif" in image.info  # else Pillow decodes to look for it
+        turned = not as_published and ahead and _turn_of(image) in _TURNED_BY_90
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Turn what decoders raise into :class:`UnreadableImageError`."""
     try:
-        with open_image(stream) as image:
-            large = image.width * image.height > _LARGE_PIXELS
-            with _one_large if large else contextlib.nullcontext():
-                image.load()
-                if getattr(image, "n_frames", 1) > 1 and image.format not in _SEVERAL_OF_ONE:
-                    _seen.frames = several_frames() + 1
-                if as_published:
-                    return _to_rgb(image, opaque=True)
-                return _to_rgb(_upright(image), opaque=False)
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb"
         raise UnreadableImageError(where, reason) from None
@@ -122,12 +174,17 @@ def several_frames() -> int:
     return getattr(_seen, "frames", 0)
 
 
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image upright, by its metadata; None if it is."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - damaged metadata raise anything, and no pixel depends on them
+        return None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Return an image as it is meant to be seen; TIFF files are upright once they are loaded."""
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - damaged metadata raise anything, and no pixel depends on them
-        return image
+    turn = _turn_of(image)
     if turn is None:
         return image
     turned = image.transpose(turn)
@@ -306,3 +363,17 @@ class FileSource:
                 yield error
             else:
                 yield image
+
+    def size_of(self, row: int) -> tuple[int, int]:
+        """Return the height and width of an image, by its header.
+
+        Raises
+        ------
+        UnreadableImageError
+            If it cannot be read.
+        """
+        path, problem = self.root / self.files[row], self.problem_of(row)
+        if problem is not None:
+            raise UnreadableImageError(printable(self.key_of(row)), problem)
+        with _opened(path) as file:
+            return size_in_header(file, where=printable(str(path)), as_published=self.as_published)

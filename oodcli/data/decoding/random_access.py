@@ -53,6 +53,33 @@ class Prepared:
         return self.resizing.apply(image).transpose(2, 0, 1)[None]
 
 
+@dataclass(frozen=True)
+class AsStored:
+    """Leaves an image as it is, for images that have their size already."""
+
+    def apply(self, image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:  # noqa: ARG002
+        """Return the image as one view, uint8 ``(1, 3, h, w)``."""
+        return image.transpose(2, 0, 1)[None]
+
+
+@dataclass(frozen=True)
+class Both:
+    """Makes the views of two changes from an image that is decoded once.
+
+    Parameters
+    ----------
+    first, second
+        The changes, which give images of the same size.
+    """
+
+    first: Change
+    second: Change
+
+    def apply(self, image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
+        """Return the views of the first change and then those of the second."""
+        return np.concatenate([self.first.apply(image, row), self.second.apply(image, row)])
+
+
 class Readable(Protocol):
     """Some images that can be read from front to back."""
 

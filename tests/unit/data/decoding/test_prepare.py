@@ -581,7 +581,7 @@ def test_rows_of_unreadable_images_are_skipped_while_decoding_and_after(
 
 
 def test_chosen_images_above_the_limit_are_decoded_once_for_who_sees_them(store, monkeypatch):
-    monkeypatch.setitem(prepare.__kwdefaults__, "max_pixels_bytes", 0)
+    monkeypatch.setattr("oodcli.data.decoding.prepare.MAX_PIXELS_BYTES", 0)
     read_rows, saw = [], []
     source, rows = Chosen(range(40), read_rows), np.array([3, 8, 25])
     images = prepare_some(Part(source), rows, store, name="x", seen=saw.append)
