@@ -80,7 +80,7 @@ class UnreadableImageError(InvalidInputError):
     where
         Path of the file.
     reason
-        Error message of the decoder.
+        Error message of the decoder; it may name an option that is the cure.
     cure
         What the user can do.
     """
@@ -93,6 +93,8 @@ class UnreadableImageError(InvalidInputError):
     ) -> None:
         # An image without a file is named "image 3".
         named = where.removeprefix("image ")
+        if "--" in reason:
+            cure = "or skip such images: --skip-unreadable"
         super().__init__(f"cannot read image {named}: {reason}; {cure}")
         self.where = where
         self.reason = reason

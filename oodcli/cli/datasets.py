@@ -9,7 +9,14 @@ import typer
 
 from oodcli.cli import completion
 from oodcli.cli.console import print_stderr, print_stdout, write_result
-from oodcli.cli.options import ColumnsOption, Format, FormatOption, OutputOption, StoreOption
+from oodcli.cli.options import (
+    ColumnsOption,
+    Format,
+    FormatOption,
+    OutputOption,
+    StoreOption,
+    WindowOption,
+)
 
 if TYPE_CHECKING:
     from oodcli.data.download import MissingFile
@@ -246,6 +253,7 @@ def show(
             show_default=False,
         ),
     ] = None,
+    window: WindowOption = None,
     store: StoreOption = None,
 ) -> None:
     """Draw many images of a set as a network sees them, with their classes."""
@@ -257,6 +265,11 @@ def show(
     target = output or Path(f"{Path(name).stem}{suffix}.png")
     print_stdout(
         write_contact_sheet(
-            Store.at(store), name, target, view=View(view.value), benchmark=benchmark
+            Store.at(store),
+            name,
+            target,
+            view=View(view.value),
+            benchmark=benchmark,
+            window=window,
         )
     )

@@ -14,6 +14,7 @@ from oodcli.cli.options import (
     DeviceOption,
     SkipOption,
     StoreOption,
+    WindowOption,
     three_numbers,
 )
 from oodcli.cli.train import NameOption, ValOption, command_line
@@ -221,6 +222,7 @@ def import_(
     ] = False,
     device: DeviceOption = "auto",
     columns: ColumnsOption = None,
+    window: WindowOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -257,6 +259,7 @@ def import_(
             std=None if std is None else three_numbers("--std", std),
             image_size=image_size,
             resize=resize,
+            window=window,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             classes=classes,

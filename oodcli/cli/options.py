@@ -147,6 +147,16 @@ DataOption = Annotated[
 ]
 
 
+WindowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        metavar="CENTER/WIDTH|LOW..HIGH[:AXIS]",
+        help="Values of DICOM and NIfTI images that become black to white, in the units of the "
+        "file, and how volumes are sliced: axial, coronal or sagittal; stored with the run.",
+        show_default=False,
+    ),
+]
 ColumnsOption = Annotated[
     str | None,
     typer.Option(

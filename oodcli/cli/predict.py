@@ -19,6 +19,7 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    WindowOption,
     command_line,
     writable_file,
     writable_folder,
@@ -120,6 +121,7 @@ def predict(
     amp: AmpOption = False,
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
+    window: WindowOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -154,6 +156,7 @@ def predict(
             summary=summary_,
             features=features,
         ),
+        window=window,
         alarm_level=alarm_level,
         compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
         skip_unreadable=skip_unreadable,

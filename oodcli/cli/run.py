@@ -12,6 +12,7 @@ from oodcli.cli.options import (
     OutputOption,
     SkipOption,
     StoreOption,
+    WindowOption,
 )
 from oodcli.cli.train import (
     ArchOption,
@@ -52,6 +53,7 @@ def run(
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
     check_images: CheckOption = False,
+    window: WindowOption = None,
     skip_unreadable: SkipOption = False,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -91,6 +93,7 @@ def run(
             test_fraction=test_fraction,
             skip_unreadable=skip_unreadable,
             check_images=check_images,
+            window=window,
         ),
         batch_size=score_batch_size,
         command=command_line(),

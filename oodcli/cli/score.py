@@ -22,6 +22,7 @@ from oodcli.cli.options import (
     SkipOption,
     StoreOption,
     Tuning,
+    WindowOption,
     given_options,
     writable_file,
 )
@@ -179,6 +180,7 @@ def score(
     amp: AmpOption = False,
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
+    window: WindowOption = None,
     skip_unreadable: SkipOption = False,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -225,6 +227,7 @@ def score(
         tune_ood=next(iter(named[4]), None),
         limit=limit,
         skip_unreadable=skip_unreadable,
+        window=window,
         resize=None if resize is None else resize.value,
         export=export,
         export_activations=export_activations,

@@ -15,6 +15,7 @@ from oodcli.cli.options import (
     DeviceOption,
     SkipOption,
     StoreOption,
+    WindowOption,
     given_options,
 )
 
@@ -237,6 +238,7 @@ def train(
     ] = None,
     check_images: CheckOption = False,
     columns: ColumnsOption = None,
+    window: WindowOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -280,6 +282,7 @@ def train(
                 pretrained=pretrained,
                 image_size=image_size,
                 resize=resize,
+                window=window,
                 epochs=epochs,
                 batch_size=batch_size,
                 lr=lr,

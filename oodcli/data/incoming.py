@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePath
@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.decoding.encoded import EncodedSource
-from oodcli.data.decoding.files import FileSource, decode, decode_stream, is_image_name
+from oodcli.data.decoding.files import (
+    FileSource,
+    decode,
+    decode_stream,
+    is_image_entry,
+    is_image_name,
+)
+from oodcli.data.decoding.frames import frames_in
 from oodcli.data.opening import is_named, open_dataset
 from oodcli.data.reader import without_columns
 from oodcli.data.readers import is_known_suffix, is_there, open_path, reader_of
@@ -27,6 +34,7 @@ from oodcli.pillow import extension_of
 from oodcli.pools import map_ahead, thread_count
 from oodcli.store.store import Store
 from oodcli.text import printable
+from oodcli.windows import Window
 
 STDIN = "-"
 # Entries of a folder that are sorted at a time.
@@ -226,15 +234,39 @@ def _walk(folder: str, relative: str, above: tuple[str, ...]) -> Iterator[Item]:
                     if entry.is_dir():
                         yield from _walk(entry.path, below, (*above, real))
                     # A link to nothing is kept, so that it is reported; pipes are not.
-                    elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
+                    elif is_image_entry(entry):
                         yield Item(entry.path, entry.path, below)
     except OSError as error:
         reason = f"cannot list the folder: {error.strerror or error}"
         yield Item(folder, folder, relative, error=reason)
 
 
+def framed(wanted: Iterable[Item], window: Window | None) -> Iterator[Item]:
+    """Yield the images, those of a medical image with several frames or slices one by one.
+
+    Parameters
+    ----------
+    wanted
+        The images; files are opened to count their frames if they are named as medical images.
+    window
+        How volumes are sliced.
+    """
+    for item in wanted:
+        is_file = item.error is None and item.pixels is None and item.data is None
+        # A row of a list or table is one image, and names its frame.
+        count = frames_in(item.path, window) if is_file and item.row is None else 1
+        if count == 1:
+            yield item
+            continue
+        for frame in range(count):
+            name, path, below = (
+                f"{each}[{frame}]" for each in (item.name, item.path, item.relative)
+            )
+            yield replace(item, name=name, path=path, relative=below)
+
+
 def decoded(
-    wanted: Iterable[Item], resize: Resize, pool: Executor
+    wanted: Iterable[Item], resize: Resize, pool: Executor, window: Window | None = None
 ) -> Iterator[tuple[Item, Pixels | str]]:
     """Decode and resize images ahead of the reader, and yield them in order.
 
@@ -246,6 +278,8 @@ def decoded(
         Brings an image to its size.
     pool
         Threads that do it.
+    window
+        Which values of medical images are black and white.
 
     Yields
     ------
@@ -257,33 +291,38 @@ def decoded(
     iterator = iter(wanted)
     some = list(islice(iterator, _PER_TASK))
     if len(some) < _PER_TASK:  # so few that a thread is not worth its start
-        yield from _each(resize, some)
+        yield from _each(resize, window, some)
         return
     iterator = chain(some, iterator)
     tasks = iter(lambda: list(islice(iterator, _PER_TASK)), [])
-    for done in map_ahead(pool, partial(_each, resize), tasks, depth=4 * thread_count()):
+    for done in map_ahead(pool, partial(_each, resize, window), tasks, depth=4 * thread_count()):
         yield from done
 
 
-def _each(resize: Resize, some: Sequence[Item]) -> list[tuple[Item, Pixels | str]]:
-    return [(item, _pixels(item, resize)) for item in some]
+def _each(
+    resize: Resize, window: Window | None, some: Sequence[Item]
+) -> list[tuple[Item, Pixels | str]]:
+    return [(item, _pixels(item, resize, window)) for item in some]
 
 
-def _pixels(item: Item, resize: Resize) -> Pixels | str:
+def _pixels(item: Item, resize: Resize, window: Window | None) -> Pixels | str:
     if item.error is not None:
         return item.error
     try:
         # Resized at once, so that no more than one large image a thread is held.
-        return resize(_full_size(item))
+        return resize(_full_size(item, window))
     except UnreadableImageError as error:
         return error.reason
 
 
-def _full_size(item: Item) -> Pixels:
+def _full_size(item: Item, window: Window | None) -> Pixels:
     if item.pixels is not None:
         return item.pixels
     if item.data is not None:
         return decode_stream(
-            io.BytesIO(item.data), where=printable(item.name), as_published=item.as_published
+            io.BytesIO(item.data),
+            where=printable(item.name),
+            as_published=item.as_published,
+            window=window,
         )
-    return decode(Path(item.path), as_published=item.as_published)
+    return decode(Path(item.path), as_published=item.as_published, window=window)

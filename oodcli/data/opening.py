@@ -10,6 +10,7 @@ import numpy as np
 
 from oodcli.data.columns import divided_parts
 from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.frames import with_window
 from oodcli.data.formats import cifar, openood
 from oodcli.data.formats.openood import OpenOODTree
 from oodcli.data.own_names import FILE, RegisteredDataset, registered
@@ -27,6 +28,7 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameEr
 from oodcli.files import expanded
 from oodcli.images import Part
 from oodcli.store.store import Store
+from oodcli.windows import Window
 
 
 def open_dataset(
@@ -36,6 +38,7 @@ def open_dataset(
     role: Literal["id", "ood"] = "id",
     val_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    window: Window | None = None,
 ) -> Dataset:
     """Find a data set and understand its parts; images are decoded later.
 
@@ -55,6 +58,8 @@ def open_dataset(
         Share of the train part to hold out as ``val`` where the set has none.
     test_fraction
         Share of the images to test on, where the set is not divided; the others are ``train`` then.
+    window
+        Which values of medical images are black and white.
 
     Raises
     ------
@@ -67,11 +72,11 @@ def open_dataset(
     CorruptArtifactError
         If a published file is damaged.
     """
-    opened = _opened(spec, store, role=role)
+    opened = _opened(spec, store, role=role, window=window)
     return opened.with_test(test_fraction).holding_out(val_fraction)
 
 
-def open_in_any_role(spec: str, store: Store) -> Dataset:
+def open_in_any_role(spec: str, store: Store, window: Window | None = None) -> Dataset:
     """Open a data set with its classes if it has any; images are decoded later.
 
     Parameters
@@ -80,6 +85,8 @@ def open_in_any_role(spec: str, store: Store) -> Dataset:
         As :func:`open_dataset` takes it.
     store
         Holds what was downloaded.
+    window
+        Which values of medical images are black and white.
 
     Raises
     ------
@@ -89,9 +96,9 @@ def open_in_any_role(spec: str, store: Store) -> Dataset:
     if spec in DATASETS:
         return open_dataset(spec, store, role=DATASETS[spec].role)
     try:
-        return open_dataset(spec, store, role="id")
+        return open_dataset(spec, store, role="id", window=window)
     except InvalidInputError:
-        return open_dataset(spec, store, role="ood")
+        return open_dataset(spec, store, role="ood", window=window)
 
 
 def is_named(spec: str, store: Store) -> bool:
@@ -134,19 +141,21 @@ def check_dataset_name(name: str, store: Store) -> None:
         raise UnknownNameError.among("data set", name, known)
 
 
-def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
-    """Open a data set as it is."""
+def _opened(
+    spec: str, store: Store, *, role: Literal["id", "ood"], window: Window | None
+) -> Dataset:
+    """Open a data set as it is; published ones need no window."""
     first, _, key = spec.partition(":")
     if first == openood.NAME:
         return _open_listed(key, store)
     own = registered(store).get(spec)
     if own is not None:
-        return _open_registered(own, store, role=role)
+        return _open_registered(own, store, role=role, window=window)
     if spec in DATASETS:
         return _open_known(spec, store)
     parts = _divided_parts(spec)
     if parts is not None:
-        return _open_parts(*parts, store, role=role)
+        return _open_parts(*parts, store, role=role, window=window)
     name, path, columns = _named_path(spec)
     if not spec or not is_there(path):
         if _is_bare_name(spec):
@@ -154,7 +163,7 @@ def _opened(spec: str, store: Store, *, role: Literal["id", "ood"]) -> Dataset:
             raise UnknownNameError(f"{unknown} (a path, or NAME=PATH, is also accepted)")
         raise MissingArtifactError(f"no folder or file {path}; check the path")
     published = None if columns is not None else _open_published(name, path, store)
-    return published or _open_own(name, path, store, role=role, columns=columns)
+    return published or _open_own(name, path, store, role=role, columns=columns, window=window)
 
 
 def _divided_parts(spec: str) -> tuple[str | None, dict[str, str]] | None:
@@ -174,14 +183,19 @@ def absolute_parts(parts: Mapping[str, str]) -> str:
 
 
 def _open_parts(
-    name: str | None, paths: Mapping[str, str], store: Store, *, role: Literal["id", "ood"]
+    name: str | None,
+    paths: Mapping[str, str],
+    store: Store,
+    *,
+    role: Literal["id", "ood"],
+    window: Window | None,
 ) -> Dataset:
     """Open a data set each part of which lies elsewhere, in anything that a reader opens."""
     wanted = paths
     if role == "ood":
         part = next(each for each in ("test", "val", "train") if each in paths)
         wanted = {part: paths[part]}
-    opened = {part: _opened(path, store, role=role) for part, path in wanted.items()}
+    opened = {part: _opened(path, store, role=role, window=window) for part, path in wanted.items()}
     for part, each in opened.items():
         if len(each.parts) != 1:
             raise InvalidInputError(
@@ -344,17 +358,25 @@ def _open_own(
     *,
     role: Literal["id", "ood"],
     columns: Columns | None,
+    window: Window | None,
 ) -> Dataset:
     """Open what a user has, by its reader."""
     again = str(path) if name is None else f"{name}={path}"
     if columns is not None:
         again = f"{again}:{columns}"
-    called = name or (path.name if path.is_dir() else path.stem)
-    return open_path(path, store, name=called, spec=again, role=role, columns=columns)
+    stem = path.stem.removesuffix(".nii") if path.suffix == ".gz" else path.stem
+    called = name or (path.name if path.is_dir() else stem)
+    return open_path(
+        path, store, name=called, spec=again, role=role, columns=columns, window=window
+    )
 
 
 def _open_registered(
-    own: RegisteredDataset, store: Store, *, role: Literal["id", "ood"]
+    own: RegisteredDataset,
+    store: Store,
+    *,
+    role: Literal["id", "ood"],
+    window: Window | None,
 ) -> Dataset:
     """Open what ``datasets.toml`` names."""
     if not is_there(own.path) and divided_parts(str(own.path)) is None:
@@ -363,10 +385,12 @@ def _open_registered(
             f"store, or forget it: ood datasets remove {own.name}"
         )
     if own.labels is None and own.root is None and own.columns is None:
-        return replace(_opened(f"{own.name}={own.path}", store, role=role), spec=own.name)
+        opened = _opened(f"{own.name}={own.path}", store, role=role, window=window)
+        return replace(opened, spec=own.name)
     if own.root is not None and own.path.is_file() and not is_known_suffix(own.path.name):
         # A list may be called as one likes where its root says that it is one.
-        return LIST.open(own.path, name=own.name, spec=own.name, role=role, root=own.root)
+        listed = LIST.open(own.path, name=own.name, spec=own.name, role=role, root=own.root)
+        return with_window(listed, window)
     return open_path(
         own.path,
         store,
@@ -376,6 +400,7 @@ def _open_registered(
         columns=own.columns,
         labels=own.labels,
         root=own.root,
+        window=window,
     )
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.frames import with_window
 from oodcli.data.formats import archives, arrow, hdf5, parquet, tables, webdataset
 from oodcli.data.formats.archives import open_archive
 from oodcli.data.formats.arrays import open_npy, open_npz
 from oodcli.data.formats.arrow import open_saved
-from oodcli.data.formats.folders import open_folder
+from oodcli.data.formats.folders import open_folder, open_volume
 from oodcli.data.formats.hdf5 import open_hdf5
 from oodcli.data.formats.lists import open_list
 from oodcli.data.formats.parquet import open_parquet
@@ -25,7 +26,9 @@ from oodcli.data.formats.webdataset import open_webdataset
 from oodcli.data.reader import GROUP, Columns, Place, Reader, Role, has_pattern
 from oodcli.errors import InvalidInputError, OodError
 from oodcli.files import third_party_code
+from oodcli.medical import ENDINGS
 from oodcli.store.store import Store
+from oodcli.windows import Window
 
 NPZ = Reader(
     "npz",
@@ -152,6 +155,17 @@ HDF5 = Reader(
     suffixes=hdf5.SUFFIXES,
     options=frozenset({"columns"}),
 )
+VOLUME = Reader(
+    "volume",
+    "a DICOM file or NIfTI volume",
+    (
+        "`.dcm`, `.nii` or `.nii.gz`; extra `oodcli[medical]`",
+        "one set, an image for each frame or slice: `FILE.nii.gz[SLICE]`; single-frame files lie "
+        "in folders, lists, tables, archives or shards as other images do",
+    ),
+    open_volume,
+    suffixes=ENDINGS,
+)
 FOLDER = Reader(
     "folder",
     "a folder of images",
@@ -166,7 +180,7 @@ FOLDER = Reader(
     walked=True,
 )
 # In the order in which they are asked.
-OWN = (NPZ, NPY, PARQUET, SAVED, HDF5, WEBDATASET, LIST, TABLE, ARCHIVE, METADATA)
+OWN = (NPZ, NPY, PARQUET, SAVED, HDF5, WEBDATASET, LIST, TABLE, ARCHIVE, METADATA, VOLUME)
 BUILT_IN = (*OWN, FOLDER)
 
 
@@ -295,6 +309,7 @@ def open_path(
     columns: Columns | None = None,
     labels: Path | None = None,
     root: Path | None = None,
+    window: Window | None = None,
 ) -> Dataset:
     """Open a path by its reader.
 
@@ -316,6 +331,8 @@ def open_path(
         A file of labels.
     root
         Folder that paths in a list or table are relative to.
+    window
+        Which values of medical images are black and white.
 
     Raises
     ------
@@ -337,8 +354,9 @@ def open_path(
     given["store"] = store
     options = {option: value for option, value in given.items() if option in reader.options}
     if reader in BUILT_IN:
-        return reader.open(path, name=name, spec=spec, role=role, **options)
+        return with_window(reader.open(path, name=name, spec=spec, role=role, **options), window)
     with third_party_code(
         f"reader {reader.name!r} cannot open {path}", cure="update its package, or remove it"
     ):
-        return reader.open(path, name=name, spec=spec, role=role, **options)
+        opened = reader.open(path, name=name, spec=spec, role=role, **options)
+    return with_window(opened, window)

@@ -26,6 +26,7 @@ from oodcli.resizing import Resize
 from oodcli.store.runs import Preprocess, Run, RunFolder
 from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
+from oodcli.windows import Window, window_of
 
 _LARGEST_SIDE = 4096
 
@@ -64,6 +65,7 @@ def find_dataset(
     role: Literal["id", "ood"],
     val_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    window: Window | None = None,
     progress: Progress,
 ) -> Dataset:
     """Open a data set, after downloading it where it is a known one that is not in the store.
@@ -80,6 +82,8 @@ def find_dataset(
         Share of the training images to hold out as validation images where there are none.
     test_fraction
         Share of the images to test on where the data set is one whole.
+    window
+        Which values of medical images are black and white.
     progress
         Reports the download.
 
@@ -94,7 +98,12 @@ def find_dataset(
         progress.note(f"{spec} is not in the store: downloading{size} to {store.datasets}")
         download(spec, store, progress=progress)
     opened = open_dataset(
-        spec, store, role=role, val_fraction=val_fraction, test_fraction=test_fraction
+        spec,
+        store,
+        role=role,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        window=window,
     )
     for note in opened.notes:
         progress.note(note)
@@ -108,6 +117,7 @@ def find_divided(
     val: float,
     test: float | None,
     usual_test: float,
+    window: str | None = None,
     progress: Progress,
 ) -> Dataset:
     """Open the data set of a new run, and divide it as was asked for.
@@ -120,6 +130,8 @@ def find_divided(
         Shares to hold out.
     usual_test
         Share to test on if ``test`` is None; with 0 a whole stays one, all of which is tested on.
+    window
+        Which values of medical images are black and white, as ``--window`` has it.
 
     Raises
     ------
@@ -132,8 +144,9 @@ def find_divided(
         test,
         zero="no image is held out of training" if usual_test else "all images are test images",
     )
+    values = window_of(window)
     say_which(spec, store, progress)
-    dataset = find_dataset(spec, store, role="id", progress=progress)
+    dataset = find_dataset(spec, store, role="id", window=values, progress=progress)
     if test is not None and not dataset.takes_test:
         progress.note(f"{dataset.name} has test images, so --test-fraction has no effect")
     if val > 0 and not dataset.takes_val:
@@ -340,6 +353,7 @@ class RunData:
                 role="id",
                 val_fraction=run.job.val_fraction,
                 test_fraction=run.job.test_fraction,
+                window=run.preprocess.medical,
                 progress=progress,
             )
         except OodError as error:
@@ -398,13 +412,15 @@ class RunData:
         ordered = _as_outputs(listed, self.run, where=f"benchmark {benchmark.name}")
         return replace(data, dataset=ordered, as_opened=listed), test
 
-    def shifted(self, spec: str) -> Dataset:
+    def shifted(self, spec: str, window: Window | None = None) -> Dataset:
         """Open a covariate-shifted ID set: images of the run's classes, with labels.
 
         Parameters
         ----------
         spec
             As :func:`find_dataset` takes it; classes are matched by their names.
+        window
+            Which values of medical images are black and white.
 
         Raises
         ------
@@ -413,7 +429,7 @@ class RunData:
         OodError
             If it cannot be opened.
         """
-        found = find_dataset(spec, self.store, role="id", progress=self.progress)
+        found = find_dataset(spec, self.store, role="id", window=window, progress=self.progress)
         if found.ood_part.labels is None:
             raise InvalidInputError(
                 f"{found.name} has no labels, which a covariate-shifted ID set needs for the "

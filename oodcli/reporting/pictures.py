@@ -391,7 +391,8 @@ class _Images:
         spec = entry.data or entry.name
         if spec in DATASETS and not is_here(spec, self.store):
             raise InvalidInputError("it is no longer in the store")
-        dataset = open_dataset(spec, self.store, role="ood", val_fraction=0.0)
+        window = self.stored.record.preprocess.medical
+        dataset = open_dataset(spec, self.store, role="ood", window=window)
         if benchmark is not None and entry.name in benchmark.lists:
             part = split(dataset, benchmark.lists[entry.name], self.store).part
             return replace(dataset, parts={"test": part})

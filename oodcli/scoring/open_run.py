@@ -15,6 +15,7 @@ from oodcli.data.benchmarks import Benchmark
 from oodcli.data.run_data import RunData, preprocess_on
 from oodcli.data.splits import Split
 from oodcli.data.views import View
+from oodcli.errors import InvalidInputError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.images import Part as ImagePart
 from oodcli.models import load_head
@@ -26,6 +27,7 @@ from oodcli.store.run_locks import locked_run
 from oodcli.store.runs import Run, RunFolder
 from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
+from oodcli.windows import canonical
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,30 @@ class OpenRun:
 
         return cls(store, folder, known, compute, opened, progress, limit=limit)
 
+    def through(self, window: str | None) -> Self:
+        """Return the same run with a window for the medical images of the sets that are scored.
+
+        Parameters
+        ----------
+        window
+            As ``--window`` has it; None for that of the run, if it has one.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no window, or the run has another one: its own images were read with that.
+        """
+        wanted, own = canonical(window), self.record.preprocess.window
+        if wanted in ("", own):
+            return self
+        if own:
+            raise InvalidInputError(
+                f"run {self.name} reads medical images with the window {own}, which also made the "
+                f"images of its network; omit --window {wanted}"
+            )
+        preprocess = replace(self.record.preprocess, window=wanted)
+        return replace(self, record=self.record.with_preprocess(preprocess))
+
     def on(self, benchmark: Benchmark, resize: ResizedAs | None = None) -> Self:
         """Return the same run with the resizing, validation and test images of a benchmark.
 
@@ -168,7 +194,7 @@ class OpenRun:
         own, benchmark = self.opened().run.preprocess, self.benchmark
         if benchmark is None or (own.size, own.resize) == (benchmark.size, benchmark.resize):
             return None
-        return "network" if self.record.preprocess == own else "benchmark"
+        return "network" if self.record.preprocess.resize == own.resize else "benchmark"
 
     def without_decoding(self) -> Self:
         """Return the same run for a dry run, which decodes no images."""

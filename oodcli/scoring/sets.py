@@ -192,7 +192,10 @@ def wanted_sets(run: OpenRun, named: NamedSets) -> tuple[WantedSet, ...]:
     for group, specs in named.by_group:
         for spec in specs:
             say_which(spec, run.store, run.progress)
-            opened = run.data.shifted(spec) if group == "shifted" else _open_ood(run, spec)
+            if group == "shifted":
+                opened = run.data.shifted(spec, run.record.preprocess.medical)
+            else:
+                opened = _open_ood(run, spec)
             wanted.append(WantedSet(opened, group, None))
     names = [each.dataset.name for each in wanted]
     if AVERAGE in names:
@@ -209,7 +212,8 @@ def wanted_sets(run: OpenRun, named: NamedSets) -> tuple[WantedSet, ...]:
 
 
 def _open_ood(run: OpenRun, spec: str) -> Dataset:
-    return find_dataset(spec, run.store, role="ood", val_fraction=0.0, progress=run.progress)
+    window = run.record.preprocess.medical
+    return find_dataset(spec, run.store, role="ood", window=window, progress=run.progress)
 
 
 def _benchmark_sets(run: OpenRun, benchmark: Benchmark) -> list[WantedSet]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from oodcli.arguments import naming_arguments
+from oodcli.data.incoming import framed
 from oodcli.errors import InvalidInputError
 from oodcli.screening.conformal import conformal_p_values
 from oodcli.screening.given import Images, items_of
@@ -204,7 +205,8 @@ class BaseDetector(ABC):
         with naming_arguments():
             if errors not in ("raise", "row"):
                 raise InvalidInputError(f"errors must be 'raise' or 'row', not {errors!r}")
-            with judge(self, items_of(images), unreadable=errors) as blocks:
+            wanted = framed(items_of(images), self.about.preprocess.medical)
+            with judge(self, wanted, unreadable=errors) as blocks:
                 return Predictions.of(list(blocks), self.classes, self.threshold)
 
     def percentile(self, scores: ArrayLike) -> NDArray[np.float64]:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from oodcli.data.decoding.files import decode
+from oodcli.data.decoding.files import decode, frame_of
 from oodcli.data.incoming import STDIN, Item
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import expanded
 from oodcli.store.store import atomic_write, check_output_folder
 from oodcli.text import printable
+from oodcli.windows import Window
 
 _COPIES = 1000
 
@@ -59,9 +61,12 @@ class Copies:
     ----------
     folder
         The folder.
+    window
+        The window of medical images, of which single frames are copied as PNG files.
     """
 
     folder: Path
+    window: Window | None = None
 
     def holds(self, item: Item) -> bool:
         """Return whether an image is in the folder of copies, so that it is not copied again."""
@@ -70,7 +75,8 @@ class Copies:
 
     def add(self, item: Item) -> None:
         """Copy an image to its relative path; with a number if that is another image."""
-        wanted = expanded(self.folder) / item.relative
+        ending = ".png" if _is_frame(item) else ""
+        wanted = expanded(self.folder) / f"{item.relative}{ending}"
         try:
             for number in range(1, _COPIES):
                 target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
@@ -91,9 +97,16 @@ class Copies:
             "--copy-ood DIR"
         )
 
+    def _pixels(self, item: Item) -> NDArray[np.uint8] | None:
+        """Return the pixels of an image that is copied as such, not as a file."""
+        if _is_frame(item):
+            return decode(Path(item.path), window=self.window)
+        return item.pixels
+
     def _write(self, item: Item, stream: IO[bytes]) -> None:
-        if item.pixels is not None:
-            Image.fromarray(item.pixels).save(stream, format="PNG")
+        pixels = self._pixels(item)
+        if pixels is not None:
+            Image.fromarray(pixels).save(stream, format="PNG")
         elif item.data is not None:
             stream.write(item.data)
         else:
@@ -104,13 +117,18 @@ class Copies:
         """Return whether a file already holds the image."""
         if not target.is_file():
             return False
-        if item.pixels is not None:
+        pixels = self._pixels(item)
+        if pixels is not None:
             with contextlib.suppress(UnreadableImageError):
-                return np.array_equal(decode(target), item.pixels)
+                return np.array_equal(decode(target), pixels)
             return False
         if item.data is not None:
             return target.stat().st_size == len(item.data) and target.read_bytes() == item.data
         return _are_equal(Path(item.path), target)
+
+
+def _is_frame(item: Item) -> bool:
+    return item.pixels is None and item.data is None and frame_of(item.path)[1] is not None
 
 
 def _are_equal(one: Path, other: Path) -> bool:

@@ -37,7 +37,7 @@ from oodcli.scoring.fitting import fit_all, without_logits
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.base import About, BaseDetector, IdScores, Outputs
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
-from oodcli.store.runs import Run, RunFolder, utc_now
+from oodcli.store.runs import Preprocess, Run, RunFolder, utc_now
 from oodcli.store.store import (
     atomic_write,
     digest_of_file,
@@ -286,7 +286,7 @@ class _DetectorFolder:
         return {
             "schema": DETECTOR_SCHEMA,
             "network": self.record.network,
-            "preprocess": _plain(asdict(self.record.preprocess)),
+            "preprocess": _known(self.record.preprocess),
             "method": self.method,
             "precision": self.compute.precision,
         }
@@ -373,6 +373,14 @@ class _DetectorFolder:
             )
         except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
             return None
+
+
+def _known(preprocess: Preprocess) -> Any:  # noqa: ANN401 - as JSON has it
+    """Return the preprocessing as stored detectors have it: without a window if there is none."""
+    values = asdict(preprocess)
+    return _plain(
+        values if preprocess.window else {k: v for k, v in values.items() if k != "window"}
+    )
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - what JSON reads back

@@ -197,7 +197,8 @@ def judge(
     under_way: deque[_Batch] = deque()
     with contextlib.ExitStack() as stack:
         pools = stack.enter_context(open_pools())
-        done = decoded(images, Resizing(pre.size, pre.resize).apply, pools.threads())
+        resize = Resizing(pre.size, pre.resize).apply
+        done = decoded(images, resize, pools.threads(), pre.medical)
         batches = _batched(_checked(done, unreadable), pre.size, soon=soon)
 
         def shards(some: Iterable[_Batch]) -> Iterator[NDArray[np.uint8]]:

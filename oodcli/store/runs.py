@@ -27,6 +27,7 @@ from oodcli.store.store import (
     read_json,
     write_json,
 )
+from oodcli.windows import Window, window_of
 
 RUN_SCHEMA = 1
 TRAINING_SCHEMA = 1
@@ -81,26 +82,37 @@ class Preprocess:
         filter, as in ``shorter-crop:256:bicubic``, unless it is ``bilinear``.
     mean, std
         Normalisation of the three channels, for pixel values from 0 to 1.
+    window
+        Which values of medical images are black and white, as :class:`oodcli.windows.Window` is
+        written; empty if no window was given.
     """
 
     size: tuple[int, int] = (32, 32)
     resize: str = "exact"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    window: str = ""
 
     @property
     def filter(self) -> str:
         """The filter of ``resize``, one of :data:`oodcli.resizing.FILTERS`."""
         return Resize.of(self.resize).used
 
+    @property
+    def medical(self) -> Window | None:
+        """The window, taken apart."""
+        return window_of(self.window)
+
     def to_json(self) -> dict[str, Any]:
         """Return the preprocessing as an object of records and exports."""
+        window = {"window": self.window} if self.window else {}
         return {
             "size": list(self.size),
             "resize": self.resize,
             "filter": self.filter,
             "mean": list(self.mean),
             "std": list(self.std),
+            **window,
         }
 
 
@@ -173,8 +185,9 @@ class Job:
         pre = content.pop("preprocess")
         height, width = pre["size"]
         preprocess = Preprocess(
-            (height, width), pre["resize"], tuple(pre["mean"]), tuple(pre["std"])
-        )
+            (height, width), pre["resize"], tuple(pre["mean"]), tuple(pre["std"]),
+            pre.get("window", ""),
+        )  # fmt: skip
         names = [each.name for each in fields(cls) if each.name in content]
         return cls(preprocess=preprocess, **{name: content.pop(name) for name in names})
 
@@ -201,7 +214,7 @@ class TrainingRecord:
         """Return the stored object; mean and standard deviation are in the recipe only."""
         job = as_json(self.job)
         pre, init = job.pop("preprocess"), job.pop("init")
-        sizing = {"size": pre["size"], "resize": pre["resize"]}
+        sizing = {name: pre[name] for name in ("size", "resize", "window") if name in pre}
         values = {**job, **sizing, "init": init, "command": self.command, "created": self.created}
         return {"kind": "ood-run", "schema": TRAINING_SCHEMA, **values}
 
@@ -217,6 +230,7 @@ class TrainingRecord:
         recipe = content["recipe"]
         pre = {
             **{name: content[name] for name in ("size", "resize")},
+            "window": content.get("window", ""),
             **{name: recipe[name] for name in ("mean", "std")},
         }
         return cls(

@@ -24,6 +24,7 @@ from oodcli.training.initial import Initial, InitialWeights, initial_weights, pu
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.preprocessing import sizing_for
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
+from oodcli.windows import canonical
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class TrainRequest:
     image_size, resize
         Height and width of the images in pixels, and how images are resized to them; None: as in
         the benchmark of the data set, or derived from the sizes of the images.
+    window
+        Which values of medical images are black and white; see :mod:`oodcli.windows`.
     device, amp
         The device, and whether the network computes in bfloat16.
     val_fraction
@@ -96,6 +99,7 @@ class TrainRequest:
     pretrained: bool = False
     image_size: int | None = None
     resize: str | None = None
+    window: str | None = None
     device: str = "auto"
     amp: bool = False
     val_fraction: float = 0.0
@@ -260,7 +264,9 @@ def plan_job(
         test_fraction=dataset.test_fraction,
         division=dataset.division,
         skip_unreadable=request.skip_unreadable,
-        preprocess=Preprocess(sizing.size, sizing.resize, recipe.mean, recipe.std),
+        preprocess=Preprocess(
+            sizing.size, sizing.resize, recipe.mean, recipe.std, canonical(request.window)
+        ),
         init=None if start is None else start.origin.to_json(),
         compile=request.compile,
     )

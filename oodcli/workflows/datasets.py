@@ -23,6 +23,7 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, OodError, Unk
 from oodcli.images import Part, evenly_spaced
 from oodcli.progress import SILENT, Progress
 from oodcli.store.store import Store, atomic_write
+from oodcli.windows import window_of
 
 SHEET_ROWS = 5
 
@@ -288,6 +289,7 @@ def write_contact_sheet(
     *,
     view: View | None = None,
     benchmark: str | None = None,
+    window: str | None = None,
 ) -> Path:
     """Write a contact sheet of a data set's images, preprocessed as for a benchmark.
 
@@ -303,6 +305,8 @@ def write_contact_sheet(
         Transformation of the images; none if None.
     benchmark
         Benchmark whose size and preprocessing are used; if None, the first that has the data set.
+    window
+        Which values of medical images are black and white; see :mod:`oodcli.windows`.
 
     Raises
     ------
@@ -317,7 +321,7 @@ def write_contact_sheet(
         raise UnknownNameError.among("benchmark", benchmark, BENCHMARKS)
     chosen = benchmark or next((n for n, b in BENCHMARKS.items() if spec in b.members), None)
     shape = BENCHMARKS[chosen] if chosen else own_benchmark(grey=False)
-    dataset = open_in_any_role(spec, store)
+    dataset = open_in_any_role(spec, store, window_of(window))
     part_name, part = _test_part(dataset, spec, shape, store)
     rows = evenly_spaced(len(part), COLUMNS * SHEET_ROWS)
     with tempfile.TemporaryDirectory() as folder:

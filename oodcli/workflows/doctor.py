@@ -48,6 +48,7 @@ PACKAGES: Mapping[str, str] = {
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "formats": ("pillow-heif", "pillow-jxl-plugin"),
     "hdf5": ("h5py",),
+    "medical": ("pydicom", "nibabel"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "parquet": ("pyarrow",),
     "pytorch-ood": ("pytorch-ood",),

@@ -41,6 +41,8 @@ class ImportRequest:
         :mod:`oodcli.training.preprocessing`.
     resize
         How images are resized: ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``.
+    window
+        Which values of medical images are black and white; see :mod:`oodcli.windows`.
     val_fraction
         Share of the training images to hold out for calibration.
     test_fraction
@@ -85,6 +87,7 @@ class ImportRequest:
     std: Triple | None = None
     image_size: int | None = None
     resize: str | None = None
+    window: str | None = None
     val_fraction: float = 0.0
     test_fraction: float | None = None
     classes: Path | None = None

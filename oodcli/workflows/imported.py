@@ -44,6 +44,7 @@ from oodcli.text import printable
 from oodcli.training.import_probe import check_probe_data, with_probe
 from oodcli.training.plausibility import Plausibility, plausibility
 from oodcli.training.preprocessing import Sizing, sizing_for
+from oodcli.windows import canonical
 from oodcli.workflows.import_request import (
     ImportRequest,
     ImportResult,
@@ -128,7 +129,13 @@ def imported_run(
     dataset, network = read.dataset, read.network
     normalised = _normalisation(request, read.published)
     _check_grey(network, normalised)
-    preprocess = Preprocess(read.sizing.size, read.sizing.resize, normalised.mean, normalised.std)
+    preprocess = Preprocess(
+        read.sizing.size,
+        read.sizing.resize,
+        normalised.mean,
+        normalised.std,
+        canonical(request.window),
+    )
     for line in (*read.lines, normalised.line, *read.network.placement(device)):
         progress.note(line)
     if request.probe:

@@ -106,6 +106,7 @@ def _checked(
         val=request.val_fraction,
         test=request.test_fraction,
         usual_test=0.0,
+        window=request.window,
         progress=progress,
     )
     if not dataset.class_names:

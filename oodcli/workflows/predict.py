@@ -4,12 +4,12 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from oodcli.compute.compute import Compute
-from oodcli.data.incoming import STDIN, Item, items
+from oodcli.data.incoming import STDIN, Item, framed, items
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
@@ -112,6 +112,8 @@ class PredictRequest:
         Outputs of the verdicts.
     compute
         Device, precision and batch size.
+    window
+        Which values of medical images are black and white, where the run does not say so.
     skip_unreadable
         Whether fitting skips images of the run's own data that cannot be decoded.
     alarm_level
@@ -128,6 +130,7 @@ class PredictRequest:
     rule: ThresholdRule = DEFAULT_RULE
     outputs: VerdictOutputs = field(default_factory=VerdictOutputs)
     compute: Compute = field(default_factory=Compute.of)
+    window: str | None = None
     skip_unreadable: bool = False
     alarm_level: float = ALARM_LEVEL
     command: str | None = None
@@ -168,9 +171,13 @@ def predict(
         skip_unreadable=request.skip_unreadable,
         progress=progress,
     ) as run:
+        preprocess = run.through(request.window).record.preprocess
+        wanted = framed(wanted, preprocess.medical)
         if STDIN not in request.paths:  # stdin may deliver its first path after the fitting
             wanted = _at_least_one(wanted, request.paths)
         detector = resolve_detector(run, request.method, request.rule)
+        # What is fitted does not depend on a window that the run has not.
+        detector = replace(detector, about=replace(detector.about, preprocess=preprocess))
         wanted = _at_least_one(wanted, request.paths)
         with _sink(store, detector, request, rows_to, progress) as sink:
             return _screen(detector, wanted, sink, request, progress)
@@ -293,7 +300,8 @@ def _sink(
     """Open the outputs of verdicts."""
     outputs = request.outputs
     kind = outputs.kind()
-    copies = None if outputs.copy_ood is None else Copies(outputs.copy_ood)
+    window = detector.about.preprocess.medical
+    copies = None if outputs.copy_ood is None else Copies(outputs.copy_ood, window)
     if outputs.file is None:
         if kind != "table" and rows_to is not None:
             rows_to(header(kind))
@@ -314,8 +322,10 @@ def _sink(
 def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]:
     """Return the settings of a file of verdicts."""
     copies, threshold, command = request.outputs.copy_ood, detector.threshold, request.command
+    window = detector.about.preprocess.window
     return {
         **detector.origin(),
+        **({"window": window} if window else {}),
         "threshold": threshold.value,
         "tpr": None if threshold.given else threshold.tpr,
         "threshold_stderr": threshold.stderr,

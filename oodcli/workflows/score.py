@@ -125,6 +125,8 @@ class ScoreRequest:
         Where and how to compute.
     skip_unreadable
         Whether to leave out images that cannot be decoded.
+    window
+        Which values of medical images are black and white, where the run does not say so.
     resize
         Whose resizing images get on a benchmark, ``benchmark`` or ``network``; None for that of its
         published numbers.
@@ -147,6 +149,7 @@ class ScoreRequest:
     limit: int | None = None
     compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
+    window: str | None = None
     resize: ResizedAs | None = None
     export: Path | None = None
     export_activations: Path | None = None
@@ -268,6 +271,7 @@ def _open_run(
 
 def _work(run: OpenRun, request: ScoreRequest) -> Work:
     """Open the sets and parse the methods; errors are reported before any forward pass."""
+    run = run.through(request.window)
     read_scorings(run.folder.scores)  # raises an error if the index to be extended is damaged
     run.data  # noqa: B018 - a cached property, which opens the data
     benchmark = benchmark_to_score(

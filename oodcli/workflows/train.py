@@ -93,6 +93,7 @@ def train(
             val=request.val_fraction,
             test=request.test_fraction,
             usual_test=TEST_FRACTION,
+            window=request.window,
             progress=progress,
         )
     )
@@ -316,6 +317,7 @@ def _resume(
         role="id",
         val_fraction=job.val_fraction,
         test_fraction=job.test_fraction,
+        window=job.preprocess.medical,
         progress=progress,
     )
     check_division(opened, job.division, run=folder.name)

@@ -15,6 +15,7 @@ from oodcli.errors import UnreadableImageError
 from oodcli.images import digest_of
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
+from oodcli.windows import Window
 
 
 class EncodedSource(ABC):
@@ -25,6 +26,9 @@ class EncodedSource(ABC):
     """
 
     as_published: bool = False
+    """As for :func:`oodcli.data.decoding.files.decode`."""
+
+    window: Window | None = None
     """As for :func:`oodcli.data.decoding.files.decode`."""
 
     in_order: bool = False
@@ -83,6 +87,7 @@ class EncodedSource(ABC):
                     io.BytesIO(content),
                     where=printable(self.key_of(row)),
                     as_published=self.as_published,
+                    window=self.window,
                 )
             except UnreadableImageError as error:
                 yield error
@@ -101,7 +106,12 @@ class EncodedSource(ABC):
         if isinstance(content, UnreadableImageError):
             raise content
         where = printable(self.key_of(row))
-        return size_in_header(io.BytesIO(content), where=where, as_published=self.as_published)
+        return size_in_header(
+            io.BytesIO(content),
+            where=where,
+            as_published=self.as_published,
+            window=self.window,
+        )
 
 
 @dataclass(frozen=True)
@@ -114,13 +124,14 @@ class Held(EncodedSource):
         What they are called.
     files
         Their bytes, or the reason why there are none.
-    as_published
+    as_published, window
         As for :func:`oodcli.data.decoding.files.decode`.
     """
 
     keys: Sequence[str]
     files: Sequence[bytes | str]
     as_published: bool = False
+    window: Window | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -139,7 +150,7 @@ class Held(EncodedSource):
         """Return chosen images."""
         chosen = [int(row) for row in rows]
         keys, files = [self.keys[at] for at in chosen], [self.files[at] for at in chosen]
-        return Held(keys, files, self.as_published)
+        return Held(keys, files, self.as_published, self.window)
 
     def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
         """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""
@@ -164,23 +175,20 @@ def pieces(source: EncodedSource, start: int, stop: int, rows: int) -> Iterator[
         some = list(islice(contents, rows))
         files = [each.reason if isinstance(each, UnreadableImageError) else each for each in some]
         keys = [source.key_of(row) for row in range(first, first + len(some))]
-        yield Held(keys, files, source.as_published)
+        yield Held(keys, files, source.as_published, source.window)
 
 
 @dataclass(frozen=True)
-class Marked(EncodedSource):
-    """Image files some of which cannot be used, although their bytes can be read.
+class _Changed(EncodedSource):
+    """Image files of another source that are not all read as it reads them.
 
     Parameters
     ----------
     source
         The images.
-    bad
-        Why an image cannot be used, by its row.
     """
 
     source: EncodedSource
-    bad: Mapping[int, str]
 
     @property
     def as_published(self) -> bool:  # type: ignore[override]
@@ -195,11 +203,6 @@ class Marked(EncodedSource):
     def __len__(self) -> int:
         return len(self.source)
 
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the fingerprint of the source and of what cannot be used."""
-        return digest_of_json([self.source.fingerprint, sorted(self.bad.items())])
-
     def key_of(self, row: int) -> str:
         """Return what a row is called in the source."""
         return self.source.key_of(row)
@@ -207,6 +210,50 @@ class Marked(EncodedSource):
     def name_of(self, row: int) -> str:
         """Return what a row is called for short in the source."""
         return self.source.name_of(row)
+
+
+@dataclass(frozen=True)
+class Windowed(_Changed):
+    """Image files of another source, where those of medical images are read through a window.
+
+    Parameters
+    ----------
+    window
+        Which values of medical images are black and white.
+    """
+
+    window: Window
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the fingerprint of the source and of the window."""
+        return digest_of_json([self.source.fingerprint, str(self.window)])
+
+    def take(self, rows: NDArray[np.int64], /) -> "Windowed":
+        """Return a source of chosen images."""
+        return Windowed(self.source.take(rows), self.window)
+
+    def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
+        """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""
+        return self.source.contents(start, stop)
+
+
+@dataclass(frozen=True)
+class Marked(_Changed):
+    """Image files some of which cannot be used, although their bytes can be read.
+
+    Parameters
+    ----------
+    bad
+        Why an image cannot be used, by its row.
+    """
+
+    bad: Mapping[int, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the fingerprint of the source and of what cannot be used."""
+        return digest_of_json([self.source.fingerprint, sorted(self.bad.items())])
 
     def take(self, rows: NDArray[np.int64], /) -> EncodedSource:  # type: ignore[override]
         """Return a source of chosen images."""

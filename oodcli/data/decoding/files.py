@@ -3,9 +3,10 @@
 import contextlib
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -17,9 +18,13 @@ from PIL import Image
 from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import reason_of, regular
+from oodcli.medical import ENDINGS as MEDICAL_ENDINGS
+from oodcli.medical import HEAD_BYTES, Kind, is_dicom, kind_of, may_be_unnamed
+from oodcli.medical import decode as decode_medical
 from oodcli.pillow import EXTENSIONS, MAX_PIXELS, check_opened, open_image
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
+from oodcli.windows import Window
 
 _TRANSPARENT_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -52,18 +57,24 @@ _TURNED_BY_90 = frozenset(
     }
 )
 _ORIENTATION = 0x0112
+_FRAME = re.compile(r"(.+)\[([0-9]{1,7})\]", re.DOTALL)
 
 
-def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
+def decode(
+    path: Path, *, as_published: bool = False, window: Window | None = None
+) -> NDArray[np.uint8]:
     """Decode the first frame of an image file to RGB, uint8 ``(h, w, 3)``.
 
     Parameters
     ----------
     path
-        The file.
+        The file; of a medical image with several frames or slices, with the number of one of them
+        behind it, ``FILE[NUMBER]``.
     as_published
         Whether to ignore what the code behind published numbers ignores: the orientation in
         EXIF metadata, and transparency.
+    window
+        Which values of medical images are black and white.
 
     Raises
     ------
@@ -77,24 +88,31 @@ def decode(path: Path, *, as_published: bool = False) -> NDArray[np.uint8]:
     Greyscale of 16 bits is divided by 257 and rounded, where Pillow would clip it at 255; of colour
     of 16 bits Pillow takes the upper 8. Floating-point pixels are read from 0 (black) to 1 (white);
     values outside of that are an error. Of several frames or pages the first is used, and
-    :func:`several_frames` counts such files.
+    :func:`several_frames` counts such files. Medical images: see :mod:`oodcli.medical`.
     """
-    with _opened(path) as file:
-        return decode_stream(file, where=printable(str(path)), as_published=as_published)
+    with _opened(path) as (file, frame):
+        return decode_stream(
+            file,
+            where=printable(str(path)),
+            as_published=as_published,
+            window=window,
+            frame=frame,
+        )
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open an image file.
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
+    """Open an image file; the number is that of the frame that the path names.
 
     Raises
     ------
     UnreadableImageError
         If it cannot be opened or read.
     """
+    whole, frame = frame_of(str(path))
     try:
-        with regular(path).open("rb") as file:
-            yield file
+        with regular(Path(whole)).open("rb") as file:
+            yield file, frame
     except (OSError, ValueError) as error:  # a path with a zero byte is a wrong value
         gone = isinstance(error, FileNotFoundError)
         reason = "the file no longer exists" if gone else reason_of(error)
@@ -102,7 +120,12 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def decode_stream(
-    stream: IO[bytes], *, where: str, as_published: bool = False
+    stream: IO[bytes],
+    *,
+    where: str,
+    as_published: bool = False,
+    window: Window | None = None,
+    frame: int | None = None,
 ) -> NDArray[np.uint8]:
     """Decode an image as `decode` does.
 
@@ -112,14 +135,20 @@ def decode_stream(
         The bytes of the image file, at its first byte.
     where
         How to call it in an error.
-    as_published
+    as_published, window
         As for `decode`.
+    frame
+        Number of a frame or slice of a medical image, from 0; None for the only one.
 
     Raises
     ------
     UnreadableImageError
         If it cannot be decoded.
     """
+    with _readable(where):
+        kind = _medical_kind(stream)
+        if kind is not None or frame is not None:
+            return decode_medical(stream, kind, frame=frame, window=window)
     with _readable(where), open_image(stream) as image:
         large = image.width * image.height > _LARGE_PIXELS
         with _one_large if large else contextlib.nullcontext():
@@ -131,12 +160,25 @@ def decode_stream(
             return _to_rgb(_upright(image), opaque=False)
 
 
-def size_in_header(stream: IO[bytes], *, where: str, as_published: bool = False) -> tuple[int, int]:
+def _medical_kind(stream: IO[bytes]) -> Kind | None:
+    kind = kind_of(stream.read(HEAD_BYTES))
+    stream.seek(0)
+    return kind
+
+
+def size_in_header(
+    stream: IO[bytes],
+    *,
+    where: str,
+    as_published: bool = False,
+    window: Window | None = None,
+    frame: int | None = None,
+) -> tuple[int, int]:
     """Return the height and width of an image as `decode` gives them, without decoding its pixels.
 
     Parameters
     ----------
-    stream, where, as_published
+    stream, where, as_published, window, frame
         As for `decode_stream`.
 
     Raises
@@ -146,8 +188,14 @@ def size_in_header(stream: IO[bytes], *, where: str, as_published: bool = False)
 
     Notes
     -----
-    An orientation that stands behind the pixels of a PNG file is not seen.
+    An orientation that stands behind the pixels of a PNG file is not seen. Medical images are
+    decoded.
     """
+    with _readable(where):
+        kind = _medical_kind(stream)
+        if kind is not None or frame is not None:
+            height, width, _ = decode_medical(stream, kind, frame=frame, window=window).shape
+            return height, width
     with _readable(where), open_image(stream) as image:
         if image.format == "TIFF":  # turned upright by Pillow when it is loaded
             image.load()
@@ -167,6 +215,27 @@ def _readable(where: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - a malformed file makes decoders raise anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(where, " ".join(reason.split())) from None
+
+
+def frame_of(path: str) -> tuple[str, int | None]:
+    """Divide ``FILE[NUMBER]``, a frame or slice of a medical image; a file is called so itself.
+
+    Parameters
+    ----------
+    path
+        A path.
+
+    Returns
+    -------
+    file, frame
+        The frame is None where the path is that of a file, or has no number.
+    """
+    if not path.endswith("]"):
+        return path, None
+    found = _FRAME.fullmatch(path)
+    if found is None or os.path.lexists(path):
+        return path, None
+    return found[1], int(found[2])
 
 
 def several_frames() -> int:
@@ -282,13 +351,36 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
         if entry.is_dir():
             yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
         # A link to nothing is kept, so that it is reported when read; pipes and devices are not.
-        elif is_image_name(entry.name) and (entry.is_file() or entry.is_symlink()):
+        elif is_image_entry(entry):
             yield prefix + entry.name
 
 
 def is_image_name(name: str) -> bool:
     """Return whether a file name has the extension of an image."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a million files
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a million files
+    return ending in EXTENSIONS or is_medical_name(name)
+
+
+def is_medical_name(name: str) -> bool:
+    """Return whether a file name has the extension of a medical image."""
+    return name.lower().endswith(MEDICAL_ENDINGS)
+
+
+def is_image_entry(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is taken as an image file.
+
+    Notes
+    -----
+    It has the extension of one; or none, or a number as UIDs end in, and begins as DICOM does.
+    """
+    if is_image_name(entry.name):
+        return entry.is_file() or entry.is_symlink()
+    return _is_unnamed(entry.name) and entry.is_file() and is_dicom(entry.path)
+
+
+def _is_unnamed(name: str) -> bool:
+    """Return whether a DICOM file may have a name; an index of such files, DICOMDIR, is none."""
+    return may_be_unnamed(os.path.splitext(name)[1]) and name != "DICOMDIR"  # noqa: PTH122
 
 
 def list_folder(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -306,6 +398,15 @@ def list_folder(folder: Path | str) -> list[os.DirEntry[str]]:
         raise InvalidInputError(f"cannot list folder {folder}: {error.strerror}") from None
 
 
+def _identity(root: Path, files: Sequence[str]) -> str:
+    """Return the identity of files; those of frames once for all of their frames."""
+    if not any(file.endswith("]") for file in files):
+        return identity_of(root, files)
+    paths = [frame_of(os.path.join(root, file)) for file in files]  # noqa: PTH118
+    whole = list(dict.fromkeys(os.path.relpath(path, root) for path, _ in paths))
+    return digest_of_json([identity_of(root, whole), list(files)])
+
+
 @dataclass(frozen=True)
 class FileSource:
     """Image files, decoded one at a time as they are read.
@@ -316,13 +417,14 @@ class FileSource:
         Folder that holds them all.
     files
         Paths relative to ``root``, in order.
-    as_published
+    as_published, window
         As for `decode`.
     """
 
     root: Path
     files: Sequence[str]
     as_published: bool = False
+    window: Window | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -330,7 +432,13 @@ class FileSource:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the files, see :mod:`oodcli.data.identity`, and of how they are decoded."""
-        return digest_of_json([identity_of(self.root, self.files), self.as_published])
+        key = [_identity(self.root, self.files), self.as_published]
+        return digest_of_json(key if self.window is None else [*key, str(self.window)])
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the files are all images of a folder, not chosen ones that something lists."""
+        return not self.as_published
 
     def key_of(self, row: int) -> str:
         """Return the path of an image."""
@@ -358,7 +466,7 @@ class FileSource:
         """
         for file in self.files[start:stop]:
             try:
-                image = decode(self.root / file, as_published=self.as_published)
+                image = decode(self.root / file, as_published=self.as_published, window=self.window)
             except UnreadableImageError as error:
                 yield error
             else:
@@ -375,5 +483,11 @@ class FileSource:
         path, problem = self.root / self.files[row], self.problem_of(row)
         if problem is not None:
             raise UnreadableImageError(printable(self.key_of(row)), problem)
-        with _opened(path) as file:
-            return size_in_header(file, where=printable(str(path)), as_published=self.as_published)
+        with _opened(path) as (file, frame):
+            return size_in_header(
+                file,
+                where=printable(str(path)),
+                as_published=self.as_published,
+                window=self.window,
+                frame=frame,
+            )

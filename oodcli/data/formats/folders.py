@@ -56,6 +56,34 @@ def open_folder(path: Path, *, name: str, spec: str, role: Literal["id", "ood"])
     return Dataset(name, parts, class_names, str(path), spec)
 
 
+def open_volume(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]) -> Dataset:
+    """Open one medical image as a set without classes, whose frames become its rows.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        How to call the data set.
+    spec
+        What opens it again.
+    role
+        Only ``ood``.
+
+    Raises
+    ------
+    InvalidInputError
+        If images with classes are wanted.
+    """
+    if role == "id":
+        raise InvalidInputError(
+            f"{path} has no classes; put volumes into a folder for each class, or write a table "
+            f"with a label for each slice, {path.name}[SLICE]"
+        )
+    source = FileSource(path.parent, [path.name])
+    return Dataset(name, {"test": Part(source)}, (), str(path), spec)
+
+
 def classes_of(path: Path, files: Mapping[str, Mapping[str, Sequence[object]]]) -> tuple[str, ...]:
     """Return the classes of the first part, after checking that no other part has more.
 

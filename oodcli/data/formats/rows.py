@@ -49,6 +49,11 @@ class ListedSource(FileSource):
     lines: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     bad: Mapping[int, str] = field(default_factory=dict)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the files are all images of a folder: those of a list are not."""
+        return False
+
     def key_of(self, row: int) -> str:
         """Return the list and the line of an image."""
         return f"{self.table}:{self.lines[row]}"
@@ -78,7 +83,7 @@ class ListedSource(FileSource):
                 yield UnreadableImageError(where, self.bad[row])
                 continue
             try:
-                image = decode(self.root / file, as_published=self.as_published)
+                image = decode(self.root / file, as_published=self.as_published, window=self.window)
             except UnreadableImageError as error:
                 yield UnreadableImageError(where, error.reason)
             else:
