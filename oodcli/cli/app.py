@@ -16,6 +16,7 @@ from oodcli.cli import (
     completion,
     datasets,
     doctor,
+    explain,
     export,
     importing,
     methods,
@@ -175,6 +176,7 @@ app.command("normratio", epilog="Manual: ood help selection")(normratio.normrati
 app.command("score", epilog="Manual: ood help --page methods")(score.score)
 app.command("recommend", epilog="Manual: ood help selection")(recommend.recommend)
 app.command("predict", epilog="Manual: ood help screening")(predict.predict)
+app.command("explain", epilog="Manual: ood help screening")(explain.explain)
 app.command("tuning", epilog="Manual: ood help selection")(tuning.tuning)
 app.command("report", epilog="Manual: ood help reports")(report.report)
 app.command("export", epilog="Manual: ood help screening")(export.export)

@@ -504,6 +504,19 @@ class RunData:
             return prepare_some(whole, rows, self.store, seen=seen, **how)
         return images.take(places_of(images, rows))
 
+    def apart(self, part: str, rows: NDArray[np.int64]) -> ImageSet:
+        """Return some images of one part, prepared and stored on their own.
+
+        Reading one of them reads no other image of the part.
+
+        Parameters
+        ----------
+        part, rows
+            As for :meth:`chosen`.
+        """
+        how = self._how(f"{self.dataset.name} {part}")
+        return prepare_some(self.dataset.parts[part], rows, self.store, **how)
+
     def _how(self, name: str) -> dict[str, Any]:
         return {
             "name": name,

@@ -21,6 +21,7 @@ from oodcli.methods.pages import (
     parameter_texts,
     sections,
 )
+from oodcli.reporting.explanations import Explanation, Neighbour, TypicalImage
 from oodcli.reporting.literature import PublishedComparison
 from oodcli.reporting.results import EXTRAS, Comparison, Report, ResultRow, SplitUsed
 from oodcli.scoring.block_ratios import NormRatioResult
@@ -35,6 +36,7 @@ from oodcli.store.scores import Scoring
 from oodcli.store.searches import Search
 from oodcli.training.recipes import Recipe
 from oodcli.workflows.doctor import Diagnosis
+from oodcli.workflows.explain import ExplainResult
 from oodcli.workflows.run import RunResult
 from oodcli.workflows.runs import RunList
 from oodcli.workflows.score import ScoreResult
@@ -104,6 +106,7 @@ _DERIVED: Mapping[type, tuple[str, ...]] = {
     Comparison: ("significant", "sentence"),
     Counts: ("total",),
     Diagnosis: ("healthy",),
+    Explanation: ("agreement",),
     Preprocess: ("filter",),
     PredictResult: ("share", "tested", "p", "alarm"),
     PublishedComparison: ("difference", "within"),
@@ -113,6 +116,9 @@ _DERIVED: Mapping[type, tuple[str, ...]] = {
 _RENAMED = {
     (SplitUsed, "key"): "list",
     (Verdict, "predicted"): "class",
+    (Explanation, "predicted"): "class",
+    (Neighbour, "label"): "class",
+    (TypicalImage, "label"): "class",
     (PredictResult, "counts"): "images",
     (Finding, "what"): "must",
     (MethodTrial, "findings"): "checks",
@@ -120,6 +126,7 @@ _RENAMED = {
 # Records whose fields stand among those of the record that has them.
 _FLAT = {(MethodText, "listed"), (ResultRow, "detection"), (Run, "job")}
 _UNWRITTEN = {
+    ExplainResult: ("detector", "thumbnails"),
     RunList: ("no_default",),
     Job: ("amp", "compile", "skip_unreadable", "init"),
     Report: ("description",),
@@ -226,6 +233,7 @@ OBJECTS = (
     Object("ood recommend --format json", Recommendation, kind="ood-recommendation"),
     Object("ood predict --format jsonl", Verdict),
     Object("ood predict --summary FILE.json", PredictResult, kind="ood-screening", also=_SCREENED),
+    Object("ood explain --format json", ExplainResult, kind="ood-explanations", also=_SCREENED),
     Object("FILE.ood.json", None, kind="ood-verdicts", also={
         "format": (str, "``csv``, ``jsonl`` or, of a merged file, ``parquet``."),
         **_SCREENED,

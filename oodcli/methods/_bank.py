@@ -144,11 +144,28 @@ class Bank:
 
         Parameters
         ----------
+        units, k
+            As for :meth:`neighbours`.
+        """
+        return self.neighbours(units, k)[0]
+
+    def neighbours(self, units: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return squared distances to the ``k`` nearest vectors, ascending, and their rows.
+
+        Parameters
+        ----------
         units
             Queries, ``(n, d)``. Like the vectors of the bank they have length 1 or 0; a zero vector
             has distance 1 to every unit vector and distance 0 to a zero vector.
         k
             Number of neighbours; all if the bank has fewer vectors.
+
+        Returns
+        -------
+        distances
+            ``(n, k)``.
+        rows
+            Row of every neighbour in the bank, int64 ``(n, k)``.
         """
         # |u - v|² = |u|² + |v|² - 2uv. To rank as distances do, a zero v must count as uv = 1/2.
         products, rows = self._search(units, k, of_units=True)
@@ -156,12 +173,21 @@ class Bank:
         distances = (squares + 1 - 2 * products).clamp_(min=0)
         near = distances < _NEAR
         if near.any():
-            distances[near] = self._distances(units, near.nonzero()[:, 0], rows[near])
-            distances = distances.sort(dim=1).values
-        return distances
+            distances[near] = self.distances(units, near.nonzero()[:, 0], rows[near])
+            distances, order = distances.sort(dim=1)
+            rows = rows.gather(1, order)
+        return distances, rows
 
-    def _distances(self, units: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
-        """Return squared distances between pairs of a query and a vector of the bank, ``(m,)``."""
+    def distances(self, units: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
+        """Return squared distances between pairs of a query and a vector of the bank, ``(m,)``.
+
+        Parameters
+        ----------
+        units
+            Queries, ``(n, d)``.
+        queries, rows
+            Row of the query and of the vector of every pair, int64 ``(m,)``.
+        """
         rows, order = rows.sort()
         queries = queries[order]
         found = torch.empty(len(rows), device=units.device)

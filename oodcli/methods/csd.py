@@ -20,8 +20,42 @@ from oodcli.methods.base import at_least
 from oodcli.probes import Output, ProbedNetwork
 from oodcli.text import counted
 
+REGIONS = ("top left", "top right", "bottom left", "bottom right", "whole", "centre")
+"""The regions of a map, in their order."""
+
 # The largest squared distance between two unit vectors.
 _FARTHEST = 4.0
+
+
+def region_bounds(region: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the positions of a map that a region covers.
+
+    Parameters
+    ----------
+    region
+        Index in :data:`REGIONS`.
+    height, width
+        Size of the map; at least 2 x 2.
+
+    Returns
+    -------
+    top, bottom, left, right
+        Rows ``top`` to ``bottom - 1`` and columns ``left`` to ``right - 1``.
+
+    Examples
+    --------
+    >>> region_bounds(1, 7, 7), region_bounds(5, 8, 8)
+    ((0, 4, 3, 7), (2, 6, 2, 6))
+    """
+
+    def ends(length: int, place: int) -> tuple[int, int]:
+        if region == 4:
+            return 0, length
+        if region == 5:
+            return length // 4, length - length // 4
+        return (length // 2, length) if place else (0, -(-length // 2))
+
+    return (*ends(height, region // 2), *ends(width, region % 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +112,32 @@ class Regions:
                 f"{shape}); use larger images or another network"
             )
         maps = maps.float()
-        height, width = maps.shape[2:]
-        centre = maps[:, :, height // 4 : height - height // 4, width // 4 : width - width // 4]
+        top, bottom, left, right = region_bounds(5, *maps.shape[2:])
+        centre = maps[:, :, top:bottom, left:right]
         quadrants = functional.adaptive_avg_pool2d(maps, 2).flatten(2)  # (n, c, 4)
         others = torch.stack([maps.mean(dim=(2, 3)), centre.mean(dim=(2, 3))], dim=2)
         return torch.cat([quadrants, others], dim=2).mT.contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMatches:
+    """The region of every image that comes nearest to the training images, and its neighbours.
+
+    Parameters
+    ----------
+    regions
+        Index of the region in :data:`REGIONS`, int64 ``(n,)``; -1 for an image whose region vectors
+        all have length zero.
+    distances
+        Squared distances of its nearest region vectors, ascending, ``(n, k)``.
+    rows
+        Their rows in the bank, int64 ``(n, k)``: row ``r`` is region ``r % 6`` of training image
+        ``r // 6``.
+    """
+
+    regions: Tensor
+    distances: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +199,43 @@ class CSD:
     @staticmethod
     def score_all(detectors: Sequence["CSD"], batch: Activations) -> list[Tensor]:
         """Return the scores of each, ``(n,)``, from one search for the largest ``k``."""
-        regions = batch.extra[Regions().key]  # (n, m, c)
-        units = directions(regions.flatten(0, 1))
-        silent = (units == 0).all(dim=1).view(regions.shape[:2])
+        units, silent = _units(batch)
 
         def search(bank: Bank, ks: Sequence[int]) -> list[Tensor]:
-            distances = bank.nearest(units, max(ks)).view(*regions.shape[:2], -1)
+            distances = bank.nearest(units.flatten(0, 1), max(ks)).view(*silent.shape, -1)
             votes = distances.masked_fill_(silent[:, :, None], _FARTHEST).amin(dim=1)
             return [-votes[:, k - 1] for k in ks]
 
         return by_bank([(each.bank, each.k) for each in detectors], search)
+
+    def matches(self, batch: Activations, k: int) -> RegionMatches:
+        """Return the region that gives each image its score, and its ``k`` nearest regions.
+
+        Parameters
+        ----------
+        batch
+            Activations with the array of :class:`Regions`.
+        k
+            Number of neighbours; all if the bank has fewer vectors.
+        """
+        units, silent = _units(batch)
+        distances, rows = self.bank.neighbours(units.flatten(0, 1), max(k, self.k))
+        distances = distances.view(*silent.shape, -1)  # (n, m, k)
+        votes = distances[:, :, self.k - 1].masked_fill(silent, torch.inf)
+        chosen = votes.argmin(dim=1)
+        every = torch.arange(len(chosen), device=chosen.device)
+        return RegionMatches(
+            chosen.masked_fill(silent.all(dim=1), -1),
+            distances[every, chosen, :k],
+            rows.view(*silent.shape, -1)[every, chosen, :k],
+        )
+
+
+def _units(batch: Activations) -> tuple[Tensor, Tensor]:
+    """Return region vectors of length 1 or 0 ``(n, m, c)``, and which have length 0, ``(n, m)``."""
+    regions = batch.extra[Regions().key]
+    units = directions(regions.flatten(0, 1)).view(regions.shape)
+    return units, (units == 0).all(dim=2)
 
 
 def _all_alike(reference: Reference, _arguments: Arguments) -> str | None:

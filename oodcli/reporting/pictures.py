@@ -137,7 +137,7 @@ def write_plots(
     target = expanded(folder)
     names: list[str] = []
     for picture in drawn:
-        name = _file_name(picture.name)
+        name = file_name(picture.name)
         names.append(name if name not in names else f"{name}-{len(names) + 1}")
     paths = []
     for (name, picture), how in itertools.product(zip(names, drawn, strict=True), formats):
@@ -148,7 +148,7 @@ def write_plots(
     return paths
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """Return a name that is a valid file name on every system."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", name).strip("-.")[:100] or "picture"
 

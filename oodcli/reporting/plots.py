@@ -29,7 +29,8 @@ FORMATS = ("png", "svg", "pdf")
 MAX_LINES = 6
 """Maximum number of methods in one picture of curves."""
 
-_ID, _OOD, _CHOSEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+ID_COLOUR, OOD_COLOUR = "#0072B2", "#D55E00"
+_CHOSEN, _GREY = "#009E73", "#666666"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
 _MARKERS = "osD^vPX"
@@ -102,7 +103,7 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
     stream = io.BytesIO()
     # Without the time and place of creation.
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with _drawing():
+    with drawing():
         if picture.figure.get_layout_engine() is not None:
             # Laid out once: a second time moves things by a hair, and bytes would differ.
             picture.figure.draw_without_rendering()
@@ -143,7 +144,7 @@ def histograms(
     """
     threshold = threshold_at(id_scores)
     title = f"Scores of {method}: {id_name} against OOD"
-    with _drawing():
+    with drawing():
         figure, panels = _panels(len(ood_scores), title)
         for number, (axes, (name, scores)) in enumerate(
             zip(panels, ood_scores.items(), strict=True)
@@ -154,9 +155,11 @@ def histograms(
                 for s in (id_scores, scores)
             ]
             axes.stairs(
-                heights[0], edges, fill=True, color=_ID, alpha=0.45, label="in distribution"
+                heights[0], edges, fill=True, color=ID_COLOUR, alpha=0.45, label="in distribution"
             )
-            axes.stairs(heights[1], edges, color=_OOD, linewidth=1.6, label="out of distribution")
+            axes.stairs(
+                heights[1], edges, color=OOD_COLOUR, linewidth=1.6, label="out of distribution"
+            )
             axes.axvline(
                 threshold,
                 color="black",
@@ -166,7 +169,7 @@ def histograms(
             )
             axes.set_ylim(0, 1.08 * max(map(np.max, heights)))
             accepted = 100 * np.mean(scores >= threshold)
-            axes.set_title(f"{_wrapped(name)}: {accepted:.1f} % of OOD accepted", fontsize=10)
+            axes.set_title(f"{wrapped(name)}: {accepted:.1f} % of OOD accepted", fontsize=10)
             _label(axes, number, len(panels), f"score of {method}", "images (%)")
         _legend_below(figure, panels)
     sets = ", ".join(ood_scores)
@@ -205,7 +208,7 @@ def curves(
     names = list(dict.fromkeys(name for _, sets in scores.values() for name in sets))
     what = "ROC curves" if kind == "roc" else "Precision-recall curves"
     title = f"{what}: {id_name} (positive) against OOD"
-    with _drawing():
+    with drawing():
         figure, panels = _panels(len(names), title, square=True)
         for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
             for at, (method, (id_scores, sets)) in enumerate(scores.items()):
@@ -219,11 +222,11 @@ def curves(
                     color=_COLOURS[at],
                     linestyle=_STYLES[at],
                     linewidth=1.6,
-                    label=_wrapped(method),
+                    label=wrapped(method),
                 )
             _guides(axes, kind, scores, name)
             axes.set(xlim=(-1, 101), ylim=(-1, 101))
-            axes.set_title(_wrapped(name), fontsize=10)
+            axes.set_title(wrapped(name), fontsize=10)
             labels = (
                 ("OOD accepted: FPR (%)", "ID accepted: TPR (%)")
                 if kind == "roc"
@@ -258,7 +261,7 @@ def normratio_bars(
         Index of the selected block.
     """
     title = f"NormRatio of the blocks of {run}"
-    with _drawing():
+    with drawing():
         figure, (axes,) = _panels(1, title, width=max(5.0, 0.75 * len(names) + 1.5))
         places = np.arange(len(names))
         heights = np.nan_to_num(np.asarray(ratios, dtype=np.float64))
@@ -288,7 +291,7 @@ def normratio_bars(
         axes.axhline(1, color=_GREY, linewidth=0.9, linestyle=":")
         axes.set_xticks(
             places,
-            [f"{at}\n{_wrapped(name, 12)}" for at, name in enumerate(names)],
+            [f"{at}\n{wrapped(name, 12)}" for at, name in enumerate(names)],
             fontsize=8 if len(names) <= 12 else 6,
         )
         axes.set(xlabel="block", ylabel="NormRatio (bars: ± 2 standard errors)")
@@ -317,7 +320,7 @@ def block_auroc(
     """
     title = f"FeatureNorm of each block of {run}"
     n_blocks = max(map(len, auroc.values()))
-    with _drawing():
+    with drawing():
         figure, (axes,) = _panels(1, title, width=max(5.5, 0.6 * n_blocks + 2.5), height=3.8)
         for at, (name, values) in enumerate(auroc.items()):
             axes.plot(
@@ -328,7 +331,7 @@ def block_auroc(
                 marker=_MARKERS[(at + at // len(_COLOURS)) % len(_MARKERS)],
                 markersize=5,
                 linewidth=1.4,
-                label=_wrapped(name),
+                label=wrapped(name),
             )
         if selected is not None:
             axes.axvspan(
@@ -379,7 +382,7 @@ def training_history(run: str, history: Sequence[Mapping[str, Any]]) -> Picture:
                 label=label,
             )
 
-    with _drawing():
+    with drawing():
         from matplotlib.ticker import MaxNLocator
 
         figure, (loss, accuracy, rate) = _panels(3, title)
@@ -422,11 +425,11 @@ def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
     width = max(5.0, across * (side + gap) + 2 * gap)
     band = side + line + below + 2 * gap
     height = 2 * line + gap + len(rows) * band
-    with _drawing():
+    with drawing():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(width, height))
-        figure.suptitle(_wrapped(title, int(11 * width)), fontsize=12, y=1 - gap / height, va="top")
+        figure.suptitle(wrapped(title, int(11 * width)), fontsize=12, y=1 - gap / height, va="top")
         for number, (common, thumbnails) in enumerate(rows.items()):
             top = height - 2 * line - 2 * gap - number * band
             figure.text(gap / width, top / height, common, fontsize=10, va="top")
@@ -436,7 +439,7 @@ def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
                     (left / width, bottom / height, side / width, side / height), frameon=False
                 )
                 axes.set_axis_off()
-                axes.imshow(_enlarged(thumbnail.pixels), interpolation="none")
+                axes.imshow(enlarged(thumbnail.pixels), interpolation="none")
                 axes.set_title(thumbnail.caption, fontsize=7, y=-0.03, va="top", pad=0)
     return Picture(
         f"images-{method}",
@@ -447,14 +450,14 @@ def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
     )
 
 
-def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a small image enlarged without interpolation, so that viewers do not blur it."""
     times = max(1, -(-96 // max(pixels.shape[:2])))
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Draw with fixed settings of Matplotlib, independent of those of the user."""
     import matplotlib as mpl
 
@@ -496,7 +499,7 @@ def _panels(
     down = -(-count // across)
     size = (width or 3.4 * across + 0.6, height or (3.3 if square else 2.5) * down + 0.9)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(_wrapped(title, int(11 * size[0])), fontsize=12)
+    figure.suptitle(wrapped(title, int(11 * size[0])), fontsize=12)
     grid = figure.subplots(down, across, squeeze=False)
     flat = list(grid.flat)
     for unused in flat[count:]:
@@ -515,7 +518,7 @@ def _label(axes: "Axes", number: int, count: int, x: str, y: str) -> None:
     if number % across == 0:
         axes.set_ylabel(y)
     if number + across >= count:
-        axes.set_xlabel(_wrapped(x))
+        axes.set_xlabel(wrapped(x))
 
 
 def _legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
@@ -534,7 +537,8 @@ def _legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
     )
 
 
-def _wrapped(text: str, width: int = _LONGEST) -> str:
+def wrapped(text: str, width: int = _LONGEST) -> str:
+    """Return text broken into lines of at most ``width`` characters."""
     return "\n".join(textwrap.wrap(text, width)) or text
 
 

@@ -206,6 +206,20 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) 
     return replace(detector, threshold=rule.on(scores))
 
 
+def is_stored(run: OpenRun, method: str) -> bool:
+    """Return whether a run has the detector of a method, so that none need be fitted.
+
+    Parameters
+    ----------
+    run
+        The run.
+    method
+        The method, as on the command line, but not ``auto``.
+    """
+    name = parse_method(method).canonical
+    return _DetectorFolder(run.folder, run.record, name, run.compute).read() is not None
+
+
 def _load_or_fit(run: OpenRun, spec: MethodSpec) -> Detector:
     progress = run.progress
     folder = _DetectorFolder(run.folder, run.record, spec.canonical, run.compute)

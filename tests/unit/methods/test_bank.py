@@ -167,6 +167,28 @@ def test_a_bank_of_zeros_is_searched() -> None:
     assert bank.nearest(torch.eye(3), 2).tolist() == [[1.0, 1.0]] * 3
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_rows_of_neighbours_are_known_in_their_order(
+    streamed: bool, monkeypatch: pytest.MonkeyPatch, small_blocks: None
+) -> None:
+    if streamed:
+        monkeypatch.setattr(module, "free_memory", lambda device: 0)
+    train = drawn(29, seed=1)
+    # Nearer than products can tell: ranked by their differences.
+    queries = train[[20, 3]] + 1e-5 * drawn(2, seed=2)
+    train[11] = queries[0] + 1e-6 * drawn(1, seed=3)[0]
+    bank = bank_of(train)
+    units = directions(queries)
+    found, rows = bank.neighbours(units, 4)
+    u, v = directions(queries.double()), directions(train.double())
+    expected = (u[:, None] - v).square().sum(dim=2).sort(dim=1)
+    assert rows.tolist() == expected.indices[:, :4].tolist()
+    assert rows[:, 0].tolist() == [11, 3]
+    assert torch.equal(found, bank.nearest(units, 4))
+    pairs = bank.distances(units, torch.tensor([1, 0]), torch.tensor([3, 11]))
+    torch.testing.assert_close(pairs, found[:, 0].flip(0))
+
+
 def test_more_neighbours_than_there_are_means_all() -> None:
     features = drawn(4, seed=2)
     assert bank_of(features).nearest(directions(drawn(3, seed=1)), 9).shape == (3, 4)

@@ -10,7 +10,7 @@ from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import parse_method
 from oodcli.methods.base import score_many
-from oodcli.methods.csd import CSD, Regions
+from oodcli.methods.csd import CSD, REGIONS, Regions, region_bounds
 from oodcli.methods.knn import KNN
 from oodcli.probes import Edit, Output
 
@@ -185,3 +185,34 @@ def test_no_training_image_is_a_refusal() -> None:
     )
     with pytest.raises(UndefinedMethodError):
         CSD.fit(reference)
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (4, 4), (7, 7), (5, 8)])
+def test_bounds_are_those_that_regions_are_pooled_over(height: int, width: int) -> None:
+    maps = torch.randn(3, 4, height, width, generator=torch.Generator().manual_seed(1))
+    regions = pooled(maps)
+    for at in range(len(REGIONS)):
+        top, bottom, left, right = region_bounds(at, height, width)
+        torch.testing.assert_close(
+            regions[:, at], maps[:, :, top:bottom, left:right].mean(dim=(2, 3))
+        )
+
+
+def test_the_region_that_gives_the_score_and_its_neighbours() -> None:
+    generator = torch.Generator().manual_seed(2)
+    train = torch.randn(5, 6, 8, generator=generator)
+    query = torch.randn(2, 6, 8, generator=generator)
+    query[0, 3] = 2 * train[4, 1]  # the bottom right shows what training image 4 has top right
+    query[1] = 0
+    method = CSD.fit(reference_of(of_regions(train)), k=1)
+    found = method.matches(of_regions(query), 3)
+    assert found.regions.tolist() == [3, -1]
+    assert found.rows[0, 0] == 4 * 6 + 1
+    assert found.distances[0, 0] == pytest.approx(0, abs=1e-12)
+    units = torch.nn.functional.normalize(train.flatten(0, 1), dim=1)
+    own = torch.nn.functional.normalize(query[0, 3], dim=0)
+    distances = (units - own).square().sum(dim=1)
+    expected = distances.sort()
+    torch.testing.assert_close(found.distances[0], expected.values[:3], atol=1e-6, rtol=1e-5)
+    assert found.rows[0].tolist() == expected.indices[:3].tolist()
+    assert -found.distances[0, 0] == pytest.approx(float(method.score(of_regions(query))[0]))

@@ -164,6 +164,11 @@ def _cell(column: Column, cell: Cell, *, first: bool, below: str, kind: str) -> 
             "</span></td>"
         )
     text = _text(cell.text)
+    if cell.link:
+        text = f'<a href="{_text(cell.link)}">{text}</a>'
+    if cell.png is not None:
+        # The text beside it says what it shows.
+        text = f'<img class="small" src="{_data(cell.png)}" alt="">{text}'
     if cell.bold and text:
         text = f"<strong>{text}</strong>"
     elif cell.second and text:
@@ -178,10 +183,13 @@ def _cell(column: Column, cell: Cell, *, first: bool, below: str, kind: str) -> 
 
 
 def _figure(picture: EmbeddedPicture) -> list[str]:
-    data = base64.b64encode(picture.png).decode()
     return [
         "<figure>",
         f"<figcaption>{_text(picture.title)}</figcaption>",
-        f'<img src="data:image/png;base64,{data}" alt="{_text(picture.alt)}">',
+        f'<img src="{_data(picture.png)}" alt="{_text(picture.alt)}">',
         "</figure>",
     ]
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

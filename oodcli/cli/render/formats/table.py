@@ -48,12 +48,18 @@ class Cell:
         Whether the value is the second best.
     value
         The number represented by the text, for sorting; the length of a bar, from 0 to 1.
+    link
+        Relative address of a page that the text links to, in HTML; its characters are quoted.
+    png
+        A small PNG file before the text, in HTML.
     """
 
     text: str
     bold: bool = False
     second: bool = False
     value: float | None = None
+    link: str = ""
+    png: bytes | None = None
 
 
 @dataclass(frozen=True)
