@@ -42,7 +42,7 @@ from oodcli.version import __version__
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 # Commands that several processes can run together.
-DISTRIBUTED = ("train", "score")
+DISTRIBUTED = ("train", "score", "predict")
 
 
 class _ErrorBoundary(TyperGroup):

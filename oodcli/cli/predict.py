@@ -1,10 +1,12 @@
 """``ood predict``."""
 
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +26,10 @@ from oodcli.cli.options import (
     writable_file,
     writable_folder,
 )
+from oodcli.cli.processes import job_if_any, torchrun_size
+
+if TYPE_CHECKING:
+    from oodcli.data.sharding import Shard
 
 _INTERRUPTED = 130
 
@@ -122,6 +128,26 @@ def predict(
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
     window: WindowOption = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Judge part I, from 1, of N parts of the images; auto: the part that Slurm, "
+            "Kubernetes or torchrun gives to this process. FILE becomes FILE-0000I-of-0000N.",
+            show_default=False,
+        ),
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            "--shards",
+            metavar="N",
+            min=1,
+            help="Number of parts for --shard auto, where the scheduler does not say it.",
+            show_default=False,
+        ),
+    ] = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -133,66 +159,109 @@ def predict(
     """
     import json
 
-    from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.verdicts import render_verdicts, summary
     from oodcli.compute.compute import Compute
     from oodcli.data.opening import with_columns
     from oodcli.screening.thresholds import ThresholdRule
     from oodcli.store.store import Store
-    from oodcli.workflows.predict import PredictRequest, VerdictOutputs
+    from oodcli.workflows.predict import PredictRequest, VerdictOutputs, shard_path
     from oodcli.workflows.predict import predict as predict_workflow
 
+    part = _shard_of(context, shard, shards)
     (named,) = with_columns(columns, paths)
-    request = PredictRequest(
-        paths=named,
-        listed=_stdin_paths(),
-        run=run,
-        method=method,
-        rule=ThresholdRule(tpr, threshold),
-        outputs=VerdictOutputs(
-            format=None if format_ is None else format_.value,
-            file=output,
-            copy_ood=copy_ood,
-            summary=summary_,
-            features=features,
-        ),
-        window=window,
-        alarm_level=alarm_level,
-        compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
-        skip_unreadable=skip_unreadable,
-        command=command_line(context),
-    )
-    progress = TerminalProgress()
-    try:
-        result = predict_workflow(
-            Store.at(store),
-            request,
-            rows_to=progress.write,
-            progress=progress,
+    with job_if_any(device) as (processes, own_device, progress):
+        request = PredictRequest(
+            paths=named,
+            listed=_stdin_paths(),
+            run=run,
+            method=method,
+            rule=ThresholdRule(tpr, threshold),
+            outputs=VerdictOutputs(
+                format=None if format_ is None else format_.value,
+                file=output,
+                copy_ood=copy_ood,
+                summary=summary_,
+                features=features,
+            ),
+            window=window,
+            alarm_level=alarm_level,
+            compute=Compute.of(own_device, amp=amp, batch_size=score_batch_size),
+            skip_unreadable=skip_unreadable,
+            command=command_line(context, shard=None, shards=None),
+            shard=part,
         )
-    except KeyboardInterrupt:
-        cure = (
-            "without --output FILE it cannot be resumed"
-            if output is None
-            else f"run the same command to resume after the rows in {output}"
-        )
-        print_stderr(f"error: interrupted; {cure}")
-        raise typer.Exit(_INTERRUPTED) from None
+        try:
+            result = predict_workflow(
+                Store.at(store),
+                request,
+                rows_to=getattr(progress, "write", None),  # one of several writes no rows
+                progress=progress,
+                processes=processes,
+            )
+        except KeyboardInterrupt:
+            if processes is None or processes.first:
+                _report_interruption(None if output is None else shard_path(output, part))
+            raise typer.Exit(_INTERRUPTED) from None
+    if processes is not None and not processes.first:
+        return
     as_table = output is None and format_ in (None, VerdictFormat.TABLE)
     if as_table:
         write_result(render_verdicts(result), None)
     else:
         for line in summary(result):
             print_stderr(line)
+    if processes is not None and output is not None:
+        count = (1 if part is None else part.count) * processes.size
+        pattern = output.with_name(f"{output.stem}-*-of-{count:05d}{output.suffix}")
+        print_stderr(
+            f"each process wrote its rows; merge them: ood verdicts merge "
+            f"{shlex.join([str(pattern), '--output', str(output)])}"
+        )
     if summary_ is not None:
-        write_result(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", summary_)
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+        write_result(text, shard_path(summary_, part))
     exit_by(result, fail_on_ood=fail_on_ood, fail_on_any_ood=fail_on_any_ood)
+
+
+def _report_interruption(output: Path | None) -> None:
+    cure = (
+        "without --output FILE it cannot be resumed"
+        if output is None
+        else f"run the same command to resume after the rows in {output}"
+    )
+    print_stderr(f"error: interrupted; {cure}")
+
+
+def _shard_of(context: typer.Context, given: str | None, shards: int | None) -> "Shard | None":
+    """Return the shard that options and scheduler give to this job; exit with 2 if none fits."""
+    from oodcli.data.sharding import AUTO, Shard, shard_of_job
+    from oodcli.errors import InvalidInputError
+
+    if given is None and shards is None:
+        return None
+    try:
+        if given != AUTO:
+            if shards is not None:
+                context.fail("--shards is the number of shards for --shard auto; give both, or I/N")
+            return Shard.parse(given or "")
+        size = torchrun_size()
+        found = shard_of_job(os.environ, shards)
+    except InvalidInputError as error:
+        context.fail(str(error))
+    if found is None and size is None:
+        context.fail(
+            "--shard auto finds no task of a Slurm array (SLURM_ARRAY_TASK_ID) or of srun, no "
+            "index of a Kubernetes job (JOB_COMPLETION_INDEX) and no process of torchrun; give "
+            "--shard I/N"
+        )
+    if found is None and shards not in (None, size):
+        context.fail(f"torchrun started {size} processes, but --shards is {shards}")
+    # The processes of torchrun divide the shard among themselves.
+    return Shard(1, 1) if found is None and size == 1 else found
 
 
 def _stdin_paths() -> Iterator[str]:
     """Yield the paths from stdin as they arrive."""
-    import os
-
     from oodcli.errors import InvalidInputError
 
     if sys.stdin is None:

@@ -1,5 +1,6 @@
 """Commands run by several processes together, started by ``torchrun``."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,33 @@ if TYPE_CHECKING:
 
 # An error in every process is reported by the first one; the others wait for it.
 _AFTER_FIRST_S = 0.5
+
+
+def torchrun_size() -> int | None:
+    """Return the number of processes that torchrun started; None without torchrun.
+
+    Unlike :func:`oodcli.compute.processes.started_by_torchrun`, it needs no torch.
+    """
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdecimal() and "RANK" in os.environ else None
+
+
+@contextmanager
+def job_if_any(device: str) -> Iterator[tuple["Processes | None", str, Progress]]:
+    """Join the processes of the job; yield None for a single process, without loading torch.
+
+    Parameters
+    ----------
+    device
+        The value of ``--device``.
+    """
+    if (torchrun_size() or 1) > 1:
+        with job(device) as joined:
+            yield joined
+    else:
+        from oodcli.cli.progress import TerminalProgress
+
+        yield None, device, TerminalProgress()
 
 
 @contextmanager

@@ -129,6 +129,18 @@ class Processes:
             dist.broadcast_object_list(holder, src=source, device=torch.device("cpu"))
             return holder[0]
 
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in the order of their ranks."""
+        if not self.distributed:
+            return [value]
+        found = []
+        with self.connection_errors():
+            for rank in range(self.size):
+                holder = [value]
+                dist.broadcast_object_list(holder, src=rank, device=torch.device("cpu"))
+                found.append(holder[0])
+        return found
+
     def total(self, number: float) -> float:
         """Return the sum of a number over all processes, in float64."""
         return float(self.all_reduce(torch.tensor(float(number), dtype=torch.float64)))

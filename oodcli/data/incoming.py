@@ -25,8 +25,9 @@ from oodcli.data.decoding.files import (
 )
 from oodcli.data.decoding.frames import frames_in
 from oodcli.data.opening import is_named, open_dataset
-from oodcli.data.reader import without_columns
+from oodcli.data.reader import Columns, Reader, without_columns
 from oodcli.data.readers import is_known_suffix, is_there, open_path, reader_of
+from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.files import check_file
 from oodcli.images import ImageSource, key_in
@@ -43,6 +44,8 @@ _PER_TASK = 4
 
 Pixels = NDArray[np.uint8]
 Resize = Callable[[Pixels], Pixels]
+# Whether an image of some name belongs to the shard of this process.
+Owns = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,8 +83,14 @@ class Item:
     as_published: bool = False
 
 
-def items(paths: Sequence[str], listed: Iterable[str] = (), *, store: Store) -> Iterator[Item]:
-    """Return all images of files, folders, archives, …, in the order in which they are named.
+def items(
+    paths: Sequence[str],
+    listed: Iterable[str] = (),
+    *,
+    store: Store,
+    shard: Shard | None = None,
+) -> Iterator[Item]:
+    """Return the images of files, folders, archives, …, in the order in which they are named.
 
     Parameters
     ----------
@@ -93,6 +102,8 @@ def items(paths: Sequence[str], listed: Iterable[str] = (), *, store: Store) -> 
         More paths. A problem with one of these becomes the error of its item.
     store
         Holds named data sets, and the indices of readers.
+    shard
+        The part of the images that is wanted; all if None.
 
     Raises
     ------
@@ -105,6 +116,12 @@ def items(paths: Sequence[str], listed: Iterable[str] = (), *, store: Store) -> 
     folder is read name by name, sorted; of one with more than 65,536 entries each block of this
     size is sorted separately. Hidden files and folders, and files whose ending is not that of an
     image, are skipped, unless they are named themselves. Links are followed, but not in circles.
+
+    An image file belongs to a shard by its name relative to the folder, list or table that was
+    given; one that was given itself, or in ``listed``, by its path as given, without a leading
+    ``/`` and ``..``. If ``paths`` name at least as many files with many images (archives, tables
+    with images in them, arrays) as there are shards, each belongs to one shard, in turn; else every
+    shard has consecutive rows of each of them. One in ``listed`` belongs to a shard by its path.
     """
     names = {text for text in paths if text != STDIN and not _is_path(text)}
     for text in names:
@@ -112,40 +129,112 @@ def items(paths: Sequence[str], listed: Iterable[str] = (), *, store: Store) -> 
             raise InvalidInputError(f"there is no file or folder {text}; check its name")
     # With several folders their own names tell what is copied from them apart.
     prefixes = {text: Path(text).resolve().name if len(paths) > 1 else "" for text in paths}
-    found = [
-        _all_listed(listed, store)
+    owns = _every if shard is None else shard.owns
+    found: list[Iterator[Item] | _Container] = [
+        _all_listed(listed, store, owns)
         if text == STDIN
         else _of_name(text, store)
         if text in names
-        else _named(text, store, prefix=prefixes[text])
+        else _named(text, store, owns, _without(prefixes[text], owns), prefix=prefixes[text])
         for text in paths
     ]
-    return chain.from_iterable(found)
+    return chain.from_iterable(_shared(found, shard))
 
 
 def _is_path(text: str) -> bool:
     return is_there(Path(text)) or is_there(Path(without_columns(text)[0]))
 
 
-def _of_name(text: str, store: Store) -> Iterator[Item]:
+def _every(_name: str) -> bool:
+    return True
+
+
+def _without(prefix: str, owns: Owns) -> Owns:
+    """Return which names below a prefix belong to a shard, by what follows the prefix."""
+    if not prefix or owns is _every:
+        return owns
+    start = len(prefix) + 1
+    return lambda name: owns(name[start:])
+
+
+@dataclass(frozen=True)
+class _Container:
+    """One whole with many images, which a reader opens.
+
+    Parameters
+    ----------
+    path
+        What was given.
+    relative
+        Where its images belong below a folder of copies.
+    opened
+        Opens it.
+    files
+        The files that it consists of, where each can be opened alone; empty if it is one file.
+    """
+
+    path: str
+    relative: str
+    opened: Callable[[], ImageSource]
+    files: Sequence["_Container"] = ()
+
+    def items(self, shard: Shard | None = None) -> Iterator[Item]:
+        """Open it, and return the images of the rows of a shard; all if None."""
+        source = self.opened()
+        rows = range(len(source)) if shard is None else shard.rows(len(source))
+        return _of_source(source, self.path, self.relative, rows)
+
+
+def _shared(
+    found: Sequence[Iterator[Item] | _Container], shard: Shard | None
+) -> list[Iterator[Item]]:
+    """Open the containers that a shard needs, whole or in part, and return all images."""
+    if shard is None:
+        return [each.items() if isinstance(each, _Container) else each for each in found]
+    parts = [(each.files or (each,)) if isinstance(each, _Container) else () for each in found]
+    own = {id(each) for each in shard.chosen([each for part in parts for each in part])}
+    whole = sum(map(len, parts)) >= shard.count
+    images: list[Iterator[Item]] = []
+    for each, files in zip(found, parts, strict=True):
+        if not isinstance(each, _Container):
+            images.append(each)
+        elif whole:
+            images += [file.items() for file in files if id(file) in own]
+        else:
+            images.append(each.items(shard))
+    return images
+
+
+def _of_name(text: str, store: Store) -> _Container:
     dataset = open_dataset(text, store, role="ood")
-    return _of_source(dataset.ood_part.source, text, dataset.name)
+    return _Container(text, dataset.name, lambda: dataset.ood_part.source)
 
 
-def _all_listed(listed: Iterable[str], store: Store) -> Iterator[Item]:
+def _all_listed(listed: Iterable[str], store: Store, owns: Owns) -> Iterator[Item]:
     for line in listed:
         if line:
-            yield from _listed(line, store)
+            yield from _listed(line, store, owns)
 
 
-def _listed(text: str, store: Store) -> Iterator[Item]:
+def _listed(text: str, store: Store, owns: Owns) -> Iterator[Item]:
+    below = _below(text)
+    # Whether most lines belong to a shard is decided by their names alone, without the disk.
+    mine = owns(below)
+    if not mine and ("\0" in text or is_image_name(text)):
+        return
     if "\0" in text:
         yield Item(text, "", "", error="a path cannot hold a zero byte; write one path per line")
         return
     try:
-        yield from _named(text, store, prefix=_below(text))
+        inside = _every if is_image_name(text) else owns
+        found = _named(text, store, owns, inside, prefix=below)
+        if not isinstance(found, _Container):
+            yield from found
+        elif mine:
+            yield from found.items()
     except OodError as error:
-        yield Item(text, text, _below(text), error=str(error))
+        if mine:
+            yield Item(text, text, below, error=str(error))
 
 
 def _below(text: str) -> str:
@@ -153,47 +242,95 @@ def _below(text: str) -> str:
     return "/".join(part for part in PurePath(text).parts if part not in ("/", "\\", "..", "."))
 
 
-def _named(text: str, store: Store, *, prefix: str) -> Iterator[Item]:
-    """Return the images of a path; what a reader opens is opened now."""
+def _named(
+    text: str, store: Store, owns: Owns, inside: Owns, *, prefix: str
+) -> Iterator[Item] | _Container:
+    """Return the images of a path, or what a reader opens.
+
+    ``owns`` says which paths, and names in lists, belong to the shard; ``inside``, which names in a
+    folder do, below ``prefix``.
+    """
     is_folder = os.path.isdir(text)  # noqa: PTH112 - a million lines may name one each
     if not is_folder and is_image_name(text):
-        return iter([Item(text, text, prefix or Path(text).name)])
+        return _file(text, owns, prefix)
     path, columns = (text, None) if os.path.exists(text) else without_columns(text)  # noqa: PTH110
     reader = reader_of(Path(path))
     if reader is not None and not reader.walked:
-        name = Path(path).name
-        dataset = open_path(Path(path), store, name=name, spec=text, role="ood", columns=columns)
-        return _of_source(dataset.ood_part.source, path, prefix or name)
+        spec = _Spec(reader, text, columns, store)
+        return _read_by(spec, path, prefix or Path(path).name, owns)
     if is_folder:
-        return _walk(text, prefix, ())
+        return _walk(text, prefix, (), inside)
     if is_known_suffix(path):
         check_file(Path(path), "check its name")
-    return iter([Item(text, text, prefix or Path(text).name)])
+    return _file(text, owns, prefix)
 
 
-def _of_source(source: ImageSource, path: str, relative: str) -> Iterator[Item]:
-    """Yield the images of a source, with the keys of their rows."""
+def _file(text: str, owns: Owns, prefix: str) -> Iterator[Item]:
+    if owns(_below(text)):
+        yield Item(text, text, prefix or Path(text).name)
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """What is opened, and by which reader."""
+
+    reader: Reader
+    text: str
+    columns: Columns | None
+    store: Store
+
+    def source(self, path: Path) -> ImageSource:
+        """Open the path, or one of its files."""
+        dataset = open_path(
+            path, self.store, name=path.name, spec=self.text, role="ood", columns=self.columns
+        )
+        return dataset.ood_part.source
+
+
+def _read_by(spec: _Spec, path: str, relative: str, owns: Owns) -> Iterator[Item] | _Container:
+    """Return the images that a list names, or a container of images."""
+    opened = partial(spec.source, Path(path))
+    if spec.reader.names_files:
+        source = opened()
+        if isinstance(source, FileSource):
+            return _of_files(source, range(len(source)), owns)
+        return _Container(path, relative, lambda: source)
+    files: list[_Container] = []
+    if owns is not _every and spec.reader.files is not None:
+        folder, names = spec.reader.files(Path(path), spec.columns)
+        for name in names if len(names) > 1 else ():
+            below = "/".join((relative, *PurePath(name).parts[:-1]))
+            files.append(_Container(path, below, partial(spec.source, folder / name)))
+    return _Container(path, relative, opened, files)
+
+
+def _of_source(source: ImageSource, path: str, relative: str, rows: range) -> Iterator[Item]:
+    """Yield images of a source, with the keys of their rows."""
     if isinstance(source, FileSource):
-        yield from _of_files(source)
+        yield from _of_files(source, rows)
     elif isinstance(source, EncodedSource):
-        yield from _of_encoded(source, path, relative)
+        yield from _of_encoded(source, path, relative, rows)
     else:
-        yield from _of_array(source, path, relative)
+        yield from _of_array(source, path, relative, rows)
 
 
-def _of_files(source: FileSource) -> Iterator[Item]:
+def _of_files(source: FileSource, rows: range, owns: Owns = _every) -> Iterator[Item]:
     """Yield image files; they are read where they are decoded."""
-    for row, file in enumerate(source.files):
+    for row in rows:
+        file = source.files[row]
+        below = _below(file)
+        if not owns(below):
+            continue
         key = source.key_of(row)
         error = source.problem_of(row)
         path = "" if error else os.path.join(source.root, file)  # noqa: PTH118
-        yield Item(key, path, _below(file), row, error=error, as_published=source.as_published)
+        yield Item(key, path, below, row, error=error, as_published=source.as_published)
 
 
-def _of_encoded(source: EncodedSource, path: str, relative: str) -> Iterator[Item]:
+def _of_encoded(source: EncodedSource, path: str, relative: str, rows: range) -> Iterator[Item]:
     """Yield the bytes of image files, read in order."""
     try:
-        for row, content in enumerate(source.contents(0, len(source))):
+        for row, content in enumerate(source.contents(rows.start, rows.stop), rows.start):
             key = source.key_of(row)
             below = f"{relative}/{_below(source.name_of(row))}"
             if isinstance(content, UnreadableImageError):
@@ -206,11 +343,11 @@ def _of_encoded(source: EncodedSource, path: str, relative: str) -> Iterator[Ite
         yield Item(path, path, relative, error=str(error))
 
 
-def _of_array(source: ImageSource, path: str, relative: str) -> Iterator[Item]:
+def _of_array(source: ImageSource, path: str, relative: str, rows: range) -> Iterator[Item]:
     """Yield pixels, read in order."""
-    row = 0
+    row = rows.start
     try:
-        for row, image in enumerate(source.read(0, len(source))):
+        for row, image in enumerate(source.read(rows.start, rows.stop), rows.start):
             name, below = key_in(source, row, path=path), f"{relative}[{row}].png"
             if isinstance(image, UnreadableImageError):
                 yield Item(name, path, below, row, error=image.reason)
@@ -220,7 +357,7 @@ def _of_array(source: ImageSource, path: str, relative: str) -> Iterator[Item]:
         yield Item(path, path, relative, error=f"damaged after row {row}: {error}")
 
 
-def _walk(folder: str, relative: str, above: tuple[str, ...]) -> Iterator[Item]:
+def _walk(folder: str, relative: str, above: tuple[str, ...], owns: Owns) -> Iterator[Item]:
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -232,13 +369,14 @@ def _walk(folder: str, relative: str, above: tuple[str, ...]) -> Iterator[Item]:
                         continue
                     below = f"{relative}/{entry.name}" if relative else entry.name
                     if entry.is_dir():
-                        yield from _walk(entry.path, below, (*above, real))
+                        yield from _walk(entry.path, below, (*above, real), owns)
                     # A link to nothing is kept, so that it is reported; pipes are not.
-                    elif is_image_entry(entry):
+                    elif owns(below) and is_image_entry(entry):
                         yield Item(entry.path, entry.path, below)
     except OSError as error:
-        reason = f"cannot list the folder: {error.strerror or error}"
-        yield Item(folder, folder, relative, error=reason)
+        if owns(relative):
+            reason = f"cannot list the folder: {error.strerror or error}"
+            yield Item(folder, folder, relative, error=reason)
 
 
 def framed(wanted: Iterable[Item], window: Window | None) -> Iterator[Item]:

@@ -6,7 +6,7 @@ it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,12 @@ class Reader:
         its files.
     walked
         Whether its images are all image files below the folder, which a stream may list by itself.
+    names_files
+        Whether it opens a list of image files, each of which belongs to a shard by its name.
+    files
+        Called as ``files(path, columns)``; returns the folder and the relative paths of the files
+        of the OOD images, if each of them can be opened alone, with the same names of its rows. A
+        single path if not.
     """
 
     name: str
@@ -122,6 +128,8 @@ class Reader:
     )
     patterns: bool = False
     walked: bool = False
+    names_files: bool = False
+    files: Callable[[Path, "Columns | None"], tuple[Path, Sequence[str]]] | None = None
 
     def claims(self, place: Place) -> bool:
         """Return whether it opens a place."""

@@ -62,6 +62,7 @@ LIST = Reader(
     open_list,
     suffixes=(".txt",),
     options=frozenset({"root"}),
+    names_files=True,
 )
 TABLE = Reader(
     "table",
@@ -76,6 +77,7 @@ TABLE = Reader(
     open_table,
     suffixes=tables.SUFFIXES,
     options=frozenset({"columns", "root"}),
+    names_files=True,
 )
 ARCHIVE = Reader(
     "archive",
@@ -116,6 +118,7 @@ PARQUET = Reader(
     opens=parquet.opens,
     options=frozenset({"columns"}),
     patterns=True,
+    files=parquet.files_of,
 )
 SAVED = Reader(
     "save_to_disk",
@@ -142,6 +145,7 @@ WEBDATASET = Reader(
     opens=webdataset.opens,
     options=frozenset({"store"}),
     patterns=True,
+    files=webdataset.files_of,
 )
 HDF5 = Reader(
     "hdf5",

@@ -3,8 +3,8 @@
 import heapq
 import itertools
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oodcli.errors import InvalidInputError
@@ -142,6 +142,36 @@ class PredictResult:
         judged = max(self.counts.judged, 1)
         chance = self.expected * (1 - self.expected)
         return math.sqrt(chance / judged + chance / self.threshold.n)
+
+
+def combined(results: Sequence[PredictResult]) -> PredictResult:
+    """Return the summary of several parts of one screening, which ran at the same time.
+
+    Parameters
+    ----------
+    results
+        The summaries of the parts; detector and threshold are equal.
+    """
+    first = results[0]
+    counts, before = Counts(), Counts()
+    for each in results:
+        counts, before = counts + each.counts, before + each.before
+    rows = tuple(itertools.chain.from_iterable(each.rows for each in results))
+    complete = all(each.complete for each in results) and len(rows) <= SHOWN
+    if not complete:
+        judged = [each for each in rows if each.verdict == "ood" and each.score is not None]
+        lowest = sorted(judged, key=lambda each: each.score or 0.0)[:SHOWN]
+        errors = [each for each in rows if each.error is not None][:_SHOWN_ERRORS]
+        rows = (*lowest, *errors)
+    seconds = [each.seconds for each in results if each.seconds is not None]
+    return replace(
+        first,
+        counts=counts,
+        before=before,
+        seconds=max(seconds, default=None),
+        rows=rows,
+        complete=complete,
+    )
 
 
 class Findings:

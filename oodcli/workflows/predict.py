@@ -5,11 +5,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from oodcli.compute.compute import Compute
 from oodcli.data.incoming import STDIN, Item, framed, items
+from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
@@ -18,7 +20,13 @@ from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.base import BaseDetector
 from oodcli.screening.copies import Copies, check_copies
-from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult, check_alarm_level
+from oodcli.screening.findings import (
+    ALARM_LEVEL,
+    Findings,
+    PredictResult,
+    check_alarm_level,
+    combined,
+)
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.screening.verdict_file import (
@@ -33,6 +41,9 @@ from oodcli.screening.verdict_file import (
 from oodcli.store.store import Store, check_output_file, is_stream
 from oodcli.text import counted, printable
 from oodcli.workflows.recommend import resolve_detector
+
+if TYPE_CHECKING:
+    from oodcli.compute.processes import Processes
 
 _ENDINGS: dict[str, RowFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 # A command line of many files is too long to be run again from a message.
@@ -64,6 +75,17 @@ class VerdictOutputs:
     summary: Path | None = None
     features: bool = False
 
+    def of_shard(self, shard: Shard | None) -> "VerdictOutputs":
+        """Return the outputs of one shard: ``NAME-00007-of-00100.csv`` for ``NAME.csv``."""
+        if shard is None:
+            return self
+        return replace(
+            self,
+            file=None if self.file is None else shard_path(self.file, shard),
+            copy_ood=None if self.copy_ood is None else shard.path(self.copy_ood),
+            summary=None if self.summary is None else shard_path(self.summary, shard),
+        )
+
     def kind(self) -> Literal["table"] | RowFormat:
         """Return the format of the results.
 
@@ -89,6 +111,11 @@ class VerdictOutputs:
                 "--format csv or --format jsonl"
             )
         return _ENDINGS[ending]
+
+
+def shard_path(path: Path, shard: Shard | None) -> Path:
+    """Return the name of an output file of a shard; that of a pipe or a device is unchanged."""
+    return path if shard is None or is_stream(path) else shard.path(path)
 
 
 @dataclass(frozen=True)
@@ -120,7 +147,11 @@ class PredictRequest:
         Significance level of the alarm: the alarm is raised if the probability of the observed
         share of OOD images among ID images is below it.
     command
-        The command line that resumes it, written beside the rows; None if there is none.
+        The command line that resumes it, without its shard, to be written beside the rows; None if
+        there is none.
+    shard
+        The part of the images to judge; all if None. Outputs get the number of the shard in their
+        names.
     """
 
     paths: Sequence[str]
@@ -134,6 +165,7 @@ class PredictRequest:
     skip_unreadable: bool = False
     alarm_level: float = ALARM_LEVEL
     command: str | None = None
+    shard: Shard | None = None
 
 
 def predict(
@@ -142,6 +174,7 @@ def predict(
     *,
     rows_to: Callable[[str], object] | None = None,
     progress: Progress = SILENT,
+    processes: "Processes | None" = None,
 ) -> PredictResult:
     """Judge images, and write each row as soon as it is known.
 
@@ -155,15 +188,22 @@ def predict(
         Function that receives the rows as text if there is no output file.
     progress
         Receives the progress of long work.
+    processes
+        The processes of the job, each with a part of the shard; the result is that of all of them.
 
     Raises
     ------
     OodError
-        If the run, the method, the device or a path cannot be used, or there is no image. An image
-        that cannot be read is a row with the reason.
+        If the run, the method, the device or a path cannot be used, or there is no image; a shard
+        may have none. An image that cannot be read is a row with the reason.
     """
     _check(request)
-    wanted = items(request.paths, request.listed, store=store)
+    shard = request.shard
+    if processes is not None:
+        _check_together(request)
+        shard = (shard or Shard(1, 1)).within(processes.rank, processes.size)
+    request = replace(request, shard=shard, outputs=request.outputs.of_shard(shard))
+    wanted = items(request.paths, request.listed, store=store, shard=shard)
     with OpenRun.open(
         store,
         request.run,
@@ -173,14 +213,18 @@ def predict(
     ) as run:
         preprocess = run.through(request.window).record.preprocess
         wanted = framed(wanted, preprocess.medical)
-        if STDIN not in request.paths:  # stdin may deliver its first path after the fitting
+        # Stdin may deliver its first path after the fitting.
+        if shard is None and STDIN not in request.paths:
             wanted = _at_least_one(wanted, request.paths)
-        detector = resolve_detector(run, request.method, request.rule)
+        resolve = partial(resolve_detector, run, request.method, request.rule)
+        detector = resolve() if processes is None else processes.in_turn(resolve)
         # What is fitted does not depend on a window that the run has not.
         detector = replace(detector, about=replace(detector.about, preprocess=preprocess))
-        wanted = _at_least_one(wanted, request.paths)
+        if shard is None:
+            wanted = _at_least_one(wanted, request.paths)
         with _sink(store, detector, request, rows_to, progress) as sink:
-            return _screen(detector, wanted, sink, request, progress)
+            result = _screen(detector, wanted, sink, request, progress)
+    return result if processes is None else combined(processes.gather(result))
 
 
 def _screen(
@@ -321,19 +365,29 @@ def _sink(
 
 def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]:
     """Return the settings of a file of verdicts."""
-    copies, threshold, command = request.outputs.copy_ood, detector.threshold, request.command
+    copies, threshold = request.outputs.copy_ood, detector.threshold
     window = detector.about.preprocess.window
     return {
         **detector.origin(),
         **({"window": window} if window else {}),
+        **(request.shard.settings() if request.shard else {}),
         "threshold": threshold.value,
         "tpr": None if threshold.given else threshold.tpr,
         "threshold_stderr": threshold.stderr,
         "id_below": threshold.below,
         "features": "stored" if request.outputs.features else "not stored",
         "copy_ood": None if copies is None else str(expanded(copies).resolve()),
-        "command": command if command is not None and len(command) < _LONGEST_COMMAND else None,
+        "command": _command(request),
     }
+
+
+def _command(request: PredictRequest) -> str | None:
+    """Return the command that resumes the file, if it is short enough."""
+    if request.command is None:
+        return None
+    shard = "" if request.shard is None else f" --shard {request.shard}"
+    command = f"{request.command}{shard}"
+    return command if len(command) < _LONGEST_COMMAND else None
 
 
 def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]:
@@ -352,6 +406,18 @@ def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item
             "with an image extension are read, and hidden files are skipped"
         )
     return itertools.chain([first], wanted)
+
+
+def _check_together(request: PredictRequest) -> None:
+    """Check what several processes cannot do together."""
+    if STDIN in request.paths:
+        raise InvalidInputError(
+            "processes of torchrun cannot share stdin; write the paths to a file, and give it"
+        )
+    if request.outputs.file is None and request.outputs.kind() != "table":
+        raise InvalidInputError(
+            "processes of torchrun cannot write rows to one stdout; name a file: --output FILE"
+        )
 
 
 def _check(request: PredictRequest) -> None:

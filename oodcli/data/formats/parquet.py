@@ -4,7 +4,7 @@ The image is a struct ``{bytes, path}`` or a column of bytes; names of classes s
 Of a file only the row groups that are asked for are read, page by page, in bounded memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -321,6 +321,20 @@ def opens(place: Place) -> bool:
     if place.is_file:
         return place.ends_with(*SUFFIXES)
     return holds_shards(place, SUFFIXES) is not None
+
+
+def files_of(path: Path, columns: Columns | None) -> tuple[Path, Sequence[str]]:
+    """Return the files whose images are scored as OOD images, as a folder and paths below it.
+
+    A single one stands for files whose rows a column divides into parts.
+    """
+    shards = find_shards(path, SUFFIXES)
+    first = shards.paths()[0]
+    with reading(first, cure=_CURE, error=InvalidInputError), open_file(first) as file:
+        kinds = kinds_of(file.schema_arrow)
+        features = Features.in_schema(file.schema_arrow.metadata)
+    picked = pick_columns(kinds, features, columns or Columns(), str(first), labelled=False)
+    return (path, [""]) if picked.split is not None else shards.of_ood_part()
 
 
 def open_parquet(

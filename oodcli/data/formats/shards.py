@@ -77,6 +77,18 @@ class Shards:
             )
         return {part: parts[part] for part in (*PART_NAMES, "") if part in parts}
 
+    def of_ood_part(self) -> tuple[Path, Sequence[str]]:
+        """Return the folder, and the files of the part whose images are scored as OOD images.
+
+        Raises
+        ------
+        InvalidInputError
+            As :meth:`by_part`.
+        """
+        parts = self.by_part()
+        part = next(each for each in (*reversed(PART_NAMES), "") if each in parts)
+        return self.folder, [self.files[at] for at in parts[part]]
+
     def rows_by_part(self, counts: Sequence[int]) -> dict[str, NDArray[np.int64]]:
         """Return the ascending rows of each part.
 

@@ -27,7 +27,7 @@ from oodcli.data.decoding.extents import Extents, Texts
 from oodcli.data.formats.labels import LabelReader, assembled
 from oodcli.data.formats.shards import find_shards, holds_shards, lists_shards
 from oodcli.data.identity import identity_of
-from oodcli.data.reader import Place, Role
+from oodcli.data.reader import Columns, Place, Role
 from oodcli.errors import CorruptArtifactError
 from oodcli.files import reading, regular
 from oodcli.pillow import EXTENSIONS
@@ -243,6 +243,11 @@ def opens(place: Place) -> bool:
         return place.ends_with(*SUFFIXES) and is_webdataset(place.path)
     found = holds_shards(place, SUFFIXES)
     return found is not None and is_webdataset(found)
+
+
+def files_of(path: Path, columns: Columns | None) -> tuple[Path, Sequence[str]]:  # noqa: ARG001
+    """Return the shards whose images are scored as OOD images, as a folder and paths below it."""
+    return find_shards(path, SUFFIXES).of_ood_part()
 
 
 def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Store) -> Dataset:
