@@ -245,6 +245,8 @@ OBJECTS = (
                      "else ``not stored``."),
         "copy_ood": (str | None, "Folder that gets copies of the OOD images."),
         "command": (str | None, "The command that resumes the file."),
+        "shard": (int, "Number of the shard, from 1; only in a file of ``--shard``."),
+        "shards": (int, "Number of shards; only in a file of ``--shard``."),
         "finished": (bool, "Whether all images of the command have their rows."),
         "merged": (int, "Number of files that it was merged from; only in a merged file."),
     }),
