@@ -119,6 +119,13 @@ OutputOption = Annotated[
         callback=writable_file,
     ),
 ]
+FullOption = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Show every method on every set below the summary; files always contain it.",
+    ),
+]
 SkipOption = Annotated[
     bool,
     typer.Option(
@@ -179,7 +186,7 @@ def given_options(context: typer.Context) -> list[str]:
     ]
 
 
-def command_line(context: typer.Context, **replaced: str | None) -> str:
+def command_line(context: typer.Context, **replaced: str | bool | None) -> str:
     """Return the command with the options that were given, as a line for a shell.
 
     Parameters

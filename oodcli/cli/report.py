@@ -12,13 +12,22 @@ from oodcli.cli.options import (
     Convention,
     Format,
     FormatOption,
+    FullOption,
     Layout,
     OutputOption,
     Per,
     PlotFormat,
     StoreOption,
+    command_line,
+    given_options,
     writable_folder,
 )
+
+# Options that choose what a table contains; with one of them, that table is the result.
+_OF_TABLES = {
+    "--convention", "--method", "--set", "--layout", "--columns", "--per", "--transpose", "--sort",
+    "--digits", "--ci", "--compare", "--published",
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from oodcli.cli.render.formats import EmbeddedPicture
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 
 
 def report(
+    context: typer.Context,
     run: Annotated[
         list[str] | None,
         typer.Option(
@@ -190,18 +200,21 @@ def report(
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Include pictures in --format html.")
     ] = True,
+    full: FullOption = False,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Tabulate FPR95, AUROC and AUPR of stored scores.
+    """Summarise and tabulate FPR95, AUROC and AUPR of stored scores.
 
-    The layout options, from --layout to --digits, apply to tables; json and csv always contain
-    everything in full.
+    Without options, the terminal shows a summary; options that choose what a table contains, from
+    --convention to --published, show that table instead. The layout options, from --layout to
+    --digits, apply to tables; json and csv always contain everything in full.
     """
     from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.report import render_report
     from oodcli.cli.render.report_table import TableLayout
+    from oodcli.cli.render.summary import render_summary
     from oodcli.reporting.sources import ScoreQuery, Sources
     from oodcli.store.store import Store
     from oodcli.workflows.report import Statistics
@@ -239,10 +252,16 @@ def report(
             drawn = pictures_workflow(sources, progress=TerminalProgress())
     if plots is not None:
         _write_plots(drawn, plots, plot_format or (PlotFormat.PNG,))
+    chosen = bool(_OF_TABLES.intersection(given_options(context)))
+    if format_ is Format.TABLE and output is None and not full and not chosen:
+        line = command_line(context, full=True)
+        write_result(render_summary(results[0], full=line), None)
+        return
     text = render_report(
         results[0],
         format_,
         to_file=output is not None,
+        summarised=not chosen,
         layout=table_layout,
         others=results[1:],
         comparisons=_published_comparisons(results, table_layout.columns or ())

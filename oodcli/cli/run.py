@@ -9,6 +9,7 @@ from oodcli.cli.options import (
     DeviceOption,
     Format,
     FormatOption,
+    FullOption,
     OutputOption,
     SkipOption,
     StoreOption,
@@ -55,6 +56,7 @@ def run(
     check_images: CheckOption = False,
     window: WindowOption = None,
     skip_unreadable: SkipOption = False,
+    full: FullOption = False,
     format_: FormatOption = Format.TABLE,
     output: OutputOption = None,
     store: StoreOption = None,
@@ -101,4 +103,4 @@ def run(
     )
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.seconds.items())
     print_stderr(f"time: {steps}")
-    write_result(render_run(result, format_, to_file=output is not None), output)
+    write_result(render_run(result, format_, full=full, to_file=output is not None), output)

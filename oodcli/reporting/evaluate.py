@@ -358,7 +358,7 @@ def comparisons(
     found = []
     for group in groups:
         placed = _each(
-            lambda method, group=group: _placed(group, method),  # type: ignore[misc]
+            lambda method, group=group: placed_scores(group, method),  # type: ignore[misc]
             list(dict.fromkeys(method for pair in pairs for method in pair)),
         )
         by_place = {place: parts for each in placed for place, parts in each.items()}
@@ -392,8 +392,16 @@ def comparisons(
     ]
 
 
-def _placed(group: Sequence[ScoredRun], method: str) -> dict[Place, Placements]:
-    """Return placements of a method on the OOD sets that all runs have, averaged over the runs."""
+def placed_scores(group: Sequence[ScoredRun], method: str) -> dict[Place, Placements]:
+    """Return placements of a method on the OOD sets that all runs have, averaged over the runs.
+
+    Parameters
+    ----------
+    group
+        Runs that are averaged together, at least one.
+    method
+        Canonical name of the method.
+    """
     placed: dict[Place, list[Placements]] = {}
     for run in group:
         for pair in _pairs(run, method):

@@ -330,6 +330,100 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Leader:
+    """The method with the highest mean AUROC on a group of OOD sets.
+
+    Parameters
+    ----------
+    group
+        ``near``, ``far`` or ``ood``.
+    datasets
+        Names of the OOD sets of the group that all methods were scored on.
+    method
+        Canonical name of the method.
+    fpr95, auroc
+        Its unweighted means over these sets, fractions.
+    runner_up
+        Canonical name of the second best method; None if there is no other.
+    delta
+        AUROC of the method minus that of the runner-up, a fraction; None without one.
+    interval
+        95 % confidence interval of ``delta`` for other images of the same sets; None without a
+        runner-up. It takes the two methods as chosen beforehand, which they are not.
+    """
+
+    group: str
+    datasets: tuple[str, ...]
+    method: str
+    fpr95: float
+    auroc: float
+    runner_up: str | None = None
+    delta: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the interval lies above zero."""
+        return self.interval is not None and self.interval[0] > 0
+
+
+@dataclass(frozen=True)
+class HardestSet:
+    """The OOD set on which the highest AUROC of all methods is lowest.
+
+    Parameters
+    ----------
+    dataset
+        Name of the OOD set.
+    group
+        ``near``, ``far`` or ``ood``.
+    method
+        Canonical name of the method with the highest AUROC there.
+    fpr95, auroc
+        Its values, fractions.
+    """
+
+    dataset: str
+    group: str
+    method: str
+    fpr95: float
+    auroc: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The main results of a run, or of runs that are averaged.
+
+    Parameters
+    ----------
+    run
+        Name of the run; of several runs, their names joined by ``", "``.
+    n_methods
+        Number of methods that were compared.
+    leaders
+        The best method of every group.
+    hardest
+        The set that all methods separate worst; None if there is a single set.
+    baseline
+        Canonical name of the maximum softmax probability among the methods; None if it was not
+        scored.
+    featurenorm
+        Canonical name of FeatureNorm among the methods; None if it was not scored.
+    recommended
+        Canonical name of the method that ``ood recommend`` chose without OOD images; None if there
+        is no recommendation.
+    """
+
+    run: str
+    n_methods: int
+    leaders: tuple[Leader, ...]
+    hardest: HardestSet | None
+    baseline: str | None
+    featurenorm: str | None
+    recommended: str | None
+
+
+@dataclass(frozen=True)
 class Report:
     """Rows with the information needed to interpret them.
 
@@ -355,6 +449,8 @@ class Report:
         Mean rank of every method of a run over its OOD sets; empty for fewer than two methods.
     calibration
         Calibration of the classifier of every run whose probabilities are known.
+    summaries
+        The main results of every run; of averaged runs, together.
     """
 
     convention: str
@@ -367,12 +463,13 @@ class Report:
     comparisons: Sequence[Comparison] = ()
     mean_ranks: Sequence[MeanRank] = ()
     calibration: Sequence[Calibration] = ()
+    summaries: Sequence[Summary] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned object that ``--format json`` prints."""
         fields = as_json(self)
         always = ("benchmark", "convention", "runs", "notes", "splits", "rows")
-        added = ("comparisons", "mean_ranks", "calibration")
+        added = ("summaries", "comparisons", "mean_ranks", "calibration")
         return {
             "schema": REPORT_SCHEMA,
             **{name: fields[name] for name in always},

@@ -285,13 +285,43 @@ def auroc_difference(first: Placements, second: Placements) -> Estimate:
     >>> auroc_difference(one, other).value
     0.25
     """
-    if len(first.id_side) != len(second.id_side) or len(first.ood_side) != len(second.ood_side):
-        raise InvalidInputError(
-            "two methods can only be compared on the same images; score both on all of them"
+    return mean_auroc_difference([first], [second])
+
+
+def mean_auroc_difference(firsts: Sequence[Placements], seconds: Sequence[Placements]) -> Estimate:
+    """Return the mean AUROC of the first method over OOD sets less that of the second.
+
+    Parameters
+    ----------
+    firsts, seconds
+        Placements of the same ID images against every OOD set, in the same order.
+
+    Raises
+    ------
+    InvalidInputError
+        If the images are not as many in both.
+
+    Notes
+    -----
+    As in :func:`auroc_interval`: ID placements are averaged over the sets, which share the ID
+    images; the variances of the OOD sides, which are independent samples, add up over the square
+    of the number of sets.
+    """
+    for first, second in zip(firsts, seconds, strict=True):
+        if len(first.id_side) != len(second.id_side) or len(first.ood_side) != len(second.ood_side):
+            raise InvalidInputError(
+                "two methods can only be compared on the same images; score both on all of them"
+            )
+    id_side = _mean([one.id_side - two.id_side for one, two in zip(firsts, seconds, strict=True)])
+    variance = (
+        _variance_of_mean(id_side)
+        + sum(
+            _variance_of_mean(one.ood_side - two.ood_side)
+            for one, two in zip(firsts, seconds, strict=True)
         )
-    id_side = first.id_side - second.id_side
-    variance = _variance_of_mean(id_side) + _variance_of_mean(first.ood_side - second.ood_side)
-    return Estimate(float(np.mean(id_side, dtype=np.float64)), sqrt(variance))
+        / len(firsts) ** 2
+    )
+    return Estimate(float(np.mean(id_side)), sqrt(variance))
 
 
 def _mean(rows: Sequence[NDArray[np.float32]]) -> Floats:

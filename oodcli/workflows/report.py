@@ -18,10 +18,12 @@ from oodcli.reporting.results import (
     Report,
     ResultRow,
     SplitUsed,
+    Summary,
     over_runs,
     with_averages,
 )
 from oodcli.reporting.sources import Sources
+from oodcli.reporting.summary import summary_of
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def report(
     groups = _group(tables, average=average)
     runs = [[table.run for table in group] for group in groups]
     rows: list[ResultRow] = []
+    summaries: list[Summary] = []
     notes = run_notes(tables, named=bool(sources.query.methods))
     for group, own in zip(groups, runs, strict=True):
         merged, note = _averaged(group)
@@ -93,6 +96,7 @@ def report(
                 merged, own, chosen, bootstraps=statistics.bootstraps, seed=statistics.seed
             )
         rows += merged
+        summaries.append(summary_of(own, merged))
         notes += note
     notes += average_notes(tables, apart=len(groups) == len(tables))
     notes += [*source_notes(sources), *tuning_notes(rows), *_interval_notes(statistics)]
@@ -113,6 +117,7 @@ def report(
         comparisons=comparisons(runs, statistics.compare) if statistics.compare else (),
         mean_ranks=ranks_of(rows),
         calibration=[found for found in calibrations if found is not None],
+        summaries=summaries,
     )
 
 

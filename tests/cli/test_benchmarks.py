@@ -206,7 +206,7 @@ def test_full_spectrum_rows_put_shifted_images_on_the_id_side(
             assert rows[dataset, shown]["n_id"] == len(id_scores)
     # Noise has no classes, so that the accuracy over the whole spectrum is not known.
     assert rows["photographs", "fs-near"]["id_accuracy"] is None
-    table = ood("report", "--benchmark", "made")[1]
+    table = ood("report", "--benchmark", "made", "--full")[1]
     assert "fs-near" in table
     assert "fs (full spectrum): ID images are the test images and gaussian-noise (1,000" in table
 
@@ -331,5 +331,5 @@ def test_lists_stand_in_the_report(
     }
     assert content["runs"][0]["n_id"] == 20
     assert {row["n_ood"] for row in content["rows"] if row["dataset"] == "uniform-noise"} == {996}
-    table = ood("report")[1]
+    table = ood("report", "--full")[1]
     assert "images of OpenOOD's lists (sha256): colours 20ab0000, uniform-noise 996ab000" in table

@@ -10,6 +10,7 @@ from oodcli.cli.render.formats import EmbeddedPicture, write_csv, write_json, wr
 from oodcli.cli.render.published import published_table
 from oodcli.cli.render.report_table import TableLayout, report_tables
 from oodcli.cli.render.statistics import statistics_tables
+from oodcli.cli.render.summary import summary_table
 from oodcli.reporting.literature import PublishedComparison
 from oodcli.reporting.results import METRICS, Report, ResultRow
 
@@ -19,6 +20,7 @@ def render_report(
     how: Format,
     *,
     to_file: bool,
+    summarised: bool = False,
     layout: TableLayout | None = None,
     others: Sequence[Report] = (),
     comparisons: Sequence[PublishedComparison] | None = None,
@@ -34,6 +36,8 @@ def render_report(
         The format. JSON and CSV contain all columns and all digits, independent of the layout.
     to_file
         Whether the text is written to a file instead of stdout.
+    summarised
+        Whether the summary precedes the table, in plain text.
     layout
         Layout of the table.
     others
@@ -58,6 +62,8 @@ def render_report(
     elif comparisons is not None:
         note = "no published values are known for these methods and sets"
         tables[0] = replace(tables[0], notes=(*tables[0].notes, note))
+    if summarised and how is Format.TABLE and report.summaries:
+        tables.insert(0, summary_table(report, full=None))
     return write_tables(tables, how, to_file=to_file, heading=heading_of(report), pictures=pictures)
 
 

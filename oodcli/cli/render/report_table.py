@@ -133,7 +133,7 @@ class _Content:
         base, _, given = row.method.partition(":")
         if self.paper is not None and base in self.paper.methods:
             return self.paper.methods[base] + (f" ({given})" if given else "")
-        return _method(row)
+        return method_name(row)
 
     def arch(self, row: ResultRow) -> str:
         runs = {run.name: run.arch for run in self.reports[0].runs}
@@ -160,7 +160,7 @@ class _Content:
         return [
             {
                 place: Cell(
-                    _text(
+                    value_text(
                         self.by_convention[place[0]].get(_key(row)), place[1], self.layout.digits
                     ),
                     bold=marks[place][index] == "best",
@@ -457,7 +457,7 @@ def _value(row: ResultRow, metric: str) -> float | None:
     return row.extras.get(metric)
 
 
-def _text(row: ResultRow | None, metric: str, digits: int) -> str:
+def value_text(row: ResultRow | None, metric: str, digits: int) -> str:
     """Return a value with its spread over runs and its interval."""
     value = None if row is None else _value(row, metric)
     if row is None or value is None:
@@ -503,7 +503,7 @@ def _dataset(row: ResultRow, paper: Paper | None) -> str:
     return "average" if row.group in ("all", "ood") else f"{row.group} average"
 
 
-def _method(row: ResultRow) -> str:
+def method_name(row: ResultRow) -> str:
     """Return the name of the method, with the block if NormRatio selected it."""
     blocks = [value for key, value in row.params.items() if key.rpartition(".")[2] == "block"]
     if blocks and "block=" not in row.method:

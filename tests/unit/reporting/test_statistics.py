@@ -25,6 +25,7 @@ from oodcli.reporting.statistics import (
     average,
     calibration_error,
     holm,
+    mean_auroc_difference,
     mean_ranks,
     placements,
     surplus_p,
@@ -504,3 +505,24 @@ def test_the_bootstrap_covers_what_it_says(auroc, n_id, n_ood, spread, conventio
     few = min(n_id, n_ood) == 50
     assert covered.min() >= (0.86 if few or spread > 1 else 0.91)
     assert covered.max() <= (1.0 if few else 0.985)
+
+
+def test_variance_of_a_mean_difference_counts_the_shared_id_images_once():
+    """DeLong's variance for the mean over two OOD sets: ID parts averaged, OOD parts over 4."""
+    rng = np.random.default_rng(3)
+    id_a, id_b = rng.normal(1, 1, 40), rng.normal(1, 1, 40)
+    oods = [(rng.normal(0, 1, n), rng.normal(0.5, 1, n)) for n in (30, 50)]
+    a, b = ([kernel(ids, pair[side]) for pair in oods] for side, ids in ((0, id_a), (1, id_b)))
+    id_parts = np.mean(
+        [one.mean(axis=1) - two.mean(axis=1) for one, two in zip(a, b, strict=True)], axis=0
+    )
+    variance = id_parts.var(ddof=1) / 40
+    for one, two, n in zip(a, b, (30, 50), strict=True):
+        variance += (one.mean(axis=0) - two.mean(axis=0)).var(ddof=1) / n / 4
+    found = mean_auroc_difference(
+        [placements(id_a, pair[0]) for pair in oods], [placements(id_b, pair[1]) for pair in oods]
+    )
+    assert found.value == pytest.approx(
+        np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)])
+    )
+    assert found.stderr == pytest.approx(math.sqrt(variance), rel=1e-5)
