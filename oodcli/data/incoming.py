@@ -89,6 +89,7 @@ def items(
     *,
     store: Store,
     shard: Shard | None = None,
+    window: Window | None = None,
 ) -> Iterator[Item]:
     """Return the images of files, folders, archives, …, in the order in which they are named.
 
@@ -104,6 +105,9 @@ def items(
         Holds named data sets, and the indices of readers.
     shard
         The part of the images that is wanted; all if None.
+    window
+        Which values of medical images are black and white, and how volumes are sliced: each frame
+        or slice is an image.
 
     Raises
     ------
@@ -133,12 +137,12 @@ def items(
     found: list[Iterator[Item] | _Container] = [
         _all_listed(listed, store, owns)
         if text == STDIN
-        else _of_name(text, store)
+        else _of_name(text, store, window)
         if text in names
         else _named(text, store, owns, _without(prefixes[text], owns), prefix=prefixes[text])
         for text in paths
     ]
-    return chain.from_iterable(_shared(found, shard))
+    return framed(chain.from_iterable(_shared(found, shard)), window)
 
 
 def _is_path(text: str) -> bool:
@@ -205,8 +209,8 @@ def _shared(
     return images
 
 
-def _of_name(text: str, store: Store) -> _Container:
-    dataset = open_dataset(text, store, role="ood")
+def _of_name(text: str, store: Store, window: Window | None) -> _Container:
+    dataset = open_dataset(text, store, role="ood", window=window)
     return _Container(text, dataset.name, lambda: dataset.ood_part.source)
 
 
@@ -404,7 +408,7 @@ def framed(wanted: Iterable[Item], window: Window | None) -> Iterator[Item]:
 
 
 def decoded(
-    wanted: Iterable[Item], resize: Resize, pool: Executor, window: Window | None = None
+    wanted: Iterable[Item], resize: Resize, pool: Executor, window: Window | None
 ) -> Iterator[tuple[Item, Pixels | str]]:
     """Decode and resize images ahead of the reader, and yield them in order.
 

@@ -195,7 +195,7 @@ class Explainer:
                 (Explanation(item.name, error=image), None)
                 if isinstance(image, str)
                 else self._explained(item.name, image)
-                for item, image in decoded(images, resize, pools.threads())
+                for item, image in decoded(images, resize, pools.threads(), pre.medical)
             )
 
     def _explained(

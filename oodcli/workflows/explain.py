@@ -148,7 +148,6 @@ def explain(
         output folder has files. An image that cannot be read is an explanation with the reason.
     """
     _check(request)
-    wanted = items(request.paths, store=store)
     with OpenRun.open(
         store,
         request.run,
@@ -156,6 +155,8 @@ def explain(
         skip_unreadable=request.skip_unreadable,
         progress=progress,
     ) as run:
+        window = run.record.preprocess.medical
+        wanted = items(request.paths, store=store, window=window)
         main = resolve_detector(run, request.method, request.rule)
         explainer = Explainer.of(run, main, request.settings)
         files = _Files(request.output, request.picture, page)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from oodcli.compute.compute import Compute
-from oodcli.data.incoming import STDIN, Item, framed, items
+from oodcli.data.incoming import STDIN, Item, items
 from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
@@ -203,7 +203,6 @@ def predict(
         _check_together(request)
         shard = (shard or Shard(1, 1)).within(processes.rank, processes.size)
     request = replace(request, shard=shard, outputs=request.outputs.of_shard(shard))
-    wanted = items(request.paths, request.listed, store=store, shard=shard)
     with OpenRun.open(
         store,
         request.run,
@@ -212,7 +211,9 @@ def predict(
         progress=progress,
     ) as run:
         preprocess = run.through(request.window).record.preprocess
-        wanted = framed(wanted, preprocess.medical)
+        wanted = items(
+            request.paths, request.listed, store=store, shard=shard, window=preprocess.medical
+        )
         # Stdin may deliver its first path after the fitting.
         if shard is None and STDIN not in request.paths:
             wanted = _at_least_one(wanted, request.paths)

@@ -42,7 +42,7 @@ def half_used(folder: Path, files: list[str], network: Network) -> list[Iterator
         every: list[Iterator[object]] = [
             source.read(0, len(source)),
             workers.resized(own, source, 0, len(source), RESIZING.apply),
-            decoded(items([str(folder)], store=Store(folder)), RESIZING.apply, own.threads()),
+            decoded(items([str(folder)], store=Store(folder)), RESIZING.apply, own.threads(), None),
             decoders.batches(Originals(source), [np.arange(4)] * 9, Prepared(RESIZING)),
             extract(network, shards, mean=(0.5,) * 3, std=(0.5,) * 3),
             shards,

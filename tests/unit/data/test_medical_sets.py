@@ -5,8 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from oodcli.data.incoming import decoded, framed, items
+from oodcli.data.incoming import decoded, items
 from oodcli.data.opening import open_dataset
+from oodcli.data.own_names import RegisteredDataset, register
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.pools import open_pools
 from oodcli.windows import Window
@@ -63,7 +64,7 @@ def test_folder_table_archive_and_incoming_images_are_the_same(scans, store, tmp
     assert listed.labels.tolist() == [0] * 4 + [1] * 4
     same = [pixels(listed)]
     with open_pools() as pools:
-        images = framed(items([str(scans / "set")], store=store), WINDOW)
+        images = items([str(scans / "set")], store=store, window=WINDOW)
         found = list(decoded(images, lambda image: image, pools.threads(), WINDOW))
     assert [item.name for item, _ in found] == [str(scans / "set" / row) for row in ROWS]
     assert [item.relative for item, _ in found][-1] == "lung/v.nii.gz[3]"
@@ -84,6 +85,16 @@ def test_a_volume_is_a_set_of_its_slices(scans, store):
     assert len(opened.ood_part) == 5
     with pytest.raises(InvalidInputError, match="has no classes; put volumes into a folder"):
         open_dataset(str(path), store, role="id")
+
+
+def test_a_name_is_sliced_as_its_path(scans, store):
+    folder, coronal = scans / "set" / "lung", Window.of("40/400:coronal")
+    register(RegisteredDataset("mine", folder), store)
+    named, found = (
+        [item.name for item in items([text], store=store, window=coronal)]
+        for text in ("mine", str(folder))
+    )
+    assert named == found == [f"{folder}/v.nii.gz[{at}]" for at in range(5)]
 
 
 def test_a_table_names_a_frame_of_several(scans, store, tmp_path):
