@@ -220,7 +220,7 @@ def _kind(type_: Any) -> Kind:  # noqa: ANN401 - pyarrow has no types
     return "integer" if types.is_integer(type_) or types.is_boolean(type_) else "other"
 
 
-def add_labels(reader: LabelReader, column: Any, where: str) -> None:  # noqa: ANN401
+def add_labels(reader: LabelReader, column: Any) -> None:  # noqa: ANN401
     """Take a column of labels in.
 
     Parameters
@@ -229,13 +229,11 @@ def add_labels(reader: LabelReader, column: Any, where: str) -> None:  # noqa: A
         Takes them in.
     column
         An Arrow array of whole numbers or of texts; what is null has no label.
-    where
-        How to call the column in an error.
 
     Raises
     ------
     InvalidInputError
-        If numbers are out of range.
+        If there are too many different ones.
     """
     arrow, compute = arrow_package(), arrow_package("pyarrow.compute")
     if _kind(column.type) == "text":
@@ -243,13 +241,7 @@ def add_labels(reader: LabelReader, column: Any, where: str) -> None:  # noqa: A
         reader.add_texts(texts, rows)
         return
     numbers = compute.fill_null(compute.cast(column, arrow.int64(), safe=True), NO_LABEL)
-    values = numbers.to_numpy(zero_copy_only=False)
-    if len(values) and not NO_LABEL <= values.min() <= values.max() < np.iinfo(np.int32).max:
-        raise InvalidInputError(
-            f"{where}: labels from {values.min()} to {values.max()} are out of range; "
-            "number the classes from 0"
-        )
-    reader.add_numbers(values.astype(np.int64))
+    reader.add_numbers(numbers.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def texts_of(column: Any) -> tuple[list[str | None], NDArray[np.int64]]:  # noqa: ANN401
@@ -329,7 +321,7 @@ class TableContent:
         """
         label, split = self._columns.label, self._columns.split
         if label is not None:
-            add_labels(self._labels, batch.column(label), f"{path}, column {label!r}")
+            add_labels(self._labels, batch.column(label))
         if split is not None:
             self._splits.append(self._parts_of(path, batch.column(split)))
         self._seen += batch.num_rows

@@ -1,7 +1,11 @@
-"""Labels as tables have them, numbers or names, and the data set that comes of them."""
+"""Labels of rows as they are written, numbers or names, and the classes that come of them.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+There is one rule for lists, tables, Parquet and Arrow files, and shards: see :func:`classes_of`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +20,53 @@ from oodcli.text import printable
 
 NO_LABEL = -1
 
+_NO_LABELS = ("", "-1")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
+
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of rows.
+    """The labels of rows, as they are written.
 
     Parameters
     ----------
-    values
-        Class index of every row, ``(n,)``; -1 for a row without a label.
-    names
-        Name of every class; None where labels are plain numbers.
-    found
-        Whether the names are no more than those that were found among the labels.
+    codes
+        Place of every label among ``texts``, ``(n,)``; -1 for a row without a label.
+    texts
+        Labels as they are written, each once.
+    class_names
+        Names of the classes in their order, where something beside the rows says so.
     """
 
-    values: NDArray[np.int64]
-    names: tuple[str, ...] | None = None
-    found: bool = False
+    codes: NDArray[np.int64]
+    texts: Sequence[str]
+    class_names: tuple[str, ...] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> "Labels":
+        """Return the labels of chosen rows, ``(m,)``."""
+        return Labels(self.codes[rows], self.texts, self.class_names)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of some parts, and the labels in them.
+
+    Parameters
+    ----------
+    names
+        Name of every class, in the order of the labels.
+    labels
+        Class of every row of each part, ``(n,)``; 0 where a row is bad.
+    bad
+        Why a row of a part has no class.
+    notes
+        What the user must know of how labels are read.
+    """
+
+    names: tuple[str, ...]
+    labels: Mapping[str, NDArray[np.int64]]
+    bad: Mapping[str, Mapping[int, str]]
+    notes: tuple[str, ...] = ()
 
 
 class LabelReader:
@@ -50,22 +83,31 @@ class LabelReader:
     def __init__(self, where: str, names: tuple[str, ...] | None = None) -> None:
         self._where = where
         self._names = names
-        self._codes: dict[str, int] = {}
-        self._numbers = False
-        self._values: list[NDArray[np.int64]] = []
+        self._places: dict[str, int] = {}
+        self._codes: list[NDArray[np.int64]] = []
 
     def add_numbers(self, values: NDArray[np.int64]) -> None:
         """Take whole numbers in, ``(m,)``, -1 for none."""
-        self._numbers = True
-        self._values.append(values)
+        distinct, rows = np.unique(values, return_inverse=True)
+        self.add_texts([self._text_of(value) for value in distinct.tolist()], rows)
+
+    def _text_of(self, value: int) -> str | None:
+        if value == NO_LABEL:
+            return None
+        if self._names is None:
+            return str(value)
+        if 0 <= value < len(self._names):
+            return self._names[value]
+        return f"#{value}" if str(value) in self._names else str(value)
 
     def add_texts(self, texts: Sequence[str | None], rows: NDArray[np.int64] | None = None) -> None:
-        """Take names of classes in.
+        """Take labels in as they are written.
 
         Parameters
         ----------
         texts
-            A name per row, None for no label; or the distinct names, where there are ``rows``.
+            A label per row; None, "" or "-1" for no label; or the distinct labels, where there are
+            ``rows``.
         rows
             Place in ``texts`` of every row, ``(m,)``, -1 for none.
 
@@ -75,45 +117,161 @@ class LabelReader:
             If there are too many classes.
         """
         codes = np.array(
-            [*(self._code(text) for text in texts), NO_LABEL],  # a row of -1 takes the last
+            [*(self._place(text) for text in texts), NO_LABEL],  # a row of -1 takes the last
             dtype=np.int64,
         )
-        self._values.append(codes[:-1] if rows is None else codes[rows])
-        if len(self._codes) > MOST_CLASSES:
-            raise InvalidInputError(
-                f"{self._where} has more than {MOST_CLASSES:,} different labels; "
-                "name another column of labels"
-            )
+        self._codes.append(codes[:-1] if rows is None else codes[rows])
+        check_number(self._places, self._where)
 
-    def _code(self, text: str | None) -> int:
-        return NO_LABEL if text is None else self._codes.setdefault(text, len(self._codes))
+    def _place(self, text: str | None) -> int:
+        if text is None or text in _NO_LABELS:
+            return NO_LABEL
+        return self._places.setdefault(text, len(self._places))
 
     def labels(self) -> Labels:
-        """Return all labels; classes that have names of their own stand in the order of these.
+        """Return all labels."""
+        codes = np.concatenate([*self._codes, np.empty(0, np.int64)])
+        return Labels(codes, tuple(self._places), self._names)
 
-        Raises
-        ------
-        InvalidInputError
-            If some labels are numbers and others are names.
-        """
-        values = np.concatenate([*self._values, np.empty(0, np.int64)])
-        if not self._codes:
-            return Labels(values, self._names)
-        if self._numbers:
-            raise InvalidInputError(
-                f"labels of {self._where} are numbers in one place and names in another; "
-                "write them in one way"
-            )
-        known = self._names or tuple(sorted(self._codes))
-        index = {name: at for at, name in enumerate(known)}
-        for name in self._codes:
-            if name not in index:
-                raise InvalidInputError(
-                    f"{self._where} has a label {name[:80]!r}, which is none of its "
-                    f"{len(known)} classes; correct it"
-                )
-        order = np.array([index[name] for name in self._codes] + [NO_LABEL], dtype=np.int64)
-        return Labels(order[values], known, found=self._names is None)
+
+def check_number(texts: Sequence[str] | Mapping[str, int], where: str) -> None:
+    """Refuse labels that are too many different ones to be classes.
+
+    Parameters
+    ----------
+    texts
+        The labels, each once.
+    where
+        How to call the data set.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are.
+    """
+    if len(texts) > MOST_CLASSES:
+        raise InvalidInputError(
+            f"{where} has more than {MOST_CLASSES:,} different labels; "
+            "name another column of labels"
+        )
+
+
+def classes_of(
+    parts: Mapping[str, Labels], *, name: str, where: str, from_zero: bool = False
+) -> Classes:
+    """Read the labels of all parts as numbers or names.
+
+    Parameters
+    ----------
+    parts
+        The labels of every part.
+    name
+        How to call the data set in a note.
+    where
+        How to call it in an error.
+    from_zero
+        Whether labels are numbers from 0, as in OpenOOD's lists, where nothing else is possible.
+
+    Returns
+    -------
+    classes
+        Without the parts none of whose rows has a label, as published test parts are.
+
+    Raises
+    ------
+    InvalidInputError
+        If no row has a label, or there are too many different ones.
+
+    Notes
+    -----
+    Where something beside the rows names the classes, these are the classes. Otherwise labels are
+    numbers if those of most rows are whole numbers. They count from 1 if 1 is the smallest in all
+    parts, else from 0, and there are as many classes as the largest of the train part says. Else
+    labels are names, and the classes are those of the train part, sorted. Without a train part all
+    rows count. -1 stands for no label. A row without a label, or with one that is no class, has
+    none.
+    """
+    labelled = {part: each for part, each in parts.items() if (each.codes >= 0).any()}
+    if not labelled:
+        raise InvalidInputError(f"{where} has no labels")
+    for each in labelled.values():
+        check_number(each.texts, where)
+    out = tuple(
+        f"the {part} part of {name} has no labels, and is left out"
+        for part in parts
+        if part not in labelled
+    )
+    known = next(iter(labelled.values())).class_names
+    if known is not None:
+        classes = _named(labelled, known, "")
+    elif from_zero or _are_numbers(labelled.values()):
+        classes = _numbered(labelled, name, where, from_zero=from_zero)
+    else:
+        counted = [labelled["train"]] if "train" in labelled else list(labelled.values())
+        used = {each.texts[at] for each in counted for at in np.unique(each.codes) if at >= 0}
+        classes = _named(labelled, tuple(sorted(used)), " of the train part")
+    return replace(classes, notes=(*out, *classes.notes))
+
+
+def _are_numbers(parts: Iterable[Labels]) -> bool:
+    """Return whether the labels of most rows are whole numbers."""
+    numbers = total = 0
+    for each in parts:
+        counts = np.bincount(each.codes[each.codes >= 0], minlength=len(each.texts))
+        numeric = np.array([bool(_NUMBER.fullmatch(text)) for text in each.texts], dtype=bool)
+        numbers, total = numbers + int(counts[numeric].sum()), total + int(counts.sum())
+    return 2 * numbers > total
+
+
+def _numbered(parts: Mapping[str, Labels], name: str, where: str, *, from_zero: bool) -> Classes:
+    """Read labels as numbers."""
+    values = {part: _values(each) for part, each in parts.items()}
+    every = np.concatenate([each[(each >= 0) & (each < MOST_CLASSES)] for each in values.values()])
+    first = 1 if not from_zero and len(every) and every.min() == 1 else 0
+    known = values.get("train", every)
+    known = known[(known >= 0) & (known < MOST_CLASSES)]
+    if not len(known):
+        raise InvalidInputError(
+            f"{where}: no row has a label from 0 to {MOST_CLASSES - 1:,}; number the classes from 0"
+        )
+    last = int(known.max())
+    which = f"of the train part, {first} to {last}" if "train" in parts else f"{first} to {last}"
+    labels, bad = {}, {}
+    for part, each in values.items():
+        outside = (each < first) | (each > last)
+        labels[part] = np.where(outside, 0, each - first)
+        bad[part] = _without_class(parts[part], outside, f"outside of the classes {which}")
+    names = tuple(str(number) for number in range(first, last + 1))
+    notes = () if from_zero else (f"labels of {name} are numbers from {first}",)
+    return Classes(names, labels, bad, notes)
+
+
+def _values(labels: Labels) -> NDArray[np.int64]:
+    """Return the label of every row as a number, ``(n,)``; -2 where it is none."""
+    numbers = [int(each) if _NUMBER.fullmatch(each) else -2 for each in labels.texts]
+    return np.array([*numbers, -1], dtype=np.int64)[labels.codes]
+
+
+def _named(parts: Mapping[str, Labels], names: tuple[str, ...], of: str) -> Classes:
+    """Read labels as names."""
+    place = {each: at for at, each in enumerate(names)}
+    labels, bad = {}, {}
+    for part, each in parts.items():
+        places = np.array([*(place.get(text, -1) for text in each.texts), -1], dtype=np.int64)
+        found = places[each.codes]
+        bad[part] = _without_class(each, found < 0, f"none of the {len(names)} classes{of}")
+        labels[part] = np.maximum(found, 0)
+    return Classes(names, labels, bad)
+
+
+def _without_class(labels: Labels, rows: NDArray[np.bool_], why: str) -> dict[int, str]:
+    """Say of rows why they have no class."""
+    return {
+        row: "it has no label"
+        if labels.codes[row] < 0
+        else f"its label {printable(labels.texts[labels.codes[row]][:40])!r} is {why}"
+        for row in np.flatnonzero(rows).tolist()
+    }
 
 
 def assembled(
@@ -159,70 +317,25 @@ def assembled(
         tested = next(each for each in ("test", "val", "train", "") if len(parts.get(each, ())))
         images = _chosen(Part(source), parts[tested])
         return Dataset(name, {"test": images}, (), location, spec)
-    if labels is None or not (labels.values != NO_LABEL).any():
+    if labels is None or not (labels.codes != NO_LABEL).any():
         raise InvalidInputError(no_labels)
-    divided = {part: rows for part, rows in parts.items() if _labelled(labels, rows)}
-    out = [part for part in parts if part not in divided]
-    notes = [f"the {part} part of {name} has no labels, and is left out" for part in out]
-    names, values = _classes(labels, divided, location)
-    if labels.names is None:
-        notes.append(f"labels of {name} are numbers from {names[0]}")
-    used = np.concatenate(list(divided.values()))
-    wrong = used[values[used] < 0].tolist()
-    bad = {row: _no_class(labels, row, names) for row in wrong}
-    whole = Part(marked(source, bad), np.maximum(values, 0))
-    chosen = {part or "test": _chosen(whole, rows) for part, rows in divided.items()}
-    is_whole = list(divided) == [""]
-    return Dataset(name, chosen, names, location, spec, is_whole=is_whole, notes=tuple(notes))
+    divided = {part: rows for part, rows in parts.items() if len(rows)}
+    classes = classes_of(
+        {part: labels.take(rows) for part, rows in divided.items()}, name=name, where=location
+    )
+    bad: dict[int, str] = {}
+    values = np.zeros(len(source), dtype=np.int64)
+    for part, found in classes.labels.items():
+        rows = divided[part]
+        values[rows] = found
+        bad |= {int(rows[row]): why for row, why in classes.bad[part].items()}
+    whole = Part(marked(source, bad), values)
+    chosen = {part or "test": _chosen(whole, divided[part]) for part in classes.labels}
+    is_whole = list(chosen) == ["test"] and "" in classes.labels
+    return Dataset(
+        name, chosen, classes.names, location, spec, is_whole=is_whole, notes=classes.notes
+    )
 
 
 def _chosen(part: Part, rows: NDArray[np.int64]) -> Part:
     return part if len(rows) == len(part) else take(part, rows)
-
-
-def _labelled(labels: Labels, rows: NDArray[np.int64]) -> bool:
-    """Return whether a part can be used: published test parts have no labels at all."""
-    return bool((labels.values[rows] != NO_LABEL).any())
-
-
-def _classes(
-    labels: Labels, parts: Mapping[str, NDArray[np.int64]], location: str
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return the names of the classes, and the class of every row, -1 for none.
-
-    Notes
-    -----
-    Plain numbers count from 1 if 1 is the smallest, else from 0, and there are as many classes as
-    the largest of the train part says. Names that are only found are those of the train part.
-    Without a train part all rows count.
-    """
-    values = labels.values
-    every = np.concatenate([values[rows] for rows in parts.values()])
-    known = values[parts["train"]] if "train" in parts else every
-    known = known[known >= 0]
-    if labels.names is None:
-        first, last = int(every[every >= 0].min() == 1), int(known.max())
-        if last >= MOST_CLASSES:
-            raise InvalidInputError(
-                f"{location}: label {last} is out of range; number the classes from 0, "
-                f"{MOST_CLASSES} at most"
-            )
-        names = tuple(str(number) for number in range(first, last + 1))
-        return names, np.where((values >= first) & (values <= last), values - first, NO_LABEL)
-    if not labels.found:
-        return labels.names, np.where(values < len(labels.names), values, NO_LABEL)
-    used = np.unique(known)
-    places = np.full(len(labels.names) + 1, NO_LABEL, dtype=np.int64)  # -1 takes the last
-    places[used] = np.arange(len(used))
-    return tuple(labels.names[at] for at in used), places[values]
-
-
-def _no_class(labels: Labels, row: int, names: Sequence[str]) -> str:
-    """Say why a row has no class."""
-    value = int(labels.values[row])
-    if value == NO_LABEL:
-        return "it has no label"
-    if labels.found and labels.names is not None:
-        shown = printable(labels.names[value][:40])
-        return f"its label {shown!r} is none of the {len(names)} classes of the train part"
-    return f"its label {value} is outside of the {len(names)} classes"

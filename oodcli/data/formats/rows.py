@@ -4,7 +4,6 @@ A list of a million images is 40 bytes a row and the characters of its paths. A 
 is a row that cannot be read: it has its key, ``FILE.csv:LINE``, and a reason.
 """
 
-import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.extents import Texts
 from oodcli.data.decoding.files import FileSource, decode
-from oodcli.data.formats.arrays import MOST_CLASSES
+from oodcli.data.formats.labels import Labels, classes_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import Part
 from oodcli.text import printable
 
-_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 _NO_LABEL = "-1"  # as OpenOOD's lists write it
 
 
@@ -208,28 +206,6 @@ def _problem(file: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Classes:
-    """The classes of some parts, and the labels in them.
-
-    Parameters
-    ----------
-    names
-        Name of every class, in the order of the labels.
-    labels
-        Class of every row of each part, ``(n,)``; 0 where a row is bad.
-    bad
-        Why a row of a part has no class.
-    note
-        What the user must know of how labels are read; empty if nothing.
-    """
-
-    names: tuple[str, ...]
-    labels: Mapping[str, NDArray[np.int64]]
-    bad: Mapping[str, Mapping[int, str]]
-    note: str = ""
-
-
 def id_dataset(
     parts: Mapping[str, Rows],
     *,
@@ -264,20 +240,26 @@ def id_dataset(
     InvalidInputError
         If no row has a label.
     """
-    classes = classes_of(parts, name=name, from_zero=from_zero)
+    if not any((rows.codes >= 0).any() for rows in parts.values()):
+        rows = next(iter(parts.values()))
+        first = next((file for file in rows.files if file), "the first line")
+        raise InvalidInputError(
+            f"{rows.table}: {printable(first)} has no label; write it after the path, in a column "
+            "label, or name the column: --columns label=NAME"
+        )
+    classes = classes_of(
+        {part: Labels(rows.codes, rows.names) for part, rows in parts.items()},
+        name=name,
+        where=str(next(iter(parts.values())).table),
+        from_zero=from_zero,
+    )
+    chosen = {
+        part: Part(parts[part].source(as_published=as_published, bad=classes.bad[part]), labels)
+        for part, labels in classes.labels.items()
+    }
     return Dataset(
-        name,
-        {
-            part: Part(rows.source(as_published=as_published, bad=classes.bad[part]),
-                       classes.labels[part])
-            for part, rows in parts.items()
-        },
-        classes.names,
-        str(location),
-        spec,
-        is_whole=is_whole,
-        notes=(classes.note,) if classes.note else (),
-    )  # fmt: skip
+        name, chosen, classes.names, str(location), spec, is_whole=is_whole, notes=classes.notes
+    )
 
 
 def ood_dataset(
@@ -287,104 +269,3 @@ def ood_dataset(
     part = next(each for each in ("test", "val", "train") if each in parts)
     source = parts[part].source(as_published=as_published)
     return Dataset(name, {"test": Part(source)}, (), str(location), spec)
-
-
-def classes_of(parts: Mapping[str, Rows], *, name: str, from_zero: bool = False) -> Classes:
-    """Read the labels of all parts as numbers or names.
-
-    Parameters
-    ----------
-    parts
-        The rows of every part.
-    name
-        How to call the data set.
-    from_zero
-        Whether labels are numbers from 0.
-
-    Raises
-    ------
-    InvalidInputError
-        If no row has a label.
-
-    Notes
-    -----
-    Labels are numbers if those of most rows are whole numbers; -1 stands for none. They count from
-    1 if 1 is the smallest in all parts, else from 0, and there are as many classes as the largest
-    of the train part says. Otherwise labels are names, and the classes are those of the train part,
-    sorted. Without a train part all rows count.
-    """
-    labelled = {part: rows.codes >= 0 for part, rows in parts.items()}
-    if not any(each.any() for each in labelled.values()):
-        rows = next(iter(parts.values()))
-        first = next((file for file in rows.files if file), "the first line")
-        raise InvalidInputError(
-            f"{rows.table}: {printable(first)} has no label; write it after the path, in a column "
-            "label, or name the column: --columns label=NAME"
-        )
-    numbers = total = 0
-    for rows in parts.values():
-        counts = np.bincount(rows.codes[rows.codes >= 0], minlength=len(rows.names))
-        numeric = np.array([bool(_NUMBER.fullmatch(each)) for each in rows.names], dtype=bool)
-        numbers, total = numbers + int(counts[numeric].sum()), total + int(counts.sum())
-    if from_zero or 2 * numbers > total:
-        return _numbered(parts, name, from_zero=from_zero)
-    return _named(parts)
-
-
-def _numbered(parts: Mapping[str, Rows], name: str, *, from_zero: bool) -> Classes:
-    """Read labels as numbers."""
-    values = {part: _values(rows) for part, rows in parts.items()}
-    every = np.concatenate([each[(each >= 0) & (each < MOST_CLASSES)] for each in values.values()])
-    first = 1 if not from_zero and len(every) and every.min() == 1 else 0
-    known = values.get("train", every)
-    known = known[(known >= 0) & (known < MOST_CLASSES)]
-    if not len(known):
-        table = next(iter(parts.values())).table
-        raise InvalidInputError(
-            f"{table}: no row has a label from 0 to {MOST_CLASSES - 1:,}; number the classes from 0"
-        )
-    last = int(known.max())
-    where = f"of the train part, {first} to {last}" if "train" in parts else f"0 to {last}"
-    labels, bad = {}, {}
-    for part, each in values.items():
-        outside = (each < first) | (each > last)
-        labels[part] = np.where(outside, 0, each - first)
-        bad[part] = {
-            row: _no_class(parts[part], row, f"outside of the classes {where}")
-            for row in np.flatnonzero(outside).tolist()
-        }
-    names = tuple(str(number) for number in range(first, last + 1))
-    note = "" if from_zero else f"labels of {name} are numbers from {first}"
-    return Classes(names, labels, bad, note)
-
-
-def _values(rows: Rows) -> NDArray[np.int64]:
-    """Return the label of every row as a number, ``(n,)``; -2 where it is none."""
-    numbers = [int(each) if _NUMBER.fullmatch(each) else -2 for each in rows.names]
-    return np.array([*numbers, -1], dtype=np.int64)[rows.codes]
-
-
-def _named(parts: Mapping[str, Rows]) -> Classes:
-    """Read labels as names."""
-    counted = [parts["train"]] if "train" in parts else list(parts.values())
-    used = {rows.names[code] for rows in counted for code in np.unique(rows.codes) if code >= 0}
-    names = tuple(sorted(used))
-    place = {each: at for at, each in enumerate(names)}
-    labels, bad = {}, {}
-    for part, rows in parts.items():
-        places = np.array([*(place.get(each, -1) for each in rows.names), -1], dtype=np.int64)
-        found = places[rows.codes]
-        bad[part] = {
-            row: _no_class(rows, row, f"none of the {len(names)} classes of the train part")
-            for row in np.flatnonzero(found < 0).tolist()
-        }
-        labels[part] = np.maximum(found, 0)
-    return Classes(names, labels, bad)
-
-
-def _no_class(rows: Rows, row: int, why: str) -> str:
-    """Say why a row has no class."""
-    code = int(rows.codes[row])
-    if code < 0:
-        return "it has no label"
-    return f"its label {printable(rows.names[code][:40])!r} is {why}"

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -282,9 +282,8 @@ def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Stor
     reader = LabelReader(location)
     labelled = role == "id" and any(len(index.labels.content) for index in indices)
     if labelled:
-        numbers = all(_is_number(text) for index in indices for text in index.labels if text)
         for index in indices:
-            _add_labels(reader, index.labels, numbers=numbers)
+            reader.add_texts(index.labels)
     source = Extents(
         shards.folder,
         shards.files,
@@ -303,15 +302,3 @@ def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Stor
         role=role,
         no_labels=f"{location} has no labels: no file {', '.join(f'KEY.{end}' for end in LABELS)}",
     )
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 10
-
-
-def _add_labels(reader: LabelReader, texts: Sequence[str], *, numbers: bool) -> None:
-    """Take the labels of a shard in: as numbers where all of all shards are."""
-    if numbers:
-        reader.add_numbers(np.array([int(text or "-1") for text in texts], dtype=np.int64))
-    else:
-        reader.add_texts([text or None for text in texts])
