@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, get_args, get_type_hints
 
@@ -26,7 +27,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded
 from oodcli.progress import SILENT, Progress
 from oodcli.screening.feature_file import FeatureFile, feature_path
-from oodcli.store.store import Store, is_stream, open_stream, read_json, write_json
+from oodcli.store.store import file_lock, is_stream, open_stream, read_json, write_json
 from oodcli.text import escaped, json_text, unescaped
 
 RowFormat = Literal["csv", "jsonl"]
@@ -324,7 +325,6 @@ def verdict_file(
     path: Path,
     kind: RowFormat,
     settings: Mapping[str, Any],
-    store: Store,
     *,
     with_features: bool = False,
     progress: Progress = SILENT,
@@ -339,8 +339,6 @@ def verdict_file(
         Format of its rows.
     settings
         Settings that affect the rows; rows with different settings are never mixed.
-    store
-        Store whose lock prevents two processes from writing the same file.
     with_features
         Whether the features of the images are stored beside the file.
     progress
@@ -358,7 +356,8 @@ def verdict_file(
     try:
         with contextlib.ExitStack() as stack:
             if not is_stream(path):
-                stack.enter_context(store.lock(f"verdicts {target}", progress=progress))
+                stack.enter_context(file_lock(target, progress=progress))
+                stack.push(partial(_remove_if_nothing, target))
             yield stack.enter_context(
                 _opened(path, target, kind, settings, with_features=with_features)
             )
@@ -373,6 +372,12 @@ def verdict_file(
             f"cannot write {path}: {reason}; correct this and run the same command to resume, or "
             "choose another file"
         ) from None
+
+
+def _remove_if_nothing(target: Path, error: type[BaseException] | None, *_: object) -> None:
+    """After an error, remove a file that was created without a row or settings."""
+    if error is not None and not settings_path(target).exists() and not target.stat().st_size:
+        target.unlink()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ its last field; every other file has its digest in its name or in a sealed JSON 
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -49,6 +50,7 @@ PIPE_WAIT_S = 10.0
 
 _TEMPORARY = ".ood-tmp-"
 _SEAL = "seal"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SCRATCH_IN_MEMORY = 2**24
 _PIPE_POLL_S = 0.05
@@ -554,6 +556,37 @@ class Store:
             "datasets": self.datasets,
         }
         return {name: size_of(path) for name, path in parts.items()}
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, progress: Progress = SILENT) -> Iterator[None]:
+    """Hold an exclusive lock on a file of the user, for any process on any store.
+
+    The system releases it if the process dies. On a file system without locks, none is held.
+
+    Parameters
+    ----------
+    path
+        The file; it is created if it does not exist, and must not be replaced by another one.
+    progress
+        Receives a note if another process holds the lock.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened for writing.
+    """
+    with path.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            exit_worker_that_runs_script()
+            progress.note(f"waiting for another ood process that is writing {path}")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
 
 
 def size_of(path: Path) -> int:

@@ -223,7 +223,7 @@ def predict(
         detector = replace(detector, about=replace(detector.about, preprocess=preprocess))
         if shard is None:
             wanted = _at_least_one(wanted, request.paths)
-        with _sink(store, detector, request, rows_to, progress) as sink:
+        with _sink(detector, request, rows_to, progress) as sink:
             result = _screen(detector, wanted, sink, request, progress)
     return result if processes is None else combined(processes.gather(result))
 
@@ -336,7 +336,6 @@ class _Sink:
 
 @contextlib.contextmanager
 def _sink(
-    store: Store,
     detector: BaseDetector,
     request: PredictRequest,
     rows_to: Callable[[str], object] | None,
@@ -355,7 +354,7 @@ def _sink(
     assert kind != "table"  # outputs.kind() refuses it for a file
     settings = _settings(detector, request)
     with verdict_file(
-        outputs.file, kind, settings, store, with_features=outputs.features, progress=progress
+        outputs.file, kind, settings, with_features=outputs.features, progress=progress
     ) as file:
         if file.before.total:
             progress.note(

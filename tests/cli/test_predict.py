@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from oodcli.screening.feature_file import read_features
-from oodcli.store.store import Store
+from oodcli.store.store import file_lock
 from tests.support.cli import Ood, flat
 from tests.support.program import start_program
 
@@ -375,12 +375,22 @@ def test_a_file_that_another_process_writes_is_waited_for(
     output = tmp_path / "verdicts.csv"
     options = ("predict", incoming, "--method", "energy", "--output", output)
     assert ood(*options)[0] == 0
-    waiting = "waiting for another ood process that is creating verdicts"
-    with Store.at().lock(f"verdicts {output.resolve()}"):
+    waiting = f"waiting for another ood process that is writing {output}"
+    with file_lock(output):
         other = start_program(*options)
         other.wait_until(lambda: waiting in other.err)
     code, out, err = other.ended()
     assert (code, out) == (0, ""), err
+
+
+def test_a_store_that_is_not_writable_is_enough(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+    options = ("predict", incoming, "--method", "energy")
+    assert ood(*options)[0] == 0  # the detector is stored
+    shutil.rmtree(tmp_path / "store" / "locks")
+    (tmp_path / "store" / "locks").write_text("nothing can be locked here")
+    for output in (tmp_path / "a.csv", tmp_path / "b.jsonl"):
+        code, _, err = ood(*options, "--output", output)
+        assert code == 0, err
 
 
 def test_a_full_disk_of_verdicts_is_not_cured_by_another_store(

@@ -182,13 +182,13 @@ def shard(path: Path) -> None:
 
 
 def verdicts(path: Path) -> None:
-    with verdict_file(path, "csv", {}, Store(path.parent / "store")):
+    with verdict_file(path, "csv", {}):
         pass
 
 
 def of_verdicts(folder: Path) -> bytes:
     path = folder / "made.csv"
-    with verdict_file(path, "csv", {}, Store(folder / "store")) as file:
+    with verdict_file(path, "csv", {}) as file:
         file.write([Verdict(path=f"{n}.png", error="no") for n in range(4)])
     (folder / "a.csv.ood.json").write_bytes((folder / "made.csv.ood.json").read_bytes())
     return path.read_bytes()

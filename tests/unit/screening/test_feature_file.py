@@ -8,7 +8,7 @@ import pytest
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.screening.feature_file import feature_path, read_features
 from oodcli.screening.verdict_file import Verdict, settings_path, verdict_file
-from oodcli.store.store import Store, read_json, write_json
+from oodcli.store.store import read_json, write_json
 
 ROWS = [Verdict(path=f"{n}.png", score=float(n), verdict="id") for n in range(5)]
 FEATURES = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -20,7 +20,7 @@ def verdicts(tmp_path: Path) -> Path:
     path = tmp_path / "v.csv"
     features = FEATURES.copy()
     features[1] = np.nan
-    with verdict_file(path, "csv", {}, Store(tmp_path / "store"), with_features=True) as file:
+    with verdict_file(path, "csv", {}, with_features=True) as file:
         file.write([ROWS[0], Verdict(path="1.png", error="no")], features[:2])
         file.write(ROWS[2:], features[2:])
     return path
@@ -28,8 +28,7 @@ def verdicts(tmp_path: Path) -> Path:
 
 def write_on(path: Path, rows: slice) -> int:
     """Resume a file with the rows that it lacks; return how many it had."""
-    store = Store(path.parent / "store")
-    with verdict_file(path, "csv", {}, store, with_features=True) as file:
+    with verdict_file(path, "csv", {}, with_features=True) as file:
         before = file.before.total
         file.write(ROWS[rows], FEATURES[rows])
     return before
@@ -71,7 +70,6 @@ def test_a_header_of_an_interrupted_call_does_not_count(verdicts: Path) -> None:
 
 
 def test_missing_and_damaged_features_are_named(verdicts: Path, tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
     path = feature_path(verdicts)
     with pytest.raises(CorruptArtifactError, match=r"has features of 5 images, .* has 6 rows"):
         read_features(verdicts, rows=6)
@@ -84,17 +82,16 @@ def test_missing_and_damaged_features_are_named(verdicts: Path, tmp_path: Path) 
     content = verdicts.read_bytes()
     with (
         pytest.raises(CorruptArtifactError, match="with the features of 5 rows is missing"),
-        verdict_file(verdicts, "csv", {}, store, with_features=True),
+        verdict_file(verdicts, "csv", {}, with_features=True),
     ):
         pass
     assert verdicts.read_bytes() == content
 
 
 def test_features_of_another_length_are_refused(verdicts: Path) -> None:
-    store = Store(verdicts.parent / "store")
     with (
         pytest.raises(CorruptArtifactError, match="rows of 3 features, and the network gives 4"),
-        verdict_file(verdicts, "csv", {}, store, with_features=True) as file,
+        verdict_file(verdicts, "csv", {}, with_features=True) as file,
     ):
         file.write([Verdict(path="new.png")], np.zeros((1, 4), np.float32))
 
@@ -107,6 +104,6 @@ def test_a_file_of_an_earlier_version_is_not_resumed(verdicts: Path, tmp_path: P
             InvalidInputError,
             match=r"columns of another version of ood \(schema 1, now 2\), so it cannot be resumed",
         ),
-        verdict_file(verdicts, "csv", {}, Store(tmp_path / "store")),
+        verdict_file(verdicts, "csv", {}),
     ):
         pass

@@ -15,7 +15,7 @@ from oodcli.reporting.statistics import surplus_p
 from oodcli.screening import merging
 from oodcli.screening.merging import find_parts, open_part
 from oodcli.screening.verdict_file import RowFormat, Verdict, settings_path, verdict_file
-from oodcli.store.store import Store, read_json, write_json
+from oodcli.store.store import read_json, write_json
 from oodcli.workflows.verdicts import MergeRequest, merge, summarise
 
 SETTINGS: dict[str, Any] = {
@@ -50,7 +50,7 @@ def written(
 ) -> Path:
     """Write a file as ood predict does."""
     kind: RowFormat = "jsonl" if path.suffix == ".jsonl" else "csv"
-    with verdict_file(path, kind, SETTINGS | settings, Store(path.parent / "store")) as file:
+    with verdict_file(path, kind, SETTINGS | settings) as file:
         file.write(rows)
     if not finished:
         beside = settings_path(path)
@@ -96,7 +96,7 @@ def test_every_name_is_read_back(tmp_path: Path, ending: str) -> None:
 
 def test_a_resumed_file_recognises_every_name(tmp_path: Path) -> None:
     path = written(tmp_path / "v.csv", verdicts(NAMES))
-    with verdict_file(path, "csv", SETTINGS, Store(tmp_path / "store")) as file:
+    with verdict_file(path, "csv", SETTINGS) as file:
         assert all(file.done.take(name) for name in NAMES)
         assert not any(file.done.take(name) for name in NAMES)
 
@@ -246,6 +246,6 @@ def test_a_merged_file_is_not_resumed(tmp_path: Path) -> None:
     merge(MergeRequest(shards(tmp_path, (1, 1)), output))
     with (
         pytest.raises(InvalidInputError, match="was written by ood verdicts merge"),
-        verdict_file(output, "csv", SETTINGS, Store(tmp_path / "store")),
+        verdict_file(output, "csv", SETTINGS),
     ):
         pass
