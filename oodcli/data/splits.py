@@ -13,6 +13,7 @@ arXiv:2306.09301.
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset, take
+from oodcli.data.decoding.encoded import EncodedSource
 from oodcli.data.decoding.files import FileSource
 from oodcli.data.formats.archives import ArchiveSource, members_of, read_member
 from oodcli.data.formats.lists import ListedImage, parse_list
@@ -37,6 +39,8 @@ FACTS = Path(__file__).with_name("openood_v15.json")
 ARCHIVE = "benchmark_imglist.zip"
 FOLDER = "benchmark_imglist"
 LISTS_SET = "openood-lists"
+# Hugging Face's files of ImageNet, such as ILSVRC2012_val_00000293_n01440764.JPEG.
+_WITH_WNID = re.compile(r"_n[0-9]{8}(\.JPEG)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +271,9 @@ def _names(dataset: Dataset, part: Part) -> list[str]:
         return list(source.files)
     if isinstance(source, ArchiveSource):
         return [member.name for member in source.members]
+    names = source.file_names() if isinstance(source, EncodedSource) else None
+    if names is not None:
+        return list(names)
     raise InvalidInputError(
         f"{dataset.name} at {dataset.location} does not consist of image files, which OpenOOD's "
         f"lists refer to; get the published archive: ood datasets download {dataset.name}"
@@ -331,7 +338,8 @@ def _by_file_name(dataset: Dataset, key: str, text: bytes) -> Split:
     rows: list[int] = []
     found: list[ListedImage] = []
     for row, path in enumerate(_names(dataset, part)):
-        image = wanted.pop(path.rpartition("/")[2], None)
+        name = path.rpartition("/")[2]
+        image = wanted.pop(name, None) or wanted.pop(_WITH_WNID.sub(r"\1", name), None)
         if image is not None:
             rows.append(row)
             found.append(image)

@@ -51,6 +51,10 @@ class EncodedSource(ABC):
         """Return what an image is called for short; its key if nothing better is known."""
         return self.key_of(row)
 
+    def file_names(self) -> Sequence[str] | None:
+        """Return the name of each image's file, as benchmark lists have it; None if unknown."""
+        return None
+
     @abstractmethod
     def take(self, rows: NDArray[np.int64], /) -> Self:
         """Return a source of chosen rows, ``(m,)``."""
@@ -210,6 +214,10 @@ class _Changed(EncodedSource):
     def name_of(self, row: int) -> str:
         """Return what a row is called for short in the source."""
         return self.source.name_of(row)
+
+    def file_names(self) -> Sequence[str] | None:
+        """Return what the files of the source are called."""
+        return self.source.file_names()
 
 
 @dataclass(frozen=True)

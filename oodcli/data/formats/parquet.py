@@ -212,8 +212,10 @@ def _bytes_and_paths(column: Any) -> tuple[Any, Any]:  # noqa: ANN401 - pyarrow 
     if not arrow.types.is_struct(column.type):
         return column, None
     names = [column.type.field(at).name for at in range(column.type.num_fields)]
-    paths = compute.struct_field(column, "path") if "path" in names else None
-    return compute.struct_field(column, "bytes"), paths
+    content, paths = (
+        compute.struct_field(column, name) if name in names else None for name in ("bytes", "path")
+    )
+    return content, paths
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,29 @@ class ParquetSource(EncodedSource):
     def name_of(self, row: int) -> str:
         """Return the key without the folder."""
         return self.groups.name_of(row if self.rows is None else int(self.rows[row]))
+
+    def file_names(self) -> list[str] | None:
+        """Return the path of every image, which stands beside its bytes; None if one has none.
+
+        Raises
+        ------
+        InvalidInputError
+            If a file cannot be read.
+        """
+        if self.column.kind != "struct":
+            return None
+        groups, paths = self.groups, []
+        for file, group in zip(groups.file.tolist(), groups.group.tolist(), strict=True):
+            path = groups.folder / groups.files[file]
+            with reading(path, cure=_CURE, error=InvalidInputError), open_file(path) as opened:
+                wanted = [f"{self.column.image}.path"]
+                table = opened.read_row_group(group, columns=wanted, use_threads=False)
+                if not table.num_columns:
+                    return None
+                for chunk in table.column(0).chunks:
+                    paths += _bytes_and_paths(chunk)[1].to_pylist()
+        names = paths if self.rows is None else [paths[row] for row in self.rows.tolist()]
+        return names if all(names) else None
 
     def take(self, rows: NDArray[np.int64], /) -> "ParquetSource":
         """Return a source of chosen images.

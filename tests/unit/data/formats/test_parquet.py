@@ -15,6 +15,7 @@ from oodcli.data.formats.arrow import open_saved
 from oodcli.data.formats.arrow_tables import Features, pick_columns
 from oodcli.data.formats.parquet import open_parquet
 from oodcli.data.reader import Columns
+from oodcli.data.splits import LISTS_SET, split
 from oodcli.errors import InvalidInputError, UnreadableImageError
 
 pa = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
@@ -419,3 +420,30 @@ def test_compressed_arrow_files_are_refused(saved):
     write_arrow(saved / "test/data-00000-of-00001.arrow", table, compression="zstd")
     with pytest.raises(InvalidInputError, match="its images are compressed"):
         open_folder_saved(saved)
+
+
+def test_benchmark_lists_find_images_by_the_paths_beside_their_bytes(tmp_path, store):
+    names = [f"ILSVRC2012_val_{number:08d}" for number in (3, 1, 2, 4)]
+    # Hugging Face writes the class behind the name.
+    paths = [f"{name}_n01440764.JPEG" if at else f"{name}.JPEG" for at, name in enumerate(names)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [
+        {"bytes": FILES[at], "path": f"val/{path}" if at else path} for at, path in enumerate(paths)
+    ]
+    columns = {"image": pa.array(rows, kind), "label": pa.array([0, 1, 0, 1])}
+    path = write(tmp_path / "validation-00000-of-00001.parquet", group=3, **columns)
+    lists = store.datasets / LISTS_SET / "imagenet"
+    lists.mkdir(parents=True)
+    (lists / "test_imagenet.txt").write_text(
+        "imagenet_1k/val/ILSVRC2012_val_00000001.JPEG 7\n"
+        "imagenet_1k/val/ILSVRC2012_val_00000003.JPEG 5\n"
+        "imagenet_1k/val/ILSVRC2012_val_00000004.JPEG 9\n"
+    )
+    chosen = split(opened(path, "ood"), "imagenet/test_imagenet", store).part
+    assert chosen.labels.tolist() == [5, 7, 9]
+    kept = (0, 1, 3)
+    assert [chosen.source.name_of(row) for row in range(3)] == [f"{path.name}[{r}]" for r in kept]
+    assert (np.array(pixels(chosen.source)) == PIXELS[list(kept)]).all()
+    bare = write(tmp_path / "b.parquet", image=pa.array(FILES[:2]))
+    with pytest.raises(InvalidInputError, match="does not consist of image files"):
+        split(opened(bare, "ood"), "imagenet/test_imagenet", store)
