@@ -10,7 +10,7 @@ ProgramKind = Literal["onnx", "pt2", "torchscript"]
 # its version, domain, version, text, graph, operator sets.
 _ONNX_VERSION = b"\x08"
 _ONNX_NEXT = tuple(bytes([tag]) for tag in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42))
-_MOST_ONNX_VERSION = b"\x40"
+_MAX_ONNX_VERSION = b"\x40"
 _ZIP = b"PK\x03\x04"
 _SCRIPT_ENDS = ("/constants.pkl",)
 _EXPORTED_ENDS = ("/model.json", "/archive_format", "serialized_exported_program.json")
@@ -37,7 +37,7 @@ def program_kind(path: Path) -> ProgramKind | None:
     """
     with path.open("rb") as stream:
         start = stream.read(len(_ZIP))
-    if start[:1] == _ONNX_VERSION and start[1:2] < _MOST_ONNX_VERSION:
+    if start[:1] == _ONNX_VERSION and start[1:2] < _MAX_ONNX_VERSION:
         return "onnx" if start[2:3] in _ONNX_NEXT else None
     if start != _ZIP:
         return None

@@ -12,7 +12,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.files import check_file
 from oodcli.images import Part
 
-_MOST_BYTES = 1 << 26
+_MAX_BYTES = 1 << 26
 _SHOWN = 3
 
 
@@ -56,7 +56,7 @@ def read_lines(path: Path, *, option: str, what: str) -> tuple[str, ...]:
     cure = f"write one per line: {option} FILE"
     check_file(path, f"name a text file: {option} FILE")
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise InvalidInputError(f"{path} is too large for a list of {what}; {cure}")
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:

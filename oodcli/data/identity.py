@@ -1,6 +1,6 @@
 """Whether files still hold what was read of them: by content where that is cheap.
 
-The rule: up to ``MOST_READ_FILES`` files of ``MOST_READ_BYTES`` together are told apart by path and
+The rule: up to ``MAX_READ_FILES`` files of ``MAX_READ_BYTES`` together are told apart by path and
 content, so that no time that is set back and no equal size hides a change. More or larger files are
 told apart by path, size, time of the last modification and time of the last change of status, which
 a program that sets the former back cannot set (Windows has no such time).
@@ -16,8 +16,8 @@ from pathlib import Path
 from oodcli.store.store import digest_of_file
 
 # A quarter of a second to read and digest; decoding as many images takes a minute.
-MOST_READ_BYTES = 2**28
-MOST_READ_FILES = 10_000
+MAX_READ_BYTES = 2**28
+MAX_READ_FILES = 10_000
 
 
 def identity_of(root: Path, files: Sequence[str] = ("",)) -> str:
@@ -34,10 +34,10 @@ def identity_of(root: Path, files: Sequence[str] = ("",)) -> str:
     # A million paths: strings are quicker than Path.
     paths = (os.path.join(root, file) if file else str(root) for file in files)  # noqa: PTH118
     found: Iterable[tuple[str, os.stat_result | None]] = ((path, _status(path)) for path in paths)
-    cheap = len(files) <= MOST_READ_FILES
+    cheap = len(files) <= MAX_READ_FILES
     if cheap:  # else nothing is held of a million files
         found = list(found)
-        cheap = sum(s.st_size for _, s in found if s is not None) <= MOST_READ_BYTES
+        cheap = sum(s.st_size for _, s in found if s is not None) <= MAX_READ_BYTES
     for file, (path, status) in zip(files, found, strict=True):
         if status is None:
             now = "missing"

@@ -141,7 +141,7 @@ class Reader:
 
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MOST_FILES = 1_000_000
+_MAX_FILES = 1_000_000
 
 
 def has_pattern(path: Path) -> bool:
@@ -172,10 +172,10 @@ def matching(path: Path) -> list[Path]:
     found = [path]
     while ranged := _RANGE.search(str(found[0])):
         first, last = int(ranged[1]), int(ranged[2])
-        if not 0 <= last - first < _MOST_FILES // len(found):
+        if not 0 <= last - first < _MAX_FILES // len(found):
             raise InvalidInputError(
                 f"{path}: {ranged[0]} is not a range of files; write the lower number first, and "
-                f"{_MOST_FILES:,} at most"
+                f"{_MAX_FILES:,} at most"
             )
         numbers = [f"{number:0{len(ranged[1])}d}" for number in range(first, last + 1)]
         found = [

@@ -31,7 +31,7 @@ from oodcli.images import ImageSource, Part, key_in
 from oodcli.store.store import Store
 
 # To say whether it opens a path, a reader may look at names and first bytes.
-_MOST_SECONDS = 1.0
+_MAX_SECONDS = 1.0
 _PARTS = {"train", "val", "test"}
 
 
@@ -115,7 +115,7 @@ def check(
 def _claims(trial: Trial) -> None:
     begun = time.process_time()
     claimed = trial.reader.claims(Place(trial.path))
-    if time.process_time() - begun > _MOST_SECONDS:
+    if time.process_time() - begun > _MAX_SECONDS:
         raise InvalidInputError("it takes more than a second to decide; look at the first bytes")
     if not claimed:
         raise InvalidInputError(f"it does not claim {trial.path}")

@@ -16,7 +16,7 @@ from oodcli.errors import InvalidInputError
 
 AUTO = "auto"
 _SHARD = re.compile(r"(\d+)/(\d+)")
-_MOST_SHARDS = 1_000_000
+_MAX_SHARDS = 1_000_000
 _SLURM_ARRAY = "SLURM_ARRAY_TASK_ID"
 _KUBERNETES = "JOB_COMPLETION_INDEX"
 _SLURM_STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
@@ -55,9 +55,9 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= _MOST_SHARDS:
+        if not 1 <= self.count <= _MAX_SHARDS:
             raise InvalidInputError(
-                f"the number of shards must be from 1 to {_MOST_SHARDS:,}, not {self.count:,}"
+                f"the number of shards must be from 1 to {_MAX_SHARDS:,}, not {self.count:,}"
             )
         if not 1 <= self.index <= self.count:
             raise InvalidInputError(

@@ -32,9 +32,9 @@ MAX_MEMBERS = 5_000_000
 
 _TEMPORARY = ".unpacking-"
 _CHUNK_BYTES = 1 << 20
-_MOST_HEADER_BYTES = 1 << 20
-_MOST_NAME_BYTES = 255
-_MOST_PATH_BYTES = 2048
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 2048
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 _COMPRESSED: Mapping[bytes, Callable[[Path], Any]] = MappingProxyType(
@@ -222,7 +222,7 @@ def _safe(name: str) -> str:
         raise _UnsafeError(f"{name!r} leads outside of its folder")
     path = "/".join(parts)
     longest = max((len(_encoded(part)) for part in parts), default=0)
-    if longest > _MOST_NAME_BYTES or len(_encoded(path)) > _MOST_PATH_BYTES:
+    if longest > _MAX_NAME_BYTES or len(_encoded(path)) > _MAX_PATH_BYTES:
         raise _UnsafeError(f"the name {name[:40]!r}… is too long")
     return path
 
@@ -241,7 +241,7 @@ class _Limited:
         self._stream = stream
 
     def read(self, size: int) -> bytes:
-        if size > _MOST_HEADER_BYTES:
+        if size > _MAX_HEADER_BYTES:
             raise _UnsafeError(f"a header claims {size:,} bytes")
         return self._stream.read(size)
 

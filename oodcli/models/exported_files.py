@@ -53,7 +53,7 @@ _MEMBERS = re.compile(
 _FILES_IN_SCRIPT = re.compile(
     r"\btorch\.(save|from_file)\(|\bops\.(?!aten\b|prim\b|prims\b)\w+", re.ASCII
 )
-_MOST_UNPACKED = 1 << 26
+_MAX_UNPACKED = 1 << 26
 
 
 def read_exported(path: Path) -> tuple[Any, int | None]:
@@ -192,7 +192,7 @@ def _members(path: Path) -> zipfile.ZipFile:
         unpacked = sum(each.file_size for each in archive.infolist())
     except Exception as error:  # noqa: BLE001 - a malformed archive makes its reader raise anything
         raise InvalidInputError(f"{path} is damaged: {reason_of(error)}; get it again") from None
-    if unpacked > 4 * path.stat().st_size + _MOST_UNPACKED:
+    if unpacked > 4 * path.stat().st_size + _MAX_UNPACKED:
         archive.close()
         raise InvalidInputError(
             f"{path} is not read: its {path.stat().st_size:,} bytes would unpack to {unpacked:,}"

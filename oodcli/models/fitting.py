@@ -28,7 +28,7 @@ from oodcli.text import printable
 
 Classifier = Literal["needed", "if there", "aside"]
 
-MOST_CLASSES = 65_536
+MAX_CLASSES = 65_536
 _SHOWN = 3
 _SHORTCUTS = ("shortcut", "downsample", "convShortcut", "skip")
 _HEADS = ("fc", "linear", "classifier", "head", "classifier.fc", "output", "last_linear")
@@ -435,14 +435,14 @@ def _rows(state: Mapping[str, Tensor], name: str, dimension: int = 0) -> int:
     Raises
     ------
     InvalidInputError
-        If there are more than ``MOST_CLASSES`` rows.
+        If there are more than ``MAX_CLASSES`` rows.
     """
     last = state.get(name)
     rows = max(last.shape[dimension], 1) if last is not None and last.dim() >= 2 else 1
-    if rows > MOST_CLASSES:
+    if rows > MAX_CLASSES:
         raise InvalidInputError(
             f"the last layer {name.removesuffix('.weight')} has {rows:,} rows; a classifier may "
-            f"have at most {MOST_CLASSES:,} classes"
+            f"have at most {MAX_CLASSES:,} classes"
         )
     return rows
 

@@ -25,7 +25,7 @@ _WEIGHTS = (
     "pytorch_model.bin.index.json",
 )  # fmt: skip
 _INDEX = ".index.json"
-_MOST_JSON_BYTES = 1 << 24
+_MAX_JSON_BYTES = 1 << 24
 # owner/name, and a branch, a tag or a commit behind an @.
 _HUB_NAME = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII
@@ -91,7 +91,7 @@ class ModelFolder:
             return None
         wrong = InvalidInputError(f"{path} is not a JSON object; get it again")
         try:
-            if path.stat().st_size > _MOST_JSON_BYTES:
+            if path.stat().st_size > _MAX_JSON_BYTES:
                 raise wrong
             content = json.loads(path.read_text("utf-8"))
         except OSError as error:

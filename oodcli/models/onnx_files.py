@@ -16,7 +16,7 @@ from oodcli.files import check_file, reason_of
 from oodcli.text import printable
 
 # What protocol buffers allow for one message.
-MOST_BYTES = 2**31 - 2**20
+MAX_BYTES = 2**31 - 2**20
 # Operators of these domains come with ONNX Runtime.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _LOOPS = ("Loop", "Scan", "SequenceMap")
@@ -67,7 +67,7 @@ def read_onnx(path: Path) -> Any:  # noqa: ANN401 - a ModelProto
     """
     onnx = onnx_package()
     check_file(path, "name an ONNX file")
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         raise InvalidInputError(
             f"{path} has more than 2 GiB, which no ONNX file may have; {_AGAIN}"
         )
@@ -221,7 +221,7 @@ def _read_data(model: Any, path: Path) -> None:  # noqa: ANN401 - a ModelProto
         file = _beside(path, told.get("location", ""))
         start, length = _range(file, told, path)
         total += length
-        if total > MOST_BYTES:
+        if total > MAX_BYTES:
             raise InvalidInputError(
                 f"{path} and its data have more than 2 GiB, and so much does not fit into one "
                 "graph; use a smaller network"

@@ -20,7 +20,7 @@ from oodcli.files import reason_of
 from oodcli.models.architecture import Architecture
 from oodcli.models.layout import Layout
 from oodcli.models.onnx_anatomy import OnnxAnatomy
-from oodcli.models.onnx_files import MOST_BYTES, onnx_package
+from oodcli.models.onnx_files import MAX_BYTES, onnx_package
 from oodcli.models.onnx_graph import new_session
 from oodcli.models.outputs import convert_input_to_grey
 from oodcli.text import printable
@@ -400,7 +400,7 @@ def onnx_state(anatomy: OnnxAnatomy, where: str) -> tuple[Architecture, dict[str
     InvalidInputError
         If the graph is too large to be stored.
     """
-    if anatomy.model.ByteSize() > MOST_BYTES:
+    if anatomy.model.ByteSize() > MAX_BYTES:
         raise InvalidInputError(f"{where} has more than 2 GiB; use a smaller network")
     content = bytearray(anatomy.model.SerializeToString(deterministic=True))
     state = {

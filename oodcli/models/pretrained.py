@@ -53,7 +53,7 @@ Three = tuple[float, float, float]
 
 # The weights that papers on OOD detection use.
 _DEFAULT_SET = "IMAGENET1K_V1"
-_MOST_CONFIGURATION_BYTES = 1 << 20
+_MAX_CONFIGURATION_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 18
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
@@ -385,7 +385,7 @@ def _config_beside(file: Path, function: str) -> Pretrained | None:
     """Return the preprocessing in the ``config.json`` beside a file, if timm wrote it for it."""
     path = file.parent / "config.json"
     try:
-        if not file.is_file() or path.stat().st_size > _MOST_CONFIGURATION_BYTES:
+        if not file.is_file() or path.stat().st_size > _MAX_CONFIGURATION_BYTES:
             return None
         content = json.loads(path.read_text("utf-8"))
         if content["architecture"] != function.partition(".")[0]:

@@ -17,9 +17,9 @@ from oodcli.text import printable
 
 # Limits for a state dict that repeats references to the same values: its size relative to the file,
 # a constant for small files, and the depth of nested containers.
-_MOST_GROWTH = 8
-_MOST_SLACK_BYTES = 1 << 20
-_MOST_NESTS = 8
+_MAX_GROWTH = 8
+_MAX_SLACK_BYTES = 1 << 20
+_MAX_NESTS = 8
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHOWN = 4
 # Common keys of the weights, in order of preference; moving averages come after all others.
@@ -115,7 +115,7 @@ def _nested(path: Path, content: object) -> Iterator[tuple[str, Mapping[object, 
         If mappings are nested too deeply.
     """
     level: list[tuple[str, object]] = [("", content)]
-    for _ in range(_MOST_NESTS):
+    for _ in range(_MAX_NESTS):
         deeper: list[tuple[str, object]] = []
         for name, value in level:
             mapping = _mapping(value)
@@ -239,7 +239,7 @@ def _tensors(path: Path, found: Mapping[object, object]) -> tuple[dict[str, Tens
         If a tensor is not a dense array of real numbers, or repeated values would expand to many
         times the size of the file.
     """
-    room = _MOST_GROWTH * path.stat().st_size + _MOST_SLACK_BYTES
+    room = _MAX_GROWTH * path.stat().st_size + _MAX_SLACK_BYTES
     state: dict[str, Tensor] = {}
     passed: list[str] = []
     prefix = _wrapper({str(key) for key, value in found.items() if _is_tensor(value)})
@@ -257,7 +257,7 @@ def _tensors(path: Path, found: Mapping[object, object]) -> tuple[dict[str, Tens
         if room < 0:
             raise InvalidInputError(
                 f"{path}: {name} {tuple(tensor.shape)} repeats values of the file, which would "
-                f"expand to more than {_MOST_GROWTH} times its size; "
+                f"expand to more than {_MAX_GROWTH} times its size; "
                 "save contiguous tensors: tensor.contiguous()"
             )
         half = tensor.dtype in (torch.float16, torch.bfloat16)

@@ -39,7 +39,7 @@ _START = 512
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 # Largest number of class and function names in a pickle; a pickled network has some dozens.
-_MOST_NAMES = 1_000
+_MAX_NAMES = 1_000
 # Classes of the standard library that only hold values; all others in a checkpoint count as code.
 _VALUES = frozenset({
     "argparse.Namespace", "types.SimpleNamespace", "uuid.UUID", "decimal.Decimal",
@@ -197,7 +197,7 @@ def _allow(name: str, known: dict[str, Any]) -> bool:
     root = name.partition(".")[0]
     is_ours = root in ("__builtin__", "torch", "numpy") or root in sys.stdlib_module_names
     holds_values = name in _VALUES or name.startswith("torch.nn.modules.")
-    if name in known or len(known) >= _MOST_NAMES or (is_ours and not holds_values):
+    if name in known or len(known) >= _MAX_NAMES or (is_ours and not holds_values):
         return False
     is_dict = name == "collections.defaultdict"
     known[name] = _plain if is_dict else type("Inert", (Inert,), {"name": name})

@@ -40,7 +40,7 @@ _LEAST_SKILL = 0.05
 _LEAST_LOSS = 0.02
 _LEAST_GAIN_OF_ORDER = 0.05
 # The assignment problem of this many classes takes about a second.
-_MOST_ASSIGNED = 2000
+_MAX_ASSIGNED = 2000
 
 Three = tuple[float, float, float]
 Labels = NDArray[np.int64]
@@ -320,7 +320,7 @@ def better_order(predictions: Labels, labels: Labels, names: Sequence[str]) -> O
         orders.append(
             Order(moved, f"the outputs are shifted by {min(shift, shift - count, key=abs)}")
         )
-    if 1 < count <= _MOST_ASSIGNED and np.bincount(labels).max() > 1:
+    if 1 < count <= _MAX_ASSIGNED and np.bincount(labels).max() > 1:
         orders.append(Order(_assigned(predictions, labels, count), "by the confusion matrix"))
     right = predictions == labels
     better = [

@@ -27,7 +27,7 @@ from oodcli.images import ImageSource
 from oodcli.training.recipes import Recipe
 
 # Larger data sets are streamed, and so are those that need more than half of the free memory.
-MOST_BYTES_IN_MEMORY = 8 * 1024**3
+MAX_BYTES_IN_MEMORY = 8 * 1024**3
 
 
 class TrainingImages(Protocol):
@@ -116,7 +116,7 @@ def fits(images: int, size: tuple[int, int], free: int | None) -> bool:
         Free memory in bytes; None if unknown.
     """
     needed = images * 3 * size[0] * size[1]
-    return needed <= MOST_BYTES_IN_MEMORY and (free is None or needed <= free // 2)
+    return needed <= MAX_BYTES_IN_MEMORY and (free is None or needed <= free // 2)
 
 
 def agreeing(arriving: Iterator[list[Tensor]], processes: Processes) -> Iterator[list[Tensor]]:

@@ -25,7 +25,7 @@ from oodcli.workflows.recommend import resolve_detector
 
 EXPLAIN_SCHEMA = 1
 INDEX = "index.html"
-MOST_NEIGHBOURS = 10
+MAX_NEIGHBOURS = 10
 # Small pictures stand in the index of up to this many images.
 _THUMBNAILS = 500
 
@@ -219,9 +219,9 @@ def _check(request: ExplainRequest) -> None:
     """Check the request before anything is opened."""
     if not request.paths:
         raise InvalidInputError("no images are given; give files or folders")
-    if not 1 <= request.settings.neighbours <= MOST_NEIGHBOURS:
+    if not 1 <= request.settings.neighbours <= MAX_NEIGHBOURS:
         raise InvalidInputError(
-            f"--neighbours must be from 1 to {MOST_NEIGHBOURS}, not {request.settings.neighbours}"
+            f"--neighbours must be from 1 to {MAX_NEIGHBOURS}, not {request.settings.neighbours}"
         )
     if request.method not in (None, AUTO):
         parse_method(request.method)

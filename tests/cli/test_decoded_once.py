@@ -77,7 +77,7 @@ def test_images_that_do_not_fit_in_memory_are_decoded_once_and_then_read_from_th
     assert code == 0, err
     assert decodes.of(data) == ONCE
     decodes.clear()
-    monkeypatch.setattr(streaming, "MOST_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr(streaming, "MAX_BYTES_IN_MEMORY", 100)
     code, _, err = ood(*line, "--objective", "supcon")
     assert code == 0, err
     assert "decoded on the fly" in err
@@ -89,7 +89,7 @@ def test_test_images_that_are_not_stored_are_decoded_once(
     ood: Ood, data: Path, decodes: Decodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "MAX_PIXELS_BYTES", 0)
-    monkeypatch.setattr(streaming, "MOST_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr(streaming, "MAX_BYTES_IN_MEMORY", 100)
     code, _, err = ood(*train(data))
     assert code == 0, err
     assert "accuracy on 24 test images" in err

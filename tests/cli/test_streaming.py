@@ -68,7 +68,7 @@ def test_too_many_images_are_streamed_and_give_the_same_weights(
     code, _, err = ood(*line, "--name", "held")
     assert code == 0, err
     assert "decoded on the fly" not in err
-    monkeypatch.setattr(streaming, "MOST_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr(streaming, "MAX_BYTES_IN_MEMORY", 100)
     code, _, err = ood(*line, "--data-workers", 0, "--name", "streamed")
     assert code == 0, err
     assert (

@@ -17,7 +17,7 @@ from oodcli.images import digest_of
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 
-MOST_IMAGE_BYTES = 1 << 28
+MAX_IMAGE_BYTES = 1 << 28
 """Most bytes of one image file; a larger one is an error like any other unreadable image."""
 
 
@@ -208,7 +208,7 @@ class Extents(EncodedSource):
         size, offset = int(self.sizes[row]), int(self.offsets[row])
         if size < 0:
             return "the row has no image"
-        if size > MOST_IMAGE_BYTES:
+        if size > MAX_IMAGE_BYTES:
             return f"it claims to have {size:,} bytes"
         content = os.pread(descriptor, size, offset)
         return content if len(content) == size else "the file ends within it"

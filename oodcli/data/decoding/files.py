@@ -36,7 +36,7 @@ _one_large = threading.Lock()
 # A camera's previews beside the picture are no frames.
 _SEVERAL_OF_ONE = frozenset({"MPO"})
 _seen = threading.local()
-_MOST_PROFILE_BYTES = 1 << 24
+_MAX_PROFILE_BYTES = 1 << 24
 
 # What turns an image upright, by the orientation that its metadata name.
 _UPRIGHT = {
@@ -297,7 +297,7 @@ def _of_floats(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _by_profile(image: Image.Image) -> Image.Image:
     """Return a CMYK image in sRGB by its own ICC profile; as it is if there is no valid one."""
     profile = image.info.get("icc_profile")
-    if not profile or len(profile) > _MOST_PROFILE_BYTES:
+    if not profile or len(profile) > _MAX_PROFILE_BYTES:
         return image
     try:
         from PIL import ImageCms

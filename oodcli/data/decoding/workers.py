@@ -25,7 +25,7 @@ LEAST_WORK = 2**27
 _WORK_OF_FILE = 2**14
 # A task takes a tenth of a second or so, which is what Ctrl-C has to wait for.
 _WORK_PER_TASK = 2**22
-_MOST_ROWS_PER_TASK = 32
+_MAX_ROWS_PER_TASK = 32
 # Rows that are read first, to see how large images are.
 _FIRST_ROWS = 16
 _ROWS_PER_FIRST_TASK = 2
@@ -93,7 +93,7 @@ def resized(
             yield from map(_unpacked, done.images)
             at, total = at + len(done.images), total + done.work
             several(done.several)
-        rows = max(1, min(_MOST_ROWS_PER_TASK, _WORK_PER_TASK * (at - start) // max(1, total)))
+        rows = max(1, min(_MAX_ROWS_PER_TASK, _WORK_PER_TASK * (at - start) // max(1, total)))
 
 
 def _by_processes(pools: Pools, work: int) -> bool:

@@ -32,9 +32,9 @@ PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _TAR_MARK = slice(257, 262)
-_MOST_IMAGE_BYTES = 1 << 28
+_MAX_IMAGE_BYTES = 1 << 28
 # Archives in archives in archives.
-_MOST_DEPTH = 3
+_MAX_DEPTH = 3
 _PARTS = frozenset({"train", "val", "test"})
 
 
@@ -237,7 +237,7 @@ def read_member(path: Path, member: Member) -> bytes:
 
 def _content(descriptor: int, member: Member) -> bytes:
     """Read one file, by position."""
-    if max(member.size, member.packed) > _MOST_IMAGE_BYTES:
+    if max(member.size, member.packed) > _MAX_IMAGE_BYTES:
         raise ValueError(f"it claims to have {member.size:,} bytes")
     content = os.pread(descriptor, member.packed, _start(descriptor, member))
     if len(content) != member.packed:
@@ -372,8 +372,8 @@ def _nested_members(path: Path) -> Iterator[Member]:
         if not lower.endswith((*SUFFIXES, *PACKED_SUFFIXES)):
             yield member
             continue
-        if member.deflated or lower.endswith(PACKED_SUFFIXES) or depth > _MOST_DEPTH:
-            how = "too deep inside" if depth > _MOST_DEPTH else "compressed"
+        if member.deflated or lower.endswith(PACKED_SUFFIXES) or depth > _MAX_DEPTH:
+            how = "too deep inside" if depth > _MAX_DEPTH else "compressed"
             raise InvalidInputError(
                 f"{path} holds {printable(member.name)} {how}, so that it cannot be read in place; "
                 "unpack it"

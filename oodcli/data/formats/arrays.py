@@ -32,7 +32,7 @@ from oodcli.npz import (
 from oodcli.store.store import digest_of_json
 from oodcli.text import counted
 
-MOST_CLASSES = 65_536
+MAX_CLASSES = 65_536
 MAX_PIXELS = 2**28
 
 PARTS = ("train", "val", "test")
@@ -630,9 +630,9 @@ def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[n
     _check_labels(values.dtype, values.shape, where, count=count)
     if values.min() < 0:
         raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
-    if values.max() >= MOST_CLASSES:
+    if values.max() >= MAX_CLASSES:
         raise InvalidInputError(
-            f"{where} has label {values.max()}; number the classes from 0, {MOST_CLASSES} at most"
+            f"{where} has label {values.max()}; number the classes from 0, {MAX_CLASSES} at most"
         )
     return values.reshape(-1).astype(np.int64)
 

@@ -39,7 +39,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.files import reading, regular
 
 SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
-_MOST_JSON_BYTES = 1 << 28
+_MAX_JSON_BYTES = 1 << 28
 _CURE = "write it again: dataset.save_to_disk(FOLDER)"
 
 
@@ -188,7 +188,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with reading(path, cure=_CURE, error=InvalidInputError):
-        if regular(path).stat().st_size > _MOST_JSON_BYTES:
+        if regular(path).stat().st_size > _MAX_JSON_BYTES:
             raise ValueError("it is too large")
         content = json.loads(path.read_bytes())
     if not isinstance(content, dict):

@@ -19,7 +19,7 @@ IMAGE_COLUMNS = ("image", "images", "img", "jpg", "jpeg", "png", "webp", "bytes"
 LABEL_COLUMNS = ("label", "class", "target", "labels")
 SPLIT_COLUMN = "split"
 
-_MOST_PARTS = 64
+_MAX_PARTS = 64
 
 Kind = Literal["struct", "bytes", "path", "text", "integer", "other"]
 
@@ -346,7 +346,7 @@ class TableContent:
 
     def _parts_of(self, path: Path, column: Any) -> NDArray[np.int64]:  # noqa: ANN401
         texts, rows = texts_of(column)
-        if len(texts) > _MOST_PARTS:
+        if len(texts) > _MAX_PARTS:
             raise InvalidInputError(
                 f"{path}: column {self._columns.split!r} has {len(texts)} different texts, so it "
                 "does not name parts; name another column: --columns split=COLUMN"

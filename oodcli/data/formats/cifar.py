@@ -100,7 +100,7 @@ CIFAR100 = Release(
 RELEASES = (CIFAR10, CIFAR100)
 
 # A batch of CIFAR-100 has 154 MB.
-_MOST_MEMBER_BYTES = 1 << 28
+_MAX_MEMBER_BYTES = 1 << 28
 
 
 def find_release(path: Path) -> tuple[Release, Path] | None:
@@ -224,7 +224,7 @@ class _Batches:
             for entry in archive:
                 member = entry.name.removeprefix(f"{self.release.folder}/")
                 wanted = member in self.release.members and member != entry.name
-                if wanted and entry.isfile() and entry.size <= _MOST_MEMBER_BYTES:
+                if wanted and entry.isfile() and entry.size <= _MAX_MEMBER_BYTES:
                     stream = archive.extractfile(entry)
                     yield member, b"" if stream is None else stream.read()
 

@@ -32,11 +32,11 @@ SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 _BLOCK_BYTES = 1 << 22
 # A block of HDF5 is unpacked as a whole, even for one image of it.
-_MOST_CHUNK_BYTES = 1 << 28
-_MOST_SMALL_BYTES = 1 << 28
+_MAX_CHUNK_BYTES = 1 << 28
+_MAX_SMALL_BYTES = 1 << 28
 # Deflate, shuffle, Fletcher32, szip, n-bit and scale-offset of HDF5, and LZF of h5py.
 _FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000})
-_MOST_ARRAYS = 10_000
+_MAX_ARRAYS = 10_000
 _DEEPEST = 8
 # Of encoded images.
 _ROWS_AT_A_TIME = 16
@@ -149,7 +149,7 @@ class Hdf5File:
     def whole(self, name: str) -> NDArray[Any]:
         """Read a data set at once."""
         with _opened(self.path, name) as found:
-            if math.prod(found.shape) * found.dtype.itemsize > _MOST_SMALL_BYTES:
+            if math.prod(found.shape) * found.dtype.itemsize > _MAX_SMALL_BYTES:
                 raise ValueError(f"it has shape {found.shape}, which is too large")
             if _is_text(found.dtype):
                 return np.array(found.asstr("utf-8", "replace")[()], dtype=np.str_)
@@ -167,7 +167,7 @@ class Hdf5File:
 
 def _names(group: Any, prefix: str, *, depth: int) -> Iterator[str]:  # noqa: ANN401
     h5py = hdf5_package()
-    for name in islice(group, _MOST_ARRAYS):
+    for name in islice(group, _MAX_ARRAYS):
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             yield prefix + name  # named, and refused when it is read
         elif group.get(name, getclass=True) is h5py.Group:
@@ -202,10 +202,10 @@ class Hdf5Source:
         where = f"{self.path}: array {self.array!r}"
         shape, dtype, rows = self._header
         check_images(shape, dtype, where)
-        if rows * math.prod(shape[1:]) > _MOST_CHUNK_BYTES:
+        if rows * math.prod(shape[1:]) > _MAX_CHUNK_BYTES:
             raise InvalidInputError(
                 f"{where} is stored in blocks of {rows:,} images, more than "
-                f"{_MOST_CHUNK_BYTES >> 20} MiB, each of which is unpacked as a whole; write it "
+                f"{_MAX_CHUNK_BYTES >> 20} MiB, each of which is unpacked as a whole; write it "
                 f"with chunks=(1, {', '.join(map(str, shape[1:]))})"
             )
 

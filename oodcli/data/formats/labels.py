@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset, take
 from oodcli.data.decoding.encoded import EncodedSource, marked
-from oodcli.data.formats.arrays import MOST_CLASSES
+from oodcli.data.formats.arrays import MAX_CLASSES
 from oodcli.data.reader import Role
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
@@ -149,10 +149,9 @@ def check_number(texts: Sequence[str] | Mapping[str, int], where: str) -> None:
     InvalidInputError
         If they are.
     """
-    if len(texts) > MOST_CLASSES:
+    if len(texts) > MAX_CLASSES:
         raise InvalidInputError(
-            f"{where} has more than {MOST_CLASSES:,} different labels; "
-            "name another column of labels"
+            f"{where} has more than {MAX_CLASSES:,} different labels; name another column of labels"
         )
 
 
@@ -226,13 +225,13 @@ def _are_numbers(parts: Iterable[Labels]) -> bool:
 def _numbered(parts: Mapping[str, Labels], name: str, where: str, *, from_zero: bool) -> Classes:
     """Read labels as numbers."""
     values = {part: _values(each) for part, each in parts.items()}
-    every = np.concatenate([each[(each >= 0) & (each < MOST_CLASSES)] for each in values.values()])
+    every = np.concatenate([each[(each >= 0) & (each < MAX_CLASSES)] for each in values.values()])
     first = 1 if not from_zero and len(every) and every.min() == 1 else 0
     known = values.get("train", every)
-    known = known[(known >= 0) & (known < MOST_CLASSES)]
+    known = known[(known >= 0) & (known < MAX_CLASSES)]
     if not len(known):
         raise InvalidInputError(
-            f"{where}: no row has a label from 0 to {MOST_CLASSES - 1:,}; number the classes from 0"
+            f"{where}: no row has a label from 0 to {MAX_CLASSES - 1:,}; number the classes from 0"
         )
     last = int(known.max())
     which = f"of the train part, {first} to {last}" if "train" in parts else f"{first} to {last}"

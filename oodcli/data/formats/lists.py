@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats.arrays import MOST_CLASSES
+from oodcli.data.formats.arrays import MAX_CLASSES
 from oodcli.data.formats.rows import Builder
 from oodcli.data.formats.tables import Lines, dataset_of, delimiter_of, parts_of, text_of
 from oodcli.errors import InvalidInputError
@@ -71,10 +71,10 @@ def _divided(line: str) -> tuple[str, str]:
 
 def _parsed(line: str, where: str) -> ListedImage:
     path, last = _divided(line)
-    if not -1 <= int(last) < MOST_CLASSES:
+    if not -1 <= int(last) < MAX_CLASSES:
         raise InvalidInputError(
             f"{where}: label {last[:20]} is out of range; classes count from 0 to "
-            f"{MOST_CLASSES - 1}, -1 stands for none"
+            f"{MAX_CLASSES - 1}, -1 stands for none"
         )
     if "\0" in path or path.startswith("/") or ".." in path.split("/"):
         raise InvalidInputError(

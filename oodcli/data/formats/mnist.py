@@ -26,7 +26,7 @@ FILES = {
 }
 CLASSES = tuple("0123456789")
 
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 
 
 def open_mnist(folder: Path, store: Store) -> Dataset:  # noqa: ARG001 - as every opener
@@ -80,7 +80,7 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
         with gzip.open(path) as file:
-            content = file.read(_MOST_BYTES)
+            content = file.read(_MAX_BYTES)
     if content[:4] != bytes((0, 0, 8, dimensions)):
         raise ValueError(f"it does not start like an array of {dimensions} dimensions")
     start = 4 + 4 * dimensions

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.encoded import EncodedSource
-from oodcli.data.decoding.extents import MOST_IMAGE_BYTES
+from oodcli.data.decoding.extents import MAX_IMAGE_BYTES
 from oodcli.data.formats.arrow_tables import (
     Features,
     Picked,
@@ -39,7 +39,7 @@ SUFFIXES = (".parquet",)
 
 # So much is taken from a row group at a time, as far as the mean size of its images tells.
 _BATCH_BYTES = 2**22
-_MOST_BATCH_ROWS = 256
+_MAX_BATCH_ROWS = 256
 _READ_BYTES = 2**20
 _ROWS_AT_A_TIME = 16
 _LABEL_ROWS = 65_536
@@ -150,7 +150,7 @@ class _Reader:
                 self._file = open_file(path)
             of = self._file.metadata.row_group(group)
             fits = _BATCH_BYTES * of.num_rows // max(1, of.total_byte_size)
-            rows = max(1, min(_MOST_BATCH_ROWS, fits))
+            rows = max(1, min(_MAX_BATCH_ROWS, fits))
             self._batches = self._file.iter_batches(
                 rows, row_groups=[group], columns=wanted, use_threads=False
             )
@@ -178,7 +178,7 @@ class _Reader:
         image = self._images[at - self._start]
         if image.is_valid:
             content = image.as_buffer()
-            if content.size > MOST_IMAGE_BYTES:
+            if content.size > MAX_IMAGE_BYTES:
                 return f"it has {content.size:,} bytes"
             return content.to_pybytes()
         named = None if self._paths is None else self._paths[at - self._start].as_py()
@@ -200,10 +200,10 @@ def _of_path(folder: Path, named: str) -> bytes | str:
         return f"the row has no bytes, and its path {shown} leads out of the folder of the table"
     try:
         with regular(folder / named).open("rb") as file:
-            content = file.read(MOST_IMAGE_BYTES + 1)
+            content = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         return f"the row has no bytes, and its file {shown} cannot be read: {error.strerror}"
-    return content if len(content) <= MOST_IMAGE_BYTES else f"its file {shown} is too large"
+    return content if len(content) <= MAX_IMAGE_BYTES else f"its file {shown} is too large"
 
 
 def _bytes_and_paths(column: Any) -> tuple[Any, Any]:  # noqa: ANN401 - pyarrow has no types

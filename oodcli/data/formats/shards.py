@@ -25,8 +25,8 @@ _PARTS = {
 _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 _WORD = re.compile(r"[a-z]+")
 # A folder is known by its first names.
-_MOST_NAMES = 1000
-_MOST_FOLDERS = 16
+_MAX_NAMES = 1000
+_MAX_FOLDERS = 16
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def holds_shards(place: Place, suffixes: Sequence[str]) -> Path | None:
             return None
         elif found is None and _ends(entry.name, suffixes):
             found = entry
-    for folder in folders[:_MOST_FOLDERS] if found is None else ():
+    for folder in folders[:_MAX_FOLDERS] if found is None else ():
         found = next((each for each in _first(folder) if _ends(each.name, suffixes)), None)
         if found is not None:
             break
@@ -233,7 +233,7 @@ def _first(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
     """Return the first entries of a folder that are not hidden; none if it cannot be listed."""
     try:
         with os.scandir(os.fspath(folder)) as entries:
-            some = list(islice((each for each in entries if each.name[0] != "."), _MOST_NAMES))
+            some = list(islice((each for each in entries if each.name[0] != "."), _MAX_NAMES))
     except OSError:
         return []
     return sorted(some, key=lambda each: each.name)

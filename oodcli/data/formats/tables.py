@@ -45,7 +45,7 @@ PARTS: Mapping[str, str] = {
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 
-_MOST_BYTES = 1 << 32
+_MAX_BYTES = 1 << 32
 _LINE = 1 << 20
 _DELIMITERS = (",", ";", "\t", "|")
 
@@ -222,7 +222,7 @@ def _part(record: _Record, path: Path) -> str:
 def text_of(path: Path) -> Iterator[IO[str]]:
     """Open a table as text."""
     try:
-        if regular(path).stat().st_size > _MOST_BYTES:
+        if regular(path).stat().st_size > _MAX_BYTES:
             raise InvalidInputError(f"{path} is too large for a table of images; divide it")
         with path.open("rb") as head:
             start = head.read(4)

@@ -48,8 +48,8 @@ JSON_KEYS = ("label", "class", "target", "cls")
 
 # Raised whenever an index of the same shard would differ.
 _SCHEMA = 1
-_MOST_LABEL_BYTES = 1 << 20
-_MOST_LABEL_LENGTH = 1000
+_MAX_LABEL_BYTES = 1 << 20
+_MAX_LABEL_LENGTH = 1000
 _FIRST_FILES = 16
 _CURE = "get the shard again"
 
@@ -201,7 +201,7 @@ def _label_text(stream: Any, key: str, sample: _Sample) -> str:  # noqa: ANN401
     if sample.label is None:
         return ""
     _, kind, offset, size = sample.label
-    if size > _MOST_LABEL_BYTES:
+    if size > _MAX_LABEL_BYTES:
         raise ValueError(f"the label {key}.{kind} claims to have {size:,} bytes")
     try:
         text = os.pread(stream.fileno(), size, offset).decode("utf-8")
@@ -210,7 +210,7 @@ def _label_text(stream: Any, key: str, sample: _Sample) -> str:  # noqa: ANN401
         wanted = "JSON" if kind == "json" else "text in UTF-8"
         raise ValueError(f"the label {key}.{kind} is not {wanted}") from None
     # A caption is no class.
-    return text if "\n" not in text and len(text) <= _MOST_LABEL_LENGTH else ""
+    return text if "\n" not in text and len(text) <= _MAX_LABEL_LENGTH else ""
 
 
 def _in_json(content: object) -> str:

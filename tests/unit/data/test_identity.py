@@ -57,7 +57,7 @@ def test_missing_unreadable_and_renamed_files_are_other_identities(tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no time of the last change of status")
-@pytest.mark.parametrize("most", ["MOST_READ_BYTES", "MOST_READ_FILES"])
+@pytest.mark.parametrize("most", ["MAX_READ_BYTES", "MAX_READ_FILES"])
 def test_above_the_limits_files_are_not_read_and_a_time_that_is_set_back_hides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str
 ) -> None:

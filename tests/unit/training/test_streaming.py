@@ -202,7 +202,7 @@ def test_what_fits_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fits(50_000, (32, 32), None)
     assert not fits(50_000, (32, 32), 300_000_000)  # more than half of what is free
     assert not fits(1_281_167, (224, 224), 10**12)
-    monkeypatch.setattr(streaming, "MOST_BYTES_IN_MEMORY", 191)
+    monkeypatch.setattr(streaming, "MAX_BYTES_IN_MEMORY", 191)
     assert not fits(1, (8, 8), None)
 
 

@@ -144,7 +144,7 @@ def test_arrays_that_do_not_fit_are_refused(write, arrays, columns, wanted):
 
 
 def test_blocks_that_are_too_large_are_refused_before_one_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("oodcli.data.formats.hdf5._MOST_CHUNK_BYTES", 1000)
+    monkeypatch.setattr("oodcli.data.formats.hdf5._MAX_CHUNK_BYTES", 1000)
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("images", data=PIXELS, chunks=(50, 6, 5, 3))

@@ -141,7 +141,7 @@ def test_numbers_stand_for_known_names_and_names_for_themselves():
 
 
 def test_too_many_labels_are_no_classes(monkeypatch):
-    monkeypatch.setattr("oodcli.data.formats.labels.MOST_CLASSES", 2)
+    monkeypatch.setattr("oodcli.data.formats.labels.MAX_CLASSES", 2)
     labels = Labels(np.arange(3), ("a", "b", "c"))
     with pytest.raises(InvalidInputError, match="t has more than 2 different labels; name another"):
         classes_of({"test": labels}, name="t", where="t")
