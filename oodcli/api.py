@@ -94,6 +94,9 @@ class LoadedRun:
         *,
         tpr: float | None = None,
         threshold: float | None = None,
+        false_alarms: float | None = None,
+        fdr: float | None = None,
+        per_class: bool = False,
         device: str = "auto",
         amp: bool = False,
         score_batch_size: int | None = None,
@@ -112,6 +115,13 @@ class LoadedRun:
             Share of ID images that the threshold accepts; 0.95 if None.
         threshold
             A fixed threshold, instead of ``tpr``.
+        false_alarms
+            Instead of ``tpr``: the promised rate of false alarms among ID images.
+        fdr
+            Instead of ``tpr``: the promised false discovery rate among all images of one call of
+            :meth:`Detector.predict`.
+        per_class
+            Whether an image is compared with ID images of the same predicted class only.
         device
             ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         amp
@@ -141,7 +151,7 @@ class LoadedRun:
         from oodcli.workflows.recommend import resolve_detector
 
         with naming_arguments():
-            rule = ThresholdRule(tpr, threshold)
+            rule = ThresholdRule(tpr, threshold, false_alarms, fdr, per_class)
             compute = Compute.of(device, amp=amp, batch_size=score_batch_size)
             with OpenRun.open(
                 self._store,

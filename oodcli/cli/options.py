@@ -237,3 +237,32 @@ def three_numbers(option: str, text: str) -> tuple[float, float, float]:
             f"{option} must be one number or three, such as 0.5 or 0.485,0.456,0.406, not {text!r}"
         )
     return values[0], values[1], values[2]
+
+
+FalseAlarmsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarms",
+        metavar="RATE",
+        help="Flag images with a conformal p-value of at most RATE, such as 0.01: on average at "
+        "most this share of ID images.",
+        show_default=False,
+    ),
+]
+FdrOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fdr",
+        metavar="RATE",
+        help="Decide over all images together, by the Benjamini-Hochberg procedure: on average at "
+        "most this share of the flagged images, such as 0.05, is ID.",
+        show_default=False,
+    ),
+]
+PerClassOption = Annotated[
+    bool,
+    typer.Option(
+        "--per-class",
+        help="Compare an image with the ID images of the same predicted class only.",
+    ),
+]

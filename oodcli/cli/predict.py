@@ -18,6 +18,9 @@ from oodcli.cli.options import (
     BatchOption,
     ColumnsOption,
     DeviceOption,
+    FalseAlarmsOption,
+    FdrOption,
+    PerClassOption,
     RunOption,
     SkipOption,
     StoreOption,
@@ -78,6 +81,9 @@ def predict(
             "--threshold", metavar="SCORE", help="Accept images with at least this score."
         ),
     ] = None,
+    false_alarms: FalseAlarmsOption = None,
+    fdr: FdrOption = None,
+    per_class: PerClassOption = False,
     format_: Annotated[
         VerdictFormat | None,
         typer.Option(
@@ -175,7 +181,7 @@ def predict(
             listed=_stdin_paths(),
             run=run,
             method=method,
-            rule=ThresholdRule(tpr, threshold),
+            rule=ThresholdRule(tpr, threshold, false_alarms, fdr, per_class),
             outputs=VerdictOutputs(
                 format=None if format_ is None else format_.value,
                 file=output,

@@ -8,7 +8,7 @@ import typer
 
 from oodcli.cli.alarms import AlarmLevelOption, FailOnAnyOption, FailOption, exit_by
 from oodcli.cli.console import write_result
-from oodcli.cli.options import writable_file
+from oodcli.cli.options import FdrOption, writable_file
 
 if TYPE_CHECKING:
     from oodcli.screening.findings import PredictResult
@@ -45,6 +45,7 @@ def merge(
             help="Write all rows to FILE (.csv, .jsonl or .parquet).",
         ),
     ] = None,
+    fdr: FdrOption = None,
     format_: FormatOption = SummaryFormat.TABLE,
     fail_on_ood: FailOption = False,
     fail_on_any_ood: FailOnAnyOption = False,
@@ -59,7 +60,7 @@ def merge(
     from oodcli.workflows.verdicts import MergeRequest
     from oodcli.workflows.verdicts import merge as merge_workflow
 
-    request = MergeRequest(files, output, alarm_level)
+    request = MergeRequest(files, output, alarm_level, fdr)
     result = merge_workflow(request, progress=TerminalProgress())
     _show(result, format_)
     exit_by(result, fail_on_ood=fail_on_ood, fail_on_any_ood=fail_on_any_ood)

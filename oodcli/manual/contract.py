@@ -28,7 +28,7 @@ from oodcli.scoring.block_ratios import NormRatioResult
 from oodcli.scoring.plan import Plan
 from oodcli.screening.findings import PredictResult
 from oodcli.screening.onnx_verification import Verification
-from oodcli.screening.thresholds import Threshold
+from oodcli.screening.thresholds import ClassThreshold, Threshold
 from oodcli.screening.verdict_file import Counts, Verdict
 from oodcli.selection.recommendation import Recommendation
 from oodcli.store.runs import Job, Preprocess, Run
@@ -237,8 +237,16 @@ OBJECTS = (
     Object("FILE.ood.json", None, kind="ood-verdicts", also={
         "format": (str, "``csv``, ``jsonl`` or, of a merged file, ``parquet``."),
         **_SCREENED,
-        "threshold": (float, "The score from which on an image counts as in-distribution."),
-        "tpr": (float | None, "Share of ID images to accept; None if the threshold was given."),
+        "threshold": (float | None, "The score from which on an image counts as in-distribution; "
+                      "None with ``fdr``."),
+        "tpr": (float | None, "Share of ID images to accept; None if the threshold was given, or "
+                "another rate."),
+        "false_alarms": (float | None, "The promised rate of false alarms; None if not asked for."),
+        "fdr": (float | None, "The promised false discovery rate; None if not asked for."),
+        "p_cutoff": (float | None, "Largest p-value of an OOD image; only in a merged file, with "
+                     "``fdr``."),
+        "by_class": (Sequence[ClassThreshold] | None, "Thresholds of the predicted classes; None "
+                     "without ``--per-class``."),
         "threshold_stderr": (float | None, "Standard error of the threshold."),
         "id_below": (int, "Number of ID images below the threshold."),
         "features": (str, "``stored`` if ``FILE.features.npy`` has the features of the images, "

@@ -7,7 +7,7 @@ in :mod:`oodcli.reporting.bootstrap`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, erfc, lgamma, sqrt
+from math import ceil, erfc, lgamma, log, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -395,6 +395,28 @@ def surplus_p(flagged: int, judged: int, *, below: int, of: int) -> float:
     steps = np.log((judged - more) * (lowest - more) / ((more + 1) * (of - lowest + more + 1)))
     logs = first + np.cumsum(np.append(0.0, steps))
     return min(1.0, float(np.exp(logs - logs.max()).sum() * np.exp(logs.max())))
+
+
+def combined_p(p_values: Sequence[float]) -> float:
+    """Return one p-value of independent tests; 1 without any.
+
+    References
+    ----------
+    Fisher. "Statistical Methods for Research Workers". 4th edition, 1932, section 21.1: minus twice
+    the sum of the logarithms has a chi-square distribution with two degrees of freedom per test.
+    p-values that are too large at most, as those of discrete tests, make it too large at most.
+
+    Examples
+    --------
+    >>> round(combined_p([0.01, 0.2]), 4)
+    0.0144
+    """
+    from scipy.special import chdtrc
+
+    if not p_values:
+        return 1.0
+    logs = -2 * sum(log(max(p, 5e-324)) for p in p_values)
+    return float(chdtrc(2 * len(p_values), logs))
 
 
 def _log_choices(n: int, k: int) -> float:

@@ -7,8 +7,9 @@ soon.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,7 @@ from oodcli.errors import InvalidInputError
 from oodcli.screening.conformal import conformal_p_values
 from oodcli.screening.given import Images, items_of
 from oodcli.screening.judging import Predictions, judge
-from oodcli.screening.thresholds import Threshold
+from oodcli.screening.thresholds import Threshold, ThresholdRule
 from oodcli.store.runs import Preprocess
 
 
@@ -214,16 +215,88 @@ class BaseDetector(ABC):
         below = np.searchsorted(self.id.values, np.asarray(scores, dtype=np.float64), side="left")
         return 100 * below / len(self.id.values)
 
-    def p_value(self, scores: ArrayLike) -> NDArray[np.float64]:
+    def p_value(
+        self, scores: ArrayLike, classes: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
         """Return the conformal p-value of every score, ``(n,)``; small = unlike ID images.
 
         See :func:`oodcli.screening.conformal.conformal_p_values`.
-        """
-        return conformal_p_values(self.id.values, scores)
 
-    def accepts(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Return whether each score counts as in-distribution, ``(n,)``."""
-        return np.asarray(scores, dtype=np.float64) >= self.threshold.value
+        Parameters
+        ----------
+        scores
+            ``(n,)``.
+        classes
+            Index of the predicted class of every image, ``(n,)``; needed for thresholds by class,
+            whose p-values compare with ID images of the same group of classes.
+        """
+        array = np.asarray(scores, dtype=np.float64)
+        if not self.threshold.by_class:
+            return conformal_p_values(self.id.values, array)
+        groups = self._group_of[self._needed(classes)]
+        found = np.empty(len(array))
+        own = self._group_of[self.id.classes]
+        for group in np.unique(groups):
+            mine = groups == group
+            found[mine] = conformal_p_values(self.id.values[own == group], array[mine])
+        return found
+
+    def thresholds(self, classes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the threshold of images by their predicted class, ``(n,)``.
+
+        NaN with a false discovery rate, whose verdicts compare p-values.
+        """
+        threshold = self.threshold
+        if threshold.fdr is not None or not threshold.by_class:
+            return np.full(len(classes), threshold.value)
+        values = np.array([each.value for each in threshold.by_class], dtype=np.float64)
+        return values[self._group_of[classes]]
+
+    def accepts(
+        self, scores: ArrayLike, classes: NDArray[np.int64] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return whether each score counts as in-distribution, ``(n,)``.
+
+        With a false discovery rate, all do until all images are known.
+
+        Parameters
+        ----------
+        scores, classes
+            As for :meth:`p_value`.
+        """
+        array = np.asarray(scores, dtype=np.float64)
+        if self.threshold.fdr is not None:
+            return np.ones(len(array), dtype=np.bool_)
+        if not self.threshold.by_class:
+            return array >= self.threshold.value
+        return array >= self.thresholds(self._needed(classes))
+
+    def with_rule(self, rule: ThresholdRule) -> Self:
+        """Return the same detector with another threshold.
+
+        Raises
+        ------
+        InvalidInputError
+            If the rule needs more ID images, or a classifier.
+        """
+        found = rule.on(self.id.values, self.id.classes, self.classes)
+        return replace(self, threshold=found)
+
+    @cached_property
+    def _group_of(self) -> NDArray[np.int64]:
+        """Group of thresholds of every class, ``(k,)``."""
+        group = {
+            name: number
+            for number, each in enumerate(self.threshold.by_class)
+            for name in each.classes
+        }
+        return np.array([group[name] for name in self.classes], dtype=np.int64)
+
+    @staticmethod
+    def _needed(classes: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        if classes is None:
+            raise ValueError("thresholds by class need the predicted classes")
+        return classes
 
     def origin(self) -> dict[str, Any]:
         """Return the origin of a threshold, to be stored with it: method, data and time."""

@@ -12,7 +12,7 @@ screened without the training set, which need not exist any more.
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from oodcli.activations import Activations, ActivationSet
 from oodcli.compute.compute import Compute
 from oodcli.compute.devices import explain_out_of_memory
 from oodcli.data.views import View
-from oodcli.errors import CorruptArtifactError
+from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
 from oodcli.methods._stored import UnstorableError, pack, read_tensors, unpack, write_arrays
@@ -36,7 +36,7 @@ from oodcli.models.extraction import ReadyNetwork
 from oodcli.scoring.fitting import fit_all, without_logits
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.base import About, BaseDetector, IdScores, Outputs
-from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
+from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule, joined_classes
 from oodcli.store.runs import Preprocess, Run, RunFolder, utc_now
 from oodcli.store.store import (
     atomic_write,
@@ -192,6 +192,11 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) 
     spec = parse_method(method)
     if not run.record.outputs:
         without_logits(run.name, [spec])
+        if rule.per_class:
+            raise InvalidInputError(
+                f"--per-class needs the predicted class, and run {run.name} is an encoder without "
+                "a classifier; leave it out"
+            )
     for warning in run.record.warnings:
         run.progress.note(f"warning: when run {run.name} was imported, {warning}")
     detector = _load_or_fit(run, spec)
@@ -203,7 +208,11 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) 
             "are tied with another score, so its threshold is coarse; other methods rank images "
             "more finely"
         )
-    return replace(detector, threshold=rule.on(scores))
+    detector = detector.with_rule(rule)
+    joined = joined_classes(detector.threshold, rule.needed)
+    if joined is not None:
+        run.progress.note(joined)
+    return detector
 
 
 def is_stored(run: OpenRun, method: str) -> bool:
@@ -354,7 +363,7 @@ class _DetectorFolder:
             "kind": "ood-detector",
             "key": self.key,
             "origin": detector.origin(),
-            "threshold": asdict(detector.threshold),
+            "threshold": detector.threshold.to_json(),
             "version": __version__,
             "digest": digest_of_file(path),
             "detector": structure,

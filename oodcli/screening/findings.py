@@ -9,7 +9,7 @@ from typing import Any
 
 from oodcli.errors import InvalidInputError
 from oodcli.records import as_json
-from oodcli.reporting.statistics import surplus_p
+from oodcli.reporting.statistics import combined_p, surplus_p
 from oodcli.screening.thresholds import Threshold
 from oodcli.screening.verdict_file import Counts, Verdict
 from oodcli.text import counted
@@ -32,6 +32,24 @@ def check_alarm_level(level: float) -> None:
     """
     if not 0 < level < 1:
         raise InvalidInputError(f"--alarm-level must be above 0 and below 1, not {level:g}")
+
+
+def surplus_of(counts: Counts, threshold: Threshold) -> float:
+    """Return the probability of at least this many OOD verdicts if all images are ID.
+
+    See :func:`oodcli.reporting.statistics.surplus_p`. With thresholds by class, the tests of the
+    groups of classes, which have different ID images, are combined by
+    :func:`oodcli.reporting.statistics.combined_p`.
+    """
+    if not threshold.by_class:
+        return surplus_p(counts.ood, counts.judged, below=threshold.below, of=threshold.n)
+    tests = []
+    for group in threshold.by_class:
+        judged = sum(counts.by_class[name] for name in group.classes)
+        ood = sum(counts.ood_by_class[name] for name in group.classes)
+        if judged:
+            tests.append(surplus_p(ood, judged, below=group.below, of=group.n))
+    return combined_p(tests)
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,8 @@ class PredictResult:
         Significance level: the alarm is raised if ``p`` is below it.
     files
         Files whose rows are summarised; none for images that were judged now.
+    simes
+        With a false discovery rate, the p-value of the hypothesis that all images are ID.
     """
 
     detector: dict[str, Any]
@@ -72,28 +92,25 @@ class PredictResult:
     complete: bool
     alarm_level: float = ALARM_LEVEL
     files: tuple[str, ...] = ()
+    simes: float | None = None
 
     @property
     def tested(self) -> Counts:
         """Counts of this call; of the whole file if every image already had a row."""
-        new = Counts(
-            self.counts.id - self.before.id,
-            self.counts.ood - self.before.ood,
-            self.counts.errors - self.before.errors,
-        )
+        new = self.counts - self.before
         return new if new.total else self.before
 
     @property
     def p(self) -> float | None:
         """Probability of at least this many OOD verdicts if all tested images are ID.
 
-        See :func:`oodcli.reporting.statistics.surplus_p`; None if no image could be judged.
+        See :func:`surplus_of`; with a false discovery rate, the p-value of Simes. None if no image
+        could be judged.
         """
         tested = self.tested
         if not tested.judged:
             return None
-        threshold = self.threshold
-        return surplus_p(tested.ood, tested.judged, below=threshold.below, of=threshold.n)
+        return surplus_of(tested, self.threshold) if self.simes is None else self.simes
 
     @property
     def alarm(self) -> bool:
@@ -120,7 +137,7 @@ class PredictResult:
             "kind": "ood-screening",
             "schema": PREDICT_SCHEMA,
             **self.detector,
-            "threshold": as_json(self.threshold),
+            "threshold": self.threshold.to_json(),
             "images": {**as_json(self.counts), "total": self.counts.total},
             "share": self.share,
             "expected": self.expected,
@@ -193,12 +210,13 @@ class Findings:
     def add(self, verdicts: Iterable[Verdict]) -> None:
         """Add verdicts."""
         for each in verdicts:
-            self.counts.count(each.verdict)
+            self.counts.count(each.verdict, each.predicted)
             if len(self._first) < SHOWN:
                 self._first.append(each)
             if each.error is not None and len(self._errors) < _SHOWN_ERRORS:
                 self._errors.append(each)
-            if each.verdict == "ood" and each.score is not None:
+            # A verdict is None until those of a false discovery rate are known.
+            if each.verdict != "id" and each.score is not None:
                 entry = (-each.score, next(self._order), each)
                 if len(self._lowest) < SHOWN:
                     heapq.heappush(self._lowest, entry)

@@ -19,8 +19,10 @@ from oodcli.data.incoming import Item, decoded
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.metrics import check_finite
 from oodcli.pools import open_pools, read_ahead
-from oodcli.reporting.statistics import surplus_p
-from oodcli.screening.thresholds import Threshold
+from oodcli.screening.conformal import PValueCounts
+from oodcli.screening.findings import surplus_of
+from oodcli.screening.thresholds import Threshold, decided
+from oodcli.screening.verdict_file import Counts
 
 if TYPE_CHECKING:
     from oodcli.screening.base import BaseDetector, Outputs
@@ -55,6 +57,7 @@ class Judged:
         Conformal p-value, float64 ``(n,)``.
     ood
         Whether the image is OOD, ``(n,)``: its score is below the threshold, or it is unreadable.
+        With a false discovery rate, False for readable images: the decision needs all of them.
     features
         Input of the last layer, float32 ``(n, d)``, NaN for unreadable images; None unless asked
         for.
@@ -122,7 +125,18 @@ class Predictions:
     def of(
         cls, blocks: Sequence[Judged], classes: Sequence[str], threshold: Threshold
     ) -> "Predictions":
-        """Concatenate the results of batches; ``classes`` are the class names."""
+        """Concatenate the results of batches; ``classes`` are the class names.
+
+        With a false discovery rate, decide over all of them.
+        """
+        p_value = _joined([each.p_value for each in blocks], np.float64)
+        ood = _joined([each.ood for each in blocks], np.bool_)
+        if threshold.fdr is not None:
+            counts = PValueCounts()
+            counts.add(p_value)
+            threshold = decided(threshold, counts)
+            if threshold.p_cutoff is not None:
+                ood |= p_value <= threshold.p_cutoff
         indices = _joined([each.classes for each in blocks], np.int64)
         return cls(
             names=tuple(item.name for each in blocks for item in each.items),
@@ -131,8 +145,8 @@ class Predictions:
             probability=_joined([each.probability for each in blocks], np.float64),
             score=_joined([each.score for each in blocks], np.float64),
             percentile=_joined([each.percentile for each in blocks], np.float64),
-            p_value=_joined([each.p_value for each in blocks], np.float64),
-            ood=_joined([each.ood for each in blocks], np.bool_),
+            p_value=p_value,
+            ood=ood,
             threshold=threshold,
             errors=tuple(why for each in blocks for why in each.errors),
         )
@@ -141,13 +155,18 @@ class Predictions:
     def p(self) -> float:
         """Probability of at least this many OOD verdicts if all readable images are ID.
 
-        See :func:`oodcli.reporting.statistics.surplus_p`; 1 if no image is readable.
+        See :func:`oodcli.screening.findings.surplus_of`; with a false discovery rate, the p-value
+        of Simes. 1 if no image is readable.
         """
-        read = np.array([why is None for why in self.errors], dtype=np.bool_)
-        return surplus_p(
-            int(self.ood[read].sum()), int(read.sum()),
-            below=self.threshold.below, of=self.threshold.n,
-        )  # fmt: skip
+        if self.threshold.fdr is not None:
+            p_values = PValueCounts()
+            p_values.add(self.p_value)
+            return p_values.simes
+        counts = Counts()
+        for name, ood, why in zip(self.classes, self.ood.tolist(), self.errors, strict=True):
+            if why is None:
+                counts.count("ood" if ood else "id", name)
+        return surplus_of(counts, self.threshold)
 
 
 def _joined(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
@@ -321,8 +340,8 @@ def _judged(
         probability=rows(outputs.probability[some], np.nan),
         score=rows(score, np.nan),
         percentile=rows(detector.percentile(score), np.nan),
-        p_value=rows(detector.p_value(score), np.nan),
-        ood=rows(~detector.accepts(score), missing=True),
+        p_value=rows(detector.p_value(score, outputs.classes[some]), np.nan),
+        ood=rows(~detector.accepts(score, outputs.classes[some]), missing=True),
         features=rows(outputs.features[some], np.nan)
         if keep_features and outputs.features is not None
         else None,

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -36,7 +37,7 @@ SYNC_S = 3.0
 
 _CURE = "choose another file, or remove this one"
 # Settings that do not affect rows: a detector that is fitted again has another time.
-IGNORED_SETTINGS = frozenset({"created", "id_below", "command", "finished"})
+IGNORED_SETTINGS = frozenset({"created", "id_below", "command", "finished", "p_cutoff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,15 @@ class Verdict:
     score
         Score of the detector; larger = more in-distribution.
     threshold
-        The minimum score of in-distribution images.
+        The minimum score of in-distribution images; None with ``--fdr``, whose verdicts compare
+        p-values.
     percentile
         Share of the run's ID scores below it, in percent.
     p_value
-        Conformal p-value: probability that an ID image has a score this small or smaller.
+        Conformal p-value: probability that an ID image has a score this small or smaller; with
+        ``--per-class``, an ID image of the same predicted class.
     verdict
-        ``id`` or ``ood``.
+        ``id`` or ``ood``; with ``--fdr``, None until all images of the file have their rows.
     error
         Why the image cannot be read; None if it was judged.
     """
@@ -215,11 +218,28 @@ class Counts:
         """Images that could be read."""
         return self.id + self.ood
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.id + other.id, self.ood + other.ood, self.errors + other.errors)
+    def __post_init__(self) -> None:
+        # Numbers of OOD and of judged images by the name of their predicted class.
+        self.by_class: Counter[str] = Counter()
+        self.ood_by_class: Counter[str] = Counter()
 
-    def count(self, verdict: str | None) -> None:
+    def __add__(self, other: "Counts") -> "Counts":
+        found = Counts(self.id + other.id, self.ood + other.ood, self.errors + other.errors)
+        found.by_class = self.by_class + other.by_class
+        found.ood_by_class = self.ood_by_class + other.ood_by_class
+        return found
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        found = Counts(self.id - other.id, self.ood - other.ood, self.errors - other.errors)
+        found.by_class = self.by_class - other.by_class
+        found.ood_by_class = self.ood_by_class - other.ood_by_class
+        return found
+
+    def count(self, verdict: str | None, predicted: str | None = None) -> None:
         """Count one image."""
+        if predicted is not None and verdict is not None:
+            self.by_class[predicted] += 1
+            self.ood_by_class[predicted] += verdict == "ood"
         if verdict == "id":
             self.id += 1
         elif verdict == "ood":
@@ -499,7 +519,7 @@ def _read(
             (row,) = parser.verdicts([line.decode()])
         except Exception:  # noqa: BLE001 - a malformed line makes its readers raise anything
             raise not_a_row(path, number + 1) from None
-        counts.count(row.verdict)
+        counts.count(row.verdict, row.predicted)
         digests += path_digest(row.path).tobytes()
     if features is not None:
         features.truncate(counts.total)

@@ -20,6 +20,7 @@ from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.base import BaseDetector
 from oodcli.screening.copies import Copies, check_copies
+from oodcli.screening.discoveries import Discoveries, decide_file, result_of_discoveries
 from oodcli.screening.findings import (
     ALARM_LEVEL,
     Findings,
@@ -237,6 +238,7 @@ def _screen(
 ) -> PredictResult:
     """Judge images, write their verdicts and return the summary."""
     findings = Findings()
+    discoveries = None if detector.threshold.fdr is None else Discoveries(detector.threshold)
     started = time.perf_counter()
     with (
         progress.task("judging", total=None, unit="images") as task,
@@ -252,14 +254,23 @@ def _screen(
             verdicts = _verdicts(detector, judged)
             sink.write(judged, verdicts)
             findings.add(verdicts)
+            if discoveries is not None and sink.file is None:
+                discoveries.see(verdicts)
             task.advance(len(judged))
     seconds = time.perf_counter() - started
+    if discoveries is not None:
+        if sink.file is not None:
+            discoveries, findings = _decide(sink, request, detector)
+        found = result_of_discoveries(discoveries, findings, detector.origin())
+        return replace(found, seconds=seconds, alarm_level=request.alarm_level)
     return PredictResult(
         detector=detector.origin(),
         threshold=detector.threshold,
         counts=sink.before + findings.counts,
         before=sink.before,
-        expected=float(detector.percentile([detector.threshold.value])[0]) / 100,
+        expected=detector.threshold.below / detector.threshold.n
+        if detector.threshold.by_class
+        else float(detector.percentile([detector.threshold.value])[0]) / 100,
         seconds=seconds,
         rows=findings.rows(),
         complete=findings.complete,
@@ -267,14 +278,27 @@ def _screen(
     )
 
 
+def _decide(
+    sink: "_Sink", request: PredictRequest, detector: BaseDetector
+) -> tuple[Discoveries, Findings]:
+    """Decide over all rows of the output file, those of earlier calls included."""
+    assert sink.file is not None
+    assert request.outputs.file is not None
+    assert sink.kind != "table"
+    sink.file.sync()
+    return decide_file(request.outputs.file, sink.kind, detector.threshold)
+
+
 def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
-    """Return the verdicts of judged images."""
+    """Return the verdicts of judged images; None as long as a false discovery rate is open."""
+    undecided = detector.threshold.fdr is not None
     columns = zip(
         judged.items,
         judged.errors,
         judged.classes.tolist(),
         judged.probability.tolist(),
         judged.score.tolist(),
+        detector.thresholds(judged.classes).tolist(),
         judged.percentile.tolist(),
         judged.p_value.tolist(),
         judged.ood.tolist(),
@@ -288,12 +312,12 @@ def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
             detector.classes[label] if label >= 0 else None,
             round(chance, 6) if label >= 0 else None,
             score,
-            detector.threshold.value,
+            None if undecided else threshold,
             round(percentile, 4),
             p_value,
-            "ood" if ood else "id",
+            None if undecided else "ood" if ood else "id",
         )
-        for item, error, label, chance, score, percentile, p_value, ood in columns
+        for item, error, label, chance, score, threshold, percentile, p_value, ood in columns
     ]
 
 
@@ -367,12 +391,17 @@ def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]
     """Return the settings of a file of verdicts."""
     copies, threshold = request.outputs.copy_ood, detector.threshold
     window = detector.about.preprocess.window
+    record = threshold.to_json()
+    chosen = threshold.false_alarms is None and threshold.fdr is None and not threshold.given
     return {
         **detector.origin(),
         **({"window": window} if window else {}),
         **(request.shard.settings() if request.shard else {}),
-        "threshold": threshold.value,
-        "tpr": None if threshold.given else threshold.tpr,
+        "threshold": record["value"],
+        "tpr": threshold.tpr if chosen else None,
+        "false_alarms": threshold.false_alarms,
+        "fdr": threshold.fdr,
+        "by_class": record["by_class"] or None,
         "threshold_stderr": threshold.stderr,
         "id_below": threshold.below,
         "features": "stored" if request.outputs.features else "not stored",
@@ -418,6 +447,26 @@ def _check_together(request: PredictRequest) -> None:
         raise InvalidInputError(
             "processes of torchrun cannot write rows to one stdout; name a file: --output FILE"
         )
+    if request.rule.fdr is not None:
+        raise InvalidInputError(
+            "--fdr decides over all images, and each process of torchrun judges a part of them; "
+            "leave it out, and decide afterwards: ood verdicts merge … --fdr RATE"
+        )
+
+
+def _check_undecided(outputs: VerdictOutputs) -> None:
+    """Check that outputs can wait for verdicts that are known only when all images are."""
+    streamed = outputs.file is not None and is_stream(outputs.file)
+    if streamed or (outputs.file is None and outputs.kind() != "table"):
+        raise InvalidInputError(
+            "--fdr decides when all images are known, so rows cannot be written as a stream; name "
+            "a file: --output FILE.csv"
+        )
+    if outputs.copy_ood is not None:
+        raise InvalidInputError(
+            "--fdr decides when all images are known, so --copy-ood cannot copy on the way; leave "
+            "one of them out, or use --false-alarms"
+        )
 
 
 def _check(request: PredictRequest) -> None:
@@ -434,6 +483,8 @@ def _check(request: PredictRequest) -> None:
     for file in (outputs.file, outputs.summary):
         if file is not None:
             check_output_file(file)
+    if request.rule.fdr is not None:
+        _check_undecided(outputs)
     if outputs.features and (outputs.file is None or is_stream(outputs.file)):
         raise InvalidInputError(
             "--features stores features beside a file of verdicts; name it: --output FILE.csv"

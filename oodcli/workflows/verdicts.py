@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from oodcli.errors import InvalidInputError
 from oodcli.progress import SILENT, Progress
+from oodcli.screening.discoveries import Discoveries, result_of_discoveries
 from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult, check_alarm_level
 from oodcli.screening.merging import (
     MergedFormat,
@@ -19,8 +22,8 @@ from oodcli.screening.merging import (
     merged_file,
     pass_on,
 )
-from oodcli.screening.thresholds import Threshold
-from oodcli.screening.verdict_file import Verdict
+from oodcli.screening.thresholds import Threshold, ThresholdRule
+from oodcli.screening.verdict_file import ROW_SCHEMA, Verdict
 from oodcli.screening.verdict_parquet import check_parquet
 from oodcli.store.store import check_output_file
 from oodcli.text import counted
@@ -32,7 +35,8 @@ _ENDINGS: dict[str, MergedFormat] = {
 _OF_FILE = frozenset(
     {
         "kind", "schema", "format", "threshold", "tpr", "threshold_stderr", "id_below", "copy_ood",
-        "features", "shard", "shards", "command", "finished", "merged",
+        "features", "false_alarms", "fdr", "p_cutoff", "by_class", "shard", "shards", "command",
+        "finished", "merged",
     }
 )  # fmt: skip
 
@@ -49,11 +53,14 @@ class MergeRequest:
         File for the merged rows: ``.csv``, ``.jsonl`` or ``.parquet``; None for the summary alone.
     alarm_level
         As for :class:`oodcli.workflows.predict.PredictRequest`.
+    fdr
+        False discovery rate over all rows; if None, that of the files, if they have one.
     """
 
     paths: Sequence[Path]
     output: Path | None = None
     alarm_level: float = ALARM_LEVEL
+    fdr: float | None = None
 
     def kind(self) -> MergedFormat | None:
         """Return the format of the merged rows.
@@ -104,7 +111,10 @@ def merge(
     if kind == "parquet":
         check_parquet()
     check_alarm_level(request.alarm_level)
+    rule = ThresholdRule(fdr=request.fdr)
     parts = in_order(find_parts(request.paths, output=request.output))
+    if revision is None:
+        revision = _discoveries(parts[0], rule)
     if not check_rows(parts, revision=revision, progress=progress):
         raise InvalidInputError("the files have no rows; check what was screened")
     findings = Findings()
@@ -121,7 +131,40 @@ def merge(
                 task.advance(len(verdicts))
 
             pass_on(parts, file.write, findings.add, count, revision=revision)
-    return _result(parts, findings, request.alarm_level)
+    return _result(parts, findings, request.alarm_level, revision)
+
+
+def _discoveries(part: VerdictPart, rule: ThresholdRule) -> Discoveries | None:
+    """Return a decision at the false discovery rate of a rule, else of a file; None without one.
+
+    Raises
+    ------
+    InvalidInputError
+        If the rows have no p-values, or there are too few ID images for the rate.
+    """
+    fdr = part.settings.get("fdr") if rule.fdr is None else rule.fdr
+    if fdr is None:
+        return None
+    if part.settings.get("schema", 1) < ROW_SCHEMA:
+        raise InvalidInputError(
+            f"{part.path} was written by an earlier version, without p-values for --fdr; run its "
+            "command of ood predict again with another file"
+        )
+    threshold = _threshold(part)
+    groups = tuple(replace(each, value=None) for each in threshold.by_class)
+    ThresholdRule(fdr=fdr).on(np.zeros(min([each.n for each in groups], default=threshold.n)))
+    return Discoveries(
+        replace(
+            threshold,
+            value=math.nan,
+            given=False,
+            stderr=None,
+            share_stderr=None,
+            false_alarms=None,
+            fdr=fdr,
+            by_class=groups,
+        )
+    )
 
 
 def summarise(
@@ -153,8 +196,11 @@ def summarise(
     if not part.finished:
         progress.note(f"{part.path} is not finished; {part.cure}")
     findings = Findings()
-    pass_on(parts, findings.add)
-    return _result(parts, findings, alarm_level)
+    revision = _discoveries(part, ThresholdRule())
+    if revision is not None:
+        check_rows(parts, revision=revision)
+    pass_on(parts, findings.add, revision=revision)
+    return _result(parts, findings, alarm_level, revision)
 
 
 def _merged_settings(parts: Sequence[VerdictPart], kind: MergedFormat) -> dict[str, Any]:
@@ -170,11 +216,21 @@ def _merged_settings(parts: Sequence[VerdictPart], kind: MergedFormat) -> dict[s
     }
 
 
-def _result(parts: Sequence[VerdictPart], findings: Findings, alarm_level: float) -> PredictResult:
+def _result(
+    parts: Sequence[VerdictPart],
+    findings: Findings,
+    alarm_level: float,
+    revision: Revision | None,
+) -> PredictResult:
     settings = parts[0].settings
+    detector = {key: value for key, value in settings.items() if key not in _OF_FILE}
+    files = tuple(str(part.path) for part in parts)
+    if isinstance(revision, Discoveries):
+        found = result_of_discoveries(revision, findings, detector)
+        return replace(found, alarm_level=alarm_level, files=files)
     threshold = _threshold(parts[0])
     return PredictResult(
-        detector={key: value for key, value in settings.items() if key not in _OF_FILE},
+        detector=detector,
         threshold=threshold,
         counts=findings.counts,
         before=findings.counts,
@@ -183,7 +239,7 @@ def _result(parts: Sequence[VerdictPart], findings: Findings, alarm_level: float
         rows=findings.rows(),
         complete=findings.complete,
         alarm_level=alarm_level,
-        files=tuple(str(part.path) for part in parts),
+        files=files,
     )
 
 
@@ -198,12 +254,17 @@ def _threshold(part: VerdictPart) -> Threshold:
             f"the settings of {part.path} were written by an earlier version; complete them by "
             "running its command of ood predict again"
         ) from None
-    return Threshold(
-        value,
-        1 - below / n if tpr is None else tpr,
-        n,
-        below,
-        given=tpr is None,
-        stderr=settings["threshold_stderr"],
-        share_stderr=None if tpr is None else math.sqrt(tpr * (1 - tpr) / n),
+    return Threshold.from_json(
+        {
+            "value": value,
+            "tpr": 1 - below / n if tpr is None else tpr,
+            "n": n,
+            "below": below,
+            "given": tpr is None and settings.get("false_alarms") is None,
+            "stderr": settings["threshold_stderr"],
+            "share_stderr": None if tpr is None else math.sqrt(tpr * (1 - tpr) / n),
+            "false_alarms": settings.get("false_alarms"),
+            "fdr": settings.get("fdr"),
+            "by_class": settings.get("by_class") or (),
+        }
     )

@@ -692,3 +692,46 @@ def test_without_a_method_the_recommended_one_is_taken_where_it_was_chosen(
         assert code == 0, err
         assert again == out
         assert "no method has been recommended" not in err
+
+
+def test_predicted_classes_have_their_own_thresholds(
+    ood: Ood, incoming: Path, tmp_path: Path
+) -> None:
+    options = ("--method", "energy", "--format", "csv", "--false-alarms", "0.2", "--per-class")
+    code, out, err = ood("predict", incoming, *options)
+    assert code == 0, err
+    found = [row for row in rows(out) if not row["error"]]
+    by_class: dict[str, set[str]] = {}
+    for row in found:
+        by_class.setdefault(row["class"], set()).add(row["threshold"])
+        assert row["verdict"] == ("ood" if float(row["p_value"]) <= 0.2 else "id")
+        assert row["verdict"] == ("ood" if float(row["score"]) < float(row["threshold"]) else "id")
+    assert [len(values) for values in by_class.values()] == [1, 1]
+    assert len(set.union(*by_class.values())) == 2
+    assert "OOD for each predicted class (2 thresholds): p_value of at most 0.2" in err
+    # 24 ID images are too few for either class, and for a smaller rate.
+    code, _, err = ood("predict", incoming, *options[:4], "--false-alarms", "0.05", "--per-class")
+    assert code == 0
+    assert "needs 19 ID images of each predicted class; 2 classes with fewer" in err
+    code, _, err = ood("predict", incoming, *options[:4], "--false-alarms", "0.01")
+    assert code == 1
+    assert "--false-alarms 0.01 needs 99 ID images" in err
+    assert "at least --false-alarms 0.04" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "csv"), "rows cannot be written as a stream; name a file: --output FILE.csv"),
+        (("--output", "/dev/null", "--format", "csv"), "rows cannot be written as a stream"),
+        (("--copy-ood", "found"), "--copy-ood cannot copy on the way"),
+        (("--tpr", "0.9"), "--tpr and --fdr both set the threshold; give one of them"),
+    ],
+)
+@pytest.mark.usefixtures("workplace")
+def test_what_cannot_wait_for_verdicts_is_refused(
+    ood: Ood, incoming: Path, options: tuple[str, ...], message: str
+) -> None:
+    code, out, err = ood("predict", incoming, "--method", "energy", "--fdr", "0.1", *options)
+    assert (code, out) == (1, "")
+    assert message in err

@@ -2,12 +2,17 @@
 
 import csv
 import json
+import re
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from tests.support.cli import Ood
+from oodcli.screening.feature_file import read_features
+from oodcli.screening.verdict_file import settings_path
+from oodcli.store.store import read_json, write_json
+from tests.support.cli import Ood, flat
 
 
 @pytest.fixture
@@ -69,3 +74,98 @@ def test_exit_codes_are_those_of_predict(ood: Ood, two: tuple[Path, Path]) -> No
         1, "error: the extension of all.txt must be .csv, .jsonl or .parquet; choose one\n"
     )  # fmt: skip
     assert ood("verdicts", "summary", two[0], "--alarm-level", "2")[0] == 1
+
+
+@pytest.fixture
+def mixed(tiny: Path, tmp_path: Path) -> Path:
+    """Return a folder of 24 ID images, and of 30 images of noise, whose verdicts are mixed."""
+    shutil.copytree(tiny / "test", tmp_path / "mixed" / "id")
+    flat(tmp_path / "mixed" / "noise", n=30)
+    return tmp_path / "mixed"
+
+
+def decided(file: Path, rate: float) -> None:
+    """Check the verdicts of a file against the procedure of Benjamini and Hochberg."""
+    found = [row for row in csv.DictReader(file.read_text().splitlines()) if not row["error"]]
+    ordered = sorted(Fraction(row["p_value"]).limit_denominator(1000) for row in found)
+    hits = [p for k, p in enumerate(ordered, 1) if p <= k * Fraction(str(rate)) / len(ordered)]
+    cutoff = float(max(hits)) if hits else 0.0
+    for row in found:
+        assert row["verdict"] == ("ood" if float(row["p_value"]) <= cutoff else "id")
+        assert row["threshold"] == ""
+
+
+def test_a_false_discovery_rate_decides_over_all_rows_of_a_file(
+    ood: Ood, mixed: Path, tmp_path: Path
+) -> None:
+    output, summary = tmp_path / "v.csv", tmp_path / "s.json"
+    rate = ("--method", "knn:k=3", "--fdr", "0.1")
+    options = ("predict", mixed, *rate, "--output", output, "--summary", summary, "--features")
+    (mixed / "broken.png").write_bytes(b"no image")
+    code, _, err = ood(*options)
+    assert code == 0, err
+    whole = output.read_bytes()
+    decided(output, 0.1)
+    found = json.loads(summary.read_text())
+    rows = list(csv.DictReader(whole.decode().splitlines()))
+    assert found["images"] == {
+        "id": sum(row["verdict"] == "id" for row in rows),
+        "ood": sum(row["verdict"] == "ood" for row in rows),
+        "errors": 1,
+        "total": 55,
+    }
+    assert 0 < found["images"]["ood"] < 54
+    assert found["threshold"]["value"] is None
+    assert found["threshold"]["fdr"] == 0.1
+    assert "false discovery rate 10.00 %: the images with a p_value of at most" in err
+    assert "the smallest possible p_value is 1/25, since the detector has 24 ID images: " in err
+    # A call that is killed leaves rows without a verdict, and is resumed.
+    lines = whole.decode().splitlines(keepends=True)
+    pending = [re.sub(",(id|ood),$", ",,", line.rstrip("\n")) + "\n" for line in lines[:20]]
+    output.write_text("".join(pending) + lines[20][:9])
+    assert ",,\n" in output.read_text()
+    write_json(settings_path(output), read_json(settings_path(output)) | {"finished": False})
+    code, out, _ = ood("verdicts", "summary", output, "--format", "json")
+    assert (code, json.loads(out)["images"]["total"]) == (0, 19)
+    code, _, err = ood(*options)
+    assert code == 0, err
+    assert "has 19 rows: resuming after them" in err
+    again = list(csv.DictReader(output.read_text().splitlines()))
+    assert [row["verdict"] for row in again] == [row["verdict"] for row in rows]
+    assert len(read_features(output)) == 55
+    # Images that come later change verdicts of earlier rows.
+    few = [mixed / "noise" / f"{number}.png" for number in range(3)]
+    grows = ("--output", tmp_path / "grows.csv")
+    for images, ood_rows in ((few, 0), ([*few, mixed / "noise"], 33)):
+        assert ood("predict", mixed / "id", *images, *rate, *grows)[0] == 0
+        decided(grows[1], 0.1)
+        assert grows[1].read_text().count(",ood,") == ood_rows
+
+
+def test_shards_are_decided_together(ood: Ood, mixed: Path, tmp_path: Path) -> None:
+    rate = ("--method", "knn:k=3", "--fdr", "0.1")
+    parts = [tmp_path / f"{name}.csv" for name in ("id", "noise")]
+    for part in parts:
+        assert ood("predict", mixed / part.stem, *rate, "--output", part)[0] == 0
+        decided(part, 0.1)
+    merged, both = tmp_path / "merged.csv", tmp_path / "both.csv"
+    code, out, err = ood("verdicts", "merge", *parts, "--output", merged)
+    assert code == 0, err
+    decided(merged, 0.1)
+    assert ood("predict", mixed / "id", mixed / "noise", *rate, "--output", both)[0] == 0
+    verdicts = [
+        [row["verdict"] for row in csv.DictReader(file.read_text().splitlines())]
+        for file in (merged, both)
+    ]
+    assert verdicts[0] == verdicts[1]
+    assert "false discovery rate 10.00 %" in out
+    code, out, err = ood("verdicts", "merge", merged, "--fdr", "0.5", "--format", "json")
+    assert (code, json.loads(out)["threshold"]["fdr"]) == (0, 0.5)
+    code, _, err = ood("verdicts", "merge", merged, "--fdr", "0.01")
+    assert (code, "--fdr 0.01 needs 99 ID images" in err) == (1, True)
+    # A file with a threshold can be decided again by its p-values.
+    plain, again = tmp_path / "plain.csv", tmp_path / "again.csv"
+    assert ood("predict", mixed, "--method", "knn:k=3", "--output", plain)[0] == 0
+    assert ood("verdicts", "merge", plain, "--fdr", "0.2", "--output", again)[0] == 0
+    decided(again, 0.2)
+    assert read_json(settings_path(again))["fdr"] == 0.2

@@ -1,5 +1,7 @@
 """Verdicts of ``ood predict`` as a table, and the lines of their summary."""
 
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING
 
 from oodcli.cli.console import StyledText
@@ -67,6 +69,8 @@ def summary(result: "PredictResult") -> list[str]:
     new = counts.total - before.total
     if new and result.seconds:
         lines[0] += f"; {new:,} processed at {new / result.seconds:,.0f} images/s"
+    if threshold.fdr is not None:
+        return [*lines, *_discovery_lines(result, threshold.fdr), *_alarm_lines(result)]
     expected = f"of ID images {percent(result.expected)} %"
     if result.share is None:
         lines.append(f"share of OOD verdicts: no image could be judged; expected {expected}")
@@ -79,19 +83,67 @@ def summary(result: "PredictResult") -> list[str]:
             else f"share of OOD verdicts: {percent(result.share)} %; expected {expected}"
         )
     lines += _alarm_lines(result)
-    origin = result.detector
+    lines.append(_threshold_line(result))
+    return lines
+
+
+def _threshold_line(result: "PredictResult") -> str:
+    """Return a line on the threshold and its origin."""
+    threshold, origin = result.threshold, result.detector
     images = f"{threshold.n:,} {origin['id_part']} images of {origin['id_data']}"
+    fitted = f"{origin['method']}, fitted {origin['created'][:10]}"
     if threshold.given:
-        lines.append(
+        return (
             f"threshold {threshold.value:.6g}, as given: it accepts {percent(threshold.tpr)} % of "
             f"{images}"
         )
-    else:
-        lines.append(
-            f"threshold {threshold.value:.6g} ± {threshold.stderr:.2g} (standard error): it "
-            f"accepts {percent(threshold.tpr)} % of {images}; {origin['method']}, fitted "
-            f"{origin['created'][:10]}"
+    if threshold.false_alarms is not None:
+        rate = f"{percent(threshold.false_alarms)} %"
+        promise = f"p_value of at most {threshold.false_alarms:g}, on average at most {rate} of "
+    if threshold.by_class:
+        rule = f"for each predicted class ({len(threshold.by_class):,} thresholds)"
+        if threshold.false_alarms is None:
+            return (
+                f"thresholds {rule}: they accept {percent(threshold.tpr)} % of {images}; {fitted}"
+            )
+        return f"OOD {rule}: {promise}its ID images; from {images}; {fitted}"
+    if threshold.false_alarms is not None:
+        return (
+            f"threshold {threshold.value:.6g} ± {threshold.stderr:.2g} (standard error): OOD with "
+            f"{promise}ID images; from {images}; {fitted}"
         )
+    return (
+        f"threshold {threshold.value:.6g} ± {threshold.stderr:.2g} (standard error): it "
+        f"accepts {percent(threshold.tpr)} % of {images}; {fitted}"
+    )
+
+
+def _discovery_lines(result: "PredictResult", fdr: float) -> list[str]:
+    """Return lines on verdicts under a false discovery rate, and on what they need."""
+    threshold, judged, origin = result.threshold, result.counts.judged, result.detector
+    n = min([each.n for each in threshold.by_class], default=threshold.n)
+    rate = f"false discovery rate {percent(fdr)} %"
+    if threshold.p_cutoff is None:
+        lines = [f"{rate}: no image is OOD"]
+    else:
+        lines = [
+            f"{rate}: the images with a p_value of at most {threshold.p_cutoff:.4g} are OOD; on "
+            f"average at most {percent(fdr)} % of these are ID"
+        ]
+    wanted = Fraction(str(fdr))
+    together = ceil(judged / (wanted * (n + 1)))
+    if together > 1:
+        which = "the smallest class has" if threshold.by_class else "the detector has"
+        lines.append(
+            f"the smallest possible p_value is 1/{n + 1:,}, since {which} {n:,} ID images: of "
+            f"{judged:,} images at least {together:,} must have it to be found; to find a single "
+            f"one needs {ceil(judged / wanted) - 1:,} ID images"
+        )
+    by = ", by predicted class" if threshold.by_class else ""
+    lines.append(
+        f"p_value{by} from {threshold.n:,} {origin['id_part']} images of {origin['id_data']}; "
+        f"{origin['method']}, fitted {origin['created'][:10]}"
+    )
     return lines
 
 
@@ -101,6 +153,10 @@ def _alarm_lines(result: "PredictResult") -> list[str]:
     if p is None:
         return []
     of = f"{tested.ood:,} of {tested.judged:,}"
+    if result.simes is not None:
+        if result.alarm:
+            return [f"ALARM: not all images are ID (p = {p:.2g}, Simes)"]
+        return [f"all images may be ID (p = {p:.2g}, Simes)"]
     if result.alarm:
         return [
             f"ALARM: {of} images are OOD, far above the share among ID images (p = {p:.2g}): they "

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +229,7 @@ def test_the_threshold_is_stored_with_method_data_and_date(store: Store, folder:
     detector = detector_of(store, folder, "knn:k=3")
     (path,) = folder.detectors.glob("*/detector.json")
     content = json.loads(path.read_text())
-    assert content["threshold"] == asdict(detector.threshold)
+    assert content["threshold"] == detector.threshold.to_json()
     assert content["threshold"]["stderr"] > 0
     origin = content["origin"]
     assert (origin["method"], origin["id_data"], origin["id_part"]) == ("knn:k=3", "colours", "val")
