@@ -16,9 +16,11 @@ from oodcli.methods._needs import (
 from oodcli.methods.adascale import AdaSCALE
 from oodcli.methods.ash import ASHB, ASHP, ASHS
 from oodcli.methods.base import Method
+from oodcli.methods.bats import BATS
 from oodcli.methods.cadref import CADRef, CARef
 from oodcli.methods.csd import CSD, DIFFERENT_REGIONS
 from oodcli.methods.dice import DICE
+from oodcli.methods.dml import DML
 from oodcli.methods.doctor import Doctor
 from oodcli.methods.energy import Energy
 from oodcli.methods.entropy import Entropy
@@ -28,9 +30,12 @@ from oodcli.methods.gen import GEN
 from oodcli.methods.glmcm import GLMCM
 from oodcli.methods.gmm import GMM
 from oodcli.methods.gradnorm import GradNorm
+from oodcli.methods.graduncertainty import GradUncertainty
 from oodcli.methods.gram import ONE_HELD_OUT, Gram
+from oodcli.methods.igeood import Igeood
 from oodcli.methods.klm import TYPICAL, KLMatching
 from oodcli.methods.knn import KNN
+from oodcli.methods.logitgap import LogitGap
 from oodcli.methods.lts import LTS
 from oodcli.methods.mahalanobis import MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
 from oodcli.methods.maxcosine import MaxCosine
@@ -38,6 +43,7 @@ from oodcli.methods.maxlogit import MaxLogit
 from oodcli.methods.mcm import MCM
 from oodcli.methods.msp import MSP
 from oodcli.methods.nac import COVERED, NAC
+from oodcli.methods.nan_norm import NegativeAwareNorm
 from oodcli.methods.nci import NCI
 from oodcli.methods.neco import MORE_IMAGES_THAN_COMPONENTS, NECO
 from oodcli.methods.neglabel import NegLabel
@@ -131,6 +137,23 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=(CLASSES,),
             exportable=True,
         ),
+        "logitgap": Method(
+            LogitGap,
+            "LogitGap",
+            "Liang et al., NeurIPS 2025",
+            ("logits",),
+            grid={"n": (5, 10, 20, 88)},
+            needs=(CLASSES,),
+            exportable=True,
+        ),
+        "igeood": Method(
+            Igeood,
+            "Igeood (logits)",
+            "Dadalto Camara Gomes et al., ICLR 2022",
+            ("logits", "train", "labels"),
+            grid={"temperature": (1.0, 2.0, 5.0, 10.0, 100.0)},
+            needs=(CLASSES,),
+        ),
         # From block norms.
         "featurenorm": Method(
             FeatureNorm,
@@ -163,6 +186,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Xu et al., NeurIPS 2023",
             ("features", "head", "calibration"),
             grid={"high": (85.0, 90.0, 95.0, 99.0), "low": (1.0, 5.0, 10.0, 15.0)},
+            exportable=True,
+        ),
+        "bats": Method(
+            BATS,
+            "BATS",
+            "Zhu et al., NeurIPS 2022",
+            ("features", "head", "train"),
+            grid={"lmbda": (0.5, 1.05, 2.0, 3.25)},
+            needs=(DIFFERENT_FEATURES,),
             exportable=True,
         ),
         "ash-p": Method(
@@ -241,6 +273,29 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Huang et al., NeurIPS 2021",
             ("logits", "features"),
             needs=(CLASSES,),
+            exportable=True,
+        ),
+        "graduncertainty": Method(
+            GradUncertainty,
+            "GradUncertainty",
+            "Lee and AlRegib, ICIP 2020",
+            ("logits", "features"),
+            needs=(CLASSES,),
+            exportable=True,
+        ),
+        "dml": Method(
+            DML,
+            "DML",
+            "Zhang and Xiang, CVPR 2023",
+            ("logits", "features", "head"),
+            grid={"lmbda": (0.0005, 0.002, 0.01, 0.05)},
+            exportable=True,
+        ),
+        "nan-norm": Method(
+            NegativeAwareNorm,
+            "NAN",
+            "Park et al., ICCV 2023",
+            ("features",),
             exportable=True,
         ),
         "fdbd": Method(

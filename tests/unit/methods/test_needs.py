@@ -97,8 +97,8 @@ def test_principal_components_need_more_images() -> None:
 
 
 LEARNERS = (
-    "knn", "nnguide", "relation", "fdbd", "nci", "maxcosine", "caref", "cadref", "she", "mds",
-    "vim", "residual", "neco", "gmm", "pnml", "nac",
+    "bats", "knn", "nnguide", "relation", "fdbd", "nci", "maxcosine", "caref", "cadref", "she",
+    "mds", "vim", "residual", "neco", "gmm", "pnml", "nac",
 )  # fmt: skip
 
 
@@ -122,7 +122,10 @@ def test_constant_features_have_no_percentiles_to_tell_apart(name: str, reason: 
     assert refusal(name, reference_of(60, constant=True)).startswith(reason)
 
 
-ONE = ("msp", "entropy", "doctor", "gen", "tempscale", "klm", "t2fnorm", "gradnorm", "fdbd")
+ONE = (
+    "msp", "entropy", "doctor", "gen", "tempscale", "klm", "t2fnorm", "gradnorm", "fdbd",
+    "logitgap", "igeood", "graduncertainty",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ONE, "pnml", "nac", "odin", "norm+msp"])
