@@ -21,7 +21,9 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "hopfield": "she",
         "igeood-logits": "igeood",
         "igeoodlogits": "igeood",
+        "kernel-pca": "cop",
         "kl-matching": "klm",
+        "kpca": "cop",
         "klmatching": "klm",
         "logit-gap": "logitgap",
         "mahalanobis": "mds",
@@ -39,6 +41,9 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "neg-label": "neglabel",
         "negative-aware-norm": "nan-norm",
         "neuron-activation-coverage": "nac",
+        "pca": "pca-fusion",
+        "pcafusion": "pca-fusion",
+        "regularized-pca": "pca-fusion",
         "relative-mahalanobis": "rmds",
         "rmd": "rmds",
         "softmax": "msp",
@@ -46,6 +51,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "temperature-scaling": "tempscale",
         "typical-features": "bats",
         "virtual-logit-matching": "vim",
+        "whitened-lda": "wdiscood",
     }
 )
 """Name in ood by other name, in lower case with hyphens."""

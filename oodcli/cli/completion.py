@@ -20,9 +20,10 @@ METHODS = (
     "msp", "maxlogit", "energy", "entropy", "tempscale", "gen", "klm", "doctor", "logitgap",
     "igeood", "featurenorm", "norm", "react", "vra", "bats", "ash-p", "ash-b", "ash-s", "scale",
     "lts", "dice", "optfs", "weiper", "t2fnorm", "gradnorm", "graduncertainty", "dml", "nan-norm",
-    "fdbd", "nci", "knn", "nnguide", "relation", "mds", "rmds", "mds++", "rmds++", "vim",
-    "residual", "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml", "openmax", "csd",
-    "odin", "gram", "rankfeat", "nac", "adascale", "mcm", "glmcm", "neglabel",
+    "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds", "rmds", "mds++", "rmds++",
+    "wdiscood", "vim", "residual", "pca-fusion", "cop", "corp", "neco", "she", "maxcosine",
+    "caref", "cadref", "gmm", "pnml", "openmax", "csd", "odin", "gram", "rankfeat", "nac",
+    "adascale", "mcm", "glmcm", "neglabel",
 )  # fmt: skip
 # Values of --method that are not methods: the recommended method, and all methods.
 METHOD_WORDS = ("auto", "all")

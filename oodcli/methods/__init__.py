@@ -19,7 +19,8 @@ def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
     Parameters
     ----------
     probes
-        Whether to name those too that need more of the forward pass than its ordinary activations.
+        Whether to name those too that need more of the forward pass than its ordinary activations,
+        or cost so much that they are scored on request only.
     zero_shot
         Whether to name those too that are defined for zero-shot classifiers alone.
     """
@@ -28,7 +29,7 @@ def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
     for name, method in {**METHODS, **third_party.load_third_party(METHODS).methods}.items():
         if method.is_zero_shot and not zero_shot:
             continue
-        if probes or not method.needs_network:
+        if probes or not (method.needs_network or method.on_request):
             names += [f"norm+{scorer}" for scorer in scorers] if name == "norm" else [name]
     return tuple(names)
 

@@ -3,6 +3,7 @@
 Mahalanobis distances, principal and residual subspaces and pNML's regret all start from these.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -158,26 +159,46 @@ def squared_distances(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _moments(reference: Reference, *, normalised: bool) -> Moments:
-    width = reference.head.weight.shape[1]
-    device = reference.head.weight.device
+    weight = reference.head.weight
+    chunks = (chunk.features for chunk in reference.train.chunks())
+    blocks = (b for features in chunks for b in wide_blocks(features, normalised=normalised))
+    return moments_of(blocks, weight.shape[1], weight.device)
+
+
+def moments_of(blocks: Iterable[Tensor], width: int, device: torch.device) -> Moments:
+    """Return mean and covariance of rows that come in blocks.
+
+    Parameters
+    ----------
+    blocks
+        float64, ``(m, width)`` each; overwritten.
+    width
+        Number of columns.
+    device
+        Device of the blocks.
+
+    Raises
+    ------
+    UndefinedMethodError
+        If there is no row.
+    """
     count = 0
     origin = torch.zeros(width, dtype=torch.float64, device=device)
     total = torch.zeros(width, dtype=torch.float64, device=device)
     product = torch.zeros(width, width, dtype=torch.float64, device=device)
-    for chunk in reference.train.chunks():
-        for block in wide_blocks(chunk.features, normalised=normalised):
-            if count == 0:
-                # Any point amid the features will do: without it, features far from zero would
-                # leave few digits for their covariance.
-                origin = block.mean(dim=0)
-            count += len(block)
-            rows = block.sub_(origin)
-            total += rows.sum(dim=0)
-            for start in range(0, width, _BLOCK_COLUMNS):
-                right = rows[:, start:]
-                product[start : start + _BLOCK_COLUMNS, start:].addmm_(
-                    right[:, :_BLOCK_COLUMNS].T, right
-                )
+    for block in blocks:
+        if count == 0:
+            # Any point amid the rows will do: without it, rows far from zero would leave few
+            # digits for their covariance.
+            origin = block.mean(dim=0)
+        count += len(block)
+        rows = block.sub_(origin)
+        total += rows.sum(dim=0)
+        for start in range(0, width, _BLOCK_COLUMNS):
+            right = rows[:, start:]
+            product[start : start + _BLOCK_COLUMNS, start:].addmm_(
+                right[:, :_BLOCK_COLUMNS].T, right
+            )
     if count == 0:
         raise UndefinedMethodError("no training image is left for the covariance")
     product = product.triu() + product.triu(1).T

@@ -18,6 +18,7 @@ from oodcli.methods.ash import ASHB, ASHP, ASHS
 from oodcli.methods.base import Method
 from oodcli.methods.bats import BATS
 from oodcli.methods.cadref import CADRef, CARef
+from oodcli.methods.cfood import CFOOD, ONE_OF_A_SHARE
 from oodcli.methods.csd import CSD, DIFFERENT_REGIONS
 from oodcli.methods.dice import DICE
 from oodcli.methods.dml import DML
@@ -33,6 +34,7 @@ from oodcli.methods.gradnorm import GradNorm
 from oodcli.methods.graduncertainty import GradUncertainty
 from oodcli.methods.gram import ONE_HELD_OUT, Gram
 from oodcli.methods.igeood import Igeood
+from oodcli.methods.kernel_pca import CoP, CoRP, PCAFusion
 from oodcli.methods.klm import TYPICAL, KLMatching
 from oodcli.methods.knn import KNN
 from oodcli.methods.logitgap import LogitGap
@@ -61,6 +63,7 @@ from oodcli.methods.t2fnorm import T2FNorm
 from oodcli.methods.tempscale import OPTIMUM, TempScale
 from oodcli.methods.vim import Residual, ViM
 from oodcli.methods.vra import VRA
+from oodcli.methods.wdiscood import VARIED, WDiscOOD
 from oodcli.methods.weiper import WeiPer
 
 __all__ = ["METHODS"]
@@ -326,6 +329,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=(DIFFERENT_FEATURES,),
             exportable=True,
         ),
+        "cfood": Method(
+            CFOOD,
+            "CFOOD",
+            "OpenOOD, 2026",
+            ("features", "train"),
+            grid={"k": (0.001, 0.005, 0.01, 0.05)},
+            needs=(DIFFERENT_FEATURES, ONE_OF_A_SHARE),
+            on_request=True,
+        ),
         "nnguide": Method(
             NNGuide,
             "NNGuide",
@@ -379,6 +391,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             exportable=True,
         ),
+        "wdiscood": Method(
+            WDiscOOD,
+            "WDiscOOD",
+            "Chen et al., ICCV 2023",
+            ("features", "train", "labels"),
+            grid={"alpha": (0.5, 1.0, 2.0, 5.0, 10.0), "normalised": (False, True)},
+            needs=(CLASSES_WITH_IMAGES, DIFFERENT_FEATURES, VARIED),
+            exportable=True,
+        ),
         "vim": Method(
             ViM,
             "ViM",
@@ -396,6 +417,34 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=(DIFFERENT_FEATURES, varied()),
             exportable=True,
             without_classifier=True,
+        ),
+        "pca-fusion": Method(
+            PCAFusion,
+            "PCA fusion",
+            "Guan et al., ICCV 2023",
+            ("logits", "features", "train"),
+            grid={"dim": (32, 64, 128, 256, 512)},
+            needs=(DIFFERENT_FEATURES, varied()),
+            exportable=True,
+        ),
+        "cop": Method(
+            CoP,
+            "CoP",
+            "Fang et al., NeurIPS 2024",
+            ("features", "train"),
+            grid={"ratio": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.99)},
+            needs=(DIFFERENT_FEATURES, varied(normalised=True)),
+            exportable=True,
+        ),
+        "corp": Method(
+            CoRP,
+            "CoRP",
+            "Fang et al., NeurIPS 2024",
+            ("features", "train"),
+            grid={"ratio": (0.5, 0.6, 0.7, 0.8), "gamma": (0.5, 1.0, 2.0, 3.0)},
+            needs=(DIFFERENT_FEATURES, varied(normalised=True)),
+            exportable=True,
+            on_request=True,
         ),
         "neco": Method(
             NECO,

@@ -119,6 +119,9 @@ class Method(_InputProperties):
         Whether its score can be traced as a graph; a test exports every such method.
     without_classifier
         Whether it is defined without a classifier, though it uses a last layer if there is one.
+    on_request
+        Whether fitting or scoring costs so much beyond the forward pass that the method is scored
+        on request only, or with ``all``.
     """
 
     type: type[Detector] | type[Shaper]
@@ -131,6 +134,7 @@ class Method(_InputProperties):
     needs: tuple[Need, ...] = ()
     exportable: bool = False
     without_classifier: bool = False
+    on_request: bool = False
 
     @property
     def needs_classifier(self) -> bool:

@@ -28,7 +28,7 @@ def test_no_name_stands_for_every_method_of_the_ordinary_pass() -> None:
     plain, every = (
         {spec.parts[0].name for spec in parse_methods(texts)} for texts in ([], ["all"])
     )
-    needy = {n for n, m in METHODS.items() if m.needs_network}
+    needy = {n for n, m in METHODS.items() if m.needs_network or m.on_request}
     texts = {n for n, m in METHODS.items() if m.is_zero_shot}
     assert texts == {"mcm", "glmcm", "neglabel"}
     assert plain == set(METHODS) - needy - texts

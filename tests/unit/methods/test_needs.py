@@ -73,7 +73,7 @@ def test_features_that_are_always_zero_are_no_directions() -> None:
     assert "8 images of 3 classes vary in 5 of 8" in refusal("mds", reference_of(8, dead=3))
 
 
-@pytest.mark.parametrize("name", ["vim:dim=2", "residual", "pnml"])
+@pytest.mark.parametrize("name", ["vim:dim=2", "residual", "pnml", "cop", "corp", "pca-fusion"])
 def test_second_moments_need_more_images_than_directions(name: str) -> None:
     assert refusal(name, reference_of(9)).endswith(
         "it needs more training images, less one, than directions in which their features vary, "
@@ -98,7 +98,8 @@ def test_principal_components_need_more_images() -> None:
 
 LEARNERS = (
     "bats", "knn", "nnguide", "relation", "fdbd", "nci", "maxcosine", "caref", "cadref", "she",
-    "mds", "vim", "residual", "neco", "gmm", "pnml", "nac",
+    "mds", "vim", "residual", "neco", "gmm", "pnml", "nac", "wdiscood", "cop", "corp", "pca-fusion",
+    "cfood",
 )  # fmt: skip
 
 
