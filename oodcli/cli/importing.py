@@ -146,10 +146,10 @@ def import_(
         Path | None,
         typer.Option(
             "--classes",
-            metavar="FILE",
+            metavar="FILE|imagenet",
             help="Names of the classes, one per line, in the order of the network's outputs; more "
-            "than the data have, where the data are a part of them [default: the order of the "
-            "data].",
+            "than the data have, where the data are a part of them; imagenet for the 1,000 wnids "
+            "[default: the order that the network states, else that of the data].",
             show_default=False,
         ),
     ] = None,

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from oodcli.data.dataset import Dataset
+from oodcli.data.formats.imagenet import wnids
 from oodcli.errors import InvalidInputError
 from oodcli.files import check_file
 from oodcli.images import Part
+
+IMAGENET = "imagenet"
+"""What stands for the classes of ImageNet-1k in place of a file."""
 
 _MAX_BYTES = 1 << 26
 _SHOWN = 3
@@ -22,13 +26,16 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Parameters
     ----------
     path
-        The text file, UTF-8; empty lines are ignored.
+        The text file, UTF-8; empty lines are ignored. Where there is no file ``imagenet``, this
+        stands for the wnids of ImageNet-1k in the order of every network's outputs.
 
     Raises
     ------
     InvalidInputError
         If it cannot be read, is not text, has no names, or has a name twice.
     """
+    if str(path) == IMAGENET and not path.exists():
+        return wnids()
     names = read_lines(path, option="--classes", what="classes")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -88,6 +88,9 @@ class Pretrained:
         Number of classes of the published weights; None if unknown.
     configuration
         Source of the preprocessing, for messages; empty if it is not published.
+    class_names
+        What the classes of the published weights are called, in the order of the logits; empty if
+        unknown.
     """
 
     source: str
@@ -99,6 +102,7 @@ class Pretrained:
     filter: str | None = None
     classes: int | None = None
     configuration: str = ""
+    class_names: tuple[str, ...] = ()
 
 
 def published_configuration(
@@ -459,6 +463,7 @@ def _from_torchvision(function: str, weights: Any) -> Pretrained:  # noqa: ANN40
         filter=None if filter_ is None else str(filter_.value),
         classes=len(meta["categories"]) if "categories" in meta else None,
         configuration=f"torchvision's configuration of {function} {weights.name}",
+        class_names=tuple(meta.get("categories", ())),
     )
 
 

@@ -49,8 +49,9 @@ class ImportRequest:
         Share of the images to use for testing if the data set has no parts of its own, so that
         methods are fitted on the others; if None, all of them are test images.
     classes
-        A file with one class name per line, in the order of the logits; the order of the data set
-        if None. It may have more classes than the data.
+        A file with one class name per line, in the order of the logits, or ``imagenet``; if None,
+        the order that the network states, else that of the data. It may have more classes than the
+        data.
     logits
         Which logits of a network with more classes than the data are used: those of the classes of
         the ``data``, or ``all``.

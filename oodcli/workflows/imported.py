@@ -20,7 +20,6 @@ from oodcli.models import (
     Pretrained,
     builder_of,
     clip_network,
-    folder_class_names,
     folder_commit,
     is_external,
     load_with_remarks,
@@ -40,17 +39,16 @@ from oodcli.sniffing import program_kind
 from oodcli.specs import names_clip, names_folder
 from oodcli.store.runs import NO_CLASSIFIER, Job, Preprocess, Run, RunFolder, new_name, utc_now
 from oodcli.store.store import Store, digest_of_file
-from oodcli.text import printable
 from oodcli.training.import_probe import check_probe_data, with_probe
 from oodcli.training.plausibility import Plausibility, plausibility
 from oodcli.training.preprocessing import Sizing, sizing_for
 from oodcli.windows import canonical
+from oodcli.workflows.class_orders import hint, in_network_order
 from oodcli.workflows.import_request import (
     ImportRequest,
     ImportResult,
     Outputs,
     Triple,
-    in_output_order,
 )
 from oodcli.workflows.prompting import Prompting, WordList
 from oodcli.workflows.zero_shot import ZeroShot, word_facts, zero_shot
@@ -187,9 +185,9 @@ def _read(
     """Read the weights and build the network for the images of the data."""
     spec = None if is_external(request.arch) else parse_architecture(request.arch)
     published = None
-    if names_folder(request.arch):
+    if names_folder(request.arch) or request.checkpoint is None:
         published = published_configuration(request.arch, download=request.download)
-    dataset, outputs, order = _in_folder_order(request, dataset, outputs)
+    dataset, outputs, order = in_network_order(request, dataset, outputs, published)
     # The file is read first: the import of timm takes seconds.
     made: ZeroShot | None = None
     if names_clip(request.arch) and not (request.probe or request.features_only):
@@ -285,40 +283,6 @@ def _import_fields(
     return {**facts, "plausibility": {} if tried is None else tried.to_json()}
 
 
-def _in_folder_order(
-    request: ImportRequest, dataset: Dataset, outputs: Outputs
-) -> tuple[Dataset, Outputs, tuple[str, ...]]:
-    """Bring the classes into the order given in a network's folder; the last value is a note.
-
-    The comparison of names ignores case, the difference between spaces, hyphens and underscores,
-    and text after a comma, as in ``tench, Tinca tinca``.
-    """
-    if request.classes is not None or request.probe or request.features_only:
-        return dataset, outputs, ()
-    names = folder_class_names(request.arch)
-    if not names:
-        return dataset, outputs, ()
-    own = {_normalised_name(name): name for name in dataset.class_names}
-    theirs = [_normalised_name(name) for name in names]
-    unique = len(own) == len(dataset.class_names) and len(set(theirs)) == len(theirs)
-    if not unique or not own.keys() <= set(theirs):
-        missing = next((name for plain, name in own.items() if plain not in theirs), "")
-        line = (
-            f"classes in the order of {dataset.name}, since its class names do not match those in "
-            f"the network's folder ({printable(missing or 'some names occur twice')}); if the "
-            "outputs have another order: --classes FILE"
-        )
-        return dataset, outputs, (line,)
-    listed = [own.get(plain, name) for plain, name in zip(theirs, names, strict=True)]
-    ordered, outputs = in_output_order(dataset, listed, where=request.arch, logits=request.logits)
-    return ordered, outputs, ("classes in the order of the network's folder",)
-
-
-def _normalised_name(name: str) -> str:
-    first = name.partition(",")[0].strip() or name
-    return first.casefold().replace("_", " ").replace("-", " ")
-
-
 def _sizing(
     request: ImportRequest, dataset: Dataset, published: Pretrained | None, classes: int
 ) -> Sizing:
@@ -379,7 +343,8 @@ def _weights(request: ImportRequest, dataset: Dataset, classes: int) -> tuple[st
     ):
         raise InvalidInputError(
             f"the checkpoint {path} has no layer with an output for each of the {classes} classes "
-            f"of {dataset.name}; name the data it was trained on: --data; or else, {_WITHOUT}"
+            f"of {dataset.name}; name the data it was trained on: --data; {hint(dataset, None)}; "
+            f"or else, {_WITHOUT}"
         )
     state = translated_state(request.arch, checkpoint.state, path)
     return str(path), replace(checkpoint, state=state)
@@ -424,9 +389,8 @@ def _for_classes(
         named = f"{request.classes} has" if outputs.places else f"{dataset.name} has"
         raise InvalidInputError(
             f"the checkpoint {source} has {network.num_classes} classes and {named} "
-            f"{outputs.count}; name the data it was trained on: --data; or all classes of the "
-            "network, one per line in the order of its outputs: --classes FILE; or else, "
-            f"{_WITHOUT}"
+            f"{outputs.count}; name the data it was trained on: --data; "
+            f"{hint(dataset, network.num_classes)}; or else, {_WITHOUT}"
         )
     if outputs.places and request.logits == "data":
         network = network.restricted(outputs.places)
