@@ -48,6 +48,8 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _HEAD_BYTES = 64
+# Tags of EXIF: the directory with details of the photograph, and when it was taken.
+_EXIF_IFD, _DATE_TIME_ORIGINAL = 0x8769, 0x9003
 # Formats for which Pillow starts a program or calls a handler installed by another package.
 _CALLS = {
     "EPS": "Pillow would start Ghostscript for it",
@@ -252,3 +254,23 @@ def _reason(head: bytes, name: str | None) -> str:
 def _refused(name: str) -> str:
     why = f" ({_CALLS[name]})" if name in _CALLS else ""
     return f"it is {name}, an unsupported format{why}; supported: {', '.join(FORMATS)}"
+
+
+def exif_time(stream: IO[bytes]) -> str | None:
+    """Return the EXIF field DateTimeOriginal of an image file; None if there is none.
+
+    Parameters
+    ----------
+    stream
+        The file, from its start; only its head is read.
+
+    References
+    ----------
+    CIPA DC-008-2019, "Exif 2.32", section 4.6.5.
+    """
+    try:
+        with open_image(stream) as image:
+            found = image.getexif().get_ifd(_EXIF_IFD).get(_DATE_TIME_ORIGINAL)
+    except Exception:  # noqa: BLE001 - Pillow raises anything for damaged files
+        return None
+    return found if isinstance(found, str) else None

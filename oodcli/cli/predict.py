@@ -108,6 +108,17 @@ def predict(
             help="Store the features of the images beside --output, in FILE.features.npy.",
         ),
     ] = False,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="day|exif-day|folder|COLUMN",
+            help="Write the group of each image into its row: the day on which its "
+            "file was modified (UTC), or on which it was taken by its EXIF data; its folder; or a "
+            "column of the table given.",
+            show_default=False,
+        ),
+    ] = None,
     copy_ood: Annotated[
         Path | None,
         typer.Option(
@@ -188,6 +199,7 @@ def predict(
                 copy_ood=copy_ood,
                 summary=summary_,
                 features=features,
+                group_by=group_by,
             ),
             window=window,
             alarm_level=alarm_level,

@@ -71,6 +71,8 @@ class Item:
         Why there is no image.
     as_published
         As for :func:`oodcli.data.decoding.files.decode`.
+    group
+        Group of the image, such as its day; None without one.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Item:
     data: bytes | None = None
     error: str | None = None
     as_published: bool = False
+    group: str | None = None
 
 
 def items(

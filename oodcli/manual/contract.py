@@ -251,6 +251,7 @@ OBJECTS = (
         "id_below": (int, "Number of ID images below the threshold."),
         "features": (str, "``stored`` if ``FILE.features.npy`` has the features of the images, "
                      "else ``not stored``."),
+        "group_by": (str | None, "What gives the group of an image; None without ``--group-by``."),
         "copy_ood": (str | None, "Folder that gets copies of the OOD images."),
         "command": (str | None, "The command that resumes the file."),
         "shard": (int, "Number of the shard, from 1; only in a file of ``--shard``."),

@@ -49,8 +49,8 @@ class Verdict:
     path
         Path as given, or ``FILE.npz[ROW]``.
     predicted
-        Name of the predicted class; None, like all fields except ``path`` and ``error``, if the
-        image cannot be read, and without a classifier.
+        Name of the predicted class; None, like all fields except ``path``, ``group`` and
+        ``error``, if the image cannot be read, and without a classifier.
     probability
         Softmax probability of that class; None without one.
     score
@@ -65,6 +65,8 @@ class Verdict:
         ``--per-class``, an ID image of the same predicted class.
     verdict
         ``id`` or ``ood``; with ``--fdr``, None until all images of the file have their rows.
+    group
+        Group of the image by ``--group-by``, such as its day; None without one.
     error
         Why the image cannot be read; None if it was judged.
     """
@@ -77,6 +79,7 @@ class Verdict:
     percentile: float | None = None
     p_value: float | None = None
     verdict: Literal["id", "ood"] | None = None
+    group: str | None = None
     error: str | None = None
 
 

@@ -28,6 +28,7 @@ from oodcli.screening.findings import (
     check_alarm_level,
     combined,
 )
+from oodcli.screening.grouping import WAYS, Grouping, grouping
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.screening.verdict_file import (
@@ -68,6 +69,8 @@ class VerdictOutputs:
         File for the summary as JSON.
     features
         Whether the features of the images are stored beside ``file``.
+    group_by
+        What gives the group of an image, as for :func:`oodcli.screening.grouping.grouping`.
     """
 
     format: Literal["table", "csv", "jsonl"] | None = None
@@ -75,6 +78,7 @@ class VerdictOutputs:
     copy_ood: Path | None = None
     summary: Path | None = None
     features: bool = False
+    group_by: str | None = None
 
     def of_shard(self, shard: Shard | None) -> "VerdictOutputs":
         """Return the outputs of one shard: ``NAME-00007-of-00100.csv`` for ``NAME.csv``."""
@@ -305,7 +309,7 @@ def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
         strict=True,
     )
     return [
-        Verdict(item.name, error=error)
+        Verdict(item.name, group=item.group, error=error)
         if error is not None
         else Verdict(
             item.name,
@@ -316,6 +320,7 @@ def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
             round(percentile, 4),
             p_value,
             None if undecided else "ood" if ood else "id",
+            item.group,
         )
         for item, error, label, chance, score, threshold, percentile, p_value, ood in columns
     ]
@@ -329,6 +334,7 @@ class _Sink:
     file: VerdictFile | None
     rows_to: Callable[[str], object] | None
     copies: Copies | None
+    group: Grouping | None = None
 
     @property
     def before(self) -> Counts:
@@ -341,7 +347,7 @@ class _Sink:
             if self.file is not None and self.file.done.take(item.name):
                 continue
             if self.copies is None or not self.copies.holds(item):
-                yield item
+                yield item if self.group is None else replace(item, group=self.group(item))
 
     def write(self, judged: Judged, verdicts: Sequence[Verdict]) -> None:
         """Write verdicts of judged images.
@@ -370,10 +376,12 @@ def _sink(
     kind = outputs.kind()
     window = detector.about.preprocess.medical
     copies = None if outputs.copy_ood is None else Copies(outputs.copy_ood, window)
+    by = outputs.group_by
+    group = None if by is None else grouping(by, request.paths)
     if outputs.file is None:
         if kind != "table" and rows_to is not None:
             rows_to(header(kind))
-        yield _Sink(kind, None, rows_to, copies)
+        yield _Sink(kind, None, rows_to, copies, group)
         return
     assert kind != "table"  # outputs.kind() refuses it for a file
     settings = _settings(detector, request)
@@ -384,7 +392,7 @@ def _sink(
             progress.note(
                 f"{outputs.file} has {counted(file.before.total, 'row')}: resuming after them"
             )
-        yield _Sink(kind, file, rows_to, copies)
+        yield _Sink(kind, file, rows_to, copies, group)
 
 
 def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]:
@@ -405,6 +413,7 @@ def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]
         "threshold_stderr": threshold.stderr,
         "id_below": threshold.below,
         "features": "stored" if request.outputs.features else "not stored",
+        "group_by": request.outputs.group_by,
         "copy_ood": None if copies is None else str(expanded(copies).resolve()),
         "command": _command(request),
     }
@@ -485,6 +494,8 @@ def _check(request: PredictRequest) -> None:
             check_output_file(file)
     if request.rule.fdr is not None:
         _check_undecided(outputs)
+    if outputs.group_by is not None and outputs.group_by not in WAYS:
+        grouping(outputs.group_by, request.paths)
     if outputs.features and (outputs.file is None or is_stream(outputs.file)):
         raise InvalidInputError(
             "--features stores features beside a file of verdicts; name it: --output FILE.csv"

@@ -35,8 +35,8 @@ _ENDINGS: dict[str, MergedFormat] = {
 _OF_FILE = frozenset(
     {
         "kind", "schema", "format", "threshold", "tpr", "threshold_stderr", "id_below", "copy_ood",
-        "features", "false_alarms", "fdr", "p_cutoff", "by_class", "shard", "shards", "command",
-        "finished", "merged",
+        "features", "group_by", "false_alarms", "fdr", "p_cutoff", "by_class", "shard", "shards",
+        "command", "finished", "merged",
     }
 )  # fmt: skip
 

@@ -30,6 +30,7 @@ FIELDS = [
     "percentile",
     "p_value",
     "verdict",
+    "group",
     "error",
 ]
 
@@ -735,3 +736,16 @@ def test_what_cannot_wait_for_verdicts_is_refused(
     code, out, err = ood("predict", incoming, "--method", "energy", "--fdr", "0.1", *options)
     assert (code, out) == (1, "")
     assert message in err
+
+
+def test_groups_stand_in_the_rows(ood: Ood, incoming: Path, tmp_path: Path) -> None:
+    output = tmp_path / "v.csv"
+    options = ("predict", incoming, "--method", "energy", "--output", output)
+    assert ood(*options, "--group-by", "folder")[0] == 0
+    for row in rows(output.read_text()):
+        assert row["group"] == Path(row["path"]).relative_to(incoming).parent.as_posix()
+    code, _, err = ood(*options)
+    assert (code, "was written with another group by (folder, now null)" in err) == (1, True)
+    code, _, err = ood(*options, "--group-by", "camera")
+    assert code == 1
+    assert "is no table (.csv, .tsv, .jsonl) with this column; give tables, or group by day" in err

@@ -121,9 +121,9 @@ def test_a_false_discovery_rate_decides_over_all_rows_of_a_file(
     assert "the smallest possible p_value is 1/25, since the detector has 24 ID images: " in err
     # A call that is killed leaves rows without a verdict, and is resumed.
     lines = whole.decode().splitlines(keepends=True)
-    pending = [re.sub(",(id|ood),$", ",,", line.rstrip("\n")) + "\n" for line in lines[:20]]
+    pending = [re.sub(",(id|ood),,$", ",,,", line.rstrip("\n")) + "\n" for line in lines[:20]]
     output.write_text("".join(pending) + lines[20][:9])
-    assert ",,\n" in output.read_text()
+    assert ",,,\n" in output.read_text()
     write_json(settings_path(output), read_json(settings_path(output)) | {"finished": False})
     code, out, _ = ood("verdicts", "summary", output, "--format", "json")
     assert (code, json.loads(out)["images"]["total"]) == (0, 19)

@@ -208,6 +208,48 @@ def parts_of(
     }
 
 
+def column_of(path: Path, name: str) -> dict[int, str]:
+    """Return the values of a column of a table, by the line of their row, from 1.
+
+    Parameters
+    ----------
+    path
+        The table, as for :func:`open_table`.
+    name
+        Name of the column. Empty cells are left out.
+
+    Raises
+    ------
+    InvalidInputError
+        If the table cannot be read, or has no such column.
+    """
+    found: dict[int, str] = {}
+    with text_of(path) as stream:
+        lines = Lines(stream, path)
+        if path.name.lower().endswith(JSON_SUFFIXES):
+            names: list[str] = []
+            for line in lines:
+                with contextlib.suppress(ValueError, RecursionError):
+                    content = json.loads(line)
+                    if isinstance(content, dict):
+                        names = names or list(content)
+                        if content.get(name) is not None:
+                            found[lines.number] = str(content[name])
+            if not found and name not in names:
+                raise _no_column(path, name, names)
+            return found
+        # The same reading as for the images, with the column in place of the label.
+        for record in _delimited_records(lines, path, Columns(label=name)):
+            if record.label is not None:
+                found[record.line] = record.label
+    return found
+
+
+def _no_column(path: Path, name: str, names: Sequence[str]) -> InvalidInputError:
+    listed = ", ".join(printable(each.strip()[:40]) for each in names)
+    return InvalidInputError(f"{path} has no column {name!r}; it has {listed}")
+
+
 def _part(record: _Record, path: Path) -> str:
     part = PARTS.get((record.split or "").strip().lower())
     if part is None:
@@ -374,8 +416,7 @@ def _layout(path: Path, fields: Sequence[str], columns: Columns) -> _Layout:
     for key, place in found.items():
         wanted = getattr(columns, key)
         if wanted is not None and place is None:
-            names = ", ".join(printable(each.strip()[:40]) for each in fields)
-            raise InvalidInputError(f"{path} has no column {wanted!r}; it has {names}")
+            raise _no_column(path, wanted, fields)
     assert found["path"] is not None  # the delimiter was chosen so
     return _Layout(found["path"], found["label"], found["split"], len(fields))
 
