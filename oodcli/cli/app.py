@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from oodcli.cli import (
+    cluster,
     completion,
     datasets,
     doctor,
@@ -177,6 +178,7 @@ app.command("score", epilog="Manual: ood help --page methods")(score.score)
 app.command("recommend", epilog="Manual: ood help selection")(recommend.recommend)
 app.command("predict", epilog="Manual: ood help screening")(predict.predict)
 app.command("explain", epilog="Manual: ood help screening")(explain.explain)
+app.command("cluster", epilog="Manual: ood help screening")(cluster.cluster)
 app.command("tuning", epilog="Manual: ood help selection")(tuning.tuning)
 app.command("report", epilog="Manual: ood help reports")(report.report)
 app.command("export", epilog="Manual: ood help screening")(export.export)

@@ -35,6 +35,7 @@ from oodcli.store.runs import Job, Preprocess, Run
 from oodcli.store.scores import Scoring
 from oodcli.store.searches import Search
 from oodcli.training.recipes import Recipe
+from oodcli.workflows.cluster import ClusteredImage, ClusterResult
 from oodcli.workflows.doctor import Diagnosis
 from oodcli.workflows.explain import ExplainResult
 from oodcli.workflows.run import RunResult
@@ -118,6 +119,7 @@ _RENAMED = {
     (Verdict, "predicted"): "class",
     (Explanation, "predicted"): "class",
     (Neighbour, "label"): "class",
+    (ClusteredImage, "predicted"): "class",
     (TypicalImage, "label"): "class",
     (PredictResult, "counts"): "images",
     (Finding, "what"): "must",
@@ -234,6 +236,7 @@ OBJECTS = (
     Object("ood predict --format jsonl", Verdict),
     Object("ood predict --summary FILE.json", PredictResult, kind="ood-screening", also=_SCREENED),
     Object("ood explain --format json", ExplainResult, kind="ood-explanations", also=_SCREENED),
+    Object("ood cluster --format json", ClusterResult, kind="ood-clusters"),
     Object("FILE.ood.json", None, kind="ood-verdicts", also={
         "format": (str, "``csv``, ``jsonl`` or, of a merged file, ``parquet``."),
         **_SCREENED,

@@ -217,6 +217,30 @@ def check_output_folder(path: Path, *, option: str) -> None:
     _check_writable(path, place)
 
 
+def check_fresh_folder(path: Path, *, overwrite: bool) -> None:
+    """Check, before long work, that files written to ``--output DIR`` replace no others unasked.
+
+    Parameters
+    ----------
+    path
+        The folder; it need not exist.
+    overwrite
+        Whether it may have files.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`check_output_folder`, or if it has files and ``overwrite`` is not set.
+    """
+    check_output_folder(path, option="--output")
+    folder = expanded(path)
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise InvalidInputError(
+            f"{path} is not empty; choose another folder, or let files of the same names be "
+            "replaced: --overwrite"
+        )
+
+
 def _check_writable(path: Path, folder: Path) -> None:
     """Check that a folder is writable by creating a file; permission bits can be wrong."""
     try:

@@ -19,7 +19,7 @@ from oodcli.reporting.pictures import encoded, file_name
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.explaining import Explainer, ExplainSettings
 from oodcli.screening.thresholds import Threshold, ThresholdRule
-from oodcli.store.store import Store, atomic_write, check_output_folder
+from oodcli.store.store import Store, atomic_write, check_fresh_folder
 from oodcli.text import counted, printable
 from oodcli.workflows.recommend import resolve_detector
 
@@ -225,12 +225,5 @@ def _check(request: ExplainRequest) -> None:
         )
     if request.method not in (None, AUTO):
         parse_method(request.method)
-    if request.output is None:
-        return
-    check_output_folder(request.output, option="--output")
-    folder = expanded(request.output)
-    if not request.overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise InvalidInputError(
-            f"{request.output} is not empty; choose another folder, or let files of the same names "
-            "be replaced: --overwrite"
-        )
+    if request.output is not None:
+        check_fresh_folder(request.output, overwrite=request.overwrite)

@@ -1,0 +1,80 @@
+"""The images of rows of verdicts, found again by their names."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from oodcli.data.decoding.files import is_image_name
+from oodcli.data.incoming import Item, items
+from oodcli.data.opening import is_named
+from oodcli.errors import OodError
+from oodcli.store.store import Store
+from oodcli.windows import Window
+
+_GONE = "it no longer exists; relative paths start at the folder in which ood predict ran"
+# Where the name of a row may continue that of the file it lies in: FILE[ROW], FILE:LINE, FILE/NAME.
+_ENDS = re.compile(r"[\[:/]")
+
+
+def found_again(names: Sequence[str], store: Store, window: Window | None) -> Iterator[Item]:
+    """Yield the images with the given names, each name as often as it is given.
+
+    Parameters
+    ----------
+    names
+        Names of items, as in rows of verdicts.
+    store
+        Holds named data sets, and the indices of readers.
+    window
+        How medical images are read.
+
+    Yields
+    ------
+    Item
+        The images, file by file in the order of their first name; of what cannot be found, an item
+        with the reason.
+    """
+    inside: dict[str, dict[str, int]] = {}
+    for name in names:
+        place = _container(name, store)
+        counts = inside.setdefault(place or "", {})
+        counts[name] = counts.get(name, 0) + 1
+    for place, counts in inside.items():
+        if place:
+            yield from _in_file(place, counts, store, window)
+        else:
+            yield from (Item(n, n, "", error=_GONE) for n in counts for _ in range(counts[n]))
+
+
+def _container(name: str, store: Store) -> str | None:
+    """Return the file, or the name of a data set, that an image lies in; None if it is gone."""
+    if os.path.isfile(name):  # noqa: PTH113 - a million names
+        return name
+    for found in reversed(list(_ENDS.finditer(name))):
+        place = name[: found.start()]
+        if place and (Path(place).is_file() or is_named(place, store)):
+            return place
+    return None
+
+
+def _in_file(
+    place: str, counts: dict[str, int], store: Store, window: Window | None
+) -> Iterator[Item]:
+    """Yield the images of one file that have the given names."""
+    left = dict(counts)
+    reason = f"{place} has no such image any more"
+    try:
+        alone = place in left and is_image_name(place)
+        found = (
+            iter([Item(place, place, "")]) if alone else items([place], store=store, window=window)
+        )
+        for item in found:
+            for _ in range(left.pop(item.name, 0)):
+                yield item
+            if not left:
+                break
+    except OodError as error:
+        reason = str(error)
+    for name, count in left.items():
+        yield from (Item(name, name, "", error=reason) for _ in range(count))
