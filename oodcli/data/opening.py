@@ -213,7 +213,15 @@ def _open_parts(
         part: _with_classes_of(first, each, where=f"{part}={paths[part]}")
         for part, each in opened.items()
     }
-    notes = tuple(dict.fromkeys(note for each in opened.values() for note in each.notes))
+    # The labels of the other parts are those of the first, however they were counted alone.
+    notes = tuple(
+        dict.fromkeys(
+            note
+            for each in opened.values()
+            for note in each.notes
+            if each is first or not note.startswith(f"labels of {each.name} are numbers")
+        )
+    )
     return Dataset(called, labelled, first.class_names, again, spec, notes=notes)
 
 
@@ -231,13 +239,15 @@ def _with_classes_of(first: Dataset, other: Dataset, *, where: str) -> Part:
     if other.class_names == first.class_names:
         return part
     place = {name: at for at, name in enumerate(first.class_names)}
-    for name in other.class_names:
-        if name not in place:
+    # Numbers that count from 1 may have no smallest label here, and then count from 0.
+    used = set(np.unique(part.labels).tolist())
+    for at, name in enumerate(other.class_names):
+        if name not in place and at in used:
             raise InvalidInputError(
                 f"{where} has a class {name!r} that {first.location} has not; both need the same "
                 "names of classes"
             )
-    places = np.array([place[name] for name in other.class_names], dtype=np.int64)
+    places = np.array([place.get(name, 0) for name in other.class_names], dtype=np.int64)
     return Part(part.source, places[part.labels])
 
 

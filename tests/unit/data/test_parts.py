@@ -45,6 +45,15 @@ def test_two_lists_are_one_data_set(folder, store):
     assert list(as_ood.ood_part.source.files) == ["img/dog/00001.png"]
 
 
+def test_numbers_of_other_parts_are_those_of_the_first(folder, store):
+    Path("one.csv").write_text("file,kind\nimg/cat/00000.png,1\nimg/cat/00001.png,2\n")
+    Path("two.csv").write_text("file,kind\nimg/dog/00000.png,2\n")
+    dataset = open_dataset("train=one.csv:label=kind,test=two.csv:label=kind", store)
+    assert dataset.class_names == ("1", "2")
+    assert labels(dataset) == {"train": [0, 1], "test": [1]}
+    assert dataset.notes == ("labels of one are numbers from 1",)
+
+
 def test_parts_in_different_forms_have_the_classes_of_the_train_part(folder, store):
     dataset = open_dataset("pets=test=b.csv:path=file,label=kind,train=img", store)
     assert (dataset.class_names, labels(dataset)) == (
