@@ -61,6 +61,9 @@ class ProbedNetwork(Protocol):
     def modules_of(self, *kinds: type[nn.Module]) -> Sequence[str]:
         """Return the paths of all modules of the given types, in order of definition."""
 
+    def dropout_rates(self) -> Mapping[str, float]:
+        """Return the rate of every dropout layer, by module path, in order of definition."""
+
     def run(
         self, images: Tensor, *, keep: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
     ) -> Output:

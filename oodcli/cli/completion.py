@@ -22,8 +22,8 @@ METHODS = (
     "lts", "dice", "optfs", "weiper", "t2fnorm", "gradnorm", "graduncertainty", "dml", "nan-norm",
     "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds", "rmds", "mds++", "rmds++",
     "wdiscood", "vim", "residual", "pca-fusion", "cop", "corp", "neco", "she", "maxcosine",
-    "caref", "cadref", "gmm", "pnml", "openmax", "csd", "odin", "gram", "rankfeat", "nac",
-    "adascale", "mcm", "glmcm", "neglabel",
+    "caref", "cadref", "gmm", "pnml", "openmax", "csd", "odin", "iodin", "pro", "mcdropout",
+    "gram", "rankfeat", "nac", "adascale", "mcm", "glmcm", "neglabel",
 )  # fmt: skip
 # Values of --method that are not methods: the recommended method, and all methods.
 METHOD_WORDS = ("auto", "all")

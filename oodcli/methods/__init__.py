@@ -24,7 +24,11 @@ def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
     zero_shot
         Whether to name those too that are defined for zero-shot classifiers alone.
     """
-    scorers = [name for name, method in METHODS.items() if method.is_logit_scorer]
+    scorers = [
+        name
+        for name, method in METHODS.items()
+        if method.is_logit_scorer or (probes and method.follows_shapers)
+    ]
     names: list[str] = []
     for name, method in {**METHODS, **third_party.load_third_party(METHODS).methods}.items():
         if method.is_zero_shot and not zero_shot:

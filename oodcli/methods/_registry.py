@@ -42,6 +42,7 @@ from oodcli.methods.lts import LTS
 from oodcli.methods.mahalanobis import MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
 from oodcli.methods.maxcosine import MaxCosine
 from oodcli.methods.maxlogit import MaxLogit
+from oodcli.methods.mcdropout import MCDropout
 from oodcli.methods.mcm import MCM
 from oodcli.methods.msp import MSP
 from oodcli.methods.nac import COVERED, NAC
@@ -50,10 +51,11 @@ from oodcli.methods.nci import NCI
 from oodcli.methods.neco import MORE_IMAGES_THAN_COMPONENTS, NECO
 from oodcli.methods.neglabel import NegLabel
 from oodcli.methods.nnguide import NNGuide
-from oodcli.methods.odin import ODIN
+from oodcli.methods.odin import IODIN, ODIN
 from oodcli.methods.openmax import BEYOND_TAIL, OpenMax
 from oodcli.methods.optfs import OptFS
 from oodcli.methods.pnml import PNML
+from oodcli.methods.pro import PRO
 from oodcli.methods.rankfeat import RankFeat
 from oodcli.methods.react import ReAct
 from oodcli.methods.relation import Relation
@@ -520,6 +522,32 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("network",),
             grid={"temperature": (1.0, 10.0, 100.0, 1000.0), "epsilon": (0.0014, 0.0028)},
             passes=4.0,
+            needs=(CLASSES,),
+        ),
+        "iodin": Method(
+            IODIN,
+            "i-ODIN",
+            "OpenOOD, 2025",
+            ("network",),
+            grid={"temperature": (1.0, 10.0, 100.0, 1000.0), "epsilon": (0.0014, 0.0028)},
+            passes=4.0,
+            needs=(CLASSES,),
+        ),
+        "pro": Method(
+            PRO,
+            "PRO",
+            "Chen et al., CVPR 2025",
+            ("network",),
+            grid={"epsilon": (0.0003, 0.0005, 0.0008, 0.001), "steps": (1, 2, 3, 5)},
+            passes=10.0,
+            needs=(CLASSES,),
+        ),
+        "mcdropout": Method(
+            MCDropout,
+            "MC dropout",
+            "Gal and Ghahramani, ICML 2016",
+            ("network",),
+            passes=30.0,
             needs=(CLASSES,),
         ),
         "gram": Method(

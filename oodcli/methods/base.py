@@ -160,6 +160,14 @@ class Method(_InputProperties):
         """Whether it can be combined with a shaper."""
         return hasattr(self.type, "score_logits")
 
+    @property
+    def follows_shapers(self) -> bool:
+        """Whether it can be fitted on the logits of a shaper, which its ``fit`` takes as ``after``.
+
+        Such a method runs the network and the shaper itself.
+        """
+        return "after" in inspect.signature(self.type.fit).parameters
+
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of ``fit`` with their types and defaults."""
         return user_parameters(self.type.fit)
@@ -220,8 +228,15 @@ class MethodPart:
             for name, parameter in self.method.parameters().items()
         }
 
-    def fit(self, reference: Reference) -> "Detector | Shaper":
+    def fit(self, reference: Reference, after: Shaper | None = None) -> "Detector | Shaper":
         """Fit this part.
+
+        Parameters
+        ----------
+        reference
+            What it is fitted on.
+        after
+            The fitted shaper in front of a method that follows shapers.
 
         Raises
         ------
@@ -234,6 +249,8 @@ class MethodPart:
             refusal = need.refusal(reference, arguments)
             if refusal is not None:
                 raise UndefinedMethodError(f"{self.name} is not defined here: {refusal}")
+        if after is not None:
+            return self.method.type.fit(reference, after, **self.given)  # type: ignore[call-arg]
         return self.method.type.fit(reference, **self.given)
 
     def replaced_values(self, params: Mapping[str, Value]) -> dict[str, tuple[Value, Value]]:
@@ -362,17 +379,22 @@ class MethodSpec(_InputProperties):
 
     def fit(self, reference: Reference) -> Fitted:
         """Fit the method on in-distribution activations."""
-        fitted = [part.fit(reference) for part in self.parts]
         if len(self.parts) == 1:
-            params = self.parts[0].effective_parameters(fitted[0])
-            return Fitted(self.canonical, params, fitted[0])  # type: ignore[arg-type]
+            (part,) = self.parts
+            fitted = part.fit(reference)
+            params = part.effective_parameters(fitted)
+            return Fitted(self.canonical, params, fitted)  # type: ignore[arg-type]
+        first, second = self.parts
+        shaper = first.fit(reference)
+        follows = second.method.follows_shapers
+        scorer = second.fit(reference, shaper if follows else None)  # type: ignore[arg-type]
         params = {
             f"{part.name}.{key}": value
-            for part, half in zip(self.parts, fitted, strict=True)
+            for part, half in ((first, shaper), (second, scorer))
             for key, value in part.effective_parameters(half).items()
         }
-        shaper, scorer = fitted
-        return Fitted(self.canonical, params, Combined(shaper, scorer))  # type: ignore[arg-type]
+        detector = scorer if follows else Combined(shaper, scorer)  # type: ignore[arg-type]
+        return Fitted(self.canonical, params, detector)  # type: ignore[arg-type]
 
 
 def parse_method(
@@ -406,13 +428,17 @@ def parse_method(
         raise InvalidInputError(f"method {text!r} has {len(parts)} parts; write SHAPER+SCORER")
     if len(parts) == 2:
         shapers = [name for name, method in registry.items() if method.is_shaper]
-        scorers = [name for name, method in registry.items() if method.is_logit_scorer]
+        scorers = [
+            name
+            for name, method in registry.items()
+            if method.is_logit_scorer or method.follows_shapers
+        ]
         if not parts[0].method.is_shaper:
             raise InvalidInputError(
                 f"{parts[0].name!r} in {text!r} does not compute logits; before the +, use one of: "
                 f"{', '.join(shapers)}"
             )
-        if not parts[1].method.is_logit_scorer:
+        if not (parts[1].method.is_logit_scorer or parts[1].method.follows_shapers):
             raise InvalidInputError(
                 f"{parts[1].name!r} in {text!r} does not score logits; after the +, use one of: "
                 f"{', '.join(scorers)}"

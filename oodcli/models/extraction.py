@@ -429,6 +429,11 @@ class _Forward:
         self._check_open()
         return [path for path, each in self._module.named_modules() if isinstance(each, kinds)]
 
+    def dropout_rates(self) -> Mapping[str, float]:
+        """Return the rate of every dropout layer, by path."""
+        paths = self.modules_of(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+        return {path: float(self._module.get_submodule(path).p) for path in paths}  # type: ignore[arg-type]
+
     def run(
         self, images: Tensor, *, keep: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
     ) -> Output:

@@ -50,6 +50,14 @@ class Small:
         """Return the paths of all modules of these types."""
         return [path for path, each in self.module.named_modules() if isinstance(each, kinds)]
 
+    def dropout_rates(self) -> Mapping[str, float]:
+        """Return the rate of every dropout layer, by path."""
+        return {
+            path: each.p
+            for path, each in self.module.named_modules()
+            if isinstance(each, (nn.Dropout, nn.Dropout2d))
+        }
+
     def run(
         self, images: Tensor, *, keep: Sequence[str] = (), edit: Mapping[str, Edit] | None = None
     ) -> Output:

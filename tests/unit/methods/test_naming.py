@@ -104,7 +104,11 @@ def test_a_method_asked_for_twice_is_scored_once() -> None:
             "norm+featurenorm",
             InvalidInputError,
             "'featurenorm' in 'norm+featurenorm' does not score logits; after the +, use one of: "
-            + ", ".join(name for name, method in METHODS.items() if method.is_logit_scorer),
+            + ", ".join(
+                name
+                for name, method in METHODS.items()
+                if method.is_logit_scorer or method.follows_shapers
+            ),
         ),
         (
             "norm+msp+msp",

@@ -41,6 +41,8 @@ def trained_network() -> Network:
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(module(pixels), labels).backward()
         optimiser.step()
+    # For the methods that make it active; in evaluation mode it passes maps on.
+    module.get_submodule("layer4").append(torch.nn.Dropout(0.3))  # type: ignore[operator]
     return network_of(spec, module)
 
 
@@ -151,6 +153,9 @@ REFUSED = {
     ("gram", "one image many times"): "the maps of 27 training images are the same within",
     ("csd", "one image many times"): "from image to image, but those of 30 images do not;",
     ("odin", "one class"): "it needs at least 2 classes, but the network has 1;",
+    ("iodin", "one class"): "it needs at least 2 classes, but the network has 1;",
+    ("pro", "one class"): "it needs at least 2 classes, but the network has 1;",
+    ("mcdropout", "one class"): "it needs at least 2 classes, but the network has 1;",
     ("glmcm", "one class"): "it needs at least 2 classes, but the network has 1;",
 }
 FEW: Mapping[str, NDArray[np.uint8]] = {
