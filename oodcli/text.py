@@ -15,6 +15,7 @@ from typing import Any
 
 _NAMED = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _NAMES = {written: character.encode() for character, written in _NAMED.items()}
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
 _BEYOND_ASCII = re.compile(r"[^\n -~]")
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|[\\nrt])")
 
@@ -62,6 +63,39 @@ def unescaped(text: str) -> str:
         return text
     raw = text.encode("utf-8", "surrogatepass")
     return _ESCAPE.sub(_byte, raw).decode("utf-8", "surrogateescape")
+
+
+def as_cell(text: str) -> str:
+    """Return text that a spreadsheet does not take for a formula.
+
+    Parameters
+    ----------
+    text
+        Any text.
+
+    Returns
+    -------
+    str
+        The text with an apostrophe before it, if it begins, after spaces, with ``=``, ``+``, ``-``
+        or ``@`` (also in their full-width forms), or with an apostrophe; else unchanged.
+
+    Examples
+    --------
+    >>> as_cell("=1+1"), as_cell("'a"), as_cell("a=1")
+    ("'=1+1", "''a", 'a=1')
+    """
+    return f"'{text}" if text.lstrip(" ")[:1] in _FORMULA or text[:1] == "'" else text
+
+
+def of_cell(text: str) -> str:
+    """Return the original text; the inverse of :func:`as_cell`.
+
+    Examples
+    --------
+    >>> [of_cell(as_cell(text)) for text in ("=1+1", "'a", "a=1", "")]
+    ['=1+1', "'a", 'a=1', '']
+    """
+    return text.removeprefix("'")
 
 
 def counted(number: int, thing: str, plural: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Options and exit codes of commands whose result is a screening."""
+"""Options and exit codes of commands whose result is verdicts."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,14 @@ if TYPE_CHECKING:
 ALARM = 3
 FOUND_OOD = 4
 
+CsvSafeOption = Annotated[
+    bool,
+    typer.Option(
+        "--csv-safe",
+        help="Write CSV whose text no spreadsheet takes for a formula, with an apostrophe before "
+        "=, +, -, @ and apostrophes.",
+    ),
+]
 FailOption = Annotated[
     bool,
     typer.Option(

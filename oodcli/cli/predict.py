@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oodcli.cli import completion
-from oodcli.cli.alarms import AlarmLevelOption, FailOnAnyOption, FailOption, exit_by
+from oodcli.cli.alarms import AlarmLevelOption, CsvSafeOption, FailOnAnyOption, FailOption, exit_by
 from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
@@ -119,6 +119,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    csv_safe: CsvSafeOption = False,
     copy_ood: Annotated[
         Path | None,
         typer.Option(
@@ -200,6 +201,7 @@ def predict(
                 summary=summary_,
                 features=features,
                 group_by=group_by,
+                csv_safe=csv_safe,
             ),
             window=window,
             alarm_level=alarm_level,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodcli.cli.alarms import AlarmLevelOption, FailOnAnyOption, FailOption, exit_by
+from oodcli.cli.alarms import AlarmLevelOption, CsvSafeOption, FailOnAnyOption, FailOption, exit_by
 from oodcli.cli.console import write_result
 from oodcli.cli.options import FdrOption, writable_file
 
@@ -46,6 +46,7 @@ def merge(
         ),
     ] = None,
     fdr: FdrOption = None,
+    csv_safe: CsvSafeOption = False,
     format_: FormatOption = SummaryFormat.TABLE,
     fail_on_ood: FailOption = False,
     fail_on_any_ood: FailOnAnyOption = False,
@@ -60,7 +61,7 @@ def merge(
     from oodcli.workflows.verdicts import MergeRequest
     from oodcli.workflows.verdicts import merge as merge_workflow
 
-    request = MergeRequest(files, output, alarm_level, fdr)
+    request = MergeRequest(files, output, alarm_level, fdr, csv_safe)
     result = merge_workflow(request, progress=TerminalProgress())
     _show(result, format_)
     exit_by(result, fail_on_ood=fail_on_ood, fail_on_any_ood=fail_on_any_ood)

@@ -29,7 +29,7 @@ from oodcli.data.reader import Columns, Reader, without_columns
 from oodcli.data.readers import is_known_suffix, is_there, open_path, reader_of
 from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
-from oodcli.files import check_file
+from oodcli.files import check_file, reason_of
 from oodcli.images import ImageSource, key_in
 from oodcli.pillow import extension_of
 from oodcli.pools import map_ahead, thread_count
@@ -239,9 +239,10 @@ def _listed(text: str, store: Store, owns: Owns) -> Iterator[Item]:
             yield from found
         elif mine:
             yield from found.items()
-    except OodError as error:
+    except (OodError, OSError) as error:  # such as a line that is longer than any path
         if mine:
-            yield Item(text, text, below, error=str(error))
+            reason = str(error) if isinstance(error, OodError) else reason_of(error).lower()
+            yield Item(text, text, below, error=reason)
 
 
 def _below(text: str) -> str:

@@ -44,7 +44,7 @@ class Shard:
     --------
     >>> names = ["a.png", "b.png", "c.png", "d.png"]
     >>> [[name for name in names if Shard(index, 2).owns(name)] for index in (1, 2)]
-    [['b.png', 'd.png'], ['a.png', 'c.png']]
+    [['a.png', 'd.png'], ['b.png', 'c.png']]
     >>> Shard(2, 3).rows(10), Shard(2, 3).chosen("abcdefg")
     (range(3, 6), 'be')
     >>> str(Shard(7, 100).path(Path("out/night.csv")))

@@ -255,6 +255,7 @@ OBJECTS = (
         "features": (str, "``stored`` if ``FILE.features.npy`` has the features of the images, "
                      "else ``not stored``."),
         "group_by": (str | None, "What gives the group of an image; None without ``--group-by``."),
+        "csv_safe": (bool, "Whether text was written with ``--csv-safe``."),
         "copy_ood": (str | None, "Folder that gets copies of the OOD images."),
         "command": (str | None, "The command that resumes the file."),
         "shard": (int, "Number of the shard, from 1; only in a file of ``--shard``."),

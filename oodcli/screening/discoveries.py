@@ -67,7 +67,9 @@ class Discoveries:
         }
 
 
-def decide_file(path: Path, kind: RowFormat, threshold: Threshold) -> tuple[Discoveries, Findings]:
+def decide_file(
+    path: Path, kind: RowFormat, threshold: Threshold, *, csv_safe: bool = False
+) -> tuple[Discoveries, Findings]:
     """Decide over all rows of a file, and replace it by one with verdicts, atomically.
 
     Parameters
@@ -78,6 +80,8 @@ def decide_file(path: Path, kind: RowFormat, threshold: Threshold) -> tuple[Disc
         Format of its rows.
     threshold
         The threshold with its false discovery rate.
+    csv_safe
+        As for :func:`oodcli.screening.verdict_file.as_lines`.
 
     Returns
     -------
@@ -86,14 +90,14 @@ def decide_file(path: Path, kind: RowFormat, threshold: Threshold) -> tuple[Disc
     findings
         Counts and rows to be shown, of the whole file.
     """
-    part = VerdictPart(path, {"format": kind, "finished": True})
+    part = VerdictPart(path, {"format": kind, "finished": True, "csv_safe": csv_safe})
     discoveries, findings = Discoveries(threshold), Findings()
     check_rows([part], revision=discoveries)
     with open_output_file(path) as stream:
         stream.write(header(kind).encode())
         pass_on(
             [part],
-            lambda verdicts: stream.write(as_lines(verdicts, kind).encode()),
+            lambda verdicts: stream.write(as_lines(verdicts, kind, csv_safe=csv_safe).encode()),
             findings.add,
             revision=discoveries,
         )

@@ -20,6 +20,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded, reading, regular
 from oodcli.progress import SILENT, Progress
 from oodcli.screening.verdict_file import (
+    COLUMNS,
     RowParser,
     Verdict,
     as_lines,
@@ -36,7 +37,7 @@ from oodcli.text import counted
 
 MergedFormat = Literal["csv", "jsonl", "parquet"]
 # Settings that differ between the shards of one screening.
-OF_SHARD = frozenset({"shard", "shards", "copy_ood", "format", "merged"})
+OF_SHARD = frozenset({"shard", "shards", "copy_ood", "csv_safe", "format", "merged"})
 _SETTINGS_ENDING = ".ood.json"
 _ROWS = 4096
 # So many digests are compared at a time; more need several rounds over them.
@@ -101,12 +102,11 @@ class VerdictPart:
     def _of_lines(self, stream: IO[bytes]) -> Iterator[list[Verdict]]:
         kind = self.settings["format"]
         before = 0
-        parser = RowParser(kind)
+        columns: Sequence[str] = COLUMNS
         if kind == "csv":
-            parser = RowParser(
-                kind, stream.readline().decode("utf-8", "replace").rstrip().split(",")
-            )
+            columns = stream.readline().decode("utf-8", "replace").rstrip().split(",")
             before = 1
+        parser = RowParser(kind, columns, csv_safe=self.settings.get("csv_safe") is True)
         while lines := list(itertools.islice(stream, _ROWS)):
             if not lines[-1].endswith(b"\n"):
                 if not self.finished:  # the command that writes it resumes after this line
@@ -424,7 +424,7 @@ def merged_file(
                 yield rows
         else:
             stream.write(header(kind).encode())
-            yield _Lines(stream, kind)
+            yield _Lines(stream, kind, csv_safe=settings.get("csv_safe") is True)
         # Rows without settings are refused; rows with those of other rows would not be.
         settings_path(target).unlink(missing_ok=True)
     write_json(settings_path(target), settings, cure="choose another file")
@@ -441,6 +441,7 @@ class MergedRows(Protocol):
 class _Lines:
     stream: IO[bytes]
     kind: Literal["csv", "jsonl"]
+    csv_safe: bool
 
     def write(self, verdicts: Sequence[Verdict]) -> None:
-        self.stream.write(as_lines(verdicts, self.kind).encode())
+        self.stream.write(as_lines(verdicts, self.kind, csv_safe=self.csv_safe).encode())

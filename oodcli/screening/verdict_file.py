@@ -29,11 +29,12 @@ from oodcli.files import expanded
 from oodcli.progress import SILENT, Progress
 from oodcli.screening.feature_file import FeatureFile, feature_path
 from oodcli.store.store import file_lock, is_stream, open_stream, read_json, write_json
-from oodcli.text import escaped, json_text, unescaped
+from oodcli.text import as_cell, escaped, json_text, of_cell, unescaped
 
 RowFormat = Literal["csv", "jsonl"]
 ROW_SCHEMA = 2
 SYNC_S = 3.0
+_MAX_FIELD = 2**30
 
 _CURE = "choose another file, or remove this one"
 # Settings that do not affect rows: a detector that is fitted again has another time.
@@ -93,8 +94,32 @@ def as_object(verdict: Verdict) -> dict[str, Any]:
     return {"schema": ROW_SCHEMA, **dict(zip(COLUMNS, values, strict=True))}
 
 
-def as_lines(verdicts: Sequence[Verdict], kind: RowFormat) -> str:
+def check_csv_safe(kind: str | None, *, asked: bool) -> None:
+    """Check that rows for spreadsheets are asked for in CSV only.
+
+    Raises
+    ------
+    InvalidInputError
+        If the format is another one.
+    """
+    if asked and kind != "csv":
+        raise InvalidInputError(
+            "--csv-safe changes rows in CSV only; write them: --output FILE.csv, or remove it"
+        )
+
+
+def as_lines(verdicts: Sequence[Verdict], kind: RowFormat, *, csv_safe: bool = False) -> str:
     """Return verdicts as text, one line each.
+
+    Parameters
+    ----------
+    verdicts
+        The verdicts.
+    kind
+        Format of the rows.
+    csv_safe
+        Whether spreadsheets take no text of a CSV row for a formula: each text is quoted, and has
+        an apostrophe where :func:`oodcli.text.as_cell` puts one. It has no effect on JSON lines.
 
     Notes
     -----
@@ -104,14 +129,27 @@ def as_lines(verdicts: Sequence[Verdict], kind: RowFormat) -> str:
     if kind == "jsonl":
         return "".join(json_text(as_object(each)) + "\n" for each in verdicts)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(
+        text,
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if csv_safe else csv.QUOTE_MINIMAL,
+    )
+    written = _as_safe_text if csv_safe else escaped
     for each in verdicts:
         values = (getattr(each, field.name) for field in fields(Verdict))
         writer.writerow(
-            escaped(value) if isinstance(value, str) else value
+            written(value) if isinstance(value, str) else value
             for value in ("" if value is None else value for value in values)
         )
     return text.getvalue()
+
+
+def _as_safe_text(text: str) -> str:
+    return as_cell(escaped(text))
+
+
+def _of_safe_text(text: str) -> str:
+    return unescaped(of_cell(text))
 
 
 def header(kind: RowFormat) -> str:
@@ -165,11 +203,18 @@ class RowParser:
         Format of the rows.
     columns
         The columns of CSV, in order.
+    csv_safe
+        As for :func:`as_lines`.
     """
 
-    def __init__(self, kind: RowFormat, columns: Sequence[str] = COLUMNS) -> None:
+    def __init__(
+        self, kind: RowFormat, columns: Sequence[str] = COLUMNS, *, csv_safe: bool = False
+    ) -> None:
         self._kind = kind
         self._columns = tuple(columns)
+        self._text = _of_safe_text if csv_safe else unescaped
+        # Lines on stdin are no longer than this, but may be longer than any path.
+        csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
 
     def verdicts(self, lines: Sequence[str]) -> list[Verdict]:
         """Return the verdicts of complete lines, one of each.
@@ -188,7 +233,11 @@ class RowParser:
 
     def _read(self, values: Sequence[str]) -> dict[str, str | float | None]:
         return {
-            column: None if value == "" else float(value) if column in NUMBERS else unescaped(value)
+            column: None
+            if value == ""
+            else float(value)
+            if column in NUMBERS
+            else self._text(value)
             for column, value in zip(self._columns, values, strict=True)
         }
 
@@ -297,6 +346,8 @@ class VerdictFile:
         The counts of these rows.
     features
         The file of the features of the images; None if they are not stored.
+    csv_safe
+        As for :func:`as_lines`.
     """
 
     stream: IO[bytes]
@@ -304,6 +355,7 @@ class VerdictFile:
     done: FinishedImages
     before: Counts
     features: FeatureFile | None = None
+    csv_safe: bool = False
     _synced: float = 0.0
 
     def write(
@@ -322,7 +374,7 @@ class VerdictFile:
             if features is None:
                 raise ValueError("the features of these rows are missing")
             self.features.write(features)
-        self.stream.write(as_lines(verdicts, self.kind).encode())
+        self.stream.write(as_lines(verdicts, self.kind, csv_safe=self.csv_safe).encode())
         self.stream.flush()
         now = time.monotonic()
         if now - self._synced > SYNC_S:
@@ -407,10 +459,12 @@ def _remove_if_nothing(target: Path, error: type[BaseException] | None, *_: obje
 def _opened(
     path: Path, target: Path, kind: RowFormat, settings: Mapping[str, Any], *, with_features: bool
 ) -> Iterator[VerdictFile]:
+    csv_safe = settings.get("csv_safe") is True
     if is_stream(path):
         with open_stream(path) as stream:
             stream.write(header(kind).encode())
-            yield VerdictFile(stream, kind, FinishedImages(np.empty(0, np.uint64)), Counts())
+            done = FinishedImages(np.empty(0, np.uint64))
+            yield VerdictFile(stream, kind, done, Counts(), csv_safe=csv_safe)
         return
     wanted = {"kind": "ood-verdicts", "schema": ROW_SCHEMA, "format": kind, **settings}
     exists = target.is_file() and target.stat().st_size > 0
@@ -425,12 +479,13 @@ def _opened(
             features = FeatureFile(feature_path(target), new=not exists)
             stack.callback(features.close)
         if exists:
-            done, before = _read(path, stream, kind, features)
+            parser = RowParser(kind, csv_safe=csv_safe)
+            done, before = _read(path, stream, kind, parser, features)
         else:
             done, before = FinishedImages(np.empty(0, np.uint64)), Counts()
         if stream.tell() == 0:
             stream.write(header(kind).encode())
-        file = VerdictFile(stream, kind, done, before, features)
+        file = VerdictFile(stream, kind, done, before, features, csv_safe)
         try:
             yield file
         finally:
@@ -493,7 +548,11 @@ def short(value: object) -> str:
 
 
 def _read(
-    path: Path, stream: IO[bytes], kind: RowFormat, features: FeatureFile | None
+    path: Path,
+    stream: IO[bytes],
+    kind: RowFormat,
+    parser: RowParser,
+    features: FeatureFile | None,
 ) -> tuple[FinishedImages, Counts]:
     """Read the existing rows, and remove an incomplete last line.
 
@@ -503,7 +562,6 @@ def _read(
     counts = Counts()
     digests = bytearray()
     complete = 0
-    parser = RowParser(kind)
     for number, line in enumerate(stream):
         if not line.endswith(b"\n"):
             break

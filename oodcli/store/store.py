@@ -591,7 +591,7 @@ def file_lock(path: Path, *, progress: Progress = SILENT) -> Iterator[None]:
     Parameters
     ----------
     path
-        The file; it is created if it does not exist, and must not be replaced by another one.
+        The file; it is created if it does not exist.
     progress
         Receives a note if another process holds the lock.
 
@@ -600,17 +600,21 @@ def file_lock(path: Path, *, progress: Progress = SILENT) -> Iterator[None]:
     OSError
         If the file cannot be opened for writing.
     """
-    with path.open("ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            exit_worker_that_runs_script()
-            progress.note(f"waiting for another ood process that is writing {path}")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
+    while True:
+        with path.open("ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                exit_worker_that_runs_script()
+                progress.note(f"waiting for another ood process that is writing {path}")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            # The other process may have replaced the file, and its lock is that of the old one.
+            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                yield
+                return
 
 
 def size_of(path: Path) -> int:

@@ -37,6 +37,7 @@ from oodcli.screening.verdict_file import (
     Verdict,
     VerdictFile,
     as_lines,
+    check_csv_safe,
     header,
     verdict_file,
 )
@@ -71,6 +72,8 @@ class VerdictOutputs:
         Whether the features of the images are stored beside ``file``.
     group_by
         What gives the group of an image, as for :func:`oodcli.screening.grouping.grouping`.
+    csv_safe
+        Whether text in CSV is written so that no spreadsheet takes it for a formula.
     """
 
     format: Literal["table", "csv", "jsonl"] | None = None
@@ -79,6 +82,7 @@ class VerdictOutputs:
     summary: Path | None = None
     features: bool = False
     group_by: str | None = None
+    csv_safe: bool = False
 
     def of_shard(self, shard: Shard | None) -> "VerdictOutputs":
         """Return the outputs of one shard: ``NAME-00007-of-00100.csv`` for ``NAME.csv``."""
@@ -287,10 +291,11 @@ def _decide(
 ) -> tuple[Discoveries, Findings]:
     """Decide over all rows of the output file, those of earlier calls included."""
     assert sink.file is not None
-    assert request.outputs.file is not None
     assert sink.kind != "table"
     sink.file.sync()
-    return decide_file(request.outputs.file, sink.kind, detector.threshold)
+    outputs = request.outputs
+    assert outputs.file is not None
+    return decide_file(outputs.file, sink.kind, detector.threshold, csv_safe=outputs.csv_safe)
 
 
 def _verdicts(detector: BaseDetector, judged: Judged) -> list[Verdict]:
@@ -335,6 +340,7 @@ class _Sink:
     rows_to: Callable[[str], object] | None
     copies: Copies | None
     group: Grouping | None = None
+    csv_safe: bool = False
 
     @property
     def before(self) -> Counts:
@@ -361,7 +367,7 @@ class _Sink:
         if self.file is not None:
             self.file.write(verdicts, judged.features)
         elif self.kind != "table" and self.rows_to is not None:
-            self.rows_to(as_lines(verdicts, self.kind))
+            self.rows_to(as_lines(verdicts, self.kind, csv_safe=self.csv_safe))
 
 
 @contextlib.contextmanager
@@ -381,7 +387,7 @@ def _sink(
     if outputs.file is None:
         if kind != "table" and rows_to is not None:
             rows_to(header(kind))
-        yield _Sink(kind, None, rows_to, copies, group)
+        yield _Sink(kind, None, rows_to, copies, group, outputs.csv_safe)
         return
     assert kind != "table"  # outputs.kind() refuses it for a file
     settings = _settings(detector, request)
@@ -414,6 +420,7 @@ def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]
         "id_below": threshold.below,
         "features": "stored" if request.outputs.features else "not stored",
         "group_by": request.outputs.group_by,
+        "csv_safe": request.outputs.csv_safe,
         "copy_ood": None if copies is None else str(expanded(copies).resolve()),
         "command": _command(request),
     }
@@ -481,7 +488,7 @@ def _check_undecided(outputs: VerdictOutputs) -> None:
 def _check(request: PredictRequest) -> None:
     """Check the request before anything is opened."""
     outputs = request.outputs
-    outputs.kind()
+    check_csv_safe(outputs.kind(), asked=outputs.csv_safe)
     if not request.paths:
         raise InvalidInputError("no images are given; give files or folders, or - for stdin")
     check_alarm_level(request.alarm_level)

@@ -23,7 +23,7 @@ from oodcli.screening.merging import (
     pass_on,
 )
 from oodcli.screening.thresholds import Threshold, ThresholdRule
-from oodcli.screening.verdict_file import ROW_SCHEMA, Verdict
+from oodcli.screening.verdict_file import ROW_SCHEMA, Verdict, check_csv_safe
 from oodcli.screening.verdict_parquet import check_parquet
 from oodcli.store.store import check_output_file
 from oodcli.text import counted
@@ -36,7 +36,7 @@ _OF_FILE = frozenset(
     {
         "kind", "schema", "format", "threshold", "tpr", "threshold_stderr", "id_below", "copy_ood",
         "features", "group_by", "false_alarms", "fdr", "p_cutoff", "by_class", "shard", "shards",
-        "command", "finished", "merged",
+        "command", "csv_safe", "finished", "merged",
     }
 )  # fmt: skip
 
@@ -55,12 +55,15 @@ class MergeRequest:
         As for :class:`oodcli.workflows.predict.PredictRequest`.
     fdr
         False discovery rate over all rows; if None, that of the files, if they have one.
+    csv_safe
+        As for :class:`oodcli.workflows.predict.VerdictOutputs`.
     """
 
     paths: Sequence[Path]
     output: Path | None = None
     alarm_level: float = ALARM_LEVEL
     fdr: float | None = None
+    csv_safe: bool = False
 
     def kind(self) -> MergedFormat | None:
         """Return the format of the merged rows.
@@ -71,12 +74,14 @@ class MergeRequest:
             If it does not follow from the extension of ``output``.
         """
         if self.output is None:
+            check_csv_safe(None, asked=self.csv_safe)
             return None
         ending = self.output.suffix.lower()
         if ending not in _ENDINGS:
             raise InvalidInputError(
                 f"the extension of {self.output} must be .csv, .jsonl or .parquet; choose one"
             )
+        check_csv_safe(_ENDINGS[ending], asked=self.csv_safe)
         return _ENDINGS[ending]
 
 
@@ -121,7 +126,11 @@ def merge(
     if request.output is None or kind is None:
         pass_on(parts, findings.add, revision=revision)
     else:
-        settings = _merged_settings(parts, kind) | dict(revision.settings() if revision else {})
+        settings = (
+            _merged_settings(parts, kind)
+            | {"csv_safe": request.csv_safe}
+            | dict(revision.settings() if revision else {})
+        )
         with (
             merged_file(request.output, kind, settings) as file,
             progress.task("merging", total=None, unit="rows") as task,

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from oodcli.screening.feature_file import read_features
+from oodcli.screening.merging import open_part
 from oodcli.store.store import file_lock
 from tests.support.cli import Ood, flat
 from tests.support.program import start_program
@@ -749,3 +750,70 @@ def test_groups_stand_in_the_rows(ood: Ood, incoming: Path, tmp_path: Path) -> N
     code, _, err = ood(*options, "--group-by", "camera")
     assert code == 1
     assert "is no table (.csv, .tsv, .jsonl) with this column; give tables, or group by day" in err
+
+
+HOSTILE = (
+    b"=1+1.png", b"+a.png", b"-a.png", b"@SUM(A1).png", b"'q.png", b'a,b;c\t"d".png', b"\\n.png",
+    b"new\nline\r.png", b"\x1b[31mred\x1b]0;title\x07.png", b"[bold]b.png", b"caf\xe9.png",
+    "\u202egnp.exe\u2066.png".encode(), b"\xc2\x9b31m.png", b"n" * 251 + b".png", b" lead.png",
+    b"%s.png", b"\x7f.png", b"<script>.png",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [("csv",), ("csv", "--csv-safe"), ("jsonl",)])
+def test_hostile_names_are_read_back_and_drive_no_terminal(
+    ood: Ood, tiny: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    source = flat(tmp_path / "flat", n=1) / "0.png"
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in HOSTILE:
+        shutil.copy(source, folder / os.fsdecode(name))
+        (folder / os.fsdecode(b"bad-" + name[:200] + b".png")).touch()
+    kind, *more = options
+    output, copies = tmp_path / f"v.{kind}", tmp_path / "copies"
+    command = ("predict", folder, "--method", "energy", "--threshold", "1e9", *more)
+    shown = []
+    for _ in ("new", "resumed"):
+        code, out, err = ood(*command, "--output", output, "--copy-ood", copies)
+        assert code == 0, err
+        shown.append(out + err)
+    assert "36 rows: resuming after them" in err
+    with open_part(output).opened() as groups:
+        found = [each for group in groups for each in group]
+    assert sorted(each.path for each in found) == sorted(str(path) for path in folder.iterdir())
+    assert {os.fsencode(path.name) for path in copies.iterdir()} == set(HOSTILE)
+    shown.append(output.read_text())
+    if not more:
+        code, out, err = ood(*command)
+        assert code == 0, err
+        shown.append(out + err)
+    code, out, err = ood("verdicts", "merge", output)
+    shown.append(out + err)
+    for text in shown:
+        assert text.replace("\n", "").isprintable(), text
+
+
+def test_lines_that_are_no_paths_are_rows_with_the_reason(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        b"x" * 4096 + b".png", b"x" * 5000, b"y/" * 3000 + b"z.tar", b"\x1b[2Jgone.tar",
+        b"z" * 200_000, b"[a",
+    ]  # fmt: skip
+
+    class Stdin:
+        buffer: Iterator[bytes] = iter([b"%s\n" % line for line in lines])
+
+    output = tmp_path / "v.csv"
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    code, out, err = ood("predict", "-", "--method", "energy", "--output", output)
+    assert code == 1
+    assert "none of 6 images could be judged" in err
+    assert (out + err).replace("\n", "").isprintable()
+    with open_part(output).opened() as groups:
+        found = [each for group in groups for each in group]
+    assert [os.fsencode(each.path) for each in found] == lines
+    reasons = [each.error for each in found]
+    assert reasons[1] == reasons[4] == "file name too long"
+    assert all(reasons)

@@ -1,5 +1,6 @@
 """Files of verdicts: read back, merged, summarised and refused."""
 
+import csv
 import json
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from oodcli.screening import merging
 from oodcli.screening.merging import find_parts, open_part
 from oodcli.screening.verdict_file import RowFormat, Verdict, settings_path, verdict_file
 from oodcli.store.store import read_json, write_json
+from oodcli.text import unescaped
 from oodcli.workflows.verdicts import MergeRequest, merge, summarise
 
 SETTINGS: dict[str, Any] = {
@@ -28,7 +30,8 @@ SETTINGS: dict[str, Any] = {
 NAMES = (
     "plain.png", "=1+1.png", "+a", "-a", "@SUM(A1)", "'quoted", "''=x", "a,b;c\t\"d\".png", "\\n",
     "new\nline\r.png", "\x1b[31mred\x1b[0m", "[bold]b[/]", "\u202egnp.exe", os.fsdecode(b"caf\xe9"),
-    "é\u0301\u2028.png", "a" * 4096, "C:\\x41\\x", " lead", "tail ", "\x00", "#", "\U0001f600",
+    "é\u0301\u2028.png", "a" * 4096, "C:\\x41\\x", " lead", " =1", "tail ",
+    "\uff1d1", "l" * 200_000, "\x00", "#", "\U0001f600",
 )  # fmt: skip
 
 
@@ -77,15 +80,16 @@ def rows_of(path: Path) -> list[Verdict]:
         return [each for group in groups for each in group]
 
 
+@pytest.mark.parametrize("safe", [False, True])
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_every_name_is_read_back(tmp_path: Path, ending: str) -> None:
+def test_every_name_is_read_back(tmp_path: Path, ending: str, safe: bool) -> None:
     if ending == "parquet":
         pytest.importorskip("pyarrow")
     rows = verdicts(NAMES)
-    source = written(tmp_path / "v.csv", rows)
+    source = written(tmp_path / "v.csv", rows, csv_safe=safe)
     assert rows_of(source) == rows
     merged = tmp_path / f"merged.{ending}"
-    merge(MergeRequest([source], merged))
+    merge(MergeRequest([source], merged, csv_safe=safe and ending == "csv"))
     assert rows_of(merged) == rows
     back = tmp_path / "back.jsonl"
     merge(MergeRequest([merged], back))
@@ -94,9 +98,35 @@ def test_every_name_is_read_back(tmp_path: Path, ending: str) -> None:
         assert text.replace("\n", "").isprintable()
 
 
-def test_a_resumed_file_recognises_every_name(tmp_path: Path) -> None:
-    path = written(tmp_path / "v.csv", verdicts(NAMES))
-    with verdict_file(path, "csv", SETTINGS) as file:
+def test_no_text_of_safe_rows_is_a_formula(tmp_path: Path) -> None:
+    path = written(tmp_path / "v.csv", verdicts(NAMES), csv_safe=True)
+    with path.open(newline="") as stream:
+        cells = list(csv.DictReader(stream))
+    for row, name in zip(cells, NAMES, strict=True):
+        for column in ("path", "class", "error"):
+            assert row[column].lstrip(" ")[:1] not in tuple("=+-@"), row
+        # As the manual says it: an apostrophe that is not part of the name, then the escapes.
+        assert unescaped(row["path"].removeprefix("'")) == name
+    # Programs that take another separator see no cell that begins with a formula either.
+    assert all(line.startswith('"') for line in path.read_text().splitlines()[1:])
+
+
+def test_rows_for_spreadsheets_are_csv(tmp_path: Path) -> None:
+    source = written(tmp_path / "v.csv", verdicts(["a"]))
+    for output in (None, tmp_path / "o.jsonl", tmp_path / "o.parquet"):
+        with pytest.raises(InvalidInputError, match="--csv-safe changes rows in CSV only"):
+            merge(MergeRequest([source], output, csv_safe=True))
+    with (
+        pytest.raises(InvalidInputError, match=r"another csv safe \(null, now true\)"),
+        verdict_file(source, "csv", SETTINGS | {"csv_safe": True}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_a_resumed_file_recognises_every_name(tmp_path: Path, safe: bool) -> None:
+    path = written(tmp_path / "v.csv", verdicts(NAMES), csv_safe=safe)
+    with verdict_file(path, "csv", SETTINGS | {"csv_safe": safe}) as file:
         assert all(file.done.take(name) for name in NAMES)
         assert not any(file.done.take(name) for name in NAMES)
 
