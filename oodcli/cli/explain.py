@@ -16,6 +16,7 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    WindowOption,
     writable_folder,
 )
 
@@ -103,6 +104,7 @@ def explain(
     amp: AmpOption = False,
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
+    window: WindowOption = None,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -140,6 +142,7 @@ def explain(
             overwrite=overwrite,
             compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
             skip_unreadable=skip_unreadable,
+            window=window,
         ),
         page=explanation_page,
         progress=TerminalProgress(),

@@ -148,6 +148,31 @@ def items(
     return framed(chain.from_iterable(_shared(found, shard)), window)
 
 
+def at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]:
+    """Return the same images after checking that there is at least one.
+
+    Parameters
+    ----------
+    wanted
+        The images.
+    paths
+        What was given, for the message.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none.
+    """
+    first = next(wanted, None)
+    if first is None:
+        named = ["stdin" if path == STDIN else printable(path) for path in paths]
+        raise InvalidInputError(
+            f"there is no image in {', '.join(named)}; give other paths: in folders, only files "
+            "with an image extension are read, and hidden files are skipped"
+        )
+    return chain([first], wanted)
+
+
 def _is_path(text: str) -> bool:
     return is_there(Path(text)) or is_there(Path(without_columns(text)[0]))
 

@@ -38,6 +38,7 @@ from oodcli.screening.detector import Detector, chances_of, detector_for, is_sto
 from oodcli.screening.energy_map import EnergyMap
 from oodcli.screening.id_images import IdImages, ShownTraining
 from oodcli.screening.thresholds import ThresholdRule
+from oodcli.windows import Window
 
 # What methods look at, each with those that do, the first defined of which is taken.
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -168,7 +169,7 @@ class Explainer:
 
     @contextlib.contextmanager
     def explain(
-        self, images: Iterable[Item]
+        self, images: Iterable[Item], window: Window | None = None
     ) -> Iterator[Iterator[tuple[Explanation, ExplanationPixels | None]]]:
         """Explain images, in order; they are read while the context lasts.
 
@@ -176,6 +177,8 @@ class Explainer:
         ----------
         images
             The images.
+        window
+            Which values of medical images are black and white.
 
         Yields
         ------
@@ -195,7 +198,7 @@ class Explainer:
                 (Explanation(item.name, error=image), None)
                 if isinstance(image, str)
                 else self._explained(item.name, image)
-                for item, image in decoded(images, resize, pools.threads(), pre.medical)
+                for item, image in decoded(images, resize, pools.threads(), window)
             )
 
     def _explained(

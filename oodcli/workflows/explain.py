@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oodcli.compute.compute import Compute
-from oodcli.data.incoming import items
+from oodcli.data.incoming import at_least_one, items
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
@@ -58,6 +58,8 @@ class ExplainRequest:
         Device, precision and batch size.
     skip_unreadable
         Whether fitting skips images of the run's own data that cannot be decoded.
+    window
+        Which values of medical images are black and white, where the run does not say so.
     """
 
     paths: Sequence[str]
@@ -70,6 +72,7 @@ class ExplainRequest:
     overwrite: bool = False
     compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
+    window: str | None = None
 
 
 @dataclass(frozen=True)
@@ -157,22 +160,20 @@ def explain(
     ) as run:
         window = run.record.preprocess.medical
         wanted = items(request.paths, store=store, window=window)
+        window = run.through(request.window).record.preprocess.medical
+        wanted = items(request.paths, store=store, window=window)
+        wanted = at_least_one(wanted, request.paths)
         main = resolve_detector(run, request.method, request.rule)
         explainer = Explainer.of(run, main, request.settings)
         files = _Files(request.output, request.picture, page)
         found: list[Explanation] = []
         with (
             progress.task("explaining", total=None, unit="images") as task,
-            explainer.explain(wanted) as explained,
+            explainer.explain(wanted, window) as explained,
         ):
             for explanation, pixels in explained:
                 found.append(explanation if pixels is None else files.write(explanation, pixels))
                 task.advance(1)
-        if not found:
-            raise InvalidInputError(
-                f"there is no image in {', '.join(map(printable, request.paths))}; give other "
-                "paths: in folders, only files with an image extension are read"
-            )
         folder = None if request.output is None else expanded(request.output)
         return ExplainResult(main.origin(), main.threshold, tuple(found), files.thumbnails, folder)
 

@@ -1,7 +1,6 @@
 """``ood predict``: judge incoming images and write a verdict for each as soon as it is known."""
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from oodcli.compute.compute import Compute
-from oodcli.data.incoming import STDIN, Item, items
+from oodcli.data.incoming import STDIN, Item, at_least_one, items
 from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
@@ -42,7 +41,7 @@ from oodcli.screening.verdict_file import (
     verdict_file,
 )
 from oodcli.store.store import Store, check_output_file, is_stream
-from oodcli.text import counted, printable
+from oodcli.text import counted
 from oodcli.workflows.recommend import resolve_detector
 
 if TYPE_CHECKING:
@@ -225,13 +224,13 @@ def predict(
         )
         # Stdin may deliver its first path after the fitting.
         if shard is None and STDIN not in request.paths:
-            wanted = _at_least_one(wanted, request.paths)
+            wanted = at_least_one(wanted, request.paths)
         resolve = partial(resolve_detector, run, request.method, request.rule)
         detector = resolve() if processes is None else processes.in_turn(resolve)
         # What is fitted does not depend on a window that the run has not.
         detector = replace(detector, about=replace(detector.about, preprocess=preprocess))
         if shard is None:
-            wanted = _at_least_one(wanted, request.paths)
+            wanted = at_least_one(wanted, request.paths)
         with _sink(detector, request, rows_to, progress) as sink:
             result = _screen(detector, wanted, sink, request, progress)
     return result if processes is None else combined(processes.gather(result))
@@ -433,24 +432,6 @@ def _command(request: PredictRequest) -> str | None:
     shard = "" if request.shard is None else f" --shard {request.shard}"
     command = f"{request.command}{shard}"
     return command if len(command) < _LONGEST_COMMAND else None
-
-
-def _at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]:
-    """Return the same images after checking that there is at least one.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is none.
-    """
-    first = next(wanted, None)
-    if first is None:
-        named = ["stdin" if path == STDIN else printable(path) for path in paths]
-        raise InvalidInputError(
-            f"there is no image in {', '.join(named)}; give other paths: in folders, only files "
-            "with an image extension are read, and hidden files are skipped"
-        )
-    return itertools.chain([first], wanted)
 
 
 def _check_together(request: PredictRequest) -> None:

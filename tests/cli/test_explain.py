@@ -292,6 +292,16 @@ def test_an_encoder_is_explained_also_when_its_data_are_changed_or_gone(
     assert (tmp_path / "why" / "0.png").is_file()
 
 
+def test_an_empty_folder_is_refused_before_any_method_is_fitted(
+    ood: Ood, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, err = ood("explain", tmp_path / "empty", "--method", "msp")
+    assert (code, out) == (1, "")
+    assert "there is no image in" in " ".join(err.split())
+    assert not list((tmp_path / "store" / "runs").glob("*/detectors/*"))
+
+
 @pytest.mark.parametrize(
     ("verdicts", "sentence"),
     [
