@@ -102,12 +102,18 @@ def _duplicate_notes(entry: ScoredSet) -> list[str]:
         "labels": "with more than one label",
         "train": "also among the training images, which makes results optimistic",
         "test": "also among the ID test images",
+        "train_itself": "with the same pixels as an earlier one",
+        "train_labels": "with more than one label",
     }
     return [
-        f"{entry.name}: {counted(count, 'image')} {text}"
+        f"{entry.name}: {counted(count, _kind_of_image(kind))} {text}"
         for kind, text in texts.items()
         if (count := entry.duplicates.get(kind, 0))
     ]
+
+
+def _kind_of_image(kind: str) -> str:
+    return "training image" if kind.startswith("train_") else "image"
 
 
 def _sign_note(table: RunRows) -> str | None:

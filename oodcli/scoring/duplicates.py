@@ -32,9 +32,11 @@ def duplicates(
         By name of the set, only what is not 0: ``itself``, images that repeat an earlier image of
         the set; ``labels``, different images that have more than one label; ``train``, ID test
         images that are also training images; ``test``, images of another set that are also ID test
-        images. A set whose digests are not stored has none.
+        images; of the ID test images also ``train_itself`` and ``train_labels``, the first two of
+        the training images. A set whose digests are not stored has none.
     """
-    tested, train = test.image_digests(), _train_digests(data)
+    trained = _train_images(data)
+    tested, train = test.image_digests(), None if trained is None else trained.image_digests()
     found: dict[str, Mapping[str, int]] = {}
     for images in (test, *others):
         digests = images.image_digests()
@@ -46,14 +48,17 @@ def duplicates(
             "labels": _under_several_labels(digests, images.labels),
             **{name: _shared(digests, rival) for name, rival in rivals.items()},
         }
+        if images is test and trained is not None and train is not None:
+            counts["train_itself"] = len(train) - len(np.unique(train))
+            counts["train_labels"] = _under_several_labels(train, trained.labels)
         found[images.name] = {name: count for name, count in counts.items() if count}
     return found
 
 
-def _train_digests(data: RunData) -> Digests | None:
+def _train_images(data: RunData) -> ImageSet | None:
     if "train" not in data.dataset.parts:
         return None
-    return replace(data, decode=False).images("train").image_digests()
+    return replace(data, decode=False).images("train")
 
 
 def _under_several_labels(digests: Digests, labels: NDArray[np.int64] | None) -> int:

@@ -39,7 +39,7 @@ def store(tmp_path) -> Store:
 
 
 def test_images_are_counted_that_stand_twice_or_in_another_set(store: Store) -> None:
-    train = part([0, 1, 2, 3, 4], [0, 0, 0, 1, 1])
+    train = part([0, 1, 2, 3, 4, 0], [0, 0, 0, 1, 1, 1])
     tested = part([10, 11, 10, 2, 3, 11], [0, 1, 1, 0, 1, 1])
     data = run_data(store, train, tested)
     test = prepared(tested, store, "pets")
@@ -50,7 +50,7 @@ def test_images_are_counted_that_stand_twice_or_in_another_set(store: Store) -> 
     assert first["pets"] == {"itself": 2, "labels": 1}
     prepared(train, store, "train")
     assert duplicates(data, test, (odd, clean)) == {
-        "pets": {"itself": 2, "labels": 1, "train": 2},
+        "pets": {"itself": 2, "labels": 1, "train": 2, "train_itself": 1, "train_labels": 1},
         "odd": {"itself": 2, "test": 1},
         "clean": {},
     }
