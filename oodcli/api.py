@@ -32,6 +32,7 @@ from oodcli.store.store import Store
 if TYPE_CHECKING:
     from oodcli.reporting.results import Report
     from oodcli.scoring.block_ratios import NormRatioResult
+    from oodcli.screening.base import BaseDetector
     from oodcli.screening.detector import Detector
     from oodcli.screening.given import Images
     from oodcli.screening.judging import Predictions
@@ -40,13 +41,17 @@ if TYPE_CHECKING:
     from oodcli.store.searches import Tuning
     from oodcli.workflows.export import Exported
     from oodcli.workflows.score import ScoreResult
+    from oodcli.workflows.screener import Screener
 
-__all__ = ["Detector", "LoadedRun", "Predictions", "load_run", "predict"]
+__all__ = [
+    "Detector", "LoadedRun", "Predictions", "Screener", "load_detector", "load_run", "predict",
+]  # fmt: skip
 
-# Classes whose modules import torch, and these modules.
+# Classes whose modules import much, and these modules.
 _LAZY = {
     "Detector": "oodcli.screening.detector",
     "Predictions": "oodcli.screening.judging",
+    "Screener": "oodcli.workflows.screener",
 }
 
 
@@ -539,6 +544,78 @@ def load_run(name: str | None = None, *, store: str | os.PathLike[str] | None = 
     with naming_arguments():
         place = Store.at(None if store is None else Path(store))
         return LoadedRun(place, find_run(place, name))
+
+
+def load_detector(
+    file: str | os.PathLike[str],
+    *,
+    tpr: float | None = None,
+    threshold: float | None = None,
+    false_alarms: float | None = None,
+    fdr: float | None = None,
+    per_class: bool = False,
+    engine: Literal["torch", "onnx"] | None = None,
+    device: str = "auto",
+    amp: bool = False,
+    score_batch_size: int | None = None,
+    allow_code: bool = False,
+) -> "BaseDetector":
+    """Load a detector from one file; needs no store and no training data.
+
+    Parameters
+    ----------
+    file
+        A file of ``ood detector pack``, or ``model.onnx`` of ``ood export``, or its folder.
+    tpr
+        Share of ID images that the threshold accepts; if None, the threshold of the file.
+    threshold
+        A fixed threshold, instead of ``tpr``.
+    false_alarms, fdr, per_class
+        As for :meth:`LoadedRun.detector`.
+    engine
+        ``torch``, or ``onnx`` for ONNX Runtime, which imports no torch; if None, torch, or ONNX
+        Runtime for a file that has only a graph.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or, with torch, ``mps``.
+    amp
+        Whether the network computes in bfloat16, as when the method was fitted.
+    score_batch_size
+        Images per forward pass; None for a value that suits the device.
+    allow_code
+        Whether the module with your own network, which the file names, may be imported.
+
+    Returns
+    -------
+    BaseDetector
+        A detector with the methods of :class:`Detector`. It can be pickled: the pickle has the path
+        of the file, and the detector is loaded in the other process when it is first used.
+
+    Raises
+    ------
+    OodError
+        If the file, the engine or the device cannot be used.
+
+    Examples
+    --------
+    >>> detector = load_detector(packed)
+    >>> detector.method, len(detector.predict(images))
+    ('energy', 8)
+    """
+    from oodcli.screening.thresholds import ThresholdRule
+    from oodcli.workflows.engines import DetectorRequest, detector_of_file
+
+    with naming_arguments():
+        return detector_of_file(
+            DetectorRequest(
+                file=Path(file),
+                rule=ThresholdRule(tpr, threshold, false_alarms, fdr, per_class),
+                engine=engine,
+                device=device,
+                amp=amp,
+                batch_size=score_batch_size,
+                allow_code=allow_code,
+            )
+        )
 
 
 def predict(

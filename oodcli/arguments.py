@@ -8,13 +8,22 @@ from oodcli.errors import OodError
 
 _COMMAND = re.compile(r"ood [a-z]+( [^;,:()]*)?")
 # Options that are also arguments; a flag becomes NAME=True in messages.
-SWITCHES = frozenset({"allow-missing", "amp", "ci", "overwrite", "per-class", "skip-unreadable"})
+SWITCHES = frozenset(
+    {
+        "allow-code",
+        "allow-missing",
+        "amp",
+        "ci",
+        "overwrite",
+        "per-class",
+        "skip-unreadable",
+    }
+)
 OPTIONS = SWITCHES | {
-    "benchmark", "compare", "convention", "dataset", "device", "export", "export-activations",
-    "false-alarms", "far", "fdr", "input", "input-size", "limit", "max-images", "method", "near",
-    "ood", "output", "run", "resize", "score-batch-size", "seed", "shifted-id", "store",
-    "threshold", "tpr", "tune",
-    "tune-ood",
+    "benchmark", "compare", "convention", "dataset", "device", "engine", "export",
+    "export-activations", "false-alarms", "far", "fdr", "input", "input-size", "limit",
+    "max-images", "method", "near", "ood", "output", "run", "resize", "score-batch-size", "seed",
+    "shifted-id", "store", "threshold", "tpr", "tune", "tune-ood",
 }  # fmt: skip
 _NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
 # A value is a placeholder in capitals, or one of the values that messages suggest.

@@ -16,6 +16,7 @@ from oodcli.cli import (
     cluster,
     completion,
     datasets,
+    detector,
     doctor,
     explain,
     export,
@@ -181,6 +182,7 @@ app.command("explain", epilog="Manual: ood help screening")(explain.explain)
 app.command("cluster", epilog="Manual: ood help screening")(cluster.cluster)
 app.command("tuning", epilog="Manual: ood help selection")(tuning.tuning)
 app.command("report", epilog="Manual: ood help reports")(report.report)
+app.add_typer(detector.app, name="detector", epilog="Manual: ood help screening")
 app.command("export", epilog="Manual: ood help screening")(export.export)
 app.command("doctor", epilog="Manual: ood help start")(doctor.doctor)
 app.add_typer(verdicts.app, name="verdicts", epilog="Manual: ood help screening")

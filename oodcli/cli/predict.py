@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 
 
+class Engine(StrEnum):
+    """What runs network and method."""
+
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
 class VerdictFormat(StrEnum):
     """Format of the verdicts."""
 
@@ -57,6 +64,16 @@ def predict(
         ),
     ],
     run: RunOption = None,
+    detector: Annotated[
+        Path | None,
+        typer.Option(
+            "--detector",
+            metavar="FILE",
+            help="A packed detector (ood detector pack) or an export (ood export), instead of a "
+            "run and a method; needs no store.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -141,6 +158,22 @@ def predict(
             help="Write counts, shares and the test to FILE.json.",
         ),
     ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            "--engine",
+            help="Run network and method in torch, or in ONNX Runtime, which starts faster "
+            "[default: torch, or what FILE has].",
+            show_default=False,
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code",
+            help="Import the module with your own network that the packed detector names.",
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     amp: AmpOption = False,
     score_batch_size: BatchOption = None,
@@ -178,10 +211,10 @@ def predict(
     import json
 
     from oodcli.cli.render.verdicts import render_verdicts, summary
-    from oodcli.compute.compute import Compute
     from oodcli.data.opening import with_columns
     from oodcli.screening.thresholds import ThresholdRule
     from oodcli.store.store import Store
+    from oodcli.workflows.engines import DetectorRequest
     from oodcli.workflows.predict import PredictRequest, VerdictOutputs, shard_path
     from oodcli.workflows.predict import predict as predict_workflow
 
@@ -191,9 +224,18 @@ def predict(
         request = PredictRequest(
             paths=named,
             listed=_stdin_paths(),
-            run=run,
-            method=method,
-            rule=ThresholdRule(tpr, threshold, false_alarms, fdr, per_class),
+            detector=DetectorRequest(
+                file=detector,
+                run=run,
+                method=method,
+                rule=ThresholdRule(tpr, threshold, false_alarms, fdr, per_class),
+                engine=None if engine is None else engine.value,
+                device=own_device,
+                amp=amp,
+                batch_size=score_batch_size,
+                allow_code=allow_code,
+                skip_unreadable=skip_unreadable,
+            ),
             outputs=VerdictOutputs(
                 format=None if format_ is None else format_.value,
                 file=output,
@@ -205,8 +247,6 @@ def predict(
             ),
             window=window,
             alarm_level=alarm_level,
-            compute=Compute.of(own_device, amp=amp, batch_size=score_batch_size),
-            skip_unreadable=skip_unreadable,
             command=command_line(context, shard=None, shards=None),
             shard=part,
         )

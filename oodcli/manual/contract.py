@@ -38,6 +38,7 @@ from oodcli.training.recipes import Recipe
 from oodcli.workflows.cluster import ClusteredImage, ClusterResult
 from oodcli.workflows.doctor import Diagnosis
 from oodcli.workflows.explain import ExplainResult
+from oodcli.workflows.packing import PackedSummary
 from oodcli.workflows.run import RunResult
 from oodcli.workflows.runs import RunList
 from oodcli.workflows.score import ScoreResult
@@ -145,6 +146,7 @@ _SCREENED: Mapping[str, tuple[Any, str]] = {
     "id_part": (str, "Its part: ``val`` or ``test``."),
     "id_images": (int, "Number of ID images behind the threshold."),
     "id_digest": (str, "Digest of their pixels."),
+    "engine": (str, "What ran network and method: ``torch`` or ``onnx``."),
     "created": (str, "When the method was fitted, UTC."),
 }
 _PUBLISHED: Mapping[str, tuple[Any, str]] = {
@@ -206,6 +208,13 @@ _MODEL: Mapping[str, tuple[Any, str]] = {
     "params": (Mapping[str, Any], "Every parameter of the method, with what fitting chose."),
     "threshold": (Threshold, "The threshold."),
     "threshold.id_part": (str, "Part of the ID images behind it."),
+    "fitted": (str, "When the method was fitted, UTC."),
+    "id.data": (str, "Name of the data set of the ID images behind the threshold."),
+    "id.part": (str, "Their part: ``val`` or ``test``."),
+    "id.images": (int, "Their number."),
+    "id.digest": (str, "Digest of their pixels."),
+    "id.scores": (str, "Their scores, ascending: base64 of little-endian float64."),
+    "id.classes": (str, "Their predicted classes in that order: base64 of little-endian int64."),
     "classes": (Sequence[str], "Names of the classes, in the order of the logits."),
     "blocks": (Sequence[str], "Names of the blocks."),
     "preprocess": (Preprocess, "What the run does to an image."),
@@ -269,6 +278,8 @@ OBJECTS = (
         "rows": (Sequence[Verdict], "All rows if they are few, else those with the lowest scores "
                  "and the first errors."),
     }),
+    Object("ood detector show --format json", PackedSummary, kind="ood-packed-detector",
+           about="Also of `ood detector pack --format json`."),
     Object("ood export --format json", None, kind="ood-export", also={
         **_MODEL, "folder": (str, "Where the files are; not in ``model.json``."),
     }),

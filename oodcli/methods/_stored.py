@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
@@ -222,7 +223,9 @@ def _inverse(axes: list[int]) -> list[int]:
     return sorted(range(len(axes)), key=lambda axis: axes[axis])
 
 
-def write_arrays(stream: IO[bytes], arrays: Mapping[str, Stored]) -> None:
+def write_arrays(
+    stream: IO[bytes], arrays: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write arrays as safetensors, one block after another.
 
     Parameters
@@ -231,8 +234,10 @@ def write_arrays(stream: IO[bytes], arrays: Mapping[str, Stored]) -> None:
         Binary stream to write to.
     arrays
         The arrays, by name.
+    metadata
+        Texts for the header, by name.
     """
-    entries: dict[str, Json] = {}
+    entries: dict[str, Json] = {} if metadata is None else {"__metadata__": dict(metadata)}
     at = 0
     for index, (name, array) in enumerate(arrays.items()):
         dtype = torch.float32 if isinstance(array, Rows) else array.dtype
@@ -251,10 +256,35 @@ def write_arrays(stream: IO[bytes], arrays: Mapping[str, Stored]) -> None:
     header += b" " * (-(len(header) + 8) % _ALIGNMENT)
     stream.write(len(header).to_bytes(8, "little") + header)
     for name, array in arrays.items():
-        for block in array.blocks() if isinstance(array, Rows) else _in_blocks(array):
-            stream.write(block.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for block in _bytes_of(array):
+            stream.write(block)
         if f"gap-{name}" in entries:
             stream.write(bytes(entries[f"gap-{name}"]["shape"][0]))
+
+
+def digest_of_array(array: Stored) -> str:
+    """Return the digest of the bytes that :func:`write_arrays` writes of an array."""
+    digest = blake2b(digest_size=16)
+    for block in _bytes_of(array):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def check_dtype(name: str, tensor: Tensor) -> None:
+    """Raise an error if arrays of this type cannot be written.
+
+    Raises
+    ------
+    UnstorableError
+        If so.
+    """
+    if tensor.dtype not in _DTYPES:
+        raise UnstorableError(f"{name} is a tensor of {tensor.dtype}")
+
+
+def _bytes_of(array: Stored) -> Iterator[memoryview]:
+    for block in array.blocks() if isinstance(array, Rows) else _in_blocks(array):
+        yield block.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _in_blocks(array: Tensor) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """The weights of a run, stored as safetensors."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -9,7 +9,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from oodcli.activations import Head
-from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    MissingArtifactError,
+    UnknownNameError,
+)
 from oodcli.files import reading
 from oodcli.models.fitting import load_into
 from oodcli.models.heads import scoring_head
@@ -109,23 +114,60 @@ def load_run_network(
         If the file is damaged, does not fit the architecture or the number of classes, or if the
         network now has other blocks than when the run was created.
     """
+    config = stored_config(path) if stores_config(arch) else ""
+    weights = load_weights(path)
+    return network_of_weights(
+        weights, arch, num_classes,
+        config=config, size=size, blocks=blocks, where=path, cure=_AGAIN,
+    )  # fmt: skip
+
+
+def network_of_weights(
+    weights: Mapping[str, Tensor],
+    arch: str,
+    num_classes: int,
+    *,
+    config: str,
+    size: tuple[int, int] | None,
+    blocks: Sequence[str] | None,
+    where: Path,
+    cure: str,
+) -> Network:
+    """Build the network of a run and load its weights.
+
+    Parameters
+    ----------
+    weights
+        The weights of the run, by name.
+    config
+        Configuration stored with a network from a folder; empty for other networks.
+    arch, num_classes, size, blocks
+        As for :func:`load_run_network`.
+    where
+        The file with the weights, for messages.
+    cure
+        What the user can do if the file is damaged.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If weights, architecture, number of classes and blocks do not fit together.
+    """
     side = size[0] if size is not None and size[0] == size[1] else None
     try:
-        config = stored_config(path) if stores_config(arch) else ""
-        spec = parse_architecture(arch, side=side, config=config)
-        network = load_into(spec, load_weights(path))
-    except InvalidInputError as error:
-        raise CorruptArtifactError(f"{path} is damaged: {error}") from None
+        network = load_into(parse_architecture(arch, side=side, config=config), weights)
+    except (InvalidInputError, UnknownNameError) as error:
+        raise CorruptArtifactError(f"{where} is damaged: {error}") from None
     if network.num_classes != num_classes:
         raise CorruptArtifactError(
-            f"{path} has {network.num_classes} classes, but its run has {num_classes}; {_AGAIN}"
+            f"{where} has {network.num_classes} classes, but its run has {num_classes}; {cure}"
         )
     if blocks is not None:
         network = network.with_blocks(blocks)
     if blocks is not None and tuple(network.blocks) != tuple(blocks):
         raise CorruptArtifactError(
             f"{arch} now has {len(network.blocks)} blocks, starting with "
-            f"{next(iter(network.blocks))}, but its run has {len(blocks)}; {_AGAIN}"
+            f"{next(iter(network.blocks), 'none')}, but its run has {len(blocks)}; {cure}"
         )
     return network
 

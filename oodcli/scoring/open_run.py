@@ -15,7 +15,6 @@ from oodcli.data.benchmarks import Benchmark
 from oodcli.data.run_data import RunData, preprocess_on
 from oodcli.data.splits import Split
 from oodcli.data.views import View
-from oodcli.errors import InvalidInputError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.images import Part as ImagePart
 from oodcli.models import load_head
@@ -27,7 +26,6 @@ from oodcli.store.run_locks import locked_run
 from oodcli.store.runs import Run, RunFolder
 from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
-from oodcli.windows import canonical
 
 
 @dataclass(frozen=True)
@@ -169,15 +167,7 @@ class OpenRun:
         InvalidInputError
             If it is no window, or the run has another one: its own images were read with that.
         """
-        wanted, own = canonical(window), self.record.preprocess.window
-        if wanted in ("", own):
-            return self
-        if own:
-            raise InvalidInputError(
-                f"run {self.name} reads medical images with the window {own}, which also made the "
-                f"images of its network; omit --window {wanted}"
-            )
-        preprocess = replace(self.record.preprocess, window=wanted)
+        preprocess = self.record.preprocess.through(window, where=f"run {self.name}")
         return replace(self, record=self.record.with_preprocess(preprocess))
 
     def on(self, benchmark: Benchmark, resize: ResizedAs | None = None) -> Self:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,8 @@ from oodcli.screening.given import Images, items_of
 from oodcli.screening.judging import Predictions, judge
 from oodcli.screening.thresholds import Threshold, ThresholdRule
 from oodcli.store.runs import Preprocess
+
+_PENDING = "_pending"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,19 @@ class Outputs:
     features: NDArray[np.float32] | None = None
 
 
+class Reference(Protocol):
+    """How another process finds a detector; it can be pickled, and is small."""
+
+    def load(self) -> "BaseDetector":
+        """Load the detector.
+
+        Raises
+        ------
+        OodError
+            If the file or run does not exist any more, or has changed.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class BaseDetector(ABC):
     """A fitted method with a threshold, for judging new images.
@@ -155,6 +170,37 @@ class BaseDetector(ABC):
         """What runs network and method: ``torch`` or ``onnx``."""
 
     @property
+    def margin(self) -> float:
+        """How far from the threshold a score can have another verdict than in torch."""
+        return 0.0
+
+    @abstractmethod
+    def reference(self) -> Reference:
+        """Return how another process finds this detector.
+
+        Raises
+        ------
+        InvalidInputError
+            If it cannot be found there.
+        """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the reference; the detector is loaded when it is first used."""
+        pending = self.__dict__.get(_PENDING)
+        return _pending, (type(self), self.reference() if pending is None else pending)
+
+    if not TYPE_CHECKING:  # a type checker would accept any attribute
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            """Load a detector that was unpickled, for its first missing attribute."""
+            pending = self.__dict__.get(_PENDING)
+            if pending is None or name.startswith("__"):
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            self.__dict__.update(pending.load().__dict__)
+            self.__dict__.pop(_PENDING, None)  # another thread may have loaded it as well
+            return getattr(self, name)
+
+    @property
     def method(self) -> str:
         """Canonical name of the method, such as ``knn:k=10``."""
         return self.about.method
@@ -191,7 +237,9 @@ class BaseDetector(ABC):
             uint8, one image ``(h, w, 3)`` or several ``(n, h, w, 3)``; if the length of the last
             axis is not 3, ``(3, h, w)`` or ``(n, 3, h, w)``. Tensors are channels first,
             ``(3, h, w)`` or ``(n, 3, h, w)``, uint8, or floating-point from 0 to 1, which is
-            rounded to 8 bits. Images must not be normalised.
+            rounded to 8 bits. Images must not be normalised. A batch of Ray, Spark or Hugging Face
+            is a dictionary with one of the columns ``image``, ``images``, ``img``, ``bytes`` or
+            ``content``, and ``path`` for their names, if there are any.
         errors
             What to do if a file, bytes or a Pillow image cannot be read: ``raise`` an error, or
             return a ``row`` with the reason.
@@ -209,6 +257,18 @@ class BaseDetector(ABC):
             wanted = framed(items_of(images), self.about.preprocess.medical)
             with judge(self, wanted, unreadable=errors) as blocks:
                 return Predictions.of(list(blocks), self.classes, self.threshold)
+
+    def near(self, scores: NDArray[np.float64], classes: NDArray[np.int64]) -> int:
+        """Return how many scores are so near to their threshold that torch can judge otherwise.
+
+        Parameters
+        ----------
+        scores, classes
+            As for :meth:`p_value`.
+        """
+        if not self.margin:
+            return 0
+        return int((np.abs(scores - self.thresholds(classes)) <= self.margin).sum())
 
     def percentile(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Return the share of ID scores below each score, in percent, ``(n,)``."""
@@ -313,3 +373,10 @@ class BaseDetector(ABC):
             "id_digest": self.id.digest,
             "created": about.created,
         }
+
+
+def _pending(kind: type[BaseDetector], reference: Reference) -> BaseDetector:
+    """Return a detector that is loaded when its first attribute is read."""
+    made = kind.__new__(kind)
+    made.__dict__[_PENDING] = reference
+    return made

@@ -11,9 +11,11 @@ screened without the training set, which need not exist any more.
 """
 
 import contextlib
+import functools
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodcli.activations import Activations, ActivationSet
-from oodcli.compute.compute import Compute
-from oodcli.compute.devices import explain_out_of_memory
+from oodcli.compute.compute import Compute, Precision
+from oodcli.compute.devices import explain_out_of_memory, find_device
 from oodcli.data.views import View
-from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
 from oodcli.methods._stored import UnstorableError, pack, read_tensors, unpack, write_arrays
@@ -35,13 +37,17 @@ from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork
 from oodcli.scoring.fitting import fit_all, without_logits
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.base import About, BaseDetector, IdScores, Outputs
-from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule, joined_classes
+from oodcli.screening.base import About, BaseDetector, IdScores, Outputs, Reference
+from oodcli.screening.thresholds import (
+    DEFAULT_RULE,
+    Threshold,
+    ThresholdRule,
+    joined_classes,
+)
 from oodcli.store.runs import Preprocess, Run, RunFolder, utc_now
 from oodcli.store.store import (
     atomic_write,
     digest_of_file,
-    digest_of_json,
     read_json,
     remove_leftovers,
     write_json,
@@ -83,8 +89,8 @@ class Detector(BaseDetector):
 
     Parameters
     ----------
-    folder
-        Folder of the run.
+    source
+        Where the network is, and how another process finds the detector.
     record
         Record of the run: network, preprocessing and classes.
     fitted
@@ -94,11 +100,12 @@ class Detector(BaseDetector):
 
     Notes
     -----
-    The network is loaded for the first image and kept in memory. A detector may be used from
-    several threads.
+    The network is loaded for the first image and kept in memory; detectors that differ only in
+    their thresholds share it. A detector may be used from several threads. It is pickled by
+    reference to its run or file.
     """
 
-    folder: RunFolder
+    source: "NetworkSource"
     record: Run
     fitted: Fitted
     compute: Compute
@@ -127,10 +134,12 @@ class Detector(BaseDetector):
 
     def _outputs_of(self, activations: Activations) -> Outputs:
         logits, predicted = activations.logits.cpu(), activations.predictions.cpu()
+        with self.source.scoring():
+            score = self.scores_of(activations)
         return Outputs(
             classes=predicted.numpy(),
             probability=chances_of(logits.double(), predicted).numpy(),
-            score=self.scores_of(activations),
+            score=score,
             features=activations.features.float().cpu().numpy(),
         )
 
@@ -147,7 +156,77 @@ class Detector(BaseDetector):
         CorruptArtifactError
             If its weights are damaged.
         """
-        run = self.record
+        return self.source.network()
+
+    @property
+    def ready(self) -> ReadyNetwork:
+        """The network on the device of the detector, loaded on first use."""
+        return self.source.ready(self.compute)
+
+    def reference(self) -> Reference:
+        """Return how another process finds this detector."""
+        return self.source.reference(self)
+
+
+class NetworkSource(ABC):
+    """Where the network of a detector is; it is loaded once for each device and precision."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: dict[tuple[torch.device, str], ReadyNetwork] = {}
+
+    @abstractmethod
+    def network(self) -> Network:
+        """Load the network.
+
+        Raises
+        ------
+        CorruptArtifactError
+            If its weights are damaged.
+        """
+
+    @abstractmethod
+    def reference(self, detector: Detector) -> Reference:
+        """Return how another process finds a detector with this network.
+
+        Raises
+        ------
+        InvalidInputError
+            If it cannot be found there.
+        """
+
+    def scoring(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context for scoring; fitted methods of a store need no precautions."""
+        return contextlib.nullcontext()
+
+    def ready(self, compute: Compute) -> ReadyNetwork:
+        """Return the network on a device, loaded on first use."""
+        key = (compute.device, compute.precision)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = ReadyNetwork(
+                    self.network(), device=compute.device, precision=compute.precision
+                )
+            return self._loaded[key]
+
+
+class RunSource(NetworkSource):
+    """The folder of a run.
+
+    Parameters
+    ----------
+    folder, record
+        The run.
+    """
+
+    def __init__(self, folder: RunFolder, record: Run) -> None:
+        super().__init__()
+        self.folder = folder
+        self._record = record
+
+    def network(self) -> Network:
+        """Load the network; see :meth:`NetworkSource.network`."""
+        run = self._record
         self.folder.check_weights(run)
         return load_run_network(
             self.folder.weights,
@@ -157,12 +236,61 @@ class Detector(BaseDetector):
             blocks=run.blocks,
         )
 
-    @cached_property
-    def ready(self) -> ReadyNetwork:
-        """The network on the device of the detector, loaded on first use."""
-        return ReadyNetwork(
-            self.network(), device=self.compute.device, precision=self.compute.precision
+    def reference(self, detector: Detector) -> Reference:
+        """Return how another process finds a detector; see :meth:`NetworkSource.reference`."""
+        compute = detector.compute
+        folder = _DetectorFolder(self.folder, self._record, detector.method, compute)
+        if not folder.is_stored:
+            raise InvalidInputError(
+                f"a detector of {detector.method} cannot be pickled, because the method cannot be "
+                "stored; make the detector in each process"
+            )
+        return _RunReference(
+            self.folder.path,
+            detector.method,
+            detector.about.created,
+            detector.threshold,
+            str(compute.device),
+            compute.precision,
+            compute.batch_size,
         )
+
+
+@dataclass(frozen=True)
+class _RunReference:
+    """A stored detector of a run; see :class:`Reference`."""
+
+    folder: Path
+    method: str
+    created: str
+    threshold: Threshold
+    device: str
+    precision: Precision
+    batch_size: int | None
+
+    def load(self) -> Detector:
+        """Return the detector; its network is shared by all that are loaded in this process."""
+        with _LOADING:
+            found = _stored_detector(
+                self.folder, self.method, self.created,
+                Compute(find_device(self.device), self.precision, self.batch_size),
+            )  # fmt: skip
+        return replace(found, threshold=self.threshold)
+
+
+_LOADING = threading.Lock()
+
+
+@functools.lru_cache(maxsize=8)
+def _stored_detector(folder: Path, method: str, created: str, compute: Compute) -> Detector:
+    run = RunFolder(folder)
+    found = _DetectorFolder(run, run.read(), method, compute).read()
+    if found is None or found.about.created != created:
+        raise MissingArtifactError(
+            f"the detector of {method} that was pickled is no longer stored in run {run.name}; "
+            "make and pickle it again"
+        )
+    return found
 
 
 def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) -> Detector:
@@ -235,6 +363,12 @@ def _load_or_fit(run: OpenRun, spec: MethodSpec) -> Detector:
     stored = folder.read()
     if stored is not None:
         return stored
+    if not run.store.is_writable:
+        raise MissingArtifactError(
+            f"no fitted {spec.canonical} is stored for run {run.name}, and the store "
+            f"{run.store.root} is not writable, so that it cannot be fitted now; run the command "
+            "once where the store can be written"
+        )
     with run.store.lock(f"detector {spec.canonical} of run {run.name}", progress=progress):
         # Another process may have fitted it while this one waited.
         stored = folder.read()
@@ -317,8 +451,12 @@ class _DetectorFolder:
     @property
     def path(self) -> Path:
         """Folder of the detector."""
-        name = digest_of_json([self.method, self.compute.precision])[:16]
-        return self.folder.detectors / name
+        return self.folder.detector(self.method, self.compute.precision)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there is a stored detector."""
+        return (self.path / _RECORD).is_file()
 
     def detector(self, fitted: Fitted, scores: IdScores, *, created: str) -> Detector:
         """Return a detector of this run, method and precision, with the default threshold."""
@@ -337,7 +475,7 @@ class _DetectorFolder:
             about=about,
             id=scores,
             threshold=DEFAULT_RULE.on(scores.values),
-            folder=self.folder,
+            source=RunSource(self.folder, record),
             record=record,
             fitted=fitted,
             compute=self.compute,

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
@@ -20,7 +21,10 @@ OneImage: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8]"
     " | Image.Image | torch.Tensor"
 )
-Images: TypeAlias = "OneImage | Iterable[OneImage]"
+Images: TypeAlias = "OneImage | Iterable[OneImage] | Mapping[str, Any]"
+# Names of the column with images in batches of other programs, and of that with their names.
+COLUMNS = ("image", "images", "img", "bytes", "content")
+_PATH = "path"
 # Types that are one argument, although some of them are iterable.
 _ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)
 
@@ -45,8 +49,11 @@ def items_of(images: Images) -> Iterator[Item]:
     >>> [item.name for item in items_of(["a.png", b"..."])]
     ['a.png', 'image 1']
     """
+    if isinstance(images, Mapping) and not _is_file(images):
+        yield from _of_columns(images)
+        return
     single = (
-        isinstance(images, _ONE)
+        isinstance(images, (*_ONE, Mapping))
         or _is_tensor(images)
         or hasattr(images, "read")
         or not isinstance(images, Iterable)
@@ -68,6 +75,11 @@ def _items_in(image: object, number: int) -> Iterator[Item]:
         yield Item(name, "", "", data=bytes(image))
     elif hasattr(image, "read") and not isinstance(image, Image.Image):
         yield _read(image, name)
+    elif isinstance(image, Mapping) and _is_file(image):
+        yield _of_file(image, name)
+    elif _is_array_of_objects(image):
+        for row, each in enumerate(image):
+            yield from _items_in(each, number + row)
     elif isinstance(image, Image.Image):
         try:
             yield Item(name, "", "", pixels=rgb_of(image))
@@ -76,6 +88,61 @@ def _items_in(image: object, number: int) -> Iterator[Item]:
     else:
         for row, pixels in enumerate(_pixels(image)):
             yield Item(f"image {number + row}", "", "", pixels=pixels)
+
+
+def image_column(columns: Mapping[str, Any]) -> str:
+    """Return the name of the column with the images of a batch.
+
+    Parameters
+    ----------
+    columns
+        The columns by name.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none of the usual names, or several.
+    """
+    found = [name for name in COLUMNS if name in columns]
+    if len(found) != 1:
+        named = ", ".join(map(repr, columns)) or "none"
+        raise InvalidInputError(
+            f"a batch must have one column with images, {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]};"
+            f" its columns are: {named}; rename them"
+        )
+    return found[0]
+
+
+def _of_columns(columns: Mapping[str, Any]) -> Iterator[Item]:
+    """Yield the images of a batch as Ray, Spark and Hugging Face give it, named by its paths."""
+    images = columns[image_column(columns)]
+    names = columns.get(_PATH)
+    for row, item in enumerate(items_of(images)):
+        named = None if names is None or row >= len(names) else names[row]
+        is_named = isinstance(named, str) and item.name == f"image {row}"
+        yield replace(item, name=str(named)) if is_named else item
+
+
+def _is_file(image: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping is one undecoded image of Hugging Face: bytes, path or both."""
+    data, path = image.get("bytes"), image.get("path")
+    return (
+        set(image) <= {"bytes", "path"}
+        and isinstance(data, bytes | None)
+        and isinstance(path, str | None)
+        and not (data is None and path is None)
+    )
+
+
+def _of_file(image: Mapping[str, Any], name: str) -> Item:
+    data, path = image.get("bytes"), image.get("path")
+    if data is None:
+        return Item(str(path), str(path), "")
+    return Item(path or name, "", "", data=data)
+
+
+def _is_array_of_objects(image: object) -> "TypeGuard[NDArray[Any]]":
+    return isinstance(image, np.ndarray) and image.dtype == object and image.ndim == 1
 
 
 def _read(file: Any, name: str) -> Item:  # noqa: ANN401 - whatever can be read
@@ -114,6 +181,10 @@ def _pixels(image: object) -> Iterator[NDArray[np.uint8]]:
 
 
 def _of_array(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    if array.dtype.kind == "S":
+        raise InvalidInputError(
+            "an array of NumPy's bytes type drops zeros at the end of files; use dtype=object"
+        )
     if array.dtype != np.uint8:
         raise InvalidInputError(
             f"an array of images must be uint8 with pixels from 0 to 255, not {array.dtype}; "

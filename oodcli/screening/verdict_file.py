@@ -511,6 +511,8 @@ def _check_settings(path: Path, beside: Path, wanted: Mapping[str, Any]) -> None
         )
     # In the form in which JSON is read back: tuples become lists.
     asked = json.loads(json.dumps(wanted))
+    if "engine" in asked:
+        found = {"engine": "torch", **found}  # files of earlier versions do not have it
     key = different_setting(asked, found)
     if key is not None:
         raise InvalidInputError(

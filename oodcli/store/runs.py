@@ -24,10 +24,11 @@ from oodcli.resizing import Resize
 from oodcli.store.store import (
     Store,
     digest_of_file,
+    digest_of_json,
     read_json,
     write_json,
 )
-from oodcli.windows import Window, window_of
+from oodcli.windows import Window, canonical, window_of
 
 RUN_SCHEMA = 1
 TRAINING_SCHEMA = 1
@@ -102,6 +103,32 @@ class Preprocess:
     def medical(self) -> Window | None:
         """The window, taken apart."""
         return window_of(self.window)
+
+    def through(self, window: str | None, *, where: str) -> Self:
+        """Return the same preprocessing with a window for medical images.
+
+        Parameters
+        ----------
+        window
+            As ``--window`` has it; None for that of the run, if it has one.
+        where
+            What has this preprocessing, for messages.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no window, or there is another one, with which the images of the network were
+            read.
+        """
+        wanted = canonical(window)
+        if wanted in ("", self.window):
+            return self
+        if self.window:
+            raise InvalidInputError(
+                f"{where} reads medical images with the window {self.window}, which also made the "
+                f"images of its network; omit --window {wanted}"
+            )
+        return replace(self, window=wanted)
 
     def to_json(self) -> dict[str, Any]:
         """Return the preprocessing as an object of records and exports."""
@@ -443,6 +470,18 @@ class RunFolder:
     def detectors(self) -> Path:
         """Folder of the fitted methods."""
         return self.path / "detectors"
+
+    def detector(self, method: str, precision: str) -> Path:
+        """Return the folder of a fitted method.
+
+        Parameters
+        ----------
+        method
+            Canonical name of the method.
+        precision
+            Precision of the forward pass.
+        """
+        return self.detectors / digest_of_json([method, precision])[:16]
 
     @property
     def finished(self) -> bool:

@@ -501,6 +501,15 @@ class Store:
         finally:
             lock.release()
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether the store exists and files can be created in it; permission bits can be wrong."""
+        try:
+            with tempfile.TemporaryFile(dir=self.root, prefix=_TEMPORARY):
+                return True
+        except OSError:
+            return False
+
     @contextlib.contextmanager
     def shared(self, name: str, *, progress: Progress = SILENT) -> Iterator[None]:
         """Hold a shared lock (read lock) on something in use, so that nobody removes it.

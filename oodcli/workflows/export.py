@@ -22,6 +22,13 @@ from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.detector import Detector, detector_for
+from oodcli.screening.onnx_engine import (
+    DESCRIPTION,
+    EXPORT_SCHEMA,
+    KIND,
+    MODEL,
+    described_scores,
+)
 from oodcli.screening.onnx_graph import (
     Input,
     Screening,
@@ -31,6 +38,7 @@ from oodcli.screening.onnx_graph import (
     outputs_of,
 )
 from oodcli.screening.onnx_verification import Verification, verify
+from oodcli.screening.packing import Graph
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.store.runs import Preprocess, utc_now
 from oodcli.store.store import (
@@ -43,11 +51,6 @@ from oodcli.store.store import (
 )
 from oodcli.version import __version__
 from oodcli.workflows.recommend import resolve_detector
-
-EXPORT_SCHEMA = 1
-KIND = "ood-export"
-MODEL = "model.onnx"
-DESCRIPTION = "model.json"
 
 # Maximum size of a bank of training features, and of the file (the limit of protocol buffers).
 MAX_BANK_BYTES = 512 * 2**20
@@ -141,7 +144,7 @@ def export(store: Store, request: ExportRequest, *, progress: Progress = SILENT)
     size if one is given. Logits, probabilities and scores may differ by 1e-4 of their standard
     deviation over these images.
     """
-    onnx = _import_onnx()
+    _import_onnx()
     if request.method != AUTO:
         check_traceable(parse_method(request.method), what="an ONNX file")
     folder_out = expanded(request.output).resolve()
@@ -153,28 +156,75 @@ def export(store: Store, request: ExportRequest, *, progress: Progress = SILENT)
         skip_unreadable=request.skip_unreadable,
         progress=progress,
     ) as run:
-        return _exported(run, request, onnx, into=folder_out)
+        return _exported(run, request, into=folder_out)
 
 
-def _exported(
-    run: OpenRun,
-    request: ExportRequest,
-    onnx: Any,  # noqa: ANN401 - a module
-    *,
-    into: Path,
-) -> Exported:
+def _exported(run: OpenRun, request: ExportRequest, *, into: Path) -> Exported:
     """Export the detector of an open run."""
+    _matrices(run.record.preprocess, request.input_size or run.record.preprocess.size)
+    detector = resolve_detector(run, request.method, request.rule)
+    graph, verification = graph_of(run, detector, kind=request.input, size=request.input_size)
+    into.mkdir(exist_ok=True)
+    write_graph(graph, into, cure="choose another folder: --output DIR")
+    return Exported(into, graph.description, verification)
+
+
+def write_graph(graph: Graph, folder: Path, *, cure: str) -> None:
+    """Write the graph and its description into a folder.
+
+    Parameters
+    ----------
+    graph
+        The graph.
+    folder
+        The folder.
+    cure
+        What the user can do if the disk is full.
+    """
+    content = graph.content
+    with atomic_write(folder / MODEL, size=len(content), cure=cure) as stream:
+        stream.write(content)
+    write_json(folder / DESCRIPTION, graph.description, cure=cure)
+
+
+def graph_of(
+    run: OpenRun,
+    detector: Detector,
+    *,
+    kind: Input = "uint8",
+    size: tuple[int, int] | None = None,
+) -> tuple[Graph, Verification]:
+    """Return network and method as an ONNX graph, verified on images of the run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    detector
+        Its detector.
+    kind, size
+        Data type of the pixels, and height and width of the images; those of the network if None.
+
+    Raises
+    ------
+    MissingArtifactError
+        If the extra ``onnx`` is not installed.
+    InvalidInputError
+        If the method or the network cannot be written as a graph, or its results differ.
+    """
+    onnx = _import_onnx()
+    check_traceable(parse_method(detector.method), what="an ONNX file")
     preprocess = run.record.preprocess
-    size = request.input_size or preprocess.size
+    size = size or preprocess.size
     matrices = _matrices(preprocess, size)
-    detector = _cpu_detector(run, request)
+    detector = _on_cpu(run, detector)
     network = detector.network()
     with run.progress.task("writing the graph", total=1, unit="files") as task:
-        screening = Screening(network, detector, kind=request.input, matrices=matrices)
-        model = export_onnx(screening, request.input, size, str(network.spec))
+        screening = Screening(network, detector, kind=kind, matrices=matrices)
+        model = export_onnx(screening, kind, size, str(network.spec))
         task.advance(1)
     description = _description(
-        detector, request.input, size, batch=batch_of(network), resizes=matrices is not None
+        detector, kind, size, batch=batch_of(network), resizes=matrices is not None
     )
     annotate(onnx, model, description)
     if model.ByteSize() > _MAX_BYTES:
@@ -185,7 +235,7 @@ def _exported(
     content: bytes = model.SerializeToString()
     verification = verify(
         content, network, detector,
-        kind=request.input, size=size, real=_real_images(run),
+        kind=kind, size=size, real=_real_images(run),
     )  # fmt: skip
     description["verification"] = asdict(verification)
     description["file"] = {
@@ -193,26 +243,17 @@ def _exported(
         "bytes": len(content),
         "digest": digest_of_bytes(content),
     }
-    into.mkdir(exist_ok=True)
-    with atomic_write(
-        into / MODEL, size=len(content), cure="choose another folder: --output DIR"
-    ) as stream:
-        stream.write(content)
-    write_json(into / DESCRIPTION, description, cure="choose another folder: --output DIR")
-    return Exported(into, description, verification)
+    return Graph(content, description), verification
 
 
-def _cpu_detector(run: OpenRun, request: ExportRequest) -> Detector:
-    """Return the detector on the CPU, after fitting it on the requested device.
+def _on_cpu(run: OpenRun, detector: Detector) -> Detector:
+    """Return the same detector on the CPU.
 
     Raises
     ------
     InvalidInputError
-        If its method cannot be traced as a graph, or its bank of features is too large.
+        If its bank of features is too large.
     """
-    detector = resolve_detector(run, request.method, request.rule)
-    if request.method == AUTO:
-        check_traceable(parse_method(detector.method), what="an ONNX file")
     needed = bank_bytes(detector.fitted.detector)
     if needed > MAX_BANK_BYTES:
         raise InvalidInputError(
@@ -225,7 +266,7 @@ def _cpu_detector(run: OpenRun, request: ExportRequest) -> Detector:
         return detector
     # Loads the stored detector, or fits it again.
     cpu_run = replace(run, compute=replace(run.compute, device=cpu))
-    return detector_for(cpu_run, detector.method, request.rule)
+    return replace(detector_for(cpu_run, detector.method), threshold=detector.threshold)
 
 
 def _real_images(run: OpenRun) -> NDArray[np.uint8]:
@@ -317,7 +358,9 @@ def _description(
         "data": record.data_name,
         "method": detector.method,
         "params": dict(detector.fitted.params),
-        "threshold": {**asdict(detector.threshold), "id_part": detector.id.part},
+        "fitted": detector.about.created,
+        "threshold": {**detector.threshold.to_json(), "id_part": detector.id.part},
+        "id": described_scores(detector.id),
         "classes": list(record.class_names),
         "blocks": list(record.blocks),
         "preprocess": {

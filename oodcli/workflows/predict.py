@@ -4,19 +4,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from oodcli.compute.compute import Compute
 from oodcli.data.incoming import STDIN, Item, at_least_one, items
 from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
-from oodcli.methods import parse_method
-from oodcli.methods.ensemble import AUTO
 from oodcli.progress import SILENT, Progress
-from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.base import BaseDetector
 from oodcli.screening.copies import Copies, check_copies
 from oodcli.screening.discoveries import Discoveries, decide_file, result_of_discoveries
@@ -29,7 +24,6 @@ from oodcli.screening.findings import (
 )
 from oodcli.screening.grouping import WAYS, Grouping, grouping
 from oodcli.screening.judging import Judged, judge
-from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.screening.verdict_file import (
     Counts,
     RowFormat,
@@ -42,7 +36,7 @@ from oodcli.screening.verdict_file import (
 )
 from oodcli.store.store import Store, check_output_file, is_stream
 from oodcli.text import counted
-from oodcli.workflows.recommend import resolve_detector
+from oodcli.workflows.engines import DetectorRequest, opened_detector
 
 if TYPE_CHECKING:
     from oodcli.compute.processes import Processes
@@ -136,21 +130,12 @@ class PredictRequest:
         Files, folders, ``.npz`` files, and ``-`` for the paths in ``listed``.
     listed
         Stream of paths.
-    run
-        Name of the run; the default run if None.
-    method
-        The method, as on the command line, or ``auto``; if None, the stored recommendation, or
-        ``msp`` without one.
-    rule
-        Rule for the threshold.
+    detector
+        Which detector judges, and how it computes.
     outputs
         Outputs of the verdicts.
-    compute
-        Device, precision and batch size.
     window
         Which values of medical images are black and white, where the run does not say so.
-    skip_unreadable
-        Whether fitting skips images of the run's own data that cannot be decoded.
     alarm_level
         Significance level of the alarm: the alarm is raised if the probability of the observed
         share of OOD images among ID images is below it.
@@ -164,13 +149,9 @@ class PredictRequest:
 
     paths: Sequence[str]
     listed: Iterable[str] = ()
-    run: str | None = None
-    method: str | None = None
-    rule: ThresholdRule = DEFAULT_RULE
+    detector: DetectorRequest = field(default_factory=DetectorRequest)
     outputs: VerdictOutputs = field(default_factory=VerdictOutputs)
-    compute: Compute = field(default_factory=Compute.of)
     window: str | None = None
-    skip_unreadable: bool = False
     alarm_level: float = ALARM_LEVEL
     command: str | None = None
     shard: Shard | None = None
@@ -211,22 +192,20 @@ def predict(
         _check_together(request)
         shard = (shard or Shard(1, 1)).within(processes.rank, processes.size)
     request = replace(request, shard=shard, outputs=request.outputs.of_shard(shard))
-    with OpenRun.open(
-        store,
-        request.run,
-        request.compute,
-        skip_unreadable=request.skip_unreadable,
-        progress=progress,
-    ) as run:
-        preprocess = run.through(request.window).record.preprocess
+    with opened_detector(store, request.detector, progress=progress) as opened:
+        preprocess = opened.preprocess.through(request.window, where=opened.name)
         wanted = items(
             request.paths, request.listed, store=store, shard=shard, window=preprocess.medical
         )
         # Stdin may deliver its first path after the fitting.
         if shard is None and STDIN not in request.paths:
             wanted = at_least_one(wanted, request.paths)
-        resolve = partial(resolve_detector, run, request.method, request.rule)
+        resolve = opened.detector
         detector = resolve() if processes is None else processes.in_turn(resolve)
+        if request.outputs.features and detector.engine != "torch":
+            raise InvalidInputError(
+                "--engine onnx returns no features; omit --features, or use --engine torch"
+            )
         # What is fitted does not depend on a window that the run has not.
         detector = replace(detector, about=replace(detector.about, preprocess=preprocess))
         if shard is None:
@@ -246,6 +225,7 @@ def _screen(
     """Judge images, write their verdicts and return the summary."""
     findings = Findings()
     discoveries = None if detector.threshold.fdr is None else Discoveries(detector.threshold)
+    near = 0
     started = time.perf_counter()
     with (
         progress.task("judging", total=None, unit="images") as task,
@@ -263,15 +243,22 @@ def _screen(
             findings.add(verdicts)
             if discoveries is not None and sink.file is None:
                 discoveries.see(verdicts)
+            near += detector.near(judged.score, judged.classes)
             task.advance(len(judged))
     seconds = time.perf_counter() - started
+    if near:
+        progress.note(
+            f"{counted(near, 'score')} within {detector.margin:.2g} of the threshold, the accepted "
+            "difference between ONNX Runtime and torch, where verdicts can differ"
+        )
+    origin = {**detector.origin(), "engine": detector.engine}
     if discoveries is not None:
         if sink.file is not None:
             discoveries, findings = _decide(sink, request, detector)
-        found = result_of_discoveries(discoveries, findings, detector.origin())
+        found = result_of_discoveries(discoveries, findings, origin)
         return replace(found, seconds=seconds, alarm_level=request.alarm_level)
     return PredictResult(
-        detector=detector.origin(),
+        detector=origin,
         threshold=detector.threshold,
         counts=sink.before + findings.counts,
         before=sink.before,
@@ -410,6 +397,7 @@ def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]
         **detector.origin(),
         **({"window": window} if window else {}),
         **(request.shard.settings() if request.shard else {}),
+        "engine": detector.engine,
         "threshold": record["value"],
         "tpr": threshold.tpr if chosen else None,
         "false_alarms": threshold.false_alarms,
@@ -444,7 +432,7 @@ def _check_together(request: PredictRequest) -> None:
         raise InvalidInputError(
             "processes of torchrun cannot write rows to one stdout; name a file: --output FILE"
         )
-    if request.rule.fdr is not None:
+    if request.detector.rule.fdr is not None:
         raise InvalidInputError(
             "--fdr decides over all images, and each process of torchrun judges a part of them; "
             "leave it out, and decide afterwards: ood verdicts merge … --fdr RATE"
@@ -475,12 +463,11 @@ def _check(request: PredictRequest) -> None:
     check_alarm_level(request.alarm_level)
     if request.paths.count(STDIN) > 1:
         raise InvalidInputError("- stands for stdin and may be given only once")
-    if request.method not in (None, AUTO):
-        parse_method(request.method)
+    request.detector.check()
     for file in (outputs.file, outputs.summary):
         if file is not None:
             check_output_file(file)
-    if request.rule.fdr is not None:
+    if request.detector.rule.fdr is not None:
         _check_undecided(outputs)
     if outputs.group_by is not None and outputs.group_by not in WAYS:
         grouping(outputs.group_by, request.paths)

@@ -33,6 +33,7 @@ from oodcli.data.decoding.files import find_images
 from oodcli.models import load_run_network
 from oodcli.store.runs import RunFolder, find_run
 from oodcli.store.store import Store
+from oodcli.workflows.engines import DetectorRequest
 from oodcli.workflows.predict import PredictRequest, VerdictOutputs, predict
 
 
@@ -133,9 +134,7 @@ def main() -> None:
     def ours(paths: Sequence[str], sink: io.StringIO) -> None:
         request = PredictRequest(
             paths,
-            run=options.run,
-            method=options.method,
-            compute=Compute.of(options.device),
+            detector=DetectorRequest(run=options.run, method=options.method, device=options.device),
             outputs=VerdictOutputs(format="csv"),
         )
         predict(store, request, rows_to=sink.write)

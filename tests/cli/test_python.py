@@ -99,7 +99,7 @@ def test_the_exported_file_is_that_of_the_command(ood: Ood, run: LoadedRun, tmp_
     )  # fmt: skip
     assert code == 0, err
     found = run.export("energy", tmp_path / "b", tpr=0.9, input="float32", input_size=(20, 24))
-    same(found, out, but=("created", "folder", "file"))
+    same(found, out, but=("created", "fitted", "folder", "file"))
     assert found.folder == tmp_path / "b"
 
 
@@ -152,9 +152,18 @@ def test_options_that_messages_name_are_arguments() -> None:
     methods = ("detector", "score", "report", "normratio", "recommend", "export")
     known = {name for each in methods for name in parameters(getattr(LoadedRun, each))}
     known |= set(parameters(oodcli.predict)) | set(parameters(oodcli.load_run))
+    known |= set(parameters(oodcli.load_detector))
     translated = {name.replace("-", "_") for name in arguments.OPTIONS}
     # What has no option of its name, or none at all.
-    assert known - translated == {"self", "name", "images", "errors", "progress", "normalise"}
+    assert known - translated == {
+        "self",
+        "name",
+        "images",
+        "errors",
+        "progress",
+        "normalise",
+        "file",
+    }
     assert translated - known == set()
 
 
@@ -172,20 +181,24 @@ def test_every_argument_is_described() -> None:
         assert "Examples\n--------" in text, name
 
 
-def test_the_examples_of_the_api_are_true(tiny: Path, tmp_path: Path) -> None:
+def test_the_examples_of_the_api_are_true(ood: Ood, tiny: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     grey = np.full((5, 20, 24, 3), 128, np.uint8)
     np.savez(tmp_path / "grey.npz", images=grey)
     run = oodcli.load_run("tiny", store=tmp_path / "store")
+    run.detector("energy", device="cpu")
+    code, _, err = ood("detector", "pack", "--method", "energy", "--output", tmp_path / "packed")
+    assert code == 0, err
     known = {
-        "run": run, "store": tmp_path / "store", "folder": tmp_path,
+        "packed": tmp_path / "packed", "run": run, "store": tmp_path / "store", "folder": tmp_path,
         "grey": tmp_path / "grey.npz", "images": sorted((tiny / "test").glob("*/*.png"))[:8],
     }  # fmt: skip
     # In the order in which they stand, for what is reported has been scored before.
     tests = doctest.DocTestFinder(exclude_empty=True).find(api, extraglobs=known)
     tests = sorted((each for each in tests if each.examples), key=lambda each: each.lineno or 0)
     assert [each.name.rpartition(".")[2] for each in tests] == [
-        "detector", "score", "report", "normratio", "recommend", "export", "load_run", "predict",
+        "detector", "score", "report", "normratio", "recommend", "export", "load_run",
+        "load_detector", "predict",
     ]  # fmt: skip
     runner = doctest.DocTestRunner(verbose=False)
     for each in tests:

@@ -255,7 +255,7 @@ def _detector(scores: np.ndarray, rule: ThresholdRule = DEFAULT_RULE) -> Detecto
     return Detector(
         about=None, id=IdScores(values, "val", "d", "", classes, features),  # type: ignore[arg-type]
         threshold=rule.on(values),
-        folder=None, record=None, fitted=None, compute=Compute(CPU),  # type: ignore[arg-type]
+        source=None, record=None, fitted=None, compute=Compute(CPU),  # type: ignore[arg-type]
     )  # fmt: skip
 
 

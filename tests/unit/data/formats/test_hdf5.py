@@ -91,7 +91,7 @@ def test_encoded_images(tmp_path):
     np.testing.assert_array_equal(read[:3] + read[5:], np.delete(PIXELS, [3, 4], axis=0))
     assert (read[3].where, read[3].reason) == (f"{path}[3]", "the row has no image")
     assert read[4].where == f"{path}[4]"
-    chosen = pickle.loads(pickle.dumps(source.take(np.array([9, 7]))))  # noqa: S301 - our own
+    chosen = pickle.loads(pickle.dumps(source.take(np.array([9, 7]))))
     np.testing.assert_array_equal(pixels(chosen), PIXELS[[9, 7]])
     assert chosen.key_of(1) == f"{path}[7]"
 

@@ -67,7 +67,7 @@ def opened(path, role="id", /, **columns):
 
 def copied(source):
     """Return what a worker process gets."""
-    return pickle.loads(pickle.dumps(source))  # noqa: S301 - our own
+    return pickle.loads(pickle.dumps(source))
 
 
 def write_arrow(path, table, *, rows=None, compression=None):

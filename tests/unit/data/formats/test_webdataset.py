@@ -71,7 +71,7 @@ def test_shards_are_divided_by_their_names(tmp_path, opened):
     source = dataset.parts["train"].source
     assert source.key_of(5) == f"{tmp_path}/set/photos-train-000001.tar/005"
     assert source.name_of(5) == "photos-train-000001.tar/005"
-    chosen = pickle.loads(pickle.dumps(source.take(np.array([7, 0]))))  # noqa: S301 - our own
+    chosen = pickle.loads(pickle.dumps(source.take(np.array([7, 0]))))
     np.testing.assert_array_equal(pixels(chosen), PIXELS[[7, 0]])
     assert chosen.key_of(0) == source.key_of(7)
     assert len(opened(tmp_path / "set", "ood").ood_part) == 2
