@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oodcli.compute.compute import Compute
-from oodcli.data.incoming import at_least_one, items
+from oodcli.data.incoming import STDIN, at_least_one, items
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
@@ -220,6 +220,8 @@ def _check(request: ExplainRequest) -> None:
     """Check the request before anything is opened."""
     if not request.paths:
         raise InvalidInputError("no images are given; give files or folders")
+    if STDIN in request.paths:
+        raise InvalidInputError("paths are not read from stdin here; give files or folders")
     if not 1 <= request.settings.neighbours <= MAX_NEIGHBOURS:
         raise InvalidInputError(
             f"--neighbours must be from 1 to {MAX_NEIGHBOURS}, not {request.settings.neighbours}"

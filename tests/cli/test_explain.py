@@ -234,6 +234,7 @@ def test_images_that_cannot_be_read_alone_are_an_error(explain: Explain, tmp_pat
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (["-"], "paths are not read from stdin here"),
         (["--neighbours", 0], "--neighbours must be from 1 to 10, not 0"),
         (["--method", "nonesuch"], "no method 'nonesuch'"),
         (["--method", "mcm"], "mcm is not defined here"),
