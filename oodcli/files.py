@@ -7,12 +7,15 @@ Third-party code is called inside :func:`third_party_code`.
 
 import contextlib
 import errno
+import os
 import stat
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol, Self
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError
+from oodcli.remote.files import RemotePath
 
 _KINDS = {
     stat.S_IFIFO: "it is a pipe, not a file",
@@ -36,6 +39,61 @@ def regular(path: Path) -> Path:
     if kind in _KINDS:
         raise OSError(errno.ENOTSUP, _KINDS[kind], str(path))
     return path
+
+
+class Ranges(Protocol):
+    """A file that is read by position, by any number of threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def read_at(self, offset: int, size: int, /) -> bytes:
+        """Return ``size`` bytes from a place on; fewer at the end of the file."""
+
+    def ahead(self, places: Iterable[tuple[int, int]], /) -> Iterator[None]:
+        """Yield once per place (offset and size) that is read next, so that others can be sent."""
+
+
+class _LocalRanges:
+    """A file of the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self._descriptor)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+    def ahead(self, places: Iterable[tuple[int, int]]) -> Iterator[None]:
+        for _ in places:
+            yield
+
+
+def open_ranges(path: Path) -> Ranges:
+    """Open a file, on the disk or remote, to be read by position.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+    OodError
+        If its server refuses or does not answer.
+    """
+    return path.ranges() if isinstance(path, RemotePath) else _LocalRanges(path)
 
 
 def check_file(path: Path, cure: str) -> None:
@@ -69,6 +127,8 @@ def expanded(path: Path) -> Path:
     InvalidInputError
         If the path begins with ``~NAME`` and there is no user of this name.
     """
+    if isinstance(path, RemotePath):
+        return path
     try:
         return path.expanduser()
     except RuntimeError:

@@ -151,10 +151,13 @@ def test_only_the_agreed_names_stand_at_the_top() -> None:
 # Generators that hold something while they wait for their reader, and why nothing waits for
 # anything where the garbage collector closes one that was left unfinished.
 HELD = {
+    ("oodcli/data/formats/archives.py", "contents"): "an open file",
     ("oodcli/data/formats/arrays.py", "read"): "an open file",
     ("oodcli/data/formats/cifar.py", "_files"): "an open file",
     ("oodcli/data/formats/hdf5.py", "_blocks"): "an open file",
     ("oodcli/data/formats/hdf5.py", "_one_by_one"): "an open file",
+    ("oodcli/data/formats/tars.py", "entries_in"): "an open file",
+    ("oodcli/data/formats/tars.py", "entries_of"): "an open file",
     ("oodcli/data/incoming.py", "_walk"): "an open folder",
     ("oodcli/data/decoding/extents.py", "contents"): "an open file",
     ("oodcli/data/decoding/shards.py", "chunks"): "an open file",
@@ -216,4 +219,5 @@ def test_threads_and_processes_are_started_where_something_ends_them() -> None:
         "oodcli/data/download.py",  # joins its threads
         "oodcli/compute/processes.py",  # a context manager
         "oodcli/reporting/evaluate.py",  # a with statement
+        "oodcli/data/formats/tars.py",  # a with statement
     }

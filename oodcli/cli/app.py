@@ -38,6 +38,7 @@ from oodcli.cli.console import print_stderr, print_stdout, write_result
 from oodcli.errors import OodError
 from oodcli.manual import TOPICS
 from oodcli.pools import shared_pools
+from oodcli.remote.addresses import without_credentials
 from oodcli.text import ASCII_FALLBACK, printable_lines
 from oodcli.version import __version__
 
@@ -274,6 +275,11 @@ def main(argv: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Characters that the encoding of stdout does not have must not prevent the output.
         sys.stdout.reconfigure(errors=ASCII_FALLBACK)
+    # Credentials in addresses are taken out before anything can show or store them.
+    if argv is None:
+        sys.argv[1:] = map(without_credentials, sys.argv[1:])
+    else:
+        argv = list(map(without_credentials, argv))
     program = functools.partial(app, args=argv, prog_name="ood")
     if os.environ.get("_OOD_COMPLETE") == "complete_bash":
         completion.complete_in_bash(program)

@@ -3,7 +3,9 @@
 The rule: up to ``MAX_READ_FILES`` files of ``MAX_READ_BYTES`` together are told apart by path and
 content, so that no time that is set back and no equal size hides a change. More or larger files are
 told apart by path, size, time of the last modification and time of the last change of status, which
-a program that sets the former back cannot set (Windows has no such time).
+a program that sets the former back cannot set (Windows has no such time). Remote files are told
+apart by address, size and the version (ETag, time) that their server names; where it names none,
+they count as changed in every command.
 """
 
 import hashlib
@@ -13,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from oodcli.remote.files import RemotePath, identities_of
 from oodcli.store.store import digest_of_file
 
 # A quarter of a second to read and digest; decoding as many images takes a minute.
@@ -31,6 +34,11 @@ def identity_of(root: Path, files: Sequence[str] = ("",)) -> str:
         Paths of files in it, in an order that counts; a file that is missing is a state of its own.
     """
     state = hashlib.blake2b(os.fsencode(root), digest_size=16)
+    if isinstance(root, RemotePath):
+        every = [f"{root}/{file}" if file else str(root) for file in files]
+        for file, now in zip(files, identities_of(every), strict=True):
+            state.update(os.fsencode(f"\0{file}\0{now}"))
+        return state.hexdigest()
     # A million paths: strings are quicker than Path.
     paths = (os.path.join(root, file) if file else str(root) for file in files)  # noqa: PTH118
     found: Iterable[tuple[str, os.stat_result | None]] = ((path, _status(path)) for path in paths)

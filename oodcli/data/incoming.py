@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.decoding.encoded import EncodedSource
+from oodcli.data.decoding.extents import Texts
 from oodcli.data.decoding.files import (
     FileSource,
     decode,
@@ -24,15 +25,19 @@ from oodcli.data.decoding.files import (
     is_image_name,
 )
 from oodcli.data.decoding.frames import frames_in
+from oodcli.data.decoding.remote import RemoteFiles
 from oodcli.data.opening import is_named, open_dataset
 from oodcli.data.reader import Columns, Reader, without_columns
-from oodcli.data.readers import is_known_suffix, is_there, open_path, reader_of
+from oodcli.data.readers import is_known_suffix, is_there, no_reader, open_path, reader_of
 from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.files import check_file, reason_of
 from oodcli.images import ImageSource, key_in
 from oodcli.pillow import extension_of
 from oodcli.pools import map_ahead, thread_count
+from oodcli.remote.addresses import is_address, without_credentials
+from oodcli.remote.errors import RemoteError
+from oodcli.remote.files import path_of, use_cache
 from oodcli.store.store import Store
 from oodcli.text import printable
 from oodcli.windows import Window
@@ -116,6 +121,9 @@ def items(
     ------
     InvalidInputError
         If something that was named in ``paths`` does not exist or cannot be read.
+    RemoteError
+        If a server does not answer, also while the items are read: other than an image that cannot
+        be read, it is no reason to go on without all images of that server.
 
     Notes
     -----
@@ -130,12 +138,14 @@ def items(
     with images in them, arrays) as there are shards, each belongs to one shard, in turn; else every
     shard has consecutive rows of each of them. One in ``listed`` belongs to a shard by its path.
     """
+    use_cache(store.remote)
+    paths = [without_credentials(text) for text in paths]
     names = {text for text in paths if text != STDIN and not _is_path(text)}
     for text in names:
         if not is_named(text, store):
             raise InvalidInputError(f"there is no file or folder {text}; check its name")
     # With several folders their own names tell what is copied from them apart.
-    prefixes = {text: Path(text).resolve().name if len(paths) > 1 else "" for text in paths}
+    prefixes = {text: path_of(text).resolve().name if len(paths) > 1 else "" for text in paths}
     owns = _every if shard is None else shard.owns
     found: list[Iterator[Item] | _Container] = [
         _all_listed(listed, store, owns)
@@ -165,7 +175,9 @@ def at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]
     """
     first = next(wanted, None)
     if first is None:
-        named = ["stdin" if path == STDIN else printable(path) for path in paths]
+        named = [
+            "stdin" if path == STDIN else printable(without_credentials(path)) for path in paths
+        ]
         raise InvalidInputError(
             f"there is no image in {', '.join(named)}; give other paths: in folders, only files "
             "with an image extension are read, and hidden files are skipped"
@@ -174,6 +186,8 @@ def at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]
 
 
 def _is_path(text: str) -> bool:
+    if is_address(text):
+        return True
     return is_there(Path(text)) or is_there(Path(without_columns(text)[0]))
 
 
@@ -245,7 +259,7 @@ def _of_name(text: str, store: Store, window: Window | None) -> _Container:
 def _all_listed(listed: Iterable[str], store: Store, owns: Owns) -> Iterator[Item]:
     for line in listed:
         if line:
-            yield from _listed(line, store, owns)
+            yield from _listed(without_credentials(line), store, owns)
 
 
 def _listed(text: str, store: Store, owns: Owns) -> Iterator[Item]:
@@ -264,6 +278,11 @@ def _listed(text: str, store: Store, owns: Owns) -> Iterator[Item]:
             yield from found
         elif mine:
             yield from found.items()
+    except RemoteError as error:
+        if not error.is_of_file:
+            raise
+        if mine:
+            yield Item(text, text, below, error=error.reason)
     except (OodError, OSError) as error:  # such as a line that is longer than any path
         if mine:
             reason = str(error) if isinstance(error, OodError) else reason_of(error).lower()
@@ -283,6 +302,8 @@ def _named(
     ``owns`` says which paths, and names in lists, belong to the shard; ``inside``, which names in a
     folder do, below ``prefix``.
     """
+    if is_address(text):
+        return _remote(text, store, owns, prefix=prefix)
     is_folder = os.path.isdir(text)  # noqa: PTH112 - a million lines may name one each
     if not is_folder and is_image_name(text):
         return _file(text, owns, prefix)
@@ -296,6 +317,23 @@ def _named(
     if is_known_suffix(path):
         check_file(Path(path), "check its name")
     return _file(text, owns, prefix)
+
+
+def _remote(text: str, store: Store, owns: Owns, *, prefix: str) -> Iterator[Item] | _Container:
+    """Return the images of an address, or what a reader opens."""
+    whole, columns = without_columns(text)
+    path = path_of(whole)
+    if is_image_name(path.name):
+        source = RemoteFiles(path.parent, Texts.of([path.name]))
+        rows = range(1 if owns(_below(str(path))) else 0)
+        return _of_source(source, str(path), prefix, rows)
+    if not is_there(path):
+        raise InvalidInputError(f"there is no file or folder {path}; check its name")
+    reader = reader_of(path)
+    if reader is None:
+        raise no_reader(path)
+    spec = _Spec(reader, text, columns, store)
+    return _read_by(spec, str(path), prefix or path.name, owns)
 
 
 def _file(text: str, owns: Owns, prefix: str) -> Iterator[Item]:
@@ -322,7 +360,7 @@ class _Spec:
 
 def _read_by(spec: _Spec, path: str, relative: str, owns: Owns) -> Iterator[Item] | _Container:
     """Return the images that a list names, or a container of images."""
-    opened = partial(spec.source, Path(path))
+    opened = partial(spec.source, path_of(path))
     if spec.reader.names_files:
         source = opened()
         if isinstance(source, FileSource):
@@ -330,7 +368,7 @@ def _read_by(spec: _Spec, path: str, relative: str, owns: Owns) -> Iterator[Item
         return _Container(path, relative, lambda: source)
     files: list[_Container] = []
     if owns is not _every and spec.reader.files is not None:
-        folder, names = spec.reader.files(Path(path), spec.columns)
+        folder, names = spec.reader.files(path_of(path), spec.columns)
         for name in names if len(names) > 1 else ():
             below = "/".join((relative, *PurePath(name).parts[:-1]))
             files.append(_Container(path, below, partial(spec.source, folder / name)))
@@ -365,13 +403,15 @@ def _of_encoded(source: EncodedSource, path: str, relative: str, rows: range) ->
     try:
         for row, content in enumerate(source.contents(rows.start, rows.stop), rows.start):
             key = source.key_of(row)
-            below = f"{relative}/{_below(source.name_of(row))}"
+            below = f"{relative}/{_below(source.name_of(row))}".lstrip("/")
             if isinstance(content, UnreadableImageError):
                 yield Item(key, path, below, row, error=content.reason)
             else:
                 if not is_image_name(below):
                     below += extension_of(content)
                 yield Item(key, path, below, row, data=content, as_published=source.as_published)
+    except RemoteError:
+        raise  # the command can be run again, and resumes with the images that have no row
     except OodError as error:
         yield Item(path, path, relative, error=str(error))
 
@@ -386,6 +426,8 @@ def _of_array(source: ImageSource, path: str, relative: str, rows: range) -> Ite
                 yield Item(name, path, below, row, error=image.reason)
             else:
                 yield Item(name, path, below, row, image)
+    except RemoteError:
+        raise
     except OodError as error:
         yield Item(path, path, relative, error=f"damaged after row {row}: {error}")
 

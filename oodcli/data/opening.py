@@ -27,6 +27,8 @@ from oodcli.data.registry import DATASETS
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.files import expanded
 from oodcli.images import Part
+from oodcli.remote.addresses import is_address, without_credentials
+from oodcli.remote.files import RemotePath, path_of, use_cache
 from oodcli.store.store import Store
 from oodcli.windows import Window
 
@@ -72,7 +74,8 @@ def open_dataset(
     CorruptArtifactError
         If a published file is damaged.
     """
-    opened = _opened(spec, store, role=role, window=window)
+    use_cache(store.remote)
+    opened = _opened(without_credentials(spec), store, role=role, window=window)
     return opened.with_test(test_fraction).holding_out(val_fraction)
 
 
@@ -335,6 +338,8 @@ def _open_listed(key: str, store: Store) -> Dataset:
 
 def _open_published(name: str | None, path: Path, store: Store) -> Dataset | None:
     """Open a known set from a folder of the user's; None if the path holds something else."""
+    if isinstance(path, RemotePath):
+        return None  # the tool downloads published sets itself
     release = cifar.find_release(path)
     if release is not None and (name is None or name not in DATASETS):
         known = release[0].name
@@ -416,10 +421,13 @@ def _open_registered(
 
 def _named_path(spec: str) -> tuple[str | None, Path, Columns | None]:
     """Divide ``NAME=PATH:COLUMNS``; a path that exists as it stands has neither."""
-    whole = _absolute(spec)
-    if os.path.exists(whole):  # noqa: PTH110
-        return None, whole, None
+    if not is_address(spec):
+        whole = _absolute(spec)
+        if os.path.exists(whole):  # noqa: PTH110
+            return None, whole, None
     text, columns = without_columns(spec)
+    if is_address(text):
+        return None, path_of(text), columns
     whole = _absolute(text)
     name, equals, path = text.partition("=")
     if os.path.exists(whole) or not (name and equals and path) or "/" in name:  # noqa: PTH110
@@ -428,6 +436,8 @@ def _named_path(spec: str) -> tuple[str | None, Path, Columns | None]:
 
 
 def _absolute(path: str) -> Path:
+    if is_address(path):
+        return path_of(path)
     # Without "." and "..", but with the links in it: a folder goes by the name it was given.
     return Path(os.path.abspath(expanded(Path(path))))  # noqa: PTH100
 

@@ -35,6 +35,8 @@ from typing import Any
 from oodcli.data.columns import Columns, divided_parts
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.files import reading, regular
+from oodcli.remote.addresses import is_address
+from oodcli.remote.files import path_of
 from oodcli.store.store import Store, atomic_write
 
 FILE = "datasets.toml"
@@ -172,6 +174,13 @@ def _write(document: Any, store: Store) -> None:  # noqa: ANN401 - the same
         stream.write(f"{tomlkit.dumps(document).rstrip()}\n".encode())
 
 
+def _place(file: Path, value: str) -> Path:
+    """Return the path that a value stands for, from the folder of the file on, or the address."""
+    if is_address(value):
+        return path_of(value)
+    return file.parent / os.path.expanduser(value)  # noqa: PTH111
+
+
 def _entry(file: Path, name: str, table: object) -> RegisteredDataset:
     if not isinstance(table, Mapping) or "path" not in table:
         raise InvalidInputError(f'{file}: {name} has no path; write [{name}] and path = "…"')
@@ -187,15 +196,11 @@ def _entry(file: Path, name: str, table: object) -> RegisteredDataset:
         if not isinstance(value, str) or not value or "\0" in value:
             raise InvalidInputError(f"{file}: {key} of {name} is not a path in quotes; write one")
     # Path.expanduser raises where there is no such user; this leaves the name as it stands.
-    paths = {
-        key: file.parent / os.path.expanduser(value)  # noqa: PTH111
-        for key, value in table.items()
-        if key != "columns"
-    }
+    paths = {key: _place(file, value) for key, value in table.items() if key != "columns"}
     with reading(f"{file}: {name}", wrong="is wrong", cure="correct it", error=InvalidInputError):
         columns = Columns.of(table["columns"]) if "columns" in table else None
     parts = divided_parts(table["path"])
     if parts is not None:
-        each = (f"{part}={file.parent / os.path.expanduser(at)}" for part, at in parts[1].items())  # noqa: PTH111
+        each = (f"{part}={_place(file, at)}" for part, at in parts[1].items())
         paths["path"] = Path(",".join(each))
     return RegisteredDataset(name, **paths, columns=columns)

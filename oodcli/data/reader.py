@@ -16,6 +16,7 @@ from oodcli.data.columns import Columns, without_columns
 from oodcli.data.dataset import Dataset
 from oodcli.errors import InvalidInputError
 from oodcli.files import regular
+from oodcli.remote.files import RemotePath, path_of, states_of
 
 __all__ = [
     "GROUP",
@@ -179,13 +180,15 @@ def matching(path: Path) -> list[Path]:
             )
         numbers = [f"{number:0{len(ranged[1])}d}" for number in range(first, last + 1)]
         found = [
-            Path(str(each).replace(ranged[0], number, 1)) for each in found for number in numbers
+            path_of(str(each).replace(ranged[0], number, 1)) for each in found for number in numbers
         ]
     if any(mark in path.name for mark in "*?["):
         found = [match for each in found for match in sorted(each.parent.glob(each.name))]
         if not found:
             raise InvalidInputError(f"no file matches {path}; check the pattern")
     elif len(found) > 1:
+        # Servers are asked for all at once.
+        states_of(str(each) for each in found if isinstance(each, RemotePath))
         for each in found:
             if not each.is_file():
                 raise InvalidInputError(f"{path} names {each}, which does not exist")

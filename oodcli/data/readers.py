@@ -27,6 +27,7 @@ from oodcli.data.reader import GROUP, Columns, Place, Reader, Role, has_pattern
 from oodcli.errors import InvalidInputError, OodError
 from oodcli.files import third_party_code
 from oodcli.medical import ENDINGS
+from oodcli.remote.files import RemotePath
 from oodcli.store.store import Store
 from oodcli.windows import Window
 
@@ -282,6 +283,8 @@ def reader_of(path: Path) -> Reader | None:
 
 def is_there(path: Path) -> bool:
     """Return whether a path leads to something, or is a pattern that a reader takes."""
+    if isinstance(path, RemotePath):
+        return has_pattern(path) or path.exists()
     # Path.exists raises on names that are too long.
     return os.path.exists(path) or (has_pattern(path) and reader_of(path) is not None)  # noqa: PTH110
 
@@ -299,6 +302,12 @@ def kinds() -> str:
 
 def no_reader(path: Path) -> InvalidInputError:
     """Return the error of a path that no reader opens."""
+    if isinstance(path, RemotePath) and path.is_web and not has_pattern(path):
+        files = ", ".join(each.kind for each in readers() if each.suffixes)
+        return InvalidInputError(
+            f"cannot read {path}: its name is not that of {files}; and a folder on a web server "
+            "cannot be listed"
+        )
     failed = "".join(f"; {reason}" for reason in third_party().refused.values())
     return InvalidInputError(f"{path} is none of: {kinds()}{failed}")
 

@@ -17,6 +17,7 @@ from oodcli.data.decoding.files import decode, frame_of
 from oodcli.data.incoming import STDIN, Item
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import expanded
+from oodcli.remote.addresses import is_address
 from oodcli.store.store import atomic_write, check_output_folder
 from oodcli.text import printable
 from oodcli.windows import Window
@@ -42,7 +43,9 @@ def check_copies(into: Path, paths: Sequence[str]) -> None:
     target = expanded(into).resolve()
     check_output_folder(into, option="--copy-ood")
     for path in paths:
-        if path != STDIN and Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
+        if path == STDIN or is_address(path):
+            continue
+        if Path(path).is_dir() and target.is_relative_to(Path(path).resolve()):
             raise InvalidInputError(
                 f"{into} is inside the input folder {path}; choose another folder for the copies"
             )

@@ -7,6 +7,7 @@
       activations/<network>/  activations of image shards, by digest
       images/<key>/           decoded pixels in shards
       indices/<key>           where the images in a tar archive of a WebDataset lie
+      remote/<key>/           blocks of remote files, see oodcli.remote.cache
   datasets/<name>/        downloaded archives
 
 A file is written under a temporary name in the same folder, flushed and then renamed, so that a
@@ -43,6 +44,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded, reading, reason_of
 from oodcli.pools import exit_worker_that_runs_script
 from oodcli.progress import SILENT, Progress
+from oodcli.remote.cache import size_on_disk
 from oodcli.text import json_text
 
 PIPE_WAIT_S = 10.0
@@ -470,6 +472,11 @@ class Store:
         return self.root / "indices"
 
     @property
+    def remote(self) -> Path:
+        """Folder of the blocks of remote files that were read, see `oodcli.remote.cache`."""
+        return self.root / "remote"
+
+    @property
     def datasets(self) -> Path:
         """Folder of downloaded archives, with one subfolder per data set."""
         return self.root / "datasets"
@@ -588,7 +595,10 @@ class Store:
             "images": self.images,
             "datasets": self.datasets,
         }
-        return {name: size_of(path) for name, path in parts.items()}
+        return {
+            **{name: size_of(path) for name, path in parts.items()},
+            "remote": size_on_disk(self.remote),
+        }
 
 
 @contextlib.contextmanager

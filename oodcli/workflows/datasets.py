@@ -22,6 +22,7 @@ from oodcli.data.splits import split
 from oodcli.errors import InvalidInputError, MissingArtifactError, OodError, UnknownNameError
 from oodcli.images import Part, evenly_spaced
 from oodcli.progress import SILENT, Progress
+from oodcli.remote.files import RemotePath, path_of, use_cache
 from oodcli.store.store import Store, atomic_write
 from oodcli.windows import window_of
 
@@ -183,6 +184,9 @@ def add_dataset(
     MissingArtifactError
         If a path does not exist.
     """
+    use_cache(store.remote)
+    path = path_of(path)
+    labels, root = (None if each is None else path_of(each) for each in (labels, root))
     known = DATASETS.get(name)
     if known is not None and not known.sources:
         raise InvalidInputError(f"{name!r} comes with ood; give yours another name")
@@ -191,7 +195,7 @@ def add_dataset(
     parts = None if path.exists() else divided_parts(str(path))
     if parts is None and columns is None and not is_there(path):
         text, columns = without_columns(str(path))
-        path = Path(text)
+        path = path_of(text)
     for given in (None if parts else path, labels, root):
         if given is not None and not is_there(given):
             raise MissingArtifactError(f"no folder or file {given}; check the path")
@@ -201,6 +205,8 @@ def add_dataset(
             "behind each: train=FILE.csv:label=NAME"
         )
     if name == openood.NAME:
+        if isinstance(path, RemotePath):
+            raise InvalidInputError(f"{path} is remote; OpenOOD's folder is read from a disk alone")
         return _add_tree(store, path)
     if labels is not None and path.is_dir():
         path, labels, root = labels, None, path

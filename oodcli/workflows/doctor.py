@@ -51,6 +51,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "medical": ("pydicom", "nibabel"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "parquet": ("pyarrow",),
+    "remote": ("fsspec", "aiohttp", "s3fs"),
     "pytorch-ood": ("pytorch-ood",),
     "hf": ("transformers",),
     "clip": ("open_clip_torch",),

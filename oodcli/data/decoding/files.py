@@ -22,6 +22,7 @@ from oodcli.medical import ENDINGS as MEDICAL_ENDINGS
 from oodcli.medical import HEAD_BYTES, Kind, is_dicom, kind_of, may_be_unnamed
 from oodcli.medical import decode as decode_medical
 from oodcli.pillow import EXTENSIONS, MAX_PIXELS, check_opened, open_image
+from oodcli.remote.files import RemoteEntry, RemotePath
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 from oodcli.windows import Window
@@ -340,7 +341,13 @@ def find_images(folder: Path) -> list[str]:
     InvalidInputError
         If a folder cannot be listed.
     """
+    if isinstance(folder, RemotePath):
+        return [file for file in folder.files_below() if _is_shown(file) and is_image_name(file)]
     return list(_walk(str(folder), "", ()))
+
+
+def _is_shown(file: str) -> bool:
+    return not any(part.startswith(".") for part in file.split("/"))
 
 
 def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
@@ -366,7 +373,7 @@ def is_medical_name(name: str) -> bool:
     return name.lower().endswith(MEDICAL_ENDINGS)
 
 
-def is_image_entry(entry: os.DirEntry[str]) -> bool:
+def is_image_entry(entry: os.DirEntry[str] | RemoteEntry) -> bool:
     """Return whether an entry of a folder is taken as an image file.
 
     Notes
@@ -383,7 +390,7 @@ def _is_unnamed(name: str) -> bool:
     return may_be_unnamed(os.path.splitext(name)[1]) and name != "DICOMDIR"  # noqa: PTH122
 
 
-def list_folder(folder: Path | str) -> list[os.DirEntry[str]]:
+def list_folder(folder: Path | str) -> Sequence[os.DirEntry[str] | RemoteEntry]:
     """Return the entries of a folder that are not hidden, sorted by name.
 
     Raises
@@ -391,6 +398,8 @@ def list_folder(folder: Path | str) -> list[os.DirEntry[str]]:
     InvalidInputError
         If the folder cannot be listed.
     """
+    if isinstance(folder, RemotePath):
+        return [entry for entry in folder.entries() if not entry.name.startswith(".")]
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)

@@ -29,6 +29,7 @@ from oodcli.npz import (
     read_member,
     read_values,
 )
+from oodcli.remote.files import RemoteFile, RemotePath
 from oodcli.store.store import digest_of_json
 from oodcli.text import counted
 
@@ -144,10 +145,16 @@ def _open_array(path: Path, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
     """Open one array of an .npz file at its first value."""
     with (
         _damage_is_told(path, repr(name)),
-        zipfile.ZipFile(regular(path)) as archive,
+        _opened(path) as archive,
         open_member(archive, name) as opened,
     ):
         yield opened
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with regular(path).open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        yield archive
 
 
 def _damage_is_told(path: Path, array: str) -> AbstractContextManager[None]:
@@ -196,7 +203,7 @@ def _header(path: Path, name: str) -> Header:
 
 def _whole(path: Path, name: str) -> NDArray[Any]:
     """Read one array at once."""
-    with _damage_is_told(path, repr(name)), zipfile.ZipFile(regular(path)) as archive:
+    with _damage_is_told(path, repr(name)), _opened(path) as archive:
         return read_member(archive, name)
 
 
@@ -313,9 +320,13 @@ class NpySource:
         """Digest of the file, see :mod:`oodcli.data.identity`, and of the place in it."""
         return digest_of_json([identity_of(self.path), self.offset])
 
-    def array(self) -> NDArray[np.uint8]:
-        """Return all images; only those that are accessed are read from the disk."""
+    def array(self) -> "NDArray[np.uint8] | _RemoteArray":
+        """Return all images; only those that are accessed are read."""
         header, start = self._begin
+        if isinstance(self.path, RemotePath):
+            if header.is_fortran:
+                return read_npy(self.path, offset=self.offset, size=self.size)
+            return _RemoteArray(self.path.ranges(), start, header.shape)
         return np.memmap(
             self.path,
             dtype=np.uint8,
@@ -344,6 +355,34 @@ class NpySource:
             First row, and the row after the last.
         """
         yield from map(as_rgb, self.array()[start:stop])
+
+
+@dataclass(frozen=True)
+class _RemoteArray:
+    """Images in a remote .npy file, read as they are accessed.
+
+    Parameters
+    ----------
+    file
+        The file.
+    start
+        Where its first value is.
+    shape
+        Of the array.
+    """
+
+    file: RemoteFile
+    start: int
+    shape: tuple[int, ...]
+
+    def __getitem__(self, rows: int | slice) -> Any:  # noqa: ANN401 - an image, or many
+        size = math.prod(self.shape[1:])
+        if isinstance(rows, slice):
+            chosen = range(self.shape[0])[rows]
+            ahead = self.file.ahead((self.start + row * size, size) for row in chosen)
+            return (self[row] for row, _ in zip(chosen, ahead, strict=True))
+        content = self.file.read_at(self.start + int(rows) * size, size)
+        return np.frombuffer(content, dtype=np.uint8).reshape(self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -434,7 +473,7 @@ class NpzFile:
             reading(
                 self.path, wrong="is not an .npz file", cure=_NPZ_CURE, error=InvalidInputError
             ),
-            zipfile.ZipFile(regular(self.path)) as archive,
+            _opened(self.path) as archive,
         ):
             return set(array_names(archive))
 

@@ -37,6 +37,7 @@ from oodcli.data.formats.shards import Shards
 from oodcli.data.reader import Columns, Role
 from oodcli.errors import InvalidInputError
 from oodcli.files import reading, regular
+from oodcli.remote.files import RemotePath
 
 SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _MAX_JSON_BYTES = 1 << 28
@@ -77,6 +78,11 @@ def open_saved(
         If a file cannot be read, or does not fit.
     """
     arrow_package()
+    if isinstance(path, RemotePath):
+        raise InvalidInputError(
+            f"{path} was written by save_to_disk, whose files are mapped into memory; write the "
+            "data set as Parquet (to_parquet), or copy the folder to a disk"
+        )
     shards = _shards(path)
     first = shards.paths()[0]
     features = Features.of(_json(first.parent / INFO).get("features"))

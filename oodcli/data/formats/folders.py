@@ -8,8 +8,10 @@ import numpy as np
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
+from oodcli.data.decoding.remote import files_in
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
+from oodcli.remote.files import path_of
 
 WANTED = (
     "expected is CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, and val/CLASS/IMAGE if "
@@ -153,7 +155,7 @@ def _files_by_class(folder: Path) -> dict[str, list[str]]:
     files = {}
     for entry in list_folder(folder):
         if entry.is_dir():
-            files[entry.name] = find_images(Path(entry.path))
+            files[entry.name] = find_images(path_of(entry.path))
             if not files[entry.name]:
                 raise InvalidInputError(f"class folder {entry.path} has no images; remove it")
         elif is_image_name(entry.name):
@@ -169,7 +171,7 @@ def _with_classes(folder: Path, class_names: tuple[str, ...], files: dict[str, l
     paths = [f"{name}/{file}" for name in class_names for file in files.get(name, ())]
     counts = [len(files.get(name, ())) for name in class_names]
     labels = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
-    return Part(FileSource(folder, paths), labels)
+    return Part(files_in(folder, paths), labels)
 
 
 def _without_classes(path: Path) -> Part:
@@ -177,4 +179,4 @@ def _without_classes(path: Path) -> Part:
     files = find_images(folder)
     if not files:
         raise InvalidInputError(f"folder {folder} has no images; name a folder of image files")
-    return Part(FileSource(folder, files))
+    return Part(files_in(folder, files))

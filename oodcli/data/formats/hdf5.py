@@ -25,6 +25,7 @@ from oodcli.data.reader import Columns, Role
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import reading, regular
 from oodcli.images import ImageSource, digest_of
+from oodcli.remote.files import RemotePath
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 
@@ -92,9 +93,16 @@ def _opened(path: Path, name: str = "") -> Iterator[Any]:
     wrong = "cannot be read" if name else "is not an HDF5 file"
     with (
         reading(where, wrong=wrong, cure=_CURE, error=InvalidInputError),
-        hdf5_package().File(regular(path), "r", locking=False) as file,
+        _source_of(path) as source,
+        hdf5_package().File(source, "r", locking=False) as file,
     ):
         yield _plain(file, name) if name else file
+
+
+def _source_of(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """Return what h5py opens: a path, or a remote file as a stream."""
+    regular(path)
+    return path.open("rb") if isinstance(path, RemotePath) else contextlib.nullcontext(path)
 
 
 def _plain(file: Any, name: str) -> Any:  # noqa: ANN401 - h5py has no types

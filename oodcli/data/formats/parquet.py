@@ -32,6 +32,7 @@ from oodcli.data.reader import Columns, Place, Role
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import reading, reason_of, regular
 from oodcli.images import digest_of
+from oodcli.remote.files import RemotePath
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 
@@ -338,7 +339,8 @@ def open_file(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
         Whatever pyarrow raises on malformed files.
     """
     parquet = arrow_package("pyarrow.parquet")
-    return parquet.ParquetFile(regular(path), buffer_size=_READ_BYTES, pre_buffer=False)
+    source = path.open("rb") if isinstance(regular(path), RemotePath) else path
+    return parquet.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False)
 
 
 def opens(place: Place) -> bool:

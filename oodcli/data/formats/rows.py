@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.extents import Texts
 from oodcli.data.decoding.files import FileSource, decode
+from oodcli.data.decoding.remote import RemoteFiles
 from oodcli.data.formats.labels import Labels, classes_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.images import Part
+from oodcli.remote.addresses import is_address, without_credentials
+from oodcli.remote.files import RemotePath
 from oodcli.text import printable
 
 _NO_LABEL = "-1"  # as OpenOOD's lists write it
@@ -132,9 +135,14 @@ class Rows:
             bad={at: self.bad[row] for at, row in enumerate(wanted) if row in self.bad},
         )
 
-    def source(self, *, as_published: bool, bad: Mapping[int, str] | None = None) -> ListedSource:
+    def source(
+        self, *, as_published: bool, bad: Mapping[int, str] | None = None
+    ) -> ListedSource | RemoteFiles:
         """Return the images, with more bad rows if there are any."""
         problems = {**(bad or {}), **self.bad}
+        if isinstance(self.root, RemotePath) or any(map(is_address, self.files)):
+            files = self.files if isinstance(self.files, Texts) else Texts.of(self.files)
+            return RemoteFiles(self.root, files, as_published, self.table, self.lines, problems)
         return ListedSource(self.root, self.files, as_published, self.table, self.lines, problems)
 
 
@@ -165,7 +173,7 @@ class Builder:
         if bad is not None:
             self._bad[len(self._ends)] = bad
         # A path that cannot be opened would not be a path to the operating system either.
-        possible = file.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        possible = without_credentials(file).replace("\0", "\N{REPLACEMENT CHARACTER}")
         self._files += possible.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._files))
         self._lines.append(line)

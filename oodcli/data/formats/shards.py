@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from oodcli.data.decoding.files import is_image_name, list_folder
 from oodcli.data.reader import Place, has_pattern, matching
 from oodcli.errors import InvalidInputError
 from oodcli.files import reading
+from oodcli.remote.files import RemoteEntry, RemotePath, path_of
 from oodcli.text import printable
 
 PART_NAMES = ("train", "val", "test")
@@ -23,6 +24,7 @@ _PARTS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
+_HIDDEN = re.compile(r"(?:^|/)\.")
 _WORD = re.compile(r"[a-z]+")
 # A folder is known by its first names.
 _MAX_NAMES = 1000
@@ -146,7 +148,7 @@ def find_shards(path: Path, suffixes: Sequence[str]) -> Shards:
         If there is no such file, a folder cannot be listed, or a pattern is wrong.
     """
     if path.is_dir():
-        files = tuple(file for file in _below(str(path), "", ()) if _ends(file, suffixes))
+        files = tuple(file for file in _every_file(path) if _ends(file, suffixes))
         if not files:
             raise InvalidInputError(f"folder {path} has no {' or '.join(suffixes)} files")
         return Shards(path, files)
@@ -154,7 +156,7 @@ def find_shards(path: Path, suffixes: Sequence[str]) -> Shards:
         return _together(_listed(path, suffixes))
     if path.exists() or not has_pattern(path):
         return Shards(path.parent, (path.name,))
-    return _together([str(each) for each in matching(path)])
+    return _together(matching(path))
 
 
 def lists_shards(place: Place, suffixes: Sequence[str]) -> bool:
@@ -177,7 +179,7 @@ def _is_entry(line: bytes) -> bool:
     return bool(line.strip()) and not line.startswith(b"#")
 
 
-def _listed(path: Path, suffixes: Sequence[str]) -> list[str]:
+def _listed(path: Path, suffixes: Sequence[str]) -> list[Path]:
     """Return the files that a list names; each exists."""
     with reading(path, cure="write one file per line", error=InvalidInputError):
         lines = path.read_bytes().splitlines()
@@ -191,13 +193,17 @@ def _listed(path: Path, suffixes: Sequence[str]) -> list[str]:
                 f"{path}:{number}: {printable(os.fsdecode(line.strip()))} is no "
                 f"{' or '.join(suffixes)} file; name one per line, relative to the list"
             )
-        found.append(str(file))
+        found.append(file)
     return found
 
 
-def _together(found: Sequence[str]) -> Shards:
+def _together(found: Sequence[Path]) -> Shards:
     """Return files as those of the folder that holds them all."""
-    folder = Path(os.path.commonpath([os.path.dirname(file) for file in found]))  # noqa: PTH120
+    first = found[0]
+    if isinstance(first, RemotePath):
+        above = next(each for each in first.parents if all(each in f.parents for f in found))
+        return Shards(above, tuple("/".join(f.parts[len(above.parts) :]) for f in found))
+    folder = Path(os.path.commonpath([file.parent for file in found]))
     return Shards(folder, tuple(os.path.relpath(file, folder) for file in found))
 
 
@@ -223,20 +229,30 @@ def holds_shards(place: Place, suffixes: Sequence[str]) -> Path | None:
         elif found is None and _ends(entry.name, suffixes):
             found = entry
     for folder in folders[:_MAX_FOLDERS] if found is None else ():
-        found = next((each for each in _first(folder) if _ends(each.name, suffixes)), None)
+        found = next(
+            (each for each in _first(path_of(folder.path)) if _ends(each.name, suffixes)), None
+        )
         if found is not None:
             break
-    return None if found is None else Path(found.path)
+    return None if found is None else path_of(found.path)
 
 
-def _first(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+def _first(folder: Path | str) -> Sequence[os.DirEntry[str] | RemoteEntry]:
     """Return the first entries of a folder that are not hidden; none if it cannot be listed."""
+    if isinstance(folder, RemotePath):
+        return list_folder(folder)[:_MAX_NAMES]
     try:
         with os.scandir(os.fspath(folder)) as entries:
             some = list(islice((each for each in entries if each.name[0] != "."), _MAX_NAMES))
     except OSError:
         return []
     return sorted(some, key=lambda each: each.name)
+
+
+def _every_file(folder: Path) -> Iterable[str]:
+    if isinstance(folder, RemotePath):
+        return (file for file in folder.files_below() if not _HIDDEN.search(file))
+    return _below(str(folder), "", ())
 
 
 def _ends(file: str, suffixes: Sequence[str]) -> bool:

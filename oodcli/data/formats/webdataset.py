@@ -11,8 +11,6 @@ Where the files of a shard begin is found once, by reading its headers, and stor
 
 import contextlib
 import json
-import os
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,10 +24,11 @@ from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.extents import Extents, Texts
 from oodcli.data.formats.labels import LabelReader, assembled
 from oodcli.data.formats.shards import find_shards, holds_shards, lists_shards
+from oodcli.data.formats.tars import Entry, entries_in, entries_of
 from oodcli.data.identity import identity_of
 from oodcli.data.reader import Columns, Place, Role
 from oodcli.errors import CorruptArtifactError
-from oodcli.files import reading, regular
+from oodcli.files import Ranges, open_ranges, reading, regular
 from oodcli.pillow import EXTENSIONS
 from oodcli.store.store import (
     Store,
@@ -97,7 +96,7 @@ class _Sample:
     """What was found of a sample."""
 
     image: tuple[int, int, int] | None = None
-    label: tuple[int, str, int, int] | None = None
+    label: tuple[int, str, Entry] | None = None
 
 
 def indexed(
@@ -154,23 +153,14 @@ def index_of(path: Path) -> ShardIndex:
     counts, of several labels that with the first of ``LABELS``.
     """
     samples: dict[str, _Sample] = {}
-    with (
-        reading(path, cure=_CURE),
-        regular(path).open("rb") as stream,
-        tarfile.open(fileobj=stream, mode="r:") as archive,
-    ):
-        end = os.fstat(stream.fileno()).st_size
-        for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # else it holds those of all files
-            if not member.isreg() or member.issparse():
-                continue
-            if member.offset_data + member.size > end:
-                raise ValueError(f"it ends within {member.name}")
-            key, kind = _key_of(member.name)
+    with reading(path, cure=_CURE), contextlib.closing(entries_of(regular(path))) as entries:
+        for entry in entries:
+            key, kind = _key_of(entry.name)
             if kind in IMAGES or kind in LABELS:
-                _add(samples.setdefault(key, _Sample()), kind, member)
+                _add(samples.setdefault(key, _Sample()), kind, entry)
         found = [(key, sample) for key, sample in samples.items() if sample.image is not None]
-        labels = [_label_text(stream, key, sample) for key, sample in found]
+        with open_ranges(path) as file:
+            labels = _labels(file, found)
     places = [sample.image for _, sample in found if sample.image is not None]
     table = np.array(places, dtype=np.int64).reshape(-1, 3)
     keys = Texts.of([f"/{key}" for key, _ in found])
@@ -185,30 +175,43 @@ def _key_of(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", "" if hidden or "__MACOSX" in folder else kind.lower()
 
 
-def _add(sample: _Sample, kind: str, member: tarfile.TarInfo) -> None:
+def _add(sample: _Sample, kind: str, entry: Entry) -> None:
     if kind in IMAGES:
         rank = IMAGES.index(kind)
         if sample.image is None or rank < sample.image[0]:
-            sample.image = (rank, member.offset_data, member.size)
+            sample.image = (rank, entry.offset, entry.size)
     else:
         rank = LABELS.index(kind)
         if sample.label is None or rank < sample.label[0]:
-            sample.label = (rank, kind, member.offset_data, member.size)
+            sample.label = (rank, kind, entry)
 
 
-def _label_text(stream: Any, key: str, sample: _Sample) -> str:  # noqa: ANN401
-    """Return the text of a label; empty for none."""
-    if sample.label is None:
-        return ""
-    _, kind, offset, size = sample.label
-    if size > _MAX_LABEL_BYTES:
-        raise ValueError(f"the label {key}.{kind} claims to have {size:,} bytes")
+def _labels(file: Ranges, found: Sequence[tuple[str, _Sample]]) -> list[str]:
+    """Return the text of the label of every sample; empty for none."""
+    texts = [""] * len(found)
+    rows = [row for row, (_, sample) in enumerate(found) if sample.label is not None]
+    wanted = [(row, *label[1:]) for row in rows if (label := found[row][1].label) is not None]
+    for row, kind, entry in wanted:
+        if entry.size > _MAX_LABEL_BYTES:
+            key = found[row][0]
+            raise ValueError(f"the label {key}.{kind} claims to have {entry.size:,} bytes")
+    apart = ((each.offset, each.size if each.content is None else 0) for _, _, each in wanted)
+    for (row, kind, entry), _ in zip(wanted, file.ahead(apart), strict=True):
+        content = entry.content
+        if content is None:
+            content = file.read_at(entry.offset, entry.size)
+        texts[row] = _label_text(f"{found[row][0]}.{kind}", kind, content)
+    return texts
+
+
+def _label_text(name: str, kind: str, content: bytes) -> str:
+    """Return the text of a label; empty if it is a caption."""
     try:
-        text = os.pread(stream.fileno(), size, offset).decode("utf-8")
+        text = content.decode("utf-8")
         text = _in_json(json.loads(text)) if kind == "json" else text.strip()
     except (ValueError, RecursionError):
         wanted = "JSON" if kind == "json" else "text in UTF-8"
-        raise ValueError(f"the label {key}.{kind} is not {wanted}") from None
+        raise ValueError(f"the label {name} is not {wanted}") from None
     # A caption is no class.
     return text if "\n" not in text and len(text) <= _MAX_LABEL_LENGTH else ""
 
@@ -227,10 +230,10 @@ def is_webdataset(path: Path) -> bool:
     with (
         contextlib.suppress(Exception),  # what is wrong with it is said where it is opened
         regular(path).open("rb") as stream,
-        tarfile.open(fileobj=stream, mode="r:") as archive,
+        contextlib.closing(entries_in(stream, path.stat().st_size)) as entries,
     ):
-        for member in islice(archive, _FIRST_FILES):
-            key, kind = _key_of(member.name)
+        for entry in islice(entries, _FIRST_FILES):
+            key, kind = _key_of(entry.name)
             kinds.setdefault(key, set()).add(kind)
     return any(found & set(IMAGES) and found & set(LABELS) for found in kinds.values())
 
