@@ -18,6 +18,7 @@ from oodcli.cli import (
     datasets,
     detector,
     doctor,
+    drift,
     explain,
     export,
     importing,
@@ -181,6 +182,7 @@ app.command("recommend", epilog="Manual: ood help selection")(recommend.recommen
 app.command("predict", epilog="Manual: ood help screening")(predict.predict)
 app.command("explain", epilog="Manual: ood help screening")(explain.explain)
 app.command("cluster", epilog="Manual: ood help screening")(cluster.cluster)
+app.command("drift", epilog="Manual: ood help screening")(drift.drift)
 app.command("tuning", epilog="Manual: ood help selection")(tuning.tuning)
 app.command("report", epilog="Manual: ood help reports")(report.report)
 app.add_typer(detector.app, name="detector", epilog="Manual: ood help screening")

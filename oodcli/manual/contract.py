@@ -26,6 +26,7 @@ from oodcli.reporting.literature import PublishedComparison
 from oodcli.reporting.results import EXTRAS, Comparison, Report, ResultRow, SplitUsed
 from oodcli.scoring.block_ratios import NormRatioResult
 from oodcli.scoring.plan import Plan
+from oodcli.screening.drift import DriftResult
 from oodcli.screening.findings import PredictResult
 from oodcli.screening.onnx_verification import Verification
 from oodcli.screening.thresholds import ClassThreshold, Threshold
@@ -108,6 +109,7 @@ _DERIVED: Mapping[type, tuple[str, ...]] = {
     Comparison: ("significant", "sentence"),
     Counts: ("total",),
     Diagnosis: ("healthy",),
+    DriftResult: ("changed",),
     Explanation: ("agreement",),
     Preprocess: ("filter",),
     PredictResult: ("share", "tested", "p", "alarm"),
@@ -134,6 +136,7 @@ _UNWRITTEN = {
     Job: ("amp", "compile", "skip_unreadable", "init"),
     Report: ("description",),
     PublishedComparison: ("n_runs", "published"),
+    DriftResult: ("detector",),
     PredictResult: ("detector", "before", "rows", "complete"),
 }
 _SCREENED: Mapping[str, tuple[Any, str]] = {
@@ -280,6 +283,7 @@ OBJECTS = (
     }),
     Object("ood detector show --format json", PackedSummary, kind="ood-packed-detector",
            about="Also of `ood detector pack --format json`."),
+    Object("ood drift --format json", DriftResult, kind="ood-drift", also=_SCREENED),
     Object("ood export --format json", None, kind="ood-export", also={
         **_MODEL, "folder": (str, "Where the files are; not in ``model.json``."),
     }),

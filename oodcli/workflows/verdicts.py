@@ -225,6 +225,11 @@ def _merged_settings(parts: Sequence[VerdictPart], kind: MergedFormat) -> dict[s
     }
 
 
+def detector_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file of verdicts that describe its detector."""
+    return {key: value for key, value in settings.items() if key not in _OF_FILE}
+
+
 def _result(
     parts: Sequence[VerdictPart],
     findings: Findings,
@@ -232,7 +237,7 @@ def _result(
     revision: Revision | None,
 ) -> PredictResult:
     settings = parts[0].settings
-    detector = {key: value for key, value in settings.items() if key not in _OF_FILE}
+    detector = detector_settings(settings)
     files = tuple(str(part.path) for part in parts)
     if isinstance(revision, Discoveries):
         found = result_of_discoveries(revision, findings, detector)

@@ -1,0 +1,128 @@
+"""``ood drift``: groups of judged images against ID images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from oodcli.screening.verdict_file import settings_path
+from oodcli.store.store import read_json, write_json
+from tests.support.cli import Ood, flat
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def verdicts(ood: Ood, tiny: Path, tmp_path: Path) -> Path:
+    """Return verdicts on two days of ID images, one of noise, and one of damaged files."""
+    root = tmp_path / "stream"
+    for day in ("day9", "day10"):
+        shutil.copytree(tiny / "test", root / day)
+        for label in ("blue", "red"):
+            for file in (root / day / label).iterdir():
+                file.rename(root / day / f"{label}-{file.name}")
+            (root / day / label).rmdir()
+    flat(root / "day11", n=30)
+    (root / "day12").mkdir()
+    (root / "day12" / "x.png").write_bytes(b"no image")
+    output = tmp_path / "v.csv"
+    options = ("--method", "knn:k=3", "--group-by", "folder", "--features", "--output", output)
+    code, _, err = ood("predict", root, *options)
+    assert code == 0, err
+    return output
+
+
+def test_the_day_that_changed_is_named(ood: Ood, verdicts: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "drift.svg"
+    code, out, err = ood("drift", verdicts, "--plot", plot, "--fail-on-drift")
+    assert code == 3, err
+    assert "CHANGED: 1 group of 4; the first is day11 (share, scores, features" in out
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(" day")] == [
+        "day9", "day10", "day11", "day12",
+    ]  # fmt: skip
+    assert "1 unreadable" in out
+    assert "drift of knn:k=3 on tiny against 24 test images of colours" in out
+    assert plot.read_bytes().startswith(b"<?xml")
+    assert f"plot: {plot}" in err
+    code, out, _ = ood("drift", verdicts, "--format", "json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["kind"], found["first"], found["changed"]) == ("ood-drift", "day11", True)
+    by = {each["group"]: each for each in found["groups"]}
+    assert [by[day]["changed"] for day in ("day9", "day10", "day11")] == [False, False, True]
+    assert by["day9"]["tests"][1]["statistic"] == 0.0  # the same images as the reference
+    assert (by["day11"]["ood"], by["day11"]["images"]) == (30, 30)
+    assert by["day12"]["share"] is None
+    assert found["reference_images"] == 24
+
+
+def test_a_file_of_verdicts_can_be_the_reference(ood: Ood, verdicts: Path, tmp_path: Path) -> None:
+    noise, other = tmp_path / "noise.csv", tmp_path / "other.csv"
+    common = ("--method", "knn:k=3", "--features", "--output")
+    assert ood("predict", tmp_path / "stream" / "day11", *common, noise)[0] == 0
+    code, out, err = ood("drift", verdicts, "--reference", noise, "--format", "json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["reference"] == f"30 images of {noise}"
+    assert {each["group"]: each["changed"] for each in found["groups"]} == {
+        "day9": True, "day10": True, "day11": False, "day12": False,
+    }  # fmt: skip
+    # Without groups all images are one, with a note; without features these are not compared.
+    code, out, err = ood("drift", noise, "--fail-on-drift")
+    assert code == 3
+    assert "the verdicts have no groups, so all images are one" in err
+    assert ood("drift", verdicts, "--reference", "tiny", "--fail-on-drift")[0] == 3
+    assert (
+        ood("predict", tmp_path / "stream" / "day9", "--method", "msp", "--output", other)[0] == 0
+    )
+    code, _, err = ood("drift", verdicts, "--reference", other)
+    assert code == 1
+    assert f"the scores of {other} are of another method (msp, here knn:k=3)" in err
+    code, _, err = ood("drift", other)
+    assert code == 0
+    assert "features are not compared, since they are not stored" in err
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--level", "0"), "--level must be above 0 and below 1, not 0"),
+        (("--level", "nan"), "--level must be above 0 and below 1, not nan"),
+        (("--reference", "gone.csv"), "--reference is neither a file of verdicts nor a run: "),
+        (("--plot", "drift.gif"), "the extension of drift.gif must be one of .png, .svg, .pdf"),
+        (("--store", "empty"), "the ID images of tiny are not here ("),
+    ],
+)
+def test_what_cannot_be_compared_is_one_clear_line(
+    ood: Ood, verdicts: Path, options: tuple[str, str], message: str
+) -> None:
+    code, out, err = ood("drift", verdicts, *options)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_rows_without_a_group_or_of_an_earlier_version_are_said(
+    ood: Ood, verdicts: Path, tmp_path: Path
+) -> None:
+    text = verdicts.read_text().replace(",day9,", ",,")
+    verdicts.write_text(text)
+    code, _, err = ood("drift", verdicts)
+    assert code == 0
+    assert "24 images without a group left out" in err
+    verdicts.write_text(text.replace(",day11,", ",,").replace(",day10,", ",,"))
+    code, _, err = ood("drift", verdicts)
+    assert (code, "could be read and has a group" in err) == (1, True)
+    shutil.rmtree(tmp_path / "store" / "runs" / "tiny" / "detectors")
+    code, _, err = ood("drift", verdicts)
+    assert (code, "run tiny has no stored ID images of knn:k=3 (float32)" in err) == (1, True)
+    beside = settings_path(verdicts)
+    write_json(beside, read_json(beside) | {"schema": 1})
+    code, _, err = ood("drift", verdicts)
+    assert (code, "was written by an earlier version, without groups" in err) == (1, True)
