@@ -9,9 +9,6 @@ from oodcli.activations import Activations, Head, Reference
 from oodcli.methods._moments import moments
 from oodcli.specs import positive
 
-# Number of classes from which on the default range is the published one for ImageNet.
-_MANY_CLASSES = 1000
-
 
 @dataclass(frozen=True, slots=True)
 class BATS:
@@ -37,14 +34,12 @@ class BATS:
 
     Notes
     -----
-    For a CIFAR-10 ResNet the published code takes bias and weight of the last BatchNorm for ``μ``
-    and ``s`` of the pooled feature, which are those of its map before shortcut, activation and
-    pooling; for ViT, which has no BatchNorm, values that are stored. Here both are measured on the
-    training features themselves, which every network has. As pooled features vary less, the same
-    ``lmbda`` clips more than there.
-
-    ``lmbda`` is 1.05 in published code for ViT, ResNet-50 and MobileNet on ImageNet, and 3.25 for
-    CIFAR-10; the default is 1.05 from 1,000 classes on, and 3.25 below. The grid is ours.
+    ``lmbda`` 1.05 is published for ViT, and in the code of kernel PCA
+    (fanghenshaometeor/ood-kernel-pca) for ResNet-50 and MobileNet, on ImageNet, with mean and
+    standard deviation of the feature itself, as here. For a CIFAR-10 ResNet the published code has
+    3.25 instead, and bias and weight of the last BatchNorm for ``μ`` and ``s``: those of the map
+    before shortcut, activation and pooling, which vary more than the pooled feature. Not every
+    network has such a layer, and it is not used here. The grid is ours.
     """
 
     head: Head
@@ -53,7 +48,7 @@ class BATS:
     lmbda: float
 
     @classmethod
-    def fit(cls, reference: Reference, *, lmbda: float | None = None) -> Self:
+    def fit(cls, reference: Reference, *, lmbda: float = 1.05) -> Self:
         """Measure mean and standard deviation of the training features.
 
         Parameters
@@ -63,8 +58,6 @@ class BATS:
         lmbda
             Half the width of the range, in standard deviations.
         """
-        if lmbda is None:
-            lmbda = 1.05 if len(reference.head.weight) >= _MANY_CLASSES else 3.25
         positive("bats:lmbda", lmbda)
         everything = moments(reference)
         spread = lmbda * everything.covariance.diagonal().clamp(min=0).sqrt()
