@@ -166,7 +166,8 @@ class Method(_InputProperties):
 
         Such a method runs the network and the shaper itself.
         """
-        return "after" in inspect.signature(self.type.fit).parameters
+        after = inspect.signature(self.type.fit).parameters.get("after")
+        return after is not None and after.kind is not inspect.Parameter.KEYWORD_ONLY
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of ``fit`` with their types and defaults."""

@@ -77,7 +77,8 @@ class Igeood:
         """
         positive("igeood:temperature", temperature)
         centroids = reference.once("fisher-rao centroids", lambda: _centroids(reference))
-        return cls((centroids / temperature).softmax(dim=1).sqrt(), temperature, over)
+        roots = (centroids.double() / temperature).softmax(dim=1).sqrt_()
+        return cls(roots, temperature, over)
 
     def score(self, batch: Activations) -> Tensor:
         """Return the sum of the distances, or minus the least, float64, ``(n,)``."""
@@ -87,7 +88,7 @@ class Igeood:
 
 
 def _centroids(reference: Reference) -> Tensor:
-    """Return the centroid of every class, float64, ``(k, k)``."""
+    """Return the centroid of every class, float32, ``(k, k)``."""
     classes = len(reference.head.weight)
     roots, labels = _some_roots(reference, classes)
     order = labels.sort(stable=True).indices
@@ -106,7 +107,7 @@ def _centroids(reference: Reference) -> Tensor:
         group = roots[order[at]] * within[:, :, None]  # (g, m, k)
         centroids[some] = _descended(group, within, centroids[some])
         present = present[len(some) :]
-    return centroids.double()
+    return centroids
 
 
 def _some_roots(reference: Reference, classes: int) -> tuple[Tensor, Tensor]:
