@@ -23,6 +23,7 @@ from oodcli.data.decoding.files import (
     decode_stream,
     is_image_entry,
     is_image_name,
+    several_frames,
 )
 from oodcli.data.decoding.frames import frames_in
 from oodcli.data.decoding.remote import RemoteFiles
@@ -479,7 +480,12 @@ def framed(wanted: Iterable[Item], window: Window | None) -> Iterator[Item]:
 
 
 def decoded(
-    wanted: Iterable[Item], resize: Resize, pool: Executor, window: Window | None
+    wanted: Iterable[Item],
+    resize: Resize,
+    pool: Executor,
+    window: Window | None,
+    *,
+    several: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[Item, Pixels | str]]:
     """Decode and resize images ahead of the reader, and yield them in order.
 
@@ -493,6 +499,8 @@ def decoded(
         Threads that do it.
     window
         Which values of medical images are black and white.
+    several
+        Called with numbers of files that have several frames or pages, whose first was decoded.
 
     Yields
     ------
@@ -504,18 +512,27 @@ def decoded(
     iterator = iter(wanted)
     some = list(islice(iterator, _PER_TASK))
     if len(some) < _PER_TASK:  # so few that a thread is not worth its start
-        yield from _each(resize, window, some)
+        images, count = _each(resize, window, some)
+        if count:
+            several(count)
+        yield from images
         return
     iterator = chain(some, iterator)
     tasks = iter(lambda: list(islice(iterator, _PER_TASK)), [])
-    for done in map_ahead(pool, partial(_each, resize, window), tasks, depth=4 * thread_count()):
-        yield from done
+    work = partial(_each, resize, window)
+    for images, count in map_ahead(pool, work, tasks, depth=4 * thread_count()):
+        if count:
+            several(count)
+        yield from images
 
 
 def _each(
     resize: Resize, window: Window | None, some: Sequence[Item]
-) -> list[tuple[Item, Pixels | str]]:
-    return [(item, _pixels(item, resize, window)) for item in some]
+) -> tuple[list[tuple[Item, Pixels | str]], int]:
+    """Return the images of some items, and how many files of several frames were among them."""
+    before = several_frames()
+    images = [(item, _pixels(item, resize, window)) for item in some]
+    return images, several_frames() - before
 
 
 def _pixels(item: Item, resize: Resize, window: Window | None) -> Pixels | str:

@@ -7,7 +7,7 @@ number of images.
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,6 +182,7 @@ def judge(
     keep_pixels: bool = False,
     keep_features: bool = False,
     unreadable: Literal["row", "raise"] = "row",
+    several: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Iterator[Judged]]:
     """Judge images in batches; images are read ahead while the context lasts.
 
@@ -199,6 +200,8 @@ def judge(
         Whether the results contain the features of the images.
     unreadable
         What to do with an unreadable image: ``row`` for a row with the reason, or ``raise``.
+    several
+        Called with numbers of files that have several frames or pages, whose first was used.
 
     Yields
     ------
@@ -217,7 +220,7 @@ def judge(
     with contextlib.ExitStack() as stack:
         pools = stack.enter_context(open_pools())
         resize = Resizing(pre.size, pre.resize).apply
-        done = decoded(images, resize, pools.threads(), pre.medical)
+        done = decoded(images, resize, pools.threads(), pre.medical, several=several)
         batches = _batched(_checked(done, unreadable), pre.size, soon=soon)
 
         def shards(some: Iterable[_Batch]) -> Iterator[NDArray[np.uint8]]:

@@ -223,7 +223,7 @@ def _screen(
     progress: Progress,
 ) -> PredictResult:
     """Judge images, write their verdicts and return the summary."""
-    findings = Findings()
+    findings, frames = Findings(), list[int]()
     discoveries = None if detector.threshold.fdr is None else Discoveries(detector.threshold)
     near = 0
     started = time.perf_counter()
@@ -235,6 +235,7 @@ def _screen(
             soon=True,
             keep_pixels=sink.copies is not None,
             keep_features=request.outputs.features,
+            several=frames.append,
         ) as blocks,
     ):
         for judged in blocks:
@@ -246,6 +247,11 @@ def _screen(
             near += detector.near(judged.score, judged.classes)
             task.advance(len(judged))
     seconds = time.perf_counter() - started
+    if any(frames):
+        progress.note(
+            f"{counted(sum(frames), 'file')} with several frames or pages: the first of each is "
+            "used"
+        )
     if near:
         progress.note(
             f"{counted(near, 'score')} within {detector.margin:.2g} of the threshold, the accepted "

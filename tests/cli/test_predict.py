@@ -817,3 +817,16 @@ def test_lines_that_are_no_paths_are_rows_with_the_reason(
     reasons = [each.error for each in found]
     assert reasons[1] == reasons[4] == "file name too long"
     assert all(reasons)
+
+
+def test_files_of_several_frames_are_counted(ood: Ood, tiny: Path, tmp_path: Path) -> None:
+    folder = flat(tmp_path / "frames")
+    with Image.open(folder / "0.png") as first, Image.open(folder / "1.png") as second:
+        first.save(folder / "pages.tif", save_all=True, append_images=[second])
+        first.save(folder / "moving.gif", save_all=True, append_images=[second])
+    code, _, err = ood("predict", folder, "--method", "msp")
+    assert code == 0, err
+    assert "2 files with several frames or pages: the first of each is used" in err
+    code, _, err = ood("predict", folder / "0.png", "--method", "msp")
+    assert code == 0, err
+    assert "frames" not in err
