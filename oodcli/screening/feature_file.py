@@ -12,6 +12,7 @@ not normalised can exceed.
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,9 +23,11 @@ from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.files import expanded
+from oodcli.store.store import open_output_file
 from oodcli.text import counted
 
 _FLOAT = np.dtype("<f4")
+_COPIED = 4096  # rows at a time
 _CURE = "remove it and the file of verdicts"
 
 
@@ -72,6 +75,46 @@ def read_features(verdicts: Path, *, rows: int | None = None) -> NDArray[np.floa
     if not shape[0]:
         return np.empty(shape, _FLOAT)
     return np.memmap(path, _FLOAT, "r", layout.start, shape)
+
+
+def join_features(sources: Sequence[Path], verdicts: Path, *, rows: int) -> None:
+    """Write the features of several finished files of verdicts beside a merged one, atomically.
+
+    Parameters
+    ----------
+    sources
+        The files of verdicts, in order; one without rows has no features.
+    verdicts
+        The merged file.
+    rows
+        Number of all their rows.
+
+    Raises
+    ------
+    InvalidInputError
+        If the features of the files have different lengths.
+    CorruptArtifactError
+        If a file of features is missing or damaged.
+    """
+    places = [expanded(source).resolve() for source in sources]
+    parts = [read_features(place) for place in places if feature_path(place).is_file()]
+    found = sum(map(len, parts))
+    if found != rows:
+        raise CorruptArtifactError(
+            f"the files have {counted(rows, 'row')} and features of {counted(found, 'image')}; "
+            "keep each FILE.features.npy beside its FILE"
+        )
+    dims = {part.shape[1] for part in parts}
+    if len(dims) > 1:
+        raise InvalidInputError(
+            f"the features of these files have lengths {sorted(dims)}; merge files of the same "
+            "network"
+        )
+    with open_output_file(feature_path(expanded(verdicts).resolve())) as stream:
+        npy.write_array_header_1_0(stream, _header(rows, dims.pop()))
+        for part in parts:
+            for start in range(0, len(part), _COPIED):
+                stream.write(part[start : start + _COPIED].tobytes())
 
 
 @dataclass(frozen=True)

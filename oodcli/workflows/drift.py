@@ -302,6 +302,9 @@ def _of_run(store: Store, name: str | None, settings: Mapping[str, Any], seed: i
     below = settings["id_below"]
     if origin["id_digest"] != settings["id_digest"] and settings["threshold"] is not None:
         below = int(np.searchsorted(scores, settings["threshold"]))
+    if settings.get("by_class"):
+        # A new ID image of a class is below its threshold with (below + 1) / (n + 1).
+        below = sum(each["below"] + 1 for each in settings["by_class"]) - 1
     return Reference(
         f"{len(scores):,} {origin['id_part']} images of {origin['id_data']}",
         scores,

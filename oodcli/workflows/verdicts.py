@@ -11,6 +11,7 @@ import numpy as np
 from oodcli.errors import InvalidInputError
 from oodcli.progress import SILENT, Progress
 from oodcli.screening.discoveries import Discoveries, result_of_discoveries
+from oodcli.screening.feature_file import join_features
 from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult, check_alarm_level
 from oodcli.screening.merging import (
     MergedFormat,
@@ -120,9 +121,12 @@ def merge(
     parts = in_order(find_parts(request.paths, output=request.output))
     if revision is None:
         revision = _discoveries(parts[0], rule)
-    if not check_rows(parts, revision=revision, progress=progress):
+    rows = check_rows(parts, revision=revision, progress=progress)
+    if not rows:
         raise InvalidInputError("the files have no rows; check what was screened")
     findings = Findings()
+    if request.output is not None and parts[0].settings.get("features") == "stored":
+        join_features([part.path for part in parts], request.output, rows=rows)
     if request.output is None or kind is None:
         pass_on(parts, findings.add, revision=revision)
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from oodcli.screening.feature_file import read_features
 from oodcli.screening.verdict_file import settings_path
 from oodcli.store.store import read_json, write_json
 from tests.support.cli import Ood, flat
@@ -86,6 +87,47 @@ def test_a_file_of_verdicts_can_be_the_reference(ood: Ood, verdicts: Path, tmp_p
     code, _, err = ood("drift", other)
     assert code == 0
     assert "features are not compared, since they are not stored" in err
+
+
+def test_verdicts_by_class_expect_what_their_thresholds_promise(
+    ood: Ood, verdicts: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "by-class.csv"
+    options = ("--method", "knn:k=3", "--false-alarms", "0.2", "--per-class", "--output", output)
+    assert ood("predict", tmp_path / "stream" / "day9", *options)[0] == 0
+    groups = read_json(settings_path(output))["by_class"]
+    found = json.loads(ood("drift", output, "--format", "json")[1])
+    assert found["expected"] == pytest.approx((sum(g["below"] + 1 for g in groups) - 1) / 24)
+    assert found["groups"][0]["expected_low"] is None
+
+
+def test_shards_and_their_merged_file_are_compared_alike(
+    ood: Ood, verdicts: Path, tmp_path: Path
+) -> None:
+    options = ("--method", "knn:k=3", "--group-by", "folder", "--features")
+    parts, merged = tmp_path / "parts", tmp_path / "merged.jsonl"
+    parts.mkdir()
+    for shard in ("1/2", "2/2"):
+        stream = ("predict", tmp_path / "stream", *options, "--shard", shard)
+        assert ood(*stream, "--output", parts / "v.csv")[0] == 0
+    code, _, err = ood("verdicts", "merge", parts, "--output", merged)
+    assert code == 0, err
+    assert len(read_features(merged)) == 79
+    found = [
+        json.loads(ood("drift", files, "--format", "json")[1])
+        for files in (parts, merged, verdicts)
+    ]
+    names = ("share", "scores", "features", "classes")
+    for each in found:
+        assert each["first"] == "day11"
+        assert tuple(test["name"] for test in each["groups"][2]["tests"]) == names
+    assert found[0]["groups"] == found[1]["groups"]
+    for one, other in zip(found[0]["groups"], found[2]["groups"], strict=True):
+        assert (one["images"], one["ood"]) == (other["images"], other["ood"])
+    (parts / "v-00002-of-00002.csv.features.npy").unlink()
+    code, _, err = ood("verdicts", "merge", parts, "--output", tmp_path / "again.csv")
+    assert (code, "keep each FILE.features.npy beside its FILE" in err) == (1, True)
+    assert not (tmp_path / "again.csv").exists()
 
 
 @pytest.mark.usefixtures("workplace")
