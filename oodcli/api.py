@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from oodcli.arguments import naming_arguments
 from oodcli.progress import SILENT, Progress
+from oodcli.remote.addresses import without_credentials
 from oodcli.store.runs import Run, RunFolder, find_run
 from oodcli.store.store import Store
 
@@ -665,10 +666,12 @@ def _as_tuple(given: _Word | Sequence[_Word]) -> tuple[_Word, ...]:
 def _sets(given: DataSets) -> tuple[str, ...]:
     """Return data sets as the command line takes them; a dictionary gives them names."""
     if isinstance(given, Mapping):
-        return tuple(f"{name}={os.fspath(each)}" for name, each in given.items())
-    if isinstance(given, str | os.PathLike):
-        return (os.fspath(given),)
-    return tuple(os.fspath(each) for each in given)
+        named = [f"{name}={os.fspath(each)}" for name, each in given.items()]
+    elif isinstance(given, str | os.PathLike):
+        named = [os.fspath(given)]
+    else:
+        named = [os.fspath(each) for each in given]
+    return tuple(map(without_credentials, named))
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

@@ -555,4 +555,4 @@ def _full_size(item: Item, window: Window | None) -> Pixels:
             as_published=item.as_published,
             window=window,
         )
-    return decode(Path(item.path), as_published=item.as_published, window=window)
+    return decode(path_of(item.path), as_published=item.as_published, window=window)

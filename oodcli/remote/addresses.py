@@ -36,7 +36,7 @@ _WEB_ADDRESS = re.compile(
 )
 # In texts of libraries, where an address ends with a blank or a quotation mark.
 _SHOWN_USER = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"@]*@")
-_SHOWN_QUERY = re.compile(r"(?P<address>\bhttps?://[^\s'\"?#]*)[?#][^\s'\")]*", re.IGNORECASE)
+_SHOWN_QUERY = re.compile(r"(?P<address>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?#]*)[?#][^\s'\")]*")
 _SAFE = "/%:@!$&'()*+,;=~-._"
 
 # Credentials of this process: user and password by server, and queries by address or by folder.

@@ -8,7 +8,9 @@ from pathlib import Path
 from oodcli.data.decoding.files import is_image_name
 from oodcli.data.incoming import Item, items
 from oodcli.data.opening import is_named
+from oodcli.data.readers import is_known_suffix
 from oodcli.errors import OodError
+from oodcli.remote.addresses import is_address
 from oodcli.store.store import Store
 from oodcli.windows import Window
 
@@ -51,6 +53,9 @@ def _container(name: str, store: Store) -> str | None:
     """Return the file, or the name of a data set, that an image lies in; None if it is gone."""
     if os.path.isfile(name):  # noqa: PTH113 - a million names
         return name
+    if is_address(name):  # known by its name alone, for a server would be asked for each
+        ends = (name[: found.start()] for found in _ENDS.finditer(name))
+        return next((place for place in ends if is_known_suffix(place)), name)
     for found in reversed(list(_ENDS.finditer(name))):
         place = name[: found.start()]
         if place and (Path(place).is_file() or is_named(place, store)):

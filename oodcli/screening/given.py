@@ -13,6 +13,7 @@ from PIL import Image
 from oodcli.data.decoding.files import rgb_of
 from oodcli.data.incoming import Item
 from oodcli.errors import InvalidInputError
+from oodcli.remote.addresses import without_credentials
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def _items_in(image: object, number: int) -> Iterator[Item]:
     """Yield the images of one object; ``number`` is that of the first."""
     name = f"image {number}"
     if isinstance(image, (str, os.PathLike)):
-        path = os.fsdecode(image)
+        path = without_credentials(os.fsdecode(image))
         yield Item(path, path, "")
     elif isinstance(image, (bytes, bytearray, memoryview)):
         yield Item(name, "", "", data=bytes(image))
@@ -136,6 +137,7 @@ def _is_file(image: Mapping[Any, Any]) -> bool:
 
 def _of_file(image: Mapping[str, Any], name: str) -> Item:
     data, path = image.get("bytes"), image.get("path")
+    path = path and without_credentials(path)
     if data is None:
         return Item(str(path), str(path), "")
     return Item(path or name, "", "", data=data)

@@ -187,3 +187,27 @@ def test_a_server_that_goes_away_stops_predict_with_a_line_and_it_resumes(
     assert [row.partition(",")[0] for row in after[1:]] == [
         f"{server.root}/many.csv:{n + 2}" for n in range(200)
     ]
+
+
+def test_python_reads_addresses_and_shows_no_credentials(
+    ood: Ood, tiny: Path, server: Server, tmp_path: Path
+) -> None:
+    from oodcli import load_run
+    from oodcli.errors import OodError
+
+    server.query = f"?sig={SECRET}"
+    where = server.root.replace("//", f"//ann:{SECRET}@")
+    run = load_run("tiny")
+    run.score(method="msp", ood={"odd": f"{where}/odd.zip?sig={SECRET}"})
+    detector = run.detector("msp")
+    remote = detector.predict([f"{where}/odd/3.png?sig={SECRET}"])
+    local = detector.predict([server.files["/odd/3.png"]])
+    assert remote.score == local.score
+    for bad in ("none.png", "odd/4.png"):
+        server.query = SECRET if bad == "none.png" else "another"
+        with pytest.raises(OodError) as caught:
+            detector.predict([f"{where}/{bad}?sig={SECRET}"])
+        assert f"{server.root}/{bad}" in str(caught.value)
+        assert SECRET not in str(caught.value)
+    stored = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert not [path for path in stored if SECRET.encode() in path.read_bytes()]

@@ -22,7 +22,8 @@ from oodcli.medical import ENDINGS as MEDICAL_ENDINGS
 from oodcli.medical import HEAD_BYTES, Kind, is_dicom, kind_of, may_be_unnamed
 from oodcli.medical import decode as decode_medical
 from oodcli.pillow import EXTENSIONS, MAX_PIXELS, check_opened, open_image
-from oodcli.remote.files import RemoteEntry, RemotePath
+from oodcli.remote.errors import RemoteError
+from oodcli.remote.files import RemoteEntry, RemotePath, path_of, row_problem
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 from oodcli.windows import Window
@@ -112,8 +113,11 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
     """
     whole, frame = frame_of(str(path))
     try:
-        with regular(Path(whole)).open("rb") as file:
+        with regular(path_of(whole)).open("rb") as file:
             yield file, frame
+    except RemoteError as error:
+        reason = row_problem(error, within=False)
+        raise UnreadableImageError(printable(str(path)), reason) from None
     except (OSError, ValueError) as error:  # a path with a zero byte is a wrong value
         gone = isinstance(error, FileNotFoundError)
         reason = "the file no longer exists" if gone else reason_of(error)

@@ -11,6 +11,7 @@ from oodcli.data.decoding.encoded import EncodedSource, Windowed
 from oodcli.data.decoding.files import FileSource, is_medical_name
 from oodcli.images import ImageSource, Part
 from oodcli.medical import frame_count, may_be_unnamed
+from oodcli.remote.addresses import is_address
 from oodcli.text import counted
 from oodcli.windows import Window, axis_of
 
@@ -60,7 +61,7 @@ def frames_in(path: str, window: Window | None) -> int:
         How volumes are sliced.
     """
     named = is_medical_name(path) or may_be_unnamed(os.path.splitext(path)[1])  # noqa: PTH122
-    return frame_count(Path(path), window) if named else 1
+    return frame_count(Path(path), window) if named and not is_address(path) else 1
 
 
 def _by_frame(part: Part, window: Window | None) -> Part:
