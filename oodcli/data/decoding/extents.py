@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Texts, narrow
 from oodcli.data.decoding.encoded import EncodedSource
 from oodcli.data.identity import identity_of
 from oodcli.errors import CorruptArtifactError, UnreadableImageError
@@ -23,66 +24,6 @@ MAX_IMAGE_BYTES = 1 << 28
 """Most bytes of one image file; a larger one is an error like any other unreadable image."""
 
 
-class Texts(Sequence[str]):
-    """Many short texts in one array of bytes, at 8 bytes each beside their own.
-
-    Parameters
-    ----------
-    content
-        Bytes of all texts in UTF-8, ``(bytes,)``.
-    ends
-        Where each ends, ``(n,)``; the next one begins there.
-
-    Examples
-    --------
-    >>> texts = Texts.of(["a/b", "", "c"])
-    >>> list(texts), texts[-1], list(texts.take(np.array([2, 0])))
-    (['a/b', '', 'c'], 'c', ['c', 'a/b'])
-    """
-
-    def __init__(self, content: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-        self.content = content
-        self.ends = ends
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> "Texts":
-        """Pack texts; bytes of file names that are no UTF-8 are held as they are."""
-        each = [text.encode("utf-8", "surrogateescape") for text in texts]
-        ends = np.cumsum([len(one) for one in each], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(each), np.uint8), ends)
-
-    @classmethod
-    def joined(cls, several: Sequence["Texts"]) -> "Texts":
-        """Return the texts of several as one."""
-        starts = np.cumsum([0, *(len(each.content) for each in several)], dtype=np.int64)
-        ends = [each.ends + start for each, start in zip(several, starts, strict=False)]
-        return cls(np.concatenate([each.content for each in several]), np.concatenate(ends))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, at: int, /) -> str: ...
-    @overload
-    def __getitem__(self, at: slice, /) -> "Texts": ...
-    def __getitem__(self, at: int | slice, /) -> "str | Texts":
-        if isinstance(at, slice):
-            return self.take(np.arange(len(self), dtype=np.int64)[at])
-        row = range(len(self))[at]
-        start = int(self.ends[row - 1]) if row else 0
-        return bytes(self.content[start : int(self.ends[row])]).decode("utf-8", "surrogateescape")
-
-    def take(self, rows: NDArray[np.int64]) -> "Texts":
-        """Return chosen texts."""
-        content, ends = self.content.data, self.ends
-        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-        packed, chosen = bytearray(), np.empty(len(rows), dtype=np.int64)
-        for at, (start, end) in enumerate(zip(starts[rows], ends[rows], strict=True)):
-            packed += content[start:end]
-            chosen[at] = len(packed)
-        return Texts(np.frombuffer(packed, np.uint8), chosen)
-
-
 class Numbers(Sequence[str]):
     """What images are called by their number: ``[NUMBER]``.
 
@@ -92,8 +33,8 @@ class Numbers(Sequence[str]):
         The numbers, ``(n,)``.
     """
 
-    def __init__(self, values: NDArray[np.int64]) -> None:
-        self.values = values
+    def __init__(self, values: NDArray[np.integer]) -> None:
+        self.values = narrow(values)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -122,7 +63,7 @@ class Extents(EncodedSource):
         Their paths, relative to it.
     which, offsets, sizes
         The larger file of every image, the place where it begins there, and its number of bytes,
-        ``(n,)``; a negative size is that of an image without bytes.
+        ``(n,)`` of any type of whole numbers; a negative size is that of an image without bytes.
     names
         How each image is called, behind the path of its file.
 
@@ -134,10 +75,14 @@ class Extents(EncodedSource):
 
     folder: Path
     files: Sequence[str]
-    which: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    which: NDArray[np.integer]
+    offsets: NDArray[np.integer]
+    sizes: NDArray[np.integer]
     names: Texts | Numbers
+
+    def __post_init__(self) -> None:
+        for field in ("which", "offsets", "sizes"):
+            object.__setattr__(self, field, narrow(getattr(self, field)))
 
     def __len__(self) -> int:
         return len(self.which)
@@ -151,7 +96,9 @@ class Extents(EncodedSource):
     def fingerprint(self) -> str:
         """Digest of the files, see :mod:`oodcli.data.identity`, and of the places in them."""
         files = [self.files[at] for at in np.unique(self.which)]
-        places = digest_of(self.which, self.offsets, self.sizes)
+        places = digest_of(
+            *(each.astype(np.int64) for each in (self.which, self.offsets, self.sizes))
+        )
         return digest_of_json([identity_of(self.folder, files), files, places])
 
     def key_of(self, row: int) -> str:
@@ -174,7 +121,7 @@ class Extents(EncodedSource):
         return replace(
             self,
             files=[self.files[at] for at in used],
-            which=which.astype(np.int64),
+            which=which,
             offsets=self.offsets[rows],
             sizes=self.sizes[rows],
             names=self.names.take(rows),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from oodcli.data.compact import Texts, chosen_texts
 from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import reason_of, regular
@@ -335,7 +336,7 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
         ) from None
 
 
-def find_images(folder: Path) -> list[str]:
+def find_images(folder: Path) -> Texts:
     """Return all image files below a folder, as paths relative to it, sorted folder by folder.
 
     Hidden files and folders are skipped; links are followed, but not in circles.
@@ -346,8 +347,9 @@ def find_images(folder: Path) -> list[str]:
         If a folder cannot be listed.
     """
     if isinstance(folder, RemotePath):
-        return [file for file in folder.files_below() if _is_shown(file) and is_image_name(file)]
-    return list(_walk(str(folder), "", ()))
+        below = folder.files_below()
+        return Texts.of(file for file in below if _is_shown(file) and is_image_name(file))
+    return Texts.of(_walk(str(folder), "", ()))
 
 
 def _is_shown(file: str) -> bool:
@@ -358,12 +360,20 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in above:
         return
-    for entry in list_folder(folder):
+    names, folders = [], set()
+    for entry in _entries(folder):  # an entry is larger than its name
         if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
+            folders.add(entry.name)
+            names.append(entry.name)
         # A link to nothing is kept, so that it is reported when read; pipes and devices are not.
         elif is_image_entry(entry):
-            yield prefix + entry.name
+            names.append(entry.name)
+    names.sort()
+    for name in names:
+        if name in folders:
+            yield from _walk(os.path.join(folder, name), f"{prefix}{name}/", (*above, real))  # noqa: PTH118
+        else:
+            yield prefix + name
 
 
 def is_image_name(name: str) -> bool:
@@ -404,9 +414,14 @@ def list_folder(folder: Path | str) -> Sequence[os.DirEntry[str] | RemoteEntry]:
     """
     if isinstance(folder, RemotePath):
         return [entry for entry in folder.entries() if not entry.name.startswith(".")]
+    return sorted(_entries(folder), key=lambda entry: entry.name)
+
+
+def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of a folder that are not hidden."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            yield from (entry for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise InvalidInputError(f"cannot list folder {folder}: {error.strerror}") from None
 
@@ -467,7 +482,7 @@ class FileSource:
 
     def take(self, rows: NDArray[np.int64], /) -> "FileSource":
         """Return a source of chosen files."""
-        return replace(self, files=[self.files[row] for row in rows])
+        return replace(self, files=chosen_texts(self.files, rows))
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.

@@ -7,18 +7,22 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Numbers, Texts, narrow
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.encoded import EncodedSource
 from oodcli.data.decoding.files import is_image_name
+from oodcli.data.formats.central_directory import entries_of_zip
 from oodcli.data.formats.folders import WANTED, check_no_parts, classes_of
 from oodcli.data.formats.tars import Entry, entries_in, entries_of
 from oodcli.data.identity import identity_of
@@ -70,8 +74,60 @@ class Member:
     deflated: bool = False
 
 
-def members_of(path: Path) -> list[Member]:
-    """Return the files in an archive that can be read in place, in its order.
+class Members(Sequence[Member]):
+    """Files in an archive, each in some 20 bytes beside those of its name.
+
+    Parameters
+    ----------
+    names
+        Their paths in the archive.
+    numbers
+        Offset, packed size, size, checksum (-1 for none) and whether they are compressed, ``(n,)``
+        each.
+    """
+
+    def __init__(self, names: Texts, numbers: Sequence[NDArray[np.integer]]) -> None:
+        self.names = names
+        self.numbers = tuple(narrow(each) for each in numbers)
+
+    @classmethod
+    def of(cls, members: Iterable[Member]) -> "Members":
+        """Pack files, one at a time."""
+        columns = tuple(Numbers() for _ in range(5))
+
+        def names() -> Iterator[str]:
+            for each in members:
+                crc = -1 if each.crc is None else each.crc
+                row = (each.offset, each.packed, each.size, crc, int(each.deflated))
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+                yield each.name
+
+        packed = Texts.of(names())
+        return cls(packed, [each.array() for each in columns])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, at: int, /) -> Member: ...
+    @overload
+    def __getitem__(self, at: slice, /) -> "Members": ...
+    def __getitem__(self, at: int | slice, /) -> "Member | Members":
+        if isinstance(at, slice):
+            return Members(self.names[at], [each[at] for each in self.numbers])
+        offset, packed, size, crc, deflated = (int(each[at]) for each in self.numbers)
+        return Member(
+            self.names[at], offset, packed, size, None if crc < 0 else crc, bool(deflated)
+        )
+
+    def take(self, rows: NDArray[np.integer]) -> "Members":
+        """Return chosen files, ``(m,)``."""
+        return Members(self.names.take(rows), [each[rows] for each in self.numbers])
+
+
+def members_of(path: Path) -> Iterator[Member]:
+    """Yield the files in an archive that can be read in place, in its order.
 
     Parameters
     ----------
@@ -88,10 +144,10 @@ def members_of(path: Path) -> list[Member]:
         reading(path, wrong="cannot be read as an archive", cure="get it again"),
         path.open("rb") as file,
     ):
-        return _members_of_zip(file) if _is_zip(file) else _members_of_tar(entries_of(path))
+        yield from (_members_of_zip(file) if _is_zip(file) else _members_of_tar(entries_of(path)))
 
 
-def _members_in(file: IO[bytes], size: int) -> list[Member]:
+def _members_in(file: IO[bytes], size: int) -> Iterator[Member]:
     if _is_zip(file):
         return _members_of_zip(file)
     return _members_of_tar(entries_in(file, size))
@@ -107,28 +163,20 @@ def _is_zip(file: IO[bytes]) -> bool:
     return is_zip
 
 
-def _members_of_zip(file: IO[bytes]) -> list[Member]:
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.filelist
-        archive.NameToInfo.clear()
-    members = []
-    entries.reverse()
-    while entries:  # each is let go of, for they are larger than what is kept of them
-        entry = entries.pop()
-        if entry.is_dir():
+def _members_of_zip(file: IO[bytes]) -> Iterator[Member]:
+    for entry in entries_of_zip(file):
+        if entry.name.endswith("/"):
             continue
-        if entry.flag_bits & 1:
-            raise ValueError(f"{entry.filename} is encrypted")
-        deflated = entry.compress_type == zipfile.ZIP_DEFLATED
-        if not deflated and entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{entry.filename} is compressed in an unusual way")
-        sizes = entry.compress_size, entry.file_size
-        members.append(Member(entry.filename, entry.header_offset, *sizes, entry.CRC, deflated))
-    return members
+        if entry.flags & 1:
+            raise ValueError(f"{entry.name} is encrypted")
+        deflated = entry.method == zipfile.ZIP_DEFLATED
+        if not deflated and entry.method != zipfile.ZIP_STORED:
+            raise ValueError(f"{entry.name} is compressed in an unusual way")
+        yield Member(entry.name, entry.offset, entry.packed, entry.size, entry.crc, deflated)
 
 
-def _members_of_tar(entries: Iterator[Entry]) -> list[Member]:
-    return [Member(each.name, each.offset, each.size, each.size) for each in entries]
+def _members_of_tar(entries: Iterator[Entry]) -> Iterator[Member]:
+    return (Member(each.name, each.offset, each.size, each.size) for each in entries)
 
 
 @dataclass(frozen=True)
@@ -146,7 +194,7 @@ class ArchiveSource(EncodedSource):
     """
 
     path: Path
-    members: Sequence[Member]
+    members: Members
     as_published: bool = False
 
     def __len__(self) -> int:
@@ -162,17 +210,17 @@ class ArchiveSource(EncodedSource):
         """Digest of the archive, see :mod:`oodcli.data.identity`, and of the names in it."""
         state = hashlib.blake2b(identity_of(self.path).encode(), digest_size=16)
         state.update(b"\0as published" if self.as_published else b"")
-        for member in self.members:
-            state.update(f"\0{member.name}\0{member.offset}".encode("utf-8", "surrogateescape"))
+        for name, offset in zip(self.members.names, self.members.numbers[0], strict=True):
+            state.update(f"\0{name}\0{offset}".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 
     def key_of(self, row: int) -> str:
         """Return the path of an image below that of the archive."""
-        return f"{self.path}/{self.members[row].name}"
+        return f"{self.path}/{self.members.names[row]}"
 
     def name_of(self, row: int) -> str:
         """Return the path of an image in the archive."""
-        return self.members[row].name
+        return self.members.names[row]
 
     def take(self, rows: NDArray[np.int64], /) -> "ArchiveSource":
         """Return a source of chosen images.
@@ -182,7 +230,7 @@ class ArchiveSource(EncodedSource):
         rows
             Row numbers, ``(m,)``.
         """
-        return replace(self, members=[self.members[row] for row in rows])
+        return replace(self, members=self.members.take(rows))
 
     def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
         """Yield the bytes of images ``start`` to ``stop - 1``.
@@ -314,16 +362,19 @@ def open_archive(path: Path, *, name: str, spec: str, role: Literal["id", "ood"]
     if is_whole:
         check_no_parts(path, tree[""])
     classes = classes_of(path, tree)
-    parts = {part or "test": _part(path, classes, files) for part, files in tree.items()}
+    parts = {part or "test": _part(path, images, classes, rows) for part, rows in tree.items()}
     return Dataset(name, parts, classes, str(path), spec, is_whole=is_whole)
 
 
-_Tree = dict[str, dict[str, list[Member]]]
+# Rows of the images of every class of every part.
+_Tree = dict[str, dict[str, "array[int]"]]
 
 
-def _tree(path: Path, images: Sequence[Member]) -> _Tree:
+def _tree(path: Path, images: Members) -> _Tree:
     """Divide images by part and class; of an archive without parts, under an empty name."""
-    folders = [_folders(member.name) for member in images]
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    above = (tuple(_folders(name)) for name in images.names)
+    folders = [known.setdefault(each, each) for each in above]
     # What is packed is often one folder, which is no class if there are folders in all of it.
     while len({each[0] for each in folders if each}) == 1 and all(
         len(each) > 1 and each[0] not in _PARTS for each in folders
@@ -331,16 +382,17 @@ def _tree(path: Path, images: Sequence[Member]) -> _Tree:
         folders = [each[1:] for each in folders]
     found = {each[0] for each in folders if each} & _PARTS
     tree: _Tree = {part: {} for part in ("train", "test", "val") if part in found} or {"": {}}
-    for member, each in zip(images, folders, strict=True):
+    for row, each in enumerate(folders):
         part = each[0] if each and each[0] in found else ""
         if part not in tree:  # beside the parts
             continue
         below = each[1:] if part else each
         if not below:
             raise InvalidInputError(
-                f"image {path}/{printable(member.name)} lies outside of any class folder; {WANTED}"
+                f"image {path}/{printable(images.names[row])} lies outside of any class folder; "
+                f"{WANTED}"
             )
-        tree[part].setdefault(below[0], []).append(member)
+        tree[part].setdefault(below[0], array("q")).append(row)
     return {part: dict(sorted(classes.items())) for part, classes in tree.items()}
 
 
@@ -350,14 +402,16 @@ def _folders(name: str) -> list[str]:
     return [part.removesuffix(".tar").removesuffix(".zip") for part in above]
 
 
-def _part(path: Path, classes: Sequence[str], files: dict[str, list[Member]]) -> Part:
-    members = [member for name in classes for member in files.get(name, ())]
-    counts = [len(files.get(name, ())) for name in classes]
+def _part(
+    path: Path, images: Members, classes: Sequence[str], rows: Mapping[str, "array[int]"]
+) -> Part:
+    counts = [len(rows.get(name, ())) for name in classes]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return Part(ArchiveSource(path, members), labels)
+    every = np.concatenate([np.array(rows.get(name, ()), dtype=np.int64) for name in classes])
+    return Part(ArchiveSource(path, images.take(every)), labels)
 
 
-def images_in(path: Path, *, nested: bool = False) -> list[Member]:
+def images_in(path: Path, *, nested: bool = False) -> Members:
     """Return the image files in an archive, sorted by their paths; hidden ones are skipped.
 
     Parameters
@@ -375,16 +429,23 @@ def images_in(path: Path, *, nested: bool = False) -> list[Member]:
         If it cannot be read.
     """
     every = _nested_members(path) if nested else members_of(path)
-    images = (m for m in every if is_image_name(m.name) and not _is_hidden(m.name))
-    # As by the folders and the name, for no name in an archive has a zero byte.
-    return sorted(images, key=lambda member: member.name.replace("/", "\0"))
+    images = Members.of(m for m in every if is_image_name(m.name) and not _is_hidden(m.name))
+    if all(first <= second for first, second in pairwise(map(_by_folder, images.names))):
+        return images
+    keys = [_by_folder(name) for name in images.names]
+    return images.take(np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64))
 
 
-def _nested_members(path: Path) -> Iterator[Member]:
+def _by_folder(name: str) -> str:
+    """Return what names sort by, folder by folder; no name in an archive has a zero byte."""
+    return name.replace("/", "\0")
+
+
+def _nested_members(
+    path: Path, members: Iterable[Member] | None = None, depth: int = 1
+) -> Iterator[Member]:
     """Yield the files in an archive and in the archives in it, but hidden ones."""
-    waiting = [(member, 1) for member in reversed(members_of(path))]
-    while waiting:
-        member, depth = waiting.pop()
+    for member in members_of(path) if members is None else members:
         if _is_hidden(member.name):
             continue
         lower = member.name.lower()
@@ -397,23 +458,19 @@ def _nested_members(path: Path) -> Iterator[Member]:
                 f"{path} holds {printable(member.name)} {how}, so that it cannot be read in place; "
                 "unpack it"
             )
-        inner = _members_within(path, member)
-        waiting += [(each, depth + 1) for each in reversed(inner)]
+        yield from _nested_members(path, _members_within(path, member), depth + 1)
 
 
-def _members_within(path: Path, outer: Member) -> list[Member]:
-    """Return the files of an archive that lies uncompressed in an archive."""
+def _members_within(path: Path, outer: Member) -> Iterator[Member]:
+    """Yield the files of an archive that lies uncompressed in an archive."""
     with (
         reading(f"{path}: {printable(outer.name)}", cure="get the archive again"),
         open_ranges(path) as file,
     ):
         start = _start(file, outer)
         window = io.BufferedReader(_Window(file, start, outer.size))
-        found = _members_in(window, outer.size)
-    return [
-        replace(each, name=f"{outer.name}/{each.name}", offset=start + each.offset)
-        for each in found
-    ]
+        for each in _members_in(window, outer.size):
+            yield replace(each, name=f"{outer.name}/{each.name}", offset=start + each.offset)
 
 
 class _Window(io.RawIOBase):

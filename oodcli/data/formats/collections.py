@@ -5,7 +5,7 @@ from the front, are unpacked into the store once.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Texts
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.files import FileSource, find_images
 from oodcli.data.formats.archives import (
     PACKED_SUFFIXES,
     ArchiveSource,
-    Member,
+    Members,
     images_in,
     members_of,
     read_member,
@@ -71,20 +72,22 @@ class Tree:
     prefix
         The path in the archive, empty or with ``/`` at its end.
     members
-        The files of the archive by their whole path; None for a folder.
+        The images in the archive; None for a folder.
     """
 
     root: Path
     prefix: str = ""
-    members: Mapping[str, Member] | None = None
+    members: Members | None = None
 
     @cached_property
-    def images(self) -> list[str]:
+    def images(self) -> Sequence[str]:
         """Paths of all images, sorted folder by folder."""
         if self.members is None:
             return find_images(self.root)
-        below = [path for path in self.members if path.startswith(self.prefix)]
-        return [path.removeprefix(self.prefix) for path in below]
+        every = map(_plain, self.members.names)
+        return Texts.of(
+            path.removeprefix(self.prefix) for path in every if path.startswith(self.prefix)
+        )
 
     def source(self, images: Sequence[str]) -> FileSource | ArchiveSource:
         """Return a source of chosen images.
@@ -95,9 +98,10 @@ class Tree:
             Their paths, in order.
         """
         if self.members is None:
-            return FileSource(self.root, list(images), as_published=True)
-        members = [self.members[self.prefix + path] for path in images]
-        return ArchiveSource(self.root, members, as_published=True)
+            return FileSource(self.root, Texts.of(images), as_published=True)
+        row_of = {_plain(name): row for row, name in enumerate(self.members.names)}
+        rows = np.array([row_of[self.prefix + path] for path in images], dtype=np.int64)
+        return ArchiveSource(self.root, self.members.take(rows), as_published=True)
 
     def text(self, path: str) -> str:
         """Return a text file that stands among the images.
@@ -121,6 +125,11 @@ class Tree:
             raise CorruptArtifactError(
                 f"{self.root} has no text file {self.prefix}{path}; get the archive again"
             ) from None
+
+
+def _plain(name: str) -> str:
+    """Return the path of a file in an archive without what stands for the folder itself."""
+    return name.removeprefix("./")
 
 
 def find_tree(folder: Path, store: Store, collection: Collection) -> Tree:
@@ -162,9 +171,9 @@ def find_tree(folder: Path, store: Store, collection: Collection) -> Tree:
                 f"{archive} has no folder {collection.folder} inside; get the archive again"
             )
         return Tree(where)
-    members = {member.name.removeprefix("./"): member for member in images_in(archive)}
+    members = images_in(archive)
     for prefix in _endings(collection.folder):
-        if any(path.startswith(prefix) for path in members):
+        if any(_plain(name).startswith(prefix) for name in members.names):
             return Tree(archive, prefix, members)
     raise CorruptArtifactError(f"{archive} has no images; get the archive again")
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from oodcli.data.compact import Texts
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
 from oodcli.data.decoding.remote import files_in
@@ -150,7 +151,7 @@ def _is_kind(folder: str, part: str) -> bool:
     return folder.lower().startswith(other)
 
 
-def _files_by_class(folder: Path) -> dict[str, list[str]]:
+def _files_by_class(folder: Path) -> dict[str, Texts]:
     """List the images of every class folder, sorted by name."""
     files = {}
     for entry in list_folder(folder):
@@ -167,8 +168,10 @@ def _files_by_class(folder: Path) -> dict[str, list[str]]:
     return files
 
 
-def _with_classes(folder: Path, class_names: tuple[str, ...], files: dict[str, list[str]]) -> Part:
-    paths = [f"{name}/{file}" for name in class_names for file in files.get(name, ())]
+def _with_classes(
+    folder: Path, class_names: tuple[str, ...], files: Mapping[str, Sequence[str]]
+) -> Part:
+    paths = Texts.of(f"{name}/{file}" for name in class_names for file in files.get(name, ()))
     counts = [len(files.get(name, ())) for name in class_names]
     labels = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
     return Part(files_in(folder, paths), labels)

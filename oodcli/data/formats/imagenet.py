@@ -32,8 +32,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Texts
 from oodcli.data.dataset import Dataset, take
-from oodcli.data.decoding.extents import Extents, Texts
+from oodcli.data.decoding.extents import Extents
 from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
 from oodcli.data.formats import parquet
 from oodcli.data.formats.collections import Collection, Tree, find_tree
@@ -292,20 +293,21 @@ def _in_class_folders(folder: Path) -> _Found | None:
     if not _holds(folder, _WNID, files=False):
         return None
     place = {name: at for at, name in enumerate(wnids())}
-    paths: list[str] = []
-    labels: list[int] = []
+    found: dict[str, Texts] = {}
     for entry in list_folder(folder):
         if entry.name not in place or not entry.is_dir():
             raise InvalidInputError(
                 f"{entry.path} is no folder of a class of ILSVRC 2012; remove it, or give your "
                 "images another name than imagenet"
             )
-        images = find_images(Path(entry.path))
-        if not images:
+        found[entry.name] = find_images(Path(entry.path))
+        if not found[entry.name]:
             raise InvalidInputError(f"class folder {entry.path} has no images; remove it")
-        paths += [f"{entry.name}/{image}" for image in images]
-        labels += [place[entry.name]] * len(images)
-    part = Part(FileSource(folder, paths), np.array(labels, dtype=np.int64))
+    paths = Texts.of(f"{name}/{image}" for name, images in found.items() for image in images)
+    classes = np.array([place[name] for name in found], dtype=np.int64)
+    part = Part(
+        FileSource(folder, paths), np.repeat(classes, [len(each) for each in found.values()])
+    )
     return _Found(part, f"{folder.name}/ with a folder for every class", in_folders=True)
 
 

@@ -1,10 +1,9 @@
 """Rows of a list or table of image files: their paths, labels and lines, in little memory.
 
-A list of a million images is 40 bytes a row and the characters of its paths. A row that is wrong
+A list of a million images is 15 bytes a row and the characters of its paths. A row that is wrong
 is a row that cannot be read: it has its key, ``FILE.csv:LINE``, and a reason.
 """
 
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Numbers, Texts, chosen_texts
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.extents import Texts
 from oodcli.data.decoding.files import FileSource, decode
 from oodcli.data.decoding.remote import RemoteFiles
 from oodcli.data.formats.labels import Labels, classes_of
@@ -47,7 +46,7 @@ class ListedSource(FileSource):
     """
 
     table: Path = Path()
-    lines: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    lines: NDArray[np.integer] = field(default_factory=lambda: np.empty(0, np.int64))
     bad: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -67,7 +66,7 @@ class ListedSource(FileSource):
         """Return a source of chosen rows."""
         wanted = rows.tolist()
         bad = {at: self.bad[row] for at, row in enumerate(wanted) if row in self.bad}
-        return replace(self, files=_taken(self.files, rows), lines=self.lines[rows], bad=bad)
+        return replace(self, files=chosen_texts(self.files, rows), lines=self.lines[rows], bad=bad)
 
     def read(self, start: int, stop: int, /) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
         """Yield images ``start`` to ``stop - 1``.
@@ -116,8 +115,8 @@ class Rows:
     table: Path
     root: Path
     files: Sequence[str]
-    lines: NDArray[np.int64]
-    codes: NDArray[np.int64]
+    lines: NDArray[np.integer]
+    codes: NDArray[np.integer]
     names: Sequence[str]
     bad: Mapping[int, str]
 
@@ -129,7 +128,7 @@ class Rows:
         wanted = rows.tolist()
         return replace(
             self,
-            files=_taken(self.files, rows),
+            files=chosen_texts(self.files, rows),
             lines=self.lines[rows],
             codes=self.codes[rows],
             bad={at: self.bad[row] for at, row in enumerate(wanted) if row in self.bad},
@@ -161,9 +160,9 @@ class Builder:
         self.table = table
         self.root = root
         self._files = bytearray()
-        self._ends = array("q")
-        self._lines = array("q")
-        self._codes = array("q")
+        self._ends = Numbers()
+        self._lines = Numbers()
+        self._codes = Numbers()
         self._code: dict[str, int] = {}
         self._bad: dict[int, str] = {}
 
@@ -190,18 +189,12 @@ class Builder:
         InvalidInputError
             If there is nothing.
         """
-        if not self._ends:
+        if not len(self._ends):
             raise InvalidInputError(f"{self.table} lists no images; write one path per line")
-        ends, lines, codes = (
-            np.array(each, dtype=np.int64) for each in (self._ends, self._lines, self._codes)
-        )
-        files = Texts(np.frombuffer(self._files, dtype=np.uint8), ends)
-        return Rows(self.table, self.root, files, lines, codes, tuple(self._code), self._bad)
-
-
-def _taken(files: Sequence[str], rows: NDArray[np.int64]) -> Texts:
-    packed = files if isinstance(files, Texts) else Texts.of(files)
-    return packed.take(rows)
+        files = Texts(np.frombuffer(self._files, dtype=np.uint8), self._ends.array())
+        lines, codes = self._lines.array(), self._codes.array()
+        names = tuple(self._code)
+        return Rows(self.table, self.root, files, lines, codes, names, self._bad)
 
 
 def _problem(file: str) -> str | None:
@@ -256,7 +249,7 @@ def id_dataset(
             "label, or name the column: --columns label=NAME"
         )
     classes = classes_of(
-        {part: Labels(rows.codes, rows.names) for part, rows in parts.items()},
+        {part: Labels(rows.codes.astype(np.int64), rows.names) for part, rows in parts.items()},
         name=name,
         where=str(next(iter(parts.values())).table),
         from_zero=from_zero,

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Texts, narrow
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.extents import Extents, Texts
+from oodcli.data.decoding.extents import Extents
 from oodcli.data.formats.labels import LabelReader, assembled
 from oodcli.data.formats.shards import find_shards, holds_shards, lists_shards
 from oodcli.data.formats.tars import Entry, entries_in, entries_of
@@ -68,8 +69,8 @@ class ShardIndex:
     """
 
     keys: Texts
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    offsets: NDArray[np.integer]
+    sizes: NDArray[np.integer]
     labels: Texts
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -88,7 +89,7 @@ class ShardIndex:
         """Return what :meth:`arrays` gave."""
         keys = Texts(arrays["keys"], arrays["key_ends"])
         labels = Texts(arrays["labels"], arrays["label_ends"])
-        return cls(keys, arrays["offsets"], arrays["sizes"], labels)
+        return cls(keys, narrow(arrays["offsets"]), narrow(arrays["sizes"]), labels)
 
 
 @dataclass(slots=True)
@@ -164,7 +165,7 @@ def index_of(path: Path) -> ShardIndex:
     places = [sample.image for _, sample in found if sample.image is not None]
     table = np.array(places, dtype=np.int64).reshape(-1, 3)
     keys = Texts.of([f"/{key}" for key, _ in found])
-    return ShardIndex(keys, table[:, 1].copy(), table[:, 2].copy(), Texts.of(labels))
+    return ShardIndex(keys, narrow(table[:, 1]), narrow(table[:, 2]), Texts.of(labels))
 
 
 def _key_of(name: str) -> tuple[str, str]:
@@ -290,7 +291,7 @@ def open_webdataset(path: Path, *, name: str, spec: str, role: Role, store: Stor
     source = Extents(
         shards.folder,
         shards.files,
-        np.repeat(np.arange(len(counts)), counts),
+        np.repeat(narrow(np.arange(len(counts))), counts),
         np.concatenate([index.offsets for index in indices]),
         np.concatenate([index.sizes for index in indices]),
         Texts.joined([index.keys for index in indices]),
