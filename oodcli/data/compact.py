@@ -18,11 +18,11 @@ def narrow(values: NDArray[np.integer]) -> NDArray[np.integer]:
     >>> narrow(np.array([0, -1, 300])).dtype, narrow(np.array([2**40])).dtype
     (dtype('int16'), dtype('int64'))
     """
-    if not len(values):
-        return values.astype(np.int8)
-    smallest = np.result_type(*map(np.min_scalar_type, (int(values.min()), -1 - int(values.max()))))
-    small: NDArray[np.integer] = values.astype(smallest, copy=False)
-    return small
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    for kind in (np.int8, np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind, copy=False)
+    return values.astype(np.int64, copy=False)
 
 
 class Numbers:
@@ -106,6 +106,14 @@ class Texts(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another sequence has the same texts."""
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[str]:
         start, content = 0, self.content.data

@@ -14,6 +14,7 @@ The bytes of an image lie in one piece in such a file, so that each is read by i
 
 import contextlib
 import json
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,14 @@ def open_saved(
     shards = _shards(path)
     first = shards.paths()[0]
     features = Features.of(_json(first.parent / INFO).get("features"))
-    with _reading(first) as (batches, _):
-        kinds = kinds_of(batches.schema)
+    with _reading(first) as (schema, _, _):
+        kinds = kinds_of(schema)
     picked = pick_columns(kinds, features, columns or Columns(), str(path), labelled=role == "id")
     content = TableContent(shards, picked)
     places: list[NDArray[np.int64]] = []
     for at, file in enumerate(shards.paths()):
-        with _reading(file) as (batches, whole):
-            check_same(kinds_of(batches.schema), kinds, picked, file, first)
+        with _reading(file) as (schema, whole, batches):
+            check_same(kinds_of(schema), kinds, picked, file, first)
             found = [_taken(batch, picked, whole, content, file) for batch in batches]
         rows = np.concatenate([*found, np.empty((0, 2), np.int64)])
         content.ends(len(rows))
@@ -112,16 +113,27 @@ def open_saved(
 
 
 @contextlib.contextmanager
-def _reading(file: Path) -> Iterator[tuple[Any, Any]]:
-    """Open an Arrow file; yield its record batches, and all of its bytes, mapped into memory."""
+def _reading(file: Path) -> Iterator[tuple[Any, Any, Iterator[Any]]]:
+    """Open an Arrow file; yield its schema, all of its bytes as mapped, and its record batches.
+
+    What is mapped of the batches before is let go of: the system would count it as memory.
+    """
     arrow = arrow_package()
     with (
         reading(file, cure=_CURE, error=InvalidInputError),
-        arrow.memory_map(str(regular(file))) as mapped,
+        regular(file).open("rb") as opened,
     ):
-        whole = mapped.read_buffer()
-        mapped.seek(0)
-        yield arrow.ipc.open_stream(mapped), whole
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        whole = arrow.py_buffer(mapped)  # whose last slice closes the mapping
+        stream = arrow.ipc.open_stream(whole)
+        yield stream.schema, whole, _letting_go(stream, mapped)
+
+
+def _letting_go(batches: Any, mapped: mmap.mmap) -> Iterator[Any]:  # noqa: ANN401
+    for batch in batches:
+        yield batch
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _taken(
