@@ -162,7 +162,6 @@ HELD = {
     ("oodcli/data/decoding/files.py", "_entries"): "an open folder",
     ("oodcli/data/formats/archives.py", "members_of"): "an open file",
     ("oodcli/data/formats/archives.py", "_members_within"): "an open file",
-    ("oodcli/data/formats/archives.py", "_members_of_tar"): "no more than a place in a file",
     ("oodcli/data/decoding/extents.py", "contents"): "an open file",
     ("oodcli/data/decoding/shards.py", "chunks"): "an open file",
     ("oodcli/data/decoding/shards.py", "read"): "an open file",

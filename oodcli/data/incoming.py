@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Texts
 from oodcli.data.decoding.encoded import EncodedSource
-from oodcli.data.decoding.extents import Texts
 from oodcli.data.decoding.files import (
     FileSource,
     decode,

@@ -10,8 +10,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.compact import Texts
 from oodcli.data.decoding.encoded import EncodedSource
-from oodcli.data.decoding.extents import MAX_IMAGE_BYTES, Texts
+from oodcli.data.decoding.extents import MAX_IMAGE_BYTES
 from oodcli.data.decoding.files import FileSource
 from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
@@ -71,7 +72,7 @@ class RemoteFiles(EncodedSource):
     files: Texts
     as_published: bool = False
     table: Path | None = None
-    lines: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    lines: NDArray[np.integer] = field(default_factory=lambda: np.empty(0, np.int64))
     bad: Mapping[int, str] = field(default_factory=dict)
 
     in_order = True
