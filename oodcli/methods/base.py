@@ -108,7 +108,8 @@ class Method(_InputProperties):
     inputs
         Inputs used with default parameters.
     grid
-        The published values of the parameters that can be tuned.
+        Values of the parameters that can be tuned: the published ones, or, where there are none,
+        values of our own, which the docstring of the class says.
     passes
         Forward passes per scored image beyond the ordinary one; a backward pass counts 2.
     train_passes

@@ -295,9 +295,10 @@ class PCAFusion:
     Notes
     -----
     ``dim`` is 256 for features of width 2,048 in the published code; by default it is that share of
-    other widths, an eighth. The published code clips features at 1 before the energy (ReAct), and
-    those of OOD images, but not of ID images, before the reconstruction; neither is done here. A
-    feature of length zero has ``r = 1``. Covariance and eigenvectors are in float64.
+    other widths, an eighth. The grid is ours. The published code clips features at 1 before the
+    energy (ReAct), and those of OOD images, but not of ID images, before the reconstruction;
+    neither is done here. A feature of length zero has ``r = 1``. Covariance and eigenvectors are in
+    float64.
     """
 
     space: PrincipalSpace

@@ -45,7 +45,7 @@ class ListedParameter:
     required
         Whether it has no default.
     grid
-        The published values for tuning.
+        The values for tuning: published ones, unless the notes of the method say otherwise.
     meaning
         Description of the parameter.
     given

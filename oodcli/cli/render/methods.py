@@ -143,7 +143,7 @@ def _grid(method: "ListedMethod") -> str:
 
 
 def _parameter_text(parameter: "ListedParameter") -> str:
-    """Return the meaning, type, default, given value and published values of a parameter."""
+    """Return the meaning, type, default, given value and values for tuning of a parameter."""
     if parameter.required:
         default = "required"
     elif parameter.default is None:
@@ -154,7 +154,7 @@ def _parameter_text(parameter: "ListedParameter") -> str:
     if parameter.given != parameter.default:
         facts.append(f"here {_value(parameter.given)}")
     if parameter.grid:
-        facts.append(f"published values {', '.join(map(_value, parameter.grid))}")
+        facts.append(f"tuned over {', '.join(map(_value, parameter.grid))}")
     meaning = parameter.meaning.rstrip(".") or "not documented"
     return f"{meaning} ({'; '.join(facts)})"
 
