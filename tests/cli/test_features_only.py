@@ -115,6 +115,17 @@ def test_images_are_judged_without_class_and_probability(ood: Ood, encoder: Path
     np.testing.assert_allclose(found.score, scores, rtol=1e-5)
     assert (set(found.classes), set(found.class_indices)) == ({None}, {-1})
     assert np.isnan(found.probability).all()
+    code, out, err = ood("predict", encoder, "--per-class", "--format", "csv")
+    assert (code, out) == (1, "")
+    assert "--per-class needs the predicted class, and run encoder is an encoder without" in err
+
+
+def test_drift_of_an_encoder_compares_no_classes(ood: Ood, encoder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "v.csv"
+    assert ood("predict", encoder, "--method", "knn", "--features", "--output", output)[0] == 0
+    found = json.loads(ood("drift", output, "--format", "json")[1])
+    tests = [test["name"] for test in found["groups"][0]["tests"]]
+    assert tests == ["share", "scores", "features"]
 
 
 def test_a_method_is_recommended_among_those_of_features(ood: Ood, encoder: Path) -> None:
