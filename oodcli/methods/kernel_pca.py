@@ -75,7 +75,7 @@ def _ratio(name: str, ratio: float) -> float:
 
 
 def _many(reference: Reference) -> bool:
-    return reference.classes >= _MANY_CLASSES
+    return len(reference.head.weight) >= _MANY_CLASSES
 
 
 @dataclass(frozen=True, slots=True)
