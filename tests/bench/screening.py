@@ -8,6 +8,11 @@
 is compared with a bare loop, which decodes a batch with Pillow and runs the network on it, without
 threads, hooks or scores. Both take turns on the same files, so that other work on the machine slows
 them alike; a way's rate is that of its median turn. Memory is the peak of a process of its own.
+
+``--processes`` compares whole processes in turns: the bare loop, one ``ood predict``, and two
+shards side by side, by CPU seconds per image, which other work changes less than the wall clock.
+``--listed`` measures memory on paths from stdin and from a table: all are different names of one
+image.
 """
 
 import argparse
@@ -23,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -89,10 +95,14 @@ def confusion(text: str, root: Path, known: Sequence[str]) -> None:
         )
 
 
-def program(command: Sequence[str], *, first_line: bool = False) -> tuple[float, float]:
+def program(
+    command: Sequence[str], *, first_line: bool = False, stdin: IO[str] | None = None
+) -> tuple[float, float]:
     """Run a command; return seconds to its end, or its second line, and its peak memory in MB."""
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.readline()
@@ -106,8 +116,82 @@ def program(command: Sequence[str], *, first_line: bool = False) -> tuple[float,
     return taken if first_line else whole, usage.ru_maxrss / 1024
 
 
-def main() -> None:
-    """Measure and print."""
+def together(commands: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """Run commands at the same time; return seconds to their end, and their CPU seconds."""
+    started = time.perf_counter()
+    running = [
+        subprocess.Popen(each, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for each in commands
+    ]
+    cpu = 0.0
+    for process in running:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{process.args} ended with {process.returncode}")
+        cpu += usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - started, cpu
+
+
+def whole_processes(command: Sequence[str], images: Path, count: int, turns: int) -> None:
+    """Compare the bare loop, one process and two shards, each started anew in every turn."""
+    own = [sys.executable, *sys.argv, "--bare"]
+    few = next(images.rglob("*.*"))
+    with tempfile.TemporaryDirectory() as scratch:
+        ways: dict[str, Callable[[int], Sequence[Sequence[str]]]] = {
+            "bare loop": lambda _: [own],
+            "one process": lambda turn: [
+                [*command, str(images), "--output", f"{scratch}/{turn}.csv"]
+            ],
+            "two shards": lambda turn: [
+                [*command, str(images), "--output", f"{scratch}/s{turn}.csv", "--shard", f"{i}/2"]
+                for i in (1, 2)
+            ],
+            "start": lambda turn: [[*command, str(few), "--output", f"{scratch}/f{turn}.csv"]],
+        }
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for turn in range(turns):
+            for name, way in ways.items():
+                taken[name].append(together(way(turn)))
+    for name, each in taken.items():
+        wall, cpu = (statistics.median(values) for values in zip(*each, strict=True))
+        n = 1 if name == "start" else count
+        ratios = [c / b for (_, c), (_, b) in zip(each, taken["bare loop"], strict=True)]
+        say(
+            f"{name:12} {n / wall:7.0f} images/s, {1000 * cpu / n:8.3f} CPU ms an image, "
+            f"{statistics.median(ratios):.2f} of the CPU time of the bare loop (medians)"
+        )
+
+
+def listed_memory(command: Sequence[str], file: Path, count: int) -> None:
+    """Print the peak memory of a process that judges many names of one image."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        (root / "x.png").write_bytes(file.read_bytes())
+        for number in range(min(count, 1000)):
+            (root / f"d{number:03d}").mkdir()
+        for kind in ("stdin", "table"):
+            names = root / f"{kind}.csv"
+            with names.open("w") as stream:
+                stream.write("path\n" if kind == "table" else "")
+                for number in range(count):
+                    first, second = divmod(number, 1000)
+                    stream.write(f"{root}/d{first:03d}/../d{second:03d}/../x.png\n")
+            given = str(names) if kind == "table" else "-"
+            whole = [*command, given, "--output", str(root / f"{kind}-out.csv")]
+            with names.open() as stdin:
+                taken, peak = program(whole, stdin=stdin)
+            found = {
+                "listed": kind,
+                "files": count,
+                "peak_mb": round(peak),
+                "seconds": round(taken, 1),
+            }
+            say(json.dumps(found))
+
+
+def parsed() -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description="Measure ood predict.")
     parser.add_argument("images", type=Path)
     parser.add_argument("--store", type=Path, required=True)
@@ -121,11 +205,22 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs="*", default=[])
     parser.add_argument("--memory-run", help="a small network, for which many files take less long")
     parser.add_argument("--verdicts", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--processes", type=int, default=0, metavar="TURNS")
+    parser.add_argument("--listed", type=int, nargs="*", default=[], metavar="N")
+    parser.add_argument("--bare", action="store_true", help="only run the bare loop once")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parsed()
     device = Compute.of(options.device).device
     store = Store.at(options.store)
     folder = find_run(store, options.run)
     files = [str(options.images / name) for name in find_images(options.images)]
+    if options.bare:
+        bare_loop(folder, files, device=device, batch=options.batch)
+        return
     say(
         f"{len(files):,} files, {options.method} on {device}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {os.cpu_count()} processors"
@@ -172,8 +267,14 @@ def main() -> None:
     starts = [program([*command, files[0]], first_line=True)[0] for _ in range(3)]
     say(f"first verdict after {statistics.median(starts):.1f} s (median of 3)")
 
+    plain = [word for word in command if word not in ("--format", "csv")]
+    if options.processes:
+        whole_processes(plain, options.images, len(files), options.processes)
     if options.memory_run:
         command[command.index("--run") + 1] = options.memory_run
+    plain = [word for word in command if word not in ("--format", "csv")]
+    for count in options.listed:
+        listed_memory(plain, Path(files[0]), count)
     for count in options.memory:
         with tempfile.TemporaryDirectory() as scratch:
             for number in range(count):

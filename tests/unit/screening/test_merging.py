@@ -14,7 +14,9 @@ import pytest
 from oodcli.errors import InvalidInputError
 from oodcli.reporting.statistics import surplus_p
 from oodcli.screening import merging
+from oodcli.screening.discoveries import decide_file
 from oodcli.screening.merging import find_parts, open_part
+from oodcli.screening.thresholds import Threshold
 from oodcli.screening.verdict_file import RowFormat, Verdict, settings_path, verdict_file
 from oodcli.store.store import read_json, write_json
 from oodcli.text import unescaped
@@ -279,3 +281,13 @@ def test_a_merged_file_is_not_resumed(tmp_path: Path) -> None:
         verdict_file(output, "csv", SETTINGS),
     ):
         pass
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_decision_over_all_rows_keeps_every_name(tmp_path: Path, ending: str) -> None:
+    rows = [replace(each, p_value=None if each.error else 0.5) for each in verdicts(NAMES)]
+    safe = ending == "csv"
+    path = written(tmp_path / f"v.{ending}", rows, csv_safe=safe)
+    threshold = Threshold(0.5, 0.95, 40, 2, fdr=0.1)
+    decide_file(path, "csv" if safe else "jsonl", threshold, csv_safe=safe)
+    assert [each.path for each in rows_of(path)] == list(NAMES)
