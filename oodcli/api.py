@@ -457,6 +457,7 @@ class LoadedRun:
         *,
         tpr: float | None = None,
         threshold: float | None = None,
+        false_alarms: float | None = None,
         input: Literal["uint8", "float32"] = "uint8",  # noqa: A002 - name of the option
         input_size: tuple[int, int] | None = None,
         overwrite: bool = False,
@@ -472,7 +473,7 @@ class LoadedRun:
             As on the command line; ``auto`` for the recommended method.
         output
             Folder for ``model.onnx`` and ``model.json``.
-        tpr, threshold
+        tpr, threshold, false_alarms
             As for :meth:`detector`.
         input
             ``uint8`` for pixels from 0 to 255, ``float32`` for pixels from 0 to 1.
@@ -512,7 +513,7 @@ class LoadedRun:
                 method,
                 Path(output),
                 run=self.name,
-                rule=ThresholdRule(tpr, threshold),
+                rule=ThresholdRule(tpr, threshold, false_alarms),
                 input=input,
                 input_size=input_size,
                 overwrite=overwrite,

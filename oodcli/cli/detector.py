@@ -20,6 +20,8 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    ThresholdOption,
+    TprOption,
     writable_file,
 )
 
@@ -59,18 +61,8 @@ def pack(
             show_default=False,
         ),
     ] = None,
-    tpr: Annotated[
-        float | None,
-        typer.Option(
-            "--tpr", metavar="SHARE", help="Share of ID images to accept [default: 0.95]."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", metavar="SCORE", help="Accept images with at least this score."
-        ),
-    ] = None,
+    tpr: TprOption = None,
+    threshold: ThresholdOption = None,
     false_alarms: FalseAlarmsOption = None,
     fdr: FdrOption = None,
     per_class: PerClassOption = False,

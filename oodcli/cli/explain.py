@@ -16,6 +16,8 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    ThresholdOption,
+    TprOption,
     WindowOption,
     writable_folder,
 )
@@ -57,18 +59,8 @@ def explain(
             show_default=False,
         ),
     ] = None,
-    tpr: Annotated[
-        float | None,
-        typer.Option(
-            "--tpr", metavar="SHARE", help="Share of ID images to accept [default: 0.95]."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", metavar="SCORE", help="Accept images with at least this score."
-        ),
-    ] = None,
+    tpr: TprOption = None,
+    threshold: ThresholdOption = None,
     neighbours: Annotated[
         int,
         typer.Option("--neighbours", metavar="K", help="Number of training images to show."),

@@ -10,11 +10,14 @@ from oodcli.cli import completion
 from oodcli.cli.console import write_result
 from oodcli.cli.options import (
     DeviceOption,
+    FalseAlarmsOption,
     Format,
     FormatOption,
     RunOption,
     SkipOption,
     StoreOption,
+    ThresholdOption,
+    TprOption,
     writable_folder,
 )
 
@@ -48,23 +51,9 @@ def export(
         ),
     ],
     run: RunOption = None,
-    tpr: Annotated[
-        float | None,
-        typer.Option(
-            "--tpr",
-            metavar="SHARE",
-            help="Share of ID images to accept [default: 0.95].",
-            show_default=False,
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            metavar="X",
-            help="Accept images with at least this score, instead of --tpr.",
-        ),
-    ] = None,
+    tpr: TprOption = None,
+    threshold: ThresholdOption = None,
+    false_alarms: FalseAlarmsOption = None,
     input_: Annotated[
         InputKind,
         typer.Option(
@@ -104,7 +93,7 @@ def export(
         method=method,
         output=output,
         run=run,
-        rule=ThresholdRule(tpr, threshold),
+        rule=ThresholdRule(tpr, threshold, false_alarms),
         input="uint8" if input_ is InputKind.UINT8 else "float32",
         input_size=None if input_size is None else _size(input_size),
         overwrite=overwrite,

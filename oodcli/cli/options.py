@@ -239,6 +239,24 @@ def three_numbers(option: str, text: str) -> tuple[float, float, float]:
     return values[0], values[1], values[2]
 
 
+TprOption = Annotated[
+    float | None,
+    typer.Option(
+        "--tpr",
+        metavar="SHARE",
+        help="Share of ID images to accept [default: 0.95].",
+        show_default=False,
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        metavar="SCORE",
+        help="Accept images with at least this score.",
+        show_default=False,
+    ),
+]
 FalseAlarmsOption = Annotated[
     float | None,
     typer.Option(

@@ -24,6 +24,8 @@ from oodcli.cli.options import (
     RunOption,
     SkipOption,
     StoreOption,
+    ThresholdOption,
+    TprOption,
     WindowOption,
     command_line,
     writable_file,
@@ -86,18 +88,8 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    tpr: Annotated[
-        float | None,
-        typer.Option(
-            "--tpr", metavar="SHARE", help="Share of ID images to accept [default: 0.95]."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", metavar="SCORE", help="Accept images with at least this score."
-        ),
-    ] = None,
+    tpr: TprOption = None,
+    threshold: ThresholdOption = None,
     false_alarms: FalseAlarmsOption = None,
     fdr: FdrOption = None,
     per_class: PerClassOption = False,

@@ -93,18 +93,28 @@ def resize_by(tmp_path: Path, resize: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "resize"),
-    [("tiny", "exact"), ("small", "shorter-crop:40:bicubic"), ("small", "exact:lanczos")],
+    ("run", "resize", "rule"),
+    [
+        ("tiny", "exact", ("--tpr", "0.8")),
+        ("small", "shorter-crop:40:bicubic", ("--tpr", "0.8")),
+        ("small", "exact:lanczos", ("--false-alarms", "0.2")),
+    ],
 )
 def test_the_file_screens_images_as_predict_does(
-    ood: Ood, tmp_path: Path, request: pytest.FixtureRequest, run: str, resize: str
+    ood: Ood,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    *,
+    run: str,
+    resize: str,
+    rule: tuple[str, str],
 ) -> None:
     """Images of another size than the network's, a ResNet-18 or a small one, resized inside."""
     images: Path = request.getfixturevalue(run)
     resize_by(tmp_path, resize)
     out = tmp_path / "out"
     code, text, err = ood(
-        "export", "--method", "knn:k=3", "--output", out, "--input-size", "20x24", "--tpr", "0.8",
+        "export", "--method", "knn:k=3", "--output", out, "--input-size", "20x24", *rule,
         "--format", "json",
     )  # fmt: skip
     assert code == 0, err
@@ -119,7 +129,7 @@ def test_the_file_screens_images_as_predict_does(
     assert about["file"]["bytes"] == (out / "model.onnx").stat().st_size
 
     code, text, err = ood(
-        "predict", images / "test", "--method", "knn:k=3", "--tpr", "0.8", "--format", "jsonl"
+        "predict", images / "test", "--method", "knn:k=3", *rule, "--format", "jsonl"
     )
     assert code == 0, err
     wanted = [json.loads(line) for line in text.splitlines()]
@@ -136,6 +146,8 @@ def test_the_file_screens_images_as_predict_does(
     np.testing.assert_allclose(
         values["probability"], [row["probability"] for row in wanted], atol=1e-5
     )
+    assert {row["threshold"] for row in wanted} == {about["threshold"]["value"]}
+    assert about["threshold"]["false_alarms"] == (0.2 if rule[0] == "--false-alarms" else None)
     clear = np.abs(scores - about["threshold"]["value"]) > 1e-4 * spread
     verdicts = np.array([row["verdict"] == "ood" for row in wanted])
     assert (values["verdict"][clear] == verdicts[clear]).all()
@@ -166,6 +178,7 @@ def test_the_file_says_what_it_is_and_takes_floats(ood: Ood, small: Path, tmp_pa
         "--input", "float32", "--threshold", "0.5",
     )  # fmt: skip
     assert code == 0, err
+    assert "threshold 0.5, accepts " in text
     assert "verdict" in text
     assert "run tiny, react+energy" in text
     model = onnx.load(tmp_path / "out" / "model.onnx")
@@ -210,6 +223,7 @@ def test_an_export_is_replaced_and_other_files_are_not(
         (("--method", "enrgy"), "did you mean 'energy'?"),
         (("--method", "msp", "--tpr", "1.5"), "--tpr must be above 0 and at most 1, not 1.5"),
         (("--method", "msp", "--tpr", "0.9", "--threshold", "1"), "both set the threshold"),
+        (("--method", "msp", "--false-alarms", "1"), "--false-alarms must be above 0 and below 1"),
         (("--method", "msp", "--threshold", "nan"), "--threshold must be a finite number"),
         (("--method", "msp", "--input-size", "ten"), "such as 480x640, not 'ten'"),
         (("--method", "msp", "--input-size", "0"), "must be 1 to 16384 pixels, not 0x0"),

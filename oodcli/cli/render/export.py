@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from oodcli.cli.options import Format
+from oodcli.cli.render.detector import threshold_text
 from oodcli.cli.render.formats import Cell, Column, Table, human_bytes, write_table
+from oodcli.screening.thresholds import Threshold
 
 if TYPE_CHECKING:
     from oodcli.workflows.export import Exported
@@ -38,14 +40,13 @@ def _table(found: "Exported") -> Table:
                 ),
             }
         )
-    threshold = about["threshold"]
+    kept = {name: value for name, value in about["threshold"].items() if name != "id_part"}
     size = human_bytes(about["file"]["bytes"])
     return Table(
         title=(
             f"{found.folder / about['file']['name']}: {size}, run {about['run']}, "
             f"{about['method']}",
-            f"threshold {threshold['value']:.6g}, accepts {100 * threshold['tpr']:.1f} % of "
-            f"{threshold['n']:,} ID images",
+            f"threshold {threshold_text(Threshold.from_json(kept))}",
         ),
         columns=(
             Column("name", "Name"),
