@@ -42,7 +42,6 @@ from oodcli.screening.thresholds import (
     DEFAULT_RULE,
     Threshold,
     ThresholdRule,
-    joined_classes,
 )
 from oodcli.store.runs import Preprocess, Run, RunFolder, utc_now
 from oodcli.store.store import (
@@ -336,11 +335,7 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) 
             "are tied with another score, so its threshold is coarse; other methods rank images "
             "more finely"
         )
-    detector = detector.with_rule(rule)
-    joined = joined_classes(detector.threshold, rule.needed)
-    if joined is not None:
-        run.progress.note(joined)
-    return detector
+    return detector.with_rule(rule)
 
 
 def is_stored(run: OpenRun, method: str) -> bool:

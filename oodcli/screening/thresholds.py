@@ -285,16 +285,27 @@ class ThresholdRule:
 DEFAULT_RULE = ThresholdRule()
 
 
-def joined_classes(threshold: Threshold, needed: int) -> str | None:
-    """Return a note on the classes that share a threshold; None if none do."""
+def joined_classes(threshold: Threshold, rule: ThresholdRule) -> str | None:
+    """Return a note on the classes that share a threshold; None if none do.
+
+    Parameters
+    ----------
+    threshold
+        The threshold.
+    rule
+        The rule that was asked for; not by class, if the threshold is that of a file.
+    """
     joined = [each for each in threshold.by_class if len(each.classes) > 1]
     if not joined:
         return None
     (group,) = joined
+    promised = ThresholdRule(false_alarms=threshold.false_alarms, fdr=threshold.fdr)
+    known = rule if rule.per_class else None if promised == DEFAULT_RULE else promised
+    needed = "more" if known is None else f"{known.needed:,}"
     named = ", ".join(map(printable, group.classes[:_NAMED]))
     more = f" and {len(group.classes) - _NAMED:,} more" if len(group.classes) > _NAMED else ""
     return (
-        f"a threshold by class needs {needed:,} ID images of each predicted class; "
+        f"a threshold by class needs {needed} ID images of each predicted class; "
         f"{len(group.classes):,} classes with fewer, or joined to these, share one from "
         f"{group.n:,} images: {named}{more}"
     )

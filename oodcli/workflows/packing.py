@@ -19,7 +19,12 @@ from oodcli.screening.packed import (
     PackedFile,
     read_packed,
 )
-from oodcli.screening.thresholds import DEFAULT_RULE, Threshold, ThresholdRule
+from oodcli.screening.thresholds import (
+    DEFAULT_RULE,
+    Threshold,
+    ThresholdRule,
+    joined_classes,
+)
 from oodcli.store.store import Store, check_output_file
 from oodcli.workflows.engines import stored_graph
 
@@ -217,6 +222,9 @@ def pack(store: Store, request: PackRequest, *, progress: Progress = SILENT) -> 
         packed = pack_detector(
             detector, request.output, graph=graph, weights=request.engines != "onnx"
         )
+    joined = joined_classes(detector.threshold, request.rule)
+    if joined is not None:
+        progress.note(joined)
     code = own_code_of(detector.record.arch)
     if code is not None and request.engines != "onnx":
         progress.note(

@@ -24,6 +24,7 @@ from oodcli.screening.findings import (
 )
 from oodcli.screening.grouping import WAYS, Grouping, grouping
 from oodcli.screening.judging import Judged, judge
+from oodcli.screening.thresholds import joined_classes
 from oodcli.screening.verdict_file import (
     Counts,
     RowFormat,
@@ -187,6 +188,7 @@ def predict(
         may have none. An image that cannot be read is a row with the reason.
     """
     _check(request)
+    _check_rate(request.detector.rule.fdr, request, processes)
     shard = request.shard
     if processes is not None:
         _check_together(request)
@@ -202,6 +204,11 @@ def predict(
             wanted = at_least_one(wanted, request.paths)
         resolve = opened.detector
         detector = resolve() if processes is None else processes.in_turn(resolve)
+        # A file may have been packed with a false discovery rate, or thresholds by class.
+        _check_rate(detector.threshold.fdr, request, processes)
+        joined = joined_classes(detector.threshold, request.detector.rule)
+        if joined is not None:
+            progress.note(joined)
         if request.outputs.features and detector.engine != "torch":
             raise InvalidInputError(
                 "--engine onnx returns no features; omit --features, or use --engine torch"
@@ -438,15 +445,18 @@ def _check_together(request: PredictRequest) -> None:
         raise InvalidInputError(
             "processes of torchrun cannot write rows to one stdout; name a file: --output FILE"
         )
-    if request.detector.rule.fdr is not None:
+
+
+def _check_rate(fdr: float | None, request: PredictRequest, processes: "Processes | None") -> None:
+    """Check that processes and outputs can wait for verdicts that are known only at the end."""
+    if fdr is None:
+        return
+    if processes is not None:
         raise InvalidInputError(
             "--fdr decides over all images, and each process of torchrun judges a part of them; "
             "leave it out, and decide afterwards: ood verdicts merge … --fdr RATE"
         )
-
-
-def _check_undecided(outputs: VerdictOutputs) -> None:
-    """Check that outputs can wait for verdicts that are known only when all images are."""
+    outputs = request.outputs
     streamed = outputs.file is not None and is_stream(outputs.file)
     if streamed or (outputs.file is None and outputs.kind() != "table"):
         raise InvalidInputError(
@@ -473,8 +483,6 @@ def _check(request: PredictRequest) -> None:
     for file in (outputs.file, outputs.summary):
         if file is not None:
             check_output_file(file)
-    if request.detector.rule.fdr is not None:
-        _check_undecided(outputs)
     if outputs.group_by is not None and outputs.group_by not in WAYS:
         grouping(outputs.group_by, request.paths)
     if outputs.features and (outputs.file is None or is_stream(outputs.file)):

@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 
 import oodcli
+from oodcli.compute.processes import Processes
 from oodcli.errors import InvalidInputError, OodError
 from oodcli.store.runs import RunFolder
 from oodcli.store.store import Store, read_json, write_json
+from oodcli.workflows.engines import DetectorRequest
+from oodcli.workflows.predict import PredictRequest, predict
 from tests.support.cli import tree
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -109,6 +112,43 @@ def compare(got: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> int:
     verdicts = [[each["verdict"] for each in pair] for pair in read]
     assert all(a == b for (a, b), one in zip(verdicts, clear, strict=True) if one)
     return clear.count(False)
+
+
+def test_a_rate_in_a_file_binds_as_one_on_the_command_line(
+    ood: Ood, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(made.code)
+    found, images = tmp_path / "found", made.images / "test"
+    pack = ("detector", "pack", "--store", made.store, "--method", METHOD, "--engine", "onnx")
+    code, _, err = ood(*pack, "--fdr", "0.2", "--output", tmp_path / "fdr")
+    assert code == 0, err
+    fdr = ("predict", images, "--detector", tmp_path / "fdr")
+    for options, message in (
+        (("--format", "jsonl"), "rows cannot be written as a stream; name a file"),
+        (("--copy-ood", found, "--output", tmp_path / "v.csv"), "--copy-ood cannot copy on the"),
+    ):
+        code, out, err = ood(*fdr, *options)
+        assert (code, out) == (1, "")
+        assert message in err
+    assert not found.exists()
+    assert not (tmp_path / "v.csv").exists()
+    request = PredictRequest([str(images)], detector=DetectorRequest(file=tmp_path / "fdr"))
+    with pytest.raises(InvalidInputError, match="each process of torchrun judges a part of them"):
+        predict(Store(tmp_path), request, processes=Processes(0, 1))
+    # Classes with too few ID images are named, wherever the threshold comes from.
+    named = "a threshold by class needs 19 ID images of each predicted class; 2 classes with fewer"
+    rate = ("--false-alarms", "0.05", "--per-class")
+    by_class = (*pack, *rate, "--output", tmp_path / "by-class")
+    for command in (
+        by_class,
+        ("predict", images, "--detector", tmp_path / "by-class"),
+        ("predict", images, "--detector", made.exported, *rate),
+        ("predict", images, "--store", made.store, "--method", METHOD, "--engine", "onnx", *rate),
+    ):
+        code, out, err = ood(*command)
+        assert code == 0, err
+        assert err.count(named) == 1
+    assert "OOD for each predicted class (1 threshold): p_value of at most 0.05" in out
 
 
 def test_every_source_gives_the_verdicts_of_torch(

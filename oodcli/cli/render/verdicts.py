@@ -101,7 +101,7 @@ def _threshold_line(result: "PredictResult") -> str:
         rate = f"{percent(threshold.false_alarms)} %"
         promise = f"p_value of at most {threshold.false_alarms:g}, on average at most {rate} of "
     if threshold.by_class:
-        rule = f"for each predicted class ({len(threshold.by_class):,} thresholds)"
+        rule = f"for each predicted class ({counted(len(threshold.by_class), 'threshold')})"
         if threshold.false_alarms is None:
             return (
                 f"thresholds {rule}: they accept {percent(threshold.tpr)} % of {images}; {fitted}"

@@ -13,6 +13,7 @@ from oodcli.reporting.statistics import combined_p, surplus_p
 from oodcli.screening.conformal import PValueCounts, conformal_p_values
 from oodcli.screening.findings import surplus_of
 from oodcli.screening.thresholds import (
+    DEFAULT_RULE,
     ClassThreshold,
     Threshold,
     ThresholdRule,
@@ -183,11 +184,19 @@ def test_small_classes_share_a_threshold() -> None:
         ClassThreshold(("c", "d", "e"), 65.0, 20, 0),
     )
     assert (threshold.below, threshold.n) == (1, 85)
-    note = joined_classes(threshold, rule.needed)
+    note = joined_classes(threshold, rule)
     assert note is not None
     assert "needs 19 ID images of each predicted class; 3 classes" in note
     assert note.endswith("share one from 20 images: c, d, e")
-    assert joined_classes(ThresholdRule().on(scores), 19) is None
+    # A threshold of a file comes without its rule, but with its rate.
+    assert joined_classes(threshold, DEFAULT_RULE) == note
+    assert joined_classes(ThresholdRule().on(scores), DEFAULT_RULE) is None
+    rule = ThresholdRule(0.9, per_class=True)
+    threshold = rule.on(scores, classes, names)
+    note = joined_classes(threshold, DEFAULT_RULE)
+    assert note is not None
+    assert note.startswith("a threshold by class needs more ID images of each predicted class; ")
+    assert "needs 9 ID images of each" in str(joined_classes(threshold, rule))
     assert Threshold.from_json(threshold.to_json()) == threshold
 
 
