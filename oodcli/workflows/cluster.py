@@ -282,7 +282,9 @@ def _stored_features(
     part: VerdictPart, rows: Sequence[int], total: int
 ) -> NDArray[np.float32] | None:
     """Return the stored features of the OOD images, ``(n, d)``; None if there are none."""
-    if not feature_path(expanded(part.path).resolve()).is_file():
+    # A file of features may be left over from other rows of the same name.
+    stored = part.settings.get("features") == "stored"
+    if not stored or not feature_path(expanded(part.path).resolve()).is_file():
         return None
     return np.asarray(read_features(part.path, rows=total)[rows])
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from oodcli.errors import InvalidInputError
+from oodcli.files import expanded
 from oodcli.progress import SILENT, Progress
 from oodcli.screening.discoveries import Discoveries, result_of_discoveries
-from oodcli.screening.feature_file import join_features
+from oodcli.screening.feature_file import feature_path, join_features
 from oodcli.screening.findings import ALARM_LEVEL, Findings, PredictResult, check_alarm_level
 from oodcli.screening.merging import (
     MergedFormat,
@@ -125,8 +126,11 @@ def merge(
     if not rows:
         raise InvalidInputError("the files have no rows; check what was screened")
     findings = Findings()
-    if request.output is not None and parts[0].settings.get("features") == "stored":
-        join_features([part.path for part in parts], request.output, rows=rows)
+    if request.output is not None:
+        if parts[0].settings.get("features") == "stored":
+            join_features([part.path for part in parts], request.output, rows=rows)
+        else:  # no features of other rows are left beside the merged file
+            feature_path(expanded(request.output).resolve()).unlink(missing_ok=True)
     if request.output is None or kind is None:
         pass_on(parts, findings.add, revision=revision)
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oodcli.screening.feature_file import read_features
+from oodcli.screening.feature_file import feature_path, read_features
 from oodcli.screening.verdict_file import settings_path
 from oodcli.store.store import read_json, write_json
 from tests.support.cli import Ood, flat
@@ -124,6 +124,12 @@ def test_shards_and_their_merged_file_are_compared_alike(
     assert found[0]["groups"] == found[1]["groups"]
     for one, other in zip(found[0]["groups"], found[2]["groups"], strict=True):
         assert (one["images"], one["ood"]) == (other["images"], other["ood"])
+    # Features of other rows do not stay beside a merged file that has none.
+    bare = tmp_path / "bare.csv"
+    stream = ("predict", tmp_path / "stream", "--method", "knn:k=3", "--output", bare)
+    assert ood(*stream)[0] == 0
+    assert ood("verdicts", "merge", bare, "--output", merged)[0] == 0
+    assert not feature_path(merged).exists()
     (parts / "v-00002-of-00002.csv.features.npy").unlink()
     code, _, err = ood("verdicts", "merge", parts, "--output", tmp_path / "again.csv")
     assert (code, "keep each FILE.features.npy beside its FILE" in err) == (1, True)
