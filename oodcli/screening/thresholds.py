@@ -87,6 +87,17 @@ class Threshold:
     p_cutoff: float | None = None
     by_class: tuple[ClassThreshold, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """What it is, what it accepts and what it promises, for tables."""
+        if self.fdr is not None:
+            return f"a false discovery rate of {100 * self.fdr:.2f} %"
+        text = f"{self.value:.6g}, accepts {100 * self.tpr:.2f} % of {self.n:,} ID images"
+        if self.false_alarms is not None:
+            rate = f"{100 * self.false_alarms:.2f} %"
+            text += f"; on average at most {rate} of new ID images are flagged"
+        return text if not self.by_class else f"{text}; one for each predicted class"
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}

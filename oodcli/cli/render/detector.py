@@ -3,27 +3,15 @@
 from typing import TYPE_CHECKING
 
 from oodcli.cli.options import Format
-from oodcli.cli.render.formats import Cell, Column, Table, human_bytes, percent, write_table
+from oodcli.cli.render.formats import Cell, Column, Table, human_bytes, write_table
 
 if TYPE_CHECKING:
-    from oodcli.screening.thresholds import Threshold
     from oodcli.workflows.packing import PackedSummary
 
 
 def render_packed(found: "PackedSummary", how: Format, *, to_file: bool) -> str:
     """Render the content of a packed detector."""
     return write_table(_table(found), how, json_content=found.to_json(), to_file=to_file)
-
-
-def threshold_text(threshold: "Threshold") -> str:
-    """Return a threshold with what it accepts and promises."""
-    if threshold.fdr is not None:
-        return f"a false discovery rate of {percent(threshold.fdr)} %"
-    text = f"{threshold.value:.6g}, accepts {percent(threshold.tpr)} % of {threshold.n:,} ID images"
-    if threshold.false_alarms is not None:
-        rate = percent(threshold.false_alarms)
-        text += f"; on average at most {rate} % of new ID images are flagged"
-    return text if not threshold.by_class else f"{text}; one for each predicted class"
 
 
 def _table(found: "PackedSummary") -> Table:
@@ -37,7 +25,7 @@ def _table(found: "PackedSummary") -> Table:
         "run": f"{about.run}, trained on or imported for {found.data}",
         "network": f"{found.arch} ({about.network})",
         "method": f"{about.method}{f' ({params})' if params else ''}, fitted {about.created[:16]}",
-        "threshold": threshold_text(threshold),
+        "threshold": threshold.text,
         "ID images": f"{found.id_images:,} scores of the part {found.id_part}",
         "classes": f"{len(about.classes):,}: {classes}",
         "images": f"{pre.size[0]} x {pre.size[1]} pixels, {pre.resize}, {pre.filter}",

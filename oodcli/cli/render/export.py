@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from oodcli.cli.options import Format
-from oodcli.cli.render.detector import threshold_text
 from oodcli.cli.render.formats import Cell, Column, Table, human_bytes, write_table
 from oodcli.screening.thresholds import Threshold
 
@@ -46,7 +45,7 @@ def _table(found: "Exported") -> Table:
         title=(
             f"{found.folder / about['file']['name']}: {size}, run {about['run']}, "
             f"{about['method']}",
-            f"threshold {threshold_text(Threshold.from_json(kept))}",
+            f"threshold {Threshold.from_json(kept).text}",
         ),
         columns=(
             Column("name", "Name"),
