@@ -35,9 +35,10 @@ def drift(
         str | None,
         typer.Option(
             "--reference",
-            metavar="VERDICTS|RUN",
+            metavar="VERDICTS|DETECTOR|RUN",
             help="Compare with the images of another file of verdicts, or with the ID images of a "
-            "run [default: the ID images behind the threshold].",
+            "packed detector, an export or a run [default: the ID images behind the threshold, in "
+            "the run that judged].",
             show_default=False,
         ),
     ] = None,

@@ -404,23 +404,13 @@ def detector_of(
         If the graph takes images of another size than its network.
     """
     with reading(where, wrong="is damaged", cure=_AGAIN):
-        known = description["id"]
-        scores = id_scores or _id_scores(known)
+        scores = id_scores or _id_scores(description["id"])
+        about = _about(description)
         kept = {k: v for k, v in description["threshold"].items() if k != "id_part"}
         minimum = threshold or checked_threshold(kept, description["classes"])
         tolerance = float(description["verification"]["tolerance"])
         if not math.isfinite(tolerance):
             raise ValueError("tolerance")
-        about = About(
-            run=description["run"],
-            network=description["network"],
-            method=description["method"],
-            params=dict(description["params"]),
-            precision="float32",
-            created=description["fitted"],
-            classes=tuple(map(str, description["classes"])),
-            preprocess=preprocess_of(description["preprocess"]),
-        )
     session = OnnxSession(content, description, where, options)
     return OnnxDetector(about, scores, minimum, session, tolerance, reference)
 
@@ -448,6 +438,39 @@ def detector_in_memory(
     reference = OnnxReference(where, str(description["file"]["digest"]), options)
     found = detector_of(description, lambda: content, where, options, reference)
     return found.with_rule(rule)
+
+
+def described_detector(folder: Path) -> tuple[About, IdScores]:
+    """Return network, method and ID scores of an export; needs no ONNX Runtime.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``model.json``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file, or another version of ood has written it.
+    CorruptArtifactError
+        If it is damaged.
+    """
+    description = _description(folder)
+    with reading(folder / DESCRIPTION, wrong="is damaged", cure=_AGAIN):
+        return _about(description), _id_scores(description["id"])
+
+
+def _about(description: Mapping[str, Any]) -> About:
+    return About(
+        run=description["run"],
+        network=description["network"],
+        method=description["method"],
+        params=dict(description["params"]),
+        precision="float32",
+        created=description["fitted"],
+        classes=tuple(map(str, description["classes"])),
+        preprocess=preprocess_of(description["preprocess"]),
+    )
 
 
 def described_scores(found: IdScores) -> dict[str, Any]:

@@ -228,6 +228,13 @@ def read_packed(path: Path) -> PackedFile:
     return PackedFile(place, content, seal, places)
 
 
+def is_packed(path: Path) -> bool:
+    """Return whether a file begins as a packed detector does; a damaged one may, as well."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return 2 <= length <= _MAX_HEADER and stream.read(1) == b"{"
+
+
 def _no_detector(path: Path) -> InvalidInputError:
     return InvalidInputError(
         f"{path} is not a packed detector; make one: ood detector pack --run RUN --method NAME "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError
 from oodcli.files import expanded
 from oodcli.progress import SILENT, Progress
+from oodcli.screening.base import About, IdScores
 from oodcli.screening.drift import (
     LEVEL,
     DriftResult,
@@ -22,7 +23,9 @@ from oodcli.screening.drift import (
 )
 from oodcli.screening.feature_file import read_features
 from oodcli.screening.merging import VerdictPart, find_parts, in_order, open_part
-from oodcli.screening.verdict_file import ROW_SCHEMA
+from oodcli.screening.onnx_engine import DESCRIPTION, described_detector, export_at
+from oodcli.screening.packed import is_packed, read_packed
+from oodcli.screening.verdict_file import ROW_SCHEMA, settings_path
 from oodcli.store.runs import find_run
 from oodcli.store.store import Store, digest_of_json, read_arrays, read_json
 from oodcli.text import counted, printable
@@ -41,7 +44,8 @@ class DriftRequest:
     paths
         Files of verdicts, folders of them, and patterns, as for ``ood verdicts merge``.
     reference
-        A file of verdicts, or the name of a run; if None, the run of the verdicts.
+        A file of verdicts, a packed detector, an export, or the name of a run; if None, the run of
+        the verdicts.
     level
         Significance level for all tests of all groups together.
     seed
@@ -232,9 +236,18 @@ def _reference(
     store: Store, request: DriftRequest, settings: Mapping[str, Any], *, with_features: bool
 ) -> Reference:
     given = request.reference
-    if given is not None and expanded(Path(given)).is_file():
-        return _of_verdicts(Path(given), settings, request.seed, with_features=with_features)
-    return _of_run(store, given, settings, request.seed)
+    path = None if given is None else expanded(Path(given))
+    if path is not None and (exported := export_at(path)) and (exported / DESCRIPTION).is_file():
+        found = _Stored.of(*described_detector(exported))
+        return _of_detector(found, str(given), settings, request)
+    if path is not None and path.is_file():
+        if settings_path(path).is_file() or not is_packed(path):
+            return _of_verdicts(
+                Path(str(given)), settings, request.seed, with_features=with_features
+            )
+        packed = read_packed(path)
+        return _of_detector(_Stored.of(packed.about, packed.id), str(given), settings, request)
+    return _of_run(store, settings, request)
 
 
 def _of_verdicts(
@@ -265,52 +278,98 @@ def _of_verdicts(
     )
 
 
-def _of_run(store: Store, name: str | None, settings: Mapping[str, Any], seed: int) -> Reference:
+@dataclass(frozen=True)
+class _Stored:
+    """The ID images of a stored detector: of a run, a packed file or an export."""
+
+    network: str
+    method: str
+    precision: str
+    class_names: Sequence[str]
+    part: str
+    data: str
+    digest: str
+    scores: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, about: About, found: IdScores) -> "_Stored":
+        """Return those of a file."""
+        return cls(
+            about.network, about.method, about.precision, about.classes,
+            found.part, found.data, found.digest, found.values, found.classes, found.features,
+        )  # fmt: skip
+
+
+def _of_run(store: Store, settings: Mapping[str, Any], request: DriftRequest) -> Reference:
     """Return the ID images behind the threshold, which are stored with the fitted method."""
+    name = request.reference
     run = settings["run"] if name is None else name
-    method = settings["method"]
+    method, precision = settings["method"], settings["precision"]
     cure = (
         "give a file of verdicts on ID images: --reference VERDICTS, or judge an image with "
         f"ood predict --run {printable(run)} --method {method}, which stores them"
     )
     try:
-        folder = find_run(store, run).detectors
+        folder = find_run(store, run)
     except OodError as error:
         raise InvalidInputError(
-            f"--reference is neither a file of verdicts nor a run: {error}"
+            f"--reference is neither a file of verdicts, a detector nor a run: {error}"
             if name is not None
-            else f"the ID images of {settings['run']} are not here ({error}); give a file of "
-            "verdicts on ID images: --reference VERDICTS"
+            else f"the ID images of {settings['run']} are not here ({error}); give the file of the "
+            "detector, or verdicts on ID images: --reference FILE"
         ) from None
-    path = folder / digest_of_json([method, settings["precision"]])[:16]
+    path = folder.detectors / digest_of_json([method, precision])[:16]
     try:
         content = read_json(path / "detector.json")
         arrays = read_arrays(path / "detector.safetensors", digest=content["digest"])
-        key, origin = content["key"], content["origin"]
-        scores, classes = arrays["id-scores"], arrays["id-classes"]
+        origin = content["origin"]
+        found = _Stored(
+            content["key"]["network"], method, precision, folder.read().class_names,
+            origin["id_part"], origin["id_data"], origin["id_digest"],
+            arrays["id-scores"], arrays["id-classes"], arrays["id-features"],
+        )  # fmt: skip
     except (FileNotFoundError, CorruptArtifactError, KeyError):
         raise InvalidInputError(
-            f"run {run} has no stored ID images of {method} ({settings['precision']}); {cure}"
+            f"run {run} has no stored ID images of {method} ({precision}); {cure}"
         ) from None
-    if key["network"] != settings["network"] or (
-        name is None and origin["id_digest"] != settings["id_digest"]
+    if found.network != settings["network"] or (
+        name is None and found.digest != settings["id_digest"]
     ):
         raise InvalidInputError(
             f"run {run} has another network or other ID images than those of the verdicts; {cure}"
         )
-    features = arrays["id-features"]
+    return _of_stored(found, settings, request.seed)
+
+
+def _of_detector(
+    found: _Stored, where: str, settings: Mapping[str, Any], request: DriftRequest
+) -> Reference:
+    """Return the ID images in a packed file or an export."""
+    for key in ("network", "method", "precision"):
+        if getattr(found, key) != settings[key]:
+            raise InvalidInputError(
+                f"the detector {where} has another {key} ({getattr(found, key)}, here "
+                f"{settings[key]}); give the detector that judged the images"
+            )
+    return _of_stored(found, settings, request.seed)
+
+
+def _of_stored(found: _Stored, settings: Mapping[str, Any], seed: int) -> Reference:
     below = settings["id_below"]
-    if origin["id_digest"] != settings["id_digest"] and settings["threshold"] is not None:
-        below = int(np.searchsorted(scores, settings["threshold"]))
+    if found.digest != settings["id_digest"] and settings["threshold"] is not None:
+        below = int(np.searchsorted(found.scores, settings["threshold"]))
     if settings.get("by_class"):
         # A new ID image of a class is below its threshold with (below + 1) / (n + 1).
         below = sum(each["below"] + 1 for each in settings["by_class"]) - 1
+    features = found.features
     return Reference(
-        f"{len(scores):,} {origin['id_part']} images of {origin['id_data']}",
-        scores,
+        f"{len(found.scores):,} {found.part} images of {found.data}",
+        found.scores,
         below,
-        _class_names(find_run(store, run).read().class_names, classes),
-        features[sampled(np.arange(len(features)), seed=seed)],
+        _class_names(found.class_names, found.classes),
+        features[sampled(np.arange(len(features)), seed=seed)] if len(features) else None,
     )
 
 
@@ -330,6 +389,8 @@ def _notes(
         progress.note(
             "features are not compared, since they are not stored; store them with "
             "ood predict --features"
+            if not with_features
+            else "features are not compared, since the reference has none"
         )
     left = int((rows.groups < 0).sum())
     if grouped and left:

@@ -89,6 +89,26 @@ def test_a_file_of_verdicts_can_be_the_reference(ood: Ood, verdicts: Path, tmp_p
     assert "features are not compared, since they are not stored" in err
 
 
+def test_a_packed_detector_has_the_reference_without_a_store(
+    ood: Ood, verdicts: Path, tmp_path: Path
+) -> None:
+    packed, other = tmp_path / "knn", tmp_path / "msp"
+    for method, file in (("knn:k=3", packed), ("msp", other)):
+        assert ood("detector", "pack", "--method", method, "--output", file)[0] == 0
+    wanted = ood("drift", verdicts, "--format", "json")[1]
+    without = ("--store", tmp_path / "none", "--format", "json")
+    code, out, err = ood("drift", verdicts, "--reference", packed, *without)
+    assert (code, out, err) == (0, wanted, "")
+    code, out, err = ood("drift", verdicts, "--reference", other, *without)
+    assert (code, out) == (1, "")
+    assert f"the detector {other} has another method (msp, here knn:k=3)" in err
+    content = packed.read_bytes()
+    packed.write_bytes(content[:-100])
+    code, out, err = ood("drift", verdicts, "--reference", packed, *without)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "is damaged or incomplete" in err
+
+
 def test_verdicts_by_class_expect_what_their_thresholds_promise(
     ood: Ood, verdicts: Path, tmp_path: Path
 ) -> None:
@@ -142,7 +162,10 @@ def test_shards_and_their_merged_file_are_compared_alike(
     [
         (("--level", "0"), "--level must be above 0 and below 1, not 0"),
         (("--level", "nan"), "--level must be above 0 and below 1, not nan"),
-        (("--reference", "gone.csv"), "--reference is neither a file of verdicts nor a run: "),
+        (
+            ("--reference", "gone.csv"),
+            "--reference is neither a file of verdicts, a detector nor a run: ",
+        ),
         (("--plot", "drift.gif"), "the extension of drift.gif must be one of .png, .svg, .pdf"),
         (("--store", "empty"), "the ID images of tiny are not here ("),
     ],

@@ -151,6 +151,18 @@ def test_a_rate_in_a_file_binds_as_one_on_the_command_line(
     assert "OOD for each predicted class (1 threshold): p_value of at most 0.05" in out
 
 
+def test_drift_is_against_the_id_images_of_the_file(ood: Ood, made: Made, tmp_path: Path) -> None:
+    verdicts = tmp_path / "v.csv"
+    assert ood("predict", made.images, "--detector", made.exported, "--output", verdicts)[0] == 0
+    found = [
+        ood("drift", verdicts, "--reference", reference, "--format", "json")[:2]
+        for reference in (made.exported, made.exported / "model.onnx", made.packed)
+    ]
+    code, out, err = ood("drift", verdicts, "--store", made.store, "--format", "json")
+    assert code == 0, err
+    assert found == [(0, out)] * 3
+
+
 def test_every_source_gives_the_verdicts_of_torch(
     ood: Ood, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
