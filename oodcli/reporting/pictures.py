@@ -1,49 +1,42 @@
 """Pictures of the stored results of runs, or of score files; needs no network and no torch."""
 
-import contextlib
 import itertools
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from oodcli.data import DATASETS, open_dataset
-from oodcli.data.benchmarks import BENCHMARKS, Benchmark
-from oodcli.data.dataset import Dataset
-from oodcli.data.opening import is_here
-from oodcli.data.run_data import RunData
-from oodcli.data.splits import split
-from oodcli.data.views import View
-from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnknownNameError
+from oodcli.errors import CorruptArtifactError, InvalidInputError, UnknownNameError
 from oodcli.files import expanded
-from oodcli.images import ImageSet, ImageShard, Part, image_name
 from oodcli.metrics import Curve
 from oodcli.progress import SILENT, Progress
 from oodcli.reporting.plots import (
     FORMATS,
     MAX_LINES,
     Picture,
-    Thumbnail,
     block_auroc,
     curves,
     encoded,
     histograms,
     normratio_bars,
-    picture_sheet,
     training_history,
 )
+from oodcli.reporting.plots_of_norms import (
+    NormPanel,
+    mean_norms,
+    norm_by_depth,
+    norm_histograms,
+    normratio_and_auroc,
+)
 from oodcli.reporting.sources import ScoredRun, Sources, StoredRun
-from oodcli.reporting.statistics import threshold_at
-from oodcli.store.activations import ActivationFolder
+from oodcli.reporting.stored_images import StoredImages
 from oodcli.store.runs import RunFolder
-from oodcli.store.scores import PREDICTIONS, ScoredSet, Scores
+from oodcli.store.scores import Scores
 from oodcli.store.store import (
     Store,
     atomic_write,
@@ -51,13 +44,10 @@ from oodcli.store.store import (
     digest_of_file,
     read_json,
 )
-from oodcli.text import printable
 
 __all__ = ["Picture", "encoded", "pictures", "write_plots"]
 
 _BLOCK = re.compile(r"featurenorm:block=(\d+)")
-_THUMBNAILS = 10
-_CAPTION = 17
 
 
 def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
@@ -66,7 +56,8 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
     Histograms, ROC and precision-recall curves are drawn of the methods that are named, or of the
     :data:`~oodcli.reporting.plots.MAX_LINES` with the highest mean AUROC; the
     contact sheet is of the best.
-    NormRatio, AUROC of blocks, training history and images appear where the store has them.
+    NormRatio, norms and AUROC of blocks, training history and images appear where the store has
+    them.
 
     Parameters
     ----------
@@ -105,7 +96,9 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
     if sources.store is not None and run.stored is not None:
         drawn += _of_stored(sources.store, run, run.stored, best=ranking[0], progress=progress)
     else:
-        drawn += _blocks(run, _stored_block_scores(run), selected=None)
+        norms = _stored_block_scores(run)
+        drawn += _blocks(run, norms, selected=None)
+        drawn += _norms(run, norms, None, None)
     return drawn
 
 
@@ -183,17 +176,19 @@ def _of_stored(
         yield normratio_bars(
             run.name,
             [block["name"] for block in blocks],
-            [math.nan if block["ratio"] is None else block["ratio"] for block in blocks],
-            [math.nan if block["stderr"] is None else block["stderr"] for block in blocks],
+            *_ratios_of(chosen),
             selected=chosen["selected"],
         )
-    images = _Images(store, run, stored, progress)
+    images = StoredImages(store, run, stored, progress)
     norms = images.block_norms() or _stored_block_scores(run)
-    yield from _blocks(run, norms, selected=None if chosen is None else chosen["selected"])
+    selected = None if chosen is None else chosen["selected"]
+    yield from _blocks(run, norms, selected=selected)
+    yield from _norms(run, norms, chosen, images)
     history = _history(stored)
     if history:
         yield training_history(run.name, history)
     yield from images.contact_sheet(best)
+    yield from images.verdict_sheet(best)
 
 
 def _normratio(folder: RunFolder) -> dict[str, Any] | None:
@@ -235,203 +230,87 @@ def _stored_block_scores(run: ScoredRun) -> dict[str, list[Scores | None]]:
     }
 
 
-def _blocks(
-    run: ScoredRun, norms: Mapping[str, Sequence[Scores | None]], *, selected: int | None
-) -> list[Picture]:
-    """Draw AUROC of every block from the norms of every block, by data set."""
-    id_norms = norms.get(run.scoring.id_set.name)
-    if id_norms is None:
-        return []
-    auroc = {
+def _norms(
+    run: ScoredRun,
+    norms: Mapping[str, Sequence[Scores | None]],
+    chosen: dict[str, Any] | None,
+    images: StoredImages | None,
+) -> Iterator[Picture]:
+    """Draw what the paper of FeatureNorm shows, from the norms of every block by data set."""
+    id_name = run.scoring.id_set.name
+    names = [id_name, *(entry.name for entry in run.sets if entry.name in norms)]
+    if id_name not in norms or len(names) < 2:
+        return
+    ordered = {name: norms[name] for name in names}
+    panels = _last_and_selected(ordered, chosen)
+    if panels:
+        yield norm_histograms(
+            "norms", f"FeatureNorm of {run.name}", panels, x="FeatureNorm (units of activation)"
+        )
+    # Norms of images that are not normalised are of other pixels, and not comparable.
+    jigsaw = (
+        images.jigsaw_norms(chosen["n_images"], of_images=chosen["of_images"])
+        if images is not None and chosen is not None and chosen["normalised"]
+        else None
+    )
+    yield norm_by_depth(run.name, mean_norms(ordered, jigsaw))
+    auroc = _auroc_of_blocks(run, norms)
+    if chosen is not None and len(chosen["blocks"]) == len(ordered[id_name]) and auroc:
+        yield normratio_and_auroc(
+            run.name,
+            *_ratios_of(chosen),
+            auroc,
+            selected=chosen["selected"],
+        )
+
+
+def _last_and_selected(
+    norms: Mapping[str, Sequence[Scores | None]], chosen: dict[str, Any] | None
+) -> list[NormPanel]:
+    """Return the panels of the last block and of the selected one, where they are known."""
+    id_name = next(iter(norms))
+    last = len(norms[id_name]) - 1
+    selected = last if chosen is None else chosen["selected"]
+    titles = {last: f"last block ({last})"}
+    if chosen is not None and selected == last:
+        titles[last] = f"block {last}, the last and the selected one"
+    titles.setdefault(selected, f"block {selected}, selected by NormRatio")
+    panels = []
+    for block, title in titles.items():
+        found = {name: blocks[block] for name, blocks in norms.items() if block < len(blocks)}
+        known = {name: values for name, values in found.items() if values is not None}
+        if id_name in known and len(known) > 1:
+            panels.append(NormPanel(title, id_name, known))
+    return panels
+
+
+def _ratios_of(chosen: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Return NormRatio of every block and its standard error; NaN where it has none."""
+    ratios, stderrs = (
+        [math.nan if block[name] is None else block[name] for block in chosen["blocks"]]
+        for name in ("ratio", "stderr")
+    )
+    return ratios, stderrs
+
+
+def _auroc_of_blocks(
+    run: ScoredRun, norms: Mapping[str, Sequence[Scores | None]]
+) -> dict[str, list[float]]:
+    """Return AUROC of FeatureNorm of every block by OOD set; NaN where it is not known."""
+    id_norms = norms.get(run.scoring.id_set.name, ())
+    return {
         entry.name: [
             math.nan if a is None or b is None else Curve.of(a, b).auroc()
             for a, b in zip(id_norms, norms[entry.name], strict=True)
         ]
         for entry in run.sets
-        if entry.name in norms
+        if entry.name in norms and id_norms
     }
+
+
+def _blocks(
+    run: ScoredRun, norms: Mapping[str, Sequence[Scores | None]], *, selected: int | None
+) -> list[Picture]:
+    """Draw AUROC of every block from the norms of every block, by data set."""
+    auroc = _auroc_of_blocks(run, norms)
     return [block_auroc(run.name, auroc, selected=selected)] if auroc else []
-
-
-@dataclass(frozen=True)
-class _ShownSet:
-    """A scored set with its images and their source."""
-
-    entry: ScoredSet
-    images: ImageSet
-    part: Part
-
-
-@dataclass(frozen=True)
-class _Images:
-    """The scored images of a run, as far as they still exist.
-
-    Nothing is downloaded, and a set whose images differ from the scored ones is skipped.
-    """
-
-    store: Store
-    run: ScoredRun
-    stored: StoredRun
-    progress: Progress
-
-    def block_norms(self) -> dict[str, list[Scores | None]]:
-        """Return FeatureNorm of every block by data set, from stored activations."""
-        precision = self.run.scoring.precision
-        folder = ActivationFolder.of(
-            self.store, self.stored.record, precision=precision, view=View()
-        )
-        if not any(place.stored() for place in folder.places):
-            return {}
-        norms: dict[str, list[Scores | None]] = {}
-        for each in self._sets:
-            with contextlib.suppress(FileNotFoundError):
-                rows = [_block_norms_of(shard, folder) for shard in each.images.shards]
-                norms[each.entry.name] = list(np.concatenate(rows).T)
-        return norms
-
-    def contact_sheet(self, method: str) -> list[Picture]:
-        """Show the errors of a method at the threshold that accepts 95 % of the ID images.
-
-        Errors are ID images below the threshold and OOD images at or above it; the worst first.
-        """
-        id_scores = self.run.read(method, self.run.scoring.id_set)
-        if id_scores is None:
-            return []
-        threshold = threshold_at(id_scores)
-        rows: dict[str, list[Thumbnail]] = {}
-        for each in self._sets:
-            scores = self.run.read(method, each.entry)
-            if scores is None:
-                continue
-            is_id = each.entry.group == "id"
-            order = np.argsort(scores if is_id else -scores, kind="stable")
-            wrong = order[scores[order] < threshold] if is_id else order[scores[order] >= threshold]
-            what = (
-                f"{each.entry.name} (ID): {len(wrong):,} of {len(scores):,} misjudged as OOD, "
-                "least ID-like first"
-                if is_id
-                else (
-                    f"{each.entry.name} (OOD): {len(wrong):,} of {len(scores):,} misjudged as ID, "
-                    "most ID-like first"
-                )
-            )
-            rows[what] = self._thumbnails(each, scores, wrong[:_THUMBNAILS])
-        if any(rows.values()):
-            return [picture_sheet(method, rows)]
-        if rows:
-            self.progress.note(f"no pictures of errors: {method} makes none on these images")
-        return []
-
-    def _thumbnails(
-        self, shown: "_ShownSet", scores: Scores, rows: NDArray[np.int64]
-    ) -> list[Thumbnail]:
-        """Return images with captions: file, true and predicted class, and score."""
-        if not len(rows):
-            return []
-        entry, images = shown.entry, shown.images
-        places = np.concatenate([shard.indices for shard in images.shards])
-        predictions = self.run.read(PREDICTIONS, entry)
-        names = self.stored.record.class_names
-        thumbnails = []
-        for row, pixels in zip(rows, _pixels(images, rows), strict=True):
-            name = image_name(shown.part.source, int(places[row]))
-            lines = [name.replace("\\", "/").rpartition("/")[2]]
-            if entry.group == "id" and images.labels is not None:
-                lines.append(f"is {names[int(images.labels[row])]}")
-            if predictions is not None:
-                lines.append(f"seen as {names[int(predictions[row])]}")
-            caption = [*(_shortened(printable(line)) for line in lines), f"{scores[row]:.4g}"]
-            thumbnails.append(Thumbnail(pixels, "\n".join(caption)))
-        return thumbnails
-
-    @cached_property
-    def _sets(self) -> list["_ShownSet"]:
-        """The sets whose images exist and are the scored ones."""
-        return list(self._found())
-
-    def _found(self) -> Iterator["_ShownSet"]:
-        try:
-            data = RunData.of(
-                self.store,
-                self.stored.folder,
-                self.stored.record,
-                skip_unreadable=True,
-                progress=SILENT,
-            )
-        except OodError as error:
-            self.progress.note(f"no pictures of images: {error}")
-            return
-        scoring = self.run.scoring
-        names = {entry.benchmark for entry in scoring.sets}
-        benchmark = BENCHMARKS.get(names.pop() or "") if len(names) == 1 else None
-        try:
-            if benchmark is not None:
-                data, _ = data.on(benchmark, scoring.resized_as)
-            part = data.dataset.id_test
-            images = data.prepared(part, name=scoring.id_set.name, limit=scoring.limit)
-        except OodError as error:
-            self.progress.note(f"no pictures of images: {error}")
-            return
-        for entry in (scoring.id_set, *self.run.sets):
-            try:
-                if entry.group != "id":
-                    part = self._opened(entry, benchmark).ood_part
-                    images = data.prepared(part, name=entry.name, limit=scoring.limit)
-            except OodError as error:
-                self.progress.note(f"no pictures of {entry.name}: {error}")
-                continue
-            if images.digest == entry.digest:
-                yield _ShownSet(entry, images, part)
-            else:
-                self.progress.note(
-                    f"no pictures of {entry.name}: its images differ from those that were scored"
-                )
-
-    def _opened(self, entry: ScoredSet, benchmark: Benchmark | None) -> Dataset:
-        spec = entry.data or entry.name
-        if spec in DATASETS and not is_here(spec, self.store):
-            raise InvalidInputError("it is no longer in the store")
-        window = self.stored.record.preprocess.medical
-        dataset = open_dataset(spec, self.store, role="ood", window=window)
-        if benchmark is not None and entry.name in benchmark.lists:
-            part = split(dataset, benchmark.lists[entry.name], self.store).part
-            return replace(dataset, parts={"test": part})
-        return dataset
-
-
-def _shortened(text: str) -> str:
-    """Return a line shortened to the width of a thumbnail; the end of a name is kept."""
-    return text if len(text) <= _CAPTION else f"…{text[1 - _CAPTION :]}"
-
-
-def _block_norms_of(shard: ImageShard, folder: ActivationFolder) -> NDArray[np.float32]:
-    """Return the stored norms of a shard, or of the shards its images come from, ``(n, blocks)``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    CorruptArtifactError
-        If they are damaged.
-    """
-
-    def read(key: str) -> dict[str, NDArray[np.float32]]:
-        for place in folder.places:
-            with contextlib.suppress(FileNotFoundError):
-                return {"block_norms": place.arrays(key)["block_norms"]}
-        raise FileNotFoundError(key)
-
-    try:
-        return folder.rows_of(shard, read, np.concatenate)["block_norms"]
-    except KeyError:
-        raise CorruptArtifactError(
-            f"shard {folder.shard_key(shard)} in {folder.path} has no block norms; remove it"
-        ) from None
-
-
-def _pixels(images: ImageSet, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    """Return the given images in the given order, each ``(h, w, 3)``."""
-    ascending = np.sort(rows)
-    pixels = images.take(ascending).pixels()
-    places = np.searchsorted(ascending, rows)
-    return [pixels[at].transpose(1, 2, 0) for at in places]

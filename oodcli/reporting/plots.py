@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
+COLUMN, PAGE = 3.5, 7.2
+"""Width in inches of one column and of both columns of a paper."""
+SMALLEST = 8
+"""Smallest size of text in points in pictures that are as wide as a column or page."""
 MAX_LINES = 6
 """Maximum number of methods in one picture of curves."""
 
 ID_COLOUR, OOD_COLOUR = "#0072B2", "#D55E00"
-_CHOSEN, _GREY = "#009E73", "#666666"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
-_MARKERS = "osD^vPX"
+CHOSEN, GREY = "#009E73", "#666666"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
+MARKERS = "osD^vPX"
 _BINS = 50
 _DPI = 150
 _MAX_POINTS = 200
@@ -169,9 +173,9 @@ def histograms(
             )
             axes.set_ylim(0, 1.08 * max(map(np.max, heights)))
             accepted = 100 * np.mean(scores >= threshold)
-            axes.set_title(f"{wrapped(name)}: {accepted:.1f} % of OOD accepted", fontsize=10)
+            axes.set_title(wrapped(f"{name}: {accepted:.1f} % of OOD accepted", 34), fontsize=10)
             _label(axes, number, len(panels), f"score of {method}", "images (%)")
-        _legend_below(figure, panels)
+        legend_below(figure, panels)
     sets = ", ".join(ood_scores)
     return Picture(
         f"histogram-{method}",
@@ -219,8 +223,8 @@ def curves(
                 axes.plot(
                     100 * x,
                     100 * y,
-                    color=_COLOURS[at],
-                    linestyle=_STYLES[at],
+                    color=COLOURS[at],
+                    linestyle=STYLES[at],
                     linewidth=1.6,
                     label=wrapped(method),
                 )
@@ -233,7 +237,7 @@ def curves(
                 else ("recall of ID (%)", "precision (%)")
             )
             _label(axes, number, len(panels), *labels)
-        _legend_below(figure, panels)
+        legend_below(figure, panels)
     return Picture(
         kind, title, f"{what} of {', '.join(scores)} on {', '.join(names)}, ID positive", figure
     )
@@ -271,7 +275,7 @@ def normratio_bars(
             heights,
             yerr=errors,
             capsize=3,
-            color=[_CHOSEN if at == selected else "#BBBBBB" for at in places],
+            color=[CHOSEN if at == selected else "#BBBBBB" for at in places],
             edgecolor="black",
             linewidth=0.6,
             ecolor="black",
@@ -288,7 +292,7 @@ def normratio_bars(
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
         axes.set_ylim(0, 1.12 * top if top > 0 else 1)
-        axes.axhline(1, color=_GREY, linewidth=0.9, linestyle=":")
+        axes.axhline(1, color=GREY, linewidth=0.9, linestyle=":")
         axes.set_xticks(
             places,
             [f"{at}\n{wrapped(name, 12)}" for at, name in enumerate(names)],
@@ -326,9 +330,9 @@ def block_auroc(
             axes.plot(
                 np.arange(len(values)),
                 100 * np.asarray(values),
-                color=_COLOURS[at % len(_COLOURS)],
-                linestyle=_STYLES[(at // len(_COLOURS)) % len(_STYLES)],
-                marker=_MARKERS[(at + at // len(_COLOURS)) % len(_MARKERS)],
+                color=COLOURS[at % len(COLOURS)],
+                linestyle=STYLES[(at // len(COLOURS)) % len(STYLES)],
+                marker=MARKERS[(at + at // len(COLOURS)) % len(MARKERS)],
                 markersize=5,
                 linewidth=1.4,
                 label=wrapped(name),
@@ -337,14 +341,14 @@ def block_auroc(
             axes.axvspan(
                 selected - 0.3,
                 selected + 0.3,
-                color=_CHOSEN,
+                color=CHOSEN,
                 alpha=0.18,
                 linewidth=0,
                 label="selected by NormRatio",
             )
-        axes.axhline(50, color=_GREY, linewidth=0.9, linestyle=":", label="chance")
+        axes.axhline(50, color=GREY, linewidth=0.9, linestyle=":", label="chance")
         axes.set(xlabel="block", ylabel="AUROC (%)", xticks=range(n_blocks))
-        _legend_below(figure, [axes])
+        legend_below(figure, [axes])
     return Picture(
         "blocks",
         title,
@@ -374,8 +378,8 @@ def training_history(run: str, history: Sequence[Mapping[str, Any]]) -> Picture:
             axes.plot(
                 [epoch for epoch, _ in known],
                 [scale * value for _, value in known],
-                color=_COLOURS[at],
-                linestyle=_STYLES[at],
+                color=COLOURS[at],
+                linestyle=STYLES[at],
                 marker=marker,
                 markersize=3,
                 linewidth=1.5,
@@ -450,6 +454,78 @@ def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Quadrant:
+    """One of four groups of images by their verdict.
+
+    Parameters
+    ----------
+    heading
+        What these images are and how many.
+    right
+        Whether the verdict is right.
+    thumbnails
+        Some of them.
+    """
+
+    heading: str
+    right: bool
+    thumbnails: Sequence[Thumbnail]
+
+
+def verdict_sheet(method: str, quadrants: Sequence[Quadrant]) -> Picture:
+    """Show right and wrong verdicts on ID and OOD images: 2 x 2 groups of two rows of images.
+
+    Parameters
+    ----------
+    method
+        Method that computed the scores.
+    quadrants
+        ID accepted, ID rejected, OOD accepted, OOD rejected; eight images in each at most.
+    """
+    title = f"Verdicts of {method}: what it is, → predicted class, score"
+    side, step, band, line, top = 0.7, 0.86, 1.15, 0.2, 0.4  # inches
+    height = top + 2 * (2 * band + 2 * line)
+    with drawing():
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+
+        figure = Figure(figsize=(PAGE, height))
+        figure.suptitle(clipped(title, 90, 1), fontsize=SMALLEST + 1, y=1 - 0.1 / height, va="top")
+        for number, quadrant in enumerate(quadrants):
+            left = 0.08 + (number % 2) * PAGE / 2
+            above = height - top - (number // 2) * (2 * band + 2 * line)
+            colour = CHOSEN if quadrant.right else OOD_COLOUR
+            figure.add_artist(
+                Rectangle(
+                    ((left - 0.04) / PAGE, (above - 2 * band - line) / height),
+                    (PAGE / 2 - 0.1) / PAGE,
+                    (2 * band + 1.35 * line) / height,
+                    fill=False,
+                    edgecolor=colour,
+                    linewidth=1.5,
+                    linestyle="-" if quadrant.right else "--",
+                )
+            )
+            heading = clipped(quadrant.heading, 52, 1)
+            figure.text(left / PAGE, above / height, heading, fontsize=SMALLEST, va="top")
+            for at, thumbnail in enumerate(quadrant.thumbnails):
+                x, y = left + (at % 4) * step, above - line - (at // 4) * band - side
+                axes = figure.add_axes(
+                    (x / PAGE, y / height, side / PAGE, side / height), frameon=False
+                )
+                axes.set_axis_off()
+                axes.imshow(enlarged(thumbnail.pixels), interpolation="none")
+                axes.set_title(thumbnail.caption, fontsize=SMALLEST, y=-0.03, va="top", pad=0)
+    return Picture(
+        f"verdicts-{method}",
+        title,
+        "; ".join(quadrant.heading for quadrant in quadrants),
+        figure,
+        photographs=True,
+    )
+
+
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a small image enlarged without interpolation, so that viewers do not blur it."""
     times = max(1, -(-96 // max(pixels.shape[:2])))
@@ -473,6 +549,8 @@ def drawing() -> Iterator[None]:
         "grid.linewidth": 0.6,
         "axes.axisbelow": True,
         "svg.hashsalt": "ood",
+        # Whole fonts in TrueType, which journals accept; SVG has outlines of the letters.
+        "pdf.fonttype": 42,
         # Names come from outside, and a dollar sign in one is no formula.
         "text.parse_math": False,
     }
@@ -521,8 +599,8 @@ def _label(axes: "Axes", number: int, count: int, x: str, y: str) -> None:
         axes.set_xlabel(wrapped(x))
 
 
-def _legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
-    """Add one legend with every line of all panels."""
+def legend_below(figure: "Figure", panels: Sequence["Axes"], *, grow: bool = False) -> None:
+    """Add one legend with every line of all panels; ``grow`` makes the figure taller for it."""
     found = [
         pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)
     ]
@@ -532,9 +610,55 @@ def _legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
     longest = max(max(map(len, label.split("\n"))) for label in labels)
     # About eleven characters of this size go into an inch; a sample line takes six more.
     columns = max(1, min(len(labels), int(11 * figure.get_figwidth()) // (longest + 8)))
+    if grow:
+        lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
+        figure.set_figheight(figure.get_figheight() + 0.16 * lines)
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8 if grow else 9,
     )
+
+
+def column_figure(title: str, *, width: float = COLUMN, height: float) -> "Figure":
+    """Return a figure as wide as a column (or page) of a paper, to print without scaling.
+
+    Parameters
+    ----------
+    title
+        Its title.
+    width, height
+        In inches; the lines of the title are added to the height.
+    """
+    from matplotlib.figure import Figure
+
+    heading = wrapped(title, int(13 * width))
+    lines = heading.count("\n") + 1
+    figure = Figure(figsize=(width, height + 0.17 * lines), layout="constrained")
+    figure.suptitle(heading, fontsize=SMALLEST + 1)
+    return figure
+
+
+def clipped(text: str, width: int, lines: int = 2) -> str:
+    r"""Return text in at most ``lines`` lines of ``width`` characters, shortened in the middle.
+
+    Examples
+    --------
+    >>> clipped("cifar10", 10), clipped("abcdefghijklmnop", 5)
+    ('cifar10', 'abcd…\nmnop')
+    """
+    broken = "\n".join(textwrap.wrap(text, width)) or text
+    if broken.count("\n") < lines and len(text) <= width * lines:
+        return broken
+    if len(text) > width * lines - 2:
+        keep = width * lines - 2
+        head = -(-keep // 2)
+        text = f"{text[:head]}…{text[head - keep :]}"
+    pieces = [text[at : at + width] for at in range(0, len(text), width)]
+    return "\n".join(pieces)
 
 
 def wrapped(text: str, width: int = _LONGEST) -> str:
@@ -579,11 +703,11 @@ def _guides(
 ) -> None:
     """Draw the reference that a curve is compared with."""
     if kind == "roc":
-        axes.plot([0, 100], [0, 100], color=_GREY, linewidth=0.8, linestyle=":", label="chance")
-        axes.axhline(95, color=_GREY, linewidth=0.8, label="95 % of ID accepted")
+        axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle=":", label="chance")
+        axes.axhline(95, color=GREY, linewidth=0.8, label="95 % of ID accepted")
         return
     n_id, n_ood = next(
         (len(id_scores), len(sets[name])) for id_scores, sets in scores.values() if name in sets
     )
     share = 100 * n_id / (n_id + n_ood)
-    axes.axhline(share, color=_GREY, linewidth=0.8, linestyle=":", label="chance: share of ID")
+    axes.axhline(share, color=GREY, linewidth=0.8, linestyle=":", label="chance: share of ID")

@@ -10,7 +10,8 @@ import pytest
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.metrics import Curve
 from oodcli.progress import Silent
-from oodcli.reporting.pictures import encoded, write_plots
+from oodcli.reporting.pictures import Picture, encoded, write_plots
+from oodcli.reporting.plots import clipped
 from oodcli.store.store import Store, read_json, write_json
 from tests.support.progress import RecordingProgress
 from tests.support.reporting import pictures_of
@@ -41,8 +42,9 @@ def store(made: Path, tmp_path: Path) -> Store:
 def test_a_run_is_drawn_in_full(store: Store) -> None:
     told = RecordingProgress()
     drawn = {picture.name: picture for picture in pictures_of(store, progress=told)}
-    assert list(drawn)[:-1] == [
-        "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "history",
+    assert list(drawn)[:-2] == [
+        "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "norms",
+        "norm-depth", "normratio-auroc", "history",
     ]  # fmt: skip
     assert told.notes == []
     assert "2 epochs" in drawn["history"].alt
@@ -62,6 +64,8 @@ def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
     from oodcli.compute.compute import Compute
     from oodcli.data import open_dataset
     from oodcli.data.decoding.prepare import prepare
+    from oodcli.data.views import View
+    from oodcli.reporting.plots_of_norms import JIGSAW
     from oodcli.scoring.activate import Activator
     from oodcli.store.runs import find_run
 
@@ -90,6 +94,42 @@ def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
         for block in range(8)
     ]
     np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
+    dataset = open_dataset("digits", store, role="id", val_fraction=read_json(
+        store.runs / "tiny" / "run.json")["val_fraction"])  # fmt: skip
+    train = prepare(dataset.parts["train"], store, name="train", size=(32, 32), resize="exact")
+    puzzles = activator.activations(train, view=View("jigsaw"), norms_only=True).block_norms
+    lines = {line.get_label(): line for line in drawn["norm-depth"].figure.axes[0].lines}
+    np.testing.assert_allclose(
+        lines[JIGSAW].get_ydata(), puzzles.numpy().mean(axis=0, dtype=np.float64), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        lines["digits (ID)"].get_ydata(), norms["digits"].mean(axis=0, dtype=np.float64), rtol=1e-5
+    )
+
+
+def test_verdicts_are_counted_at_the_threshold(store: Store) -> None:
+    from oodcli.reporting.statistics import threshold_at
+    from oodcli.store.scores import read_scores, read_scorings
+
+    kept = store.runs / "tiny" / "scores"
+    scoring = read_scorings(kept)[0]
+    id_scores = read_scores(kept, scoring, "msp", "digits")
+    ood = np.concatenate([read_scores(kept, scoring, "msp", name) for name in SETS])
+    threshold = threshold_at(id_scores)
+    counts = [np.sum(id_scores >= threshold), np.sum(id_scores < threshold),
+              np.sum(ood >= threshold), np.sum(ood < threshold)]  # fmt: skip
+    headings = ["ID accepted (right)", "ID rejected (wrong)", "OOD accepted (wrong)",
+                "OOD rejected (right)"]  # fmt: skip
+    totals = [len(id_scores)] * 2 + [len(ood)] * 2
+    drawn = {picture.name: picture for picture in pictures_of(store, methods=["msp"])}
+    sheet = drawn["verdicts-msp"]
+    assert sheet.alt == "; ".join(
+        f"{heading}: {count:,} of {total:,}"
+        for heading, count, total in zip(headings, counts, totals, strict=True)
+    )
+    last = sheet.figure.axes[-1].get_title().splitlines()
+    assert last[0] in [clipped(name, 12, 1) for name in SETS]
+    assert sheet.figure.axes[0].get_title().splitlines()[-1] == f"{id_scores.max():.4g}"
 
 
 def test_the_worst_images_come_first(store: Store) -> None:
@@ -131,7 +171,7 @@ def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
     write_json(index, content)
     told = RecordingProgress()
     drawn = pictures_of(store, progress=told)
-    assert "photographs-grey" not in drawn[-1].alt
+    assert "photographs-grey" not in errors_in(drawn).alt
     assert (
         "no pictures of photographs-grey: its images differ from those that were scored"
         in told.notes
@@ -171,7 +211,8 @@ def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
     methods = [f"featurenorm:block={block}" for block in range(3)]
     path = score_file(tmp_path / "mine.npz", methods)
     drawn = {picture.name: picture for picture in pictures_of(None, files=[path], id_name="id")}
-    assert list(drawn) == [*(f"histogram-{m}" for m in methods), "roc", "pr", "blocks"]
+    of_blocks = ["blocks", "norms", "norm-depth"]
+    assert list(drawn) == [*(f"histogram-{m}" for m in methods), "roc", "pr", *of_blocks]
     assert len(drawn["blocks"].figure.axes[0].lines[0].get_ydata()) == 3
 
 
@@ -205,14 +246,21 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
         pictures_of(Store(tmp_path / "empty"))
 
 
+def errors_in(drawn: list[Picture]) -> Picture:
+    """Return the picture of the most misjudged images."""
+    (sheet,) = [picture for picture in drawn if picture.name.startswith("images-")]
+    return sheet
+
+
 def rescored(store: Store, *, limit: int | None = None, **options: object) -> list[str]:
-    """Score anew with other options; return what was said while drawing, and the last picture."""
+    """Score anew with other options; return what was said while drawing, and the errors."""
     from oodcli.workflows.score import ScoreRequest, score
 
     score(store, ScoreRequest(methods=("msp",), limit=limit, **options))
     told = RecordingProgress()
     drawn = pictures_of(store, methods=["msp"], limit=limit, progress=told)
-    return [*told.notes, drawn[-1].name, drawn[-1].alt]
+    sheet = errors_in(drawn)
+    return [*told.notes, sheet.name, sheet.alt]
 
 
 def test_sets_of_a_benchmark_are_shown_as_it_has_them(store: Store) -> None:
@@ -286,7 +334,7 @@ def test_own_images_that_are_gone_are_skipped_with_a_note(store: Store, tmp_path
     told = RecordingProgress()
     drawn = pictures_of(store, methods=["msp"], progress=told)
     assert told.notes == [f"no pictures of mine: no folder or file {folder}; check the path"]
-    assert "mine" not in drawn[-1].alt
+    assert "mine" not in errors_in(drawn).alt
 
 
 def test_a_method_without_errors_has_no_picture_of_them(store: Store, tmp_path: Path) -> None:

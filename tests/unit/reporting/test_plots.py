@@ -22,6 +22,7 @@ from oodcli.reporting.plots import (
     picture_sheet,
     training_history,
 )
+from tests.support.pictures import overlaps, texts
 
 RNG = np.random.default_rng(0)
 ID = RNG.normal(1, 1, 200)
@@ -53,13 +54,6 @@ def drawn() -> list[Picture]:
     ]
 
 
-def texts(picture: Picture) -> list[str]:
-    """Return all that is written in a picture."""
-    from matplotlib.text import Text
-
-    return [found.get_text() for found in picture.figure.findobj(Text) if found.get_text()]
-
-
 @pytest.mark.parametrize("how", FORMATS)
 def test_every_picture_is_written_twice_alike(how):
     starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
@@ -88,20 +82,14 @@ def test_every_axis_says_what_it_shows():
 
 @pytest.mark.filterwarnings("ignore:Glyph .* missing")
 def test_no_text_lies_on_another():
-    """Titles, labels and legends of all pictures, in pixels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     for picture in drawn():
-        encoded(picture, "png")
-        renderer = FigureCanvasAgg(picture.figure).get_renderer()
-        boxes = []
-        for axes in picture.figure.axes:
-            parts = [axes.title, axes.xaxis.label, axes.yaxis.label]
-            boxes += [part.get_window_extent(renderer) for part in parts if part.get_text()]
-        boxes += [text.get_window_extent(renderer) for text in picture.figure.texts]
-        boxes += [legend.get_window_extent(renderer) for legend in picture.figure.legends]
-        for at, box in enumerate(boxes):
-            assert not any(box.overlaps(other) for other in boxes[at + 1 :]), picture.name
+        assert overlaps(picture) == [], picture.name
+
+
+def test_fonts_of_a_pdf_are_embedded_whole():
+    content = encoded(histograms("msp", "cifar10", ID, OOD), "pdf")
+    assert b"/FontFile2" in content
+    assert b"/Type3" not in content
 
 
 def test_a_histogram_marks_the_threshold_and_what_it_lets_pass():

@@ -1,0 +1,347 @@
+"""The scored images of a run and their stored activations, as far as they still exist; no torch."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodcli.data import DATASETS, open_dataset
+from oodcli.data.benchmarks import BENCHMARKS, Benchmark
+from oodcli.data.dataset import Dataset
+from oodcli.data.opening import is_here
+from oodcli.data.run_data import RunData
+from oodcli.data.splits import split
+from oodcli.data.views import View
+from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError
+from oodcli.images import ImageSet, ImageShard, Part, image_name
+from oodcli.progress import SILENT, Progress
+from oodcli.reporting.plots import (
+    Picture,
+    Quadrant,
+    Thumbnail,
+    clipped,
+    picture_sheet,
+    verdict_sheet,
+)
+from oodcli.reporting.sources import ScoredRun, StoredRun
+from oodcli.reporting.statistics import threshold_at
+from oodcli.store.activations import ActivationFolder
+from oodcli.store.scores import PREDICTIONS, ScoredSet, Scores
+from oodcli.store.store import Store
+from oodcli.text import printable
+
+_THUMBNAILS = 10
+_CAPTION = 17
+_PER_VERDICT = 8
+_SHORT = 12
+
+
+@dataclass(frozen=True)
+class ShownSet:
+    """A scored set with its images and their source."""
+
+    entry: ScoredSet
+    images: ImageSet
+    part: Part
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """The scored images of a run, as far as they still exist.
+
+    Nothing is downloaded, and a set whose images differ from the scored ones is skipped.
+    """
+
+    store: Store
+    run: ScoredRun
+    stored: StoredRun
+    progress: Progress
+
+    def block_norms(self) -> dict[str, list[Scores | None]]:
+        """Return FeatureNorm of every block by data set, from stored activations."""
+        return {name: list(norms.T) for name, norms in self._activations("block_norms").items()}
+
+    def features(self) -> dict[str, NDArray[np.float32]]:
+        """Return the input of the last layer by data set, ``(n, d)``, from stored activations."""
+        return self._activations("features")
+
+    def jigsaw_norms(self, n_images: int, *, of_images: int) -> NDArray[np.float32] | None:
+        """Return FeatureNorm of the jigsaw puzzles of training images, ``(n, blocks)``, if stored.
+
+        Parameters
+        ----------
+        n_images, of_images
+            Number of training images that NormRatio was computed on, and of all.
+        """
+        folder = self._folder(View("jigsaw"), norms_only=True)
+        if self._data is None or not any(place.stored() for place in folder.places):
+            return None
+        try:
+            images = self._data.train(limit=None if n_images == of_images else n_images)
+            return _rows_of(images, folder, "block_norms")
+        except OodError as error:
+            self.progress.note(f"no norms of jigsaw puzzles: {error}")
+        except FileNotFoundError:
+            self.progress.note("no norms of jigsaw puzzles: they are not stored")
+        return None
+
+    def _activations(self, name: str) -> dict[str, NDArray[np.float32]]:
+        """Return an array of the stored activations by data set, ``(n, …)``."""
+        folder = self._folder(View())
+        if not any(place.stored() for place in folder.places):
+            return {}
+        found: dict[str, NDArray[np.float32]] = {}
+        for each in self.sets:
+            with contextlib.suppress(FileNotFoundError):
+                found[each.entry.name] = _rows_of(each.images, folder, name)
+        return found
+
+    def _folder(self, view: View, *, norms_only: bool = False) -> ActivationFolder:
+        return ActivationFolder.of(
+            self.store,
+            self.stored.record,
+            precision=self.run.scoring.precision,
+            view=view,
+            norms_only=norms_only,
+        )
+
+    def contact_sheet(self, method: str) -> list[Picture]:
+        """Show the errors of a method at the threshold that accepts 95 % of the ID images.
+
+        Errors are ID images below the threshold and OOD images at or above it; the worst first.
+        """
+        id_scores = self.run.read(method, self.run.scoring.id_set)
+        if id_scores is None:
+            return []
+        threshold = threshold_at(id_scores)
+        rows: dict[str, list[Thumbnail]] = {}
+        for each in self.sets:
+            scores = self.run.read(method, each.entry)
+            if scores is None:
+                continue
+            is_id = each.entry.group == "id"
+            order = np.argsort(scores if is_id else -scores, kind="stable")
+            wrong = order[scores[order] < threshold] if is_id else order[scores[order] >= threshold]
+            what = (
+                f"{each.entry.name} (ID): {len(wrong):,} of {len(scores):,} misjudged as OOD, "
+                "least ID-like first"
+                if is_id
+                else (
+                    f"{each.entry.name} (OOD): {len(wrong):,} of {len(scores):,} misjudged as ID, "
+                    "most ID-like first"
+                )
+            )
+            rows[what] = self._thumbnails(each, scores, wrong[:_THUMBNAILS])
+        if any(rows.values()):
+            return [picture_sheet(method, rows)]
+        if rows:
+            self.progress.note(f"no pictures of errors: {method} makes none on these images")
+        return []
+
+    def verdict_sheet(self, method: str) -> list[Picture]:
+        """Show right and wrong verdicts at the threshold that accepts 95 % of the ID images.
+
+        The surest of each kind: highest scores of accepted images, lowest of rejected ones. OOD
+        sets take turns, so that a large one does not hide the others.
+        """
+        id_scores = self.run.read(method, self.run.scoring.id_set)
+        if id_scores is None:
+            return []
+        threshold = threshold_at(id_scores)
+        found = [(each, self.run.read(method, each.entry)) for each in self.sets]
+        known = [(each, scores) for each, scores in found if scores is not None]
+        quadrants = []
+        for is_id, accepted in itertools.product((True, False), repeat=2):
+            sets = [pair for pair in known if (pair[0].entry.group == "id") is is_id]
+            rows = [_surest(scores, threshold, accepted=accepted) for _, scores in sets]
+            total = sum(len(scores) for _, scores in sets)
+            count = sum(map(len, rows))
+            heading = (
+                f"{'ID' if is_id else 'OOD'} {'accepted' if accepted else 'rejected'} "
+                f"({'right' if is_id is accepted else 'wrong'}): {count:,} of {total:,}"
+            )
+            shares = in_turns([len(each) for each in rows], _PER_VERDICT)
+            thumbnails = [
+                thumbnail
+                for (shown, scores), chosen, share in zip(sets, rows, shares, strict=True)
+                for thumbnail in self._captioned(shown, scores, chosen[:share])
+            ]
+            quadrants.append(Quadrant(heading, is_id is accepted, thumbnails))
+        return [verdict_sheet(method, quadrants)] if len(known) > 1 else []
+
+    def _captioned(
+        self, shown: ShownSet, scores: Scores, rows: NDArray[np.int64]
+    ) -> list[Thumbnail]:
+        """Return images with short captions: class or set, predicted class, and score."""
+        if not len(rows):
+            return []
+        entry, labels, names = shown.entry, shown.images.labels, self.stored.record.class_names
+        predictions = self.run.read(PREDICTIONS, entry)
+        thumbnails = []
+        for row, pixels in zip(rows, _pixels(shown.images, rows), strict=True):
+            is_class = entry.group == "id" and labels is not None
+            lines = [names[int(labels[row])] if is_class and labels is not None else entry.name]
+            if predictions is not None:
+                lines.append(f"→ {names[int(predictions[row])]}")
+            short = [clipped(printable(each), _SHORT, 1) for each in lines]
+            thumbnails.append(Thumbnail(pixels, "\n".join([*short, f"{scores[row]:.4g}"])))
+        return thumbnails
+
+    def _thumbnails(
+        self, shown: ShownSet, scores: Scores, rows: NDArray[np.int64]
+    ) -> list[Thumbnail]:
+        """Return images with captions: file, true and predicted class, and score."""
+        if not len(rows):
+            return []
+        entry, images = shown.entry, shown.images
+        places = np.concatenate([shard.indices for shard in images.shards])
+        predictions = self.run.read(PREDICTIONS, entry)
+        names = self.stored.record.class_names
+        thumbnails = []
+        for row, pixels in zip(rows, _pixels(images, rows), strict=True):
+            name = image_name(shown.part.source, int(places[row]))
+            lines = [name.replace("\\", "/").rpartition("/")[2]]
+            if entry.group == "id" and images.labels is not None:
+                lines.append(f"is {names[int(images.labels[row])]}")
+            if predictions is not None:
+                lines.append(f"seen as {names[int(predictions[row])]}")
+            caption = [*(_shortened(printable(line)) for line in lines), f"{scores[row]:.4g}"]
+            thumbnails.append(Thumbnail(pixels, "\n".join(caption)))
+        return thumbnails
+
+    @cached_property
+    def sets(self) -> list[ShownSet]:
+        """The sets whose images exist and are the scored ones."""
+        return list(self._found())
+
+    @cached_property
+    def _data(self) -> RunData | None:
+        """The ID data set of the run; None, with a note, if it cannot be opened."""
+        try:
+            return RunData.of(
+                self.store,
+                self.stored.folder,
+                self.stored.record,
+                skip_unreadable=True,
+                progress=SILENT,
+            )
+        except OodError as error:
+            self.progress.note(f"no pictures of images: {error}")
+            return None
+
+    def _found(self) -> Iterator[ShownSet]:
+        data = self._data
+        if data is None:
+            return
+        scoring = self.run.scoring
+        names = {entry.benchmark for entry in scoring.sets}
+        benchmark = BENCHMARKS.get(names.pop() or "") if len(names) == 1 else None
+        try:
+            if benchmark is not None:
+                data, _ = data.on(benchmark, scoring.resized_as)
+            part = data.dataset.id_test
+            images = data.prepared(part, name=scoring.id_set.name, limit=scoring.limit)
+        except OodError as error:
+            self.progress.note(f"no pictures of images: {error}")
+            return
+        for entry in (scoring.id_set, *self.run.sets):
+            try:
+                if entry.group != "id":
+                    part = self._opened(entry, benchmark).ood_part
+                    images = data.prepared(part, name=entry.name, limit=scoring.limit)
+            except OodError as error:
+                self.progress.note(f"no pictures of {entry.name}: {error}")
+                continue
+            if images.digest == entry.digest:
+                yield ShownSet(entry, images, part)
+            else:
+                self.progress.note(
+                    f"no pictures of {entry.name}: its images differ from those that were scored"
+                )
+
+    def _opened(self, entry: ScoredSet, benchmark: Benchmark | None) -> Dataset:
+        spec = entry.data or entry.name
+        if spec in DATASETS and not is_here(spec, self.store):
+            raise InvalidInputError("it is no longer in the store")
+        window = self.stored.record.preprocess.medical
+        dataset = open_dataset(spec, self.store, role="ood", window=window)
+        if benchmark is not None and entry.name in benchmark.lists:
+            part = split(dataset, benchmark.lists[entry.name], self.store).part
+            return replace(dataset, parts={"test": part})
+        return dataset
+
+
+def _surest(scores: Scores, threshold: float, *, accepted: bool) -> NDArray[np.int64]:
+    """Return the rows that are accepted or rejected, the surest first."""
+    order = np.argsort(-scores if accepted else scores, kind="stable")
+    return order[(scores[order] >= threshold) == accepted]
+
+
+def in_turns(counts: Sequence[int], places: int) -> list[int]:
+    """Return how many of each group are shown if groups take turns until all places are taken.
+
+    Examples
+    --------
+    >>> in_turns([5, 1, 9], 8), in_turns([1, 1], 8), in_turns([9] * 20, 8)[:9]
+    ([4, 1, 3], [1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 0])
+    """
+    taken = [0] * len(counts)
+    for _ in range(places):
+        open_groups = [at for at, count in enumerate(counts) if taken[at] < count]
+        if sum(taken) == places or not open_groups:
+            break
+        least = min(open_groups, key=lambda at: taken[at])
+        taken[least] += 1
+    return taken
+
+
+def _shortened(text: str) -> str:
+    """Return a line shortened to the width of a thumbnail; the end of a name is kept."""
+    return text if len(text) <= _CAPTION else f"…{text[1 - _CAPTION :]}"
+
+
+def _rows_of(images: ImageSet, folder: ActivationFolder, name: str) -> NDArray[np.float32]:
+    """Return a stored array of the activations of images, ``(n, …)``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a shard is not stored.
+    CorruptArtifactError
+        If its file is damaged.
+    """
+
+    def read(key: str) -> dict[str, NDArray[np.float32]]:
+        for place in folder.places:
+            with contextlib.suppress(FileNotFoundError):
+                return {name: place.arrays(key)[name]}
+        raise FileNotFoundError(key)
+
+    return np.concatenate([_of_shard(shard, folder, name, read) for shard in images.shards])
+
+
+def _of_shard(
+    shard: ImageShard,
+    folder: ActivationFolder,
+    name: str,
+    read: Callable[[str], dict[str, NDArray[np.float32]]],
+) -> NDArray[np.float32]:
+    try:
+        return folder.rows_of(shard, read, np.concatenate)[name]
+    except KeyError:
+        what = name.replace("_", " ")
+        raise CorruptArtifactError(
+            f"shard {folder.shard_key(shard)} in {folder.path} has no {what}; remove it"
+        ) from None
+
+
+def _pixels(images: ImageSet, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """Return the given images in the given order, each ``(h, w, 3)``."""
+    ascending = np.sort(rows)
+    pixels = images.take(ascending).pixels()
+    places = np.searchsorted(ascending, rows)
+    return [pixels[at].transpose(1, 2, 0) for at in places]
