@@ -21,6 +21,7 @@ from oodcli.data.decoding.files import (
     FileSource,
     decode,
     decode_stream,
+    frame_of,
     is_image_entry,
     is_image_name,
     several_frames,
@@ -79,6 +80,8 @@ class Item:
         As for :func:`oodcli.data.decoding.files.decode`.
     group
         Group of the image, such as its day; None without one.
+    frame
+        Which frame of a medical image it is, where ``data`` has several; else the path names it.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Item:
     error: str | None = None
     as_published: bool = False
     group: str | None = None
+    frame: int | None = None
 
 
 def items(
@@ -189,7 +193,8 @@ def at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]
 def _is_path(text: str) -> bool:
     if is_address(text):
         return True
-    return is_there(Path(text)) or is_there(Path(without_columns(text)[0]))
+    wholes = (text, without_columns(text)[0], frame_of(text)[0])
+    return any(is_there(Path(whole)) for whole in wholes)
 
 
 def _every(_name: str) -> bool:
@@ -306,7 +311,7 @@ def _named(
     if is_address(text):
         return _remote(text, store, owns, prefix=prefix)
     is_folder = os.path.isdir(text)  # noqa: PTH112 - a million lines may name one each
-    if not is_folder and is_image_name(text):
+    if not is_folder and is_image_name(frame_of(text)[0]):
         return _file(text, owns, prefix)
     path, columns = (text, None) if os.path.exists(text) else without_columns(text)  # noqa: PTH110
     reader = reader_of(Path(path))
@@ -324,10 +329,10 @@ def _remote(text: str, store: Store, owns: Owns, *, prefix: str) -> Iterator[Ite
     """Return the images of an address, or what a reader opens."""
     whole, columns = without_columns(text)
     path = path_of(whole)
-    if is_image_name(path.name):
+    if is_image_name(frame_of(str(path))[0]):
         source = RemoteFiles(path.parent, Texts.of([path.name]))
         rows = range(1 if owns(_below(str(path))) else 0)
-        return _of_source(source, str(path), prefix, rows)
+        return _of_source(source, str(path), prefix.rpartition("/")[0], rows)
     if not is_there(path):
         raise InvalidInputError(f"there is no file or folder {path}; check its name")
     reader = reader_of(path)
@@ -410,7 +415,8 @@ def _of_encoded(source: EncodedSource, path: str, relative: str, rows: range) ->
             else:
                 if not is_image_name(below):
                     below += extension_of(content)
-                yield Item(key, path, below, row, data=content, as_published=source.as_published)
+                published, frame = source.as_published, source.frame_at(row)
+                yield Item(key, path, below, row, data=content, as_published=published, frame=frame)
     except RemoteError:
         raise  # the command can be run again, and resumes with the images that have no row
     except OodError as error:
@@ -540,12 +546,26 @@ def _pixels(item: Item, resize: Resize, window: Window | None) -> Pixels | str:
         return item.error
     try:
         # Resized at once, so that no more than one large image a thread is held.
-        return resize(_full_size(item, window))
+        return resize(full_size(item, window))
     except UnreadableImageError as error:
         return error.reason
 
 
-def _full_size(item: Item, window: Window | None) -> Pixels:
+def full_size(item: Item, window: Window | None) -> Pixels:
+    """Return the pixels of an image ``(h, w, 3)`` as it lies there.
+
+    Parameters
+    ----------
+    item
+        The image.
+    window
+        Which values of medical images are black and white.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be read.
+    """
     if item.pixels is not None:
         return item.pixels
     if item.data is not None:
@@ -554,5 +574,6 @@ def _full_size(item: Item, window: Window | None) -> Pixels:
             where=printable(item.name),
             as_published=item.as_published,
             window=window,
+            frame=item.frame,
         )
     return decode(path_of(item.path), as_published=item.as_published, window=window)

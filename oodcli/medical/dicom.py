@@ -116,7 +116,10 @@ def _frame(header: Any, frame: int | None) -> int:  # noqa: ANN401
     """Return the number of the frame that is wanted."""
     count = min(max(int(header.get("NumberOfFrames") or 1), 1), MAX_FRAMES)
     if frame is None and count > 1:
-        raise _RefusedError(f"it has {count:,} frames; name one, from 0: FILE[FRAME]")
+        raise _RefusedError(
+            f"it has {count:,} frames; name one in a list or table, FILE[FRAME] from 0, or put "
+            "it into a folder on the disk"
+        )
     if frame is not None and frame >= count:
         raise _RefusedError(f"it has no frame {frame}: frames are numbered from 0 to {count - 1}")
     return frame or 0

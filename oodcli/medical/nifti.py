@@ -152,7 +152,10 @@ def _first(stream: IO[bytes], count: int) -> bytes:
 
 def _slice_number(count: int, frame: int | None) -> int:
     if frame is None and count > 1:
-        raise _RefusedError(f"it has {count:,} slices; name one, from 0: FILE[SLICE]")
+        raise _RefusedError(
+            f"it has {count:,} slices; name one in a list or table, FILE[SLICE] from 0, or put "
+            "it into a folder on the disk"
+        )
     if frame is not None and frame >= count:
         raise _RefusedError(f"it has no slice {frame}: slices are numbered from 0 to {count - 1}")
     return frame or 0

@@ -46,7 +46,8 @@ class RemoteError(DownloadError):
     """
 
     def __init__(self, address: str, kind: Kind, reason: str, cure: str = "") -> None:
-        super().__init__(f"cannot read {address}: {reason}; {cure or _CURES[kind]}")
+        self.cure = cure or _CURES[kind]
+        super().__init__(f"cannot read {address}: {reason}; {self.cure}")
         self.address = address
         self.kind = kind
         self.reason = reason
@@ -66,7 +67,7 @@ class RemoteError(DownloadError):
         return FileNotFoundError(errno.ENOENT, "it does not exist", self.address)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return RemoteError, (self.address, self.kind, self.reason)
+        return RemoteError, (self.address, self.kind, self.reason, self.cure)
 
 
 _STATUSES = {401: Kind.REFUSED, 403: Kind.REFUSED, 404: Kind.MISSING, 410: Kind.MISSING}

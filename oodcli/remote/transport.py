@@ -34,6 +34,7 @@ MAX_WHOLE_BYTES = 1 << 24
 """Largest file that is read from a server that sends no ranges."""
 AT_ONCE = 16
 _MAX_REDIRECTS = 5
+_PERSISTENT = ("gs://",)  # gcsfs itself tries six times, for at least 31 s
 _VERSIONS = ("ETag", "etag", "VersionId", "generation", "md5Hash", "Content-MD5", "blob_id",
              "LastModified", "Last-Modified", "mtime", "updated", "created")  # fmt: skip
 
@@ -164,7 +165,8 @@ class Transport:
                     return await work()
             except Exception as error:  # noqa: BLE001 - libraries raise anything
                 problem = of_exception(address, error)
-                long = time.monotonic() - start > 2 * TIMEOUT_S  # its library has tried, too
+                enough = TIMEOUT_S if address.startswith(_PERSISTENT) else 2 * TIMEOUT_S
+                long = time.monotonic() - start > enough
                 if not problem.passing or long or nth == TRIES - 1:
                     raise problem from None
             await asyncio.sleep(WAIT_S * 2**nth)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.data.decoding.files import decode, frame_of
-from oodcli.data.incoming import STDIN, Item
+from oodcli.data.incoming import STDIN, Item, full_size
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import expanded
 from oodcli.remote.addresses import is_address
@@ -103,7 +103,7 @@ class Copies:
     def _pixels(self, item: Item) -> NDArray[np.uint8] | None:
         """Return the pixels of an image that is copied as such, not as a file."""
         if _is_frame(item):
-            return decode(Path(item.path), window=self.window)
+            return full_size(item, self.window)
         return item.pixels
 
     def _write(self, item: Item, stream: IO[bytes]) -> None:
@@ -131,7 +131,9 @@ class Copies:
 
 
 def _is_frame(item: Item) -> bool:
-    return item.pixels is None and item.data is None and frame_of(item.path)[1] is not None
+    if item.pixels is not None or item.data is not None:
+        return item.frame is not None
+    return frame_of(item.path)[1] is not None
 
 
 def _are_equal(one: Path, other: Path) -> bool:

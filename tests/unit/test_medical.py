@@ -98,7 +98,9 @@ def test_frames_have_numbers_and_their_own_rescaling(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", frames, **CT)
     assert frame_count(path) == 3
     assert grey(tmp_path / "a.dcm[2]", WINDOW) == GREY
-    assert "it has 3 frames; name one, from 0: FILE[FRAME]" in reason(path, WINDOW)
+    assert "it has 3 frames; name one in a list or table, FILE[FRAME] from 0" in reason(
+        path, WINDOW
+    )
     assert "no frame 3: frames are numbered from 0 to 2" in reason(tmp_path / "a.dcm[3]", WINDOW)
     groups = []
     for intercept in (-1024, -1000, -1024):
@@ -214,7 +216,9 @@ def test_slices_of_volumes_are_turned_as_they_are_looked_at(tmp_path, kind, endi
     assert grey(tmp_path / f"v{ending}[2]", window["coronal"]) == coronal
     sagittal = [[23, 13, 3], [22, 12, 2], [21, 11, 1], [20, 10, 0]]
     assert grey(tmp_path / f"v{ending}[0]", window["sagittal"]) == sagittal
-    assert "it has 4 slices; name one, from 0: FILE[SLICE]" in reason(path, window["axial"])
+    assert "it has 4 slices; name one in a list or table, FILE[SLICE] from 0" in reason(
+        path, window["axial"]
+    )
     assert "no slice 4" in reason(tmp_path / f"v{ending}[4]", window["axial"])
 
 

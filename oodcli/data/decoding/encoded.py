@@ -55,6 +55,10 @@ class EncodedSource(ABC):
         """Return the name of each image's file, as benchmark lists have it; None if unknown."""
         return None
 
+    def frame_at(self, _row: int) -> int | None:
+        """Return which frame of the file of a row is its image; None for the first or only one."""
+        return None
+
     @abstractmethod
     def take(self, rows: NDArray[np.int64], /) -> Self:
         """Return a source of chosen rows, ``(m,)``."""
@@ -92,6 +96,7 @@ class EncodedSource(ABC):
                     where=printable(self.key_of(row)),
                     as_published=self.as_published,
                     window=self.window,
+                    frame=self.frame_at(row),
                 )
             except UnreadableImageError as error:
                 yield error
@@ -115,6 +120,7 @@ class EncodedSource(ABC):
             where=where,
             as_published=self.as_published,
             window=self.window,
+            frame=self.frame_at(row),
         )
 
 
@@ -128,12 +134,15 @@ class Held(EncodedSource):
         What they are called.
     files
         Their bytes, or the reason why there are none.
+    frames
+        Which frame of its file each image is, as :meth:`EncodedSource.frame_at` has it.
     as_published, window
         As for :func:`oodcli.data.decoding.files.decode`.
     """
 
     keys: Sequence[str]
     files: Sequence[bytes | str]
+    frames: Sequence[int | None]
     as_published: bool = False
     window: Window | None = None
 
@@ -142,19 +151,25 @@ class Held(EncodedSource):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the bytes."""
+        """Digest of the bytes, and of the frames that are chosen."""
         each = [file.encode() if isinstance(file, str) else file for file in self.files]
-        return digest_of(*(np.frombuffer(file, np.uint8) for file in each))
+        chosen = np.array([-1 if frame is None else frame for frame in self.frames], np.int64)
+        return digest_of(*(np.frombuffer(file, np.uint8) for file in each), chosen)
 
     def key_of(self, row: int) -> str:
         """Return what an image is called."""
         return self.keys[row]
 
+    def frame_at(self, row: int) -> int | None:
+        """Return which frame of its file an image is."""
+        return self.frames[row]
+
     def take(self, rows: NDArray[np.int64], /) -> "Held":
         """Return chosen images."""
         chosen = [int(row) for row in rows]
         keys, files = [self.keys[at] for at in chosen], [self.files[at] for at in chosen]
-        return Held(keys, files, self.as_published, self.window)
+        frames = [self.frames[at] for at in chosen]
+        return Held(keys, files, frames, self.as_published, self.window)
 
     def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
         """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""
@@ -178,8 +193,9 @@ def pieces(source: EncodedSource, start: int, stop: int, rows: int) -> Iterator[
     for first in range(start, stop, rows):
         some = list(islice(contents, rows))
         files = [each.reason if isinstance(each, UnreadableImageError) else each for each in some]
-        keys = [source.key_of(row) for row in range(first, first + len(some))]
-        yield Held(keys, files, source.as_published, source.window)
+        numbers = range(first, first + len(some))
+        keys, frames = map(source.key_of, numbers), map(source.frame_at, numbers)
+        yield Held(list(keys), files, list(frames), source.as_published, source.window)
 
 
 @dataclass(frozen=True)
@@ -214,6 +230,10 @@ class _Changed(EncodedSource):
     def name_of(self, row: int) -> str:
         """Return what a row is called for short in the source."""
         return self.source.name_of(row)
+
+    def frame_at(self, row: int) -> int | None:
+        """Return which frame of its file a row is in the source."""
+        return self.source.frame_at(row)
 
     def file_names(self) -> Sequence[str] | None:
         """Return what the files of the source are called."""

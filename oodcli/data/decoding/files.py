@@ -23,6 +23,7 @@ from oodcli.medical import ENDINGS as MEDICAL_ENDINGS
 from oodcli.medical import HEAD_BYTES, Kind, is_dicom, kind_of, may_be_unnamed
 from oodcli.medical import decode as decode_medical
 from oodcli.pillow import EXTENSIONS, MAX_PIXELS, check_opened, open_image
+from oodcli.remote.addresses import is_address
 from oodcli.remote.errors import RemoteError
 from oodcli.remote.files import RemoteEntry, RemotePath, path_of, row_problem
 from oodcli.store.store import digest_of_json
@@ -229,7 +230,7 @@ def frame_of(path: str) -> tuple[str, int | None]:
     Parameters
     ----------
     path
-        A path.
+        A path or an address.
 
     Returns
     -------
@@ -239,9 +240,11 @@ def frame_of(path: str) -> tuple[str, int | None]:
     if not path.endswith("]"):
         return path, None
     found = _FRAME.fullmatch(path)
-    if found is None or os.path.lexists(path):
+    if found is None:
         return path, None
-    return found[1], int(found[2])
+    # A server is not asked whether it has a file of this name.
+    is_whole = not is_medical_name(found[1]) if is_address(path) else os.path.lexists(path)
+    return (path, None) if is_whole else (found[1], int(found[2]))
 
 
 def several_frames() -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from oodcli.data.compact import Texts
 from oodcli.data.decoding.encoded import EncodedSource
 from oodcli.data.decoding.extents import MAX_IMAGE_BYTES
-from oodcli.data.decoding.files import FileSource
+from oodcli.data.decoding.files import FileSource, frame_of
 from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import reason_of, regular
@@ -90,15 +90,27 @@ class RemoteFiles(EncodedSource):
         local = [str(place) for place in places if isinstance(place, Path) and not
                  isinstance(place, RemotePath)]  # fmt: skip
         wrong = [place for place in places if isinstance(place, str)]
+        frames = [(row, at) for row in range(len(self)) if (at := self.frame_at(row)) is not None]
         others = identity_of(Path("/"), local) if local else ""
-        return digest_of_json(
-            [str(self.root), list(known.items()), others, wrong, self.as_published]
-        )
+        each = [str(self.root), list(known.items()), others, wrong, self.as_published]
+        return digest_of_json([*each, frames] if frames else each)
 
     def _place(self, row: int) -> Path | str:
         """Return where an image is, or why it is nowhere."""
         reason = self.bad.get(row)
-        return reason if reason is not None else place_of(self.root, self.files[row])
+        return reason if reason is not None else place_of(self.root, self._divided(row)[0])
+
+    def _divided(self, row: int) -> tuple[str, int | None]:
+        """Divide what a row names into the path of a file, and the number of a frame."""
+        file = self.files[row]
+        if not file.endswith("]"):
+            return file, None
+        frame = frame_of(file if is_address(file) else f"{self.root}/{file}")[1]
+        return (file if frame is None else file[: file.rindex("[")]), frame
+
+    def frame_at(self, row: int) -> int | None:
+        """Return which frame of a medical image a row names."""
+        return self._divided(row)[1]
 
     def key_of(self, row: int) -> str:
         """Return the address of an image, or the table and its line."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from oodcli.data.compact import Texts
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
+from oodcli.data.decoding.files import find_images, is_image_name, list_folder
 from oodcli.data.decoding.remote import files_in
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
@@ -83,7 +83,7 @@ def open_volume(path: Path, *, name: str, spec: str, role: Literal["id", "ood"])
             f"{path} has no classes; put volumes into a folder for each class, or write a table "
             f"with a label for each slice, {path.name}[SLICE]"
         )
-    source = FileSource(path.parent, [path.name])
+    source = files_in(path.parent, [path.name])
     return Dataset(name, {"test": Part(source)}, (), str(path), spec)
 
 

@@ -103,7 +103,7 @@ def test_a_table_names_a_frame_of_several(scans, store, tmp_path):
     (image,) = open_dataset(str(table), store, role="ood", window=WINDOW).ood_part.source.read(0, 1)
     assert isinstance(image, UnreadableImageError)
     assert image.where.startswith(f"{table}:2 (")
-    assert "it has 3 frames; name one, from 0: FILE[FRAME]" in image.reason
+    assert "it has 3 frames; name one in a list or table, FILE[FRAME] from 0" in image.reason
 
 
 def test_another_window_is_another_set(scans, store):

@@ -21,14 +21,18 @@ import pytest
 from PIL import Image
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.incoming import items
+from oodcli.data.decoding.encoded import pieces
+from oodcli.data.incoming import full_size, items
 from oodcli.data.opening import open_dataset
 from oodcli.data.own_names import registered
 from oodcli.errors import DownloadError, InvalidInputError, OodError, UnreadableImageError
 from oodcli.remote import files, transport
 from oodcli.remote.files import RemotePath, path_of, use_cache
+from oodcli.screening.copies import Copies
 from oodcli.store.store import Store
+from oodcli.windows import Window
 from oodcli.workflows.datasets import add_dataset
+from tests.support.medical import write_dicom
 from tests.support.server import Server, serving
 
 pytest.importorskip("fsspec", reason="remote files need the extra oodcli[remote]")
@@ -504,6 +508,43 @@ def test_rows_of_a_remote_table_lead_to_its_server_alone(
     table.write_text(f"path\n{local}/photos/ant/0.png\n{other}\n")
     mixed = open_dataset(str(table), store, role="ood").ood_part.source
     assert list(mixed.contents(0, 2)) == [server.files["/photos/ant/0.png"], found[4]]
+
+
+def test_frames_of_medical_images_are_rows_that_a_table_names(
+    server: Server, store: Store, tmp_path: Path
+) -> None:
+    pytest.importorskip("pydicom", reason="DICOM needs the extra oodcli[medical]")
+    values = np.arange(2 * 4 * 5, dtype=np.int16).reshape(2, 4, 5)
+    scan = write_dicom(tmp_path / "scan.dcm", values, RescaleSlope=1, RescaleIntercept=0)
+    server.files["/scan.dcm"] = scan.read_bytes()
+    text = "path\nscan.dcm[1]\nscan.dcm\nscan.dcm[2]\n"
+    server.files["/scans.csv"] = text.encode()
+    here, mixed = tmp_path / "scans.csv", tmp_path / "mixed.csv"
+    here.write_text(text)
+    mixed.write_text(f"{text}{server.root}/scan.dcm[0]\n")
+    window = Window.of("0..39")
+    grey = np.rint(values * (255 / 39)).astype(np.uint8)
+    for table in (here, mixed, f"{server.root}/scans.csv"):
+        source = open_dataset(str(table), store, role="ood", window=window).ood_part.source
+        first, whole, none, *rest = source.read(0, len(source))
+        assert (np.asarray(first)[..., 0] == grey[1]).all()
+        assert "it has 2 frames; name one in a list or table" in str(whole)
+        assert "it has no frame 2: frames are numbered from 0 to 1" in str(none)
+        assert all((np.asarray(each)[..., 0] == grey[0]).all() for each in rest)
+        halves = pieces(source.take(np.array([0])), 0, 1, 1) if table is not here else ()
+        for half in halves:  # as worker processes get them
+            assert (np.asarray(*half.read(0, 1))[..., 0] == grey[1]).all()
+    # The set of one file, and single frames for predict.
+    one = open_dataset(f"{server.root}/scan.dcm", store, role="ood", window=window)
+    (image,) = one.ood_part.source.read(0, 1)
+    assert "it has 2 frames; name one in a list or table" in str(image)
+    names = [f"{scan}[1]", f"{server.root}/scan.dcm[1]", f"{server.root}/scan.dcm"]
+    found = list(items(names, store=store, window=window))
+    assert [each.name for each in found] == names
+    assert all((full_size(each, window)[..., 0] == grey[1]).all() for each in found[:2])
+    copies = Copies(tmp_path / "copies", window)
+    copies.add(found[1])
+    assert [each.name for each in copies.folder.iterdir()] == ["scan.dcm[1].png"]
 
 
 def test_a_missing_package_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
