@@ -21,6 +21,7 @@ from oodcli.data.decoding.files import (
     FileSource,
     decode,
     decode_stream,
+    find_images,
     frame_of,
     is_image_entry,
     is_image_name,
@@ -309,7 +310,7 @@ def _named(
     folder do, below ``prefix``.
     """
     if is_address(text):
-        return _remote(text, store, owns, prefix=prefix)
+        return _remote(text, store, owns, inside, prefix=prefix)
     is_folder = os.path.isdir(text)  # noqa: PTH112 - a million lines may name one each
     if not is_folder and is_image_name(frame_of(text)[0]):
         return _file(text, owns, prefix)
@@ -325,7 +326,9 @@ def _named(
     return _file(text, owns, prefix)
 
 
-def _remote(text: str, store: Store, owns: Owns, *, prefix: str) -> Iterator[Item] | _Container:
+def _remote(
+    text: str, store: Store, owns: Owns, inside: Owns, *, prefix: str
+) -> Iterator[Item] | _Container:
     """Return the images of an address, or what a reader opens."""
     whole, columns = without_columns(text)
     path = path_of(whole)
@@ -338,6 +341,10 @@ def _remote(text: str, store: Store, owns: Owns, *, prefix: str) -> Iterator[Ite
     reader = reader_of(path)
     if reader is None:
         raise no_reader(path)
+    if reader.walked:
+        every = find_images(path)
+        files = Texts.of(name for name in every if inside(f"{prefix}/{name}".lstrip("/")))
+        return _of_source(RemoteFiles(path, files), str(path), prefix, range(len(files)))
     spec = _Spec(reader, text, columns, store)
     return _read_by(spec, str(path), prefix or path.name, owns)
 

@@ -178,7 +178,8 @@ FOLDER = Reader(
         "a folder with `train/<class>/…` and `test/<class>/…` or `val/<class>/…`; a folder with "
         "`<class>/…`; any other folder, given as `--ood`",
         "a data set with classes; of one without parts, `ood train` holds out 20 % of every class "
-        "for testing (`--test-fraction`), always the same; all images in it and in its subfolders",
+        "for testing (`--test-fraction`), always the same; as `--ood`, all images below its folder "
+        "`test`, else below `val`, else in all subfolders",
     ),
     open_folder,
     opens=lambda place: place.is_folder,

@@ -25,6 +25,7 @@ from oodcli.data.decoding.encoded import pieces
 from oodcli.data.incoming import full_size, items
 from oodcli.data.opening import open_dataset
 from oodcli.data.own_names import registered
+from oodcli.data.sharding import Shard
 from oodcli.errors import DownloadError, InvalidInputError, OodError, UnreadableImageError
 from oodcli.remote import files, transport
 from oodcli.remote.files import RemotePath, path_of, use_cache
@@ -55,6 +56,8 @@ def content() -> dict[str, bytes]:
             images[f"{name}/{n}.png"] = stream.getvalue()
             arrays.append(pixels)
     found = {f"photos/{name}": image for name, image in images.items()}
+    for name in ("new.png", "test/a.png", "test/b.png", "val/c.png"):  # of no data set
+        found[f"incoming/{name}"] = images["ant/0.png"]
     labels = [name.partition("/")[0] for name in images]
     numbers = np.repeat([0, 1], PER_CLASS)
     found["photos.zip"] = zipped(images)
@@ -234,6 +237,20 @@ def test_images_in_an_object_store_are_those_of_the_disk(
     pytest.importorskip(NEEDED.get(form, "numpy"))
     opened = compare(str(local / form), f"{bucket}/{form}", store)
     assert opened.spec == f"{bucket}/{form}"
+
+
+def test_predict_takes_all_of_a_folder_and_divides_it_by_name(
+    bucket: str, local: Path, store: Store
+) -> None:
+    def below(folder: str, shard: Shard | None) -> list[str]:
+        return [each.relative for each in items([folder], store=store, shard=shard)]
+
+    every = ["new.png", "test/a.png", "test/b.png", "val/c.png"]
+    assert below(f"{bucket}/incoming/", None) == every
+    shards = [Shard(index, 2) for index in (1, 2)]
+    found = [below(f"{bucket}/incoming", shard) for shard in shards]
+    assert found == [below(f"{local}/incoming", shard) for shard in shards]
+    assert sorted(found[0] + found[1]) == every
 
 
 @pytest.mark.parametrize("scheme", ["gs", "hf"])
