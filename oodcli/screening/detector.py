@@ -28,7 +28,13 @@ from oodcli.activations import Activations, ActivationSet
 from oodcli.compute.compute import Compute, Precision
 from oodcli.compute.devices import explain_out_of_memory, find_device
 from oodcli.data.views import View
-from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
+from oodcli.errors import (
+    CorruptArtifactError,
+    InvalidInputError,
+    MissingArtifactError,
+    OodError,
+    UndefinedMethodError,
+)
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, parse_method
 from oodcli.methods._stored import UnstorableError, pack, read_tensors, unpack, write_arrays
@@ -58,6 +64,7 @@ DETECTOR_SCHEMA = 4
 
 _RECORD = "detector.json"
 _ARRAYS = "detector.safetensors"
+_UNDEFINED = "undefined.json"
 _ID_SCORES = "id-scores"
 _ID_CLASSES = "id-classes"
 _ID_FEATURES = "id-features"
@@ -338,6 +345,35 @@ def detector_for(run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE) 
     return detector.with_rule(rule)
 
 
+def detector_or_reason(
+    run: OpenRun, method: str, rule: ThresholdRule = DEFAULT_RULE
+) -> Detector | str:
+    """Return a detector of a run as :func:`detector_for`, or why its method is not defined there.
+
+    The reason is stored with the run, so that later calls need not try to fit the method, which
+    takes a pass over the training images; a new version of ood tries again.
+
+    Parameters
+    ----------
+    run, method, rule
+        As for :func:`detector_for`.
+
+    Raises
+    ------
+    OodError
+        As for :func:`detector_for`, but for methods that are not defined.
+    """
+    folder = _DetectorFolder(run.folder, run.record, parse_method(method).canonical, run.compute)
+    reason = None if folder.is_stored else folder.undefined()
+    if reason is None:
+        try:
+            return detector_for(run, method, rule)
+        except UndefinedMethodError as error:
+            reason = str(error)
+            folder.write_undefined(reason)
+    return reason
+
+
 def is_stored(run: OpenRun, method: str) -> bool:
     """Return whether a run has the detector of a method, so that none need be fitted.
 
@@ -475,6 +511,21 @@ class _DetectorFolder:
             fitted=fitted,
             compute=self.compute,
         )
+
+    def undefined(self) -> str | None:
+        """Return the stored reason why the method is not defined; None if there is none."""
+        try:
+            content = read_json(self.path / _UNDEFINED)
+            current = content["key"] == self.key and content["version"] == __version__
+            return str(content["reason"]) if current else None
+        except (FileNotFoundError, CorruptArtifactError, KeyError, TypeError):
+            return None
+
+    def write_undefined(self, reason: str) -> None:
+        """Store why the method is not defined, if the store can be written."""
+        content = {"kind": "ood-undefined", "key": self.key, "version": __version__}
+        with contextlib.suppress(OSError, OodError):
+            write_json(self.path / _UNDEFINED, content | {"reason": reason})
 
     def write(self, detector: Detector) -> None:
         """Store a detector.

@@ -34,7 +34,7 @@ from oodcli.reporting.explanations import (
     TypicalImage,
 )
 from oodcli.scoring.open_run import OpenRun
-from oodcli.screening.detector import Detector, chances_of, detector_for, is_stored
+from oodcli.screening.detector import Detector, chances_of, detector_or_reason, is_stored
 from oodcli.screening.energy_map import EnergyMap
 from oodcli.screening.id_images import IdImages, ShownTraining
 from oodcli.screening.thresholds import ThresholdRule
@@ -393,9 +393,13 @@ def _others(run: OpenRun, main: Detector, missing: list[str]) -> dict[str, Detec
             if len(found) == wanted or kind in found:
                 break
             try:
-                found[kind] = detector_for(run, name, rule)
+                detector = detector_or_reason(run, name, rule)
             except OodError as error:
-                reasons.append(f"{name}: {error}")
+                detector = str(error)
+            if isinstance(detector, str):
+                reasons.append(f"{name}: {detector}")
+            else:
+                found[kind] = detector
     if len(found) < wanted:
         missing += reasons
     return found
@@ -414,10 +418,13 @@ def _regions(run: OpenRun, settings: ExplainSettings, missing: list[str]) -> Det
                     "compare them: --regions"
                 )
                 return None
-        return detector_for(run, "csd")
+        found = detector_or_reason(run, "csd")
     except OodError as error:
-        missing.append(f"regions: {error}")
+        found = str(error)
+    if isinstance(found, str):
+        missing.append(f"regions: {found}")
         return None
+    return found
 
 
 def _region_bytes(run: OpenRun) -> int:

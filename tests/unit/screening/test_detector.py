@@ -22,7 +22,7 @@ from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.open_run import OpenRun
 from oodcli.screening.base import IdScores
-from oodcli.screening.detector import Detector, detector_for
+from oodcli.screening.detector import Detector, detector_for, detector_or_reason
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.store.removal import remove_run
@@ -79,6 +79,26 @@ def detector_of(
     """Return the detector of a run on the CPU."""
     compute = Compute(CPU, precision)
     return detector_for(OpenRun.of(store, folder, compute, progress=progress), method)
+
+
+def test_a_method_that_is_not_defined_is_tried_once(
+    store: Store, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reason_of() -> tuple[Detector | str, RecordingProgress]:
+        watch = RecordingProgress()
+        run = OpenRun.of(store, folder, Compute(CPU), progress=watch)
+        return detector_or_reason(run, "mcdropout"), watch
+
+    first, watch = reason_of()
+    assert str(first).startswith("mcdropout is not defined for a network without dropout")
+    assert watch.tasks
+    again, watch = reason_of()
+    assert again == first
+    assert watch.tasks == watch.notes == []
+    monkeypatch.setattr("oodcli.screening.detector.__version__", "another")
+    again, watch = reason_of()
+    assert again == first
+    assert watch.tasks
 
 
 def scores_of(detector: Detector, folder: RunFolder) -> np.ndarray:
