@@ -39,7 +39,7 @@ def summary_of(runs: Sequence[ScoredRun], rows: Sequence[ResultRow]) -> Summary:
         hardest=_hardest([row for row in plain if row.dataset != AVERAGE]),
         baseline=_named("msp", methods),
         featurenorm=_named("featurenorm", methods),
-        recommended=_recommended(runs),
+        recommended=recommended_method(runs[0])[0] if len(runs) == 1 else None,
     )
 
 
@@ -93,15 +93,22 @@ def _hardest(rows: Sequence[ResultRow]) -> HardestSet | None:
     return HardestSet(row.dataset, row.group, row.method, row.fpr95, row.auroc)
 
 
-def _recommended(runs: Sequence[ScoredRun]) -> str | None:
-    """Return the recommended method of a run, if it belongs to the run's weights."""
-    stored = runs[0].stored
-    if len(runs) > 1 or stored is None:
-        return None
+def recommended_method(run: ScoredRun) -> tuple[str | None, str | None]:
+    """Return the method that was recommended for the weights of a run, and why it is not known.
+
+    Returns
+    -------
+    tuple
+        Canonical name, or None; and a note if there is a recommendation that cannot be used.
+    """
+    if run.stored is None:
+        return None, None
     try:
-        found = read_json(stored.folder.recommendation)
-    except (FileNotFoundError, OodError):
-        return None  # ood predict and ood recommend report an invalid file
+        found = read_json(run.stored.folder.recommendation)
+    except FileNotFoundError:
+        return None, None
+    except OodError as error:
+        return None, f"the recommendation of run {run.name} is not used: {error}"
     method = found.get("method")
-    fits = found.get("weights") == stored.record.weights
-    return method if fits and isinstance(method, str) else None
+    fits = found.get("weights") == run.stored.record.weights
+    return (method if fits and isinstance(method, str) else None), None

@@ -23,7 +23,7 @@ from oodcli.reporting.results import (
     with_averages,
 )
 from oodcli.reporting.sources import Sources
-from oodcli.reporting.summary import summary_of
+from oodcli.reporting.summary import recommended_method, summary_of
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def report(
         summaries.append(summary_of(own, merged))
         notes += note
     notes += average_notes(tables, apart=len(groups) == len(tables))
+    notes += [why for run in sources.runs if (why := recommended_method(run)[1]) is not None]
     notes += [*source_notes(sources), *tuning_notes(rows), *_interval_notes(statistics)]
     calibrations = [calibration_of(run) for run in sources.runs]
     return Report(

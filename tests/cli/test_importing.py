@@ -563,7 +563,8 @@ def test_weights_without_the_classes_are_refused_before_the_network_is_built(
     assert code == 1
     assert err.splitlines()[-1] == (
         "error: the checkpoint colours.pt has no layer with an output for each of the 2 classes of "
-        "colours; name the data it was trained on: --data; or else, fit a linear layer (--probe), "
+        "colours; name the data it was trained on: --data; or all classes of the network, one per "
+        "line in the order of its outputs: --classes FILE; or else, fit a linear layer (--probe), "
         "or use its features alone (--features-only)"
     )
     code, _, err = ood("import", "--pretrained", "--arch", "torchvision:resnet18", "--data", data)

@@ -43,9 +43,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the list of files that are decoded."""
     seen: list[Path] = []
 
-    def counted(path: Path, *, as_published: bool = False) -> np.ndarray:
+    def counted(path: Path, **how: Any) -> np.ndarray:
         seen.append(path)
-        return decode(path, as_published=as_published)
+        return decode(path, **how)
 
     monkeypatch.setattr(files, "decode", counted)
     return seen

@@ -28,8 +28,10 @@ def test_a_run_that_is_scored_stays_until_it_is_scored(
         "--method", "knn:k=3", "--format", "json", "--device", "cpu",
     )  # fmt: skip
     program.wait_until(lambda: "forward pass" in program.err)
+    program.send_signal(signal.SIGSTOP)  # it must not end before the other command is refused
     assert ood("runs", *change) == (1, "", IN_USE)
     assert program.runs
+    program.send_signal(signal.SIGCONT)
     code, out, err = program.ended()
     assert code == 0, err
     assert json.loads(out)["rows"][0]["n_ood"] == 4000
