@@ -46,6 +46,7 @@ from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.recipes import Recipe, recipe_for, recipe_named
 
 CLASSES = 10
+FULL_SET = 50_000  # training images of CIFAR, for the time of a whole recipe
 
 
 class Published(Dataset[tuple[torch.Tensor, int]]):
@@ -87,6 +88,12 @@ def loaded(path: str | None, count: int) -> tuple[NDArray[np.uint8], NDArray[np.
     return pixels[rows], labels[rows]
 
 
+def set_cudnn(*, deterministic: bool) -> None:
+    """Choose kernels of a GPU as ``ood train`` does, or the fastest as most published code."""
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+
+
 def published(
     arch: str, recipe: Recipe, data: tuple[NDArray[np.uint8], NDArray[np.int64]], device: str
 ) -> Iterator[None]:
@@ -110,6 +117,7 @@ def published(
     )
     module.train()
     while True:
+        set_cudnn(deterministic=False)
         for images, labels in loader:
             loss = nn.functional.cross_entropy(module(images.to(device)), labels.to(device))
             optimiser.zero_grad()
@@ -148,7 +156,11 @@ def trainer_of(arch: str, recipe: Recipe, device: str, *, amp: bool, compiled: b
 def ours(of: Trainer, images: LabelledPixels) -> Iterator[None]:
     """Train epoch by epoch with ``of``."""
     with Silent().task("training", total=None, unit="images") as task:
-        for _ in of.epochs(images, None, done=0, task=task):
+        epochs = of.epochs(images, None, done=0, task=task)
+        while True:
+            set_cudnn(deterministic=True)
+            if next(epochs, None) is None:
+                return
             yield
 
 
@@ -182,7 +194,7 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
     """Let all ways take turns, and print their rates."""
     device, write = options.device, sys.stdout.write
     data = loaded(options.data, options.images)
-    recipe = recipe.changed(epochs=options.turns + 1)
+    epochs, recipe = recipe.epochs, recipe.changed(epochs=options.turns + 1)
     images = on_device(data, device)
     choices = {"ours, float32": (False, False), "ours, --amp": (True, False)}
     if options.compile:
@@ -218,7 +230,8 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
         rate = options.images / statistics.median(each for each, _ in taken)
         write(
             f"{name:24s}{rate:9.1f} images/s, times published-style: {clock} by the clock, "
-            f"{used} by processor time\n"
+            f"{used} by processor time; {epochs} epochs of {FULL_SET:,} images would take "
+            f"{epochs * FULL_SET / rate:,.0f} s\n"
         )
 
 
