@@ -26,6 +26,15 @@ from oodcli.reporting.plots import (
     normratio_bars,
     training_history,
 )
+from oodcli.reporting.plots_of_methods import (
+    MAX_METHODS,
+    auroc_dots,
+    correlation_map,
+    dot_plot,
+    rank_correlations,
+    rank_diagram,
+    ranks_of,
+)
 from oodcli.reporting.plots_of_norms import (
     NormPanel,
     mean_norms,
@@ -93,6 +102,7 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
         for kind in ("roc", "pr"):
             picture = curves(kind, id_set.name, few)
             drawn.append(picture if at == 0 else replace(picture, name=f"{kind}-{at + 1}"))
+    drawn += _comparisons(run, shown if named else ranking[:MAX_METHODS], progress)
     if sources.store is not None and run.stored is not None:
         drawn += _of_stored(sources.store, run, run.stored, best=ranking[0], progress=progress)
     else:
@@ -164,6 +174,24 @@ def _scores(run: ScoredRun, method: str) -> tuple[Scores, dict[str, Scores]]:
         return np.empty(0), {}
     found = {entry.name: run.read(method, entry) for entry in run.sets}
     return id_scores, {name: scores for name, scores in found.items() if scores is not None}
+
+
+def _comparisons(run: ScoredRun, methods: Sequence[str], progress: Progress) -> Iterator[Picture]:
+    """Yield pictures that compare methods: AUROC, mean ranks and correlation of scores."""
+    scores = {method: _scores(run, method) for method in methods}
+    dots = auroc_dots(scores)
+    yield dot_plot(run.name, dots)
+    everywhere = {
+        method: found for method, found in scores.items() if found[1].keys() == dots.keys()
+    }
+    if len(everywhere) < 2:
+        return
+    if len(dots) > 1:
+        values = {method: [dots[name][method].value for name in dots] for method in everywhere}
+        yield rank_diagram(run.name, ranks_of(values))
+    else:
+        progress.note("no picture of mean ranks: they need two OOD sets or more")
+    yield correlation_map(run.name, list(everywhere), rank_correlations(everywhere))
 
 
 def _of_stored(

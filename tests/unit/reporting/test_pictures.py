@@ -17,6 +17,7 @@ from tests.support.progress import RecordingProgress
 from tests.support.reporting import pictures_of
 
 SETS = ("photographs-grey", "gaussian-noise")
+COMPARISONS = ("auroc", "ranks", "correlation")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def test_a_run_is_drawn_in_full(store: Store) -> None:
     told = RecordingProgress()
     drawn = {picture.name: picture for picture in pictures_of(store, progress=told)}
     assert list(drawn)[:-2] == [
-        "histogram-msp", "histogram-featurenorm", "roc", "pr", "normratio", "blocks", "norms",
-        "norm-depth", "normratio-auroc", "history",
+        "histogram-msp", "histogram-featurenorm", "roc", "pr", *COMPARISONS, "normratio", "blocks",
+        "norms", "norm-depth", "normratio-auroc", "history",
     ]  # fmt: skip
     assert told.notes == []
     assert "2 epochs" in drawn["history"].alt
@@ -212,7 +213,13 @@ def test_score_files_are_drawn_without_a_store(tmp_path: Path) -> None:
     path = score_file(tmp_path / "mine.npz", methods)
     drawn = {picture.name: picture for picture in pictures_of(None, files=[path], id_name="id")}
     of_blocks = ["blocks", "norms", "norm-depth"]
-    assert list(drawn) == [*(f"histogram-{m}" for m in methods), "roc", "pr", *of_blocks]
+    assert list(drawn) == [
+        *(f"histogram-{m}" for m in methods),
+        "roc",
+        "pr",
+        *COMPARISONS,
+        *of_blocks,
+    ]
     assert len(drawn["blocks"].figure.axes[0].lines[0].get_ydata()) == 3
 
 
@@ -221,13 +228,13 @@ def test_of_many_methods_the_best_are_drawn(tmp_path: Path) -> None:
     told = RecordingProgress()
     drawn = pictures_of(None, files=[path], id_name="id", progress=told)
     names = [picture.name for picture in drawn]
-    assert names == [*(f"histogram-m{at}" for at in range(2, 8)), "roc", "pr"]
+    assert names == [*(f"histogram-m{at}" for at in range(2, 8)), "roc", "pr", *COMPARISONS]
     assert told.notes == [
         "pictures show the 6 methods of highest mean AUROC; others: --method NAME"
     ]
     asked = [f"m{at}" for at in range(8)]
     named = pictures_of(None, files=[path], id_name="id", methods=asked)
-    assert [p.name for p in named][8:] == ["roc", "pr", "roc-7", "pr-7"]
+    assert [p.name for p in named][8:] == ["roc", "pr", "roc-7", "pr-7", *COMPARISONS]
 
 
 def test_names_from_outside_stay_in_the_folder(tmp_path: Path) -> None:
