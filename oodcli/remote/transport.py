@@ -190,7 +190,11 @@ class Transport:
             work = getattr(system, f"_{name}")(*given, **more)
         else:
             work = asyncio.to_thread(getattr(system, name), *given, **more)
-        return await asyncio.wait_for(work, (8 if name == "cat_file" else 2) * TIMEOUT_S)
+        # A listing of a million files is a thousand requests, one after the other.
+        least = 1 if address.startswith(_PERSISTENT) else 2
+        return await asyncio.wait_for(
+            work, {"find": 40, "cat_file": 8}.get(name, least) * TIMEOUT_S
+        )
 
     async def _range(self, address: str, start: int, stop: int, state: State) -> bytes:
         if address.partition(":")[0] in WEB:

@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -277,6 +278,22 @@ def test_other_object_stores_go_through_the_same_door(
         held.pipe_file(f"{scheme}://owner/all/{name}", each)
     for form in ("photos", "photos.zip", "list.csv", "shards"):
         compare(str(local / form), f"{scheme}://owner/all/{form}", store)
+    # A long listing is no silent server; one that never answers is not asked for ever.
+    calls: list[int] = []
+
+    def slow(*_given: object, **_more: object) -> dict[str, Any]:
+        calls.append(1)
+        time.sleep(0.3)
+        return {}
+
+    monkeypatch.setattr(transport, "TIMEOUT_S", 0.1)
+    door = transport.Transport()
+    monkeypatch.setattr(Stub, "find", slow)
+    assert door.listing(f"{scheme}://owner/all") == {}
+    monkeypatch.setattr(Stub, "info", slow)
+    with pytest.raises(DownloadError, match="the server sent nothing in time"):
+        door.state(f"{scheme}://owner/all/photos.zip")
+    assert len(calls) == 2
 
 
 def test_rows_have_the_keys_of_their_addresses(server: Server, store: Store) -> None:
