@@ -134,7 +134,7 @@ def as_lines(verdicts: Sequence[Verdict], kind: RowFormat, *, csv_safe: bool = F
         lineterminator="\n",
         quoting=csv.QUOTE_NONNUMERIC if csv_safe else csv.QUOTE_MINIMAL,
     )
-    written = _as_safe_text if csv_safe else escaped
+    written = as_safe_text if csv_safe else escaped
     for each in verdicts:
         values = (getattr(each, field.name) for field in fields(Verdict))
         writer.writerow(
@@ -144,7 +144,8 @@ def as_lines(verdicts: Sequence[Verdict], kind: RowFormat, *, csv_safe: bool = F
     return text.getvalue()
 
 
-def _as_safe_text(text: str) -> str:
+def as_safe_text(text: str) -> str:
+    """Return text of CSV that no spreadsheet takes for a formula, and that can be read back."""
     return as_cell(escaped(text))
 
 

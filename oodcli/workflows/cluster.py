@@ -33,7 +33,7 @@ from oodcli.screening.feature_file import feature_path, read_features
 from oodcli.screening.finding_again import found_again
 from oodcli.screening.merging import VerdictPart, open_part
 from oodcli.screening.near_duplicates import difference_hash, near_duplicates
-from oodcli.screening.verdict_file import Verdict
+from oodcli.screening.verdict_file import Verdict, as_safe_text
 from oodcli.store.store import Store, atomic_write, check_fresh_folder, open_output_file
 from oodcli.text import counted, escaped, printable
 
@@ -234,7 +234,8 @@ def cluster(store: Store, request: ClusterRequest, *, progress: Progress = SILEN
         images, silhouette = _grouped(verdicts, looks, found, np.flatnonzero(known), request)
         clusters = _described(images)
         if request.output is not None:
-            clusters = _written(request.output, clusters, images, looks)
+            csv_safe = part.settings.get("csv_safe") is True
+            clusters = _written(request.output, clusters, images, looks, csv_safe=csv_safe)
     return ClusterResult(
         verdicts=str(request.verdicts),
         run=str(part.settings.get("run")),
@@ -492,7 +493,12 @@ def _nearest_first(images: Sequence[ClusteredImage]) -> list[ClusteredImage]:
 
 
 def _written(
-    output: Path, clusters: Sequence[Cluster], images: Sequence[ClusteredImage], looks: _Looks
+    output: Path,
+    clusters: Sequence[Cluster],
+    images: Sequence[ClusteredImage],
+    looks: _Looks,
+    *,
+    csv_safe: bool,
 ) -> list[Cluster]:
     """Write contact sheets and the table of all images; return the clusters with their files."""
     folder = expanded(output)
@@ -504,15 +510,17 @@ def _written(
             _sheet(each, len(clusters), images, looks).save(stream, "PNG")
         named.append(replace(each, sheet=name))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    quoting = csv.QUOTE_NONNUMERIC if csv_safe else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
     writer.writerow(_COLUMNS)
+    written = as_safe_text if csv_safe else escaped
     for image in images:
         values = (
             image.path, image.cluster, image.duplicate_of, image.distance, image.predicted,
             image.score,
         )  # fmt: skip
         writer.writerow(
-            "" if value is None else escaped(value) if isinstance(value, str) else value
+            "" if value is None else written(value) if isinstance(value, str) else value
             for value in values
         )
     with open_output_file(folder / CSV_NAME) as stream:

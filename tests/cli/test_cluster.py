@@ -83,6 +83,23 @@ def test_colours_are_clusters_and_copies_are_near_duplicates(
     assert "contact sheets and clusters.csv" in out
 
 
+def test_clusters_are_for_spreadsheets_as_their_verdicts_are(
+    ood: Ood, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(tiny / "test" / "red" / "03.png", tmp_path / "in" / "=1+1.png")
+    monkeypatch.chdir(tmp_path / "in")
+    for file, options, first in (
+        (tmp_path / "v.csv", (), "=1+1.png,1,"),
+        (tmp_path / "safe.csv", ("--csv-safe",), '"\'=1+1.png",1,'),
+    ):
+        assert ood("predict", "=1+1.png", *ALL_OOD, "--output", file, *options)[0] == 0
+        groups = file.with_suffix("")
+        code, _, err = ood("cluster", file, "--output", groups)
+        assert code == 0, err
+        assert (groups / "clusters.csv").read_text().splitlines()[1].startswith(first)
+
+
 def test_without_stored_features_the_network_gives_the_same_clusters(
     ood: Ood, verdicts: Path, tmp_path: Path
 ) -> None:
