@@ -510,8 +510,11 @@ def _written(
             _sheet(each, len(clusters), images, looks).save(stream, "PNG")
         named.append(replace(each, sheet=name))
     text = io.StringIO()
-    quoting = csv.QUOTE_NONNUMERIC if csv_safe else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    writer = csv.writer(
+        text,
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if csv_safe else csv.QUOTE_MINIMAL,
+    )
     writer.writerow(_COLUMNS)
     written = as_safe_text if csv_safe else escaped
     for image in images:
