@@ -36,6 +36,7 @@ from oodcli.reporting.plots_of_methods import (
     ranks_of,
 )
 from oodcli.reporting.plots_of_norms import (
+    MAX_PANELS,
     NormPanel,
     mean_norms,
     norm_by_depth,
@@ -109,6 +110,7 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
         norms = _stored_block_scores(run)
         drawn += _blocks(run, norms, selected=None)
         drawn += _norms(run, norms, None, None)
+    drawn += _feature_norms(sources, progress)
     return drawn
 
 
@@ -290,6 +292,29 @@ def _norms(
             auroc,
             selected=chosen["selected"],
         )
+
+
+def _feature_norms(sources: Sources, progress: Progress) -> list[Picture]:
+    """Draw norms of features of two or three runs side by side, from stored activations."""
+    if sources.store is None or len(sources.runs) < 2:
+        return []
+    panels: list[NormPanel] = []
+    for run in sources.runs[:MAX_PANELS]:
+        if run.stored is None:
+            continue
+        features = StoredImages(sources.store, run, run.stored, progress).features()
+        norms = {
+            name: np.linalg.norm(rows.astype(np.float64), axis=1) for name, rows in features.items()
+        }
+        if run.scoring.id_set.name in norms:
+            panels.append(NormPanel(run.name, run.scoring.id_set.name, norms))
+    sets = [list(panel.norms) for panel in panels]
+    if len(panels) < 2 or len(sets[0]) < 2 or any(names != sets[0] for names in sets):
+        progress.note("no norms of features: the runs have no stored activations of the same sets")
+        return []
+    title = "Norms of features of " + " and ".join(panel.title for panel in panels)
+    x = "L2 norm of the features (units of activation)"
+    return [norm_histograms("feature-norms", title, panels, x=x, ratios=True)]
 
 
 def _last_and_selected(

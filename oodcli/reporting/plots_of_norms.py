@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 JIGSAW = "jigsaw puzzles of training images"
+MAX_PANELS = 3
+"""Maximum number of panels of histograms side by side."""
 _BINS = 60
 _NAME = 16  # characters of a line of the name of a set
 

@@ -367,6 +367,12 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
     assert told.notes == ["pictures are of twin, the first of 2"]
     assert "twin" in next(p for p in drawn if p.name == "history").title
 
+    # The twin has the same network, so norms and separability of features are equal.
+    norms = next(p for p in drawn if p.name == "feature-norms")
+    first, second = norms.alt.partition(". ")[2].split("; ")
+    assert (first.partition(":")[0], second.partition(":")[0]) == ("twin", "tiny")
+    assert first.partition(":")[2] == second.partition(":")[2] != ""
+
 
 def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
     record = store.runs / "tiny" / "run.json"
