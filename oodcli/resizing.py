@@ -11,7 +11,9 @@ BILINEAR = "bilinear"
 # pixels, which rounds once instead of after each axis.
 FILTERS = (BILINEAR, "bicubic", "lanczos", "nearest", "bicubic-torchvision")
 
-_GRAMMAR = re.compile(r"(exact|shorter-crop(?::([1-9][0-9]{0,4}))?)(?::([a-z-]+))?")
+_GRAMMAR = re.compile(
+    r"(exact|shorter-crop(?::([1-9][0-9]{0,4}))?)(?::(?!draft$)([a-z-]+))?(:draft)?"
+)
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,15 @@ class Resize:
         result.
     filter
         One of :data:`FILTERS`; None if not specified.
+    draft
+        Whether JPEG files are decoded at a reduced size where the filter then still shrinks them to
+        half or less, see :func:`oodcli.data.decoding.files.decode`.
     """
 
     crops: bool
     side: int | None = None
     filter: str | None = None
+    draft: bool = False
 
     @classmethod
     def of(cls, text: str) -> Self:
@@ -41,7 +47,8 @@ class Resize:
         Parameters
         ----------
         text
-            ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``; a colon and a filter may follow.
+            ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``; a colon and a filter may follow,
+            then ``:draft``.
 
         Raises
         ------
@@ -51,7 +58,7 @@ class Resize:
         Examples
         --------
         >>> Resize.of("shorter-crop:256:bicubic")
-        Resize(crops=True, side=256, filter='bicubic')
+        Resize(crops=True, side=256, filter='bicubic', draft=False)
         """
         found = _GRAMMAR.fullmatch(text)
         if found is None or found[3] not in (None, *FILTERS):
@@ -59,12 +66,13 @@ class Resize:
                 f"--resize must be exact, shorter-crop or shorter-crop:SIDE, not {text!r}; a "
                 f"filter may follow, as in exact:bicubic: {', '.join(FILTERS)}"
             )
-        how, side, filter_ = found.groups()
-        return cls(how != "exact", None if side is None else int(side), filter_)
+        how, side, filter_, draft = found.groups()
+        length = None if side is None else int(side)
+        return cls(how != "exact", length, filter_, draft is not None)
 
     @property
     def how(self) -> str:
-        """The specification without the filter."""
+        """The specification without the filter and the draft."""
         if not self.crops:
             return "exact"
         return "shorter-crop" if self.side is None else f"shorter-crop:{self.side}"
@@ -76,4 +84,5 @@ class Resize:
 
     def __str__(self) -> str:
         """Return the specification as stored in records, where bilinear is omitted."""
-        return self.how if self.used == BILINEAR else f"{self.how}:{self.used}"
+        how = self.how if self.used == BILINEAR else f"{self.how}:{self.used}"
+        return f"{how}:draft" if self.draft else how

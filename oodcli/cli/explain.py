@@ -13,6 +13,7 @@ from oodcli.cli.options import (
     BatchOption,
     ColumnsOption,
     DeviceOption,
+    JpegDraftOfRunOption,
     RunOption,
     SkipOption,
     StoreOption,
@@ -97,6 +98,7 @@ def explain(
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
     window: WindowOption = None,
+    jpeg_draft: JpegDraftOfRunOption = False,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -135,6 +137,7 @@ def explain(
             compute=Compute.of(device, amp=amp, batch_size=score_batch_size),
             skip_unreadable=skip_unreadable,
             window=window,
+            jpeg_draft=jpeg_draft,
         ),
         page=explanation_page,
         progress=TerminalProgress(),

@@ -12,6 +12,7 @@ from oodcli.cli.options import (
     ColumnsOption,
     DataOption,
     DeviceOption,
+    JpegDraftOption,
     SkipOption,
     StoreOption,
     WindowOption,
@@ -223,6 +224,7 @@ def import_(
     device: DeviceOption = "auto",
     columns: ColumnsOption = None,
     window: WindowOption = None,
+    jpeg_draft: JpegDraftOption = False,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -260,6 +262,7 @@ def import_(
             image_size=image_size,
             resize=resize,
             window=window,
+            jpeg_draft=jpeg_draft,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             classes=classes,

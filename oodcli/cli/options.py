@@ -164,6 +164,21 @@ WindowOption = Annotated[
         show_default=False,
     ),
 ]
+JpegDraftOption = Annotated[
+    bool,
+    typer.Option(
+        "--jpeg-draft",
+        help="Decode large JPEG files at 1/2, 1/4 or 1/8 of their size, at least twice the size "
+        "that they are resized to: several times as fast, other pixels; stored with the run.",
+    ),
+]
+JpegDraftOfRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--jpeg-draft",
+        help="Refuse a run that decodes JPEG files whole; a run with drafts needs no option.",
+    ),
+]
 ColumnsOption = Annotated[
     str | None,
     typer.Option(

@@ -20,6 +20,7 @@ from oodcli.cli.options import (
     DeviceOption,
     FalseAlarmsOption,
     FdrOption,
+    JpegDraftOfRunOption,
     PerClassOption,
     RunOption,
     SkipOption,
@@ -171,6 +172,7 @@ def predict(
     score_batch_size: BatchOption = None,
     columns: ColumnsOption = None,
     window: WindowOption = None,
+    jpeg_draft: JpegDraftOfRunOption = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -238,6 +240,7 @@ def predict(
                 csv_safe=csv_safe,
             ),
             window=window,
+            jpeg_draft=jpeg_draft,
             alarm_level=alarm_level,
             command=command_line(context, shard=None, shards=None),
             shard=part,

@@ -13,6 +13,7 @@ from oodcli.cli.options import (
     AmpOption,
     ColumnsOption,
     DeviceOption,
+    JpegDraftOption,
     SkipOption,
     StoreOption,
     WindowOption,
@@ -239,6 +240,7 @@ def train(
     check_images: CheckOption = False,
     columns: ColumnsOption = None,
     window: WindowOption = None,
+    jpeg_draft: JpegDraftOption = False,
     skip_unreadable: SkipOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -283,6 +285,7 @@ def train(
                 image_size=image_size,
                 resize=resize,
                 window=window,
+                jpeg_draft=jpeg_draft,
                 epochs=epochs,
                 batch_size=batch_size,
                 lr=lr,

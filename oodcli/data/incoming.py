@@ -29,6 +29,7 @@ from oodcli.data.decoding.files import (
 )
 from oodcli.data.decoding.frames import frames_in
 from oodcli.data.decoding.remote import RemoteFiles
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.opening import is_named, open_dataset
 from oodcli.data.reader import Columns, Reader, without_columns
 from oodcli.data.readers import is_known_suffix, is_there, no_reader, open_path, reader_of
@@ -51,7 +52,6 @@ SORTED = 2**16
 _PER_TASK = 4
 
 Pixels = NDArray[np.uint8]
-Resize = Callable[[Pixels], Pixels]
 # Whether an image of some name belongs to the shard of this process.
 Owns = Callable[[str], bool]
 
@@ -494,7 +494,7 @@ def framed(wanted: Iterable[Item], window: Window | None) -> Iterator[Item]:
 
 def decoded(
     wanted: Iterable[Item],
-    resize: Resize,
+    resizing: Resizing,
     pool: Executor,
     window: Window | None,
     *,
@@ -506,8 +506,8 @@ def decoded(
     ----------
     wanted
         The images.
-    resize
-        Brings an image to its size.
+    resizing
+        How the images get to their size.
     pool
         Threads that do it.
     window
@@ -525,14 +525,14 @@ def decoded(
     iterator = iter(wanted)
     some = list(islice(iterator, _PER_TASK))
     if len(some) < _PER_TASK:  # so few that a thread is not worth its start
-        images, count = _each(resize, window, some)
+        images, count = _each(resizing, window, some)
         if count:
             several(count)
         yield from images
         return
     iterator = chain(some, iterator)
     tasks = iter(lambda: list(islice(iterator, _PER_TASK)), [])
-    work = partial(_each, resize, window)
+    work = partial(_each, resizing, window)
     for images, count in map_ahead(pool, work, tasks, depth=4 * thread_count()):
         if count:
             several(count)
@@ -540,25 +540,25 @@ def decoded(
 
 
 def _each(
-    resize: Resize, window: Window | None, some: Sequence[Item]
+    resizing: Resizing, window: Window | None, some: Sequence[Item]
 ) -> tuple[list[tuple[Item, Pixels | str]], int]:
     """Return the images of some items, and how many files of several frames were among them."""
     before = several_frames()
-    images = [(item, _pixels(item, resize, window)) for item in some]
+    images = [(item, _pixels(item, resizing, window)) for item in some]
     return images, several_frames() - before
 
 
-def _pixels(item: Item, resize: Resize, window: Window | None) -> Pixels | str:
+def _pixels(item: Item, resizing: Resizing, window: Window | None) -> Pixels | str:
     if item.error is not None:
         return item.error
     try:
         # Resized at once, so that no more than one large image a thread is held.
-        return resize(full_size(item, window))
+        return resizing.apply(full_size(item, window, to=resizing))
     except UnreadableImageError as error:
         return error.reason
 
 
-def full_size(item: Item, window: Window | None) -> Pixels:
+def full_size(item: Item, window: Window | None, *, to: Resizing | None = None) -> Pixels:
     """Return the pixels of an image ``(h, w, 3)`` as it lies there.
 
     Parameters
@@ -567,6 +567,8 @@ def full_size(item: Item, window: Window | None) -> Pixels:
         The image.
     window
         Which values of medical images are black and white.
+    to
+        How it will be resized, as for :func:`oodcli.data.decoding.files.decode`.
 
     Raises
     ------
@@ -582,5 +584,7 @@ def full_size(item: Item, window: Window | None) -> Pixels:
             as_published=item.as_published,
             window=window,
             frame=item.frame,
+            to=to,
         )
-    return decode(path_of(item.path), as_published=item.as_published, window=window)
+    path = path_of(item.path)
+    return decode(path, as_published=item.as_published, window=window, to=to)

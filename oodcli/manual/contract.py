@@ -270,6 +270,9 @@ OBJECTS = (
         "csv_safe": (bool, "Whether text was written with ``--csv-safe``."),
         "copy_ood": (str | None, "Folder that gets copies of the OOD images."),
         "command": (str | None, "The command that resumes the file."),
+        "window": (str, "Which values of medical images are black and white; absent without a "
+                   "window."),
+        "jpeg_draft": (bool, "Present and true if the run decodes JPEG files at a reduced size."),
         "shard": (int, "Number of the shard, from 1; only in a file of ``--shard``."),
         "shards": (int, "Number of shards; only in a file of ``--shard``."),
         "finished": (bool, "Whether all images of the command have their rows."),

@@ -154,20 +154,25 @@ class OpenRun:
 
         return cls(store, folder, known, compute, opened, progress, limit=limit)
 
-    def through(self, window: str | None) -> Self:
+    def through(self, window: str | None, *, jpeg_draft: bool = False) -> Self:
         """Return the same run with a window for the medical images of the sets that are scored.
 
         Parameters
         ----------
         window
             As ``--window`` has it; None for that of the run, if it has one.
+        jpeg_draft
+            Whether ``--jpeg-draft`` is given.
 
         Raises
         ------
         InvalidInputError
-            If it is no window, or the run has another one: its own images were read with that.
+            If it is no window, or the run has another one: its own images were read with that; or
+            if drafts are wanted and the run has none.
         """
-        preprocess = self.record.preprocess.through(window, where=f"run {self.name}")
+        preprocess = self.record.preprocess.through(
+            window, jpeg_draft=jpeg_draft, where=f"run {self.name}"
+        )
         return replace(self, record=self.record.with_preprocess(preprocess))
 
     def on(self, benchmark: Benchmark, resize: ResizedAs | None = None) -> Self:

@@ -192,13 +192,13 @@ class Explainer:
             If a score is not finite, or the device has too little memory.
         """
         pre = self.run.record.preprocess
-        resize = Resizing(pre.size, pre.resize).apply
+        resizing = Resizing(pre.size, pre.resize)
         with open_pools() as pools:
             yield (
                 (Explanation(item.name, error=image), None)
                 if isinstance(image, str)
                 else self._explained(item.name, image)
-                for item, image in decoded(images, resize, pools.threads(), window)
+                for item, image in decoded(images, resizing, pools.threads(), window)
             )
 
     def _explained(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oodcli.activations import Activations
+from oodcli.data.decoding.drafts import drafted
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import InvalidInputError, OodError, UnreadableImageError
 from oodcli.images import ImageSet, Part, evenly_spaced, image_name
@@ -89,13 +90,14 @@ class ShownTraining:
     def pixels(self, row: int) -> Pixels | None:
         """Return it as the network sees it, ``(h, w, 3)``; None if it cannot be read any more."""
         pre = self.run.record.preprocess
+        resizing = Resizing(pre.size, pre.resize)
         try:
-            (image,) = self._part.source.read(row, row + 1)
+            (image,) = drafted(self._part.source, resizing).read(row, row + 1)
         except OodError:
             return None
         if isinstance(image, UnreadableImageError):
             return None
-        return Resizing(pre.size, pre.resize).apply(image)
+        return resizing.apply(image)
 
     def check(
         self,

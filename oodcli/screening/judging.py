@@ -219,8 +219,8 @@ def judge(
     under_way: deque[_Batch] = deque()
     with contextlib.ExitStack() as stack:
         pools = stack.enter_context(open_pools())
-        resize = Resizing(pre.size, pre.resize).apply
-        done = decoded(images, resize, pools.threads(), pre.medical, several=several)
+        resizing = Resizing(pre.size, pre.resize)
+        done = decoded(images, resizing, pools.threads(), pre.medical, several=several)
         batches = _batched(_checked(done, unreadable), pre.size, soon=soon)
 
         def shards(some: Iterable[_Batch]) -> Iterator[NDArray[np.uint8]]:

@@ -80,7 +80,8 @@ class Preprocess:
     resize
         How images are resized: ``exact`` (aspect ratio not preserved), ``shorter-crop`` or
         ``shorter-crop:SIDE`` (shorter side to that length, then a centre crop); followed by the
-        filter, as in ``shorter-crop:256:bicubic``, unless it is ``bilinear``.
+        filter, as in ``shorter-crop:256:bicubic``, unless it is ``bilinear``; and by ``:draft``
+        if JPEG files are decoded at a reduced size.
     mean, std
         Normalisation of the three channels, for pixel values from 0 to 1.
     window
@@ -104,13 +105,20 @@ class Preprocess:
         """The window, taken apart."""
         return window_of(self.window)
 
-    def through(self, window: str | None, *, where: str) -> Self:
+    @property
+    def draft(self) -> bool:
+        """Whether JPEG files are decoded at a reduced size."""
+        return Resize.of(self.resize).draft
+
+    def through(self, window: str | None, *, jpeg_draft: bool = False, where: str) -> Self:
         """Return the same preprocessing with a window for medical images.
 
         Parameters
         ----------
         window
             As ``--window`` has it; None for that of the run, if it has one.
+        jpeg_draft
+            Whether ``--jpeg-draft`` is given.
         where
             What has this preprocessing, for messages.
 
@@ -118,8 +126,13 @@ class Preprocess:
         ------
         InvalidInputError
             If it is no window, or there is another one, with which the images of the network were
-            read.
+            read; or if drafts are wanted, and those images were decoded whole.
         """
+        if jpeg_draft and not self.draft:
+            raise InvalidInputError(
+                f"{where} decodes JPEG files at their whole size, which also made the images of "
+                "its network; omit --jpeg-draft, or train or import the network with --jpeg-draft"
+            )
         wanted = canonical(window)
         if wanted in ("", self.window):
             return self

@@ -97,7 +97,7 @@ def _shards(
     part = dataset.parts["train"]
     assert part.labels is not None  # the data set has classes
     waiting: list[NDArray[np.uint8]] = []
-    images = resized(pools, part.source, 0, len(part), resizing.apply)
+    images = resized(pools, part.source, 0, len(part), resizing)
     for image, label in zip(images, part.labels, strict=True):
         if isinstance(image, UnreadableImageError):
             continue

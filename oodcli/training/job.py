@@ -58,6 +58,8 @@ class TrainRequest:
     image_size, resize
         Height and width of the images in pixels, and how images are resized to them; None: as in
         the benchmark of the data set, or derived from the sizes of the images.
+    jpeg_draft
+        Whether JPEG files are decoded at a reduced size, see :class:`oodcli.resizing.Resize`.
     window
         Which values of medical images are black and white; see :mod:`oodcli.windows`.
     device, amp
@@ -99,6 +101,7 @@ class TrainRequest:
     pretrained: bool = False
     image_size: int | None = None
     resize: str | None = None
+    jpeg_draft: bool = False
     window: str | None = None
     device: str = "auto"
     amp: bool = False
@@ -239,6 +242,7 @@ def plan_job(
         certain=request.pretrained,
         image_size=request.image_size,
         resize=request.resize,
+        jpeg_draft=request.jpeg_draft,
     )
     spec = parse_architecture(arch, side=sizing.side)
     spec.architecture.check_trainable()

@@ -199,7 +199,7 @@ def _images(dataset: Dataset, name: str, resizing: Resizing) -> tuple[NDArray[np
     assert chosen.labels is not None
     pixels, labels = [], []
     with open_pools() as pools:
-        images = resized(pools, chosen.source, 0, count, resizing.apply)
+        images = resized(pools, chosen.source, 0, count, resizing)
         for image, label in zip(images, chosen.labels, strict=True):
             if not isinstance(image, UnreadableImageError):
                 pixels.append(image.transpose(2, 0, 1))

@@ -83,7 +83,14 @@ class Sizing:
             f"resize {_in_words(self.size, way)}: {self.resize_from}"
             + (f"; {kept}" if kept else ""),
             f"filter {way.used}: {self.filter_from}",
+            *((_DRAFT,) if way.draft else ()),
         )
+
+
+_DRAFT = (
+    "large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size: --jpeg-draft; accuracy and "
+    "scores differ slightly"
+)
 
 
 def _in_words(size: tuple[int, int], way: Resize) -> str:
@@ -102,6 +109,7 @@ def sizing_for(
     image_size: int | None,
     resize: str | None,
     side: int | None = None,
+    jpeg_draft: bool = False,
 ) -> Sizing:
     """Return the image size for training a network, or for using an imported one.
 
@@ -122,6 +130,8 @@ def sizing_for(
         Options of the user; None if not given.
     side
         Height and width in pixels that the file of the network fixes; None if it fixes none.
+    jpeg_draft
+        Whether JPEG files are decoded at a reduced size, as ``draft`` in ``resize`` has it.
 
     Raises
     ------
@@ -165,7 +175,13 @@ def sizing_for(
     else:
         size, size_from = _SMALL, f"default for images of {originals}"
     return _with_resize(
-        size, size_from, resize, wanted=wanted, benchmark=benchmark, originals=originals
+        size,
+        size_from,
+        resize,
+        wanted=wanted,
+        benchmark=benchmark,
+        originals=originals,
+        jpeg_draft=jpeg_draft,
     )
 
 
@@ -187,6 +203,7 @@ def _with_resize(
     wanted: Pretrained | None,
     benchmark: Benchmark | None,
     originals: OriginalSizes,
+    jpeg_draft: bool,
 ) -> Sizing:
     """Add the way of resizing: of the option, the weights or the benchmark, else by the images."""
     known = []
@@ -209,10 +226,11 @@ def _with_resize(
     else:
         way, source = Resize(crops=False), "default for small or square images"
     filter_, filter_from = _filter(asked, wanted)
-    how = str(replace(way, filter=filter_))
+    draft = jpeg_draft or way.draft
+    how = str(replace(way, filter=filter_, draft=draft))
     Resizing(size, how)  # refuses invalid combinations
     by_benchmark = benchmark is not None and size_from == f"benchmark {benchmark.name}"
-    published = wanted is not None and source == filter_from == wanted.configuration
+    published = wanted is not None and source == filter_from == wanted.configuration and not draft
     return Sizing(size, how, size_from, source, filter_from, originals, by_benchmark, published)
 
 

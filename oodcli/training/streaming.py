@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oodcli.compute.processes import Processes
 from oodcli.data.decoding.crops import RandomCrops
+from oodcli.data.decoding.drafts import drafted
 from oodcli.data.decoding.gathering import Gathering
 from oodcli.data.decoding.random_access import (
     AsStored,
@@ -198,7 +199,7 @@ class StreamedImages:
         stored: Callable[[], StoredPixels | None] = lambda: None,
         gathering: Callable[[], Gathering | None] = lambda: None,
     ) -> None:
-        self._originals = Originals(source)
+        self._originals = Originals(drafted(source, resizing))
         self._rows = rows
         self._labels = labels
         self._device = labels.device

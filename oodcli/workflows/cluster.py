@@ -345,7 +345,7 @@ class _Looks:
         self._store, self._run, self._compute = store, run, compute
         pre = None if run is None else run.record.preprocess
         size = (_SIDE, _SIDE) if pre is None else pre.size
-        self._resize = Resizing(size, "shorter-crop" if pre is None else pre.resize)
+        self._resizing = Resizing(size, "shorter-crop" if pre is None else pre.resize)
         self._window = None if pre is None else pre.medical
         scale = min(1.0, _SIDE / max(size))
         self._small = tuple(max(1, round(scale * side)) for side in size)
@@ -381,7 +381,7 @@ class _Looks:
             progress.task("reading OOD images", total=len(names), unit="images") as task,
         ):
             wanted = found_again(names, self._store, self._window)
-            for item, image in decoded(wanted, self._resize.apply, pools.threads(), self._window):
+            for item, image in decoded(wanted, self._resizing, pools.threads(), self._window):
                 row = places[item.name].pop()
                 task.advance(1)
                 if isinstance(image, str):

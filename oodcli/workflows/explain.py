@@ -60,6 +60,9 @@ class ExplainRequest:
         Whether fitting skips images of the run's own data that cannot be decoded.
     window
         Which values of medical images are black and white, where the run does not say so.
+    jpeg_draft
+        Whether it is expected that JPEG files are decoded at a reduced size; refused if the run
+        does not say so.
     """
 
     paths: Sequence[str]
@@ -73,6 +76,7 @@ class ExplainRequest:
     compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
     window: str | None = None
+    jpeg_draft: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,8 @@ def explain(
         skip_unreadable=request.skip_unreadable,
         progress=progress,
     ) as run:
-        window = run.record.preprocess.medical
-        wanted = items(request.paths, store=store, window=window)
-        window = run.through(request.window).record.preprocess.medical
+        through = run.through(request.window, jpeg_draft=request.jpeg_draft)
+        window = through.record.preprocess.medical
         wanted = items(request.paths, store=store, window=window)
         wanted = at_least_one(wanted, request.paths)
         main = resolve_detector(run, request.method, request.rule)

@@ -41,6 +41,8 @@ class ImportRequest:
         :mod:`oodcli.training.preprocessing`.
     resize
         How images are resized: ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``.
+    jpeg_draft
+        Whether JPEG files are decoded at a reduced size, see :class:`oodcli.resizing.Resize`.
     window
         Which values of medical images are black and white; see :mod:`oodcli.windows`.
     val_fraction
@@ -88,6 +90,7 @@ class ImportRequest:
     std: Triple | None = None
     image_size: int | None = None
     resize: str | None = None
+    jpeg_draft: bool = False
     window: str | None = None
     val_fraction: float = 0.0
     test_fraction: float | None = None

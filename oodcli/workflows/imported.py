@@ -234,6 +234,7 @@ def _read_program(request: ImportRequest, dataset: Dataset, outputs: Outputs) ->
         certain=True,
         image_size=request.image_size,
         resize=request.resize,
+        jpeg_draft=request.jpeg_draft,
         side=program.side,
     )
     assert sizing.side is not None  # only published weights have other shapes
@@ -296,6 +297,7 @@ def _sizing(
         certain=request.checkpoint is None or same_classes or names_clip(request.arch),
         image_size=request.image_size,
         resize=request.resize,
+        jpeg_draft=request.jpeg_draft,
     )
 
 

@@ -137,6 +137,9 @@ class PredictRequest:
         Outputs of the verdicts.
     window
         Which values of medical images are black and white, where the run does not say so.
+    jpeg_draft
+        Whether it is expected that JPEG files are decoded at a reduced size; refused if the run
+        does not say so.
     alarm_level
         Significance level of the alarm: the alarm is raised if the probability of the observed
         share of OOD images among ID images is below it.
@@ -153,6 +156,7 @@ class PredictRequest:
     detector: DetectorRequest = field(default_factory=DetectorRequest)
     outputs: VerdictOutputs = field(default_factory=VerdictOutputs)
     window: str | None = None
+    jpeg_draft: bool = False
     alarm_level: float = ALARM_LEVEL
     command: str | None = None
     shard: Shard | None = None
@@ -195,7 +199,9 @@ def predict(
         shard = (shard or Shard(1, 1)).within(processes.rank, processes.size)
     request = replace(request, shard=shard, outputs=request.outputs.of_shard(shard))
     with opened_detector(store, request.detector, progress=progress) as opened:
-        preprocess = opened.preprocess.through(request.window, where=opened.name)
+        preprocess = opened.preprocess.through(
+            request.window, jpeg_draft=request.jpeg_draft, where=opened.name
+        )
         wanted = items(
             request.paths, request.listed, store=store, shard=shard, window=preprocess.medical
         )
@@ -403,12 +409,13 @@ def _sink(
 def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]:
     """Return the settings of a file of verdicts."""
     copies, threshold = request.outputs.copy_ood, detector.threshold
-    window = detector.about.preprocess.window
+    preprocess = detector.about.preprocess
     record = threshold.to_json()
     chosen = threshold.false_alarms is None and threshold.fdr is None and not threshold.given
     return {
         **detector.origin(),
-        **({"window": window} if window else {}),
+        **({"window": preprocess.window} if preprocess.window else {}),
+        **({"jpeg_draft": True} if preprocess.draft else {}),
         **(request.shard.settings() if request.shard else {}),
         "engine": detector.engine,
         "threshold": record["value"],

@@ -127,6 +127,9 @@ class ScoreRequest:
         Whether to leave out images that cannot be decoded.
     window
         Which values of medical images are black and white, where the run does not say so.
+    jpeg_draft
+        Whether it is expected that JPEG files are decoded at a reduced size; refused if the run
+        does not say so.
     resize
         Whose resizing images get on a benchmark, ``benchmark`` or ``network``; None for that of its
         published numbers.
@@ -150,6 +153,7 @@ class ScoreRequest:
     compute: Compute = field(default_factory=Compute.of)
     skip_unreadable: bool = False
     window: str | None = None
+    jpeg_draft: bool = False
     resize: ResizedAs | None = None
     export: Path | None = None
     export_activations: Path | None = None
@@ -271,7 +275,7 @@ def _open_run(
 
 def _work(run: OpenRun, request: ScoreRequest) -> Work:
     """Open the sets and parse the methods; errors are reported before any forward pass."""
-    run = run.through(request.window)
+    run = run.through(request.window, jpeg_draft=request.jpeg_draft)
     read_scorings(run.folder.scores)  # raises an error if the index to be extended is damaged
     run.data  # noqa: B018 - a cached property, which opens the data
     benchmark = benchmark_to_score(

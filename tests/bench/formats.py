@@ -268,7 +268,7 @@ def reading(source: ImageSource, pools: Pools, size: int) -> Callable[[], int]:
         if not pools.workers:
             return sum(1 for _ in map(resizing.apply, source.read(0, len(source))))
         pools.processes()
-        return sum(1 for _ in resized(pools, source, 0, len(source), resizing.apply))
+        return sum(1 for _ in resized(pools, source, 0, len(source), resizing))
 
     return read
 

@@ -41,8 +41,8 @@ def half_used(folder: Path, files: list[str], network: Network) -> list[Iterator
     ):
         every: list[Iterator[object]] = [
             source.read(0, len(source)),
-            workers.resized(own, source, 0, len(source), RESIZING.apply),
-            decoded(items([str(folder)], store=Store(folder)), RESIZING.apply, own.threads(), None),
+            workers.resized(own, source, 0, len(source), RESIZING),
+            decoded(items([str(folder)], store=Store(folder)), RESIZING, own.threads(), None),
             decoders.batches(Originals(source), [np.arange(4)] * 9, Prepared(RESIZING)),
             extract(network, shards, mean=(0.5,) * 3, std=(0.5,) * 3),
             shards,
@@ -135,7 +135,7 @@ def test_a_pool_serves_all_that_is_decoded_in_a_command(tmp_path: Path, files: l
         for _ in range(5):
             with pools.open_pools() as own:
                 assert own is shared
-                list(workers.resized(own, source, 0, len(source), RESIZING.apply))
+                list(workers.resized(own, source, 0, len(source), RESIZING))
             seen |= {t.name for t in threading.enumerate() if t.name.startswith("decode")}
         assert 1 <= len(seen) <= pools.thread_count()
         with pools.shared_pools() as nested:

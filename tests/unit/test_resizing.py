@@ -20,6 +20,17 @@ from oodcli.resizing import FILTERS, Resize
             Resize(crops=True, side=256, filter="bicubic-torchvision"),
             "shorter-crop:256:bicubic-torchvision",
         ),
+        ("exact:draft", Resize(crops=False, draft=True), "exact:draft"),
+        (
+            "shorter-crop:bilinear:draft",
+            Resize(crops=True, filter="bilinear", draft=True),
+            "shorter-crop:draft",
+        ),
+        (
+            "shorter-crop:256:bicubic:draft",
+            Resize(crops=True, side=256, filter="bicubic", draft=True),
+            "shorter-crop:256:bicubic:draft",
+        ),
     ],
 )
 def test_what_is_written_is_read_and_written_again(text: str, wanted: Resize, written: str) -> None:
@@ -32,7 +43,8 @@ def test_what_is_written_is_read_and_written_again(text: str, wanted: Resize, wr
 @pytest.mark.parametrize(
     "text",
     ["", "bicubic", "exact:", "exact:256", "exact:cubic", "shorter-crop:0", "exact:bicubic:8",
-     "exact:bicubic:bicubic", "shorter-crop:256:", "EXACT"],
+     "exact:bicubic:bicubic", "shorter-crop:256:", "EXACT", "exact:draft:bicubic",
+     "exact:draft:draft", "draft"],
 )  # fmt: skip
 def test_anything_else_is_refused_with_all_that_there_is(text: str) -> None:
     with pytest.raises(InvalidInputError) as refused:

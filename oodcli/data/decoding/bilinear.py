@@ -132,12 +132,19 @@ def resizing_matrices(resizing: Resizing, before: tuple[int, int]) -> Matrices:
     Raises
     ------
     InvalidInputError
-        If the installed Pillow rounds in another way, or the filter does not round to 8 bits.
+        If JPEG files are decoded at a reduced size, the installed Pillow rounds in another way, or
+        the filter does not round to 8 bits.
 
     Notes
     -----
     Which pass comes first differs between sizes and versions of Pillow; it is measured with noise.
     """
+    if resizing.way.draft:
+        raise InvalidInputError(
+            "the run decodes JPEG files at a reduced size (--jpeg-draft), and a graph that resizes "
+            "gets whole images, so scores would differ; omit --input-size, or import or train the "
+            "network without --jpeg-draft"
+        )
     filter_ = resizing.way.used
     if filter_ != "nearest" and filter_ not in _KERNELS:
         raise InvalidInputError(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.decoding.files import decode_stream, size_in_header
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import UnreadableImageError
 from oodcli.images import digest_of
 from oodcli.store.store import digest_of_json
@@ -29,6 +30,9 @@ class EncodedSource(ABC):
     """As for :func:`oodcli.data.decoding.files.decode`."""
 
     window: Window | None = None
+    """As for :func:`oodcli.data.decoding.files.decode`."""
+
+    to: Resizing | None = None
     """As for :func:`oodcli.data.decoding.files.decode`."""
 
     in_order: bool = False
@@ -97,6 +101,7 @@ class EncodedSource(ABC):
                     as_published=self.as_published,
                     window=self.window,
                     frame=self.frame_at(row),
+                    to=self.to,
                 )
             except UnreadableImageError as error:
                 yield error
@@ -136,7 +141,7 @@ class Held(EncodedSource):
         Their bytes, or the reason why there are none.
     frames
         Which frame of its file each image is, as :meth:`EncodedSource.frame_at` has it.
-    as_published, window
+    as_published, window, to
         As for :func:`oodcli.data.decoding.files.decode`.
     """
 
@@ -145,6 +150,7 @@ class Held(EncodedSource):
     frames: Sequence[int | None]
     as_published: bool = False
     window: Window | None = None
+    to: Resizing | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -169,7 +175,7 @@ class Held(EncodedSource):
         chosen = [int(row) for row in rows]
         keys, files = [self.keys[at] for at in chosen], [self.files[at] for at in chosen]
         frames = [self.frames[at] for at in chosen]
-        return Held(keys, files, frames, self.as_published, self.window)
+        return Held(keys, files, frames, self.as_published, self.window, self.to)
 
     def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
         """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""
@@ -195,7 +201,7 @@ def pieces(source: EncodedSource, start: int, stop: int, rows: int) -> Iterator[
         files = [each.reason if isinstance(each, UnreadableImageError) else each for each in some]
         numbers = range(first, first + len(some))
         keys, frames = map(source.key_of, numbers), map(source.frame_at, numbers)
-        yield Held(list(keys), files, list(frames), source.as_published, source.window)
+        yield Held(list(keys), files, list(frames), source.as_published, source.window, source.to)
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,42 @@ class Windowed(_Changed):
     def take(self, rows: NDArray[np.int64], /) -> "Windowed":
         """Return a source of chosen images."""
         return Windowed(self.source.take(rows), self.window)
+
+    def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
+        """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""
+        return self.source.contents(start, stop)
+
+
+@dataclass(frozen=True)
+class Drafted(_Changed):
+    """Image files of another source, where JPEG files may be decoded at a reduced size.
+
+    Parameters
+    ----------
+    resizing
+        How the images will be resized.
+    """
+
+    resizing: Resizing
+
+    @property
+    def window(self) -> Window | None:  # type: ignore[override]
+        """As of the source."""
+        return self.source.window
+
+    @property
+    def to(self) -> Resizing:  # type: ignore[override]
+        """How the images will be resized."""
+        return self.resizing
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the source; who keeps pixels names the resizing beside it."""
+        return self.source.fingerprint
+
+    def take(self, rows: NDArray[np.int64], /) -> "Drafted":
+        """Return a source of chosen images."""
+        return Drafted(self.source.take(rows), self.resizing)
 
     def contents(self, start: int, stop: int, /) -> Iterator[bytes | UnreadableImageError]:
         """Yield the bytes of images ``start`` to ``stop - 1``, or why there are none."""

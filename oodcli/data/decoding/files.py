@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from oodcli.data.compact import Texts, chosen_texts
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.identity import identity_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
 from oodcli.files import reason_of, regular
@@ -39,6 +40,7 @@ _one_large = threading.Lock()
 
 # A camera's previews beside the picture are no frames.
 _SEVERAL_OF_ONE = frozenset({"MPO"})
+_DRAFTED = frozenset({"JPEG", "MPO"})
 _seen = threading.local()
 _MAX_PROFILE_BYTES = 1 << 24
 
@@ -65,7 +67,11 @@ _FRAME = re.compile(r"(.+)\[([0-9]{1,7})\]", re.DOTALL)
 
 
 def decode(
-    path: Path, *, as_published: bool = False, window: Window | None = None
+    path: Path,
+    *,
+    as_published: bool = False,
+    window: Window | None = None,
+    to: Resizing | None = None,
 ) -> NDArray[np.uint8]:
     """Decode the first frame of an image file to RGB, uint8 ``(h, w, 3)``.
 
@@ -79,6 +85,8 @@ def decode(
         EXIF metadata, and transparency.
     window
         Which values of medical images are black and white.
+    to
+        How the image will be resized; only what asks for drafts matters.
 
     Raises
     ------
@@ -93,6 +101,10 @@ def decode(
     of 16 bits Pillow takes the upper 8. Floating-point pixels are read from 0 (black) to 1 (white);
     values outside of that are an error. Of several frames or pages the first is used, and
     :func:`several_frames` counts such files. Medical images: see :mod:`oodcli.medical`.
+
+    A JPEG file that will be resized with drafts is decoded at the smallest of 1/2, 1/4 and 1/8 of
+    its size whose sides are both at least twice those it will be scaled to (before a crop), by
+    Pillow's ``Image.draft``: libjpeg then inverts only the low frequencies of each block.
     """
     with _opened(path) as (file, frame):
         return decode_stream(
@@ -101,6 +113,7 @@ def decode(
             as_published=as_published,
             window=window,
             frame=frame,
+            to=to,
         )
 
 
@@ -133,6 +146,7 @@ def decode_stream(
     as_published: bool = False,
     window: Window | None = None,
     frame: int | None = None,
+    to: Resizing | None = None,
 ) -> NDArray[np.uint8]:
     """Decode an image as `decode` does.
 
@@ -142,7 +156,7 @@ def decode_stream(
         The bytes of the image file, at its first byte.
     where
         How to call it in an error.
-    as_published, window
+    as_published, window, to
         As for `decode`.
     frame
         Number of a frame or slice of a medical image, from 0; None for the only one.
@@ -157,7 +171,11 @@ def decode_stream(
         if kind is not None or frame is not None:
             return decode_medical(stream, kind, frame=frame, window=window)
     with _readable(where), open_image(stream) as image:
-        large = image.width * image.height > _LARGE_PIXELS
+        # All coefficients of a progressive file are held, whatever size they are decoded at.
+        whole = image.width * image.height if image.info.get("progressive") else 0
+        if to is not None and to.way.draft:
+            _draft(image, to, as_published=as_published)
+        large = max(whole, image.width * image.height) > _LARGE_PIXELS
         with _one_large if large else contextlib.nullcontext():
             image.load()
             if getattr(image, "n_frames", 1) > 1 and image.format not in _SEVERAL_OF_ONE:
@@ -165,6 +183,18 @@ def decode_stream(
             if as_published:
                 return _to_rgb(image, opaque=True)
             return _to_rgb(_upright(image), opaque=False)
+
+
+def _draft(image: Image.Image, to: Resizing, *, as_published: bool) -> None:
+    """Have an opened image decoded at a reduced size, if it is a JPEG that is large enough."""
+    if image.format not in _DRAFTED:
+        return
+    turned = not as_published and _turn_of(image) in _TURNED_BY_90
+    before = (image.width, image.height) if turned else (image.height, image.width)
+    (height, width), _ = to.plan(before)
+    least = (2 * height, 2 * width) if turned else (2 * width, 2 * height)
+    if min(image.width // least[0], image.height // least[1]) >= 2:
+        image.draft(None, least)
 
 
 def _medical_kind(stream: IO[bytes]) -> Kind | None:
@@ -448,7 +478,7 @@ class FileSource:
         Folder that holds them all.
     files
         Paths relative to ``root``, in order.
-    as_published, window
+    as_published, window, to
         As for `decode`.
     """
 
@@ -456,6 +486,7 @@ class FileSource:
     files: Sequence[str]
     as_published: bool = False
     window: Window | None = field(default=None, kw_only=True)
+    to: Resizing | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -497,11 +528,22 @@ class FileSource:
         """
         for file in self.files[start:stop]:
             try:
-                image = decode(self.root / file, as_published=self.as_published, window=self.window)
+                image = self.decoded(file)
             except UnreadableImageError as error:
                 yield error
             else:
                 yield image
+
+    def decoded(self, file: str) -> NDArray[np.uint8]:
+        """Return the pixels of one of the files, see `decode`.
+
+        Raises
+        ------
+        UnreadableImageError
+            If it cannot be read.
+        """
+        path = self.root / file
+        return decode(path, as_published=self.as_published, window=self.window, to=self.to)
 
     def size_of(self, row: int) -> tuple[int, int]:
         """Return the height and width of an image, by its header.

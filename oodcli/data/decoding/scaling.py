@@ -19,8 +19,8 @@ class Resizing:
     size
         Height and width of the images that come out.
     how
-        ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``, with or without a filter behind it,
-        as :class:`oodcli.resizing.Resize` reads it.
+        ``exact``, ``shorter-crop`` or ``shorter-crop:SIDE``, with or without a filter and
+        ``draft`` behind it, as :class:`oodcli.resizing.Resize` reads it.
 
     Raises
     ------
@@ -49,7 +49,8 @@ class Resizing:
     def key(self) -> str:
         """What tells the pixels from those of other ways."""
         way = self.way
-        return f"{way.used}, {way.how}" if way.crops else way.used
+        key = f"{way.used}, {way.how}" if way.crops else way.used
+        return f"{key}, draft" if way.draft else key
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return an image at the size.

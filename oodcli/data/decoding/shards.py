@@ -265,9 +265,7 @@ class Shards:
         with open_pools() as pools, self.progress.task(label, total=total, unit="images") as task:
             task.advance(start)
             yield (
-                resized(
-                    pools, self.source, start, total, self.resizing.apply, several=frames.append
-                ),
+                resized(pools, self.source, start, total, self.resizing, several=frames.append),
                 task,
             )
         if any(frames):
@@ -393,7 +391,7 @@ class Shards:
         )
         known, rows = manifest.records[at], self.rows(at)
         with open_pools() as pools, self._opened(at, stored=True) as file:
-            images = resized(pools, self.source, rows.start, rows.stop, self.resizing.apply)
+            images = resized(pools, self.source, rows.start, rows.stop, self.resizing)
             made, skipped, _ = self._gather(file, images, at, skip_unreadable=bool(known.skipped))
             if Record(made.digest, skipped) != known:
                 raise self._changed(at)
@@ -407,7 +405,7 @@ class Shards:
         The pools are those of the command, for whoever stops early must not have to end any.
         """
         known, rows = manifest.records[at], self.rows(at)
-        images = resized(command_pools(), self.source, rows.start, rows.stop, self.resizing.apply)
+        images = resized(command_pools(), self.source, rows.start, rows.stop, self.resizing)
         size = self.resizing.size
         count = len(rows) - len(known.skipped)
         digest = Digest(np.dtype(np.uint8), (count, 3, *size))

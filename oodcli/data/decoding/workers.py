@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import RandomAccess
+from oodcli.data.decoding.drafts import drafted
 from oodcli.data.decoding.encoded import EncodedSource, pieces
 from oodcli.data.decoding.files import several_frames
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.errors import UnreadableImageError
 from oodcli.images import ImageSource
 from oodcli.pools import Pools, map_ahead, thread_count
@@ -47,7 +49,7 @@ def resized(
     source: ImageSource,
     start: int,
     stop: int,
-    resize: Resize,
+    resizing: Resizing,
     *,
     several: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Image]:
@@ -62,11 +64,12 @@ def resized(
         The images. One that is read from front to back, as arrays are, is read here.
     start, stop
         First row, and the row after the last.
-    resize
-        Brings an image to its size; a function or method that can be pickled.
+    resizing
+        How the images get to their size.
     several
         Called with numbers of files that have several frames or pages, whose first was decoded.
     """
+    source, resize = drafted(source, resizing), resizing.apply
     if pools is None or not isinstance(source, RandomAccess):
         before = several_frames()
         for image in source.read(start, stop):

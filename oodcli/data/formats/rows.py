@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.compact import Numbers, Texts, chosen_texts
 from oodcli.data.dataset import Dataset
-from oodcli.data.decoding.files import FileSource, decode
+from oodcli.data.decoding.files import FileSource
 from oodcli.data.decoding.remote import RemoteFiles
 from oodcli.data.formats.labels import Labels, classes_of
 from oodcli.errors import InvalidInputError, UnreadableImageError
@@ -83,7 +83,7 @@ class ListedSource(FileSource):
                 yield UnreadableImageError(where, self.bad[row])
                 continue
             try:
-                image = decode(self.root / file, as_published=self.as_published, window=self.window)
+                image = self.decoded(file)
             except UnreadableImageError as error:
                 yield UnreadableImageError(where, error.reason)
             else:

@@ -104,7 +104,7 @@ def test_decoding_keeps_order_and_is_bounded(tmp_path, monkeypatch):
             yield item
 
     with ThreadPoolExecutor(2) as pool:
-        found = decoded(counted(), Resizing((2, 3)).apply, pool, None)
+        found = decoded(counted(), Resizing((2, 3)), pool, None)
         first = next(found)
         assert last < 25
         every = [first, *found]

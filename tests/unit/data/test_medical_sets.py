@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import decoded, items
 from oodcli.data.opening import open_dataset
 from oodcli.data.own_names import RegisteredDataset, register
@@ -65,7 +66,7 @@ def test_folder_table_archive_and_incoming_images_are_the_same(scans, store, tmp
     same = [pixels(listed)]
     with open_pools() as pools:
         images = items([str(scans / "set")], store=store, window=WINDOW)
-        found = list(decoded(images, lambda image: image, pools.threads(), WINDOW))
+        found = list(decoded(images, Resizing((5, 4)), pools.threads(), WINDOW))
     assert [item.name for item, _ in found] == [str(scans / "set" / row) for row in ROWS]
     assert [item.relative for item, _ in found][-1] == "lung/v.nii.gz[3]"
     same.append([image for _, image in found])

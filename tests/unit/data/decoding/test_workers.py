@@ -99,7 +99,7 @@ def test_images_in_memory_are_read_here(random_images, monkeypatch):
     monkeypatch.setattr(workers, "LEAST_WORK", 1)
     images = random_images(9, 8, 8, 3)
     with pools.open_pools() as own:
-        seen = list(workers.resized(own, ArraySource(images), 0, 9, Resizing((8, 8)).apply))
+        seen = list(workers.resized(own, ArraySource(images), 0, 9, Resizing((8, 8))))
         assert not own.has_processes
     np.testing.assert_array_equal(np.stack(seen), images)
 
@@ -107,6 +107,6 @@ def test_images_in_memory_are_read_here(random_images, monkeypatch):
 def resized(source, start, stop, *, processes):
     """Return the images, and check whether processes were used."""
     with pools.open_pools() as own:
-        images = list(workers.resized(own, source, start, stop, RESIZING.apply))
+        images = list(workers.resized(own, source, start, stop, RESIZING))
         assert own.has_processes == processes
     return images
