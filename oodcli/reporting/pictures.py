@@ -298,6 +298,10 @@ def _feature_norms(sources: Sources, progress: Progress) -> list[Picture]:
     """Draw norms of features of two or three runs side by side, from stored activations."""
     if sources.store is None or len(sources.runs) < 2:
         return []
+    if len(sources.runs) > MAX_PANELS:
+        progress.note(
+            f"norms of features are of the first {MAX_PANELS} of {len(sources.runs)} runs"
+        )
     panels: list[NormPanel] = []
     for run in sources.runs[:MAX_PANELS]:
         if run.stored is None:

@@ -373,6 +373,12 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
     assert (first.partition(":")[0], second.partition(":")[0]) == ("twin", "tiny")
     assert first.partition(":")[2] == second.partition(":")[2] != ""
 
+    for name in ("third", "fourth"):
+        shutil.copytree(store.runs / "tiny", store.runs / name)
+    told = RecordingProgress()
+    pictures_of(store, runs=["twin", "tiny", "third", "fourth"], methods=["msp"], progress=told)
+    assert told.notes[-1] == "norms of features are of the first 3 of 4 runs"
+
 
 def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
     record = store.runs / "tiny" / "run.json"
