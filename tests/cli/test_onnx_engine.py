@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import oodcli
-from oodcli.compute.processes import Processes
 from oodcli.errors import InvalidInputError, OodError
 from oodcli.store.runs import RunFolder
 from oodcli.store.store import Store, read_json, write_json
@@ -117,6 +116,8 @@ def compare(got: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> int:
 def test_a_rate_in_a_file_binds_as_one_on_the_command_line(
     ood: Ood, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from oodcli.compute.processes import Processes  # imports torch
+
     monkeypatch.syspath_prepend(made.code)
     found, images = tmp_path / "found", made.images / "test"
     pack = ("detector", "pack", "--store", made.store, "--method", METHOD, "--engine", "onnx")
