@@ -23,7 +23,8 @@ from oodcli.errors import InvalidInputError, MissingArtifactError, OodError
 from oodcli.images import ImageSet, ImageShard, Part, evenly_spaced
 from oodcli.progress import Progress
 from oodcli.resizing import Resize
-from oodcli.store.runs import Preprocess, Run, RunFolder
+from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import Run, RunFolder
 from oodcli.store.scores import ResizedAs
 from oodcli.store.store import Store
 from oodcli.windows import Window, window_of

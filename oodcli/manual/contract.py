@@ -32,7 +32,8 @@ from oodcli.screening.onnx_verification import Verification
 from oodcli.screening.thresholds import ClassThreshold, Threshold
 from oodcli.screening.verdict_file import Counts, Verdict
 from oodcli.selection.recommendation import Recommendation
-from oodcli.store.runs import Job, Preprocess, Run
+from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import Job, Run
 from oodcli.store.scores import Scoring
 from oodcli.store.searches import Search
 from oodcli.training.recipes import Recipe

@@ -19,7 +19,8 @@ from oodcli.reporting.explanations import (
     Neighbour,
     Pixels,
 )
-from oodcli.reporting.plots import ID_COLOUR, OOD_COLOUR, Picture, drawing, enlarged, wrapped
+from oodcli.reporting.plots import ID_COLOUR, OOD_COLOUR, Picture, drawing, wrapped
+from oodcli.reporting.sheets import enlarged
 from oodcli.text import counted, printable
 
 if TYPE_CHECKING:

@@ -302,17 +302,9 @@ def normratio_and_auroc(
             label=f"AUROC, {sets}" + (" (lowest to highest)" if len(auroc) > 1 else ""),
         )
         axes.set_ylim(0, 105)
-        axes.add_patch(
-            Rectangle(
-                (selected - 0.48, 1),
-                0.96,
-                103,
-                fill=False,
-                edgecolor=CHOSEN,
-                linewidth=2,
-                label="selected by NormRatio",
-            )
-        )
+        frame = Rectangle((selected - 0.48, 1), 0.96, 103, fill=False, edgecolor=CHOSEN)
+        frame.set(linewidth=2, label="selected by NormRatio")
+        axes.add_patch(frame)
         line = axes.twinx()
         line.errorbar(
             places,

@@ -19,14 +19,8 @@ from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError
 from oodcli.images import ImageSet, ImageShard, Part, image_name
 from oodcli.progress import SILENT, Progress
-from oodcli.reporting.plots import (
-    Picture,
-    Quadrant,
-    Thumbnail,
-    clipped,
-    picture_sheet,
-    verdict_sheet,
-)
+from oodcli.reporting.plots import Picture, clipped
+from oodcli.reporting.sheets import Quadrant, Thumbnail, picture_sheet, verdict_sheet
 from oodcli.reporting.sources import ScoredRun, StoredRun
 from oodcli.reporting.statistics import threshold_at
 from oodcli.store.activations import ActivationFolder

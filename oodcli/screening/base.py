@@ -21,7 +21,7 @@ from oodcli.screening.conformal import conformal_p_values
 from oodcli.screening.given import Images, items_of
 from oodcli.screening.judging import Predictions, judge
 from oodcli.screening.thresholds import Threshold, ThresholdRule
-from oodcli.store.runs import Preprocess
+from oodcli.store.preprocess import Preprocess
 
 _PENDING = "_pending"
 

@@ -49,7 +49,8 @@ from oodcli.screening.thresholds import (
     Threshold,
     ThresholdRule,
 )
-from oodcli.store.runs import Preprocess, Run, RunFolder, utc_now
+from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import Run, RunFolder, utc_now
 from oodcli.store.store import (
     atomic_write,
     digest_of_file,

@@ -33,7 +33,7 @@ from oodcli.files import check_file, expanded, reading
 from oodcli.resizing import Resize
 from oodcli.screening.base import About, IdScores
 from oodcli.screening.thresholds import Threshold, ThresholdRule
-from oodcli.store.runs import Preprocess
+from oodcli.store.preprocess import Preprocess
 from oodcli.store.store import digest_of_json
 from oodcli.text import printable
 from oodcli.windows import canonical

@@ -22,7 +22,7 @@ from oodcli.data.splits import split
 from oodcli.errors import InvalidInputError, OodError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.progress import Progress
-from oodcli.store.runs import Preprocess
+from oodcli.store.preprocess import Preprocess
 from oodcli.store.store import Store
 from oodcli.text import counted
 from oodcli.training.loop import LabelledPixels

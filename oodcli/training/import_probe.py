@@ -15,7 +15,7 @@ from oodcli.models import Network
 from oodcli.models.extraction import extract
 from oodcli.pools import Pools, open_pools
 from oodcli.progress import Progress
-from oodcli.store.runs import Preprocess
+from oodcli.store.preprocess import Preprocess
 from oodcli.training.linear_probe import fit_probe
 
 _SHARD_ROWS = 64

@@ -18,7 +18,8 @@ from oodcli.models import (
     published_configuration,
 )
 from oodcli.progress import Progress
-from oodcli.store.runs import Job, Preprocess, RunFolder, TrainingRecord, run_folders
+from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import Job, RunFolder, TrainingRecord, run_folders
 from oodcli.store.store import Store
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights
 from oodcli.training.objectives.registry import parse_objective

@@ -25,7 +25,7 @@ from oodcli.models.extraction import extract
 from oodcli.pools import open_pools
 from oodcli.progress import Progress
 from oodcli.records import as_json
-from oodcli.store.runs import Preprocess
+from oodcli.store.preprocess import Preprocess
 
 # The standard error of the accuracy is at most 2.2 % for 500 images, and 3.1 % for 256.
 _IMAGES = 500

@@ -24,8 +24,9 @@ from oodcli.screening.onnx_engine import (
 )
 from oodcli.screening.packed import preprocess_of, read_packed
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
+from oodcli.store.preprocess import Preprocess
 from oodcli.store.run_locks import locked_run
-from oodcli.store.runs import Preprocess, Run, RunFolder
+from oodcli.store.runs import Run, RunFolder
 from oodcli.store.store import Store, digest_of_json, read_json, write_json
 
 if TYPE_CHECKING:

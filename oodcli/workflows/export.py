@@ -40,7 +40,8 @@ from oodcli.screening.onnx_graph import (
 from oodcli.screening.onnx_verification import Verification, verify
 from oodcli.screening.packing import Graph
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
-from oodcli.store.runs import Preprocess, utc_now
+from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import utc_now
 from oodcli.store.store import (
     Store,
     atomic_write,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
+from oodcli.data.formats.labels import check_labels, checked_labels
 from oodcli.data.identity import identity_of
 from oodcli.data.reader import Columns
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnreadableImageError
@@ -33,7 +34,6 @@ from oodcli.remote.files import RemoteFile, RemotePath
 from oodcli.store.store import digest_of_json
 from oodcli.text import counted
 
-MAX_CLASSES = 65_536
 MAX_PIXELS = 2**28
 
 PARTS = ("train", "val", "test")
@@ -649,45 +649,6 @@ def read_npy(path: Path, *, offset: int = 0, size: int | None = None) -> NDArray
         return read_values(stream, read_header(stream, size=size))
 
 
-def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[np.int64]:
-    """Return the classes of ``count`` images, ``(n,)``.
-
-    Parameters
-    ----------
-    values
-        The labels as a file has them.
-    where
-        How to call them in an error.
-    count
-        How many there must be.
-
-    Raises
-    ------
-    InvalidInputError
-        If they are not one integer from 0 per image.
-    """
-    _check_labels(values.dtype, values.shape, where, count=count)
-    if values.min() < 0:
-        raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
-    if values.max() >= MAX_CLASSES:
-        raise InvalidInputError(
-            f"{where} has label {values.max()}; number the classes from 0, {MAX_CLASSES} at most"
-        )
-    return values.reshape(-1).astype(np.int64)
-
-
-def _check_labels(dtype: np.dtype[Any], shape: tuple[int, ...], where: str, *, count: int) -> None:
-    if dtype.kind not in "iu":
-        raise InvalidInputError(f"{where} is {dtype}; labels are whole numbers from 0")
-    if len(shape) == 2 and shape[0] == count and shape[1] > 1:
-        raise InvalidInputError(
-            f"{where} has {shape[1]} labels per image (multi-label); one class per image is "
-            f"needed, shape ({count},)"
-        )
-    if shape not in ((count,), (count, 1)):
-        raise InvalidInputError(f"{where} has shape {shape}; {count} images need shape ({count},)")
-
-
 def _preferred(found: list[str]) -> str:
     return next(part for part in ("test", "val", "train") if part in found)
 
@@ -700,7 +661,7 @@ def _labelled(container: Container, images: str, labels: str) -> Part:
     source = container.images(images)
     where = f"{container.path}: array {labels!r}"
     shape, dtype = container.header(labels)
-    _check_labels(dtype, shape, where, count=len(source))  # before they are read
+    check_labels(dtype, shape, where, count=len(source))  # before they are read
     return Part(source, checked_labels(container.whole(labels), where, count=len(source)))
 
 

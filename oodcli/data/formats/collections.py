@@ -24,7 +24,8 @@ from oodcli.data.formats.archives import (
     members_of,
     read_member,
 )
-from oodcli.data.formats.arrays import NpySource, PickedSource, checked_labels, read_npy
+from oodcli.data.formats.arrays import NpySource, PickedSource, read_npy
+from oodcli.data.formats.labels import checked_labels
 from oodcli.data.identity import identity_of
 from oodcli.data.unpack import unpack
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError

@@ -6,19 +6,20 @@ There is one rule for lists, tables, Parquet and Arrow files, and shards: see :f
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset, take
 from oodcli.data.decoding.encoded import EncodedSource, marked
-from oodcli.data.formats.arrays import MAX_CLASSES
 from oodcli.data.reader import Role
 from oodcli.errors import InvalidInputError
 from oodcli.images import Part
 from oodcli.text import printable
 
 NO_LABEL = -1
+MAX_CLASSES = 65_536
 
 _NO_LABELS = ("", "-1")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
@@ -338,3 +339,49 @@ def assembled(
 
 def _chosen(part: Part, rows: NDArray[np.int64]) -> Part:
     return part if len(rows) == len(part) else take(part, rows)
+
+
+def checked_labels(values: NDArray[Any], where: str, *, count: int) -> NDArray[np.int64]:
+    """Return the classes of ``count`` images, ``(n,)``.
+
+    Parameters
+    ----------
+    values
+        The labels as a file has them.
+    where
+        How to call them in an error.
+    count
+        How many there must be.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not one integer from 0 per image.
+    """
+    check_labels(values.dtype, values.shape, where, count=count)
+    if values.min() < 0:
+        raise InvalidInputError(f"{where} has label {values.min()}; labels count from 0")
+    if values.max() >= MAX_CLASSES:
+        raise InvalidInputError(
+            f"{where} has label {values.max()}; number the classes from 0, {MAX_CLASSES} at most"
+        )
+    return values.reshape(-1).astype(np.int64)
+
+
+def check_labels(dtype: np.dtype[Any], shape: tuple[int, ...], where: str, *, count: int) -> None:
+    """Check the type and shape of an array of labels before it is read.
+
+    Raises
+    ------
+    InvalidInputError
+        If these are not whole numbers, one per image.
+    """
+    if dtype.kind not in "iu":
+        raise InvalidInputError(f"{where} is {dtype}; labels are whole numbers from 0")
+    if len(shape) == 2 and shape[0] == count and shape[1] > 1:
+        raise InvalidInputError(
+            f"{where} has {shape[1]} labels per image (multi-label); one class per image is "
+            f"needed, shape ({count},)"
+        )
+    if shape not in ((count,), (count, 1)):
+        raise InvalidInputError(f"{where} has shape {shape}; {count} images need shape ({count},)")

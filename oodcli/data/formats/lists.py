@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats.arrays import MAX_CLASSES
+from oodcli.data.formats.labels import MAX_CLASSES
 from oodcli.data.formats.rows import Builder
 from oodcli.data.formats.tables import Lines, dataset_of, delimiter_of, parts_of, text_of
 from oodcli.errors import InvalidInputError

@@ -7,7 +7,8 @@ import pytest
 from oodcli.data.benchmarks import BENCHMARKS
 from oodcli.data.run_data import preprocess_on
 from oodcli.errors import InvalidInputError
-from oodcli.store.runs import Job, Preprocess, Run
+from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import Job, Run
 from oodcli.store.scores import ResizedAs
 
 SWIN = Preprocess((224, 224), "shorter-crop:232:bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -13,15 +13,14 @@ from oodcli.reporting.plots import (
     FORMATS,
     MAX_LINES,
     Picture,
-    Thumbnail,
     block_auroc,
     curves,
     encoded,
     histograms,
     normratio_bars,
-    picture_sheet,
     training_history,
 )
+from oodcli.reporting.sheets import Thumbnail, picture_sheet
 from tests.support.pictures import overlaps, texts
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from oodcli.reporting.plots import PAGE, Picture, Quadrant, Thumbnail, verdict_sheet
+from oodcli.reporting.plots import PAGE, Picture
 from oodcli.reporting.plots_of_norms import (
     JIGSAW,
     NormPanel,
@@ -14,6 +14,7 @@ from oodcli.reporting.plots_of_norms import (
     norm_histograms,
     normratio_and_auroc,
 )
+from oodcli.reporting.sheets import Quadrant, Thumbnail, verdict_sheet
 from tests.support.pictures import overlaps, smallest_text
 
 LONG = "a name of a data set that is far too long for any axis of any picture, number "

@@ -12,7 +12,7 @@ from oodcli.data.formats.arrays import ArraySource
 from oodcli.data.run_data import RunData
 from oodcli.images import ImageSet, Part
 from oodcli.scoring.duplicates import duplicates
-from oodcli.store.runs import Preprocess
+from oodcli.store.preprocess import Preprocess
 from oodcli.store.store import Store
 
 RNG = np.random.default_rng(0)

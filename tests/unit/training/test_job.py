@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
-from oodcli.store.runs import RECORD, TRAINING, Job, Preprocess, Run, RunFolder, TrainingRecord
+from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import RECORD, TRAINING, Job, Run, RunFolder, TrainingRecord
 from oodcli.store.store import Store, read_json, write_json
 from oodcli.training.job import read_unfinished, same_run
 from oodcli.training.recipes import recipe_named
