@@ -312,6 +312,8 @@ def _check_requirements(packed: PackedFile, arch: str, *, allow_code: bool) -> N
             "in the file; if you trust it, have the module in the current folder or installed, "
             "and allow its import: --allow-code"
         )
+    if code is None and is_external(arch) and any("path" in key for key in builder_of(arch)[1]):
+        raise InvalidInputError(f"{packed.path} names a file to be read in its network; {AGAIN}")
     package = package_of(arch)
     if package is not None and importlib.util.find_spec(package[0]) is None:
         known = packed.content.get("requires", {}).get("packages", {}).get(package[1], "unknown")
@@ -320,8 +322,6 @@ def _check_requirements(packed: PackedFile, arch: str, *, allow_code: bool) -> N
             f"{packed.path} needs the package {package[1]} (version {printable(str(known))} when "
             f"it was packed), which is not installed; pip install {install}"
         )
-    if code is None and is_external(arch) and any("path" in key for key in builder_of(arch)[1]):
-        raise InvalidInputError(f"{packed.path} names a file to be read in its network; {AGAIN}")
 
 
 def _tensors(packed: PackedFile, prefix: str) -> dict[str, Tensor]:

@@ -215,7 +215,7 @@ def test_damaged_rows_are_named_and_nothing_is_written(tmp_path: Path) -> None:
     path = written(tmp_path / "v.csv", verdicts([f"{n}.png" for n in range(9)]))
     good = path.read_bytes()
     lines = good.splitlines(keepends=True)
-    output = tmp_path / "all.parquet"
+    output = tmp_path / "all.csv"
     for wrong in (b"hello\n", lines[3].replace(b"0.5", b"nan"), lines[3].replace(b"id", b"idd")):
         path.write_bytes(b"".join([*lines[:3], wrong, *lines[4:]]))
         if path.read_bytes() == good:

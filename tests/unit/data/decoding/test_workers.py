@@ -69,6 +69,17 @@ def test_processes_are_started_where_the_pixels_of_the_originals_are_worth_it(
         assert len(resized(source, 0, 40, processes=wanted)) == 40
 
 
+@pytest.mark.parametrize(
+    ("side", "cores", "wanted"), [(128, 2, True), (129, 2, False), (129, 3, True)]
+)
+def test_large_results_are_copied_from_processes_only_where_there_are_many(
+    side, cores, wanted, source, monkeypatch
+):
+    monkeypatch.setattr(pools, "cores", lambda: cores)
+    monkeypatch.setattr("tests.unit.data.decoding.test_workers.RESIZING", Resizing((side, side)))
+    assert len(resized(source, 0, 40, processes=wanted)) == 40
+
+
 def test_shards_that_are_read_again_use_the_processes_that_run(source, store, monkeypatch):
     """What is not kept is decoded at every load: by processes, however few rows a shard has."""
     with pools.shared_pools() as shared:
