@@ -6,7 +6,7 @@ the batch in which the image comes.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,66 @@ from oodcli.errors import InvalidInputError
 # A fifth of the range of values, and the noise of equal chances that is about as strong.
 NOISE_SD = 51.0
 NOISE_WIDTH = 89.0
+# A NumPy array or a tensor: images on a device are corrupted by the same functions.
+Array = Any
+
+
+def place_tiles(into: Array, pixels: Array, images: Array, orders: Array, *, tiles: int) -> None:
+    """Fill the tiles of images with other tiles of the same or of other images.
+
+    Parameters
+    ----------
+    into
+        The images to fill, ``(m, c, h, w)``. What is left over at the bottom and at the right does
+        not change.
+    pixels
+        The images that tiles come from, ``(n, c, h, w)``.
+    images
+        Image that each tile comes from, ``(m, tiles²)``, row by row.
+    orders
+        Number of the tile in that image, ``(m, tiles²)``.
+    tiles
+        Tiles along each side: a tile has ``h // tiles`` by ``w // tiles`` pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        If an image has fewer pixels along a side than tiles.
+    """
+    count, channels, height, width = pixels.shape
+    tile_h, tile_w = tile_shape(height, width, tiles)
+    whole = pixels[:, :, : tiles * tile_h, : tiles * tile_w]
+    grid = whole.reshape(count, channels, tiles, tile_h, tiles, tile_w)
+    for place in range(tiles**2):
+        row, column = divmod(place, tiles)
+        from_row, from_column = orders[:, place] // tiles, orders[:, place] % tiles
+        top, left = row * tile_h, column * tile_w
+        into[:, :, top : top + tile_h, left : left + tile_w] = grid[
+            images[:, place], :, from_row, :, from_column
+        ]  # (m, c, tile_h, tile_w)
+
+
+def tile_shape(height: int, width: int, tiles: int) -> tuple[int, int]:
+    """Return height and width of a tile in pixels.
+
+    Parameters
+    ----------
+    height, width
+        Those of the image.
+    tiles
+        Tiles along each side.
+
+    Raises
+    ------
+    InvalidInputError
+        If an image has fewer pixels along a side than tiles.
+    """
+    if min(height, width) < tiles:
+        raise InvalidInputError(
+            f"images of {height}x{width} pixels cannot be cut into {tiles}x{tiles} tiles; "
+            "use larger images"
+        )
+    return height // tiles, width // tiles
 
 
 def jigsaw(
@@ -58,28 +118,14 @@ def jigsaw(
     which is the same for square images. The black border (2 pixels of 32) is that of the
     released code.
     """
-    count, channels, height, width = pixels.shape
-    tile_h, tile_w = height // tiles, width // tiles
-    if min(tile_h, tile_w) < 1:
-        raise InvalidInputError(
-            f"images of {height}x{width} pixels cannot be cut into {tiles}x{tiles} tiles; "
-            "use larger images"
-        )
-    whole = pixels[:, :, : tiles * tile_h, : tiles * tile_w]
-    grid = whole.reshape(count, channels, tiles, tile_h, tiles, tile_w)
-    every = np.arange(count)
-    orders = np.empty((count, tiles**2), dtype=np.int64)
+    tile_shape(pixels.shape[2], pixels.shape[3], tiles)
+    orders = np.empty((len(pixels), tiles**2), dtype=np.int64)
     for order, index in zip(orders, indices, strict=True):
         # Sorting uniform numbers depends on less of the generator than a permutation does.
         order[:] = np.argsort(np.random.default_rng((seed, int(index))).random(tiles**2))
     shuffled = np.zeros_like(pixels)
-    for place in range(tiles**2):
-        row, column = divmod(place, tiles)
-        from_row, from_column = np.divmod(orders[:, place], tiles)
-        top, left = row * tile_h, column * tile_w
-        shuffled[:, :, top : top + tile_h, left : left + tile_w] = grid[
-            every, :, from_row, :, from_column
-        ]  # (n, c, tile_h, tile_w)
+    own = np.broadcast_to(np.arange(len(pixels))[:, None], orders.shape)
+    place_tiles(shuffled, pixels, own, orders, tiles=tiles)
     return shuffled
 
 
@@ -155,7 +201,7 @@ def blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     sd = min(pixels.shape[2:]) / 16
     # One image at a time, or the copy in floating point would be four times the batch.
     each = [gaussian_filter(image.astype(np.float32), (0, sd, sd)) for image in pixels]
-    return _whole(np.stack(each)) if each else pixels.copy()
+    return whole(np.stack(each)).astype(np.uint8) if each else pixels.copy()
 
 
 def rotated(pixels: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -185,12 +231,28 @@ def shuffled_pixels(
     pixels, indices, seed
         As for :func:`gaussian_noise`. The channels of a pixel stay together.
     """
+    count = pixels.shape[2] * pixels.shape[3]
+    shuffled = np.empty_like(pixels)
+    for image, rng, into in zip(pixels, _generators(seed, indices), shuffled, strict=True):
+        into[:] = reordered(image[None], np.argsort(rng.random(count))[None])[0]
+    return shuffled
+
+
+def reordered(pixels: Array, orders: Array) -> Array:
+    """Return images with their pixels in another order, ``(n, c, h, w)``.
+
+    Parameters
+    ----------
+    pixels
+        Images, ``(n, c, h, w)``. The channels of a pixel stay together.
+    orders
+        Where each pixel comes from, row by row, ``(n, h w)``.
+    """
     count, channels, height, width = pixels.shape
-    flat = pixels.reshape(count, channels, height * width)
-    shuffled = np.empty_like(flat)
-    for image, rng, into in zip(flat, _generators(seed, indices), shuffled, strict=True):
-        into[:] = image[:, np.argsort(rng.random(flat.shape[2]))]
-    return shuffled.reshape(pixels.shape)
+    flat = pixels.reshape(count, channels, height * width).swapaxes(1, 2)  # (n, h w, c)
+    # Which image each pixel is of: its row in the orders, as an array of their kind.
+    own = (orders * 0 + 1).cumsum(0) - 1
+    return flat[own, orders].swapaxes(1, 2).reshape(count, channels, height, width)
 
 
 def _generators(seed: int, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
@@ -202,12 +264,13 @@ def _with_noise(
 ) -> NDArray[np.uint8]:
     noisy = np.empty_like(pixels)
     for image, added, into in zip(pixels, noise, noisy, strict=True):
-        into[:] = _whole(image + added)
+        into[:] = whole(image + added)
     return noisy
 
 
-def _whole(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+def whole(values: Array) -> Array:
+    """Return values as those of pixels: rounded, from 0 to 255; NumPy arrays and tensors alike."""
+    return values.round().clip(0, 255)
 
 
 Kind = Literal[

@@ -8,54 +8,28 @@ from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from oodcli.compute.processes import Processes
-from oodcli.errors import InvalidInputError
 from oodcli.models.network import fill
 from oodcli.progress import SILENT, Progress, Task
 from oodcli.records import as_json
 from oodcli.training.augment import augmented
+from oodcli.training.guard import LossMonitor, NotFiniteError, explain_torch_errors
 from oodcli.training.objectives.base import Objective, StepOutput
 from oodcli.training.objectives.cross_entropy import CrossEntropy
 from oodcli.training.objectives.training_module import LastBlock, TrainingModule
 from oodcli.training.recipes import Recipe
+from oodcli.training.seeds import derived_seed
 from oodcli.training.streaming import TrainingImages, after_crop, agreeing
 
 _EVALUATION_BATCH = 500
-# Steps between two checks of the loss; each check makes an accelerator wait.
-_CHECK_EVERY = 64
 # Waiting for images is reported if it takes more than this fraction of an epoch.
 REPORTED_WAITING = 0.1
 # Devices that have a fused optimiser step in every supported version of torch.
 _FUSED = ("cpu", "cuda")
-
-
-class NotFiniteError(InvalidInputError):
-    """A loss that is NaN or infinite; the weights of the epoch cannot be used.
-
-    Parameters
-    ----------
-    loss
-        The loss.
-    epoch
-        Number of the epoch, from 1.
-    step
-        Number of the step in the epoch, from 1.
-    lr
-        Learning rate of the step.
-    """
-
-    def __init__(self, loss: float, *, epoch: int, step: int, lr: float) -> None:
-        super().__init__(
-            f"the loss is {loss} at step {step} in epoch {epoch}; lower the learning rate, "
-            f"which is {lr:g}: --lr {lr / 10:g}"
-        )
-        self.epoch = epoch
-        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,17 +370,17 @@ class Trainer:
         task: Task,
         part: Task,
     ) -> EpochStats:
-        generator = torch.Generator(self._device).manual_seed(_derived_seed(self._seed, epoch))
+        generator = torch.Generator(self._device).manual_seed(derived_seed(self._seed, epoch))
         rank = self._processes.rank
         others = (rank,) if rank else ()
-        torch.manual_seed(_derived_seed(self._seed, epoch, 1, *others))  # dropout
+        torch.manual_seed(derived_seed(self._seed, epoch, 1, *others))  # dropout
         order = torch.randperm(len(train), generator=generator, device=self._device)
         batches = order.split(self._recipe.batch_size)
         total = torch.zeros((), device=self._device)
         right = torch.zeros((), device=self._device, dtype=torch.int64)
         # First step with a non-finite loss, computed on the device so that nothing waits for it.
         bad = torch.full((), len(batches), device=self._device)
-        monitor = _LossMonitor(len(batches), self._device)
+        monitor = LossMonitor(len(batches), self._device)
         images = 0
         start = time.perf_counter()
         lr = self._recipe.lr
@@ -473,7 +447,7 @@ class Trainer:
             Number of views that were classified correctly before the step, ``()``.
         """
         views = self._objective.views
-        with self._precision(), _explain_torch_errors():
+        with self._precision(), explain_torch_errors():
             output = model(self._normalised(seen))
         correct = output.logits.detach().argmax(dim=1) == labels
         right = correct[: views * mine].sum()
@@ -485,7 +459,7 @@ class Trainer:
         size = self._processes.size
         weight = 1.0 if self._objective.compares_images else mine * size / images
         self._optimiser.zero_grad(set_to_none=True)
-        with self._processes.connection_errors(), _explain_torch_errors():
+        with self._processes.connection_errors(), explain_torch_errors():
             (loss if weight == 1 else loss * weight).backward()
         self._optimiser.step()
         return loss.detach(), right
@@ -647,88 +621,6 @@ class Trainer:
         return contextlib.nullcontext()
 
 
-class _LossMonitor:
-    """Reads the first bad step and the mean loss from the device, without waiting for a GPU.
-
-    Parameters
-    ----------
-    steps
-        Number of steps of the epoch; as the number of the first bad step it means none.
-    device
-        The device that trains.
-
-    Notes
-    -----
-    On a GPU, a read returns the values of the previous read, whose asynchronous copy has finished
-    by then. All processes thus read the values of the same step.
-    """
-
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.every = 1 if device.type == "cpu" else _CHECK_EVERY
-        self._delayed = device.type == "cuda"
-        self._steps = steps
-        self._copy: Tensor | None = None
-        self._arrived: torch.cuda.Event | None = None
-
-    def read(self, bad: Tensor, mean: Tensor) -> tuple[int, float]:
-        """Return the first bad step and the mean loss.
-
-        Parameters
-        ----------
-        bad, mean
-            The current values on the device, ``()`` each.
-
-        Returns
-        -------
-        tuple
-            The current values; on a GPU those of the previous call, and at the first call no bad
-            step and a loss of NaN.
-        """
-        if not self._delayed:
-            return int(bad), float(mean)
-        # float64 represents every step number exactly.
-        both = torch.stack((bad.double(), mean.double()))
-        before, loss = self._steps, math.nan
-        if self._copy is None or self._arrived is None:
-            self._copy = torch.empty(both.shape, dtype=both.dtype, pin_memory=True)
-            self._arrived = torch.cuda.Event()
-        else:
-            self._arrived.synchronize()
-            before, loss = int(self._copy[0]), float(self._copy[1])
-        self._copy.copy_(both, non_blocking=True)
-        self._arrived.record()
-        return before, loss
-
-
-@contextlib.contextmanager
-def _explain_torch_errors() -> Iterator[None]:
-    """Turn errors of compilation and of batch normalisation into one line.
-
-    Raises
-    ------
-    InvalidInputError
-        If torch cannot compile the network, or normalise a batch of one image, in the body of the
-        context.
-    """
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        raise InvalidInputError(
-            "this network cannot normalise a batch of one image, such as the last one of an "
-            "epoch or a process's share of it; change --batch-size, or use a larger --image-size"
-        ) from error
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
-            raise
-        # The first paragraph; the others are about debugging torch.
-        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
-        raise InvalidInputError(
-            f"torch cannot compile this network: {reason}; omit --compile"
-        ) from error
-
-
 def unsafe_in_channels_last(module: nn.Module) -> bool:
     """Return whether training a network in channels-last format on a CPU corrupts memory.
 
@@ -751,7 +643,3 @@ def unsafe_in_channels_last(module: nn.Module) -> bool:
 def weights_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of the network from a state of :meth:`Trainer.state`."""
     return {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
-
-
-def _derived_seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

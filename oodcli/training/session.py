@@ -36,6 +36,7 @@ from oodcli.store.run_locks import run_lock
 from oodcli.store.runs import STATE, Job, Run, RunFolder, TrainingRecord, utc_now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.text import counted
+from oodcli.training.guard import NotFiniteError
 from oodcli.training.images import (
     Placement,
     check_class_count,
@@ -48,7 +49,7 @@ from oodcli.training.images import (
 from oodcli.training.initial import Initial
 from oodcli.training.job import initial_of, recipe_of
 from oodcli.training.linear_probe import fit_probe
-from oodcli.training.loop import REPORTED_WAITING, NotFiniteError, Trainer, weights_of
+from oodcli.training.loop import REPORTED_WAITING, Trainer, weights_of
 from oodcli.training.objectives.base import Objective
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.training_module import LastBlock

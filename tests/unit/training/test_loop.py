@@ -11,7 +11,8 @@ from torch import nn
 
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Silent
-from oodcli.training.loop import LabelledPixels, NotFiniteError, Trainer, unsafe_in_channels_last
+from oodcli.training.guard import NotFiniteError
+from oodcli.training.loop import LabelledPixels, Trainer, unsafe_in_channels_last
 from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
 from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.recipes import Recipe, recipe_named
