@@ -232,12 +232,16 @@ class Head:
     scale
         Logit scale of a zero-shot classifier: features are unit vectors, and the rows of ``weight``
         are unit text embeddings times this number. None for a layer that was trained.
+    kept
+        Weight ``(o, d)`` and bias ``(o,)`` of further linear heads on the features that an
+        objective has left in the weights, by name; see :mod:`oodcli.models.heads`.
     """
 
     weight: Tensor
     bias: Tensor
     tau: float = 1.0
     scale: float | None = None
+    kept: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the logits ``(n, k)`` of features ``(n, d)``."""
@@ -245,7 +249,8 @@ class Head:
 
     def to(self, device: torch.device | str) -> "Head":
         """Return the same layer on ``device``."""
-        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
+        kept = {name: (w.to(device), b.to(device)) for name, (w, b) in self.kept.items()}
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device), kept=kept)
 
     @property
     def texts(self) -> Tensor:

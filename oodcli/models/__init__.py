@@ -4,7 +4,14 @@ from oodcli.models.architecture import Architecture, ArchitectureSpec
 from oodcli.models.checkpoint import load_head, load_run_network, load_weights, save_weights
 from oodcli.models.clip_text import Clip, imagenet_templates
 from oodcli.models.fitting import load_into, load_with_remarks, names_classifier
-from oodcli.models.heads import UnitFeatureLinear, unit_features
+from oodcli.models.heads import (
+    KeptHeadsLinear,
+    UnitFeatureLinear,
+    keep_heads,
+    quotient,
+    restore_last_layer,
+    unit_features,
+)
 from oodcli.models.network import Network, fill, network_of
 from oodcli.models.onnx_network import ONNX
 from oodcli.models.pretrained import (
@@ -34,6 +41,7 @@ __all__ = [
     "ArchitectureSpec",
     "Checkpoint",
     "Clip",
+    "KeptHeadsLinear",
     "Network",
     "Pretrained",
     "Program",
@@ -46,6 +54,7 @@ __all__ = [
     "folder_commit",
     "imagenet_templates",
     "is_external",
+    "keep_heads",
     "load_head",
     "load_into",
     "load_run_network",
@@ -56,9 +65,11 @@ __all__ = [
     "parse_architecture",
     "pretrained_state",
     "published_configuration",
+    "quotient",
     "read_checkpoint",
     "read_program",
     "read_state",
+    "restore_last_layer",
     "save_weights",
     "translated_state",
     "unit_features",

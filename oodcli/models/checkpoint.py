@@ -17,13 +17,14 @@ from oodcli.errors import (
 )
 from oodcli.files import reading
 from oodcli.models.fitting import load_into
-from oodcli.models.heads import scoring_head
+from oodcli.models.heads import KEPT, kept_names, kept_of, scoring_head
 from oodcli.models.network import Network
 from oodcli.models.registry import ARCHITECTURES, parse_architecture, stores_config
 from oodcli.store.store import atomic_write
 
 _HEAD = "head"
 _CONFIG = "config"
+_KEPT = "kept_heads"
 _AGAIN = "remove the run and create it again"
 
 
@@ -51,7 +52,12 @@ def save_weights(network: Network, path: Path) -> None:
 
 def _metadata(network: Network) -> dict[str, str]:
     config = network.spec.architecture.config
-    return {_HEAD: network.head_path, **({_CONFIG: config} if config else {})}
+    kept = ",".join(f"{name}:{outputs}" for name, outputs in network.kept_outputs.items())
+    return {
+        _HEAD: network.head_path,
+        **({_CONFIG: config} if config else {}),
+        **({_KEPT: kept} if kept else {}),
+    }
 
 
 def stored_config(path: Path) -> str:
@@ -199,8 +205,15 @@ def load_head(path: Path, arch: str) -> Head:
             for name in ("scoring_tau", "logit_scale")
             if f"{head}.{name}" in tensors.keys()  # noqa: SIM118 - it is no mapping
         }
+        kept = {
+            name.removeprefix(f"{head}.{KEPT}."): tensors.get_tensor(name)
+            for name in kept_names(head, tensors.keys())
+        }
         return scoring_head(
-            tensors.get_tensor(f"{head}.weight"), tensors.get_tensor(f"{head}.bias"), **numbers
+            tensors.get_tensor(f"{head}.weight"),
+            tensors.get_tensor(f"{head}.bias"),
+            **numbers,
+            kept=kept_of(kept),
         )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from oodcli.errors import InvalidInputError
 from oodcli.models.architecture import ArchitectureSpec, OriginalForm
 from oodcli.models.functional import INSIDE
-from oodcli.models.heads import text_embeddings, unit_features
+from oodcli.models.heads import kept_names, restore_last_layer
 from oodcli.models.last_layer import two_rows
 from oodcli.models.network import COUNTER, Network, fill, network_of, set_last_layer
 from oodcli.models.registry import ARCHITECTURES
@@ -85,7 +85,8 @@ def load_with_remarks(
     state
         Tensors by name, with the names of the architecture or of other public code. The batch
         counters (``num_batches_tracked``) are optional. A ``tau`` of the last layer makes it a
-        layer of unit features (T2FNorm), a ``logit_scale`` a layer of text embeddings.
+        layer of unit features (T2FNorm), a ``logit_scale`` a layer of text embeddings, and
+        ``kept.NAME`` a layer with kept heads.
     by_order
         Whether tensors are matched only by their order and shape, and names are ignored.
     source
@@ -246,7 +247,8 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
     where = (f"{head}.weight", 0) if original is None else original.rows
     module = build(_rows(weights, *where))
     known = head if original is None else original.path
-    ours = _renamed(weights, _shapes(module), {tau, scoring_tau, scale}, head=known)
+    more = {tau, scoring_tau, scale, *kept_names(head, weights)}
+    ours = _renamed(weights, _shapes(module), more, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
     last = _of_layer(module.state_dict(), known)
@@ -268,11 +270,9 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
     if original is None and f"{head}.weight" in ours:
         _cut(module, head, rows=len(ours[f"{head}.weight"]))
     ours.update(_tied(module, ours))
+    restore_last_layer(module, head, ours)
     if tau in ours:
-        unit_features(module, head)
         ours.setdefault(scoring_tau, ours[tau])
-    elif scale in ours:
-        text_embeddings(module, head)
     return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)
 
 

@@ -4,6 +4,8 @@ Such a network predicts and scores by different forward passes, so the layer pro
 forward pass for predictions, and the :class:`~oodcli.activations.Head` for scoring.
 """
 
+from collections.abc import Callable, Iterable, Mapping
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
 from torch import Tensor, nn
@@ -12,6 +14,12 @@ from oodcli.activations import Head
 from oodcli.errors import InvalidInputError
 
 SMALLEST_NORM = 1e-12
+# Added to lengths in a quotient of G-ODIN.
+GODIN_MARGIN = 1e-4
+# Name of the submodule of a last layer that holds the kept heads, and the names of the heads.
+KEPT = "kept"
+ROTATION, CONFIDENCE, DIVISOR = "rotation", "confidence", "divisor"
+_LINEAR = (ROTATION, CONFIDENCE)
 
 
 class UnitFeatureLinear(nn.Linear):
@@ -81,6 +89,172 @@ class TextLinear(nn.Linear):
         self.register_buffer("logit_scale", torch.tensor(1.0))
 
 
+class KeptHeadsLinear(nn.Linear):
+    """A last layer beside which further linear heads on the same features stay in the weights.
+
+    Its own forward pass is that of the plain layer. The heads are submodules, ``kept.NAME``, so
+    that they are part of every checkpoint; training and scorers compute their outputs.
+
+    Parameters
+    ----------
+    in_features
+        Length of a feature vector, ``d``.
+    out_features
+        Number of classes, ``k``.
+    kept
+        The heads by name, each with an input of length ``d``.
+    """
+
+    def __init__(self, in_features: int, out_features: int, kept: Mapping[str, nn.Module]) -> None:
+        super().__init__(in_features, out_features)
+        self.kept = nn.ModuleDict(dict(kept))
+
+
+class QuotientLinear(KeptHeadsLinear):
+    """The last layer of G-ODIN: ``z = h(f) / g(f)``.
+
+    With ``e = 1e-4``, ``h_c = f . w_c / ((||f|| + e) (||w_c|| + e))`` and
+    ``g = sigmoid(BatchNorm(v . f + b))``; the layer of ``g`` is the kept head ``divisor``. The bias
+    is zero and not trained; it only makes the layer one of the usual form.
+
+    Parameters
+    ----------
+    in_features
+        Length of a feature vector, ``d``.
+    out_features
+        Number of classes, ``k``.
+
+    References
+    ----------
+    Hsu, Shen, Jin, Kira. "Generalized ODIN: Detecting Out-of-distribution Image without Learning
+    from Out-of-distribution Data". CVPR 2020, arXiv:2002.11297.
+
+    Notes
+    -----
+    ``g`` is positive, so that the prediction is the class with the largest ``h``. The layer
+    computes in float32 even under autocast.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        divisor = nn.Sequential(nn.Linear(in_features, 1), nn.BatchNorm1d(1))
+        super().__init__(in_features, out_features, {DIVISOR: divisor})
+        nn.init.zeros_(self.bias)
+        self.bias.requires_grad = False
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        """Return the logits ``(n, k)`` of features ``(n, d)``."""
+        with torch.autocast(input.device.type, enabled=False):
+            features = input.float()
+            cosines = F.linear(by_length(features), by_length(self.weight))
+            return cosines / self.kept[DIVISOR](features).sigmoid()
+
+
+def by_length(vectors: Tensor) -> Tensor:
+    """Divide vectors ``(n, d)`` by their length plus 1e-4, as G-ODIN does."""
+    return vectors / (vectors.norm(dim=1, keepdim=True) + GODIN_MARGIN)
+
+
+def keep_heads(module: nn.Module, path: str, outputs: Mapping[str, int]) -> None:
+    """Add kept heads, with random weights, beside the last layer of a network.
+
+    Parameters
+    ----------
+    module
+        The network, changed in place.
+    path
+        Path of the last linear layer.
+    outputs
+        Number of outputs of each head, by name.
+    """
+    old = module.get_submodule(path)
+    assert isinstance(old, nn.Linear)  # ensured by every architecture
+    heads = {name: nn.Linear(old.in_features, count) for name, count in outputs.items()}
+    _replace(module, path, lambda d, k: KeptHeadsLinear(d, k, heads))
+
+
+def quotient(module: nn.Module, path: str) -> None:
+    """Replace the last layer of a network by a :class:`QuotientLinear` with the same weight.
+
+    Parameters
+    ----------
+    module
+        The network, changed in place; the layer of ``g`` gets random weights.
+    path
+        Path of the last linear layer.
+    """
+    old = module.get_submodule(path)
+    assert isinstance(old, nn.Linear)  # ensured by every architecture
+    new = QuotientLinear(old.in_features, old.out_features)
+    new.weight = old.weight
+    module.set_submodule(path, new.to(old.weight.device))
+
+
+def kept_heads(layer: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return weight ``(o, d)`` and bias ``(o,)`` of the kept heads of a last layer, by name.
+
+    Parameters
+    ----------
+    layer
+        The last layer. Batch normalisation after a head becomes part of its weight and bias.
+    """
+    if not isinstance(layer, KeptHeadsLinear):
+        return {}
+    prefix = f"{KEPT}."
+    state = layer.state_dict()
+    return kept_of({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def kept_of(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return weight and bias of kept heads from their tensors by name, ``rotation.weight`` etc."""
+    heads: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in dict.fromkeys(key.partition(".")[0] for key in state):
+        if name != DIVISOR:
+            heads[name] = state[f"{name}.weight"], state[f"{name}.bias"]
+            continue
+        weight, bias = state[f"{name}.0.weight"], state[f"{name}.0.bias"]
+        mean, variance = state[f"{name}.1.running_mean"], state[f"{name}.1.running_var"]
+        factor = state[f"{name}.1.weight"] / (variance + nn.BatchNorm1d(1).eps).sqrt()  # (1,)
+        heads[name] = factor[:, None] * weight, factor * (bias - mean) + state[f"{name}.1.bias"]
+    return {k: (w.detach().float(), b.detach().float()) for k, (w, b) in heads.items()}
+
+
+def restore_last_layer(module: nn.Module, path: str, state: Mapping[str, Tensor]) -> None:
+    """Give a network the kind of last layer whose tensors a state dict has.
+
+    Parameters
+    ----------
+    module
+        The network, changed in place; the new layer has the weight and bias of the old one.
+    path
+        Path of the last linear layer.
+    state
+        Tensors by name: a ``tau`` of the last layer makes it a :class:`UnitFeatureLinear`, a
+        ``logit_scale`` a :class:`TextLinear`, ``kept.divisor`` a :class:`QuotientLinear`, and other
+        tensors of ``kept`` a :class:`KeptHeadsLinear`.
+    """
+    kept = kept_names(path, state)
+    if f"{path}.tau" in state:
+        unit_features(module, path)
+    elif f"{path}.logit_scale" in state:
+        text_embeddings(module, path)
+    elif any(name.startswith(f"{path}.{KEPT}.{DIVISOR}.") for name in kept):
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced by the state
+            quotient(module, path)
+    elif kept:
+        weights = {name: state.get(f"{path}.{KEPT}.{name}.weight") for name in _LINEAR}
+        with torch.random.fork_rng(devices=[]):
+            keep_heads(
+                module,
+                path,
+                {k: len(each) for k, each in weights.items() if each is not None and each.dim()},
+            )
+
+
+def kept_names(path: str, names: Iterable[str]) -> list[str]:
+    """Return those of some tensor names that belong to kept heads of the last layer ``path``."""
+    return [name for name in names if name.startswith(f"{path}.{KEPT}.")]
+
+
 def text_embeddings(module: nn.Module, path: str) -> None:
     """Replace the last layer of a network by a :class:`TextLinear` with the same weights.
 
@@ -91,10 +265,15 @@ def text_embeddings(module: nn.Module, path: str) -> None:
     path
         Path of the last linear layer.
     """
+    _replace(module, path, TextLinear)
+
+
+def _replace(module: nn.Module, path: str, make: Callable[[int, int], nn.Linear]) -> None:
+    """Replace a last layer by one that is made for its shape, and has its weight and bias."""
     old = module.get_submodule(path)
     assert isinstance(old, nn.Linear)  # ensured by every architecture
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
-        new = TextLinear(old.in_features, old.out_features).to(old.weight.device)
+        new = make(old.in_features, old.out_features).to(old.weight.device)
     new.weight, new.bias = old.weight, old.bias
     module.set_submodule(path, new)
 
@@ -113,14 +292,7 @@ def unit_features(
     tau, scoring_tau
         As in :class:`UnitFeatureLinear`.
     """
-    old = module.get_submodule(path)
-    assert isinstance(old, nn.Linear)  # ensured by every architecture
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
-        new = UnitFeatureLinear(
-            old.in_features, old.out_features, tau=tau, scoring_tau=scoring_tau
-        ).to(old.weight.device)
-    new.weight, new.bias = old.weight, old.bias
-    module.set_submodule(path, new)
+    _replace(module, path, lambda d, k: UnitFeatureLinear(d, k, tau=tau, scoring_tau=scoring_tau))
 
 
 def scoring_head(
@@ -129,6 +301,7 @@ def scoring_head(
     *,
     scoring_tau: float | None = None,
     logit_scale: float | None = None,
+    kept: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Head:
     """Return the linear map for scoring.
 
@@ -140,6 +313,9 @@ def scoring_head(
         Divisor of features for scoring; None for a plain linear layer.
     logit_scale
         Factor of unit text embeddings; None for a layer that was trained.
+    kept
+        Weight and bias of the kept heads, by name; with a ``divisor``, the last layer is that of
+        G-ODIN, and its rows are divided by their lengths.
 
     Raises
     ------
@@ -151,8 +327,11 @@ def scoring_head(
             f"the weights have a logit scale of {logit_scale:g}, which is not a positive number; "
             "use another checkpoint"
         )
+    kept = dict(kept or {})
+    if DIVISOR in kept:
+        weight = by_length(weight)
     if scoring_tau is None:
-        return Head(weight, bias, scale=logit_scale)
+        return Head(weight, bias, scale=logit_scale, kept=kept)
     if not 0 < scoring_tau < float("inf"):
         raise InvalidInputError(
             f"the weights divide features by {scoring_tau:g}, which is not a positive number; use "

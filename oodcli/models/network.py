@@ -11,7 +11,7 @@ from oodcli.activations import Head
 from oodcli.errors import InvalidInputError
 from oodcli.images import digest_of
 from oodcli.models.architecture import ArchitectureSpec
-from oodcli.models.heads import TextLinear, UnitFeatureLinear, scoring_head
+from oodcli.models.heads import TextLinear, UnitFeatureLinear, kept_heads, scoring_head
 from oodcli.models.layout import PLAIN, Layout
 from oodcli.store.store import digest_of_json
 
@@ -119,7 +119,17 @@ class Network:
             last.bias.detach().to("cpu", torch.float32, copy=True),
             scoring_tau=float(last.scoring_tau) if isinstance(last, UnitFeatureLinear) else None,
             logit_scale=float(last.logit_scale) if isinstance(last, TextLinear) else None,
+            kept={
+                name: (weight.to("cpu", copy=True), bias.to("cpu", copy=True))
+                for name, (weight, bias) in kept_heads(last).items()
+            },
         )
+
+    @property
+    def kept_outputs(self) -> dict[str, int]:
+        """Number of outputs of every kept head beside the last layer, by name."""
+        last = self.module.get_submodule(self.head_path)
+        return {name: len(bias) for name, (_, bias) in kept_heads(last).items()}
 
     def layout(self, block: str) -> Layout:
         """Return the layout of the output of a block.

@@ -248,6 +248,7 @@ def plan_job(
     spec = parse_architecture(arch, side=sizing.side)
     spec.architecture.check_trainable()
     recipe = _recipe_of(request, spec, given_name(dataset.spec), named)
+    parse_objective(recipe.objective).objective.check(sizing.size)
     published = None
     if request.pretrained:
         # One process downloads the weights before the others read them.

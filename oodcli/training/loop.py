@@ -207,15 +207,17 @@ class Trainer:
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimiser: the last layer, and all others."""
-        last = f"{self._head}." if self._head else None
+        last = {f"{self._head}.{leaf}" for leaf in ("weight", "bias")} if self._head else set()
         named = self._trained()
-        ours = [p for name, p in named if last is None or not name.startswith(last)]
-        own = [p for name, p in named if last is not None and name.startswith(last)]
+        ours = [p for name, p in named if name not in last]
+        own = [p for name, p in named if name in last]
         plain = self._recipe.weight_decay
         special = self._recipe.head_weight_decay
+        if special is None:
+            special = plain if self._objective.decays_last_layer else 0.0
         groups = [
             {"params": ours, "weight_decay": plain},
-            {"params": own, "weight_decay": plain if special is None else special},
+            {"params": own, "weight_decay": special},
         ]
         return [group for group in groups if group["params"]]
 
@@ -347,8 +349,17 @@ class Trainer:
         InvalidInputError
             If torch cannot compile the network, or normalise a batch of one image.
         """
+        if not done:
+            self._start(train if val is None else val)
         for epoch in range(done + 1, self._recipe.epochs + 1):
             yield self._epoch(epoch, train, val, task, progress)
+
+    def _start(self, images: TrainingImages) -> None:
+        """Set the state of an objective that starts from the features of images."""
+        extras: Any = self._training_module.extras
+        if hasattr(extras, "start"):
+            with torch.no_grad():
+                extras.start(self.features(images), images.labels)
 
     def _epoch(
         self,
@@ -392,8 +403,9 @@ class Trainer:
             arriving = agreeing(arriving, self._processes)
         for step, rows in enumerate(batches):
             lr = self._set_rate(epoch, step / len(batches))
-            seen, labels, mine = self._batch(train, next(arriving), rows, generator)
-            loss, hits = self._step(model, seen, labels, mine=mine, images=len(rows))
+            share = self._batch(train, next(arriving), rows, generator)
+            loss, hits = self._step(model, share, images=len(rows))
+            mine = share.count
             right += hits
             total += loss * mine
             images += mine
@@ -423,19 +435,15 @@ class Trainer:
         self._report(task, stats, waiting=train.waited / seconds)
         return stats
 
-    def _step(
-        self, model: nn.Module, seen: Tensor, labels: Tensor, *, mine: int, images: int
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, model: nn.Module, share: "_Share", *, images: int) -> tuple[Tensor, Tensor]:
         """Take one optimiser step on the share of a batch of this process.
 
         Parameters
         ----------
         model
             The module of a training step, from :meth:`_training_step`.
-        seen, labels
-            The augmented views, uint8 ``(n, 3, h, w)``, and their labels, int64 ``(n,)``.
-        mine
-            Number of images of the batch that count for this process.
+        share
+            The share.
         images
             Number of images of the whole batch.
 
@@ -444,20 +452,22 @@ class Trainer:
         loss
             Mean loss, ``()``, without gradient.
         right
-            Number of views that were classified correctly before the step, ``()``.
+            Number of augmented views that were classified correctly before the step, ``()``.
         """
-        views = self._objective.views
+        objective, labels = self._objective, share.labels
         with self._precision(), explain_torch_errors():
-            output = model(self._normalised(seen))
+            output = model(self._normalised(share.seen))
+        output = output._replace(draws=share.draws)
         correct = output.logits.detach().argmax(dim=1) == labels
-        right = correct[: views * mine].sum()
-        if self._objective.compares_images and self._processes.distributed:
-            output, labels = self._gathered(output, labels, rows=views * mine)
-        loss = self._objective.loss(output, labels)
+        right = correct[: objective.views * share.count].sum()
+        if objective.compares_images and self._processes.distributed:
+            output, labels = self._gathered(output, share)
+        output = output._replace(state=self._training_module.extras)
+        loss = objective.loss(output, labels)
         # Gradients are averaged over processes, but the gradient of the batch is the mean over
         # images, hence the weight. A loss that compares images is equal in every process.
         size = self._processes.size
-        weight = 1.0 if self._objective.compares_images else mine * size / images
+        weight = 1.0 if objective.compares_images else share.count * size / images
         self._optimiser.zero_grad(set_to_none=True)
         with self._processes.connection_errors(), explain_torch_errors():
             (loss if weight == 1 else loss * weight).backward()
@@ -497,21 +507,36 @@ class Trainer:
         arrived: Sequence[Tensor],
         rows: Tensor,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor, int]:
-        """Return the augmented views of this process, their labels, and how many images count."""
-        views = self._objective.views
-        recipe = self._recipe
+    ) -> "_Share":
+        """Return the augmented views of this process, and what belongs to them."""
+        recipe, objective = self._recipe, self._objective
         if train.cropped:
             recipe = replace(recipe, augmentation=after_crop(recipe))
         # Every process augments the whole batch, so that all use the same random numbers as a
         # single process would.
         seen = [augmented(pixels, generator, recipe) for pixels in arrived]
-        count = len(rows)
+        views = objective.views * objective.copies
+        count = total = len(rows)
+        draws = (
+            torch.rand(views, total, objective.draws, generator=generator, device=self._device)
+            if objective.draws
+            else None
+        )
+        mine = None
         if self._processes.distributed:
-            mine = self._share(count).to(self._device)
+            mine = self._share(total).to(self._device)
             rows, seen = rows[mine], [view[mine] for view in seen]
-            count = len(self._processes.share(torch.arange(count)))
-        return torch.cat(seen) if views > 1 else seen[0], train.labels[rows].repeat(views), count
+            draws = None if draws is None else draws[:, mine]
+            count = len(self._processes.share(torch.arange(total)))
+        seen = objective.derived(seen)
+        return _Share(
+            torch.cat(seen) if views > 1 else seen[0],
+            train.labels[rows].repeat(views),
+            None if draws is None else draws.flatten(0, 1),
+            count=count,
+            rows=views * count,
+            places=None if mine is None else _places(mine[:count], views, total),
+        )
 
     def _share(self, count: int) -> Tensor:
         """Return the positions in a batch of the images that this process computes, ``(m,)``."""
@@ -519,34 +544,38 @@ class Trainer:
         # Every process runs the network, even if the last batch has fewer images than processes.
         return mine if len(mine) else mine.new_zeros(1)
 
-    def _gathered(
-        self, output: StepOutput, labels: Tensor, *, rows: int
-    ) -> tuple[StepOutput, Tensor]:
+    def _gathered(self, output: StepOutput, share: "_Share") -> tuple[StepOutput, Tensor]:
         """Gather the outputs and the labels of a batch from all processes.
 
         Parameters
         ----------
-        output, labels
+        output
             Of this process.
-        rows
-            Number of rows that count for this process; the others are padding.
+        share
+            The share of the batch of this process.
 
         Returns
         -------
         output
-            Of all processes, with features and maps of this process only.
+            Of all processes in the order of a single process, with features and maps of this
+            process only.
         labels
             Of all processes, ``(m,)``.
         """
-        parts = [part[:rows] for part in output.extras]
+        assert share.places is not None  # there are several processes
+        parts = [part[: share.rows] for part in output.extras]
         if self._objective.trains_last_layer:
-            parts.append(output.logits[:rows])
-        joined = self._processes.gather_rows(parts)
-        (every,) = self._processes.gather_rows([labels[:rows]])
-        extras = joined[: len(output.extras)]
-        nothing = output.logits.new_zeros(len(every), output.logits.shape[1])
+            parts.append(output.logits[: share.rows])
+        labels, places = self._processes.gather_rows([share.labels[: share.rows], share.places])
+        order = places.argsort()
+        joined = [part[order] for part in self._processes.gather_rows(parts)]
+        draws = output.draws
+        if draws is not None:
+            draws = self._processes.gather_rows([draws[: share.rows]])[0][order]
+        extras = tuple(joined[: len(output.extras)])
+        nothing = output.logits.new_zeros(len(labels), output.logits.shape[1])
         logits = joined[-1] if self._objective.trains_last_layer else nothing
-        return StepOutput(logits, output.features, output.maps, extras), every
+        return StepOutput(logits, output.features, output.maps, extras, draws), labels[order]
 
     def _check(self, step: int, loss: Tensor, *, epoch: int, steps: int) -> None:
         """Raise :class:`NotFiniteError` if ``step`` is a step of the epoch."""
@@ -619,6 +648,41 @@ class Trainer:
         if self._amp:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The share of a batch that a process computes.
+
+    Parameters
+    ----------
+    seen
+        The augmented views, one after the other, uint8 ``(n, 3, h, w)``.
+    labels
+        Their classes, int64 ``(n,)``.
+    draws
+        Random numbers of the objective, ``(n, r)``; None if it needs none.
+    count
+        Number of images of the batch that count for this process.
+    rows
+        Number of rows of ``seen`` that count for this process; the others are padding.
+    places
+        Position of these rows among those of a single process, int64 ``(rows,)``; None if there is
+        only one.
+    """
+
+    seen: Tensor
+    labels: Tensor
+    draws: Tensor | None
+    count: int
+    rows: int
+    places: Tensor | None
+
+
+def _places(mine: Tensor, views: int, total: int) -> Tensor:
+    """Return the positions of the views of some images of a batch of ``total``, view by view."""
+    first = torch.arange(views, device=mine.device)[:, None] * total  # (views, 1)
+    return (first + mine).flatten()
 
 
 def unsafe_in_channels_last(module: nn.Module) -> bool:

@@ -28,8 +28,8 @@ from oodcli.models import (
     fill,
     network_of,
     parse_architecture,
+    restore_last_layer,
     save_weights,
-    unit_features,
 )
 from oodcli.progress import Progress
 from oodcli.store.run_locks import run_lock
@@ -481,6 +481,7 @@ class Session:
                 "val_accuracy": outcome["val_accuracy"],
                 "checkpoint": outcome["epoch"],
                 "last_layer": "trained" if self.objective.trains_last_layer else PROBE,
+                "kept_heads": network.kept_outputs,
                 "history": digest_of_file(folder.history),
             },
         )
@@ -555,8 +556,7 @@ def _network_of_weights(
     """Build the network for scoring, without the layers that only training needs."""
     with torch.random.fork_rng(devices=[]):
         module = spec.build(classes)
-    if f"{spec.architecture.head}.tau" in weights:
-        unit_features(module, spec.architecture.head)
+    restore_last_layer(module, spec.architecture.head, weights)
     fill(module, weights)
     return network_of(spec, module)
 

@@ -102,7 +102,7 @@ class ALPA(PlainObjective):
         if not self.trains_last_layer:
             module.get_submodule(head).requires_grad_(requires_grad=False)
 
-    def extras(self, features: int, channels: int) -> nn.Module:
+    def extras(self, features: int, channels: int, classes: int) -> nn.Module:  # noqa: ARG002
         """Build the attention layers, and with SupCon its projection."""
         return _Attention(
             channels, self.width, Projection(features) if self.base == "supcon" else None

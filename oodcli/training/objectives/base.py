@@ -2,12 +2,16 @@
 
 An objective is a frozen dataclass; its fields are the parameters of the user, as in
 ``t2fnorm:tau=0.05``. It declares how many views of each image it needs, may change the last layer
-of the network before training, may add layers of its own that are discarded after training, and
-computes the loss from the outputs of the network. Predictions are those of the changed network.
+of the network before training, may keep further heads on the features in the weights, may add
+layers of its own that are discarded after training, and computes the loss from the outputs of the
+network. Predictions are those of the changed network. What an objective learns without gradients,
+such as prototypes, are buffers of its own layers: they are stored after every epoch, and equal in
+all processes if the loss is computed on the whole batch (``compares_images``).
 """
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from types import MappingProxyType
 from typing import (
     Any,
     ClassVar,
@@ -20,11 +24,12 @@ from typing import (
 from torch import Tensor, nn
 
 from oodcli.errors import UnknownNameError
+from oodcli.models import keep_heads
 from oodcli.specs import canonical, parse_pairs, parse_value
 
 
 class StepOutput(NamedTuple):
-    """Outputs of a training step for a batch of ``m`` images, with the views concatenated.
+    """Outputs of a training step for a batch, with the views concatenated to ``m`` rows.
 
     Parameters
     ----------
@@ -37,13 +42,21 @@ class StepOutput(NamedTuple):
         Output of the last block, rectified, ``(m, c, h, w)``, detached; empty unless the objective
         needs it. Gradients flow only through ``extras``.
     extras
-        Outputs of the objective's own layers, computed from features and maps.
+        Outputs of the kept heads, in their order, ``(m, o)`` each in float32; then those of the
+        objective's own layers, computed from features and maps.
+    draws
+        Uniform random numbers from 0 to 1, ``(m, r)`` for an objective with ``r`` draws; the same
+        for an image however many processes train together.
+    state
+        The objective's own layers, whose buffers the loss may read and replace.
     """
 
     logits: Tensor
     features: Tensor
     maps: Tensor
     extras: tuple[Tensor, ...] = ()
+    draws: Tensor | None = None
+    state: nn.Module | None = None
 
 
 class Extras(Protocol):
@@ -53,12 +66,43 @@ class Extras(Protocol):
         """Compute inputs of the loss from features ``(m, d)`` and maps ``(m, c, h, w)``."""
 
 
+class StartsFromClassMeans(Protocol):
+    """Layers of an objective with a state that the first epoch starts from."""
+
+    def start(self, features: Tensor, labels: Tensor, /) -> None:
+        """Set the state.
+
+        Parameters
+        ----------
+        features
+            Features of the validation images, or of the training images if there are none, by the
+            initial network without augmentation, ``(n, d)``.
+        labels
+            Their classes, ``(n,)``.
+        """
+
+
 class Objective(Protocol):
     """A training objective: the loss, and its requirements on the network."""
 
     @property
     def views(self) -> int:
         """Number of independently augmented views of every image in a step."""
+
+    @property
+    def copies(self) -> int:
+        """Number of views that :meth:`derived` makes of each of these; 1 if it makes none.
+
+        The accuracy on training images counts the first of them only.
+        """
+
+    @property
+    def draws(self) -> int:
+        """Number of uniform random numbers that the loss needs per view."""
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """Number of outputs of every kept head, by name; :meth:`attach` adds these heads."""
 
     @property
     def needs(self) -> frozenset[Literal["features", "maps"]]:
@@ -70,12 +114,34 @@ class Objective(Protocol):
 
     @property
     def compares_images(self) -> bool:
-        """Whether the loss depends on pairs of images, instead of being a mean over images."""
+        """Whether the loss depends on the batch as a whole, instead of being a mean over images."""
+
+    @property
+    def decays_last_layer(self) -> bool:
+        """Whether the last layer has the weight decay of the others, if the recipe has no own."""
+
+    def check(self, size: tuple[int, int], /) -> None:
+        """Refuse images of a height and width that the objective cannot be trained on.
+
+        Raises
+        ------
+        InvalidInputError
+            If it cannot.
+        """
+
+    def derived(self, views: list[Tensor], /) -> list[Tensor]:
+        """Return the augmented views and those made of them, the original ones first.
+
+        Parameters
+        ----------
+        views
+            uint8 ``(n, 3, h, w)`` each.
+        """
 
     def attach(self, module: nn.Module, head: str, /) -> None:
         """Change the network, whose last layer is at ``head``, before its training."""
 
-    def extras(self, features: int, channels: int, /) -> nn.Module | None:
+    def extras(self, features: int, channels: int, classes: int, /) -> nn.Module | None:
         """Build the objective's own layers, see :class:`Extras`; None if it has none.
 
         Parameters
@@ -84,6 +150,8 @@ class Objective(Protocol):
             Length ``d`` of a feature vector.
         channels
             Number of channels ``c`` of the last feature map.
+        classes
+            Number of classes.
         """
 
     def loss(self, output: StepOutput, labels: Tensor, /) -> Tensor:
@@ -94,14 +162,27 @@ class PlainObjective:
     """Defaults of an objective: one view, only logits needed, no layers of its own."""
 
     views: ClassVar[int] = 1
+    copies: ClassVar[int] = 1
+    draws: ClassVar[int] = 0
+    kept: ClassVar[Mapping[str, int]] = MappingProxyType({})
     needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset()
     trains_last_layer: ClassVar[bool] = True
     compares_images: ClassVar[bool] = False
+    decays_last_layer: ClassVar[bool] = True
+
+    def check(self, size: tuple[int, int], /) -> None:
+        """Accept every size."""
+
+    def derived(self, views: list[Tensor], /) -> list[Tensor]:
+        """Return the views unchanged."""
+        return views
 
     def attach(self, module: nn.Module, head: str, /) -> None:
-        """Leave the network unchanged."""
+        """Add the kept heads, if there are any."""
+        if self.kept:
+            keep_heads(module, head, self.kept)
 
-    def extras(self, features: int, channels: int, /) -> nn.Module | None:  # noqa: ARG002
+    def extras(self, features: int, channels: int, classes: int, /) -> nn.Module | None:  # noqa: ARG002
         """Return None: no layers."""
         return None
 
@@ -118,11 +199,14 @@ class ObjectiveEntry:
         Name of the objective in papers.
     paper
         Authors, venue and year.
+    scorer
+        The method that its paper scores images with; empty if it is that of the user.
     """
 
     type: type[Any]
     title: str
     paper: str
+    scorer: str = ""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class SupCon(PlainObjective):
         """Freeze the last layer."""
         module.get_submodule(head).requires_grad_(requires_grad=False)
 
-    def extras(self, features: int, channels: int) -> nn.Module:  # noqa: ARG002
+    def extras(self, features: int, channels: int, classes: int) -> nn.Module:  # noqa: ARG002
         """Build the projection of features."""
         return Projection(features)
 

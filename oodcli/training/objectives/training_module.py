@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from oodcli.models import KeptHeadsLinear
 from oodcli.training.objectives.base import Objective, StepOutput
 
 
@@ -66,6 +67,7 @@ class TrainingModule(nn.Module):
         self._trains_last_layer = objective.trains_last_layer
         self._seen: dict[str, Tensor] = {}
         self.extras: nn.Module | None = None
+        self._kept: list[Callable[[Tensor], Tensor]] = []
         if not objective.needs:
             return
         last = network.get_submodule(head)
@@ -75,7 +77,11 @@ class TrainingModule(nn.Module):
             network.get_submodule(last_block.path).register_forward_hook(self._keep_maps)
         channels = 0 if last_block is None else last_block.channels
         self._maps = _identity if last_block is None else last_block.maps
-        self.extras = objective.extras(last.in_features, channels)
+        self.extras = objective.extras(last.in_features, channels, last.out_features)
+        if objective.kept:
+            assert isinstance(last, KeptHeadsLinear)  # from attaching the objective
+            # Functions, because the heads are modules of the network already.
+            self._kept = [last.kept[name].forward for name in objective.kept]
 
     def forward(self, images: Tensor) -> StepOutput:
         """Return the outputs that the objective needs, for normalised images ``(m, 3, h, w)``."""
@@ -85,7 +91,9 @@ class TrainingModule(nn.Module):
         features = self._seen.get("features", nothing)
         maps = self._seen.get("maps", nothing)
         self._seen.clear()  # frees the autograd graph after the step
-        extras = () if self.extras is None else self.extras(features, maps)
+        extras = tuple(head(features).float() for head in self._kept)
+        if self.extras is not None:
+            extras += self.extras(features, maps)
         if not self._trains_last_layer:
             logits = logits.detach()
         return StepOutput(logits, features.detach(), maps.detach(), extras)

@@ -160,7 +160,7 @@ def output(objective: SupCon | ALPA) -> tuple[StepOutput, Tensor]:
     maps = torch.rand(8, 6, 2, 2, generator=generator)
     features = maps.mean(dim=(2, 3))
     torch.manual_seed(0)
-    layers = objective.extras(6, 6)
+    layers = objective.extras(6, 6, 2)
     logits = torch.randn(8, 4, generator=generator)
     return StepOutput(logits, features, maps, layers(features, maps)), torch.arange(4).repeat(2)
 
