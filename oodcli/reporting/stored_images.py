@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError
 from oodcli.images import ImageSet, ImageShard, Part, image_name
 from oodcli.progress import SILENT, Progress
 from oodcli.reporting.plots import Picture, clipped
+from oodcli.reporting.projections import equal_counts
 from oodcli.reporting.sheets import Quadrant, Thumbnail, picture_sheet, verdict_sheet
 from oodcli.reporting.sources import ScoredRun, StoredRun
 from oodcli.reporting.statistics import threshold_at
@@ -158,7 +159,7 @@ class StoredImages:
                 f"{'ID' if is_id else 'OOD'} {'accepted' if accepted else 'rejected'} "
                 f"({'right' if is_id is accepted else 'wrong'}): {count:,} of {total:,}"
             )
-            shares = in_turns([len(each) for each in rows], _PER_VERDICT)
+            shares = equal_counts([len(each) for each in rows], _PER_VERDICT)
             thumbnails = [
                 thumbnail
                 for (shown, scores), chosen, share in zip(sets, rows, shares, strict=True)
@@ -273,24 +274,6 @@ def _surest(scores: Scores, threshold: float, *, accepted: bool) -> NDArray[np.i
     """Return the rows that are accepted or rejected, the surest first."""
     order = np.argsort(-scores if accepted else scores, kind="stable")
     return order[(scores[order] >= threshold) == accepted]
-
-
-def in_turns(counts: Sequence[int], places: int) -> list[int]:
-    """Return how many of each group are shown if groups take turns until all places are taken.
-
-    Examples
-    --------
-    >>> in_turns([5, 1, 9], 8), in_turns([1, 1], 8), in_turns([9] * 20, 8)[:9]
-    ([4, 1, 3], [1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 0])
-    """
-    taken = [0] * len(counts)
-    for _ in range(places):
-        open_groups = [at for at, count in enumerate(counts) if taken[at] < count]
-        if sum(taken) == places or not open_groups:
-            break
-        least = min(open_groups, key=lambda at: taken[at])
-        taken[least] += 1
-    return taken
 
 
 def _shortened(text: str) -> str:
