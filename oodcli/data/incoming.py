@@ -39,6 +39,7 @@ from oodcli.files import check_file, reason_of
 from oodcli.images import ImageSource, key_in
 from oodcli.pillow import extension_of
 from oodcli.pools import map_ahead, thread_count
+from oodcli.progress import Progress
 from oodcli.remote.addresses import is_address, without_credentials
 from oodcli.remote.errors import RemoteError
 from oodcli.remote.files import path_of, use_cache
@@ -162,6 +163,29 @@ def items(
         for text in paths
     ]
     return framed(chain.from_iterable(_shared(found, shard)), window)
+
+
+def distinct(paths: Sequence[str], progress: Progress) -> tuple[str, ...]:
+    """Return what was given, without what was given before.
+
+    Parameters
+    ----------
+    paths
+        Files, folders, addresses or names of data sets; ``A``, ``A/`` and ``./A`` are the same.
+    progress
+        Receives a note with the paths that are left out: their images would be counted twice.
+    """
+    found: dict[str, str] = {}
+    repeated: dict[str, None] = {}
+    for path in paths:
+        # Without the disk: an address or a name stays what it is.
+        key = path if is_address(path) else os.path.normpath(path)
+        if key in found:
+            repeated[printable(without_credentials(path))] = None
+        found.setdefault(key, path)
+    if repeated:
+        progress.note(f"given more than once, and read once: {', '.join(repeated)}")
+    return tuple(found.values())
 
 
 def at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]:

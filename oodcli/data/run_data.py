@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from oodcli.data import DATASETS, download, open_dataset
 from oodcli.data.benchmarks import Benchmark
 from oodcli.data.class_order import among, in_order, places_among, with_labels_of
 from oodcli.data.dataset import Dataset
+from oodcli.data.decoding.kept import KeptPixels
 from oodcli.data.decoding.prepare import places_of, prepare, prepare_some
 from oodcli.data.decoding.shards import UNDECODED
 from oodcli.data.formats.openood import OpenOODTree
@@ -318,6 +319,8 @@ class RunData:
         is the order of the run.
     decode
         Whether images that are not decoded yet are to be; a dry run only counts them.
+    kept
+        Keeps the pixels of sets that are too large for the store as long as the run is open.
     """
 
     store: Store
@@ -327,6 +330,7 @@ class RunData:
     progress: Progress
     as_opened: Dataset | None = None
     decode: bool = True
+    kept: KeptPixels = field(default_factory=KeptPixels, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -526,6 +530,7 @@ class RunData:
             "progress": self.progress,
             "skip_unreadable": self.skip_unreadable,
             "decode": self.decode,
+            "kept": self.kept,
         }
 
     def train(

@@ -107,9 +107,7 @@ def compute_activations(
         If the run, a data set or a method cannot be used, or another process has ended.
     """
     with contextlib.ExitStack() as held:
-        opened = processes.in_turn(
-            lambda: _open_images(begin(held), alone=not processes.distributed)
-        )
+        opened = processes.in_turn(lambda: _open_images(begin(held), computes=processes.first))
         if processes.first:
             opened.work.report_cost(opened.images)
         _compute_fitting_data(opened.work, processes)
@@ -121,14 +119,14 @@ def compute_activations(
         yield opened, methods
 
 
-def _open_images(work: Work, *, alone: bool) -> OpenedWork:
-    """Open the images; a single process computes activations while decoding them."""
+def _open_images(work: Work, *, computes: bool) -> OpenedWork:
+    """Open the images; the first process computes activations while decoding them for all."""
     run = work.run
     if work.exports:
         check_names([each.dataset.name for each in work.sets])
 
     def seen(name: str) -> Callable[[ImageShard], None] | None:
-        if not alone or work.observes:
+        if not computes or work.observes:
             return None
         return run.activator.while_decoding(name, {View(): False})
 
@@ -142,9 +140,9 @@ def _open_images(work: Work, *, alone: bool) -> OpenedWork:
 def _compute_fitting_data(work: Work, processes: Processes) -> None:
     """Compute the activations for fitting; each process computes some of the shards."""
     run = work.run
+    if work.needs_train and "train" in run.data.dataset.parts:
+        processes.in_turn(lambda: run.decode_train(jigsaw=work.needs_block, observed=work.observes))
     if not processes.distributed:
-        if work.needs_train and "train" in run.data.dataset.parts:
-            _compute_train_while_decoding(work)
         return
     if work.needs_train:
         run.activator.compute_together(run.train(), processes)
@@ -152,16 +150,6 @@ def _compute_fitting_data(work: Work, processes: Processes) -> None:
         run.activator.compute_together(run.train(), processes, view=View("jigsaw"), norms_only=True)
     if work.calibrates:
         run.activator.compute_together(run.calibration(), processes)
-
-
-def _compute_train_while_decoding(work: Work) -> None:
-    """Compute fitting data while decoding training images that cannot be cached."""
-    views = {View("jigsaw"): True} if work.needs_block else {}
-    # Probes on training images need a later pass, which also gives the ordinary activations.
-    if not work.observes:
-        views = {View(): False, **views}
-    run = work.run
-    run.train(run.activator.while_decoding(f"{run.data_name} train", views))
 
 
 def fit_methods(opened: OpenedWork) -> FittedMethods:

@@ -266,6 +266,15 @@ def learns_from_train(specs: Sequence[MethodSpec]) -> bool:
     )
 
 
+def selects_block(specs: Sequence[MethodSpec]) -> bool:
+    """Return whether a method uses the block selected by NormRatio, on training images."""
+    return any(
+        "jigsaw" in part.method.inputs and "block" not in part.given
+        for spec in specs
+        for part in spec.parts
+    )
+
+
 def fit_all(
     specs: Sequence[MethodSpec],
     reference: Reference,

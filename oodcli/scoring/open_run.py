@@ -247,6 +247,20 @@ class OpenRun:
         """Return the training images; see :meth:`oodcli.data.run_data.RunData.prepared`."""
         return self.data.train(limit=self.limit, seen=seen)
 
+    def decode_train(self, *, jigsaw: bool, observed: bool) -> ImageSet:
+        """Return the training images, decoded; if not stored, activations are computed meanwhile.
+
+        Parameters
+        ----------
+        jigsaw
+            Whether the block norms of their jigsaw puzzles are needed.
+        observed
+            Whether a later pass has probes. It also gives the plain activations, so that none are
+            computed now, and pixels that are not stored are kept for it.
+        """
+        views = {View(): False, **({View("jigsaw"): True} if jigsaw else {})}
+        return self.train(None if observed else self.while_decoding("train", views))
+
     def calibration(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
         """Return the calibration images, to which no limit applies.
 

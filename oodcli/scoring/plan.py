@@ -10,7 +10,7 @@ from oodcli.images import ImageSet
 from oodcli.methods import MethodSpec
 from oodcli.progress import format_duration
 from oodcli.records import as_json
-from oodcli.scoring.fitting import learns_from_train
+from oodcli.scoring.fitting import learns_from_train, selects_block
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.sets import WantedSet
 from oodcli.store.searches import Tuning
@@ -122,11 +122,7 @@ class Work:
     @property
     def needs_block(self) -> bool:
         """Whether a method uses the block selected by NormRatio."""
-        return any(
-            "jigsaw" in part.method.inputs and "block" not in part.given
-            for spec in self.specs
-            for part in spec.parts
-        )
+        return selects_block(self.specs)
 
     @property
     def needs_train(self) -> bool:

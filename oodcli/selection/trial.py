@@ -18,7 +18,12 @@ from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_method
 from oodcli.methods.base import score_many
 from oodcli.methods.ensemble import EnsembleSpec, rank_scale
 from oodcli.progress import Progress
-from oodcli.scoring.fitting import combined_reasons, learns_from_train, without_logits
+from oodcli.scoring.fitting import (
+    combined_reasons,
+    learns_from_train,
+    selects_block,
+    without_logits,
+)
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.tune import parameter_settings
 from oodcli.selection.contrasts import Contrast, Floats, greedy_ensemble, merits
@@ -82,9 +87,11 @@ def evaluate_candidates(
     )
     if methods and not run.record.outputs:
         specs = list(without_logits(run.name, specs)[0])
-    if run.calibration_part == "train" and learns_from_train(specs):
-        # The selection images are among them; their activations are then not computed again.
-        reference.train  # noqa: B018 - a cached property, which computes the activations
+    if learns_from_train(specs) and "train" in run.data.dataset.parts:
+        run.decode_train(jigsaw=selects_block(specs), observed=False)
+        if run.calibration_part == "train":
+            # The selection images are among them; their activations are then not computed again.
+            reference.train  # noqa: B018 - a cached property, which computes the activations
     sets, ways = corrupted_activations(run, images, seed)
     ready, left_out = _fitted(specs, reference, run.progress)
     tables = {

@@ -77,8 +77,7 @@ def selection_images(run: OpenRun) -> tuple[ImageSet, str]:
     These are validation images if there are any, otherwise test images; at most ``MAX_IMAGES``.
     """
     # Activations are not computed while decoding: that would process the whole part under a dozen
-    # views, although at most MAX_IMAGES are used. If the pixels of a part are too many to be
-    # stored, these images are decoded again.
+    # views, although at most MAX_IMAGES are used.
     try:
         part = run.calibration_part
     except InvalidInputError:  # there is a test part only

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oodcli.compute.compute import Compute
-from oodcli.data.incoming import STDIN, at_least_one, items
+from oodcli.data.incoming import STDIN, at_least_one, distinct, items
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
 from oodcli.methods import parse_method
@@ -164,8 +164,8 @@ def explain(
     ) as run:
         through = run.through(request.window, jpeg_draft=request.jpeg_draft)
         window = through.record.preprocess.medical
-        wanted = items(request.paths, store=store, window=window)
-        wanted = at_least_one(wanted, request.paths)
+        paths = distinct(request.paths, progress)
+        wanted = at_least_one(items(paths, store=store, window=window), paths)
         main = resolve_detector(run, request.method, request.rule)
         explainer = Explainer.of(run, main, request.settings)
         files = _Files(request.output, request.picture, page)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from oodcli.data.incoming import STDIN, Item, at_least_one, items
+from oodcli.data.incoming import STDIN, Item, at_least_one, distinct, items
 from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
@@ -197,7 +197,9 @@ def predict(
     if processes is not None:
         _check_together(request)
         shard = (shard or Shard(1, 1)).within(processes.rank, processes.size)
-    request = replace(request, shard=shard, outputs=request.outputs.of_shard(shard))
+    paths = distinct(request.paths, progress)
+    outputs = request.outputs.of_shard(shard)
+    request = replace(request, paths=paths, shard=shard, outputs=outputs)
     with opened_detector(store, request.detector, progress=progress) as opened:
         preprocess = opened.preprocess.through(
             request.window, jpeg_draft=request.jpeg_draft, where=opened.name

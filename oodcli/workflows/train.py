@@ -336,18 +336,26 @@ def _test_accuracy(
 ) -> dict[str, Any] | None:
     """Return the accuracy on test images; None if it cannot be computed."""
     run = OpenRun.of(store, folder, Compute(device), record=record, progress=progress)
+    # The first process decodes for all, and what it decodes may not be stored.
     seen = (
-        None
-        if processes.distributed
-        else run.activator.while_decoding(record.data_name, {View(): False})
+        run.activator.while_decoding(record.data_name, {View(): False}) if processes.first else None
     )
+
+    def opened() -> ImageSet | OodError:
+        try:
+            return images(seen)
+        except OodError as error:  # every process meets it
+            return error
+
     try:
-        opened = images(seen)
-        found = accuracy_on(run.activator, opened, len(record.class_names), processes=processes)
+        found = processes.in_turn(opened)
+        if isinstance(found, OodError):
+            raise found
+        tested = accuracy_on(run.activator, found, len(record.class_names), processes=processes)
     except ProcessLostError:
         raise
     except OodError as error:
         # Not an error: the training is complete.
         progress.note(f"the accuracy on test images could not be computed: {error}")
         return None
-    return found.to_json()
+    return tested.to_json()

@@ -1,5 +1,7 @@
 """No command decodes an image twice, and training begins without a pass over its images."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from oodcli.data.decoding import prepare
+from oodcli.data.decoding import kept, prepare
 from oodcli.data.decoding.gathering import Gathering
 from oodcli.training import streaming
 from tests.support.cli import Ood, flat, tree
@@ -188,12 +190,63 @@ def test_importing_a_network_decodes_images_once(
     assert max(decodes.each(data)) == 1
 
 
-def test_a_file_in_two_paths_of_predict_is_judged_twice_and_each_path_decoded_once(
+def test_a_path_that_is_given_twice_is_decoded_and_judged_once(
     ood: Ood, tmp_path: Path, data: Path, decodes: Decodes
 ) -> None:
     assert ood(*train(data))[0] == 0
     far = flat(tmp_path / "far")
+    line = ("--method", "msp", "--format", "csv")
+    code, once, _ = ood("predict", far, data / "test", *line)
     decodes.clear()
-    code, _, err = ood("predict", far, data / "test", "--method", "msp")
+    code, out, err = ood("predict", far, data / "test", f"{far}/", far, *line)
     assert code in (0, 3), err
     assert decodes.of(far) == decodes.of(data / "test") == ONCE
+    assert out == once
+    assert err.count(f"given more than once, and read once: {far}/, {far}\n") == 1
+    code, out, err = ood("explain", far, far, "--method", "msp", "--format", "json")
+    assert code == 0, err
+    assert len(json.loads(out)["images"]) == 7
+
+
+@pytest.fixture
+def held_out(ood: Ood, data: Path) -> None:
+    """Train a run with validation images."""
+    assert ood(*train(data, "--val-fraction", 0.25))[0] == 0
+
+
+SCORE = (
+    "score", "--method", "odin", "--method", "gram", "--method", "rankfeat+energy",
+    "--method", "featurenorm", "--method", "knn", "--method", "react", "--format", "json",
+)  # fmt: skip
+RECOMMEND = (
+    "recommend", "--method", "msp", "--method", "knn", "--method", "featurenorm",
+    "--format", "json",
+)  # fmt: skip
+PREDICT = ("predict", "--method", "iodin", "--format", "csv")
+
+
+@pytest.mark.usefixtures("held_out")
+@pytest.mark.parametrize("line", [SCORE, RECOMMEND, PREDICT], ids=lambda line: line[0])
+def test_images_of_several_passes_that_are_not_stored_are_decoded_once(
+    ood: Ood, tmp_path: Path, decodes: Decodes, monkeypatch: pytest.MonkeyPatch, line: tuple[str]
+) -> None:
+    data, far = tmp_path / "data", flat(tmp_path / "far")
+    more = {"score": ("--ood", far), "recommend": (), "predict": (far,)}[line[0]]
+    results = []
+    for limit, share in ((10**9, 1.0), (0, 1.0), (0, 0.0)):
+        for name in ("images", "activations", "runs/m/detectors"):
+            shutil.rmtree(tmp_path / "store" / name, ignore_errors=True)
+        monkeypatch.setattr(prepare, "MAX_PIXELS_BYTES", limit)
+        monkeypatch.setattr(kept, "SHARE_OF_FREE", share)
+        decodes.clear()
+        code, out, err = ood(*line, *more)
+        assert code in (0, 3), err
+        parsed = json.loads(out) if line[-1] == "json" else {"rows": out}
+        results.append([parsed.get("rows"), parsed.get("candidates")])
+        counts = {*decodes.each(data), *decodes.each(far)}
+        assert (max(counts) == 1) == (share == 1)
+        assert ("more than half of the" in err) == (share == 0)
+        assert ("are decoded again for each further pass" in err) == (share == 0)
+        assert bool(list((tmp_path / "store" / "images").rglob("*.npy"))) == (limit > 0)
+    assert any(results[0])
+    assert results[1] == results[2] == results[0]

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.support import unstored
+from tests.support.cli import flat, tree
 from tests.support.program import OOD
 from tests.support.torchrun import run_with_torchrun, start_with_torchrun, worker
+from tests.support.unstored import COUNTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
@@ -221,3 +226,30 @@ def test_supcon_of_two_processes_ends_with_one_probe(ood: Ood, store: Path, tmp_
         # The probe magnifies what rounding has left of a difference.
         tolerance = 0.02 * np.abs(tensor).max() if name.startswith("6.") else 1e-3
         np.testing.assert_allclose(ours, tensor, atol=tolerance, err_msg=name)
+
+
+def test_images_that_are_not_stored_are_decoded_once_by_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, counts = tree(tmp_path / "data"), tmp_path / "counts"
+    monkeypatch.setenv(COUNTS, str(counts))
+    far = flat(tmp_path / "far")
+
+    def decoded(*argv: object) -> Counter[str]:
+        counts.mkdir()
+        code, _, err = start_with_torchrun(unstored.__file__, *argv).ended()
+        assert code == 0, err
+        found = [line for file in counts.iterdir() for line in file.read_text().splitlines()]
+        shutil.rmtree(counts)
+        return Counter(found)
+
+    train = decoded(
+        "train", "--data", data, "--arch", "resnet18:width=2", "--image-size", 16, "--epochs", 1,
+        "--batch-size", 8, "--data-workers", 0, "--name", "m", "--device", "cpu",
+    )  # fmt: skip
+    tests = [str(path) for path in (data / "test").rglob("*.png")]
+    assert [train[path] for path in tests] == [1] * len(tests)
+    methods = ("--method", "msp", "--method", "knn", "--method", "featurenorm")
+    scored = decoded("score", "--ood", far, *methods, "--device", "cpu")
+    wanted = [str(path) for folder in (data / "train", far) for path in folder.rglob("*.png")]
+    assert scored == dict.fromkeys(wanted, 1)

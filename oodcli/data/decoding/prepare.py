@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodcli.data.dataset import take
+from oodcli.data.decoding.kept import KeptPixels
 from oodcli.data.decoding.pixels import PixelFile
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.decoding.shards import Record, Shards, StoredPixels
@@ -59,6 +60,7 @@ def prepare(
     max_pixels_bytes: int | None = None,
     decode: bool = True,
     seen: Callable[[ImageShard], None] | None = None,
+    kept: KeptPixels | None = None,
 ) -> ImageSet:
     """Return the images of a part at one size; decode only those that are not yet stored.
 
@@ -81,14 +83,16 @@ def prepare(
     skip_unreadable
         Whether to skip images that cannot be read.
     max_pixels_bytes
-        Above this size only digests are stored, and images are decoded whenever they are loaded;
-        ``MAX_PIXELS_BYTES`` if None.
+        Above this size only digests are stored; ``MAX_PIXELS_BYTES`` if None.
     decode
         Whether to decode them if that was not done before. If not, shards stand for them whose
         digest is ``UNDECODED``, of all images, also of those that may turn out unreadable.
     seen
         Called with each decoded shard whose pixels are not stored, while they are in memory.
         Shards that were decoded before are not passed to it.
+    kept
+        Keeps pixels that are not stored for further passes; without it they are decoded whenever
+        they are loaded.
 
     Returns
     -------
@@ -108,7 +112,7 @@ def prepare(
     the size already stay as they are. ``shorter-crop`` gives the pixels of torchvision's ``Resize``
     and ``CenterCrop`` for images of Pillow, with each of these filters.
     """
-    shards = Shards(store, part.source, Resizing(size, resize), name, progress)
+    shards = Shards(store, part.source, Resizing(size, resize), name, progress, kept)
     manifest = shards.manifest()
     if manifest is None and not decode:
         return shards.undecoded(part)
@@ -143,6 +147,7 @@ def prepare_some(
     skip_unreadable: bool = False,
     decode: bool = True,
     seen: Callable[[ImageShard], None] | None = None,
+    kept: KeptPixels | None = None,
 ) -> ImageSet:
     """Return chosen images of a part at one size; the others are not decoded.
 
@@ -152,7 +157,7 @@ def prepare_some(
         Images of any size.
     rows
         Ascending row numbers of the part, ``(m,)``.
-    store, name, size, resize, progress, skip_unreadable, decode, seen
+    store, name, size, resize, progress, skip_unreadable, decode, seen, kept
         As for `prepare`.
 
     Returns
@@ -166,7 +171,7 @@ def prepare_some(
     OodError
         As `prepare`.
     """
-    shards = Shards(store, part.source, Resizing(size, resize), name, progress)
+    shards = Shards(store, part.source, Resizing(size, resize), name, progress, kept)
     manifest = shards.manifest()
     whole = None if manifest is None else shards.images(part, manifest)
 
@@ -188,6 +193,7 @@ def prepare_some(
             skip_unreadable=skip_unreadable,
             decode=decode,
             seen=None if seen is None else seen_there,
+            kept=kept,
         )
     )
 

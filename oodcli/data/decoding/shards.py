@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.decoding.kept import KeptPixels, KeptSet
 from oodcli.data.decoding.pixels import PixelFile, PixelWriter
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.decoding.workers import Image, resized
@@ -83,13 +84,26 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of one source at one size."""
+    """The shards of one source at one size.
+
+    Parameters
+    ----------
+    store, name, progress
+        As for :func:`oodcli.data.decoding.prepare.prepare`.
+    source
+        The original images.
+    resizing
+        The size of the prepared images, and how they are resized to it.
+    kept
+        Keeps pixels that are not stored for further passes; None to decode for each pass.
+    """
 
     store: Store
     source: ImageSource
     resizing: Resizing
     name: str
     progress: Progress
+    kept: KeptPixels | None = None
 
     @cached_property
     def key(self) -> dict[str, Any]:
@@ -231,6 +245,8 @@ class Shards:
                     rows = self.kept_rows(at, record)
                     if seen is not None and not stored and len(rows):
                         seen(ImageShard(rows, pixels.chunks, record.digest))
+                    elif not stored and (kept := self._kept_set()) is not None:
+                        kept.add(self.rows(at).start, pixels.chunks())
                 write_json(self._record_path(at), {**asdict(record), "images": each.hex()})
                 records.append(record)
                 digests += each
@@ -400,32 +416,69 @@ class Shards:
         return pixels
 
     def _again(self, at: int, manifest: Manifest) -> Iterator[NDArray[np.uint8]]:
-        """Decode a shard that was decoded before; the last chunk when all are found unchanged.
+        """Yield the pixels of a shard that are not stored: those that are kept, or decoded again.
+
+        The last chunk comes when all are found unchanged.
+        """
+        known, start = manifest.records[at], self.rows(at).start
+        count = len(self.rows(at)) - len(known.skipped)
+        kept = self._kept_set()
+        if kept is not None and start in kept:
+            yield from self._unchanged(at, known, kept.chunks(start, count))
+            return
+        chunks = self._decoded_again(at, known)
+        if kept is not None:
+            chunks = kept.adding(start, chunks)
+        yield from self._unchanged(at, known, chunks)
+
+    def _unchanged(
+        self, at: int, known: Record, chunks: Iterator[NDArray[np.uint8]]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pixels of a shard; the last chunk when all have the digest of the shard."""
+        count = len(self.rows(at)) - len(known.skipped)
+        digest = Digest(np.dtype(np.uint8), (count, 3, *self.resizing.size))
+        last = None
+        for chunk in chunks:
+            if last is not None:
+                yield last
+            digest.update(chunk)
+            last = chunk
+        if digest.hexdigest() != known.digest:
+            raise self._changed(at)
+        if last is not None:
+            yield last
+
+    def _decoded_again(self, at: int, known: Record) -> Iterator[NDArray[np.uint8]]:
+        """Decode a shard that was decoded before, in chunks.
 
         The pools are those of the command, for whoever stops early must not have to end any.
         """
-        known, rows = manifest.records[at], self.rows(at)
+        rows, size = self.rows(at), self.resizing.size
         images = resized(command_pools(), self.source, rows.start, rows.stop, self.resizing)
-        size = self.resizing.size
-        count = len(rows) - len(known.skipped)
-        digest = Digest(np.dtype(np.uint8), (count, 3, *size))
-        skipped: list[Skipped] = []
         chunk: list[NDArray[np.uint8]] = []
+        skipped: list[Skipped] = []
         for row, image in zip(rows, images, strict=True):
-            if isinstance(image, UnreadableImageError):
-                if not known.skipped:
-                    raise image
+            if not isinstance(image, UnreadableImageError):
+                chunk.append(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            elif known.skipped:
                 skipped.append(Skipped(row, image.where, image.reason))
-                continue
+            else:
+                raise image
             if len(chunk) == chunk_rows(*size):
                 yield np.stack(chunk)
                 chunk = []
-            chunk.append(np.ascontiguousarray(image.transpose(2, 0, 1)))
-            digest.update(chunk[-1])
-        if Record(digest.hexdigest(), tuple(skipped)) != known:
+        if tuple(skipped) != known.skipped:
             raise self._changed(at)
         if chunk:
             yield np.stack(chunk)
+
+    def _kept_set(self) -> KeptSet | None:
+        """Return the pixels of this set that are kept for further passes, if any can be."""
+        if self.kept is None:
+            return None
+        return self.kept.of(
+            self.folder, self.name, len(self.source), self.resizing.size, self.progress
+        )
 
     def _changed(self, at: int) -> CorruptArtifactError:
         """Let no pixels pass for those that results are stored of, and say so."""

@@ -1,6 +1,8 @@
 """Images are decoded and resized once, and what is stored is checked."""
 
+import errno
 import json
+import os
 import tarfile
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from torchvision import transforms
 
 from oodcli.data import open_dataset, places_of, prepare
 from oodcli.data.decoding.files import FileSource
+from oodcli.data.decoding.kept import KeptPixels
 from oodcli.data.decoding.prepare import prepare_some
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.arrays import ArraySource
@@ -235,6 +238,57 @@ def test_too_many_pixels_are_not_stored(prepared, source, images, store):
     )
     assert source.read_rows == list(range(2 * SHARD_ROWS, ROWS))
     assert prepared(source).digest == expected
+
+
+def test_pixels_that_are_not_stored_are_kept_for_further_passes(
+    prepared, source, images, store, monkeypatch
+):
+    expected = images.transpose(0, 3, 1, 2)
+    kept = KeptPixels()
+    of_first_pass = prepared(source, max_pixels_bytes=0, kept=kept)
+    assert sorted(source.read_rows) == list(range(ROWS))
+    source.read_rows.clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(of_first_pass.pixels(), expected)
+    np.testing.assert_array_equal(prepared(source, kept=kept).shards[2].load(), expected[-300:])
+    assert source.read_rows == []
+    # What was decoded before is kept when it is decoded again, and not if that stops early.
+    again = prepared(source, kept=KeptPixels())
+    monkeypatch.setattr("oodcli.images.CHUNK_BYTES", 3 * 64 * 100)
+    next(iter(again.shards[1].chunks()))
+    source.read_rows.clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(again.shards[1].load(), expected[SHARD_ROWS : 2 * SHARD_ROWS])
+    assert source.read_rows == list(range(SHARD_ROWS, 2 * SHARD_ROWS))
+    assert not list(store.images.rglob("*.npy"))
+    assert len(list(store.images.rglob("*"))) == 3  # a folder with a manifest and digests
+
+
+def test_kept_pixels_of_a_full_disk_are_decoded_again(prepared, source, images, monkeypatch):
+    expected = images.transpose(0, 3, 1, 2)
+    again = prepared(source, max_pixels_bytes=0, kept=KeptPixels())
+    write = os.pwrite
+
+    def full(file, content, at):
+        if at >= SHARD_ROWS * 3 * 64:
+            raise OSError(errno.ENOSPC, "full")
+        return write(file, content, at)
+
+    monkeypatch.setattr("os.pwrite", full)
+    again = prepared(source, kept=KeptPixels())
+    for _ in range(2):
+        source.read_rows.clear()
+        np.testing.assert_array_equal(again.pixels(), expected)
+    assert source.read_rows == list(range(SHARD_ROWS, ROWS))
+
+
+def test_images_that_changed_do_not_pass_for_kept_ones(prepared, source, images):
+    prepared(source, max_pixels_bytes=0)
+    images[5] ^= 1
+    changed = prepared(source, kept=KeptPixels())
+    for _ in range(2):
+        with pytest.raises(CorruptArtifactError, match=r"images 0 to \d+ of toy have changed"):
+            changed.shards[0].load()
 
 
 def test_sizes_and_sources_are_kept_apart(store, images):
