@@ -212,6 +212,18 @@ class Curve:
         UnknownNameError
             If the rule does not exist.
         """
+        return float(self.false_positives[self.point_at(tpr, rule=rule)] / self.n_negative)
+
+    def point_at(self, tpr: float, *, rule: Rule) -> int:
+        """Return the point that a rule selects for a true-positive rate, see :func:`fpr_at_tpr`.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``tpr`` is not above 0 and at most 1.
+        UnknownNameError
+            If the rule does not exist.
+        """
         if not 0 < tpr <= 1:
             raise InvalidInputError(
                 f"a true-positive rate of {tpr} is not possible; give one above 0 and at most 1"
@@ -219,8 +231,20 @@ class Curve:
         if rule not in _RULES:
             raise UnknownNameError.among("rule", rule, _RULES)
         # The exact decimal: in floating point, (1 - 0.95) * 10 is above one half.
-        point = _RULES[rule](self, Fraction(str(tpr)))
-        return float(self.false_positives[point] / self.n_negative)
+        return _RULES[rule](self, Fraction(str(tpr)))
+
+    def accepted_at_95(self, convention: "Convention") -> tuple[int, int]:
+        """Return how many ID and OOD images are accepted where a convention measures FPR95.
+
+        For a curve with ID positive as from :meth:`of`. With OOD positive, the images that the rule
+        does not select as OOD are accepted.
+        """
+        if convention.positive == "id":
+            point = self.point_at(0.95, rule=convention.rule)
+        else:
+            point = len(self.true_positives) - 1
+            point -= self.flipped().point_at(0.95, rule=convention.rule)
+        return int(self.true_positives[point]), int(self.false_positives[point])
 
     def auroc(self) -> float:
         """Return the area under the ROC curve: the share of ordered pairs, ties counting half."""

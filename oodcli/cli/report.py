@@ -30,7 +30,7 @@ _OF_TABLES = {
 }  # fmt: skip
 
 if TYPE_CHECKING:
-    from oodcli.cli.render.formats import EmbeddedPicture
+    from oodcli.cli.render.formats import EmbeddedApp, EmbeddedPicture
     from oodcli.reporting.literature import PublishedComparison
     from oodcli.reporting.plots import Picture
     from oodcli.reporting.results import Report
@@ -250,6 +250,11 @@ def report(
             from oodcli.reporting.pictures import pictures as pictures_workflow
 
             drawn = pictures_workflow(sources, progress=TerminalProgress())
+        app = (
+            _explorer(sources, results[0], digits=digits, average=average)
+            if format_ is Format.HTML
+            else None
+        )
     if plots is not None:
         _write_plots(drawn, plots, plot_format or (PlotFormat.PNG,))
     chosen = bool(_OF_TABLES.intersection(given_options(context)))
@@ -268,6 +273,7 @@ def report(
         if published
         else None,
         pictures=_embedded_pictures(drawn) if embedded else (),
+        app=app,
     )
     write_result(text, output)
 
@@ -313,6 +319,25 @@ def _tabulate(
         )
         for index, name in enumerate(names or [None])
     ]
+
+
+def _explorer(sources: "Sources", result: "Report", *, digits: int, average: bool) -> "EmbeddedApp":
+    """Return the explorer of an HTML page, with the names that its tables have."""
+    from oodcli.cli.render.metrics import set_name
+    from oodcli.cli.render.report import explorer_of
+    from oodcli.cli.render.report_table import method_name
+    from oodcli.workflows.explore import explore
+
+    return explorer_of(
+        explore(
+            sources,
+            convention=result.convention,
+            digits=digits,
+            average=average,
+            method_label=method_name,
+            column_label=lambda row: set_name(row.dataset, row.group),
+        )
+    )
 
 
 def _write_plots(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[PlotFormat]) -> None:

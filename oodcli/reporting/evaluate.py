@@ -70,8 +70,20 @@ class RunRows:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """ID scores of a method, for the test images with or without covariate-shifted ones."""
+class Side:
+    """ID scores of a method, for the test images with or without covariate-shifted ones.
+
+    Parameters
+    ----------
+    name
+        Name of the ID images.
+    scores
+        Their scores, ``(n,)``; those of the test images first.
+    accuracy
+        Accuracy of the plain classifier on them; None if not known.
+    groups
+        Group of a row by group of the OOD set; empty without covariate-shifted images.
+    """
 
     name: str
     scores: Scores
@@ -80,34 +92,44 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Scores behind one row."""
+class ScoredPair:
+    """The scores behind one row.
 
-    side: _Side
+    Parameters
+    ----------
+    side
+        The ID images.
+    dataset, group
+        Name of the OOD set, and group of the row.
+    ood_scores
+        Scores of the OOD images, ``(n,)``.
+    """
+
+    side: Side
     dataset: str
     group: str
     ood_scores: Scores
 
 
-def _pairs(run: ScoredRun, method: str) -> Iterator[_Pair]:
+def scored_pairs(run: ScoredRun, method: str) -> Iterator[ScoredPair]:
     """Yield the scores behind every row of a method."""
     scoring = run.scoring
     plain = run.read(method, scoring.id_set)
     if plain is None:
         return
-    sides = [_Side(scoring.id_set.name, plain, scoring.id_accuracy, {})]
+    sides = [Side(scoring.id_set.name, plain, scoring.id_accuracy, {})]
     others = [run.read(method, entry) for entry in run.shifted]
     found = [scores for scores in others if scores is not None]
     if run.shifted and len(found) == len(others):
         name = "+".join([scoring.id_set.name, *(entry.name for entry in run.shifted)])
         accuracy = _spectrum_accuracy(scoring, run.shifted)
-        sides.append(_Side(name, np.concatenate([plain, *found]), accuracy, FULL_SPECTRUM))
+        sides.append(Side(name, np.concatenate([plain, *found]), accuracy, FULL_SPECTRUM))
     for entry in run.sets:
         ood_scores = run.read(method, entry)
         if ood_scores is not None:
             for side in sides:
                 group = side.groups.get(entry.group, entry.group)
-                yield _Pair(side, entry.name, group, ood_scores)
+                yield ScoredPair(side, entry.name, group, ood_scores)
 
 
 def _spectrum_accuracy(scoring: Scoring, shifted: Sequence[ScoredSet]) -> float | None:
@@ -130,34 +152,45 @@ def rows_of(run: ScoredRun, convention: Convention) -> list[ResultRow]:
     convention
         Definition of the metrics.
     """
+    return rows_by_convention(run, [convention])[0]
+
+
+def rows_by_convention(run: ScoredRun, conventions: Sequence[Convention]) -> list[list[ResultRow]]:
+    """Return the rows of :func:`rows_of` in every convention; the scores are sorted only once."""
     correct = run.correct()
-    tables = _each(lambda method: _method_rows(run, method, convention, correct), run.methods)
-    return [row for table in tables for row in table]
+    tables = each_in_threads(
+        lambda method: _method_rows(run, method, conventions, correct), run.methods
+    )
+    return [[row for table in tables for row in table[at]] for at in range(len(conventions))]
 
 
 def _method_rows(
-    run: ScoredRun, method: str, convention: Convention, correct: NDArray[np.bool_] | None
-) -> list[ResultRow]:
-    rows = []
+    run: ScoredRun,
+    method: str,
+    conventions: Sequence[Convention],
+    correct: NDArray[np.bool_] | None,
+) -> list[list[ResultRow]]:
+    rows: list[list[ResultRow]] = [[] for _ in conventions]
     of_side: dict[str, dict[str, float]] = {}
-    for pair in _pairs(run, method):
+    for pair in scored_pairs(run, method):
         side = pair.side
         curve = Curve.of(side.scores, pair.ood_scores, method=method, dataset=pair.dataset)
         if side.name not in of_side:
             of_side[side.name] = _id_extras(side.scores, None if side.groups else correct)
-        rows.append(
-            ResultRow(
-                run=run.name,
-                method=method,
-                params=(run.scoring.methods or {})[method],
-                dataset=pair.dataset,
-                group=pair.group,
-                detection=curve.detection(convention),
-                id_accuracy=side.accuracy,
-                convention=convention.name,
-                extras={**_curve_extras(curve, convention), **of_side[side.name]},
+        for own, convention in zip(rows, conventions, strict=True):
+            own.append(
+                ResultRow(
+                    run=run.name,
+                    method=method,
+                    params=(run.scoring.methods or {})[method],
+                    dataset=pair.dataset,
+                    group=pair.group,
+                    detection=curve.detection(convention),
+                    id_accuracy=side.accuracy,
+                    convention=convention.name,
+                    extras={**_curve_extras(curve, convention), **of_side[side.name]},
+                )
             )
-        )
     return rows
 
 
@@ -229,7 +262,9 @@ def with_intervals(
     evidence = dict(
         zip(
             methods,
-            _each(lambda method: _intervals(rows, runs, method, convention, draws), methods),
+            each_in_threads(
+                lambda method: _intervals(rows, runs, method, convention, draws), methods
+            ),
             strict=True,
         )
     )
@@ -275,7 +310,7 @@ def _intervals(
     placed: dict[Place, list[Placements]] = {}
     sampled: dict[Place, list[Floats]] = {}
     for run in runs:
-        for pair in _pairs(run, method):
+        for pair in scored_pairs(run, method):
             place = (method, pair.dataset, pair.group)
             rising = np.sort(pair.side.scores), np.sort(pair.ood_scores)
             placed.setdefault(place, []).append(placements(pair.side.scores, pair.ood_scores))
@@ -357,7 +392,7 @@ def comparisons(
             raise InvalidInputError(f"{pair[0]} cannot be compared with itself; name another")
     found = []
     for group in groups:
-        placed = _each(
+        placed = each_in_threads(
             lambda method, group=group: placed_scores(group, method),  # type: ignore[misc]
             list(dict.fromkeys(method for pair in pairs for method in pair)),
         )
@@ -404,7 +439,7 @@ def placed_scores(group: Sequence[ScoredRun], method: str) -> dict[Place, Placem
     """
     placed: dict[Place, list[Placements]] = {}
     for run in group:
-        for pair in _pairs(run, method):
+        for pair in scored_pairs(run, method):
             if not pair.side.groups:
                 place = (method, pair.dataset, pair.group)
                 placed.setdefault(place, []).append(placements(pair.side.scores, pair.ood_scores))
@@ -464,7 +499,7 @@ def calibration_of(run: ScoredRun) -> Calibration | None:
     )
 
 
-def _each(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+def each_in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """Apply a function to all items in several threads; NumPy releases the interpreter's lock."""
     threads = min(len(items), os.cpu_count() or 1, 4)
     if threads < 2:

@@ -299,7 +299,8 @@ def _of_network(run: ForeignRun, benchmark: Benchmark | None, query: ScoreQuery)
 
     def read(method: str, entry: ScoredSet) -> Scores | None:
         if method in (LABELS, PREDICTIONS):
-            return run.labels if method == LABELS else run.predictions
+            known = run.labels if method == LABELS else run.predictions
+            return known if entry.group == "id" else None
         return run.scores.get(method, {}).get(entry.name)
 
     summary = RunSummary(

@@ -83,14 +83,14 @@ def report(
     chosen = convention_named(convention or sources.convention)
     tables = [RunRows(run, rows_of(run, chosen)) for run in sources.runs]
     for table in tables:
-        _check_not_empty(table)
-    groups = _group(tables, average=average)
+        check_not_empty(table)
+    groups = grouped(tables, average=average)
     runs = [[table.run for table in group] for group in groups]
     rows: list[ResultRow] = []
     summaries: list[Summary] = []
     notes = run_notes(tables, named=bool(sources.query.methods))
     for group, own in zip(groups, runs, strict=True):
-        merged, note = _averaged(group)
+        merged, note = averaged(group)
         if statistics.ci:
             merged = with_intervals(
                 merged, own, chosen, bootstraps=statistics.bootstraps, seed=statistics.seed
@@ -122,7 +122,7 @@ def report(
     )
 
 
-def _check_not_empty(table: RunRows) -> None:
+def check_not_empty(table: RunRows) -> None:
     """Raise an error if the table of a run is empty."""
     if not table.rows:
         what = f"{table.run.name} has no scores of these methods and sets"
@@ -143,7 +143,7 @@ def _interval_notes(statistics: Statistics) -> list[str]:
     ]
 
 
-def _group(tables: Sequence[RunRows], *, average: bool) -> list[list[RunRows]]:
+def grouped(tables: Sequence[RunRows], *, average: bool) -> list[list[RunRows]]:
     """Group the tables to average: seeds of the same training or, on request, all runs."""
     groups: list[list[RunRows]] = []
     for table in tables:
@@ -170,7 +170,7 @@ def _differs_by_seed(table: RunRows, group: Sequence[RunRows]) -> bool:
     )
 
 
-def _averaged(group: Sequence[RunRows]) -> tuple[list[ResultRow], list[str]]:
+def averaged(group: Sequence[RunRows]) -> tuple[list[ResultRow], list[str]]:
     """Return the averaged rows of runs, and notes on them."""
     if len(group) == 1:
         return with_averages(group[0].rows), []

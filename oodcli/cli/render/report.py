@@ -6,11 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from oodcli.cli.options import Format
-from oodcli.cli.render.formats import EmbeddedPicture, write_csv, write_json, write_tables
+from oodcli.cli.render.formats import (
+    EmbeddedApp,
+    EmbeddedPicture,
+    write_csv,
+    write_json,
+    write_tables,
+)
 from oodcli.cli.render.published import published_table
 from oodcli.cli.render.report_table import TableLayout, report_tables
 from oodcli.cli.render.statistics import statistics_tables
 from oodcli.cli.render.summary import summary_table
+from oodcli.reporting.explorer.assets import assets_of
+from oodcli.reporting.explorer.payload import Payload
 from oodcli.reporting.literature import PublishedComparison
 from oodcli.reporting.results import METRICS, Report, ResultRow
 
@@ -25,6 +33,7 @@ def render_report(
     others: Sequence[Report] = (),
     comparisons: Sequence[PublishedComparison] | None = None,
     pictures: Sequence[EmbeddedPicture] = (),
+    app: EmbeddedApp | None = None,
 ) -> str:
     """Render a report.
 
@@ -46,6 +55,8 @@ def render_report(
         Comparisons with published values, shown below the table; None to omit them.
     pictures
         Pictures to embed into an HTML page, below the tables.
+    app
+        The explorer of an HTML page, see :func:`explorer_of`.
     """
     reports = (report, *others)
     if how is Format.JSON:
@@ -64,7 +75,17 @@ def render_report(
         tables[0] = replace(tables[0], notes=(*tables[0].notes, note))
     if summarised and how is Format.TABLE and report.summaries:
         tables.insert(0, summary_table(report, full=None))
-    return write_tables(tables, how, to_file=to_file, heading=heading_of(report), pictures=pictures)
+    return write_tables(
+        tables, how, to_file=to_file, heading=heading_of(report), pictures=pictures, app=app
+    )
+
+
+def explorer_of(payload: Payload) -> EmbeddedApp:
+    """Return the explorer of an HTML page with this data."""
+    assets = assets_of(payload)
+    return EmbeddedApp(
+        "explorer", assets.data, assets.style, assets.scripts, assets.styles_of_scripts
+    )
 
 
 def heading_of(report: Report) -> str:

@@ -15,6 +15,7 @@ from oodcli.cli.render.formats.plain import write_csv, write_json
 from oodcli.cli.render.formats.table import (
     Cell,
     Column,
+    EmbeddedApp,
     EmbeddedPicture,
     Table,
     human_bytes,
@@ -25,6 +26,7 @@ from oodcli.cli.render.formats.terminal import write_terminal
 __all__ = [
     "Cell",
     "Column",
+    "EmbeddedApp",
     "EmbeddedPicture",
     "Table",
     "human_bytes",
@@ -57,6 +59,7 @@ def write_tables(
     to_file: bool,
     heading: str,
     pictures: Sequence[EmbeddedPicture] = (),
+    app: EmbeddedApp | None = None,
 ) -> str:
     """Render tables below each other, in a format for humans.
 
@@ -72,9 +75,11 @@ def write_tables(
         Title of an HTML page.
     pictures
         Pictures to embed into an HTML page, below the tables.
+    app
+        An interactive part of an HTML page, above the tables.
     """
     if how is Format.HTML:
-        return write_html(tables, heading=heading, pictures=pictures)
+        return write_html(tables, heading=heading, pictures=pictures, app=app)
     if how is Format.MARKDOWN:
         return "\n".join(write_markdown(table) for table in tables)
     if how is Format.LATEX:

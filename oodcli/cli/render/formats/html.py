@@ -13,14 +13,24 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from oodcli.cli.render.formats.table import Cell, Column, EmbeddedPicture, Table
+from oodcli.cli.render.formats.table import (
+    Cell,
+    Column,
+    EmbeddedApp,
+    EmbeddedPicture,
+    Table,
+)
 from oodcli.text import printable
 
 _HERE = Path(__file__).parent
 
 
 def write_html(
-    tables: Sequence[Table], *, heading: str = "ood", pictures: Sequence[EmbeddedPicture] = ()
+    tables: Sequence[Table],
+    *,
+    heading: str = "ood",
+    pictures: Sequence[EmbeddedPicture] = (),
+    app: EmbeddedApp | None = None,
 ) -> str:
     """Render a page.
 
@@ -32,13 +42,18 @@ def write_html(
         Title of the page.
     pictures
         Pictures below the tables.
+    app
+        An interactive part above the tables. Without scripts, the page is the same as without it.
     """
     style = (_HERE / "page.css").read_text(encoding="utf-8")
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    # The length of a bar is a style attribute, which requires 'unsafe-inline'.
+    scripts = [(_HERE / "page.js").read_text(encoding="utf-8")]
+    styles = [f"\n{style}" if app is None else f"\n{style}{app.style}"]
+    if app is not None:
+        scripts += app.scripts
+    allowed = (*styles, *(() if app is None else app.styles_of_scripts))
     policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{_digest(script)}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_digests(allowed)}; "
+        f"script-src {_digests(scripts)}; base-uri 'none'; form-action 'none'"
     )
     lines = [
         "<!DOCTYPE html>",
@@ -48,23 +63,32 @@ def write_html(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_text(heading)}</title>",
-        f"<style>\n{style}</style>",
+        *(f"<style>{each}</style>" for each in styles),
         "</head>",
         "<body>",
         "<main>",
         f"<h1>{_text(heading)}</h1>",
+        *(() if app is None else (f'<div id="{app.name}" hidden></div>',)),
         *(line for index, table in enumerate(tables) for line in _section(table, index)),
         *(line for picture in pictures for line in _figure(picture)),
         "</main>",
-        f"<script>{script}</script>",
+        *(() if app is None else (_data_of(app),)),
+        *(f"<script>{each}</script>" for each in scripts),
         "</body>",
         "</html>",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _data_of(app: EmbeddedApp) -> str:
+    assert "<" not in app.data
+    return f'<script type="application/json" id="{app.name}-data">{app.data}</script>'
+
+
+def _digests(parts: Sequence[str]) -> str:
+    """Return the sources of a security policy that allow exactly these inline parts."""
+    digests = (base64.b64encode(hashlib.sha256(each.encode()).digest()) for each in parts)
+    return " ".join(f"'sha256-{each.decode()}'" for each in digests)
 
 
 def _text(text: str) -> str:
@@ -160,8 +184,8 @@ def _cell(column: Column, cell: Cell, *, first: bool, below: str, kind: str) -> 
             return "<td></td>"
         length = f"{100 * min(1.0, max(0.0, cell.value)):.1f}%"
         return (
-            f'<td aria-hidden="true"><span class="bar"><span style="width:{length}"></span>'
-            "</span></td>"
+            '<td aria-hidden="true"><svg class="bar" preserveAspectRatio="none">'
+            f'<rect width="{length}" height="100%"></rect></svg></td>'
         )
     text = _text(cell.text)
     if cell.link:

@@ -118,6 +118,32 @@ class EmbeddedPicture:
     png: bytes
 
 
+@dataclass(frozen=True)
+class EmbeddedApp:
+    """An interactive part of an HTML page, shown above its tables if scripts run.
+
+    Parameters
+    ----------
+    name
+        The page has an empty, hidden element with this ``id``, which the scripts fill and show, and
+        the data in an element ``NAME-data``.
+    data
+        JSON without any ``<``.
+    style
+        Style sheet, in addition to that of the page.
+    scripts
+        Scripts, run in this order after the page is complete.
+    styles_of_scripts
+        Style sheets that the scripts add.
+    """
+
+    name: str
+    data: str
+    style: str
+    scripts: Sequence[str]
+    styles_of_scripts: Sequence[str] = ()
+
+
 def percent(fraction: float, digits: int = 2) -> str:
     """Return a fraction as a percentage, without the sign; two decimals as in papers."""
     return f"{100 * fraction:.{digits}f}"

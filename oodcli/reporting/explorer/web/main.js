@@ -1,0 +1,137 @@
+// Builds the page from its panels.
+
+function start() {
+  const root = byId("explorer");
+  const best = firstChoice();
+  state = consistent(best);
+  root.append(controls());
+  for (const panel of panels) {
+    if (panel.wanted && !panel.wanted()) continue;
+    const title = element("h2", { id: `${panel.id}-title` }, panel.title);
+    const body = element("div", { class: "panel-body" });
+    root.append(
+      element("section", { id: panel.id, class: "panel", "aria-labelledby": title.id }, title, body),
+    );
+    root.hidden = false;
+    listeners.push(panel.build(body));
+  }
+  root.append(limits());
+}
+
+/** @returns {State} The best method by mean AUROC, and the OOD set that it separates worst. */
+function firstChoice() {
+  const result = need(payload.results[0]);
+  const network = result.networks[0] ?? 0;
+  const spectrum = need(need(payload.networks[network]).evaluations[0]).spectrum;
+  const columns = result.columns.map((column, at) => ({ column, at }));
+  const plain = columns.filter(({ column }) => column.spectrum === spectrum);
+  const mean = need(plain.findLast(({ column }) => column.dataset === "") ?? plain.at(-1)).at;
+  const order = result.methods.map((_, row) => row);
+  order.sort((a, b) => (result.auroc[b]?.[mean] ?? -1) - (result.auroc[a]?.[mean] ?? -1));
+  const row = order[0] ?? 0;
+  const sets = plain.filter(({ column, at }) => column.dataset && result.auroc[row]?.[at] != null);
+  sets.sort((a, b) => need(result.auroc[row]?.[a.at]) - need(result.auroc[row]?.[b.at]));
+  return {
+    result: 0,
+    network,
+    spectrum,
+    convention: payload.convention,
+    metric: "auroc",
+    groups: [],
+    method: need(result.methods[row]),
+    set: sets[0]?.column.dataset ?? "",
+    threshold: 0,
+  };
+}
+
+/** @returns {HTMLElement} The choices that all panels share. */
+function controls() {
+  const made = element("div", { class: "controls", role: "group", "aria-label": "What is shown" });
+  if (payload.results.length > 1) {
+    made.append(
+      select("Run", payload.results.map((each, at) => [String(at), each.name]), "0", (value) =>
+        choose({ result: Number(value) }),
+      ),
+    );
+  }
+  made.append(
+    select(
+      "Metric",
+      [["auroc", "AUROC"], ["fpr95", "FPR95"], ["aupr_in", "AUPR-in"], ["aupr_out", "AUPR-out"]],
+      state.metric,
+      (value) => choose({ metric: /** @type {Metric} */ (value) }),
+    ),
+    select(
+      "Convention",
+      payload.conventions.map((each) => [each.name, each.name]),
+      state.convention,
+      (value) => choose({ convention: value }),
+    ),
+  );
+  if (payload.networks.some((network) => network.evaluations.length > 1)) {
+    made.append(
+      select("ID images", [["plain", "test images"], ["full", "full spectrum"]], state.spectrum,
+        (value) => choose({ spectrum: value === "full" ? "full" : "plain" })),
+    );
+  }
+  const groups = [...new Set(payload.networks.flatMap((n) => n.evaluations.flatMap(groupsOf)))];
+  if (groups.length > 1) made.append(groupToggles(groups));
+  const meaning = element("p", { class: "meaning" });
+  const show = () => {
+    const { name, description } = shownConvention();
+    meaning.textContent = `${name}: ${description}`;
+  };
+  show();
+  listeners.push(show);
+  made.append(meaning);
+  return made;
+}
+
+/**
+ * @param {string[]} groups
+ * @returns {HTMLElement}
+ */
+function groupToggles(groups) {
+  const made = element("div", { class: "choice", role: "group", "aria-label": "Groups of OOD sets" });
+  for (const group of groups) {
+    const toggle = element("button", { type: "button", class: "toggle" }, group);
+    const show = () => toggle.setAttribute("aria-pressed", String(state.groups.includes(group)));
+    toggle.addEventListener("click", () => {
+      const there = groups.filter((each) => state.groups.includes(each) !== (each === group));
+      choose({ groups: there.length ? there : groups });
+    });
+    show();
+    listeners.push(show);
+    made.append(toggle);
+  }
+  return made;
+}
+
+/**
+ * @param {string} label
+ * @param {ReadonlyArray<ReadonlyArray<string>>} options Value and text of each.
+ * @param {string} value
+ * @param {(value: string) => void} changed
+ * @returns {HTMLElement}
+ */
+function select(label, options, value, changed) {
+  const choice = element("select", {});
+  for (const [each = "", text = ""] of options) {
+    choice.append(element("option", { value: each, selected: each === value }, text));
+  }
+  choice.addEventListener("change", () => changed(choice.value));
+  return element("label", { class: "choice" }, `${label} `, choice);
+}
+
+/** @returns {HTMLElement} What the page leaves out. */
+function limits() {
+  const list = element("ul", { class: "notes" });
+  for (const each of payload.limits) list.append(element("li", {}, each));
+  list.append(
+    element("li", {},
+      "curves and histograms are drawn with Observable Plot 0.6.17 and D3 7.9.0 (ISC licence)"),
+  );
+  return list;
+}
+
+start();

@@ -1,0 +1,247 @@
+// The best methods, and all methods by data sets as a heat map that is clicked to choose.
+
+definePanel({
+  id: "overview",
+  title: "Overview",
+  build(body) {
+    const lead = element("div", { class: "cards" });
+    const filter = element("input", { type: "search", placeholder: "such as energy" });
+    const legend = element("div", { class: "heat-legend" });
+    const more = element("button", { type: "button", class: "more" });
+    const scroll = element("div", { class: "scroll heat", role: "region", tabindex: "-1", "aria-label": "Methods by data sets" });
+    const tools = element("div", { class: "controls" },
+      element("label", { class: "choice" }, "Show methods with ", filter), legend);
+    body.append(lead, tools, scroll, more);
+
+    /** @type {{ column: number | null, downwards: boolean, all: boolean }} */
+    const view = { column: null, downwards: true, all: false };
+    /** @type {HeatMap | null} */
+    let map = null;
+    const draw = () => {
+      lead.replaceChildren(...leaders());
+      map = heatMap(view, filter.value, (column) => {
+        view.downwards = view.column === column ? !view.downwards : true;
+        view.column = column;
+        draw();
+        map?.heading(column)?.focus();
+      });
+      legend.replaceChildren(...map.legend);
+      scroll.replaceChildren(map.table);
+      more.hidden = map.total <= SHOWN_METHODS;
+      more.textContent = view.all ? `Show the first ${SHOWN_METHODS}` : `Show all ${map.total} methods`;
+      map.mark();
+    };
+    filter.addEventListener("input", draw);
+    more.addEventListener("click", () => {
+      view.all = !view.all;
+      draw();
+    });
+    draw();
+    return (changed) => {
+      if (["result", "metric", "convention", "spectrum", "groups"].some((name) => changed.has(/** @type {keyof State} */ (name)))) {
+        if (changed.has("result") || changed.has("spectrum") || changed.has("groups")) view.column = null;
+        draw();
+      } else {
+        map?.mark();
+      }
+    };
+  },
+});
+
+const SHOWN_METHODS = 15;
+const HEAT_STEPS = 10;
+const METRIC_NAMES = { auroc: "AUROC", fpr95: "FPR95", aupr_in: "AUPR-in", aupr_out: "AUPR-out" };
+
+/**
+ * @typedef {object} HeatMap
+ * @property {HTMLTableElement} table
+ * @property {Node[]} legend
+ * @property {number} total Number of methods, shown or not.
+ * @property {() => void} mark Marks the chosen cell.
+ * @property {(column: number) => HTMLElement | undefined} heading
+ */
+
+/** @returns {number[]} Indices of the columns that are shown. */
+function shownColumns() {
+  const { columns } = shownResult();
+  const there = groupsOf(shownEvaluation());
+  const everything = there.every((group) => state.groups.includes(group));
+  return columns.flatMap((column, at) => {
+    if (column.spectrum !== state.spectrum) return [];
+    return (column.group === "all" ? everything : state.groups.includes(column.group)) ? [at] : [];
+  });
+}
+
+/** @returns {HTMLElement[]} The best method of every average. */
+function leaders() {
+  const result = shownResult();
+  const means = shownColumns().filter((at) => need(result.columns[at]).dataset === "");
+  const shown = means.length ? means : shownColumns();
+  return shown.map((at) => {
+    const column = need(result.columns[at]);
+    const order = ranked(result, at, true);
+    const row = need(order[0]);
+    const name = need(result.methods[row]);
+    const button = element("button", { type: "button", class: "card" },
+      element("span", { class: "card-about" }, `best on ${column.label}`),
+      element("span", { class: "card-name" }, need(result.labels[row])),
+      element("span", { class: "card-value" },
+        `${METRIC_NAMES[state.metric]} ${percentOf(valueOf(result, state.metric, state.convention, row, at))} %`));
+    button.addEventListener("click", () => choose({ method: name }));
+    return button;
+  });
+}
+
+/**
+ * @param {number | null} value
+ * @returns {string}
+ */
+function percentOf(value) {
+  return value === null ? "–" : percent(value);
+}
+
+/**
+ * Return the rows of a result, sorted by a column; rows without a value stay at the end.
+ * @param {ResultTable} result
+ * @param {number} column
+ * @param {boolean} bestFirst
+ */
+function ranked(result, column, bestFirst) {
+  const sign = (state.metric === "fpr95") === bestFirst ? 1 : -1;
+  const value = (/** @type {number} */ row) => valueOf(result, state.metric, state.convention, row, column);
+  return result.methods.map((_, row) => row).sort((a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (x === null || y === null) return Number(x === null) - Number(y === null);
+    return sign * (x - y);
+  });
+}
+
+/**
+ * @param {{ column: number | null, downwards: boolean, all: boolean }} view
+ * @param {string} filter
+ * @param {(column: number) => void} sort
+ * @returns {HeatMap}
+ */
+function heatMap(view, filter, sort) {
+  const result = shownResult();
+  const columns = shownColumns();
+  const sorted = view.column ?? columns.findLast((at) => need(result.columns[at]).dataset === "") ?? need(columns.at(-1));
+  const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const rows = ranked(result, sorted, view.downwards).filter((row) =>
+    words.every((word) => need(result.labels[row]).toLowerCase().includes(word)));
+  const shown = view.all ? rows : rows.slice(0, SHOWN_METHODS);
+  const values = columns.flatMap((at) => rows.flatMap((row) => valueOf(result, state.metric, state.convention, row, at) ?? []));
+  const ends = { low: Math.min(...values), high: Math.max(...values) };
+
+  const headings = columns.map((at) => {
+    const { label, dataset } = need(result.columns[at]);
+    const button = element("button", { type: "button" }, label);
+    button.addEventListener("click", () => sort(at));
+    return element("th", {
+      scope: "col", class: dataset ? "number" : "number mean",
+      "aria-sort": at !== sorted ? "none" : view.downwards === (state.metric !== "fpr95") ? "descending" : "ascending",
+    }, button);
+  });
+  const table = element("table", { role: "grid", "aria-label": `${METRIC_NAMES[state.metric]} of methods by data sets, in percent` },
+    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Method"), ...headings)));
+  const body = table.createTBody();
+  /** @type {{ cell: HTMLElement, method: string, set: string }[][]} */
+  const cells = shown.map((row) => {
+    const method = need(result.methods[row]);
+    const line = body.insertRow();
+    const name = need(result.labels[row]);
+    line.append(element("th", { scope: "row", title: name }, name));
+    return columns.map((at) => {
+      const value = valueOf(result, state.metric, state.convention, row, at);
+      const column = need(result.columns[at]);
+      const cell = element("td", {
+        tabindex: -1, "aria-selected": "false",
+        class: `number heat-${step(value, ends)}${column.dataset ? "" : " mean"}`,
+      }, percentOf(value));
+      line.append(cell);
+      const choice = { cell, method, set: column.dataset };
+      cell.addEventListener("click", () => pick(choice));
+      return choice;
+    });
+  });
+  const pick = (/** @type {{ cell: HTMLElement, method: string, set: string }} */ { method, set }) =>
+    choose(set ? { method, set } : { method });
+  moveByKeys(table, cells, pick);
+  return {
+    table,
+    legend: heatLegend(ends),
+    total: rows.length,
+    mark: () => mark(cells),
+    heading: (column) => headings[columns.indexOf(column)]?.querySelector("button") ?? undefined,
+  };
+}
+
+/**
+ * Return how dark a cell is: from 0 for the worst value that is shown to the best.
+ * @param {number | null} value
+ * @param {{ low: number, high: number }} ends
+ */
+function step(value, ends) {
+  if (value === null) return "none";
+  const share = ends.high > ends.low ? (value - ends.low) / (ends.high - ends.low) : 1;
+  const good = state.metric === "fpr95" ? 1 - share : share;
+  return Math.min(HEAT_STEPS - 1, Math.floor(good * HEAT_STEPS));
+}
+
+/**
+ * @param {{ low: number, high: number }} ends
+ * @returns {Node[]}
+ */
+function heatLegend(ends) {
+  if (!Number.isFinite(ends.low)) return [];
+  const [worst, best] = state.metric === "fpr95" ? [ends.high, ends.low] : [ends.low, ends.high];
+  const ramp = element("span", { class: "ramp", "aria-hidden": "true" });
+  for (let at = 0; at < HEAT_STEPS; at += 1) ramp.append(element("span", { class: `heat-${at}` }));
+  return [element("span", {}, `worst ${percent(worst)}`), ramp, element("span", {}, `best ${percent(best)}`)];
+}
+
+/**
+ * Mark the chosen method and set; one cell is in the order of the tabulator key.
+ * @param {{ cell: HTMLElement, method: string, set: string }[][]} cells
+ */
+function mark(cells) {
+  const flat = cells.flat();
+  const chosen = flat.find(({ method, set }) => method === state.method && set === state.set);
+  for (const each of flat) {
+    each.cell.setAttribute("aria-selected", String(each === chosen));
+    each.cell.tabIndex = -1;
+  }
+  const first = chosen ?? flat[0];
+  if (first) first.cell.tabIndex = 0;
+}
+
+/**
+ * Move the focus among the cells with the arrow keys, Home and End; Enter and Space choose.
+ * @template {{ cell: HTMLElement }} T
+ * @param {HTMLElement} table
+ * @param {T[][]} cells
+ * @param {(choice: T) => void} pick
+ */
+function moveByKeys(table, cells, pick) {
+  table.addEventListener("keydown", (event) => {
+    const row = cells.findIndex((line) => line.some(({ cell }) => cell === event.target));
+    const line = cells[row];
+    if (!line) return;
+    const column = line.findIndex(({ cell }) => cell === event.target);
+    /** @type {Record<string, T | undefined>} */
+    const targets = {
+      ArrowUp: cells[row - 1]?.[column], ArrowDown: cells[row + 1]?.[column],
+      ArrowLeft: line[column - 1], ArrowRight: line[column + 1],
+      Home: line[0], End: line.at(-1),
+    };
+    const chosen = line[column];
+    if ((event.key === "Enter" || event.key === " ") && chosen) pick(chosen);
+    else if (!(event.key in targets)) return;
+    event.preventDefault();
+    const target = targets[event.key];
+    if (!target) return;
+    for (const each of cells.flat()) each.cell.tabIndex = -1;
+    target.cell.tabIndex = 0;
+    target.cell.focus();
+  });
+}

@@ -1,0 +1,67 @@
+// What the scripts of the explorer share, and the parts of Observable Plot that they use.
+
+type Metric = "auroc" | "fpr95" | "aupr_in" | "aupr_out";
+
+/** What is chosen on the page; every panel shows this one choice. */
+interface State {
+  /** Index in payload.results. */
+  readonly result: number;
+  /** Index in payload.networks, one of those of the result. */
+  readonly network: number;
+  readonly spectrum: "plain" | "full";
+  readonly convention: string;
+  readonly metric: Metric;
+  /** Groups that are shown; never empty. */
+  readonly groups: ReadonlyArray<string>;
+  /** Canonical name of the method. */
+  readonly method: string;
+  /** Name of the OOD set. */
+  readonly set: string;
+  /** Lowest accepted score; Infinity accepts no image. */
+  readonly threshold: number;
+}
+
+/** A part of the page with a heading of its own. */
+interface Panel {
+  readonly id: string;
+  readonly title: string;
+  /** Whether the data has anything for this panel; without it, always. */
+  readonly wanted?: () => boolean;
+  /** Fills the panel once, and returns what is called after every change of the state. */
+  readonly build: (body: HTMLElement) => (changed: ReadonlySet<keyof State>) => void;
+}
+
+/** A curve of the payload with its numbers unpacked. */
+interface Curve {
+  readonly method: string;
+  readonly every: boolean;
+  readonly thresholds: ArrayLike<number>;
+  readonly id: ArrayLike<number>;
+  readonly correct: ArrayLike<number> | null;
+  readonly ood: ReadonlyArray<ArrayLike<number> | null>;
+  readonly source: MethodCurve;
+}
+
+/** What is accepted at a threshold. */
+interface Point {
+  readonly id: number;
+  readonly nId: number;
+  readonly ood: number;
+  readonly nOod: number;
+  readonly correct: number | null;
+}
+
+interface PlotScale {
+  readonly invert: (position: number) => number;
+}
+type PlotFigure = (SVGSVGElement | HTMLElement) & {
+  scale(name: string): PlotScale | undefined;
+};
+declare const Plot: {
+  plot(options: object): PlotFigure;
+  rectY(data: ReadonlyArray<unknown>, options: object): object;
+  line(data: ReadonlyArray<unknown>, options: object): object;
+  dot(data: ReadonlyArray<unknown>, options: object): object;
+  ruleX(data: ReadonlyArray<unknown>, options?: object): object;
+  ruleY(data: ReadonlyArray<unknown>, options?: object): object;
+};
