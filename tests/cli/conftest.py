@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.browser import chromium  # noqa: F401 - a fixture of all tests of pages
 from tests.support.cli import tree
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oodcli.cli.app import main
-from tests.support.browser import chromium, opened  # noqa: F401
+from tests.support.browser import opened
 
 SETS = {"cifar100": "near", "tin": "near", "svhn": "far", "texture": "far"}
 METHODS = {"msp": 1.0, "energy": 1.6, "mds": 0.7}
@@ -49,13 +49,11 @@ def rows(page: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(page.with_suffix(".csv").read_text())))
 
 
-def test_the_heat_map_has_the_numbers_of_the_table(page, chromium):  # noqa: F811
+def test_the_heat_map_has_the_numbers_of_the_table(page, chromium):
     expected = {(r["method"], r["dataset"], r["group"]): float(r["auroc"]) for r in rows(page)}
     with opened(chromium, page) as seen:
         lines = seen.locator("#overview tbody tr").all_inner_texts()
         found = {line.split("\t")[0]: line.split("\t")[1:] for line in lines}
     order = [*expected]
     for method in METHODS:
-        assert found[method] == [
-            f"{100 * expected[key]:.2f}" for key in order if key[0] == method
-        ]
+        assert found[method] == [f"{100 * expected[key]:.2f}" for key in order if key[0] == method]
