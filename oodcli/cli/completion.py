@@ -31,7 +31,10 @@ ARCHITECTURES = (
     "resnet18", "resnet34", "wrn-28-10", "wrn-40-2", "vgg11", "vgg16-bn", "vgg16-bn-mlp",
     "densenet100", "resnet20", "resnet32", "resnet44", "resnet56",
 )  # fmt: skip
-OBJECTIVES = ("cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa")
+OBJECTIVES = (
+    "cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa", "oe", "energy-regularised",
+    "entropic", "objectosphere", "mixoe",
+)  # fmt: skip
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:

@@ -22,6 +22,7 @@ from oodcli.store.preprocess import Preprocess
 from oodcli.store.runs import Job, RunFolder, TrainingRecord, run_folders
 from oodcli.store.store import Store
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights
+from oodcli.training.objectives.base import OutlierObjective
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.preprocessing import sizing_for
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
@@ -320,13 +321,15 @@ def _recipe_of(
         weight_decay=request.weight_decay,
     )
     changed = changed.with_settings(request.settings)
-    canonical = parse_objective(changed.objective).canonical
+    chosen = parse_objective(changed.objective)
+    if isinstance(chosen.objective, OutlierObjective):
+        raise InvalidInputError(f"objective {chosen.name} is trained with outliers")
     if changed.start == "trained" and request.init is None and not request.pretrained:
         raise InvalidInputError(
             f"recipe {changed.name} starts from a trained network; specify one: --init RUN, "
             "--init FILE or --pretrained, or start from random weights: --set start=random"
         )
-    return replace(changed, objective=canonical)
+    return replace(changed, objective=chosen.canonical)
 
 
 def _as_published(recipe: Recipe, published: Pretrained, settings: Sequence[str]) -> Recipe:

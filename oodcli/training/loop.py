@@ -15,14 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 from oodcli.compute.processes import Processes
 from oodcli.models.network import fill
 from oodcli.progress import SILENT, Progress, Task
-from oodcli.records import as_json
 from oodcli.training.augment import augmented
 from oodcli.training.guard import LossMonitor, NotFiniteError, explain_torch_errors
-from oodcli.training.objectives.base import Objective, StepOutput
+from oodcli.training.objectives.base import Objective, OutlierObjective, StepOutput
 from oodcli.training.objectives.cross_entropy import CrossEntropy
 from oodcli.training.objectives.training_module import LastBlock, TrainingModule
+from oodcli.training.outliers import OutlierFeed, Outliers, outlier_share
 from oodcli.training.recipes import Recipe
 from oodcli.training.seeds import derived_seed
+from oodcli.training.steps import EpochStats, StepImages
 from oodcli.training.streaming import TrainingImages, after_crop, agreeing
 
 _EVALUATION_BATCH = 500
@@ -30,43 +31,6 @@ _EVALUATION_BATCH = 500
 REPORTED_WAITING = 0.1
 # Devices that have a fused optimiser step in every supported version of torch.
 _FUSED = ("cpu", "cuda")
-
-
-@dataclass(frozen=True, slots=True)
-class EpochStats:
-    """Statistics of one epoch, as stored in the history of a run.
-
-    Parameters
-    ----------
-    epoch
-        Number of the epoch, from 1.
-    loss
-        Mean loss over the augmented training images.
-    train_accuracy
-        Accuracy on the augmented images during training, from 0 to 1; None if the objective does
-        not train the last layer.
-    val_accuracy
-        Accuracy on the validation images after the epoch, from 0 to 1; None without validation
-        images, or if the objective does not train the last layer.
-    lr
-        Learning rate of the last step.
-    seconds
-        Duration of the training steps, without validation.
-    images_per_s
-        Training images per second.
-    """
-
-    epoch: int
-    loss: float
-    train_accuracy: float | None
-    val_accuracy: float | None
-    lr: float
-    seconds: float
-    images_per_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the line of the history."""
-        return as_json(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +168,7 @@ class Trainer:
         )
         self._compiled = compiled
         self._model: nn.Module | None = None
+        self._outliers: Outliers | None = None
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimiser: the last layer, and all others."""
@@ -323,6 +288,7 @@ class Trainer:
         done: int,
         task: Task,
         progress: Progress = SILENT,
+        outliers: Outliers | None = None,
     ) -> Iterator[EpochStats]:
         """Train epoch by epoch.
 
@@ -336,6 +302,8 @@ class Trainer:
             Receives the number of images trained, and the statistics of each epoch.
         progress
             Receives progress of the current epoch, with its mean loss so far.
+        outliers
+            The outliers, if the objective is trained with any.
 
         Yields
         ------
@@ -349,6 +317,7 @@ class Trainer:
         InvalidInputError
             If torch cannot compile the network, or normalise a batch of one image.
         """
+        self._outliers = outliers
         if not done:
             self._start(train if val is None else val)
         for epoch in range(done + 1, self._recipe.epochs + 1):
@@ -401,17 +370,18 @@ class Trainer:
         arriving = train.arriving(batches, epoch=epoch, views=views, share=self._share)
         if train.unread:
             arriving = agreeing(arriving, self._processes)
+        feed = self._outlier_feed(epoch, batches)
         for step, rows in enumerate(batches):
             lr = self._set_rate(epoch, step / len(batches))
-            share = self._batch(train, next(arriving), rows, generator)
-            loss, hits = self._step(model, share, images=len(rows))
-            mine = share.count
+            of_step = self._batch(train, next(arriving), rows, generator, feed)
+            loss, hits = self._step(model, of_step)
             right += hits
-            total += loss * mine
-            images += mine
+            total += loss * (len(rows) / self._processes.size)
+            images += len(rows)
             bad = torch.where(loss.isfinite(), bad, bad.clamp(max=step))
             if step % monitor.every == 0:
-                first_bad, mean = monitor.read(self._processes.all_reduce_min(bad), total / images)
+                mean_loss = total * (self._processes.size / images)
+                first_bad, mean = monitor.read(self._processes.all_reduce_min(bad), mean_loss)
                 self._check(first_bad, loss, epoch=epoch, steps=len(batches))
                 if math.isfinite(mean):
                     part.advance(0, loss=f"{mean:.3f}")
@@ -435,44 +405,80 @@ class Trainer:
         self._report(task, stats, waiting=train.waited / seconds)
         return stats
 
-    def _step(self, model: nn.Module, share: "_Share", *, images: int) -> tuple[Tensor, Tensor]:
+    def _outlier_feed(self, epoch: int, batches: Sequence[Tensor]) -> OutlierFeed | None:
+        """Return the outliers of an epoch, if there are any."""
+        if self._outliers is None:
+            return None
+        return self._outliers.epoch(
+            epoch, [*map(len, batches)], device=self._device, processes=self._processes
+        )
+
+    def _step(self, model: nn.Module, of_step: StepImages) -> tuple[Tensor, Tensor]:
         """Take one optimiser step on the share of a batch of this process.
 
         Parameters
         ----------
         model
             The module of a training step, from :meth:`_training_step`.
-        share
-            The share.
-        images
-            Number of images of the whole batch.
+        of_step
+            The augmented images.
 
         Returns
         -------
         loss
-            Mean loss, ``()``, without gradient.
+            Part of this process in the loss of the step, ``()``, without gradient: the mean of all
+            parts is the loss.
         right
             Number of augmented views that were classified correctly before the step, ``()``.
         """
-        objective, labels = self._objective, share.labels
+        objective, labels = self._objective, of_step.labels
         with self._precision(), explain_torch_errors():
-            output = model(self._normalised(share.seen))
-        output = output._replace(draws=share.draws)
+            output: StepOutput = model(self._normalised(of_step.pixels))
+        of_outliers = None
+        if of_step.outliers is not None:
+            output, of_outliers = output.split(len(labels))
+        output = output._replace(draws=of_step.draws)
         correct = output.logits.detach().argmax(dim=1) == labels
-        right = correct[: objective.views * share.count].sum()
+        right = correct[: objective.views * of_step.count].sum()
         if objective.compares_images and self._processes.distributed:
-            output, labels = self._gathered(output, share)
+            output, labels = self._gathered(output, of_step)
         output = output._replace(state=self._training_module.extras)
-        loss = objective.loss(output, labels)
-        # Gradients are averaged over processes, but the gradient of the batch is the mean over
-        # images, hence the weight. A loss that compares images is equal in every process.
-        size = self._processes.size
-        weight = 1.0 if objective.compares_images else share.count * size / images
+        loss = self._part_of_loss(objective.loss(output, labels), of_outliers, of_step)
         self._optimiser.zero_grad(set_to_none=True)
         with self._processes.connection_errors(), explain_torch_errors():
-            (loss if weight == 1 else loss * weight).backward()
+            loss.backward()
         self._optimiser.step()
         return loss.detach(), right
+
+    def _part_of_loss(
+        self, loss: Tensor, of_outliers: StepOutput | None, of_step: StepImages
+    ) -> Tensor:
+        """Return the part of this process in the loss of a step: the mean of all parts is the loss.
+
+        Parameters
+        ----------
+        loss
+            Mean loss of its ID images.
+        of_outliers
+            Outputs of the network for its outliers, if there are any.
+        of_step
+            The images.
+        """
+        # Gradients are averaged over processes, but the gradient of the batch is the mean over
+        # images, hence the weight. A loss that compares images is equal in every process.
+        size, objective, outliers = self._processes.size, self._objective, of_step.outliers
+        weight = 1.0 if objective.compares_images else of_step.count * size / of_step.images
+        if outliers is None or of_outliers is None:
+            return loss if weight == 1 else loss * weight
+        assert isinstance(objective, OutlierObjective)  # ensured by the job
+        targets = outliers.targets(of_outliers.logits.shape[1])
+        other = objective.outlier_loss(of_outliers, targets)
+        other_weight = outliers.mine * size / outliers.images
+        if objective.pooled:
+            every = of_step.images + outliers.images
+            weight *= of_step.images / every
+            other_weight *= outliers.images / every
+        return loss * weight + other * other_weight
 
     def _set_rate(self, epoch: int, part: float) -> float:
         """Set the learning rate after a fraction ``part`` of an epoch, and return it."""
@@ -507,8 +513,9 @@ class Trainer:
         arrived: Sequence[Tensor],
         rows: Tensor,
         generator: torch.Generator,
-    ) -> "_Share":
-        """Return the augmented views of this process, and what belongs to them."""
+        feed: OutlierFeed | None,
+    ) -> StepImages:
+        """Return the augmented images of this process, and what belongs to them."""
         recipe, objective = self._recipe, self._objective
         if train.cropped:
             recipe = replace(recipe, augmentation=after_crop(recipe))
@@ -517,25 +524,39 @@ class Trainer:
         seen = [augmented(pixels, generator, recipe) for pixels in arrived]
         views = objective.views * objective.copies
         count = total = len(rows)
+        labels = train.labels[rows]
         draws = (
             torch.rand(views, total, objective.draws, generator=generator, device=self._device)
             if objective.draws
             else None
         )
+        outliers = None
+        if feed is not None:
+            assert isinstance(objective, OutlierObjective)  # ensured by the job
+            outliers = outlier_share(
+                objective,
+                feed,
+                arrived=arrived[0],
+                seen=seen[0],
+                labels=labels,
+                processes=self._processes,
+            )
         mine = None
         if self._processes.distributed:
             mine = self._share(total).to(self._device)
-            rows, seen = rows[mine], [view[mine] for view in seen]
+            labels, seen = labels[mine], [view[mine] for view in seen]
             draws = None if draws is None else draws[:, mine]
             count = len(self._processes.share(torch.arange(total)))
         seen = objective.derived(seen)
-        return _Share(
+        return StepImages(
             torch.cat(seen) if views > 1 else seen[0],
-            train.labels[rows].repeat(views),
+            labels.repeat(views),
             None if draws is None else draws.flatten(0, 1),
             count=count,
+            images=total,
             rows=views * count,
             places=None if mine is None else _places(mine[:count], views, total),
+            outliers=outliers,
         )
 
     def _share(self, count: int) -> Tensor:
@@ -544,7 +565,7 @@ class Trainer:
         # Every process runs the network, even if the last batch has fewer images than processes.
         return mine if len(mine) else mine.new_zeros(1)
 
-    def _gathered(self, output: StepOutput, share: "_Share") -> tuple[StepOutput, Tensor]:
+    def _gathered(self, output: StepOutput, share: StepImages) -> tuple[StepOutput, Tensor]:
         """Gather the outputs and the labels of a batch from all processes.
 
         Parameters
@@ -648,35 +669,6 @@ class Trainer:
         if self._amp:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """The share of a batch that a process computes.
-
-    Parameters
-    ----------
-    seen
-        The augmented views, one after the other, uint8 ``(n, 3, h, w)``.
-    labels
-        Their classes, int64 ``(n,)``.
-    draws
-        Random numbers of the objective, ``(n, r)``; None if it needs none.
-    count
-        Number of images of the batch that count for this process.
-    rows
-        Number of rows of ``seen`` that count for this process; the others are padding.
-    places
-        Position of these rows among those of a single process, int64 ``(rows,)``; None if there is
-        only one.
-    """
-
-    seen: Tensor
-    labels: Tensor
-    draws: Tensor | None
-    count: int
-    rows: int
-    places: Tensor | None
 
 
 def _places(mine: Tensor, views: int, total: int) -> Tensor:

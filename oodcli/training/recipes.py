@@ -20,6 +20,8 @@ AUGMENTATIONS: Mapping[str, str] = MappingProxyType(
         "grey": "made grey",
     }
 )
+# Outliers are augmented as training images are.
+SAME = ("same",)
 SCHEDULES = ("step", "cosine", "warm-cosine")
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -94,6 +96,10 @@ class Recipe:
         Largest change of brightness, contrast, saturation and hue.
     jitter_chance, grey_chance
         Probability that an image is jittered, or converted to grey.
+    outlier_batch_size
+        Outliers per step, of objectives that are trained with outliers; 0: as many as ID images.
+    outlier_augmentation
+        Augmentation steps of outliers; ``same``: those of training images.
     threads
         CPU threads of training; 0: the default of torch. The number of threads affects rounding,
         so a fixed number makes the weights independent of the number of cores of the machine.
@@ -137,6 +143,8 @@ class Recipe:
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_chance: float = 0.8
     grey_chance: float = 0.2
+    outlier_batch_size: int = 0
+    outlier_augmentation: tuple[str, ...] = SAME
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -153,7 +161,7 @@ class Recipe:
             raise InvalidInputError(f"--lr must be a positive number, not {self.lr}")
         for name in (
             "weight_decay", "momentum", "lr_min", "warm_up_lr", "crop_padding", "warm_up_above",
-            "head_weight_decay", "threads",
+            "head_weight_decay", "outlier_batch_size", "threads",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
@@ -170,7 +178,7 @@ class Recipe:
                 raise InvalidInputError(
                     f"{_option(name)} must be {' or '.join(allowed)}, not {getattr(self, name)!r}"
                 )
-        for step in self.augmentation:
+        for step in (*self.augmentation, *self.outlier_steps):
             if step not in AUGMENTATIONS:
                 raise UnknownNameError.among("augmentation", step, AUGMENTATIONS)
 
@@ -216,6 +224,12 @@ class Recipe:
                 raise UnknownNameError.among("value of a recipe", key, known)
             changes[key] = _parse(key, text.strip(), getattr(self, key))
         return replace(self, **changes)
+
+    @property
+    def outlier_steps(self) -> tuple[str, ...]:
+        """Augmentation steps of outliers in their order."""
+        same = self.outlier_augmentation == SAME
+        return self.augmentation if same else self.outlier_augmentation
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored with a run."""
@@ -265,7 +279,7 @@ class Recipe:
 
 
 def _option(name: str) -> str:
-    own = ("epochs", "batch_size", "lr", "momentum", "weight_decay")
+    own = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "outlier_batch_size")
     return f"--{name.replace('_', '-')}" if name in own else f"--set {name}"
 
 
@@ -273,7 +287,7 @@ def _parse(key: str, text: str, present: object) -> object:
     """Parse a value of the same type as the present one."""
     if isinstance(present, str):
         return text
-    if key == "augmentation":
+    if key in ("augmentation", "outlier_augmentation"):
         return tuple(step.strip() for step in text.split(",") if step.strip())
     if key == "head_weight_decay" and text.lower() == "none":
         return None

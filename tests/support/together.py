@@ -1,6 +1,7 @@
 """Small trainings that give the same results in one or several processes; run by torchrun."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,8 +12,10 @@ from oodcli.compute.processes import Processes, join_processes
 from oodcli.models import parse_architecture
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
+from oodcli.training.objectives.base import OutlierObjective
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.training_module import LastBlock
+from oodcli.training.outliers import MadeOutliers, Outliers, SetOutliers
 from oodcli.training.recipes import Recipe
 
 # 50 images make batches of 16, 16, 16 and 2; of 49, the last batch has one image for two processes.
@@ -24,6 +27,11 @@ CASES = {
     "uneven-norm": ("ish:p=0.5", True, 53),
     "supcon": ("supcon", False, 50),
     "alpa": ("alpa:base=cross-entropy", False, 50),
+    "oe": ("oe", False, 49),
+    "made": ("oe", False, 50),
+    "energy": ("energy-regularised:inner=-3,outer=-1", False, 50),
+    "objectosphere": ("objectosphere", False, 49),
+    "mixoe": ("mixoe", False, 49),
     "resnet": ("cross-entropy", True, 48),
     "fine": ("alpa:base=none", False, 49),
 }
@@ -102,6 +110,19 @@ def images(n: int) -> LabelledPixels:
     return LabelledPixels(pixels, labels)
 
 
+def outliers(case: str) -> Outliers | None:
+    """Return the outliers of a case: 5 images of noise, or jigsaws of training images."""
+    if not isinstance(parse_objective(CASES[case][0]).objective, OutlierObjective):
+        return None
+    if case == "made":
+        return MadeOutliers("jigsaw", replace(RECIPE, outlier_batch_size=21), seed=5)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    count = 1 if case == "oe" else 0  # with 1, one of two processes has no outlier
+    recipe = replace(RECIPE, outlier_batch_size=count)
+    return SetOutliers(LabelledPixels(pixels, torch.zeros(5, dtype=torch.int64)), recipe, seed=5)
+
+
 def trained(
     case: str, processes: Processes, *, halved: bool = False, done: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
@@ -129,7 +150,11 @@ def trained(
     lines, states = [], []
     with Silent().task("", total=None, unit="") as task:
         for stats in trainer.epochs(
-            images(n), images(30), done=0 if done is None else 1, task=task
+            images(n),
+            images(30),
+            done=0 if done is None else 1,
+            task=task,
+            outliers=outliers(case),
         ):
             lines.append([stats.loss, stats.train_accuracy or -1, stats.val_accuracy or -1])
             states.append(trainer.state())

@@ -9,6 +9,7 @@ such as prototypes, are buffers of its own layers: they are stored after every e
 all processes if the loss is computed on the whole batch (``compares_images``).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from typing import (
     get_type_hints,
 )
 
+import torch
 from torch import Tensor, nn
 
 from oodcli.errors import UnknownNameError
@@ -57,6 +59,19 @@ class StepOutput(NamedTuple):
     extras: tuple[Tensor, ...] = ()
     draws: Tensor | None = None
     state: nn.Module | None = None
+
+    def split(self, rows: int) -> tuple["StepOutput", "StepOutput"]:
+        """Return the outputs of the first rows, and those of the others."""
+        first, others = (
+            StepOutput(
+                self.logits[at],
+                self.features[at],
+                self.maps[at],
+                tuple(extra[at] for extra in self.extras),
+            )
+            for at in (slice(rows), slice(rows, None))
+        )
+        return first, others
 
 
 class Extras(Protocol):
@@ -185,6 +200,59 @@ class PlainObjective:
     def extras(self, features: int, channels: int, classes: int, /) -> nn.Module | None:  # noqa: ARG002
         """Return None: no layers."""
         return None
+
+
+class OutlierObjective(PlainObjective, ABC):
+    """An objective that is trained with outliers: images that belong to no class.
+
+    Every step has a batch of ID images and a batch of outliers, in one forward pass. The loss of
+    the step is that of ID images plus that of outliers, each a mean over its images; if
+    ``pooled``, it is the mean over all images of the step.
+    """
+
+    pooled: ClassVar[bool] = False
+    """Whether every image of a step has the same weight, instead of both means."""
+    paired: ClassVar[bool] = False
+    """Whether each outlier is mixed with one ID image, so that there are equally many of both."""
+
+    def shown(
+        self,
+        images: Tensor,  # noqa: ARG002
+        outliers: Tensor,
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what the network sees of the outliers of a step.
+
+        Parameters
+        ----------
+        images, outliers
+            The augmented images of the whole step, uint8 ``(n, 3, h, w)`` and ``(m, 3, h, w)``;
+            ``n == m`` if ``paired``.
+        generator
+            Random generator for the outliers, on the device of the images.
+
+        Returns
+        -------
+        pixels
+            ``(m, 3, h, w)``, uint8 or float32 from 0 to 255.
+        shares
+            Share of the ID image in each of them, from 0 to 1, ``(m,)``; None for outliers that
+            contain nothing of ID images.
+        """
+        return outliers, None
+
+    @abstractmethod
+    def outlier_loss(self, output: StepOutput, targets: Tensor, /) -> Tensor:
+        """Return the mean loss of outliers, ``()``, in float32.
+
+        Parameters
+        ----------
+        output
+            Outputs of the network for the outliers.
+        targets
+            Probability of every class, ``(m, k)``: the same for all of them, except for the share
+            of an ID image in a mixed one.
+        """
 
 
 @dataclass(frozen=True, slots=True)

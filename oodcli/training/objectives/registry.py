@@ -7,8 +7,12 @@ from oodcli.training.objectives.alpa import ALPA
 from oodcli.training.objectives.base import ObjectiveEntry, ObjectiveSpec
 from oodcli.training.objectives.base import parse_objective as _parse_objective
 from oodcli.training.objectives.cross_entropy import CrossEntropy
+from oodcli.training.objectives.energy_regularised import EnergyRegularised
+from oodcli.training.objectives.entropic import Entropic, Objectosphere
 from oodcli.training.objectives.ish import ISH
 from oodcli.training.objectives.logitnorm import LogitNorm
+from oodcli.training.objectives.mixoe import MixOE
+from oodcli.training.objectives.oe import OutlierExposure
 from oodcli.training.objectives.supcon import SupCon
 from oodcli.training.objectives.t2fnorm import T2FNorm
 
@@ -20,6 +24,15 @@ OBJECTIVES: Mapping[str, ObjectiveEntry] = MappingProxyType(
         "ish": ObjectiveEntry(ISH, "ISH", "Xu et al., ICLR 2024"),
         "supcon": ObjectiveEntry(SupCon, "SupCon", "Khosla et al., NeurIPS 2020"),
         "alpa": ObjectiveEntry(ALPA, "ALPA", "Zhang et al., IEEE TIP 2023"),
+        "oe": ObjectiveEntry(OutlierExposure, "Outlier Exposure", "Hendrycks et al., ICLR 2019"),
+        "energy-regularised": ObjectiveEntry(
+            EnergyRegularised, "Energy-regularised", "Liu et al., NeurIPS 2020"
+        ),
+        "entropic": ObjectiveEntry(Entropic, "Entropic open-set", "Dhamija et al., NeurIPS 2018"),
+        "objectosphere": ObjectiveEntry(
+            Objectosphere, "Objectosphere", "Dhamija et al., NeurIPS 2018"
+        ),
+        "mixoe": ObjectiveEntry(MixOE, "MixOE", "Zhang et al., WACV 2023"),
     }
 )
 

@@ -13,8 +13,10 @@ from oodcli.errors import InvalidInputError
 from oodcli.progress import Silent
 from oodcli.training.guard import NotFiniteError
 from oodcli.training.loop import LabelledPixels, Trainer, unsafe_in_channels_last
+from oodcli.training.objectives.base import OutlierObjective
 from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
 from oodcli.training.objectives.training_module import LastBlock
+from oodcli.training.outliers import MadeOutliers, Outliers, SetOutliers
 from oodcli.training.recipes import Recipe, recipe_named
 from tests.support.program import Program
 
@@ -70,14 +72,29 @@ def trainer(
     )
 
 
+def outliers_of(recipe: Recipe = RECIPE) -> SetOutliers:
+    """Make 7 images that belong to neither class: bright at the left, or dark."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 60, (7, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    pixels[:3, :, :, :4] += 150
+    return SetOutliers(LabelledPixels(pixels, torch.zeros(7, dtype=torch.int64)), recipe, seed=0)
+
+
 def run(
-    of: Trainer, *, done: int = 0, epochs: int | None = None, device: str = "cpu"
+    of: Trainer,
+    *,
+    done: int = 0,
+    epochs: int | None = None,
+    device: str = "cpu",
+    outliers: Outliers | None = None,
 ) -> list[float]:
     """Train some epochs and return their losses."""
+    if outliers is None and isinstance(of._objective, OutlierObjective):
+        outliers = outliers_of()
     losses = []
     seen = LabelledPixels(images().pixels.to(device), images().labels.to(device))
     with Silent().task("training", total=None, unit="images") as task:
-        for stats in of.epochs(seen, seen, done=done, task=task):
+        for stats in of.epochs(seen, seen, done=done, task=task, outliers=outliers):
             losses.append(stats.loss)
             if epochs is not None and len(losses) == epochs:
                 break
@@ -122,6 +139,35 @@ def test_every_objective_resumes_after_a_cut_and_learns(objective: str) -> None:
     trained = parse_objective(objective).objective.trains_last_layer
     assert torch.equal(after["module.6.weight"], before["module.6.weight"]) is not trained
     assert not torch.equal(after["module.0.weight"], before["module.0.weight"])
+
+
+@pytest.mark.parametrize("kind", ["jigsaw", "noise"])
+def test_outliers_made_from_training_images_resume_after_a_cut(kind: str) -> None:
+    recipe = replace(RECIPE, epochs=3, outlier_batch_size=24)
+    outliers = MadeOutliers(kind, recipe, seed=0)
+    whole, first, second = (trainer(recipe, objective="oe") for _ in range(3))
+    losses = run(whole, outliers=outliers)
+    begun = run(first, epochs=1, outliers=outliers)
+    second.load_state(first.state())
+    assert begun + run(second, done=1, outliers=outliers) == losses
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, second.state()[name]), name
+    assert losses != run(trainer(recipe, objective="oe"), outliers=outliers_of(recipe))
+
+
+def test_outliers_do_not_change_the_order_of_training_images() -> None:
+    """With a weight near zero, and no batch norm or dropout, outliers change nothing."""
+    recipe = replace(RECIPE, epochs=2)
+    states = []
+    for objective in ("cross-entropy", "oe:weight=1e-30"):
+        of = trainer(recipe, objective=objective)
+        of.module.set_submodule("1", nn.Identity())
+        of.module.get_submodule("5").p = 0.0
+        losses = run(of)
+        states.append((losses, of.state()))
+    assert states[0][0] == pytest.approx(states[1][0], rel=1e-6)
+    for name, tensor in states[0][1].items():
+        torch.testing.assert_close(tensor, states[1][1][name], atol=1e-6, rtol=1e-5)
 
 
 def test_the_layers_of_an_objective_are_trained_and_are_no_part_of_the_network() -> None:
