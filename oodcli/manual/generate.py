@@ -23,8 +23,9 @@ from oodcli.methods.pages import docstring, show_method
 from oodcli.metrics import CONVENTIONS
 from oodcli.models.registry import ARCHITECTURES
 from oodcli.reporting.results import COLUMNS
+from oodcli.training.augmentations.words import AUGMENTATIONS, STAGES
 from oodcli.training.objectives.registry import OBJECTIVES
-from oodcli.training.recipes import RECIPES
+from oodcli.training.recipes import RECIPES, Recipe
 
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
@@ -98,6 +99,16 @@ def _recipes() -> str:
     heads = ("recipe", "network", "epochs", "batch", "learning rate", "schedule", "objective",
              "checkpoint", "start", "source")  # fmt: skip
     return table(heads, rows)
+
+
+def _augmentations() -> str:
+    values = {each.name: each.default for each in fields(Recipe)}
+    rows = [
+        (f"`{name}`", entry.text, STAGES[entry.stage],
+         _with_values({setting: values[setting] for setting in entry.settings}), entry.paper)
+        for name, entry in AUGMENTATIONS.items()
+    ]  # fmt: skip
+    return table(("word", "every image is", "acts on", "settings", "paper"), rows)
 
 
 def _datasets() -> str:
@@ -186,6 +197,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "rooms": _rooms,
     "objectives": _objectives,
     "recipes": _recipes,
+    "augmentations": _augmentations,
     "datasets": _datasets,
     "readers": _readers,
     "benchmarks": _benchmarks,

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodcli.data.decoding.crops import ASPECT, TRIES
+from oodcli.training.augmentations.cutout import cutout
+from oodcli.training.augmentations.words import MIXTURES
 from oodcli.training.recipes import Recipe
 
 # Luminance of red, green and blue, ITU-R 601.
@@ -33,16 +35,18 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
     Returns
     -------
     Tensor
-        uint8 ``(n, 3, h, w)``; every image and every choice independent of the others.
+        From 0 to 255, ``(n, 3, h, w)``; uint8 unless a step gives pixels of real values. Every
+        image and every choice is independent of the others.
+
+    Notes
+    -----
+    What mixes images of a batch is applied afterwards, by
+    :func:`oodcli.training.augmentations.mixtures.mixed`.
     """
-    steps = recipe.augmentation
-    if steps in {(), ("flip",), ("crop",), ("flip", "crop")}:
-        return augment(
-            pixels,
-            generator,
-            flip="flip" in steps,
-            crop_padding=recipe.crop_padding if "crop" in steps else 0,
-        )
+    steps = tuple(step for step in recipe.augmentation if step not in MIXTURES)
+    if steps[:2] == ("flip", "crop"):
+        pixels = augment(pixels, generator, flip=True, crop_padding=recipe.crop_padding)
+        steps = steps[2:]
     for step in steps:
         if step == "flip":
             pixels = augment(pixels, generator, flip=True, crop_padding=0)
@@ -52,6 +56,14 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
             pixels = resized_crop(pixels, generator, scale=recipe.crop_scale)
         elif step == "jitter":
             pixels = jitter(pixels, generator, by=recipe.jitter, chance=recipe.jitter_chance)
+        elif step == "cutout":
+            pixels = cutout(
+                pixels,
+                generator,
+                size=recipe.cutout_size,
+                holes=recipe.cutout_holes,
+                colour=recipe.mean,
+            )
         else:
             grey = _chosen(len(pixels), recipe.grey_chance, generator)[:, None, None, None]
             pixels = torch.where(grey, greyscale(pixels), pixels)

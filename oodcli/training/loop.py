@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +17,7 @@ from oodcli.compute.processes import Processes
 from oodcli.models.network import fill
 from oodcli.progress import SILENT, Progress, Task
 from oodcli.training.augment import augmented
+from oodcli.training.augmentations.mixtures import Labels, View, mixed, mixes
 from oodcli.training.guard import LossMonitor, NotFiniteError, explain_torch_errors
 from oodcli.training.objectives.base import Objective, OutlierObjective, StepOutput
 from oodcli.training.objectives.cross_entropy import CrossEntropy
@@ -354,6 +356,7 @@ class Trainer:
         rank = self._processes.rank
         others = (rank,) if rank else ()
         torch.manual_seed(derived_seed(self._seed, epoch, 1, *others))  # dropout
+        drawn = np.random.default_rng(derived_seed(self._seed, epoch, 2))  # one draw per batch
         order = torch.randperm(len(train), generator=generator, device=self._device)
         batches = order.split(self._recipe.batch_size)
         total = torch.zeros((), device=self._device)
@@ -367,13 +370,13 @@ class Trainer:
         views = self._objective.views
         self._training_module.train()
         model = self._training_step()
-        arriving = train.arriving(batches, epoch=epoch, views=views, share=self._share)
+        arriving = train.arriving(batches, epoch=epoch, views=views, share=self._needed)
         if train.unread:
             arriving = agreeing(arriving, self._processes)
         feed = self._outlier_feed(epoch, batches)
         for step, rows in enumerate(batches):
             lr = self._set_rate(epoch, step / len(batches))
-            of_step = self._batch(train, next(arriving), rows, generator, feed)
+            of_step = self._batch(train, next(arriving), rows, (generator, drawn), feed)
             loss, hits = self._step(model, of_step)
             right += hits
             total += loss * (len(rows) / self._processes.size)
@@ -431,17 +434,18 @@ class Trainer:
         right
             Number of augmented views that were classified correctly before the step, ``()``.
         """
-        objective, labels = self._objective, of_step.labels
+        objective = self._objective
         with self._precision(), explain_torch_errors():
             output: StepOutput = model(self._normalised(of_step.pixels))
         of_outliers = None
         if of_step.outliers is not None:
-            output, of_outliers = output.split(len(labels))
+            output, of_outliers = output.split(len(of_step.seen))
         output = output._replace(draws=of_step.draws)
-        correct = output.logits.detach().argmax(dim=1) == labels
+        correct = output.logits.detach().argmax(dim=1) == of_step.labels.main
         right = correct[: objective.views * of_step.count].sum()
+        labels = of_step.labels.targets(output.logits.shape[1])
         if objective.compares_images and self._processes.distributed:
-            output, labels = self._gathered(output, of_step)
+            output, labels = self._gathered(output, labels, of_step)
         output = output._replace(state=self._training_module.extras)
         loss = self._part_of_loss(objective.loss(output, labels), of_outliers, of_step)
         self._optimiser.zero_grad(set_to_none=True)
@@ -512,19 +516,21 @@ class Trainer:
         train: TrainingImages,
         arrived: Sequence[Tensor],
         rows: Tensor,
-        generator: torch.Generator,
+        random: tuple[torch.Generator, np.random.Generator],
         feed: OutlierFeed | None,
     ) -> StepImages:
         """Return the augmented images of this process, and what belongs to them."""
+        generator, drawn = random
         recipe, objective = self._recipe, self._objective
         if train.cropped:
             recipe = replace(recipe, augmentation=after_crop(recipe))
         # Every process augments the whole batch, so that all use the same random numbers as a
         # single process would.
-        seen = [augmented(pixels, generator, recipe) for pixels in arrived]
-        views = objective.views * objective.copies
-        count = total = len(rows)
         labels = train.labels[rows]
+        whole = [View(augmented(pixels, generator, recipe), labels) for pixels in arrived]
+        seen = [each for view in whole for each in mixed(view, drawn, recipe)]
+        views = len(seen) * objective.copies
+        count = total = len(rows)
         draws = (
             torch.rand(views, total, objective.draws, generator=generator, device=self._device)
             if objective.draws
@@ -537,20 +543,20 @@ class Trainer:
                 objective,
                 feed,
                 arrived=arrived[0],
-                seen=seen[0],
+                seen=whole[0].pixels,
                 labels=labels,
                 processes=self._processes,
             )
         mine = None
         if self._processes.distributed:
             mine = self._share(total).to(self._device)
-            labels, seen = labels[mine], [view[mine] for view in seen]
+            seen = [view.at(mine) for view in seen]
             draws = None if draws is None else draws[:, mine]
             count = len(self._processes.share(torch.arange(total)))
-        seen = objective.derived(seen)
+        pixels = objective.derived([view.pixels for view in seen])
         return StepImages(
-            torch.cat(seen) if views > 1 else seen[0],
-            labels.repeat(views),
+            torch.cat(pixels) if views > 1 else pixels[0],
+            Labels.of(seen, copies=objective.copies),
             None if draws is None else draws.flatten(0, 1),
             count=count,
             images=total,
@@ -559,18 +565,27 @@ class Trainer:
             outliers=outliers,
         )
 
+    def _needed(self, count: int) -> Tensor:
+        """Return the positions in a batch of the images that this process needs, ``(m,)``."""
+        mine = self._share(count)
+        if not mixes(self._recipe):
+            return mine
+        return torch.cat([mine, (mine - 1) % count]).unique()  # with the partners of mixtures
+
     def _share(self, count: int) -> Tensor:
         """Return the positions in a batch of the images that this process computes, ``(m,)``."""
         mine = self._processes.share(torch.arange(count))
         # Every process runs the network, even if the last batch has fewer images than processes.
         return mine if len(mine) else mine.new_zeros(1)
 
-    def _gathered(self, output: StepOutput, share: StepImages) -> tuple[StepOutput, Tensor]:
+    def _gathered(
+        self, output: StepOutput, labels: Tensor, share: StepImages
+    ) -> tuple[StepOutput, Tensor]:
         """Gather the outputs and the labels of a batch from all processes.
 
         Parameters
         ----------
-        output
+        output, labels
             Of this process.
         share
             The share of the batch of this process.
@@ -581,13 +596,13 @@ class Trainer:
             Of all processes in the order of a single process, with features and maps of this
             process only.
         labels
-            Of all processes, ``(m,)``.
+            Of all processes, ``(m,)`` or ``(m, k)``.
         """
         assert share.places is not None  # there are several processes
         parts = [part[: share.rows] for part in output.extras]
         if self._objective.trains_last_layer:
             parts.append(output.logits[: share.rows])
-        labels, places = self._processes.gather_rows([share.labels[: share.rows], share.places])
+        labels, places = self._processes.gather_rows([labels[: share.rows], share.places])
         order = places.argsort()
         joined = [part[order] for part in self._processes.gather_rows(parts)]
         draws = output.draws

@@ -9,17 +9,8 @@ from typing import Any
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.records import as_json
+from oodcli.training.augmentations.words import check_steps
 
-# Augmentation steps of training images, with descriptions that continue "every image is".
-AUGMENTATIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "flip": "mirrored with probability one half",
-        "crop": "padded with zeros on every side, and cropped to their size",
-        "resized-crop": "cropped to a random part of their area, which is resized to their size",
-        "jitter": "changed in brightness, contrast, saturation and hue, in random order",
-        "grey": "made grey",
-    }
-)
 # Outliers are augmented as training images are.
 SAME = ("same",)
 SCHEDULES = ("step", "cosine", "warm-cosine")
@@ -87,7 +78,8 @@ class Recipe:
     head_weight_decay
         L2 penalty on weight and bias of the last layer; None: the value of ``weight_decay``.
     augmentation
-        Augmentation steps in their order; see :data:`AUGMENTATIONS`.
+        Augmentation steps in their order; see
+        :data:`oodcli.training.augmentations.words.AUGMENTATIONS`.
     crop_padding
         Zero padding in pixels on every side for ``crop``.
     crop_scale
@@ -96,6 +88,14 @@ class Recipe:
         Largest change of brightness, contrast, saturation and hue.
     jitter_chance, grey_chance
         Probability that an image is jittered, or converted to grey.
+    cutout_size, cutout_holes
+        Side of the holes of ``cutout`` in pixels, and their number per image. Their centres are
+        within the image, and they are clipped to it.
+    mixup_alpha, cutmix_alpha, regmixup_alpha
+        Parameter of the distribution Beta(alpha, alpha) of the weight of an image in its mixture;
+        for ``cutmix`` of the part of the image that remains.
+    cutmix_chance
+        Probability that ``cutmix`` changes a batch.
     outlier_batch_size
         Outliers per step, of objectives that are trained with outliers; 0: as many as ID images.
     outlier_augmentation
@@ -143,6 +143,12 @@ class Recipe:
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_chance: float = 0.8
     grey_chance: float = 0.2
+    cutout_size: int = 16
+    cutout_holes: int = 1
+    mixup_alpha: float = 0.2
+    cutmix_alpha: float = 1.0
+    cutmix_chance: float = 1.0
+    regmixup_alpha: float = 20.0
     outlier_batch_size: int = 0
     outlier_augmentation: tuple[str, ...] = SAME
     threads: int = 0
@@ -161,14 +167,17 @@ class Recipe:
             raise InvalidInputError(f"--lr must be a positive number, not {self.lr}")
         for name in (
             "weight_decay", "momentum", "lr_min", "warm_up_lr", "crop_padding", "warm_up_above",
-            "head_weight_decay", "outlier_batch_size", "threads",
+            "head_weight_decay", "outlier_batch_size", "threads", "cutout_size", "cutout_holes",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise InvalidInputError(f"{_option(name)} must be finite and not negative: {value}")
         if self.momentum >= 1:
             raise InvalidInputError(f"--momentum must be below 1, not {self.momentum:g}")
-        for name in ("warm_up", "jitter_chance", "grey_chance"):
+        for name in ("mixup_alpha", "cutmix_alpha", "regmixup_alpha"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InvalidInputError(f"{_option(name)} must be positive and finite")
+        for name in ("warm_up", "jitter_chance", "grey_chance", "cutmix_chance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInputError(f"{_option(name)} must be from 0 to 1")
 
@@ -178,9 +187,8 @@ class Recipe:
                 raise InvalidInputError(
                     f"{_option(name)} must be {' or '.join(allowed)}, not {getattr(self, name)!r}"
                 )
-        for step in (*self.augmentation, *self.outlier_steps):
-            if step not in AUGMENTATIONS:
-                raise UnknownNameError.among("augmentation", step, AUGMENTATIONS)
+        check_steps(self.augmentation)
+        check_steps(self.outlier_steps)
 
     def _check_lists(self) -> None:
         if not all(0 < share <= 1 for share in self.milestones):
@@ -323,6 +331,10 @@ _FEATURENORM = "Yu et al., CVPR 2023"
 _OPENOOD = "Zhang et al., OpenOOD v1.5"
 _T2FNORM = "Regmi et al., CVPRW 2024"
 _LOGITNORM = "Wei et al., ICML 2022, by OpenOOD v1.5"
+_CUTOUT = "DeVries and Taylor 2017, by OpenOOD v1.5"
+_MIXUP = "Zhang et al., ICLR 2018, by OpenOOD v1.5"
+_CUTMIX = "Yun et al., ICCV 2019, by OpenOOD v1.5"
+_REGMIXUP = "Pinto et al., NeurIPS 2022, by OpenOOD v1.5"
 _ISH = "Xu et al., ICLR 2024"
 _MODE = "Zhang et al., IEEE TIP 2023"
 
@@ -360,6 +372,24 @@ _OPENOOD_CIFAR = Recipe(
     keep="best",
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
+)
+_CUTOUT_CIFAR = replace(
+    _OPENOOD_CIFAR,
+    name="cutout-cifar",
+    source=_CUTOUT,
+    augmentation=("flip", "crop", "cutout"),
+)
+_MIXUP_CIFAR = replace(
+    _OPENOOD_CIFAR, name="mixup-cifar", source=_MIXUP, augmentation=("flip", "crop", "mixup")
+)
+_CUTMIX_CIFAR = replace(
+    _OPENOOD_CIFAR, name="cutmix-cifar", source=_CUTMIX, augmentation=("flip", "crop", "cutmix")
+)
+_REGMIXUP_CIFAR = replace(
+    _OPENOOD_CIFAR,
+    name="regmixup-cifar",
+    source=_REGMIXUP,
+    augmentation=("flip", "crop", "regmixup"),
 )
 _T2FNORM_CIFAR = replace(_OPENOOD_CIFAR, name="t2fnorm-cifar", source=_T2FNORM, objective="t2fnorm")
 _LOGITNORM_CIFAR = replace(
@@ -444,7 +474,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         for recipe in (
             _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _OPENOOD_IMAGENET200, _T2FNORM_CIFAR,
             _T2FNORM_IMAGENET200, _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ISH_IMAGENET, _MODE_BASE,
-            _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, _DIGITS,
+            _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, _CUTOUT_CIFAR, _MIXUP_CIFAR, _CUTMIX_CIFAR,
+            _REGMIXUP_CIFAR, _DIGITS,
         )
     }
 )  # fmt: skip
@@ -453,10 +484,15 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 _CIFAR100_OPENOOD = {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
 _CIFAR100: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        name: {**_CIFAR100_OPENOOD, **({"arch": "resnet34"} if name.startswith("mode-") else {})}
+        name: {
+            **_CIFAR100_OPENOOD,
+            **({"arch": "resnet34"} if name.startswith("mode-") else {}),
+            **({"regmixup_alpha": 10.0} if name == "regmixup-cifar" else {}),
+        }
         for name in (
             "openood-cifar", "t2fnorm-cifar", "logitnorm-cifar", "mode-base", "mode-cross-entropy",
-            "mode-train", "mode-finetune",
+            "mode-train", "mode-finetune", "cutout-cifar", "mixup-cifar", "cutmix-cifar",
+            "regmixup-cifar",
         )
     }
 )  # fmt: skip

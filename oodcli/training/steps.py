@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from oodcli.records import as_json
+from oodcli.training.augmentations.mixtures import Labels
 from oodcli.training.outliers import OutlierShare
 
 
@@ -54,9 +55,9 @@ class StepImages:
     Parameters
     ----------
     seen
-        The augmented views, one after the other, uint8 ``(n, 3, h, w)``.
+        The augmented views, one after the other, from 0 to 255, uint8 or float32 ``(n, 3, h, w)``.
     labels
-        Their classes, int64 ``(n,)``.
+        Their ``n`` labels.
     draws
         Random numbers of the objective, ``(n, r)``; None if it needs none.
     count
@@ -73,7 +74,7 @@ class StepImages:
     """
 
     seen: Tensor
-    labels: Tensor
+    labels: Labels
     draws: Tensor | None
     count: int
     images: int

@@ -33,8 +33,11 @@ CASES = {
     "objectosphere": ("objectosphere", False, 49),
     "mixoe": ("mixoe", False, 49),
     "resnet": ("cross-entropy", True, 48),
+    "mixed": ("logitnorm", False, 49),
     "fine": ("alpa:base=none", False, 49),
 }
+# Cases with an augmentation that mixes the images of a batch, of which each process has a part.
+AUGMENTATIONS = {"mixed": ("flip", "crop", "cutout", "regmixup")}
 
 
 class Halved(nn.Module):
@@ -135,7 +138,7 @@ def trained(
     objective.attach(module, head)
     trainer = Trainer(
         module,
-        RECIPE,
+        replace(RECIPE, augmentation=AUGMENTATIONS.get(case, RECIPE.augmentation), cutout_size=4),
         seed=5,
         device=torch.device("cpu"),
         amp=False,

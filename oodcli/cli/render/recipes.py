@@ -6,7 +6,8 @@ from typing import Any
 
 from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, write_table
-from oodcli.training.recipes import AUGMENTATIONS, Recipe
+from oodcli.training.augmentations.words import AUGMENTATIONS
+from oodcli.training.recipes import Recipe
 
 RECIPES_SCHEMA = 1
 
@@ -95,5 +96,5 @@ def _description(recipe: Recipe) -> str:
     if recipe.warm_up and recipe.batch_size > recipe.warm_up_above:
         epochs = recipe.warm_up * recipe.epochs
         schedule += f", after {epochs:g} epochs of warm-up from {recipe.warm_up_lr:g}"
-    images = ", then ".join(AUGMENTATIONS[step] for step in recipe.augmentation)
+    images = ", then ".join(AUGMENTATIONS[step].text for step in recipe.augmentation)
     return f"{schedule}; images are {images or 'not augmented'}"

@@ -153,6 +153,10 @@ class Objective(Protocol):
             uint8 ``(n, 3, h, w)`` each.
         """
 
+    @property
+    def accepts_soft_labels(self) -> bool:
+        """Whether the loss also takes probabilities of classes, as mixed images have."""
+
     def attach(self, module: nn.Module, head: str, /) -> None:
         """Change the network, whose last layer is at ``head``, before its training."""
 
@@ -170,7 +174,16 @@ class Objective(Protocol):
         """
 
     def loss(self, output: StepOutput, labels: Tensor, /) -> Tensor:
-        """Return the mean loss of a batch with labels ``(m,)``, in float32."""
+        """Return the mean loss of a batch, in float32.
+
+        Parameters
+        ----------
+        output
+            Outputs of the training step.
+        labels
+            Class of every image, int64 ``(m,)``; if images are mixed, which only objectives with
+            ``accepts_soft_labels`` see, probabilities of the classes, float32 ``(m, k)``.
+        """
 
 
 class PlainObjective:
@@ -183,6 +196,7 @@ class PlainObjective:
     needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset()
     trains_last_layer: ClassVar[bool] = True
     compares_images: ClassVar[bool] = False
+    accepts_soft_labels: ClassVar[bool] = False
     decays_last_layer: ClassVar[bool] = True
 
     def check(self, size: tuple[int, int], /) -> None:
@@ -210,6 +224,7 @@ class OutlierObjective(PlainObjective, ABC):
     ``pooled``, it is the mean over all images of the step.
     """
 
+    accepts_soft_labels: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
     """Whether every image of a step has the same weight, instead of both means."""
     paired: ClassVar[bool] = False

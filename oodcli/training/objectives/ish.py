@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import floor
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class ISH(PlainObjective):
     """
 
     p: float = 0.85
+
+    accepts_soft_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.p < 1:

@@ -1,6 +1,7 @@
 """LogitNorm: cross-entropy of logits normalised to constant length."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +32,8 @@ class LogitNorm(PlainObjective):
     """
 
     tau: float = 0.04
+
+    accepts_soft_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("logitnorm:tau", self.tau)

@@ -1,7 +1,7 @@
 """T2FNorm: trains on unit-length features, and scores with unnormalised features."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,6 +39,8 @@ class T2FNorm(PlainObjective):
 
     tau: float = 0.1
     scoring: Literal["tau", "omitted"] = "tau"
+
+    accepts_soft_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("t2fnorm:tau", self.tau)

@@ -170,6 +170,26 @@ def test_outliers_do_not_change_the_order_of_training_images() -> None:
         torch.testing.assert_close(tensor, states[1][1][name], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("word", ["cutout", "mixup", "cutmix", "regmixup"])
+@pytest.mark.parametrize("amp", [False, True])
+def test_every_augmentation_resumes_after_a_cut_and_learns(word: str, amp: bool) -> None:
+    recipe = replace(
+        RECIPE, epochs=5, augmentation=("flip", "crop", word), cutout_size=4, regmixup_alpha=1.0
+    )
+    whole = trainer(recipe, amp=amp)
+    losses = run(whole)
+    first = trainer(recipe, amp=amp)
+    begun = run(first, epochs=2)
+    second = trainer(recipe, amp=amp)
+    second.load_state(first.state())
+    assert begun + run(second, done=2) == losses
+    assert losses[-1] < losses[0]
+    plain = run(trainer(replace(recipe, augmentation=("flip", "crop")), amp=amp))
+    assert losses[0] != plain[0]
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, second.state()[name]), name
+
+
 def test_the_layers_of_an_objective_are_trained_and_are_no_part_of_the_network() -> None:
     of = trainer(objective="alpa")
     before = of.state()

@@ -1,0 +1,1 @@
+"""Augmentations beyond crops and colours: mixed images, holes, and random operations."""
