@@ -2,15 +2,27 @@
 
 import csv
 import io
+import itertools
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from oodcli.cli.app import main
+from oodcli.cli.render.formats.html import write_html
+from oodcli.cli.render.report import explorer_of
+from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.workflows.explore import explore
 from tests.support.browser import opened
 
-SETS = {"cifar100": "near", "tin": "near", "svhn": "far", "texture": "far"}
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+SETS = {"cifar100": "near", "tiny-imagenet": "near", "svhn-lossless": "far", "textures": "far"}
+SHIFTED = "cifar10-c-sample"
 METHODS = {"msp": 1.0, "energy": 1.6, "mds": 0.7}
 CLASSES = 10
 
@@ -26,6 +38,7 @@ def scores(folder: Path) -> Path:
     }
     for method, distance in METHODS.items():
         arrays[f"{method}/cifar10"] = draw.normal(0, 1, 400) - wrong
+        arrays[f"{method}/{SHIFTED}"] = draw.normal(-0.3, 1, 200)
         for at, name in enumerate(SETS):
             arrays[f"{method}/{name}"] = draw.normal(-distance * (1 + 0.3 * at), 1, 300)
     np.savez(folder / "scores.npz", **arrays)
@@ -36,7 +49,7 @@ def scores(folder: Path) -> Path:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the page of a report of these scores, and the same values as CSV."""
     folder = tmp_path_factory.mktemp("explorer")
-    source = ["report", "--scores", str(scores(folder)), "--no-pictures"]
+    source = ["report", "--scores", str(scores(folder)), "--convention", "neutral", "--no-pictures"]
     for how in ("html", "csv"):
         with pytest.raises(SystemExit) as end:
             main([*source, "--format", how, "--output", str(folder / f"page.{how}")])
@@ -44,16 +57,274 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "page.html"
 
 
-def rows(page: Path) -> list[dict[str, str]]:
-    """Return the rows of the same report as CSV."""
-    return list(csv.DictReader(io.StringIO(page.with_suffix(".csv").read_text())))
+def rows(page: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Return the rows of the same report as CSV, by method, data set and group."""
+    read = csv.DictReader(io.StringIO(page.with_suffix(".csv").read_text()))
+    return {(row["method"], row["dataset"], row["group"]): row for row in read}
 
 
-def test_the_heat_map_has_the_numbers_of_the_table(page, chromium):
-    expected = {(r["method"], r["dataset"], r["group"]): float(r["auroc"]) for r in rows(page)}
+def arrays(page: Path) -> dict[str, np.ndarray]:
+    with np.load(page.parent / "scores.npz") as found:
+        return dict(found)
+
+
+def written(fraction: str) -> str:
+    return f"{100 * float(fraction):.2f}"
+
+
+def facts(seen: "Page") -> dict[str, str]:
+    """Return what the page says of the threshold."""
+    names = seen.locator("#readout dt").all_inner_texts()
+    return dict(zip(names, seen.locator("#readout dd").all_inner_texts(), strict=True))
+
+
+def heat(seen: "Page") -> dict[str, list[str]]:
+    lines = [line.split("\t") for line in seen.locator("#overview tbody tr").all_inner_texts()]
+    return {line[0]: line[1:] for line in lines}
+
+
+@pytest.mark.parametrize("convention", ["neutral", "openood"])
+def test_the_page_has_the_numbers_of_the_table(convention, tmp_path, page, chromium):
+    source = ["report", "--scores", page.parent / "scores.npz", "--convention", convention]
+    argv = [*source, "--format", "csv", "--output", tmp_path / "page.csv"]
+    with pytest.raises(SystemExit) as end:
+        main([str(each) for each in argv])
+    assert not end.value.code
+    table = rows(tmp_path / "page.html")
+    data = arrays(page)
     with opened(chromium, page) as seen:
-        lines = seen.locator("#overview tbody tr").all_inner_texts()
-        found = {line.split("\t")[0]: line.split("\t")[1:] for line in lines}
-    order = [*expected]
-    for method in METHODS:
-        assert found[method] == [f"{100 * expected[key]:.2f}" for key in order if key[0] == method]
+        seen.get_by_label("Convention", exact=True).select_option(convention)
+        for spectrum, metric in itertools.product(
+            ("full", "plain"), ("auroc", "fpr95", "aupr_in", "aupr_out")
+        ):
+            seen.get_by_label("ID images", exact=True).select_option(spectrum)
+            seen.get_by_label("Metric", exact=True).select_option(metric)
+            found = heat(seen)
+            for method in METHODS:
+                own = [
+                    row[metric]
+                    for (name, _, group), row in table.items()
+                    if name == method and group.startswith("fs-") is (spectrum == "full")
+                ]
+                assert found[method] == [written(value) for value in own]
+        # FPR95 of the table is what the page says at the threshold where it is measured.
+        for name, group in SETS.items():
+            seen.get_by_label("OOD set", exact=True).select_option(name)
+            seen.get_by_role("button", name=f"where {convention} measures FPR95").click()
+            now = facts(seen)
+            (rate,) = [value for name, value in now.items() if name.endswith("(FPR)")]
+            method = seen.get_by_label("Method", exact=True).input_value()
+            assert rate.startswith(f"{written(table[method, name, group]['fpr95'])} %")
+            threshold = float(now["Accepted if the score is at least"])
+            assert (
+                f"({np.sum(data[f'{method}/{name}'] >= threshold - 1e-4)} of 300)"
+                in (now["OOD accepted (FPR)" if convention == "neutral" else "OOD accepted"])
+            )
+
+
+def test_percentages_are_rounded_as_in_the_tables(page, chromium):
+    fractions = [0.12125, 0.00125, 0.99995, 1.0, 0.0, 1 / 3, 0.28375, 0.003125, 0.015625]
+    text = page.read_text().replace(
+        "start();\n\n})();", "start();\nwindow.percent = percent;\n})();"
+    )
+    text = re.sub(r"script-src [^;]*", "script-src 'unsafe-inline'", text)
+    changed = page.with_name("changed.html")
+    changed.write_text(text)
+    with opened(chromium, changed) as seen:
+        for digits in (0, 2, 3):
+            found = seen.evaluate(
+                "([all, d]) => all.map((x) => percent(x, d))", [fractions, digits]
+            )
+            assert found == [f"{100 * each:.{digits}f}" for each in fractions]
+
+
+def test_a_cell_is_chosen_by_a_click_and_by_keys(page, chromium):
+    with opened(chromium, page) as seen:
+        # The best method, on the set where it separates worst.
+        assert seen.locator("#threshold-title").inner_text() == "energy on cifar100"
+        cell = seen.locator("#overview tbody tr").filter(has_text="mds").locator("td").nth(4)
+        cell.click()
+        assert seen.locator("#threshold-title").inner_text() == "mds on textures"
+        assert cell.get_attribute("aria-selected") == "true"
+        assert seen.get_by_label("Method", exact=True).input_value() == "mds"
+        cell.focus()
+        for key in ("ArrowUp", "ArrowLeft", "Enter"):
+            seen.keyboard.press(key)
+        assert seen.locator("#threshold-title").inner_text() == "msp on svhn-lossless"
+        seen.keyboard.press("Home")
+        seen.keyboard.press("Space")
+        assert seen.locator("#threshold-title").inner_text() == "msp on cifar100"
+        assert seen.locator("[role=grid] [tabindex='0']").count() == 1
+        chosen = seen.locator("[aria-selected=true]")
+        assert chosen.inner_text() == written(rows(page)["msp", "cifar100", "near"]["auroc"])
+
+
+def test_the_threshold_is_dragged_and_moved_by_keys(page, chromium):
+    data = arrays(page)
+    correct = data["@labels/cifar10"] == data["@predictions/cifar10"]
+
+    def check(seen: "Page") -> float:
+        now = facts(seen)
+        least = float(now["Accepted if the score is at least"]) - 1e-4
+        ids, ood = data["energy/cifar10"], data["energy/cifar100"]
+        kept = np.sum(ids >= least)
+        assert now["ID accepted (TPR)"] == f"{kept / 4:.2f} % ({kept} of 400)"
+        assert now["False alarms: ID rejected"] == f"{(400 - kept) / 4:.2f} % ({400 - kept} of 400)"
+        assert now["OOD accepted (FPR)"].endswith(f"({np.sum(ood >= least)} of 300)")
+        right = np.sum(correct & (ids >= least))
+        assert now["Accuracy on accepted ID images"].endswith(f"({right} of {kept})")
+        # Classes: what is rejected, summed over all of them.
+        rejected = seen.locator("#id-classes tbody td:nth-child(3)").all_inner_texts()
+        assert sum(map(int, rejected)) == 400 - kept
+        slider = seen.get_by_role("slider")
+        assert f"{kept / 4:.2f} % of the ID images" in (
+            slider.get_attribute("aria-valuetext") or ""
+        )
+        return least
+
+    with opened(chromium, page) as seen:
+        first = check(seen)
+        box = seen.locator("#histogram svg").bounding_box()
+        assert box
+        seen.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
+        seen.mouse.down()
+        left = check(seen)
+        seen.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] / 2, steps=4)
+        right = check(seen)
+        seen.mouse.up()
+        seen.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
+        assert check(seen) == right
+        assert left < first < right
+        seen.get_by_role("slider").focus()
+        seen.keyboard.press("ArrowRight")
+        assert check(seen) > right
+        seen.keyboard.press("End")
+        assert facts(seen)["Accepted if the score is at least"] == "above every score"
+        assert facts(seen)["Accuracy on accepted ID images"] == "no image accepted"
+        seen.get_by_role("button", name="1 % false alarms", exact=True).click()
+        assert facts(seen)["False alarms: ID rejected"] == "1.00 % (4 of 400)"
+        assert len(seen.locator("#roc circle, #pr circle").all()) == 2
+
+
+def test_methods_are_sorted_and_filtered_and_groups_are_shown(page, chromium):
+    with opened(chromium, page) as seen:
+        assert list(heat(seen)) == ["energy", "msp", "mds"]
+        heading = seen.locator("#overview thead").get_by_role("button", name="svhn-lossless")
+        heading.click()
+        heading.click()
+        assert list(heat(seen)) == ["mds", "msp", "energy"]
+        assert (
+            seen.locator("#overview th[aria-sort=ascending]")
+            .inner_text()
+            .startswith("svhn-lossless")
+        )
+        seen.get_by_label("Show methods with").fill("M s")
+        assert list(heat(seen)) == ["mds", "msp"]
+        seen.get_by_label("Show methods with").fill("")
+        seen.get_by_role("button", name="near", exact=True).click()
+        columns = seen.locator("#overview thead th button").all_inner_texts()
+        assert columns == ["svhn-lossless", "textures", "far average"]
+        assert seen.locator("#threshold tbody tr").count() == 2
+        seen.get_by_role("button", name="far", exact=True).click()
+        # Without any group all are shown.
+        assert seen.locator("#overview thead th button").count() == 7
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_without_horizontal_scrolling(scheme, page, chromium):
+    viewport = {"width": 360, "height": 740}
+    with opened(chromium, page, viewport=viewport, color_scheme=scheme, has_touch=True) as seen:
+        assert seen.evaluate("document.documentElement.scrollWidth") == 360
+        drawn = seen.locator("#histogram svg").bounding_box()
+        assert drawn
+        assert 250 < drawn["width"] <= 360
+        ground = seen.evaluate("getComputedStyle(document.body).backgroundColor")
+        red = int(re.findall(r"\d+", ground)[0])
+        assert red > 220 if scheme == "light" else red < 60
+        # Fingers need more room than a mouse.
+        for each in seen.locator("#explorer button:visible, #explorer select:visible").all():
+            box = each.bounding_box()
+            assert box
+            assert min(box["width"], box["height"]) >= 24
+
+
+def test_it_is_printed_without_controls(page, chromium):
+    with opened(chromium, page) as seen:
+        seen.emulate_media(media="print")
+        assert seen.locator("#overview tbody tr").first.is_visible()
+        assert seen.locator("#histogram svg").is_visible()
+        assert not seen.get_by_label("Metric", exact=True).is_visible()
+        assert not seen.get_by_role("slider").is_visible()
+        assert seen.pdf().startswith(b"%PDF")
+
+
+def test_without_scripts_the_tables_are_there_and_nothing_else(page, chromium):
+    with opened(chromium, page, java_script_enabled=False) as seen:
+        assert not seen.locator("#explorer").is_visible()
+        assert seen.locator("main > section table").first.is_visible()
+        text = page.read_text()
+    before, _, after = text.partition('<div id="explorer" hidden></div>\n')
+    assert after.startswith('<section>\n<div class="about"')
+    assert "Method</button>" in after.partition("</main>")[0]
+    assert before.endswith("<h1>OOD detection: openood-cifar10</h1>\n")
+
+
+def test_a_screen_reader_has_names_for_everything(page, chromium):
+    with opened(chromium, page) as seen:
+        for role in ("slider", "combobox", "searchbox", "grid", "button"):
+            found = seen.locator("#explorer").get_by_role(role)
+            assert found.count()
+            assert (
+                found.count()
+                == seen.locator("#explorer").get_by_role(role, name=re.compile(r"\w")).count()
+            )
+        assert seen.locator("#explorer svg[aria-label]").count() == 3
+        headings = seen.locator("#explorer").get_by_role("heading", level=2).all_inner_texts()
+        assert headings == ["Overview", "energy on cifar100", "Classes"]
+        for section in seen.locator("#explorer section").all():
+            assert section.get_attribute("aria-labelledby")
+
+
+OWN = "document.title='owned'"
+HOSTILE = f'"></script><script>{OWN}</script><img src=x onerror="{OWN}">'
+
+
+def test_names_run_nothing(page, tmp_path, chromium):
+    """Names of sets, classes, runs and methods are shown as they are, and are no markup."""
+
+    def hostile(text: str) -> str:
+        return f"{text}{HOSTILE}"
+
+    with Sources.open(None, ScoreQuery(files=(page.parent / "scores.npz",))) as sources:
+        plain = explore(
+            sources,
+            convention="neutral",
+            digits=2,
+            average=False,
+            method_label=lambda row: hostile(row.method),
+            column_label=lambda row: hostile(row.dataset),
+        )
+    (result,), (network,) = plain.results, plain.networks
+    evaluation = network.evaluations[0]
+    sets = tuple(replace(each, name=hostile(each.name)) for each in evaluation.sets)
+    columns = tuple(
+        replace(each, dataset=hostile(each.dataset) if each.dataset else "")
+        for each in result.columns
+    )
+    classes = tuple(map(hostile, network.classes))
+    evaluations = (replace(evaluation, sets=sets, id_name=hostile("id")),)
+    changed = replace(
+        plain,
+        results=(replace(result, name=hostile("run"), columns=columns),),
+        networks=(replace(network, classes=classes, evaluations=evaluations, arch=HOSTILE),),
+    )
+    (tmp_path / "page.html").write_text(write_html([], heading=HOSTILE, app=explorer_of(changed)))
+    with opened(chromium, tmp_path / "page.html") as seen:
+        assert seen.title() == HOSTILE
+        assert seen.locator("#explorer img").count() == 0
+        assert HOSTILE in seen.locator("#overview").inner_text()
+        title = seen.locator("#threshold-title").inner_text()
+        assert title == f"energy{HOSTILE} on cifar100{HOSTILE}"
+        assert HOSTILE in seen.locator("#id-classes tbody th").first.inner_text()
+        seen.get_by_role("slider").press("ArrowLeft")
+        assert seen.title() == HOSTILE

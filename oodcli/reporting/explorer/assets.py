@@ -9,7 +9,7 @@ from oodcli.reporting.explorer.payload import Payload
 
 _WEB = Path(__file__).parent / "web"
 _VENDORED = ("d3-7.9.0.min.js", "plot-0.6.17.min.js")
-_SCRIPTS = ("core.js", "overview.js", "threshold.js", "main.js")
+_SCRIPTS = ("core.js", "overview.js", "threshold.js", "classes.js", "main.js")
 """Our scripts in their order; panels stand between ``core.js`` and ``main.js``."""
 
 # What Observable Plot writes into each of its figures with the class name "plot".

@@ -39,8 +39,8 @@ from oodcli.store.scores import LABELS, PREDICTIONS
 from oodcli.text import printable
 
 _MOST_THRESHOLDS, _LEAST_THRESHOLDS = 1000, 200
-_CURVE_CELLS = 600_000  # counts of images at thresholds in a page, 3 to 5 bytes each
-_CLASS_CELLS = 500_000  # the same by class
+_CURVE_CELLS = 400_000  # counts of images at thresholds in a page, 3 to 5 bytes each
+_CLASS_CELLS = 300_000  # the same by class
 
 
 @dataclass(frozen=True)

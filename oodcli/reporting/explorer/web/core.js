@@ -116,7 +116,8 @@ function consistent(wanted) {
     evaluations.find((each) => each.spectrum === spectrum) ?? need(evaluations[0]);
   spectrum = evaluation.spectrum;
   const there = groupsOf(evaluation);
-  groups = groups.filter((group) => there.includes(group));
+  const kept = groups.filter((group) => there.includes(group));
+  if (kept.length !== groups.length) groups = kept;
   if (!groups.length) groups = there;
   const curve =
     evaluation.methods.find((each) => each.method === method) ?? need(evaluation.methods[0]);

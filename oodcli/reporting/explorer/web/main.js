@@ -46,33 +46,31 @@ function firstChoice() {
 
 /** @returns {HTMLElement} The choices that all panels share. */
 function controls() {
-  const made = element("div", { class: "controls", role: "group", "aria-label": "What is shown" });
+  const made = element("div", { class: "controls bar-of-controls", role: "group", "aria-label": "What is shown" });
   if (payload.results.length > 1) {
-    made.append(
-      select("Run", payload.results.map((each, at) => [String(at), each.name]), "0", (value) =>
-        choose({ result: Number(value) }),
-      ),
-    );
+    made.append(chooser("Run", () => payload.results.map((each, at) => [String(at), each.name]),
+      () => String(state.result), (value) => choose({ result: Number(value) })));
+  }
+  if (payload.results.some((result) => result.networks.length > 1)) {
+    made.append(chooser("Details of",
+      () => shownResult().networks.map((at) => [String(at), need(payload.networks[at]).name]),
+      () => String(state.network), (value) => choose({ network: Number(value) })));
   }
   made.append(
-    select(
-      "Metric",
-      [["auroc", "AUROC"], ["fpr95", "FPR95"], ["aupr_in", "AUPR-in"], ["aupr_out", "AUPR-out"]],
-      state.metric,
-      (value) => choose({ metric: /** @type {Metric} */ (value) }),
-    ),
-    select(
-      "Convention",
-      payload.conventions.map((each) => [each.name, each.name]),
-      state.convention,
-      (value) => choose({ convention: value }),
-    ),
+    chooser("Method", () => shownEvaluation().methods.map(({ method }) => [method, labelOf(method)]),
+      () => state.method, (value) => choose({ method: value })),
+    chooser("OOD set",
+      () => shownEvaluation().sets.flatMap(({ name, group }, at) =>
+        shownCurve().ood[at] ? [[name, group === "ood" ? name : `${name} (${group})`]] : []),
+      () => state.set, (value) => choose({ set: value })),
+    chooser("Metric", () => Object.entries(METRIC_NAMES), () => state.metric,
+      (value) => choose({ metric: /** @type {Metric} */ (value) })),
+    chooser("Convention", () => payload.conventions.map(({ name }) => [name, name]),
+      () => state.convention, (value) => choose({ convention: value })),
   );
   if (payload.networks.some((network) => network.evaluations.length > 1)) {
-    made.append(
-      select("ID images", [["plain", "test images"], ["full", "full spectrum"]], state.spectrum,
-        (value) => choose({ spectrum: value === "full" ? "full" : "plain" })),
-    );
+    made.append(chooser("ID images", () => [["plain", "test images"], ["full", "full spectrum"]],
+      () => state.spectrum, (value) => choose({ spectrum: value === "full" ? "full" : "plain" })));
   }
   const groups = [...new Set(payload.networks.flatMap((n) => n.evaluations.flatMap(groupsOf)))];
   if (groups.length > 1) made.append(groupToggles(groups));
@@ -85,6 +83,15 @@ function controls() {
   listeners.push(show);
   made.append(meaning);
   return made;
+}
+
+/**
+ * @param {string} method
+ * @returns {string} Its name as in the table.
+ */
+function labelOf(method) {
+  const result = shownResult();
+  return result.labels[result.methods.indexOf(method)] ?? method;
 }
 
 /**
@@ -108,24 +115,36 @@ function groupToggles(groups) {
 }
 
 /**
+ * Make a labelled choice that follows the state.
  * @param {string} label
- * @param {ReadonlyArray<ReadonlyArray<string>>} options Value and text of each.
- * @param {string} value
+ * @param {() => ReadonlyArray<ReadonlyArray<string>>} options Value and text of each.
+ * @param {() => string} value
  * @param {(value: string) => void} changed
  * @returns {HTMLElement}
  */
-function select(label, options, value, changed) {
-  const choice = element("select", {});
-  for (const [each = "", text = ""] of options) {
-    choice.append(element("option", { value: each, selected: each === value }, text));
-  }
+function chooser(label, options, value, changed) {
+  const choice = element("select", { id: `choose-${label.toLowerCase().replaceAll(" ", "-")}` });
+  let written = "";
+  const show = () => {
+    const there = options();
+    const now = JSON.stringify(there);
+    if (now !== written) {
+      written = now;
+      choice.replaceChildren(...there.map(([each = "", text = ""]) => element("option", { value: each }, text)));
+    }
+    choice.value = value();
+  };
+  show();
+  listeners.push(show);
   choice.addEventListener("change", () => changed(choice.value));
-  return element("label", { class: "choice" }, `${label} `, choice);
+  return element("span", { class: "choice" }, element("label", { for: choice.id }, label), choice);
 }
 
 /** @returns {HTMLElement} What the page leaves out. */
 function limits() {
   const list = element("ul", { class: "notes" });
+  list.append(element("li", {},
+    "colours of the overview follow the root of the error: of 100 % − AUROC or AUPR, or of FPR95"));
   for (const each of payload.limits) list.append(element("li", {}, each));
   list.append(
     element("li", {},

@@ -4,20 +4,22 @@ definePanel({
   id: "overview",
   title: "Overview",
   build(body) {
+    const about = element("p", { class: "legend" });
     const lead = element("div", { class: "cards" });
-    const filter = element("input", { type: "search", placeholder: "such as energy" });
+    const filter = element("input", { type: "search", id: "filter", placeholder: "such as energy" });
     const legend = element("div", { class: "heat-legend" });
     const more = element("button", { type: "button", class: "more" });
     const scroll = element("div", { class: "scroll heat", role: "region", tabindex: "-1", "aria-label": "Methods by data sets" });
     const tools = element("div", { class: "controls" },
-      element("label", { class: "choice" }, "Show methods with ", filter), legend);
-    body.append(lead, tools, scroll, more);
+      element("span", { class: "choice" }, element("label", { for: filter.id }, "Show methods with"), filter), legend);
+    body.append(about, lead, tools, scroll, more);
 
     /** @type {{ column: number | null, downwards: boolean, all: boolean }} */
     const view = { column: null, downwards: true, all: false };
     /** @type {HeatMap | null} */
     let map = null;
     const draw = () => {
+      about.textContent = aboutRun();
       lead.replaceChildren(...leaders());
       map = heatMap(view, filter.value, (column) => {
         view.downwards = view.column === column ? !view.downwards : true;
@@ -72,6 +74,17 @@ function shownColumns() {
   });
 }
 
+/** @returns {string} Which run is shown, and how good its classifier is. */
+function aboutRun() {
+  const { name, networks } = shownResult();
+  const { arch, evaluations } = shownNetwork();
+  const { id_name: idName, n_id: images, n_correct: correct } = need(evaluations[0]);
+  const accuracy = correct === null ? "" : `, accuracy ${percent(correct / images)} %`;
+  const several = networks.length > 1 ? `mean of ${networks.length} runs; ` : "";
+  const what = `${arch ? `${arch}, ` : ""}ID ${idName} (${counted(images)} images${accuracy})`;
+  return `${name}: ${several}${what}`;
+}
+
 /** @returns {HTMLElement[]} The best method of every average. */
 function leaders() {
   const result = shownResult();
@@ -83,7 +96,7 @@ function leaders() {
     const row = need(order[0]);
     const name = need(result.methods[row]);
     const button = element("button", { type: "button", class: "card" },
-      element("span", { class: "card-about" }, `best on ${column.label}`),
+      element("span", { class: "card-about" }, `Best ${column.label}`),
       element("span", { class: "card-name" }, need(result.labels[row])),
       element("span", { class: "card-value" },
         `${METRIC_NAMES[state.metric]} ${percentOf(valueOf(result, state.metric, state.convention, row, at))} %`));
@@ -130,7 +143,7 @@ function heatMap(view, filter, sort) {
   const rows = ranked(result, sorted, view.downwards).filter((row) =>
     words.every((word) => need(result.labels[row]).toLowerCase().includes(word)));
   const shown = view.all ? rows : rows.slice(0, SHOWN_METHODS);
-  const values = columns.flatMap((at) => rows.flatMap((row) => valueOf(result, state.metric, state.convention, row, at) ?? []));
+  const values = columns.flatMap((at) => shown.flatMap((row) => valueOf(result, state.metric, state.convention, row, at) ?? []));
   const ends = { low: Math.min(...values), high: Math.max(...values) };
 
   const headings = columns.map((at) => {
@@ -183,8 +196,11 @@ function heatMap(view, filter, sort) {
  */
 function step(value, ends) {
   if (value === null) return "none";
-  const share = ends.high > ends.low ? (value - ends.low) / (ends.high - ends.low) : 1;
-  const good = state.metric === "fpr95" ? 1 - share : share;
+  // The root of the error shows differences among good methods, too.
+  const root = (/** @type {number} */ each) => Math.sqrt(state.metric === "fpr95" ? each : 1 - each);
+  const [best, worst] = [root(ends.low), root(ends.high)].sort((a, b) => a - b);
+  const [least, most] = [need(best), need(worst)];
+  const good = most > least ? (most - root(value)) / (most - least) : 1;
   return Math.min(HEAT_STEPS - 1, Math.floor(good * HEAT_STEPS));
 }
 
