@@ -21,7 +21,7 @@ from oodcli.progress import Progress
 from oodcli.store.preprocess import Preprocess
 from oodcli.store.runs import Job, RunFolder, TrainingRecord, run_folders
 from oodcli.store.store import Store
-from oodcli.training.augmentations.mixtures import check_mixture
+from oodcli.training.augmentations.mixtures import check_combination
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights
 from oodcli.training.objectives.base import OutlierObjective
 from oodcli.training.objectives.registry import parse_objective
@@ -323,7 +323,7 @@ def _recipe_of(
     )
     changed = changed.with_settings(request.settings)
     chosen = parse_objective(changed.objective)
-    check_mixture(changed, chosen.canonical, chosen.objective)
+    check_combination(changed, chosen.canonical, chosen.objective)
     if isinstance(chosen.objective, OutlierObjective):
         raise InvalidInputError(f"objective {chosen.name} is trained with outliers")
     if changed.start == "trained" and request.init is None and not request.pretrained:
