@@ -35,6 +35,8 @@ OBJECTIVES = (
     "cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa", "oe", "energy-regularised",
     "entropic", "objectosphere", "mixoe",
 )  # fmt: skip
+# Outliers that are made from the training images.
+OUTLIERS = ("jigsaw", "pixel-shuffle", "noise", "rotation", "patch-mix")
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
@@ -71,6 +73,11 @@ def architectures(incomplete: str) -> list[str]:
 def objectives(incomplete: str) -> list[str]:
     """Complete the name of an objective."""
     return _starting_with(OBJECTIVES, incomplete)
+
+
+def outliers(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a kind of outliers, or what :func:`images` completes."""
+    return [*_starting_with(OUTLIERS, incomplete), *images(context, incomplete)]
 
 
 def recipes(incomplete: str) -> list[str]:

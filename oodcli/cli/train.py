@@ -97,6 +97,27 @@ PretrainedOption = Annotated[
         "IMAGENET1K_V2.",
     ),
 ]
+OutliersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--outliers",
+        autocompletion=completion.outliers,
+        metavar="NAME|FOLDER|FILE|KIND",
+        help="For objectives that are trained with outliers: images that belong to no class, or "
+        f"{', '.join(completion.OUTLIERS)}, made from the training images.",
+        show_default=False,
+    ),
+]
+OutlierBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--outlier-batch-size",
+        min=1,
+        metavar="N",
+        help="Outliers per training step [default: that of the recipe].",
+        show_default=False,
+    ),
+]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", metavar="RUN", help="Name of the run [default: data, network, seed]."),
@@ -149,6 +170,8 @@ def train(
     arch: ArchOption = None,
     init: InitOption = None,
     pretrained: PretrainedOption = False,
+    outliers: OutliersOption = None,
+    outlier_batch_size: OutlierBatchOption = None,
     device: DeviceOption = "auto",
     epochs: EpochsOption = None,
     batch_size: TrainBatchOption = None,
@@ -282,6 +305,8 @@ def train(
                 settings=tuple(set_ or ()),
                 init=init,
                 pretrained=pretrained,
+                outliers=outliers,
+                outlier_batch_size=outlier_batch_size,
                 image_size=image_size,
                 resize=resize,
                 window=window,

@@ -58,6 +58,7 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
             notes.append(
                 f"the last layer of run {table.run.name} is a {layer}, fitted after training"
             )
+        notes += _outlier_notes(table.run)
         asked = {} if stored is None else stored.record.zero_shot
         if asked:
             notes.append(f"run {table.run.name} is {_zero_shot(asked)}")
@@ -67,6 +68,16 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
     notes += [note for table in tables if (note := _resized_note(table.run)) is not None]
     notes += [note for table in tables if (note := _sign_note(table)) is not None]
     return list(dict.fromkeys(notes))
+
+
+def _outlier_notes(run: ScoredRun) -> list[str]:
+    """Name the outliers that a run was trained with."""
+    outliers = run.summary.outliers
+    if outliers is None or run.stored is None:
+        return []
+    shared = run.stored.record.training.get("outliers_in_training", 0)
+    also = f"; {shared:,} of them are also among its training images"
+    return [f"run {run.name} was trained with outliers: {outliers.text}" + (also if shared else "")]
 
 
 def _zero_shot(asked: Mapping[str, Any]) -> str:
@@ -102,6 +113,7 @@ def _duplicate_notes(entry: ScoredSet) -> list[str]:
         "labels": "with more than one label",
         "train": "also among the training images, which makes results optimistic",
         "test": "also among the ID test images",
+        "outliers": "also among the outliers of the training, which makes results optimistic",
         "train_itself": "with the same pixels as an earlier one",
         "train_labels": "with more than one label",
     }

@@ -11,6 +11,7 @@ import numpy as np
 
 from oodcli.metrics import Detection
 from oodcli.records import as_json
+from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.scores import AVERAGE, ResizedAs
 
 Place = tuple[str, str, str]  # method, data set, group
@@ -171,6 +172,8 @@ class RunSummary:
         How its images were resized, as ``preprocess.resize`` of the run has it; empty if unknown.
     resized_as
         ``benchmark`` or ``network``, whose way that is; None where not known, or both are the same.
+    outliers
+        The outliers that it was trained with; None without outliers.
     """
 
     name: str
@@ -184,6 +187,7 @@ class RunSummary:
     chance: float | None = None
     resize: str = ""
     resized_as: ResizedAs | None = None
+    outliers: OutlierSource | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from oodcli.files import expanded
 from oodcli.metrics import near_chance
 from oodcli.reporting.results import RunSummary
 from oodcli.reporting.score_files import ForeignRun, joined, read_score_file
+from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.run_locks import locked_runs
 from oodcli.store.runs import Run, RunFolder
 from oodcli.store.scores import (
@@ -328,6 +329,7 @@ def _summary(run: StoredRun, scoring: Scoring) -> RunSummary:
         training=_training(record),
         resize=scoring.resize,
         resized_as=scoring.resized_as,
+        outliers=OutlierSource.of(record.job.outliers),
     )
 
 

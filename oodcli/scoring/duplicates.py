@@ -6,8 +6,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.opening import open_dataset
 from oodcli.data.run_data import RunData
+from oodcli.errors import OodError
 from oodcli.images import ImageSet
+from oodcli.store.outlier_source import OutlierSource
 
 Digests = NDArray[np.uint64]
 
@@ -37,6 +40,7 @@ def duplicates(
     """
     trained = _train_images(data)
     tested, train = test.image_digests(), None if trained is None else trained.image_digests()
+    exposed = _outliers(data)
     found: dict[str, Mapping[str, int]] = {}
     for images in (test, *others):
         digests = images.image_digests()
@@ -47,6 +51,7 @@ def duplicates(
             "itself": len(digests) - len(np.unique(digests)),
             "labels": _under_several_labels(digests, images.labels),
             **{name: _shared(digests, rival) for name, rival in rivals.items()},
+            "outliers": _shared(digests, exposed),
         }
         if images is test and trained is not None and train is not None:
             counts["train_itself"] = len(train) - len(np.unique(train))
@@ -59,6 +64,20 @@ def _train_images(data: RunData) -> ImageSet | None:
     if "train" not in data.dataset.parts:
         return None
     return replace(data, decode=False).images("train")
+
+
+def _outliers(data: RunData) -> Digests | None:
+    """Return the digests of the outliers of the run, if they are those of a set and are stored."""
+    source = OutlierSource.of(data.run.job.outliers)
+    if source is None or source.made:
+        return None
+    try:
+        window = data.run.preprocess.medical
+        part = open_dataset(source.source, data.store, role="ood", window=window).parts[source.part]
+    except (OodError, KeyError):
+        return None  # the set is no longer where it was
+    name = f"{source.name} {source.part}"
+    return replace(data, decode=False).prepared(part, name=name).image_digests()
 
 
 def _under_several_labels(digests: Digests, labels: NDArray[np.int64] | None) -> int:

@@ -18,13 +18,14 @@ from oodcli.models import (
     published_configuration,
 )
 from oodcli.progress import Progress
+from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.preprocess import Preprocess
 from oodcli.store.runs import Job, RunFolder, TrainingRecord, run_folders
 from oodcli.store.store import Store
-from oodcli.training.augmentations.mixtures import check_combination
+from oodcli.training.augmentations.mixtures import check_mixture
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights
-from oodcli.training.objectives.base import OutlierObjective
 from oodcli.training.objectives.registry import parse_objective
+from oodcli.training.outlier_sets import OutlierSets, plan_outliers
 from oodcli.training.preprocessing import sizing_for
 from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
 from oodcli.windows import canonical
@@ -58,6 +59,11 @@ class TrainRequest:
     pretrained
         Whether to start from published weights of the network: images then get the size and the
         normalisation that these weights expect, unless the request specifies others.
+    outliers
+        For objectives that are trained with outliers: a set, or a kind that is made from the
+        training images, a key of :data:`oodcli.training.outliers.MADE`.
+    outlier_batch_size
+        Outliers per step.
     image_size, resize
         Height and width of the images in pixels, and how images are resized to them; None: as in
         the benchmark of the data set, or derived from the sizes of the images.
@@ -102,6 +108,8 @@ class TrainRequest:
     settings: tuple[str, ...] = ()
     init: str | None = None
     pretrained: bool = False
+    outliers: str | None = None
+    outlier_batch_size: int | None = None
     image_size: int | None = None
     resize: str | None = None
     jpeg_draft: bool = False
@@ -166,7 +174,7 @@ def read_unfinished(folder: RunFolder) -> TrainingRecord:
     """
     begun = folder.read_training()
     try:
-        recipe_of(begun.job), initial_of(begun.job)
+        recipe_of(begun.job), initial_of(begun.job), OutlierSource.of(begun.job.outliers)
     except (TypeError, InvalidInputError) as error:
         raise CorruptArtifactError(
             f"the unfinished run {folder.name} is damaged: {error}; "
@@ -262,6 +270,17 @@ def plan_job(
         progress.note(line)
     if start is not None:
         start.network(spec)  # refuses weights that do not fit
+    preprocess = Preprocess(
+        sizing.size, sizing.resize, recipe.mean, recipe.std, canonical(request.window)
+    )
+    outliers = plan_outliers(
+        OutlierSets(store, preprocess, request.skip_unreadable, progress),
+        request.outliers,
+        parse_objective(recipe.objective),
+        recipe,
+        batch_size=request.outlier_batch_size,
+        processes=processes,
+    )
     return Job(
         data=dataset.spec,
         arch=spec.canonical,
@@ -272,10 +291,9 @@ def plan_job(
         test_fraction=dataset.test_fraction,
         division=dataset.division,
         skip_unreadable=request.skip_unreadable,
-        preprocess=Preprocess(
-            sizing.size, sizing.resize, recipe.mean, recipe.std, canonical(request.window)
-        ),
+        preprocess=preprocess,
         init=None if start is None else start.origin.to_json(),
+        outliers=None if outliers is None else outliers.to_json(),
         compile=request.compile,
     )
 
@@ -320,12 +338,11 @@ def _recipe_of(
         lr=request.lr,
         momentum=request.momentum,
         weight_decay=request.weight_decay,
+        outlier_batch_size=request.outlier_batch_size,
     )
     changed = changed.with_settings(request.settings)
     chosen = parse_objective(changed.objective)
-    check_combination(changed, chosen.canonical, chosen.objective)
-    if isinstance(chosen.objective, OutlierObjective):
-        raise InvalidInputError(f"objective {chosen.name} is trained with outliers")
+    check_mixture(changed, chosen.canonical, chosen.objective)
     if changed.start == "trained" and request.init is None and not request.pretrained:
         raise InvalidInputError(
             f"recipe {changed.name} starts from a trained network; specify one: --init RUN, "

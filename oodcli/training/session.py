@@ -32,6 +32,7 @@ from oodcli.models import (
     save_weights,
 )
 from oodcli.progress import Progress
+from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.run_locks import run_lock
 from oodcli.store.runs import STATE, Job, Run, RunFolder, TrainingRecord, utc_now
 from oodcli.store.store import Store, digest_of_file
@@ -53,6 +54,8 @@ from oodcli.training.loop import REPORTED_WAITING, Trainer, weights_of
 from oodcli.training.objectives.base import Objective
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.training_module import LastBlock
+from oodcli.training.outlier_sets import OutlierPlacement, OutlierSets
+from oodcli.training.outliers import Outliers
 from oodcli.training.recipes import Recipe
 from oodcli.training.state import (
     History,
@@ -153,6 +156,11 @@ class Session:
         return initial_of(self.job)
 
     @cached_property
+    def outliers(self) -> OutlierSource | None:
+        """Source of the outliers; None without outliers."""
+        return OutlierSource.of(self.job.outliers)
+
+    @cached_property
     def data(self) -> Dataset:
         """The data, with published validation images if the recipe needs validation images."""
         if self.recipe.keep != "best":
@@ -217,13 +225,15 @@ class Session:
         self._announce(trainer, len(parts["train"]), finished)
         started = time.perf_counter()
         images = self._place_images(parts)
+        outliers, shared = self._open_outliers(images, parts["train"])
         with explain_out_of_memory(self.device, "use fewer images per step: --batch-size N"):
-            best = self._train_epochs(trainer, images, history, best)
+            best = self._train_epochs(trainer, images, history, best, outliers)
         weights, outcome = self._final_weights(trainer, images, history, best)
         network = _network_of_weights(self.spec, weights, self.classes)
         record = self._record(network, history, outcome)
         tested = self.test(record, self._test_images) if has_test else None
-        record = replace(record, training={**record.training, "test": tested})
+        more = {"test": tested} | ({} if shared is None else {"outliers_in_training": shared})
+        record = replace(record, training={**record.training, **more})
         if self.processes.first:
             self.folder.write(record)
             remove_state(self.folder)
@@ -341,6 +351,8 @@ class Session:
             f"recipe {recipe.name} ({recipe.source}), {recipe.objective}"
             + ("" if self.init is None else f", from {self.init.source}")
         )
+        if self.outliers is not None:
+            self.progress.note(f"outliers: {self.outliers.text}")
         if job.amp and not has_fast_bfloat16(self.device):
             self.progress.note(
                 f"{self.device} has no instructions for bfloat16, so --amp makes training slower; "
@@ -370,8 +382,26 @@ class Session:
             )
         return images
 
+    def _open_outliers(
+        self, images: Mapping[str, TrainingImages], train: ImageSet
+    ) -> tuple[Outliers | None, int | None]:
+        """Return the outliers, and how many are also training images; None where there are none."""
+        if self.outliers is None:
+            return None, None
+        job, free = self.job, free_for_images(self.device, self.processes)
+        sets = OutlierSets(self.store, job.preprocess, job.skip_unreadable, self.progress)
+        placement = OutlierPlacement(
+            sets, self.recipe, self.seed, self.device, self.decoders, free=free
+        )
+        return placement.opened(self.outliers, images["train"], train)
+
     def _train_epochs(
-        self, trainer: Trainer, images: Mapping[str, TrainingImages], history: History, best: Best
+        self,
+        trainer: Trainer,
+        images: Mapping[str, TrainingImages],
+        history: History,
+        best: Best,
+        outliers: Outliers | None,
     ) -> Best:
         """Train the remaining epochs, append them to the history, and return the best epoch.
 
@@ -391,7 +421,12 @@ class Session:
         with self.progress.task("training", total=total, unit="images") as task:
             try:
                 for stats in trainer.epochs(
-                    train, images.get("val"), done=finished, task=task, progress=self.progress
+                    train,
+                    images.get("val"),
+                    done=finished,
+                    task=task,
+                    progress=self.progress,
+                    outliers=outliers,
                 ):
                     history.append(stats.to_json())
                     share = train.waited / stats.seconds

@@ -7,8 +7,9 @@ from typing import Any
 
 from oodcli.errors import CorruptArtifactError, OodError
 from oodcli.records import as_json
+from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.removal import Leftover, leftovers
-from oodcli.store.runs import RunFolder, find_run, run_folders
+from oodcli.store.runs import Job, RunFolder, find_run, run_folders
 from oodcli.store.scores import read_scorings
 from oodcli.store.store import Store, read_json, size_of
 
@@ -42,6 +43,10 @@ class ListedRun:
         Accuracy on validation images, a fraction; None if there are none.
     bytes
         Size of its folder in bytes.
+    objective
+        Objective of training with parameters; empty for an imported or damaged run.
+    outliers
+        Name of the outliers that it is trained with; empty without outliers.
     """
 
     name: str
@@ -54,6 +59,8 @@ class ListedRun:
     seed: int | None
     val_accuracy: float | None
     bytes: int
+    objective: str = ""
+    outliers: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ def _described(folder: RunFolder) -> dict[str, Any]:
             "data": record.data_name,
             "seed": record.seed,
             "val_accuracy": record.training.get("val_accuracy"),
+            **_training(record.job),
         }
     training = folder.read_training()
     return {
@@ -150,6 +158,16 @@ def _described(folder: RunFolder) -> dict[str, Any]:
         "data": training.job.data,
         "seed": training.job.seed,
         "val_accuracy": None,
+        **_training(training.job),
+    }
+
+
+def _training(job: Job) -> dict[str, str]:
+    """Return the objective of a job, and the name of its outliers."""
+    outliers = OutlierSource.of(job.outliers)
+    return {
+        "objective": str(job.recipe.get("objective", "")),
+        "outliers": "" if outliers is None else outliers.name,
     }
 
 

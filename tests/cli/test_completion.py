@@ -44,10 +44,12 @@ def test_the_lists_are_those_of_the_registries() -> None:
     from oodcli.methods import METHODS
     from oodcli.models.registry import ARCHITECTURES
     from oodcli.training.objectives.registry import OBJECTIVES
+    from oodcli.training.outliers import MADE
 
     assert tuple(METHODS) == completion.METHODS
     assert tuple(ARCHITECTURES) == completion.ARCHITECTURES
     assert tuple(OBJECTIVES) == completion.OBJECTIVES
+    assert tuple(MADE) == completion.OUTLIERS
 
 
 @pytest.mark.parametrize(

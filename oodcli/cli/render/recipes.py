@@ -7,7 +7,7 @@ from typing import Any
 from oodcli.cli.options import Format
 from oodcli.cli.render.formats import Cell, Column, Table, write_table
 from oodcli.training.augmentations.words import AUGMENTATIONS
-from oodcli.training.recipes import Recipe
+from oodcli.training.recipes import OUTLIER_OBJECTIVES, SAME, Recipe
 
 RECIPES_SCHEMA = 1
 
@@ -48,7 +48,7 @@ def _recipes_table(recipes: Sequence[Recipe]) -> Table:
             "objective": Cell(recipe.objective),
             "arch": Cell(recipe.arch),
             "epochs": Cell(str(recipe.epochs)),
-            "batch": Cell(str(recipe.batch_size)),
+            "batch": Cell(_batch(recipe)),
             "lr": Cell(f"{recipe.lr:g}"),
             "schedule": Cell(recipe.schedule),
             "keep": Cell(recipe.keep),
@@ -60,8 +60,16 @@ def _recipes_table(recipes: Sequence[Recipe]) -> Table:
         title=("training recipes; all values of a recipe: ood recipes show NAME",),
         columns=columns,
         rows=rows,
+        notes=("Batch A + B: A training images and B outliers per step (ood train --outliers)",),
         droppable=("source", "keep", "schedule", "batch", "arch"),
     )
+
+
+def _batch(recipe: Recipe) -> str:
+    """Return the images of a step: training images, and outliers if the recipe has any."""
+    if recipe.objective.partition(":")[0] not in OUTLIER_OBJECTIVES:
+        return str(recipe.batch_size)
+    return f"{recipe.batch_size} + {recipe.outlier_batch_size or recipe.batch_size}"
 
 
 def _settings(recipe: Recipe) -> dict[str, str]:
@@ -97,4 +105,12 @@ def _description(recipe: Recipe) -> str:
         epochs = recipe.warm_up * recipe.epochs
         schedule += f", after {epochs:g} epochs of warm-up from {recipe.warm_up_lr:g}"
     images = ", then ".join(AUGMENTATIONS[step].text for step in recipe.augmentation)
-    return f"{schedule}; images are {images or 'not augmented'}"
+    text = f"{schedule}; images are {images or 'not augmented'}"
+    if recipe.objective.partition(":")[0] not in OUTLIER_OBJECTIVES:
+        return text
+    others = "alike"
+    if recipe.outlier_augmentation != SAME:
+        steps = ", then ".join(AUGMENTATIONS[step].text for step in recipe.outlier_augmentation)
+        others = f"as follows: {steps or 'not at all'}"
+    count = recipe.outlier_batch_size or recipe.batch_size
+    return f"{text}; {count} outliers per step (--outliers) are augmented {others}"

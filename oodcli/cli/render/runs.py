@@ -21,15 +21,23 @@ def render_runs(listing: "RunList", how: Format) -> str:
             Column("created", "Created (UTC)"),
             Column("arch", "Network"),
             Column("data", "Data"),
+            *_training_columns(listing),
             Column("seed", "Seed", right=True),
             Column("val", "Val. acc. %", right=True),
             Column("size", "Size", right=True),
         ),
         rows=[_row(run) for run in listing.runs],
         notes=_notes(listing),
-        droppable=("created", "size", "origin", "val"),
+        droppable=("created", "size", "origin", "val", "objective"),
     )
     return write_table(table, how, json_content=listing.to_json())
+
+
+def _training_columns(listing: "RunList") -> list[Column]:
+    """Return columns of objectives and outliers, if any run is trained with outliers."""
+    if not any(run.outliers for run in listing.runs):
+        return []
+    return [Column("objective", "Objective"), Column("outliers", "Outliers")]
 
 
 def _row(run: "ListedRun") -> dict[str, Cell]:
@@ -39,6 +47,8 @@ def _row(run: "ListedRun") -> dict[str, Cell]:
         "created": Cell(run.created[:16].replace("T", " ")),
         "arch": Cell(run.arch),
         "data": Cell(run.data),
+        "objective": Cell(run.objective),
+        "outliers": Cell(run.outliers),
         "seed": Cell("" if run.seed is None else str(run.seed)),
         "val": Cell("" if run.val_accuracy is None else percent(run.val_accuracy)),
         "size": Cell(human_bytes(run.bytes)),

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from oodcli.data import Dataset, prepare
+from oodcli.data import Dataset, open_dataset, prepare
 from oodcli.data.formats.arrays import ArraySource
 from oodcli.data.run_data import RunData
 from oodcli.images import ImageSet, Part
 from oodcli.scoring.duplicates import duplicates
 from oodcli.store.preprocess import Preprocess
+from oodcli.store.runs import Job
 from oodcli.store.store import Store
 
 RNG = np.random.default_rng(0)
@@ -27,9 +28,13 @@ def prepared(images: Part, store: Store, name: str) -> ImageSet:
     return prepare(images, store, name=name, size=(8, 8))
 
 
-def run_data(store: Store, train: Part, test: Part) -> RunData:
+def run_data(
+    store: Store, train: Part, test: Part, outliers: dict[str, Any] | None = None
+) -> RunData:
     dataset = Dataset("pets", {"train": train, "test": test}, ("cat", "dog"), "here", "pets")
-    record: Any = SimpleNamespace(preprocess=Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,)))
+    preprocess = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
+    job = Job("pets", "resnet18", preprocess=preprocess, outliers=outliers)
+    record: Any = SimpleNamespace(preprocess=preprocess, job=job)
     return RunData(store, dataset, record, skip_unreadable=False, progress=cast("Any", None))
 
 
@@ -54,6 +59,23 @@ def test_images_are_counted_that_stand_twice_or_in_another_set(store: Store) -> 
         "odd": {"itself": 2, "test": 1},
         "clean": {},
     }
+
+
+def test_images_are_counted_that_the_run_was_trained_with_as_outliers(store, tmp_path) -> None:
+    np.savez(tmp_path / "out.npz", images=PIXELS[20:26])
+    source = f"{tmp_path}/out.npz"
+    outliers = {"source": source, "name": "out", "part": "test", "images": 6, "digest": "d"}
+    train, tested = part([0, 1], [0, 1]), part([2, 3, 22], [0, 1, 0])
+    data = run_data(store, train, tested, outliers)
+    test = prepared(tested, store, "pets")
+    odd = prepared(part([25, 24, 30]), store, "odd")
+    assert duplicates(data, test, (odd,)) == {"pets": {}, "odd": {}}  # not decoded yet
+    prepare(open_dataset(source, store, role="ood").ood_part, store, name="out", size=(8, 8))
+    assert duplicates(data, test, (odd,)) == {"pets": {"outliers": 1}, "odd": {"outliers": 2}}
+    made = {"source": "jigsaw", "name": "jigsaw", "made": True}
+    assert duplicates(run_data(store, train, tested, made), test, (odd,))["odd"] == {}
+    gone = run_data(store, train, tested, {**outliers, "source": f"{tmp_path}/gone.npz"})
+    assert duplicates(gone, test, (odd,))["odd"] == {}
 
 
 def test_chosen_images_have_the_digests_of_all(store: Store) -> None:
