@@ -13,11 +13,10 @@ from torch.nn import functional
 
 from oodcli.data.decoding.crops import ASPECT, TRIES
 from oodcli.training.augmentations.cutout import cutout
+from oodcli.training.augmentations.operations import luminance
+from oodcli.training.augmentations.policies import augmix, randaugment
 from oodcli.training.augmentations.words import MIXTURES
 from oodcli.training.recipes import Recipe
-
-# Luminance of red, green and blue, ITU-R 601.
-_LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Tensor:
@@ -41,9 +40,14 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
     Notes
     -----
     What mixes images of a batch is applied afterwards, by
-    :func:`oodcli.training.augmentations.mixtures.mixed`.
+    :func:`oodcli.training.augmentations.mixtures.mixed`, and with a consistency loss so is AugMix,
+    by :func:`augmixed`.
     """
-    steps = tuple(step for step in recipe.augmentation if step not in MIXTURES)
+    steps = tuple(
+        step
+        for step in recipe.augmentation
+        if step not in MIXTURES and not (step == "augmix" and recipe.jsd_weight > 0)
+    )
     if steps[:2] == ("flip", "crop"):
         pixels = augment(pixels, generator, flip=True, crop_padding=recipe.crop_padding)
         steps = steps[2:]
@@ -56,6 +60,15 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
             pixels = resized_crop(pixels, generator, scale=recipe.crop_scale)
         elif step == "jitter":
             pixels = jitter(pixels, generator, by=recipe.jitter, chance=recipe.jitter_chance)
+        elif step == "randaugment":
+            pixels = randaugment(
+                pixels,
+                generator,
+                operations=recipe.randaugment_operations,
+                magnitude=recipe.randaugment_magnitude,
+            )
+        elif step == "augmix":
+            pixels = augmixed(pixels, generator, recipe)
         elif step == "cutout":
             pixels = cutout(
                 pixels,
@@ -68,6 +81,17 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
             grey = _chosen(len(pixels), recipe.grey_chance, generator)[:, None, None, None]
             pixels = torch.where(grey, greyscale(pixels), pixels)
     return pixels
+
+
+def augmixed(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Tensor:
+    """Apply AugMix to 8-bit images ``(n, 3, h, w)`` with the values of a recipe."""
+    return augmix(
+        pixels,
+        generator,
+        severity=recipe.augmix_severity,
+        width=recipe.augmix_width,
+        depth=recipe.augmix_depth,
+    )
 
 
 def resized_crop(
@@ -212,9 +236,9 @@ def _changed(pixels: Tensor, kinds: Tensor, amounts: Sequence[Tensor]) -> Tensor
     """
     brightness, contrast, saturation, turn = amounts
     kind = kinds[:, None, None, None]
-    luminance = _luminance(pixels)
-    mean = luminance.mean(dim=(1, 2, 3), keepdim=True)
-    towards = torch.where(kind == 1, mean, torch.where(kind == 2, luminance, 0.0))
+    grey = luminance(pixels)
+    mean = grey.mean(dim=(1, 2, 3), keepdim=True)
+    towards = torch.where(kind == 1, mean, torch.where(kind == 2, grey, 0.0))
     factor = torch.where(kinds == 0, brightness, torch.where(kinds == 1, contrast, saturation))
     turned = torch.where(kind == 3, hue_shifted(pixels, turn), pixels)
     return torch.where(kind < 3, _blended(pixels, towards, factor), turned)
@@ -233,16 +257,7 @@ def _blended(pixels: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 def greyscale(pixels: Tensor) -> Tensor:
     """Return images with their luminance in all three channels, uint8 ``(n, 3, h, w)``."""
-    return _luminance(pixels).to(torch.uint8).expand_as(pixels)
-
-
-def _luminance(pixels: Tensor) -> Tensor:
-    # Python numbers need no synchronising copy to the device; a tensor of them would.
-    red, green, blue = (
-        channel * weight
-        for channel, weight in zip(pixels.float().split(1, dim=1), _LUMINANCE, strict=True)
-    )
-    return (red + green + blue).floor_()  # (n, 1, h, w)
+    return luminance(pixels).to(torch.uint8).expand_as(pixels)
 
 
 def brightened(pixels: Tensor, factor: Tensor) -> Tensor:
@@ -252,13 +267,13 @@ def brightened(pixels: Tensor, factor: Tensor) -> Tensor:
 
 def contrasted(pixels: Tensor, factor: Tensor) -> Tensor:
     """Scale the difference of each image from its mean luminance by its factor, ``(n,)``."""
-    mean = _luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
+    mean = luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
     return _blended(pixels, mean, factor)
 
 
 def saturated(pixels: Tensor, factor: Tensor) -> Tensor:
     """Scale the difference of each image from its luminance by its factor, ``(n,)``."""
-    return _blended(pixels, _luminance(pixels), factor)
+    return _blended(pixels, luminance(pixels), factor)
 
 
 def hue_shifted(pixels: Tensor, turn: Tensor) -> Tensor:

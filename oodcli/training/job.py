@@ -22,7 +22,7 @@ from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.preprocess import Preprocess
 from oodcli.store.runs import Job, RunFolder, TrainingRecord, run_folders
 from oodcli.store.store import Store
-from oodcli.training.augmentations.mixtures import check_mixture
+from oodcli.training.augmentations.mixtures import check_combination
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.outlier_sets import OutlierSets, plan_outliers
@@ -342,7 +342,7 @@ def _recipe_of(
     )
     changed = changed.with_settings(request.settings)
     chosen = parse_objective(changed.objective)
-    check_mixture(changed, chosen.canonical, chosen.objective)
+    check_combination(changed, chosen.canonical, chosen.objective)
     if changed.start == "trained" and request.init is None and not request.pretrained:
         raise InvalidInputError(
             f"recipe {changed.name} starts from a trained network; specify one: --init RUN, "

@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from oodcli.compute.processes import Processes
 from oodcli.models.network import fill
 from oodcli.progress import SILENT, Progress, Task
-from oodcli.training.augment import augmented
+from oodcli.training.augment import augmented, augmixed
+from oodcli.training.augmentations.consistency import jensen_shannon
 from oodcli.training.augmentations.mixtures import Labels, View, mixed, mixes
 from oodcli.training.guard import LossMonitor, NotFiniteError, explain_torch_errors
 from oodcli.training.objectives.base import Objective, OutlierObjective, StepOutput
@@ -437,17 +438,22 @@ class Trainer:
         objective = self._objective
         with self._precision(), explain_torch_errors():
             output: StepOutput = model(self._normalised(of_step.pixels))
-        of_outliers = None
-        if of_step.outliers is not None:
-            output, of_outliers = output.split(len(of_step.seen))
+        of_mixtures = of_outliers = None
+        known = len(of_step.labels.main)
+        if len(output.logits) > known:
+            output, others = output.split(known)
+            of_mixtures, of_outliers = others.split(len(of_step.seen) - known)
         output = output._replace(draws=of_step.draws)
-        correct = output.logits.detach().argmax(dim=1) == of_step.labels.main
+        own = output.logits
+        correct = own.detach().argmax(dim=1) == of_step.labels.main
         right = correct[: objective.views * of_step.count].sum()
         labels = of_step.labels.targets(output.logits.shape[1])
         if objective.compares_images and self._processes.distributed:
             output, labels = self._gathered(output, labels, of_step)
         output = output._replace(state=self._training_module.extras)
         loss = self._part_of_loss(objective.loss(output, labels), of_outliers, of_step)
+        if of_mixtures is not None and self._recipe.compares_views:
+            loss = loss + self._inconsistency(own, of_mixtures.logits, of_step)
         self._optimiser.zero_grad(set_to_none=True)
         with self._processes.connection_errors(), explain_torch_errors():
             loss.backward()
@@ -483,6 +489,23 @@ class Trainer:
             weight *= of_step.images / every
             other_weight *= outliers.images / every
         return loss * weight + other * other_weight
+
+    def _inconsistency(self, own: Tensor, of_mixtures: Tensor, of_step: StepImages) -> Tensor:
+        """Return the part of this process in the consistency loss of AugMix.
+
+        Parameters
+        ----------
+        own
+            Logits of the images themselves, and of what the objective derives from them.
+        of_mixtures
+            Logits of two mixtures of each of the ``n`` images, ``(2 n, k)``.
+        of_step
+            The images.
+        """
+        count = len(of_mixtures) // 2
+        views = torch.stack([own[:count], *of_mixtures.split(count)])
+        weight = self._recipe.jsd_weight * of_step.count * self._processes.size / of_step.images
+        return weight * jensen_shannon(views)
 
     def _set_rate(self, epoch: int, part: float) -> float:
         """Set the learning rate after a fraction ``part`` of an epoch, and return it."""
@@ -529,6 +552,10 @@ class Trainer:
         labels = train.labels[rows]
         whole = [View(augmented(pixels, generator, recipe), labels) for pixels in arrived]
         seen = [each for view in whole for each in mixed(view, drawn, recipe)]
+        mixtures = [
+            augmixed(whole[0].pixels, generator, recipe)
+            for _ in range(2 if recipe.compares_views else 0)
+        ]
         views = len(seen) * objective.copies
         count = total = len(rows)
         draws = (
@@ -551,11 +578,12 @@ class Trainer:
         if self._processes.distributed:
             mine = self._share(total).to(self._device)
             seen = [view.at(mine) for view in seen]
+            mixtures = [pixels[mine] for pixels in mixtures]
             draws = None if draws is None else draws[:, mine]
             count = len(self._processes.share(torch.arange(total)))
-        pixels = objective.derived([view.pixels for view in seen])
+        pixels = [*objective.derived([view.pixels for view in seen]), *mixtures]
         return StepImages(
-            torch.cat(pixels) if views > 1 else pixels[0],
+            torch.cat(pixels) if len(pixels) > 1 else pixels[0],
             Labels.of(seen, copies=objective.copies),
             None if draws is None else draws.flatten(0, 1),
             count=count,

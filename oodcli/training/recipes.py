@@ -9,7 +9,7 @@ from typing import Any
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.records import as_json
-from oodcli.training.augmentations.words import check_steps
+from oodcli.training.augmentations.words import AUGMENTATIONS, check_steps
 
 # Objectives that are trained with outliers.
 OUTLIER_OBJECTIVES = ("oe", "energy-regularised", "entropic", "objectosphere", "mixoe")
@@ -23,6 +23,11 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "keep": ("last", "best"),
         "start": ("random", "trained"),
     }
+)
+
+
+_RANGES: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"randaugment_magnitude": (0, 30), "augmix_severity": (1, 10), "augmix_width": (1, 10)}
 )
 
 
@@ -90,6 +95,15 @@ class Recipe:
         Largest change of brightness, contrast, saturation and hue.
     jitter_chance, grey_chance
         Probability that an image is jittered, or converted to grey.
+    randaugment_operations, randaugment_magnitude
+        Number of operations of ``randaugment`` per image, and their strength, from 0 to 30.
+    augmix_severity, augmix_width, augmix_depth
+        Number of strengths of the operations of ``augmix`` that are possible, from 1 to 10; number
+        of its chains; and operations per chain, where 0 is one to three at random.
+    jsd_weight
+        Weight of the consistency loss of ``augmix``: the Jensen-Shannon divergence of the
+        predictions for each image and for two mixtures of it; the objective then sees the image
+        itself. 0: there is no such loss, and the objective sees one mixture.
     cutout_size, cutout_holes
         Side of the holes of ``cutout`` in pixels, and their number per image. Their centres are
         within the image, and they are clipped to it.
@@ -145,6 +159,12 @@ class Recipe:
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_chance: float = 0.8
     grey_chance: float = 0.2
+    randaugment_operations: int = 1
+    randaugment_magnitude: int = 14
+    augmix_severity: int = 1
+    augmix_width: int = 3
+    augmix_depth: int = 0
+    jsd_weight: float = 12.0
     cutout_size: int = 16
     cutout_holes: int = 1
     mixup_alpha: float = 0.2
@@ -170,12 +190,18 @@ class Recipe:
         for name in (
             "weight_decay", "momentum", "lr_min", "warm_up_lr", "crop_padding", "warm_up_above",
             "head_weight_decay", "outlier_batch_size", "threads", "cutout_size", "cutout_holes",
+            "randaugment_operations", "augmix_depth", "jsd_weight",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise InvalidInputError(f"{_option(name)} must be finite and not negative: {value}")
         if self.momentum >= 1:
             raise InvalidInputError(f"--momentum must be below 1, not {self.momentum:g}")
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise InvalidInputError(
+                    f"{_option(name)} must be from {low} to {high}, not {getattr(self, name)}"
+                )
         for name in ("mixup_alpha", "cutmix_alpha", "regmixup_alpha"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InvalidInputError(f"{_option(name)} must be positive and finite")
@@ -190,6 +216,12 @@ class Recipe:
                     f"{_option(name)} must be {' or '.join(allowed)}, not {getattr(self, name)!r}"
                 )
         check_steps(self.augmentation)
+        if self.compares_views and self.augmentation[-1] != "augmix":
+            raise InvalidInputError(
+                "the consistency loss of augmix compares the image itself with its mixtures, so "
+                f"that {self.augmentation[-1]} cannot follow it; write augmix last, or omit the "
+                "loss: --set jsd_weight=0"
+            )
         check_steps(self.outlier_steps)
 
     def _check_lists(self) -> None:
@@ -234,6 +266,11 @@ class Recipe:
                 raise UnknownNameError.among("value of a recipe", key, known)
             changes[key] = _parse(key, text.strip(), getattr(self, key))
         return replace(self, **changes)
+
+    @property
+    def compares_views(self) -> bool:
+        """Whether training has the consistency loss of AugMix."""
+        return "augmix" in self.augmentation and self.jsd_weight > 0
 
     @property
     def outlier_steps(self) -> tuple[str, ...]:
@@ -333,10 +370,6 @@ _FEATURENORM = "Yu et al., CVPR 2023"
 _OPENOOD = "Zhang et al., OpenOOD v1.5"
 _T2FNORM = "Regmi et al., CVPRW 2024"
 _LOGITNORM = "Wei et al., ICML 2022, by OpenOOD v1.5"
-_CUTOUT = "DeVries and Taylor 2017, by OpenOOD v1.5"
-_MIXUP = "Zhang et al., ICLR 2018, by OpenOOD v1.5"
-_CUTMIX = "Yun et al., ICCV 2019, by OpenOOD v1.5"
-_REGMIXUP = "Pinto et al., NeurIPS 2022, by OpenOOD v1.5"
 _OE = "Hendrycks et al., ICLR 2019, by OpenOOD v1.5"
 _AGNOSTOPHOBIA = "Dhamija et al., NeurIPS 2018; schedule of OpenOOD v1.5"
 _ISH = "Xu et al., ICLR 2024"
@@ -377,23 +410,16 @@ _OPENOOD_CIFAR = Recipe(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
 )
-_CUTOUT_CIFAR = replace(
-    _OPENOOD_CIFAR,
-    name="cutout-cifar",
-    source=_CUTOUT,
-    augmentation=("flip", "crop", "cutout"),
-)
-_MIXUP_CIFAR = replace(
-    _OPENOOD_CIFAR, name="mixup-cifar", source=_MIXUP, augmentation=("flip", "crop", "mixup")
-)
-_CUTMIX_CIFAR = replace(
-    _OPENOOD_CIFAR, name="cutmix-cifar", source=_CUTMIX, augmentation=("flip", "crop", "cutmix")
-)
-_REGMIXUP_CIFAR = replace(
-    _OPENOOD_CIFAR,
-    name="regmixup-cifar",
-    source=_REGMIXUP,
-    augmentation=("flip", "crop", "regmixup"),
+# OpenOOD trains with every augmentation by its recipe for cross-entropy.
+_AUGMENTED = tuple(
+    replace(
+        _OPENOOD_CIFAR,
+        name=f"{step}-cifar",
+        source=f"{AUGMENTATIONS[step].paper}, by OpenOOD v1.5",
+        # RandAugment comes first there for small images, and last for ImageNet.
+        augmentation=(step, "flip", "crop") if step == "randaugment" else ("flip", "crop", step),
+    )
+    for step in ("cutout", "randaugment", "augmix", "mixup", "cutmix", "regmixup")
 )
 _T2FNORM_CIFAR = replace(_OPENOOD_CIFAR, name="t2fnorm-cifar", source=_T2FNORM, objective="t2fnorm")
 _LOGITNORM_CIFAR = replace(
@@ -513,9 +539,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         for recipe in (
             _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _OPENOOD_IMAGENET200, _T2FNORM_CIFAR,
             _T2FNORM_IMAGENET200, _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ISH_IMAGENET, _MODE_BASE,
-            _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, _CUTOUT_CIFAR, _MIXUP_CIFAR, _CUTMIX_CIFAR,
-            _REGMIXUP_CIFAR, _OE_CIFAR, _OE_IMAGENET200, _ENERGY_FINETUNE, _MIXOE_FINETUNE,
-            _ENTROPIC_CIFAR, _OBJECTOSPHERE_CIFAR, _DIGITS,
+            _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, *_AUGMENTED, _OE_CIFAR, _OE_IMAGENET200,
+            _ENERGY_FINETUNE, _MIXOE_FINETUNE, _ENTROPIC_CIFAR, _OBJECTOSPHERE_CIFAR, _DIGITS,
         )
     }
 )  # fmt: skip
@@ -531,8 +556,8 @@ _CIFAR100: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         }
         for name in (
             "openood-cifar", "t2fnorm-cifar", "logitnorm-cifar", "mode-base", "mode-cross-entropy",
-            "mode-train", "mode-finetune", "cutout-cifar", "mixup-cifar", "cutmix-cifar",
-            "regmixup-cifar", "oe-cifar", "energy-finetune", "mixoe-finetune", "entropic-cifar",
+            "mode-train", "mode-finetune", *(recipe.name for recipe in _AUGMENTED),
+            "oe-cifar", "energy-finetune", "mixoe-finetune", "entropic-cifar",
             "objectosphere-cifar",
         )
     }

@@ -55,9 +55,10 @@ class StepImages:
     Parameters
     ----------
     seen
-        The augmented views, one after the other, from 0 to 255, uint8 or float32 ``(n, 3, h, w)``.
+        The augmented views, one after the other, from 0 to 255, uint8 or float32 ``(n, 3, h, w)``;
+        last, with the consistency loss of AugMix, two mixtures of every image.
     labels
-        Their ``n`` labels.
+        Labels of the views that the objective sees, the first of them.
     draws
         Random numbers of the objective, ``(n, r)``; None if it needs none.
     count
@@ -65,7 +66,7 @@ class StepImages:
     images
         Number of images of the whole batch.
     rows
-        Number of rows of ``seen`` that count for this process; the others are padding.
+        Number of these views that count for this process; the others are padding.
     places
         Position of these rows among those of a single process, int64 ``(rows,)``; None if there is
         only one.

@@ -34,10 +34,14 @@ CASES = {
     "mixoe": ("mixoe", False, 49),
     "resnet": ("cross-entropy", True, 48),
     "mixed": ("logitnorm", False, 49),
+    "compared": ("cross-entropy", False, 49),
     "fine": ("alpa:base=none", False, 49),
 }
 # Cases with an augmentation that mixes the images of a batch, of which each process has a part.
-AUGMENTATIONS = {"mixed": ("flip", "crop", "cutout", "regmixup")}
+AUGMENTATIONS = {
+    "mixed": ("flip", "crop", "cutout", "regmixup"),
+    "compared": ("randaugment", "crop", "augmix"),
+}
 
 
 class Halved(nn.Module):

@@ -99,8 +99,8 @@ class Labels:
         return own + nothing.scatter(1, self.partners[:, None], 1 - shares)
 
 
-def check_mixture(recipe: Recipe, name: str, objective: Objective) -> None:
-    """Refuse mixtures of images for an objective that cannot use their labels.
+def check_combination(recipe: Recipe, name: str, objective: Objective) -> None:
+    """Refuse augmentations that an objective cannot be combined with.
 
     Parameters
     ----------
@@ -114,9 +114,15 @@ def check_mixture(recipe: Recipe, name: str, objective: Objective) -> None:
     Raises
     ------
     InvalidInputError
-        If the objective needs one class per image, or the mixtures would be views of their own.
+        If images are mixed and the objective needs one class per image, or if predictions for
+        views are compared and the objective has several views or makes no predictions.
     """
     step = mixture_of(recipe)
+    if recipe.compares_views and (objective.views > 1 or not objective.trains_last_layer):
+        raise InvalidInputError(
+            f"augmix compares the predictions for several views of an image, but objective {name} "
+            "has views of its own or makes no predictions; omit that loss: --set jsd_weight=0"
+        )
     if step is None:
         return
     if not objective.accepts_soft_labels or (

@@ -65,6 +65,16 @@ AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
             ("jitter", "jitter_chance"),
         ),
         "grey": Augmentation("made grey", ("grey_chance",)),
+        "randaugment": Augmentation(
+            "changed by random operations on its colours or its shape",
+            ("randaugment_operations", "randaugment_magnitude"),
+            paper="Cubuk et al., CVPRW 2020",
+        ),
+        "augmix": Augmentation(
+            "mixed with chains of random operations on it",
+            ("augmix_severity", "augmix_width", "augmix_depth", "jsd_weight"),
+            paper="Hendrycks et al., ICLR 2020",
+        ),
         "cutout": Augmentation(
             "covered by square holes of the mean colour of the normalisation",
             ("cutout_size", "cutout_holes"),

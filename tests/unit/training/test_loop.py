@@ -170,7 +170,7 @@ def test_outliers_do_not_change_the_order_of_training_images() -> None:
         torch.testing.assert_close(tensor, states[1][1][name], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("word", ["cutout", "mixup", "cutmix", "regmixup"])
+@pytest.mark.parametrize("word", ["randaugment", "augmix", "cutout", "mixup", "cutmix", "regmixup"])
 @pytest.mark.parametrize("amp", [False, True])
 def test_every_augmentation_resumes_after_a_cut_and_learns(word: str, amp: bool) -> None:
     recipe = replace(

@@ -161,12 +161,12 @@ def test_the_loss_of_soft_labels_is_the_mixture_of_the_losses_with_its_gradient(
 
 @pytest.mark.parametrize("word", ["mixup", "cutmix", "regmixup"])
 def test_objectives_that_need_one_class_per_image_are_refused(word: str) -> None:
-    from oodcli.training.augmentations.mixtures import check_mixture
+    from oodcli.training.augmentations.mixtures import check_combination
 
     recipe = replace(RECIPE, augmentation=("flip", "crop", word))
-    check_mixture(recipe, "cross-entropy", parse_objective("cross-entropy").objective)
+    check_combination(recipe, "cross-entropy", parse_objective("cross-entropy").objective)
     with pytest.raises(InvalidInputError, match=f"^{word} mixes the labels.*supcon.*=flip,crop$"):
-        check_mixture(recipe, "supcon", parse_objective("supcon").objective)
+        check_combination(recipe, "supcon", parse_objective("supcon").objective)
 
 
 @pytest.mark.parametrize(
