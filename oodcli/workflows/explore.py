@@ -6,7 +6,7 @@ from oodcli.metrics import CONVENTIONS
 from oodcli.reporting.evaluate import RunRows, rows_by_convention
 from oodcli.reporting.explorer.build import payload_of
 from oodcli.reporting.explorer.overview import result_table
-from oodcli.reporting.explorer.payload import Payload
+from oodcli.reporting.explorer.payload import Payload, ResultTable
 from oodcli.reporting.results import ResultRow
 from oodcli.reporting.sources import Sources
 from oodcli.workflows.report import averaged, grouped
@@ -44,15 +44,26 @@ def explore(
     }
     places = {run.name: index for index, run in enumerate(sources.runs)}
     by_convention = {name: grouped(own, average=average) for name, own in tables.items()}
-    results = []
-    for number, group in enumerate(by_convention[convention]):
-        merged = {name: averaged(groups[number])[0] for name, groups in by_convention.items()}
-        results.append(
-            result_table(
-                merged,
-                [places[table.run.name] for table in group],
-                method_label=method_label,
-                column_label=column_label,
-            )
+
+    def table_of(group: int, member: int | None = None) -> ResultTable:
+        """Return the mean of a group, or one of its runs."""
+        shown = {
+            name: groups[group] if member is None else [groups[group][member]]
+            for name, groups in by_convention.items()
+        }
+        return result_table(
+            {name: averaged(tables)[0] for name, tables in shown.items()},
+            [places[table.run.name] for table in shown[convention]],
+            method_label=method_label,
+            column_label=column_label,
         )
+
+    sizes = list(map(len, by_convention[convention]))
+    results = [table_of(group) for group in range(len(sizes))]
+    # A mean of runs hides them: each is there by itself, too.
+    results += [
+        table_of(group, member)
+        for group, size in enumerate(sizes)
+        for member in range(size if size > 1 else 0)
+    ]
     return payload_of(sources.runs, results, convention=convention, digits=digits)

@@ -3,7 +3,10 @@
 import csv
 import io
 import itertools
+import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +71,7 @@ def arrays(page: Path) -> dict[str, np.ndarray]:
         return dict(found)
 
 
-def written(fraction: str) -> str:
+def written(fraction: str | float) -> str:
     return f"{100 * float(fraction):.2f}"
 
 
@@ -184,6 +187,7 @@ def test_the_threshold_is_dragged_and_moved_by_keys(page, chromium):
 
     with opened(chromium, page) as seen:
         first = check(seen)
+        seen.locator("#histogram").evaluate("(each) => each.scrollIntoView({ block: 'center' })")
         box = seen.locator("#histogram svg").bounding_box()
         assert box
         seen.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
@@ -283,6 +287,44 @@ def test_a_screen_reader_has_names_for_everything(page, chromium):
         assert headings == ["Overview", "energy on cifar100", "Classes"]
         for section in seen.locator("#explorer section").all():
             assert section.get_attribute("aria-labelledby")
+
+
+def test_a_mean_of_runs_and_each_of_them_are_shown(tmp_path, chromium, ood):
+    draw = np.random.default_rng(1)
+    for seed in (0, 1):
+        arrays = {f"msp/{name}": draw.normal(name == "cifar10", 1, 50) for name in ("cifar10", "x")}
+        np.savez(tmp_path / f"s{seed}.npz", **arrays)
+    files = ["--scores", tmp_path / "s0.npz", "--scores", tmp_path / "s1.npz", "--id", "cifar10"]
+    html = [*files, "--format", "html", "--no-pictures", "--output", tmp_path / "page.html"]
+    assert ood("report", *html)[0] == 0
+    found = {}
+    for name in ("s0", "s1"):
+        alone = ["--scores", tmp_path / f"{name}.npz", "--id", "cifar10"]
+        found[name] = json.loads(ood("report", *alone, "--format", "json")[1])["rows"][0]["auroc"]
+    with opened(chromium, tmp_path / "page.html") as seen:
+        mean = sum(found.values()) / 2
+        # One set has no averages.
+        assert heat(seen)["msp"] == [written(mean)]
+        # What has no mean is of the first run.
+        assert seen.locator("#threshold-title").inner_text() == "msp on x, run s0"
+        assert f"{written(found['s0'])} %" in seen.locator("#threshold .metrics").inner_text()
+        seen.get_by_label("Run", exact=True).select_option(label="s1")
+        assert heat(seen)["msp"] == [written(found["s1"])]
+        assert f"{written(found['s1'])} %" in seen.locator("#threshold .metrics").inner_text()
+
+
+def test_it_is_made_without_torch(page, tmp_path):
+    code = (
+        "import sys\nfrom oodcli.cli.app import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    print([m for m in ('torch', 'sklearn', 'matplotlib') if m in sys.modules])\n"
+    )
+    argv = ["report", "--scores", page.parent / "scores.npz", "--no-pictures", "--format", "html"]
+    argv += ["--output", tmp_path / "page.html"]
+    program = [sys.executable, "-c", code, *argv]
+    done = subprocess.run(program, check=False, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+    assert (tmp_path / "page.html").read_text().count("definePanel(") > 1
 
 
 OWN = "document.title='owned'"

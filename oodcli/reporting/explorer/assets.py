@@ -8,7 +8,8 @@ from oodcli.records import as_json
 from oodcli.reporting.explorer.payload import Payload
 
 _WEB = Path(__file__).parent / "web"
-_VENDORED = ("d3-7.9.0.min.js", "plot-0.6.17.min.js")
+_VENDORED = ("d3-7.9.0", "plot-0.6.17")
+"""Libraries as published, in the order in which they are needed, and their licences."""
 _SCRIPTS = ("core.js", "overview.js", "threshold.js", "classes.js", "main.js")
 """Our scripts in their order; panels stand between ``core.js`` and ``main.js``."""
 
@@ -55,11 +56,19 @@ def assets_of(payload: Payload) -> Assets:
         data=as_script_data(payload),
         style=(_WEB / "explorer.css").read_text(encoding="utf-8"),
         scripts=(
-            *((_WEB / "vendor" / name).read_text(encoding="utf-8") for name in _VENDORED),
+            *map(_library, _VENDORED),
             f'(() => {{\n"use strict";\n{own}\n}})();\n',
         ),
         styles_of_scripts=(_STYLE_OF_PLOT,),
     )
+
+
+def _library(name: str) -> str:
+    """Return a library with its licence, which every copy of it must have."""
+    folder = _WEB / "vendor"
+    notice = (folder / f"{name}.LICENSE").read_text(encoding="utf-8")
+    script = (folder / f"{name}.min.js").read_text(encoding="utf-8")
+    return f"/*\n{notice}*/\n{script}"
 
 
 def as_script_data(payload: Payload) -> str:

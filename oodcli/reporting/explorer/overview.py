@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from oodcli.reporting.explorer.payload import Rates, ResultColumn, ResultTable, Rows
-from oodcli.reporting.results import FULL_SPECTRUM, ResultRow
+from oodcli.reporting.results import FULL_SPECTRUM, GROUPS, ResultRow
 from oodcli.store.scores import AVERAGE
 from oodcli.text import printable
 
@@ -31,7 +31,7 @@ def result_table(
     """
     first = next(iter(rows.values()))
     methods = {row.method: method_label(row) for row in first}
-    columns = {(row.dataset, row.group): row for row in first}
+    columns = {(row.dataset, row.group): row for row in _distinct(first)}
     cells = {name: {row.place: row for row in own} for name, own in rows.items()}
 
     def matrix(convention: str, metric: str) -> Rows:
@@ -66,3 +66,15 @@ def result_table(
             for name in rows
         },
     )
+
+
+def _distinct(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Return rows without averages that repeat another column, as in the table of the report."""
+    single = [row for row in rows if row.dataset != AVERAGE]
+    several_sets = len({row.dataset for row in single}) > 1
+    several_groups = len({row.group for row in single if row.group in GROUPS}) > 1
+    return [
+        row
+        for row in rows
+        if row.dataset != AVERAGE or (several_sets and (row.group != "all" or several_groups))
+    ]

@@ -11,14 +11,16 @@ import pytest
 
 import oodcli
 from oodcli.metrics import CONVENTIONS, Curve
-from oodcli.reporting.explorer.assets import as_script_data
+from oodcli.reporting.explorer.assets import as_script_data, assets_of
 from oodcli.reporting.explorer.build import Budget, payload_of
 from oodcli.reporting.explorer.classes import accepted_by_class, places_of
 from oodcli.reporting.explorer.curves import MethodScores, fpr95_scores, histogram, thresholds_of
 from oodcli.reporting.explorer.packing import packed_counts, packed_reals, unpacked
 from oodcli.reporting.explorer.payload import Payload
 from oodcli.reporting.explorer.typescript import TARGET, interfaces
-from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.reporting.results import RunSummary
+from oodcli.reporting.sources import ScoredRun, ScoreQuery, Sources
+from oodcli.store.scores import LABELS, PREDICTIONS, ScoredSet, Scoring
 
 PAGE = Path(oodcli.__file__).parent
 
@@ -171,6 +173,74 @@ def test_counts_at_every_threshold_are_those_of_the_scores(files):
         assert curve.classes.ood_accepted == (None, None)
 
 
+def scored(n_classes=3, n=200, methods=("msp",), sets=("svhn",), predicted=True):
+    """Scores of a network whose predictions on OOD images are known."""
+    draw = np.random.default_rng(5)
+    id_set = ScoredSet("cifar10", "id", n, "d")
+    entries = tuple(ScoredSet(name, "far", n, "d") for name in sets)
+    found = {
+        (m, e.name): draw.normal(e.group == "id", 1, n) for m in methods for e in (id_set, *entries)
+    }
+    names = (LABELS, PREDICTIONS) if predicted else ()
+    found |= {
+        (m, e.name): draw.integers(n_classes, size=n) for m in names for e in (id_set, *entries)
+    }
+    scoring = Scoring(None, "float32", id_set, 0.5, entries, {method: {} for method in methods})
+    summary = RunSummary("run", "", "cifar10", n, 0.5, None)
+    return ScoredRun(
+        summary,
+        scoring,
+        methods,
+        entries,
+        (),
+        lambda method, entry: found.get((method, entry.name)),
+    )
+
+
+def evaluation_of(run):
+    (network,) = payload_of([run], [], convention="neutral", digits=2).networks
+    return network.evaluations[0]
+
+
+def test_ood_images_are_counted_by_the_class_they_are_taken_for():
+    run = scored()
+    entry = run.sets[0]
+    taken, values = run.read(PREDICTIONS, entry), run.read("msp", entry)
+    (shown,) = evaluation_of(run).sets
+    (curve,) = evaluation_of(run).methods
+    assert sorted(shown.classes) == [0, 1, 2]
+    assert shown.taken == tuple(np.sum(taken == each) for each in shown.classes)
+    assert list(shown.taken) == sorted(shown.taken, reverse=True)
+    thresholds = unpacked(curve.thresholds)[unpacked(curve.classes.places)]
+    counts = unpacked(curve.classes.ood_accepted[0]).reshape(-1, 3)
+    assert counts.tolist() == [
+        [np.sum((taken == each) & (values >= t)) for each in shown.classes] for t in thresholds
+    ]
+
+
+def test_of_many_classes_the_most_frequent_of_a_set_are_counted():
+    run = scored(n_classes=100, n=300)
+    (shown,) = evaluation_of(run).sets
+    totals = np.bincount(run.read(PREDICTIONS, run.sets[0]), minlength=100)
+    assert list(shown.taken) == sorted(totals, reverse=True)[:25]
+    found = payload_of([run], [], convention="neutral", digits=2)
+    assert any("25 classes" in each for each in found.limits)
+
+
+def test_without_predictions_no_class_is_counted():
+    run = scored(predicted=False)
+    assert evaluation_of(run).id_classes is None
+    assert evaluation_of(run).n_correct is None
+    assert evaluation_of(run).methods[0].classes is None
+
+
+def test_a_page_of_ten_sets_and_47_methods_leaves_room_for_pictures():
+    sets, methods = [f"set{at}" for at in range(10)], [f"m{at}" for at in range(47)]
+    run = scored(10, 1500, methods, sets)
+    text = as_script_data(payload_of([run], [], convention="neutral", digits=2))
+    assert 1_000_000 < len(text) < 3_500_000
+
+
 def test_a_page_with_more_methods_has_fewer_thresholds(files):
     with Sources.open(None, ScoreQuery(files=(files[0],))) as sources:
         (run,) = sources.runs
@@ -190,6 +260,15 @@ def test_data_cannot_end_its_element(files):
     assert text.isascii()
     assert not set("<>&") & set(text)
     assert json.loads(text)["networks"][0]["classes"] == [hostile]
+
+
+def test_a_page_has_the_licences_of_what_it_contains(files):
+    scripts = assets_of(payload(files[0])).scripts
+    for script, owner in zip(scripts[:2], ("Mike Bostock", "Observable, Inc."), strict=True):
+        notice = script.partition("*/")[0]
+        assert owner in notice
+        assert "Permission to use, copy, modify" in notice
+    assert "</script" not in "".join(scripts).lower()
 
 
 def colours(scheme):

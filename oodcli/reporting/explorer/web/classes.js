@@ -148,15 +148,15 @@ function classTable(caption, headings, rows) {
   if (!rows.length) return [title, element("p", { class: "legend" }, "Not known.")];
   const table = element("table", { class: "compact", "aria-label": caption },
     element("thead", {}, element("tr", {}, ...headings.map((name, at) =>
-      element("th", { scope: "col", class: at ? "number" : "" }, name)), element("td"))));
+      element("th", { scope: "col", class: `${at ? "number" : ""}${at === 1 ? " extra" : ""}` }, name)), element("td", { class: "extra" }))));
   const body = table.createTBody();
   for (const row of rows) {
     body.insertRow().append(
       element("th", { scope: "row", title: row.name }, row.name),
-      element("td", { class: "number" }, counted(row.images)),
+      element("td", { class: "number extra" }, counted(row.images)),
       element("td", { class: "number" }, counted(row.counted)),
       element("td", { class: "number" }, `${percent(row.share)} %`),
-      element("td", { "aria-hidden": "true" }, meter(row.share)),
+      element("td", { class: "extra", "aria-hidden": "true" }, meter(row.share)),
     );
   }
   return [title, element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": caption }, table)];

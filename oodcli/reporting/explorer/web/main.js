@@ -2,20 +2,43 @@
 
 function start() {
   const root = byId("explorer");
-  const best = firstChoice();
-  state = consistent(best);
-  root.append(controls());
-  for (const panel of panels) {
-    if (panel.wanted && !panel.wanted()) continue;
+  state = consistent(firstChoice());
+  const wanted = panels.filter((panel) => !panel.wanted || panel.wanted());
+  root.append(navigation(wanted), controls());
+  root.hidden = false;
+  for (const panel of wanted) {
     const title = element("h2", { id: `${panel.id}-title` }, panel.title);
     const body = element("div", { class: "panel-body" });
     root.append(
       element("section", { id: panel.id, class: "panel", "aria-labelledby": title.id }, title, body),
     );
-    root.hidden = false;
     listeners.push(panel.build(body));
   }
   root.append(limits());
+  head("tables", "Tables", document.querySelector("main > section"));
+  head("pictures", "Pictures", document.querySelector("main > figure"));
+}
+
+/**
+ * Put a heading above the part of the page that is there without scripts.
+ * @param {string} id
+ * @param {string} title
+ * @param {Element | null} first
+ */
+function head(id, title, first) {
+  first?.before(element("h2", { id, class: "part" }, title));
+}
+
+/**
+ * @param {Panel[]} wanted
+ * @returns {HTMLElement} Links to the parts of the page.
+ */
+function navigation(wanted) {
+  const parts = wanted.map(({ id, title }) => [id, title]);
+  if (document.querySelector("main > section")) parts.push(["tables", "Tables"]);
+  if (document.querySelector("main > figure")) parts.push(["pictures", "Pictures"]);
+  const links = parts.map(([id = "", title = ""]) => element("a", { href: `#${id}` }, title));
+  return element("nav", { class: "parts", "aria-label": "Parts of this page" }, ...links);
 }
 
 /** @returns {State} The best method by mean AUROC, and the OOD set that it separates worst. */
@@ -48,13 +71,8 @@ function firstChoice() {
 function controls() {
   const made = element("div", { class: "controls bar-of-controls", role: "group", "aria-label": "What is shown" });
   if (payload.results.length > 1) {
-    made.append(chooser("Run", () => payload.results.map((each, at) => [String(at), each.name]),
+    made.append(chooser("Run", () => payload.results.map((each, at) => [String(at), nameOf(each)]),
       () => String(state.result), (value) => choose({ result: Number(value) })));
-  }
-  if (payload.results.some((result) => result.networks.length > 1)) {
-    made.append(chooser("Details of",
-      () => shownResult().networks.map((at) => [String(at), need(payload.networks[at]).name]),
-      () => String(state.network), (value) => choose({ network: Number(value) })));
   }
   made.append(
     chooser("Method", () => shownEvaluation().methods.map(({ method }) => [method, labelOf(method)]),
@@ -83,6 +101,14 @@ function controls() {
   listeners.push(show);
   made.append(meaning);
   return made;
+}
+
+/**
+ * @param {ResultTable} result
+ * @returns {string}
+ */
+function nameOf({ name, networks }) {
+  return networks.length > 1 ? `mean of ${name}` : name;
 }
 
 /**

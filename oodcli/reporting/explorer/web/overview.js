@@ -80,9 +80,9 @@ function aboutRun() {
   const { arch, evaluations } = shownNetwork();
   const { id_name: idName, n_id: images, n_correct: correct } = need(evaluations[0]);
   const accuracy = correct === null ? "" : `, accuracy ${percent(correct / images)} %`;
-  const several = networks.length > 1 ? `mean of ${networks.length} runs; ` : "";
   const what = `${arch ? `${arch}, ` : ""}ID ${idName} (${counted(images)} images${accuracy})`;
-  return `${name}: ${several}${what}`;
+  if (networks.length === 1) return `${name}: ${what}`;
+  return `mean of ${networks.length} runs: ${name}; all that follows the overview is of ${shownNetwork().name}: ${what}`;
 }
 
 /** @returns {HTMLElement[]} The best method of every average. */

@@ -19,7 +19,7 @@ definePanel({
         element("div", {}, legend, chart,
           element("label", { class: "slider", for: slider.id }, "Threshold: drag it, in the histogram or here, or use the arrow keys"),
           slider, presets),
-        element("div", {}, element("div", { class: "curves" }, roc, pr), readout)),
+        element("div", {}, readout, element("div", { class: "curves" }, roc, pr))),
       element("h3", {}, "All OOD sets at this threshold"),
       sets,
     );
@@ -31,7 +31,7 @@ definePanel({
       const curve = shownCurve();
       const index = indexOf(curve, state.threshold);
       const point = pointAt(shownEvaluation(), curve, shownSet(), index);
-      byId("threshold-title").textContent = `${labelOf(state.method)} on ${state.set}`;
+      byId("threshold-title").textContent = `${labelOf(state.method)} on ${state.set}${ofRun()}`;
       metrics.replaceChildren(...readouts(shownMetrics()));
       legend.replaceChildren(...seriesLegend());
       slider.max = String(curve.thresholds.length);
@@ -88,9 +88,15 @@ function draggable(chart) {
   };
 }
 
+/** @returns {string} The run that is shown, where the overview shows the mean of several. */
+function ofRun() {
+  return shownResult().networks.length > 1 ? `, run ${shownNetwork().name}` : "";
+}
+
 /** @returns {[string, string][]} The metrics of the chosen method on the chosen set, as in the table. */
 function shownMetrics() {
-  const result = shownResult();
+  const own = payload.results.find(({ networks }) => networks.length === 1 && networks[0] === state.network);
+  const result = need(own);
   const row = result.methods.indexOf(state.method);
   const column = result.columns.findIndex(
     (each) => each.dataset === state.set && each.spectrum === state.spectrum,
@@ -340,9 +346,9 @@ function squareFigure(points, index, width, labels) {
 function setsTable(curve, index) {
   const evaluation = shownEvaluation();
   const table = element("table", { class: "compact" });
-  const headings = ["OOD set", "Group", "OOD accepted", "OOD detected", ""];
+  const headings = ["OOD set", "Group", "Images", "Accepted", "OOD accepted", "OOD detected", ""];
   table.append(element("thead", {}, element("tr", {}, ...headings.map((name, at) =>
-    name ? element("th", { scope: "col", class: at > 1 ? "number" : "" }, name) : element("td")))));
+    name ? element("th", { scope: "col", class: columnClass(at) }, name) : element("td", { class: "extra" })))));
   const body = table.createTBody();
   evaluation.sets.forEach((each, at) => {
     if (!curve.ood[at] || !state.groups.includes(each.group)) return;
@@ -350,14 +356,21 @@ function setsTable(curve, index) {
     const line = body.insertRow();
     line.className = each.name === state.set ? "chosen" : "";
     line.append(
-      element("th", { scope: "row" }, each.name),
-      element("td", {}, each.group),
-      element("td", { class: "number" }, share(ood, nOod)),
-      element("td", { class: "number" }, `${percent((nOod - ood) / nOod)} %`),
-      element("td", { "aria-hidden": "true" }, meter((nOod - ood) / nOod)),
+      element("th", { scope: "row", title: each.name }, each.name),
+      element("td", { class: "extra" }, each.group),
+      element("td", { class: "number extra" }, counted(nOod)),
+      element("td", { class: "number extra" }, counted(ood)),
+      element("td", { class: "number" }, `${percent(ood / nOod)} %`),
+      element("td", { class: "number extra" }, `${percent((nOod - ood) / nOod)} %`),
+      element("td", { class: "extra", "aria-hidden": "true" }, meter((nOod - ood) / nOod)),
     );
   });
   return table;
+}
+
+/** @param {number} column Column of the table of sets; some are hidden on phones. */
+function columnClass(column) {
+  return `${column > 1 ? "number" : ""}${[1, 2, 3, 5].includes(column) ? " extra" : ""}`;
 }
 
 /**

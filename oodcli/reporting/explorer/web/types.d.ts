@@ -6,7 +6,7 @@ type Metric = "auroc" | "fpr95" | "aupr_in" | "aupr_out";
 interface State {
   /** Index in payload.results. */
   readonly result: number;
-  /** Index in payload.networks, one of those of the result. */
+  /** Index in payload.networks: the run of the result; of a mean, the first. */
   readonly network: number;
   readonly spectrum: "plain" | "full";
   readonly convention: string;
