@@ -188,6 +188,18 @@ def distinct(paths: Sequence[str], progress: Progress) -> tuple[str, ...]:
     return tuple(found.values())
 
 
+def named_columns(paths: Sequence[str]) -> dict[str, str]:
+    """Return the columns that are named behind paths, by the path without them.
+
+    Parameters
+    ----------
+    paths
+        As for :func:`items`.
+    """
+    divided = (without_columns(path) for path in paths if not os.path.exists(path))  # noqa: PTH110
+    return {without_credentials(path): str(columns) for path, columns in divided if columns}
+
+
 def at_least_one(wanted: Iterator[Item], paths: Sequence[str]) -> Iterator[Item]:
     """Return the same images after checking that there is at least one.
 

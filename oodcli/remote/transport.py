@@ -329,7 +329,10 @@ def _missing(scheme: str, project: str) -> InvalidInputError:
 
 
 async def _web_client(**options: Any) -> Any:  # noqa: ANN401 - of aiohttp
-    """Return a client that follows no redirect to another scheme."""
+    """Return a client that follows no redirect to another scheme, other than from http to https.
+
+    It sends no credentials to another host, port or scheme.
+    """
     aiohttp = package("aiohttp", "aiohttp", "https://")
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(_check_redirect)
@@ -339,7 +342,7 @@ async def _web_client(**options: Any) -> Any:  # noqa: ANN401 - of aiohttp
 async def _check_redirect(_session: Any, _context: Any, params: Any) -> None:  # noqa: ANN401
     target = str(params.response.headers.get("Location", ""))
     scheme = target.partition("://")[0].lower() if "://" in target else params.url.scheme
-    if scheme != params.url.scheme:
+    if scheme not in (params.url.scheme, "https"):
         address = redacted(str(params.url))
         reason = f"it redirects to {redacted(target)[:200]}, which has another scheme"
         raise RemoteError(address, Kind.OTHER, reason, "give that address")

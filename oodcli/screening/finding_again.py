@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from oodcli.data.decoding.files import is_image_name
@@ -19,7 +20,12 @@ _GONE = "it no longer exists; relative paths start at the folder in which ood pr
 _ENDS = re.compile(r"[\[:/]")
 
 
-def found_again(names: Sequence[str], store: Store, window: Window | None) -> Iterator[Item]:
+def found_again(
+    names: Sequence[str],
+    store: Store,
+    window: Window | None,
+    columns: Mapping[str, str] | None = None,
+) -> Iterator[Item]:
     """Yield the images with the given names, each name as often as it is given.
 
     Parameters
@@ -30,6 +36,9 @@ def found_again(names: Sequence[str], store: Store, window: Window | None) -> It
         Holds named data sets, and the indices of readers.
     window
         How medical images are read.
+    columns
+        The columns that were named of tables, by their paths as they were given: files, folders or
+        patterns.
 
     Yields
     ------
@@ -44,7 +53,8 @@ def found_again(names: Sequence[str], store: Store, window: Window | None) -> It
         counts[name] = counts.get(name, 0) + 1
     for place, counts in inside.items():
         if place:
-            yield from _in_file(place, counts, store, window)
+            wanted = _with_columns(place, columns or {})
+            yield from _in_file(place, wanted, counts, store, window)
         else:
             yield from (Item(n, n, "", error=_GONE) for n in counts for _ in range(counts[n]))
 
@@ -63,16 +73,24 @@ def _container(name: str, store: Store) -> str | None:
     return None
 
 
+def _with_columns(place: str, columns: Mapping[str, str]) -> str:
+    """Return a file with the columns that were named of it, or of the folder or pattern."""
+    for path, named in columns.items():
+        if place == path or place.startswith(f"{path.rstrip('/')}/") or fnmatchcase(place, path):
+            return f"{place}:{named}"
+    return place
+
+
 def _in_file(
-    place: str, counts: dict[str, int], store: Store, window: Window | None
+    place: str, wanted: str, counts: dict[str, int], store: Store, window: Window | None
 ) -> Iterator[Item]:
-    """Yield the images of one file that have the given names."""
+    """Yield the images of one file, opened with its columns, that have the given names."""
     left = dict(counts)
     reason = f"{place} has no such image any more"
     try:
         alone = place in left and is_image_name(place)
         found = (
-            iter([Item(place, place, "")]) if alone else items([place], store=store, window=window)
+            iter([Item(place, place, "")]) if alone else items([wanted], store=store, window=window)
         )
         for item in found:
             for _ in range(left.pop(item.name, 0)):

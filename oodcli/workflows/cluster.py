@@ -222,7 +222,15 @@ def cluster(store: Store, request: ClusterRequest, *, progress: Progress = SILEN
     features = _stored_features(part, rows, total)
     with contextlib.ExitStack() as held:
         run = _open_run(store, request, part, held, progress, needed=features is None)
-        looks = held.enter_context(_Looks.at(store, run, request.compute, len(verdicts)))
+        looks = held.enter_context(
+            _Looks.at(
+                store,
+                run,
+                len(verdicts),
+                compute=request.compute,
+                columns=part.settings.get("columns", {}),
+            )
+        )
         looks.take([each.path for each in verdicts], extract=features is None, progress=progress)
         found = looks.features() if features is None else unit_rows(features)
         known = ~np.isnan(found).any(axis=1)
@@ -331,18 +339,28 @@ class _Looks:
         Holds named data sets.
     run
         The run; None if only small pictures are needed.
-    compute
-        Device and batch size.
     n
         Number of images.
     scratch
         File for the small pictures.
+    compute
+        Device and batch size.
+    columns
+        The columns that were named of tables, by their paths.
     """
 
     def __init__(
-        self, store: Store, run: OpenRun | None, compute: Compute, n: int, scratch: Path
+        self,
+        store: Store,
+        run: OpenRun | None,
+        n: int,
+        scratch: Path,
+        *,
+        compute: Compute,
+        columns: Mapping[str, str],
     ) -> None:
         self._store, self._run, self._compute = store, run, compute
+        self._columns = columns
         pre = None if run is None else run.record.preprocess
         size = (_SIDE, _SIDE) if pre is None else pre.size
         self._resizing = Resizing(size, "shorter-crop" if pre is None else pre.resize)
@@ -357,10 +375,19 @@ class _Looks:
 
     @classmethod
     @contextlib.contextmanager
-    def at(cls, store: Store, run: OpenRun | None, compute: Compute, n: int) -> "Iterator[_Looks]":
+    def at(
+        cls,
+        store: Store,
+        run: OpenRun | None,
+        n: int,
+        *,
+        compute: Compute,
+        columns: Mapping[str, str],
+    ) -> "Iterator[_Looks]":
         """Keep what is seen while the context lasts."""
         with tempfile.TemporaryDirectory() as folder:
-            yield cls(store, run, compute, n, Path(folder) / "pictures")
+            scratch = Path(folder) / "pictures"
+            yield cls(store, run, n, scratch, compute=compute, columns=columns)
 
     def features(self) -> NDArray[np.float32]:
         """Return the unit features, ``(n, d)``; NaN for images that cannot be read."""
@@ -380,7 +407,7 @@ class _Looks:
             open_pools() as pools,
             progress.task("reading OOD images", total=len(names), unit="images") as task,
         ):
-            wanted = found_again(names, self._store, self._window)
+            wanted = found_again(names, self._store, self._window, self._columns)
             for item, image in decoded(wanted, self._resizing, pools.threads(), self._window):
                 row = places[item.name].pop()
                 task.advance(1)

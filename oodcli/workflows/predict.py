@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from oodcli.data.incoming import STDIN, Item, at_least_one, distinct, items
+from oodcli.data.incoming import STDIN, Item, at_least_one, distinct, items, named_columns
 from oodcli.data.sharding import Shard
 from oodcli.errors import InvalidInputError
 from oodcli.files import expanded
@@ -413,10 +413,12 @@ def _settings(detector: BaseDetector, request: PredictRequest) -> dict[str, Any]
     copies, threshold = request.outputs.copy_ood, detector.threshold
     preprocess = detector.about.preprocess
     record = threshold.to_json()
+    columns = named_columns(request.paths)
     chosen = threshold.false_alarms is None and threshold.fdr is None and not threshold.given
     return {
         **detector.origin(),
         **({"window": preprocess.window} if preprocess.window else {}),
+        **({"columns": columns} if columns else {}),
         **({"jpeg_draft": True} if preprocess.draft else {}),
         **(request.shard.settings() if request.shard else {}),
         "engine": detector.engine,

@@ -131,6 +131,37 @@ def test_without_stored_features_the_network_gives_the_same_clusters(
     assert "none of 26 OOD images of" in " ".join(err.split())
 
 
+@pytest.mark.parametrize("given", ["rows.parquet", "shards"])
+def test_images_in_named_columns_of_tables_are_found_again(
+    ood: Ood, tiny: Path, tmp_path: Path, given: str
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table
+    files = sorted((tiny / "test").rglob("*.png"))
+    # Without names of columns, the thumbnails would be the images.
+    columns = {"image": [files[0].read_bytes()] * 24, "shot": [file.read_bytes() for file in files]}
+    place, verdicts = tmp_path / given, tmp_path / "verdicts.csv"
+    if place.suffix:
+        parquet.write_table(table(columns), place)
+    else:
+        place.mkdir()
+        for start in (0, 12):
+            some = {name: each[start : start + 12] for name, each in columns.items()}
+            parquet.write_table(table(some), place / f"train-{start:05d}.parquet")
+    argv = ("predict", place, "--columns", "path=shot", *ALL_OOD, "--output", verdicts)
+    assert ood(*argv)[0] == 0
+    settings = read_json(Path(f"{verdicts}.ood.json"))
+    assert settings["columns"] == {str(place): "path=shot"}
+    code, out, err = ood("cluster", verdicts, "--format", "json", "--clusters", 2)
+    assert code == 0, err
+    images = found(out)["images"]
+    assert len(images) == 24
+    assert [image["missing"] for image in images] == [None] * 24
+    sizes = [each["size"] for each in found(out)["clusters"]]
+    assert sizes == [12, 12]
+    assert not any(image["duplicate_of"] for image in images)
+
+
 def test_stored_features_need_neither_images_nor_run(
     ood: Ood, verdicts: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ storage, and no filters but those that come with HDF5.
 """
 
 import contextlib
+import errno
 import importlib
 import math
 from collections.abc import Collection, Iterator
@@ -42,6 +43,17 @@ _DEEPEST = 8
 # Of encoded images.
 _ROWS_AT_A_TIME = 16
 _CURE = "write the file again"
+_AS_IT_IS = "to read it as it is: HDF5_USE_FILE_LOCKING=FALSE ood …"
+_LOCKED = f"is open for writing in another program; close it there, or, {_AS_IT_IS}"
+# What HDF5 says if another program has a file open, or did not close it.
+_WRITTEN = {
+    f"unable to lock file, errno = {errno.EAGAIN},": _LOCKED,
+    "unable to lock file": f"cannot be locked, which its file system may not support; {_AS_IT_IS}",
+    "already open for": "is open for writing in another program, or was not closed by one; close "
+    "it there, or, if none has it open, write it again or clear its mark: h5clear -s {file}",
+    "truncated file": "is cut short; if another program is still writing it, close it there, else "
+    "write the file again",
+}
 
 
 def hdf5_package() -> Any:  # noqa: ANN401 - a package that need not be there
@@ -94,9 +106,25 @@ def _opened(path: Path, name: str = "") -> Iterator[Any]:
     with (
         reading(where, wrong=wrong, cure=_CURE, error=InvalidInputError),
         _source_of(path) as source,
-        hdf5_package().File(source, "r", locking=False) as file,
+        _unless_written(path),
+        hdf5_package().File(source, "r", locking="best-effort") as file,
     ):
         yield _plain(file, name) if name else file
+
+
+@contextlib.contextmanager
+def _unless_written(path: Path) -> Iterator[None]:
+    """Convert errors of HDF5 about another program that has the file open.
+
+    HDF5 gives no codes, but its messages have been the same since 1.10.
+    """
+    try:
+        yield
+    except OSError as error:
+        for message, reason in _WRITTEN.items():
+            if message in str(error):
+                raise InvalidInputError(f"{path} {reason.format(file=path)}") from None
+        raise
 
 
 def _source_of(path: Path) -> contextlib.AbstractContextManager[Any]:

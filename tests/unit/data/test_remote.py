@@ -465,9 +465,9 @@ def test_what_is_wrong_with_a_server_is_one_line(
     use_cache(None)
     assert line(server, "photos", store).endswith("a folder on a web server cannot be listed")
     assert line(server, "s-*.tar", store).startswith("cannot list ROOT: a web server has no list")
-    server.redirects_to = "https://127.0.0.1:1/photos.zip?sig=s3cret"
+    server.redirects_to = "ftp://127.0.0.1:1/photos.zip?sig=s3cret"
     assert line(server, "photos.zip", store) == (
-        "cannot read ROOT/photos.zip: it redirects to https://127.0.0.1:1/photos.zip, which has "
+        "cannot read ROOT/photos.zip: it redirects to ftp://127.0.0.1:1/photos.zip, which has "
         "another scheme; give that address"
     )
     server.redirects_to = ""

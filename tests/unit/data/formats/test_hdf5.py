@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -149,6 +151,56 @@ def test_blocks_that_are_too_large_are_refused_before_one_is_read(tmp_path, monk
     with h5py.File(path, "w") as file:
         file.create_dataset("images", data=PIXELS, chunks=(50, 6, 5, 3))
     with pytest.raises(InvalidInputError, match=r"blocks of 50 images.*chunks=\(1, 6, 5, 3\)"):
+        opened(path, "ood")
+
+
+WRITER = """
+import h5py, sys
+file = h5py.File(sys.argv[1], "w", libver=sys.argv[2])
+file.create_dataset("images", data=[[[[1, 2, 3]] * 2] * 2] * 4, dtype="uint8")
+file.flush()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "locks", "expected"),
+    [
+        ("earliest", True, "in another program; close it there, or, to read it as it is: HDF5_USE"),
+        ("earliest", False, None),
+        ("latest", False, "if none has it open, write it again or clear its mark: h5clear -s {}"),
+    ],
+)
+def test_a_file_that_another_program_writes_is_named(
+    tmp_path, monkeypatch, version, locks, expected
+):
+    path = tmp_path / "a.h5"
+    if not locks:
+        monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+    line = [sys.executable, "-c", WRITER, str(path), version]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline()
+        if expected is None:
+            assert len(opened(path, "ood").ood_part) == 4
+        else:
+            with pytest.raises(InvalidInputError) as caught:
+                opened(path, "ood")
+            assert f"{path} is open for writing in another program" in str(caught.value)
+            assert expected.format(path) in str(caught.value)
+        writer.communicate()
+    assert len(opened(path, "ood").ood_part) == 4
+
+
+def test_a_file_system_without_locks_is_named(write, monkeypatch):
+    path = write(images=PIXELS)
+
+    def locked(*_args, **_options):
+        raise OSError("unable to lock file, errno = 37, error message = 'No locks available'")
+
+    monkeypatch.setattr(h5py, "File", locked)
+    with pytest.raises(InvalidInputError, match="may not support; to read it as it is: HDF5_USE"):
         opened(path, "ood")
 
 
