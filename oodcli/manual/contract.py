@@ -273,6 +273,8 @@ OBJECTS = (
         "command": (str | None, "The command that resumes the file."),
         "window": (str, "Which values of medical images are black and white; absent without a "
                    "window."),
+        "columns": (dict[str, str], "Columns (`path=NAME,…`) by the path of the table that they "
+                    "were named of; absent without any"),
         "jpeg_draft": (bool, "Present and true if the run decodes JPEG files at a reduced size."),
         "shard": (int, "Number of the shard, from 1; only in a file of ``--shard``."),
         "shards": (int, "Number of shards; only in a file of ``--shard``."),
