@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SLOW = ("torch", "torchvision", "sklearn", "scipy")
+SLOW = ("torch", "torchvision", "sklearn", "scipy", "urllib.request", "ssl", "asyncio")
 
 
 def commands() -> list[str]:

@@ -7,24 +7,25 @@ removed.
 
 import contextlib
 import hashlib
-import http.client
 import os
 import queue
 import shutil
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oodcli.data.known import Download
 from oodcli.data.registry import DATASETS
 from oodcli.errors import DownloadError, InvalidInputError, MissingArtifactError, UnknownNameError
-from oodcli.http_client import SlowServerError, open_url
 from oodcli.progress import SILENT, Progress, Task
 from oodcli.store.store import Store, free_bytes
+
+if TYPE_CHECKING:  # only what downloads imports them
+    import http.client
 
 JOBS = 4
 ATTEMPTS = 4
@@ -409,7 +410,7 @@ class _Job:
             # There is nothing beyond: the file is whole already, or longer than the server's.
             return True
         with response:
-            resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+            resumed = response.status == HTTPStatus.PARTIAL_CONTENT
             done = start if resumed else 0
             if resumed and not _continues(response, start):
                 part.unlink(missing_ok=True)
@@ -449,8 +450,14 @@ class _Job:
             )
         return resumed
 
-    def _ask(self, url: str, start: int) -> http.client.HTTPResponse | None:
+    def _ask(self, url: str, start: int) -> "http.client.HTTPResponse | None":
         """Open an address; None if it has nothing beyond the first ``start`` bytes."""
+        import http.client
+        import urllib.error
+        import urllib.request
+
+        from oodcli.http_client import open_url
+
         headers = {"User-Agent": "ood", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
@@ -459,7 +466,7 @@ class _Job:
             return open_url(request, timeout_s=self.timeout_s)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
+            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
                 return None
             if error.code in _REDIRECTS:
                 raise _FetchError(
@@ -472,8 +479,10 @@ class _Job:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _FetchError(self._reason(error), may_pass=isinstance(error, OSError)) from None
 
-    def _chunk(self, response: http.client.HTTPResponse) -> bytes:
+    def _chunk(self, response: "http.client.HTTPResponse") -> bytes:
         """Return what has come, without waiting for more."""
+        import http.client
+
         try:
             return response.read1(_CHUNK_BYTES)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -481,6 +490,8 @@ class _Job:
 
     def _reason(self, error: Exception) -> str:
         """Say in one line why a connection failed."""
+        from oodcli.http_client import SlowServerError
+
         cause = getattr(error, "reason", error)
         if isinstance(cause, TimeoutError) and not isinstance(cause, SlowServerError):
             return f"the server sent nothing for {self.timeout_s:g} seconds"
@@ -513,7 +524,7 @@ def _is_too_much(received: int, source: Download) -> bool:
     return bool(source.size_bytes) and received > 2 * source.size_bytes + _SLACK_BYTES
 
 
-def _continues(response: http.client.HTTPResponse, start: int) -> bool:
+def _continues(response: "http.client.HTTPResponse", start: int) -> bool:
     """Tell whether a partial answer begins with the byte that was asked for."""
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
@@ -528,7 +539,7 @@ def _check_room(part: Path, source: Download, *, done: int, total: int | None) -
         )
 
 
-def _check_kind(response: http.client.HTTPResponse, first: bytes, *, resumed: bool) -> None:
+def _check_kind(response: "http.client.HTTPResponse", first: bytes, *, resumed: bool) -> None:
     """Refuse a web page, such as an error or a log-in, that comes in place of the file."""
     says_page = response.headers.get_content_type() in ("text/html", "application/xhtml+xml")
     is_page = first.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))

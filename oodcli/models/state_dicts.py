@@ -1,6 +1,7 @@
 """Finds the state dict in the content of a weight file, at any depth."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from oodcli.errors import InvalidInputError
 from oodcli.models.weight_files import SAVE, Inert, read_content
+from oodcli.store.runs import STATE
 from oodcli.text import printable
 
 # Limits for a state dict that repeats references to the same values: its size relative to the file,
@@ -94,6 +96,7 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
         the key.
     """
     content = read_content(path)
+    _check_finished(path, content)
     found = _large({name: value for name, value in _nested(path, content) if _is_state(value)})
     if not found:
         raise InvalidInputError(
@@ -104,6 +107,24 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
     others = [other for other in found if other != name]
     remarks = [*_place(name, others, chosen=key is not None), *passed]
     return Checkpoint(state, *_stored_accuracy(content), tuple(remarks))
+
+
+def _check_finished(path: Path, content: object) -> None:
+    """Refuse the state of a run of this package in training, which has more than weights.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is one.
+    """
+    names = _mapping(content) or {}
+    if {"module", "momentum"} <= {str(name).partition(".")[0] for name in names}:
+        run = path.resolve().parent
+        name = shlex.quote(run.name) if (run / STATE).is_file() else "RUN"
+        raise InvalidInputError(
+            f"{path} is the state of a run in training, not a network; resume the run instead: "
+            f"ood train --resume --run {name}"
+        )
 
 
 def _nested(path: Path, content: object) -> Iterator[tuple[str, Mapping[object, object]]]:

@@ -1,6 +1,5 @@
 """What goes wrong with remote files, and how it is said in one line without credentials."""
 
-import asyncio
 import errno
 from enum import Enum
 
@@ -122,7 +121,7 @@ def of_exception(address: str, error: BaseException) -> RemoteError:
         kind = Kind.MISSING
     if kind is None and isinstance(error, PermissionError):
         kind = Kind.REFUSED
-    if kind is None and isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):
+    if kind is None and isinstance(error, (TimeoutError, ConnectionError)):
         kind = Kind.UNREACHABLE if isinstance(error, TimeoutError) else Kind.BROKEN
     kind = kind or Kind.OTHER
     said = redacted(str(error))[:200]

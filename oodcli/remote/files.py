@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PosixPath
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from oodcli.errors import InvalidInputError
 from oodcli.remote.addresses import (
@@ -32,7 +32,10 @@ from oodcli.remote.addresses import (
 )
 from oodcli.remote.cache import BLOCK, Cache
 from oodcli.remote.errors import Kind, RemoteError
-from oodcli.remote.transport import State, Transport
+from oodcli.remote.state import State
+
+if TYPE_CHECKING:
+    from oodcli.remote.transport import Transport
 
 KNOWN_S = 30.0
 """How long what a server said of a file counts before it is asked again."""
@@ -58,8 +61,10 @@ class _Door:
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @cached_property
-    def transport(self) -> Transport:
-        """The connections."""
+    def transport(self) -> "Transport":
+        """The connections, opened with the first request."""
+        from oodcli.remote.transport import Transport
+
         return Transport()
 
 

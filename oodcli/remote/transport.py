@@ -1,7 +1,8 @@
 """Requests to servers through fsspec, with bounded tries and times.
 
 Everything runs in the event loop of fsspec, so that many ranges are under way at once without
-threads. A process that was forked has no loop and gets its own. Only this module imports fsspec.
+threads. A process that was forked has no loop and gets its own. Only this module imports fsspec. It
+is imported with the first request, for most commands make none.
 
 References
 ----------
@@ -16,13 +17,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from oodcli.errors import InvalidInputError
 from oodcli.http_client import MIN_BYTES_PER_S, SLOW_TIMEOUTS
 from oodcli.remote.addresses import PACKAGES, WEB, complete, redacted
 from oodcli.remote.errors import Kind, RemoteError, of_exception, of_status
+from oodcli.remote.state import State
 from oodcli.version import __version__
 
 TIMEOUT_S = 30.0
@@ -41,30 +42,6 @@ _VERSIONS = ("ETag", "etag", "VersionId", "generation", "md5Hash", "Content-MD5"
 _LOGGERS = ("fsspec", "s3fs", "gcsfs", "huggingface_hub", "aiobotocore", "google", "asyncio")
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a server says of a file.
-
-    Parameters
-    ----------
-    size
-        Number of bytes; -1 for what is like a folder.
-    version
-        What changes with the file: its ETag, time or the like; empty if the server names nothing.
-    content
-        All bytes, where the server sends no ranges.
-    """
-
-    size: int
-    version: str
-    content: bytes | None = None
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is like a folder."""
-        return self.size < 0
 
 
 class Transport:

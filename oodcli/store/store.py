@@ -195,7 +195,7 @@ def check_output_file(path: Path) -> None:
         _check_writable(path, target.parent)
 
 
-def check_output_folder(path: Path, *, option: str) -> None:
+def check_output_folder(path: Path, *, option: str, parents: bool = False) -> None:
     """Check, before long work, that an output folder of the user can be created and written.
 
     Parameters
@@ -204,18 +204,23 @@ def check_output_folder(path: Path, *, option: str) -> None:
         The folder; it need not exist.
     option
         The option that gives the folder, for the message.
+    parents
+        Whether the folder that it lies in need not exist either.
 
     Raises
     ------
     InvalidInputError
-        If the path, or its nearest existing parent, is a file or is not writable.
+        If the path, or its nearest existing parent, is a file or is not writable; or the folder
+        that it lies in does not exist.
     """
-    place = expanded(path).resolve()
+    target = place = expanded(path).resolve()
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        what = path if place == expanded(path).resolve() else place
+        what = path if place == target else place
         raise InvalidInputError(f"{what} is not a folder; name one: {option} DIR")
+    if not parents and place not in (target, target.parent):
+        raise InvalidInputError(f"there is no folder {target.parent}; create it first")
     _check_writable(path, place)
 
 

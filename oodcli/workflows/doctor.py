@@ -590,7 +590,7 @@ def _writable(root: Path) -> bool:
     from oodcli.store.store import check_output_folder
 
     try:
-        check_output_folder(root, option="--store")
+        check_output_folder(root, option="--store", parents=True)
     except InvalidInputError:
         return False
     return True

@@ -303,10 +303,6 @@ def _check_output(folder: Path, *, overwrite: bool) -> None:
         If the path is a file, its parent does not exist, or the folder has files of these names
         that ood has not exported.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"{folder} is a file; name a folder: --output DIR")
-    if not folder.parent.is_dir():
-        raise InvalidInputError(f"there is no folder {folder.parent}; create it first")
     check_output_folder(folder, option="--output")
     existing = [name for name in (MODEL, DESCRIPTION) if (folder / name).exists()]
     if existing and not overwrite and not _is_export(folder):

@@ -551,6 +551,9 @@ def test_outputs_are_checked_before_anything_else(ood: Ood, tmp_path: Path) -> N
         else:
             wrong, said = tmp_path, f"{tmp_path} is a folder; name a file in it"
         assert said in says(ood, *argv, option, wrong), (argv, option)
+        absent = f"there is no folder {tmp_path / 'no'}"
+        assert absent in says(ood, *argv, option, tmp_path / "no" / "new"), (argv, option)
+    assert not (tmp_path / "no").exists()
 
 
 def test_help_shows_what_the_option_of_a_command_shows(ood: Ood) -> None:

@@ -102,7 +102,9 @@ def report_tables(reports: Sequence[Report], layout: TableLayout) -> list[Table]
     content = _Content(reports, rows, by_convention, metrics, fixed, layout, paper)
     table = _wide(content) if wide else _long(content)
     if short:
-        table = replace(table, notes=(*table.notes, "averages only; all sets: --per both"))
+        table = replace(
+            table, notes=(*table.notes, "averages only; all sets: ood report --per both")
+        )
     return [table]
 
 

@@ -51,6 +51,21 @@ def same(found, state) -> bool:
     return found.keys() == state.keys() and all(torch.equal(found[k], state[k]) for k in state)
 
 
+def test_the_state_of_a_run_in_training_is_no_network(tmp_path):
+    weights = small().state_dict()
+    state = {f"module.{name}": each for name, each in weights.items()}
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    path = folder / "state-0003.safetensors"
+    safetensors.torch.save_file(state, path)  # as of a data-parallel network
+    assert same(read_checkpoint(path).state, weights)
+    safetensors.torch.save_file(state | {"momentum.module.conv.weight": torch.zeros(4)}, path)
+    resumed = f"{path} is the state of a run in training, not a network; resume the run instead: "
+    assert refusal(path) == f"{resumed}ood train --resume --run RUN"
+    (folder / "state.json").write_text("{}")
+    assert refusal(path) == f"{resumed}ood train --resume --run 'my run'"
+
+
 @pytest.mark.parametrize(
     "name",
     ["checkpoint.pth.tar", "pytorch_model.bin", "weights", "a.pkl", "a.safetensors", "a.zip"],

@@ -181,7 +181,7 @@ def test_images_other_than_those_scored_are_not_shown(store: Store) -> None:
 
 def test_pictures_are_written_in_every_format(store: Store, tmp_path: Path) -> None:
     drawn = pictures_of(store, methods=["msp"])[:2]
-    paths = write_plots(drawn, tmp_path / "new" / "plots", ("png", "svg", "pdf"))
+    paths = write_plots(drawn, tmp_path / "plots", ("png", "svg", "pdf"))
     assert [path.name for path in paths] == [
         "histogram-msp.png", "histogram-msp.svg", "histogram-msp.pdf", "roc.png", "roc.svg",
         "roc.pdf",
