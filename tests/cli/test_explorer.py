@@ -158,6 +158,8 @@ def test_a_cell_is_chosen_by_a_click_and_by_keys(page, chromium):
         seen.keyboard.press("Space")
         assert seen.locator("#threshold-title").inner_text() == "msp on cifar100"
         assert seen.locator("[role=grid] [tabindex='0']").count() == 1
+        said = seen.locator("#explorer [aria-live]").inner_text()
+        assert said.startswith("msp on cifar100: AUROC ")
         chosen = seen.locator("[aria-selected=true]")
         assert chosen.inner_text() == written(rows(page)["msp", "cifar100", "near"]["auroc"])
 
@@ -253,8 +255,12 @@ def test_a_phone_shows_it_without_horizontal_scrolling(scheme, page, chromium):
 
 
 def test_it_is_printed_without_controls(page, chromium):
-    with opened(chromium, page) as seen:
+    with opened(chromium, page, color_scheme="dark") as seen:
         seen.emulate_media(media="print")
+        # Paper is white, whatever the colours of the screen.
+        for each in ("body", "#overview th", "#histogram svg"):
+            ink = seen.locator(each).first.evaluate("(each) => getComputedStyle(each).color")
+            assert max(map(int, re.findall(r"\d+", ink))) < 60
         assert seen.locator("#overview tbody tr").first.is_visible()
         assert seen.locator("#histogram svg").is_visible()
         assert not seen.get_by_label("Metric", exact=True).is_visible()

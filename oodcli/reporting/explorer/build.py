@@ -35,7 +35,7 @@ from oodcli.reporting.explorer.payload import (
     ShownConvention,
 )
 from oodcli.reporting.sources import ScoredRun
-from oodcli.store.scores import LABELS, PREDICTIONS
+from oodcli.store.scores import LABELS, PREDICTIONS, Scores
 from oodcli.text import printable
 
 _MOST_THRESHOLDS, _LEAST_THRESHOLDS = 1000, 200
@@ -163,18 +163,24 @@ def _classes(run: ScoredRun, *, full: bool) -> Classes:
     nothing = tuple(None for _ in run.sets)
     if full or not names:
         return Classes(len(names), None, None, nothing, nothing)
-    of_id = run.read(LABELS, run.scoring.id_set)
+    of_id = _indices(run.read(LABELS, run.scoring.id_set), len(names))
     if of_id is None:
-        of_id = run.read(PREDICTIONS, run.scoring.id_set)
-    of_ood = [run.read(PREDICTIONS, entry) for entry in run.sets]
-    numbers = tuple(None if each is None else np.asarray(each, np.int64) for each in of_ood)
+        of_id = _indices(run.read(PREDICTIONS, run.scoring.id_set), len(names))
+    of_ood = tuple(_indices(run.read(PREDICTIONS, entry), len(names)) for entry in run.sets)
     return Classes(
         len(names),
         run.correct(),
-        None if of_id is None else np.asarray(of_id, np.int64),
-        numbers,
-        tuple(None if each is None else _most_frequent(each, len(names)) for each in numbers),
+        of_id,
+        of_ood,
+        tuple(None if each is None else _most_frequent(each, len(names)) for each in of_ood),
     )
+
+
+def _indices(classes: Scores | None, n: int) -> NDArray[np.int64] | None:
+    """Return classes as indices of ``n`` names; None if one has no name, as -1 for unknown."""
+    if classes is None or (len(classes) and not (classes.min() >= 0 and classes.max() < n)):
+        return None
+    return np.asarray(classes, np.int64)
 
 
 def _most_frequent(classes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -204,7 +210,7 @@ def _evaluation(run: ScoredRun, budget: Budget, *, full: bool) -> Evaluation:
     curves = [each for each in each_in_threads(of, run.methods) if each is not None]
     scoring = run.scoring
     n_id = scoring.id_set.n + (sum(entry.n for entry in run.shifted) if full else 0)
-    labelled = run.read(LABELS, scoring.id_set) is not None
+    labelled = _indices(run.read(LABELS, scoring.id_set), classes.n) is not None
     return Evaluation(
         spectrum="full" if full else "plain",
         id_name=printable(curves[0][0] if curves else scoring.id_set.name),

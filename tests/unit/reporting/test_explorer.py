@@ -234,6 +234,22 @@ def test_without_predictions_no_class_is_counted():
     assert evaluation_of(run).methods[0].classes is None
 
 
+@pytest.mark.parametrize("unknown", [LABELS, PREDICTIONS])
+def test_images_of_unknown_class_are_not_counted_by_class(unknown):
+    run = scored()
+
+    def read(method, entry):
+        found = run.read(method, entry)
+        return np.where(np.arange(len(found)) == 3, -1, found) if method == unknown else found
+
+    evaluation = evaluation_of(replace(run, read=read))
+    assert evaluation.id_by == ("prediction" if unknown == LABELS else "label")
+    known = PREDICTIONS if unknown == LABELS else LABELS
+    counts = np.bincount(run.read(known, run.scoring.id_set), minlength=3)
+    assert evaluation.id_classes == tuple(counts)
+    assert (evaluation.sets[0].classes is None) is (unknown == PREDICTIONS)
+
+
 def test_a_page_of_ten_sets_and_47_methods_leaves_room_for_pictures():
     sets, methods = [f"set{at}" for at in range(10)], [f"m{at}" for at in range(47)]
     run = scored(10, 1500, methods, sets)

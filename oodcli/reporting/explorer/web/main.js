@@ -99,8 +99,19 @@ function controls() {
   };
   show();
   listeners.push(show);
-  made.append(meaning);
+  made.append(meaning, announcement());
   return made;
+}
+
+/** @returns {HTMLElement} What a screen reader says after a choice. */
+function announcement() {
+  const said = element("p", { class: "unseen", "aria-live": "polite" });
+  listeners.push((changed) => {
+    if (changed.size === 1 && changed.has("threshold")) return;
+    const metrics = shownMetrics().map(([name, value]) => `${name} ${value}`).join(", ");
+    said.textContent = `${labelOf(state.method)} on ${state.set}: ${metrics}`;
+  });
+  return said;
 }
 
 /**
