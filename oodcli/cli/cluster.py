@@ -11,9 +11,10 @@ from oodcli.cli.options import (
     AmpOption,
     BatchOption,
     DeviceOption,
+    OverwriteFilesOption,
     RunOption,
     StoreOption,
-    writable_folder,
+    output_folder,
 )
 
 _AUTO = "auto"
@@ -38,16 +39,11 @@ def cluster(
     run: RunOption = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            callback=writable_folder,
-            help="Write a contact sheet per cluster, and clusters.csv, into a new or empty folder.",
+        output_folder(
+            "Write a contact sheet per cluster, and clusters.csv, into a new or empty folder."
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of the same names in the folder.")
-    ] = False,
+    overwrite: OverwriteFilesOption = False,
     clusters: Annotated[
         str,
         typer.Option(

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from oodcli.cli import completion
 from oodcli.cli.console import write_result
 from oodcli.cli.options import (
     AmpOption,
@@ -15,6 +14,7 @@ from oodcli.cli.options import (
     FdrOption,
     Format,
     FormatOption,
+    MethodOption,
     OutputOption,
     PerClassOption,
     RunOption,
@@ -51,16 +51,7 @@ def pack(
         ),
     ],
     run: RunOption = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            autocompletion=completion.methods,
-            metavar="NAME[:KEY=VALUE,…]",
-            help="The method, or auto [default: the one that ood recommend chose, else msp].",
-            show_default=False,
-        ),
-    ] = None,
+    method: MethodOption = None,
     tpr: TprOption = None,
     threshold: ThresholdOption = None,
     false_alarms: FalseAlarmsOption = None,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from oodcli.cli import completion
 from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
     AmpOption,
@@ -14,13 +13,15 @@ from oodcli.cli.options import (
     ColumnsOption,
     DeviceOption,
     JpegDraftOfRunOption,
+    MethodOption,
+    OverwriteFilesOption,
     RunOption,
     SkipOption,
     StoreOption,
     ThresholdOption,
     TprOption,
     WindowOption,
-    writable_folder,
+    output_folder,
 )
 
 
@@ -49,17 +50,7 @@ def explain(
         ),
     ],
     run: RunOption = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            autocompletion=completion.methods,
-            metavar="NAME[:KEY=VALUE,…]",
-            help="The method of the verdict, as for ood predict [default: the one that ood "
-            "recommend chose, else msp].",
-            show_default=False,
-        ),
-    ] = None,
+    method: MethodOption = None,
     tpr: TprOption = None,
     threshold: ThresholdOption = None,
     neighbours: Annotated[
@@ -77,19 +68,12 @@ def explain(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            callback=writable_folder,
-            help="Write one picture per image, and index.html, into a new or empty folder.",
-        ),
+        output_folder("Write one picture per image, and index.html, into a new or empty folder."),
     ] = None,
     picture: Annotated[
         PictureFormat, typer.Option("--picture", help="A PNG file or an HTML page per image.")
     ] = PictureFormat.PNG,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of the same names in the folder.")
-    ] = False,
+    overwrite: OverwriteFilesOption = False,
     format_: Annotated[
         ExplainFormat, typer.Option("--format", help="Format of the explanations on stdout.")
     ] = ExplainFormat.TABLE,

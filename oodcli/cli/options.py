@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from oodcli.cli import completion
 from oodcli.errors import InvalidInputError
@@ -105,6 +106,20 @@ RunOption = Annotated[
         help="Name of the run [default: OOD_RUN, else ood runs use, else the run created last].",
     ),
 ]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        autocompletion=completion.methods,
+        metavar="NAME[:KEY=VALUE,…]",
+        help="A method, a combination such as norm+energy, or auto for the recommended one, "
+        "which is chosen now if necessary [default: the one that ood recommend chose, else msp].",
+        show_default=False,
+    ),
+]
+OverwriteFilesOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files of the same names in the folder.")
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE")
 ]
@@ -188,6 +203,17 @@ ColumnsOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def output_folder(help_: str) -> OptionInfo:
+    """Return the option ``--output DIR`` of a command that writes several files.
+
+    Parameters
+    ----------
+    help_
+        What the command writes.
+    """
+    return typer.Option("--output", metavar="DIR", callback=writable_folder, help=help_)
 
 
 def given_options(context: typer.Context) -> list[str]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oodcli.cli import completion
 from oodcli.cli.alarms import AlarmLevelOption, CsvSafeOption, FailOnAnyOption, FailOption, exit_by
 from oodcli.cli.console import print_stderr, write_result
 from oodcli.cli.options import (
@@ -21,6 +20,7 @@ from oodcli.cli.options import (
     FalseAlarmsOption,
     FdrOption,
     JpegDraftOfRunOption,
+    MethodOption,
     PerClassOption,
     RunOption,
     SkipOption,
@@ -77,18 +77,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            autocompletion=completion.methods,
-            metavar="NAME[:KEY=VALUE,…]",
-            help="A method, a combination such as norm+energy, or auto for the recommended one, "
-            "which is chosen now if necessary [default: the one that ood recommend chose, "
-            "else msp].",
-            show_default=False,
-        ),
-    ] = None,
+    method: MethodOption = None,
     tpr: TprOption = None,
     threshold: ThresholdOption = None,
     false_alarms: FalseAlarmsOption = None,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -173,6 +173,8 @@ class ODIN:
     temperature: float
     probes: tuple[Probe, ...]
     scale: Scale = "log-odds"
+    # Whether only the most sensitive input value is moved.
+    _single: ClassVar[bool] = False
 
     @classmethod
     def fit(
@@ -195,15 +197,17 @@ class ODIN:
         temperature
             What logits are divided by.
         epsilon
-            How far each pixel value is moved, for values from 0 to 1.
+            How far a pixel value is moved, for values from 0 to 1.
         scale
             How the probability is written: ``probability`` as published, with its ties.
         """
+        name = cls.__name__.lower()
         probe = PerturbedLogits(
-            float(positive("odin:temperature", temperature)),
-            float(positive("odin:epsilon", epsilon)),
+            float(positive(f"{name}:temperature", temperature)),
+            float(positive(f"{name}:epsilon", epsilon)),
+            cls._single,
         )
-        return cls(probe.temperature, (_after("odin", after, probe),), scale)
+        return cls(probe.temperature, (_after(name, after, probe),), scale)
 
     def score(self, batch: Activations) -> Tensor:
         """Return the log-odds of the largest class probability, or the probability, ``(n,)``."""
@@ -211,20 +215,13 @@ class ODIN:
 
 
 @dataclass(frozen=True, slots=True)
-class IODIN:
+class IODIN(ODIN):
     """Largest tempered class probability after a step of the one most sensitive input value.
 
     The score of ODIN for ``x' = x - ε · sign(g_i) e_i / s``, where ``g`` is the gradient of ODIN's
     loss and ``i`` the input value (a pixel in one channel) of the largest ``|g_i|``.
 
-    Parameters
-    ----------
-    temperature
-        ``T``.
-    probes
-        Gives the logits of the perturbed images.
-    scale
-        As for MSP.
+    The parameters are those of ODIN.
 
     References
     ----------
@@ -236,42 +233,4 @@ class IODIN:
     published code moves its first value. Otherwise as for ODIN, also after a shaper.
     """
 
-    temperature: float
-    probes: tuple[Probe, ...]
-    scale: Scale = "log-odds"
-
-    @classmethod
-    def fit(
-        cls,
-        _reference: Reference,
-        after: Shaper | None = None,
-        *,
-        temperature: float = 1000.0,
-        epsilon: float = 0.0014,
-        scale: Scale = "log-odds",
-    ) -> Self:
-        """Learn nothing.
-
-        Parameters
-        ----------
-        _reference
-            Not used.
-        after
-            The fitted shaper whose logits are used instead of those of the network.
-        temperature
-            What logits are divided by.
-        epsilon
-            How far the value is moved, for pixel values from 0 to 1.
-        scale
-            How the probability is written: ``probability`` as published, with its ties.
-        """
-        probe = PerturbedLogits(
-            float(positive("iodin:temperature", temperature)),
-            float(positive("iodin:epsilon", epsilon)),
-            single=True,
-        )
-        return cls(probe.temperature, (_after("iodin", after, probe),), scale)
-
-    def score(self, batch: Activations) -> Tensor:
-        """Return the log-odds of the largest class probability, or the probability, ``(n,)``."""
-        return MSP(self.temperature, self.scale).score_logits(batch.extra[self.probes[0].key])
+    _single: ClassVar[bool] = True
