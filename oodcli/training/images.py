@@ -215,8 +215,11 @@ def check_classes(train: ImageSet, dataset: Dataset) -> None:
     seen = np.bincount(train.labels, minlength=len(names))
     if not seen.all():
         name = names[int(seen.argmin())]
+        # Published lists `path label` count from 0, other tables from 1 if 1 is the smallest.
+        counted = "; if the classes of a list count from 1, write it as CSV: path,label"
         raise InvalidInputError(
             f"class {name} of {dataset.name} has no training images left; add some, or remove it"
+            f"{counted if name == '0' else ''}"
         )
 
 

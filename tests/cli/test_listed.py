@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from oodcli.store.scores import read_scores, read_scorings
 from tests.support.cli import Ood, flat
@@ -102,3 +103,22 @@ def test_a_table_is_trained_on_as_the_folder_is(ood: Ood, tiny: Path, tmp_path: 
     assert (runs / "listed/weights.safetensors").read_bytes() == (
         runs / "tiny/weights.safetensors"
     ).read_bytes()
+
+
+def test_a_list_that_counts_from_one_says_how_to_write_it(ood: Ood, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8), "red" if name == "a" else "blue").save(tmp_path / f"{name}.png")
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.txt").write_text("a.png 1\nb.png 2\n")
+        (tmp_path / f"{part}.csv").write_text("path,label\na.png,1\nb.png,2\n")
+    line = ("--arch", "resnet18:width=2", "--image-size", 16, "--epochs", 1, "--batch-size", 2)
+    data = f"train={tmp_path / 'train.{}'},test={tmp_path / 'test.{}'}"
+    code, _, err = ood("train", "--data", data.format("txt", "txt"), *line)
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        "error: class 0 of train has no training images left; add some, or remove it; if the "
+        "classes of a list count from 1, write it as CSV: path,label"
+    )
+    code, _, err = ood("train", "--data", data.format("csv", "csv"), *line)
+    assert code == 0, err
+    assert "labels of train are numbers from 1" in err
