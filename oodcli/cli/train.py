@@ -118,6 +118,17 @@ OutlierBatchOption = Annotated[
         show_default=False,
     ),
 ]
+MixingSetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mixing-set",
+        autocompletion=completion.images,
+        metavar="NAME|FOLDER|FILE",
+        help="For recipes with the augmentation pixmix: pictures that images are mixed with "
+        "[default: the published set pixmix if it is in the store, else fractals].",
+        show_default=False,
+    ),
+]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", metavar="RUN", help="Name of the run [default: data, network, seed]."),
@@ -172,6 +183,7 @@ def train(
     pretrained: PretrainedOption = False,
     outliers: OutliersOption = None,
     outlier_batch_size: OutlierBatchOption = None,
+    mixing_set: MixingSetOption = None,
     device: DeviceOption = "auto",
     epochs: EpochsOption = None,
     batch_size: TrainBatchOption = None,
@@ -307,6 +319,7 @@ def train(
                 pretrained=pretrained,
                 outliers=outliers,
                 outlier_batch_size=outlier_batch_size,
+                mixing_set=mixing_set,
                 image_size=image_size,
                 resize=resize,
                 window=window,

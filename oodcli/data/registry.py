@@ -8,10 +8,11 @@ from types import MappingProxyType
 
 from oodcli.data import splits
 from oodcli.data.dataset import Dataset, joined, take
-from oodcli.data.formats import builtin, cifar, collections, imagenet, mnist, svhn
+from oodcli.data.formats import builtin, cifar, collections, fractals, imagenet, mnist, svhn
 from oodcli.data.formats.collections import Collection, open_collection
 from oodcli.data.known import Download, KnownDataset, Read
 from oodcli.errors import InvalidInputError, MissingArtifactError
+from oodcli.store.outlier_source import FRACTALS
 from oodcli.store.store import Store
 
 
@@ -211,6 +212,15 @@ _EMBEDDED_SETS = (
         counts={"test": 1000},
         licence=_GENERATED,
         read=_embedded(builtin.open_gaussian_noise),
+    ),
+    KnownDataset(
+        name=FRACTALS,
+        title=f"fractals of random iterated function systems, {fractals.SIDE}x{fractals.SIDE} "
+        "pixels",
+        role="ood",
+        counts={"test": fractals.COUNT},
+        licence=_GENERATED,
+        read=_embedded(fractals.open_fractals),
     ),
     KnownDataset(
         name="uniform-noise",
@@ -461,6 +471,27 @@ _PHOTOGRAPH_SETS = (
             0,
         ),
         folder="Imagenet_resize/Imagenet_resize",
+    ),
+    KnownDataset(
+        name="pixmix",
+        title="PixMix's mixing set: fractals and feature visualisations",
+        role="ood",
+        counts={},
+        licence=_NOT_STATED,
+        read=partial(
+            open_collection,
+            collection=Collection("pixmix", "fractals_and_fvis.tar", "fractals_and_fvis"),
+        ),
+        sources=(
+            Download(
+                "fractals_and_fvis.tar",
+                (),
+                "3619fb7e2c76130749d97913fdd3ab27",
+                0,
+                by_hand="https://drive.google.com/uc?id=1qC2gIUx9ARU7zhgI4IwGD3YcFhm8J4cA",
+            ),
+        ),
+        unpacked=("fractals_and_fvis",),
     ),
     _collection(
         "lsun-fix",

@@ -59,6 +59,11 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
                 f"the last layer of run {table.run.name} is a {layer}, fitted after training"
             )
         notes += _outlier_notes(table.run)
+        if table.run.summary.mixing is not None:
+            notes.append(
+                f"run {table.run.name} was trained by PixMix with the mixing set "
+                f"{table.run.summary.mixing.of_mixing}"
+            )
         asked = {} if stored is None else stored.record.zero_shot
         if asked:
             notes.append(f"run {table.run.name} is {_zero_shot(asked)}")

@@ -174,6 +174,8 @@ class RunSummary:
         ``benchmark`` or ``network``, whose way that is; None where not known, or both are the same.
     outliers
         The outliers that it was trained with; None without outliers.
+    mixing
+        The mixing set that it was trained with by PixMix; None without one.
     """
 
     name: str
@@ -188,6 +190,7 @@ class RunSummary:
     resize: str = ""
     resized_as: ResizedAs | None = None
     outliers: OutlierSource | None = None
+    mixing: OutlierSource | None = None
 
 
 @dataclass(frozen=True)

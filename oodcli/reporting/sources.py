@@ -330,6 +330,7 @@ def _summary(run: StoredRun, scoring: Scoring) -> RunSummary:
         resize=scoring.resize,
         resized_as=scoring.resized_as,
         outliers=OutlierSource.of(record.job.outliers),
+        mixing=OutlierSource.of(record.job.mixing),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the outliers of a training come from, as runs record it and tables name it."""
+"""Where the outliers or the mixing set of a training come from, as runs and tables name them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ from oodcli.records import as_json
 from oodcli.text import counted, printable
 
 _SHOWN_DIGITS = 12
+# The set of fractals that is computed, see :mod:`oodcli.data.formats.fractals`.
+FRACTALS = "fractals"
 
 
 @dataclass(frozen=True)
 class OutlierSource:
-    """The outliers that a run is trained with.
+    """The outliers that a run is trained with, or its mixing set.
 
     Parameters
     ----------
@@ -62,6 +64,17 @@ class OutlierSource:
         """The outliers in words, for tables and notes."""
         if self.made:
             return f"{self.name}, made from its training images (an extension of ood)"
+        return self._of_set
+
+    @property
+    def of_mixing(self) -> str:
+        """The mixing set of PixMix in words."""
+        if self.source != FRACTALS:
+            return self._of_set
+        return f"{self._of_set} (computed by ood; not the published mixing set of PixMix)"
+
+    @property
+    def _of_set(self) -> str:
         of = "files" if self.of_files else "pixels"
         return (
             f"{printable(self.name)} {self.part}, {counted(self.images, 'image')}, digest of {of} "

@@ -44,7 +44,7 @@ RECOMMENDATION = "recommendation.json"
 NO_CLASSIFIER = "none"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Fields of a job that ``run.json`` stores in its object ``training``.
-_TRAINING_FACTS = ("amp", "compile", "skip_unreadable", "init", "outliers")
+_TRAINING_FACTS = ("amp", "compile", "skip_unreadable", "init", "outliers", "mixing")
 # Order of the fields in ``run.json``, which stores those of the job and of the run together.
 _ORDER = (
     "origin", "created", "arch", "data", "data_name", "class_names", "preprocess", "blocks",
@@ -54,6 +54,7 @@ _ORDER = (
 _TRAINING_ORDER = (
     "device", "processes", "amp", "compile", "skip_unreadable", "threads", "seconds", "loss",
     "train_accuracy", "val_accuracy", "checkpoint", "last_layer", "init", "outliers",
+    "mixing",
 )  # fmt: skip
 _IMPORTED_ORDER = ("source", "skip_unreadable")
 # All files that ood writes into the folder of a run; other files in it belong to the user.
@@ -104,6 +105,8 @@ class Job:
     outliers
         The outliers that it is trained with, as :class:`oodcli.store.outlier_source.OutlierSource`
         has them; None without outliers.
+    mixing
+        The mixing set of PixMix, in the same form; None without it.
     """
 
     data: str
@@ -119,6 +122,7 @@ class Job:
     preprocess: Preprocess = DEFAULT_PREPROCESS
     init: Mapping[str, Any] | None = None
     outliers: Mapping[str, Any] | None = None
+    mixing: Mapping[str, Any] | None = None
 
     def without_seed(self) -> "Job":
         """Return the job without its seed; equal for runs that differ only by the seed."""
@@ -169,9 +173,9 @@ class TrainingRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the stored object; mean and standard deviation are in the recipe only."""
         job = as_json(self.job)
-        pre, init, outliers = job.pop("preprocess"), job.pop("init"), job.pop("outliers")
+        pre = job.pop("preprocess")
+        sources = {name: job.pop(name) for name in ("init", "outliers", "mixing")}
         sizing = {name: pre[name] for name in ("size", "resize", "window") if name in pre}
-        sources = {"init": init, "outliers": outliers}
         values = {**job, **sizing, **sources, "command": self.command, "created": self.created}
         return {"kind": "ood-run", "schema": TRAINING_SCHEMA, **values}
 

@@ -14,12 +14,18 @@ from torch.nn import functional
 from oodcli.data.decoding.crops import ASPECT, TRIES
 from oodcli.training.augmentations.cutout import cutout
 from oodcli.training.augmentations.operations import luminance
+from oodcli.training.augmentations.pixmix import pixmix
 from oodcli.training.augmentations.policies import augmix, randaugment
 from oodcli.training.augmentations.words import MIXTURES
 from oodcli.training.recipes import Recipe
 
 
-def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Tensor:
+def augmented(
+    pixels: Tensor,
+    generator: torch.Generator,
+    recipe: Recipe,
+    pictures: Tensor | None = None,
+) -> Tensor:
     """Apply the random augmentation of a recipe.
 
     Parameters
@@ -30,6 +36,8 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
         Random generator, on the device of the pixels.
     recipe
         Recipe with the augmentation steps and their order.
+    pictures
+        The mixing set of PixMix, uint8 ``(m, 3, H, W)`` on the same device, for recipes with it.
 
     Returns
     -------
@@ -69,6 +77,16 @@ def augmented(pixels: Tensor, generator: torch.Generator, recipe: Recipe) -> Ten
             )
         elif step == "augmix":
             pixels = augmixed(pixels, generator, recipe)
+        elif step == "pixmix":
+            assert pictures is not None  # ensured by the job
+            pixels = pixmix(
+                pixels,
+                pictures,
+                generator,
+                rounds=recipe.pixmix_rounds,
+                beta=recipe.pixmix_beta,
+                severity=recipe.pixmix_severity,
+            )
         elif step == "cutout":
             pixels = cutout(
                 pixels,

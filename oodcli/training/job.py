@@ -24,6 +24,7 @@ from oodcli.store.runs import Job, RunFolder, TrainingRecord, run_folders
 from oodcli.store.store import Store
 from oodcli.training.augmentations.mixtures import check_combination
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights
+from oodcli.training.mixing_sets import MixingSets
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.outlier_sets import OutlierSets, plan_outliers
 from oodcli.training.preprocessing import sizing_for
@@ -64,6 +65,9 @@ class TrainRequest:
         training images, a key of :data:`oodcli.training.outliers.MADE`.
     outlier_batch_size
         Outliers per step.
+    mixing_set
+        For recipes with the augmentation ``pixmix``: a set of pictures; None: the published one if
+        the store has it, else fractals that are computed.
     image_size, resize
         Height and width of the images in pixels, and how images are resized to them; None: as in
         the benchmark of the data set, or derived from the sizes of the images.
@@ -110,6 +114,7 @@ class TrainRequest:
     pretrained: bool = False
     outliers: str | None = None
     outlier_batch_size: int | None = None
+    mixing_set: str | None = None
     image_size: int | None = None
     resize: str | None = None
     jpeg_draft: bool = False
@@ -175,6 +180,7 @@ def read_unfinished(folder: RunFolder) -> TrainingRecord:
     begun = folder.read_training()
     try:
         recipe_of(begun.job), initial_of(begun.job), OutlierSource.of(begun.job.outliers)
+        OutlierSource.of(begun.job.mixing)
     except (TypeError, InvalidInputError) as error:
         raise CorruptArtifactError(
             f"the unfinished run {folder.name} is damaged: {error}; "
@@ -273,8 +279,10 @@ def plan_job(
     preprocess = Preprocess(
         sizing.size, sizing.resize, recipe.mean, recipe.std, canonical(request.window)
     )
+    sets = OutlierSets(store, preprocess, request.skip_unreadable, progress)
+    mixing = MixingSets(sets).plan(request.mixing_set, recipe, processes=processes)
     outliers = plan_outliers(
-        OutlierSets(store, preprocess, request.skip_unreadable, progress),
+        sets,
         request.outliers,
         parse_objective(recipe.objective),
         recipe,
@@ -294,6 +302,7 @@ def plan_job(
         preprocess=preprocess,
         init=None if start is None else start.origin.to_json(),
         outliers=None if outliers is None else outliers.to_json(),
+        mixing=None if mixing is None else mixing.to_json(),
         compile=request.compile,
     )
 

@@ -172,6 +172,7 @@ class Trainer:
         self._compiled = compiled
         self._model: nn.Module | None = None
         self._outliers: Outliers | None = None
+        self._pictures: Tensor | None = None
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimiser: the last layer, and all others."""
@@ -292,6 +293,7 @@ class Trainer:
         task: Task,
         progress: Progress = SILENT,
         outliers: Outliers | None = None,
+        pictures: Tensor | None = None,
     ) -> Iterator[EpochStats]:
         """Train epoch by epoch.
 
@@ -307,6 +309,9 @@ class Trainer:
             Receives progress of the current epoch, with its mean loss so far.
         outliers
             The outliers, if the objective is trained with any.
+        pictures
+            The mixing set of PixMix, uint8 ``(m, 3, H, W)`` on the training device, if the recipe
+            has that augmentation.
 
         Yields
         ------
@@ -320,7 +325,7 @@ class Trainer:
         InvalidInputError
             If torch cannot compile the network, or normalise a batch of one image.
         """
-        self._outliers = outliers
+        self._outliers, self._pictures = outliers, pictures
         if not done:
             self._start(train if val is None else val)
         for epoch in range(done + 1, self._recipe.epochs + 1):
@@ -550,7 +555,9 @@ class Trainer:
         # Every process augments the whole batch, so that all use the same random numbers as a
         # single process would.
         labels = train.labels[rows]
-        whole = [View(augmented(pixels, generator, recipe), labels) for pixels in arrived]
+        whole = [
+            View(augmented(pixels, generator, recipe, self._pictures), labels) for pixels in arrived
+        ]
         seen = [each for view in whole for each in mixed(view, drawn, recipe)]
         mixtures = [
             augmixed(whole[0].pixels, generator, recipe)

@@ -51,12 +51,15 @@ class OutlierSets:
         Whether images that cannot be decoded are skipped.
     progress
         Reports what is downloaded, decoded and skipped.
+    kind
+        What the images of the sets are, for a message.
     """
 
     store: Store
     preprocess: Preprocess
     skip_unreadable: bool
     progress: Progress
+    kind: str = "outliers"
 
     def plan(self, spec: str) -> OutlierSource:
         """Open a set, and describe it for the record of a run.
@@ -94,7 +97,7 @@ class OutlierSets:
         dataset = self._dataset(source.source, SILENT)
         if self._described(dataset) != source:
             raise InvalidInputError(
-                f"the outliers {source.name} ({source.source}) are not those that this run was "
+                f"the {self.kind} {source.name} ({source.source}) are not those that this run was "
                 "started with; restore the original images, or start another run"
             )
         images = self.images(dataset, source.part, decode=not source.of_files)

@@ -9,7 +9,7 @@ from typing import Any
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.records import as_json
-from oodcli.training.augmentations.words import AUGMENTATIONS, check_steps
+from oodcli.training.augmentations.words import AUGMENTATIONS, MIXTURES, check_steps
 
 # Objectives that are trained with outliers.
 OUTLIER_OBJECTIVES = ("oe", "energy-regularised", "entropic", "objectosphere", "mixoe")
@@ -27,7 +27,12 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 _RANGES: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {"randaugment_magnitude": (0, 30), "augmix_severity": (1, 10), "augmix_width": (1, 10)}
+    {
+        "randaugment_magnitude": (0, 30),
+        "augmix_severity": (1, 10),
+        "augmix_width": (1, 10),
+        "pixmix_severity": (1, 10),
+    }
 )
 
 
@@ -104,6 +109,9 @@ class Recipe:
         Weight of the consistency loss of ``augmix``: the Jensen-Shannon divergence of the
         predictions for each image and for two mixtures of it; the objective then sees the image
         itself. 0: there is no such loss, and the objective sees one mixture.
+    pixmix_rounds, pixmix_beta, pixmix_severity
+        Largest number of rounds of ``pixmix``; parameter of the weights of images in their
+        mixtures; and largest strength of the operations on copies, from 1 to 10.
     cutout_size, cutout_holes
         Side of the holes of ``cutout`` in pixels, and their number per image. Their centres are
         within the image, and they are clipped to it.
@@ -165,6 +173,9 @@ class Recipe:
     augmix_width: int = 3
     augmix_depth: int = 0
     jsd_weight: float = 12.0
+    pixmix_rounds: int = 4
+    pixmix_beta: float = 3.0
+    pixmix_severity: float = 3.0
     cutout_size: int = 16
     cutout_holes: int = 1
     mixup_alpha: float = 0.2
@@ -190,7 +201,7 @@ class Recipe:
         for name in (
             "weight_decay", "momentum", "lr_min", "warm_up_lr", "crop_padding", "warm_up_above",
             "head_weight_decay", "outlier_batch_size", "threads", "cutout_size", "cutout_holes",
-            "randaugment_operations", "augmix_depth", "jsd_weight",
+            "randaugment_operations", "augmix_depth", "jsd_weight", "pixmix_rounds",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
@@ -202,7 +213,7 @@ class Recipe:
                 raise InvalidInputError(
                     f"{_option(name)} must be from {low} to {high}, not {getattr(self, name)}"
                 )
-        for name in ("mixup_alpha", "cutmix_alpha", "regmixup_alpha"):
+        for name in ("pixmix_beta", "mixup_alpha", "cutmix_alpha", "regmixup_alpha"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InvalidInputError(f"{_option(name)} must be positive and finite")
         for name in ("warm_up", "jitter_chance", "grey_chance", "cutmix_chance"):
@@ -223,6 +234,10 @@ class Recipe:
                 "loss: --set jsd_weight=0"
             )
         check_steps(self.outlier_steps)
+        if "pixmix" in self.outlier_steps:
+            raise InvalidInputError(
+                "outlier_augmentation cannot have pixmix: outliers stay unmixed"
+            )
 
     def _check_lists(self) -> None:
         if not all(0 < share <= 1 for share in self.milestones):
@@ -274,9 +289,10 @@ class Recipe:
 
     @property
     def outlier_steps(self) -> tuple[str, ...]:
-        """Augmentation steps of outliers in their order."""
-        same = self.outlier_augmentation == SAME
-        return self.augmentation if same else self.outlier_augmentation
+        """Augmentation steps of outliers in their order; images are not mixed among them."""
+        if self.outlier_augmentation != SAME:
+            return self.outlier_augmentation
+        return tuple(step for step in self.augmentation if step not in (*MIXTURES, "pixmix"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored with a run."""
@@ -419,7 +435,7 @@ _AUGMENTED = tuple(
         # RandAugment comes first there for small images, and last for ImageNet.
         augmentation=(step, "flip", "crop") if step == "randaugment" else ("flip", "crop", step),
     )
-    for step in ("cutout", "randaugment", "augmix", "mixup", "cutmix", "regmixup")
+    for step in ("cutout", "randaugment", "augmix", "pixmix", "mixup", "cutmix", "regmixup")
 )
 _T2FNORM_CIFAR = replace(_OPENOOD_CIFAR, name="t2fnorm-cifar", source=_T2FNORM, objective="t2fnorm")
 _LOGITNORM_CIFAR = replace(

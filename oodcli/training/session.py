@@ -51,6 +51,7 @@ from oodcli.training.initial import Initial
 from oodcli.training.job import initial_of, recipe_of
 from oodcli.training.linear_probe import fit_probe
 from oodcli.training.loop import REPORTED_WAITING, Trainer, weights_of
+from oodcli.training.mixing_sets import MixingSets
 from oodcli.training.objectives.base import Objective
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.training_module import LastBlock
@@ -161,6 +162,17 @@ class Session:
         return OutlierSource.of(self.job.outliers)
 
     @cached_property
+    def mixing(self) -> OutlierSource | None:
+        """Source of the mixing set of PixMix; None without it."""
+        return OutlierSource.of(self.job.mixing)
+
+    @property
+    def _sets(self) -> OutlierSets:
+        """Opens further sets at the size of the run."""
+        job = self.job
+        return OutlierSets(self.store, job.preprocess, job.skip_unreadable, self.progress)
+
+    @cached_property
     def data(self) -> Dataset:
         """The data, with published validation images if the recipe needs validation images."""
         if self.recipe.keep != "best":
@@ -226,8 +238,11 @@ class Session:
         started = time.perf_counter()
         images = self._place_images(parts)
         outliers, shared = self._open_outliers(images, parts["train"])
+        pictures = None
+        if self.mixing is not None:
+            pictures = MixingSets(self._sets).opened(self.mixing, self.device)
         with explain_out_of_memory(self.device, "use fewer images per step: --batch-size N"):
-            best = self._train_epochs(trainer, images, history, best, outliers)
+            best = self._train_epochs(trainer, images, history, best, (outliers, pictures))
         weights, outcome = self._final_weights(trainer, images, history, best)
         network = _network_of_weights(self.spec, weights, self.classes)
         record = self._record(network, history, outcome)
@@ -353,6 +368,8 @@ class Session:
         )
         if self.outliers is not None:
             self.progress.note(f"outliers: {self.outliers.text}")
+        if self.mixing is not None:
+            self.progress.note(f"mixing set: {self.mixing.of_mixing}")
         if job.amp and not has_fast_bfloat16(self.device):
             self.progress.note(
                 f"{self.device} has no instructions for bfloat16, so --amp makes training slower; "
@@ -388,10 +405,9 @@ class Session:
         """Return the outliers, and how many are also training images; None where there are none."""
         if self.outliers is None:
             return None, None
-        job, free = self.job, free_for_images(self.device, self.processes)
-        sets = OutlierSets(self.store, job.preprocess, job.skip_unreadable, self.progress)
+        free = free_for_images(self.device, self.processes)
         placement = OutlierPlacement(
-            sets, self.recipe, self.seed, self.device, self.decoders, free=free
+            self._sets, self.recipe, self.seed, self.device, self.decoders, free=free
         )
         return placement.opened(self.outliers, images["train"], train)
 
@@ -401,9 +417,22 @@ class Session:
         images: Mapping[str, TrainingImages],
         history: History,
         best: Best,
-        outliers: Outliers | None,
+        more: tuple[Outliers | None, torch.Tensor | None],
     ) -> Best:
         """Train the remaining epochs, append them to the history, and return the best epoch.
+
+        Parameters
+        ----------
+        trainer
+            The network in training.
+        images
+            The images by name of the part.
+        history
+            One entry per finished epoch.
+        best
+            The best epoch so far.
+        more
+            The outliers, and the pictures of the mixing set; None for none.
 
         Returns
         -------
@@ -426,7 +455,8 @@ class Session:
                     done=finished,
                     task=task,
                     progress=self.progress,
-                    outliers=outliers,
+                    outliers=more[0],
+                    pictures=more[1],
                 ):
                     history.append(stats.to_json())
                     share = train.waited / stats.seconds

@@ -35,13 +35,25 @@ CASES = {
     "resnet": ("cross-entropy", True, 48),
     "mixed": ("logitnorm", False, 49),
     "compared": ("cross-entropy", False, 49),
+    "pictures": ("t2fnorm", False, 49),
     "fine": ("alpa:base=none", False, 49),
 }
 # Cases with an augmentation that mixes the images of a batch, of which each process has a part.
 AUGMENTATIONS = {
     "mixed": ("flip", "crop", "cutout", "regmixup"),
     "compared": ("randaugment", "crop", "augmix"),
+    "pictures": ("flip", "pixmix", "cutmix"),
 }
+
+
+# The mixing set of PixMix.
+PICTURES = (
+    torch.arange(3 * 3 * 9 * 9, dtype=torch.float32)
+    .mul(7)
+    .remainder(256)
+    .to(torch.uint8)
+    .view(3, 3, 9, 9)
+)
 
 
 class Halved(nn.Module):
@@ -161,6 +173,7 @@ def trained(
             images(30),
             done=0 if done is None else 1,
             task=task,
+            pictures=PICTURES,
             outliers=outliers(case),
         ):
             lines.append([stats.loss, stats.train_accuracy or -1, stats.val_accuracy or -1])

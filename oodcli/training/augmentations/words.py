@@ -13,6 +13,7 @@ class Stage(IntEnum):
     """What a step acts on; steps of an earlier stage come first."""
 
     PIXELS = 0
+    PICTURES = 1
     HOLES = 2
     MIXTURES = 3
 
@@ -21,6 +22,7 @@ class Stage(IntEnum):
 STAGES: Mapping[Stage, str] = MappingProxyType(
     {
         Stage.PIXELS: "8-bit pixels",
+        Stage.PICTURES: "8-bit pixels; gives real ones, which are not rounded before normalisation",
         Stage.HOLES: "real pixels; what is filled is zero after normalisation",
         Stage.MIXTURES: "all images of a batch and their labels; equal before and after "
         "normalisation",
@@ -74,6 +76,12 @@ AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
             "mixed with chains of random operations on it",
             ("augmix_severity", "augmix_width", "augmix_depth", "jsd_weight"),
             paper="Hendrycks et al., ICLR 2020",
+        ),
+        "pixmix": Augmentation(
+            "mixed with a picture of the mixing set, or with changed copies of itself",
+            ("pixmix_rounds", "pixmix_beta", "pixmix_severity"),
+            Stage.PICTURES,
+            "Hendrycks et al., CVPR 2022",
         ),
         "cutout": Augmentation(
             "covered by square holes of the mean colour of the normalisation",

@@ -229,11 +229,12 @@ def test_a_gpu_jitters_as_the_cpu_does() -> None:
 
 def test_every_recipe_augments_every_image_on_its_own() -> None:
     image = batch(48)[40:41].expand(64, 3, 16, 16)
+    pictures = batch(4)
     for recipe in RECIPES.values():
-        found = augmented(image, torch.Generator().manual_seed(0), recipe)
+        found = augmented(image, torch.Generator().manual_seed(0), recipe, pictures)
         assert found.shape == image.shape
-        real = "cutout" in recipe.augmentation  # filled with the mean colour
+        real = {"cutout", "pixmix"} & {*recipe.augmentation}
         assert found.dtype == (torch.float32 if real else torch.uint8)
         assert len({each.numpy().tobytes() for each in found}) > 15
-        again = augmented(image, torch.Generator().manual_seed(0), recipe)
+        again = augmented(image, torch.Generator().manual_seed(0), recipe, pictures)
         assert torch.equal(found, again)

@@ -43,6 +43,7 @@ OTHER: dict[str, Any] = {
     "preprocess": Preprocess((16, 24), "exact"),
     "init": {**INIT, "digest": "f" * 32},
     "outliers": {"source": "noise", "name": "noise", "made": True},
+    "mixing": {"source": "fractals", "name": "fractals", "part": "test", "images": 5},
 }
 OUTCOME = {"device": "cpu", "processes": 1, "threads": 1, "seconds": 2.5, "history": "h"}
 
@@ -97,7 +98,7 @@ def test_the_record_has_the_facts_among_those_of_the_run(store: Store) -> None:
     ]  # fmt: skip
     assert list(content["training"]) == [
         "device", "processes", "amp", "compile", "skip_unreadable", "threads", "seconds", "init",
-        "outliers", "history",
+        "outliers", "mixing", "history",
     ]  # fmt: skip
     assert content["training"]["init"] == INIT
     assert folder.read() == finished(JOB)

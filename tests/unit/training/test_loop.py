@@ -33,6 +33,12 @@ def images(n: int = 48) -> LabelledPixels:
     return LabelledPixels(pixels, labels)
 
 
+def pictures() -> torch.Tensor:
+    """Return a few random pictures to mix images with, uint8 ``(5, 3, 9, 9)``."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (5, 3, 9, 9), dtype=torch.uint8, generator=generator)
+
+
 def network() -> nn.Module:
     """Make a tiny network with everything that has a state: batch norm and dropout."""
     torch.manual_seed(3)
@@ -94,7 +100,9 @@ def run(
     losses = []
     seen = LabelledPixels(images().pixels.to(device), images().labels.to(device))
     with Silent().task("training", total=None, unit="images") as task:
-        for stats in of.epochs(seen, seen, done=done, task=task, outliers=outliers):
+        # The mixing set of PixMix, which others ignore.
+        more = {"outliers": outliers, "pictures": pictures().to(device)}
+        for stats in of.epochs(seen, seen, done=done, task=task, **more):
             losses.append(stats.loss)
             if epochs is not None and len(losses) == epochs:
                 break
@@ -170,7 +178,9 @@ def test_outliers_do_not_change_the_order_of_training_images() -> None:
         torch.testing.assert_close(tensor, states[1][1][name], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("word", ["randaugment", "augmix", "cutout", "mixup", "cutmix", "regmixup"])
+@pytest.mark.parametrize(
+    "word", ["randaugment", "augmix", "pixmix", "cutout", "mixup", "cutmix", "regmixup"]
+)
 @pytest.mark.parametrize("amp", [False, True])
 def test_every_augmentation_resumes_after_a_cut_and_learns(word: str, amp: bool) -> None:
     recipe = replace(
