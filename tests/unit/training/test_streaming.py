@@ -187,7 +187,7 @@ def test_recipes_that_crop_originals() -> None:
     cropping = {name for name, recipe in RECIPES.items() if crops_originals(recipe)}
     assert cropping == {
         "openood-imagenet200", "t2fnorm-imagenet200", "t2fnorm-imagenet", "ish-imagenet",
-        "mode-base", "mode-cross-entropy", "mode-train", "mode-finetune",
+        "mode-base", "mode-cross-entropy", "mode-train", "mode-finetune", "oe-imagenet200",
     }  # fmt: skip
     assert after_crop(RECIPES["mode-base"]) == ("flip", "jitter", "grey")
     later = replace(RECIPE, augmentation=("flip", "resized-crop", "grey"))
