@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +30,10 @@ def chromium() -> Iterator["Browser"]:
 
 
 @contextmanager
-def opened(browser: "Browser", path: Path, **options: object) -> Iterator["Page"]:
-    """Open a page, and check that it caused no error and violated no policy.
+def opened(
+    browser: "Browser", path: Path, *, errors: Sequence[str] = (), **options: object
+) -> Iterator["Page"]:
+    """Open a page, and check that it loaded nothing, and caused just these errors and messages.
 
     ``options`` are those of a browser context, such as ``viewport`` or ``color_scheme``.
     """
@@ -46,5 +48,5 @@ def opened(browser: "Browser", path: Path, **options: object) -> Iterator["Page"
     page.goto(path.as_uri())
     yield page
     context.close()
-    assert said == []
+    assert said == [*errors]
     assert [url for url in requests if not url.startswith(("data:", path.as_uri()))] == []

@@ -190,4 +190,10 @@ function limits() {
   return list;
 }
 
-start();
+try {
+  start();
+} catch (error) {
+  // The tables are there without it.
+  byId("explorer").hidden = true;
+  throw error;
+}

@@ -224,14 +224,10 @@ function histogramFigure(width) {
     const counts = Array.from(unpacked(packed));
     const total = counts.reduce((sum, each) => sum + each, 0);
     const step = (found.high - found.low) / counts.length;
-    return counts.map((count, at) => ({
-      x1: found.low + at * step,
-      x2: found.low + (at + 1) * step,
-      share: (100 * count) / total,
-    }));
+    // The outline of the bars.
+    return counts.flatMap((count, at) =>
+      [at, at + 1].map((edge) => ({ x: found.low + edge * step, y: (100 * count) / total })));
   };
-  const outline = (/** @type {ReadonlyArray<{ x1: number, x2: number, share: number }>} */ all) =>
-    all.flatMap(({ x1, x2, share: y }) => [{ x: x1, y }, { x: x2, y }]);
   const place = Math.min(Math.max(state.threshold, found.low), found.high);
   return Plot.plot({
     className: "plot",
@@ -243,9 +239,9 @@ function histogramFigure(width) {
     x: { label: `score of ${labelOf(state.method)}`, domain: [found.low, found.high], ticks: Math.max(3, width / 90), labelAnchor: "center", labelArrow: "none", labelOffset: 36 },
     y: { label: "images (%)", ticks: 5 },
     marks: [
-      Plot.rectY(bins(found.id_counts), { x1: "x1", x2: "x2", y: "share", fill: "var(--id)", fillOpacity: 0.75, insetLeft: 0, insetRight: 0 }),
-      Plot.rectY(bins(found.ood_counts), { x1: "x1", x2: "x2", y: "share", fill: "var(--ood)", fillOpacity: 0.25, insetLeft: 0, insetRight: 0 }),
-      Plot.line(outline(bins(found.ood_counts)), { x: "x", y: "y", stroke: "var(--ood)", strokeWidth: 2 }),
+      Plot.areaY(bins(found.id_counts), { x: "x", y1: 0, y2: "y", fill: "var(--id)", fillOpacity: 0.75 }),
+      Plot.areaY(bins(found.ood_counts), { x: "x", y1: 0, y2: "y", fill: "var(--ood)", fillOpacity: 0.25 }),
+      Plot.line(bins(found.ood_counts), { x: "x", y: "y", stroke: "var(--ood)", strokeWidth: 2 }),
       Plot.ruleY([0]),
       Plot.ruleX([place], { stroke: "var(--ink)", strokeWidth: 2.5 }),
       Plot.dot([place], { x: (/** @type {number} */ x) => x, y: () => 0, r: 6, fill: "var(--ink)" }),
