@@ -19,7 +19,8 @@ from oodcli.manual import TOPICS
 METHODS = (
     "msp", "maxlogit", "energy", "entropy", "tempscale", "gen", "klm", "doctor", "logitgap",
     "igeood", "featurenorm", "norm", "react", "vra", "bats", "ash-p", "ash-b", "ash-s", "scale",
-    "lts", "dice", "optfs", "weiper", "t2fnorm", "gradnorm", "graduncertainty", "dml", "nan-norm",
+    "lts", "dice", "optfs", "weiper", "t2fnorm", "gradnorm", "graduncertainty", "dml",
+    "objectosphere", "nan-norm",
     "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds", "rmds", "mds++", "rmds++",
     "wdiscood", "vim", "residual", "pca-fusion", "cop", "corp", "neco", "she", "maxcosine",
     "caref", "cadref", "gmm", "pnml", "openmax", "csd", "odin", "iodin", "pro", "mcdropout",

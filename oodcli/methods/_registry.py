@@ -51,6 +51,7 @@ from oodcli.methods.nci import NCI
 from oodcli.methods.neco import MORE_IMAGES_THAN_COMPONENTS, NECO
 from oodcli.methods.neglabel import NegLabel
 from oodcli.methods.nnguide import NNGuide
+from oodcli.methods.objectosphere import Objectosphere
 from oodcli.methods.odin import IODIN, ODIN
 from oodcli.methods.openmax import BEYOND_TAIL, OpenMax
 from oodcli.methods.optfs import OptFS
@@ -295,6 +296,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("logits", "features", "head"),
             grid={"lmbda": (0.0005, 0.002, 0.01, 0.05)},
             exportable=True,
+        ),
+        "objectosphere": Method(
+            Objectosphere,
+            "Objectosphere",
+            "Dhamija et al., NeurIPS 2018",
+            ("logits", "features"),
+            needs=(CLASSES,),
+            exportable=True,
+            on_request=True,
         ),
         "nan-norm": Method(
             NegativeAwareNorm,

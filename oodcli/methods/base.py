@@ -121,8 +121,8 @@ class Method(_InputProperties):
     without_classifier
         Whether it is defined without a classifier, though it uses a last layer if there is one.
     on_request
-        Whether fitting or scoring costs so much beyond the forward pass that the method is scored
-        on request only, or with ``all``.
+        Whether the method is scored on request only, or with ``all``: because fitting or scoring
+        costs much beyond the forward pass, or because it is for networks of one objective.
     """
 
     type: type[Detector] | type[Shaper]

@@ -65,6 +65,14 @@ def test_dml_is_the_cosine_without_the_bias() -> None:
     assert scores("dml", QUERIES) == pytest.approx(expected, rel=1e-5)
 
 
+def test_objectosphere_by_hand() -> None:
+    # Logits (log 3, 0): probability 3/4; feature (log 3, 2, 0) of length sqrt(log(3)² + 4).
+    head = Head(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), torch.zeros(2))
+    feature = torch.tensor([[log(3.0), 2.0, 0.0]])
+    wanted = 0.75 * (log(3.0) ** 2 + 4) ** 0.5
+    assert scores("objectosphere", feature, head) == pytest.approx([wanted])
+
+
 def test_a_weight_of_length_zero_has_cosine_zero() -> None:
     head = Head(torch.tensor([[0.0, 0.0], [-1.0, 0.0]]), torch.tensor([9.0, 0.0]))
     found = parse_method("dml:lmbda=0").fit(Reference(head)).detector
