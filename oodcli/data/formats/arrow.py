@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.extents import Extents, Numbers
+from oodcli.data.formats.arrow_stream import schema_and_batches
 from oodcli.data.formats.arrow_tables import (
     Features,
     Picked,
@@ -79,23 +80,18 @@ def open_saved(
         If a file cannot be read, or does not fit.
     """
     arrow_package()
-    if isinstance(path, RemotePath):
-        raise InvalidInputError(
-            f"{path} was written by save_to_disk, whose files are mapped into memory; write the "
-            "data set as Parquet (to_parquet), or copy the folder to a disk"
-        )
     shards = _shards(path)
     first = shards.paths()[0]
     features = Features.of(_json(first.parent / INFO).get("features"))
-    with _reading(first) as (schema, _, _):
+    with _reading(first, None) as (schema, _):
         kinds = kinds_of(schema)
     picked = pick_columns(kinds, features, columns or Columns(), str(path), labelled=role == "id")
     content = TableContent(shards, picked)
     places: list[NDArray[np.int64]] = []
     for at, file in enumerate(shards.paths()):
-        with _reading(file) as (schema, whole, batches):
+        with _reading(file, picked) as (schema, batches):
             check_same(kinds_of(schema), kinds, picked, file, first)
-            found = [_taken(batch, picked, whole, content, file) for batch in batches]
+            found = [_taken(batch, picked, whole, content, file) for batch, whole in batches]
         rows = np.concatenate([*found, np.empty((0, 2), np.int64)])
         content.ends(len(rows))
         places.append(np.column_stack([np.full(len(rows), at), rows, np.arange(len(rows))]))
@@ -113,25 +109,29 @@ def open_saved(
 
 
 @contextlib.contextmanager
-def _reading(file: Path) -> Iterator[tuple[Any, Any, Iterator[Any]]]:
-    """Open an Arrow file; yield its schema, all of its bytes as mapped, and its record batches.
+def _reading(file: Path, columns: Picked | None) -> Iterator[tuple[Any, Iterator[tuple[Any, Any]]]]:
+    """Open an Arrow file; yield its schema, and its record batches with where the file lies.
 
-    What is mapped of the batches before is let go of: the system would count it as memory.
+    What is mapped of the batches before is let go of: the system would count it as memory. Of a
+    file on a server only what is needed of these columns is requested, and no image.
     """
     arrow = arrow_package()
     with (
         reading(file, cure=_CURE, error=InvalidInputError),
         regular(file).open("rb") as opened,
     ):
+        if isinstance(file, RemotePath):
+            yield schema_and_batches(opened, file.stat().st_size, columns)
+            return
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         whole = arrow.py_buffer(mapped)  # whose last slice closes the mapping
         stream = arrow.ipc.open_stream(whole)
-        yield stream.schema, whole, _letting_go(stream, mapped)
+        yield stream.schema, _letting_go(stream, whole, mapped)
 
 
-def _letting_go(batches: Any, mapped: mmap.mmap) -> Iterator[Any]:  # noqa: ANN401
+def _letting_go(batches: Any, whole: Any, mapped: mmap.mmap) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
     for batch in batches:
-        yield batch
+        yield batch, whole
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             mapped.madvise(mmap.MADV_DONTNEED)
 
