@@ -19,6 +19,9 @@ from oodcli.probes import Learner, Probe
 # that a chunk of 2,048 features takes 32 MB.
 CHUNK_ROWS = 4096
 
+# Names of the linear heads that objectives leave in the weights; see :attr:`Head.kept`.
+ROTATION, CONFIDENCE, DIVISOR = "rotation", "confidence", "divisor"
+
 CORE = ("logits", "features", "block_norms", "predictions")
 
 _T = TypeVar("_T")

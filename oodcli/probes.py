@@ -46,6 +46,14 @@ class ProbedNetwork(Protocol):
         """Standard deviation by which pixel values are divided, ``(3, 1, 1)``."""
 
     @property
+    def weight(self) -> Tensor:
+        """Weight of the last layer for scoring, ``(k, d)``."""
+
+    @property
+    def kept(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Weight ``(o, d)`` and bias ``(o,)`` of the kept heads of the network, by name."""
+
+    @property
     def local_path(self) -> str:
         """Path of the module whose map local embeddings are made of; empty if there are none."""
 

@@ -24,7 +24,8 @@ METHODS = (
     "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds", "rmds", "mds++", "rmds++",
     "wdiscood", "vim", "residual", "pca-fusion", "cop", "corp", "neco", "she", "maxcosine",
     "caref", "cadref", "gmm", "pnml", "openmax", "csd", "odin", "iodin", "pro", "mcdropout",
-    "gram", "rankfeat", "nac", "adascale", "mcm", "glmcm", "neglabel",
+    "gram", "rankfeat", "nac", "adascale", "rotpred", "conf-branch", "g-odin", "mcm", "glmcm",
+    "neglabel",
 )  # fmt: skip
 # Values of --method that are not methods: the recommended method, and all methods.
 METHOD_WORDS = ("auto", "all")
@@ -33,8 +34,9 @@ ARCHITECTURES = (
     "densenet100", "resnet20", "resnet32", "resnet44", "resnet56",
 )  # fmt: skip
 OBJECTIVES = (
-    "cross-entropy", "t2fnorm", "logitnorm", "ish", "supcon", "alpa", "oe", "energy-regularised",
-    "entropic", "objectosphere", "mixoe",
+    "cross-entropy", "t2fnorm", "logitnorm", "ish", "rotpred", "conf-branch", "g-odin", "supcon",
+    "cider", "palm", "reweightood", "alpa", "oe", "energy-regularised", "entropic",
+    "objectosphere", "mixoe",
 )  # fmt: skip
 # Outliers that are made from the training images.
 OUTLIERS = ("jigsaw", "pixel-shuffle", "noise", "rotation", "patch-mix")

@@ -51,7 +51,7 @@ def show(
 ) -> None:
     """Show every value of a recipe, as ``ood train --set KEY=VALUE`` accepts it."""
     from oodcli.cli.render.recipes import render_recipe
-    from oodcli.training.recipes import recipe_named
+    from oodcli.training.recipe_choice import recipe_named
 
     recipe = recipe_named(name, data)
     write_result(render_recipe(recipe, format_, to_file=output is not None), output)

@@ -25,7 +25,7 @@ from oodcli.models.registry import ARCHITECTURES
 from oodcli.reporting.results import COLUMNS
 from oodcli.training.augmentations.words import AUGMENTATIONS, STAGES
 from oodcli.training.objectives.registry import OBJECTIVES
-from oodcli.training.recipes import RECIPES, Recipe
+from oodcli.training.recipes import RECIPES, SCORERS, Recipe
 
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
@@ -86,8 +86,12 @@ def _objectives() -> str:
         recipes = [r.name for r in RECIPES.values() if r.objective.partition(":")[0] == name]
         defaults = {each.name: each.default for each in fields(entry.type)}
         summary = docstring(entry.type).partition("\n\n")[0].rstrip(".")
-        rows.append((f"`{name}`", summary, _with_values(defaults), _codes(recipes), entry.paper))
-    return table(("objective", "loss", "parameters", "recipes", "paper"), rows)
+        scorer = _codes([SCORERS[name]] if name in SCORERS else [])
+        rows.append(
+            (f"`{name}`", summary, _with_values(defaults), _codes(recipes), scorer, entry.paper)
+        )
+    heads = ("objective", "loss", "parameters", "recipes", "scored with", "paper")
+    return table(heads, rows)
 
 
 def _recipes() -> str:

@@ -1,6 +1,6 @@
 """The methods, by their name on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from oodcli.errors import InvalidInputError
@@ -13,7 +13,7 @@ from oodcli.methods.ensemble import AUTO, ENSEMBLE, parse_ensemble
 __all__ = ["METHODS", "Fitted", "MethodSpec", "group", "parse_method", "parse_methods"]
 
 
-def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
+def group(*, probes: bool, zero_shot: bool = False, kept: Collection[str] = ()) -> tuple[str, ...]:
     """Return every method, shapers with the scorer of their paper, and the selected norm with all.
 
     Parameters
@@ -23,6 +23,8 @@ def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
         or cost so much that they are scored on request only.
     zero_shot
         Whether to name those too that are defined for zero-shot classifiers alone.
+    kept
+        Names of the kept heads of the network; methods that need another one are not named.
     """
     scorers = [
         name
@@ -32,6 +34,8 @@ def group(*, probes: bool, zero_shot: bool = False) -> tuple[str, ...]:
     names: list[str] = []
     for name, method in {**METHODS, **third_party.load_third_party(METHODS).methods}.items():
         if method.is_zero_shot and not zero_shot:
+            continue
+        if method.kept_head and method.kept_head not in kept:
             continue
         if probes or not (method.needs_network or method.on_request):
             names += [f"norm+{scorer}" for scorer in scorers] if name == "norm" else [name]
@@ -66,7 +70,9 @@ def parse_method(text: str) -> MethodSpec:
     return _parse_method(text, METHODS, lambda unknown: third_party.find(unknown, METHODS))
 
 
-def parse_methods(texts: Sequence[str], *, zero_shot: bool = False) -> list[MethodSpec]:
+def parse_methods(
+    texts: Sequence[str], *, zero_shot: bool = False, kept: Collection[str] = ()
+) -> list[MethodSpec]:
     """Read methods as written on the command line, without repetitions.
 
     Parameters
@@ -76,6 +82,8 @@ def parse_methods(texts: Sequence[str], *, zero_shot: bool = False) -> list[Meth
         that works from ordinary activations; those may be skipped where they are not defined.
     zero_shot
         Whether such a group has the methods for zero-shot classifiers.
+    kept
+        Names of the kept heads of the network, for whose methods the same holds.
 
     Examples
     --------
@@ -85,7 +93,7 @@ def parse_methods(texts: Sequence[str], *, zero_shot: bool = False) -> list[Meth
     specs: dict[str, MethodSpec] = {}
     for text in texts or ("",):
         if text in ("", "all"):
-            for name in group(probes=text == "all", zero_shot=zero_shot):
+            for name in group(probes=text == "all", zero_shot=zero_shot, kept=kept):
                 spec = replace(parse_method(name), optional=True)
                 specs.setdefault(spec.canonical, spec)
             for name, reason in third_party.load_third_party(METHODS).refused.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oodcli.activations import Reference
+from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods._class_means import class_means
 from oodcli.methods._moments import Spectrum, moments, within_classes, within_spectrum
@@ -77,6 +77,35 @@ ZERO_SHOT = Need(
     _trained,
     "import a zero-shot classifier: ood import --arch open_clip:MODEL:TAG",
 )
+
+
+def kept_head(name: str, objective: str) -> Need:
+    """Return the need of a kept head, which only one objective leaves in the weights.
+
+    Parameters
+    ----------
+    name
+        Name of the head.
+    objective
+        The objective.
+    """
+
+    def lacking(reference: Reference, _arguments: Arguments) -> str | None:
+        return None if name in reference.head.kept else "the weights have none"
+
+    return Need(
+        f"the {name} head of networks that were trained with {objective}",
+        lacking,
+        f"train one: ood train --objective {objective}",
+    )
+
+
+# By the name of the head.
+KEPT_HEADS = {
+    ROTATION: kept_head(ROTATION, "rotpred"),
+    CONFIDENCE: kept_head(CONFIDENCE, "conf-branch"),
+    DIVISOR: kept_head(DIVISOR, "g-odin"),
+}
 
 
 def _without_words(reference: Reference, _arguments: Arguments) -> str | None:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION
 from oodcli.methods._needs import (
     CLASSES,
     CLASSES_WITH_IMAGES,
     CLASSIFIED_RIGHT,
     DIFFERENT_FEATURES,
+    KEPT_HEADS,
     NEGATIVE_WORDS,
     ZERO_SHOT,
     varied,
@@ -19,6 +21,7 @@ from oodcli.methods.base import Method
 from oodcli.methods.bats import BATS
 from oodcli.methods.cadref import CADRef, CARef
 from oodcli.methods.cfood import CFOOD, ONE_OF_A_SHARE
+from oodcli.methods.conf_branch import ConfBranch
 from oodcli.methods.csd import CSD, DIFFERENT_REGIONS
 from oodcli.methods.dice import DICE
 from oodcli.methods.dml import DML
@@ -30,6 +33,7 @@ from oodcli.methods.featurenorm import SEVERAL_IMAGES, FeatureNorm, SelectedNorm
 from oodcli.methods.gen import GEN
 from oodcli.methods.glmcm import GLMCM
 from oodcli.methods.gmm import GMM
+from oodcli.methods.godin import GODIN
 from oodcli.methods.gradnorm import GradNorm
 from oodcli.methods.graduncertainty import GradUncertainty
 from oodcli.methods.gram import ONE_HELD_OUT, Gram
@@ -60,6 +64,7 @@ from oodcli.methods.pro import PRO
 from oodcli.methods.rankfeat import RankFeat
 from oodcli.methods.react import ReAct
 from oodcli.methods.relation import Relation
+from oodcli.methods.rotpred import RotPred
 from oodcli.methods.scale import Scale
 from oodcli.methods.she import SHE
 from oodcli.methods.t2fnorm import T2FNorm
@@ -591,6 +596,33 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("logits", "features", "head", "calibration", "network"),
             grid={"low": (60.0, 65.0, 70.0, 75.0, 80.0), "high": (85.0, 90.0, 95.0, 99.0)},
             passes=4.0,
+        ),
+        # From heads that an objective leaves in the weights.
+        "rotpred": Method(
+            RotPred,
+            "RotPred",
+            "Hendrycks et al., NeurIPS 2019",
+            ("logits", "head", "network"),
+            passes=3.0,
+            needs=(KEPT_HEADS[ROTATION], CLASSES),
+        ),
+        "conf-branch": Method(
+            ConfBranch,
+            "ConfBranch",
+            "DeVries and Taylor, 2018",
+            ("features", "head"),
+            needs=(KEPT_HEADS[CONFIDENCE],),
+            exportable=True,
+            without_classifier=True,
+        ),
+        "g-odin": Method(
+            GODIN,
+            "G-ODIN",
+            "Hsu et al., CVPR 2020",
+            ("features", "head", "network"),
+            grid={"epsilon": (0.0, 0.00125, 0.0025, 0.005)},
+            passes=4.0,
+            needs=(KEPT_HEADS[DIVISOR], CLASSES),
         ),
         # From text embeddings of a zero-shot classifier.
         "mcm": Method(

@@ -26,7 +26,7 @@ from torch import Tensor
 from oodcli.activations import Activations, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError, UnknownNameError
 from oodcli.method_names import usual_name
-from oodcli.methods._needs import CLASSIFIER, ZERO_SHOT, Need
+from oodcli.methods._needs import CLASSIFIER, KEPT_HEADS, ZERO_SHOT, Need
 from oodcli.probes import Probe
 from oodcli.specs import Value, canonical, format_value, parse_pairs, parse_value
 
@@ -150,6 +150,11 @@ class Method(_InputProperties):
     def is_zero_shot(self) -> bool:
         """Whether it is defined for zero-shot classifiers alone."""
         return ZERO_SHOT in self.needs
+
+    @property
+    def kept_head(self) -> str:
+        """Name of the kept head that it needs, which only one objective leaves in the weights."""
+        return next((name for name, need in KEPT_HEADS.items() if need in self.needs), "")
 
     @property
     def is_shaper(self) -> bool:

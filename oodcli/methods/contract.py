@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from oodcli.activations import Activations, ActivationSet, Head, Reference, Words
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import parse_method
+from oodcli.methods._needs import KEPT_HEADS
 from oodcli.methods.base import Fitted, Method, MethodPart, MethodSpec
 from oodcli.methods.third_party import method_of
 from oodcli.metrics import MOSTLY_TIED, Curve, evaluate
@@ -186,7 +187,12 @@ def _zero_shot(problem: Problem) -> Problem:
 
 
 def problem_for(spec: MethodSpec, problem: Problem) -> Problem:
-    """Return a problem as a method wants it: with a zero-shot classifier if it needs one."""
+    """Return a problem as a method wants it: with a zero-shot classifier, or kept heads."""
+    if any(part.method.kept_head for part in spec.parts):
+        whole = problem.reference
+        along = whole.head.weight.clamp(min=0).sum(dim=0, keepdim=True)  # (1, d)
+        kept = {name: (along, torch.zeros(1)) for name in KEPT_HEADS}
+        return replace(problem, reference=replace(whole, head=replace(whole.head, kept=kept)))
     zero_shot = any(part.method.is_zero_shot for part in spec.parts)
     made = problem.reference.head.scale is None and zero_shot
     return _zero_shot(problem) if made else problem

@@ -1,6 +1,7 @@
 """The weights of a run, stored as safetensors."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -45,9 +46,22 @@ def save_weights(network: Network, path: Path) -> None:
         memory = tensor.untyped_storage().data_ptr()
         state[name] = tensor.contiguous() if memory not in seen else tensor.clone()
         seen.add(memory)
-    content = safetensors.torch.save(state, metadata=_metadata(network))
+    content = _in_order(safetensors.torch.save(state, metadata=_metadata(network)))
     with atomic_write(path) as stream:
         stream.write(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata sorted by key, so that equal weights are equal.
+
+    The library writes several keys in random order.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    first = {"__metadata__": dict(sorted(header.pop("__metadata__").items()))}
+    text = json.dumps({**first, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+    size = -(-len(text) // 8) * 8
+    return size.to_bytes(8, "little") + text.ljust(size) + content[end:]
 
 
 def _metadata(network: Network) -> dict[str, str]:

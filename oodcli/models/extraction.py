@@ -415,6 +415,16 @@ class _Forward:
         return self._std
 
     @property
+    def weight(self) -> Tensor:
+        """Weight of the last layer for scoring, ``(k, d)``."""
+        return self._head.weight
+
+    @property
+    def kept(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Weight and bias of the kept heads of the network, by name."""
+        return self._head.kept
+
+    @property
     def local_path(self) -> str:
         """Path of the module whose feature map gives local embeddings; empty if there are none."""
         return self._module.local_path if isinstance(self._module, ImageTower) else ""

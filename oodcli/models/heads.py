@@ -10,15 +10,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
 from torch import Tensor, nn
 
-from oodcli.activations import Head
+from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION, Head
 from oodcli.errors import InvalidInputError
 
 SMALLEST_NORM = 1e-12
 # Added to lengths in a quotient of G-ODIN.
 GODIN_MARGIN = 1e-4
-# Name of the submodule of a last layer that holds the kept heads, and the names of the heads.
+# Name of the submodule of a last layer that holds the kept heads.
 KEPT = "kept"
-ROTATION, CONFIDENCE, DIVISOR = "rotation", "confidence", "divisor"
 _LINEAR = (ROTATION, CONFIDENCE)
 
 

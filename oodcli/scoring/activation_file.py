@@ -7,6 +7,8 @@
     tau                   ()      divisor of the features before it, 1 if absent
     logit_scale           ()      optional, of a zero-shot classifier: features are unit vectors,
                                   and rows of weight are unit text embeddings times this number
+    kept_NAME_weight      (o, d)  optional, of a head that training has left beside the last layer;
+    kept_NAME_bias        (o,)    NAME is rotation, confidence or divisor
     words                 (m, d)  unit text embeddings of negative words, optional
     word_counts           (l,)    words of each list of them; one list if absent
     SET/features          (n, d)  input of the last layer
@@ -39,6 +41,9 @@ from torch import Tensor
 
 from oodcli.activations import (
     CHUNK_ROWS,
+    CONFIDENCE,
+    DIVISOR,
+    ROTATION,
     Activations,
     ActivationSet,
     ActivationShard,
@@ -55,7 +60,11 @@ TRAIN, VAL, TEST, JIGSAW = "train", "val", "test", "jigsaw"
 RESERVED = (TRAIN, VAL, TEST, JIGSAW)
 _ARRAYS = ("features", "logits", "labels", "block_norms", "predictions")
 _WRITTEN = ("features", "logits", "block_norms", "predictions")
-_HEAD = ("weight", "bias", "tau", "logit_scale", "words", "word_counts")
+_KEPT = (ROTATION, CONFIDENCE, DIVISOR)
+_HEAD = (
+    "weight", "bias", "tau", "logit_scale", "words", "word_counts",
+    *(f"kept_{name}_{leaf}" for name in _KEPT for leaf in ("weight", "bias")),
+)  # fmt: skip
 # Half precision rounds by 2⁻¹¹ of each value; this is the effect of two roundings on a logit.
 _TOLERANCE = 1e-3
 # Difference of a length from that of a unit vector, which may come from half precision.
@@ -305,6 +314,9 @@ def write_activations(
             _write(archive, "tau", [torch.tensor(head.tau)], ())
         if head.scale is not None:
             _write(archive, "logit_scale", [torch.tensor(head.scale)], ())
+        for name, (own_weight, own_bias) in head.kept.items():
+            _write(archive, f"kept_{name}_weight", [own_weight], tuple(own_weight.shape))
+            _write(archive, f"kept_{name}_bias", [own_bias], tuple(own_bias.shape))
         if words is not None:
             counts = torch.tensor(words.counts)
             _write(archive, "words", [words.embeddings], tuple(words.embeddings.shape))
@@ -417,7 +429,11 @@ def _head(path: Path, members: Mapping[str, _Member]) -> Head:
             numbers[name] = float(members[name].values)
     tau = numbers.get("tau", 1.0)
     head = Head(
-        weight.floats(slice(None)), bias.floats(slice(None)), tau, numbers.get("logit_scale")
+        weight.floats(slice(None)),
+        bias.floats(slice(None)),
+        tau,
+        numbers.get("logit_scale"),
+        _kept(path, members, weight.shape[1]),
     )
     if not (head.weight.isfinite().all() and head.bias.isfinite().all() and 0 < tau < np.inf):
         raise InvalidInputError(
@@ -426,6 +442,33 @@ def _head(path: Path, members: Mapping[str, _Member]) -> Head:
     if head.scale is not None:
         _check_units(f"{path}: a row of weight divided by logit_scale", head.texts)
     return head
+
+
+def _kept(
+    path: Path, members: Mapping[str, _Member], width: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return weight and bias of the kept heads in the file, for features of a length."""
+    kept: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in _KEPT:
+        both = [members.get(f"kept_{name}_{leaf}") for leaf in ("weight", "bias")]
+        weight, bias = both
+        if weight is None or bias is None:
+            if weight is not bias:
+                raise InvalidInputError(
+                    f"{path} has one of kept_{name}_weight and kept_{name}_bias; add the other"
+                )
+            continue
+        _check_floats(weight)
+        _check_floats(bias)
+        if len(weight.shape) != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            raise InvalidInputError(
+                f"{path}: kept_{name}_weight has shape {weight.shape} and its bias {bias.shape}; "
+                f"they must be (o, {width}) and (o,)"
+            )
+        kept[name] = weight.floats(slice(None)), bias.floats(slice(None))
+        if not all(values.isfinite().all() for values in kept[name]):
+            raise InvalidInputError(f"{path}: kept_{name}_weight and its bias must be finite")
+    return kept
 
 
 def _words(path: Path, members: Mapping[str, _Member], head: Head) -> Words | None:

@@ -68,7 +68,7 @@ _PACKAGES: Mapping[str, tuple[str, str, str]] = {
     ONNX: ("onnxruntime", "onnxruntime", "onnx"),
 }
 # Facts of an import that verdicts or messages depend on; the others may name folders of the user.
-_IMPORTED = ("last_layer", "plausibility", "zero_shot", "as_published")
+_IMPORTED = ("last_layer", "plausibility", "zero_shot", "as_published", "kept_heads")
 
 
 @dataclass(frozen=True)

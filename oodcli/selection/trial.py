@@ -1,7 +1,7 @@
 """Evaluate every candidate on ID images and on corrupted versions of them."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,6 +83,7 @@ def evaluate_candidates(
         len(run.record.blocks),
         methods,
         zero_shot=bool(run.record.zero_shot),
+        kept=run.record.kept_heads,
         classifier=run.record.outputs > 0,
     )
     if methods and not run.record.outputs:
@@ -123,6 +124,7 @@ def candidates(
     methods: Sequence[str] = (),
     *,
     zero_shot: bool = False,
+    kept: Collection[str] = (),
     classifier: bool = True,
 ) -> list[MethodSpec]:
     """Return methods with all values of their grids, defaults first, and all blocks.
@@ -135,12 +137,14 @@ def candidates(
         Methods, as on the command line; if empty, all that need only stored activations.
     zero_shot
         Whether the network is a zero-shot classifier.
+    kept
+        Names of the kept heads of the network.
     classifier
         Whether the network has a classifier; if not, all methods are those that need none.
     """
     found: dict[str, MethodSpec] = {}
-    named = list(methods or group(probes=False, zero_shot=zero_shot))
-    for spec in parse_methods(named, zero_shot=zero_shot):
+    named = list(methods or group(probes=False, zero_shot=zero_shot, kept=kept))
+    for spec in parse_methods(named, zero_shot=zero_shot, kept=kept):
         # Among settings with equal scores, the one with the shortest name comes first and is used.
         each = [spec, *sorted(parameter_settings(spec), key=lambda one: len(one.canonical))]
         if spec.canonical == "featurenorm":

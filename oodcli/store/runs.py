@@ -53,8 +53,8 @@ _ORDER = (
 )  # fmt: skip
 _TRAINING_ORDER = (
     "device", "processes", "amp", "compile", "skip_unreadable", "threads", "seconds", "loss",
-    "train_accuracy", "val_accuracy", "checkpoint", "last_layer", "init", "outliers",
-    "mixing",
+    "train_accuracy", "val_accuracy", "checkpoint", "last_layer", "kept_heads", "init",
+    "outliers", "mixing",
 )  # fmt: skip
 _IMPORTED_ORDER = ("source", "skip_unreadable")
 # All files that ood writes into the folder of a run; other files in it belong to the user.
@@ -230,14 +230,17 @@ class Run:
     training
         For a trained network: device, seconds, loss and accuracies of the selected checkpoint,
         which checkpoint that is, whether its last layer was trained or is a linear probe, the
-        accuracy on test images, and the digest of the file of the training history.
+        number of outputs of every head that its objective keeps beside the last layer
+        (``kept_heads``), the accuracy on test images, and the digest of the
+        file of the training history.
     imported
         For an imported network: the source of the weights and of each preprocessing setting
         (``source``, ``preprocess_from``; ``commit`` for a repository of the hub), whether images
         are resized as in the configuration of the published weights (``as_published``), and the
         results and warnings of the check on some labelled images (``plausibility``).
         ``last_layer`` is present if the last layer is a linear probe fitted at import
-        (``linear probe``), or if there is no classifier (``none``). If the network has more outputs
+        (``linear probe``), or if there is no classifier (``none``); ``kept_heads`` as above, if the
+        weights have any. If the network has more outputs
         than the data has classes, ``logits`` gives which logits are used (``kept``: ``data`` or
         ``all``) and the numbers of ``classes`` and ``outputs``.
         For a zero-shot classifier, ``zero_shot`` gives how class names became the last layer:
@@ -286,6 +289,11 @@ class Run:
     def zero_shot(self) -> Mapping[str, Any]:
         """How class names became the last layer of a zero-shot classifier; empty of others."""
         return self.imported.get("zero_shot", {})
+
+    @property
+    def kept_heads(self) -> Mapping[str, int]:
+        """Number of outputs of every kept head beside the last layer, by name."""
+        return {**self.training, **self.imported}.get("kept_heads", {})
 
     @property
     def outputs(self) -> int:

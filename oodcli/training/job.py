@@ -28,7 +28,8 @@ from oodcli.training.mixing_sets import MixingSets
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.outlier_sets import OutlierSets, plan_outliers
 from oodcli.training.preprocessing import sizing_for
-from oodcli.training.recipes import Recipe, default_architecture, recipe_for, recipe_named
+from oodcli.training.recipe_choice import default_architecture, recipe_for, recipe_named
+from oodcli.training.recipes import Recipe
 from oodcli.windows import canonical
 
 
@@ -339,9 +340,15 @@ def _recipe_of(
     request: TrainRequest, spec: ArchitectureSpec, data_name: str, named: Recipe | None
 ) -> Recipe:
     """Return the recipe of a request with the values that the request changes."""
-    objective = None if request.objective is None else parse_objective(request.objective).canonical
-    recipe = named or recipe_for(spec.name, data_name, objective or "cross-entropy")
-    changed = replace(recipe, objective=objective or recipe.objective).changed(
+    objective = request.objective
+    if objective is not None:
+        parse_objective(objective)  # refuses what is wrong with it
+    recipe = (
+        recipe_for(spec.name, data_name, objective or "cross-entropy")
+        if named is None
+        else replace(named, objective=objective or named.objective)
+    )
+    changed = recipe.changed(
         epochs=request.epochs,
         batch_size=request.batch_size,
         lr=request.lr,

@@ -15,6 +15,19 @@ from oodcli.training.augmentations.words import AUGMENTATIONS, MIXTURES, check_s
 OUTLIER_OBJECTIVES = ("oe", "energy-regularised", "entropic", "objectosphere", "mixoe")
 # Outliers are augmented as training images are.
 SAME = ("same",)
+# The method that the paper of an objective scores images with, if it is one of its own.
+SCORERS: Mapping[str, str] = MappingProxyType(
+    {
+        "t2fnorm": "t2fnorm",
+        "alpa": "csd",
+        "rotpred": "rotpred",
+        "conf-branch": "conf-branch",
+        "g-odin": "g-odin",
+        "cider": "knn",
+        "palm": "mds++",
+        "reweightood": "mds++",
+    }
+)
 SCHEDULES = ("step", "cosine", "warm-cosine")
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -315,6 +328,11 @@ class Recipe:
         }
         return cls(**values)
 
+    @property
+    def scorer(self) -> str:
+        """The method that the paper of its objective scores with; empty if it has none."""
+        return SCORERS.get(self.objective.partition(":")[0], "")
+
     def learning_rate(self, epoch: int, progress: float) -> float:
         """Return the learning rate of a step.
 
@@ -469,6 +487,24 @@ _ENTROPIC_CIFAR = replace(
 _OBJECTOSPHERE_CIFAR = replace(
     _ENTROPIC_CIFAR, name="objectosphere-cifar", objective="objectosphere"
 )
+_ROTPRED_CIFAR = replace(
+    _OPENOOD_CIFAR,
+    name="rotpred-cifar",
+    source="Hendrycks et al., NeurIPS 2019, by OpenOOD v1.5",
+    objective="rotpred",
+)
+_CONF_BRANCH_CIFAR = replace(
+    _OPENOOD_CIFAR,
+    name="conf-branch-cifar",
+    source="DeVries and Taylor, 2018, by OpenOOD v1.5",
+    objective="conf-branch",
+)
+_GODIN_CIFAR = replace(
+    _OPENOOD_CIFAR,
+    name="g-odin-cifar",
+    source="Hsu et al., CVPR 2020, by OpenOOD v1.5",
+    objective="g-odin",
+)
 _OPENOOD_IMAGENET200 = replace(
     _OPENOOD_CIFAR,
     name="openood-imagenet200",
@@ -528,6 +564,35 @@ _MODE_BASE = Recipe(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
 )
+_CIDER_CIFAR = replace(
+    _MODE_BASE,
+    name="cider-cifar",
+    source="Ming et al., ICLR 2023, by OpenOOD v1.5",
+    objective="cider",
+    epochs=100,
+    nesterov=True,
+    warm_up=0.1,
+    warm_up_lr=0.001,
+    warm_up_above=0,
+    std=_OPENOOD_CIFAR.std,
+)
+_PALM_CIFAR = replace(
+    _CIDER_CIFAR,
+    name="palm-cifar",
+    source="Lu et al., ICLR 2024, by OpenOOD v1.5",
+    objective="palm:momentum=0.9",
+    batch_size=16,
+    lr=0.1,
+    lr_min=0.1e-3,
+)
+_REWEIGHTOOD_CIFAR = replace(
+    _CIDER_CIFAR,
+    name="reweightood-cifar",
+    source="Regmi et al., CVPRW 2024, by OpenOOD v1.5",
+    objective="reweightood",
+    lr=0.1,
+    lr_min=0.1e-3,
+)
 _MODE_TRAIN = replace(_MODE_BASE, name="mode-train", objective="alpa", batch_size=128)
 _MODE_FINETUNE = replace(
     _MODE_TRAIN,
@@ -554,117 +619,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         recipe.name: recipe
         for recipe in (
             _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _OPENOOD_IMAGENET200, _T2FNORM_CIFAR,
-            _T2FNORM_IMAGENET200, _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ISH_IMAGENET, _MODE_BASE,
-            _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, *_AUGMENTED, _OE_CIFAR, _OE_IMAGENET200,
-            _ENERGY_FINETUNE, _MIXOE_FINETUNE, _ENTROPIC_CIFAR, _OBJECTOSPHERE_CIFAR, _DIGITS,
+            _T2FNORM_IMAGENET200, _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ROTPRED_CIFAR,
+            _CONF_BRANCH_CIFAR, _GODIN_CIFAR, _CIDER_CIFAR, _PALM_CIFAR, _REWEIGHTOOD_CIFAR,
+            _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, *_AUGMENTED,
+            _OE_CIFAR, _OE_IMAGENET200, _ENERGY_FINETUNE, _MIXOE_FINETUNE, _ENTROPIC_CIFAR,
+            _OBJECTOSPHERE_CIFAR, _DIGITS,
         )
     }
 )  # fmt: skip
-
-# Values of the same recipes that differ for CIFAR-100.
-_CIFAR100_OPENOOD = {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)}
-_CIFAR100: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        name: {
-            **_CIFAR100_OPENOOD,
-            **({"arch": "resnet34"} if name.startswith("mode-") else {}),
-            **({"regmixup_alpha": 10.0} if name == "regmixup-cifar" else {}),
-        }
-        for name in (
-            "openood-cifar", "t2fnorm-cifar", "logitnorm-cifar", "mode-base", "mode-cross-entropy",
-            "mode-train", "mode-finetune", *(recipe.name for recipe in _AUGMENTED),
-            "oe-cifar", "energy-finetune", "mixoe-finetune", "entropic-cifar",
-            "objectosphere-cifar",
-        )
-    }
-)  # fmt: skip
-# Default architecture of a data set.
-_NETWORK_OF = {
-    "digits": _DIGITS.arch,
-    "imagenet200": "torchvision:resnet18",
-    "imagenet": "torchvision:resnet50",
-}
-# Recipes of objectives on ImageNet that differ from OpenOOD's recipe for cross-entropy.
-_ON_IMAGENET: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
-    {
-        "imagenet200": {"t2fnorm": _T2FNORM_IMAGENET200, "oe": _OE_IMAGENET200},
-        "imagenet": {"t2fnorm": _T2FNORM_IMAGENET, "ish": _ISH_IMAGENET},
-    }
-)
-# Default recipe of an objective on other data sets.
-_RECIPE_OF = {
-    "t2fnorm": "t2fnorm-cifar",
-    "logitnorm": "logitnorm-cifar",
-    "supcon": "mode-base",
-    "alpa": "mode-train",
-    "oe": "oe-cifar",
-    "energy-regularised": "energy-finetune",
-    "entropic": "entropic-cifar",
-    "objectosphere": "objectosphere-cifar",
-    "mixoe": "mixoe-finetune",
-}
-
-
-def default_architecture(data_name: str) -> str:
-    """Return the default architecture for a data set, by the name of the data set."""
-    return _NETWORK_OF.get(data_name, "resnet18")
-
-
-def recipe_named(name: str, data_name: str = "") -> Recipe:
-    """Return a recipe with the values that its authors published for a data set.
-
-    Parameters
-    ----------
-    name
-        Key in the registry.
-    data_name
-        Name of the data set; some recipes have other constants for CIFAR-100.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such recipe.
-    """
-    if name not in RECIPES:
-        raise UnknownNameError.among("recipe", name, RECIPES)
-    return replace(RECIPES[name], **(_CIFAR100.get(name, {}) if data_name == "cifar100" else {}))
-
-
-def recipe_for(arch: str, data_name: str, objective: str = "cross-entropy") -> Recipe:
-    """Return the default recipe for an architecture, a data set and an objective.
-
-    Parameters
-    ----------
-    arch
-        Name of the architecture, without parameters.
-    data_name
-        Name of the data set; ``digits`` has a recipe of its own.
-    objective
-        Name of the objective, with or without parameters.
-
-    Notes
-    -----
-    An objective other than cross-entropy uses the recipe of its paper; ISH published one for
-    ImageNet only, and uses that of cross-entropy on other data sets. On ImageNet, ISH and T2FNorm
-    start from a trained network, as in their papers; other objectives there, and on ImageNet-200,
-    use OpenOOD's recipe for ImageNet-200, except SupCon and ALPA. On other data sets, cross-entropy
-    uses the recipe of the FeatureNorm paper, which trained ResNet-18, WRN-28-10 and VGG-11; other
-    architectures use that of ResNet-18, except wide residual networks (WRN-28-10) and VGG networks
-    (VGG-11).
-    """
-    kind = objective.partition(":")[0]
-    if data_name == "digits":
-        return replace(_DIGITS, objective=objective)
-    if data_name in _ON_IMAGENET and kind not in ("supcon", "alpa"):
-        own = _ON_IMAGENET[data_name].get(kind, _OPENOOD_IMAGENET200)
-        # The recipe of T2FNorm has a parameter, which the name without parameters implies.
-        known = own.objective.partition(":")[0] == kind and objective == kind
-        return own if known else replace(own, objective=objective)
-    if kind in _RECIPE_OF:
-        return replace(recipe_named(_RECIPE_OF[kind], data_name), objective=objective)
-    recipe = _RESNET18
-    if arch.startswith("wrn"):
-        recipe = _WRN
-    elif arch.startswith("vgg"):
-        recipe = _VGG11
-    return replace(recipe, objective=objective)

@@ -261,6 +261,11 @@ class Session:
         self.progress.note(f"run {self.folder.name} is ready after {seconds:.1f} s of training")
         for line in _accuracy_notes(tested, self.data.name):
             self.progress.note(line)
+        if self.recipe.scorer:
+            self.progress.note(
+                f"the paper of {self.recipe.objective} scores with {self.recipe.scorer}: "
+                f"ood score --run {self.folder.name} --method {self.recipe.scorer}"
+            )
         return TrainResult(self.folder.name, record, len(history) - finished)
 
     @cached_property

@@ -151,6 +151,8 @@ def imported_run(
             progress=progress,
         )
     imported = _import_fields(request, read, normalised, tried)
+    if kept := network.kept_outputs:
+        imported["kept_heads"] = kept
     if not network.num_classes:
         imported["last_layer"] = NO_CLASSIFIER
     result = _store_run(

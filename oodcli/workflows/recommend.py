@@ -232,7 +232,10 @@ def cost_estimate(run: OpenRun) -> str:
             "last one)"
         )
     tried = candidates(
-        len(record.blocks), zero_shot=bool(record.zero_shot), classifier=record.outputs > 0
+        len(record.blocks),
+        zero_shot=bool(record.zero_shot),
+        kept=record.kept_heads,
+        classifier=record.outputs > 0,
     )
     return f"{text} and fits of {len(tried):,} candidates"
 

@@ -304,6 +304,7 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
     specs = parse_methods(
         expand_blocks([text for text in methods if text], blocks),
         zero_shot=bool(run.record.zero_shot),
+        kept=run.record.kept_heads,
     )
     kept, skipped = (specs, {}) if run.record.outputs else without_logits(run.name, specs)
     return Work(

@@ -108,6 +108,7 @@ def score_file(request: FileRequest, *, progress: Progress = SILENT) -> FileScor
     named = parse_methods(
         expand_blocks(request.methods, range(max(1, file.n_blocks))),
         zero_shot=file.head.scale is not None,
+        kept=file.head.kept,
     )
     specs, left_out = _usable(named, file)
     if VAL not in file.sets and TRAIN in file.sets:

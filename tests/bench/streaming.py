@@ -33,7 +33,7 @@ from oodcli.data.decoding.random_access import Decoders
 from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.formats.folders import open_folder
 from oodcli.training.augment import augmented
-from oodcli.training.recipes import recipe_named
+from oodcli.training.recipe_choice import recipe_named
 from oodcli.training.streaming import StreamedImages, after_crop
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]

@@ -43,7 +43,8 @@ from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.training_module import LastBlock
-from oodcli.training.recipes import Recipe, recipe_for, recipe_named
+from oodcli.training.recipe_choice import recipe_for, recipe_named
+from oodcli.training.recipes import Recipe
 
 CLASSES = 10
 FULL_SET = 50_000  # training images of CIFAR, for the time of a whole recipe

@@ -19,7 +19,7 @@ import pytest
 from oodcli.cli.app import main
 from oodcli.store.runs import Job, RunFolder, TrainingRecord
 from oodcli.store.store import write_json
-from oodcli.training.recipes import recipe_named
+from oodcli.training.recipe_choice import recipe_named
 from oodcli.workflows import doctor
 
 Ood = Callable[..., tuple[int, str, str]]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from oodcli.compute.processes import Processes, join_processes
 from oodcli.models import parse_architecture
+from oodcli.models.heads import QuotientLinear
 from oodcli.progress import Silent
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.objectives.base import OutlierObjective
@@ -36,6 +37,12 @@ CASES = {
     "mixed": ("logitnorm", False, 49),
     "compared": ("cross-entropy", False, 49),
     "pictures": ("t2fnorm", False, 49),
+    "rotpred": ("rotpred", False, 49),
+    "g-odin": ("g-odin", False, 48),
+    "conf-branch": ("conf-branch:weight=4", False, 49),
+    "cider": ("cider", False, 49),
+    "palm": ("palm:momentum=0.9,tau=0.02", False, 50),
+    "reweightood": ("reweightood", False, 49),
     "fine": ("alpa:base=none", False, 49),
 }
 # Cases with an augmentation that mixes the images of a batch, of which each process has a part.
@@ -120,6 +127,12 @@ def resnet(norm: type[nn.Module]) -> nn.Module:
     return module
 
 
+def _halve_divisor(last: nn.Module) -> None:
+    """Normalise each half separately in the kept head of G-ODIN too."""
+    if isinstance(last, QuotientLinear):
+        last.kept["divisor"][1] = Halved(1)
+
+
 def images(n: int) -> LabelledPixels:
     """Return images of three classes that differ by their bright channel."""
     generator = torch.Generator().manual_seed(0)
@@ -152,6 +165,8 @@ def trained(
     module = resnet(norm) if case == "resnet" else network(norm if normalised else None)
     head = "fc" if case == "resnet" else "7"
     objective.attach(module, head)
+    if halved:
+        _halve_divisor(module.get_submodule(head))
     trainer = Trainer(
         module,
         replace(RECIPE, augmentation=AUGMENTATIONS.get(case, RECIPE.augmentation), cutout_size=4),

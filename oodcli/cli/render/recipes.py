@@ -24,7 +24,10 @@ def render_recipe(recipe: Recipe, how: Format, *, to_file: bool) -> str:
         title=(f"{recipe.name} ({recipe.source})", _description(recipe)),
         columns=(Column("key", "Key"), Column("value", "Value")),
         rows=[{"key": Cell(key), "value": Cell(value)} for key, value in _settings(recipe).items()],
-        notes=(f"change a value: ood train --recipe {recipe.name} --set KEY=VALUE",),
+        notes=(
+            f"change a value: ood train --recipe {recipe.name} --set KEY=VALUE",
+            *((f"its paper scores with {recipe.scorer}",) if recipe.scorer else ()),
+        ),
     )
     content = {"schema": RECIPES_SCHEMA, "recipe": recipe.to_json()}
     return write_table(table, how, json_content=content, to_file=to_file)

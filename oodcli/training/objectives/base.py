@@ -282,14 +282,11 @@ class ObjectiveEntry:
         Name of the objective in papers.
     paper
         Authors, venue and year.
-    scorer
-        The method that its paper scores images with; empty if it is that of the user.
     """
 
     type: type[Any]
     title: str
     paper: str
-    scorer: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,21 @@ PROJECTED = 128
 BASE_TEMPERATURE = 0.07
 
 
+class Contrastive(PlainObjective):
+    """An objective on projected features of two views, whose last layer is a linear probe."""
+
+    views: ClassVar[int] = 2
+    needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features"})
+    trains_last_layer: ClassVar[bool] = False
+    compares_images: ClassVar[bool] = True
+
+    def attach(self, module: nn.Module, head: str) -> None:
+        """Freeze the last layer."""
+        module.get_submodule(head).requires_grad_(requires_grad=False)
+
+
 @dataclass(frozen=True)
-class SupCon(PlainObjective):
+class SupCon(Contrastive):
     """Supervised contrastive loss of projected features, of two views per image.
 
     For unit vectors ``u`` of all views, with ``P(i)`` the other views of the class of ``i``::
@@ -45,17 +58,8 @@ class SupCon(PlainObjective):
 
     tau: float = 0.1
 
-    views: ClassVar[int] = 2
-    needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features"})
-    trains_last_layer: ClassVar[bool] = False
-    compares_images: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         positive("supcon:tau", self.tau)
-
-    def attach(self, module: nn.Module, head: str) -> None:
-        """Freeze the last layer."""
-        module.get_submodule(head).requires_grad_(requires_grad=False)
 
     def extras(self, features: int, channels: int, classes: int) -> nn.Module:  # noqa: ARG002
         """Build the projection of features."""

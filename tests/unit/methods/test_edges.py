@@ -16,9 +16,11 @@ from oodcli.methods.contract import toy_activations as activations
 from oodcli.scoring.tune import parameter_settings
 
 # Methods that need a network are held to the same in test_probe_contract.py, and those for text
-# embeddings, which learn nothing from images, in test_zero_shot.py.
+# embeddings or kept heads, which learn nothing from images, in modules of their own.
 NAMES = [
-    name for name, method in METHODS.items() if not method.needs_network and not method.is_zero_shot
+    name
+    for name, method in METHODS.items()
+    if not (method.needs_network or method.is_zero_shot or method.kept_head)
 ]
 
 

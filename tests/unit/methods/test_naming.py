@@ -5,6 +5,7 @@ import pytest
 from oodcli.errors import InvalidInputError, OodError, UnknownNameError
 from oodcli.method_names import ALIASES
 from oodcli.methods import METHODS, parse_method, parse_methods
+from oodcli.methods._needs import KEPT_HEADS
 from oodcli.methods.base import Method
 from oodcli.methods.base import parse_method as parse_with
 
@@ -31,10 +32,11 @@ def test_no_name_stands_for_every_method_of_the_ordinary_pass() -> None:
     needy = {n for n, m in METHODS.items() if m.needs_network or m.on_request}
     texts = {n for n, m in METHODS.items() if m.is_zero_shot}
     assert texts == {"mcm", "glmcm", "neglabel"}
-    assert plain == set(METHODS) - needy - texts
-    assert every == set(METHODS) - texts
+    kept = {n for n, m in METHODS.items() if m.kept_head}
+    assert plain == set(METHODS) - needy - texts - kept
+    assert every == set(METHODS) - texts - kept
     plain, every = (
-        {spec.parts[0].name for spec in parse_methods(names, zero_shot=True)}
+        {spec.parts[0].name for spec in parse_methods(names, zero_shot=True, kept=KEPT_HEADS)}
         for names in ([], ["all"])
     )
     assert plain == set(METHODS) - needy

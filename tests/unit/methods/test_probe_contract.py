@@ -6,15 +6,23 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from oodcli.activations import Activations, ActivationSet, Part, Reference
+from oodcli.activations import (
+    DIVISOR,
+    ROTATION,
+    Activations,
+    ActivationSet,
+    Part,
+    Reference,
+)
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import METHODS, Fitted, parse_method
 from oodcli.metrics import MOSTLY_TIED, tied_share
 from oodcli.models import Network, network_of, parse_architecture
 from oodcli.models.extraction import ReadyNetwork, extract
 from oodcli.probes import Learner, Probe
+from oodcli.training.objectives.registry import parse_objective
 from tests.support.clip import zero_shot_network
 
 NAMES = [name for name, method in METHODS.items() if method.needs_network]
@@ -29,11 +37,17 @@ def coloured(n: int, *, seed: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def trained_network() -> Network:
-    """Return a small network that was fitted to the colours for a moment."""
+def trained_network(kind: str = "") -> Network:
+    """Return a small network that was fitted to the colours for a moment.
+
+    Parameters
+    ----------
+    kind
+        The kept head that it has; empty for none.
+    """
     torch.manual_seed(0)
     spec = parse_architecture("resnet18:width=4")
-    module = spec.build(CLASSES)
+    module = with_kept_head(spec.build(CLASSES), kind)
     pixels = torch.from_numpy(coloured(48, seed=5)).float() / 255 / 0.3 - 1.7
     labels = torch.arange(48) % CLASSES
     optimiser = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
@@ -44,6 +58,14 @@ def trained_network() -> Network:
     # For the methods that make it active; in evaluation mode it passes maps on.
     module.get_submodule("layer4").append(torch.nn.Dropout(0.3))  # type: ignore[operator]
     return network_of(spec, module)
+
+
+def with_kept_head(module: nn.Module, kind: str) -> nn.Module:
+    """Return a network with a kept head, or unchanged."""
+    objective = {ROTATION: "rotpred", DIVISOR: "g-odin"}.get(kind)
+    if objective is not None:
+        parse_objective(objective).objective.attach(module, "fc")
+    return module
 
 
 def activations(
@@ -85,13 +107,19 @@ def reference_of(network: Network, train: NDArray[np.uint8]) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def networks() -> Mapping[bool, Network]:
-    """Return a trained network, and a zero-shot classifier."""
-    return {False: trained_network(), True: zero_shot_network(CLASSES)}
+def networks() -> Mapping[str, Network]:
+    """Return trained networks, and a zero-shot classifier."""
+    trained = {kind: trained_network(kind) for kind in ("", ROTATION, DIVISOR)}
+    return {**trained, "zero-shot": zero_shot_network(CLASSES)}
+
+
+def kind_of(name: str) -> str:
+    """Return the key of the network that a method is defined for."""
+    return "zero-shot" if METHODS[name].is_zero_shot else METHODS[name].kept_head
 
 
 @pytest.fixture(scope="module")
-def references(networks: Mapping[bool, Network]) -> Mapping[bool, Reference]:
+def references(networks: Mapping[str, Network]) -> Mapping[str, Reference]:
     """Return the references that methods are fitted on."""
     return {key: reference_of(each, coloured(48, seed=1)) for key, each in networks.items()}
 
@@ -103,15 +131,15 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def network(name: str, networks: Mapping[bool, Network]) -> Network:
+def network(name: str, networks: Mapping[str, Network]) -> Network:
     """Return a network that the method is defined for."""
-    return networks[METHODS[name].is_zero_shot]
+    return networks[kind_of(name)]
 
 
 @pytest.fixture(scope="module")
-def fitted(name: str, references: Mapping[bool, Reference]) -> Fitted:
+def fitted(name: str, references: Mapping[str, Reference]) -> Fitted:
     """Return the method, fitted with its defaults."""
-    return parse_method(name).fit(references[METHODS[name].is_zero_shot])
+    return parse_method(name).fit(references[kind_of(name)])
 
 
 def test_gives_one_finite_float_per_image_whatever_the_batches(
@@ -156,6 +184,8 @@ REFUSED = {
     ("iodin", "one class"): "it needs at least 2 classes, but the network has 1;",
     ("pro", "one class"): "it needs at least 2 classes, but the network has 1;",
     ("mcdropout", "one class"): "it needs at least 2 classes, but the network has 1;",
+    ("rotpred", "one class"): "it needs at least 2 classes, but the network has 1;",
+    ("g-odin", "one class"): "it needs at least 2 classes, but the network has 1;",
     ("glmcm", "one class"): "it needs at least 2 classes, but the network has 1;",
 }
 FEW: Mapping[str, NDArray[np.uint8]] = {
@@ -175,7 +205,7 @@ def test_a_degenerate_fit_is_refused_with_numbers_or_tells_images_apart(
         network = (
             zero_shot_network(1)
             if METHODS[name].is_zero_shot
-            else network_of(network.spec, network.spec.build(1))
+            else network_of(network.spec, with_kept_head(network.spec.build(1), kind_of(name)))
         )
     reference = reference_of(network, FEW[case])
     if (name, case) in REFUSED:

@@ -139,6 +139,7 @@ SCALES = {"nac": (), "klm": (10,), "igeood": (10,)}
         if {"logits", "head"} & set(method.inputs)
         and not method.needs_network
         and not method.is_zero_shot
+        and not method.kept_head
         and "jigsaw" not in method.inputs
         for scale in SCALES.get(name, (10, 1000))
     ],

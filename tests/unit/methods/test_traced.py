@@ -37,9 +37,10 @@ def rows(n: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def head() -> Head:
     generator = torch.Generator().manual_seed(5)
-    return Head(
-        torch.randn(CLASSES, WIDTH, generator=generator), torch.randn(CLASSES, generator=generator)
+    weight, bias = (
+        torch.randn(shape, generator=generator) for shape in ((CLASSES, WIDTH), (CLASSES,))
     )
+    return Head(weight, bias, kept={"confidence": (weight[:1] - weight[1:2], bias[:1])})
 
 
 @pytest.fixture(scope="module")

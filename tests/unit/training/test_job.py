@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
+from oodcli.models import parse_architecture
 from oodcli.store.preprocess import Preprocess
 from oodcli.store.runs import RECORD, TRAINING, Job, Run, RunFolder, TrainingRecord
 from oodcli.store.store import Store, read_json, write_json
-from oodcli.training.job import read_unfinished, same_run
-from oodcli.training.recipes import recipe_named
+from oodcli.training.job import TrainRequest, _recipe_of, read_unfinished, same_run
+from oodcli.training.recipe_choice import recipe_named
 
 INIT = {"source": "first", "digest": "d" * 32, "arch": None, "pretrained": False}
 JOB = Job(
@@ -149,3 +150,19 @@ def test_a_damaged_run_in_training_is_refused(store: Store, changes: dict[str, A
     with pytest.raises(CorruptArtifactError, match=r"the unfinished run a is damaged: .* remove"):
         read_unfinished(folder)
     assert same_run(store, JOB, None) is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "wanted"),
+    [
+        ("t2fnorm", "t2fnorm:scoring=omitted"),  # as the recipe for ImageNet says
+        ("t2fnorm:scoring=tau", "t2fnorm"),  # as asked for
+        ("t2fnorm:tau=0.2", "t2fnorm:tau=0.2"),
+    ],
+)
+def test_an_objective_without_parameters_has_those_of_its_recipe(
+    objective: str, wanted: str
+) -> None:
+    request = TrainRequest("imagenet", objective=objective, init="trained")
+    recipe = _recipe_of(request, parse_architecture("resnet18"), "imagenet", None)
+    assert (recipe.name, recipe.objective) == ("t2fnorm-imagenet", wanted)

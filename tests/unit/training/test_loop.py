@@ -17,7 +17,8 @@ from oodcli.training.objectives.base import OutlierObjective
 from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
 from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.outliers import MadeOutliers, Outliers, SetOutliers
-from oodcli.training.recipes import Recipe, recipe_named
+from oodcli.training.recipe_choice import recipe_named
+from oodcli.training.recipes import Recipe
 from tests.support.program import Program
 
 RECIPE = Recipe("test", "here", epochs=4, batch_size=16, lr=0.05, crop_padding=1)

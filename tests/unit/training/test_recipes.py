@@ -6,13 +6,10 @@ import math
 import pytest
 
 from oodcli.errors import InvalidInputError, UnknownNameError
-from oodcli.training.recipes import (
-    RECIPES,
-    Recipe,
-    default_architecture,
-    recipe_for,
-    recipe_named,
-)
+from oodcli.methods import parse_method
+from oodcli.training.objectives.registry import parse_objective
+from oodcli.training.recipe_choice import default_architecture, recipe_for, recipe_named
+from oodcli.training.recipes import RECIPES, SCORERS, Recipe
 
 
 @pytest.mark.parametrize(
@@ -142,6 +139,20 @@ def test_an_objective_takes_the_recipe_of_its_paper() -> None:
     assert recipe_for("resnet18", "cifar10", "ish").name == "featurenorm-resnet18"
     assert recipe_for("resnet18", "digits", "alpa").name == "digits"
     assert recipe_for("resnet18", "cifar10", "t2fnorm:tau=0.2").objective == "t2fnorm:tau=0.2"
+    assert recipe_for("resnet18", "photos", "palm").objective == "palm:momentum=0.9"
+    assert recipe_for("resnet18", "photos", "palm:momentum=0.999").objective.endswith("0.999")
+    cifar100 = recipe_for("resnet18", "cifar100", "palm")
+    assert (cifar100.objective, cifar100.batch_size, cifar100.lr) == ("palm", 512, 0.5)
+    assert recipe_for("resnet18", "cifar100", "cider").objective == "cider:momentum=0.5"
+
+
+def test_the_method_of_a_paper_exists() -> None:
+    """And the recipe of an objective is scored with it."""
+    for objective, scorer in SCORERS.items():
+        parse_objective(objective)
+        parse_method(scorer)
+    assert recipe_for("resnet18", "cifar10", "palm").scorer == "mds++"
+    assert recipe_for("resnet18", "cifar10").scorer == ""
 
 
 def test_a_recipe_is_stored_and_read_again() -> None:
@@ -204,6 +215,8 @@ def test_impossible_changes_are_refused(change: dict[str, float], message: str) 
         ("imagenet", "t2fnorm:tau=0.05", "t2fnorm-imagenet", "t2fnorm:tau=0.05"),
         ("imagenet", "ish", "ish-imagenet", "ish"),
         ("imagenet", "supcon", "mode-base", "supcon"),
+        ("imagenet", "rotpred", "openood-imagenet200", "rotpred"),
+        ("imagenet", "cider", "cider-cifar", "cider"),
     ],
 )
 def test_imagenet_has_recipes_of_its_own(data, objective, name, wanted) -> None:

@@ -298,8 +298,9 @@ def _put(name: str, at: object, value: object) -> Callable[[Arrays], Arrays]:
         ),
         (
             lambda a: {**a, "near/feature": a["near/features"]},
-            "array 'near/feature' is not one of weight, bias, tau, logit_scale, words, word_counts "
-            "and SET/features",
+            "array 'near/feature' is not one of weight, bias, tau, logit_scale, words, "
+            "word_counts, kept_rotation_weight, kept_rotation_bias, kept_confidence_weight, "
+            "kept_confidence_bias, kept_divisor_weight, kept_divisor_bias and SET/features",
         ),
         (lambda a: {**a, "wieght": a["weight"]}, "did you mean 'weight'?"),
         (lambda a: without(a, "near/features"), "has no array 'near/features'; every set needs"),
