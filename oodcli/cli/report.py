@@ -1,6 +1,7 @@
 """``ood report``."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -240,8 +241,10 @@ def report(
         paper=layout,
         statistics=ci or compare is not None,
     )
+    chosen = bool(_OF_TABLES.intersection(given_options(context)))
     embedded = pictures and format_ is Format.HTML
     drawn: Sequence[Picture] = ()
+    app: EmbeddedApp | None = None
     with Sources.open(None if scores else Store.at(store), query) as sources:
         results = _tabulate(sources, convention or (), statistics, average=average)
         if not (run or scores):
@@ -250,32 +253,34 @@ def report(
             from oodcli.reporting.pictures import pictures as pictures_workflow
 
             drawn = pictures_workflow(sources, progress=TerminalProgress())
-        app = (
-            _explorer(sources, results[0], digits=digits, average=average)
-            if format_ is Format.HTML
-            else None
+        render = partial(
+            render_report,
+            results[0],
+            format_,
+            to_file=output is not None,
+            summarised=not chosen,
+            layout=table_layout,
+            others=results[1:],
+            comparisons=_published_comparisons(results, table_layout.columns or ())
+            if published
+            else None,
+            pictures=_embedded_pictures(drawn) if embedded else (),
         )
+        if format_ is Format.HTML:
+            app = _explorer(
+                sources,
+                results[0],
+                digits=digits,
+                average=average,
+                beside=len(render()) if pictures else None,
+            )
     if plots is not None:
         _write_plots(drawn, plots, plot_format or (PlotFormat.PNG,))
-    chosen = bool(_OF_TABLES.intersection(given_options(context)))
     if format_ is Format.TABLE and output is None and not full and not chosen:
         line = command_line(context, full=True)
         write_result(render_summary(results[0], full=line), None)
         return
-    text = render_report(
-        results[0],
-        format_,
-        to_file=output is not None,
-        summarised=not chosen,
-        layout=table_layout,
-        others=results[1:],
-        comparisons=_published_comparisons(results, table_layout.columns or ())
-        if published
-        else None,
-        pictures=_embedded_pictures(drawn) if embedded else (),
-        app=app,
-    )
-    write_result(text, output)
+    write_result(render(app=app), output)
 
 
 def _check_usage(
@@ -321,8 +326,11 @@ def _tabulate(
     ]
 
 
-def _explorer(sources: "Sources", result: "Report", *, digits: int, average: bool) -> "EmbeddedApp":
+def _explorer(
+    sources: "Sources", result: "Report", *, digits: int, average: bool, beside: int | None
+) -> "EmbeddedApp":
     """Return the explorer of an HTML page, with the names that its tables have."""
+    from oodcli.cli.progress import TerminalProgress
     from oodcli.cli.render.metrics import set_name
     from oodcli.cli.render.report import explorer_of
     from oodcli.cli.render.report_table import method_name
@@ -334,8 +342,10 @@ def _explorer(sources: "Sources", result: "Report", *, digits: int, average: boo
             convention=result.convention,
             digits=digits,
             average=average,
+            beside=beside,
             method_label=method_name,
             column_label=lambda row: set_name(row.dataset, row.group),
+            progress=TerminalProgress(),
         )
     )
 

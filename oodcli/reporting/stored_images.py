@@ -2,8 +2,8 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from oodcli.data import DATASETS, open_dataset
 from oodcli.data.benchmarks import BENCHMARKS, Benchmark
-from oodcli.data.dataset import Dataset
+from oodcli.data.dataset import Dataset, take
+from oodcli.data.decoding.drafts import drafted
+from oodcli.data.decoding.prepare import are_stored
+from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.opening import is_here
 from oodcli.data.run_data import RunData
 from oodcli.data.splits import split
 from oodcli.data.views import View
-from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError
+from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnreadableImageError
 from oodcli.images import ImageSet, ImageShard, Part, image_name
 from oodcli.progress import SILENT, Progress
 from oodcli.reporting.plots import Picture, clipped
@@ -35,13 +38,94 @@ _PER_VERDICT = 8
 _SHORT = 12
 
 
-@dataclass(frozen=True)
-class ShownSet:
-    """A scored set with its images and their source."""
+Pixels = NDArray[np.uint8]
 
-    entry: ScoredSet
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Images that were found again, with their source.
+
+    Parameters
+    ----------
+    images
+        The images at the size of the run.
+    part
+        Their source.
+    resizing
+        How they were resized.
+    """
+
     images: ImageSet
     part: Part
+    resizing: Resizing
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Row in the source of every image, ``(n,)``."""
+        return np.concatenate([shard.indices for shard in self.images.shards])
+
+    def name(self, row: int) -> str:
+        """Return the name of an image: its file, or ``image N``."""
+        return image_name(self.part.source, int(self.places[row]))
+
+    def pixels(self, rows: NDArray[np.int64]) -> list[Pixels]:
+        """Return the given images in the given order, each ``(h, w, 3)``.
+
+        Of a set that is too large to be stored, only these images are decoded.
+
+        Raises
+        ------
+        OodError
+            If one cannot be read any more.
+        """
+        if not len(rows):
+            return []
+        ascending, places = np.unique(rows, return_inverse=True)
+        if are_stored(len(self.part), self.resizing.size):
+            pixels = list(self.images.take(ascending).pixels().transpose(0, 2, 3, 1))
+        else:
+            pixels = list(self._decoded(ascending))
+        return [pixels[at] for at in places]
+
+    def _decoded(self, rows: NDArray[np.int64]) -> Iterator[Pixels]:
+        source = drafted(take(self.part, self.places[rows]).source, self.resizing)
+        for image in source.read(0, len(rows)):
+            if isinstance(image, UnreadableImageError):
+                raise image
+            yield self.resizing.apply(image)
+
+
+@dataclass(frozen=True)
+class ShownSet(FoundImages):
+    """A scored set with its images."""
+
+    entry: ScoredSet
+
+
+@dataclass(frozen=True)
+class TrainingImages(FoundImages):
+    """The training images of a run, with their stored features.
+
+    Parameters
+    ----------
+    folder
+        Stored activations.
+    """
+
+    folder: ActivationFolder = field(repr=False)
+
+    def features(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the inputs of the last layer, ``(m, d)``, shard by shard.
+
+        Raises
+        ------
+        FileNotFoundError
+            If those of a shard are not stored.
+        CorruptArtifactError
+            If a file is damaged.
+        """
+        for shard in self.images.shards:
+            yield _rows_of((shard,), self.folder, "features")
 
 
 @dataclass(frozen=True)
@@ -77,12 +161,31 @@ class StoredImages:
             return None
         try:
             images = self._data.train(limit=None if n_images == of_images else n_images)
-            return _rows_of(images, folder, "block_norms")
+            return _rows_of(images.shards, folder, "block_norms")
         except OodError as error:
             self.progress.note(f"no norms of jigsaw puzzles: {error}")
         except FileNotFoundError:
             self.progress.note("no norms of jigsaw puzzles: they are not stored")
         return None
+
+    def training(self) -> TrainingImages | None:
+        """Return the training images that methods were fitted on, if their features are stored.
+
+        None, with a note, if they are not, or the images have changed; no image is decoded.
+        """
+        folder = self._folder(View())
+        if self._scored is None:
+            return None
+        data = replace(self._scored[0], decode=False)
+        try:
+            images = data.train(limit=self.run.scoring.limit)
+        except OodError as error:
+            self.progress.note(f"no training images: {error}")
+            return None
+        if folder.missing(images.shards):
+            self.progress.note("no training images: their features are not stored")
+            return None
+        return TrainingImages(images, data.dataset.parts["train"], _resizing(data), folder)
 
     def _activations(self, name: str) -> dict[str, NDArray[np.float32]]:
         """Return an array of the stored activations by data set, ``(n, …)``."""
@@ -92,7 +195,7 @@ class StoredImages:
         found: dict[str, NDArray[np.float32]] = {}
         for each in self.sets:
             with contextlib.suppress(FileNotFoundError):
-                found[each.entry.name] = _rows_of(each.images, folder, name)
+                found[each.entry.name] = _rows_of(each.images.shards, folder, name)
         return found
 
     def _folder(self, view: View, *, norms_only: bool = False) -> ActivationFolder:
@@ -177,7 +280,7 @@ class StoredImages:
         entry, labels, names = shown.entry, shown.images.labels, self.stored.record.class_names
         predictions = self.run.read(PREDICTIONS, entry)
         thumbnails = []
-        for row, pixels in zip(rows, _pixels(shown.images, rows), strict=True):
+        for row, pixels in zip(rows, shown.pixels(rows), strict=True):
             is_class = entry.group == "id" and labels is not None
             lines = [names[int(labels[row])] if is_class and labels is not None else entry.name]
             if predictions is not None:
@@ -193,13 +296,11 @@ class StoredImages:
         if not len(rows):
             return []
         entry, images = shown.entry, shown.images
-        places = np.concatenate([shard.indices for shard in images.shards])
         predictions = self.run.read(PREDICTIONS, entry)
         names = self.stored.record.class_names
         thumbnails = []
-        for row, pixels in zip(rows, _pixels(images, rows), strict=True):
-            name = image_name(shown.part.source, int(places[row]))
-            lines = [name.replace("\\", "/").rpartition("/")[2]]
+        for row, pixels in zip(rows, shown.pixels(rows), strict=True):
+            lines = [shown.name(int(row)).replace("\\", "/").rpartition("/")[2]]
             if entry.group == "id" and images.labels is not None:
                 lines.append(f"is {names[int(images.labels[row])]}")
             if predictions is not None:
@@ -228,31 +329,38 @@ class StoredImages:
             self.progress.note(f"no pictures of images: {error}")
             return None
 
-    def _found(self) -> Iterator[ShownSet]:
-        data = self._data
-        if data is None:
-            return
-        scoring = self.run.scoring
+    @cached_property
+    def _scored(self) -> tuple[RunData, Benchmark | None] | None:
+        """The ID data set as it was scored, and its benchmark; None, with a note, if not found."""
+        data, scoring = self._data, self.run.scoring
         names = {entry.benchmark for entry in scoring.sets}
         benchmark = BENCHMARKS.get(names.pop() or "") if len(names) == 1 else None
+        if data is None or benchmark is None:
+            return None if data is None else (data, None)
         try:
-            if benchmark is not None:
-                data, _ = data.on(benchmark, scoring.resized_as)
-            part = data.dataset.id_test
-            images = data.prepared(part, name=scoring.id_set.name, limit=scoring.limit)
+            return data.on(benchmark, scoring.resized_as)[0], benchmark
         except OodError as error:
             self.progress.note(f"no pictures of images: {error}")
+            return None
+
+    def _found(self) -> Iterator[ShownSet]:
+        if self._scored is None:
             return
+        data, benchmark = self._scored
+        scoring = self.run.scoring
         for entry in (scoring.id_set, *self.run.sets):
+            is_id = entry.group == "id"
             try:
-                if entry.group != "id":
-                    part = self._opened(entry, benchmark).ood_part
-                    images = data.prepared(part, name=entry.name, limit=scoring.limit)
+                part = data.dataset.id_test if is_id else self._opened(entry, benchmark).ood_part
+                images = data.prepared(part, name=entry.name, limit=scoring.limit)
             except OodError as error:
+                if is_id:
+                    self.progress.note(f"no pictures of images: {error}")
+                    return
                 self.progress.note(f"no pictures of {entry.name}: {error}")
                 continue
             if images.digest == entry.digest:
-                yield ShownSet(entry, images, part)
+                yield ShownSet(images, part, _resizing(data), entry)
             else:
                 self.progress.note(
                     f"no pictures of {entry.name}: its images differ from those that were scored"
@@ -281,7 +389,14 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _CAPTION else f"…{text[1 - _CAPTION :]}"
 
 
-def _rows_of(images: ImageSet, folder: ActivationFolder, name: str) -> NDArray[np.float32]:
+def _resizing(data: RunData) -> Resizing:
+    """Return how the images of a run are resized."""
+    return Resizing(data.run.preprocess.size, data.run.preprocess.resize)
+
+
+def _rows_of(
+    shards: Sequence[ImageShard], folder: ActivationFolder, name: str
+) -> NDArray[np.float32]:
     """Return a stored array of the activations of images, ``(n, …)``.
 
     Raises
@@ -298,7 +413,7 @@ def _rows_of(images: ImageSet, folder: ActivationFolder, name: str) -> NDArray[n
                 return {name: place.arrays(key)[name]}
         raise FileNotFoundError(key)
 
-    return np.concatenate([_of_shard(shard, folder, name, read) for shard in images.shards])
+    return np.concatenate([_of_shard(shard, folder, name, read) for shard in shards])
 
 
 def _of_shard(
@@ -314,11 +429,3 @@ def _of_shard(
         raise CorruptArtifactError(
             f"shard {folder.shard_key(shard)} in {folder.path} has no {what}; remove it"
         ) from None
-
-
-def _pixels(images: ImageSet, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    """Return the given images in the given order, each ``(h, w, 3)``."""
-    ascending = np.sort(rows)
-    pixels = images.take(ascending).pixels()
-    places = np.searchsorted(ascending, rows)
-    return [pixels[at].transpose(1, 2, 0) for at in places]

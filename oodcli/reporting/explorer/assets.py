@@ -7,10 +7,21 @@ from pathlib import Path
 from oodcli.records import as_json
 from oodcli.reporting.explorer.payload import Payload
 
+_STYLES = ("explorer.css", "images.css")
 _WEB = Path(__file__).parent / "web"
 _VENDORED = ("d3-7.9.0", "plot-0.6.17")
 """Libraries as published, in the order in which they are needed, and their licences."""
-_SCRIPTS = ("core.js", "overview.js", "threshold.js", "classes.js", "main.js")
+_SCRIPTS = (
+    "core.js",
+    "overview.js",
+    "threshold.js",
+    "classes.js",
+    "images.js",
+    "strip.js",
+    "map.js",
+    "norms.js",
+    "main.js",
+)
 """Our scripts in their order; panels stand between ``core.js`` and ``main.js``."""
 
 # What Observable Plot writes into each of its figures with the class name "plot".
@@ -48,13 +59,18 @@ class Assets:
     scripts: tuple[str, ...]
     styles_of_scripts: tuple[str, ...]
 
+    @property
+    def characters(self) -> int:
+        """Number of characters of all parts that a page embeds."""
+        return len(self.data) + len(self.style) + sum(map(len, self.scripts))
+
 
 def assets_of(payload: Payload) -> Assets:
     """Return the parts of a page with an explorer of this data."""
     own = "\n".join((_WEB / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     return Assets(
         data=as_script_data(payload),
-        style=(_WEB / "explorer.css").read_text(encoding="utf-8"),
+        style="\n".join((_WEB / name).read_text(encoding="utf-8") for name in _STYLES),
         scripts=(
             *map(_library, _VENDORED),
             f'(() => {{\n"use strict";\n{own}\n}})();\n',

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from oodcli.reporting.explorer.image_payload import ImagePanels
 from oodcli.reporting.explorer.packing import Packed
 
 PAYLOAD_SCHEMA = 1
@@ -289,6 +290,8 @@ class Payload:
         The runs, each by itself.
     limits
         What the page leaves out, one sentence each.
+    images
+        Images and features; null for score files, and for a page without pictures.
     """
 
     schema: int
@@ -298,3 +301,4 @@ class Payload:
     results: tuple[ResultTable, ...]
     networks: tuple[Network, ...]
     limits: tuple[str, ...]
+    images: ImagePanels | None = None

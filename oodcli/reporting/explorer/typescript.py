@@ -10,18 +10,19 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from oodcli.reporting.explorer import packing, payload
+from oodcli.reporting.explorer import image_payload, packing, payload
 
 TARGET = Path(__file__).parent / "web" / "payload.d.ts"
 _PLAIN = {str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
 
 def interfaces() -> str:
-    """Return the records of :mod:`oodcli.reporting.explorer.payload` as TypeScript."""
+    """Return the records that the page reads as TypeScript."""
     records = [
         each
-        for each in vars(payload).values()
-        if inspect.isclass(each) and is_dataclass(each) and each.__module__ == payload.__name__
+        for module in (payload, image_payload)
+        for each in vars(module).values()
+        if inspect.isclass(each) and is_dataclass(each) and each.__module__ == module.__name__
     ]
     head = "// Written by: python -m oodcli.reporting.explorer.typescript\n"
     packed = f"/** {(packing.__doc__ or '').strip()} */\ntype Packed = string;\n"

@@ -10,8 +10,12 @@ import pytest
 from oodcli.errors import InvalidInputError, MissingArtifactError, UnknownNameError
 from oodcli.metrics import Curve
 from oodcli.progress import Silent
+from oodcli.reporting.explorer.image_panels import image_panels
+from oodcli.reporting.explorer.image_payload import ImagePanels
+from oodcli.reporting.explorer.packing import unpacked
 from oodcli.reporting.pictures import Picture, encoded, write_plots
 from oodcli.reporting.plots import clipped
+from oodcli.reporting.sources import ScoreQuery, Sources
 from oodcli.store.store import Store, read_json, write_json
 from tests.support.progress import RecordingProgress
 from tests.support.reporting import pictures_of
@@ -388,3 +392,92 @@ def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
     assert names[-2:] == ["normratio", "history"]
     (note,) = told.notes
     assert note.startswith("no pictures of images: the data of run tiny cannot be opened")
+
+
+def images_of(store: Store, *runs: str) -> tuple[ImagePanels, tuple[str, ...]]:
+    """Return what the explorer of runs shows of images, and what it leaves out."""
+    with Sources.open(store, ScoreQuery(runs=runs)) as sources:
+        return image_panels(sources.runs, store, 300_000)
+
+
+@pytest.fixture
+def few_points(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Map a few images only."""
+    monkeypatch.setattr("oodcli.reporting.explorer.maps.MAX_POINTS", 60)
+    return 60
+
+
+def test_the_explorer_shows_the_images_that_were_scored(
+    store: Store, tmp_path: Path, few_points: int
+) -> None:
+    from oodcli.store.scores import read_scores, read_scorings
+    from oodcli.workflows.score import ScoreRequest, score
+
+    folder = own_images(tmp_path / "mine")
+    methods = ("msp", "knn:k=1", "knn:k=3")
+    score(store, ScoreRequest(methods=methods, ood=(str(folder), SETS[1])))
+    shutil.copytree(store.runs / "tiny", store.runs / "twin")
+    (found, limits) = images_of(store, "tiny", "twin")
+    strip, twin = found.strips
+    assert [each.name for each in strip.sets] == ["digits", SETS[0], "mine", SETS[1]]
+    assert (strip.network, twin.network) == (0, 1)
+
+    kept = store.runs / "tiny" / "scores"
+    scoring = read_scorings(kept)[0]
+    own = read_scores(kept, scoring, "msp", "mine")
+    predicted = read_scores(kept, scoring, "@predictions", "mine")
+    labels = read_scores(kept, scoring, "@labels", "digits")
+    assert own is not None
+    assert predicted is not None
+    assert labels is not None
+    column = strip.methods.index("msp")
+    places = unpacked(strip.ood_images[column][1])
+    assert strip.predicted is not None
+    for place, row in zip(places, np.argsort(-own, kind="stable"), strict=False):
+        assert strip.images.names[place] == f"own-{row:02d}.png"
+        assert unpacked(strip.predicted)[place] == predicted[row]
+    sets, rows = unpacked(strip.images.sets), unpacked(strip.images.rows)
+    scores = unpacked(strip.scores).reshape(len(sets), -1)
+    np.testing.assert_allclose(scores[places, column], np.sort(own)[::-1][: len(places)])
+    np.testing.assert_array_equal(
+        unpacked(strip.images.labels), np.where(sets == 0, labels[rows * (sets == 0)] + 1, 0)
+    )
+    assert strip.images.pictures.count == len(sets)
+
+    # The nearest training images are those of knn, which has no scores of the photographs.
+    assert strip.training is not None
+    distances = unpacked(strip.training.distances).reshape(len(sets), -1)
+    for k in (1, 3):
+        known = -scores[:, strip.methods.index(f"knn:k={k}")]
+        there = ~np.isnan(known)
+        assert there.sum() > 10
+        np.testing.assert_allclose(distances[there, k - 1], known[there], atol=2e-6)
+
+    assert found.map is not None
+    first, second = found.map.views
+    assert len(found.map.images.names) == few_points
+    on_map = np.bincount(unpacked(found.map.images.sets))
+    assert on_map.tolist() == [30, 10, 10, 10]
+    assert [each.kind for each in first.projections] == ["pca", "tsne"]
+    assert first.projections == second.projections  # the twin has the same network
+    assert [each.network for each in found.norms] == [0, 1]
+    assert any(line.startswith("image strip of twin: the ") for line in limits)
+
+    folder.rename(tmp_path / "away")
+    found, limits = images_of(store, "tiny")
+    assert [each.name for each in found.strips[0].sets] == ["digits", *SETS]
+    assert any(line.startswith("no pictures of mine: ") for line in limits)
+
+
+@pytest.mark.usefixtures("few_points")
+def test_the_explorer_says_which_images_and_features_are_missing(store: Store) -> None:
+    shutil.rmtree(store.activations)
+    found, limits = images_of(store, "tiny")
+    assert (found.strips[0].training, found.map, found.norms) == (None, None, ())
+    assert "no training images: their features are not stored" in limits
+    assert "no map: the features of ID images are not stored" in limits
+    record = store.runs / "tiny" / "run.json"
+    write_json(record, {**read_json(record), "data": "/gone/away"})
+    found, (limit,) = images_of(store, "tiny")
+    assert found == ImagePanels((), None, ())
+    assert limit.startswith("no pictures of images: the data of run tiny cannot be opened")

@@ -103,4 +103,103 @@ interface Payload {
   readonly results: ReadonlyArray<ResultTable>;
   readonly networks: ReadonlyArray<Network>;
   readonly limits: ReadonlyArray<string>;
+  readonly images: ImagePanels | null;
+}
+
+/** A data set whose images are shown. */
+interface ImageSource {
+  readonly name: string;
+  readonly group: string;
+  readonly n: number;
+}
+
+/** Pictures of one size, side by side in the rows of sheets. */
+interface Sheets {
+  readonly files: ReadonlyArray<string>;
+  readonly width: number;
+  readonly height: number;
+  readonly columns: number;
+  readonly per_sheet: number;
+  readonly count: number;
+}
+
+/** Images in the order in which the other records number them, from 0. */
+interface ListedImages {
+  readonly sets: Packed;
+  readonly rows: Packed;
+  readonly names: ReadonlyArray<string>;
+  readonly labels: Packed;
+  readonly pictures: Sheets;
+}
+
+/** Training images that are near some images. */
+interface TrainingImages {
+  readonly n: number;
+  readonly names: ReadonlyArray<string>;
+  readonly labels: Packed;
+  readonly pictures: Sheets;
+  readonly nearest: Packed;
+  readonly distances: Packed;
+}
+
+/** The images of a network that methods judge most wrongly. */
+interface ImageStrip {
+  readonly network: number;
+  readonly methods: ReadonlyArray<string>;
+  readonly thresholds: Packed;
+  readonly sets: ReadonlyArray<ImageSource>;
+  readonly images: ListedImages;
+  readonly predicted: Packed | null;
+  readonly scores: Packed;
+  readonly percentiles: Packed;
+  readonly id_images: ReadonlyArray<Packed>;
+  readonly ood_images: ReadonlyArray<ReadonlyArray<Packed>>;
+  readonly odd: Packed;
+  readonly rejected_by: Packed;
+  readonly training: TrainingImages | null;
+}
+
+/** Images in two dimensions. */
+interface Projection {
+  readonly kind: "pca" | "tsne";
+  readonly points: Packed;
+  readonly shares: ReadonlyArray<number>;
+}
+
+/** A map of the features of one network. */
+interface MapView {
+  readonly network: number;
+  readonly projections: ReadonlyArray<Projection>;
+  readonly predicted: Packed | null;
+  readonly methods: ReadonlyArray<string>;
+  readonly percentiles: Packed;
+}
+
+/** The same images by the features of one network, or of two. */
+interface FeatureMap {
+  readonly sets: ReadonlyArray<ImageSource>;
+  readonly images: ListedImages;
+  readonly views: ReadonlyArray<MapView>;
+}
+
+/** Lengths (L2 norms) of the features of a data set. */
+interface NormsOfSet {
+  readonly name: string;
+  readonly mean: number;
+  readonly auroc: number | null;
+  readonly counts: Packed;
+}
+
+/** Lengths of the features of one network. */
+interface FeatureNorms {
+  readonly network: number;
+  readonly high: number;
+  readonly sets: ReadonlyArray<NormsOfSet>;
+}
+
+/** What the page shows of images and of features. */
+interface ImagePanels {
+  readonly strips: ReadonlyArray<ImageStrip>;
+  readonly map: FeatureMap | null;
+  readonly norms: ReadonlyArray<FeatureNorms>;
 }

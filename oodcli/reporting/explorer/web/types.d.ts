@@ -52,6 +52,7 @@ interface Point {
 }
 
 interface PlotScale {
+  readonly apply: (value: number) => number;
   readonly invert: (position: number) => number;
 }
 type PlotFigure = (SVGSVGElement | HTMLElement) & {
@@ -64,4 +65,39 @@ declare const Plot: {
   dot(data: ReadonlyArray<unknown>, options: object): object;
   ruleX(data: ReadonlyArray<unknown>, options?: object): object;
   ruleY(data: ReadonlyArray<unknown>, options?: object): object;
+};
+
+/** A score of an image by a method. */
+interface MethodScore {
+  readonly method: string;
+  readonly score: number | null;
+  /** Share of the ID images whose score is below. */
+  readonly percentile: number | null;
+  readonly accepted: boolean | null;
+}
+
+/** A training image near an image. */
+interface NearImage {
+  readonly sheets: Sheets;
+  readonly number: number;
+  readonly name: string;
+  readonly label: string | null;
+  readonly distance: number;
+}
+
+/** An image that can be opened. */
+interface ShownImage {
+  readonly sheets: Sheets;
+  readonly number: number;
+  readonly name: string;
+  readonly set: string;
+  readonly isId: boolean;
+  readonly truth: string | null;
+  readonly predicted: string | null;
+  readonly scores: () => MethodScore[];
+  readonly nearest: () => NearImage[];
+}
+
+declare const d3: {
+  polygonContains(polygon: ReadonlyArray<[number, number]>, point: [number, number]): boolean;
 };

@@ -1,0 +1,76 @@
+// The images that the chosen method judges most wrongly, and those that most methods reject.
+
+/** @returns {ImageStrip | undefined} */
+function shownStrip() {
+  return payload.images?.strips.find((each) => each.network === state.network);
+}
+
+definePanel({
+  id: "strip",
+  title: "Images",
+  wanted: () => (payload.images?.strips.length ?? 0) > 0,
+  build(body) {
+    const draw = () => {
+      const strip = shownStrip();
+      body.replaceChildren(...(strip ? stripLists(strip) : [element("p", {}, `The images of ${shownNetwork().name} are not in this page.`)]));
+    };
+    draw();
+    return (changed) => {
+      if (["network", "method", "set", "threshold"].some((name) => changed.has(/** @type {keyof State} */ (name)))) draw();
+    };
+  },
+});
+
+/**
+ * @param {ImageStrip} strip
+ * @returns {HTMLElement[]}
+ */
+function stripLists(strip) {
+  const column = strip.methods.indexOf(state.method);
+  const set = strip.sets.findIndex((each) => each.name === state.set);
+  const idName = need(strip.sets[0]).name;
+  const lists = [];
+  const ofSet = column < 0 || set < 1 ? undefined : strip.ood_images[column]?.[set - 1];
+  if (ofSet) {
+    lists.push(imageList(`Most ID-like images of ${state.set} (OOD) by ${labelOf(state.method)}`, strip, numbers(ofSet), column));
+  } else {
+    lists.push(element("p", {}, `The images of ${state.set} were not found again.`));
+  }
+  const ofId = strip.id_images[column];
+  if (ofId) lists.push(imageList(`Most OOD-like images of ${idName} (ID) by ${labelOf(state.method)}`, strip, numbers(ofId), column));
+  const counts = numbers(strip.rejected_by);
+  const odd = numbers(strip.odd);
+  if (odd.length) {
+    lists.push(imageList(`Odd images of ${idName}: rejected by most methods, each at 95 % TPR`, strip, odd, -1,
+      (place) => `${need(counts[place])} of ${strip.methods.length}`));
+  }
+  return lists;
+}
+
+/**
+ * @param {string} heading
+ * @param {ImageStrip} strip
+ * @param {ArrayLike<number>} places
+ * @param {number} column The method whose verdicts are shown; -1 for none.
+ * @param {(place: number) => string} [note]
+ * @returns {HTMLElement}
+ */
+function imageList(heading, strip, places, column, note) {
+  const images = Array.from(places, (at) => imageOfStrip(strip, at));
+  const scores = numbers(strip.scores);
+  const items = images.map((image, place) => {
+    const score = column < 0 ? NaN : need(scores[image.number * strip.methods.length + column]);
+    const caption = [];
+    if (note) caption.push(note(place));
+    if (column >= 0) {
+      caption.push(String(Number(score.toPrecision(4))), score >= Math.fround(state.threshold) ? "accepted" : "rejected");
+    }
+    if (image.truth !== null) caption.push(image.truth);
+    if (image.predicted !== null) caption.push(`→ ${image.predicted}`);
+    return imageButton(image, caption, () => openImage(images, place));
+  });
+  const title = element("h3", {}, heading);
+  const list = element("ul", { class: "thumbs" }, ...items);
+  arrowsMoveFocus(list);
+  return element("div", { class: "image-list" }, title, list);
+}

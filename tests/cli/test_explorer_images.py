@@ -1,0 +1,263 @@
+"""Images, maps and norms of the explorer in a real browser."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from oodcli.cli.options import Format
+from oodcli.cli.render.report import explorer_of, render_report
+from oodcli.reporting.explorer import maps
+from oodcli.reporting.explorer.image_payload import ImagePanels
+from oodcli.reporting.explorer.images import FoundRun, Notes, strip_of
+from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.store.scores import ScoredSet
+from oodcli.workflows.explore import explore
+from oodcli.workflows.report import report
+from tests.support.browser import opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+HOSTILE = "<img src=x onerror=window.hacked=1>"
+SETS = {"own": 60, "svhn": 30, "near one": 20}
+SHOWN = 80
+
+
+@dataclass(frozen=True)
+class PlainImages:
+    """Found images, each of one colour that tells its set and row, with a hostile name."""
+
+    at: int
+    entry: ScoredSet
+    labels: np.ndarray | None
+
+    @property
+    def images(self) -> SimpleNamespace:
+        size = self.entry.n
+        return type("Images", (), {"__len__": lambda _: size, "labels": self.labels})()
+
+    def name(self, row: int) -> str:
+        return f"{HOSTILE}/{row}.png"
+
+    def colour(self, row: int) -> list[int]:
+        return [60 * self.at + 40, 3 * row + 20, 200 - 3 * row]
+
+    def pixels(self, rows: np.ndarray) -> list[np.ndarray]:
+        colours = [np.array(self.colour(int(row)), np.uint8) for row in rows]
+        return [np.broadcast_to(each, (32, 32, 3)) for each in colours]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A page, and the scores that it shows."""
+
+    path: Path
+    scores: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Write the page of made-up scores, images and features."""
+    folder = tmp_path_factory.mktemp("page")
+    draw = np.random.default_rng(0)
+    labels = draw.integers(4, size=SETS["own"])
+    scores = {f"{method}/{name}": draw.normal(-at, 1, n) + weight * np.arange(n)
+              for method, weight in (("msp", 0.01), ("energy", -0.02))
+              for at, (name, n) in enumerate(SETS.items())}  # fmt: skip
+    scores |= {f"@predictions/{name}": draw.integers(4, size=n) for name, n in SETS.items()}
+    np.savez(folder / "run.npz", **scores, **{"@labels/own": labels})
+    features = {name: draw.normal(2 - at, 1, (n, 5)) for at, (name, n) in enumerate(SETS.items())}
+    training = SimpleNamespace(
+        features=lambda: iter([draw.normal(0, 1, (40, 5))]),
+        images=type("Images", (), {"__len__": lambda _: 40, "labels": np.arange(40) % 4})(),
+        name=lambda row: f"train {row}",
+        pixels=lambda rows: [np.full((32, 32, 3), row, np.uint8) for row in rows],
+    )
+    query = ScoreQuery(files=[folder / "run.npz"], id_name="own")
+    with Sources.open(None, query) as sources, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "MAX_POINTS", SHOWN)
+        result = report(sources)
+        payload = explore(
+            sources, convention="neutral", digits=2, average=False,
+            method_label=lambda row: row.method, column_label=lambda row: row.dataset,
+        )  # fmt: skip
+        (run,) = sources.runs
+        read = run.read  # of score files, it has no predictions of OOD images
+        run = replace(
+            run,
+            read=lambda method, entry: scores.get(f"{method}/{entry.name}", read(method, entry)),
+        )
+        entries = (run.scoring.id_set, *run.sets)
+        sets = [PlainImages(at, entry, labels if at == 0 else None)
+                for at, entry in enumerate(entries)]  # fmt: skip
+        images = SimpleNamespace(sets=sets, features=lambda: features, training=lambda: training)
+        found = FoundRun(0, run, images)
+        notes = Notes()
+        panels = ImagePanels(
+            strips=(strip_of(found, 400_000, notes),),
+            map=maps.map_of([found, found], 400_000, notes),
+            norms=(maps.norms_of(found),),
+        )
+    network = replace(payload.networks[0], classes=("frog", HOSTILE, "ship", "truck"))
+    payload = replace(payload, images=panels, networks=(network,), limits=tuple(notes.lines))
+    text = render_report(result, Format.HTML, to_file=True, app=explorer_of(payload))
+    (folder / "page.html").write_text(text)
+    return Made(folder / "page.html", scores)
+
+
+def choose(seen: "Page", method: str, dataset: str) -> None:
+    seen.get_by_label("Method", exact=True).select_option(method)
+    seen.get_by_label("OOD set", exact=True).select_option(dataset)
+
+
+def names(seen: "Page", heading: str) -> list[str]:
+    """Return the rows of the images under a heading of the strip."""
+    found = seen.locator("#strip .image-list").filter(has_text=heading).locator("button")
+    titles = found.evaluate_all("all => all.map((each) => each.title)")
+    assert all(title.startswith(f"{HOSTILE}/") for title in titles)
+    return [title.split("/")[1].removesuffix(".png") for title in titles]
+
+
+def test_the_strip_has_the_worst_images_and_opens_them(page: Made, chromium: "Browser") -> None:
+    with opened(chromium, page.path) as seen:
+        for method, dataset in (("msp", "svhn"), ("energy", "near one")):
+            choose(seen, method, dataset)
+            order = np.argsort(-page.scores[f"{method}/{dataset}"], kind="stable")[:12]
+            assert names(seen, "Most ID-like images") == [str(row) for row in order]
+            order = np.argsort(page.scores[f"{method}/own"], kind="stable")[:12]
+            assert names(seen, "Most OOD-like images") == [str(row) for row in order]
+        thumbs = seen.locator("#strip .image-list").nth(1).locator("button")
+        thumbs.nth(1).focus()
+        seen.keyboard.press("ArrowLeft")
+        seen.keyboard.press("Enter")
+        dialog = seen.get_by_role("dialog")
+        row = int(order[0])
+        assert dialog.get_by_role("heading", level=2).inner_text() == f"{HOSTILE}/{row}.png"
+        drawn = dialog.locator(".large-picture canvas").evaluate(
+            "async (each) => { await new Promise(requestAnimationFrame);"
+            "return [...each.getContext('2d').getImageData(16, 16, 1, 1).data].slice(0, 3) }"
+        )
+        assert np.abs(np.array(drawn) - [40, 3 * row + 20, 200 - 3 * row]).max() <= 12
+        assert dialog.locator(".thumbs li").count() == 3
+        rows = dialog.locator("tbody tr").all_inner_texts()
+        below = np.mean(page.scores["msp/own"] < page.scores["msp/own"][row])
+        cells = dict(zip([line.split("\t")[0] for line in rows], rows, strict=True))
+        assert [*cells] == ["energy", "msp"]
+        score = f"{page.scores['msp/own'][row]:.4g}"
+        assert cells["msp"].split("\t")[1:3] == [score, f"{100 * below:.1f} %"]
+        seen.keyboard.press("ArrowRight")
+        assert dialog.get_by_role("heading", level=2).inner_text() == f"{HOSTILE}/{order[1]}.png"
+        seen.keyboard.press("Escape")
+        assert not dialog.is_visible()
+        assert thumbs.nth(0).evaluate("each => each === document.activeElement")
+        assert seen.evaluate("window.hacked") is None
+
+
+def listed(seen: "Page") -> int:
+    """Return how many images are listed below the map."""
+    heading = seen.locator("#map .image-list h3")
+    return int(heading.inner_text().split(" ")[0]) if heading.count() else 0
+
+
+def lasso(seen: "Page", left: float, right: float) -> None:
+    """Draw around a part of the width of the first map with the mouse."""
+    box = seen.locator(".map-chart").first.bounding_box()
+    assert box
+    inside = [(left, 0.01), (right, 0.01), (right, 0.99), (left, 0.99)]
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in inside]
+    seen.mouse.move(*places[0])
+    seen.mouse.down()
+    for place in places[1:]:
+        seen.mouse.move(*place, steps=3)
+    seen.mouse.up()
+
+
+def test_images_of_the_map_are_listed_by_lasso_and_by_category(
+    page: Made, chromium: "Browser"
+) -> None:
+    with opened(chromium, page.path) as seen:
+        seen.locator("#map").scroll_into_view_if_needed()
+        assert seen.locator("#map g[aria-label=dot] > *").count() >= 2 * SHOWN
+        lasso(seen, 0.001, 0.999)
+        assert listed(seen) == SHOWN
+        lasso(seen, 0.001, 0.5)
+        half = listed(seen)
+        assert 0 < half < SHOWN
+        lasso(seen, 0.5, 0.999)
+        assert half + listed(seen) == SHOWN
+        # The legend filters; what is hidden is not within the lasso.
+        key = seen.locator("#map .map-key").filter(has_text="svhn")
+        n = int(key.locator(".count").inner_text())
+        key.click()
+        assert key.get_attribute("aria-pressed") == "false"
+        lasso(seen, 0.001, 0.999)
+        assert listed(seen) == SHOWN - n
+        seen.get_by_role("button", name="Show all").click()
+        assert listed(seen) == 0
+        seen.get_by_label("Only").select_option(label="svhn (OOD)")
+        seen.get_by_role("button", name="List the images shown").click()
+        assert listed(seen) == n
+        items = seen.locator("#map .thumbs button")
+        assert items.count() == n
+        items.first.focus()
+        assert seen.locator(".map-ring").count() == 2  # on both maps
+        # Keys on the map: to the next image, and open it.
+        seen.get_by_role("button", name="PCA").click()
+        seen.locator(".map-chart").first.focus()
+        seen.keyboard.press("ArrowRight")
+        tip = seen.locator("#map .map-tip").first
+        assert HOSTILE in tip.inner_text()
+        assert "svhn (OOD)" in tip.inner_text()
+        seen.keyboard.press("Enter")
+        assert seen.get_by_role("dialog").locator(".readout").inner_text().count("svhn (OOD)") == 1
+        seen.keyboard.press("Escape")
+        for colouring in ("class", "predicted", "percentile"):
+            seen.get_by_label("Colour by").select_option(colouring)
+            counts = seen.locator("#map .map-key .count").all_inner_texts()
+            assert sum(map(int, counts)) == SHOWN
+        assert seen.evaluate("window.hacked") is None
+
+
+def test_lengths_of_features_are_those_of_each_set(page: Made, chromium: "Browser") -> None:
+    with opened(chromium, page.path) as seen:
+        rows = seen.locator("#norms tbody tr").all_inner_texts()
+    assert [row.split("\t")[1] for row in rows] == ["own (ID)", "svhn", "near one"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_everything_in_its_width(
+    page: Made, chromium: "Browser", scheme: str
+) -> None:
+    phone = {"viewport": {"width": 360, "height": 700}, "has_touch": True, "is_mobile": True}
+    with opened(chromium, page.path, color_scheme=scheme, **phone) as seen:
+        root = "document.documentElement"
+        assert seen.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+        # A finger scrolls over the map, unless the lasso is on.
+        lassoes = seen.get_by_role("button", name="Lasso")
+        assert lassoes.get_attribute("aria-pressed") == "false"
+        chart = seen.locator(".map-chart").first
+        touch = "each => getComputedStyle(each).touchAction"
+        assert chart.evaluate(touch) == "auto"
+        lassoes.tap()
+        assert chart.evaluate(touch) == "none"
+        seen.locator("#strip button").first.tap()
+        dialog = seen.get_by_role("dialog")
+        box = dialog.bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+
+
+def test_without_scripts_and_in_print_nothing_is_broken(page: Made, chromium: "Browser") -> None:
+    with opened(chromium, page.path, java_script_enabled=False) as seen:
+        assert not seen.locator("#explorer").is_visible()
+        assert seen.locator("table").first.is_visible()
+    with opened(chromium, page.path) as seen:
+        seen.emulate_media(media="print")
+        assert seen.locator("#strip canvas").first.is_visible()
+        assert seen.locator(".map-chart svg").first.is_visible()
+        assert not seen.get_by_role("button", name="List the images shown").is_visible()
