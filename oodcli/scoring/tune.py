@@ -113,7 +113,7 @@ def tune(
     )
     for spec in specs:
         name, each = spec.canonical, tried[spec.canonical]
-        rated = _rate(each, id_column[name], ood_column[name])
+        rated = _rate(spec, each, id_column[name], ood_column[name])
         if isinstance(rated, str):
             yield spec, rated
             continue
@@ -171,7 +171,10 @@ def _fit_settings(
 
 
 def _rate(
-    tried: _Settings, id_scores: np.ndarray[Any, Any] | str, ood_scores: np.ndarray[Any, Any] | str
+    spec: MethodSpec,
+    tried: _Settings,
+    id_scores: np.ndarray[Any, Any] | str,
+    ood_scores: np.ndarray[Any, Any] | str,
 ) -> list[Candidate] | str:
     """Return the rating of every setting, or why none is defined for the images."""
     for scores in (id_scores, ood_scores):
@@ -181,11 +184,24 @@ def _rate(
         return next(each for each in tried.fitted if isinstance(each, str))
     ratings = iter(_ratings(id_scores, ood_scores))  # type: ignore[arg-type]
     return [
-        Candidate(candidate.canonical, None, found)
-        if isinstance(found, str)
-        else Candidate(candidate.canonical, *next(ratings))
+        Candidate(
+            candidate.canonical,
+            *((None, found, None) if isinstance(found, str) else next(ratings)),
+            parameters=_tuned_values(candidate, spec),
+        )
         for candidate, found in zip(tried.candidates, tried.fitted, strict=True)
     ]
+
+
+def _tuned_values(setting: MethodSpec, spec: MethodSpec) -> dict[str, Any]:
+    """Return the values of the parameters that were searched, named as those of a fitted method."""
+    several = len(spec.parts) > 1
+    return {
+        f"{part.name}.{name}" if several else name: part.arguments()[name]
+        for part, asked in zip(setting.parts, spec.parts, strict=True)
+        for name in part.method.grid
+        if name not in asked.given
+    }
 
 
 def _scores(
@@ -221,13 +237,15 @@ def _scores(
 
 def _ratings(
     id_scores: np.ndarray[Any, Any], ood_scores: np.ndarray[Any, Any]
-) -> Iterator[tuple[float | None, str]]:
+) -> Iterator[tuple[float | None, str, float | None]]:
+    """Yield AUROC, why there is none, and FPR95 of every column."""
     for column in range(id_scores.shape[1]):
         id_column, ood_column = id_scores[:, column], ood_scores[:, column]
         if np.isfinite(id_column).all() and np.isfinite(ood_column).all():
-            yield evaluate(id_column, ood_column).auroc, ""
+            found = evaluate(id_column, ood_column)
+            yield found.auroc, "", found.fpr95
         else:
-            yield None, "scores that are not finite"
+            yield None, "scores that are not finite", None
 
 
 def _first_best(candidates: Sequence[Candidate]) -> int | None:

@@ -1,7 +1,7 @@
 """Results of tuning the parameters of a run's methods, stored until the run is removed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,19 @@ class Candidate:
         AUROC on the validation images, a fraction; None if the setting is not defined.
     reason
         Why the setting is not defined; empty if it is.
+    fpr95
+        FPR95 on the validation images, a fraction, by the neutral convention; None if the setting
+        is not defined, or was stored by a version that did not compute it.
+    parameters
+        Value of every tuned parameter by name; of a combination, with the part, such as
+        ``scale.percentile``. Empty if stored by a version that did not record it.
     """
 
     method: str
     auroc: float | None
     reason: str = ""
+    fpr95: float | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from oodcli.probes import Probe
 from oodcli.progress import Silent
 from oodcli.scoring.tune import ValidationSet, parameter_settings, tune
 from oodcli.store.searches import Search, read_searches, write_search
+from oodcli.store.store import read_json, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,11 @@ def test_the_first_maximum_of_the_grid_is_chosen() -> None:
         "column 9 is not there",
         "scores that are not finite",
     ]
+    # No OOD score reaches the lowest ID score in columns 1 and 2; in column 0 both do.
+    assert [each.fpr95 for each in search.candidates] == [1.0, 0.0, 0.0, None, None]
+    assert [each.parameters for each in search.candidates] == [
+        {"column": at} for at in (0, 1, 2, 9, 8)
+    ]
     assert winner.canonical == search.name == "column@openood"
     assert winner.params == {"column": 1, "sign": 1, "tuned": "openood", "tuned_on": "ood"}
     assert (search.n_id, search.n_ood) == (2, 2)
@@ -122,6 +128,9 @@ def test_both_halves_of_a_combination_are_searched() -> None:
     ((_, search, _),) = tuned(spec)
     assert isinstance(search, Search)
     assert [each.auroc for each in search.candidates] == [0.5, 0.5]
+    assert [each.parameters for each in search.candidates] == [
+        {"times.factor": -1.0}, {"times.factor": 1.0},
+    ]  # fmt: skip
 
 
 def test_a_method_of_which_no_setting_is_defined_gives_the_reason() -> None:
@@ -158,6 +167,13 @@ def test_a_search_is_kept_and_read_back(tmp_path: Path) -> None:
     write_search(tmp_path, search)
     assert read_searches(tmp_path) == [search]
     path = next(tmp_path.rglob("*.json"))
+    content = read_json(path)
+    for each in content["candidates"]:  # as older versions stored them
+        del each["fpr95"], each["parameters"]
+    write_json(path, content)
+    (older,) = read_searches(tmp_path)
+    assert [(each.fpr95, each.parameters) for each in older.candidates] == [(None, {})] * 5
+    assert older.chosen == search.chosen
     path.write_text('{"schema": 1}')
     with pytest.raises(CorruptArtifactError, match="is damaged"):
         read_searches(tmp_path)
