@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from oodcli.errors import InvalidInputError
-from oodcli.reporting.plots import FORMATS, ID_COLOUR, OOD_COLOUR, Picture, drawing, wrapped
+from oodcli.reporting.plots import (
+    FORMATS,
+    ID_COLOUR,
+    OOD_COLOUR,
+    PAGE,
+    Picture,
+    clipped,
+    column_figure,
+    drawing,
+    legend_below,
+)
 
 _LABELS = 30  # so many groups are named on the axis
 _DISTANCES = {
@@ -68,13 +78,10 @@ def drift_picture(points: Sequence[GroupPoint], title: str) -> Picture:
         Title.
     """
     with drawing():
-        from matplotlib.figure import Figure
         from matplotlib.ticker import FixedLocator
 
         at = np.arange(len(points))
-        width = min(14.0, max(6.0, 1.5 + 0.35 * len(points)))
-        figure = Figure(figsize=(width, 5.6), layout="constrained")
-        figure.suptitle(wrapped(title, int(11 * width)), fontsize=12)
+        figure = column_figure(title, width=PAGE, height=4.6)
         shares, distances = figure.subplots(2, 1, sharex=True)
         share = 100 * np.array([each.share for each in points])
         ends = 100 * np.array([each.interval for each in points])
@@ -93,19 +100,18 @@ def drift_picture(points: Sequence[GroupPoint], title: str) -> Picture:
         if changed.any():
             shares.plot(at[changed], share[changed], "X", color=OOD_COLOUR, ms=8, label="changed")
         shares.set_ylabel("OOD images (%)")
-        shares.legend(frameon=False, fontsize=8)
         for name, (label, colour, marker, style) in _DISTANCES.items():
             values = [each.distances.get(name, np.nan) for each in points]
             if not np.isnan(values).all():
                 distances.plot(at, values, style, marker=marker, color=colour, ms=4, label=label)
         distances.set_ylim(bottom=0)
-        distances.set_ylabel("distance")
-        distances.legend(frameon=False, fontsize=8)
+        distances.set_ylabel("distance (no unit)")
         step = -(-len(points) // _LABELS)
         distances.xaxis.set_major_locator(FixedLocator(list(at[::step])))
         distances.set_xticklabels(
-            [each.name[:24] for each in points[::step]], rotation=45, ha="right"
+            [clipped(each.name, 24, 1) for each in points[::step]], rotation=90
         )
+        legend_below(figure, [shares, distances])
     first = next((each.name for each in points if each.changed), None)
     alt = "no group changed" if first is None else f"the first group that changed is {first}"
     return Picture("drift", title, f"Share of OOD images by group; {alt}", figure)

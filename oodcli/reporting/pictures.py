@@ -15,6 +15,8 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError, UnknownNameEr
 from oodcli.files import expanded
 from oodcli.metrics import Curve
 from oodcli.progress import SILENT, Progress
+from oodcli.reporting.activation_maps import activation_maps, stored_maps
+from oodcli.reporting.embedding import stored_embedding
 from oodcli.reporting.plots import (
     FORMATS,
     MAX_LINES,
@@ -25,7 +27,9 @@ from oodcli.reporting.plots import (
     histograms,
     normratio_bars,
     training_history,
+    without_glyphs,
 )
+from oodcli.reporting.plots_of_features import Classes, TopSums, sums_scatter, tsne_map
 from oodcli.reporting.plots_of_methods import (
     MAX_METHODS,
     auroc_dots,
@@ -43,10 +47,12 @@ from oodcli.reporting.plots_of_norms import (
     norm_histograms,
     normratio_and_auroc,
 )
+from oodcli.reporting.plots_of_tuning import tuning_curves, tuning_lines
 from oodcli.reporting.sources import ScoredRun, Sources, StoredRun
 from oodcli.reporting.stored_images import StoredImages
 from oodcli.store.runs import RunFolder
-from oodcli.store.scores import Scores
+from oodcli.store.scores import LABELS, Scores
+from oodcli.store.searches import Search, read_searches
 from oodcli.store.store import (
     Store,
     atomic_write,
@@ -54,9 +60,12 @@ from oodcli.store.store import (
     digest_of_file,
     read_json,
 )
+from oodcli.text import printable
 
 __all__ = ["Picture", "encoded", "pictures", "write_plots"]
 
+_SCALE_PERCENTILE = 85.0
+_NAMED = 5  # names in a note
 _BLOCK = re.compile(r"featurenorm:block=(\d+)")
 
 
@@ -111,6 +120,7 @@ def pictures(sources: Sources, *, progress: Progress = SILENT) -> list[Picture]:
         drawn += _blocks(run, norms, selected=None)
         drawn += _norms(run, norms, None, None)
     drawn += _feature_norms(sources, progress)
+    _note_glyphs(run, progress)
     return drawn
 
 
@@ -156,6 +166,20 @@ def write_plots(
 def file_name(name: str) -> str:
     """Return a name that is a valid file name on every system."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", name).strip("-.")[:100] or "picture"
+
+
+def _note_glyphs(run: ScoredRun, progress: Progress) -> None:
+    """Say which names have characters that no installed font has."""
+    classes = () if run.stored is None else run.stored.record.class_names
+    sets = [entry.name for entry in (run.scoring.id_set, *run.sets)]
+    lacking = without_glyphs(dict.fromkeys([run.name, *sets, *classes]))
+    if lacking:
+        named = ", ".join(printable(name) for name in lacking[:_NAMED])
+        more = f" and {len(lacking) - _NAMED:,} more" if len(lacking) > _NAMED else ""
+        progress.note(
+            f"no installed font has all characters of {named}{more}, which are drawn as boxes; "
+            "install one that has them, such as Noto Sans CJK"
+        )
 
 
 def _ranked(run: ScoredRun) -> list[str]:
@@ -209,11 +233,15 @@ def _of_stored(
             *_ratios_of(chosen),
             selected=chosen["selected"],
         )
+        yield from _activation_maps(run, stored, chosen)
     images = StoredImages(store, run, stored, progress)
     norms = images.block_norms() or _stored_block_scores(run)
     selected = None if chosen is None else chosen["selected"]
     yield from _blocks(run, norms, selected=selected)
     yield from _norms(run, norms, chosen, images)
+    searches = read_searches(stored.folder.scores)
+    yield from _features(run, images, searches, progress)
+    yield from _tuning(run, searches)
     history = _history(stored)
     if history:
         yield training_history(run.name, history)
@@ -225,8 +253,19 @@ def _normratio(folder: RunFolder) -> dict[str, Any] | None:
     """Return the stored NormRatio with the most images, preferably of normalised images."""
     if not folder.normratio.is_dir():
         return None
-    results = [read_json(path) for path in sorted(folder.normratio.glob("*.json"))]
+    results = [
+        {**read_json(path), "stem": path.stem} for path in sorted(folder.normratio.glob("*.json"))
+    ]
     return max(results, key=lambda each: (each["n_images"], each["normalised"]), default=None)
+
+
+def _activation_maps(
+    run: ScoredRun, stored: StoredRun, chosen: dict[str, Any]
+) -> Iterator[Picture]:
+    """Draw the maps that ``ood normratio`` stored with its result."""
+    maps = stored_maps(stored.folder, chosen["stem"])
+    if maps is not None:
+        yield activation_maps(run.name, chosen["blocks"][maps.block]["name"], maps)
 
 
 def _history(stored: StoredRun) -> list[dict[str, Any]]:
@@ -292,6 +331,59 @@ def _norms(
             auroc,
             selected=chosen["selected"],
         )
+
+
+def _features(
+    run: ScoredRun, images: StoredImages, searches: Sequence[Search], progress: Progress
+) -> Iterator[Picture]:
+    """Draw stored features: t-SNE, and the sum of the largest against the sum of all."""
+    found = images.features()
+    names = [run.scoring.id_set.name, *(entry.name for entry in run.sets)]
+    features = {name: found[name] for name in names if name in found}
+    if list(features)[:1] != names[:1] or len(features) < 2:
+        return
+    read = run.read(LABELS, run.scoring.id_set)
+    labels = None if read is None else read.astype(np.int64)
+    try:
+        with progress.task("t-SNE of features", total=1, unit="pictures") as task:
+            folder = images.stored.folder.embeddings
+            points = stored_embedding(images.store, folder, features, labels)
+            task.advance(1)
+    except InvalidInputError as error:
+        progress.note(f"no t-SNE of features: {error}")
+    else:
+        known = None if labels is None else Classes(labels, images.stored.record.class_names)
+        yield tsne_map(run.name, points, known)
+    smallest = min(float(values.min()) for values in features.values())
+    if smallest < 0:
+        progress.note(f"no sums of features: there are features below 0 (smallest: {smallest:.2g})")
+        return
+    percentile = _scale_percentile(searches)
+    sums = {name: TopSums.of(values, percentile) for name, values in features.items()}
+    yield sums_scatter(run.name, sums, percentile)
+
+
+def _scale_percentile(searches: Sequence[Search]) -> float:
+    """Return the percentile that was chosen for SCALE; its default if it was not tuned."""
+    values = [
+        value
+        for search in searches
+        for each in search.candidates
+        if search.method.startswith("scale") and each.method == search.chosen
+        for name, value in each.parameters.items()
+        if name == "scale.percentile"
+    ]
+    return float(values[0]) if values else _SCALE_PERCENTILE
+
+
+def _tuning(run: ScoredRun, searches: Sequence[Search]) -> Iterator[Picture]:
+    """Draw metrics against tuned parameters, for each protocol and its images."""
+    alike: dict[tuple[str, ...], list[Search]] = {}
+    for search in searches:
+        alike.setdefault((search.tuning, search.id_set, search.ood_set), []).append(search)
+    for group in alike.values():
+        for name, lines in tuning_lines(group).items():
+            yield tuning_curves(run.name, group[0], name, lines)
 
 
 def _feature_norms(sources: Sources, progress: Progress) -> list[Picture]:

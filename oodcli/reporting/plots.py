@@ -4,10 +4,11 @@ Colours are those of Okabe and Ito, distinguishable with any common colour blind
 line also has its own style or marker. Axes are in percent.
 """
 
+import functools
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from oodcli.reporting.statistics import threshold_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
@@ -42,6 +44,16 @@ _BINS = 50
 _DPI = 150
 _MAX_POINTS = 200
 _LONGEST = 44  # characters of a name before it is broken
+_NAME = 26  # characters of a line of the title of a panel
+_LABEL = 34  # characters of a name in a legend
+# Fonts with characters that the first lacks, where one of them is installed.
+_FALLBACKS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR",
+    "Source Han Sans", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback",
+    "IPAexGothic", "IPAGothic", "NanumGothic", "Hiragino Sans", "PingFang SC",
+    "Apple SD Gothic Neo", "Yu Gothic", "MS Gothic", "Microsoft YaHei", "Malgun Gothic",
+    "Noto Sans", "Noto Sans Thai", "Noto Sans Devanagari", "Arial Unicode MS",
+)  # fmt: skip
 
 Scores = NDArray[Any]
 
@@ -60,15 +72,15 @@ class Picture:
         Text alternative.
     figure
         The figure of Matplotlib.
-    photographs
-        Whether it contains photographs, which need more colours than a drawing.
+    many_colours
+        Whether it contains photographs or shades, which need more colours than other drawings.
     """
 
     name: str
     title: str
     alt: str
     figure: "Figure"
-    photographs: bool = False
+    many_colours: bool = False
 
 
 def encoded(picture: Picture, how: str = "svg") -> bytes:
@@ -98,7 +110,7 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
             picture.figure.set_layout_engine("none")
         picture.figure.savefig(stream, format=how, dpi=_DPI, metadata=undated[how])
     content = stream.getvalue()
-    return content if how != "png" or picture.photographs else _smaller(content)
+    return content if how != "png" or picture.many_colours else _smaller(content)
 
 
 def _smaller(content: bytes) -> bytes:
@@ -157,7 +169,7 @@ def histograms(
             )
             axes.set_ylim(0, 1.08 * max(map(np.max, heights)))
             accepted = 100 * np.mean(scores >= threshold)
-            axes.set_title(wrapped(f"{name}: {accepted:.1f} % of OOD accepted", 34), fontsize=10)
+            axes.set_title(f"{clipped(name, _NAME)}\n{accepted:.1f} % of OOD accepted")
             _label(axes, number, len(panels), f"score of {method}", "images (%)")
         legend_below(figure, panels)
     sets = ", ".join(ood_scores)
@@ -209,12 +221,12 @@ def curves(
                     100 * y,
                     color=COLOURS[at],
                     linestyle=STYLES[at],
-                    linewidth=1.6,
-                    label=wrapped(method),
+                    linewidth=1.4,
+                    label=clipped(method, _LABEL, 1),
                 )
             _guides(axes, kind, scores, name)
             axes.set(xlim=(-1, 101), ylim=(-1, 101))
-            axes.set_title(wrapped(name), fontsize=10)
+            axes.set_title(clipped(name, _NAME))
             labels = (
                 ("OOD accepted: FPR (%)", "ID accepted: TPR (%)")
                 if kind == "roc"
@@ -250,44 +262,44 @@ def normratio_bars(
     """
     title = f"NormRatio of the blocks of {run}"
     with drawing():
-        figure, (axes,) = _panels(1, title, width=max(5.0, 0.75 * len(names) + 1.5))
+        from matplotlib.ticker import MaxNLocator
+
+        figure = column_figure(title, height=0.17 * len(names) + 0.9)
+        axes = figure.subplots()
         places = np.arange(len(names))
-        heights = np.nan_to_num(np.asarray(ratios, dtype=np.float64))
+        widths = np.nan_to_num(np.asarray(ratios, dtype=np.float64))
         errors = np.nan_to_num(2 * np.asarray(stderrs, dtype=np.float64))
-        bars = axes.bar(
+        bars = axes.barh(
             places,
-            heights,
-            yerr=errors,
-            capsize=3,
+            widths,
+            xerr=errors,
+            capsize=2,
             color=[CHOSEN if at == selected else "#BBBBBB" for at in places],
             edgecolor="black",
             linewidth=0.6,
             ecolor="black",
         )
         bars[selected].set_hatch("//")
-        top = float(np.max(heights + errors))
+        end = float(np.max(widths + errors))
         axes.annotate(
             "selected",
-            (selected, heights[selected] + errors[selected]),
-            xytext=(0, 4),
+            (widths[selected] + errors[selected], selected),
+            xytext=(6, 0),
             textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            va="center",
         )
-        axes.set_ylim(0, 1.12 * top if top > 0 else 1)
-        axes.axhline(1, color=GREY, linewidth=0.9, linestyle=":")
-        axes.set_xticks(
-            places,
-            [f"{at}\n{wrapped(name, 12)}" for at, name in enumerate(names)],
-            fontsize=8 if len(names) <= 12 else 6,
-        )
-        axes.set(xlabel="block", ylabel="NormRatio (bars: ± 2 standard errors)")
+        axes.set_xlim(0, 1.35 * end if end > 0 else 1)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, prune="upper"))
+        axes.axvline(1, color=GREY, linewidth=0.9, linestyle=":")
+        axes.set_yticks(places, [f"{at}  {clipped(name, 16, 1)}" for at, name in enumerate(names)])
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set(ylabel="block", xlabel="NormRatio (no unit)\nlines: ± 2 standard errors")
     return Picture(
         "normratio",
         title,
         f"bars of NormRatio for {len(names)} blocks; block {selected} ({names[selected]}) is "
-        f"selected with {heights[selected]:.3f}",
+        f"selected with {widths[selected]:.3f}",
         figure,
     )
 
@@ -309,7 +321,10 @@ def block_auroc(
     title = f"FeatureNorm of each block of {run}"
     n_blocks = max(map(len, auroc.values()))
     with drawing():
-        figure, (axes,) = _panels(1, title, width=max(5.5, 0.6 * n_blocks + 2.5), height=3.8)
+        from matplotlib.ticker import MaxNLocator
+
+        figure = column_figure(title, width=width_for_blocks(n_blocks), height=2.5)
+        axes = figure.subplots()
         for at, (name, values) in enumerate(auroc.items()):
             axes.plot(
                 np.arange(len(values)),
@@ -317,9 +332,9 @@ def block_auroc(
                 color=COLOURS[at % len(COLOURS)],
                 linestyle=STYLES[(at // len(COLOURS)) % len(STYLES)],
                 marker=MARKERS[(at + at // len(COLOURS)) % len(MARKERS)],
-                markersize=5,
-                linewidth=1.4,
-                label=wrapped(name),
+                markersize=3.5,
+                linewidth=1.2,
+                label=clipped(name, _LABEL, 1),
             )
         if selected is not None:
             axes.axvspan(
@@ -331,7 +346,8 @@ def block_auroc(
                 label="selected by NormRatio",
             )
         axes.axhline(50, color=GREY, linewidth=0.9, linestyle=":", label="chance")
-        axes.set(xlabel="block", ylabel="AUROC (%)", xticks=range(n_blocks))
+        axes.set(xlabel="block (0 is the first)", ylabel="AUROC (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
         legend_below(figure, [axes])
     return Picture(
         "blocks",
@@ -380,11 +396,11 @@ def training_history(run: str, history: Sequence[Mapping[str, Any]]) -> Picture:
         drawn(rate, "lr", 0, "training")
         loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))
         accuracy.set(ylabel="accuracy (%)")
-        accuracy.legend(fontsize=8, frameon=False)
         rate.set(ylabel="learning rate", ylim=(0, None))
         for axes in (loss, accuracy, rate):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        legend_below(figure, [loss, accuracy, rate])
     last = history[-1]
     return Picture(
         "history",
@@ -403,8 +419,14 @@ def drawing() -> Iterator[None]:
     # The names of settings are a type of their own in newer versions of Matplotlib alone.
     style: dict[Any, Any] = {
         "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9,
+        "font.sans-serif": ["DejaVu Sans", *fallback_fonts()],
+        "font.size": SMALLEST,
+        "axes.titlesize": SMALLEST,
+        "axes.labelsize": SMALLEST,
+        "legend.fontsize": SMALLEST,
+        "figure.titlesize": SMALLEST + 1,
+        "lines.linewidth": 1.4,
+        "lines.markersize": 4,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -425,22 +447,13 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def _panels(
-    count: int,
-    title: str,
-    *,
-    square: bool = False,
-    width: float | None = None,
-    height: float | None = None,
-) -> tuple["Figure", list["Axes"]]:
+def _panels(count: int, title: str, *, square: bool = False) -> tuple["Figure", list["Axes"]]:
     """Return a figure with a grid of panels, at most three across."""
-    from matplotlib.figure import Figure
-
     across = _across(count)
     down = -(-count // across)
-    size = (width or 3.4 * across + 0.6, height or (3.3 if square else 2.5) * down + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(wrapped(title, int(11 * size[0])), fontsize=12)
+    width = COLUMN if across == 1 else PAGE
+    side = width / across
+    figure = column_figure(title, width=width, height=down * side * (0.95 if square else 0.72))
     grid = figure.subplots(down, across, squeeze=False)
     flat = list(grid.flat)
     for unused in flat[count:]:
@@ -459,11 +472,11 @@ def _label(axes: "Axes", number: int, count: int, x: str, y: str) -> None:
     if number % across == 0:
         axes.set_ylabel(y)
     if number + across >= count:
-        axes.set_xlabel(wrapped(x))
+        axes.set_xlabel(clipped(x, _NAME))
 
 
-def legend_below(figure: "Figure", panels: Sequence["Axes"], *, grow: bool = False) -> None:
-    """Add one legend with every line of all panels; ``grow`` makes the figure taller for it."""
+def legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
+    """Add one legend with every line of all panels, and make the figure taller for it."""
     found = [
         pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)
     ]
@@ -473,17 +486,57 @@ def legend_below(figure: "Figure", panels: Sequence["Axes"], *, grow: bool = Fal
     longest = max(max(map(len, label.split("\n"))) for label in labels)
     # About eleven characters of this size go into an inch; a sample line takes six more.
     columns = max(1, min(len(labels), int(11 * figure.get_figwidth()) // (longest + 8)))
-    if grow:
-        lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
-        figure.set_figheight(figure.get_figheight() + 0.16 * lines)
+    lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + 0.16 * lines)
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
         ncols=columns,
         frameon=False,
-        fontsize=8 if grow else 9,
     )
+
+
+@functools.cache
+def fallback_fonts() -> tuple[str, ...]:
+    """Return the installed fonts for characters that DejaVu Sans lacks, such as those of CJK."""
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    return tuple(name for name in _FALLBACKS if name in installed)
+
+
+def without_glyphs(names: Iterable[str]) -> list[str]:
+    """Return the names with characters that no font of pictures has: these are drawn as boxes.
+
+    Parameters
+    ----------
+    names
+        Names in pictures.
+    """
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    families = ("DejaVu Sans", *fallback_fonts())
+    fonts = [get_font(findfont(FontProperties(family=each))) for each in families]
+
+    @functools.cache
+    def is_known(character: str) -> bool:
+        return any(font.get_char_index(ord(character)) for font in fonts)
+
+    return [name for name in names if not all(map(is_known, name))]
+
+
+def width_for_blocks(n_blocks: int) -> float:
+    """Return the width in inches of a picture with one place for each block."""
+    return COLUMN if n_blocks <= 16 else PAGE
+
+
+def plain_ticks(axis: "Axis") -> None:
+    """Label the decades of a logarithmic axis by numbers; by default labels are formulas."""
+    from matplotlib.ticker import NullFormatter
+
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def column_figure(title: str, *, width: float = COLUMN, height: float) -> "Figure":

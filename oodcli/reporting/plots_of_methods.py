@@ -158,7 +158,7 @@ def rank_diagram(run: str, ranks: Ranks) -> Picture:
         axes.set_xlabel(_rank_label(ranks), fontsize=SMALLEST)
         axes.set_xticks(range(1, n + 1, 1 + n // 12))
         axes.tick_params(labelsize=SMALLEST)
-        legend_below(figure, [axes], grow=True)
+        legend_below(figure, [axes])
     places = ", ".join(
         f"{name} {rank:.2f}" for name, rank in zip(ranks.methods, ranks.ranks, strict=True)
     )

@@ -26,6 +26,8 @@ from oodcli.reporting.plots import (
     column_figure,
     drawing,
     legend_below,
+    plain_ticks,
+    width_for_blocks,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def norm_histograms(
             names = [clipped(each, _NAME) for each in sets] if number == 0 else []
             axes.set_yticks([-at for at in range(len(names))], names, fontsize=SMALLEST)
         row_of_axes[0].set_ylabel("share of images", fontsize=SMALLEST)
-        legend_below(figure, list(row_of_axes), grow=True)
+        legend_below(figure, list(row_of_axes))
     values = "; ".join(
         f"{panel.title}: "
         + ", ".join(f"{each} AUROC {100 * value:.1f} %" for each, value in panel.auroc().items())
@@ -220,7 +222,7 @@ def norm_by_depth(run: str, means: Mapping[str, NDArray[np.float64]]) -> Picture
     with drawing():
         from matplotlib.ticker import MaxNLocator
 
-        figure = column_figure(title, width=_width(n_blocks), height=2.4)
+        figure = column_figure(title, width=width_for_blocks(n_blocks), height=2.4)
         axes = figure.subplots()
         ood = 0
         for at, (name, line) in enumerate(means.items()):
@@ -241,11 +243,12 @@ def norm_by_depth(run: str, means: Mapping[str, NDArray[np.float64]]) -> Picture
             axes.plot(range(n_blocks), line, markersize=3.5, label=label, **look)
         if len(known) and known.max() > 20 * known.min():
             axes.set_yscale("log")
+            plain_ticks(axes.yaxis)
         axes.set_xlabel("block (0 is the first)", fontsize=SMALLEST)
         axes.set_ylabel("mean FeatureNorm\n(units of activation)", fontsize=SMALLEST)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
         axes.tick_params(labelsize=SMALLEST)
-        legend_below(figure, [axes], grow=True)
+        legend_below(figure, [axes])
     return Picture(
         "norm-depth",
         title,
@@ -287,7 +290,7 @@ def normratio_and_auroc(
         from matplotlib.patches import Rectangle
         from matplotlib.ticker import MaxNLocator
 
-        figure = column_figure(title, width=_width(len(places)), height=2.4)
+        figure = column_figure(title, width=width_for_blocks(len(places)), height=2.4)
         axes = figure.subplots()
         sets = "1 OOD set" if len(auroc) == 1 else f"mean of {len(auroc)} OOD sets"
         spread = np.array([means - values.min(axis=0), values.max(axis=0) - means])
@@ -325,7 +328,7 @@ def normratio_and_auroc(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
         for each in (axes, line):
             each.tick_params(labelsize=SMALLEST)
-        legend_below(figure, [axes, line], grow=True)
+        legend_below(figure, [axes, line])
     return Picture(
         "normratio-auroc",
         title,
@@ -333,8 +336,3 @@ def normratio_and_auroc(
         f"selected, with NormRatio {ratios[selected]:.3f} and AUROC {means[selected]:.1f} %",
         figure,
     )
-
-
-def _width(n_blocks: int) -> float:
-    """Return the width in inches of a picture with one place for each block."""
-    return COLUMN if n_blocks <= 16 else PAGE

@@ -14,8 +14,10 @@ from oodcli.reporting.plots import (
     Picture,
     clipped,
     drawing,
-    wrapped,
 )
+
+ACROSS = 6
+"""Number of images side by side on a sheet of errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,35 +47,38 @@ def picture_sheet(method: str, rows: Mapping[str, Sequence[Thumbnail]]) -> Pictu
         Images by heading of their row; all rows are aligned left.
     """
     title = f"Where {method} errs most: file, true and predicted class, and score"
-    across = max(map(len, rows.values()))
-    side, gap, line = 0.95, 0.1, 0.2  # inches
+    step, gap, line = (PAGE - 0.2) / ACROSS, 0.1, 0.18  # inches
+    side = step - gap
     captions = [each.caption for thumbnails in rows.values() for each in thumbnails]
-    below = 0.13 * max(caption.count("\n") + 1 for caption in captions)
-    width = max(5.0, across * (side + gap) + 2 * gap)
-    band = side + line + below + 2 * gap
-    height = 2 * line + gap + len(rows) * band
+    band = side + gap + 0.14 * max(caption.count("\n") + 1 for caption in captions)
+    lines = [max(1, -(-len(thumbnails) // ACROSS)) for thumbnails in rows.values()]
+    heading = clipped(title, 76)
+    top = 0.24 + 0.16 * heading.count("\n")
+    height = top + sum(line + gap + each * band for each in lines)
     with drawing():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(width, height))
-        figure.suptitle(wrapped(title, int(11 * width)), fontsize=12, y=1 - gap / height, va="top")
-        for number, (common, thumbnails) in enumerate(rows.items()):
-            top = height - 2 * line - 2 * gap - number * band
-            figure.text(gap / width, top / height, common, fontsize=10, va="top")
+        figure = Figure(figsize=(PAGE, height))
+        figure.suptitle(heading, y=1 - 0.04 / height, va="top")
+        above = height - top
+        for (common, thumbnails), down in zip(rows.items(), lines, strict=True):
+            figure.text(gap / PAGE, above / height, clipped(common, 92, 1), va="top", weight="bold")
             for at, thumbnail in enumerate(thumbnails):
-                left, bottom = gap + at * (side + gap), top - line - side
+                x = gap + at % ACROSS * step
+                y = above - line - at // ACROSS * band - side
                 axes = figure.add_axes(
-                    (left / width, bottom / height, side / width, side / height), frameon=False
+                    (x / PAGE, y / height, side / PAGE, side / height), frameon=False
                 )
                 axes.set_axis_off()
                 axes.imshow(enlarged(thumbnail.pixels), interpolation="none")
-                axes.set_title(thumbnail.caption, fontsize=7, y=-0.03, va="top", pad=0)
+                axes.set_title(thumbnail.caption, y=-0.03, va="top", pad=0)
+            above -= line + gap + down * band
     return Picture(
         f"images-{method}",
         title,
         "; ".join(f"{len(images)} {common}" for common, images in rows.items()),
         figure,
-        photographs=True,
+        many_colours=True,
     )
 
 
@@ -145,7 +150,7 @@ def verdict_sheet(method: str, quadrants: Sequence[Quadrant]) -> Picture:
         title,
         "; ".join(quadrant.heading for quadrant in quadrants),
         figure,
-        photographs=True,
+        many_colours=True,
     )
 
 

@@ -24,7 +24,7 @@ from oodcli.images import ImageSet, ImageShard, Part, image_name
 from oodcli.progress import SILENT, Progress
 from oodcli.reporting.plots import Picture, clipped
 from oodcli.reporting.projections import equal_counts
-from oodcli.reporting.sheets import Quadrant, Thumbnail, picture_sheet, verdict_sheet
+from oodcli.reporting.sheets import ACROSS, Quadrant, Thumbnail, picture_sheet, verdict_sheet
 from oodcli.reporting.sources import ScoredRun, StoredRun
 from oodcli.reporting.statistics import threshold_at
 from oodcli.store.activations import ActivationFolder
@@ -32,8 +32,8 @@ from oodcli.store.scores import PREDICTIONS, ScoredSet, Scores
 from oodcli.store.store import Store
 from oodcli.text import printable
 
-_THUMBNAILS = 10
-_CAPTION = 17
+_FEW_SETS = 5  # of which two lines of images are shown each
+_CAPTION = 18
 _PER_VERDICT = 8
 _SHORT = 12
 
@@ -217,6 +217,7 @@ class StoredImages:
             return []
         threshold = threshold_at(id_scores)
         rows: dict[str, list[Thumbnail]] = {}
+        most = ACROSS * (2 if len(self.sets) <= _FEW_SETS else 1)
         for each in self.sets:
             scores = self.run.read(method, each.entry)
             if scores is None:
@@ -233,7 +234,7 @@ class StoredImages:
                     "most ID-like first"
                 )
             )
-            rows[what] = self._thumbnails(each, scores, wrong[:_THUMBNAILS])
+            rows[what] = self._thumbnails(each, scores, wrong[:most])
         if any(rows.values()):
             return [picture_sheet(method, rows)]
         if rows:

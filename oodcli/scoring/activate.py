@@ -319,6 +319,30 @@ class Activator:
         for _ in self._on_noise(2, turns=1, probes=probes):
             pass
 
+    def of_pixels(
+        self, pixels: NDArray[np.uint8], probes: Sequence[Probe], *, normalise: bool = True
+    ) -> Activations:
+        """Return the activations of a few images, which are not stored.
+
+        Parameters
+        ----------
+        pixels
+            Images, ``(n, 3, h, w)``.
+        probes
+            Further observations.
+        normalise
+            Whether the images are normalised with the mean and standard deviation of the run.
+        """
+        pre = self._run.preprocess
+        (found,) = self._ready.extract(
+            [pixels],
+            mean=pre.mean if normalise else (0.0, 0.0, 0.0),
+            std=pre.std if normalise else (1.0, 1.0, 1.0),
+            batch_size=self._how.batch_size,
+            probes=probes,
+        )
+        return found
+
     def _on_noise(
         self, n: int, *, turns: int, probes: Sequence[Probe] = ()
     ) -> Iterator[Activations]:

@@ -111,11 +111,18 @@ def describe(run: OpenRun, ratios: NormRatio, *, of: ImageSet, normalised: bool)
 
 
 def write_normratio(folder: RunFolder, result: NormRatioResult, *, precision: str) -> None:
-    """Store a result with the run; its file depends on images, normalisation and precision."""
-    images = "all" if result.n_images == result.of_images else str(result.n_images)
-    kind = "normalised" if result.normalised else "unnormalised"
-    name = f"{kind}-{images}" + ("" if precision == "float32" else f"-{precision}")
+    """Store a result with the run."""
+    name = stem_of(
+        result.n_images, of=result.of_images, normalised=result.normalised, precision=precision
+    )
     write_json(folder.normratio / f"{name}.json", result.to_json())
+
+
+def stem_of(n_images: int, *, of: int, normalised: bool, precision: str) -> str:
+    """Return the name of the file of a result, without extension."""
+    images = "all" if n_images == of else str(n_images)
+    kind = "normalised" if normalised else "unnormalised"
+    return f"{kind}-{images}" + ("" if precision == "float32" else f"-{precision}")
 
 
 def _number(value: float) -> float | None:

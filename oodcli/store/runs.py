@@ -404,6 +404,11 @@ class RunFolder:
         return self.path / "normratio"
 
     @property
+    def embeddings(self) -> Path:
+        """Folder of features in two dimensions."""
+        return self.path / "embeddings"
+
+    @property
     def recommendation(self) -> Path:
         """File of the recommendation."""
         return self.path / RECOMMENDATION

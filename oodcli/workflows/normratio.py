@@ -7,6 +7,7 @@ from oodcli.normratio import norm_ratio
 from oodcli.progress import SILENT, Progress
 from oodcli.scoring.block_ratios import NormRatioResult, describe, write_normratio
 from oodcli.scoring.open_run import OpenRun
+from oodcli.screening.activation_maps import write_activation_maps
 from oodcli.store.store import Store
 
 
@@ -21,6 +22,8 @@ def normratio(
     progress: Progress = SILENT,
 ) -> NormRatioResult:
     """Compute NormRatio of every block on training images, and store the result with the run.
+
+    Maps of the selected block on a few of the images, for pictures, are stored with it.
 
     Parameters
     ----------
@@ -58,7 +61,9 @@ def normratio(
         puzzles = opened.activator.activations(
             chosen, view=View("jigsaw"), normalise=normalise, norms_only=True
         )
-        ratios = norm_ratio(plain.block_norms.cpu().numpy(), puzzles.block_norms.cpu().numpy())
+        norms, jigsaw_norms = (each.block_norms.cpu().numpy() for each in (plain, puzzles))
+        ratios = norm_ratio(norms, jigsaw_norms)
         result = describe(opened, ratios, of=chosen, normalised=normalise)
         write_normratio(opened.folder, result, precision=how.precision)
+        write_activation_maps(opened, chosen, ratios, norms, jigsaw_norms, normalise=normalise)
         return result

@@ -6,6 +6,8 @@ from matplotlib.transforms import Bbox
 
 from oodcli.reporting.plots import Picture, encoded
 
+LONG = "a name of a data set that is far too long for any axis of any picture, number "
+
 
 def texts(picture: Picture) -> list[str]:
     """Return all that is written in a picture."""

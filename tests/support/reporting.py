@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from oodcli.progress import Progress
+from oodcli.progress import SILENT, Progress
 from oodcli.reporting.pictures import pictures
 from oodcli.reporting.plots import Picture
 from oodcli.reporting.results import Report
@@ -39,4 +39,4 @@ def pictures_of(
 ) -> list[Picture]:
     """Open the sources of a query and return their pictures."""
     with Sources.open(store, ScoreQuery(**query)) as sources:
-        return pictures(sources, progress=progress)
+        return pictures(sources, progress=progress or SILENT)

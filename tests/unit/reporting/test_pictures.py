@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ from tests.support.reporting import pictures_of
 
 SETS = ("photographs-grey", "gaussian-noise")
 COMPARISONS = ("auroc", "ranks", "correlation")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_points() -> Iterator[None]:
+    """Draw t-SNE of a few images, which is much quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oodcli.reporting.embedding.MAX_POINTS", 40)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +57,9 @@ def test_a_run_is_drawn_in_full(store: Store) -> None:
     told = RecordingProgress()
     drawn = {picture.name: picture for picture in pictures_of(store, progress=told)}
     assert list(drawn)[:-2] == [
-        "histogram-msp", "histogram-featurenorm", "roc", "pr", *COMPARISONS, "normratio", "blocks",
-        "norms", "norm-depth", "normratio-auroc", "history",
+        "histogram-msp", "histogram-featurenorm", "roc", "pr", *COMPARISONS, "normratio",
+        "activation-maps", "blocks", "norms", "norm-depth", "normratio-auroc", "tsne", "sums",
+        "history",
     ]  # fmt: skip
     assert told.notes == []
     assert "2 epochs" in drawn["history"].alt
@@ -112,6 +122,48 @@ def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
     )
 
 
+def test_maps_are_of_the_images_at_percentiles_of_the_ratio(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodcli.data import open_dataset
+    from oodcli.data.decoding.prepare import prepare
+    from oodcli.data.views import View
+    from oodcli.reporting.activation_maps import stored_maps
+    from oodcli.scoring.activate import Activator
+    from oodcli.store.runs import find_run
+    from oodcli.workflows.normratio import normratio
+
+    folder = find_run(store, "tiny")
+    maps = stored_maps(folder, "normalised-all")
+    assert maps is not None
+    result = read_json(folder.normratio / "normalised-all.json")
+    assert maps.block == result["selected"]
+    dataset = open_dataset("digits", store, role="id", val_fraction=read_json(
+        folder.path / "run.json")["val_fraction"])  # fmt: skip
+    train = prepare(dataset.parts["train"], store, name="train", size=(32, 32), resize="exact")
+    np.testing.assert_array_equal(maps.pixels, train.pixels()[maps.rows])
+    np.testing.assert_array_equal(maps.puzzles, View("jigsaw").apply(maps.pixels, maps.rows))
+    ratios = maps.norms / maps.puzzle_norms
+    assert (np.diff(ratios) > 0).all()
+    assert ratios[0] < result["blocks"][maps.block]["ratio"] < ratios[-1]
+    # Both the maps and FeatureNorm hold the squares of the block: summed over positions they are
+    # at least n_channels times the square of the mean norm (Jensen).
+    channels = result["blocks"][maps.block]["shape"][0]
+    squares = (maps.maps.astype(np.float64) ** 2).sum(axis=(1, 2))
+    assert (squares >= channels * maps.norms.astype(np.float64) ** 2 * (1 - 1e-5)).all()
+    drawn = {picture.name: picture for picture in pictures_of(store)}["activation-maps"]
+    shown = [np.asarray(axes.images[0].get_array()) for axes in drawn.figure.axes[:20]]
+    for column in range(5):
+        np.testing.assert_array_equal(
+            shown[column][::3, ::3], maps.pixels[column].transpose(1, 2, 0)
+        )
+        np.testing.assert_array_equal(shown[5 + column], maps.maps[column])
+        np.testing.assert_array_equal(shown[15 + column], maps.puzzle_maps[column])
+
+    monkeypatch.setattr(Activator, "of_pixels", lambda *_, **__: pytest.fail("a second pass"))
+    normratio(store)
+
+
 def test_verdicts_are_counted_at_the_threshold(store: Store) -> None:
     from oodcli.reporting.statistics import threshold_at
     from oodcli.store.scores import read_scores, read_scorings
@@ -165,7 +217,7 @@ def test_what_is_gone_is_skipped_with_a_note(store: Store) -> None:
     shutil.rmtree(store.runs / "tiny" / "normratio")
     (store.runs / "tiny" / "history.jsonl").unlink()
     names = [picture.name for picture in pictures_of(store)]
-    assert not {"normratio", "blocks", "history"} & set(names)
+    assert not {"normratio", "blocks", "tsne", "sums", "history"} & set(names)
     assert {"roc", "pr", "histogram-msp"} <= set(names)
 
 
@@ -326,7 +378,7 @@ def test_only_errors_are_shown_with_file_and_classes(store: Store, tmp_path: Pat
     assert f"mine (OOD): {len(wrong)} of 12 misjudged as ID, most ID-like first" in sheet.alt
     shown = [axes for axes in sheet.figure.axes if axes.get_title().startswith("own-")]
     assert [axes.get_title() for axes in shown] == [
-        f"own-{at:02d}.png\nseen as {predictions[at]}\n{scores[at]:.4g}" for at in wrong[:10]
+        f"own-{at:02d}.png\nseen as {predictions[at]}\n{scores[at]:.4g}" for at in wrong[:12]
     ]
     with Image.open(folder / f"own-{wrong[0]:02d}.png") as image:
         first = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
@@ -334,7 +386,7 @@ def test_only_errors_are_shown_with_file_and_classes(store: Store, tmp_path: Pat
     # ID images are shown where they are below the threshold, and no others.
     others = [axes for axes in sheet.figure.axes if "\nis " in axes.get_title()]
     below = int((read("msp", "digits") < threshold).sum())
-    assert len(others) == min(below, 10)
+    assert len(others) == min(below, 12)
     assert all(float(axes.get_title().splitlines()[-1]) < threshold + 1e-3 for axes in others)
 
 
@@ -389,7 +441,7 @@ def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:
     write_json(record, {**read_json(record), "data": "/gone/away"})
     told = RecordingProgress()
     names = [picture.name for picture in pictures_of(store, progress=told)]
-    assert names[-2:] == ["normratio", "history"]
+    assert names[-3:] == ["normratio", "activation-maps", "history"]
     (note,) = told.notes
     assert note.startswith("no pictures of images: the data of run tiny cannot be opened")
 

@@ -9,19 +9,24 @@ import numpy as np
 import pytest
 
 from oodcli.errors import InvalidInputError, UnknownNameError
+from oodcli.reporting.drift_plot import GroupPoint, drift_picture
 from oodcli.reporting.plots import (
+    COLUMN,
     FORMATS,
     MAX_LINES,
+    PAGE,
     Picture,
     block_auroc,
     curves,
     encoded,
+    fallback_fonts,
     histograms,
     normratio_bars,
     training_history,
+    without_glyphs,
 )
 from oodcli.reporting.sheets import Thumbnail, picture_sheet
-from tests.support.pictures import overlaps, texts
+from tests.support.pictures import LONG, overlaps, smallest_text, texts
 
 RNG = np.random.default_rng(0)
 ID = RNG.normal(1, 1, 200)
@@ -85,6 +90,40 @@ def test_no_text_lies_on_another():
         assert overlaps(picture) == [], picture.name
 
 
+def many(count: int) -> list[Picture]:
+    """Return every picture with ``count`` OOD sets of long names."""
+    names = [f"{LONG}{at}" for at in range(count)]
+    ood = dict.fromkeys(names, RNG.normal(0, 1, 30))
+    scores = {f"{LONG[:60]}{at}": (ID, ood) for at in range(2)}
+    image = Thumbnail(np.zeros((8, 8, 3), np.uint8), "…long-name.png\nis automobile\n-123.4")
+    points = [GroupPoint(name, 0.1, (0.05, 0.2), (0.0, 0.1), {"scores": 0.1}, True)
+              for name in names]  # fmt: skip
+    blocks = [f"layer{at}.a-very-long-name" for at in range(2 * count)]
+    return [
+        histograms(LONG[:60], LONG, ID, ood),
+        curves("roc", LONG, scores),
+        normratio_bars(LONG, blocks, [1.5] * len(blocks), [0.1] * len(blocks), selected=1),
+        block_auroc(LONG, {name: [0.5] * len(blocks) for name in names}, selected=1),
+        training_history(LONG, HISTORY),
+        picture_sheet("msp", {f"{name} (OOD): 1 of 2 misjudged": [image] * 7 for name in names}),
+        drift_picture(points, LONG),
+    ]
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.slow), 20])
+def test_there_is_room_for_every_name_at_the_width_of_a_page(count):
+    for picture in many(count):
+        assert overlaps(picture) == [], picture.name
+        assert smallest_text(picture) >= 8
+        assert picture.figure.get_figwidth() in (COLUMN, PAGE)
+
+
+def test_names_without_glyphs_are_known():
+    assert without_glyphs(["cifar10", "Größe", "ж", "\ue000 private"]) == ["\ue000 private"]
+    if not fallback_fonts():
+        assert without_glyphs(["\u65e5\u672c"]) == ["\u65e5\u672c"]
+
+
 def test_fonts_of_a_pdf_are_embedded_whole():
     content = encoded(histograms("msp", "cifar10", ID, OOD), "pdf")
     assert b"/FontFile2" in content
@@ -94,7 +133,7 @@ def test_fonts_of_a_pdf_are_embedded_whole():
 def test_a_histogram_marks_the_threshold_and_what_it_lets_pass():
     id_scores, ood_scores = np.arange(100.0), np.array([4.0, 5.0, 6.0, 7.0])
     picture = histograms("msp", "cifar10", id_scores, {"svhn": ood_scores})
-    assert "svhn: 75.0 % of OOD accepted" in texts(picture)
+    assert "svhn\n75.0 % of OOD accepted" in texts(picture)
     assert [line.get_xdata()[0] for line in picture.figure.axes[0].lines] == [5.0]
     assert "with the threshold 5 that 95 % of cifar10 reach" in picture.alt
 
@@ -112,6 +151,7 @@ def test_a_roc_curve_passes_through_its_points():
 
 def test_the_selected_block_is_marked():
     picture = normratio_bars("run", ["a", "b", "c"], [1.0, 1.4, 1.2], [0.01] * 3, selected=1)
+    assert [bar.get_width() for bar in picture.figure.axes[0].patches[:3]] == [1.0, 1.4, 1.2]
     assert [bar.get_hatch() for bar in picture.figure.axes[0].patches[:3]] == [None, "//", None]
     assert "selected" in texts(picture)
     assert "block 1 (b) is selected with 1.400" in picture.alt

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from oodcli.reporting.plots import PAGE, Picture
+from oodcli.reporting.plots import PAGE, Picture, encoded
 from oodcli.reporting.plots_of_norms import (
     JIGSAW,
     NormPanel,
@@ -15,9 +15,7 @@ from oodcli.reporting.plots_of_norms import (
     normratio_and_auroc,
 )
 from oodcli.reporting.sheets import Quadrant, Thumbnail, verdict_sheet
-from tests.support.pictures import overlaps, smallest_text
-
-LONG = "a name of a data set that is far too long for any axis of any picture, number "
+from tests.support.pictures import LONG, overlaps, smallest_text, texts
 
 
 def panel() -> NormPanel:
@@ -79,6 +77,15 @@ def test_what_is_drawn_is_what_was_computed():
     assert drawn[JIGSAW] == [2.0, 3.0]
     assert drawn["svhn"][0] == 5.0
     assert math.isnan(drawn["svhn"][1])
+
+
+def test_a_logarithmic_axis_has_numbers_and_no_formulas():
+    norms = {"id": [np.array([0.1])], "svhn": [np.array([500.0])]}
+    picture = norm_by_depth("run", mean_norms(norms, None))
+    encoded(picture)  # ticks come with the layout
+    labels = set(texts(picture))
+    assert {"0.1", "1", "10", "100"} <= labels
+    assert not any("$" in label for label in labels)
 
 
 def test_the_choice_is_framed_over_bars_of_mean_auroc():
