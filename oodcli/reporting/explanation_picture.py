@@ -37,6 +37,7 @@ _LONGEST_CLASS = 40
 _THUMBNAIL_PIXELS = 96
 _FRAME = "#F0E442"
 _MAPS = "cividis"
+_CROSS = "✗"
 
 
 def explanation_picture(explanation: Explanation, pixels: ExplanationPixels) -> Picture:
@@ -55,17 +56,16 @@ def explanation_picture(explanation: Explanation, pixels: ExplanationPixels) -> 
         sheet.add(*_panels(explanation, pixels))
         sheet.add(*_methods(explanation.methods))
         if explanation.neighbours:
-            heading = "Nearest training images, by the whole image (squared distance of features)"
-            shown = _thumbnails(explanation.neighbours, pixels.neighbours)
+            heading = "Nearest training images, whole (squared distance of features)"
+            shown = _thumbnails(explanation.neighbours, pixels.neighbours, explanation.predicted)
             sheet.add(*_row(heading, shown))
         if explanation.region is not None:
             region = explanation.region
             heading = (
-                "Nearest regions of training images, to the region that comes nearest: "
-                f"{region.region}"
+                "Nearest regions of training images (framed), to the region that comes nearest"
             )
             own = _Thumbnail(pixels.image, ("this image", region.region), region.box)
-            others = _thumbnails(region.neighbours, pixels.region_neighbours)
+            others = _thumbnails(region.neighbours, pixels.region_neighbours, explanation.predicted)
             sheet.add(*_row(heading, [own, *others]))
         if explanation.missing:
             sheet.add(*_notes(explanation.missing))
@@ -75,7 +75,7 @@ def explanation_picture(explanation: Explanation, pixels: ExplanationPixels) -> 
         f"Why {printable(explanation.path)} is {explanation.verdict}",
         f"{_verdict_line(explanation)}; {explanation.agreement}",
         figure,
-        photographs=True,
+        many_colours=True,
     )
 
 
@@ -283,34 +283,48 @@ def _label(view: MethodView) -> str:
 
 @dataclass(frozen=True)
 class _Thumbnail:
-    """A small image with lines below it and possibly a frame; grey if it cannot be read."""
+    """A small image with lines below it and possibly a frame; grey if it cannot be read.
+
+    One of another class than the predicted one is marked.
+    """
 
     image: Pixels | None
     lines: tuple[str, ...]
     box: Box | None = None
+    other_class: bool = False
 
 
 def _thumbnails(
-    neighbours: Sequence[Neighbour], images: Sequence[Pixels | None]
+    neighbours: Sequence[Neighbour], images: Sequence[Pixels | None], predicted: str | None
 ) -> list[_Thumbnail]:
+    def is_other(label: str | None) -> bool:
+        return None not in (label, predicted) and label != predicted
+
     return [
         _Thumbnail(
             image,
             (
                 f"{each.distance:.4g}",
                 *([] if each.region is None else [each.region]),
-                *([] if each.label is None else [printable(each.label)]),
+                *_class_lines(each.label, other=is_other(each.label)),
                 # The end of a path tells files apart.
                 printable(each.name.replace("\\", "/").rpartition("/")[2]),
             ),
             each.box,
+            is_other(each.label),
         )
         for each, image in zip(neighbours, images, strict=True)
     ]
 
 
+def _class_lines(label: str | None, *, other: bool) -> list[str]:
+    return [] if label is None else [f"{_CROSS} {printable(label)}" if other else printable(label)]
+
+
 def _row(heading: str, thumbnails: Sequence[_Thumbnail]) -> tuple[float, _Draw]:
     """Return small images side by side."""
+    if any(each.other_class for each in thumbnails):
+        heading += f"; {_CROSS}: another class than predicted"
     side = min(_LARGEST_THUMBNAIL, (_WIDTH - 2 * _MARGIN + _GAP) / max(len(thumbnails), 1) - _GAP)
     lines = max(len(each.lines) for each in thumbnails)
 
@@ -328,6 +342,8 @@ def _row(heading: str, thumbnails: Sequence[_Thumbnail]) -> tuple[float, _Draw]:
                 _show(axes, each.image)
                 if each.box is not None:
                     _frame(axes, each.box)
+            if each.other_class:
+                _mark(axes)
             below = "\n".join(_fitted(line, side, 7) for line in each.lines)
             place.text(figure, left, 0.25 + side + 0.04, below, fontsize=7, linespacing=1.15)
 
@@ -361,6 +377,17 @@ def _frame(axes: "Axes", box: Box) -> None:
             fill=False, edgecolor=colour, linewidth=line, clip_on=False,
         )  # fmt: skip
         axes.add_patch(frame)
+
+
+def _mark(axes: "Axes") -> None:
+    """Draw a dashed frame around an image."""
+    from matplotlib.patches import Rectangle
+
+    edge = Rectangle(
+        (0, 0), 1, 1, transform=axes.transAxes,
+        fill=False, edgecolor=OOD_COLOUR, linewidth=2.2, linestyle="--", clip_on=False,
+    )  # fmt: skip
+    axes.add_patch(edge)
 
 
 def _broken(text: str, points: float, weight: str = "normal") -> str:

@@ -120,6 +120,30 @@ def test_frames_are_drawn_in_pixels_of_the_image() -> None:
         assert axes.get_images()[0].get_extent() == [0, 32, 32, 0]
 
 
+def test_neighbours_of_another_class_than_predicted_are_marked() -> None:
+    given = explanation("a", "cat", count=3)
+    assert given.region is not None
+    near = (replace(given.neighbours[1], label="dog"), *given.neighbours[:1])
+    region = replace(given.region, neighbours=(replace(given.region.neighbours[2], label="dog"),))
+    picture = explanation_picture(
+        replace(given, neighbours=near, region=region), replace(pixels(2, 32, maps=8),
+            region_neighbours=[pixels(1, 32, maps=8).image]),
+    )  # fmt: skip
+    dashed = [
+        each
+        for axes in picture.figure.axes
+        for each in axes.patches
+        if isinstance(each, Rectangle) and each.get_linestyle() == "--"
+    ]
+    assert len(dashed) == 2
+    shown = "\n".join(each.get_text() for each in texts(picture))
+    assert shown.count("\n✗ dog\n") == 2
+    assert "✗ cat" not in shown
+    assert shown.count("another class than predicted") == 2
+    nothing = explanation_picture(replace(given, predicted=None), pixels(3, 32, maps=8))
+    assert not any("✗" in each.get_text() for each in texts(nothing))
+
+
 def test_maps_have_one_scale() -> None:
     drawn = pixels(3, 32, maps=8)
     picture = explanation_picture(explanation("a", "cat", count=3), drawn)
