@@ -26,7 +26,8 @@ from oodcli.training.augmentations.operations import number_of
 from oodcli.training.augmentations.pixmix import mixed_by, pixmix, weights_of
 from oodcli.training.mixing_sets import MixingSets
 from oodcli.training.outlier_sets import OutlierSets
-from oodcli.training.recipes import Recipe, recipe_named
+from oodcli.training.recipe_choice import recipe_named
+from oodcli.training.recipes import Recipe
 
 SIDE, WHOLE = 24, 27
 RECIPE = Recipe("test", "here", epochs=1, augmentation=("pixmix",))
