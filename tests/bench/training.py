@@ -5,13 +5,16 @@
     python tests/bench/training.py --images 512 --data cifar10.npz
     python tests/bench/training.py --device cuda --images 50000 --compile
     python tests/bench/training.py --recipe mode-finetune --steps 3
+    python tests/bench/training.py --augmentations --data cifar10.npz --arch resnet18:width=16
 
 The published-style loop has a DataLoader with 4 workers, torchvision's transforms of each image,
 float32, and looks at the loss after every step. The ways take turns in one process, so that other
 work on the machine slows all of them alike; ratios are of the same turn, and the median counts.
 Where other work never ends, processor time tells more than the clock; it is that of this process
 and its workers, and wants ``OMP_WAIT_POLICY=passive``, so that waiting takes none.
-With ``--steps`` a recipe takes some full steps instead, and its memory is told.
+With ``--steps`` a recipe takes some full steps instead, and its memory is told. With
+``--augmentations`` the recipes of all augmentations take turns with the one without them, and each
+augmentation of a batch alone with that of torchvision image by image.
 
 ``--data`` names an ``.npz`` file with uint8 ``train_images`` ``(n, 32, 32, 3)`` and
 ``train_labels``; images are random without it.
@@ -26,7 +29,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,8 +41,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from oodcli.data.formats.fractals import FractalSource
 from oodcli.models import network_of, parse_architecture
 from oodcli.progress import Silent
+from oodcli.training.augment import augmented, augmixed
+from oodcli.training.augmentations.mixtures import View, mixed
 from oodcli.training.loop import LabelledPixels, Trainer
 from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.training_module import LastBlock
@@ -154,10 +160,12 @@ def trainer_of(arch: str, recipe: Recipe, device: str, *, amp: bool, compiled: b
     )
 
 
-def ours(of: Trainer, images: LabelledPixels) -> Iterator[None]:
+def ours(
+    of: Trainer, images: LabelledPixels, pictures: torch.Tensor | None = None
+) -> Iterator[None]:
     """Train epoch by epoch with ``of``."""
     with Silent().task("training", total=None, unit="images") as task:
-        epochs = of.epochs(images, None, done=0, task=task)
+        epochs = of.epochs(images, None, done=0, task=task, pictures=pictures)
         while True:
             set_cudnn(deterministic=True)
             if next(epochs, None) is None:
@@ -208,6 +216,18 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
         f"torch {torch.__version__}, {options.arch}, {recipe.name}, batch {recipe.batch_size}, "
         f"{options.images} images a turn, {device}, {torch.get_num_threads()} threads\n"
     )
+    times = taken_in_turns(ways, options)
+    for name in ways:
+        rate = rates(name, times, options, of="published-style")
+        whole = epochs * FULL_SET / rate
+        write(f"; {epochs} epochs of {FULL_SET:,} images would take {whole:,.0f} s\n")
+
+
+def taken_in_turns(
+    ways: Mapping[str, Iterator[None]], options: argparse.Namespace
+) -> dict[str, list[tuple[float, float]]]:
+    """Let all ways take turns, and return the times of each turn by clock and processors."""
+    device, write = options.device, sys.stdout.write
     for name, way in ways.items():
         first, _ = seconds(partial(next, way), device)
         write(f"{name:24s}first turn {first:6.1f} s\n")
@@ -220,20 +240,98 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
         ]
         write(f"turn {turn}: {', '.join(lasts)}\n")
         sys.stdout.flush()
-    for name, taken in times.items():
-        ratios = [
-            [a[kind] / b[kind] for a, b in zip(times["published-style"], taken, strict=True)]
-            for kind in range(2)
-        ]
-        clock, used = (
-            f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in ratios
-        )
-        rate = options.images / statistics.median(each for each, _ in taken)
-        write(
-            f"{name:24s}{rate:9.1f} images/s, times published-style: {clock} by the clock, "
-            f"{used} by processor time; {epochs} epochs of {FULL_SET:,} images would take "
-            f"{epochs * FULL_SET / rate:,.0f} s\n"
-        )
+    return times
+
+
+def rates(
+    name: str,
+    times: Mapping[str, list[tuple[float, float]]],
+    options: argparse.Namespace,
+    *,
+    of: str,
+) -> float:
+    """Print the rate of one way and its ratios to that of another; return it in images a second."""
+    taken = times[name]
+    ratios = [
+        [a[kind] / b[kind] for a, b in zip(times[of], taken, strict=True)] for kind in range(2)
+    ]
+    clock, used = (
+        f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in ratios
+    )
+    rate = options.images / statistics.median(each for each, _ in taken)
+    sys.stdout.write(
+        f"{name:24s}{rate:9.1f} images/s, times {of}: {clock} by the clock, {used} by processor "
+        "time"
+    )
+    return rate
+
+
+def augmentations(options: argparse.Namespace) -> None:
+    """Let the recipes of all augmentations take turns, and time each augmentation alone."""
+    device, write = options.device, sys.stdout.write
+    data = loaded(options.data, options.images)
+    images = on_device(data, device)
+    pictures = torch.from_numpy(
+        np.stack([*FractalSource(64, 36).read(0, 64)]).transpose(0, 3, 1, 2).copy()
+    ).to(device)
+    names = ("openood", "randaugment", "cutout", "pixmix", "mixup", "cutmix", "regmixup", "augmix")
+    recipes = {name: recipe_named(f"{name}-cifar", "cifar10") for name in names}
+    ways = {}
+    for name, recipe in recipes.items():
+        short = recipe.changed(epochs=options.turns + 1, batch_size=options.batch_size)
+        of = trainer_of(options.arch, short, device, amp=options.amp, compiled=False)
+        ways[name] = ours(of, images, pictures)
+    write(
+        f"torch {torch.__version__}, {options.arch}, batch {short.batch_size}, {options.images} "
+        f"images a turn, {device}, {torch.get_num_threads()} threads\n"
+    )
+    times = taken_in_turns(ways, options)
+    for name in ways:
+        rates(name, times, options, of="openood")
+        write("\n")
+    alone(images.pixels[:128], recipes, pictures, options)
+
+
+def alone(
+    pixels: torch.Tensor,
+    recipes: Mapping[str, Recipe],
+    pictures: torch.Tensor,
+    options: argparse.Namespace,
+) -> None:
+    """Print the processor time of each augmentation of a batch, and of torchvision's."""
+    generator = torch.Generator(options.device).manual_seed(0)
+    drawn = np.random.default_rng(0)
+    own = [transforms.functional.to_pil_image(each) for each in pixels.cpu()]
+    known: dict[str, Callable[[object], object]] = {
+        "randaugment": transforms.RandAugment(
+            1, 14, interpolation=transforms.InterpolationMode.BILINEAR
+        ),
+        "augmix": transforms.AugMix(severity=1, mixture_width=3),
+    }
+    for name, recipe in recipes.items():
+        words = tuple(step for step in recipe.augmentation if step not in ("flip", "crop"))
+        of_word = replace(recipe, augmentation=words)
+
+        def run(of_word: Recipe = of_word) -> None:
+            for _ in range(5):
+                changed = augmented(pixels, generator, of_word, pictures)
+                mixed(View(changed, torch.zeros(len(pixels), dtype=torch.int64)), drawn, of_word)
+                if of_word.compares_views:
+                    augmixed(pixels, generator, of_word)
+
+        run()
+        used = min(seconds(run, options.device)[1] for _ in range(options.turns)) / 5
+        line = f"{name:24s}{1e3 * used:9.1f} ms of processor time per {len(pixels)} images"
+        if name in known:
+            change = known[name]
+
+            def published_style(change: Callable[[object], object] = change) -> None:
+                for image in own:
+                    change(image)
+
+            theirs = min(seconds(published_style, "cpu")[1] for _ in range(options.turns))
+            line += f", torchvision one by one {1e3 * theirs:.1f} ms"
+        sys.stdout.write(f"{line}\n")
 
 
 def full_steps(options: argparse.Namespace, recipe: Recipe) -> None:
@@ -270,6 +368,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--amp", action="store_true", help="with --steps: in bfloat16")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--augmentations", action="store_true", help="compare augmentations")
     parser.add_argument("--steps", type=int, help="take full steps, and tell the memory")
     options = parser.parse_args()
     arch = parse_architecture(options.arch).name
@@ -280,7 +379,9 @@ def main() -> None:
     )
     if options.batch_size:
         recipe = replace(recipe, batch_size=options.batch_size)
-    if options.steps:
+    if options.augmentations:
+        augmentations(options)
+    elif options.steps:
         full_steps(options, recipe)
     else:
         compare(options, recipe)

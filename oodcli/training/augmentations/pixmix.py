@@ -50,43 +50,51 @@ def pixmix(
     The image begins as itself or, with probability one half, as a copy that one of 13 operations
     changed. In each round the other picture is, with probability one half each, such a copy or one
     random crop of one picture of the mixing set, the same in all rounds. Both are added or
-    multiplied, with equal probability; see :func:`mixed_by`. The result is clipped.
+    multiplied, with equal probability. The result is clipped.
 
     The operations are those of torchvision, whose rounding, and colours at the border of the image
     after an affine operation, differ by little from those of Pillow, which the authors use. Copies
-    are 8-bit images, as there.
+    are 8-bit images, as there. On the CPU only what is needed is computed; elsewhere everything,
+    because selecting it would have to wait for the device.
     """
     n, _, height, width = pixels.shape
     picture = _cropped(pictures, n, (height, width), generator)
     start = _chosen(n, generator)
-    mixture = torch.where(start, _copies(pixels, generator, severity), pixels).float() / 255
+    mixture = _copies(pixels, start, generator, severity).float() / 255
     number = torch.randint(rounds + 1, (n,), generator=generator, device=pixels.device)
     for place in range(rounds):
+        active = (place < number)[:, None, None, None]
         own = _chosen(n, generator)
-        other = torch.where(own, _copies(pixels, generator, severity), picture).float() / 255
+        copies = _copies(pixels, own & active, generator, severity)
+        other = torch.where(own, copies, picture).float() / 255
         adds = _chosen(n, generator)
-        weights = weights_of(n, generator, beta)
-        next_ = mixed_by(mixture, other, adds, *weights).clamp_(0, 1)
-        mixture = torch.where((place < number)[:, None, None, None], next_, mixture)
+        a, b = weights_of(n, generator, beta)
+        for chosen, mixed_by in ((active & adds, added), (active & ~adds, multiplied)):
+            if pixels.device.type != "cpu":
+                mixture = torch.where(chosen, mixed_by(mixture, other, a, b).clamp_(0, 1), mixture)
+                continue
+            rows = chosen.flatten().nonzero()[:, 0]
+            of_rows = mixed_by(mixture[rows], other[rows], a[rows], b[rows]).clamp_(0, 1)
+            mixture = mixture.index_copy(0, rows, of_rows)
     return mixture * 255
 
 
-def mixed_by(one: Tensor, other: Tensor, adds: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Add or multiply two images.
+def added(one: Tensor, other: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return ``(a (2 x - 1) + b (2 y - 1) + 1) / 2``.
 
     Parameters
     ----------
     one, other
-        From 0 to 1, ``(n, 3, h, w)``.
-    adds
-        Whether images are added: ``(a (2 x - 1) + b (2 y - 1) + 1) / 2``; otherwise they are
-        multiplied: ``(2 x)^a (2 y)^b / 2``. ``(n, 1, 1, 1)``.
+        Images ``x`` and ``y`` from 0 to 1, ``(n, 3, h, w)``.
     a, b
         Weights, ``(n, 1, 1, 1)``.
     """
-    total = (a * (2 * one - 1) + b * (2 * other - 1) + 1) / 2
-    product = (2 * one) ** a * (2 * other).clamp(min=1e-37) ** b / 2
-    return torch.where(adds, total, product)
+    return (a * (2 * one - 1) + b * (2 * other - 1) + 1) / 2
+
+
+def multiplied(one: Tensor, other: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return ``(2 x)^a (2 y)^b / 2``, with the parameters of :func:`added`."""
+    return (2 * one) ** a * (2 * other).clamp(min=1e-37) ** b / 2
 
 
 def weights_of(n: int, generator: torch.Generator, beta: float) -> tuple[Tensor, Tensor]:
@@ -108,14 +116,15 @@ def _chosen(n: int, generator: torch.Generator) -> Tensor:
     return torch.rand(n, 1, 1, 1, generator=generator, device=generator.device) < 0.5
 
 
-def _copies(pixels: Tensor, generator: torch.Generator, severity: float) -> Tensor:
-    """Change each image by one operation of a random strength, uint8 ``(n, 3, h, w)``."""
+def _copies(pixels: Tensor, chosen: Tensor, generator: torch.Generator, severity: float) -> Tensor:
+    """Change chosen images, ``(n, 1, 1, 1)``, by one operation of a random strength, uint8."""
     n, device = len(pixels), pixels.device
     kinds = torch.randint(len(_NAMES), (n,), generator=generator, device=device)
     kinds = kinds + (kinds >= number_of("identity"))  # leaves out the identity
     level = 0.1 + (severity - 0.1) * torch.rand(n, generator=generator, device=device)
     negative = torch.rand(n, generator=generator, device=device) < 0.5
     strengths = _strengths(kinds, level, negative, (pixels.shape[2], pixels.shape[3]))
+    kinds = torch.where(chosen.flatten(), kinds, number_of("identity"))
     return changed(pixels, kinds, strengths)
 
 

@@ -337,7 +337,13 @@ def test_compiled_training_learns_and_resumes_after_a_cut(objective: str) -> Non
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["featurenorm-resnet18", "mode-base"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "featurenorm-resnet18", "mode-base", "randaugment-cifar", "augmix-cifar", "pixmix-cifar",
+        "cutout-cifar", "mixup-cifar", "cutmix-cifar", "regmixup-cifar",
+    ],
+)  # fmt: skip
 def test_no_step_waits_for_a_gpu(name: str) -> None:
     """Only the end of an epoch does; a step that waits would raise here."""
     augmentation = recipe_named(name, "cifar10").augmentation
@@ -353,7 +359,7 @@ def test_no_step_waits_for_a_gpu(name: str) -> None:
                 waits.append("step")
 
     seen = LabelledPixels(images().pixels.cuda(), images().labels.cuda())
-    epochs = of.epochs(seen, None, done=1, task=Task())
+    epochs = of.epochs(seen, None, done=1, task=Task(), pictures=pictures().cuda())
     try:
         with pytest.raises(RuntimeError, match="synchroniz"):  # the end of the epoch
             next(epochs)

@@ -23,7 +23,7 @@ from oodcli.store.store import Store
 from oodcli.training.augment import augmented
 from oodcli.training.augmentations import pixmix as module
 from oodcli.training.augmentations.operations import number_of
-from oodcli.training.augmentations.pixmix import mixed_by, pixmix, weights_of
+from oodcli.training.augmentations.pixmix import added, multiplied, pixmix, weights_of
 from oodcli.training.mixing_sets import MixingSets
 from oodcli.training.outlier_sets import OutlierSets
 from oodcli.training.recipe_choice import recipe_named
@@ -51,13 +51,12 @@ def pictures() -> Tensor:
 
 def test_images_are_added_and_multiplied_by_hand() -> None:
     one, other = (torch.full((2, 3, 1, 1), value) for value in (0.25, 0.75))
-    adds = torch.tensor([True, False]).view(2, 1, 1, 1)
     a, b = (torch.full((2, 1, 1, 1), value) for value in (0.8, 0.4))
-    found = mixed_by(one, other, adds, a, b)
-    assert found[0].unique().tolist() == pytest.approx([(0.8 * -0.5 + 0.4 * 0.5 + 1) / 2])
-    assert found[1].unique().tolist() == pytest.approx([0.5**0.8 * 1.5**0.4 / 2])
-    black = mixed_by(one, torch.zeros_like(other), ~adds, a, -b)
-    assert torch.isfinite(black).all()
+    total = added(one, other, a, b).unique().tolist()
+    assert total == pytest.approx([(0.8 * -0.5 + 0.4 * 0.5 + 1) / 2])
+    product = multiplied(one, other, a, b).unique().tolist()
+    assert product == pytest.approx([0.5**0.8 * 1.5**0.4 / 2])
+    assert torch.isfinite(multiplied(one, torch.zeros_like(other), a, -b)).all()
 
 
 def test_weights_are_those_of_beta_distributions() -> None:

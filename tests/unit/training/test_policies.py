@@ -93,6 +93,15 @@ def test_all_images_changed_at_once_are_those_changed_by_group(
     assert torch.equal(alone, whole)
 
 
+@pytest.mark.gpu
+def test_a_gpu_changes_images_as_the_cpu_does() -> None:
+    pixels = batch(56)
+    kinds = torch.arange(56) % len(OPERATIONS)
+    strengths = torch.linspace(0.2, 5, 56)
+    found = changed(pixels.cuda(), kinds.cuda(), strengths.cuda()).cpu().int()
+    assert (found - changed(pixels, kinds, strengths).int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize("magnitude", [0, 9, 14, 30])
 def test_strengths_of_randaugment_are_those_of_torchvision(magnitude: int) -> None:
     table = policies._strengths("randaugment", SIZE, torch.device("cpu"))[magnitude]
