@@ -56,7 +56,8 @@ def explore(
         each.name: [RunRows(run, own[at]) for run, own in zip(sources.runs, rows, strict=True)]
         for at, each in enumerate(conventions)
     }
-    places = {run.name: index for index, run in enumerate(sources.runs)}
+    # By identity: score files in several folders may have the same name.
+    places = {id(run): index for index, run in enumerate(sources.runs)}
     by_convention = {name: grouped(own, average=average) for name, own in tables.items()}
 
     def table_of(group: int, member: int | None = None) -> ResultTable:
@@ -67,7 +68,7 @@ def explore(
         }
         return result_table(
             {name: averaged(tables)[0] for name, tables in shown.items()},
-            [places[table.run.name] for table in shown[convention]],
+            [places[id(table.run)] for table in shown[convention]],
             method_label=method_label,
             column_label=column_label,
         )

@@ -327,6 +327,29 @@ def test_a_mean_of_runs_and_each_of_them_are_shown(tmp_path, chromium, ood):
         assert f"{written(found['s1'])} %" in seen.locator("#threshold .metrics").inner_text()
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for at in range(2):
+        (tmp_path / str(at)).mkdir()
+        arrays = {"msp/cifar10": np.arange(5.0) + at, "msp/x": np.arange(4.0)}
+        np.savez(tmp_path / str(at) / "same.npz", **arrays)
+    query = ScoreQuery(
+        files=[tmp_path / str(at) / "same.npz" for at in range(2)], id_name="cifar10"
+    )
+    with Sources.open(None, query) as sources:
+        found = explore(
+            sources,
+            convention="neutral",
+            digits=2,
+            average=False,
+            method_label=lambda row: row.method,
+            column_label=lambda row: row.dataset,
+        )
+    assert [each.networks for each in found.results] == [(0, 1), (0,), (1,)]
+    values = [each.auroc[0][0] for each in found.results]
+    assert values[1] < values[2]
+    assert values[0] == pytest.approx((values[1] + values[2]) / 2)
+
+
 def test_it_is_made_without_torch(page, tmp_path):
     code = (
         "import sys\nfrom oodcli.cli.app import main\n"
