@@ -12,7 +12,9 @@ definePanel({
     const scroll = element("div", { class: "scroll heat", role: "region", tabindex: "-1", "aria-label": "Methods by data sets" });
     const tools = element("div", { class: "controls" },
       element("span", { class: "choice" }, element("label", { for: filter.id }, "Show methods with"), filter), legend);
-    body.append(about, lead, tools, scroll, more);
+    const hint = element("p", { class: "legend hint" },
+      "In percent. A value chooses its method and OOD set; a heading sorts. By keyboard: arrow keys, and Enter to choose.");
+    body.append(about, lead, tools, hint, scroll, more);
 
     /** @type {{ column: number | null, downwards: boolean, all: boolean }} */
     const view = { column: null, downwards: true, all: false };

@@ -60,6 +60,7 @@ type PlotFigure = (SVGSVGElement | HTMLElement) & {
 };
 declare const Plot: {
   plot(options: object): PlotFigure;
+  rectY(data: ReadonlyArray<unknown>, options: object): object;
   areaY(data: ReadonlyArray<unknown>, options: object): object;
   line(data: ReadonlyArray<unknown>, options: object): object;
   dot(data: ReadonlyArray<unknown>, options: object): object;
