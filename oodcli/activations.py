@@ -203,6 +203,36 @@ class ActivationSet:
         return self.column("predictions")
 
     @classmethod
+    def joined(
+        cls,
+        sets: Sequence["ActivationSet"],
+        join: Callable[[Sequence[Activations]], Activations],
+    ) -> "ActivationSet":
+        """Return a set whose shards are made of the same shard of several sets, when read.
+
+        Parameters
+        ----------
+        sets
+            Activations of the same images, by several networks; at least one.
+        join
+            Makes one shard of those of the sets.
+
+        Raises
+        ------
+        ValueError
+            If their shards do not have the same numbers of rows.
+        """
+        rows = [[shard.rows for shard in each._shards] for each in sets]  # noqa: SLF001 - own class
+        if any(counts != rows[0] for counts in rows):
+            raise ValueError(f"shards of different lengths: {rows}")
+
+        def loader(shards: Sequence[ActivationShard]) -> ActivationShard:
+            return ActivationShard(shards[0].rows, lambda: join([shard.load() for shard in shards]))
+
+        every = zip(*(each._shards for each in sets), strict=True)  # noqa: SLF001 - own class
+        return cls([loader(shards) for shards in every], sets[0].device)
+
+    @classmethod
     def of(cls, activations: Activations, device: torch.device | str = "cpu") -> "ActivationSet":
         """Wrap activations that are already in memory."""
         return cls([ActivationShard(len(activations), lambda: activations)], device)
@@ -349,7 +379,9 @@ class Reference:
     load_labels
         Returns the class of every training image, ``(n,)``.
     load_jigsaw
-        Returns the activations of jigsaw puzzles of the same images, in the same order.
+        Returns the block norms of jigsaw puzzles of the same images, in the same order.
+    load_jigsaw_features
+        Returns the activations of the same puzzles, with features.
     load_calibration
         Returns the activations of the ID images that thresholds are calibrated on.
     load_calibration_labels
@@ -361,6 +393,8 @@ class Reference:
         Returns the state of a learner over all training images, or over the given rows.
     load_words
         Returns the negative words of a zero-shot classifier; None where there are none.
+    load_block_widths
+        Returns the number of channels of every block, in forward order.
     n_blocks
         Number of blocks of the network.
     """
@@ -375,6 +409,9 @@ class Reference:
     load_jigsaw: Callable[[], ActivationSet] = field(
         default_factory=lambda: _unavailable("jigsaw puzzles of training images")
     )
+    load_jigsaw_features: Callable[[], ActivationSet] = field(
+        default_factory=lambda: _unavailable("features of jigsaw puzzles of training images")
+    )
     load_calibration: Callable[[], ActivationSet] = field(
         default_factory=lambda: _unavailable("calibration images")
     )
@@ -388,6 +425,9 @@ class Reference:
         default_factory=lambda: _unavailable("the network itself and training images")
     )
     load_words: Callable[[], Words | None] = lambda: None
+    load_block_widths: Callable[[], tuple[int, ...]] = field(
+        default_factory=lambda: _unavailable("the network itself")
+    )
     n_blocks: int = 0
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -408,8 +448,18 @@ class Reference:
 
     @cached_property
     def jigsaw(self) -> ActivationSet:
-        """Activations of jigsaw puzzles of the training images."""
+        """Block norms of jigsaw puzzles of the training images."""
         return self.load_jigsaw()
+
+    @cached_property
+    def jigsaw_features(self) -> ActivationSet:
+        """Activations of jigsaw puzzles of the training images, with features."""
+        return self.load_jigsaw_features()
+
+    @cached_property
+    def block_widths(self) -> tuple[int, ...]:
+        """Number of channels of every block, in forward order."""
+        return self.load_block_widths()
 
     @cached_property
     def calibration(self) -> ActivationSet:

@@ -184,6 +184,10 @@ class LoadedRun:
         resize: "ResizedAs | None" = None,
         export: str | os.PathLike[str] | None = None,
         export_activations: str | os.PathLike[str] | None = None,
+        keep_blocks: bool = False,
+        blocks_limit: float = 20.0,
+        ensemble: str | Sequence[str] = (),
+        name: str | None = None,
         device: str = "auto",
         amp: bool = False,
         score_batch_size: int | None = None,
@@ -220,6 +224,10 @@ class LoadedRun:
             None, that of the published numbers.
         export, export_activations
             Files to write the scores and the activations of this call to.
+        keep_blocks, blocks_limit
+            Whether to store the pooled maps of all blocks, and their largest size in GB.
+        ensemble, name
+            Other runs that form an ensemble with this one, and its name; none if empty.
         device
             ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         amp
@@ -253,6 +261,7 @@ class LoadedRun:
         from oodcli.compute.compute import Compute
         from oodcli.workflows.score import ScoreRequest
         from oodcli.workflows.score import score as score_workflow
+        from oodcli.workflows.score_ensemble import EnsembleRequest, score_ensemble
 
         with naming_arguments():
             request = ScoreRequest(
@@ -272,7 +281,13 @@ class LoadedRun:
                 skip_unreadable=skip_unreadable,
                 export=_path(export),
                 export_activations=_path(export_activations),
+                keep_blocks=keep_blocks,
+                blocks_limit=blocks_limit,
             )
+            if ensemble:
+                members = (self.name, *_as_tuple(ensemble))
+                asked = EnsembleRequest(members, name, request)
+                return score_ensemble(self._store, asked, progress=progress)
             return score_workflow(self._store, request, progress=progress)
 
     def report(

@@ -22,10 +22,10 @@ METHODS = (
     "lts", "dice", "optfs", "weiper", "t2fnorm", "gradnorm", "graduncertainty", "dml",
     "objectosphere", "nan-norm",
     "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds", "rmds", "mds++", "rmds++",
-    "wdiscood", "vim", "residual", "pca-fusion", "cop", "corp", "neco", "she", "maxcosine",
-    "caref", "cadref", "gmm", "pnml", "openmax", "csd", "odin", "iodin", "pro", "mcdropout",
-    "gram", "rankfeat", "nac", "adascale", "rotpred", "conf-branch", "g-odin", "mcm", "glmcm",
-    "neglabel",
+    "mfs-mds", "mfs-mds++", "mfs-knn", "wdiscood", "vim", "residual", "pca-fusion", "cop", "corp",
+    "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml", "openmax", "csd",
+    "multi-mahalanobis", "multi-knn", "odin", "iodin", "pro", "mcdropout", "gram", "rankfeat",
+    "nac", "adascale", "rotpred", "conf-branch", "g-odin", "mcm", "glmcm", "neglabel",
 )  # fmt: skip
 # Values of --method that are not methods: the recommended method, and all methods.
 METHOD_WORDS = ("auto", "all")

@@ -19,7 +19,6 @@ from oodcli.cli.options import (
     JpegDraftOfRunOption,
     OutputOption,
     ResizeOf,
-    RunOption,
     SkipOption,
     StoreOption,
     Tuning,
@@ -30,6 +29,7 @@ from oodcli.cli.options import (
 from oodcli.text import counted
 
 if TYPE_CHECKING:
+    from oodcli.compute.processes import Processes
     from oodcli.workflows.score import ScoreResult
     from oodcli.workflows.score_file import FileScores
 
@@ -40,14 +40,36 @@ _RUN_OPTIONS = frozenset(
         "--run", "--ood", "--near", "--far", "--shifted-id", "--benchmark", "--allow-missing",
         "--tune", "--tune-ood", "--limit", "--columns",
         "--export-activations", "--dry-run", "--amp", "--score-batch-size", "--skip-unreadable",
-        "--resize",
+        "--resize", "--ensemble", "--name", "--keep-blocks", "--blocks-limit",
     }
 )  # fmt: skip
 
 
 def score(
     context: typer.Context,
-    run: RunOption = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            autocompletion=completion.runs,
+            metavar="RUN",
+            help="Name of the run; repeated only with --ensemble [default: OOD_RUN, else ood runs "
+            "use, else the run created last].",
+            show_default=False,
+        ),
+    ] = None,
+    ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--ensemble",
+            help="Score the runs as an ensemble: by the mean of their logits and of their class "
+            "probabilities, and by their agreement; it is stored beside the runs.",
+        ),
+    ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Name of the ensemble.", show_default=False),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -165,6 +187,22 @@ def score(
             show_default=False,
         ),
     ] = None,
+    keep_blocks: Annotated[
+        bool,
+        typer.Option(
+            "--keep-blocks",
+            help="Store the mean of every channel of every block for all images, and also score "
+            "by methods of several layers; the size is reported first.",
+        ),
+    ] = False,
+    blocks_limit: Annotated[
+        float,
+        typer.Option(
+            "--blocks-limit",
+            metavar="GB",
+            help="Refuse to store pooled maps of blocks that need more.",
+        ),
+    ] = 20.0,
     resize: Annotated[
         ResizeOf | None,
         typer.Option(
@@ -200,6 +238,7 @@ def score(
     from oodcli.store.store import Store
     from oodcli.workflows.score import ScoreRequest, plan, score_as_worker
     from oodcli.workflows.score import score as score_workflow
+    from oodcli.workflows.score_ensemble import EnsembleRequest, score_ensemble
 
     if activations is not None:
         _check_activation_options(given_options(context))
@@ -208,6 +247,8 @@ def score(
             write_result(render_score(found, format_, to_file=output is not None), output)
             exit_if_undefined({name: found.left_out[name] for name in found.undefined})
         return
+    runs = tuple(run or ())
+    _check_runs(runs, ensemble=ensemble, name=name, dry_run=dry_run)
     named = with_columns(
         columns,
         ood or (),
@@ -217,7 +258,7 @@ def score(
         () if tune_ood is None else (tune_ood,),
     )
     request = ScoreRequest(
-        run=run,
+        run=next(iter(runs), None),
         methods=tuple(method or ()),
         ood=named[0],
         near=named[1],
@@ -234,11 +275,20 @@ def score(
         resize=None if resize is None else resize.value,
         export=export,
         export_activations=export_activations,
+        keep_blocks=keep_blocks,
+        blocks_limit=blocks_limit,
     )
     opened_store = Store.at(store)
     with job(device) as (processes, own_device, progress):
         compute = Compute.of(own_device, amp=amp, batch_size=score_batch_size)
         request = replace(request, compute=compute)
+        if ensemble:
+            _check_alone(processes)
+            result = score_ensemble(
+                opened_store, EnsembleRequest(runs, name, request), progress=progress
+            )
+            _finish(result, format_, output)
+            return
         if not processes.first:
             if not dry_run:
                 score_as_worker(opened_store, request, processes=processes)
@@ -248,9 +298,45 @@ def score(
             write_result(render_plan(planned, format_, to_file=output is not None), output)
             return
         result = score_workflow(opened_store, request, progress=progress, processes=processes)
+    _finish(result, format_, output)
+
+
+def _finish(result: "ScoreResult", format_: Format, output: Path | None) -> None:
+    """Print the result of scoring a run or an ensemble; exit with 1 if a method is undefined."""
+    from oodcli.cli.render.score import render_score
+    from oodcli.cli.undefined import exit_if_undefined
+
     _print_passes(result)
     write_result(render_score(result, format_, to_file=output is not None), output)
     exit_if_undefined({name: result.left_out[name] for name in result.undefined})
+
+
+def _check_runs(runs: Sequence[str], *, ensemble: bool, name: str | None, dry_run: bool) -> None:
+    """Check that the options for ensembles are given with one, and --dry-run without."""
+    from oodcli.errors import InvalidInputError
+
+    if ensemble and dry_run:
+        raise InvalidInputError(
+            "--dry-run is for one run; an ensemble needs the forward passes of its members: "
+            f"ood score --run {next(iter(runs), 'RUN')} --dry-run"
+        )
+    if not ensemble and name is not None:
+        raise InvalidInputError("--name is the name of an ensemble; add --ensemble, or remove it")
+    if not ensemble and len(runs) > 1:
+        raise InvalidInputError(
+            f"{len(runs)} runs are named; score each of them in a call of its own, or all as an "
+            "ensemble: --ensemble"
+        )
+
+
+def _check_alone(processes: "Processes") -> None:
+    from oodcli.errors import InvalidInputError
+
+    if processes.distributed:
+        raise InvalidInputError(
+            "an ensemble is scored by one process, from stored activations; compute those of each "
+            "run with torchrun (ood score --run RUN), then score the ensemble without"
+        )
 
 
 def _score_file(

@@ -32,6 +32,7 @@ from oodcli.screening.onnx_verification import Verification
 from oodcli.screening.thresholds import ClassThreshold, Threshold
 from oodcli.screening.verdict_file import Counts, Verdict
 from oodcli.selection.recommendation import Recommendation
+from oodcli.store.ensembles import Ensemble
 from oodcli.store.preprocess import Preprocess
 from oodcli.store.runs import Job, Run
 from oodcli.store.scores import Scoring
@@ -306,6 +307,10 @@ OBJECTS = (
     Object("ood datasets verify --format json", DatasetVerification),
     Object("ood runs list --format json", RunList),
     Object("ood runs show", Run, kind="ood-run", also=_SHOWN_RUN),
+    Object(
+        "runs/NAME/ensemble.json", Ensemble, kind="ood-ensemble",
+        about="An ensemble of runs; `ood runs show` prints it as it prints a run.",
+    ),
     Object("runs/NAME/scores/KEY/scoring.json", Scoring, schema=2),
     Object("ood doctor --format json", Diagnosis),
 )  # fmt: skip

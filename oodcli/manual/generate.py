@@ -19,6 +19,7 @@ from oodcli.data.readers import BUILT_IN
 from oodcli.data.registry import DATASETS
 from oodcli.manual.contract import contract, table
 from oodcli.methods import METHODS
+from oodcli.methods.members import ENSEMBLE_METHODS
 from oodcli.methods.pages import docstring, show_method
 from oodcli.metrics import CONVENTIONS
 from oodcli.models.registry import ARCHITECTURES
@@ -78,6 +79,14 @@ def _methods() -> str:
         )
     heads = ("method", "score", "parameters", "ONNX", "paper")
     return table(heads, rows)
+
+
+def _ensemble_methods() -> str:
+    rows = (
+        (f"`{name}`", show_method(name).parts[0].summary.rstrip("."), method.paper)
+        for name, method in ENSEMBLE_METHODS.items()
+    )
+    return table(("method", "score", "paper"), rows)
 
 
 def _objectives() -> str:
@@ -198,6 +207,7 @@ def _columns() -> str:
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": _commands,
     "methods": _methods,
+    "ensemble-methods": _ensemble_methods,
     "rooms": _rooms,
     "objectives": _objectives,
     "recipes": _recipes,

@@ -9,11 +9,18 @@ from oodcli.methods._registry import METHODS
 from oodcli.methods.base import Fitted, MethodSpec
 from oodcli.methods.base import parse_method as _parse_method
 from oodcli.methods.ensemble import AUTO, ENSEMBLE, parse_ensemble
+from oodcli.methods.members import ENSEMBLE_METHODS
 
 __all__ = ["METHODS", "Fitted", "MethodSpec", "group", "parse_method", "parse_methods"]
 
 
-def group(*, probes: bool, zero_shot: bool = False, kept: Collection[str] = ()) -> tuple[str, ...]:
+def group(
+    *,
+    probes: bool,
+    zero_shot: bool = False,
+    kept: Collection[str] = (),
+    blocks: bool = False,
+) -> tuple[str, ...]:
     """Return every method, shapers with the scorer of their paper, and the selected norm with all.
 
     Parameters
@@ -25,6 +32,8 @@ def group(*, probes: bool, zero_shot: bool = False, kept: Collection[str] = ()) 
         Whether to name those too that are defined for zero-shot classifiers alone.
     kept
         Names of the kept heads of the network; methods that need another one are not named.
+    blocks
+        Whether to name those too that use the pooled maps of all blocks.
     """
     scorers = [
         name
@@ -37,7 +46,8 @@ def group(*, probes: bool, zero_shot: bool = False, kept: Collection[str] = ()) 
             continue
         if method.kept_head and method.kept_head not in kept:
             continue
-        if probes or not (method.needs_network or method.on_request):
+        stored = blocks and "blocks" in method.inputs
+        if probes or stored or not (method.needs_network or method.on_request):
             names += [f"norm+{scorer}" for scorer in scorers] if name == "norm" else [name]
     return tuple(names)
 
@@ -58,6 +68,11 @@ def parse_method(text: str) -> MethodSpec:
     first = text.partition(":")[0].strip()
     if first == ENSEMBLE:
         return parse_ensemble(text, parse_method)
+    if first in ENSEMBLE_METHODS:
+        raise InvalidInputError(
+            f"{first} compares the members of an ensemble of runs, and there is one run here; "
+            "name several: ood score --run A --run B --ensemble"
+        )
     if first == AUTO and ":" in text:
         raise InvalidInputError(
             f"auto has no parameters, and {text!r} gives it some; write auto, or name a method"
@@ -71,7 +86,11 @@ def parse_method(text: str) -> MethodSpec:
 
 
 def parse_methods(
-    texts: Sequence[str], *, zero_shot: bool = False, kept: Collection[str] = ()
+    texts: Sequence[str],
+    *,
+    zero_shot: bool = False,
+    kept: Collection[str] = (),
+    blocks: bool = False,
 ) -> list[MethodSpec]:
     """Read methods as written on the command line, without repetitions.
 
@@ -84,6 +103,8 @@ def parse_methods(
         Whether such a group has the methods for zero-shot classifiers.
     kept
         Names of the kept heads of the network, for whose methods the same holds.
+    blocks
+        Whether such a group has the methods that use the pooled maps of all blocks.
 
     Examples
     --------
@@ -93,7 +114,8 @@ def parse_methods(
     specs: dict[str, MethodSpec] = {}
     for text in texts or ("",):
         if text in ("", "all"):
-            for name in group(probes=text == "all", zero_shot=zero_shot, kept=kept):
+            names = group(probes=text == "all", zero_shot=zero_shot, kept=kept, blocks=blocks)
+            for name in names:
                 spec = replace(parse_method(name), optional=True)
                 specs.setdefault(spec.canonical, spec)
             for name, reason in third_party.load_third_party(METHODS).refused.items():

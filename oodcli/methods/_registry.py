@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION
+from oodcli.methods._blocks import COMBINATIONS, DIFFERENT_BLOCKS, in_every_layer
 from oodcli.methods._needs import (
     CLASSES,
     CLASSES_WITH_IMAGES,
@@ -48,7 +49,14 @@ from oodcli.methods.maxcosine import MaxCosine
 from oodcli.methods.maxlogit import MaxLogit
 from oodcli.methods.mcdropout import MCDropout
 from oodcli.methods.mcm import MCM
+from oodcli.methods.mfs import (
+    MFSKNN,
+    MFSMahalanobis,
+    MFSMahalanobisPlusPlus,
+    in_selected_dimensions,
+)
 from oodcli.methods.msp import MSP
+from oodcli.methods.multilayer import MultiKNN, MultiMahalanobis
 from oodcli.methods.nac import COVERED, NAC
 from oodcli.methods.nan_norm import NegativeAwareNorm
 from oodcli.methods.nci import NCI
@@ -78,6 +86,8 @@ __all__ = ["METHODS"]
 
 # Percentiles that are searched for ASH and SCALE.
 PRUNED = (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)
+# Shares of the dimensions that are searched for MFS.
+SHARES = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -408,6 +418,42 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             exportable=True,
         ),
+        "mfs-mds": Method(
+            MFSMahalanobis,
+            "MFS with jigsaws + MDS",
+            "ours, after OpenMIBOOD, 2026",
+            ("features", "train", "labels", "jigsaw features"),
+            grid={"keep": SHARES},
+            needs=(
+                in_selected_dimensions(DIFFERENT_FEATURES, normalised=False),
+                in_selected_dimensions(varied_within_classes(), normalised=False),
+            ),
+            exportable=True,
+            on_request=True,
+        ),
+        "mfs-mds++": Method(
+            MFSMahalanobisPlusPlus,
+            "MFS with jigsaws + Mahalanobis++",
+            "ours, after OpenMIBOOD, 2026",
+            ("features", "train", "labels", "jigsaw features"),
+            grid={"keep": SHARES},
+            needs=(
+                in_selected_dimensions(DIFFERENT_FEATURES, normalised=True),
+                in_selected_dimensions(varied_within_classes(), normalised=True),
+            ),
+            exportable=True,
+            on_request=True,
+        ),
+        "mfs-knn": Method(
+            MFSKNN,
+            "MFS with jigsaws + KNN",
+            "ours, after OpenMIBOOD, 2026",
+            ("features", "train", "jigsaw features"),
+            grid={"keep": SHARES, "k": (50, 200, 1000)},
+            needs=(in_selected_dimensions(DIFFERENT_FEATURES, normalised=True),),
+            exportable=True,
+            on_request=True,
+        ),
         "wdiscood": Method(
             WDiscOOD,
             "WDiscOOD",
@@ -529,6 +575,22 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ("train", "regions"),
             grid={"k": (1, 5, 10, 20, 50, 100, 200)},
             needs=(DIFFERENT_REGIONS,),
+        ),
+        "multi-mahalanobis": Method(
+            MultiMahalanobis,
+            "multi-layer Mahalanobis",
+            "Lee et al., NeurIPS 2018",
+            ("train", "labels", "calibration", "blocks"),
+            grid={"by": COMBINATIONS, "last": (0, 2, 4)},
+            needs=(DIFFERENT_BLOCKS, in_every_layer(varied_within_classes())),
+        ),
+        "multi-knn": Method(
+            MultiKNN,
+            "multi-layer KNN",
+            "Sun et al., ICML 2022; layers joined: ours",
+            ("train", "calibration", "blocks"),
+            grid={"by": COMBINATIONS, "last": (0, 4), "k": (50, 200, 1000)},
+            needs=(DIFFERENT_BLOCKS,),
         ),
         "odin": Method(
             ODIN,

@@ -39,7 +39,7 @@ JOIN = re.compile(r"\+(?=\s*\w)")
 Input = Literal[
     "logits", "features", "block norms", "head",
     "train", "labels", "jigsaw", "calibration", "calibration labels", "regions", "network",
-    "words",
+    "words", "jigsaw features", "blocks",
 ]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ class _InputProperties:
     @property
     def needs_network(self) -> bool:
         """Whether it needs more than one ordinary forward pass of the network."""
-        return not {"network", "regions"}.isdisjoint(self.inputs)
+        return not {"network", "regions", "blocks"}.isdisjoint(self.inputs)
 
     @property
     def needs_calibration(self) -> bool:

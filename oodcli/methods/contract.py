@@ -128,17 +128,21 @@ def toy_problem() -> Problem:
 
     OOD images have a smaller component along their class direction, and a component in a direction
     of no class. One of twenty calibration images has a wrong label, so that a temperature can be
-    fitted. Jigsaw puzzles of the training images have smaller norms, especially in block 1.
+    fitted. Jigsaw puzzles of the training images have smaller norms, especially in block 1, and
+    features between those of ID and of OOD images.
     """
     directions = _directions()
     head = Head(
         0.05 * (directions - directions.mean(dim=0) / CLASSES), torch.linspace(-0.1, 0.1, CLASSES)
     )
     train = toy_activations(200, strength=1.0, seed=3, head=head)
-    puzzle = train.block_norms / torch.tensor([0.9, 1.4, 1.1])
+    puzzle = replace(
+        toy_activations(200, strength=0.6, seed=4, head=head, novelty=0.4),
+        block_norms=train.block_norms / torch.tensor([0.9, 1.4, 1.1]),
+    )
     labels = torch.arange(200) % CLASSES
     return Problem(
-        _reference(head, train, replace(train, block_norms=puzzle), labels, _some_wrong(labels)),
+        _reference(head, train, puzzle, labels, _some_wrong(labels)),
         toy_activations(120, strength=1.0, seed=1, head=head),
         toy_activations(80, strength=0.3, seed=2, head=head, novelty=0.7),
     )
@@ -180,6 +184,7 @@ def _zero_shot(problem: Problem) -> Problem:
         head=head,
         load_train=shown_set(whole.load_train),
         load_jigsaw=shown_set(whole.load_jigsaw),
+        load_jigsaw_features=shown_set(whole.load_jigsaw_features),
         load_calibration=shown_set(whole.load_calibration),
         load_words=lambda: words,
     )
@@ -330,7 +335,7 @@ def findings(method: str | type | Method, problem: Problem | None = None) -> tup
         If it is not a method, or needs the network itself, which no toy problem has.
     """
     spec = _spec(method)
-    beyond = {"network", "regions"} & set(spec.inputs)
+    beyond = {"network", "regions", "blocks"} & set(spec.inputs)
     if beyond:
         raise InvalidInputError(
             f"{spec.canonical} uses {' and '.join(sorted(beyond))}, but these checks have "
@@ -455,6 +460,10 @@ def _declared(trial: Trial) -> None:
         "train": ("load_train", lambda: ActivationSet.of(masked(_all_of(whole.train)))),
         "labels": ("load_labels", lambda: whole.labels),
         "jigsaw": ("load_jigsaw", lambda: ActivationSet.of(masked(_all_of(whole.jigsaw)))),
+        "jigsaw features": (
+            "load_jigsaw_features",
+            lambda: ActivationSet.of(masked(_all_of(whole.jigsaw_features))),
+        ),
         "calibration": (
             "load_calibration",
             lambda: ActivationSet.of(masked(_all_of(whole.calibration))),
@@ -540,6 +549,7 @@ def _reference(
         head=head,
         load_train=lambda: ActivationSet.of(train),
         load_jigsaw=lambda: ActivationSet.of(jigsaw),
+        load_jigsaw_features=lambda: ActivationSet.of(jigsaw),
         load_calibration=lambda: ActivationSet.of(train),
         load_labels=lambda: labels,
         load_calibration_labels=lambda: calibration_labels,

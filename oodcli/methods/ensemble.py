@@ -89,6 +89,17 @@ class RankScale:
         upper = self.shares[-1] + over.log1p() / self.count
         return torch.where(under > 0, lower, torch.where(over > 0, upper, inside))
 
+    def log_shares(self, scores: Tensor) -> Tensor:
+        """Return the logarithm of the share of calibration images with smaller scores, ``(n,)``.
+
+        As :meth:`ranks`; below the lowest score ``s_1``, at ``s_1 - t``, the share goes on as
+        ``share_1 / (1 + t/h)``, with ``h`` as there.
+        """
+        values = scores.double()
+        under = (self.scores[0] - values).clamp(min=0) / self.below
+        shares = self.ranks(torch.maximum(values, self.scores[0]))
+        return shares.log() - under.log1p()
+
     def _less(self, values: Tensor) -> Tensor:
         """Return the number of distinct calibration scores below each value, int64 ``(n,)``."""
         return torch.searchsorted(self.scores, values)

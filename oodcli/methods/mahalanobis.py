@@ -37,9 +37,10 @@ class Gaussians:
 
     def nearest(self, batch: Activations) -> Tensor:
         """Return the least squared Mahalanobis distance to a mean, ``(n,)``, computed once."""
-        return batch.once((NEAREST, self), lambda: self._nearest(batch.features))
+        return batch.once((NEAREST, self), lambda: self.nearest_of(batch.features))
 
-    def _nearest(self, features: Tensor) -> Tensor:
+    def nearest_of(self, features: Tensor) -> Tensor:
+        """Return the least squared distance of features ``(n, d)`` to a mean, ``(n,)``."""
         blocks = wide_blocks(features, normalised=self.normalised)
         return torch.cat([self._least(block.sub_(self.origin)) for block in blocks])
 

@@ -11,6 +11,7 @@ from oodcli.methods import METHODS, parse_method
 from oodcli.methods.base import Method, MethodPart, MethodSpec
 from oodcli.methods.contract import Finding, findings
 from oodcli.methods.ensemble import ENSEMBLE, EnsembleSpec, RankEnsemble
+from oodcli.methods.members import ENSEMBLE_METHODS, ensemble_spec
 from oodcli.methods.third_party import load_third_party
 from oodcli.records import as_json
 from oodcli.specs import Value, allowed_values
@@ -239,7 +240,7 @@ def show_method(text: str) -> MethodPage:
         return MethodPage(
             name=text, cost=_cost(MethodSpec((part,))), followed_by=None, parts=(_text(part, None),)
         )
-    spec = parse_method(text)
+    spec = ensemble_spec(text) if text in ENSEMBLE_METHODS else parse_method(text)
     if isinstance(spec, EnsembleSpec):
         return _ensemble_page(spec)
     alone = len(spec.parts) == 2 and "+" not in text

@@ -135,7 +135,7 @@ def _kind_of_image(kind: str) -> str:
 
 def _sign_note(table: RunRows) -> str | None:
     """Name the methods of score files whose every AUROC is below that of chance."""
-    if table.run.stored is not None:
+    if table.run.stored is not None or table.run.is_ensemble:
         return None
     best: dict[str, float] = {}
     for row in table.rows:

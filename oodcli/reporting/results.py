@@ -11,6 +11,7 @@ import numpy as np
 
 from oodcli.metrics import Detection
 from oodcli.records import as_json
+from oodcli.store.ensembles import Member
 from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.scores import AVERAGE, ResizedAs
 
@@ -153,7 +154,7 @@ class RunSummary:
     name
         Name of the run.
     arch
-        Canonical architecture.
+        Canonical architecture, or the members of an ensemble.
     id_name
         Name of the ID test set.
     n_id
@@ -176,6 +177,8 @@ class RunSummary:
         The outliers that it was trained with; None without outliers.
     mixing
         The mixing set that it was trained with by PixMix; None without one.
+    members
+        The runs of an ensemble; empty for a single network.
     """
 
     name: str
@@ -191,6 +194,7 @@ class RunSummary:
     resized_as: ResizedAs | None = None
     outliers: OutlierSource | None = None
     mixing: OutlierSource | None = None
+    members: Sequence[Member] = ()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from oodcli.files import expanded
 from oodcli.metrics import near_chance
 from oodcli.reporting.results import RunSummary
 from oodcli.reporting.score_files import ForeignRun, joined, read_score_file
+from oodcli.store.ensembles import Ensemble, read_ensemble, score_command
 from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.run_locks import locked_runs
 from oodcli.store.runs import Run, RunFolder
@@ -100,7 +101,7 @@ class ScoredRun:
         Returns the scores by method and data set, one per image, ``(n,)``; None where there are
         none. Each file is read once.
     stored
-        The run; None for scores from elsewhere.
+        The run; None for an ensemble of runs, and for scores from elsewhere.
     """
 
     summary: RunSummary
@@ -115,6 +116,11 @@ class ScoredRun:
     def name(self) -> str:
         """Name of the run."""
         return self.summary.name
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is an ensemble of runs."""
+        return bool(self.summary.members)
 
     def correct(self) -> NDArray[np.bool_] | None:
         """Return whether the classifier was right on each ID image; None where not known."""
@@ -201,7 +207,7 @@ class Sources:
     @classmethod
     def _of_store(cls, store: Store, folders: Sequence[RunFolder], query: ScoreQuery) -> "Sources":
         wanted = _benchmark_asked(query)
-        stored = [StoredRun(folder, folder.read()) for folder in folders]
+        stored = [_opened(folder) for folder in folders]
         scorings = [_choose(folder, query.limit, wanted) for folder in folders]
         _comparable(folders, scorings)
         there = {name for scoring in scorings for name in scoring.methods or {}}
@@ -209,14 +215,14 @@ class Sources:
         _check_known(scorings, methods, query.datasets)
         runs = [
             _shown(
-                _summary(run, scoring),
+                _summary(folder.name, run, scoring),
                 scoring,
-                cache(_reader(run.folder, scoring)),
+                cache(_reader(folder, scoring)),
                 methods=methods,
                 datasets=query.datasets,
-                stored=run,
+                stored=run if isinstance(run, StoredRun) else None,
             )
-            for run, scoring in zip(stored, scorings, strict=True)
+            for folder, run, scoring in zip(folders, stored, scorings, strict=True)
         ]
         return cls(query, runs, benchmark=query.benchmark or benchmark_in(scorings), store=store)
 
@@ -315,22 +321,28 @@ def _of_network(run: ForeignRun, benchmark: Benchmark | None, query: ScoreQuery)
     return _shown(summary, scoring, read, methods=query.methods, datasets=query.datasets)
 
 
-def _summary(run: StoredRun, scoring: Scoring) -> RunSummary:
-    """Return what a table says of a run."""
-    record = run.record
+def _opened(folder: RunFolder) -> StoredRun | Ensemble:
+    return read_ensemble(folder) if folder.is_ensemble else StoredRun(folder, folder.read())
+
+
+def _summary(name: str, run: StoredRun | Ensemble, scoring: Scoring) -> RunSummary:
+    """Return what a table says of a run, or of an ensemble of runs."""
+    single = run.record if isinstance(run, StoredRun) else None
+    about = run.record if isinstance(run, StoredRun) else run
     return RunSummary(
-        name=run.folder.name,
-        arch=record.arch,
+        name=name,
+        arch=about.arch,
         id_name=scoring.id_set.name,
         n_id=scoring.id_set.n,
         id_accuracy=scoring.id_accuracy,
-        seed=record.seed,
-        versions=record.versions,
-        training=_training(record),
+        seed=None if single is None else single.seed,
+        versions=about.versions,
+        training="" if single is None else _training(single),
         resize=scoring.resize,
         resized_as=scoring.resized_as,
-        outliers=OutlierSource.of(record.job.outliers),
-        mixing=OutlierSource.of(record.job.mixing),
+        outliers=None if single is None else OutlierSource.of(single.job.outliers),
+        mixing=None if single is None else OutlierSource.of(single.job.mixing),
+        members=run.members if isinstance(run, Ensemble) else (),
     )
 
 
@@ -385,7 +397,7 @@ def _none_there(
             f"{counted(largest, 'image')}; omit --limit"
         )
     return MissingArtifactError(
-        f"run {folder.name} has {what}{on}; compute them: ood score --run {folder.name}"
+        f"run {folder.name} has {what}{on}; compute them: {score_command(folder)}"
         + ("" if benchmark is None else f" --benchmark {benchmark.name}")
         + ("" if limit is None else f" --limit {limit}")
     )
@@ -456,7 +468,7 @@ def _reader(folder: RunFolder, scoring: Scoring) -> Callable[[str, ScoredSet], S
         if len(scores) != entry.n:
             raise CorruptArtifactError(
                 f"the scores of {method} on {entry.name} are not one per image; compute them "
-                f"again: ood score --run {folder.name}"
+                f"again: {score_command(folder)}"
             )
         scores.setflags(write=False)  # whoever reads them again gets the same array
         return scores

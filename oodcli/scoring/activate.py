@@ -22,6 +22,7 @@ from oodcli.compute.processes import Processes
 from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError
 from oodcli.images import ImageSet, ImageShard
+from oodcli.methods._blocks import BLOCK_MEANS
 from oodcli.models import Network, load_run_network
 from oodcli.models.extraction import ReadyNetwork
 from oodcli.pools import read_ahead, shared_pools
@@ -285,10 +286,16 @@ class Activator:
         return state
 
     def plan(
-        self, images: ImageSet, *, view: View | None = None, norms_only: bool = False
+        self,
+        images: ImageSet,
+        *,
+        view: View | None = None,
+        norms_only: bool = False,
+        probes: Sequence[Probe] = (),
     ) -> Pending:
         """Return what :meth:`activations` would compute, without computing it."""
-        missing = self._shown(view or View(), norms_only=norms_only).missing(images.shards)
+        shown = self._shown(view or View(), norms_only=norms_only)
+        missing = shown.missing(images.shards, probes)
         return Pending(total=len(images), missing=sum(len(each.shard) for each in missing))
 
     def bytes_per_image(self, *, norms_only: bool = False) -> int:
@@ -298,6 +305,10 @@ class Activator:
             return norms
         classes, width = self.network.head().weight.shape
         return norms + 4 * (classes + width) + 8
+
+    def bytes_of_blocks(self) -> int:
+        """Return the size on disk of one image's pooled maps of all blocks, in bytes."""
+        return 4 * sum(self.block_widths)
 
     def rate(self) -> float | None:
         """Return the speed of the last pass on this device, in images per second, if known."""
@@ -357,6 +368,11 @@ class Activator:
             probes=probes,
         )
 
+    @cached_property
+    def block_widths(self) -> tuple[int, ...]:
+        """Number of channels of the output of every block, in forward order."""
+        return tuple(channels for channels, _, _ in self.block_shapes().values())
+
     def block_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Return channels, height and width of the output of every block, by name."""
         return self.network.block_shapes(self._run.preprocess.size)
@@ -402,6 +418,8 @@ class Activator:
             return
         folder = shown.folder
         needed = count * self.bytes_per_image(norms_only=folder.norms_only)
+        if BLOCK_MEANS in probes:
+            needed += count * self.bytes_of_blocks()
         check_free_space(self._store.root, needed, f"activations of {counted(count, 'image')}")
         remove_leftovers(folder.path)
         folder.write_manifest()

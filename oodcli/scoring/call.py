@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.activations import Reference
+from oodcli.activations import ActivationSet, Reference
 from oodcli.compute.processes import Processes
 from oodcli.data.splits import Split
 from oodcli.data.views import View
 from oodcli.errors import InvalidInputError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.methods import Fitted, MethodSpec
+from oodcli.methods._blocks import BLOCK_MEANS
 from oodcli.methods.ensemble import AUTO
 from oodcli.methods.featurenorm import selection
 from oodcli.metrics import near_chance
+from oodcli.probes import Probe
 from oodcli.scoring.activation_file import (
     JIGSAW,
     TEST,
@@ -34,6 +36,7 @@ from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.plan import Work
 from oodcli.scoring.sets import validation_sets
 from oodcli.scoring.tune import parameter_settings, tune
+from oodcli.store.runs import RunFolder
 from oodcli.store.scores import LABELS, PREDICTIONS, ScoredSet, Scores, Scoring, add_scores
 from oodcli.store.searches import Search, Tuning, write_search
 from oodcli.text import counted
@@ -107,20 +110,39 @@ def compute_activations(
         If the run, a data set or a method cannot be used, or another process has ended.
     """
     with contextlib.ExitStack() as held:
-        opened = processes.in_turn(lambda: _open_images(begin(held), computes=processes.first))
+        opened = processes.in_turn(lambda: open_images(begin(held), computes=processes.first))
         if processes.first:
             opened.work.report_cost(opened.images)
         _compute_fitting_data(opened.work, processes)
         methods = fit(opened)
         if processes.distributed:
-            probes = processes.broadcast(methods.probes)
+            probes = processes.broadcast(probes_of_call(opened.work, methods))
             for images in opened.images:
                 opened.run.activator.compute_together(images, processes, probes=probes)
         yield opened, methods
 
 
-def _open_images(work: Work, *, computes: bool) -> OpenedWork:
-    """Open the images; the first process computes activations while decoding them for all."""
+def probes_of_call(work: Work, methods: FittedMethods) -> Sequence[Probe]:
+    """Return the probes to run on scored images: those of the methods, and what is kept."""
+    kept = [BLOCK_MEANS] if work.keep_blocks else []
+    return list({probe.key: probe for probe in (*methods.probes, *kept)}.values())
+
+
+def open_images(work: Work, *, computes: bool = True) -> OpenedWork:
+    """Open the images; the first process computes activations while decoding them for all.
+
+    Parameters
+    ----------
+    work
+        The data sets to score and the methods.
+    computes
+        Whether this is the first process of the job.
+
+    Raises
+    ------
+    OodError
+        If a data set cannot be used.
+    """
     run = work.run
     if work.exports:
         check_names([each.dataset.name for each in work.sets])
@@ -141,13 +163,13 @@ def _compute_fitting_data(work: Work, processes: Processes) -> None:
     """Compute the activations for fitting; each process computes some of the shards."""
     run = work.run
     if work.needs_train and "train" in run.data.dataset.parts:
-        processes.in_turn(lambda: run.decode_train(jigsaw=work.needs_block, observed=work.observes))
+        processes.in_turn(lambda: run.decode_train(puzzles=work.puzzles, observed=work.observes))
     if not processes.distributed:
         return
     if work.needs_train:
         run.activator.compute_together(run.train(), processes)
-    if work.needs_block:
-        run.activator.compute_together(run.train(), processes, view=View("jigsaw"), norms_only=True)
+    for view, norms_only in work.puzzles.items():
+        run.activator.compute_together(run.train(), processes, view=view, norms_only=norms_only)
     if work.calibrates:
         run.activator.compute_together(run.calibration(), processes)
 
@@ -167,6 +189,7 @@ def fit_methods(opened: OpenedWork) -> FittedMethods:
         )
     plain = [spec for spec in work.specs if spec not in tuned]
     part = run.calibration_part if work.calibrates else "val"
+    _compute_kept(opened)
     # Opened before the fitting, so that missing validation images are reported first.
     validation = {
         each: validation_sets(run, each, work.tune_ood, work.sets, observes=work.observes)
@@ -188,6 +211,18 @@ def fit_methods(opened: OpenedWork) -> FittedMethods:
         methods = methods.plus(left_out={work.auto: again})
     methods.require_one()
     return methods
+
+
+def _compute_kept(opened: OpenedWork) -> None:
+    """Compute what is stored of the images for fitting beyond ordinary activations, in one pass."""
+    work, reference = opened.work, opened.reference
+    trained = "train" in work.run.data.dataset.parts
+    if work.needs_jigsaw_features and trained:
+        reference.jigsaw_features  # noqa: B018 - a cached property, which computes them
+    if work.keep_blocks:
+        if trained:
+            reference.probed("train", BLOCK_MEANS)
+        reference.probed("calibration", BLOCK_MEANS)
 
 
 def _with_tuned(
@@ -218,9 +253,21 @@ def store_normratio(opened: OpenedWork) -> NormRatioResult:
 
 
 def score_images(
-    opened: OpenedWork, methods: FittedMethods
+    opened: OpenedWork,
+    methods: FittedMethods,
+    activations_of: Callable[[ImageSet], ActivationSet] | None = None,
 ) -> tuple[FittedMethods, dict[tuple[str, str], Scores], dict[str, float]]:
     """Score all images with all methods.
+
+    Parameters
+    ----------
+    opened
+        The images.
+    methods
+        The fitted methods.
+    activations_of
+        Function that returns the activations of a set; by default those of the run, with the arrays
+        of the methods' probes.
 
     Returns
     -------
@@ -233,17 +280,21 @@ def score_images(
     """
     run = opened.run
     labels = opened.test.labels
-    assert labels is not None  # ensured by _open_images
+    assert labels is not None  # ensured by open_images
     scores: dict[tuple[str, str], Scores] = {(LABELS, run.data_name): labels}
     accuracies: dict[str, float] = {}
     for images in opened.images:
-        activations = run.activator.activations(images, probes=methods.probes)
+        if activations_of is None:
+            probes = probes_of_call(opened.work, methods)
+            activations = run.activator.activations(images, probes=probes)
+        else:
+            activations = activations_of(images)
         if run.record.outputs:
             predictions = activations.predictions.cpu().numpy()
             scores[PREDICTIONS, images.name] = predictions
             if images.labels is not None:
                 accuracies[images.name] = float(np.mean(predictions == images.labels))
-            if images is opened.test:
+            if images is opened.test and activations_of is None:
                 _warn_near_chance(run, accuracies[images.name], labels)
         methods, found = methods.score(activations, images.name, progress=run.progress)
         scores |= {(method, images.name): values for method, values in found.items()}
@@ -269,8 +320,21 @@ def store_scores(
     accuracies: Mapping[str, float],
     *,
     withdrawn: frozenset[str],
+    folder: RunFolder | None = None,
 ) -> None:
-    """Store the scores with the run, with the information on their sets."""
+    """Store the scores with the run, with the information on their sets.
+
+    Parameters
+    ----------
+    opened
+        The images.
+    methods, scores, accuracies
+        As returned by :func:`score_images`.
+    withdrawn
+        Methods whose earlier scores are removed.
+    folder
+        Where the scores are stored; None for the run.
+    """
     run = opened.run
     repeated = duplicates(run.data, opened.test, opened.others)
     scoring = Scoring(
@@ -294,7 +358,8 @@ def store_scores(
         resize=run.record.preprocess.resize,
         resized_as=run.resized_as,
     )
-    add_scores(run.store, run.folder.scores, scoring, scores, withdrawn=withdrawn)
+    place = (folder or run.folder).scores
+    add_scores(run.store, place, scoring, scores, withdrawn=withdrawn)
 
 
 def _scored_set(
@@ -327,6 +392,8 @@ def export_activations(opened: OpenedWork, path: Path) -> None:
     for each, images in zip(opened.work.sets, opened.others, strict=True):
         if each.group != "shifted":
             sets[images.name] = (run.activator.activations(images), images.labels)
-    if opened.work.needs_block:
+    if opened.work.needs_jigsaw_features:
+        sets[JIGSAW] = (reference.jigsaw_features, None)
+    elif opened.work.needs_block:
         sets[JIGSAW] = (reference.jigsaw, None)
     write_activations(path, reference.head, sets, reference.words)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from oodcli.activations import ActivationSet, Reference
+from oodcli.data.views import View
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.metrics import check_finite
@@ -275,6 +276,24 @@ def selects_block(specs: Sequence[MethodSpec]) -> bool:
     )
 
 
+def puzzle_views(specs: Sequence[MethodSpec]) -> Mapping[View, bool]:
+    """Return the view of the training images as jigsaw puzzles, if methods need one.
+
+    Parameters
+    ----------
+    specs
+        The methods.
+
+    Returns
+    -------
+    views
+        The view, with whether only block norms are needed, and not features; empty for none.
+    """
+    if any("jigsaw features" in spec.inputs for spec in specs):
+        return {View("jigsaw"): False}
+    return {View("jigsaw"): True} if selects_block(specs) else {}
+
+
 def fit_all(
     specs: Sequence[MethodSpec],
     reference: Reference,
@@ -305,7 +324,7 @@ def fit_all(
         If a method cannot be fitted for another reason, such as a wrong parameter.
     """
     order = sorted(range(len(specs)), key=lambda index: "network" not in specs[index].inputs)
-    order.sort(key=lambda index: "regions" not in specs[index].inputs)
+    order.sort(key=lambda index: {"regions", "blocks"}.isdisjoint(specs[index].inputs))
     train_first = learns_from_train(specs)
     found: dict[int, Fitted] = {}
     attempts = _Attempts()

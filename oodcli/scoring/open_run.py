@@ -247,18 +247,19 @@ class OpenRun:
         """Return the training images; see :meth:`oodcli.data.run_data.RunData.prepared`."""
         return self.data.train(limit=self.limit, seen=seen)
 
-    def decode_train(self, *, jigsaw: bool, observed: bool) -> ImageSet:
+    def decode_train(self, *, puzzles: Mapping[View, bool], observed: bool) -> ImageSet:
         """Return the training images, decoded; if not stored, activations are computed meanwhile.
 
         Parameters
         ----------
-        jigsaw
-            Whether the block norms of their jigsaw puzzles are needed.
+        puzzles
+            The view of their jigsaw puzzles, if these are needed, with whether only their block
+            norms are.
         observed
             Whether a later pass has probes. It also gives the plain activations, so that none are
             computed now, and pixels that are not stored are kept for it.
         """
-        views = {View(): False, **({View("jigsaw"): True} if jigsaw else {})}
+        views = {View(): False, **puzzles}
         return self.train(None if observed else self.while_decoding("train", views))
 
     def calibration(self, seen: Callable[[ImageShard], None] | None = None) -> ImageSet:
@@ -299,6 +300,10 @@ class OpenRun:
                 view=View("jigsaw"),
                 norms_only=True,
             ),
+            load_jigsaw_features=lambda: activator.activations(
+                self.train(self.while_decoding("train", {View("jigsaw"): False})),
+                view=View("jigsaw"),
+            ),
             load_calibration=lambda: activator.activations(
                 self.calibration(self.while_decoding(self.calibration_part, {View(): False}))
             ),
@@ -306,6 +311,7 @@ class OpenRun:
             load_probed=self._probed,
             load_state=self._state,
             load_words=self._words,
+            load_block_widths=lambda: activator.block_widths,
             n_blocks=len(self.record.blocks),
         )
 

@@ -15,13 +15,14 @@ from oodcli.errors import (
 )
 from oodcli.images import ImageSet
 from oodcli.methods import Fitted, MethodSpec, group, parse_method, parse_methods
+from oodcli.methods._blocks import BLOCK_MEANS
 from oodcli.methods.base import score_many
 from oodcli.methods.ensemble import EnsembleSpec, rank_scale
 from oodcli.progress import Progress
 from oodcli.scoring.fitting import (
     combined_reasons,
     learns_from_train,
-    selects_block,
+    puzzle_views,
     without_logits,
 )
 from oodcli.scoring.open_run import OpenRun
@@ -85,15 +86,17 @@ def evaluate_candidates(
         zero_shot=bool(run.record.zero_shot),
         kept=run.record.kept_heads,
         classifier=run.record.outputs > 0,
+        blocks=not methods and _keeps_blocks(run),
     )
+    probes = [BLOCK_MEANS] if any("blocks" in spec.inputs for spec in specs) else []
     if methods and not run.record.outputs:
         specs = list(without_logits(run.name, specs)[0])
     if learns_from_train(specs) and "train" in run.data.dataset.parts:
-        run.decode_train(jigsaw=selects_block(specs), observed=False)
+        run.decode_train(puzzles=puzzle_views(specs), observed=bool(probes))
         if run.calibration_part == "train":
             # The selection images are among them; their activations are then not computed again.
             reference.train  # noqa: B018 - a cached property, which computes the activations
-    sets, ways = corrupted_activations(run, images, seed)
+    sets, ways = corrupted_activations(run, images, seed, probes=probes)
     ready, left_out = _fitted(specs, reference, run.progress)
     tables = {
         view: _scores([fitted for _, fitted in ready], activations, name, run.progress)
@@ -126,6 +129,7 @@ def candidates(
     zero_shot: bool = False,
     kept: Collection[str] = (),
     classifier: bool = True,
+    blocks: bool = False,
 ) -> list[MethodSpec]:
     """Return methods with all values of their grids, defaults first, and all blocks.
 
@@ -141,9 +145,11 @@ def candidates(
         Names of the kept heads of the network.
     classifier
         Whether the network has a classifier; if not, all methods are those that need none.
+    blocks
+        Whether all methods are also those that use the pooled maps of all blocks.
     """
     found: dict[str, MethodSpec] = {}
-    named = list(methods or group(probes=False, zero_shot=zero_shot, kept=kept))
+    named = list(methods or group(probes=False, zero_shot=zero_shot, kept=kept, blocks=blocks))
     for spec in parse_methods(named, zero_shot=zero_shot, kept=kept):
         # Among settings with equal scores, the one with the shortest name comes first and is used.
         each = [spec, *sorted(parameter_settings(spec), key=lambda one: len(one.canonical))]
@@ -166,9 +172,22 @@ def _fitted(
             except InvalidInputError as error:  # not defined, or its fitting data is missing
                 left_out[spec.canonical] = str(error)
             task.advance(1)
-    probing = [spec.canonical for spec, fitted in ready if fitted.probes]
+    probing = [spec.canonical for spec, fitted in ready if _observes_more(fitted)]
     left_out |= dict.fromkeys(probing, "it needs more than one forward pass")
-    return [each for each in ready if not each[1].probes], left_out
+    return [each for each in ready if each[0].canonical not in probing], left_out
+
+
+def _observes_more(fitted: Fitted) -> bool:
+    """Return whether a method needs probes other than the pooled maps of all blocks."""
+    return any(probe.key != BLOCK_MEANS.key for probe in fitted.probes)
+
+
+def _keeps_blocks(run: OpenRun) -> bool:
+    """Return whether the pooled maps of the images that methods are fitted on are stored."""
+    if "train" not in run.data.dataset.parts:
+        return False
+    parts = (run.train(), run.calibration())
+    return not any(run.activator.plan(each, probes=[BLOCK_MEANS]).missing for each in parts)
 
 
 def _scores(

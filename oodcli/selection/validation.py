@@ -1,5 +1,6 @@
 """The images used to choose a method: held-out ID images and corrupted versions of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oodcli.activations import ActivationSet
@@ -10,6 +11,7 @@ from oodcli.errors import (
     OodError,
 )
 from oodcli.images import ImageSet, subsample
+from oodcli.probes import Probe
 from oodcli.scoring.open_run import OpenRun
 
 # More images hardly increase the confidence, since the corruptions remain the same.
@@ -89,12 +91,24 @@ def selection_images(run: OpenRun) -> tuple[ImageSet, str]:
 
 
 def corrupted_activations(
-    run: OpenRun, images: ImageSet, seed: int
+    run: OpenRun, images: ImageSet, seed: int, *, probes: Sequence[Probe] = ()
 ) -> tuple[dict[View, tuple[str, ActivationSet]], list[Corruption]]:
-    """Return the activations of images under all needed views, and the applicable corruptions."""
+    """Return the activations of images under all needed views, and the applicable corruptions.
+
+    Parameters
+    ----------
+    run
+        The run.
+    images
+        The ID images.
+    seed
+        Seed of the corruptions.
+    probes
+        Probes to run in the same passes.
+    """
     activator, size, progress = run.activator, run.record.preprocess.size, run.progress
     sets: dict[View, tuple[str, ActivationSet]] = {
-        View(): (images.name, activator.activations(images))
+        View(): (images.name, activator.activations(images, probes=probes))
     }
     applicable: list[Corruption] = []
     for each in corruptions(seed):
@@ -107,5 +121,5 @@ def corrupted_activations(
         for view in (each.id_view(size), each.view):
             if view not in sets:
                 name = f"{images.name} ({each.name if view == each.view else view.kind})"
-                sets[view] = name, activator.activations(images, view=view)
+                sets[view] = name, activator.activations(images, view=view, probes=probes)
     return sets, applicable

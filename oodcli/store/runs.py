@@ -1,7 +1,8 @@
 """Runs: a trained or imported network with all information needed to use and cite it.
 
 A run is a folder of the store. ``run.json`` is written last, so a run that has one is complete.
-An unfinished training has ``training.json`` instead.
+An unfinished training has ``training.json`` instead, and an ensemble of runs ``ensemble.json``: it
+has scores, but no network of its own; see :mod:`oodcli.store.ensembles`.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ RUN_SCHEMA = 1
 TRAINING_SCHEMA = 1
 RECORD = "run.json"
 TRAINING = "training.json"
+ENSEMBLE_RECORD = "ensemble.json"
 WEIGHTS = "weights.safetensors"
 WORDS = "words.safetensors"
 HISTORY = "history.jsonl"
@@ -59,8 +61,8 @@ _TRAINING_ORDER = (
 _IMPORTED_ORDER = ("source", "skip_unreadable")
 # All files that ood writes into the folder of a run; other files in it belong to the user.
 OWN_FILES = (
-    RECORD, TRAINING, WEIGHTS, WORDS, HISTORY, STATE, RECOMMENDATION, "state-*.safetensors",
-    "best-*.safetensors", ".ood-tmp-*",
+    RECORD, TRAINING, ENSEMBLE_RECORD, WEIGHTS, WORDS, HISTORY, STATE, RECOMMENDATION,
+    "state-*.safetensors", "best-*.safetensors", ".ood-tmp-*",
 )  # fmt: skip
 
 
@@ -436,9 +438,28 @@ class RunFolder:
         return (self.path / RECORD).is_file()
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether the folder is an ensemble of runs, which has no network of its own."""
+        return (self.path / ENSEMBLE_RECORD).is_file()
+
+    @property
     def is_run(self) -> bool:
-        """Whether the folder is a run, finished or not."""
-        return self.finished or (self.path / TRAINING).is_file()
+        """Whether the folder is a run, finished or not, or an ensemble of runs."""
+        return self.finished or (self.path / TRAINING).is_file() or self.is_ensemble
+
+    def check_single(self) -> None:
+        """Raise an error if the folder is an ensemble of runs, where one network is needed.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is.
+        """
+        if self.is_ensemble:
+            raise InvalidInputError(
+                f"{self.name} is an ensemble, and this needs one network; name one of its members "
+                f"(ood runs show {self.name}), or report its scores: ood report --run {self.name}"
+            )
 
     def read(self) -> Run:
         """Read the record of a finished run.
@@ -449,7 +470,10 @@ class RunFolder:
             If the run is not finished.
         CorruptArtifactError
             If the record is damaged.
+        InvalidInputError
+            If it is an ensemble of runs.
         """
+        self.check_single()
         path = self.path / RECORD
         if not path.is_file():
             raise MissingArtifactError(
@@ -496,7 +520,10 @@ class RunFolder:
         ------
         CorruptArtifactError
             If it is damaged.
+        InvalidInputError
+            If it is an ensemble of runs.
         """
+        self.check_single()
         cure = f"remove the run (ood runs remove {self.name}) and train it again"
         content = read_json(self.path / TRAINING, cure=cure)
         try:
@@ -525,7 +552,7 @@ def check_name(name: str) -> str:
 
 
 def run_folders(store: Store) -> list[RunFolder]:
-    """Return all runs of the store, finished or not, oldest first."""
+    """Return all runs of the store, finished or not, and ensembles of runs, oldest first."""
     if not store.runs.is_dir():
         return []
     folders = [RunFolder(path) for path in store.runs.iterdir() if path.is_dir()]
@@ -534,6 +561,7 @@ def run_folders(store: Store) -> list[RunFolder]:
 
 def _created(folder: RunFolder) -> str:
     name = RECORD if folder.finished else TRAINING
+    name = ENSEMBLE_RECORD if folder.is_ensemble else name
     with contextlib.suppress(CorruptArtifactError, OSError):
         return str(read_json(folder.path / name).get("created", ""))
     return ""
@@ -613,8 +641,9 @@ def find_run(store: Store, name: str | None) -> RunFolder:
     if finished:
         return finished[-1]
     cure = "train one: ood train --data digits"
-    if folders:
-        cure = f"finish one: ood train --resume --run {folders[-1].name}"
+    unfinished = [folder for folder in folders if not folder.is_ensemble]
+    if unfinished:
+        cure = f"finish one: ood train --resume --run {unfinished[-1].name}"
     raise MissingArtifactError(f"there is no finished run in {store.root}; {cure}")
 
 
@@ -641,7 +670,7 @@ def new_name(
     """
     if wanted is not None:
         folder = RunFolder(store.runs / check_name(wanted))
-        if folder.is_run and not folder.finished:
+        if folder.is_run and not folder.finished and not folder.is_ensemble:
             raise InvalidInputError(
                 f"run {wanted} is not finished; resume it "
                 f"(ood train --resume --run {wanted}) or {cure}"

@@ -104,7 +104,7 @@ def atomic_write(
         if error.errno not in _DISK_FULL:
             error.filename = str(path)
             raise
-        needed = _format_bytes(size) if size else f"more than {_format_bytes(written_bytes)}"
+        needed = format_bytes(size) if size else f"more than {format_bytes(written_bytes)}"
         raise _disk_full_error(error, path, needed, cure) from None
 
 
@@ -142,11 +142,11 @@ def _disk_full_error(error: OSError, path: Path, needed: str, cure: str) -> Inva
     full = "the disk quota is exceeded" if error.errno == errno.EDQUOT else "the disk is full"
     return InvalidInputError(
         f"cannot write {path}: {full}: it needs {needed}, and "
-        f"{_format_bytes(free_bytes(path.parent))} are free; free some space, or {cure}"
+        f"{format_bytes(free_bytes(path.parent))} are free; free some space, or {cure}"
     )
 
 
-def _format_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Return a size as text, in bytes or, from 100 kB, in MB."""
     return f"{size:,} bytes" if size < 1e5 else f"{size / 1e6:.1f} MB"
 
@@ -171,8 +171,8 @@ def check_free_space(folder: Path, needed: int, what: str) -> None:
     free = free_bytes(folder)
     if needed > free:
         raise InvalidInputError(
-            f"{what} need {_format_bytes(needed)}, and the disk of {folder} has "
-            f"{_format_bytes(free)} free; free some space, or use another store: --store DIR"
+            f"{what} need {format_bytes(needed)}, and the disk of {folder} has "
+            f"{format_bytes(free)} free; free some space, or use another store: --store DIR"
         )
 
 

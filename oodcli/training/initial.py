@@ -205,6 +205,7 @@ def _of_run(folder: RunFolder) -> InitialWeights:
         folder.check_weights(record)
         state, arch = load_weights(folder.weights), record.arch
     else:
+        folder.check_single()
         _, state = newest_weights(folder)
         arch = folder.read_training().job.arch
     return InitialWeights(Initial(folder.name, _digest(state), arch), state)

@@ -489,6 +489,7 @@ def _state_with_runs(
     remarks: list[str],
 ) -> StoreState:
     """Return the state of a store with its runs, disk usage and leftovers."""
+    from oodcli.store.ensembles import read_ensemble
     from oodcli.store.removal import leftovers
     from oodcli.store.runs import find_run, run_folders
 
@@ -500,6 +501,9 @@ def _state_with_runs(
                 record = folder.read()
                 _check_weights(folder.weights)
                 remarks += _run_remarks(folder, record)
+            elif folder.is_ensemble:
+                read_ensemble(folder)
+                continue
             else:
                 folder.read_training()
         except (OodError, OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from oodcli.reporting.results import (
 )
 from oodcli.reporting.sources import Sources
 from oodcli.reporting.summary import recommended_method, summary_of
+from oodcli.store.ensembles import score_command_of
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,14 @@ def check_not_empty(table: RunRows) -> None:
         what = f"{table.run.name} has no scores of these methods and sets"
         raise MissingArtifactError(
             what
-            if table.run.stored is None
-            else f"run {what}; compute them: ood score --run {table.run.name}"
+            if table.run.stored is None and not table.run.is_ensemble
+            else f"run {what}; compute them: {_score_command(table)}"
         )
+
+
+def _score_command(table: RunRows) -> str:
+    summary = table.run.summary
+    return score_command_of([each.name for each in summary.members] or [summary.name])
 
 
 def _interval_notes(statistics: Statistics) -> list[str]:
@@ -144,10 +150,15 @@ def _interval_notes(statistics: Statistics) -> list[str]:
 
 
 def grouped(tables: Sequence[RunRows], *, average: bool) -> list[list[RunRows]]:
-    """Group the tables to average: seeds of the same training or, on request, all runs."""
+    """Group the tables to average: seeds of the same training or, on request, all runs.
+
+    An ensemble of runs is never averaged with others: it is no further run.
+    """
     groups: list[list[RunRows]] = []
     for table in tables:
         for group in groups:
+            if table.run.is_ensemble or group[0].run.is_ensemble:
+                continue
             if average or _differs_by_seed(table, group):
                 group.append(table)
                 break

@@ -7,9 +7,10 @@ from typing import Any
 
 from oodcli.errors import CorruptArtifactError, OodError
 from oodcli.records import as_json
+from oodcli.store.ensembles import Ensemble, read_ensemble
 from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.removal import Leftover, leftovers
-from oodcli.store.runs import Job, RunFolder, find_run, run_folders
+from oodcli.store.runs import Job, Run, RunFolder, TrainingRecord, find_run, run_folders
 from oodcli.store.scores import read_scorings
 from oodcli.store.store import Store, read_json, size_of
 
@@ -25,16 +26,17 @@ class ListedRun:
     name
         Name of the run.
     finished
-        Whether its training has ended.
+        Whether its training has ended; true for an ensemble.
     default
         Whether it is the run of commands without ``--run``.
     origin
-        ``trained``, ``imported``, ``unfinished`` or ``damaged``.
+        ``trained``, ``imported``, ``unfinished`` or ``damaged``; ``ensemble`` for an ensemble of
+        runs, which has no network of its own.
     created
         Time of completion, or of the start for an unfinished run, UTC; empty for a damaged run, as
         are ``arch`` and ``data``.
     arch
-        Canonical architecture.
+        Canonical architecture, or the members of an ensemble.
     data
         Name of the data set.
     seed
@@ -130,7 +132,7 @@ def _listed(folder: RunFolder, *, default: bool) -> ListedRun:
         described = {"origin": "damaged", **nothing, "seed": None, "val_accuracy": None}
     return ListedRun(
         name=folder.name,
-        finished=folder.finished,
+        finished=folder.finished or folder.is_ensemble,
         default=default,
         **described,
         bytes=size_of(folder.path),
@@ -149,6 +151,18 @@ def _described(folder: RunFolder) -> dict[str, Any]:
             "seed": record.seed,
             "val_accuracy": record.training.get("val_accuracy"),
             **_training(record.job),
+        }
+    if folder.is_ensemble:
+        ensemble = read_ensemble(folder)
+        return {
+            "origin": "ensemble",
+            "created": ensemble.created,
+            "arch": ensemble.arch,
+            "data": ensemble.data_name,
+            "seed": None,
+            "val_accuracy": None,
+            "objective": "",
+            "outliers": "",
         }
     training = folder.read_training()
     return {
@@ -171,6 +185,12 @@ def _training(job: Job) -> dict[str, str]:
     }
 
 
+def _record(folder: RunFolder) -> Run | TrainingRecord | Ensemble:
+    if folder.is_ensemble:
+        return read_ensemble(folder)
+    return folder.read() if folder.finished else folder.read_training()
+
+
 def show_run(store: Store, name: str) -> dict[str, Any]:
     """Return all stored information on a run, as a JSON object.
 
@@ -181,7 +201,7 @@ def show_run(store: Store, name: str) -> dict[str, Any]:
     """
     folder = find_run(store, name)
     content: dict[str, Any] = {"name": folder.name, "folder": str(folder.path)}
-    content |= (folder.read() if folder.finished else folder.read_training()).to_json()
+    content |= _record(folder).to_json()
     content["normratio"] = {
         path.stem: read_json(path) for path in sorted(folder.normratio.glob("*.json"))
     }

@@ -1,6 +1,7 @@
 """``ood score``: scores of images by all requested methods, from one forward pass."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,7 +30,7 @@ from oodcli.scoring.call import (
 )
 from oodcli.scoring.fitting import FittedMethods, expand_blocks, without_logits
 from oodcli.scoring.open_run import OpenRun
-from oodcli.scoring.plan import SCORE_SCHEMA, Plan, Work, make_plan
+from oodcli.scoring.plan import BLOCKS_LIMIT_GB, SCORE_SCHEMA, Plan, Work, make_plan
 from oodcli.scoring.sets import NamedSets, benchmark_to_score, check_validation, wanted_sets
 from oodcli.store.scores import PREDICTIONS, ResizedAs, Scores, export_scores, read_scorings
 from oodcli.store.searches import Tuning
@@ -137,6 +138,10 @@ class ScoreRequest:
         File that gets all scores of this call.
     export_activations
         File that gets the activations, and those of the training images.
+    keep_blocks
+        Whether the pooled maps of all blocks are stored, for methods of several layers.
+    blocks_limit
+        Largest size of pooled maps that are computed, in GB.
     """
 
     run: str | None = None
@@ -157,6 +162,8 @@ class ScoreRequest:
     resize: ResizedAs | None = None
     export: Path | None = None
     export_activations: Path | None = None
+    keep_blocks: bool = False
+    blocks_limit: float = BLOCKS_LIMIT_GB
 
     @property
     def sets(self) -> NamedSets:
@@ -176,7 +183,7 @@ def plan(store: Store, request: ScoreRequest, *, progress: Progress = SILENT) ->
         If the run, a data set or the device cannot be used.
     """
     with _open_run(store, request, progress) as run:
-        return make_plan(_work(run.without_decoding(), request))
+        return make_plan(opened_work(run.without_decoding(), request))
 
 
 def score_as_worker(store: Store, request: ScoreRequest, *, processes: Processes) -> None:
@@ -249,18 +256,14 @@ def score(
 def _begin(
     store: Store, request: ScoreRequest, progress: Progress, held: contextlib.ExitStack
 ) -> Work:
-    return _work(held.enter_context(_open_run(store, request, progress)), request)
+    return opened_work(held.enter_context(_open_run(store, request, progress)), request)
 
 
 def _open_run(
     store: Store, request: ScoreRequest, progress: Progress
 ) -> contextlib.AbstractContextManager[OpenRun]:
     """Check the request as far as possible without the run, and open the run."""
-    if request.limit is not None and request.limit < 1:
-        raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
-    for path in (request.export, request.export_activations):
-        if path is not None:
-            check_output_file(path)
+    check_request(request)
     named = [text for text in request.methods if text != AUTO]
     parse_methods(expand_blocks(named, range(1)))
     return OpenRun.open(
@@ -273,8 +276,38 @@ def _open_run(
     )
 
 
-def _work(run: OpenRun, request: ScoreRequest) -> Work:
-    """Open the sets and parse the methods; errors are reported before any forward pass."""
+def check_request(request: ScoreRequest) -> None:
+    """Check the limit and the output files of a request.
+
+    Raises
+    ------
+    InvalidInputError
+        If the limit is not positive, or a file cannot be written.
+    """
+    if request.limit is not None and request.limit < 1:
+        raise InvalidInputError(f"--limit must be at least 1, not {request.limit}")
+    if not 0 < request.blocks_limit < math.inf:
+        raise InvalidInputError(f"--blocks-limit must be above 0, not {request.blocks_limit:g}")
+    for path in (request.export, request.export_activations):
+        if path is not None:
+            check_output_file(path)
+
+
+def opened_work(run: OpenRun, request: ScoreRequest) -> Work:
+    """Open the sets and parse the methods; errors are reported before any forward pass.
+
+    Parameters
+    ----------
+    run
+        The run.
+    request
+        What to score, and how.
+
+    Raises
+    ------
+    OodError
+        If a data set or a method cannot be used.
+    """
     run = run.through(request.window, jpeg_draft=request.jpeg_draft)
     read_scorings(run.folder.scores)  # raises an error if the index to be extended is damaged
     run.data  # noqa: B018 - a cached property, which opens the data
@@ -305,6 +338,7 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
         expand_blocks([text for text in methods if text], blocks),
         zero_shot=bool(run.record.zero_shot),
         kept=run.record.kept_heads,
+        blocks=request.keep_blocks,
     )
     kept, skipped = (specs, {}) if run.record.outputs else without_logits(run.name, specs)
     return Work(
@@ -316,6 +350,8 @@ def _work(run: OpenRun, request: ScoreRequest) -> Work:
         tune=tuple(request.tune),
         tune_ood=request.tune_ood,
         exports=request.export_activations is not None,
+        keep_blocks=request.keep_blocks,
+        blocks_limit=request.blocks_limit,
     )
 
 

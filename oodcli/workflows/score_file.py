@@ -186,12 +186,19 @@ def _reference(file: ActivationFile, device: torch.device) -> Reference:
         wanted = min(max(1, round(len(classes) / 10)), CALIBRATION_ROWS)
         return stratified(classes, wanted, seed=CALIBRATION_SEED)
 
+    def puzzles() -> ActivationSet:
+        found = activations(JIGSAW)
+        if len(found) and not next(found.chunks(rows=1)).features.shape[1]:
+            missing("features of jigsaw puzzles")()
+        return found
+
     has_val = VAL in file.sets
     return Reference(
         head=file.head.to(device),
         load_train=lambda: activations(TRAIN),
         load_labels=lambda: labels(TRAIN),
         load_jigsaw=lambda: activations(JIGSAW),
+        load_jigsaw_features=puzzles,
         load_calibration=lambda: activations(VAL) if has_val else activations(TRAIN, tenth()),
         load_calibration_labels=lambda: (
             labels(VAL) if has_val else labels(TRAIN)[torch.from_numpy(tenth()).to(device)]

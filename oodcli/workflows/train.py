@@ -275,7 +275,11 @@ def resume_run(
         check_images=check_images,
     )
     if name is None:
-        unfinished = [folder for folder in run_folders(store) if not folder.finished]
+        unfinished = [
+            folder
+            for folder in run_folders(store)
+            if not folder.finished and not folder.is_ensemble
+        ]
         if not unfinished:
             raise MissingArtifactError(
                 f"there is no unfinished run in {store.root}; train one: ood train --data digits"

@@ -66,6 +66,7 @@ class Problem:
             load_calibration=lambda: self.set_of(self.val),
             load_calibration_labels=lambda: labels,
             load_jigsaw=lambda: self.set_of("train"),
+            load_jigsaw_features=lambda: self.set_of("train"),
             n_blocks=self.activations("val" if self.val == "val" else "train").block_norms.shape[1],
         )
 

@@ -151,5 +151,6 @@ def reference_of(network: Small, train: Tensor, *, batch_size: int = 64) -> Refe
         load_state=lambda learner, rows: learned(
             network, chosen(rows), learner, batch_size=batch_size
         ),
+        load_block_widths=lambda: (5, 6, 8),
         n_blocks=len(network.blocks),
     )

@@ -103,7 +103,8 @@ def _classifier(run: RunSummary, spectrum: float | None) -> str:
     images = f"{counted(run.n_id, 'test image')} of {run.id_name}"
     if run.id_accuracy is None:
         return f"{run.name}: {images}, no classifier"
-    text = f"{run.name}: accuracy {percent(run.id_accuracy)} % on {images}"
+    members = f" ({run.arch})" if run.members else ""
+    text = f"{run.name}{members}: accuracy {percent(run.id_accuracy)} % on {images}"
     if spectrum is not None:
         text += f", full-spectrum accuracy {percent(spectrum)} %"
     if run.chance is not None:
@@ -199,6 +200,10 @@ def _next_commands(report: Report, full: str) -> list[str]:
     summary = report.summaries[0]
     if len(report.summaries) == 1 and report.runs[0].versions and len(report.runs) == 1:
         run = shlex.quote(summary.run)
+        if report.runs[0].members:
+            every = [*(each.name for each in report.runs[0].members), summary.run]
+            named = " ".join(f"--run {shlex.quote(name)}" for name in every)
+            return [*lines, f"next: ood report {named}  # beside its members"]
         lines.append(
             f"next: ood recommend --run {run}  # a method chosen without these OOD images"
             if summary.recommended is None

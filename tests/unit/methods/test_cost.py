@@ -60,6 +60,7 @@ def case(classes: int) -> tuple[Reference, Activations]:
         load_train=lambda: ActivationSet.of(train),
         load_labels=lambda: labels,
         load_jigsaw=lambda: ActivationSet.of(train),
+        load_jigsaw_features=lambda: ActivationSet.of(train),
         load_calibration=lambda: ActivationSet.of(train),
         load_calibration_labels=lambda: labels,
         n_blocks=2,
@@ -72,7 +73,7 @@ def case(classes: int) -> tuple[Reference, Activations]:
     [
         name
         for name, method in METHODS.items()
-        if name not in UNCOUNTED and not {"network", "regions"} & set(method.inputs)
+        if name not in UNCOUNTED and not {"network", "regions", "blocks"} & set(method.inputs)
     ],
 )
 def test_the_cost_grows_with_classes_as_known(name: str) -> None:

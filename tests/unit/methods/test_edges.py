@@ -40,6 +40,7 @@ def reference_of(train: Activations, labels: Tensor, head: Head) -> Reference:
         load_train=lambda: ActivationSet.of(train),
         load_labels=lambda: labels,
         load_jigsaw=lambda: ActivationSet.of(jigsaw),
+        load_jigsaw_features=lambda: ActivationSet.of(jigsaw),
         load_calibration=lambda: ActivationSet.of(train),
         load_calibration_labels=lambda: wrong,
         n_blocks=BLOCKS,

@@ -38,6 +38,7 @@ def reference_of(
         load_train=lambda: ActivationSet.of(train),
         load_labels=lambda: labels,
         load_jigsaw=lambda: ActivationSet.of(jigsaw),
+        load_jigsaw_features=lambda: ActivationSet.of(jigsaw),
         load_calibration=lambda: ActivationSet.of(train),
         load_calibration_labels=lambda: labels,
         n_blocks=2,

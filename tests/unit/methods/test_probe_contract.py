@@ -102,6 +102,9 @@ def reference_of(network: Network, train: NDArray[np.uint8]) -> Reference:
         load_calibration_labels=labels,
         load_probed=probed,
         load_state=learned,
+        load_block_widths=lambda: tuple(
+            channels for channels, _, _ in network.block_shapes((32, 32)).values()
+        ),
         n_blocks=len(network.blocks),
     )
 
@@ -180,6 +183,11 @@ REFUSED = {
     ("gram", "two images a class"): "held out, but there are 6;",
     ("gram", "one image many times"): "the maps of 27 training images are the same within",
     ("csd", "one image many times"): "from image to image, but those of 30 images do not;",
+    ("multi-mahalanobis", "one image a class"): "but there is 1 of each of 3 classes;",
+    ("multi-mahalanobis", "two images a class"): "6 images of 3 classes vary in 3 of",
+    ("multi-mahalanobis", "one image many times"): "those of 30 images do not in layer 0;",
+    ("multi-mahalanobis", "one class"): "but 30 images of 3 classes vary in 27 of 32 within",
+    ("multi-knn", "one image many times"): "those of 30 images do not in layer 0;",
     ("odin", "one class"): "it needs at least 2 classes, but the network has 1;",
     ("iodin", "one class"): "it needs at least 2 classes, but the network has 1;",
     ("pro", "one class"): "it needs at least 2 classes, but the network has 1;",

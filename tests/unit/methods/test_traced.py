@@ -53,6 +53,7 @@ def reference(head: Head) -> Reference:
         load_train=lambda: train,
         load_labels=lambda: labels,
         load_jigsaw=lambda: train,
+        load_jigsaw_features=lambda: train,
         load_calibration=lambda: train,
         load_calibration_labels=lambda: labels,
         n_blocks=BLOCKS,
