@@ -444,17 +444,6 @@ _OPENOOD_CIFAR = Recipe(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
 )
-# OpenOOD trains with every augmentation by its recipe for cross-entropy.
-_AUGMENTED = tuple(
-    replace(
-        _OPENOOD_CIFAR,
-        name=f"{step}-cifar",
-        source=f"{AUGMENTATIONS[step].paper}, by OpenOOD v1.5",
-        # RandAugment comes first there for small images, and last for ImageNet.
-        augmentation=(step, "flip", "crop") if step == "randaugment" else ("flip", "crop", step),
-    )
-    for step in ("cutout", "randaugment", "augmix", "pixmix", "mixup", "cutmix", "regmixup")
-)
 _T2FNORM_CIFAR = replace(_OPENOOD_CIFAR, name="t2fnorm-cifar", source=_T2FNORM, objective="t2fnorm")
 _LOGITNORM_CIFAR = replace(
     _OPENOOD_CIFAR, name="logitnorm-cifar", source=_LOGITNORM, objective="logitnorm"
@@ -612,6 +601,42 @@ _MODE_CE = replace(
     schedule="step",
     milestones=(0.7, 0.8, 0.9),
     augmentation=("resized-crop", "flip"),
+)
+
+# OpenOOD trains with every augmentation by its recipe for cross-entropy.
+_AUGMENTED = (
+    *(
+        replace(
+            _OPENOOD_CIFAR,
+            name=f"{step}-cifar",
+            source=f"{AUGMENTATIONS[step].paper}, by OpenOOD v1.5",
+            # RandAugment comes first there for small images, and last for ImageNet.
+            augmentation=(step, "flip", "crop")
+            if step == "randaugment"
+            else ("flip", "crop", step),
+        )
+        for step in ("cutout", "randaugment", "augmix", "pixmix", "mixup", "cutmix", "regmixup")
+    ),
+    *(
+        replace(
+            _OPENOOD_IMAGENET200,
+            name=f"{step}-imagenet200",
+            source=f"{AUGMENTATIONS[step].paper}, by OpenOOD v1.5",
+            augmentation=("resized-crop", "flip", step),
+            regmixup_alpha=10.0 if step == "regmixup" else _OPENOOD_IMAGENET200.regmixup_alpha,
+        )
+        for step in ("randaugment", "augmix", "pixmix", "regmixup")
+    ),
+    # The best rows of its CIFAR-10 table without other data.
+    *(
+        replace(
+            recipe,
+            name=f"pixmix-{recipe.name}",
+            source="combination of the leaderboard of OpenOOD v1.5",
+            augmentation=("flip", "crop", "pixmix"),
+        )
+        for recipe in (_LOGITNORM_CIFAR, _ROTPRED_CIFAR)
+    ),
 )
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(

@@ -1,6 +1,7 @@
 """Small trainings that give the same results in one or several processes; run by torchrun."""
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,13 +134,32 @@ def _halve_divisor(last: nn.Module) -> None:
         last.kept["divisor"][1] = Halved(1)
 
 
+class OnlyNeeded(LabelledPixels):
+    """Images of which a process gets those that it asks for, as if they were decoded on the fly."""
+
+    def arriving(
+        self,
+        batches: Sequence[Tensor],
+        *,
+        epoch: int,
+        views: int,
+        share: Callable[[int], Tensor],
+    ) -> Iterator[list[Tensor]]:
+        """Yield the views of each batch; other positions are black."""
+        for rows in batches:
+            at = share(len(rows))
+            pixels = torch.zeros_like(self.pixels[rows])
+            pixels[at] = self.pixels[rows[at]]
+            yield [pixels] * views
+
+
 def images(n: int) -> LabelledPixels:
     """Return images of three classes that differ by their bright channel."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 120, (n, 3, 8, 8), dtype=torch.uint8, generator=generator)
     labels = torch.arange(n) % 3
     pixels[torch.arange(n), labels] += 80
-    return LabelledPixels(pixels, labels)
+    return OnlyNeeded(pixels, labels)
 
 
 def outliers(case: str) -> Outliers | None:

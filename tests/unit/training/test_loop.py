@@ -11,6 +11,7 @@ from torch import nn
 
 from oodcli.errors import InvalidInputError
 from oodcli.progress import Silent
+from oodcli.training.augmentations.mixtures import check_combination
 from oodcli.training.guard import NotFiniteError
 from oodcli.training.loop import LabelledPixels, Trainer, unsafe_in_channels_last
 from oodcli.training.objectives.base import OutlierObjective
@@ -199,6 +200,27 @@ def test_every_augmentation_resumes_after_a_cut_and_learns(word: str, amp: bool)
     assert losses[0] != plain[0]
     for name, tensor in whole.state().items():
         assert torch.equal(tensor, second.state()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("objective", "word"),
+    [
+        ("rotpred", "augmix"), ("rotpred", "mixup"), ("rotpred", "pixmix"), ("oe", "regmixup"),
+        ("mixoe", "pixmix"), ("logitnorm", "augmix"), ("g-odin", "cutmix"),
+        ("conf-branch", "cutout"), ("supcon", "randaugment"),
+    ],
+)  # fmt: skip
+def test_objectives_combine_with_augmentations_and_resume(objective: str, word: str) -> None:
+    recipe = replace(RECIPE, epochs=3, augmentation=("flip", word), cutout_size=4)
+    check_combination(recipe, objective, parse_objective(objective).objective)
+    whole, first, second = (trainer(recipe, objective=objective) for _ in range(3))
+    losses = run(whole)
+    begun = run(first, epochs=1)
+    second.load_state(first.state())
+    assert begun + run(second, done=1) == losses
+    assert losses != run(trainer(replace(recipe, augmentation=("flip",)), objective=objective))
+    other = second.state()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in whole.state().items())
 
 
 def test_the_layers_of_an_objective_are_trained_and_are_no_part_of_the_network() -> None:
