@@ -186,7 +186,8 @@ def trainer_of(processes: Processes) -> Trainer:
 def test_recipes_that_crop_originals() -> None:
     cropping = {name for name, recipe in RECIPES.items() if crops_originals(recipe)}
     assert cropping >= {
-        "openood-imagenet200", "t2fnorm-imagenet", "ish-imagenet", "mode-base", "regmixup-imagenet200",
+        "openood-imagenet200", "t2fnorm-imagenet", "ish-imagenet", "mode-base",
+        "regmixup-imagenet200",
     }  # fmt: skip
     assert not cropping & {"featurenorm-resnet18", "openood-cifar", "pixmix-cifar", "digits"}
     assert after_crop(RECIPES["mode-base"]) == ("flip", "jitter", "grey")
