@@ -72,6 +72,28 @@ def stored_maps(folder: RunFolder, stem: str) -> ActivationMaps | None:
         ) from None
 
 
+def maps_of_block(folder: RunFolder, stem: str, block: int) -> ActivationMaps | None:
+    """Return stored maps of a block: with a NormRatio, or of other images; None without any.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    stem
+        Stem of the file of the NormRatio whose maps are preferred.
+    block
+        Index of the block.
+
+    Raises
+    ------
+    CorruptArtifactError
+        If a file is damaged.
+    """
+    others = sorted(ArrayFolder(folder.normratio / "maps").stored().keys() - {stem})
+    found = (stored_maps(folder, each) for each in (stem, *others))
+    return next((maps for maps in found if maps is not None and maps.block == block), None)
+
+
 def activation_maps(run: str, name: str, maps: ActivationMaps) -> Picture:
     """Draw images over their maps, and their puzzles over theirs, all maps with one scale.
 

@@ -15,7 +15,7 @@ from oodcli.errors import CorruptArtifactError, InvalidInputError, UnknownNameEr
 from oodcli.files import expanded
 from oodcli.metrics import Curve
 from oodcli.progress import SILENT, Progress
-from oodcli.reporting.activation_maps import activation_maps, stored_maps
+from oodcli.reporting.activation_maps import activation_maps, maps_of_block
 from oodcli.reporting.embedding import stored_embedding
 from oodcli.reporting.plots import (
     FORMATS,
@@ -233,7 +233,7 @@ def _of_stored(
             *_ratios_of(chosen),
             selected=chosen["selected"],
         )
-        yield from _activation_maps(run, stored, chosen)
+        yield from _activation_maps(run, stored, chosen, progress)
     images = StoredImages(store, run, stored, progress)
     norms = images.block_norms() or _stored_block_scores(run)
     selected = None if chosen is None else chosen["selected"]
@@ -260,12 +260,18 @@ def _normratio(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _activation_maps(
-    run: ScoredRun, stored: StoredRun, chosen: dict[str, Any]
+    run: ScoredRun, stored: StoredRun, chosen: dict[str, Any], progress: Progress
 ) -> Iterator[Picture]:
     """Draw the maps that ``ood normratio`` stored with its result."""
-    maps = stored_maps(stored.folder, chosen["stem"])
-    if maps is not None:
-        yield activation_maps(run.name, chosen["blocks"][maps.block]["name"], maps)
+    block = chosen["selected"]
+    maps = maps_of_block(stored.folder, chosen["stem"], block)
+    if maps is None:
+        progress.note(
+            f"no activation maps: none of block {block} are stored; compute them: "
+            f"ood normratio --run {stored.folder.name}"
+        )
+    else:
+        yield activation_maps(run.name, chosen["blocks"][block]["name"], maps)
 
 
 def _history(stored: StoredRun) -> list[dict[str, Any]]:

@@ -160,8 +160,19 @@ def test_maps_are_of_the_images_at_percentiles_of_the_ratio(
         np.testing.assert_array_equal(shown[5 + column], maps.maps[column])
         np.testing.assert_array_equal(shown[15 + column], maps.puzzle_maps[column])
 
+    # With the maps of other images, and without any.
+    write_json(folder.normratio / "normalised-5000.json", {**result, "n_images": 5000})
+    assert "activation-maps" in [picture.name for picture in pictures_of(store)]
+    (folder.normratio / "normalised-5000.json").unlink()
     monkeypatch.setattr(Activator, "of_pixels", lambda *_, **__: pytest.fail("a second pass"))
     normratio(store)
+    shutil.rmtree(folder.normratio / "maps")
+    told = RecordingProgress()
+    assert "activation-maps" not in [picture.name for picture in pictures_of(store, progress=told)]
+    assert told.notes == [
+        f"no activation maps: none of block {maps.block} are stored; compute them: "
+        "ood normratio --run tiny"
+    ]
 
 
 def test_verdicts_are_counted_at_the_threshold(store: Store) -> None:
