@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,11 @@ _OF_TABLES = {
     "--convention", "--method", "--set", "--layout", "--columns", "--per", "--transpose", "--sort",
     "--digits", "--ci", "--compare", "--published",
 }  # fmt: skip
+
+# Largest picture in a page, all of them together, and the page without its tables.
+_PICTURE_BYTES = 400_000
+_PICTURES_BYTES = 2_700_000
+_PAGE_BYTES = 7_500_000
 
 if TYPE_CHECKING:
     from oodcli.cli.render.formats import EmbeddedApp, EmbeddedPicture
@@ -264,7 +269,7 @@ def report(
             comparisons=_published_comparisons(results, table_layout.columns or ())
             if published
             else None,
-            pictures=_embedded_pictures(drawn) if embedded else (),
+            pictures=_embedded_pictures(drawn, _room_for_pictures(app)) if embedded else (),
         )
         if format_ is Format.HTML:
             app = _explorer(
@@ -358,12 +363,39 @@ def _write_plots(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[Plo
         print_stderr(f"wrote {path}")
 
 
-def _embedded_pictures(drawn: "Sequence[Picture]") -> "list[EmbeddedPicture]":
-    """Return pictures to embed into an HTML page."""
+def _room_for_pictures(app: "EmbeddedApp | None") -> int:
+    """Return how many bytes of pictures a page has room for, beside the explorer."""
+    taken = 0 if app is None else sum(map(len, (app.data, app.style, *app.scripts)))
+    # Base64 adds a third.
+    return min(_PICTURES_BYTES, max(0, _PAGE_BYTES - taken) * 3 // 4)
+
+
+def _embedded_pictures(drawn: "Sequence[Picture]", room: int) -> "list[EmbeddedPicture]":
+    """Return pictures to embed into an HTML page, as many as have room, and name the others.
+
+    SVG, or PNG for one that would be larger than :data:`_PICTURE_BYTES` or than what is left.
+    """
     from oodcli.cli.render.formats import EmbeddedPicture
     from oodcli.reporting.plots import encoded
 
-    return [EmbeddedPicture(each.title, each.alt, encoded(each, "png")) for each in drawn]
+    found: list[EmbeddedPicture] = []
+    omitted: list[str] = []
+    kinds: tuple[Literal["svg", "png"], ...] = ("svg", "png")
+    for each in drawn:
+        for kind in kinds:
+            content = encoded(each, kind)
+            if len(content) <= min(_PICTURE_BYTES, room):
+                found.append(EmbeddedPicture(each.title, each.alt, content, kind))
+                room -= len(content)
+                break
+        else:
+            omitted.append(each.name)
+    if omitted:
+        print_stderr(
+            f"note: no room in the page for the pictures {', '.join(omitted)}; write them to a "
+            "folder: --plots DIR"
+        )
+    return found
 
 
 def _published_comparisons(

@@ -124,6 +124,21 @@ def test_what_comes_from_outside_is_text() -> None:
     assert dict(named.elements)["img"]["alt"] == HOSTILE
 
 
+def test_several_pictures_are_in_a_section_that_is_closed_at_first() -> None:
+    one = EmbeddedPicture("a picture", "a point", PIXEL)
+    svg = EmbeddedPicture("another", "a line", b"<svg/>", "svg")
+    elements = read(write_html([], pictures=[one, svg])).elements
+    (section,) = [attributes for tag, attributes in elements if tag == "details"]
+    assert section == {"class": "pictures"}
+    images = [attributes for tag, attributes in elements if tag == "img"]
+    assert [each["src"].split(",")[0] for each in images] == [
+        "data:image/png;base64", "data:image/svg+xml;base64",
+    ]  # fmt: skip
+    assert base64.b64decode(images[1]["src"].split(",")[1]) == b"<svg/>"
+    assert {(each["loading"], each["decoding"]) for each in images} == {("lazy", "async")}
+    assert "details" not in [tag for tag, _ in read(write_html([], pictures=[one])).elements]
+
+
 def test_headings_are_buttons_that_say_how_a_column_is_sorted() -> None:
     reader = read(page())
     headings = [a for tag, a in reader.elements if tag == "th" and a.get("scope") == "col"]

@@ -184,7 +184,33 @@ def test_plots_go_into_a_folder_and_into_the_page(scores: Path, ood: Ood, tmp_pa
     written = sorted((tmp_path / "plots").iterdir())
     assert {path.suffix for path in written} == {".svg", ".png"}
     assert err.count("wrote ") == len(written)
-    assert out.count('<img src="data:image/png;base64,') == len(written) / 2
+    assert out.count(' src="data:image/svg+xml;base64,') == len(written) / 2
+
+
+def test_pictures_of_a_page_have_a_limit(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    import numpy as np
+
+    from oodcli.cli import report
+    from oodcli.cli.render.formats import EmbeddedApp
+    from oodcli.reporting.plots import block_auroc, encoded
+    from oodcli.reporting.sheets import Thumbnail, picture_sheet
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    sheet = picture_sheet("msp", {"svhn": [Thumbnail(noise, "0.5")]})
+    lines = [block_auroc(f"run {at}", {"svhn": [0.5, 0.9]}) for at in range(2)]
+    svg, large = len(encoded(lines[0], "svg")), len(encoded(sheet, "svg"))
+    assert large > svg
+    monkeypatch.setattr(report, "_PICTURE_BYTES", svg)
+    found = report._embedded_pictures([sheet, *lines], svg + 100)
+    assert [(each.title, each.kind) for each in found] == [(lines[0].title, "svg")]
+    assert "no room in the page for the pictures images-msp, blocks; write them" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.setattr(report, "_PICTURE_BYTES", len(encoded(lines[0], "png")))
+    assert [each.kind for each in report._embedded_pictures(lines[:1], svg)] == ["png"]
+    app = EmbeddedApp("explorer", "x" * 7_000_000, "", ["y" * 100_000])
+    assert report._room_for_pictures(app) == 300_000
+    assert report._room_for_pictures(None) == 2_700_000
 
 
 def test_a_page_is_one_file(scores: Path, ood: Ood, tmp_path: Path) -> None:

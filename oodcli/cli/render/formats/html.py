@@ -70,7 +70,7 @@ def write_html(
         f"<h1>{_text(heading)}</h1>",
         *(() if app is None else (f'<div id="{app.name}" hidden></div>',)),
         *(line for index, table in enumerate(tables) for line in _section(table, index)),
-        *(line for picture in pictures for line in _figure(picture)),
+        *_figures(pictures),
         "</main>",
         *(() if app is None else (_data_of(app),)),
         *(f"<script>{each}</script>" for each in scripts),
@@ -206,14 +206,28 @@ def _cell(column: Column, cell: Cell, *, first: bool, below: str, kind: str) -> 
     return f"<td{kind}{value}>{text}</td>"
 
 
+def _figures(pictures: Sequence[EmbeddedPicture]) -> list[str]:
+    """Return one picture as it is, and several in a section that is closed at first.
+
+    Pictures in a closed section are not decoded.
+    """
+    lines = [line for picture in pictures for line in _figure(picture)]
+    if len(pictures) < 2:
+        return lines
+    heading = f"<summary><h2>Pictures ({len(pictures)})</h2></summary>"
+    return ['<details class="pictures">', heading, *lines, "</details>"]
+
+
 def _figure(picture: EmbeddedPicture) -> list[str]:
     return [
         "<figure>",
         f"<figcaption>{_text(picture.title)}</figcaption>",
-        f'<img src="{_data(picture.png)}" alt="{_text(picture.alt)}">',
+        f'<img loading="lazy" decoding="async" alt="{_text(picture.alt)}" '
+        f'src="{_data(picture.content, picture.kind)}">',
         "</figure>",
     ]
 
 
-def _data(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data(content: bytes, kind: str = "png") -> str:
+    mime = {"png": "image/png", "svg": "image/svg+xml"}[kind]
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"

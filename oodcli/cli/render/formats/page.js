@@ -38,3 +38,11 @@ function sorted(rows, column, ascending) {
   };
   return Array.from(rows).sort(compared);
 }
+
+// Pictures are printed, although their section is closed at first and decodes none.
+window.addEventListener("beforeprint", () => {
+  for (const section of document.querySelectorAll("details.pictures")) {
+    section.open = true;
+    for (const image of section.querySelectorAll("img")) image.loading = "eager";
+  }
+});

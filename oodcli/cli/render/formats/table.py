@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,16 @@ class EmbeddedPicture:
         Caption of the picture.
     alt
         Text alternative of the picture.
-    png
-        Content of the PNG file.
+    content
+        Content of its file.
+    kind
+        Format of the file: ``png`` or ``svg``.
     """
 
     title: str
     alt: str
-    png: bytes
+    content: bytes
+    kind: Literal["png", "svg"] = "png"
 
 
 @dataclass(frozen=True)
