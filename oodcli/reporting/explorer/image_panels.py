@@ -1,8 +1,10 @@
 """What the explorer of a report shows of images and features, within the size of a page."""
 
+import json
 from collections.abc import Sequence
 
 from oodcli.progress import SILENT, Progress
+from oodcli.records import as_json
 from oodcli.reporting.explorer.image_payload import ImagePanels
 from oodcli.reporting.explorer.images import Notes, found_runs, strip_of
 from oodcli.reporting.explorer.maps import map_of, norms_of
@@ -43,7 +45,7 @@ def image_panels(
     with progress.task("mapping features", total=None, unit="runs") as task:
         shown = map_of(found, for_map, notes)
         task.advance(len(found))
-    left = characters - (0 if shown is None else for_map)
+    left = characters - (0 if shown is None else len(json.dumps(as_json(shown))))
     strips = []
     with progress.task("choosing images", total=len(found), unit="runs") as task:
         for each in found:

@@ -33,7 +33,7 @@ _PLANS = (
 )  # fmt: skip
 _NEIGHBOURS = (3, 2, 1)
 _NEIGHBOUR_SIDES = (96, 64, 48, 32, 24)
-_NEIGHBOUR_CHARACTERS = 60  # name, index and distance
+_NEIGHBOUR_CHARACTERS = 40  # name and class, indices and distances
 
 
 class Notes(Silent):
@@ -165,7 +165,7 @@ def strip_of(found: FoundRun, characters: int, notes: Notes) -> ImageStrip | Non
     scored = found.scored
     every = Extremes.of(scored, _PLANS[0][0])
     per_image = 8 * len(scored.methods) + 40  # scores, percentiles, row and name
-    own, for_training = round(0.65 * characters), round(0.35 * characters)
+    own, for_training = round(0.6 * characters), round(0.4 * characters)
     try:
         sample = pixels_of(found.sets, [*every.first(1).places][::8])
         count, side = _planned(every, sample, own, per_image)

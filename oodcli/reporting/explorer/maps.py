@@ -73,6 +73,11 @@ def map_of(found: Sequence[FoundRun], characters: int, notes: Notes) -> FeatureM
         notes.note(f"no map: {error}")
         return None
     _note(places, sets, notes)
+    if made.count < len(places):
+        notes.note(
+            f"{made.count:,} of the {len(places):,} images of the map have a picture; for more "
+            "there is no room in a page of 8 MB"
+        )
     methods = len(first.scored.methods)
     if len(views[0].methods) < methods:
         notes.note(

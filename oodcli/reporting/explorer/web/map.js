@@ -12,6 +12,7 @@ const MAP_SYMBOLS = ["circle", "square", "triangle", "diamond", "cross", "star",
 const MAP_COLOURS = 8;
 const MAP_CATEGORIES = 24;
 const MAP_LISTED = 60;
+const MAP_HEIGHT = 600;
 const BANDS = [0.01, 0.05, 0.25, 0.5];
 
 definePanel({
@@ -224,11 +225,14 @@ class MapPanel {
    */
   point(at) {
     this.current = at;
-    this.mark();
+    for (const each of this.views) each.ring(at);
   }
 
   mark() {
-    for (const each of this.views) each.mark(this.current, this.chosen);
+    for (const each of this.views) {
+      each.fade(this.chosen);
+      each.ring(this.current);
+    }
   }
 
   /**
@@ -330,7 +334,8 @@ class MapFigure {
     this.path = null;
     /** @type {Colouring | null} */
     this.colouring = null;
-    this.overlay = document.createElementNS("http://www.w3.org/2000/svg", "g");
+    // A layer of its own: what moves does not draw the images again.
+    this.overlay = svg("svg", { class: "map-overlay", "aria-hidden": "true" });
     new ResizeObserver(() => {
       if (this.colouring && this.chart.clientWidth !== Number(this.plot?.getAttribute("width"))) {
         this.draw(this.colouring);
@@ -366,10 +371,11 @@ class MapFigure {
     }
     const marks = [...groups].sort(([a], [b]) => a - b).map(([category, group]) =>
       Plot.dot(group, { x: "x", y: "y", r: 2.6, symbol: symbolOf(category), fill: colourOf(this.panel.colouring, category), fillOpacity: 0.75 }));
-    const height = Math.min(width, 520);
+    const height = Math.min(width, MAP_HEIGHT);
+    const beside = ((width / height - 1) * 65535) / 2; // both axes have one scale
     const plot = Plot.plot({
       className: "plot", width, height, margin: 6, axis: null,
-      x: { domain: [0, 65535] }, y: { domain: [0, 65535] },
+      x: { domain: [-beside, 65535 + beside] }, y: { domain: [0, 65535] },
       marks: [Plot.dot([], { x: "x", y: "y" }), ...marks],
     });
     this.plot = plot;
@@ -378,18 +384,25 @@ class MapFigure {
     this.dots = [...plot.querySelectorAll("g[aria-label=dot] > *")];
     const [x, y] = [need(plot.scale("x")), need(plot.scale("y"))];
     this.places = this.drawn.map((at) => [x.apply(need(points[2 * at])), y.apply(need(points[2 * at + 1]))]);
-    plot.append(this.overlay);
-    this.chart.replaceChildren(plot);
+    this.overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.chart.replaceChildren(plot, this.overlay);
     this.tip.hidden = true;
   }
 
   /**
-   * @param {number | null} current
+   * Fade all but the chosen images; none if none is chosen.
    * @param {number[]} chosen
    */
-  mark(current, chosen) {
+  fade(chosen) {
     const there = new Set(chosen);
     for (const [place, dot] of this.dots.entries()) dot.classList.toggle("faint", there.size > 0 && !there.has(need(this.drawn[place])));
+  }
+
+  /**
+   * Draw the ring of the current image, and the path of the lasso.
+   * @param {number | null} current
+   */
+  ring(current) {
     const place = current === null ? -1 : this.drawn.indexOf(current);
     const at = this.places[place];
     this.overlay.replaceChildren();
@@ -410,7 +423,7 @@ class MapFigure {
     chart.addEventListener("pointermove", (event) => {
       if (this.path) {
         this.path.push(this.at(event));
-        panel.mark();
+        this.ring(panel.current);
       } else {
         this.hover(event);
       }
@@ -418,13 +431,13 @@ class MapFigure {
     chart.addEventListener("pointerup", (event) => {
       const path = this.path;
       this.path = null;
+      this.ring(panel.current);
       if (path && extentOf(path) > 12) panel.list(this.within(path));
       else this.open(this.near(this.at(event)));
-      panel.mark();
     });
     chart.addEventListener("pointercancel", () => {
       this.path = null;
-      panel.mark();
+      this.ring(panel.current);
     });
     chart.addEventListener("pointerleave", () => {
       this.tip.hidden = true;
@@ -499,10 +512,11 @@ class MapFigure {
     this.tip.replaceChildren(picture(image.sheets, image.number, ""), element("div", {}, ...lines.map((line) => element("span", { class: "caption" }, line))));
     const [x, y] = need(this.places[place]);
     const width = Number(need(this.plot).getAttribute("width"));
-    const side = x > width / 2 ? "right" : "left";
-    this.tip.className = `map-tip ${side}`;
-    this.tip.style.setProperty("top", `${Math.round(this.chart.offsetTop + y)}px`);
-    this.tip.style.setProperty(side, `${Math.round((side === "left" ? x : width - x) + 14)}px`);
+    // Beside the dot, where there is room for its lines; else below it.
+    const side = width > 480 && x > width / 2 ? "right" : "left";
+    const off = width > 480 ? (side === "left" ? x : width - x) + 14 : 0;
+    this.tip.style.setProperty("top", `${Math.round(this.chart.offsetTop + y + (width > 480 ? 0 : 14))}px`);
+    this.tip.style.setProperty(side, `${Math.round(off)}px`);
     this.tip.style.removeProperty(side === "left" ? "right" : "left");
     if (aloud) this.spoken.textContent = lines.join(", ");
   }

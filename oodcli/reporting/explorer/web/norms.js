@@ -44,23 +44,19 @@ definePanel({
  * @param {number} high
  */
 function normFigure(norms, set, width, high) {
-  const bins = (/** @type {NormsOfSet | undefined} */ of) => {
-    if (!of) return [];
-    const counts = Array.from(numbers(of.counts));
-    const total = counts.reduce((sum, each) => sum + each, 0);
-    const step = norms.high / counts.length;
-    return counts.map((count, at) => ({ x1: at * step, x2: (at + 1) * step, share: (100 * count) / total }));
-  };
+  const bins = (/** @type {NormsOfSet | undefined} */ of) => (of ? barOutline(of.counts, 0, norms.high) : []);
   const ood = norms.sets.slice(1).find((each) => each.name === set);
   return Plot.plot({
     className: "plot",
     width,
-    height: 220,
-    x: { label: "L2 norm of the features", domain: [0, high] },
-    y: { label: "images (%)" },
+    ariaLabel: `Histogram of the lengths of the features of ID images and of ${set}`,
+    height: Math.max(200, Math.min(260, width / 2.2)),
+    marginLeft: 44,
+    marginBottom: 40,
+    x: { label: "L2 norm of the features", domain: [0, high], ticks: Math.max(3, width / 90), labelAnchor: "center", labelArrow: "none", labelOffset: 36 },
+    y: { label: "images (%)", ticks: 5 },
     marks: [
-      Plot.rectY(bins(norms.sets[0]), { x1: "x1", x2: "x2", y: "share", fill: "var(--id)", inset: 0 }),
-      Plot.rectY(bins(ood), { x1: "x1", x2: "x2", y: "share", fill: "var(--ood)", fillOpacity: 0.6, inset: 0 }),
+      ...histogramMarks(bins(norms.sets[0]), bins(ood)),
       Plot.ruleY([0]),
     ],
   });

@@ -220,14 +220,7 @@ function fewestErrors(curve) {
 function histogramFigure(width) {
   const found = shownCurve().source.histograms[shownSet()];
   if (!found || !width) return null;
-  const bins = (/** @type {Packed} */ packed) => {
-    const counts = Array.from(unpacked(packed));
-    const total = counts.reduce((sum, each) => sum + each, 0);
-    const step = (found.high - found.low) / counts.length;
-    // The outline of the bars.
-    return counts.flatMap((count, at) =>
-      [at, at + 1].map((edge) => ({ x: found.low + edge * step, y: (100 * count) / total })));
-  };
+  const bins = (/** @type {Packed} */ packed) => barOutline(packed, found.low, found.high);
   const place = Math.min(Math.max(state.threshold, found.low), found.high);
   return Plot.plot({
     className: "plot",
@@ -239,14 +232,39 @@ function histogramFigure(width) {
     x: { label: `score of ${labelOf(state.method)}`, domain: [found.low, found.high], ticks: Math.max(3, width / 90), labelAnchor: "center", labelArrow: "none", labelOffset: 36 },
     y: { label: "images (%)", ticks: 5 },
     marks: [
-      Plot.areaY(bins(found.id_counts), { x: "x", y1: 0, y2: "y", fill: "var(--id)", fillOpacity: 0.75 }),
-      Plot.areaY(bins(found.ood_counts), { x: "x", y1: 0, y2: "y", fill: "var(--ood)", fillOpacity: 0.25 }),
-      Plot.line(bins(found.ood_counts), { x: "x", y: "y", stroke: "var(--ood)", strokeWidth: 2 }),
+      ...histogramMarks(bins(found.id_counts), bins(found.ood_counts)),
       Plot.ruleY([0]),
       Plot.ruleX([place], { stroke: "var(--ink)", strokeWidth: 2.5 }),
       Plot.dot([place], { x: (/** @type {number} */ x) => x, y: () => 0, r: 6, fill: "var(--ink)" }),
     ],
   });
+}
+
+/**
+ * Return the outline of the bars of a histogram.
+ * @param {Packed} packed Number of images in each bin.
+ * @param {number} low
+ * @param {number} high
+ */
+function barOutline(packed, low, high) {
+  const counts = Array.from(unpacked(packed));
+  const total = counts.reduce((sum, each) => sum + each, 0);
+  const step = (high - low) / counts.length;
+  return counts.flatMap((count, at) =>
+    [at, at + 1].map((edge) => ({ x: low + edge * step, y: (100 * count) / total })));
+}
+
+/**
+ * @param {ReturnType<typeof barOutline>} id
+ * @param {ReturnType<typeof barOutline>} ood
+ * @returns {object[]} Marks of ID images, and of OOD images over them.
+ */
+function histogramMarks(id, ood) {
+  return [
+    Plot.areaY(id, { x: "x", y1: 0, y2: "y", fill: "var(--id)", fillOpacity: 0.75 }),
+    Plot.areaY(ood, { x: "x", y1: 0, y2: "y", fill: "var(--ood)", fillOpacity: 0.25 }),
+    Plot.line(ood, { x: "x", y: "y", stroke: "var(--ood)", strokeWidth: 2 }),
+  ];
 }
 
 /**
