@@ -21,6 +21,7 @@ CHUNK_ROWS = 4096
 
 # Names of the linear heads that objectives leave in the weights; see :attr:`Head.kept`.
 ROTATION, CONFIDENCE, DIVISOR = "rotation", "confidence", "divisor"
+BACKGROUND = "background"
 
 CORE = ("logits", "features", "block_norms", "predictions")
 

@@ -20,12 +20,12 @@ METHODS = (
     "msp", "maxlogit", "energy", "entropy", "tempscale", "gen", "klm", "doctor", "logitgap",
     "igeood", "featurenorm", "norm", "react", "vra", "bats", "ash-p", "ash-b", "ash-s", "scale",
     "lts", "dice", "optfs", "weiper", "t2fnorm", "gradnorm", "graduncertainty", "dml",
-    "objectosphere", "nan-norm",
-    "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds", "rmds", "mds++", "rmds++",
-    "mfs-mds", "mfs-mds++", "mfs-knn", "wdiscood", "vim", "residual", "pca-fusion", "cop", "corp",
-    "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml", "openmax", "csd",
-    "multi-mahalanobis", "multi-knn", "odin", "iodin", "pro", "mcdropout", "gram", "rankfeat",
-    "nac", "adascale", "rotpred", "conf-branch", "g-odin", "mcm", "glmcm", "neglabel",
+    "objectosphere", "nan-norm", "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds",
+    "rmds", "mds++", "rmds++", "mfs-mds", "mfs-mds++", "mfs-knn", "wdiscood", "vim", "residual",
+    "pca-fusion", "cop", "corp", "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml",
+    "openmax", "csd", "multi-mahalanobis", "multi-knn", "odin", "iodin", "pro", "mcdropout", "gram",
+    "rankfeat", "nac", "adascale", "rotpred", "conf-branch", "background", "g-odin", "mcm", "glmcm",
+    "neglabel",
 )  # fmt: skip
 # Values of --method that are not methods: the recommended method, and all methods.
 METHOD_WORDS = ("auto", "all")
@@ -36,7 +36,7 @@ ARCHITECTURES = (
 OBJECTIVES = (
     "cross-entropy", "t2fnorm", "logitnorm", "ish", "rotpred", "conf-branch", "g-odin", "supcon",
     "cider", "palm", "reweightood", "alpa", "oe", "energy-regularised", "entropic",
-    "objectosphere", "mixoe",
+    "objectosphere", "background", "mixoe",
 )  # fmt: skip
 # Outliers that are made from the training images.
 OUTLIERS = ("jigsaw", "pixel-shuffle", "noise", "rotation", "patch-mix")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION, Reference
+from oodcli.activations import BACKGROUND, CONFIDENCE, DIVISOR, ROTATION, Reference
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods._class_means import class_means
 from oodcli.methods._moments import Spectrum, moments, within_classes, within_spectrum
@@ -105,6 +105,7 @@ KEPT_HEADS = {
     ROTATION: kept_head(ROTATION, "rotpred"),
     CONFIDENCE: kept_head(CONFIDENCE, "conf-branch"),
     DIVISOR: kept_head(DIVISOR, "g-odin"),
+    BACKGROUND: kept_head(BACKGROUND, "background"),
 }
 
 

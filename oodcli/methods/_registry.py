@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION
+from oodcli.activations import BACKGROUND, CONFIDENCE, DIVISOR, ROTATION
 from oodcli.methods._blocks import COMBINATIONS, DIFFERENT_BLOCKS, in_every_layer
 from oodcli.methods._needs import (
     CLASSES,
@@ -18,6 +18,7 @@ from oodcli.methods._needs import (
 )
 from oodcli.methods.adascale import AdaSCALE
 from oodcli.methods.ash import ASHB, ASHP, ASHS
+from oodcli.methods.background import Background
 from oodcli.methods.base import Method
 from oodcli.methods.bats import BATS
 from oodcli.methods.cadref import CADRef, CARef
@@ -676,6 +677,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=(KEPT_HEADS[CONFIDENCE],),
             exportable=True,
             without_classifier=True,
+        ),
+        "background": Method(
+            Background,
+            "background class",
+            "Dhamija et al., NeurIPS 2018",
+            ("logits", "features", "head"),
+            needs=(KEPT_HEADS[BACKGROUND], CLASSES),
+            exportable=True,
         ),
         "g-odin": Method(
             GODIN,

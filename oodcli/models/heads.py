@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
 from torch import Tensor, nn
 
-from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION, Head
+from oodcli.activations import BACKGROUND, CONFIDENCE, DIVISOR, ROTATION, Head
 from oodcli.errors import InvalidInputError
 
 SMALLEST_NORM = 1e-12
@@ -18,7 +18,7 @@ SMALLEST_NORM = 1e-12
 GODIN_MARGIN = 1e-4
 # Name of the submodule of a last layer that holds the kept heads.
 KEPT = "kept"
-_LINEAR = (ROTATION, CONFIDENCE)
+_LINEAR = (ROTATION, CONFIDENCE, BACKGROUND)
 
 
 class UnitFeatureLinear(nn.Linear):

@@ -59,6 +59,7 @@ _RECIPE_OF = {
     "energy-regularised": "energy-finetune",
     "entropic": "entropic-cifar",
     "objectosphere": "objectosphere-cifar",
+    "background": "background-cifar",
     "mixoe": "mixoe-finetune",
 }
 

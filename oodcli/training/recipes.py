@@ -12,7 +12,9 @@ from oodcli.records import as_json
 from oodcli.training.augmentations.words import AUGMENTATIONS, MIXTURES, check_steps
 
 # Objectives that are trained with outliers.
-OUTLIER_OBJECTIVES = ("oe", "energy-regularised", "entropic", "objectosphere", "mixoe")
+OUTLIER_OBJECTIVES = (
+    "oe", "energy-regularised", "entropic", "objectosphere", "background", "mixoe",
+)  # fmt: skip
 # Outliers are augmented as training images are.
 SAME = ("same",)
 # The method that the paper of an objective scores images with, if it is one of its own.
@@ -26,6 +28,12 @@ SCORERS: Mapping[str, str] = MappingProxyType(
         "cider": "knn",
         "palm": "mds++",
         "reweightood": "mds++",
+        "oe": "msp",
+        "energy-regularised": "energy",
+        "entropic": "msp",
+        "objectosphere": "objectosphere",
+        "background": "background",
+        "mixoe": "msp",
     }
 )
 SCHEDULES = ("step", "cosine", "warm-cosine")
@@ -473,6 +481,7 @@ _MIXOE_FINETUNE = replace(
 _ENTROPIC_CIFAR = replace(
     _OPENOOD_CIFAR, name="entropic-cifar", source=_AGNOSTOPHOBIA, objective="entropic"
 )
+_BACKGROUND_CIFAR = replace(_ENTROPIC_CIFAR, name="background-cifar", objective="background")
 _OBJECTOSPHERE_CIFAR = replace(
     _ENTROPIC_CIFAR, name="objectosphere-cifar", objective="objectosphere"
 )
@@ -648,7 +657,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             _CONF_BRANCH_CIFAR, _GODIN_CIFAR, _CIDER_CIFAR, _PALM_CIFAR, _REWEIGHTOOD_CIFAR,
             _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, *_AUGMENTED,
             _OE_CIFAR, _OE_IMAGENET200, _ENERGY_FINETUNE, _MIXOE_FINETUNE, _ENTROPIC_CIFAR,
-            _OBJECTOSPHERE_CIFAR, _DIGITS,
+            _OBJECTOSPHERE_CIFAR, _BACKGROUND_CIFAR, _DIGITS,
         )
     }
 )  # fmt: skip

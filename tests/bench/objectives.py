@@ -49,15 +49,14 @@ from oodcli.training.augmentations.words import AUGMENTATIONS
 from oodcli.training.objectives.base import OutlierObjective
 from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
 from oodcli.training.outliers import MADE
-from oodcli.training.recipes import RECIPES, recipe_for
+from oodcli.training.recipe_choice import recipe_for
+from oodcli.training.recipes import RECIPES, SCORERS
 from oodcli.workflows.score import ScoreRequest, score
 from oodcli.workflows.train import TrainRequest, train
 
 PLAIN = "cross-entropy"
 SCHEDULE = "openood-cifar"  # of objectives without a recipe of their own for CIFAR
 FAR = {"svhn-crops": "svhn_crops", "dtd-10": "dtd10_32", "sun-crops": "sun_crop32"}
-# What papers score with, if not MSP.
-SCORERS = {"energy-regularised": "energy", "objectosphere": "objectosphere", "supcon": "knn"}
 # Minutes per step on a processor.
 SLOW = ("alpa",)
 COMPARED = (PLAIN, "oe+jigsaw")

@@ -6,15 +6,18 @@
     python tests/bench/training.py --device cuda --images 50000 --compile
     python tests/bench/training.py --recipe mode-finetune --steps 3
     python tests/bench/training.py --augmentations --data cifar10.npz --arch resnet18:width=16
+    python tests/bench/training.py --objectives oe,rotpred --images 256
 
 The published-style loop has a DataLoader with 4 workers, torchvision's transforms of each image,
 float32, and looks at the loss after every step. The ways take turns in one process, so that other
 work on the machine slows all of them alike; ratios are of the same turn, and the median counts.
 Where other work never ends, processor time tells more than the clock; it is that of this process
 and its workers, and wants ``OMP_WAIT_POLICY=passive``, so that waiting takes none.
-With ``--steps`` a recipe takes some full steps instead, and its memory is told. With
-``--augmentations`` the recipes of all augmentations take turns with the one without them, and each
-augmentation of a batch alone with that of torchvision image by image.
+With ``--objectives`` (names, or ``all``) each objective takes turns with the published-style loop
+of cross-entropy, with the same augmentation and batch size, and those with outliers with as many
+random images as outliers. With ``--steps`` a recipe takes some full steps instead, and its memory
+is told. With ``--augmentations`` the recipes of all augmentations take turns with the one without
+them, and each augmentation of a batch alone with that of torchvision image by image.
 
 ``--data`` names an ``.npz`` file with uint8 ``train_images`` ``(n, 32, 32, 3)`` and
 ``train_labels``; images are random without it.
@@ -47,8 +50,10 @@ from oodcli.progress import Silent
 from oodcli.training.augment import augmented, augmixed
 from oodcli.training.augmentations.mixtures import View, mixed
 from oodcli.training.loop import LabelledPixels, Trainer
-from oodcli.training.objectives.registry import parse_objective
+from oodcli.training.objectives.base import OutlierObjective
+from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
 from oodcli.training.objectives.training_module import LastBlock
+from oodcli.training.outliers import Outliers, SetOutliers
 from oodcli.training.recipe_choice import recipe_for, recipe_named
 from oodcli.training.recipes import Recipe
 
@@ -161,16 +166,42 @@ def trainer_of(arch: str, recipe: Recipe, device: str, *, amp: bool, compiled: b
 
 
 def ours(
-    of: Trainer, images: LabelledPixels, pictures: torch.Tensor | None = None
+    of: Trainer,
+    images: LabelledPixels,
+    *,
+    pictures: torch.Tensor | None = None,
+    outliers: Outliers | None = None,
 ) -> Iterator[None]:
     """Train epoch by epoch with ``of``."""
     with Silent().task("training", total=None, unit="images") as task:
-        epochs = of.epochs(images, None, done=0, task=task, pictures=pictures)
+        epochs = of.epochs(images, None, done=0, task=task, pictures=pictures, outliers=outliers)
         while True:
             set_cudnn(deterministic=True)
             if next(epochs, None) is None:
                 return
             yield
+
+
+def wanted_objectives(text: str) -> list[str]:
+    """Return the names of objectives: those with commas, or all that need no minutes per step."""
+    if text != "all":
+        return text.split(",")
+    return [name for name in OBJECTIVES if name != "alpa"]
+
+
+def with_objective(name: str, arch: str, recipe: Recipe, images: LabelledPixels) -> Iterator[None]:
+    """Train epoch by epoch with an objective, and with as many outliers if it is one of these."""
+    objective = parse_objective(name).objective
+    # So small that an objective with its own schedule stays finite.
+    own = replace(recipe, objective=name, lr=0.001)
+    outliers = None
+    if isinstance(objective, OutlierObjective):
+        generator = torch.Generator().manual_seed(1)
+        pixels = torch.randint(0, 256, images.pixels.shape, dtype=torch.uint8, generator=generator)
+        others = LabelledPixels(pixels.to(images.pixels.device), images.labels)
+        outliers = SetOutliers(others, own, seed=0)
+    device = str(images.pixels.device)
+    return ours(trainer_of(arch, own, device, amp=False, compiled=False), images, outliers=outliers)
 
 
 def on_device(data: tuple[NDArray[np.uint8], NDArray[np.int64]], device: str) -> LabelledPixels:
@@ -210,8 +241,14 @@ def compare(options: argparse.Namespace, recipe: Recipe) -> None:
         choices["ours, --amp --compile"] = (True, True)
     common = (options.arch, recipe)
     ways = {"published-style": published(*common, data, device)}
-    for name, (amp, compiled) in choices.items():
-        ways[name] = ours(trainer_of(*common, device, amp=amp, compiled=compiled), images)
+    if options.objectives:
+        ways |= {
+            name: with_objective(name, options.arch, recipe, images)
+            for name in wanted_objectives(options.objectives)
+        }
+    else:
+        for name, (amp, compiled) in choices.items():
+            ways[name] = ours(trainer_of(*common, device, amp=amp, compiled=compiled), images)
     write(
         f"torch {torch.__version__}, {options.arch}, {recipe.name}, batch {recipe.batch_size}, "
         f"{options.images} images a turn, {device}, {torch.get_num_threads()} threads\n"
@@ -280,7 +317,7 @@ def augmentations(options: argparse.Namespace) -> None:
     for name, recipe in recipes.items():
         short = recipe.changed(epochs=options.turns + 1, batch_size=options.batch_size)
         of = trainer_of(options.arch, short, device, amp=options.amp, compiled=False)
-        ways[name] = ours(of, images, pictures)
+        ways[name] = ours(of, images, pictures=pictures)
     write(
         f"torch {torch.__version__}, {options.arch}, batch {short.batch_size}, {options.images} "
         f"images a turn, {device}, {torch.get_num_threads()} threads\n"
@@ -369,6 +406,7 @@ def main() -> None:
     parser.add_argument("--amp", action="store_true", help="with --steps: in bfloat16")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--augmentations", action="store_true", help="compare augmentations")
+    parser.add_argument("--objectives", help="names with commas, or all")
     parser.add_argument("--steps", type=int, help="take full steps, and tell the memory")
     options = parser.parse_args()
     arch = parse_architecture(options.arch).name

@@ -34,6 +34,7 @@ CASES = {
     "energy": ("energy-regularised:inner=-3,outer=-1", False, 50),
     "objectosphere": ("objectosphere", False, 49),
     "mixoe": ("mixoe", False, 49),
+    "background": ("background", False, 49),
     "resnet": ("cross-entropy", True, 48),
     "mixed": ("logitnorm", False, 49),
     "compared": ("cross-entropy", False, 49),
@@ -170,7 +171,8 @@ def outliers(case: str) -> Outliers | None:
         return MadeOutliers("jigsaw", replace(RECIPE, outlier_batch_size=21), seed=5)
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    count = 1 if case == "oe" else 0  # with 1, one of two processes has no outlier
+    # With 1, one of two processes has no outlier.
+    count = {"oe": 1, "background": 3}.get(case, 0)
     recipe = replace(RECIPE, outlier_batch_size=count)
     return SetOutliers(LabelledPixels(pixels, torch.zeros(5, dtype=torch.int64)), recipe, seed=5)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from oodcli.training.objectives.alpa import ALPA
+from oodcli.training.objectives.background import Background
 from oodcli.training.objectives.base import ObjectiveEntry, ObjectiveSpec
 from oodcli.training.objectives.base import parse_objective as _parse_objective
 from oodcli.training.objectives.cider import CIDER
@@ -43,6 +44,9 @@ OBJECTIVES: Mapping[str, ObjectiveEntry] = MappingProxyType(
         "entropic": ObjectiveEntry(Entropic, "Entropic open-set", "Dhamija et al., NeurIPS 2018"),
         "objectosphere": ObjectiveEntry(
             Objectosphere, "Objectosphere", "Dhamija et al., NeurIPS 2018"
+        ),
+        "background": ObjectiveEntry(
+            Background, "background class", "Dhamija et al., NeurIPS 2018"
         ),
         "mixoe": ObjectiveEntry(MixOE, "MixOE", "Zhang et al., WACV 2023"),
     }

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodcli.activations import CONFIDENCE, DIVISOR, ROTATION, Activations, Head, Reference
+from oodcli.activations import (
+    BACKGROUND,
+    CONFIDENCE,
+    DIVISOR,
+    ROTATION,
+    Activations,
+    Head,
+    Reference,
+)
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import METHODS, parse_method, parse_methods
 from oodcli.methods.rotpred import RotationProbabilities
@@ -46,6 +54,19 @@ def test_conf_branch_is_the_log_odds_of_the_confidence() -> None:
     head = Head(torch.eye(2), torch.zeros(2), kept={CONFIDENCE: (weight, bias)})
     detector = parse_method("conf-branch").fit(Reference(head)).detector
     assert detector.score(batch(torch.tensor([[3.0, 1.0]]), head)).tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("by", "wanted"),
+    # Logits (log 3, 0) of the classes, log 2 of the background: probabilities 3, 1 and 2 sixths.
+    [("class", 0.0), ("background", math.log(2))],
+)
+def test_background_by_hand(by: str, wanted: float) -> None:
+    kept = {BACKGROUND: (torch.tensor([[0.0, 1.0]]), torch.tensor([0.0]))}
+    head = Head(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.zeros(2), kept=kept)
+    detector = parse_method(f"background:by={by}").fit(Reference(head)).detector
+    found = detector.score(batch(torch.tensor([[math.log(3.0), math.log(2.0)]]), head))
+    assert float(found) == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +178,9 @@ def test_other_networks_are_refused_in_one_line(name: str, head: str, objective:
 
 def test_groups_have_the_methods_of_the_kept_heads_of_the_network() -> None:
     needy = {name: method.kept_head for name, method in METHODS.items() if method.kept_head}
-    assert needy == {"rotpred": ROTATION, "conf-branch": CONFIDENCE, "g-odin": DIVISOR}
+    assert needy == {
+        "rotpred": ROTATION, "conf-branch": CONFIDENCE, "background": BACKGROUND, "g-odin": DIVISOR
+    }  # fmt: skip
 
     def named(text: str, *kept: str) -> set[str]:
         return {spec.parts[0].name for spec in parse_methods([text], kept=kept)} & needy.keys()
@@ -166,6 +189,7 @@ def test_groups_have_the_methods_of_the_kept_heads_of_the_network() -> None:
     assert named("all", ROTATION) == {"rotpred"}
     assert named("", ROTATION) == set()  # it needs further passes
     assert named("", CONFIDENCE) == {"conf-branch"}
+    assert named("", BACKGROUND) == {"background"}
     assert named("all", DIVISOR) == {"g-odin"}
 
 

@@ -40,7 +40,8 @@ def head() -> Head:
     weight, bias = (
         torch.randn(shape, generator=generator) for shape in ((CLASSES, WIDTH), (CLASSES,))
     )
-    return Head(weight, bias, kept={"confidence": (weight[:1] - weight[1:2], bias[:1])})
+    kept = dict.fromkeys(("confidence", "background"), (weight[:1] - weight[1:2], bias[:1]))
+    return Head(weight, bias, kept=kept)
 
 
 @pytest.fixture(scope="module")

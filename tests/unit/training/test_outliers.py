@@ -45,13 +45,15 @@ BY_HAND = {
     "entropic": (math.log(4 / 3), UNIFORM),
     "objectosphere": (math.log(4 / 3), UNIFORM + 25),
     "objectosphere:length=7,weight=0.5": (math.log(4 / 3) + 0.5 * 4, UNIFORM + 12.5),
+    "background": (math.log(4 / 3 + math.exp(2) / 3), math.log(4 + math.exp(2)) - 2),  # b = 2
     "mixoe": (math.log(4 / 3), UNIFORM),
     "mixoe:weight=3": (math.log(4 / 3), 3 * UNIFORM),
 }
 
 
-def output(logits: Tensor) -> StepOutput:
-    return StepOutput(logits, NONE, NONE, (torch.tensor([[3.0, 4.0]]).expand(len(logits), 2),))
+def output(text: str, logits: Tensor) -> StepOutput:
+    extra = [[2.0]] if text == "background" else [[3.0, 4.0]]
+    return StepOutput(logits, NONE, NONE, (torch.tensor(extra).expand(len(logits), -1),))
 
 
 def objective(text: str) -> OutlierObjective:
@@ -68,10 +70,10 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_losses_by_hand(text: str) -> None:
     logits = torch.tensor([[0.0, math.log(3.0)]])
     inner, outer = BY_HAND[text]
-    loss = objective(text).loss(output(logits), torch.tensor([1]))
+    loss = objective(text).loss(output(text, logits), torch.tensor([1]))
     assert float(loss) == pytest.approx(inner, rel=1e-5)
     targets = OutlierShare(torch.zeros(1, 3, 2, 2), None, None, 1, 1).targets(2)
-    assert float(objective(text).outlier_loss(output(logits), targets)) == pytest.approx(
+    assert float(objective(text).outlier_loss(output(text, logits), targets)) == pytest.approx(
         outer, rel=1e-5
     )
 
@@ -86,7 +88,8 @@ def test_every_objective_with_outliers_is_worked_out_by_hand() -> None:
 def test_gradients_of_outliers_are_those_of_differences(text: str) -> None:
     of = objective(text)
     logits = torch.randn(3, 4, generator=generator(), requires_grad=True)
-    features = torch.randn(3, 2, generator=generator(1), requires_grad=True)
+    width = 1 if text == "background" else 2
+    features = torch.randn(3, width, generator=generator(1), requires_grad=True)
     targets = torch.full((3, 4), 0.25)
 
     def loss(z: Tensor, f: Tensor) -> Tensor:
