@@ -46,6 +46,7 @@ _MAX_POINTS = 200
 _LONGEST = 44  # characters of a name before it is broken
 _NAME = 26  # characters of a line of the title of a panel
 _LABEL = 34  # characters of a name in a legend
+_FONT = "DejaVu Sans"
 # Fonts with characters that the first lacks, where one of them is installed.
 _FALLBACKS = (
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR",
@@ -418,8 +419,8 @@ def drawing() -> Iterator[None]:
 
     # The names of settings are a type of their own in newer versions of Matplotlib alone.
     style: dict[Any, Any] = {
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans", *fallback_fonts()],
+        # Of an alias, such as sans-serif, only the first font would be used.
+        "font.family": [_FONT, *fallback_fonts()],
         "font.size": SMALLEST,
         "axes.titlesize": SMALLEST,
         "axes.labelsize": SMALLEST,
@@ -516,7 +517,7 @@ def without_glyphs(names: Iterable[str]) -> list[str]:
     """
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    families = ("DejaVu Sans", *fallback_fonts())
+    families = (_FONT, *fallback_fonts())
     fonts = [get_font(findfont(FontProperties(family=each))) for each in families]
 
     @functools.cache

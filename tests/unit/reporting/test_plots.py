@@ -124,6 +124,16 @@ def test_names_without_glyphs_are_known():
         assert without_glyphs(["\u65e5\u672c"]) == ["\u65e5\u672c"]
 
 
+def test_characters_are_drawn_with_a_font_that_has_them(monkeypatch):
+    arc = "\u2312 set"  # in STIX, which Matplotlib brings, and not in DejaVu Sans
+    monkeypatch.setattr("oodcli.reporting.plots.fallback_fonts", lambda: ())
+    assert without_glyphs([arc]) == [arc]
+    assert b"STIXGeneral" not in encoded(histograms("msp", "cifar10", ID, {arc: ID}), "pdf")
+    monkeypatch.setattr("oodcli.reporting.plots.fallback_fonts", lambda: ("STIXGeneral",))
+    assert without_glyphs([arc]) == []
+    assert b"STIXGeneral" in encoded(histograms("msp", "cifar10", ID, {arc: ID}), "pdf")
+
+
 def test_fonts_of_a_pdf_are_embedded_whole():
     content = encoded(histograms("msp", "cifar10", ID, OOD), "pdf")
     assert b"/FontFile2" in content
