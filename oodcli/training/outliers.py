@@ -307,7 +307,8 @@ def augmentation_of(recipe: Recipe, *, cropped: bool) -> Recipe:
     cropped
         Whether the images arrive randomly cropped.
     """
-    recipe = replace(recipe, augmentation=recipe.outlier_steps)
+    # The consistency loss of AugMix is not for outliers; they may be augmented by AugMix alone.
+    recipe = replace(recipe, augmentation=recipe.outlier_steps, jsd_weight=0.0)
     return replace(recipe, augmentation=after_crop(recipe)) if cropped else recipe
 
 

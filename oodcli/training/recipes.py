@@ -15,6 +15,8 @@ from oodcli.training.augmentations.words import AUGMENTATIONS, MIXTURES, check_s
 OUTLIER_OBJECTIVES = (
     "oe", "energy-regularised", "entropic", "objectosphere", "background", "mixoe",
 )  # fmt: skip
+# Steps that mix several images, which outliers are spared.
+NEVER_OF_OUTLIERS = ("pixmix", *MIXTURES)
 # Outliers are augmented as training images are.
 SAME = ("same",)
 # The method that the paper of an objective scores images with, if it is one of its own.
@@ -255,10 +257,12 @@ class Recipe:
                 "loss: --set jsd_weight=0"
             )
         check_steps(self.outlier_steps)
-        if "pixmix" in self.outlier_steps:
-            raise InvalidInputError(
-                "outlier_augmentation cannot have pixmix: outliers stay unmixed"
-            )
+        for step in self.outlier_steps:
+            if step in NEVER_OF_OUTLIERS:
+                raise InvalidInputError(
+                    f"outliers are not mixed with other images: remove {step} from "
+                    "--set outlier_augmentation"
+                )
 
     def _check_lists(self) -> None:
         if not all(0 < share <= 1 for share in self.milestones):
@@ -310,10 +314,15 @@ class Recipe:
 
     @property
     def outlier_steps(self) -> tuple[str, ...]:
-        """Augmentation steps of outliers in their order; images are not mixed among them."""
+        """Augmentation steps of outliers in their order.
+
+        If they are those of training images, without steps that mix several images; and without
+        AugMix if the objective sees training images without it, beside its consistency loss.
+        """
         if self.outlier_augmentation != SAME:
             return self.outlier_augmentation
-        return tuple(step for step in self.augmentation if step not in (*MIXTURES, "pixmix"))
+        left_out = (*NEVER_OF_OUTLIERS, *(("augmix",) if self.compares_views else ()))
+        return tuple(step for step in self.augmentation if step not in left_out)
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored with a run."""

@@ -26,6 +26,7 @@ from oodcli.training.augmentations.operations import number_of
 from oodcli.training.augmentations.pixmix import added, multiplied, pixmix, weights_of
 from oodcli.training.mixing_sets import MixingSets
 from oodcli.training.outlier_sets import OutlierSets
+from oodcli.training.outliers import augmentation_of
 from oodcli.training.recipe_choice import recipe_named
 from oodcli.training.recipes import Recipe
 
@@ -256,6 +257,19 @@ def test_a_mixing_set_without_pixmix_and_pixmix_of_outliers_are_refused(
     assert of.plan(None, recipe_named("openood-cifar"), processes=Processes()) is None
     with pytest.raises(InvalidInputError, match="--mixing-set is for recipes with"):
         of.plan(str(folder), recipe_named("openood-cifar"), processes=Processes())
-    with pytest.raises(InvalidInputError, match="outliers stay unmixed"):
-        replace(RECIPE, outlier_augmentation=("pixmix",))
+    for word in ("pixmix", "mixup"):
+        with pytest.raises(InvalidInputError, match=f"not mixed with other images: remove {word}"):
+            replace(RECIPE, outlier_augmentation=("flip", word))
     assert replace(RECIPE, augmentation=("flip", "pixmix", "mixup")).outlier_steps == ("flip",)
+
+
+def test_outliers_are_augmented_by_augmix_where_that_is_asked_for() -> None:
+    compared = replace(RECIPE, augmentation=("flip", "augmix"))
+    assert augmentation_of(compared, cropped=False).augmentation == ("flip",)
+    alone = replace(compared, jsd_weight=0)
+    assert augmentation_of(alone, cropped=False).augmentation == ("flip", "augmix")
+    asked = replace(compared, outlier_augmentation=("augmix", "cutout"))
+    of_outliers = augmentation_of(asked, cropped=False)
+    many = image().expand(32, 3, SIDE, SIDE)
+    found = augmented(many, _seeded(0), replace(of_outliers, augmentation=("augmix",)))
+    assert len({each.numpy().tobytes() for each in found}) > 20
