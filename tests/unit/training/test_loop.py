@@ -205,7 +205,7 @@ def test_every_augmentation_resumes_after_a_cut_and_learns(word: str, amp: bool)
 @pytest.mark.parametrize(
     ("objective", "word"),
     [
-        ("rotpred", "augmix"), ("rotpred", "mixup"), ("rotpred", "pixmix"), ("oe", "regmixup"),
+        ("rotpred", "augmix"), ("rotpred", "mixup"), ("rotpred", "pixmix"), ("oe", "regmixup"), ("background", "mixup"),
         ("mixoe", "pixmix"), ("logitnorm", "augmix"), ("g-odin", "cutmix"),
         ("conf-branch", "cutout"), ("supcon", "randaugment"),
     ],
