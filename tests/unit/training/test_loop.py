@@ -205,9 +205,9 @@ def test_every_augmentation_resumes_after_a_cut_and_learns(word: str, amp: bool)
 @pytest.mark.parametrize(
     ("objective", "word"),
     [
-        ("rotpred", "augmix"), ("rotpred", "mixup"), ("rotpred", "pixmix"), ("oe", "regmixup"), ("background", "mixup"),
-        ("mixoe", "pixmix"), ("logitnorm", "augmix"), ("g-odin", "cutmix"),
-        ("conf-branch", "cutout"), ("supcon", "randaugment"),
+        ("rotpred", "augmix"), ("rotpred", "mixup"), ("rotpred", "pixmix"), ("oe", "regmixup"),
+        ("background", "mixup"), ("mixoe", "pixmix"), ("logitnorm", "augmix"),
+        ("g-odin", "cutmix"), ("conf-branch", "cutout"), ("supcon", "randaugment"),
     ],
 )  # fmt: skip
 def test_objectives_combine_with_augmentations_and_resume(objective: str, word: str) -> None:
