@@ -47,6 +47,7 @@ from oodcli.store.scores import AVERAGE, ScoredSet, Scores, Scoring, full_name
 
 _LEVELS = {"fpr80": 0.80, "fpr90": 0.90, "fpr99": 0.99}
 _CONFIDENCE = "msp"  # the method whose score is that of the probability of the predicted class
+_ENSEMBLE_CONFIDENCE = "mean-probability"  # the same for an ensemble of runs
 _ECE_BINS = 15
 
 _Item = TypeVar("_Item")
@@ -477,15 +478,17 @@ def calibration_of(run: ScoredRun) -> Calibration | None:
     Notes
     -----
     The confidence is the probability of the predicted class, whose log-odds are the score of
-    ``msp``; scores of other programs are that probability itself.
+    ``msp``; scores of other programs are that probability itself. An ensemble predicts by the mean
+    probabilities of its members, whose log-odds are the score of ``mean-probability``.
     """
-    params = (run.scoring.methods or {}).get(_CONFIDENCE)
+    name = _ENSEMBLE_CONFIDENCE if run.is_ensemble else _CONFIDENCE
+    params = (run.scoring.methods or {}).get(name)
     if params is None:
         return None
-    confidence, correct = run.read(_CONFIDENCE, run.scoring.id_set), run.correct()
+    confidence, correct = run.read(name, run.scoring.id_set), run.correct()
     if confidence is None or correct is None:
         return None
-    if params.get("scale") == "log-odds":
+    if run.is_ensemble or params.get("scale") == "log-odds":
         confidence = 1 / (1 + np.exp(-confidence.astype(np.float64).clip(min=-700)))
     if confidence.min() < 0 or confidence.max() > 1.00001:
         return None

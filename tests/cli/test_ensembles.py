@@ -87,6 +87,9 @@ def test_an_ensemble_stands_beside_its_members(ood: Ood, odd: Path, tmp_path: Pa
         if dataset == "test":
             right = np.mean(p.argmax(axis=1) == logits[0]["test/labels"])
             assert runs["tiny-ensemble"]["id_accuracy"] == right
+            # The confidence of an ensemble is that of its mean probabilities.
+            (own,) = (each for each in table["calibration"] if each["run"] == "tiny-ensemble")  # type: ignore[attr-defined]
+            assert own["confidence"] == pytest.approx(p.max(axis=1).mean())
 
 
 def test_an_ensemble_is_scored_again_without_a_pass(ood: Ood, odd: Path) -> None:
