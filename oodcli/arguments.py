@@ -14,16 +14,17 @@ SWITCHES = frozenset(
         "allow-missing",
         "amp",
         "ci",
+        "keep-blocks",
         "overwrite",
         "per-class",
         "skip-unreadable",
     }
 )
 OPTIONS = SWITCHES | {
-    "benchmark", "compare", "convention", "dataset", "device", "engine", "export",
-    "export-activations", "false-alarms", "far", "fdr", "input", "input-size", "limit",
-    "max-images", "method", "near", "ood", "output", "run", "resize", "score-batch-size", "seed",
-    "shifted-id", "store", "threshold", "tpr", "tune", "tune-ood",
+    "benchmark", "blocks-limit", "compare", "convention", "dataset", "device", "engine",
+    "ensemble", "export", "export-activations", "false-alarms", "far", "fdr", "input",
+    "input-size", "limit", "max-images", "method", "near", "ood", "output", "run", "resize",
+    "score-batch-size", "seed", "shifted-id", "store", "threshold", "tpr", "tune", "tune-ood",
 }  # fmt: skip
 _NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
 # A value is a placeholder in capitals, or one of the values that messages suggest.
