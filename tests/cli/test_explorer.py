@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from oodcli.cli.app import main
+from oodcli.cli.render.formats import EmbeddedPicture
 from oodcli.cli.render.formats.html import write_html
 from oodcli.cli.render.report import explorer_of
 from oodcli.reporting.sources import ScoreQuery, Sources
@@ -397,10 +398,15 @@ def test_names_run_nothing(page, tmp_path, chromium):
         results=(replace(result, name=hostile("run"), columns=columns),),
         networks=(replace(network, classes=classes, evaluations=evaluations, arch=HOSTILE),),
     )
-    (tmp_path / "page.html").write_text(write_html([], heading=HOSTILE, app=explorer_of(changed)))
+    pictures = [EmbeddedPicture(HOSTILE, HOSTILE, b"<svg/>", "svg")] * 2
+    text = write_html([], heading=HOSTILE, app=explorer_of(changed), pictures=pictures)
+    (tmp_path / "page.html").write_text(text)
     with opened(chromium, tmp_path / "page.html") as seen:
         assert seen.title() == HOSTILE
         assert seen.locator("#explorer img").count() == 0
+        assert not seen.locator("figcaption").first.is_visible()
+        seen.get_by_role("link", name="Pictures").click()
+        assert seen.locator("figcaption").first.inner_text() == HOSTILE
         assert HOSTILE in seen.locator("#overview").inner_text()
         title = seen.locator("#threshold-title").inner_text()
         assert title == f"energy{HOSTILE} on cifar100{HOSTILE}"

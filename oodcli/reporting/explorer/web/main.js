@@ -17,6 +17,8 @@ function start() {
   root.append(limits());
   head("tables", "Tables", document.querySelector("main > section"));
   head("pictures", "Pictures", document.querySelector("main > figure"));
+  const closed = document.querySelector("main > details.pictures");
+  if (closed) closed.id = "pictures";
 }
 
 /**
@@ -36,8 +38,14 @@ function head(id, title, first) {
 function navigation(wanted) {
   const parts = wanted.map(({ id, title }) => [id, title]);
   if (document.querySelector("main > section")) parts.push(["tables", "Tables"]);
-  if (document.querySelector("main > figure")) parts.push(["pictures", "Pictures"]);
+  const pictures = document.querySelector("main > details.pictures, main > figure");
+  if (pictures) parts.push(["pictures", "Pictures"]);
   const links = parts.map(([id = "", title = ""]) => element("a", { href: `#${id}` }, title));
+  if (pictures instanceof HTMLDetailsElement) {
+    links.at(-1)?.addEventListener("click", () => {
+      pictures.open = true;
+    });
+  }
   return element("nav", { class: "parts", "aria-label": "Parts of this page" }, ...links);
 }
 
