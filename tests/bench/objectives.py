@@ -90,8 +90,10 @@ def entries() -> list[Entry]:
         recipe = recipe_for("resnet18", "cifar10", name).name
         if recipe.startswith("featurenorm-"):
             recipe = SCHEDULE
+        own = RECIPES[recipe].objective  # with the parameters of its paper
+        objective = own if own.partition(":")[0] == name else name
         outliers = "set" if issubclass(entry.type, OutlierObjective) else None
-        found.append(Entry(name, name, recipe, outliers))
+        found.append(Entry(name, objective, recipe, outliers))
     for name, recipe in RECIPES.items():
         published = any(AUGMENTATIONS[step].paper for step in recipe.augmentation)
         if published and recipe.objective == PLAIN and name.endswith("-cifar"):
