@@ -30,10 +30,9 @@ _OF_TABLES = {
     "--digits", "--ci", "--compare", "--published",
 }  # fmt: skip
 
-# Largest picture in a page, all of them together, and the page without its tables.
+# Largest picture in a page, and all of them together; Base64 adds a third.
 _PICTURE_BYTES = 400_000
 _PICTURES_BYTES = 2_700_000
-_PAGE_BYTES = 7_500_000
 
 if TYPE_CHECKING:
     from oodcli.cli.render.formats import EmbeddedApp, EmbeddedPicture
@@ -269,7 +268,7 @@ def report(
             comparisons=_published_comparisons(results, table_layout.columns or ())
             if published
             else None,
-            pictures=_embedded_pictures(drawn, _room_for_pictures(app)) if embedded else (),
+            pictures=_embedded_pictures(drawn, _PICTURES_BYTES) if embedded else (),
         )
         if format_ is Format.HTML:
             app = _explorer(
@@ -361,13 +360,6 @@ def _write_plots(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[Plo
 
     for path in write_plots(drawn, folder, tuple(each.value for each in formats)):
         print_stderr(f"wrote {path}")
-
-
-def _room_for_pictures(app: "EmbeddedApp | None") -> int:
-    """Return how many bytes of pictures a page has room for, beside the explorer."""
-    taken = 0 if app is None else sum(map(len, (app.data, app.style, *app.scripts)))
-    # Base64 adds a third.
-    return min(_PICTURES_BYTES, max(0, _PAGE_BYTES - taken) * 3 // 4)
 
 
 def _embedded_pictures(drawn: "Sequence[Picture]", room: int) -> "list[EmbeddedPicture]":

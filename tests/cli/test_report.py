@@ -191,7 +191,6 @@ def test_pictures_of_a_page_have_a_limit(monkeypatch: pytest.MonkeyPatch, capsys
     import numpy as np
 
     from oodcli.cli import report
-    from oodcli.cli.render.formats import EmbeddedApp
     from oodcli.reporting.plots import block_auroc, encoded
     from oodcli.reporting.sheets import Thumbnail, picture_sheet
 
@@ -208,9 +207,6 @@ def test_pictures_of_a_page_have_a_limit(monkeypatch: pytest.MonkeyPatch, capsys
     )
     monkeypatch.setattr(report, "_PICTURE_BYTES", len(encoded(lines[0], "png")))
     assert [each.kind for each in report._embedded_pictures(lines[:1], svg)] == ["png"]
-    app = EmbeddedApp("explorer", "x" * 7_000_000, "", ["y" * 100_000])
-    assert report._room_for_pictures(app) == 300_000
-    assert report._room_for_pictures(None) == 2_700_000
 
 
 def test_a_page_is_one_file(scores: Path, ood: Ood, tmp_path: Path) -> None:
