@@ -121,7 +121,9 @@ def _augmentations() -> str:
          _with_values({setting: values[setting] for setting in entry.settings}), entry.paper)
         for name, entry in AUGMENTATIONS.items()
     ]  # fmt: skip
-    return table(("word", "every image is", "acts on", "settings", "paper"), rows)
+    soft = _codes(name for name, each in OBJECTIVES.items() if each.type.accepts_soft_labels)
+    heads = ("word", "every image is", "acts on", "settings", "paper")
+    return f"{table(heads, rows)}\n\nObjectives that take mixed labels: {soft}."
 
 
 def _datasets() -> str:
