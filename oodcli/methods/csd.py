@@ -119,6 +119,9 @@ class Regions:
         return torch.cat([quadrants, others], dim=2).mT.contiguous()
 
 
+REGIONS_PROBE = Regions()
+
+
 @dataclass(frozen=True, slots=True)
 class RegionMatches:
     """The region of every image that comes nearest to the training images, and its neighbours.
@@ -177,7 +180,7 @@ class CSD:
 
     bank: Bank
     k: int
-    probes: tuple[Regions, ...] = (Regions(),)
+    probes: tuple[Regions, ...] = (REGIONS_PROBE,)
 
     @classmethod
     def fit(cls, reference: Reference, *, k: int = 10) -> Self:

@@ -13,10 +13,11 @@ from oodcli.activations import ActivationSet, Reference
 from oodcli.compute.processes import Processes
 from oodcli.data.splits import Split
 from oodcli.data.views import View
-from oodcli.errors import InvalidInputError
+from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.images import ImageSet, ImageShard
 from oodcli.methods import Fitted, MethodSpec
 from oodcli.methods._blocks import BLOCK_MEANS
+from oodcli.methods.csd import REGIONS_PROBE
 from oodcli.methods.ensemble import AUTO
 from oodcli.methods.featurenorm import selection
 from oodcli.metrics import near_chance
@@ -219,9 +220,14 @@ def _compute_kept(opened: OpenedWork) -> None:
     trained = "train" in work.run.data.dataset.parts
     if work.needs_jigsaw_features and trained:
         reference.jigsaw_features  # noqa: B018 - a cached property, which computes them
+    inputs = {name for spec in work.specs for name in spec.inputs}
+    probes: list[Probe] = [BLOCK_MEANS] if work.needs_blocks else []
+    probes += [REGIONS_PROBE] if "regions" in inputs else []
+    if trained and (work.keep_blocks or len(probes) > 1):
+        # If one is not defined for the network, its methods say so when they are fitted.
+        with contextlib.suppress(UndefinedMethodError):
+            work.run.activator.activations(work.run.train(), probes=probes)
     if work.keep_blocks:
-        if trained:
-            reference.probed("train", BLOCK_MEANS)
         reference.probed("calibration", BLOCK_MEANS)
 
 

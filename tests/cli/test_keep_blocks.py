@@ -97,6 +97,14 @@ def test_a_method_is_recommended_among_those_of_stored_blocks(ood: Ood, odd: Pat
     assert not any("more than one forward pass" in why for why in found["left_out"].values())
 
 
+def test_blocks_and_regions_of_training_images_take_one_pass(ood: Ood, odd: Path) -> None:
+    table, _ = of_json(
+        ood, "--ood", odd, "--method", "csd", "--method", "multi-knn", "--keep-blocks"
+    )
+    assert {row["method"] for row in table["rows"]} == {"csd", "multi-knn"}  # type: ignore[attr-defined]
+    assert computed(table)["colours train"] == 24
+
+
 def test_puzzles_are_run_once_for_norms_and_features(ood: Ood, odd: Path) -> None:
     named = ("--method", "featurenorm", "--method", "mfs-knn", "--method", "mfs-knn:keep=0.1")
     table, _ = of_json(ood, "--ood", odd, *named)
