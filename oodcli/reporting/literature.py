@@ -17,6 +17,7 @@ from oodcli.errors import CorruptArtifactError
 from oodcli.method_names import ALIASES
 from oodcli.reporting.results import FULL_SPECTRUM, METRICS, Report, ResultRow, RunSummary
 from oodcli.store.scores import AVERAGE
+from oodcli.text import printable
 
 _FILE = Path(__file__).with_name("literature.csv")
 _CROSS_ENTROPY = "cross-entropy"
@@ -521,14 +522,31 @@ def _reasons(
         reasons.append(f"training: ours is {summary.training}, theirs {value.training}")
     elif not summary.training and value.training not in (_CROSS_ENTROPY, value.method):
         reasons.append(f"training: theirs is {value.training}")
+    if summary.outliers is not None and summary.outliers.made:
+        reasons.append(f"outliers: ours are {summary.outliers.name}, made from training images")
     return reasons
+
+
+# Outliers of the published trainings with outliers: lists of OpenOOD.
+_OUTLIERS = {
+    "openood-cifar10": "TIN-597, classes of Tiny ImageNet beside those of a near set",
+    "openood-cifar100": "TIN-597, classes of Tiny ImageNet beside those of a near set",
+    "openood-imagenet200": "ImageNet-800, the other classes of ImageNet",
+}
 
 
 def _remarks(summary: RunSummary, value: Published) -> tuple[str, ...]:
     """Return what could not be verified."""
-    if summary.arch:
-        return ()
-    return (f"the architecture of {summary.name} is not known; theirs is {value.arch}",)
+    remarks = []
+    if not summary.arch:
+        remarks.append(f"the architecture of {summary.name} is not known; theirs is {value.arch}")
+    if summary.outliers is not None and not summary.outliers.made:
+        theirs = _OUTLIERS.get(value.benchmark, "not known")
+        remarks.append(
+            f"the outliers of {summary.name} are {printable(summary.outliers.name)}; theirs are "
+            f"{theirs}"
+        )
+    return tuple(remarks)
 
 
 def _other_images(row: ResultRow, report: Report, value: Published) -> list[str]:

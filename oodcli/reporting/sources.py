@@ -37,6 +37,10 @@ from oodcli.store.scores import (
 from oodcli.store.store import Store
 from oodcli.text import counted
 
+_NAMES_IN_PAPERS = {"supcon": "contrastive", "conf-branch": "confbranch"}
+# Augmentation steps of ordinary training, which no published training is called after.
+_COMMON_STEPS = ("flip", "crop", "resized-crop", "jitter", "grey")
+
 
 @dataclass(frozen=True)
 class ScoreQuery:
@@ -405,10 +409,15 @@ def _none_there(
 
 def _training(record: Run) -> str:
     """Return the name of a run's training in the literature; empty for an imported network."""
-    objective = str(record.job.recipe.get("objective", "")).partition(":")[0]
-    if objective == "alpa":
-        return ""  # its name depends on what it started from
-    return "contrastive" if objective == "supcon" else objective
+    recipe = record.job.recipe
+    objective = str(recipe.get("objective", "")).partition(":")[0]
+    if not objective or objective == "alpa":
+        return ""  # the name of ALPA depends on what it started from
+    name = _NAMES_IN_PAPERS.get(objective, objective)
+    # Words such as ``mixup``: published trainings are called after them.
+    words = [each for each in recipe.get("augmentation", ()) if each not in _COMMON_STEPS]
+    parts = [*([] if words and name == "cross-entropy" else [name]), *words]
+    return "+".join(parts)
 
 
 def _only(scoring: Scoring, benchmark: Benchmark) -> Scoring:

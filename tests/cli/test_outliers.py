@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from oodcli.training import streaming
 from tests.support.cli import Ood, flat, tree
 
 TRAIN = (
@@ -127,3 +128,33 @@ def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(
     )
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name])
+
+
+def test_streamed_outliers_give_the_same_weights(
+    ood: Ood, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = flat(tmp_path / "noise")
+    job = (*TRAIN, "--data", data, "--objective", "oe", "--outliers", noise, "--data-workers", 0)
+    assert ood(*job, "--name", "held")[0] == 0
+    monkeypatch.setattr(streaming, "MAX_BYTES_IN_MEMORY", 0)
+    code, _, err = ood(*job, "--name", "streamed")
+    assert code == 0
+    assert "decoded on the fly" in err
+    first, second = (
+        load_file(tmp_path / "store" / "runs" / name / "weights.safetensors")
+        for name in ("held", "streamed")
+    )
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
+
+
+def test_outliers_of_a_recipe_with_random_crops_are_cropped_from_their_originals(
+    ood: Ood, data: Path, tmp_path: Path
+) -> None:
+    code, _, err = ood(
+        "train", "--data", data, "--arch", "resnet18:width=2", "--recipe", "oe-imagenet200",
+        "--image-size", 16, "--epochs", 1, "--batch-size", 12, "--set", "keep=last",
+        "--outliers", flat(tmp_path / "noise"), "--outlier-batch-size", 5, "--data-workers", 0,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "outliers: noise test, 7 images" in err

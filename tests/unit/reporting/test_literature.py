@@ -16,6 +16,9 @@ from oodcli.reporting.literature import (
     published,
 )
 from oodcli.reporting.results import Report, ResultRow, RunSummary, over_runs, with_averages
+from oodcli.reporting.sources import _training
+from oodcli.store.outlier_source import OutlierSource
+from oodcli.store.runs import Job, Run
 from oodcli.store.scores import AVERAGE
 
 CIFAR10 = {
@@ -241,3 +244,48 @@ def test_another_training_cannot_be_compared() -> None:
     assert "training: ours is t2fnorm, theirs cross-entropy" in reasons
     own = [replace(run, training="cross-entropy") for run in made.runs]
     assert near(replace(made, runs=own)).reasons == near(made).reasons
+
+
+def test_outliers_of_a_training_are_compared_too() -> None:
+    """Those that are made from training images are others; of a set it is said which it is."""
+    plain = report(method="msp", auroc=0.9482)
+
+    def compared(outliers: OutlierSource) -> PublishedComparison:
+        runs = [replace(run, training="oe", outliers=outliers) for run in plain.runs]
+        return near(replace(plain, runs=runs))
+
+    made = compared(OutlierSource("jigsaw", "jigsaw", made=True))
+    assert made.published.training == "oe"
+    assert made.reasons == ("outliers: ours are jigsaw, made from training images",)
+    given = compared(OutlierSource("x", "photos", part="test", images=5, digest="d"))
+    assert given.reasons == ()
+    assert given.remarks == (
+        "the outliers of r0 are photos; theirs are TIN-597, classes of Tiny ImageNet beside those "
+        "of a near set",
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "words", "name"),
+    [
+        ("cross-entropy", ("flip", "crop"), "cross-entropy"),
+        ("cross-entropy", ("flip", "crop", "regmixup"), "regmixup"),
+        ("logitnorm:tau=0.1", ("flip", "crop", "pixmix"), "logitnorm+pixmix"),
+        ("supcon", ("resized-crop", "flip", "jitter", "grey"), "contrastive"),
+        ("conf-branch", ("flip",), "confbranch"),
+        ("alpa", ("flip",), ""),
+    ],
+)
+def test_trainings_are_called_as_in_the_literature(
+    objective: str, words: tuple[str, ...], name: str
+) -> None:
+    job = Job("x", "resnet18", recipe={"objective": objective, "augmentation": [*words]})
+    run = Run("trained", "2026", job, "x", ("0", "1"), ("1",), "n", "w")
+    assert _training(run) == name
+    if name:
+        assert name in {value.training for value in published()}
+
+
+def test_an_imported_network_has_no_known_training() -> None:
+    run = Run("imported", "2026", Job("x", "resnet18"), "x", ("0", "1"), ("1",), "n", "w")
+    assert _training(run) == ""
