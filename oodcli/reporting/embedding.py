@@ -16,6 +16,7 @@ from oodcli.store.store import Store, digest_of_json
 
 # Part of the key: incremented whenever the same features give other points.
 _SCHEMA = 1
+_LEAST_OOD = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +43,14 @@ class Embedding:
 def shown_rows(
     counts: Mapping[str, int],
     labels: NDArray[np.int64] | None,
-    limit: int = MAX_POINTS,
+    limit: int | None = None,
     *,
     seed: int = 0,
 ) -> dict[str, NDArray[np.int64]]:
     """Return rows of every data set: half are ID, with classes and OOD sets sampled alike.
+
+    There are at most as many OOD as ID images, or 500: more would hide a few ID images, and take
+    longer than all other pictures of such a run together.
 
     Parameters
     ----------
@@ -55,7 +59,7 @@ def shown_rows(
     labels
         Class of every ID image, ``(n,)``; None where they are not known.
     limit
-        Maximum number of rows.
+        Maximum number of rows; ``MAX_POINTS`` if None.
     seed
         Seed of the sample.
 
@@ -67,7 +71,8 @@ def shown_rows(
     first, *others = counts
     classes = np.zeros(counts[first], np.int64) if labels is None else labels
     ood = [np.zeros(counts[name], np.int64) for name in others]
-    n_id, n_ood = equal_counts([len(classes), sum(map(len, ood))], limit)
+    most = min(sum(map(len, ood)), max(len(classes), _LEAST_OOD))
+    n_id, n_ood = equal_counts([len(classes), most], MAX_POINTS if limit is None else limit)
     rows = [*sampled_rows([classes], n_id, seed=seed), *sampled_rows(ood, n_ood, seed=seed)]
     return dict(zip(counts, rows, strict=True))
 
@@ -103,7 +108,7 @@ def stored_embedding(
         If the stored file is damaged.
     """
     counts = {name: len(values) for name, values in features.items()}
-    rows = shown_rows(counts, labels, MAX_POINTS, seed=seed)
+    rows = shown_rows(counts, labels, seed=seed)
     shown = {name: np.asarray(features[name][at]) for name, at in rows.items()}
     key = digest_of_json([_SCHEMA, seed, [[name, digest_of(each)] for name, each in shown.items()]])
     place = ArrayFolder(folder)

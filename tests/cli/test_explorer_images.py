@@ -10,11 +10,13 @@ import pytest
 
 from oodcli.cli.options import Format
 from oodcli.cli.render.report import explorer_of, render_report
+from oodcli.reporting import embedding
 from oodcli.reporting.explorer import maps
 from oodcli.reporting.explorer.image_payload import ImagePanels
 from oodcli.reporting.explorer.images import FoundRun, Notes, strip_of
 from oodcli.reporting.sources import ScoreQuery, Sources
 from oodcli.store.scores import ScoredSet
+from oodcli.store.store import Store
 from oodcli.workflows.explore import explore
 from oodcli.workflows.report import report
 from tests.support.browser import opened
@@ -79,7 +81,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Made:
     )
     query = ScoreQuery(files=[folder / "run.npz"], id_name="own")
     with Sources.open(None, query) as sources, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maps, "MAX_POINTS", SHOWN)
+        patch.setattr(embedding, "MAX_POINTS", SHOWN)
         result = report(sources)
         payload = explore(
             sources, convention="neutral", digits=2, average=False,
@@ -94,7 +96,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Made:
         entries = (run.scoring.id_set, *run.sets)
         sets = [PlainImages(at, entry, labels if at == 0 else None)
                 for at, entry in enumerate(entries)]  # fmt: skip
-        images = SimpleNamespace(sets=sets, features=lambda: features, training=lambda: training)
+        place = SimpleNamespace(folder=SimpleNamespace(embeddings=folder / "embeddings"))
+        images = SimpleNamespace(
+            sets=sets, features=lambda: features, training=lambda: training,
+            store=Store(folder / "store"), stored=place,
+        )  # fmt: skip
         found = FoundRun(0, run, images)
         notes = Notes()
         panels = ImagePanels(

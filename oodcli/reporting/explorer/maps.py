@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.errors import OodError
+from oodcli.errors import InvalidInputError, OodError
 from oodcli.metrics import Curve
+from oodcli.reporting.embedding import shown_rows, stored_embedding
 from oodcli.reporting.explorer.extremes import Place
 from oodcli.reporting.explorer.image_payload import (
     FeatureMap,
@@ -19,16 +20,9 @@ from oodcli.reporting.explorer.image_payload import (
 from oodcli.reporting.explorer.images import FoundRun, Notes, listed, pixels_of, sources_of
 from oodcli.reporting.explorer.packing import Packed, packed_counts
 from oodcli.reporting.explorer.thumbnails import sheets
-from oodcli.reporting.projections import (
-    ITERATIONS,
-    MAX_POINTS,
-    PERPLEXITY,
-    equal_counts,
-    neighbour_map,
-    principal_plane,
-    sampled_rows,
-)
+from oodcli.reporting.projections import ITERATIONS, PERPLEXITY, Points, principal_plane
 from oodcli.reporting.stored_images import ShownSet
+from oodcli.store.scores import LABELS
 from oodcli.text import counted, printable
 
 NORM_BINS = 60
@@ -61,10 +55,10 @@ def map_of(found: Sequence[FoundRun], characters: int, notes: Notes) -> FeatureM
         notes.note("no map: the features of ID images are not stored")
         return None
     shown, sets = _shared(with_features, notes)
-    first, places = shown[0], _sampled(sets)
+    first, places = shown[0], _sampled(shown[0], sets)
     # Percentiles of one method take 4/3 characters of an image, and points, names and so on 40.
     most = max(1, int(_SHARE_OF_PERCENTILES * characters * 3 / 4 / len(shown) / len(places)))
-    views = [_view(each, sets, places, most) for each in shown]
+    views = [_view(each, sets, places, most, notes) for each in shown]
     numbers = sum(len(each.methods) * 4 / 3 + 40 for each in views)
     try:
         room = characters - round(numbers * len(places))
@@ -123,19 +117,40 @@ def _same(one: ShownSet, other: ShownSet | None) -> bool:
     )
 
 
-def _sampled(sets: Sequence[ShownSet]) -> list[Place]:
-    """Choose the images of a map: half of them ID, as many of each class and set as of others."""
-    id_images = sets[0].images
-    classes = np.zeros(len(id_images), np.int64) if id_images.labels is None else id_images.labels
-    ood = [np.zeros(len(each.images), np.int64) for each in sets[1:]]
-    n_id, n_ood = equal_counts([len(classes), sum(map(len, ood))], MAX_POINTS)
-    rows = [
-        *sampled_rows([classes], n_id, seed=SEED),
-        *sampled_rows(ood, n_ood, seed=SEED),
-    ]
-    places = [(at, int(row)) for at, own in enumerate(rows) for row in own]
-    order = np.random.default_rng(SEED).permutation(len(places))  # no set lies above the others
+def _sampled(found: FoundRun, sets: Sequence[ShownSet]) -> list[Place]:
+    """Choose the images of a map, in an order in which no set lies above the others."""
+    counts = {each.entry.name: len(each.images) for each in sets}
+    rows = shown_rows(counts, _labels(found), seed=SEED)
+    places = [(at, int(row)) for at, own in enumerate(rows.values()) for row in own]
+    order = np.random.default_rng(SEED).permutation(len(places))
     return [places[at] for at in order]
+
+
+def _labels(found: FoundRun) -> NDArray[np.int64] | None:
+    known = found.run.read(LABELS, found.sets[0].entry)
+    return None if known is None else np.asarray(known, np.int64)
+
+
+def _neighbours(
+    found: FoundRun, sets: Sequence[ShownSet], places: Sequence[Place], notes: Notes
+) -> Points | None:
+    """Return images by t-SNE, ``(n, 2)``; None, with a note, where that is not possible.
+
+    It is computed once, also for ``ood report --plots``.
+    """
+    features = {each.entry.name: found.features[each.entry.name] for each in sets}
+    folder = found.images.stored.folder.embeddings
+    try:
+        made = stored_embedding(found.images.store, folder, features, _labels(found), seed=SEED)
+    except InvalidInputError as error:
+        notes.note(f"no t-SNE of features of {found.run.name}: {error}")
+        return None
+    where = {
+        (at, int(row)): point
+        for at, name in enumerate(features)
+        for row, point in zip(made.rows[name], made.points[name], strict=True)
+    }
+    return np.stack([where[place] for place in places])
 
 
 def _note(places: Sequence[Place], sets: Sequence[ShownSet], notes: Notes) -> None:
@@ -143,8 +158,8 @@ def _note(places: Sequence[Place], sets: Sequence[ShownSet], notes: Notes) -> No
     if len(places) < total:
         notes.note(
             f"the map has {len(places):,} of {counted(total, 'image')}, drawn at random (seed "
-            f"{SEED}): half of them ID, and as many of every class and of every OOD set as of the "
-            "others, where there are so many"
+            f"{SEED}): as many of every class and of every OOD set as of the others, and as many "
+            "OOD as ID images or 500, where there are so many"
         )
     notes.note(
         "t-SNE is scikit-learn's, of the first 50 principal components of the features, with "
@@ -153,14 +168,16 @@ def _note(places: Sequence[Place], sets: Sequence[ShownSet], notes: Notes) -> No
     )
 
 
-def _view(found: FoundRun, sets: Sequence[ShownSet], places: Sequence[Place], most: int) -> MapView:
+def _view(
+    found: FoundRun, sets: Sequence[ShownSet], places: Sequence[Place], most: int, notes: Notes
+) -> MapView:
     """Return the maps of one run, with percentiles of so many methods at most."""
     order = {each.entry.name: at for at, each in enumerate(found.sets)}
     own = [(order[sets[at].entry.name], row) for at, row in places]
     features = np.stack([found.features[sets[at].entry.name][row] for at, row in places])
     plane = principal_plane(features)
     projections = [Projection("pca", on_grid(plane.points), plane.shares)]
-    neighbours = neighbour_map(features, seed=SEED)
+    neighbours = _neighbours(found, sets, places, notes)
     if neighbours is not None:
         projections.append(Projection("tsne", on_grid(neighbours), ()))
     scored = found.scored.best(most)

@@ -466,7 +466,7 @@ def images_of(store: Store, *runs: str) -> tuple[ImagePanels, tuple[str, ...]]:
 @pytest.fixture
 def few_points(monkeypatch: pytest.MonkeyPatch) -> int:
     """Map a few images only."""
-    monkeypatch.setattr("oodcli.reporting.explorer.maps.MAX_POINTS", 60)
+    monkeypatch.setattr("oodcli.reporting.embedding.MAX_POINTS", 60)
     return 60
 
 
