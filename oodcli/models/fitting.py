@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from oodcli.errors import InvalidInputError
 from oodcli.models.architecture import ArchitectureSpec, OriginalForm
 from oodcli.models.functional import INSIDE
-from oodcli.models.heads import kept_names, restore_last_layer
+from oodcli.models.heads import kept_heads, kept_names, restore_last_layer
 from oodcli.models.last_layer import two_rows
 from oodcli.models.network import COUNTER, Network, fill, network_of, set_last_layer
 from oodcli.models.registry import ARCHITECTURES
@@ -271,6 +271,9 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
         _cut(module, head, rows=len(ours[f"{head}.weight"]))
     ours.update(_tied(module, ours))
     restore_last_layer(module, head, ours)
+    if found := kept_heads(module.get_submodule(head)):
+        each = ", ".join(f"{name} (outputs: {len(bias)})" for name, (_, bias) in found.items())
+        remarks = (*remarks, f"heads beside the last layer: {each}")
     if tau in ours:
         ours.setdefault(scoring_tau, ours[tau])
     return _Fit(ours, module, _misfit(ours, _shapes(module)), remarks)

@@ -262,8 +262,9 @@ class Session:
         for line in _accuracy_notes(tested, self.data.name):
             self.progress.note(line)
         if self.recipe.scorer:
+            kind = self.recipe.objective.partition(":")[0]
             self.progress.note(
-                f"the paper of {self.recipe.objective} scores with {self.recipe.scorer}: "
+                f"the paper of {kind} scores with {self.recipe.scorer}: "
                 f"ood score --run {self.folder.name} --method {self.recipe.scorer}"
             )
         return TrainResult(self.folder.name, record, len(history) - finished)
