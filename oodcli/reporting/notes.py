@@ -9,6 +9,7 @@ from oodcli.metrics import MOSTLY_TIED
 from oodcli.reporting.evaluate import RunRows
 from oodcli.reporting.results import GROUPS, ResultRow, common_sets
 from oodcli.reporting.sources import ScoredRun, Sources, benchmark_in
+from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.runs import NO_CLASSIFIER
 from oodcli.store.scores import AVERAGE, NO_LOGITS, ResizedAs, ScoredSet
 from oodcli.text import counted, printable
@@ -77,9 +78,15 @@ def run_notes(tables: Sequence[RunRows], *, named: bool) -> list[str]:
 
 def _outlier_notes(run: ScoredRun) -> list[str]:
     """Name the outliers that a run was trained with."""
+    members = ((each.name, OutlierSource.of(each.outliers)) for each in run.summary.members)
+    notes = [
+        f"member {name} of {run.name} was trained with outliers: {outliers.text}"
+        for name, outliers in members
+        if outliers is not None
+    ]
     outliers = run.summary.outliers
     if outliers is None or run.stored is None:
-        return []
+        return notes
     shared = run.stored.record.training.get("outliers_in_training", 0)
     also = f"; {shared:,} of them are also among its training images"
     return [f"run {run.name} was trained with outliers: {outliers.text}" + (also if shared else "")]

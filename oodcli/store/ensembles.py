@@ -34,6 +34,8 @@ class Member:
         Canonical architecture.
     seed
         Seed of training; None for an imported network.
+    outliers
+        The outliers that it was trained with, as its job has them; None without outliers.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Member:
     weights: str
     arch: str
     seed: int | None
+    outliers: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

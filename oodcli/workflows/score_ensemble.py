@@ -241,7 +241,14 @@ def _resizing(run: OpenRun) -> str:
 
 def _record(runs: Sequence[OpenRun]) -> Ensemble:
     members = (
-        Member(run.name, run.record.network, run.record.weights, run.record.arch, run.record.seed)
+        Member(
+            run.name,
+            run.record.network,
+            run.record.weights,
+            run.record.arch,
+            run.record.seed,
+            run.record.job.outliers,
+        )
         for run in runs
     )
     record = runs[0].record

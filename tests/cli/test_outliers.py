@@ -95,6 +95,12 @@ def test_outliers_are_recorded_and_named_in_every_table(
         report = json.loads(ood("report", "--run", run, "--format", "json")[1])
         assert report["runs"][0]["outliers"]["name"] == ("noise" if run == "set" else "jigsaw")
 
+    code, out, err = ood(
+        "score", "--run", "set", "--run", made, "--ensemble", "--ood", other, "--method", "msp"
+    )
+    assert code == 0, err
+    assert "member set of set-ensemble was trained with outliers: noise" in " ".join(out.split())
+
 
 def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(
     ood: Ood, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
