@@ -213,6 +213,60 @@ def test_the_threshold_is_dragged_and_moved_by_keys(page, chromium):
         assert len(seen.locator("#roc circle, #pr circle").all()) == 2
 
 
+def test_presets_are_the_optimum_and_stay_chosen(page, chromium):
+    """The fewest errors are counted, and a preset holds for every method, set and convention."""
+    data = arrays(page)
+
+    def counts(method: str, ood: str) -> tuple[np.ndarray, np.ndarray]:
+        ids, others = data[f"{method}/cifar10"], data[f"{method}/{ood}"]
+        at = np.append(np.unique(np.concatenate([ids, others])), np.inf)
+        return (ids < at[:, None]).sum(1), (others >= at[:, None]).sum(1)
+
+    def read(seen: "Page") -> tuple[int, int, int]:
+        now = {name.partition(" (")[0]: value for name, value in facts(seen).items()}
+        names = (
+            "False alarms: ID rejected", "OOD accepted", "Errors: ID rejected and OOD accepted",
+        )  # fmt: skip
+        rejected, taken, errors = (
+            int(re.search(r"\(([\d,]+) of", now[each])[1].replace(",", "")) for each in names
+        )
+        return rejected, taken, errors
+
+    with opened(chromium, page) as seen:
+        pressed = seen.locator(".presets [aria-pressed=true]")
+        assert pressed.all_inner_texts() == ["5 % false alarms"]
+        method, ood = (seen.get_by_label(each, exact=True) for each in ("Method", "OOD set"))
+        for name, best in (
+            ("fewest errors", lambda r, a: (r + a).min()),
+            ("best TPR \N{MINUS SIGN} FPR", lambda r, a: (r / 400 + a / 300).min()),
+        ):
+            seen.get_by_role("button", name=name, exact=True).click()
+            for own, other in (("energy", "textures"), ("msp", "textures"), ("msp", "cifar100")):
+                method.select_option(own)
+                ood.select_option(other)
+                rejected, taken, errors = read(seen)
+                assert rejected + taken == errors
+                expected = best(*counts(own, other))
+                at_best = errors if name == "fewest errors" else rejected / 400 + taken / 300
+                assert at_best == pytest.approx(expected)
+                assert pressed.all_inner_texts() == [name]
+        seen.get_by_role("button", name="1 % false alarms", exact=True).click()
+        for own in METHODS:
+            method.select_option(own)
+            assert read(seen)[0] == 4
+        # What was set by hand keeps its share of ID images.
+        seen.get_by_role("slider").press("PageUp")
+        assert pressed.count() == 0
+        moved = read(seen)[0]
+        method.select_option("msp")
+        assert read(seen)[0] == moved
+        seen.locator("#overview tbody tr").filter(has_text="energy").locator("td").nth(1).click()
+        assert read(seen)[0] == moved
+        seen.get_by_role("slider").press("End")
+        method.select_option("msp")
+        assert read(seen)[0] == 400
+
+
 def test_methods_are_sorted_and_filtered_and_groups_are_shown(page, chromium):
     with opened(chromium, page) as seen:
         assert list(heat(seen)) == ["energy", "msp", "mds"]

@@ -119,7 +119,7 @@ def _limits(networks: Sequence[Network], budget: Budget) -> Iterator[str]:
     if not all(curve.every for curve in every):
         yield (
             f"thresholds move through about {budget.thresholds:,} of the scores of each method; at "
-            "each of them all numbers are exact, and curves are drawn through these points"
+            "each of them all numbers are exact, and curves and presets use these points"
         )
         if budget.by_class < budget.thresholds:
             yield (

@@ -96,7 +96,11 @@ const listeners = [];
  */
 function choose(changes) {
   const before = state;
-  state = consistent({ ...before, ...changes });
+  const wanted = { ...before, ...changes };
+  // A threshold that was set by hand keeps its share of accepted ID images.
+  const byHand = changes.threshold !== undefined;
+  if (byHand) wanted.rule = shareAt(shownCurve(), wanted.threshold);
+  state = consistent(wanted, byHand);
   const names = /** @type {(keyof State)[]} */ (Object.keys(state));
   const changed = new Set(names.filter((name) => state[name] !== before[name]));
   if (changed.size) for (const listener of listeners) listener(changed);
@@ -105,11 +109,13 @@ function choose(changes) {
 /**
  * Return the nearest choice that has scores.
  * @param {State} wanted
+ * @param {boolean} byHand Whether the threshold was set, and not its rule.
  * @returns {State}
  */
-function consistent(wanted) {
+function consistent(wanted, byHand = false) {
   const result = need(payload.results[wanted.result]);
   let { network, spectrum, method, set, groups, threshold } = wanted;
+  const { rule, convention } = wanted;
   if (!result.networks.includes(network)) network = result.networks[0] ?? 0;
   const evaluations = need(payload.networks[network]).evaluations;
   const evaluation =
@@ -128,7 +134,10 @@ function consistent(wanted) {
   const moved =
     state === undefined ||
     method !== state.method || network !== state.network || spectrum !== state.spectrum;
-  if (moved) threshold = thresholdAt(curveNamed(network, spectrum, method), 0.95);
+  if (!byHand && (moved || typeof rule === "string" || rule !== state.rule)) {
+    const at = evaluation.sets.findIndex((each) => each.name === set);
+    threshold = thresholdBy(rule, evaluation, curveNamed(network, spectrum, method), at, convention);
+  }
   return { ...wanted, network, spectrum, method, set, groups, threshold };
 }
 
@@ -244,6 +253,42 @@ function thresholdAt(curve, share) {
   let index = 0;
   while (index + 1 < curve.id.length && need(curve.id[index + 1]) >= wanted) index += 1;
   return scoreAt(curve, index);
+}
+
+/**
+ * Return the share of the ID images that reach a threshold.
+ * @param {Curve} curve
+ * @param {number} threshold
+ */
+function shareAt(curve, threshold) {
+  return (curve.id[indexOf(curve, threshold)] ?? 0) / need(curve.id[0]);
+}
+
+/**
+ * Return the threshold of a rule.
+ * @param {Rule} rule
+ * @param {Evaluation} evaluation
+ * @param {Curve} curve
+ * @param {number} set
+ * @param {string} convention
+ * @returns {number}
+ */
+function thresholdBy(rule, evaluation, curve, set, convention) {
+  if (rule === 0) return Infinity;
+  if (typeof rule === "number") return thresholdAt(curve, rule);
+  if (rule === "fpr95") {
+    return scoreAt(curve, curve.source.fpr95_at[convention]?.[set] ?? curve.thresholds.length);
+  }
+  // An ID image that is rejected counts as much as an OOD image that is accepted, or both rates do.
+  const [idWeight, oodWeight] =
+    rule === "errors" ? [1, 1] : [need(evaluation.sets[set]).n, evaluation.n_id];
+  let [best, least] = [0, Infinity];
+  for (let index = 0; index <= curve.thresholds.length; index += 1) {
+    const { id, nId, ood } = pointAt(evaluation, curve, set, index);
+    const errors = (nId - id) * idWeight + ood * oodWeight;
+    if (errors < least) [best, least] = [index, errors];
+  }
+  return scoreAt(curve, best);
 }
 
 /**

@@ -71,6 +71,7 @@ function firstChoice() {
     groups: [],
     method: need(result.methods[row]),
     set: sets[0]?.column.dataset ?? "",
+    rule: 0.95,
     threshold: 0,
   };
 }
@@ -115,7 +116,7 @@ function controls() {
 function announcement() {
   const said = element("p", { class: "unseen", "aria-live": "polite" });
   listeners.push((changed) => {
-    if (changed.size === 1 && changed.has("threshold")) return;
+    if ([...changed].every((each) => each === "threshold" || each === "rule")) return;
     const metrics = shownMetrics().map(([name, value]) => `${name} ${value}`).join(", ");
     said.textContent = `${labelOf(state.method)} on ${state.set}: ${metrics}`;
   });

@@ -37,7 +37,7 @@ definePanel({
       slider.max = String(curve.thresholds.length);
       slider.value = String(index);
       slider.setAttribute("aria-valuetext", spoken(point));
-      presets.replaceChildren(...presetButtons(curve));
+      presets.replaceChildren(...presetButtons());
       readout.replaceChildren(...readouts(facts(point)));
       histogram(histogramFigure(chart.clientWidth));
       show(roc, rocFigure(curve, index, roc.clientWidth));
@@ -150,6 +150,7 @@ function facts(point) {
     [`False alarms: ID rejected${idPositive ? "" : fpr}`, share(point.nId - point.id, point.nId)],
     [`OOD accepted${idPositive ? fpr : ""}`, share(point.ood, point.nOod)],
     [`OOD detected${idPositive ? "" : tpr}`, share(point.nOod - point.ood, point.nOod)],
+    ["Errors: ID rejected and OOD accepted", share(point.nId - point.id + point.ood, point.nId + point.nOod)],
   ];
   const total = shownEvaluation().n_correct;
   if (point.correct !== null && total !== null) {
@@ -171,46 +172,27 @@ function readouts(rows) {
     element("div", {}, element("dt", {}, name), element("dd", {}, value)));
 }
 
-/**
- * @param {Curve} curve
- * @returns {HTMLElement[]}
- */
-function presetButtons(curve) {
-  const at95 = curve.source.fpr95_at[state.convention]?.[shownSet()];
-  /** @type {[string, number][]} */
+/** @returns {HTMLElement[]} */
+function presetButtons() {
+  const set = state.set;
+  /** @type {[Rule, string, string][]} */
   const presets = [
-    ["1 % false alarms", thresholdAt(curve, 0.99)],
-    ["5 % false alarms", thresholdAt(curve, 0.95)],
-    ["10 % false alarms", thresholdAt(curve, 0.9)],
-    ["fewest errors", fewestErrors(curve)],
+    [0.99, "1 % false alarms", "The highest threshold that accepts 99 % of the ID images"],
+    [0.95, "5 % false alarms", "The highest threshold that accepts 95 % of the ID images"],
+    [0.9, "10 % false alarms", "The highest threshold that accepts 90 % of the ID images"],
+    ["errors", "fewest errors", `The fewest rejected ID images and accepted images of ${set} together`],
+    ["difference", "best TPR \u2212 FPR", `The largest difference of both rates on ${set}, whatever the numbers of images`],
+    ["fpr95", `where ${state.convention} measures FPR95`, `The threshold of FPR95 on ${set}`],
   ];
-  if (at95 !== null && at95 !== undefined) {
-    presets.push([`where ${state.convention} measures FPR95`, scoreAt(curve, at95)]);
-  }
-  return presets.map(([name, threshold]) => {
-    const button = element("button", { type: "button", class: "more", "aria-pressed": String(threshold === state.threshold) }, name);
+  return presets.map(([rule, name, title]) => {
+    const button = element("button", { type: "button", class: "more", title, "aria-pressed": String(rule === state.rule) }, name);
     button.addEventListener("click", () => {
-      choose({ threshold });
+      choose({ rule });
       const again = [...document.querySelectorAll(".presets button")].find((each) => each.textContent === name);
       if (again instanceof HTMLElement) again.focus();
     });
     return button;
   });
-}
-
-/**
- * Return the threshold with the smallest sum of both error rates on the chosen set.
- * @param {Curve} curve
- */
-function fewestErrors(curve) {
-  const evaluation = shownEvaluation();
-  let [best, least] = [0, Infinity];
-  for (let index = 0; index <= curve.thresholds.length; index += 1) {
-    const { id, nId, ood, nOod } = pointAt(evaluation, curve, shownSet(), index);
-    const errors = (nId - id) * nOod + ood * nId;
-    if (errors < least) [best, least] = [index, errors];
-  }
-  return scoreAt(curve, best);
 }
 
 /**

@@ -2,6 +2,12 @@
 
 type Metric = "auroc" | "fpr95" | "aupr_in" | "aupr_out";
 
+/**
+ * How a threshold is found: the highest that accepts a share of the ID images, or the one with the
+ * fewest errors, the largest difference of TPR and FPR, or where FPR95 is measured on the chosen set.
+ */
+type Rule = number | "errors" | "difference" | "fpr95";
+
 /** What is chosen on the page; every panel shows this one choice. */
 interface State {
   /** Index in payload.results. */
@@ -17,6 +23,8 @@ interface State {
   readonly method: string;
   /** Name of the OOD set. */
   readonly set: string;
+  /** What the threshold is to fulfil for every method, run and set. */
+  readonly rule: Rule;
   /** Lowest accepted score; Infinity accepts no image. */
   readonly threshold: number;
 }
