@@ -75,15 +75,14 @@ def moved(prototypes: Tensor, unit: Tensor, labels: Tensor, *, momentum: float) 
     Notes
     -----
     Classes do not affect each other: the first features of all classes are used together, then the
-    second ones, and so on, which takes as many steps as the largest class has features.
+    second ones, and so on, which takes as many steps as the largest class has features. Their
+    number is read from the device once per call.
     """
     order = labels.argsort(stable=True)
     counts = torch.bincount(labels, minlength=len(prototypes))
     starts = counts.cumsum(0) - counts
-    turns = torch.arange(len(labels), device=labels.device) - starts[labels[order]]
     for turn in range(int(counts.max())):
-        rows = order[turns == turn]
-        here = labels[rows]
-        towards = momentum * prototypes[here] + (1 - momentum) * unit[rows]
-        prototypes = prototypes.index_copy(0, here, functional.normalize(towards, dim=1))
+        rows = order[(starts + turn).clamp(max=len(labels) - 1)]  # (k,)
+        towards = functional.normalize(momentum * prototypes + (1 - momentum) * unit[rows], dim=1)
+        prototypes = torch.where((counts > turn)[:, None], towards, prototypes)
     return prototypes
