@@ -1,5 +1,6 @@
 """Images, maps and norms of the explorer in a real browser."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,8 @@ from oodcli.reporting import embedding
 from oodcli.reporting.explorer import maps
 from oodcli.reporting.explorer.image_payload import ImagePanels
 from oodcli.reporting.explorer.images import FoundRun, Notes, strip_of
-from oodcli.reporting.sources import ScoreQuery, Sources
-from oodcli.store.scores import ScoredSet
+from oodcli.reporting.sources import ScoredRun, ScoreQuery, Sources
+from oodcli.store.scores import PREDICTIONS, ScoredSet
 from oodcli.store.store import Store
 from oodcli.workflows.explore import explore
 from oodcli.workflows.report import report
@@ -61,6 +62,17 @@ class Made:
     scores: dict[str, np.ndarray]
 
 
+def predicting_truck(run: ScoredRun) -> Callable[[str, ScoredSet], np.ndarray | None]:
+    """Return the scores of a run whose network sees nothing but trucks, without those of msp."""
+
+    def read(method: str, entry: ScoredSet) -> np.ndarray | None:
+        if method == PREDICTIONS:
+            return np.full(entry.n, 3)
+        return None if method == "msp" else run.read(method, entry)
+
+    return read
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Write the page of made-up scores, images and features."""
@@ -102,10 +114,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Made:
             store=Store(folder / "store"), stored=place,
         )  # fmt: skip
         found = FoundRun(0, run, images)
+        twin = FoundRun(0, replace(run, read=predicting_truck(run)), images)
         notes = Notes()
         panels = ImagePanels(
             strips=(strip_of(found, 400_000, notes),),
-            map=maps.map_of([found, found], 400_000, notes),
+            map=maps.map_of([found, twin], 400_000, notes),
             norms=(maps.norms_of(found),),
         )
     network = replace(payload.networks[0], classes=("frog", HOSTILE, "ship", "truck"))
@@ -187,7 +200,12 @@ def test_images_of_the_map_are_listed_by_lasso_and_by_category(
 ) -> None:
     with opened(chromium, page.path) as seen:
         seen.locator("#map").scroll_into_view_if_needed()
-        assert seen.locator("#map g[aria-label=dot] > *").count() >= 2 * SHOWN
+        drawn = seen.locator("#map canvas.map-dots").evaluate_all(
+            "all => all.map((each) => each.getContext('2d').getImageData(0, 0, each.width, "
+            "each.height).data.filter((value, at) => at % 4 === 3 && value > 100).length)"
+        )
+        assert len(drawn) == 2
+        assert all(SHOWN * 20 < pixels < SHOWN * 120 for pixels in drawn)  # marks of 84 each
         lasso(seen, 0.001, 0.999)
         assert listed(seen) == SHOWN
         lasso(seen, 0.001, 0.5)
@@ -220,12 +238,66 @@ def test_images_of_the_map_are_listed_by_lasso_and_by_category(
         assert "svhn (OOD)" in tip.inner_text()
         seen.keyboard.press("Enter")
         assert seen.get_by_role("dialog").locator(".readout").inner_text().count("svhn (OOD)") == 1
+        assert seen.get_by_role("button", name="Next").is_visible()  # among those listed
         seen.keyboard.press("Escape")
-        for colouring in ("class", "predicted", "percentile"):
-            seen.get_by_label("Colour by").select_option(colouring)
-            counts = seen.locator("#map .map-key .count").all_inner_texts()
-            assert sum(map(int, counts)) == SHOWN
+        seen.locator(".map-chart").first.press("Escape")  # lists none
+        seen.locator(".map-chart").first.press("Enter")
+        assert seen.get_by_role("dialog").is_visible()
+        assert not seen.get_by_role("button", name="Next").is_visible()
+        seen.keyboard.press("Escape")
         assert seen.evaluate("window.hacked") is None
+
+
+def keys_by(seen: "Page", colouring: str) -> dict[str, list[int]]:
+    """Colour the maps, and return the numbers of images of the keys, by map if they differ."""
+    seen.get_by_label("Colour by").select_option(colouring)
+    keys = seen.locator("#map .map-key")
+    counts = keys.locator(".count").all_inner_texts()
+    names = keys.evaluate_all("all => all.map((each) => each.childNodes[1].textContent.trim())")
+    return dict(zip(names, [[int(n) for n in each.split(" | ")] for each in counts], strict=True))
+
+
+def test_keys_count_the_images_of_each_map(page: Made, chromium: "Browser") -> None:
+    with opened(chromium, page.path) as seen:
+        by_class = keys_by(seen, "class")
+        assert sum(n for (n,) in by_class.values()) == SHOWN
+        fills = seen.locator("#map .map-key path").evaluate_all(
+            "all => all.map((each) => each.getAttribute('fill'))"
+        )
+        assert dict(zip(by_class, fills, strict=True))["OOD"] == "var(--cat-none)"
+        assert len({*fills}) == len(fills) == 5
+        predicted = keys_by(seen, "predicted")
+        assert predicted["truck"][1] == SHOWN  # the second network sees nothing else
+        assert predicted["ship"][1] == 0
+        assert sum(first for first, _ in predicted.values()) == SHOWN
+        choose(seen, "energy", "svhn")
+        assert "no score" not in keys_by(seen, "percentile")
+        choose(seen, "msp", "svhn")  # which the second run does not have
+        assert keys_by(seen, "percentile")["no score"] == [0, SHOWN]
+        assert "No percentiles for msp" in seen.locator("#map .map-legend").inner_text()
+
+
+def test_the_dialog_of_a_map_says_what_it_knows(page: Made, chromium: "Browser") -> None:
+    with opened(chromium, page.path) as seen:
+        choose(seen, "msp", "svhn")
+        seen.locator("input[type=range]").press("Home")  # accepts every image
+        seen.get_by_label("Only").select_option(label="svhn (OOD)")
+        seen.get_by_role("button", name="List the images shown").click()
+        listed = seen.locator("#map .thumbs button")
+        listed.first.click()
+        dialog = seen.get_by_role("dialog")
+        kinds = set()
+        for _ in range(listed.count()):
+            heads = dialog.locator("thead th").all_inner_texts()
+            scored = "Score" in heads
+            kinds.add(scored)
+            assert ("percentiles, in steps of 0.5 %" in dialog.inner_text()) is not scored
+            row = dialog.locator("tbody tr").first.all_inner_texts()[0].split("\t")
+            assert row[0] == "msp"
+            # At the chosen threshold every image is accepted, which a percentile of 0 leaves open.
+            assert row[-1] in ({"ID"} if scored or row[1] != "0.0 %" else {"near the threshold"})
+            seen.keyboard.press("ArrowRight")
+        assert kinds == {True, False}
 
 
 def test_lengths_of_features_are_those_of_each_set(page: Made, chromium: "Browser") -> None:
@@ -265,5 +337,5 @@ def test_without_scripts_and_in_print_nothing_is_broken(page: Made, chromium: "B
     with opened(chromium, page.path) as seen:
         seen.emulate_media(media="print")
         assert seen.locator("#strip canvas").first.is_visible()
-        assert seen.locator(".map-chart svg").first.is_visible()
+        assert seen.locator("canvas.map-dots").first.is_visible()
         assert not seen.get_by_role("button", name="List the images shown").is_visible()

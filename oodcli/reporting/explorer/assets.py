@@ -18,6 +18,7 @@ _SCRIPTS = (
     "classes.js",
     "images.js",
     "strip.js",
+    "colours.js",
     "map.js",
     "norms.js",
     "main.js",

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import re
+from importlib import resources
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,3 +181,39 @@ def test_a_note_is_kept_once() -> None:
     for line in ("one", "two", "one"):
         notes.note(line)
     assert notes.lines == ["one", "two"]
+
+
+# What protanopes and deuteranopes see (Machado, Oliveira, Fernandes 2009), of linear RGB.
+SIGHTS = {
+    "normal": np.eye(3),
+    "protan": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deutan": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+TO_LMS = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.63]]
+TO_LAB = [[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_no_two_classes_of_a_map_look_alike(scheme: int) -> None:
+    css = (resources.files("oodcli") / "reporting/explorer/web/images.css").read_text()
+    found = re.findall(r"--cat-(\d+): #(\w{6})", css)
+    names, codes = zip(*found[12 * scheme : 12 * (scheme + 1)], strict=True)
+    assert names == tuple(map(str, range(12)))
+    rgb = np.array([[int(code[at : at + 2], 16) for at in (0, 2, 4)] for code in codes]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    first, second = np.triu_indices(12, 1)
+    least = {}
+    for sight, matrix in SIGHTS.items():
+        seen = np.clip(linear @ np.transpose(matrix), 0, 1)
+        lab = np.cbrt(seen @ np.transpose(TO_LMS)) @ np.transpose(TO_LAB)
+        distances = np.linalg.norm(lab[first] - lab[second], axis=1)
+        same_mark = (second - first) % 7 == 0
+        least[sight] = (distances.min(), distances[same_mark].min())
+    # In units of Oklab; black and white are at 1. Classes of one mark differ the most.
+    assert least["normal"][0] >= 0.15, least
+    assert min(each for each, _ in least.values()) >= 0.08, least
+    assert min(each for _, each in least.values()) >= 0.2, least
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    ground = [1.0, 0.013][scheme]
+    contrast = (np.maximum(luminance, ground) + 0.05) / (np.minimum(luminance, ground) + 0.05)
+    assert contrast.min() >= 3, contrast

@@ -77,6 +77,7 @@ function imageOfStrip(strip, at) {
   const source = need(strip.sets[numbers(images.sets)[at] ?? 0]);
   const predicted = strip.predicted === null ? null : need(numbers(strip.predicted)[at]);
   return {
+    network,
     sheets: images.pictures,
     number: at,
     name: need(images.names[at]),
@@ -122,6 +123,29 @@ function nearestOf(strip, at) {
       distance: need(numbers(training.distances)[at * k + place]),
     };
   });
+}
+
+/** @type {Map<ImageStrip, Map<string, number>>} Numbers of images by set and row. */
+const placesInStrips = new Map();
+
+/**
+ * Return an image as the strip of its network knows it, with scores; null where it does not.
+ * @param {number} network
+ * @param {string} set
+ * @param {number} row
+ * @returns {ShownImage | null}
+ */
+function imageInStrip(network, set, row) {
+  const strip = payload.images?.strips.find((each) => each.network === network);
+  if (!strip) return null;
+  let places = placesInStrips.get(strip);
+  if (!places) {
+    const [sets, rows] = [numbers(strip.images.sets), numbers(strip.images.rows)];
+    places = new Map(strip.images.names.map((_, at) => [`${rows[at]}/${need(strip.sets[need(sets[at])]).name}`, at]));
+    placesInStrips.set(strip, places);
+  }
+  const at = places.get(`${row}/${set}`);
+  return at === undefined ? null : imageOfStrip(strip, at);
 }
 
 /**
@@ -197,6 +221,7 @@ function madeDialog() {
     where.textContent = images.length > 1 ? `image ${current + 1} of ${images.length}` : "";
     need(previous).disabled = current === 0;
     need(next).disabled = current === images.length - 1;
+    for (const each of [previous, next]) need(each).hidden = images.length === 1;
     body.replaceChildren(...largeView(image));
     dialog.scrollTop = 0;
   };
@@ -253,27 +278,83 @@ function largeView(image) {
         element("span", { class: "caption" }, each.label ?? each.name),
         element("span", { class: "caption" }, `d² ${each.distance.toFixed(3)}`)));
     parts.push(element("h3", {}, "Nearest training images"),
+      element("p", { class: "meaning" }, "d² is the squared distance of features that are scaled to length 1: 0 for the same direction, 2 for a right angle."),
       element("ul", { class: "thumbs" }, ...items));
   }
   const scores = image.scores();
-  if (scores.length) parts.push(element("h3", {}, "Scores of the methods"), scoreTable(scores));
+  if (scores.length) parts.push(element("h3", {}, "Scores of the methods"), ...scoreTable(image, scores));
   return parts;
 }
 
+const PERCENTILE_STEP = 0.005; // of the images of maps
+
 /**
- * @param {ReadonlyArray<MethodScore>} scores
- * @returns {HTMLElement}
+ * Return whether an image is accepted at a threshold, by its rounded percentile.
+ * @param {number | null} percentile
+ * @param {number} below Share of the ID images below the threshold.
+ * @returns {boolean | null} Null where rounding leaves it open.
  */
-function scoreTable(scores) {
+function acceptedAt(percentile, below) {
+  return percentile === null || Math.abs(percentile - below) <= PERCENTILE_STEP / 2 ? null : percentile > below;
+}
+
+/** @returns {number | null} Share of the ID test images below the chosen threshold. */
+function shareBelow() {
+  if (state.spectrum !== "plain") return null;
+  const curve = shownCurve();
+  return 1 - (curve.id[indexOf(curve, state.threshold)] ?? 0) / shownEvaluation().n_id;
+}
+
+/**
+ * Return the verdict of a method: of the chosen one at the chosen threshold, of others at 95 % TPR.
+ * @param {ShownImage} image
+ * @param {MethodScore} of
+ */
+function verdictOf(image, of) {
+  let { accepted } = of;
+  if (of.method === state.method && image.network === state.network) {
+    const below = shareBelow();
+    accepted = of.score !== null ? of.score >= Math.fround(state.threshold)
+      : below === null ? null : acceptedAt(of.percentile, below);
+  }
+  if (of.percentile === null) return "–";
+  return accepted === null ? "near the threshold" : accepted ? "ID" : "OOD";
+}
+
+/**
+ * Return what the columns of the scores of an image mean.
+ * @param {ShownImage} image
+ * @param {boolean} scored
+ */
+function aboutScores(image, scored) {
+  const own = image.network === state.network;
+  const below = shareBelow();
+  const said = [own
+    ? `Verdict of ${labelOf(state.method)} at the chosen threshold${below === null ? "" : ` (${percent(1 - below, 1)} % TPR)`}, of the other methods at 95 % TPR.`
+    : `Verdicts at 95 % TPR; the chosen threshold is that of ${shownNetwork().name}.`];
+  if (!scored) said.push("The page has scores and nearest training images of the images under Images only; of this one it has percentiles, in steps of 0.5 %.");
+  return said.join(" ");
+}
+
+/**
+ * @param {ShownImage} image
+ * @param {ReadonlyArray<MethodScore>} scores
+ * @returns {HTMLElement[]}
+ */
+function scoreTable(image, scores) {
+  const scored = scores.some((each) => each.score !== null);
   const own = scores.filter((each) => each.method === state.method);
   const rows = [...own, ...scores.filter((each) => each.method !== state.method)].map((each) =>
     element("tr", {},
       element("th", { scope: "row" }, labelOf(each.method)),
-      element("td", { class: "number" }, each.score === null ? "–" : String(Number(each.score.toPrecision(4)))),
+      ...(scored ? [element("td", { class: "number" }, each.score === null ? "–" : String(Number(each.score.toPrecision(4))))] : []),
       element("td", { class: "number" }, each.percentile === null ? "–" : `${percent(each.percentile, 1)} %`),
-      element("td", {}, each.accepted === null ? "–" : each.accepted ? "ID" : "OOD")));
-  const head = ["Method", "Score", "ID images below", "Verdict at 95 % TPR"].map((text, at) =>
-    element("th", { scope: "col", ...(at === 1 || at === 2 ? { class: "number" } : {}) }, text));
-  return element("div", { class: "scroll scores", role: "region", tabindex: "0", "aria-label": "Scores of the methods" },
-    element("table", { class: "compact" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
+      element("td", {}, verdictOf(image, each))));
+  const head = ["Method", ...(scored ? ["Score"] : []), "ID images below", "Verdict"].map((text, at, all) =>
+    element("th", { scope: "col", ...(at > 0 && at < all.length - 1 ? { class: "number" } : {}) }, text));
+  return [
+    element("p", { class: "meaning" }, aboutScores(image, scored)),
+    element("div", { class: "scroll scores", role: "region", tabindex: "0", "aria-label": "Scores of the methods" },
+      element("table", { class: "compact" }, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))),
+  ];
 }

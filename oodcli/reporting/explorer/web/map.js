@@ -1,19 +1,11 @@
 // Maps of features, of one run or of two side by side: hover, lasso, filter, list.
 
-/**
- * How the images of a map are coloured.
- * @typedef {object} Colouring
- * @property {string} label
- * @property {string[]} names Of its categories.
- * @property {(view: MapView) => (at: number) => number} of Category of an image.
- */
-
-const MAP_SYMBOLS = ["circle", "square", "triangle", "diamond", "cross", "star", "wye"];
-const MAP_COLOURS = 8;
-const MAP_CATEGORIES = 24;
+const MAP_CATEGORIES = 24; // with more there are no keys
 const MAP_LISTED = 60;
 const MAP_HEIGHT = 600;
-const BANDS = [0.01, 0.05, 0.25, 0.5];
+const MAP_MARGIN = 6;
+const MAP_AREA = 21; // of a mark, in square pixels
+const MAP_GRID = 65535;
 
 definePanel({
   id: "map",
@@ -24,7 +16,7 @@ definePanel({
     body.append(...map.parts());
     map.draw();
     return (changed) => {
-      if (changed.has("method") && map.colouring === "percentile") map.draw();
+      if (changed.has("method")) map.followMethod();
     };
   },
 });
@@ -36,6 +28,7 @@ class MapPanel {
     this.count = map.images.names.length;
     this.kind = need(need(map.views[0]).projections.at(-1)).kind;
     this.colouring = "set";
+    this.colourings = colouringsOf(map);
     /** @type {Map<string, Set<number>>} Hidden categories by colouring. */
     this.hidden = new Map();
     /** @type {number[]} */
@@ -48,7 +41,10 @@ class MapPanel {
     this.only = element("select", {});
     this.status = element("p", { class: "meaning", "aria-live": "polite" });
     this.result = element("div", { class: "image-list" });
-    this.lasso = element("button", { type: "button", class: "toggle", "aria-pressed": String(!matchMedia("(pointer: coarse)").matches) }, "Lasso");
+    this.lasso = element("button", { type: "button", class: "toggle", "aria-pressed": String(!matchMedia("(pointer: coarse), (max-width: 40rem)").matches) }, "Lasso");
+    for (const query of ["print", "(prefers-color-scheme: dark)"]) {
+      matchMedia(query).addEventListener("change", () => this.views.forEach((each) => each.paint()));
+    }
   }
 
   /** @returns {HTMLElement[]} */
@@ -63,7 +59,7 @@ class MapPanel {
       });
       return toggle;
     });
-    const colours = chooser("Colour by", () => [...this.colourings()].map(([key, each]) => [key, each.label]), () => this.colouring, (value) => {
+    const colours = chooser("Colour by", () => [...this.colourings].map(([key, each]) => [key, each.label()]), () => this.colouring, (value) => {
       this.colouring = value;
       this.draw();
     });
@@ -100,59 +96,19 @@ class MapPanel {
     return this.lasso.getAttribute("aria-pressed") === "true";
   }
 
-  /** @returns {Map<string, Colouring>} */
-  colourings() {
-    const { sets, images, views } = this.map;
-    const ofSet = numbers(images.sets);
-    const labels = numbers(images.labels);
-    const classes = need(payload.networks[need(views[0]).network]).classes;
-    /** @type {Map<string, Colouring>} */
-    const found = new Map();
-    found.set("set", {
-      label: "data set",
-      names: sets.map((each) => `${each.name} (${each.group === "id" ? "ID" : "OOD"})`),
-      of: () => (at) => need(ofSet[at]),
-    });
-    if (Array.from(labels).some((each) => each > 0)) found.set("class", classColouring("class", classes, "OOD", labels));
-    const predicted = views.map((each) => each.predicted);
-    if (predicted.every((each) => each !== null)) {
-      const first = Array.from(numbers(need(predicted[0])), (each) => each + 1);
-      const colouring = classColouring("predicted class", classes, "", first);
-      found.set("predicted", {
-        ...colouring,
-        of: (view) => {
-          const own = numbers(need(view.predicted));
-          const category = need(colouring.category);
-          return (at) => category(need(own[at]) + 1);
-        },
-      });
-    }
-    found.set("percentile", {
-      label: `percentile by ${labelOf(this.methodOf(need(views[0])))}`,
-      names: ["below 1 % of the ID images", "1 to 5 %", "5 to 25 %", "25 to 50 %", "above 50 %", "no score"],
-      of: (view) => {
-        const column = view.methods.indexOf(this.methodOf(view));
-        const own = numbers(view.percentiles);
-        return (at) => {
-          const halves = need(own[at * view.methods.length + column]);
-          return halves === 255 ? BANDS.length + 1 : BANDS.filter((band) => halves / 200 >= band).length;
-        };
-      },
-    });
-    return found;
+  /** @returns {Colouring} */
+  get chosenColouring() {
+    return need(this.colourings.get(this.colouring));
   }
 
-  /**
-   * The chosen method, or the first if the map has no percentiles of that.
-   * @param {MapView} view
-   */
-  methodOf(view) {
-    return view.methods.includes(state.method) ? state.method : need(view.methods[0]);
-  }
-
-  /** @returns {string[]} Names of the categories of the chosen colouring. */
+  /** @returns {ReadonlyArray<string>} Names of the categories of the chosen colouring. */
   names() {
-    return need(this.colourings().get(this.colouring)).names;
+    return this.chosenColouring.names;
+  }
+
+  /** Draw again what depends on the chosen method. */
+  followMethod() {
+    if (this.colouring === "percentile" || this.hidden.get("percentile")?.size) this.draw();
   }
 
   /**
@@ -161,7 +117,7 @@ class MapPanel {
    */
   isShown(view) {
     const tests = [...this.hidden].flatMap(([key, hidden]) => {
-      const colouring = this.colourings().get(key);
+      const colouring = this.colourings.get(key);
       if (!hidden.size || !colouring) return [];
       const of = colouring.of(view);
       return [(/** @type {number} */ at) => !hidden.has(of(at))];
@@ -176,30 +132,67 @@ class MapPanel {
   }
 
   draw() {
-    const colouring = need(this.colourings().get(this.colouring));
+    const colouring = this.chosenColouring;
     const hidden = this.hidden.get(this.colouring) ?? new Set();
-    const of = colouring.of(need(this.map.views[0]));
-    const counts = new Array(colouring.names.length).fill(0);
-    for (let at = 0; at < this.count; at += 1) counts[of(at)] += 1;
-    this.legend.replaceChildren(...colouring.names.flatMap((name, category) => (counts[category] ? [this.key(name, category, counts[category], hidden)] : [])));
+    const counts = this.map.views.map((view) => {
+      const of = colouring.of(view);
+      const own = new Array(colouring.names.length).fill(0);
+      for (let at = 0; at < this.count; at += 1) own[of(at)] += 1;
+      return own;
+    });
+    this.drawLegend(colouring, counts, hidden);
     const solo = colouring.names.filter((_, category) => !hidden.has(category));
     this.only.replaceChildren(
       element("option", { value: "" }, "all"),
-      ...colouring.names.map((name, category) => element("option", { value: category, selected: hidden.size > 0 && solo.length === 1 && solo[0] === name }, name)));
+      ...colouring.names.flatMap((name, category) => (counts.some((own) => own[category])
+        ? [element("option", { value: category, selected: hidden.size > 0 && solo.length === 1 && solo[0] === name }, name)] : [])));
     for (const each of this.views) each.draw(colouring);
-    this.mark();
     this.say();
   }
 
   /**
-   * @param {string} name
-   * @param {number} category
-   * @param {number} count
+   * @param {Colouring} colouring
+   * @param {number[][]} counts Of images, by map and category.
    * @param {Set<number>} hidden
    */
-  key(name, category, count, hidden) {
+  drawLegend(colouring, counts, hidden) {
+    const present = colouring.names.flatMap((_, category) => (counts.some((own) => own[category]) ? [category] : []));
+    if (present.length > MAP_CATEGORIES) {
+      this.legend.replaceChildren(element("span", { class: "meaning" },
+        `${counted(present.length)} categories, too many for keys: colours and marks repeat. Choose one under Only.`));
+      return;
+    }
+    const runs = this.views.map((each) => each.name);
+    const keys = present.map((category) => {
+      const own = counts.map((each) => need(each[category]));
+      const same = own.every((each) => each === own[0]);
+      const text = same ? counted(need(own[0])) : own.map(counted).join(" | ");
+      const spoken = same ? text : own.map((each, at) => `${counted(each)} in ${runs[at]}`).join(", ");
+      return { differs: !same, button: this.key(colouring, category, text, spoken, hidden) };
+    });
+    const said = [];
+    if (keys.some((each) => each.differs)) said.push(`Numbers of images: ${runs.join(" | ")}.`);
+    if (this.colouring === "percentile") said.push(...this.withoutPercentiles());
+    this.legend.replaceChildren(...keys.map((each) => each.button), ...said.map((each) => element("span", { class: "meaning" }, each)));
+  }
+
+  /** @returns {string[]} Which maps have no percentiles of the chosen method, and which they have. */
+  withoutPercentiles() {
+    return this.map.views.filter((view) => !view.methods.includes(state.method)).map((view) =>
+      `No percentiles for ${labelOf(state.method)} of ${need(payload.networks[view.network]).name}: this map has them for ${view.methods.map(labelOf).join(", ")}.`);
+  }
+
+  /**
+   * @param {Colouring} colouring
+   * @param {number} category
+   * @param {string} count
+   * @param {string} spoken
+   * @param {Set<number>} hidden
+   */
+  key(colouring, category, count, spoken, hidden) {
     const button = element("button", { type: "button", class: "toggle map-key", "aria-pressed": String(!hidden.has(category)) },
-      symbolKey(this.colouring, category), `${name} `, element("span", { class: "count" }, counted(count)));
+      symbolKey(colouring, category), `${colouring.names[category]} `,
+      element("span", { class: "count", "aria-hidden": "true" }, count), element("span", { class: "unseen" }, spoken));
     button.addEventListener("click", () => {
       const now = new Set(hidden);
       if (!now.delete(category)) now.add(category);
@@ -229,10 +222,7 @@ class MapPanel {
   }
 
   mark() {
-    for (const each of this.views) {
-      each.fade(this.chosen);
-      each.ring(this.current);
-    }
+    for (const each of this.views) each.paint();
   }
 
   /**
@@ -243,9 +233,12 @@ class MapPanel {
   image(at, view = need(this.map.views[0])) {
     const { images, sets } = this.map;
     const source = need(sets[need(numbers(images.sets)[at])]);
+    const listed = imageInStrip(view.network, source.name, need(numbers(images.rows)[at]));
+    if (listed) return listed;
     const predicted = view.predicted === null ? null : need(numbers(view.predicted)[at]);
     const percentiles = numbers(view.percentiles);
     return {
+      network: view.network,
       sheets: images.pictures,
       number: at,
       name: need(images.names[at]),
@@ -256,7 +249,7 @@ class MapPanel {
       scores: () => view.methods.map((method, column) => {
         const halves = need(percentiles[at * view.methods.length + column]);
         const percentile = halves === 255 ? null : halves / 200;
-        return { method, score: null, percentile, accepted: percentile === null ? null : percentile >= 0.05 };
+        return { method, score: null, percentile, accepted: acceptedAt(percentile, 0.05) };
       }),
       nearest: () => [],
     };
@@ -322,25 +315,24 @@ class MapFigure {
     this.spoken = element("span", { class: "unseen", "aria-live": "polite" });
     this.figure = element("figure", { class: "map-figure" },
       element("figcaption", {}, element("strong", {}, this.name), " ", this.about), this.chart, this.tip, this.spoken);
-    /** @type {PlotFigure | null} */
-    this.plot = null;
-    /** @type {number[]} Shown images, in the order of the drawn dots. */
+    this.canvas = element("canvas", { class: "map-dots", "aria-hidden": "true" });
+    this.width = 0;
+    this.height = 0;
+    /** @type {number[]} Shown images, in the order in which they are drawn. */
     this.drawn = [];
-    /** @type {[number, number][]} Their places in pixels of the plot. */
+    /** @type {number[]} Their categories. */
+    this.categories = [];
+    /** @type {[number, number][]} Their places in pixels. */
     this.places = [];
-    /** @type {Element[]} */
-    this.dots = [];
     /** @type {[number, number][] | null} */
     this.path = null;
     /** @type {Colouring | null} */
     this.colouring = null;
     // A layer of its own: what moves does not draw the images again.
     this.overlay = svg("svg", { class: "map-overlay", "aria-hidden": "true" });
+    this.chart.append(this.canvas, this.overlay);
     new ResizeObserver(() => {
-      if (this.colouring && this.chart.clientWidth !== Number(this.plot?.getAttribute("width"))) {
-        this.draw(this.colouring);
-        panel.mark();
-      }
+      if (this.colouring && this.chart.clientWidth !== this.width) this.draw(this.colouring);
     }).observe(this.chart);
     this.listen();
   }
@@ -359,43 +351,41 @@ class MapFigure {
       : "t-SNE: near images have similar features; axes have no meaning";
     const test = this.panel.isShown(this.view);
     const of = colouring.of(this.view);
-    const groups = new Map();
-    if (points.length) {
-      for (let at = 0; at < this.panel.count; at += 1) {
-        if (!test(at)) continue;
-        const category = of(at);
-        const group = groups.get(category) ?? [];
-        groups.set(category, group);
-        group.push({ x: points[2 * at], y: points[2 * at + 1], at });
-      }
-    }
-    const marks = [...groups].sort(([a], [b]) => a - b).map(([category, group]) =>
-      Plot.dot(group, { x: "x", y: "y", r: 2.6, symbol: symbolOf(category), fill: colourOf(this.panel.colouring, category), fillOpacity: 0.75 }));
-    const height = Math.min(width, MAP_HEIGHT);
-    const beside = ((width / height - 1) * 65535) / 2; // both axes have one scale
-    const plot = Plot.plot({
-      className: "plot", width, height, margin: 6, axis: null,
-      x: { domain: [-beside, 65535 + beside] }, y: { domain: [0, 65535] },
-      marks: [Plot.dot([], { x: "x", y: "y" }), ...marks],
-    });
-    this.plot = plot;
-    plot.setAttribute("aria-hidden", "true");
-    this.drawn = [...groups].sort(([a], [b]) => a - b).flatMap(([, group]) => group.map((/** @type {{ at: number }} */ each) => each.at));
-    this.dots = [...plot.querySelectorAll("g[aria-label=dot] > *")];
-    const [x, y] = [need(plot.scale("x")), need(plot.scale("y"))];
-    this.places = this.drawn.map((at) => [x.apply(need(points[2 * at])), y.apply(need(points[2 * at + 1]))]);
-    this.overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    this.chart.replaceChildren(plot, this.overlay);
+    const all = points.length ? Array.from({ length: this.panel.count }, (_, at) => at).filter(test) : [];
+    // What is grey lies below what has a colour.
+    const order = (/** @type {number} */ category) => (colouring.colour(category) === MAP_GREY ? -1 : category);
+    const sorted = all.map((at) => ({ at, category: of(at) })).sort((a, b) => order(a.category) - order(b.category) || a.at - b.at);
+    this.drawn = sorted.map((each) => each.at);
+    this.categories = sorted.map((each) => each.category);
+    [this.width, this.height] = [width, Math.min(width, MAP_HEIGHT)];
+    const side = Math.min(this.width, this.height) / 2 - MAP_MARGIN; // both axes have one scale
+    const x = d3.scaleLinear([0, MAP_GRID], [width / 2 - side, width / 2 + side]);
+    const y = d3.scaleLinear([0, MAP_GRID], [this.height / 2 + side, this.height / 2 - side]);
+    this.places = this.drawn.map((at) => [x(need(points[2 * at])), y(need(points[2 * at + 1]))]);
+    this.overlay.setAttribute("viewBox", `0 0 ${width} ${this.height}`);
     this.tip.hidden = true;
+    this.paint();
   }
 
-  /**
-   * Fade all but the chosen images; none if none is chosen.
-   * @param {number[]} chosen
-   */
-  fade(chosen) {
-    const there = new Set(chosen);
-    for (const [place, dot] of this.dots.entries()) dot.classList.toggle("faint", there.size > 0 && !there.has(need(this.drawn[place])));
+  /** Draw the images, faintly all but the chosen ones if any are chosen. */
+  paint() {
+    const colouring = this.colouring;
+    const context = this.canvas.getContext("2d");
+    if (!colouring || !context || !this.width) return;
+    const density = Math.max(2, devicePixelRatio); // also sharp in print
+    [this.canvas.width, this.canvas.height] = [this.width * density, this.height * density];
+    const styles = getComputedStyle(this.chart);
+    const colours = colouring.names.map((_, category) => styles.getPropertyValue(colouring.colour(category)));
+    const marks = MAP_SYMBOLS.map((each) => new Path2D(need(d3.symbol(each, MAP_AREA)())));
+    const chosen = new Set(this.panel.chosen);
+    for (const [place, [x, y]] of this.places.entries()) {
+      const category = need(this.categories[place]);
+      context.setTransform(density, 0, 0, density, x * density, y * density);
+      context.globalAlpha = chosen.size && !chosen.has(need(this.drawn[place])) ? 0.12 : 0.75;
+      context.fillStyle = need(colours[category]);
+      context.fill(need(marks[category % marks.length]));
+    }
+    this.ring(this.panel.current);
   }
 
   /**
@@ -450,11 +440,11 @@ class MapFigure {
 
   /**
    * @param {PointerEvent} event
-   * @returns {[number, number]} Place in pixels of the plot.
+   * @returns {[number, number]} Place in pixels of the map.
    */
   at(event) {
-    const box = need(this.plot).getBoundingClientRect();
-    const factor = Number(need(this.plot).getAttribute("width")) / box.width;
+    const box = this.canvas.getBoundingClientRect();
+    const factor = this.width / box.width;
     return [(event.clientX - box.left) * factor, (event.clientY - box.top) * factor];
   }
 
@@ -490,7 +480,10 @@ class MapFigure {
   /** @param {number | null} place */
   open(place) {
     if (place === null) return;
-    openImage([this.panel.image(need(this.drawn[place]), this.view)], 0);
+    const at = need(this.drawn[place]);
+    const { chosen } = this.panel;
+    const walked = chosen.includes(at) ? chosen : [at]; // those that are listed below the map
+    openImage(walked.map((each) => this.panel.image(each, this.view)), walked.indexOf(at));
   }
 
   /**
@@ -503,15 +496,14 @@ class MapFigure {
     if (place === null) return;
     const at = need(this.drawn[place]);
     const image = this.panel.image(at, this.view);
-    const method = this.panel.methodOf(this.view);
-    const score = image.scores().find((each) => each.method === method);
+    const score = image.scores().find((each) => each.method === state.method);
     const lines = [image.name, `${image.set} (${image.isId ? "ID" : "OOD"})`];
     if (image.truth !== null) lines.push(`is ${image.truth}`);
     if (image.predicted !== null) lines.push(`predicted ${image.predicted}`);
-    if (score?.percentile != null) lines.push(`${labelOf(method)}: above ${percent(score.percentile, 1)} % of the ID images`);
+    if (score?.percentile != null) lines.push(`${labelOf(state.method)}: above ${percent(score.percentile, 1)} % of the ID images`);
     this.tip.replaceChildren(picture(image.sheets, image.number, ""), element("div", {}, ...lines.map((line) => element("span", { class: "caption" }, line))));
     const [x, y] = need(this.places[place]);
-    const width = Number(need(this.plot).getAttribute("width"));
+    const { width } = this;
     // Beside the dot, where there is room for its lines; else below it.
     const side = width > 480 && x > width / 2 ? "right" : "left";
     const off = width > 480 ? (side === "left" ? x : width - x) + 14 : 0;
@@ -553,58 +545,6 @@ class MapFigure {
     }
     return best;
   }
-}
-
-/**
- * Colour images by class: the most frequent classes, and the rest together.
- * @param {string} label
- * @param {ReadonlyArray<string>} classes
- * @param {string} none Name of the category of images without a class.
- * @param {ArrayLike<number>} labels Class plus 1; 0 without one.
- * @returns {Colouring & { category: (label: number) => number }}
- */
-function classColouring(label, classes, none, labels) {
-  const counts = new Map();
-  for (const each of Array.from(labels)) if (each) counts.set(each, (counts.get(each) ?? 0) + 1);
-  const known = [...counts.keys()].sort((a, b) => a - b);
-  const order = known.length <= MAP_CATEGORIES ? known
-    : [...counts].sort((a, b) => b[1] - a[1]).slice(0, MAP_CATEGORIES).map(([each]) => each);
-  const places = new Map(order.map((each, at) => [each, at]));
-  const rest = order.length;
-  const category = (/** @type {number} */ each) => (each === 0 ? rest + 1 : (places.get(each) ?? rest));
-  return {
-    label,
-    names: [...order.map((each) => classes[each - 1] ?? `class ${each - 1}`), "other classes", ...(none ? [none] : [])],
-    of: () => (at) => category(need(labels[at])),
-    category,
-  };
-}
-
-/** @param {number} category */
-function symbolOf(category) {
-  return need(MAP_SYMBOLS[(category + Math.floor(category / MAP_COLOURS)) % MAP_SYMBOLS.length]);
-}
-
-/**
- * @param {string} colouring
- * @param {number} category
- */
-function colourOf(colouring, category) {
-  if (colouring === "percentile") return category > BANDS.length ? "var(--faint)" : `var(--band-${category})`;
-  return `var(--cat-${category % MAP_COLOURS})`;
-}
-
-/**
- * @param {string} colouring
- * @param {number} category
- */
-function symbolKey(colouring, category) {
-  const plot = Plot.plot({
-    className: "plot", width: 16, height: 16, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] },
-    marks: [Plot.dot([[0, 0]], { r: 5, symbol: symbolOf(category), fill: colourOf(colouring, category) })],
-  });
-  plot.setAttribute("aria-hidden", "true");
-  return plot;
 }
 
 /**

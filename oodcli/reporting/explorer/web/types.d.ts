@@ -82,6 +82,7 @@ interface MethodScore {
   readonly score: number | null;
   /** Share of the ID images whose score is below. */
   readonly percentile: number | null;
+  /** Whether it is accepted at 95 % TPR; null where not known. */
   readonly accepted: boolean | null;
 }
 
@@ -96,6 +97,8 @@ interface NearImage {
 
 /** An image that can be opened. */
 interface ShownImage {
+  /** Index in payload.networks. */
+  readonly network: number;
   readonly sheets: Sheets;
   readonly number: number;
   readonly name: string;
@@ -107,6 +110,16 @@ interface ShownImage {
   readonly nearest: () => NearImage[];
 }
 
+type D3Symbol = { readonly draw: (context: CanvasPath, size: number) => void };
 declare const d3: {
+  readonly symbolCircle: D3Symbol;
+  readonly symbolSquare: D3Symbol;
+  readonly symbolTriangle: D3Symbol;
+  readonly symbolDiamond: D3Symbol;
+  readonly symbolCross: D3Symbol;
+  readonly symbolStar: D3Symbol;
+  readonly symbolWye: D3Symbol;
+  symbol(type: D3Symbol, size: number): () => string | null;
+  scaleLinear(domain: [number, number], range: [number, number]): (value: number) => number;
   polygonContains(polygon: ReadonlyArray<[number, number]>, point: [number, number]): boolean;
 };
