@@ -32,7 +32,7 @@ _OF_TABLES = {
 
 # Largest picture in a page, and all of them together; Base64 adds a third.
 _PICTURE_BYTES = 400_000
-_PICTURES_BYTES = 2_700_000
+_PICTURES_BYTES = 1_600_000
 
 if TYPE_CHECKING:
     from oodcli.cli.render.formats import EmbeddedApp, EmbeddedPicture
@@ -365,7 +365,8 @@ def _write_plots(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[Plo
 def _embedded_pictures(drawn: "Sequence[Picture]", room: int) -> "list[EmbeddedPicture]":
     """Return pictures to embed into an HTML page, as many as have room, and name the others.
 
-    SVG, or PNG for one that would be larger than :data:`_PICTURE_BYTES` or than what is left.
+    SVG, or PNG for one that would be larger than :data:`_PICTURE_BYTES`, than what is left, or than
+    its share of the page: many pictures leave less room for the images of the explorer.
     """
     from oodcli.cli.render.formats import EmbeddedPicture
     from oodcli.reporting.plots import encoded
@@ -376,7 +377,8 @@ def _embedded_pictures(drawn: "Sequence[Picture]", room: int) -> "list[EmbeddedP
     for each in drawn:
         for kind in kinds:
             content = encoded(each, kind)
-            if len(content) <= min(_PICTURE_BYTES, room):
+            share = _PICTURES_BYTES // len(drawn) if kind == "svg" else room
+            if len(content) <= min(_PICTURE_BYTES, share, room):
                 found.append(EmbeddedPicture(each.title, each.alt, content, kind))
                 room -= len(content)
                 break
