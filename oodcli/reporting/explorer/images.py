@@ -31,6 +31,7 @@ _PLANS = (
     (12, 224), (12, 160), (10, 128), (8, 128), (8, 96), (6, 96), (6, 64), (4, 64), (3, 64), (2, 48),
     (1, 48),
 )  # fmt: skip
+_SIDES = (224, 160, 128, 96, 64, 48, 32)
 _NEIGHBOURS = (3, 2, 1)
 _NEIGHBOUR_SIDES = (96, 64, 48, 32, 24)
 _NEIGHBOUR_CHARACTERS = 40  # name and class, indices and distances
@@ -172,7 +173,8 @@ def strip_of(found: FoundRun, characters: int, notes: Notes) -> ImageStrip | Non
         extremes = every.first(count)
         places = [*extremes.places]
         pixels = pixels_of(found.sets, places)
-        made = sheets(pixels, (side, 64, 48, 32), own - per_image * len(places))
+        smaller = [each for each in _SIDES if each <= side]
+        made = sheets(pixels, smaller, own - per_image * len(places))
         training = _training(found, places, for_training, notes)
     except OodError as error:
         notes.note(f"no image strip of {found.run.name}: {error}")
