@@ -60,6 +60,7 @@ class Made:
 
     path: Path
     scores: dict[str, np.ndarray]
+    means: dict[str, float]
 
 
 def predicting_truck(run: ScoredRun) -> Callable[[str, ScoredSet], np.ndarray | None]:
@@ -115,17 +116,25 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Made:
         )  # fmt: skip
         found = FoundRun(0, run, images)
         twin = FoundRun(0, replace(run, read=predicting_truck(run)), images)
+        twice = FoundRun(
+            0, run, SimpleNamespace(
+                sets=sets, features=lambda: {name: 2 * own for name, own in features.items()}
+            )
+        )  # fmt: skip
         notes = Notes()
         panels = ImagePanels(
             strips=(strip_of(found, 400_000, notes),),
             map=maps.map_of([found, twin], 400_000, notes),
-            norms=(maps.norms_of(found),),
+            norms=(maps.norms_of(found), maps.norms_of(twice)),
         )
-    network = replace(payload.networks[0], classes=("frog", HOSTILE, "ship", "truck"))
+    network = replace(
+        payload.networks[0], training="cross-entropy", classes=("frog", HOSTILE, "ship", "truck")
+    )
     payload = replace(payload, images=panels, networks=(network,), limits=tuple(notes.lines))
     text = render_report(result, Format.HTML, to_file=True, app=explorer_of(payload))
     (folder / "page.html").write_text(text)
-    return Made(folder / "page.html", scores)
+    means = {name: np.linalg.norm(own, axis=1).mean() for name, own in features.items()}
+    return Made(folder / "page.html", scores, means)
 
 
 def choose(seen: "Page", method: str, dataset: str) -> None:
@@ -300,10 +309,20 @@ def test_the_dialog_of_a_map_says_what_it_knows(page: Made, chromium: "Browser")
         assert kinds == {True, False}
 
 
-def test_lengths_of_features_are_those_of_each_set(page: Made, chromium: "Browser") -> None:
+def test_norms_of_features_are_those_of_each_set(page: Made, chromium: "Browser") -> None:
     with opened(chromium, page.path) as seen:
-        rows = seen.locator("#norms tbody tr").all_inner_texts()
-    assert [row.split("\t")[1] for row in rows] == ["own (ID)", "svhn", "near one"]
+        rows = [row.split("\t") for row in seen.locator("#norms tbody tr").all_inner_texts()]
+        said = seen.locator("#norms .meaning").inner_text()
+        trained = seen.locator("#norms figcaption").all_inner_texts()
+    names = [name if at else f"{name} (ID)" for at, name in enumerate(SETS)]
+    assert [row[0] for row in rows] == ["run, trained with cross-entropy", *names] * 2
+    means = page.means
+    for row, name in zip([*rows[1:4], *rows[5:]], [*SETS] * 2, strict=True):
+        factor = 1 if row in rows[:4] else 2  # the second run has features of twice the norm
+        assert row[1] == f"{factor * means[name]:.2f}"
+        assert row[2] == ("" if name == "own" else f"×{means['own'] / means[name]:.2f}")
+    assert "of run is 2.00 times that of run" in said
+    assert trained == ["run trained with cross-entropy"] * 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -153,9 +153,16 @@ def _network(run: ScoredRun, budget: Budget) -> Network:
     return Network(
         name=printable(run.name),
         arch=printable(run.summary.arch),
+        training=_training(run),
         classes=class_names(run),
         evaluations=tuple(each for each in evaluations if each.methods),
     )
+
+
+def _training(run: ScoredRun) -> str:
+    """Return the name of the training of a run; of an objective without one, its own."""
+    recipe = {} if run.stored is None else run.stored.record.job.recipe
+    return printable(run.summary.training or str(recipe.get("objective", "")))
 
 
 def _classes(run: ScoredRun, *, full: bool) -> Classes:

@@ -227,7 +227,7 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class NormsOfSet:
-    """Lengths (L2 norms) of the features of a data set.
+    """L2 norms of the features of a data set, the input of the last layer.
 
     Parameters
     ----------
@@ -250,14 +250,14 @@ class NormsOfSet:
 
 @dataclass(frozen=True)
 class FeatureNorms:
-    """Lengths of the features of one network.
+    """L2 norms of the features of one network.
 
     Parameters
     ----------
     network
         Index in :attr:`Payload.networks`.
     high
-        End of the axis, which starts at 0; longer features are in the last bin.
+        End of the axis, which starts at 0; larger norms are in the last bin.
     sets
         The sets, ID test images first.
     """

@@ -1,4 +1,4 @@
-"""Features of ID and OOD images in two dimensions, and their lengths; no torch."""
+"""Features of ID and OOD images in two dimensions, and their norms; no torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -202,16 +202,16 @@ def on_grid(points: NDArray[np.floating[Any]]) -> Packed:
 
 
 def norms_of(found: FoundRun) -> FeatureNorms | None:
-    """Return the lengths of the features of a run; None without those of ID images."""
-    lengths = {
+    """Return the norms of the features of a run; None without those of ID images."""
+    norms = {
         each.entry.name: np.linalg.norm(found.features[each.entry.name].astype(np.float64), axis=1)
         for each in found.sets
         if each.entry.name in found.features
     }
     id_name = found.sets[0].entry.name
-    if id_name not in lengths:
+    if id_name not in norms:
         return None
-    high = max(float(np.quantile(each, 0.999)) for each in lengths.values()) or 1.0
+    high = max(float(np.quantile(each, 0.999)) for each in norms.values()) or 1.0
     edges = np.linspace(0, high, NORM_BINS + 1)
     return FeatureNorms(
         network=found.network,
@@ -220,9 +220,9 @@ def norms_of(found: FoundRun) -> FeatureNorms | None:
             NormsOfSet(
                 name=printable(name),
                 mean=float(own.mean()),
-                auroc=None if name == id_name else float(Curve.of(lengths[id_name], own).auroc()),
+                auroc=None if name == id_name else float(Curve.of(norms[id_name], own).auroc()),
                 counts=packed_counts(np.histogram(own.clip(0, high), edges)[0]),
             )
-            for name, own in lengths.items()
+            for name, own in norms.items()
         ),
     )

@@ -258,6 +258,8 @@ class Network:
         Name of the run.
     arch
         Canonical architecture; empty if not known.
+    training
+        Its training as the literature names it; empty if not known.
     classes
         Names of its classes; empty if not known.
     evaluations
@@ -266,6 +268,7 @@ class Network:
 
     name: str
     arch: str
+    training: str
     classes: tuple[str, ...]
     evaluations: tuple[Evaluation, ...]
 

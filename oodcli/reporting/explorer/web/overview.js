@@ -79,10 +79,10 @@ function shownColumns() {
 /** @returns {string} Which run is shown, and how good its classifier is. */
 function aboutRun() {
   const { name, networks } = shownResult();
-  const { arch, evaluations } = shownNetwork();
+  const { arch, training, evaluations } = shownNetwork();
   const { id_name: idName, n_id: images, n_correct: correct } = need(evaluations[0]);
   const accuracy = correct === null ? "" : `, accuracy ${percent(correct / images)} %`;
-  const what = `${arch ? `${arch}, ` : ""}ID ${idName} (${counted(images)} images${accuracy})`;
+  const what = `${arch ? `${arch}, ` : ""}${training ? `trained with ${training}, ` : ""}ID ${idName} (${counted(images)} images${accuracy})`;
   if (networks.length === 1) return `${name}: ${what}`;
   return `mean of ${networks.length} runs: ${name}; all that follows the overview is of ${shownNetwork().name}: ${what}`;
 }

@@ -90,6 +90,7 @@ interface Evaluation {
 interface Network {
   readonly name: string;
   readonly arch: string;
+  readonly training: string;
   readonly classes: ReadonlyArray<string>;
   readonly evaluations: ReadonlyArray<Evaluation>;
 }
@@ -182,7 +183,7 @@ interface FeatureMap {
   readonly views: ReadonlyArray<MapView>;
 }
 
-/** Lengths (L2 norms) of the features of a data set. */
+/** L2 norms of the features of a data set, the input of the last layer. */
 interface NormsOfSet {
   readonly name: string;
   readonly mean: number;
@@ -190,7 +191,7 @@ interface NormsOfSet {
   readonly counts: Packed;
 }
 
-/** Lengths of the features of one network. */
+/** L2 norms of the features of one network. */
 interface FeatureNorms {
   readonly network: number;
   readonly high: number;
