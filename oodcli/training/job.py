@@ -281,15 +281,6 @@ def plan_job(
         sizing.size, sizing.resize, recipe.mean, recipe.std, canonical(request.window)
     )
     sets = OutlierSets(store, preprocess, request.skip_unreadable, progress)
-    mixing = MixingSets(sets).plan(request.mixing_set, recipe, processes=processes)
-    outliers = plan_outliers(
-        sets,
-        request.outliers,
-        parse_objective(recipe.objective),
-        recipe,
-        batch_size=request.outlier_batch_size,
-        processes=processes,
-    )
     return Job(
         data=dataset.spec,
         arch=spec.canonical,
@@ -302,10 +293,28 @@ def plan_job(
         skip_unreadable=request.skip_unreadable,
         preprocess=preprocess,
         init=None if start is None else start.origin.to_json(),
-        outliers=None if outliers is None else outliers.to_json(),
-        mixing=None if mixing is None else mixing.to_json(),
+        **_added_images(sets, request, recipe, processes),
         compile=request.compile,
     )
+
+
+def _added_images(
+    sets: OutlierSets, request: TrainRequest, recipe: Recipe, processes: Processes
+) -> dict[str, dict[str, Any] | None]:
+    """Return the records of the outliers and of the mixing set of a training; None without them."""
+    mixing = MixingSets(sets).plan(request.mixing_set, recipe, processes=processes)
+    outliers = plan_outliers(
+        sets,
+        request.outliers,
+        parse_objective(recipe.objective),
+        recipe,
+        batch_size=request.outlier_batch_size,
+        processes=processes,
+    )
+    return {
+        "outliers": None if outliers is None else outliers.to_json(),
+        "mixing": None if mixing is None else mixing.to_json(),
+    }
 
 
 def _initial_weights(

@@ -358,12 +358,7 @@ class Trainer:
         task: Task,
         part: Task,
     ) -> EpochStats:
-        generator = torch.Generator(self._device).manual_seed(derived_seed(self._seed, epoch))
-        rank = self._processes.rank
-        others = (rank,) if rank else ()
-        torch.manual_seed(derived_seed(self._seed, epoch, 1, *others))  # dropout
-        drawn = np.random.default_rng(derived_seed(self._seed, epoch, 2))  # one draw per batch
-        order = torch.randperm(len(train), generator=generator, device=self._device)
+        order, draws = self._draws(epoch, len(train))
         batches = order.split(self._recipe.batch_size)
         total = torch.zeros((), device=self._device)
         right = torch.zeros((), device=self._device, dtype=torch.int64)
@@ -382,7 +377,7 @@ class Trainer:
         feed = self._outlier_feed(epoch, batches)
         for step, rows in enumerate(batches):
             lr = self._set_rate(epoch, step / len(batches))
-            of_step = self._batch(train, next(arriving), rows, (generator, drawn), feed)
+            of_step = self._batch(train, next(arriving), rows, draws, feed)
             loss, hits = self._step(model, of_step)
             right += hits
             total += loss * (len(rows) / self._processes.size)
@@ -413,6 +408,17 @@ class Trainer:
         )
         self._report(task, stats, waiting=train.waited / seconds)
         return stats
+
+    def _draws(
+        self, epoch: int, images: int
+    ) -> tuple[Tensor, tuple[torch.Generator, np.random.Generator]]:
+        """Return the order of an epoch, and the sources of its augmentation and its mixtures."""
+        generator = torch.Generator(self._device).manual_seed(derived_seed(self._seed, epoch))
+        rank = self._processes.rank
+        others = (rank,) if rank else ()
+        torch.manual_seed(derived_seed(self._seed, epoch, 1, *others))  # dropout
+        drawn = np.random.default_rng(derived_seed(self._seed, epoch, 2))  # one draw per batch
+        return torch.randperm(images, generator=generator, device=self._device), (generator, drawn)
 
     def _outlier_feed(self, epoch: int, batches: Sequence[Tensor]) -> OutlierFeed | None:
         """Return the outliers of an epoch, if there are any."""
