@@ -16,6 +16,7 @@ from oodcli.reporting.explorer import maps
 from oodcli.reporting.explorer.image_payload import ImagePanels
 from oodcli.reporting.explorer.images import FoundRun, Notes, strip_of
 from oodcli.reporting.sources import ScoredRun, ScoreQuery, Sources
+from oodcli.reporting.statistics import threshold_at
 from oodcli.store.scores import PREDICTIONS, ScoredSet
 from oodcli.store.store import Store
 from oodcli.workflows.explore import explore
@@ -158,6 +159,18 @@ def test_the_strip_has_the_worst_images_and_opens_them(page: Made, chromium: "Br
             assert names(seen, "Most ID-like images") == [str(row) for row in order]
             order = np.argsort(page.scores[f"{method}/own"], kind="stable")[:12]
             assert names(seen, "Most OOD-like images") == [str(row) for row in order]
+        assert f"12 of {SETS['near one']}" in seen.locator("#strip h3").nth(0).inner_text()
+        # Odd images: those that most methods reject, with the rest of them behind a button.
+        rejected = sum((page.scores[f"{method}/own"] < threshold_at(page.scores[f"{method}/own"]))
+                       for method in ("msp", "energy")).astype(int)  # fmt: skip
+        odd = seen.locator("#strip .image-list").nth(2)
+        total = np.count_nonzero(rejected)
+        assert f"reject {total} of {SETS['own']}" in odd.locator("h3").inner_text()
+        assert len(names(seen, "Odd images")) == total
+        label = odd.locator("button").first.get_attribute("aria-label")
+        assert label
+        assert label.count("predicted") == 1
+        assert "→" not in label
         thumbs = seen.locator("#strip .image-list").nth(1).locator("button")
         thumbs.nth(1).focus()
         seen.keyboard.press("ArrowLeft")

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from oodcli.metrics import Curve
 from oodcli.reporting.statistics import threshold_at
 
+ODD_IMAGES = 4
+"""How many times as many odd images a strip has as images of each method and set."""
+
 Values = NDArray[np.floating[Any]]
 Place = tuple[int, int]
 """Index of a set, and row of an image in it."""
@@ -140,22 +143,22 @@ class Extremes:
 
     @classmethod
     def of(cls, scored: ScoredSets, count: int) -> "Extremes":
-        """Return the ``count`` images of each method and set, or all if there are fewer."""
+        """Return the ``count`` images of each method and set, or all, and the odd ones."""
         return cls(
             [scored.lowest(method, count) for method in scored.methods],
             [
                 [scored.highest(method, at, count) for at in range(1, len(scored.sizes))]
                 for method in scored.methods
             ],
-            scored.odd(count),
+            scored.odd(ODD_IMAGES * count),
         )
 
     def first(self, count: int) -> "Extremes":
-        """Return only the first images of each method and set."""
+        """Return only the first images of each method and set, and of the odd ones."""
         return Extremes(
             [rows[:count] for rows in self.id_rows],
             [[rows[:count] for rows in sets] for sets in self.ood_rows],
-            self.odd[:count],
+            self.odd[: ODD_IMAGES * count],
         )
 
     @cached_property

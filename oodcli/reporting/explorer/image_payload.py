@@ -140,6 +140,8 @@ class ImageStrip:
         The ID images that most methods reject at these thresholds, most rejected first.
     rejected_by
         Number of methods that reject each of those.
+    n_odd
+        Number of ID images that at least half of the methods reject.
     training
         The nearest training images; null where their features are not stored.
     """
@@ -156,6 +158,7 @@ class ImageStrip:
     ood_images: tuple[tuple[Packed, ...], ...]
     odd: Packed
     rejected_by: Packed
+    n_odd: int
     training: TrainingImages | None
 
 

@@ -28,8 +28,8 @@ from oodcli.text import counted, printable
 
 # Images of each method and set, and longer side of their pictures: the first that has room.
 _PLANS = (
-    (12, 224), (12, 160), (10, 128), (8, 128), (8, 96), (6, 96), (6, 64), (4, 64), (3, 64), (2, 48),
-    (1, 48),
+    (12, 224), (12, 160), (10, 128), (8, 128), (8, 96), (7, 96), (6, 96), (6, 64), (5, 64), (4, 64),
+    (3, 64), (2, 48), (1, 48),
 )  # fmt: skip
 _SIDES = (224, 160, 128, 96, 64, 48, 32)
 _NEIGHBOURS = (3, 2, 1)
@@ -182,12 +182,14 @@ def strip_of(found: FoundRun, characters: int, notes: Notes) -> ImageStrip | Non
     which = "the most ID-like image" if count == 1 else f"the {count} most ID-like images"
     notes.note(
         f"image strip of {found.run.name}: {which} of every OOD set and as many ID images, of each "
-        f"of {counted(len(scored.methods), 'method')} ({counted(len(places), 'image')} of "
-        f"{made.width} × {made.height} pixels); for more there is no room in a page of 8 MB"
+        f"of {counted(len(scored.methods), 'method')}, and {len(extremes.odd)} odd ID images "
+        f"({counted(len(places), 'image')} of {made.width} × {made.height} pixels); for more there "
+        "is no room in a page of 8 MB"
     )
     values = scored.of(places)
     hundredths = np.rint(10_000 * np.nan_to_num(values.percentiles)).astype(np.int64)
     predicted = found.predicted(places)
+    rejected_by = scored.rejected_by()
     return ImageStrip(
         network=found.network,
         methods=tuple(scored.methods),
@@ -205,7 +207,8 @@ def strip_of(found: FoundRun, characters: int, notes: Notes) -> ImageStrip | Non
             for sets in extremes.ood_rows
         ),
         odd=packed_counts(extremes.numbers(0, extremes.odd)),
-        rejected_by=packed_counts(scored.rejected_by()[extremes.odd]),
+        rejected_by=packed_counts(rejected_by[extremes.odd]),
+        n_odd=int(np.count_nonzero(2 * rejected_by >= len(scored.methods))),
         training=training,
     )
 

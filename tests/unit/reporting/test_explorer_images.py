@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from importlib import resources
 from types import SimpleNamespace
 
@@ -47,6 +48,12 @@ def test_the_worst_images_of_each_method_and_set_are_chosen() -> None:
                                       (2, 0), (2, 1)])  # fmt: skip
     assert found.numbers(1, found.ood_rows[0][0]).tolist() == [4, 5]
     assert [rows.tolist() for rows in found.first(1).id_rows] == [[0], [19]]
+    # Four times as many odd images: methods reject their lowest score, of 20 images one each.
+    assert sorted(found.odd) == [0, 19]
+    many = replace(scored(), scores={("a", 0): np.arange(200.0), ("b", 0): np.arange(200.0)})
+    few = Extremes.of(replace(many, sizes=[200]), 2)
+    assert few.odd.tolist() == [*range(8)]
+    assert few.first(1).odd.tolist() == [*range(4)]
 
 
 def test_percentiles_are_shares_of_id_images_below() -> None:

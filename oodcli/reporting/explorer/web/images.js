@@ -162,13 +162,14 @@ function spokenImage(image) {
 /**
  * Return a button with the picture of an image, which opens it.
  * @param {ShownImage} image
- * @param {string[]} caption
+ * @param {string[]} facts What the caption says beside the classes.
  * @param {() => void} open
  * @returns {HTMLElement}
  */
-function imageButton(image, caption, open) {
-  const lines = caption.map((line) => element("span", { class: "caption" }, line));
-  const button = element("button", { type: "button", class: "thumb", "aria-label": [spokenImage(image), ...caption].join(", "), title: image.name },
+function imageButton(image, facts, open) {
+  const classes = [...(image.truth === null ? [] : [image.truth]), ...(image.predicted === null ? [] : [`→ ${image.predicted}`])];
+  const lines = [...facts, ...classes].map((line) => element("span", { class: "caption" }, line));
+  const button = element("button", { type: "button", class: "thumb", "aria-label": [spokenImage(image), ...facts].join(", "), title: image.name },
     picture(image.sheets, image.number, ""), ...lines);
   button.addEventListener("click", open);
   return element("li", {}, button);

@@ -273,9 +273,7 @@ class MapPanel {
     }
     const images = this.chosen.map((at) => this.image(at));
     const items = images.slice(0, this.shown).map((image, place) => {
-      const caption = [image.isId ? (image.truth ?? image.set) : image.set];
-      if (image.predicted !== null) caption.push(`→ ${image.predicted}`);
-      const item = imageButton(image, caption, () => openImage(images, place));
+      const item = imageButton(image, image.isId && image.truth !== null ? [] : [image.set], () => openImage(images, place));
       const over = () => this.point(need(this.chosen[place]));
       item.addEventListener("pointerenter", over);
       item.addEventListener("focusin", over);

@@ -157,6 +157,7 @@ interface ImageStrip {
   readonly ood_images: ReadonlyArray<ReadonlyArray<Packed>>;
   readonly odd: Packed;
   readonly rejected_by: Packed;
+  readonly n_odd: number;
   readonly training: TrainingImages | null;
 }
 

@@ -21,6 +21,8 @@ definePanel({
   },
 });
 
+const STRIP_LISTED = 16;
+
 /**
  * @param {ImageStrip} strip
  * @returns {HTMLElement[]}
@@ -29,22 +31,33 @@ function stripLists(strip) {
   const column = strip.methods.indexOf(state.method);
   const set = strip.sets.findIndex((each) => each.name === state.set);
   const idName = need(strip.sets[0]).name;
-  const lists = [];
+  const nId = need(strip.sets[0]).n;
+  /** @type {HTMLElement[]} */
+  const lists = [element("p", { class: "meaning" },
+    "Which images are listed does not depend on the threshold; accepted and rejected are at the chosen one.")];
   const ofSet = column < 0 || set < 1 ? undefined : strip.ood_images[column]?.[set - 1];
   if (ofSet) {
-    lists.push(imageList(`Most ID-like images of ${state.set} (OOD) by ${labelOf(state.method)}`, strip, numbers(ofSet), column));
+    lists.push(imageList(`Most ID-like images of ${state.set} (OOD) by ${labelOf(state.method)}: ${outOf(numbers(ofSet), need(strip.sets[set]).n)}`, strip, numbers(ofSet), column));
   } else {
     lists.push(element("p", {}, `The images of ${state.set} were not found again.`));
   }
   const ofId = strip.id_images[column];
-  if (ofId) lists.push(imageList(`Most OOD-like images of ${idName} (ID) by ${labelOf(state.method)}`, strip, numbers(ofId), column));
+  if (ofId) lists.push(imageList(`Most OOD-like images of ${idName} (ID) by ${labelOf(state.method)}: ${outOf(numbers(ofId), nId)}`, strip, numbers(ofId), column));
   const counts = numbers(strip.rejected_by);
   const odd = numbers(strip.odd);
   if (odd.length) {
-    lists.push(imageList(`Odd images of ${idName}: rejected by most methods, each at 95 % TPR`, strip, odd, -1,
+    lists.push(imageList(`Odd images of ${idName} (ID): the ${counted(odd.length)} that most methods reject, each at 95 % TPR; at least half of the methods reject ${counted(strip.n_odd)} of ${counted(nId)}`, strip, odd, -1,
       (place) => `${need(counts[place])} of ${strip.methods.length}`));
   }
   return lists;
+}
+
+/**
+ * @param {ArrayLike<number>} listed
+ * @param {number} all
+ */
+function outOf(listed, all) {
+  return `${counted(listed.length)} of ${counted(all)}`;
 }
 
 /**
@@ -58,19 +71,25 @@ function stripLists(strip) {
 function imageList(heading, strip, places, column, note) {
   const images = Array.from(places, (at) => imageOfStrip(strip, at));
   const scores = numbers(strip.scores);
-  const items = images.map((image, place) => {
+  const item = (/** @type {ShownImage} */ image, /** @type {number} */ place) => {
     const score = column < 0 ? NaN : need(scores[image.number * strip.methods.length + column]);
-    const caption = [];
-    if (note) caption.push(note(place));
+    const facts = [];
+    if (note) facts.push(note(place));
     if (column >= 0) {
-      caption.push(String(Number(score.toPrecision(4))), score >= Math.fround(state.threshold) ? "accepted" : "rejected");
+      facts.push(String(Number(score.toPrecision(4))), score >= Math.fround(state.threshold) ? "accepted" : "rejected");
     }
-    if (image.truth !== null) caption.push(image.truth);
-    if (image.predicted !== null) caption.push(`→ ${image.predicted}`);
-    return imageButton(image, caption, () => openImage(images, place));
-  });
+    return imageButton(image, facts, () => openImage(images, place));
+  };
   const title = element("h3", {}, heading);
-  const list = element("ul", { class: "thumbs" }, ...items);
+  const list = element("ul", { class: "thumbs" }, ...images.slice(0, STRIP_LISTED).map(item));
   arrowsMoveFocus(list);
-  return element("div", { class: "image-list" }, title, list);
+  const left = images.length - STRIP_LISTED;
+  if (left <= 0) return element("div", { class: "image-list" }, title, list);
+  const more = element("button", { type: "button", class: "more" }, `Show ${counted(left)} more`);
+  more.addEventListener("click", () => {
+    list.append(...images.slice(STRIP_LISTED).map((image, at) => item(image, STRIP_LISTED + at)));
+    more.remove();
+    list.querySelectorAll("button")[STRIP_LISTED]?.focus();
+  });
+  return element("div", { class: "image-list" }, title, list, more);
 }
