@@ -19,6 +19,7 @@ from oodcli.cli.render.formats import EmbeddedPicture
 from oodcli.cli.render.formats.html import write_html
 from oodcli.cli.render.report import explorer_of
 from oodcli.reporting.sources import ScoreQuery, Sources
+from oodcli.store.scores import PREDICTIONS, ScoredSet
 from oodcli.workflows.explore import explore
 from tests.support.browser import opened
 
@@ -283,11 +284,18 @@ def test_methods_are_sorted_and_filtered_and_groups_are_shown(page, chromium):
         assert list(heat(seen)) == ["mds", "msp"]
         seen.get_by_label("Show methods with").fill("")
         seen.get_by_role("button", name="near", exact=True).click()
+        # The chosen set was of the group that is hidden now: the hardest one of the others follows.
+        assert seen.get_by_label("OOD set", exact=True).input_value() == "svhn-lossless"
         columns = seen.locator("#overview thead th button").all_inner_texts()
         assert columns == ["svhn-lossless", "textures", "far average"]
         assert seen.locator("#threshold tbody tr").count() == 2
-        seen.get_by_role("button", name="far", exact=True).click()
-        # Without any group all are shown.
+        # One group is always shown.
+        far = seen.get_by_role("button", name="far", exact=True)
+        assert far.get_attribute("aria-disabled") == "true"
+        far.dispatch_event("click")
+        assert seen.locator("#overview thead th button").count() == 3
+        seen.get_by_role("button", name="near", exact=True).click()
+        assert far.get_attribute("aria-disabled") == "false"
         assert seen.locator("#overview thead th button").count() == 7
 
 
@@ -320,6 +328,9 @@ def test_it_is_printed_without_controls(page, chromium):
         assert seen.locator("#histogram svg").is_visible()
         assert not seen.get_by_label("Metric", exact=True).is_visible()
         assert not seen.get_by_role("slider").is_visible()
+        # Buttons are not painted in headings that are repeated on the next page.
+        shown = "(all) => [...new Set(all.map((each) => getComputedStyle(each).display))]"
+        assert seen.locator("thead button").evaluate_all(shown) == ["contents"]
         assert seen.pdf().startswith(b"%PDF")
 
 
@@ -328,10 +339,15 @@ def test_without_scripts_the_tables_are_there_and_nothing_else(page, chromium):
         assert not seen.locator("#explorer").is_visible()
         assert seen.locator("main > section table").first.is_visible()
         text = page.read_text()
+        # It says what is missing, and no heading looks as if it sorted.
+        assert "needs JavaScript" in seen.locator("noscript").inner_text()
+        mark = "(each) => getComputedStyle(each, '::after').content"
+        button = seen.locator("main > section thead button").first
+        assert button.evaluate(mark) == "none"
     before, _, after = text.partition('<div id="explorer" hidden></div>\n')
-    assert after.startswith('<section>\n<div class="about"')
+    assert after.partition("\n")[2].startswith('<section>\n<div class="about"')
     assert "Method</button>" in after.partition("</main>")[0]
-    assert before.endswith("<h1>OOD detection: openood-cifar10</h1>\n")
+    assert "<h1>OOD detection: openood-cifar10</h1>\n<noscript>" in before
 
 
 def test_an_explorer_that_fails_leaves_the_tables(page, chromium):
@@ -417,6 +433,77 @@ def test_it_is_made_without_torch(page, tmp_path):
     done = subprocess.run(program, check=False, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
     assert (tmp_path / "page.html").read_text().count("definePanel(") > 1
+
+
+def test_many_methods_and_classes_are_shown_in_part_and_printed_whole(tmp_path, chromium):
+    """Seventeen methods, and thirty classes with one ID image each."""
+    draw = np.random.default_rng(2)
+    taken = np.concatenate([np.repeat(np.arange(10), 3), np.arange(30), np.zeros(40, np.int64)])
+    arrays = {"@labels/id": np.arange(30), "@predictions/id": np.arange(30)}
+    for at in range(17):
+        arrays[f"m{at}/id"] = draw.normal(at / 5, 1, 30)
+        arrays[f"m{at}/x"] = draw.normal(0, 1, 100)
+    np.savez(tmp_path / "s.npz", **arrays)
+    with Sources.open(None, ScoreQuery(files=(tmp_path / "s.npz",), id_name="id")) as sources:
+        (run,) = sources.runs
+
+        def read(method: str, entry: ScoredSet) -> np.ndarray | None:
+            return taken if (method, entry.name) == (PREDICTIONS, "x") else run.read(method, entry)
+
+        payload = explore(
+            replace(sources, runs=(replace(run, read=read),)),
+            convention="neutral",
+            digits=2,
+            average=False,
+            method_label=lambda row: row.method,
+            column_label=lambda row: row.dataset,
+        )
+    (tmp_path / "page.html").write_text(write_html([], app=explorer_of(payload)))
+    with opened(chromium, tmp_path / "page.html") as seen:
+        assert len(heat(seen)) == 15
+        # The best is darkest, and the worst quarter is lightest.
+        shades = [
+            int(re.search(r"heat-(\d)", each.get_attribute("class"))[1])
+            for each in seen.locator("#overview tbody td").all()
+        ]
+        assert shades[0] == 9
+        assert shades[12:] == [0, 0, 0]
+        assert shades == sorted(shades, reverse=True)
+        seen.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert len(heat(seen)) == 17
+        seen.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        assert len(heat(seen)) == 15
+        seen.get_by_label("Show methods with").fill("zzz")
+        assert (
+            seen.locator("#overview [role=status]")
+            .inner_text()
+            .startswith('No method has "zzz" in its name')
+        )
+        assert not seen.locator("#overview table").is_visible()
+        seen.get_by_label("Show methods with").fill("")
+        # One image per class says nothing of its share.
+        assert "1 image per class" in seen.locator("#id-classes").inner_text()
+        assert seen.locator("#id-classes thead").inner_text().split() == [
+            "Class", "Images", "Rejected",
+        ]  # fmt: skip
+        # What is not among the 25 most frequent classes is in the last row, however few are shown.
+        lines = [
+            each.split("\t") for each in seen.locator("#ood-classes tbody tr").all_inner_texts()
+        ]
+        assert len(lines) == 13
+        counts = np.sort(np.bincount(taken, minlength=30))[::-1]
+        others = counts[25:].sum()
+        assert lines[-1][:3] == ["other classes", f"{others}", f"{others:.2f} %"]
+        accepted = [int(each[3]) for each in lines[:-1]]
+        assert accepted == sorted(accepted, reverse=True)
+        seen.get_by_role("button", name="Show all 25 classes and others").click()
+        assert seen.locator("#ood-classes tbody tr").count() == 26
+        seen.get_by_role("slider").press("End")
+        rejected = seen.locator("#id-classes tbody td:nth-child(3)").all_inner_texts()
+        assert rejected == ["1"] * 30
+        assert (
+            seen.locator("#classes-note").inner_text() == "No image is accepted at the threshold."
+        )
 
 
 OWN = "document.title='owned'"

@@ -215,6 +215,12 @@ def test_a_browser_sorts(presses: int, order: list[str], said: str, tmp_path: Pa
     assert sorted_by(tmp_path, "svhn FPR95 ↓", presses) == (order, said)
 
 
+def test_a_browser_shows_the_best_first_where_more_is_better(tmp_path: Path) -> None:
+    order, said = sorted_by(tmp_path, "svhn AUROC ↑", 1)
+    assert order == ["featurenorm", "energy", "msp"]
+    assert said == "sorted by svhn AUROC ↑, descending"
+
+
 def test_a_browser_sorts_names(tmp_path: Path) -> None:
     assert sorted_by(tmp_path, "Method", 1)[0] == ["energy", "featurenorm", "msp"]
 

@@ -65,6 +65,26 @@ def wnids() -> tuple[str, ...]:
     return tuple(_facts()["wnids"])
 
 
+def readable_class(name: str) -> str:
+    """Return the name of a class with its wnid, if it is a wnid of ImageNet-1k; else as it is.
+
+    Examples
+    --------
+    >>> readable_class("n04254777")
+    'sock (n04254777)'
+    >>> readable_class("cat")
+    'cat'
+    """
+    known = _names_of_wnids().get(name)
+    return name if known is None else f"{known} ({name})"
+
+
+@cache
+def _names_of_wnids() -> dict[str, str]:
+    facts = _facts()
+    return dict(zip(facts["wnids"], facts["names"], strict=True))
+
+
 @cache
 def ground_truth() -> NDArray[np.int64]:
     """Return the class of every validation image by its number from 1, ``(50000,)``."""

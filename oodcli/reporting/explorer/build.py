@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from oodcli.data.formats.imagenet import readable_class
 from oodcli.metrics import CONVENTIONS, Convention
 from oodcli.reporting.evaluate import ScoredPair, each_in_threads, scored_pairs
 from oodcli.reporting.explorer.classes import (
@@ -138,9 +139,12 @@ def _limits(networks: Sequence[Network], budget: Budget) -> Iterator[str]:
 
 
 def class_names(run: ScoredRun) -> tuple[str, ...]:
-    """Return the names of the classes of a run, in one printable line; empty if not known."""
+    """Return the names of the classes of a run, in one printable line; empty if not known.
+
+    A wnid of ImageNet stands behind the readable name of its class.
+    """
     if run.stored is not None:
-        return tuple(map(printable, run.stored.record.class_names))
+        return tuple(printable(readable_class(name)) for name in run.stored.record.class_names)
     found = [run.read(name, run.scoring.id_set) for name in (LABELS, PREDICTIONS)]
     largest = max((int(each.max(initial=-1)) for each in found if each is not None), default=-1)
     return tuple(f"class {index}" for index in range(largest + 1))

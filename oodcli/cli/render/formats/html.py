@@ -68,7 +68,7 @@ def write_html(
         "<body>",
         "<main>",
         f"<h1>{_text(heading)}</h1>",
-        *(() if app is None else (f'<div id="{app.name}" hidden></div>',)),
+        *(() if app is None else _place_of(app)),
         *(line for index, table in enumerate(tables) for line in _section(table, index)),
         *_figures(pictures),
         "</main>",
@@ -78,6 +78,15 @@ def write_html(
         "</html>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _place_of(app: EmbeddedApp) -> tuple[str, ...]:
+    return (
+        f'<noscript><p class="legend">This page also has an {_text(app.name)}, an interactive part '
+        "above the tables, which needs JavaScript: allow scripts for this file.</p></noscript>",
+        f'<div id="{app.name}" hidden></div>',
+        '<a class="to-top" href="#">\N{UPWARDS ARROW} Top</a>',
+    )
 
 
 def _data_of(app: EmbeddedApp) -> str:
@@ -106,6 +115,7 @@ def _section(table: Table, index: int) -> list[str]:
         *(f"<p><strong>{_text(line)}</strong></p>" for line in table.lead[:1]),
         *(f"<p>{_text(line)}</p>" for line in (*table.lead[1:], *table.title)),
         "</div>",
+        *_marks(table),
         # Scrollable regions must be reachable by keyboard.
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{about}">',
         "<table>",
@@ -129,16 +139,20 @@ def _section(table: Table, index: int) -> list[str]:
         )
         lines.append(f"<tr{ends}>{cells}</tr>")
     lines += ["</tbody>", "</table>", "</div>", '<p class="legend" aria-live="polite"></p>']
-    marked = [cell for row in table.rows for cell in row.values() if cell.value is not None]
-    if any(cell.bold or cell.second for cell in marked):
-        lines.append(
-            '<p class="legend"><strong>Bold</strong>: best value; '
-            "<u>underlined</u>: second best.</p>"
-        )
     if table.notes:
         notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
-        lines.append(f'<ul class="notes">{notes}</ul>')
+        lines += ['<h3 class="notes">Notes</h3>', f'<ul class="notes">{notes}</ul>']
     return [*lines, "</section>"]
+
+
+def _marks(table: Table) -> list[str]:
+    """Return what the marks of values mean, if there are any."""
+    marked = [cell for row in table.rows for cell in row.values() if cell.value is not None]
+    if not any(cell.bold or cell.second for cell in marked):
+        return []
+    return [
+        '<p class="legend"><strong>Bold</strong>: best value; <u>underlined</u>: second best.</p>'
+    ]
 
 
 def _head(columns: Sequence[Column], *, doubled: bool) -> list[str]:

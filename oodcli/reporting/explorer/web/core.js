@@ -42,6 +42,15 @@ function element(tag, attributes = {}, ...children) {
 }
 
 /**
+ * Let a long name break behind its marks, and not within a word.
+ * @param {string} name
+ * @returns {(Node | string)[]}
+ */
+function breakable(name) {
+  return name.split(/(?<=[+=:,/_-])(?=.)/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
+}
+
+/**
  * Unpack the numbers of a text, see oodcli.reporting.explorer.packing.
  * @param {Packed} text
  * @returns {ArrayLike<number>}
@@ -130,7 +139,10 @@ function consistent(wanted, byHand = false) {
   method = curve.method;
   const scored = evaluation.sets.filter((_, at) => curve.ood_accepted[at] !== null);
   const shown = scored.filter((each) => groups.includes(each.group));
-  if (!scored.some((each) => each.name === set)) set = need(shown[0] ?? scored[0]).name;
+  const hidden = groups !== state?.groups && !shown.some((each) => each.name === set);
+  if (hidden || !scored.some((each) => each.name === set)) {
+    set = worstOf(result, method, spectrum, shown.length ? shown : scored);
+  }
   const moved =
     state === undefined ||
     method !== state.method || network !== state.network || spectrum !== state.spectrum;
@@ -139,6 +151,21 @@ function consistent(wanted, byHand = false) {
     threshold = thresholdBy(rule, evaluation, curveNamed(network, spectrum, method), at, convention);
   }
   return { ...wanted, network, spectrum, method, set, groups, threshold };
+}
+
+/**
+ * Return the OOD set that a method separates worst by AUROC.
+ * @param {ResultTable} result
+ * @param {string} method
+ * @param {string} spectrum
+ * @param {ReadonlyArray<EvaluatedSet>} sets At least one.
+ * @returns {string}
+ */
+function worstOf(result, method, spectrum, sets) {
+  const row = result.auroc[result.methods.indexOf(method)] ?? [];
+  const value = (/** @type {EvaluatedSet} */ { name }) =>
+    row[result.columns.findIndex((each) => each.dataset === name && each.spectrum === spectrum)] ?? 1;
+  return need([...sets].sort((a, b) => value(a) - value(b))[0]).name;
 }
 
 /**

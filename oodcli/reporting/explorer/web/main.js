@@ -4,7 +4,7 @@ function start() {
   const root = byId("explorer");
   state = consistent(firstChoice());
   const wanted = panels.filter((panel) => !panel.wanted || panel.wanted());
-  root.append(navigation(wanted), controls());
+  root.append(navigation(wanted), terms(), controls());
   root.hidden = false;
   for (const panel of wanted) {
     const title = element("h2", { id: `${panel.id}-title` }, panel.title);
@@ -49,6 +49,27 @@ function navigation(wanted) {
   return element("nav", { class: "parts", "aria-label": "Parts of this page" }, ...links);
 }
 
+/** @returns {HTMLElement} What the words of the page mean. */
+function terms() {
+  const list = element("dl");
+  for (const [name, meaning] of TERMS) list.append(element("dt", {}, name), element("dd", {}, meaning));
+  return element("details", { class: "terms" }, element("summary", {}, "Terms"), list);
+}
+
+/** @type {[string, string][]} */
+const TERMS = [
+  ["ID, OOD", "in distribution: images like those of training, of the classes that the network knows; out of distribution: all others, which a detector is to reject"],
+  ["Score, threshold", "a method gives each image a score, larger for images that look ID; an image is accepted if its score is at least the threshold"],
+  ["False alarm", "an ID image that is rejected"],
+  ["TPR, FPR", "true and false positive rate: the share of positive images above the threshold, and of negative ones; the convention says whether ID or OOD is positive"],
+  ["AUROC", "area under the ROC curve: the probability that an ID image has a higher score than an OOD image; 50 % is chance, 100 % is perfect"],
+  ["FPR95", "FPR at the threshold where TPR is 95 %; 0 % is best"],
+  ["AUPR-in, AUPR-out", "area under the precision-recall curve with ID, or OOD, as the positive class; depends on the numbers of images"],
+  ["near, far", "OOD sets whose images resemble ID images, and sets whose images do not; the benchmark says which are which"],
+  ["full spectrum", "ID images include covariate-shifted ones, such as corrupted images of the same classes"],
+  ["(block 8)", "the method reads block 8 of the network, as chosen by NormRatio or as given"],
+];
+
 /** @returns {State} The best method by mean AUROC, and the OOD set that it separates worst. */
 function firstChoice() {
   const result = need(payload.results[0]);
@@ -76,6 +97,14 @@ function firstChoice() {
   };
 }
 
+/** @type {Record<string, string>} Names of conventions that are not those of methods. */
+const CONVENTION_LABELS = {
+  featurenorm: "as in the FeatureNorm paper",
+  knn: "as in the KNN paper",
+  openood: "as in OpenOOD (OOD positive)",
+  neutral: "neutral (ID positive)",
+};
+
 /** @returns {HTMLElement} The choices that all panels share. */
 function controls() {
   const made = element("div", { class: "controls bar-of-controls", role: "group", "aria-label": "What is shown" });
@@ -92,7 +121,7 @@ function controls() {
       () => state.set, (value) => choose({ set: value })),
     chooser("Metric", () => Object.entries(METRIC_NAMES), () => state.metric,
       (value) => choose({ metric: /** @type {Metric} */ (value) })),
-    chooser("Convention", () => payload.conventions.map(({ name }) => [name, name]),
+    chooser("Convention", () => payload.conventions.map(({ name }) => [name, CONVENTION_LABELS[name] ?? name]),
       () => state.convention, (value) => choose({ convention: value })),
   );
   if (payload.networks.some((network) => network.evaluations.length > 1)) {
@@ -103,8 +132,11 @@ function controls() {
   if (groups.length > 1) made.append(groupToggles(groups));
   const meaning = element("p", { class: "meaning" });
   const show = () => {
-    const { name, description } = shownConvention();
-    meaning.textContent = `${name}: ${description}`;
+    const { name, description, positive } = shownConvention();
+    const rate = positive === "id"
+      ? "FPR95 is the share of OOD images that are accepted where 95 % of the ID images are"
+      : "FPR95 is the share of ID images that are rejected where 95 % of the OOD images are";
+    meaning.textContent = `Convention ${name}: ${rate}. ${description}.`;
   };
   show();
   listeners.push(show);
@@ -148,10 +180,15 @@ function groupToggles(groups) {
   const made = element("div", { class: "choice", role: "group", "aria-label": "Groups of OOD sets" });
   for (const group of groups) {
     const toggle = element("button", { type: "button", class: "toggle" }, group);
-    const show = () => toggle.setAttribute("aria-pressed", String(state.groups.includes(group)));
+    const last = () => state.groups.length === 1 && state.groups[0] === group;
+    const show = () => {
+      toggle.setAttribute("aria-pressed", String(state.groups.includes(group)));
+      toggle.setAttribute("aria-disabled", String(last()));
+      toggle.title = last() ? "One group is always shown" : "";
+    };
     toggle.addEventListener("click", () => {
-      const there = groups.filter((each) => state.groups.includes(each) !== (each === group));
-      choose({ groups: there.length ? there : groups });
+      if (last()) return;
+      choose({ groups: groups.filter((each) => state.groups.includes(each) !== (each === group)) });
     });
     show();
     listeners.push(show);
@@ -190,7 +227,7 @@ function chooser(label, options, value, changed) {
 function limits() {
   const list = element("ul", { class: "notes" });
   list.append(element("li", {},
-    "colours of the overview follow the root of the error: of 100 % − AUROC or AUPR, or of FPR95"));
+    "colours of the overview go from the best of the methods shown to the value that three quarters of them reach, in each column by itself, and follow the root of the error: of 100 % − AUROC or AUPR, or of FPR95"));
   for (const each of payload.limits) list.append(element("li", {}, each));
   list.append(
     element("li", {},

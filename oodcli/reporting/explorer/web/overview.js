@@ -11,10 +11,12 @@ definePanel({
     const more = element("button", { type: "button", class: "more" });
     const scroll = element("div", { class: "scroll heat", role: "region", tabindex: "-1", "aria-label": "Methods by data sets" });
     const tools = element("div", { class: "controls" },
-      element("span", { class: "choice" }, element("label", { for: filter.id }, "Show methods with"), filter), legend);
+      element("span", { class: "choice" }, element("label", { for: filter.id }, "Show methods with"), filter));
+    const nothing = element("p", { class: "legend", role: "status" });
     const hint = element("p", { class: "legend hint" },
       "In percent. A value chooses its method and OOD set; a heading sorts. By keyboard: arrow keys, and Enter to choose.");
-    body.append(about, lead, tools, hint, scroll, more);
+    body.append(about, lead, tools, hint, legend, nothing, scroll, more);
+    watchScroll(scroll);
 
     /** @type {{ column: number | null, downwards: boolean, all: boolean }} */
     const view = { column: null, downwards: true, all: false };
@@ -31,6 +33,8 @@ definePanel({
       });
       legend.replaceChildren(...map.legend);
       scroll.replaceChildren(map.table);
+      scroll.hidden = map.total === 0;
+      nothing.textContent = map.total ? "" : `No method has "${filter.value.trim()}" in its name; clear the field to see all ${shownResult().methods.length}.`;
       more.hidden = map.total <= SHOWN_METHODS;
       more.textContent = view.all ? `Show the first ${SHOWN_METHODS}` : `Show all ${map.total} methods`;
       map.mark();
@@ -40,12 +44,26 @@ definePanel({
       view.all = !view.all;
       draw();
     });
+    // All methods are printed, whatever the screen shows.
+    window.addEventListener("beforeprint", () => {
+      const before = { ...view };
+      const word = filter.value;
+      Object.assign(view, { all: true });
+      filter.value = "";
+      draw();
+      window.addEventListener("afterprint", () => {
+        Object.assign(view, before);
+        filter.value = word;
+        draw();
+      }, { once: true });
+    });
     draw();
     return (changed) => {
       if (["result", "metric", "convention", "spectrum", "groups"].some((name) => changed.has(/** @type {keyof State} */ (name)))) {
         if (changed.has("result") || changed.has("spectrum") || changed.has("groups")) view.column = null;
         draw();
       } else {
+        if (changed.has("set")) lead.replaceChildren(...leaders());
         map?.mark();
       }
     };
@@ -87,19 +105,21 @@ function aboutRun() {
   return `mean of ${networks.length} runs: ${name}; all that follows the overview is of ${shownNetwork().name}: ${what}`;
 }
 
-/** @returns {HTMLElement[]} The best method of every average. */
+/** @returns {HTMLElement[]} The best method of every average, and on the chosen set. */
 function leaders() {
   const result = shownResult();
-  const means = shownColumns().filter((at) => need(result.columns[at]).dataset === "");
-  const shown = means.length ? means : shownColumns();
+  const columns = shownColumns();
+  const means = columns.filter((at) => need(result.columns[at]).dataset === "");
+  const own = columns.filter((at) => need(result.columns[at]).dataset === state.set);
+  const shown = means.length ? [...means, ...own] : columns;
   return shown.map((at) => {
     const column = need(result.columns[at]);
     const order = ranked(result, at, true);
     const row = need(order[0]);
     const name = need(result.methods[row]);
     const button = element("button", { type: "button", class: "card" },
-      element("span", { class: "card-about" }, `Best ${column.label}`),
-      element("span", { class: "card-name" }, need(result.labels[row])),
+      element("span", { class: "card-about" }, column.dataset ? `Best on ${column.label}` : `Best ${column.label}`),
+      element("span", { class: "card-name" }, ...breakable(need(result.labels[row]))),
       element("span", { class: "card-value" },
         `${METRIC_NAMES[state.metric]} ${percentOf(valueOf(result, state.metric, state.convention, row, at))} %`));
     button.addEventListener("click", () => choose({ method: name }));
@@ -145,8 +165,8 @@ function heatMap(view, filter, sort) {
   const rows = ranked(result, sorted, view.downwards).filter((row) =>
     words.every((word) => need(result.labels[row]).toLowerCase().includes(word)));
   const shown = view.all ? rows : rows.slice(0, SHOWN_METHODS);
-  const values = columns.flatMap((at) => shown.flatMap((row) => valueOf(result, state.metric, state.convention, row, at) ?? []));
-  const ends = { low: Math.min(...values), high: Math.max(...values) };
+  const ends = new Map(columns.map((at) =>
+    [at, endsOf(shown.flatMap((row) => valueOf(result, state.metric, state.convention, row, at) ?? []))]));
 
   const headings = columns.map((at) => {
     const { label, dataset } = need(result.columns[at]);
@@ -165,13 +185,13 @@ function heatMap(view, filter, sort) {
     const method = need(result.methods[row]);
     const line = body.insertRow();
     const name = need(result.labels[row]);
-    line.append(element("th", { scope: "row", title: name }, name));
+    line.append(element("th", { scope: "row", title: name }, ...breakable(name)));
     return columns.map((at) => {
       const value = valueOf(result, state.metric, state.convention, row, at);
       const column = need(result.columns[at]);
       const cell = element("td", {
         tabindex: -1, "aria-selected": "false",
-        class: `number heat-${step(value, ends)}${column.dataset ? "" : " mean"}`,
+        class: `number heat-${step(value, need(ends.get(at)))}${column.dataset ? "" : " mean"}`,
       }, percentOf(value));
       line.append(cell);
       const choice = { cell, method, set: column.dataset };
@@ -184,7 +204,7 @@ function heatMap(view, filter, sort) {
   moveByKeys(table, cells, pick);
   return {
     table,
-    legend: heatLegend(ends),
+    legend: shown.length ? heatLegend() : [],
     total: rows.length,
     mark: () => mark(cells),
     heading: (column) => headings[columns.indexOf(column)]?.querySelector("button") ?? undefined,
@@ -192,30 +212,37 @@ function heatMap(view, filter, sort) {
 }
 
 /**
- * Return how dark a cell is: from 0 for the worst value that is shown to the best.
+ * Return the ends of the colours of a column: the best value that is shown, and the value that
+ * three quarters of them reach, so that a few bad methods leave the others different.
+ * @param {number[]} values
+ * @returns {{ best: number, worst: number }}
+ */
+function endsOf(values) {
+  const sign = state.metric === "fpr95" ? 1 : -1;
+  const sorted = [...values].sort((a, b) => sign * (a - b));
+  const worst = sorted[Math.min(sorted.length - 1, Math.ceil(0.75 * sorted.length))];
+  return { best: sorted[0] ?? 0, worst: worst ?? 0 };
+}
+
+/**
+ * Return how dark a cell is: from 0 for the worst values of its column to the best.
  * @param {number | null} value
- * @param {{ low: number, high: number }} ends
+ * @param {{ best: number, worst: number }} ends
  */
 function step(value, ends) {
   if (value === null) return "none";
   // The root of the error shows differences among good methods, too.
   const root = (/** @type {number} */ each) => Math.sqrt(state.metric === "fpr95" ? each : 1 - each);
-  const [best, worst] = [root(ends.low), root(ends.high)].sort((a, b) => a - b);
-  const [least, most] = [need(best), need(worst)];
+  const [least, most] = [root(ends.best), root(ends.worst)];
   const good = most > least ? (most - root(value)) / (most - least) : 1;
-  return Math.min(HEAT_STEPS - 1, Math.floor(good * HEAT_STEPS));
+  return Math.max(0, Math.min(HEAT_STEPS - 1, Math.floor(good * HEAT_STEPS)));
 }
 
-/**
- * @param {{ low: number, high: number }} ends
- * @returns {Node[]}
- */
-function heatLegend(ends) {
-  if (!Number.isFinite(ends.low)) return [];
-  const [worst, best] = state.metric === "fpr95" ? [ends.high, ends.low] : [ends.low, ends.high];
+/** @returns {Node[]} */
+function heatLegend() {
   const ramp = element("span", { class: "ramp", "aria-hidden": "true" });
   for (let at = 0; at < HEAT_STEPS; at += 1) ramp.append(element("span", { class: `heat-${at}` }));
-  return [element("span", {}, `worst ${percent(worst)}`), ramp, element("span", {}, `best ${percent(best)}`)];
+  return [element("span", {}, "in each column: worst quarter"), ramp, element("span", {}, "best of those shown")];
 }
 
 /**

@@ -59,6 +59,9 @@ interface Point {
   readonly correct: number | null;
 }
 
+/** Part of the page without the explorer: marks a region that goes on to the right. */
+declare function watchScroll(region: HTMLElement): void;
+
 interface PlotScale {
   readonly apply: (value: number) => number;
   readonly invert: (position: number) => number;

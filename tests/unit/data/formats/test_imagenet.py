@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from oodcli.data import DATASETS, open_dataset
-from oodcli.data.formats.imagenet import ground_truth, wnids
+from oodcli.data.formats.imagenet import ground_truth, readable_class, wnids
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import image_name
 from oodcli.store.store import Store
@@ -20,6 +20,20 @@ from oodcli.workflows.datasets import add_dataset, published_count_warning
 
 # The first validation images, as everybody who has ImageNet can look up.
 FIRST = {1: "n01751748", 2: "n09193705", 3: "n02105855", 4: "n04263257", 5: "n03125729"}
+
+
+def test_classes_have_readable_names():
+    names = {
+        "n01440764": "tench",
+        "n03126707": "crane",
+        "n04254777": "sock",
+        "n15075141": "toilet tissue",
+    }
+    assert [readable_class(each) for each in names] == [f"{b} ({a})" for a, b in names.items()]
+    # Every class has one, and no two have the same.
+    assert len({readable_class(each).partition(" (n")[0] for each in wnids()}) == 1000
+    assert readable_class("cat") == "cat"
+    assert readable_class("n00000001") == "n00000001"
 
 
 def jpeg(number: int) -> bytes:
