@@ -105,10 +105,12 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
     # Without the time and place of creation.
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with drawing():
-        if picture.figure.get_layout_engine() is not None:
-            # Laid out once: a second time moves things by a hair, and bytes would differ.
-            picture.figure.draw_without_rendering()
-            picture.figure.set_layout_engine("none")
+        engine = picture.figure.get_layout_engine()
+        if engine is not None:
+            # Laid out once: a second time moves things by a hair, and bytes would differ. Without
+            # an engine, even of no layout, saving does not draw everything twice.
+            engine.execute(picture.figure)
+            picture.figure.set_layout_engine(None)
         picture.figure.savefig(stream, format=how, dpi=_DPI, metadata=undated[how])
     content = stream.getvalue()
     return content if how != "png" or picture.many_colours else _smaller(content)
