@@ -393,13 +393,11 @@ def _tuning(run: ScoredRun, searches: Sequence[Search]) -> Iterator[Picture]:
 
 
 def _feature_norms(sources: Sources, progress: Progress) -> list[Picture]:
-    """Draw norms of features of two or three runs side by side, from stored activations."""
+    """Draw feature norms of two or three runs side by side, from stored activations."""
     if sources.store is None or len(sources.runs) < 2:
         return []
     if len(sources.runs) > MAX_PANELS:
-        progress.note(
-            f"norms of features are of the first {MAX_PANELS} of {len(sources.runs)} runs"
-        )
+        progress.note(f"feature norms are of the first {MAX_PANELS} of {len(sources.runs)} runs")
     panels: list[NormPanel] = []
     for run in sources.runs[:MAX_PANELS]:
         if run.stored is None:
@@ -412,9 +410,9 @@ def _feature_norms(sources: Sources, progress: Progress) -> list[Picture]:
             panels.append(NormPanel(run.name, run.scoring.id_set.name, norms))
     sets = [list(panel.norms) for panel in panels]
     if len(panels) < 2 or len(sets[0]) < 2 or any(names != sets[0] for names in sets):
-        progress.note("no norms of features: the runs have no stored activations of the same sets")
+        progress.note("no feature norms: the runs have no stored activations of the same sets")
         return []
-    title = "Norms of features of " + " and ".join(panel.title for panel in panels)
+    title = "Feature norms of " + " and ".join(panel.title for panel in panels)
     x = "L2 norm of the features (units of activation)"
     return [norm_histograms("feature-norms", title, panels, x=x, ratios=True)]
 

@@ -354,6 +354,8 @@ def test_a_phone_shows_everything_in_its_width(
         assert chart.evaluate(touch) == "auto"
         lassoes.tap()
         assert chart.evaluate(touch) == "none"
+        table = seen.locator("#norms .scroll")
+        assert table.evaluate("each => each.scrollWidth <= each.clientWidth")
         seen.locator("#strip button").first.tap()
         dialog = seen.get_by_role("dialog")
         box = dialog.bounding_box()

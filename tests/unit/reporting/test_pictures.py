@@ -444,7 +444,7 @@ def test_of_several_runs_the_first_is_drawn(store: Store) -> None:
         shutil.copytree(store.runs / "tiny", store.runs / name)
     told = RecordingProgress()
     pictures_of(store, runs=["twin", "tiny", "third", "fourth"], methods=["msp"], progress=told)
-    assert told.notes[-1] == "norms of features are of the first 3 of 4 runs"
+    assert told.notes[-1] == "feature norms are of the first 3 of 4 runs"
 
 
 def test_data_that_are_gone_leave_the_other_pictures(store: Store) -> None:

@@ -73,7 +73,7 @@ function aboutNorms(norms) {
     const ratio = second.mean / first.mean;
     said.push(`The mean norm of ID images of ${second.name} is ${ratio.toFixed(ratio < 0.1 ? 4 : 2)} times that of ${first.name}.`);
   }
-  said.push("ID / OOD is the ratio of the mean norms, and AUROC that of the norm as a score. This is the L2 norm of the feature vector, the input of the last layer; " +
+  said.push("ID/OOD is the ratio of the mean norms, and AUROC that of the norm as a score. This is the L2 norm of the feature vector, the input of the last layer; " +
     "the methods featurenorm and norm take another norm, that of the activation map of a block, so their AUROC differs.");
   return [element("p", { class: "meaning" }, said.join(" "))];
 }
@@ -83,7 +83,7 @@ function aboutNorms(norms) {
  * @returns {HTMLElement}
  */
 function normTable(norms) {
-  const heads = ["Data set", "Mean norm", "ID / OOD", "AUROC"].map((text, at) =>
+  const heads = ["Data set", "Mean norm", "ID/OOD", "AUROC"].map((text, at) =>
     element("th", { scope: "col", ...(at ? { class: "number" } : {}) }, text));
   const means = norms.flatMap((each) => each.sets.map((of) => of.mean)).filter((each) => each > 0);
   // As many digits in all rows, so that the smallest has three significant ones.
