@@ -34,8 +34,8 @@ ARCHITECTURES = (
     "densenet100", "resnet20", "resnet32", "resnet44", "resnet56",
 )  # fmt: skip
 OBJECTIVES = (
-    "cross-entropy", "t2fnorm", "logitnorm", "ish", "rotpred", "conf-branch", "g-odin", "supcon",
-    "cider", "palm", "reweightood", "alpa", "oe", "energy-regularised", "entropic",
+    "cross-entropy", "t2fnorm", "logitnorm", "ish", "rotpred", "conf-branch", "g-odin", "vos",
+    "supcon", "cider", "palm", "reweightood", "alpa", "oe", "energy-regularised", "entropic",
     "objectosphere", "background", "mixoe",
 )  # fmt: skip
 # Outliers that are made from the training images.

@@ -535,6 +535,13 @@ _OUTLIERS = {
 }
 
 
+# What published values of a training rest on, where it differs from its paper.
+_CODE = {
+    "vos": "the code behind the published VOS sends no gradient of its outliers into the network: "
+    "it is nearly cross-entropy",
+}
+
+
 def _remarks(summary: RunSummary, value: Published) -> tuple[str, ...]:
     """Return what could not be verified."""
     remarks = []
@@ -546,6 +553,8 @@ def _remarks(summary: RunSummary, value: Published) -> tuple[str, ...]:
             f"the outliers of {summary.name} are {printable(summary.outliers.name)}; theirs are "
             f"{theirs}"
         )
+    if summary.training == value.training and value.training in _CODE:
+        remarks.append(_CODE[value.training])
     return tuple(remarks)
 
 

@@ -370,6 +370,7 @@ class Trainer:
         lr = self._recipe.lr
         views = self._objective.views
         self._training_module.train()
+        self._begin(epoch)
         model = self._training_step()
         arriving = train.arriving(batches, epoch=epoch, views=views, share=self._needed)
         if train.unread:
@@ -420,6 +421,12 @@ class Trainer:
         drawn = np.random.default_rng(derived_seed(self._seed, epoch, 2))  # one draw per batch
         return torch.randperm(images, generator=generator, device=self._device), (generator, drawn)
 
+    def _begin(self, epoch: int) -> None:
+        """Begin an epoch of an objective that depends on it."""
+        extras: Any = self._training_module.extras
+        if hasattr(extras, "begin"):
+            extras.begin((epoch - 1) / self._recipe.epochs, derived_seed(self._seed, epoch, 3))
+
     def _outlier_feed(self, epoch: int, batches: Sequence[Tensor]) -> OutlierFeed | None:
         """Return the outliers of an epoch, if there are any."""
         if self._outliers is None:
@@ -461,7 +468,9 @@ class Trainer:
         labels = of_step.labels.targets(output.logits.shape[1])
         if objective.compares_images and self._processes.distributed:
             output, labels = self._gathered(output, labels, of_step)
-        output = output._replace(state=self._training_module.extras)
+        output = output._replace(
+            state=self._training_module.extras, last_layer=self._training_module.last_layer
+        )
         loss = self._part_of_loss(objective.loss(output, labels), of_outliers, of_step)
         if of_mixtures is not None and self._recipe.compares_views:
             loss = loss + self._inconsistency(own, of_mixtures.logits, of_step)

@@ -50,6 +50,7 @@ _RECIPE_OF = {
     "rotpred": "rotpred-cifar",
     "conf-branch": "conf-branch-cifar",
     "g-odin": "g-odin-cifar",
+    "vos": "vos-cifar",
     "cider": "cider-cifar",
     "palm": "palm-cifar",
     "reweightood": "reweightood-cifar",

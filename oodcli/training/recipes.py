@@ -27,6 +27,7 @@ SCORERS: Mapping[str, str] = MappingProxyType(
         "rotpred": "rotpred",
         "conf-branch": "conf-branch",
         "g-odin": "g-odin",
+        "vos": "energy",
         "cider": "knn",
         "palm": "mds++",
         "reweightood": "mds++",
@@ -512,6 +513,13 @@ _GODIN_CIFAR = replace(
     source="Hsu et al., CVPR 2020, by OpenOOD v1.5",
     objective="g-odin",
 )
+_VOS_CIFAR = replace(
+    _OPENOOD_CIFAR,
+    name="vos-cifar",
+    source="Du et al., ICLR 2022",
+    objective="vos",
+    keep="last",
+)
 _OPENOOD_IMAGENET200 = replace(
     _OPENOOD_CIFAR,
     name="openood-imagenet200",
@@ -663,10 +671,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         for recipe in (
             _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _OPENOOD_IMAGENET200, _T2FNORM_CIFAR,
             _T2FNORM_IMAGENET200, _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ROTPRED_CIFAR,
-            _CONF_BRANCH_CIFAR, _GODIN_CIFAR, _CIDER_CIFAR, _PALM_CIFAR, _REWEIGHTOOD_CIFAR,
-            _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE, *_AUGMENTED,
-            _OE_CIFAR, _OE_IMAGENET200, _ENERGY_FINETUNE, _MIXOE_FINETUNE, _ENTROPIC_CIFAR,
-            _OBJECTOSPHERE_CIFAR, _BACKGROUND_CIFAR, _DIGITS,
+            _CONF_BRANCH_CIFAR, _GODIN_CIFAR, _VOS_CIFAR, _CIDER_CIFAR, _PALM_CIFAR,
+            _REWEIGHTOOD_CIFAR, _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE,
+            *_AUGMENTED, _OE_CIFAR, _OE_IMAGENET200, _ENERGY_FINETUNE, _MIXOE_FINETUNE,
+            _ENTROPIC_CIFAR, _OBJECTOSPHERE_CIFAR, _BACKGROUND_CIFAR, _DIGITS,
         )
     }
 )  # fmt: skip

@@ -42,6 +42,7 @@ CASES = {
     "rotpred": ("rotpred", False, 49),
     "g-odin": ("g-odin", False, 48),
     "conf-branch": ("conf-branch:weight=4", False, 49),
+    "vos": ("vos:start=0.5,queue=12,weight=4", False, 49),
     "cider": ("cider", False, 49),
     "palm": ("palm:momentum=0.9,tau=0.02", False, 50),
     "reweightood": ("reweightood", False, 49),

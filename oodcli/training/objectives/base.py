@@ -10,7 +10,7 @@ all processes if the loss is computed on the whole batch (``compares_images``).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import MappingProxyType
 from typing import (
@@ -51,6 +51,8 @@ class StepOutput(NamedTuple):
         for an image however many processes train together.
     state
         The objective's own layers, whose buffers the loss may read and replace.
+    last_layer
+        The last layer of the network, for features ``(m, d)`` that are not those of images.
     """
 
     logits: Tensor
@@ -59,6 +61,7 @@ class StepOutput(NamedTuple):
     extras: tuple[Tensor, ...] = ()
     draws: Tensor | None = None
     state: nn.Module | None = None
+    last_layer: Callable[[Tensor], Tensor] | None = None
 
     def split(self, rows: int) -> tuple["StepOutput", "StepOutput"]:
         """Return the outputs of the first rows, and those of the others."""
@@ -94,6 +97,21 @@ class StartsFromClassMeans(Protocol):
             initial network without augmentation, ``(n, d)``.
         labels
             Their classes, ``(n,)``.
+        """
+
+
+class BeginsEpochs(Protocol):
+    """Layers of an objective that depend on the epoch, or draw random numbers of their own."""
+
+    def begin(self, share: float, seed: int, /) -> None:
+        """Begin an epoch.
+
+        Parameters
+        ----------
+        share
+            Share of the epochs of the training that are finished, from 0 to less than 1.
+        seed
+            Seed of the random numbers of the epoch, equal in all processes.
         """
 
 

@@ -22,6 +22,7 @@ from oodcli.training.objectives.reweightood import ReweightOOD
 from oodcli.training.objectives.rotpred import RotPred
 from oodcli.training.objectives.supcon import SupCon
 from oodcli.training.objectives.t2fnorm import T2FNorm
+from oodcli.training.objectives.vos import VOS
 
 OBJECTIVES: Mapping[str, ObjectiveEntry] = MappingProxyType(
     {
@@ -32,6 +33,7 @@ OBJECTIVES: Mapping[str, ObjectiveEntry] = MappingProxyType(
         "rotpred": ObjectiveEntry(RotPred, "RotPred", "Hendrycks et al., NeurIPS 2019"),
         "conf-branch": ObjectiveEntry(ConfBranch, "ConfBranch", "DeVries and Taylor, 2018"),
         "g-odin": ObjectiveEntry(GODIN, "G-ODIN", "Hsu et al., CVPR 2020"),
+        "vos": ObjectiveEntry(VOS, "VOS", "Du et al., ICLR 2022"),
         "supcon": ObjectiveEntry(SupCon, "SupCon", "Khosla et al., NeurIPS 2020"),
         "cider": ObjectiveEntry(CIDER, "CIDER", "Ming et al., ICLR 2023"),
         "palm": ObjectiveEntry(PALM, "PALM", "Lu et al., ICLR 2024"),

@@ -67,11 +67,13 @@ class TrainingModule(nn.Module):
         self._trains_last_layer = objective.trains_last_layer
         self._seen: dict[str, Tensor] = {}
         self.extras: nn.Module | None = None
+        self.last_layer: Callable[[Tensor], Tensor] | None = None
         self._kept: list[Callable[[Tensor], Tensor]] = []
         if not objective.needs:
             return
         last = network.get_submodule(head)
         assert isinstance(last, nn.Linear)  # ensured by every architecture
+        self.last_layer = last.forward  # without the hook
         last.register_forward_pre_hook(self._keep_features)
         if last_block is not None and "maps" in objective.needs:
             network.get_submodule(last_block.path).register_forward_hook(self._keep_maps)

@@ -265,6 +265,18 @@ def test_outliers_of_a_training_are_compared_too() -> None:
     )
 
 
+def test_the_published_vos_is_said_to_have_no_gradient() -> None:
+    plain = report(method="energy", auroc=0.8770)
+    runs = [replace(run, training="vos") for run in plain.runs]
+    found = near(replace(plain, runs=runs))
+    assert found.published.training == "vos"
+    assert found.reasons == ()
+    assert found.remarks == (
+        "the code behind the published VOS sends no gradient of its outliers into the network: it "
+        "is nearly cross-entropy",
+    )
+
+
 @pytest.mark.parametrize(
     ("objective", "words", "name"),
     [
@@ -273,6 +285,7 @@ def test_outliers_of_a_training_are_compared_too() -> None:
         ("logitnorm:tau=0.1", ("flip", "crop", "pixmix"), "logitnorm+pixmix"),
         ("supcon", ("resized-crop", "flip", "jitter", "grey"), "contrastive"),
         ("conf-branch", ("flip",), "confbranch"),
+        ("vos", ("flip", "crop"), "vos"),
         ("alpa", ("flip",), ""),
     ],
 )

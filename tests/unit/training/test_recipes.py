@@ -137,6 +137,7 @@ def test_an_objective_takes_the_recipe_of_its_paper() -> None:
     assert recipe_for("resnet18", "cifar10", "t2fnorm").name == "t2fnorm-cifar"
     assert recipe_for("resnet18", "cifar10", "supcon").name == "mode-base"
     assert recipe_for("resnet18", "cifar10", "ish").name == "featurenorm-resnet18"
+    assert recipe_for("resnet18", "photos", "vos:weight=1").name == "vos-cifar"
     assert recipe_for("resnet18", "digits", "alpa").name == "digits"
     assert recipe_for("resnet18", "cifar10", "t2fnorm:tau=0.2").objective == "t2fnorm:tau=0.2"
     assert recipe_for("resnet18", "photos", "palm").objective == "palm:momentum=0.9"
