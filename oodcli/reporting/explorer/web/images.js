@@ -167,7 +167,8 @@ function spokenImage(image) {
  * @returns {HTMLElement}
  */
 function imageButton(image, facts, open) {
-  const classes = [...(image.truth === null ? [] : [image.truth]), ...(image.predicted === null ? [] : [`→ ${image.predicted}`])];
+  const short = (/** @type {string} */ name) => name.replace(/ \(n\d{8}\)$/, ""); // without the wnid, which the dialog has
+  const classes = [...(image.truth === null ? [] : [short(image.truth)]), ...(image.predicted === null ? [] : [`→ ${short(image.predicted)}`])];
   const lines = [...facts, ...classes].map((line) => element("span", { class: "caption" }, line));
   const button = element("button", { type: "button", class: "thumb", "aria-label": [spokenImage(image), ...facts].join(", "), title: image.name },
     picture(image.sheets, image.number, ""), ...lines);
