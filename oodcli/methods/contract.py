@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from oodcli.activations import Activations, ActivationSet, Head, Reference, Words
+from oodcli.activations import BACKGROUND, Activations, ActivationSet, Head, Reference, Words
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import parse_method
 from oodcli.methods._needs import KEPT_HEADS
@@ -196,7 +196,9 @@ def problem_for(spec: MethodSpec, problem: Problem) -> Problem:
     if any(part.method.kept_head for part in spec.parts):
         whole = problem.reference
         along = whole.head.weight.clamp(min=0).sum(dim=0, keepdim=True)  # (1, d)
-        kept = {name: (along, torch.zeros(1)) for name in KEPT_HEADS}
+        # ID images lie along it; the logit of a background is the larger the less they do.
+        heads = {name: -along if name == BACKGROUND else along for name in KEPT_HEADS}
+        kept = {name: (weight, torch.zeros(1)) for name, weight in heads.items()}
         return replace(problem, reference=replace(whole, head=replace(whole.head, kept=kept)))
     zero_shot = any(part.method.is_zero_shot for part in spec.parts)
     made = problem.reference.head.scale is None and zero_shot

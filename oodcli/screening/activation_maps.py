@@ -48,14 +48,13 @@ def write_activation_maps(
     rows = representative_rows(norms[:, block], jigsaw_norms[:, block])
     stem = stem_of(len(images), of=run.data.n_train(images), normalised=normalise,
                    precision=run.compute.precision)  # fmt: skip
+    if _are_of(stored_maps(run.folder, stem), block, rows, norms[rows], jigsaw_norms[rows]):
+        return
     chosen = images.take(np.sort(rows))
     order = np.searchsorted(np.sort(rows), rows)
     pixels = chosen.pixels()
     indices = np.concatenate([shard.indices for shard in chosen.shards])
     puzzles = View("jigsaw").apply(pixels, indices)
-    known = stored_maps(run.folder, stem)
-    if known is not None and known.block == block and np.array_equal(known.pixels, pixels[order]):
-        return
     energy = EnergyMap(run.record.blocks[block])
     both = np.concatenate([pixels[order], puzzles[order]])
     found = run.activator.of_pixels(both, [energy], normalise=normalise).extra[energy.key]
@@ -68,6 +67,23 @@ def write_activation_maps(
             norms[rows, block], jigsaw_norms[rows, block],
         ),
     )  # fmt: skip
+
+
+def _are_of(
+    maps: ActivationMaps | None,
+    block: int,
+    rows: NDArray[np.int64],
+    norms: NDArray[np.float32],
+    jigsaw_norms: NDArray[np.float32],
+) -> bool:
+    """Return whether maps are of a block and of images with these norms, without decoding these."""
+    return (
+        maps is not None
+        and maps.block == block
+        and np.array_equal(maps.rows, rows)
+        and np.array_equal(maps.norms, norms[:, block])
+        and np.array_equal(maps.puzzle_norms, jigsaw_norms[:, block])
+    )
 
 
 def representative_rows(

@@ -53,10 +53,8 @@ def normratio(
     with OpenRun.open(
         store, run, how, skip_unreadable=skip_unreadable, progress=progress
     ) as opened:
-        seen = opened.while_decoding(
-            "train", {View(): False, View("jigsaw"): True}, normalise=normalise
-        )
-        chosen = opened.data.train(limit=max_images, seen=seen)
+        # Without a consumer: pixels that are not stored are kept until the maps have been made.
+        chosen = opened.data.train(limit=max_images)
         plain = opened.activator.activations(chosen, normalise=normalise)
         puzzles = opened.activator.activations(
             chosen, view=View("jigsaw"), normalise=normalise, norms_only=True

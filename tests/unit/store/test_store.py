@@ -349,7 +349,8 @@ def test_outputs_that_cannot_be_written_are_refused(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", locked)
     check_output_file(tmp_path / "new.csv")
-    check_output_folder(tmp_path / "a" / "b", option="--plots")
+    check_output_folder(tmp_path / "a", option="--plots")
+    check_output_folder(tmp_path / "a" / "b", option="--plots", parents=True)
     check_output_file(Path("/dev/null"))
     for refused, said in (
         (lambda: check_output_file(tmp_path), f"{tmp_path} is a folder; name a file in it"),
@@ -359,7 +360,13 @@ def test_outputs_that_cannot_be_written_are_refused(
             "(Permission denied); change its permissions, or name another",
         ),
         (
-            lambda: check_output_folder(tmp_path / "locked" / "a" / "b", option="--plots"),
+            lambda: check_output_folder(tmp_path / "a" / "b", option="--plots"),
+            f"there is no folder {tmp_path}/a; create it first",
+        ),
+        (
+            lambda: check_output_folder(
+                tmp_path / "locked" / "a" / "b", option="--plots", parents=True
+            ),
             f"cannot write {tmp_path}/locked/a/b: the folder {tmp_path}/locked is not writable "
             "(Permission denied); change its permissions, or name another",
         ),
