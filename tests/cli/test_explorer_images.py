@@ -227,7 +227,7 @@ def test_images_of_the_map_are_listed_by_lasso_and_by_category(
             "each.height).data.filter((value, at) => at % 4 === 3 && value > 100).length)"
         )
         assert len(drawn) == 2
-        assert all(SHOWN * 20 < pixels < SHOWN * 120 for pixels in drawn)  # marks of 84 each
+        assert all(SHOWN * 5 < pixels < SHOWN * 30 for pixels in drawn)  # marks of 21 each
         lasso(seen, 0.001, 0.999)
         assert listed(seen) == SHOWN
         lasso(seen, 0.001, 0.5)
@@ -371,5 +371,7 @@ def test_without_scripts_and_in_print_nothing_is_broken(page: Made, chromium: "B
     with opened(chromium, page.path) as seen:
         seen.emulate_media(media="print")
         assert seen.locator("#strip canvas").first.is_visible()
-        assert seen.locator("canvas.map-dots").first.is_visible()
+        dots = seen.locator("canvas.map-dots").first
+        assert dots.is_visible()
+        assert dots.evaluate("each => each.width === 3 * each.clientWidth")  # sharp on paper
         assert not seen.get_by_role("button", name="List the images shown").is_visible()

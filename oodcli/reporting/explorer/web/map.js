@@ -370,7 +370,7 @@ class MapFigure {
     const colouring = this.colouring;
     const context = this.canvas.getContext("2d");
     if (!colouring || !context || !this.width) return;
-    const density = Math.max(2, devicePixelRatio); // also sharp in print
+    const density = matchMedia("print").matches ? 3 : devicePixelRatio;
     [this.canvas.width, this.canvas.height] = [this.width * density, this.height * density];
     const styles = getComputedStyle(this.chart);
     const colours = colouring.names.map((_, category) => styles.getPropertyValue(colouring.colour(category)));
