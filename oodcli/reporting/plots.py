@@ -19,7 +19,6 @@ from PIL import Image
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.metrics import Curve
-from oodcli.pillow import open_image
 from oodcli.reporting.statistics import threshold_at
 
 if TYPE_CHECKING:
@@ -111,16 +110,20 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
             # an engine, even of no layout, saving does not draw everything twice.
             engine.execute(picture.figure)
             picture.figure.set_layout_engine(None)
+        if how == "png" and not picture.many_colours:
+            picture.figure.savefig(stream, format="rgba", dpi=_DPI)
+            return _few_colours(picture.figure, stream.getvalue())
         picture.figure.savefig(stream, format=how, dpi=_DPI, metadata=undated[how])
-    content = stream.getvalue()
-    return content if how != "png" or picture.many_colours else _smaller(content)
+    return stream.getvalue()
 
 
-def _smaller(content: bytes) -> bytes:
+def _few_colours(figure: "Figure", pixels: bytes) -> bytes:
     """Return a drawing as PNG with 256 colours, visually the same as full colour."""
+    # Whole pixels, as Matplotlib counts them but for the rounding of the product.
+    width = int(_DPI * figure.get_size_inches()[0] + 1e-6)
+    drawing = Image.frombytes("RGBA", (width, len(pixels) // (4 * width)), pixels)
+    few = drawing.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     stream = io.BytesIO()
-    with open_image(io.BytesIO(content)) as drawing:
-        few = drawing.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(stream, "PNG", optimize=True, dpi=(_DPI, _DPI))
     return stream.getvalue()
 
