@@ -33,6 +33,8 @@ _OF_TABLES = {
 # Largest picture in a page, and all of them together; Base64 adds a third.
 _PICTURE_BYTES = 400_000
 _PICTURES_BYTES = 1_600_000
+# Most drawings are larger as SVG, whose text is outlines.
+_SVG_BYTES = 90_000
 
 if TYPE_CHECKING:
     from oodcli.cli.render.formats import EmbeddedApp, EmbeddedPicture
@@ -366,7 +368,8 @@ def _embedded_pictures(drawn: "Sequence[Picture]", room: int) -> "list[EmbeddedP
     """Return pictures to embed into an HTML page, as many as have room, and name the others.
 
     SVG, or PNG for one that would be larger than :data:`_PICTURE_BYTES`, than what is left, or than
-    its share of the page: many pictures leave less room for the images of the explorer.
+    its share of the page: many pictures leave less room for the images of the explorer. All are PNG
+    where a share is below :data:`_SVG_BYTES`, so that few are drawn twice.
     """
     from oodcli.cli.render.formats import EmbeddedPicture
     from oodcli.reporting.plots import encoded
@@ -374,6 +377,8 @@ def _embedded_pictures(drawn: "Sequence[Picture]", room: int) -> "list[EmbeddedP
     found: list[EmbeddedPicture] = []
     omitted: list[str] = []
     kinds: tuple[Literal["svg", "png"], ...] = ("svg", "png")
+    if len(drawn) * _SVG_BYTES > _PICTURES_BYTES:
+        kinds = ("png",)
     for each in drawn:
         for kind in kinds:
             content = encoded(each, kind)

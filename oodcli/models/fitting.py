@@ -271,7 +271,8 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
         _cut(module, head, rows=len(ours[f"{head}.weight"]))
     ours.update(_tied(module, ours))
     restore_last_layer(module, head, ours)
-    if found := kept_heads(module.get_submodule(head)):
+    # A layer that is read from a function is no module of its own yet, and keeps no heads.
+    if original is None and (found := kept_heads(module.get_submodule(head))):
         each = ", ".join(f"{name} (outputs: {len(bias)})" for name, (_, bias) in found.items())
         remarks = (*remarks, f"heads beside the last layer: {each}")
     if tau in ours:
