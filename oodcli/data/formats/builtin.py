@@ -1,5 +1,7 @@
 """Data sets that need no download: digits and photographs inside scikit-learn, and noise."""
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,6 +23,7 @@ UNIFORM_SEED = 2
 _SCIKIT_LEARN = "inside scikit-learn"
 
 
+@cache
 def _load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return all handwritten digits, ``(1797, 8, 8)``, and their classes, ``(1797,)``."""
     from sklearn.datasets import load_digits
@@ -65,6 +68,7 @@ def open_grey_photographs(store: Store) -> Dataset:  # noqa: ARG001 - every open
     return _plain("photographs-grey", grey, _SCIKIT_LEARN)
 
 
+@cache
 def _crops() -> NDArray[np.uint8]:
     """Cut both photographs into all 32x32 squares that fit side by side, ``(520, 32, 32, 3)``."""
     from sklearn.datasets import load_sample_images
