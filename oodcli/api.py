@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from oodcli.arguments import naming_arguments
 from oodcli.progress import SILENT, Progress
 from oodcli.remote.addresses import without_credentials
-from oodcli.store.runs import Run, RunFolder, find_run
+from oodcli.store.run_names import find_run
+from oodcli.store.runs import Run, RunFolder
 from oodcli.store.store import Store
 
 if TYPE_CHECKING:

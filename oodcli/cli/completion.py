@@ -45,7 +45,7 @@ OUTLIERS = ("jigsaw", "pixel-shuffle", "noise", "rotation", "patch-mix")
 def runs(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of a run in the store."""
     from oodcli.errors import OodError
-    from oodcli.store.runs import run_folders
+    from oodcli.store.run_names import run_folders
     from oodcli.store.store import Store
 
     try:
@@ -106,7 +106,7 @@ def datasets(context: typer.Context, incomplete: str) -> list[str]:
 def scored_sets(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of an OOD set with scores in the run of the command line."""
     from oodcli.errors import OodError
-    from oodcli.store.runs import find_run
+    from oodcli.store.run_names import find_run
     from oodcli.store.scores import read_scorings
     from oodcli.store.store import Store
 

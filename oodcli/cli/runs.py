@@ -54,7 +54,7 @@ def use(
     store: StoreOption = None,
 ) -> None:
     """Choose the run that commands use without --run; OOD_RUN has priority."""
-    from oodcli.store.runs import RUN_VARIABLE, default_run, find_run, set_default_run
+    from oodcli.store.run_names import RUN_VARIABLE, default_run, find_run, set_default_run
     from oodcli.store.store import Store
 
     if (run is None) is not last:
@@ -83,7 +83,8 @@ def drop(
 ) -> None:
     """Remove OOD sets from the scores and tables of a run."""
     from oodcli.errors import InvalidInputError, UnknownNameError
-    from oodcli.store.runs import RunFolder, find_run
+    from oodcli.store.run_names import find_run
+    from oodcli.store.runs import RunFolder
     from oodcli.store.scores import drop_sets, read_scorings
     from oodcli.store.store import Store
 

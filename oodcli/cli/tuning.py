@@ -31,7 +31,7 @@ def tuning(
     """Show how score --tune chose parameters."""
     from oodcli.cli.render.tuning import render_searches
     from oodcli.errors import MissingArtifactError, UnknownNameError
-    from oodcli.store.runs import find_run
+    from oodcli.store.run_names import find_run
     from oodcli.store.searches import read_searches
     from oodcli.store.store import Store
 

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError
 from oodcli.records import as_json
-from oodcli.store.runs import ENSEMBLE_RECORD, RunFolder, new_name, run_folders
+from oodcli.store.run_names import new_name, run_folders
+from oodcli.store.runs import ENSEMBLE_RECORD, RunFolder
 from oodcli.store.store import Store, read_json, write_json
 
 ENSEMBLE_SCHEMA = 1

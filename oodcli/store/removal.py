@@ -9,15 +9,8 @@ from typing import Literal
 
 from oodcli.errors import CorruptArtifactError, UnknownNameError
 from oodcli.store.run_locks import run_lock
-from oodcli.store.runs import (
-    OWN_FILES,
-    RunFolder,
-    default_run,
-    find_run,
-    new_name,
-    run_folders,
-    set_default_run,
-)
+from oodcli.store.run_names import default_run, find_run, new_name, run_folders, set_default_run
+from oodcli.store.runs import OWN_FILES, RunFolder
 from oodcli.store.store import Store, remove_leftovers, size_of, temporary_files
 
 _OWN_FOLDERS = ("normratio", "scores", "detectors")

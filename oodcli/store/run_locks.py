@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from oodcli.errors import MissingArtifactError
 from oodcli.progress import SILENT, Progress
-from oodcli.store.runs import RunFolder, find_run
+from oodcli.store.run_names import find_run
+from oodcli.store.runs import RunFolder
 from oodcli.store.store import Store
 
 

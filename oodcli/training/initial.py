@@ -21,7 +21,8 @@ from oodcli.models import (
 )
 from oodcli.records import as_json
 from oodcli.specs import names_clip
-from oodcli.store.runs import RunFolder, run_folders
+from oodcli.store.run_names import run_folders
+from oodcli.store.runs import RunFolder
 from oodcli.store.store import Store, digest_of_json
 from oodcli.training.state import newest_weights
 

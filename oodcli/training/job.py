@@ -20,7 +20,8 @@ from oodcli.models import (
 from oodcli.progress import Progress
 from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.preprocess import Preprocess
-from oodcli.store.runs import Job, RunFolder, TrainingRecord, run_folders
+from oodcli.store.run_names import run_folders
+from oodcli.store.runs import Job, RunFolder, TrainingRecord
 from oodcli.store.store import Store
 from oodcli.training.augmentations.mixtures import check_combination
 from oodcli.training.initial import Initial, InitialWeights, initial_weights, published_weights

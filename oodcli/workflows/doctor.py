@@ -491,7 +491,7 @@ def _state_with_runs(
     """Return the state of a store with its runs, disk usage and leftovers."""
     from oodcli.store.ensembles import read_ensemble
     from oodcli.store.removal import leftovers
-    from oodcli.store.runs import find_run, run_folders
+    from oodcli.store.run_names import find_run, run_folders
 
     finished = unfinished = 0
     damaged: dict[str, str] = {}

@@ -26,7 +26,7 @@ from oodcli.screening.merging import VerdictPart, find_parts, in_order, open_par
 from oodcli.screening.onnx_engine import DESCRIPTION, described_detector, export_at
 from oodcli.screening.packed import is_packed, read_packed
 from oodcli.screening.verdict_file import ROW_SCHEMA, settings_path
-from oodcli.store.runs import find_run
+from oodcli.store.run_names import find_run
 from oodcli.store.store import Store, digest_of_json, read_arrays, read_json
 from oodcli.text import counted, printable
 from oodcli.workflows.verdicts import detector_settings

@@ -38,7 +38,8 @@ from oodcli.progress import Progress
 from oodcli.sniffing import program_kind
 from oodcli.specs import names_clip, names_folder
 from oodcli.store.preprocess import Preprocess
-from oodcli.store.runs import NO_CLASSIFIER, Job, Run, RunFolder, new_name, utc_now
+from oodcli.store.run_names import new_name
+from oodcli.store.runs import NO_CLASSIFIER, Job, Run, RunFolder, utc_now
 from oodcli.store.store import Store, digest_of_file
 from oodcli.training.import_probe import check_probe_data, with_probe
 from oodcli.training.plausibility import Plausibility, plausibility

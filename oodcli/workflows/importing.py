@@ -9,7 +9,7 @@ from oodcli.data.run_data import check_size_options, find_divided
 from oodcli.errors import InvalidInputError
 from oodcli.progress import SILENT, Progress
 from oodcli.sniffing import program_kind
-from oodcli.store.runs import new_name
+from oodcli.store.run_names import new_name
 from oodcli.store.store import Store
 from oodcli.workflows.import_request import ImportRequest, ImportResult, Outputs, in_output_order
 from oodcli.workflows.prompting import Prompting, prompting_for

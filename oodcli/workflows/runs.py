@@ -10,7 +10,8 @@ from oodcli.records import as_json
 from oodcli.store.ensembles import Ensemble, read_ensemble
 from oodcli.store.outlier_source import OutlierSource
 from oodcli.store.removal import Leftover, leftovers
-from oodcli.store.runs import Job, Run, RunFolder, TrainingRecord, find_run, run_folders
+from oodcli.store.run_names import find_run, run_folders
+from oodcli.store.runs import Job, Run, RunFolder, TrainingRecord
 from oodcli.store.scores import read_scorings
 from oodcli.store.store import Store, read_json, size_of
 

@@ -34,7 +34,8 @@ from oodcli.scoring.fitting import FittedMethods, fit_all
 from oodcli.scoring.open_run import OpenRun
 from oodcli.scoring.sets import NamedSets
 from oodcli.store.ensembles import Ensemble, Member, begin_ensemble, check_ensemble_name
-from oodcli.store.runs import RunFolder, check_name, utc_now
+from oodcli.store.run_names import check_name
+from oodcli.store.runs import RunFolder, utc_now
 from oodcli.store.scores import PREDICTIONS, Scores, export_scores, first_duplicate
 from oodcli.store.store import Store
 from oodcli.workflows.report import report

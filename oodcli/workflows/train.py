@@ -21,16 +21,8 @@ from oodcli.progress import SILENT, Progress
 from oodcli.scoring.accuracy import accuracy_on
 from oodcli.scoring.open_run import OpenRun
 from oodcli.store.removal import remove_run
-from oodcli.store.runs import (
-    STATE,
-    Run,
-    RunFolder,
-    TrainingRecord,
-    find_run,
-    new_name,
-    run_folders,
-    utc_now,
-)
+from oodcli.store.run_names import find_run, new_name, run_folders
+from oodcli.store.runs import STATE, Run, RunFolder, TrainingRecord, utc_now
 from oodcli.store.store import Store
 from oodcli.training.job import (
     TrainRequest,

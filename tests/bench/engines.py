@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import oodcli
-from oodcli.store.runs import find_run
+from oodcli.store.run_names import find_run
 from oodcli.store.store import Store
 from tests.bench.screening import bare_loop, say
 

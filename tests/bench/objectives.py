@@ -43,7 +43,7 @@ from oodcli.compute.compute import Compute
 from oodcli.errors import OodError
 from oodcli.images import evenly_spaced
 from oodcli.progress import Silent
-from oodcli.store.runs import find_run
+from oodcli.store.run_names import find_run
 from oodcli.store.store import Store
 from oodcli.training.augmentations.words import AUGMENTATIONS
 from oodcli.training.objectives.base import OutlierObjective

@@ -27,7 +27,7 @@ from oodcli.progress import Silent
 from oodcli.scoring.open_run import OpenRun
 from oodcli.selection.recommendation import Recommendation
 from oodcli.selection.trial import _scores
-from oodcli.store.runs import find_run
+from oodcli.store.run_names import find_run
 from oodcli.store.store import Store
 from oodcli.workflows.recommend import RecommendRequest, recommend
 

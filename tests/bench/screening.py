@@ -37,7 +37,8 @@ from PIL import Image
 from oodcli.compute.compute import Compute
 from oodcli.data.decoding.files import find_images
 from oodcli.models import load_run_network
-from oodcli.store.runs import RunFolder, find_run
+from oodcli.store.run_names import find_run
+from oodcli.store.runs import RunFolder
 from oodcli.store.store import Store
 from oodcli.workflows.engines import DetectorRequest
 from oodcli.workflows.predict import PredictRequest, VerdictOutputs, predict

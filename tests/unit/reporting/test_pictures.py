@@ -82,7 +82,7 @@ def test_auroc_of_blocks_is_that_of_stored_activations(store: Store) -> None:
     from oodcli.data.views import View
     from oodcli.reporting.plots_of_norms import JIGSAW
     from oodcli.scoring.activate import Activator
-    from oodcli.store.runs import find_run
+    from oodcli.store.run_names import find_run
 
     folder = find_run(store, "tiny")
     activator = Activator(
@@ -130,7 +130,7 @@ def test_maps_are_of_the_images_at_percentiles_of_the_ratio(
     from oodcli.data.views import View
     from oodcli.reporting.activation_maps import stored_maps
     from oodcli.scoring.activate import Activator
-    from oodcli.store.runs import find_run
+    from oodcli.store.run_names import find_run
     from oodcli.workflows.normratio import normratio
 
     folder = find_run(store, "tiny")

@@ -20,7 +20,8 @@ from oodcli.models import network_of, parse_architecture, save_weights
 from oodcli.progress import Progress, Silent
 from oodcli.scoring.activate import Activator
 from oodcli.store.activations import ActivationFolder
-from oodcli.store.runs import RunFolder, find_run
+from oodcli.store.run_names import find_run
+from oodcli.store.runs import RunFolder
 from oodcli.store.store import Store, read_json
 from oodcli.workflows.import_request import ImportRequest
 from oodcli.workflows.importing import import_checkpoint

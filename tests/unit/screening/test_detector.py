@@ -26,7 +26,8 @@ from oodcli.screening.detector import Detector, detector_for, detector_or_reason
 from oodcli.screening.judging import Judged, judge
 from oodcli.screening.thresholds import DEFAULT_RULE, ThresholdRule
 from oodcli.store.removal import remove_run
-from oodcli.store.runs import RunFolder, find_run
+from oodcli.store.run_names import find_run
+from oodcli.store.runs import RunFolder
 from oodcli.store.store import Store, read_json, write_json
 from oodcli.workflows.train import TrainRequest, train
 from tests.support.cli import tree

@@ -22,7 +22,7 @@ from oodcli.screening.detector import Detector, detector_for
 from oodcli.screening.packed import METADATA, SEAL, read_packed
 from oodcli.screening.packing import load_packed, pack_detector
 from oodcli.screening.thresholds import ThresholdRule
-from oodcli.store.runs import find_run
+from oodcli.store.run_names import find_run
 from oodcli.store.store import Store, digest_of_json
 from oodcli.workflows.train import TrainRequest, train
 from tests.support.cli import tree

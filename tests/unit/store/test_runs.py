@@ -15,17 +15,8 @@ from oodcli.errors import (
 )
 from oodcli.store.removal import Leftover, leftovers, remove_leftover, remove_run, rename_run
 from oodcli.store.run_locks import locked_run
-from oodcli.store.runs import (
-    TRAINING,
-    Job,
-    Run,
-    RunFolder,
-    default_run,
-    find_run,
-    new_name,
-    run_folders,
-    set_default_run,
-)
+from oodcli.store.run_names import default_run, find_run, new_name, run_folders, set_default_run
+from oodcli.store.runs import TRAINING, Job, Run, RunFolder
 from oodcli.store.store import Store, write_json
 
 RUN = Run(
