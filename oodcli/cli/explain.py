@@ -36,6 +36,8 @@ class PictureFormat(StrEnum):
     """Format of the file of an image."""
 
     PNG = "png"
+    SVG = "svg"
+    PDF = "pdf"
     HTML = "html"
 
 
@@ -71,7 +73,7 @@ def explain(
         output_folder("Write one picture per image, and index.html, into a new or empty folder."),
     ] = None,
     picture: Annotated[
-        PictureFormat, typer.Option("--picture", help="A PNG file or an HTML page per image.")
+        PictureFormat, typer.Option("--picture", help="A picture or an HTML page per image.")
     ] = PictureFormat.PNG,
     overwrite: OverwriteFilesOption = False,
     format_: Annotated[

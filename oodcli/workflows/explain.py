@@ -29,7 +29,7 @@ MAX_NEIGHBOURS = 10
 # Small pictures stand in the index of up to this many images.
 _THUMBNAILS = 500
 
-PictureFormat = Literal["png", "html"]
+PictureFormat = Literal["png", "svg", "pdf", "html"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ExplainRequest:
     output
         Folder for pictures and their index; nothing is written if None.
     picture
-        ``png``, or ``html`` for pages.
+        ``png``, ``svg`` or ``pdf``, or ``html`` for pages.
     overwrite
         Whether the folder may have files, of which those of the same names are replaced.
     compute
@@ -198,7 +198,7 @@ class _Files:
         named = replace(explanation, file=f"{self._free(explanation.path)}.{self.kind}")
         assert named.file is not None
         picture = explanation_picture(named, pixels)
-        content = encoded(picture, "png")
+        content = encoded(picture, "png" if self.kind == "html" else self.kind)
         if self.kind == "html":
             content = self.page(named, picture.alt, content).encode()
         target = expanded(self.folder) / named.file

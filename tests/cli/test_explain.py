@@ -188,7 +188,7 @@ def test_pictures_and_an_index_are_written_and_nothing_is_replaced(
     names = {path.name for path in (tmp_path / "why").iterdir()}
     assert names == {"0.png", "0-2.png", "index.html"}
     with Image.open(tmp_path / "why" / "0-2.png") as picture:
-        assert picture.width == 1575
+        assert picture.width == 1080
     index = (tmp_path / "why" / "index.html").read_text()
     assert re.findall(r'href="([^"]+)"', index) == ["0.png", "0-2.png"]
     assert "unreadable: not an image file" in index
@@ -201,6 +201,12 @@ def test_pictures_and_an_index_are_written_and_nothing_is_replaced(
     assert explain(*argv, "--neighbours", 1, "--overwrite")[0] == 0
     assert (tmp_path / "why" / "0-2.png").read_bytes() == before
     assert (tmp_path / "why" / "mine.txt").read_text() == "mine"
+    only = ("--method", "msp", "--neighbours", 1, "--picture", "pdf", "--output", tmp_path / "pdf")
+    assert explain(noise / "0.png", *only)[0] == 0
+    content = (tmp_path / "pdf" / "0.pdf").read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert b"/FontFile2" in content
+    assert 'href="0.pdf"' in (tmp_path / "pdf" / "index.html").read_text()
 
 
 def test_pages_hold_everything_and_hostile_names_are_text(explain: Explain, tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ def readable_class(name: str) -> str:
     return name if known is None else f"{known} ({name})"
 
 
+def class_word(name: str) -> str:
+    """Return the name of a class without its wnid, if it is a wnid of ImageNet-1k; else as it is.
+
+    Examples
+    --------
+    >>> class_word("n04254777"), class_word("cat")
+    ('sock', 'cat')
+    """
+    return _names_of_wnids().get(name, name)
+
+
 @cache
 def _names_of_wnids() -> dict[str, str]:
     facts = _facts()

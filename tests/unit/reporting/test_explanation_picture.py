@@ -9,7 +9,8 @@ import pytest
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from oodcli.reporting.explanation_picture import _cut_end, _cut_middle, _fitted, explanation_picture
+from oodcli.reporting.bands import cut_end, cut_middle, fitted
+from oodcli.reporting.explanation_picture import explanation_picture
 from oodcli.reporting.explanations import (
     BlockView,
     Explanation,
@@ -19,7 +20,7 @@ from oodcli.reporting.explanations import (
     RegionMatch,
     TypicalImage,
 )
-from oodcli.reporting.plots import Picture, encoded
+from oodcli.reporting.plots import PAGE, SMALLEST, Picture, encoded
 
 LONG = "W" * 250
 
@@ -102,6 +103,8 @@ def test_no_text_lies_over_another_or_leaves_the_picture(name: str, label: str, 
     }
     assert overlaps == set()
     assert not any("\x1b" in text for text, _ in boxes)
+    assert picture.figure.get_figwidth() == PAGE
+    assert min(each.get_fontsize() for each in texts(picture)) >= SMALLEST
 
 
 def test_frames_are_drawn_in_pixels_of_the_image() -> None:
@@ -176,10 +179,10 @@ def test_text_is_cut_to_a_width_and_no_shorter(text: str) -> None:
         size = FontProperties(size=7)
         return text_to_path.get_text_width_height_descent(shown, size, ismath=False)[0] / 72
 
-    for cut in (_cut_end, _cut_middle):
-        found = _fitted(text, 1.0, 7, cut)
+    for cut in (cut_end, cut_middle):
+        found = fitted(text, 1.0, 7, cut)
         assert inches(found) <= 1 or len(found) <= 1
         if found != text:
             assert math.isclose(inches(found), 1, abs_tol=0.25)
             assert "…" in found
-    assert _fitted("folder/" * 30 + "end.png", 1.0, 7, _cut_middle).endswith("end.png")
+    assert fitted("folder/" * 30 + "end.png", 1.0, 7, cut_middle).endswith("end.png")
