@@ -35,8 +35,8 @@ ARCHITECTURES = (
 )  # fmt: skip
 OBJECTIVES = (
     "cross-entropy", "t2fnorm", "logitnorm", "ish", "rotpred", "conf-branch", "g-odin", "vos",
-    "supcon", "cider", "palm", "reweightood", "alpa", "oe", "energy-regularised", "entropic",
-    "objectosphere", "background", "mixoe",
+    "supcon", "cider", "palm", "reweightood", "alpa", "ascood", "oe", "energy-regularised",
+    "entropic", "objectosphere", "background", "mixoe",
 )  # fmt: skip
 # Outliers that are made from the training images.
 OUTLIERS = ("jigsaw", "pixel-shuffle", "noise", "rotation", "patch-mix")

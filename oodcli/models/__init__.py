@@ -10,6 +10,7 @@ from oodcli.models.heads import (
     keep_heads,
     quotient,
     restore_last_layer,
+    standardised_features,
     unit_features,
 )
 from oodcli.models.network import Network, fill, network_of
@@ -71,6 +72,7 @@ __all__ = [
     "read_state",
     "restore_last_layer",
     "save_weights",
+    "standardised_features",
     "translated_state",
     "unit_features",
     "with_output",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from oodcli.activations import Activations, predicted
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.models.clip_tower import ImageTower
-from oodcli.models.heads import UnitFeatureLinear
+from oodcli.models.heads import NormalisedLinear
 from oodcli.models.hooks import apply_edit, record_input, record_map, record_norm
 from oodcli.models.layout import Layout
 from oodcli.models.network import Network
@@ -530,7 +530,7 @@ class _Forward:
     def _predicted(self, features: Tensor, logits: Tensor) -> Tensor:
         """Return the classes ``(n,)`` that the network itself predicts."""
         last = self._module.get_submodule(self._network.head_path)
-        if isinstance(last, UnitFeatureLinear):
+        if isinstance(last, NormalisedLinear):
             with self._ready.lock:
                 logits = last(features)
         return predicted(logits)

@@ -34,6 +34,8 @@ _SHORTCUTS = ("shortcut", "downsample", "convShortcut", "skip")
 _HEADS = ("fc", "linear", "classifier", "head", "classifier.fc", "output", "last_linear")
 # Under these names lies a network whose classifier or projection head lies beside it.
 _ENCODERS = ("encoder", "encoder_q", "base_encoder", "backbone", "student", "teacher")
+# Buffers of the last layer that OpenOOD's wrappers of a network keep beside the network.
+_BESIDE = ("tau", "sigma")
 _WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module")
 _NORM = re.compile(r"^(?:norm|bn)\.?(\d*)$")
 _NUMBERED = re.compile(r"\.(norm|conv)\.([12])\.")
@@ -85,8 +87,8 @@ def load_with_remarks(
     state
         Tensors by name, with the names of the architecture or of other public code. The batch
         counters (``num_batches_tracked``) are optional. A ``tau`` of the last layer makes it a
-        layer of unit features (T2FNorm), a ``logit_scale`` a layer of text embeddings, and
-        ``kept.NAME`` a layer with kept heads.
+        layer of unit features (T2FNorm), a ``sigma`` one of standardised features (ASCOOD), a
+        ``logit_scale`` a layer of text embeddings, and ``kept.NAME`` a layer with kept heads.
     by_order
         Whether tensors are matched only by their order and shape, and names are ignored.
     source
@@ -200,9 +202,13 @@ def _spellings(state: Mapping[str, Tensor]) -> Iterator[tuple[Mapping[str, Tenso
     if bare.keys() != state.keys():
         yield bare, f"names: prefix {' and '.join(sorted(_wrappers_in(state)))} removed"
     for prefix, under in _modules(bare):
-        aside = [name for name in bare if not name.startswith(f"{prefix}.")]
+        beside = {name: bare[name] for name in _BESIDE if name in bare}
+        aside = [n for n in bare if not n.startswith(f"{prefix}.") and n not in beside]
         left = f"; ignored: {_first(aside)}" if aside else ""
-        yield under, f"names: {printable(prefix)!r} removed from {len(under):,} tensors{left}"
+        yield (
+            {**beside, **under},
+            f"names: {printable(prefix)!r} removed from {len(under):,} tensors{left}",
+        )
 
 
 def _unwrapped(name: str) -> str:
@@ -241,13 +247,14 @@ def _fit(spec: ArchitectureSpec, state: Mapping[str, Tensor], classifier: Classi
         for name, tensor in state.items()
         if not name.endswith(COUNTER) and not (ignored and name.startswith(ignored))
     }
-    tau, scoring_tau, scale = (f"{head}.{n}" for n in ("tau", "scoring_tau", "logit_scale"))
+    tau, scoring_tau = f"{head}.tau", f"{head}.scoring_tau"
     # As many classes as the last layer has rows; names do not depend on the number.
     build = cache(lambda rows: _build(spec, num_classes=rows, original=original))
     where = (f"{head}.weight", 0) if original is None else original.rows
     module = build(_rows(weights, *where))
     known = head if original is None else original.path
-    more = {tau, scoring_tau, scale, *kept_names(head, weights)}
+    buffers = {tau, scoring_tau, f"{head}.sigma", f"{head}.logit_scale"}
+    more = {*buffers, *kept_names(head, weights)}
     ours = _renamed(weights, _shapes(module), more, head=known)
     names = {id(tensor): name for name, tensor in weights.items()}
     remarks = _translated({names[id(tensor)]: name for name, tensor in ours.items()})
@@ -503,7 +510,7 @@ def _only(names: Sequence[str], key: str) -> str:
 def _normal_form(name: str, head: str) -> str:
     """Return a form of a tensor name that is the same in all public code."""
     path, _, leaf = name.rpartition(".")
-    if path == head or path in _HEADS:
+    if path == head or path in _HEADS or name in _BESIDE:
         return f"<head>.{leaf}"
     name = _NUMBERED.sub(r".\1\2.", name)  # as in old versions of torchvision's DenseNets
     name = _FROM_ONE.sub(r"<\1.\2>.", name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodcli.activations import predicted
-from oodcli.models.heads import UnitFeatureLinear
+from oodcli.models.heads import NormalisedLinear
 from oodcli.models.hooks import feature_norm, record_input, record_norm
 from oodcli.models.network import Network
 
@@ -75,7 +75,7 @@ class ActivationsOf(nn.Module):
         """Return all from features ``(n, d)`` and the norms of every block ``(n,)``."""
         last = self._last
         logits = features @ self.weight.T + self.bias  # (n, k)
-        own = last(features) if isinstance(last, UnitFeatureLinear) else logits
+        own = last(features) if isinstance(last, NormalisedLinear) else logits
         block_norms = torch.stack([norms[name] for name in self._network.blocks], dim=1)
         return logits, features, block_norms, predicted(own)
 

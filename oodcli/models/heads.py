@@ -16,12 +16,22 @@ from oodcli.errors import InvalidInputError
 SMALLEST_NORM = 1e-12
 # Added to lengths in a quotient of G-ODIN.
 GODIN_MARGIN = 1e-4
+# Added to the standard deviation of a feature in z-scores.
+SD_MARGIN = 1e-6
 # Name of the submodule of a last layer that holds the kept heads.
 KEPT = "kept"
 _LINEAR = (ROTATION, CONFIDENCE, BACKGROUND)
 
 
-class UnitFeatureLinear(nn.Linear):
+class NormalisedLinear(nn.Linear):
+    """A last layer that normalises the feature of each image in training and prediction.
+
+    Images are scored by the linear map on the feature as it is, so that logits for scoring and
+    predictions are those of two different forward passes.
+    """
+
+
+class UnitFeatureLinear(NormalisedLinear):
     """A linear layer applied to the feature divided by its length and by ``tau``.
 
     ``logits = weight @ (feature / max(||feature||, 1e-12) / tau) + bias``
@@ -64,6 +74,49 @@ class UnitFeatureLinear(nn.Linear):
         with torch.autocast(input.device.type, enabled=False):
             unit = F.normalize(input.float(), dim=1, eps=SMALLEST_NORM)
             return F.linear(unit / self.tau, self.weight, self.bias)
+
+
+class StandardisedLinear(NormalisedLinear):
+    """A linear layer applied to ``sigma`` times the z-scores of each feature.
+
+    ``logits = weight @ (sigma (feature - mean(feature)) / (sd(feature) + 1e-6)) + bias``, with the
+    mean and the standard deviation (of ``d - 1`` degrees of freedom) over the ``d`` values of the
+    feature of one image.
+
+    Parameters
+    ----------
+    in_features
+        Length of a feature vector, ``d``.
+    out_features
+        Number of classes, ``k``.
+    sigma
+        Standard deviation of the values that the linear map sees in training and prediction.
+
+    References
+    ----------
+    Regmi. "Going Beyond Conventional OOD Detection" (ASCOOD). arXiv:2411.10794. Layer:
+    ``ascood_net.py`` of OpenOOD.
+
+    Notes
+    -----
+    ``sigma`` is a buffer, so that a checkpoint is complete without its recipe. For scoring, OpenOOD
+    gives the feature itself to the linear map, neither standardised nor multiplied by ``sigma``.
+    The layer computes in float32 even under autocast.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, in_features: int, out_features: int, *, sigma: float = 1.0) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("sigma", torch.tensor(float(sigma)))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        """Return the logits ``(n, k)`` of features ``(n, d)``."""
+        with torch.autocast(input.device.type, enabled=False):
+            features = input.float()
+            centred = features - features.mean(dim=1, keepdim=True)
+            scores = centred / (features.std(dim=1, keepdim=True) + SD_MARGIN)
+            return F.linear(self.sigma * scores, self.weight, self.bias)
 
 
 class TextLinear(nn.Linear):
@@ -228,12 +281,15 @@ def restore_last_layer(module: nn.Module, path: str, state: Mapping[str, Tensor]
         Path of the last linear layer.
     state
         Tensors by name: a ``tau`` of the last layer makes it a :class:`UnitFeatureLinear`, a
-        ``logit_scale`` a :class:`TextLinear`, ``kept.divisor`` a :class:`QuotientLinear`, and other
-        tensors of ``kept`` a :class:`KeptHeadsLinear`.
+        ``sigma`` a :class:`StandardisedLinear`, a ``logit_scale`` a :class:`TextLinear`,
+        ``kept.divisor`` a :class:`QuotientLinear`, and other tensors of ``kept`` a
+        :class:`KeptHeadsLinear`.
     """
     kept = kept_names(path, state)
     if f"{path}.tau" in state:
         unit_features(module, path)
+    elif f"{path}.sigma" in state:
+        standardised_features(module, path)
     elif f"{path}.logit_scale" in state:
         text_embeddings(module, path)
     elif any(name.startswith(f"{path}.{KEPT}.{DIVISOR}.") for name in kept):
@@ -292,6 +348,21 @@ def unit_features(
         As in :class:`UnitFeatureLinear`.
     """
     _replace(module, path, lambda d, k: UnitFeatureLinear(d, k, tau=tau, scoring_tau=scoring_tau))
+
+
+def standardised_features(module: nn.Module, path: str, *, sigma: float = 1.0) -> None:
+    """Replace the last layer of a network by a :class:`StandardisedLinear` with the same weights.
+
+    Parameters
+    ----------
+    module
+        The network, changed in place.
+    path
+        Path of the last linear layer.
+    sigma
+        As in :class:`StandardisedLinear`.
+    """
+    _replace(module, path, lambda d, k: StandardisedLinear(d, k, sigma=sigma))
 
 
 def scoring_head(

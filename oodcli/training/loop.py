@@ -20,10 +20,16 @@ from oodcli.training.augment import augmented, augmixed
 from oodcli.training.augmentations.consistency import jensen_shannon
 from oodcli.training.augmentations.mixtures import Labels, View, mixed, mixes
 from oodcli.training.guard import LossMonitor, NotFiniteError, explain_torch_errors
-from oodcli.training.objectives.base import Objective, OutlierObjective, StepOutput
+from oodcli.training.objectives.base import (
+    Objective,
+    OutlierLoss,
+    OutlierObjective,
+    StepOutput,
+    SynthesisObjective,
+)
 from oodcli.training.objectives.cross_entropy import CrossEntropy
 from oodcli.training.objectives.training_module import LastBlock, TrainingModule
-from oodcli.training.outliers import OutlierFeed, Outliers, outlier_share
+from oodcli.training.outliers import OutlierFeed, Outliers, OutlierShare, outlier_share
 from oodcli.training.recipes import Recipe
 from oodcli.training.seeds import derived_seed
 from oodcli.training.steps import EpochStats, StepImages
@@ -173,6 +179,7 @@ class Trainer:
         self._model: nn.Module | None = None
         self._outliers: Outliers | None = None
         self._pictures: Tensor | None = None
+        self._epoch_share = 0.0
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimiser: the last layer, and all others."""
@@ -185,8 +192,8 @@ class Trainer:
         if special is None:
             special = plain if self._objective.decays_last_layer else 0.0
         groups = [
-            {"params": ours, "weight_decay": plain},
-            {"params": own, "weight_decay": special},
+            {"params": ours, "weight_decay": plain, "factor": 1.0},
+            {"params": own, "weight_decay": special, "factor": self._recipe.head_lr_factor},
         ]
         return [group for group in groups if group["params"]]
 
@@ -423,6 +430,7 @@ class Trainer:
 
     def _begin(self, epoch: int) -> None:
         """Begin an epoch of an objective that depends on it."""
+        self._epoch_share = epoch / self._recipe.epochs
         extras: Any = self._training_module.extras
         if hasattr(extras, "begin"):
             extras.begin((epoch - 1) / self._recipe.epochs, derived_seed(self._seed, epoch, 3))
@@ -454,6 +462,8 @@ class Trainer:
             Number of augmented views that were classified correctly before the step, ``()``.
         """
         objective = self._objective
+        if isinstance(objective, SynthesisObjective):
+            of_step = replace(of_step, outliers=self._synthesised(objective, of_step))
         with self._precision(), explain_torch_errors():
             output: StepOutput = model(self._normalised(of_step.pixels))
         of_mixtures = of_outliers = None
@@ -480,6 +490,24 @@ class Trainer:
         self._optimiser.step()
         return loss.detach(), right
 
+    def _synthesised(self, objective: SynthesisObjective, of_step: StepImages) -> OutlierShare:
+        """Return the outliers that an objective makes of the images of a step, with the network."""
+        labels = of_step.labels
+        images = of_step.seen[: len(labels.main)]
+        self._training_module.eval()
+        with self._precision():
+            seen = self._normalised(images).requires_grad_()
+            logits = self._module(seen).float()
+            targets = labels.targets(logits.shape[1])
+            of_class = logits * targets if targets.dim() > 1 else logits.gather(1, targets[:, None])
+            (gradients,) = torch.autograd.grad(of_class.sum(), seen)
+        self._training_module.train()
+        pixels = objective.synthesised(
+            images, gradients, self._std, of_step.draws, self._epoch_share
+        )
+        views = len(images) // max(of_step.count, 1)
+        return OutlierShare(pixels, None, None, of_step.rows, of_step.images * views)
+
     def _part_of_loss(
         self, loss: Tensor, of_outliers: StepOutput | None, of_step: StepImages
     ) -> Tensor:
@@ -500,7 +528,7 @@ class Trainer:
         weight = 1.0 if objective.compares_images else of_step.count * size / of_step.images
         if outliers is None or of_outliers is None:
             return loss if weight == 1 else loss * weight
-        assert isinstance(objective, OutlierObjective)  # ensured by the job
+        assert isinstance(objective, OutlierLoss)  # ensured by the job
         targets = outliers.targets(of_outliers.logits.shape[1])
         other = objective.outlier_loss(of_outliers, targets)
         other_weight = outliers.mine * size / outliers.images
@@ -531,7 +559,7 @@ class Trainer:
         """Set the learning rate after a fraction ``part`` of an epoch, and return it."""
         lr = self._recipe.learning_rate(epoch - 1, (epoch - 1 + part) / self._recipe.epochs)
         for group in self._optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         return lr
 
     def _report(self, task: Task, stats: EpochStats, *, waiting: float) -> None:
@@ -580,9 +608,10 @@ class Trainer:
         ]
         views = len(seen) * objective.copies
         count = total = len(rows)
+        numbers = objective.draws(*arrived[0].shape[2:])
         draws = (
-            torch.rand(views, total, objective.draws, generator=generator, device=self._device)
-            if objective.draws
+            torch.rand(views, total, numbers, generator=generator, device=self._device)
+            if numbers
             else None
         )
         outliers = None
@@ -727,7 +756,7 @@ class Trainer:
             yield at, values
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        images = pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        images = pixels.to(torch.float32, copy=True).div_(255).sub_(self._mean).div_(self._std)
         return images.contiguous(memory_format=self._layout)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:

@@ -23,7 +23,7 @@ from oodcli.store.preprocess import Preprocess
 from oodcli.store.store import Store, digest_of_json
 from oodcli.text import counted
 from oodcli.training.loop import LabelledPixels
-from oodcli.training.objectives.base import ObjectiveSpec, OutlierObjective
+from oodcli.training.objectives.base import ObjectiveSpec, OutlierObjective, SynthesisObjective
 from oodcli.training.objectives.registry import OBJECTIVES
 from oodcli.training.outliers import (
     MADE,
@@ -192,7 +192,13 @@ def plan_outliers(
     trained_with = objective.objective
     if not isinstance(trained_with, OutlierObjective):
         option = "--outliers" if wanted is not None else "--outlier-batch-size"
-        if wanted is not None or batch_size is not None:
+        given = wanted is not None or batch_size is not None
+        if given and isinstance(trained_with, SynthesisObjective):
+            raise InvalidInputError(
+                f"{option}: objective {objective.name} makes one outlier of every training image "
+                "of a step; omit it"
+            )
+        if given:
             others = [k for k, e in OBJECTIVES.items() if issubclass(e.type, OutlierObjective)]
             raise InvalidInputError(
                 f"{option}: objective {objective.name} is not trained with outliers; omit it, or "

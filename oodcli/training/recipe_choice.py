@@ -13,6 +13,7 @@ _CIFAR100_OPENOOD = {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0
 _CIFAR100_OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "regmixup-cifar": {"regmixup_alpha": 10.0},
+        "ascood-cifar": {"objective": "ascood:share=0.1,weight=5", "head_lr_factor": 0.05},
         "cider-cifar": {"objective": "cider:momentum=0.5"},
         "palm-cifar": {"objective": "palm", "batch_size": 512, "lr": 0.5, "lr_min": 0.5e-3},
     }
@@ -54,6 +55,7 @@ _RECIPE_OF = {
     "cider": "cider-cifar",
     "palm": "palm-cifar",
     "reweightood": "reweightood-cifar",
+    "ascood": "ascood-cifar",
     "supcon": "mode-base",
     "alpa": "mode-train",
     "oe": "oe-cifar",

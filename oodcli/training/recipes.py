@@ -31,6 +31,7 @@ SCORERS: Mapping[str, str] = MappingProxyType(
         "cider": "knn",
         "palm": "mds++",
         "reweightood": "mds++",
+        "ascood": "t2fnorm",
         "oe": "msp",
         "energy-regularised": "energy",
         "entropic": "msp",
@@ -113,6 +114,8 @@ class Recipe:
         The warm-up is skipped unless the batch size is larger than this.
     head_weight_decay
         L2 penalty on weight and bias of the last layer; None: the value of ``weight_decay``.
+    head_lr_factor
+        Factor of the learning rate for weight and bias of the last layer.
     augmentation
         Augmentation steps in their order; see
         :data:`oodcli.training.augmentations.words.AUGMENTATIONS`.
@@ -185,6 +188,7 @@ class Recipe:
     warm_up_lr: float = 0.0
     warm_up_above: int = 0
     head_weight_decay: float | None = None
+    head_lr_factor: float = 1.0
     augmentation: tuple[str, ...] = ("flip", "crop")
     crop_padding: int = 4
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -237,7 +241,9 @@ class Recipe:
                 raise InvalidInputError(
                     f"{_option(name)} must be from {low} to {high}, not {getattr(self, name)}"
                 )
-        for name in ("pixmix_beta", "mixup_alpha", "cutmix_alpha", "regmixup_alpha"):
+        for name in (
+            "pixmix_beta", "mixup_alpha", "cutmix_alpha", "regmixup_alpha", "head_lr_factor",
+        ):  # fmt: skip
             if not 0 < getattr(self, name) < float("inf"):
                 raise InvalidInputError(f"{_option(name)} must be positive and finite")
         for name in ("warm_up", "jitter_chance", "grey_chance", "cutmix_chance"):
@@ -520,6 +526,12 @@ _VOS_CIFAR = replace(
     objective="vos",
     keep="last",
 )
+_ASCOOD_CIFAR = replace(
+    _OPENOOD_CIFAR,
+    name="ascood-cifar",
+    source="Regmi, arXiv 2024, by OpenOOD v1.5",
+    objective="ascood",
+)
 _OPENOOD_IMAGENET200 = replace(
     _OPENOOD_CIFAR,
     name="openood-imagenet200",
@@ -672,9 +684,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             _RESNET18, _WRN, _VGG11, _OPENOOD_CIFAR, _OPENOOD_IMAGENET200, _T2FNORM_CIFAR,
             _T2FNORM_IMAGENET200, _T2FNORM_IMAGENET, _LOGITNORM_CIFAR, _ROTPRED_CIFAR,
             _CONF_BRANCH_CIFAR, _GODIN_CIFAR, _VOS_CIFAR, _CIDER_CIFAR, _PALM_CIFAR,
-            _REWEIGHTOOD_CIFAR, _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN, _MODE_FINETUNE,
-            *_AUGMENTED, _OE_CIFAR, _OE_IMAGENET200, _ENERGY_FINETUNE, _MIXOE_FINETUNE,
-            _ENTROPIC_CIFAR, _OBJECTOSPHERE_CIFAR, _BACKGROUND_CIFAR, _DIGITS,
+            _REWEIGHTOOD_CIFAR, _ASCOOD_CIFAR, _ISH_IMAGENET, _MODE_BASE, _MODE_CE, _MODE_TRAIN,
+            _MODE_FINETUNE, *_AUGMENTED, _OE_CIFAR, _OE_IMAGENET200, _ENERGY_FINETUNE,
+            _MIXOE_FINETUNE, _ENTROPIC_CIFAR, _OBJECTOSPHERE_CIFAR, _BACKGROUND_CIFAR, _DIGITS,
         )
     }
 )  # fmt: skip

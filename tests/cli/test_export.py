@@ -309,11 +309,14 @@ def test_a_wrong_verdict_is_noticed(
     assert "the verdict of " in err
 
 
-def test_the_temperatures_of_t2fnorm_are_exported(ood: Ood, small: Path, tmp_path: Path) -> None:
-    """A last layer of unit features, whose classes are not those of the scored logits."""
+@pytest.mark.parametrize("objective", ["t2fnorm", "ascood"])
+def test_a_layer_that_normalises_features_is_exported(
+    ood: Ood, small: Path, tmp_path: Path, objective: str
+) -> None:
+    """Its classes are not those of the scored logits."""
     code, _, err = ood(
         "train", "--data", small, "--arch", "exportednet:small", "--name", "unit", "--epochs", "1",
-        "--objective", "t2fnorm", "--set", "batch_size=8",
+        "--objective", objective, "--set", "batch_size=8",
     )  # fmt: skip
     assert code == 0, err
     code, out, err = ood(

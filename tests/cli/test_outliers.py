@@ -40,6 +40,14 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_stored(
             ("--objective", "mixoe", "--outliers", noise, "--outlier-batch-size", 4),
             "objective mixoe mixes every outlier with an ID image",
         ),
+        (
+            ("--objective", "ascood", "--outliers", "jigsaw"),
+            "--outliers: objective ascood makes one outlier of every training image of a step",
+        ),
+        (
+            ("--objective", "ascood:share=0.001"),
+            "ascood:share=0.001 of 16 x 16 pixels is fewer than two",
+        ),
         (("--objective", "oe", "--outliers", tmp_path / "gone"), "no folder or file"),
         (
             ("--objective", "oe", "--outliers", data / "train"),

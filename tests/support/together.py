@@ -32,6 +32,7 @@ CASES = {
     "oe": ("oe", False, 49),
     "made": ("oe", False, 50),
     "energy": ("energy-regularised:inner=-3,outer=-1", False, 50),
+    "entropic": ("entropic", False, 49),
     "objectosphere": ("objectosphere", False, 49),
     "mixoe": ("mixoe", False, 49),
     "background": ("background", False, 49),
@@ -46,6 +47,8 @@ CASES = {
     "cider": ("cider", False, 49),
     "palm": ("palm:momentum=0.9,tau=0.02", False, 50),
     "reweightood": ("reweightood", False, 49),
+    "ascood": ("ascood:share=0.5", False, 49),
+    "ascood-mixed": ("ascood:outliers=gradient,share=0.5,sigma=1", False, 50),
     "fine": ("alpa:base=none", False, 49),
 }
 # Cases with an augmentation that mixes the images of a batch, of which each process has a part.
@@ -53,6 +56,7 @@ AUGMENTATIONS = {
     "mixed": ("flip", "crop", "cutout", "regmixup"),
     "compared": ("randaugment", "crop", "augmix"),
     "pictures": ("flip", "pixmix", "cutmix"),
+    "ascood-mixed": ("flip", "regmixup"),
 }
 
 
@@ -173,7 +177,7 @@ def outliers(case: str) -> Outliers | None:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=generator)
     # With 1, one of two processes has no outlier.
-    count = {"oe": 1, "background": 3}.get(case, 0)
+    count = {"oe": 1, "background": 3, "entropic": 20}.get(case, 0)
     recipe = replace(RECIPE, outlier_batch_size=count)
     return SetOutliers(LabelledPixels(pixels, torch.zeros(5, dtype=torch.int64)), recipe, seed=5)
 

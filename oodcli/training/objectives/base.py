@@ -129,9 +129,14 @@ class Objective(Protocol):
         The accuracy on training images counts the first of them only.
         """
 
-    @property
-    def draws(self) -> int:
-        """Number of uniform random numbers that the loss needs per view."""
+    def draws(self, height: int, width: int, /) -> int:
+        """Return how many uniform random numbers a step needs per view.
+
+        Parameters
+        ----------
+        height, width
+            Those of the images.
+        """
 
     @property
     def kept(self) -> Mapping[str, int]:
@@ -209,7 +214,6 @@ class PlainObjective:
 
     views: ClassVar[int] = 1
     copies: ClassVar[int] = 1
-    draws: ClassVar[int] = 0
     kept: ClassVar[Mapping[str, int]] = MappingProxyType({})
     needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset()
     trains_last_layer: ClassVar[bool] = True
@@ -219,6 +223,10 @@ class PlainObjective:
 
     def check(self, size: tuple[int, int], /) -> None:
         """Accept every size."""
+
+    def draws(self, height: int, width: int, /) -> int:  # noqa: ARG002
+        """Return 0: none."""
+        return 0
 
     def derived(self, views: list[Tensor], /) -> list[Tensor]:
         """Return the views unchanged."""
@@ -234,8 +242,8 @@ class PlainObjective:
         return None
 
 
-class OutlierObjective(PlainObjective, ABC):
-    """An objective that is trained with outliers: images that belong to no class.
+class OutlierLoss(PlainObjective, ABC):
+    """An objective with a loss of outliers: images that belong to no class.
 
     Every step has a batch of ID images and a batch of outliers, in one forward pass. The loss of
     the step is that of ID images plus that of outliers, each a mean over its images; if
@@ -245,6 +253,59 @@ class OutlierObjective(PlainObjective, ABC):
     accepts_soft_labels: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
     """Whether every image of a step has the same weight, instead of both means."""
+
+    @abstractmethod
+    def outlier_loss(self, output: StepOutput, targets: Tensor, /) -> Tensor:
+        """Return the mean loss of outliers, ``()``, in float32.
+
+        Parameters
+        ----------
+        output
+            Outputs of the network for the outliers.
+        targets
+            Probability of every class, ``(m, k)``: the same for all of them, except for the share
+            of an ID image in a mixed one.
+        """
+
+
+class SynthesisObjective(OutlierLoss):
+    """An objective that makes an outlier of every image of a step, with the network of that step.
+
+    What decides is the gradient of the logit of its class with respect to the image, of the network
+    in evaluation mode, before the step.
+    """
+
+    @abstractmethod
+    def synthesised(
+        self,
+        images: Tensor,
+        gradients: Tensor,
+        std: Tensor,
+        draws: Tensor | None,
+        progress: float,
+        /,
+    ) -> Tensor:
+        """Return the outliers of images, from 0 to 255 as these, ``(n, 3, h, w)``.
+
+        Parameters
+        ----------
+        images
+            Augmented images before their normalisation, uint8 or float32 ``(n, 3, h, w)``.
+        gradients
+            Gradients with respect to the normalised images, float32 ``(n, 3, h, w)``.
+        std
+            Standard deviation of the channels in the normalisation, for pixels from 0 to 1,
+            ``(1, 3, 1, 1)``.
+        draws
+            Uniform random numbers from 0 to 1, ``(n, r)``; None if the objective needs none.
+        progress
+            Number of the epoch as a share of all epochs, from above 0 to 1.
+        """
+
+
+class OutlierObjective(OutlierLoss):
+    """An objective that is trained with outliers from a set, or made without the network."""
+
     paired: ClassVar[bool] = False
     """Whether each outlier is mixed with one ID image, so that there are equally many of both."""
 
@@ -273,19 +334,6 @@ class OutlierObjective(PlainObjective, ABC):
             contain nothing of ID images.
         """
         return outliers, None
-
-    @abstractmethod
-    def outlier_loss(self, output: StepOutput, targets: Tensor, /) -> Tensor:
-        """Return the mean loss of outliers, ``()``, in float32.
-
-        Parameters
-        ----------
-        output
-            Outputs of the network for the outliers.
-        targets
-            Probability of every class, ``(m, k)``: the same for all of them, except for the share
-            of an ID image in a mixed one.
-        """
 
 
 @dataclass(frozen=True, slots=True)

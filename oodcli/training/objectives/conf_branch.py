@@ -54,12 +54,15 @@ class ConfBranch(PlainObjective):
 
     needs: ClassVar[frozenset[Literal["features", "maps"]]] = frozenset({"features"})
     kept: ClassVar[Mapping[str, int]] = MappingProxyType({CONFIDENCE: 1})
-    draws: ClassVar[int] = 1
     compares_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("conf-branch:budget", self.budget)
         positive("conf-branch:weight", self.weight)
+
+    def draws(self, height: int, width: int) -> int:  # noqa: ARG002
+        """Return 1: one number decides whether an image has a hint."""
+        return 1
 
     def extras(self, features: int, channels: int, classes: int) -> nn.Module:  # noqa: ARG002
         """Build the state: ``lambda``."""

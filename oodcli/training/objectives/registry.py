@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from oodcli.training.objectives.alpa import ALPA
+from oodcli.training.objectives.ascood import ASCOOD
 from oodcli.training.objectives.background import Background
 from oodcli.training.objectives.base import ObjectiveEntry, ObjectiveSpec
 from oodcli.training.objectives.base import parse_objective as _parse_objective
@@ -39,6 +40,7 @@ OBJECTIVES: Mapping[str, ObjectiveEntry] = MappingProxyType(
         "palm": ObjectiveEntry(PALM, "PALM", "Lu et al., ICLR 2024"),
         "reweightood": ObjectiveEntry(ReweightOOD, "ReweightOOD", "Regmi et al., CVPRW 2024"),
         "alpa": ObjectiveEntry(ALPA, "ALPA", "Zhang et al., IEEE TIP 2023"),
+        "ascood": ObjectiveEntry(ASCOOD, "ASCOOD", "Regmi, arXiv 2024"),
         "oe": ObjectiveEntry(OutlierExposure, "Outlier Exposure", "Hendrycks et al., ICLR 2019"),
         "energy-regularised": ObjectiveEntry(
             EnergyRegularised, "Energy-regularised", "Liu et al., NeurIPS 2020"

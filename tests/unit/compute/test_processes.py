@@ -38,7 +38,7 @@ def test_training_has_changed_the_weights(trained: dict[str, dict[str, Tensor]])
     """What the cases compare has moved by far more than their tolerance."""
     for case in set(together.CASES) - {"resnet"}:
         moved = (trained[case]["last.module.0.weight"] - together.network(None)[0].weight).abs()
-        assert moved.max() > 0.005, case
+        assert moved.max() > 0.003, case
     start = together.resnet(nn.BatchNorm2d).state_dict()["conv1.weight"]
     assert (trained["resnet"]["last.module.conv1.weight"] - start).abs().max() > 0.005
 

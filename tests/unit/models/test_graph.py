@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from oodcli.models import Network, network_of, parse_architecture, unit_features
+from oodcli.models import (
+    Network,
+    network_of,
+    parse_architecture,
+    standardised_features,
+    unit_features,
+)
 from oodcli.models.extraction import extract
 from oodcli.models.graph import ActivationsOf
 
@@ -43,6 +49,14 @@ def test_a_last_layer_of_unit_features_predicts_by_itself() -> None:
     unit_features(network.module, network.head_path, tau=0.05, scoring_tau=2.0)
     with torch.no_grad():
         network.module.get_submodule(network.head_path).bias.copy_(torch.tensor([9.0, 1, 2, 3]))
+    check(network, 32)
+
+
+def test_a_last_layer_of_standardised_features_predicts_by_itself() -> None:
+    network = built("resnet18:width=2")
+    standardised_features(network.module, network.head_path, sigma=0.5)
+    with torch.no_grad():
+        network.module.get_submodule(network.head_path).bias.copy_(torch.tensor([0.5, 0, 0.3, 0]))
     check(network, 32)
 
 

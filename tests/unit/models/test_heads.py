@@ -11,10 +11,12 @@ from oodcli.models import (
     load_head,
     load_into,
     load_run_network,
+    load_with_remarks,
     network_of,
     parse_architecture,
     read_state,
     save_weights,
+    standardised_features,
     unit_features,
 )
 from oodcli.models.extraction import extract
@@ -74,6 +76,74 @@ def test_a_foreign_checkpoint_with_one_temperature_is_read(tmp_path: Path) -> No
     torch.save(renamed, tmp_path / "x.pth")
     loaded = load_into(SPEC, read_state(tmp_path / "x.pth"))
     assert loaded.head().tau == pytest.approx(0.2)
+
+
+def standardised(*, sigma: float = 0.5) -> Network:
+    """Return a random network with a last layer of standardised features."""
+    torch.manual_seed(0)
+    module = SPEC.build(5)
+    standardised_features(module, "fc", sigma=sigma)
+    return network_of(SPEC, module)
+
+
+def test_z_scores_by_hand() -> None:
+    """(1, 3, 5) has the z-scores (-1, 0, 1), of 2 degrees of freedom; sigma halves them."""
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    standardised_features(module, "0", sigma=0.5)
+    layer = module[0]
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[2.0, 7, 4], [1, -9, 0]]))
+        layer.bias.copy_(torch.tensor([0.25, 0]))
+    features = torch.tensor([[1.0, 3, 5], [10, 30, 50], [-4, -2, 0]])
+    torch.testing.assert_close(layer(features), torch.tensor([[1.25, -0.5]]).expand(3, -1))
+    assert torch.equal(layer(torch.ones(1, 3)), layer.bias[None])  # no spread: z-scores of zero
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(features).dtype == torch.float32
+
+
+def test_the_gradient_through_z_scores_is_that_of_differences() -> None:
+    layer = standardised().module.get_submodule("fc")
+    features = torch.rand(3, 64, requires_grad=True)
+    step = torch.randn(3, 64) * 1e-2
+    layer(features).square().sum().backward()
+    with torch.no_grad():
+        ends = [float(layer(features + sign * step).square().sum()) for sign in (1, -1)]
+    assert float((features.grad * step).sum()) == pytest.approx((ends[0] - ends[1]) / 2, rel=2e-2)
+    constant = torch.ones(1, 64, requires_grad=True)
+    layer(constant).sum().backward()
+    assert constant.grad.isfinite().all()
+
+
+def test_standardised_features_predict_by_z_scores_and_score_as_they_are(tmp_path: Path) -> None:
+    of = standardised()
+    path = tmp_path / "weights.safetensors"
+    save_weights(of, path)
+    loaded = load_run_network(path, "resnet20", 5)
+    assert loaded.digest == of.digest != standardised(sigma=1.0).digest
+    assert float(loaded.module.get_buffer("fc.sigma")) == 0.5
+    layer = of.module.get_submodule("fc")
+    pixels = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8).numpy()
+    (found,) = extract(loaded, [pixels], mean=(0.5,) * 3, std=(0.5,) * 3)
+    with torch.no_grad():
+        own = of.module((torch.from_numpy(pixels).float() / 255 - 0.5) / 0.5)
+    assert torch.equal(found.predictions, own.argmax(dim=1))
+    plain = found.features @ layer.weight.detach().T + layer.bias.detach()
+    torch.testing.assert_close(found.logits, plain)
+    assert not torch.equal(found.predictions, found.logits.argmax(dim=1))
+    head = load_head(path, "resnet20")
+    assert torch.equal(head.weight, layer.weight)
+    assert head.tau == 1
+
+
+@pytest.mark.parametrize("name", ["sigma", "tau"])
+def test_a_wrapper_of_openood_keeps_its_buffer_beside_the_network(name: str) -> None:
+    of = standardised() if name == "sigma" else network(tau=0.2, scoring_tau=0.2)
+    state = of.module.state_dict()
+    wrapped = {f"backbone.{k}": v for k, v in state.items() if not k.endswith(("sigma", "tau"))}
+    wrapped[name] = state[f"fc.{name}"]
+    loaded, remarks = load_with_remarks(SPEC, wrapped)
+    assert loaded.digest == of.digest
+    assert not any("ignored" in line for line in remarks)
 
 
 def test_an_impossible_temperature_is_refused() -> None:

@@ -130,7 +130,10 @@ def test_resumes_after_a_cut_as_if_there_had_been_none() -> None:
         assert torch.equal(tensor, second.state()[name]), name
 
 
-@pytest.mark.parametrize("objective", [*OBJECTIVES, "alpa:base=none", "alpa:base=cross-entropy"])
+@pytest.mark.parametrize(
+    "objective",
+    [*OBJECTIVES, "alpa:base=none", "alpa:base=cross-entropy", "ascood:outliers=gradient"],
+)
 def test_every_objective_resumes_after_a_cut_and_learns(objective: str) -> None:
     recipe = RECIPE.changed(epochs=5)
     whole = trainer(recipe, objective=objective)
@@ -208,6 +211,7 @@ def test_every_augmentation_resumes_after_a_cut_and_learns(word: str, amp: bool)
         ("rotpred", "augmix"), ("rotpred", "mixup"), ("rotpred", "pixmix"), ("oe", "regmixup"),
         ("background", "mixup"), ("mixoe", "pixmix"), ("logitnorm", "augmix"),
         ("g-odin", "cutmix"), ("conf-branch", "cutout"), ("supcon", "randaugment"),
+        ("ascood", "augmix"), ("ascood:outliers=gradient", "regmixup"), ("ascood", "cutmix"),
     ],
 )  # fmt: skip
 def test_objectives_combine_with_augmentations_and_resume(objective: str, word: str) -> None:
@@ -248,6 +252,25 @@ def test_the_last_layer_may_decay_on_its_own() -> None:
     torch.testing.assert_close(
         after["module.0.weight"], before["module.0.weight"], atol=1e-5, rtol=0
     )
+
+
+def test_the_last_layer_may_learn_at_a_rate_of_its_own() -> None:
+    """The first step without momentum, decay or mixed batches is the rate times the gradient."""
+    moved = []
+    for factor in (1.0, 0.05):
+        recipe = replace(
+            RECIPE, epochs=1, momentum=0.0, weight_decay=0.0, batch_size=48, head_lr_factor=factor
+        )
+        of = trainer(recipe)
+        before = of.state()
+        run(of)
+        after = of.state()
+        moved.append({name: after[name] - before[name] for name in after})
+    whole, scaled = moved
+    for name in whole:
+        wanted = whole[name] * (0.05 if name in ("module.6.weight", "module.6.bias") else 1)
+        torch.testing.assert_close(scaled[name], wanted, rtol=1e-4, atol=1e-7)
+    assert float(whole["module.6.weight"].abs().max()) > 1e-3
 
 
 def test_features_are_what_the_last_layer_sees() -> None:
