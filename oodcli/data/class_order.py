@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats.imagenet import wnids
+from oodcli.data.formats.ilsvrc2012 import wnids
 from oodcli.errors import InvalidInputError
 from oodcli.files import check_file
 from oodcli.images import Part

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from oodcli.data.formats.imagenet import class_word, readable_class
+from oodcli.data.formats.ilsvrc2012 import class_word, readable_class
 from oodcli.reporting.bands import (
     CROSS,
     DARK,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats.imagenet import wnids
+from oodcli.data.formats.ilsvrc2012 import wnids
 from oodcli.models import Pretrained, folder_class_names
 from oodcli.text import printable
 from oodcli.workflows.import_request import ImportRequest, Outputs, in_output_order

@@ -11,22 +11,19 @@
     data/train-00000-of-00294.parquet       as Hugging Face has it, whose classes are in this order
 
 The class of a validation image without a folder of its class follows from its number; the ground
-truth is a fact that comes with the tool, so that no file of labels is needed beside the images.
+truth is a fact that comes with the tool, so that no file of labels is needed beside the images. If
+there is one, the truth is compared with it; see :mod:`oodcli.data.formats.imagenet_labels`.
 
 References
 ----------
 Russakovsky et al. "ImageNet Large Scale Visual Recognition Challenge". IJCV 2015.
 """
 
-import base64
-import json
 import os
 import re
 import tarfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +35,8 @@ from oodcli.data.decoding.extents import Extents
 from oodcli.data.decoding.files import FileSource, find_images, is_image_name, list_folder
 from oodcli.data.formats import parquet
 from oodcli.data.formats.collections import Collection, Tree, find_tree
+from oodcli.data.formats.ilsvrc2012 import class_word, ground_truth, wnids
+from oodcli.data.formats.imagenet_labels import VALIDATION, check_labels, check_names
 from oodcli.data.formats.webdataset import ShardIndex, indexed
 from oodcli.data.reader import Place
 from oodcli.errors import InvalidInputError
@@ -45,10 +44,7 @@ from oodcli.files import reading, regular
 from oodcli.images import Part, image_name
 from oodcli.store.store import Store
 
-FACTS = Path(__file__).with_name("ilsvrc2012.json")
-
 _WNID = re.compile(r"n\d{8}")
-_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?\.\w+")
 # Where train and val are, below the folder that is named.
 _ROOTS = (
     "", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "ILSVRC2012", "ILSVRC", "imagenet", "imagenet_1k",
@@ -57,56 +53,6 @@ _ROOTS = (
 _TRAIN_FOLDERS = ("train", "ILSVRC2012_img_train")
 _TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 _VAL_FOLDERS = ("val", "ILSVRC2012_img_val", "validation")
-
-
-@cache
-def wnids() -> tuple[str, ...]:
-    """Return the 1,000 classes in the order of every network's outputs: sorted."""
-    return tuple(_facts()["wnids"])
-
-
-def readable_class(name: str) -> str:
-    """Return the name of a class with its wnid, if it is a wnid of ImageNet-1k; else as it is.
-
-    Examples
-    --------
-    >>> readable_class("n04254777")
-    'sock (n04254777)'
-    >>> readable_class("cat")
-    'cat'
-    """
-    known = _names_of_wnids().get(name)
-    return name if known is None else f"{known} ({name})"
-
-
-def class_word(name: str) -> str:
-    """Return the name of a class without its wnid, if it is a wnid of ImageNet-1k; else as it is.
-
-    Examples
-    --------
-    >>> class_word("n04254777"), class_word("cat")
-    ('sock', 'cat')
-    """
-    return _names_of_wnids().get(name, name)
-
-
-@cache
-def _names_of_wnids() -> dict[str, str]:
-    facts = _facts()
-    return dict(zip(facts["wnids"], facts["names"], strict=True))
-
-
-@cache
-def ground_truth() -> NDArray[np.int64]:
-    """Return the class of every validation image by its number from 1, ``(50000,)``."""
-    packed = zlib.decompress(base64.b64decode(_facts()["validation"]))
-    return np.frombuffer(packed, dtype="<u2").astype(np.int64)
-
-
-@cache
-def _facts() -> dict[str, str]:
-    facts: dict[str, str] = json.loads(FACTS.read_text("utf-8"))
-    return facts
 
 
 @dataclass(frozen=True)
@@ -121,11 +67,14 @@ class _Found:
         How it lies on the disk, for display.
     in_folders
         Whether each class has a folder of its own.
+    notes
+        What the user must know about it, in sentences.
     """
 
     part: Part
     layout: str
     in_folders: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -190,6 +139,7 @@ def open_imagenet(folder: Path, store: Store, *, collection: Collection) -> Data
         tuple(wnids()[at] for at in classes),
         str(folder),
         collection.name,
+        notes=tuple(note for each in parts.values() for note in each.notes),
         layout="; ".join(f"{name}: {each.layout}" for name, each in parts.items()),
     )
     if collection.name != "imagenet" and train is None and len(classes) == len(wnids()):
@@ -271,8 +221,16 @@ def _index_of_train(path: Path) -> ShardIndex:
 def _in_parquet(folder: Path, name: str) -> Dataset:
     """Open Parquet shards, and call their 1,000 classes by wnid instead of words."""
     dataset = parquet.open_parquet(folder, name=name, spec=name, role="id")
-    names = wnids() if len(dataset.class_names) == len(wnids()) else dataset.class_names
+    names = wnids() if _in_order_of_wnids(dataset.class_names) else dataset.class_names
     return replace(dataset, class_names=names, layout="Parquet shards")
+
+
+def _in_order_of_wnids(names: Sequence[str]) -> bool:
+    """Return whether 1,000 names of classes are in the order of wnids, if they are known at all."""
+    place = {known: at for at, wnid in enumerate(wnids()) for known in (wnid, class_word(wnid))}
+    where = [(at, place.get(name.partition(",")[0].strip())) for at, name in enumerate(names)]
+    right = sum(at == found for at, found in where)
+    return len(names) == len(wnids()) and 2 * right >= sum(found is not None for _, found in where)
 
 
 def _named_itself(folder: Path) -> _Found | None:
@@ -284,24 +242,54 @@ def _named_itself(folder: Path) -> _Found | None:
     if found is None or not found.in_folders:
         return found
     first = image_name(found.part.source, 0).rpartition("/")[2]
-    return found if folder.name in _VAL_FOLDERS or _VALIDATION.fullmatch(first) else None
+    return found if folder.name in _VAL_FOLDERS or VALIDATION.fullmatch(first) else None
 
 
 def _validation(folder: Path) -> _Found | None:
     """Open validation images in folders of classes, or all in one."""
     found = _in_class_folders(folder)
-    if found is not None or not _holds(folder, _VALIDATION, files=True):
-        return found
+    if found is not None:
+        return replace(found, notes=_misplaced(found.part, folder))
+    if not _holds(folder, VALIDATION, files=True):
+        return None
     tree = Tree(folder)
     return _by_number(tree, f"{folder.name}/ with all images in one folder")
 
 
+def _misplaced(part: Part, folder: Path) -> tuple[str, ...]:
+    """Return a note if images are in folders of other classes than their published numbers have."""
+    truth, labels = ground_truth(), part.labels
+    assert labels is not None  # it has folders of classes
+    placed, differ = 0, []
+    for row, label in enumerate(labels.tolist()):
+        name = image_name(part.source, row)
+        match = VALIDATION.fullmatch(name.rpartition("/")[2])
+        if match and 1 <= int(match[1]) <= len(truth):
+            placed += 1
+            published = int(truth[int(match[1]) - 1])
+            if published != label:
+                differ.append((name, wnids()[published]))
+    if not differ:
+        return ()
+    return (
+        f"{len(differ):,} of {placed:,} validation images in {folder} are in folders of other "
+        "classes than the published truth has for their names (first "
+        f"{differ[0][0]}, published as {differ[0][1]}); the classes are those of the folders",
+    )
+
+
 def _by_number(tree: Tree, layout: str) -> _Found:
-    """Return validation images whose classes follow from their numbers."""
+    """Return validation images whose classes follow from their numbers.
+
+    Raises
+    ------
+    InvalidInputError
+        If an image is none of these, or labels beside the images are other than the truth.
+    """
     images, truth = tree.images, ground_truth()
     numbers = []
     for path in images:
-        match = _VALIDATION.fullmatch(path.rpartition("/")[2])
+        match = VALIDATION.fullmatch(path.rpartition("/")[2])
         number = int(match[1]) if match else 0
         if not 1 <= number <= len(truth):
             raise InvalidInputError(
@@ -309,6 +297,9 @@ def _by_number(tree: Tree, layout: str) -> _Found:
                 "your images another name than imagenet"
             )
         numbers.append(number)
+    if numbers:
+        check_names(path.rpartition("/")[2] for path in images)
+        check_labels(tree.root if tree.members is None else tree.root.parent, numbers)
     labels = truth[np.array(numbers, dtype=np.int64) - 1]
     return _Found(Part(tree.source(images), labels), layout, in_folders=False)
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from oodcli.data.dataset import Dataset
 from oodcli.data.decoding.files import FileSource
-from oodcli.data.formats.imagenet import wnids
+from oodcli.data.formats.ilsvrc2012 import wnids
 from oodcli.data.formats.lists import ListedImage, parse_list
 from oodcli.data.own_names import registered
 from oodcli.errors import InvalidInputError

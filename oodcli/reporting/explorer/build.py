@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from oodcli.data.formats.imagenet import readable_class
+from oodcli.data.formats.ilsvrc2012 import readable_class
 from oodcli.metrics import CONVENTIONS, Convention
 from oodcli.reporting.evaluate import ScoredPair, each_in_threads, scored_pairs
 from oodcli.reporting.explorer.classes import (

@@ -7,7 +7,7 @@ import pytest
 
 from oodcli.data.class_order import read_class_names
 from oodcli.data.dataset import Dataset
-from oodcli.data.formats.imagenet import wnids
+from oodcli.data.formats.ilsvrc2012 import wnids
 from oodcli.images import Part
 from oodcli.models import Pretrained
 from oodcli.workflows.class_orders import hint, in_network_order

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from oodcli.data import DATASETS, open_dataset
-from oodcli.data.formats.imagenet import ground_truth, readable_class, wnids
+from oodcli.data.formats.ilsvrc2012 import devkit_order, ground_truth, readable_class, wnids
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import image_name
 from oodcli.store.store import Store
@@ -282,3 +282,103 @@ def test_a_folder_without_it_is_no_imagenet(store: Store, tmp_path: Path) -> Non
     (store.datasets / "imagenet").mkdir(parents=True)
     with pytest.raises(MissingArtifactError, match=r"it holds neither ILSVRC2012_img_val\.tar"):
         open_dataset("imagenet", store)
+
+
+# Label files about the first five images, right, in every form in which they come.
+SORTED = [65, 970, 230, 809, 516]
+IDS = [490, 361, 171, 822, 297]
+LABEL_FILES = {
+    "val_labels.txt": "\n".join(FIRST.values()),
+    "val/val_labels.txt": "\n".join(map(str, SORTED)),
+    "validation_labels.txt": "\n".join(str(label + 1) for label in SORTED),
+    "LOC_val_solution.csv": "ImageId,PredictionString\n"
+    + "\n".join(f"ILSVRC2012_val_{n:08d},{wnid} 85 1 499 272" for n, wnid in FIRST.items()),
+    "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "\n".join(map(str, IDS)),
+    "val.txt": "\n".join(f"{name_of(n)} {c}" for n, c in zip(FIRST, SORTED, strict=True)),
+    "benchmark_imglist/imagenet/test_imagenet.txt": "\n".join(
+        f"imagenet_1k/val/{name_of(n)} {c}" for n, c in zip(FIRST, SORTED, strict=True)
+    ),
+    "labels.csv": "file,label\n"
+    + "\n".join(f'"{name_of(n)}","{c}"' for n, c in zip(FIRST, SORTED, strict=True)),
+}
+
+
+def test_the_order_of_the_development_kit_is_the_published_one() -> None:
+    assert sorted(devkit_order().tolist()) == list(range(1000))
+    # The first line of its list of classes is the kit fox, the last the dumbbell.
+    assert [wnids()[devkit_order()[at]] for at in (0, 1, 999)] == [
+        "n02119789", "n02100735", "n03255030",
+    ]  # fmt: skip
+    assert [wnids()[devkit_order()[label - 1]] for label in IDS] == list(FIRST.values())
+
+
+@pytest.mark.parametrize("name", LABEL_FILES)
+def test_a_label_file_that_agrees_is_accepted_and_another_refused(
+    name: str, store: Store, tmp_path: Path
+) -> None:
+    """Images under the published names that are others get no wrong classes."""
+    home = tmp_path / "home"
+    flat(home / "val")
+    path = home / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(LABEL_FILES[name])
+    assert read("imagenet", home, store) == {"val": VALIDATION}
+    # The second and third image have changed places.
+    lines = LABEL_FILES[name].splitlines()
+    swapped = lines[-4].replace("00000002", "00000003"), lines[-3].replace("00000003", "00000002")
+    path.write_text("\n".join([*lines[:-4], *reversed(swapped), *lines[-2:]]))
+    wanted = rf"2 of 5 labels in .*{path.name} differ .* first \S+ for ILSVRC2012_val_00000002, "
+    with pytest.raises(InvalidInputError, match=wanted + r"which is n09193705 \(class 970\)"):
+        open_dataset(f"imagenet={home}", store)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        # Kaggle's lists of images count them.
+        ("val.txt", "\n".join(f"ILSVRC2012_val_{number:08d} {number}" for number in FIRST)),
+        ("val.txt", "\n".join(f"/data/2012/val/{name_of(number)}" for number in FIRST)),
+        ("val.txt", "\n".join(f"mine/{number}.png {number}" for number in FIRST)),
+        # A list of classes.
+        ("labels.txt", "\n".join(sorted(FIRST.values()))),
+        ("val_labels.txt", "\n".join(map(str, ground_truth()))),
+        # Numbers of classes of one's own choice.
+        ("val.txt", "\n".join(f"{name_of(n + 1)} {(c * 7 + 3) % 1000}"
+                              for n, c in enumerate(ground_truth().tolist()[:3000]))),
+    ],
+    ids=["counted", "no labels", "other images", "classes", "all images", "own numbers"],
+)  # fmt: skip
+def test_other_files_beside_the_images_say_nothing_against_them(
+    name: str, text: str, store: Store, tmp_path: Path
+) -> None:
+    flat(tmp_path / "home" / "val")
+    (tmp_path / "home" / name).write_text(text)
+    assert read("imagenet", tmp_path / "home", store) == {"val": VALIDATION}
+
+
+def test_a_label_file_with_too_few_labels_is_refused(store: Store, tmp_path: Path) -> None:
+    flat(tmp_path / "home" / "val")
+    (tmp_path / "home" / "val_labels.txt").write_text("65\n970\n")
+    with pytest.raises(InvalidInputError, match=r"has 2 labels, and there are 5 validation images"):
+        open_dataset(f"imagenet={tmp_path / 'home'}", store)
+
+
+def test_wnids_in_names_and_folders_are_compared_with_the_truth(
+    store: Store, tmp_path: Path
+) -> None:
+    named = tmp_path / "named"
+    flat(named / "val", (1, 2))
+    for number, wnid in ((1, FIRST[1]), (2, FIRST[3])):
+        path = named / "val" / name_of(number)
+        path.rename(path.with_name(f"{path.stem}_{wnid}.JPEG"))
+    with pytest.raises(InvalidInputError, match=r"1 of 2 labels in the names of the files differ"):
+        open_dataset(f"imagenet={named}", store)
+    # In folders of classes the folders count, and a note says so.
+    home = tmp_path / "home"
+    in_folders(home / "val")
+    assert open_dataset(f"imagenet={home}", store).notes == ()
+    (home / "val" / FIRST[1] / name_of(1)).rename(home / "val" / FIRST[2] / name_of(1))
+    (home / "val" / FIRST[1] / name_of(6)).write_bytes(jpeg(6))
+    (note,) = open_dataset(f"imagenet={home}", store).notes
+    assert note.startswith("2 of 6 validation images in ")
+    assert f"{name_of(6)}, published as n01735189" in note
