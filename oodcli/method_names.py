@@ -56,6 +56,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "regularized-pca": "pca-fusion",
         "perturbation-rectified": "pro",
         "pro-gen": "pro",
+        "relative-angles": "ora",
         "relative-mahalanobis": "rmds",
         "rmd": "rmds",
         "softmax": "msp",

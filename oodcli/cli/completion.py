@@ -20,7 +20,7 @@ METHODS = (
     "msp", "maxlogit", "energy", "entropy", "tempscale", "gen", "klm", "doctor", "logitgap",
     "igeood", "featurenorm", "norm", "react", "vra", "bats", "ash-p", "ash-b", "ash-s", "scale",
     "lts", "dice", "optfs", "weiper", "t2fnorm", "gradnorm", "graduncertainty", "dml",
-    "objectosphere", "nan-norm", "fdbd", "nci", "knn", "cfood", "nnguide", "relation", "mds",
+    "objectosphere", "nan-norm", "fdbd", "ora", "nci", "knn", "cfood", "nnguide", "relation", "mds",
     "rmds", "mds++", "rmds++", "mfs-mds", "mfs-mds++", "mfs-knn", "wdiscood", "vim", "residual",
     "pca-fusion", "cop", "corp", "neco", "she", "maxcosine", "caref", "cadref", "gmm", "pnml",
     "openmax", "csd", "multi-mahalanobis", "multi-knn", "odin", "iodin", "pro", "mcdropout", "gram",

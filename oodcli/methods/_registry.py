@@ -68,6 +68,7 @@ from oodcli.methods.objectosphere import Objectosphere
 from oodcli.methods.odin import IODIN, ODIN
 from oodcli.methods.openmax import BEYOND_TAIL, OpenMax
 from oodcli.methods.optfs import OptFS
+from oodcli.methods.ora import ORA
 from oodcli.methods.pnml import PNML
 from oodcli.methods.pro import PRO
 from oodcli.methods.rankfeat import RankFeat
@@ -335,6 +336,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Liu and Qin, ICML 2024",
             ("logits", "features", "head", "train"),
             grid={"distance_as_normalizer": (True, False)},
+            needs=(CLASSES, DIFFERENT_FEATURES),
+            exportable=True,
+        ),
+        "ora": Method(
+            ORA,
+            "ORA",
+            "Demirel et al., NeurIPS 2025",
+            ("logits", "features", "head", "train", "labels"),
+            grid={"over": ("max", "mean", "min")},
             needs=(CLASSES, DIFFERENT_FEATURES),
             exportable=True,
         ),

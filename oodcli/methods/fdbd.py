@@ -56,13 +56,8 @@ class FDBD:
         UndefinedMethodError
             If all classes have the same weights.
         """
+        nearness = nearness_of_weights(reference, "fdbd")
         weight = reference.head.weight
-        nearness = reference.once("nearness of weights", lambda: _nearness(weight))
-        if not nearness.any():
-            raise UndefinedMethodError(
-                f"fdbd is not defined here: the weights of all {len(weight):,} classes are the "
-                "same, so that no boundary lies between them; use another method"
-            )
         origin = torch.zeros_like(weight[0])
         if distance_as_normalizer:
             origin = feature_mean(reference).to(weight.dtype)
@@ -74,6 +69,36 @@ class FDBD:
         gaps = largest[:, None] - batch.logits  # (n, k)
         total = (gaps * self.nearness[classes]).sum(dim=1)
         return total / (batch.features - self.origin).norm(dim=1).clamp(min=1e-8)
+
+
+def nearness_of_weights(reference: Reference, method: str) -> Tensor:
+    """Return ``1 / ‖w_a - w_c‖₂`` of every pair of classes, ``(k, k)``, computed once.
+
+    Parameters
+    ----------
+    reference
+        The last layer.
+    method
+        Name of the method, for the message.
+
+    Returns
+    -------
+    nearness
+        0 where two classes have the same weights, as on the diagonal.
+
+    Raises
+    ------
+    UndefinedMethodError
+        If all classes have the same weights.
+    """
+    weight = reference.head.weight
+    nearness = reference.once("nearness of weights", lambda: _nearness(weight))
+    if not nearness.any():
+        raise UndefinedMethodError(
+            f"{method} is not defined here: the weights of all {len(weight):,} classes are the "
+            "same, so that no boundary lies between them; use another method"
+        )
+    return nearness
 
 
 def _nearness(weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from oodcli.methods.weiper import WeiPer
 FEW, MANY, WIDTH, IMAGES = 128, 512, 48, 2048
 # A table of all pairs of classes, the divergence of a prediction from that of every class, and its
 # distance to every centroid.
-QUADRATIC = {"fdbd", "klm", "igeood"}
+QUADRATIC = {"fdbd", "ora", "klm", "igeood"}
 # Its mixture has 100 Gaussians at most, and is fitted outside torch; test_gmm counts its steps.
 UNCOUNTED = {"gmm"}
 # As many Newton steps as the images ask for, 50 at most, each of linear cost.

@@ -98,9 +98,9 @@ def test_principal_components_need_more_images() -> None:
 
 
 LEARNERS = (
-    "bats", "knn", "nnguide", "relation", "fdbd", "nci", "maxcosine", "caref", "cadref", "she",
-    "mds", "vim", "residual", "neco", "gmm", "pnml", "nac", "wdiscood", "cop", "corp", "pca-fusion",
-    "cfood",
+    "bats", "knn", "nnguide", "relation", "fdbd", "ora", "nci", "maxcosine", "caref", "cadref",
+    "she", "mds", "vim", "residual", "neco", "gmm", "pnml", "nac", "wdiscood", "cop", "corp",
+    "pca-fusion", "cfood",
 )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def test_constant_features_have_no_percentiles_to_tell_apart(name: str, reason: 
 
 ONE = (
     "msp", "entropy", "doctor", "gen", "tempscale", "klm", "t2fnorm", "gradnorm", "fdbd",
-    "logitgap", "igeood", "graduncertainty",
+    "logitgap", "igeood", "graduncertainty", "ora",
 )  # fmt: skip
 
 
