@@ -23,6 +23,8 @@ SAME = ("same",)
 SCORERS: Mapping[str, str] = MappingProxyType(
     {
         "t2fnorm": "t2fnorm",
+        "ish": "scale",
+        "supcon": "knn",
         "alpa": "csd",
         "rotpred": "rotpred",
         "conf-branch": "conf-branch",
