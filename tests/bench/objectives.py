@@ -46,7 +46,7 @@ from oodcli.progress import Silent
 from oodcli.store.run_names import find_run
 from oodcli.store.store import Store
 from oodcli.training.augmentations.words import AUGMENTATIONS
-from oodcli.training.objectives.base import OutlierObjective
+from oodcli.training.objectives.base import OutlierObjective, SynthesisObjective
 from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
 from oodcli.training.outliers import MADE
 from oodcli.training.recipe_choice import recipe_for
@@ -56,7 +56,7 @@ from oodcli.workflows.train import TrainRequest, train
 
 PLAIN = "cross-entropy"
 SCHEDULE = "openood-cifar"  # of objectives without a recipe of their own for CIFAR
-# Published as fine-tuning only; from scratch at a rate of 0.1 its gradient, e^r times as large, diverges.
+# Published as fine-tuning only: at the rate of training from scratch, its gradient diverges.
 FINETUNED = {"ish": "mixoe-finetune"}
 FAR = {"svhn-crops": "svhn_crops", "dtd-10": "dtd10_32", "sun-crops": "sun_crop32"}
 # Minutes per step on a processor.
@@ -171,7 +171,8 @@ def passes_of(entry: Entry) -> float:
     """Return how many images the network sees per training image."""
     objective = parse_objective(entry.objective).objective
     views = objective.views * objective.copies * (2 if entry.name == "regmixup" else 1)
-    return views + (1 if entry.outliers else 0) + (2 if entry.name == "augmix" else 0)
+    made = isinstance(objective, SynthesisObjective)  # by a gradient, and seen
+    return views + bool(entry.outliers) + 2 * made + 2 * (entry.name == "augmix")
 
 
 def result_of(
