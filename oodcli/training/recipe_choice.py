@@ -14,6 +14,7 @@ _CIFAR100_OWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "regmixup-cifar": {"regmixup_alpha": 10.0},
         "ascood-cifar": {"objective": "ascood:share=0.1,weight=5", "head_lr_factor": 0.05},
+        "energy-finetune": {"objective": "energy-regularised:inner=-27,outer=-5"},
         "cider-cifar": {"objective": "cider:momentum=0.5"},
         "palm-cifar": {"objective": "palm", "batch_size": 512, "lr": 0.5, "lr_min": 0.5e-3},
     }
@@ -129,3 +130,10 @@ def recipe_for(arch: str, data_name: str, objective: str = "cross-entropy") -> R
     # The recipe may have a parameter, which the name without parameters implies.
     is_implied = recipe.objective.partition(":")[0] == kind == objective
     return recipe if is_implied else replace(recipe, objective=objective)
+
+
+def is_fine_tuning(objective: str) -> bool:
+    """Return whether all published recipes of an objective start from a trained network."""
+    kind = objective.partition(":")[0]
+    starts = {r.start for r in RECIPES.values() if r.objective.partition(":")[0] == kind}
+    return starts == {"trained"}

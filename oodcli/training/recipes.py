@@ -481,7 +481,7 @@ _ENERGY_FINETUNE = replace(
     _OE_CIFAR,
     name="energy-finetune",
     source="Liu et al., NeurIPS 2020",
-    objective="energy-regularised",
+    objective="energy-regularised:inner=-23,outer=-5",
     start="trained",
     epochs=10,
     lr=0.001,
@@ -501,7 +501,9 @@ _ENTROPIC_CIFAR = replace(
 )
 _BACKGROUND_CIFAR = replace(_ENTROPIC_CIFAR, name="background-cifar", objective="background")
 _OBJECTOSPHERE_CIFAR = replace(
-    _ENTROPIC_CIFAR, name="objectosphere-cifar", objective="objectosphere"
+    _ENTROPIC_CIFAR,
+    name="objectosphere-cifar",
+    objective="objectosphere:length=50,weight=0.0001",
 )
 _ROTPRED_CIFAR = replace(
     _OPENOOD_CIFAR,

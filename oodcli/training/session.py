@@ -57,6 +57,7 @@ from oodcli.training.objectives.registry import parse_objective
 from oodcli.training.objectives.training_module import LastBlock
 from oodcli.training.outlier_sets import OutlierPlacement, OutlierSets
 from oodcli.training.outliers import Outliers
+from oodcli.training.recipe_choice import is_fine_tuning
 from oodcli.training.recipes import Recipe
 from oodcli.training.state import (
     History,
@@ -372,6 +373,11 @@ class Session:
             f"recipe {recipe.name} ({recipe.source}), {recipe.objective}"
             + ("" if self.init is None else f", from {self.init.source}")
         )
+        if self.init is None and is_fine_tuning(recipe.objective):
+            self.progress.note(
+                f"{recipe.objective} is published for fine-tuning a trained network; from random "
+                "weights it may learn nothing: --init RUN"
+            )
         if self.outliers is not None:
             self.progress.note(f"outliers: {self.outliers.text}")
         if self.mixing is not None:

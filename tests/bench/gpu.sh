@@ -10,7 +10,7 @@
 #   --device DEVICE    cuda (default), cuda:N or cpu
 #   --tiny             a tiny network, few images; for trials
 #   --minutes N        time for everything (default 12); each step has its own limit within it
-#   --steps A,B,…      of tests, rate, extraction, recipe, scoring (default: all, in this order)
+#   --steps A,B,…      of tests, rate, extraction, recipe, scoring, variants (default: all, in this order)
 #   --parts FOLDER     where part-1, part-2, … of the images are (default: .gpu of the checkout)
 #   --wheels FOLDER    wheels of packages that the machine lacks (default: .gpu/wheels)
 #   --store FOLDER     runs, checkpoints and unpacked images (default: .gpu/store); a second call
@@ -20,7 +20,8 @@
 # published-style loop, images/s and the time of 100 epochs, then with --compile), extraction (with
 # and without --amp), recipe (ood train of the same recipe with --amp, as far as time allows), scoring
 # (three methods, all that work from activations, then all; of an unfinished recipe the weights of
-# its last finished epoch). A step that fails or exceeds its limit does not stop the others; exit
+# its last finished epoch), variants (rates of all other objectives against the published-style loop, and
+# of the augmentations against training without them). A step that fails or exceeds its limit does not stop the others; exit
 # code 1 if any did.
 #
 # The machine needs no network. It needs bash, coreutils' timeout, Python >= 3.11 with torch for its
@@ -40,7 +41,7 @@
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-out=${OUT:-} device=cuda tiny='' minutes=12 steps=tests,rate,extraction,recipe,scoring
+out=${OUT:-} device=cuda tiny='' minutes=12 steps=tests,rate,extraction,recipe,scoring,variants
 parts=$root/.gpu wheels='' store=''
 python=${PYTHON:-python3}
 
@@ -66,7 +67,7 @@ done
 [[ -n $out ]] || usage "no folder for the results; give one, or set OUT"
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || usage "--minutes is $minutes, not a whole number"
 for name in ${steps//,/ }; do
-  [[ $name =~ ^(tests|rate|extraction|recipe|scoring)$ ]] || usage "unknown step $name"
+  [[ $name =~ ^(tests|rate|extraction|recipe|scoring|variants)$ ]] || usage "unknown step $name"
 done
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
 : "${wheels:=$root/.gpu/wheels}" "${store:=$root/.gpu/store}"
@@ -116,6 +117,7 @@ step() {
   left=$((deadline - SECONDS - $3 * minutes / 12))
   ((limit < left)) || limit=$left
   file=$out/${name}.txt
+  [[ $name != setup ]] || file=$store/setup.txt # no result
   : >"$file"
   if ((limit < 5)); then
     code=124
@@ -140,7 +142,7 @@ step() {
 # shown NAME: the lines of a step's file that belong into the summary.
 shown() {
   case $1 in
-    rate | extraction) grep -E 'images/s|^torch |images of|first turn|rror' "$file" | tail -n 24 ;;
+    rate | extraction | variants) grep -E 'images/s|^torch |images of|first turn|rror' "$file" | tail -n 60 ;;
     scoring) grep -vE '^(scoring|reading|extracting)[^|]*$' "$file" | tail -n 80 ;;
     *) tail -n 14 "$file" ;;
   esac | cut -c1-400
@@ -261,6 +263,19 @@ step_scoring() {
   return $code
 }
 
+step_variants() {
+  local bench=(tests/bench/training.py --device "$device" --data "$id") code
+  if [[ -n $tiny ]]; then
+    bench+=(--arch resnet18:width=4 --images 64 --batch-size 32 --turns 1)
+  else
+    bench+=(--arch resnet18 --images 2560 --turns 2)
+  fi
+  within "$python" "${bench[@]}" --objectives all
+  code=$?
+  within "$python" "${bench[@]}" --augmentations
+  worst $code $?
+}
+
 # What the machine lacks, one name per line.
 missing() {
   "$python" - <<'PY'
@@ -285,7 +300,7 @@ fi
 mapfile -t lacking < <(missing)
 if ((${#lacking[@]})) && compgen -G "$wheels/*.whl" >/dev/null; then
   "$python" -m pip install -q --no-index --no-deps --no-cache-dir --upgrade --target "$store/site" \
-    "$wheels"/*.whl >"$out/setup.txt" 2>&1
+    "$wheels"/*.whl >"$store/setup.txt" 2>&1
   export PYTHONPATH=$PYTHONPATH:$store/site
   mapfile -t lacking < <(missing)
 fi
@@ -323,14 +338,15 @@ write_summary
 
 step setup 60 0
 if [[ -z $id ]]; then
-  echo "error: no images: see setup.txt" >&2
+  echo "error: no images: see $store/setup.txt" >&2
   exit 1
 fi
 run=gpu-${device%%:*}-${images%%[, ]*}${tiny:+-tiny}
 step tests 90 0
 step rate 200 60
 step extraction 70 60
-step recipe 720 130
-step scoring 720 0
+step recipe 720 210
+step scoring 720 80
+step variants 80 0
 write_summary
 [[ -z $failed ]]

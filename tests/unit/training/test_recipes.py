@@ -7,8 +7,13 @@ import pytest
 
 from oodcli.errors import InvalidInputError, UnknownNameError
 from oodcli.methods import parse_method
-from oodcli.training.objectives.registry import parse_objective
-from oodcli.training.recipe_choice import default_architecture, recipe_for, recipe_named
+from oodcli.training.objectives.registry import OBJECTIVES, parse_objective
+from oodcli.training.recipe_choice import (
+    default_architecture,
+    is_fine_tuning,
+    recipe_for,
+    recipe_named,
+)
 from oodcli.training.recipes import RECIPES, SCORERS, Recipe
 
 
@@ -55,6 +60,12 @@ def test_openood_and_t2fnorm_fall_along_a_cosine_step_by_step() -> None:
     assert recipe_named("t2fnorm-cifar", "cifar100").std == (0.2675, 0.2565, 0.2761)
     assert RECIPES["t2fnorm-imagenet"].objective == "t2fnorm:scoring=omitted"
     assert RECIPES["t2fnorm-imagenet"].start == "trained"
+
+
+def test_objectives_that_are_published_for_fine_tuning_are_known() -> None:
+    tuned = {name for name in OBJECTIVES if is_fine_tuning(name)}
+    assert tuned == {"ish", "energy-regularised", "mixoe"}
+    assert is_fine_tuning("ish:p=0.9")
 
 
 def test_ish_decays_the_last_layer_less_and_keeps_the_last_checkpoint() -> None:
