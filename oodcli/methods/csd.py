@@ -18,44 +18,11 @@ from oodcli.methods._class_means import directions
 from oodcli.methods._needs import Arguments, Need, alike
 from oodcli.methods.base import at_least
 from oodcli.probes import Output, ProbedNetwork
+from oodcli.regions import REGIONS_KEY, region_bounds
 from oodcli.text import counted
-
-REGIONS = ("top left", "top right", "bottom left", "bottom right", "whole", "centre")
-"""The regions of a map, in their order."""
 
 # The largest squared distance between two unit vectors.
 _FARTHEST = 4.0
-
-
-def region_bounds(region: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Return the positions of a map that a region covers.
-
-    Parameters
-    ----------
-    region
-        Index in :data:`REGIONS`.
-    height, width
-        Size of the map; at least 2 x 2.
-
-    Returns
-    -------
-    top, bottom, left, right
-        Rows ``top`` to ``bottom - 1`` and columns ``left`` to ``right - 1``.
-
-    Examples
-    --------
-    >>> region_bounds(1, 7, 7), region_bounds(5, 8, 8)
-    ((0, 4, 3, 7), (2, 6, 2, 6))
-    """
-
-    def ends(length: int, place: int) -> tuple[int, int]:
-        if region == 4:
-            return 0, length
-        if region == 5:
-            return length // 4, length - length // 4
-        return (length // 2, length) if place else (0, -(-length // 2))
-
-    return (*ends(height, region // 2), *ends(width, region % 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +42,7 @@ class Regions:
     @property
     def key(self) -> str:
         """Name of the array."""
-        return "regions"
+        return REGIONS_KEY
 
     @property
     def passes(self) -> float:
@@ -129,8 +96,8 @@ class RegionMatches:
     Parameters
     ----------
     regions
-        Index of the region in :data:`REGIONS`, int64 ``(n,)``; -1 for an image whose region vectors
-        all have length zero.
+        Index of the region in :data:`oodcli.regions.REGIONS`, int64 ``(n,)``; -1 for an image whose
+        region vectors all have length zero.
     distances
         Squared distances of its nearest region vectors, ascending, ``(n, k)``.
     rows

@@ -17,6 +17,7 @@ from oodcli.metrics import Curve
 from oodcli.progress import SILENT, Progress
 from oodcli.reporting.activation_maps import activation_maps, maps_of_block
 from oodcli.reporting.embedding import stored_embedding
+from oodcli.reporting.neighbour_sheet import neighbour_sheet
 from oodcli.reporting.plots import (
     FORMATS,
     MAX_LINES,
@@ -247,6 +248,11 @@ def _of_stored(
         yield training_history(run.name, history)
     yield from images.contact_sheet(best)
     yield from images.verdict_sheet(best)
+    last_map = None if chosen is None else tuple(chosen["blocks"][-1]["shape"][1:])
+    yield from neighbour_sheet(
+        images, best, images.features(), last_map if last_map and len(last_map) == 2 else None,
+        progress,
+    )  # fmt: skip
 
 
 def _normratio(folder: RunFolder) -> dict[str, Any] | None:

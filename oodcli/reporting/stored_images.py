@@ -15,6 +15,7 @@ from oodcli.data.dataset import Dataset, take
 from oodcli.data.decoding.drafts import drafted
 from oodcli.data.decoding.prepare import are_stored
 from oodcli.data.decoding.scaling import Resizing
+from oodcli.data.decoding.shards import UNDECODED
 from oodcli.data.opening import is_here
 from oodcli.data.run_data import RunData
 from oodcli.data.splits import split
@@ -22,6 +23,7 @@ from oodcli.data.views import View
 from oodcli.errors import CorruptArtifactError, InvalidInputError, OodError, UnreadableImageError
 from oodcli.images import ImageSet, ImageShard, Part, image_name
 from oodcli.progress import SILENT, Progress
+from oodcli.regions import REGIONS_KEY
 from oodcli.reporting.plots import Picture, clipped
 from oodcli.reporting.projections import equal_counts
 from oodcli.reporting.sheets import ACROSS, Quadrant, Thumbnail, picture_sheet, verdict_sheet
@@ -71,7 +73,8 @@ class FoundImages:
     def pixels(self, rows: NDArray[np.int64]) -> list[Pixels]:
         """Return the given images in the given order, each ``(h, w, 3)``.
 
-        Of a set that is too large to be stored, only these images are decoded.
+        Of a set that is too large to be stored, or of which only some are scored, only these images
+        are decoded.
 
         Raises
         ------
@@ -81,7 +84,7 @@ class FoundImages:
         if not len(rows):
             return []
         ascending, places = np.unique(rows, return_inverse=True)
-        if are_stored(len(self.part), self.resizing.size):
+        if are_stored(len(self.part), self.resizing.size) and not _are_undecoded(self.images):
             pixels = list(self.images.take(ascending).pixels().transpose(0, 2, 3, 1))
         else:
             pixels = list(self._decoded(ascending))
@@ -127,6 +130,17 @@ class TrainingImages(FoundImages):
         for shard in self.images.shards:
             yield _rows_of((shard,), self.folder, "features")
 
+    def regions(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors of the regions of the last map, ``(m, 6, c)``, shard by shard.
+
+        Raises
+        ------
+        FileNotFoundError, CorruptArtifactError
+            As for :meth:`features`.
+        """
+        for shard in self.images.shards:
+            yield _probed((shard,), self.folder, REGIONS_KEY)
+
 
 @dataclass(frozen=True)
 class StoredImages:
@@ -147,6 +161,12 @@ class StoredImages:
     def features(self) -> dict[str, NDArray[np.float32]]:
         """Return the input of the last layer by data set, ``(n, d)``, from stored activations."""
         return self._activations("features")
+
+    def regions(self, shown: ShownSet) -> NDArray[np.float32] | None:
+        """Return the vectors of the regions of the last map, ``(n, 6, c)``; None if not stored."""
+        with contextlib.suppress(FileNotFoundError):
+            return _probed(shown.images.shards, self._folder(View()), REGIONS_KEY)
+        return None
 
     def jigsaw_norms(self, n_images: int, *, of_images: int) -> NDArray[np.float32] | None:
         """Return FeatureNorm of the jigsaw puzzles of training images, ``(n, blocks)``, if stored.
@@ -379,6 +399,12 @@ class StoredImages:
         return dataset
 
 
+def _are_undecoded(images: ImageSet) -> bool:
+    """Return whether shards stand for images whose pixels were not decoded as a whole."""
+    shards = [(shard, *(piece.shard for piece in shard.pieces)) for shard in images.shards]
+    return any(each.known_digest == UNDECODED for every in shards for each in every)
+
+
 def _surest(scores: Scores, threshold: float, *, accepted: bool) -> NDArray[np.int64]:
     """Return the rows that are accepted or rejected, the surest first."""
     order = np.argsort(-scores if accepted else scores, kind="stable")
@@ -415,6 +441,14 @@ def _rows_of(
         raise FileNotFoundError(key)
 
     return np.concatenate([_of_shard(shard, folder, name, read) for shard in shards])
+
+
+def _probed(
+    shards: Sequence[ImageShard], folder: ActivationFolder, probe: str
+) -> NDArray[np.float32]:
+    """Return the stored array of a probe, ``(n, …)``; errors as for :func:`_rows_of`."""
+    read = folder.probe_arrays(probe).arrays
+    return np.concatenate([_of_shard(shard, folder, probe, read) for shard in shards])
 
 
 def _of_shard(

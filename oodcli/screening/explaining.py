@@ -18,11 +18,12 @@ from oodcli.data.decoding.scaling import Resizing
 from oodcli.data.incoming import Item, decoded
 from oodcli.errors import OodError
 from oodcli.methods._class_means import directions
-from oodcli.methods.csd import CSD, REGIONS, Regions, region_bounds
+from oodcli.methods.csd import CSD, Regions
 from oodcli.methods.knn import KNN
 from oodcli.metrics import check_finite
 from oodcli.pools import open_pools
 from oodcli.probes import Probe
+from oodcli.regions import REGIONS, region_box
 from oodcli.reporting.explanations import (
     BlockView,
     Box,
@@ -290,13 +291,9 @@ class Explainer:
 
     def _box(self, region: int, size: tuple[int, ...]) -> Box:
         """Return left, top, right and bottom of a region in pixels of the network's input."""
-        height, width = size
         _, rows, columns = self._last_map
-        top, bottom, left, right = region_bounds(region, rows, columns)
-        return (
-            width * left / columns, height * top / rows,
-            width * right / columns, height * bottom / rows,
-        )  # fmt: skip
+        height, width = size
+        return region_box(region, (rows, columns), (height, width))
 
     @cached_property
     def _last_map(self) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ SCORERS: Mapping[str, str] = MappingProxyType(
         "cider": "knn",
         "palm": "mds++",
         "reweightood": "mds++",
-        "ascood": "t2fnorm",
+        "ascood": "scale",
         "oe": "msp",
         "energy-regularised": "energy",
         "entropic": "msp",

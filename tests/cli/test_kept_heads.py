@@ -74,7 +74,7 @@ def test_a_layer_of_standardised_features_is_imported_packed_and_scored(
     data = tree(tmp_path / "colours")
     code, _, err = ood(*TRAIN, "--data", data, "--objective", "ascood", "--name", "own")
     assert code == 0, err
-    assert "ood score --run own --method t2fnorm" in err
+    assert "ood score --run own --method scale" in err
     run = tmp_path / "store" / "runs" / "own"
     assert load_file(run / "weights.safetensors")["fc.sigma"] == 0.5
     assert "fc.sigma" not in imported(ood, tmp_path, data)  # it is neither renamed nor ignored

@@ -10,9 +10,10 @@ from oodcli.activations import Activations, ActivationSet, Head, Reference
 from oodcli.errors import InvalidInputError, UndefinedMethodError
 from oodcli.methods import parse_method
 from oodcli.methods.base import score_many
-from oodcli.methods.csd import CSD, REGIONS, Regions, region_bounds
+from oodcli.methods.csd import CSD, Regions
 from oodcli.methods.knn import KNN
 from oodcli.probes import Edit, Output
+from oodcli.regions import REGIONS, region_bounds
 
 
 class Blocks:

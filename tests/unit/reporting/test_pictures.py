@@ -36,6 +36,9 @@ def _few_points() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train, choose a block and score, once."""
+    from oodcli.compute.compute import Compute
+    from oodcli.scoring.open_run import OpenRun
+    from oodcli.store.run_names import find_run
     from oodcli.workflows.normratio import normratio
     from oodcli.workflows.score import ScoreRequest, score
     from oodcli.workflows.train import TrainRequest, train
@@ -44,6 +47,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(store, TrainRequest(data="digits", arch="resnet18:width=2", name="tiny", epochs=2))
     normratio(store)
     score(store, ScoreRequest(methods=("msp", "featurenorm"), ood=SETS))
+    # As methods that are fitted on training images leave it.
+    assert len(OpenRun.of(store, find_run(store, "tiny"), Compute.of("cpu")).reference().train)
     return store.root
 
 
@@ -56,11 +61,12 @@ def store(made: Path, tmp_path: Path) -> Store:
 def test_a_run_is_drawn_in_full(store: Store) -> None:
     told = RecordingProgress()
     drawn = {picture.name: picture for picture in pictures_of(store, progress=told)}
-    assert list(drawn)[:-2] == [
+    assert list(drawn)[:-3] == [
         "histogram-msp", "histogram-featurenorm", "roc", "pr", *COMPARISONS, "normratio",
         "activation-maps", "blocks", "norms", "norm-depth", "normratio-auroc", "tsne", "sums",
         "history",
     ]  # fmt: skip
+    assert list(drawn)[-1] == "neighbours"
     assert told.notes == []
     assert "2 epochs" in drawn["history"].alt
     assert "8 blocks" in drawn["normratio"].alt
@@ -198,6 +204,50 @@ def test_verdicts_are_counted_at_the_threshold(store: Store) -> None:
     last = sheet.figure.axes[-1].get_title().splitlines()
     assert last[0] in [clipped(name, 12, 1) for name in SETS]
     assert sheet.figure.axes[0].get_title().splitlines()[-1] == f"{id_scores.max():.4g}"
+
+
+def lines_of(picture: Picture) -> list[str]:
+    """Return the texts of a figure from above."""
+    texts = sorted(picture.figure.texts, key=lambda each: -each.get_position()[1])
+    return [each.get_text() for each in texts]
+
+
+def test_nearest_training_images_are_those_of_knn_and_of_csd(store: Store) -> None:
+    """Distances, files and regions are those that the methods themselves find, by torch."""
+    from oodcli.compute.compute import Compute
+    from oodcli.data.run_data import find_dataset
+    from oodcli.methods._class_means import directions
+    from oodcli.methods.csd import CSD, REGIONS_PROBE
+    from oodcli.methods.knn import KNN
+    from oodcli.regions import REGIONS
+    from oodcli.scoring.open_run import OpenRun
+    from oodcli.store.run_names import find_run
+    from oodcli.store.scores import read_scores, read_scorings
+    from oodcli.workflows.score import ScoreRequest, score
+
+    (whole,) = [p for p in pictures_of(store, methods=["msp"]) if p.name == "neighbours"]
+    assert "whole and by region" not in whole.alt
+    score(store, ScoreRequest(methods=("csd",), ood=SETS))
+    (both,) = [p for p in pictures_of(store, methods=["msp"]) if p.name == "neighbours"]
+    assert both.alt.endswith("whole and by region")
+    kept = store.runs / "tiny" / "scores"
+    scores = read_scores(kept, read_scorings(kept)[0], "msp", SETS[0])
+    first = int(np.argsort(-scores, kind="stable")[0])
+    run = OpenRun.of(store, find_run(store, "tiny"), Compute.of("cpu"))
+    reference = run.reference()
+    ood = find_dataset(SETS[0], store, role="ood", val_fraction=0.0, progress=Silent())
+    images = run.data.prepared(ood.ood_part, name=SETS[0])
+    (batch, *_) = run.activator.activations(images, probes=[REGIONS_PROBE]).chunks()
+    one = batch.map(lambda values: values[first : first + 1])
+    near, rows = KNN.fit(reference).bank.neighbours(directions(one.features), 6)
+    captions = [line for line in lines_of(whole) if line.startswith(f"{float(near[0, 0]):.4g}")]
+    assert captions
+    assert captions[0].splitlines()[-1].endswith(str(int(rows[0, 0])))
+    found = CSD.fit(reference).matches(one, 3)
+    texts = "\n".join(lines_of(both))
+    assert f"\n{REGIONS[int(found.regions[0])]}\n" in f"\n{texts}\n"
+    for distance, row in zip(found.distances[0].tolist(), found.rows[0].tolist(), strict=True):
+        assert f"{distance:.4g}\n{REGIONS[row % 6]}\n" in texts
 
 
 def test_the_worst_images_come_first(store: Store) -> None:
