@@ -45,6 +45,7 @@ _MAX_POINTS = 200
 _LONGEST = 44  # characters of a name before it is broken
 _NAME = 26  # characters of a line of the title of a panel
 _LABEL = 34  # characters of a name in a legend
+_BREAKS = " :+,-_/"  # after which a name may be broken
 _FONT = "DejaVu Sans"
 # Fonts with characters that the first lacks, where one of them is installed.
 _FALLBACKS = (
@@ -569,9 +570,13 @@ def clipped(text: str, width: int, lines: int = 2) -> str:
 
     Examples
     --------
-    >>> clipped("cifar10", 10), clipped("abcdefghijklmnop", 5)
-    ('cifar10', 'abcd…\nmnop')
+    >>> clipped("cifar10", 10), clipped("abcdefghijklmnop", 5), clipped("scale+energy", 10)
+    ('cifar10', 'abcd…\nmnop', 'scale+\nenergy')
     """
+    if lines > 1 and width < len(text) <= 2 * width:
+        ends = [at for at in range(width, len(text) - width - 1, -1) if text[at - 1] in _BREAKS]
+        if ends:
+            return f"{text[: ends[0]].rstrip()}\n{text[ends[0] :]}"
     broken = "\n".join(textwrap.wrap(text, width)) or text
     if broken.count("\n") < lines and len(text) <= width * lines:
         return broken

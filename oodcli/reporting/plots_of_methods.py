@@ -30,6 +30,7 @@ FEW_SETS = 10
 """Number of data sets up to which the ranks hardly tell methods apart (Demšar, 2006)."""
 
 _NAME = 18  # characters of a line of the name of a method
+_CELL = 0.38  # inches, of the map of correlations
 _VALUES = 12  # methods up to which every cell of a correlation has its value
 
 Sets = Mapping[str, tuple[Scores, Mapping[str, Scores]]]
@@ -237,8 +238,9 @@ def correlation_map(run: str, methods: Sequence[str], correlations: NDArray[np.f
     title = f"Rank correlation of the scores of methods: {run}"
     n = len(methods)
     with drawing():
-        side = max(3.0, 0.42 * n + 1.0)
-        figure = column_figure(title, width=max(COLUMN, 0.42 * n + 1.8), height=side)
+        # A cell has room for its number and for a name of two lines; beside and below are names.
+        width, height = _CELL * n + 1.6, _CELL * n + 2.5
+        figure = column_figure(title, width=max(COLUMN, width), height=height)
         axes = figure.subplots()
         # Purple and orange, which all forms of colour blindness tell apart.
         image = axes.imshow(correlations, cmap="PuOr_r", vmin=-1, vmax=1)

@@ -101,7 +101,7 @@ def pictures_of_many(n_sets: int, n_methods: int) -> list[Picture]:
     ]
 
 
-@pytest.mark.parametrize(("n_sets", "n_methods"), [(1, 2), (10, 2), (20, 2), (2, 12)])
+@pytest.mark.parametrize(("n_sets", "n_methods"), [(1, 2), (10, 2), (20, 2), (2, 12), (1, 6)])
 def test_there_is_room_for_every_name(n_sets, n_methods):
     for picture in pictures_of_many(n_sets, n_methods):
         assert overlaps(picture) == [], picture.name
