@@ -367,20 +367,21 @@ def _write_plots(drawn: "Sequence[Picture]", folder: Path, formats: Sequence[Plo
 def _embedded_pictures(drawn: "Sequence[Picture]", room: int) -> "list[EmbeddedPicture]":
     """Return pictures to embed into an HTML page, as many as have room, and name the others.
 
-    SVG, or PNG for one that would be larger than :data:`_PICTURE_BYTES`, than what is left, or than
-    its share of the page: many pictures leave less room for the images of the explorer. All are PNG
-    where a share is below :data:`_SVG_BYTES`, so that few are drawn twice.
+    Photographs are WebP. Others are SVG, or PNG for one that would be larger than
+    :data:`_PICTURE_BYTES`, than what is left, or than its share of the page: many pictures leave
+    less room for the images of the explorer. All are PNG where a share is below
+    :data:`_SVG_BYTES`, so that few are drawn twice.
     """
     from oodcli.cli.render.formats import EmbeddedPicture
     from oodcli.reporting.plots import encoded
 
     found: list[EmbeddedPicture] = []
     omitted: list[str] = []
-    kinds: tuple[Literal["svg", "png"], ...] = ("svg", "png")
+    kinds: tuple[Literal["svg", "png", "webp"], ...] = ("svg", "png")
     if len(drawn) * _SVG_BYTES > _PICTURES_BYTES:
         kinds = ("png",)
     for each in drawn:
-        for kind in kinds:
+        for kind in ("webp",) if each.many_colours else kinds:
             content = encoded(each, kind)
             share = _PICTURES_BYTES // len(drawn) if kind == "svg" else room
             if len(content) <= min(_PICTURE_BYTES, share, room):

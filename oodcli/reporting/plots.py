@@ -41,6 +41,7 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)
 MARKERS = "osD^vPX"
 _BINS = 50
 _DPI = 150
+_WEBP_QUALITY = 80
 _MAX_POINTS = 200
 _LONGEST = 44  # characters of a name before it is broken
 _NAME = 26  # characters of a line of the title of a panel
@@ -92,14 +93,14 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
     picture
         The picture.
     how
-        ``png``, ``svg`` or ``pdf``.
+        ``png``, ``svg`` or ``pdf``; or ``webp`` for photographs in a page, which loses some detail.
 
     Raises
     ------
     UnknownNameError
         If there is no such format.
     """
-    if how not in FORMATS:
+    if how not in (*FORMATS, "webp"):
         raise UnknownNameError.among("picture format", how, FORMATS)
     stream = io.BytesIO()
     # Without the time and place of creation.
@@ -111,21 +112,33 @@ def encoded(picture: Picture, how: str = "svg") -> bytes:
             # an engine, even of no layout, saving does not draw everything twice.
             engine.execute(picture.figure)
             picture.figure.set_layout_engine(None)
-        if how == "png" and not picture.many_colours:
+        if how == "webp" or (how == "png" and not picture.many_colours):
             picture.figure.savefig(stream, format="rgba", dpi=_DPI)
-            return _few_colours(picture.figure, stream.getvalue())
+            drawn = _pixels_of(picture.figure, stream.getvalue())
+            return _lossy(drawn) if how == "webp" else _few_colours(drawn)
         picture.figure.savefig(stream, format=how, dpi=_DPI, metadata=undated[how])
     return stream.getvalue()
 
 
-def _few_colours(figure: "Figure", pixels: bytes) -> bytes:
-    """Return a drawing as PNG with 256 colours, visually the same as full colour."""
+def _pixels_of(figure: "Figure", pixels: bytes) -> Image.Image:
+    """Return the drawn pixels of a figure, which Matplotlib has given without their size."""
     # Whole pixels, as Matplotlib counts them but for the rounding of the product.
     width = int(_DPI * figure.get_size_inches()[0] + 1e-6)
-    drawing = Image.frombytes("RGBA", (width, len(pixels) // (4 * width)), pixels)
-    few = drawing.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    return Image.frombytes("RGBA", (width, len(pixels) // (4 * width)), pixels).convert("RGB")
+
+
+def _few_colours(drawn: Image.Image) -> bytes:
+    """Return a drawing as PNG with 256 colours, visually the same as full colour."""
     stream = io.BytesIO()
-    few.save(stream, "PNG", optimize=True, dpi=(_DPI, _DPI))
+    few = drawn.quantize(256, dither=Image.Dither.NONE)
+    few.save(stream, "PNG", compress_level=6, dpi=(_DPI, _DPI))
+    return stream.getvalue()
+
+
+def _lossy(drawn: Image.Image) -> bytes:
+    """Return a drawing with photographs as WebP, about a tenth of its PNG."""
+    stream = io.BytesIO()
+    drawn.save(stream, "WEBP", quality=_WEBP_QUALITY, method=1)
     return stream.getvalue()
 
 

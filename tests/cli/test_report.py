@@ -195,10 +195,10 @@ def test_pictures_of_a_page_have_a_limit(monkeypatch: pytest.MonkeyPatch, capsys
     from oodcli.reporting.sheets import Thumbnail, picture_sheet
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    sheet = picture_sheet("msp", {"svhn": [Thumbnail(noise, "0.5")]})
+    sheet = picture_sheet("msp", {"svhn": [Thumbnail(noise, "0.5")] * 6})
     lines = [block_auroc(f"run {at}", {"svhn": [0.5, 0.9]}) for at in range(2)]
-    svg, large = len(encoded(lines[0], "svg")), len(encoded(sheet, "svg"))
-    assert large > svg
+    svg, large = len(encoded(lines[0], "svg")), len(encoded(sheet, "webp"))
+    assert len(encoded(sheet, "svg")) > large > svg
     monkeypatch.setattr(report, "_PICTURE_BYTES", svg)
     found = report._embedded_pictures([sheet, *lines], svg + 100)
     assert [(each.title, each.kind) for each in found] == [(lines[0].title, "svg")]
@@ -207,6 +207,8 @@ def test_pictures_of_a_page_have_a_limit(monkeypatch: pytest.MonkeyPatch, capsys
     )
     monkeypatch.setattr(report, "_PICTURE_BYTES", len(encoded(lines[0], "png")))
     assert [each.kind for each in report._embedded_pictures(lines[:1], svg)] == ["png"]
+    monkeypatch.setattr(report, "_PICTURE_BYTES", large)
+    assert [each.kind for each in report._embedded_pictures([sheet], large)] == ["webp"]
 
 
 def test_a_page_is_one_file(scores: Path, ood: Ood, tmp_path: Path) -> None:

@@ -243,5 +243,5 @@ def _figure(picture: EmbeddedPicture) -> list[str]:
 
 
 def _data(content: bytes, kind: str = "png") -> str:
-    mime = {"png": "image/png", "svg": "image/svg+xml"}[kind]
+    mime = {"png": "image/png", "webp": "image/webp", "svg": "image/svg+xml"}[kind]
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"

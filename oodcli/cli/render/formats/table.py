@@ -113,13 +113,13 @@ class EmbeddedPicture:
     content
         Content of its file.
     kind
-        Format of the file: ``png`` or ``svg``.
+        Format of the file: ``png``, ``webp`` or ``svg``.
     """
 
     title: str
     alt: str
     content: bytes
-    kind: Literal["png", "svg"] = "png"
+    kind: Literal["png", "webp", "svg"] = "png"
 
 
 @dataclass(frozen=True)
