@@ -206,10 +206,16 @@ class MapPanel {
 
   say() {
     const shown = this.everyShown().length;
-    this.status.textContent =
-      `${counted(shown)} of ${counted(this.count)} images shown. Draw around images to list them` +
-      (this.lassoes ? "" : " (Lasso must be on)") +
-      ", or choose categories and list the images shown; with the map focused, arrow keys move from image to image and Enter opens one.";
+    this.status.replaceChildren(
+      `${counted(shown)} of ${counted(this.count)} images shown. `,
+      element(
+        "span",
+        { class: "hint" },
+        "Draw around images to list them" +
+          (this.lassoes ? "" : " (Lasso must be on)") +
+          ", or choose categories and list the images shown; with the map focused, arrow keys move from image to image and Enter opens one.",
+      ),
+    );
   }
 
   /**
