@@ -1,7 +1,7 @@
 """The picture of nearest training images, whole and by region, as the paper of MODE shows it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from oodcli.reporting.bands import (
     row,
 )  # fmt: skip
 from oodcli.reporting.explanation_picture import neighbour_tiles
-from oodcli.reporting.explanations import Neighbour, Pixels
+from oodcli.reporting.explanations import Neighbour, Pixels, RegionMatch
 from oodcli.reporting.neighbours import nearest
 from oodcli.reporting.plots import Picture, drawing
 from oodcli.reporting.stored_images import ShownSet, StoredImages, TrainingImages
@@ -44,8 +44,7 @@ class _Query:
     pixels: Pixels
     predicted: str | None
     whole: tuple[Neighbour, ...]
-    region: Neighbour | None = None
-    regions: tuple[Neighbour, ...] = ()
+    region: RegionMatch | None = None
 
 
 def neighbour_sheet(
@@ -121,7 +120,7 @@ def _whole(
         file = cut_end(printable(shown.name(at).replace("\\", "/").rpartition("/")[2]), _LONGEST)
         queries.append(
             _Query(
-                f"{shown.entry.name}: {file}, score {scores[at]:.4g}{seen}",
+                f"{printable(shown.entry.name)}: {file}, score {scores[at]:.4g}{seen}",
                 shown.pixels(np.array([at]))[0],
                 predicted,
                 tuple(
@@ -149,16 +148,17 @@ def _regions(
     last_map: tuple[int, int],
 ) -> list[_Query] | None:
     """Return the images with their nearest regions; None if these are not stored."""
-    by_set = {shown.entry.name: images.regions(shown) for shown, _, _ in chosen}
-    if any(each is None for each in by_set.values()) or min(last_map) < 2:
+    stored = {shown.entry.name: images.regions(shown) for shown, _, _ in chosen}
+    known = {name: each for name, each in stored.items() if each is not None}
+    if known.keys() != stored.keys() or min(last_map) < 2:
         return None
-    own = np.stack([by_set[shown.entry.name][at] for shown, at, _ in chosen])  # type: ignore[index]
+    own = np.stack([known[shown.entry.name][at] for shown, at, _ in chosen])
     n, count, width = own.shape
     try:
         near = nearest(
             own.reshape(-1, width),
             (each.reshape(-1, width) for each in training.regions()),
-            max(_K, _WITH_REGIONS),
+            _K,
         )
     except FileNotFoundError:
         return None
@@ -169,28 +169,23 @@ def _regions(
     for number, query in enumerate(queries):
         region = int(votes[number].argmin())
         at = number * count + region
-
-        def of_region(row: int, distance: float, region: int, box_of: Pixels) -> Neighbour:
-            size = box_of.shape[:2]
-            known = _neighbour(training, names, row, distance)
-            box = region_box(region, last_map, (size[0], size[1]))
-            return Neighbour(known.name, known.label, distance, row, REGIONS[region], box)
-
+        height, across = query.pixels.shape[:2]
+        boxes = [region_box(each, last_map, (height, across)) for each in range(count)]
+        others = tuple(
+            replace(
+                _neighbour(training, names, int(row) // count, float(distance)),
+                region=REGIONS[int(row) % count],
+                box=boxes[int(row) % count],
+            )
+            for row, distance in zip(
+                near.rows[at, :_WITH_REGIONS], near.distances[at, :_WITH_REGIONS], strict=True
+            )
+        )
         found.append(
-            _Query(
-                query.heading,
-                query.pixels,
-                query.predicted,
-                query.whole[:_WITH_REGIONS],
-                of_region(0, 0.0, region, query.pixels),
-                tuple(
-                    of_region(int(row) // count, float(distance), int(row) % count, query.pixels)
-                    for row, distance in zip(
-                        near.rows[at, :_WITH_REGIONS],
-                        near.distances[at, :_WITH_REGIONS],
-                        strict=True,
-                    )
-                ),
+            replace(
+                query,
+                whole=query.whole[:_WITH_REGIONS],
+                region=RegionMatch(REGIONS[region], boxes[region], others),
             )
         )
     return found
@@ -198,7 +193,7 @@ def _regions(
 
 def _sheet(method: str, queries: Sequence[_Query], training: TrainingImages) -> Picture:
     """Draw a row for every image: the image, its neighbours, and those of its region."""
-    with_regions = any(query.regions for query in queries)
+    with_regions = any(query.region is not None for query in queries)
     title = f"OOD images that {method} finds most ID-like, and the nearest training images"
     with drawing():
         sheet = Sheet()
@@ -218,10 +213,10 @@ def _sheet(method: str, queries: Sequence[_Query], training: TrainingImages) -> 
             sheet.add(*paragraphs([query.heading]))
             own = Tile(
                 query.pixels,
-                () if query.region is None else (str(query.region.region),),
+                () if query.region is None else (query.region.region,),
                 box=None if query.region is None else query.region.box,
             )
-            extra = _APART if query.regions else 0.0
+            extra = 0.0 if query.region is None else _APART
             sheet.add(*row([own, *tiles], extra=extra, after=1 + len(query.whole)))
         figure = sheet.figure()
     return Picture(
@@ -235,6 +230,6 @@ def _sheet(method: str, queries: Sequence[_Query], training: TrainingImages) -> 
 
 
 def _tiles(query: _Query, training: TrainingImages) -> list[Tile]:
-    every = [*query.whole, *query.regions]
+    every = [*query.whole, *(() if query.region is None else query.region.neighbours)]
     pixels = training.pixels(np.array([each.row for each in every]))
     return neighbour_tiles(every, pixels, query.predicted)
