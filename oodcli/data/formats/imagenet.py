@@ -221,11 +221,11 @@ def _index_of_train(path: Path) -> ShardIndex:
 def _in_parquet(folder: Path, name: str) -> Dataset:
     """Open Parquet shards, and call their 1,000 classes by wnid instead of words."""
     dataset = parquet.open_parquet(folder, name=name, spec=name, role="id")
-    names = wnids() if _in_order_of_wnids(dataset.class_names) else dataset.class_names
+    names = wnids() if in_order_of_wnids(dataset.class_names) else dataset.class_names
     return replace(dataset, class_names=names, layout="Parquet shards")
 
 
-def _in_order_of_wnids(names: Sequence[str]) -> bool:
+def in_order_of_wnids(names: Sequence[str]) -> bool:
     """Return whether 1,000 names of classes are in the order of wnids, if they are known at all."""
     place = {known: at for at, wnid in enumerate(wnids()) for known in (wnid, class_word(wnid))}
     where = [(at, place.get(name.partition(",")[0].strip())) for at, name in enumerate(names)]

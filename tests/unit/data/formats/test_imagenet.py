@@ -13,6 +13,7 @@ from PIL import Image
 
 from oodcli.data import DATASETS, open_dataset
 from oodcli.data.formats.ilsvrc2012 import devkit_order, ground_truth, readable_class, wnids
+from oodcli.data.formats.imagenet import in_order_of_wnids
 from oodcli.errors import CorruptArtifactError, InvalidInputError, MissingArtifactError
 from oodcli.images import image_name
 from oodcli.store.store import Store
@@ -186,6 +187,17 @@ def test_another_archive_is_not_taken_for_the_training_images(
         archive(path)
     with pytest.raises(CorruptArtifactError, match=r"img_train\.tar.*; get the archive again"):
         open_dataset(f"imagenet={path.parent}", store)
+
+
+def test_names_of_classes_in_another_order_are_kept() -> None:
+    known = [readable_class(wnid).partition(" (n")[0] for wnid in wnids()]
+    words = [f"{name}, another word" for name in known]
+    assert in_order_of_wnids(words)
+    assert in_order_of_wnids(wnids())
+    assert in_order_of_wnids([str(label) for label in range(1000)])
+    assert not in_order_of_wnids(sorted(words))
+    assert not in_order_of_wnids(wnids()[::-1])
+    assert not in_order_of_wnids(wnids()[:999])
 
 
 @pytest.mark.parametrize("below", ["", "data"])
