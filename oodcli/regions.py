@@ -3,6 +3,9 @@
 REGIONS = ("top left", "top right", "bottom left", "bottom right", "whole", "centre")
 """The regions of a map, in their order."""
 
+NEIGHBOUR = 10
+"""The neighbour whose distance counts, and chooses the region, in the code of MODE's authors."""
+
 REGIONS_KEY = "regions"
 """Name of the stored array of their vectors, ``(n, 6, c)``: :class:`oodcli.methods.csd.Regions`."""
 

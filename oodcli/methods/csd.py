@@ -18,7 +18,7 @@ from oodcli.methods._class_means import directions
 from oodcli.methods._needs import Arguments, Need, alike
 from oodcli.methods.base import at_least
 from oodcli.probes import Output, ProbedNetwork
-from oodcli.regions import REGIONS_KEY, region_bounds
+from oodcli.regions import NEIGHBOUR, REGIONS_KEY, region_bounds
 from oodcli.text import counted
 
 # The largest squared distance between two unit vectors.
@@ -150,7 +150,7 @@ class CSD:
     probes: tuple[Regions, ...] = (REGIONS_PROBE,)
 
     @classmethod
-    def fit(cls, reference: Reference, *, k: int = 10) -> Self:
+    def fit(cls, reference: Reference, *, k: int = NEIGHBOUR) -> Self:
         """Take the regions of all training images.
 
         Raises

@@ -52,9 +52,10 @@ class ORA:
     The code takes the arc cosine of a float32 cosine, which resolves small angles to about 3e-4;
     here the angle is ``2 atan(y / (r + x))`` of the scalar product ``x`` and the area ``y`` of both
     vectors, with ``r`` the product of their lengths, which follows from the logits and ``‖f - μ‖₂``
-    without the projections themselves. A feature equal to ``μ`` has no angle and gets the score 0.
-    Two classes with the same weights have no boundary, so that pair is excluded. The table of pairs
-    takes ``4 K²`` bytes and is shared with ``fdbd``.
+    without the projections themselves. Within a thousandth of half a turn of 1, where the area
+    vanishes beside a negative scalar product, the score is 1. A feature equal to ``μ`` has no angle
+    and gets the score 0. Two classes with the same weights have no boundary, so that pair is
+    excluded. The table of pairs takes ``4 K²`` bytes and is shared with ``fdbd``.
     """
 
     nearness: Tensor

@@ -9,16 +9,8 @@ from numpy.typing import NDArray
 from oodcli.data.formats.ilsvrc2012 import readable_class
 from oodcli.errors import OodError
 from oodcli.progress import Progress
-from oodcli.regions import REGIONS, region_box
-from oodcli.reporting.bands import (
-    CROSS,
-    Sheet,
-    Tile,
-    cut_end,
-    heading,
-    paragraphs,
-    row,
-)  # fmt: skip
+from oodcli.regions import NEIGHBOUR, REGIONS, region_box
+from oodcli.reporting.bands import CROSS, Sheet, Tile, cut_end, heading, paragraphs, row
 from oodcli.reporting.explanation_picture import neighbour_tiles
 from oodcli.reporting.explanations import Neighbour, Pixels, RegionMatch
 from oodcli.reporting.neighbours import nearest
@@ -30,8 +22,6 @@ from oodcli.text import counted, printable
 # Rows of images on a sheet, and neighbours of an image with its regions or without them.
 _ROWS = 8
 _WITH_REGIONS, _WHOLE = 3, 6
-# The neighbour whose distance chooses the region, as in the method csd.
-_K = 10
 _APART = 0.16  # inches between the two kinds of neighbours
 _LONGEST = 40
 
@@ -158,7 +148,7 @@ def _regions(
         near = nearest(
             own.reshape(-1, width),
             (each.reshape(-1, width) for each in training.regions()),
-            _K,
+            NEIGHBOUR,
         )
     except FileNotFoundError:
         return None
@@ -167,6 +157,9 @@ def _regions(
     names = images.stored.record.class_names
     found = []
     for number, query in enumerate(queries):
+        if np.isinf(votes[number]).all():  # its last map is zero everywhere
+            found.append(query)
+            continue
         region = int(votes[number].argmin())
         at = number * count + region
         height, across = query.pixels.shape[:2]
@@ -205,7 +198,7 @@ def _sheet(method: str, queries: Sequence[_Query], training: TrainingImages) -> 
             else f"The {_WHOLE} nearest by their features"
         )
         what += ". Numbers: squared distances of unit vectors"
-        shown = [_tiles(query, training) for query in queries]
+        shown = _tiles(queries, training)
         if any(tile.other_class for tiles in shown for tile in tiles):
             what += f". {CROSS} and dashed: another class than predicted"
         sheet.add(*paragraphs([f"{what}."]))
@@ -229,7 +222,14 @@ def _sheet(method: str, queries: Sequence[_Query], training: TrainingImages) -> 
     )
 
 
-def _tiles(query: _Query, training: TrainingImages) -> list[Tile]:
-    every = [*query.whole, *(() if query.region is None else query.region.neighbours)]
-    pixels = training.pixels(np.array([each.row for each in every]))
-    return neighbour_tiles(every, pixels, query.predicted)
+def _tiles(queries: Sequence[_Query], training: TrainingImages) -> list[list[Tile]]:
+    """Return the neighbours of every image, whose pixels are read together."""
+    every = [
+        [*query.whole, *(() if query.region is None else query.region.neighbours)]
+        for query in queries
+    ]
+    pixels = iter(training.pixels(np.array([each.row for near in every for each in near])))
+    return [
+        neighbour_tiles(near, [next(pixels) for _ in near], query.predicted)
+        for query, near in zip(queries, every, strict=True)
+    ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oodcli.errors import CorruptArtifactError, InvalidInputError, UnknownNameError
 from oodcli.files import expanded
@@ -241,7 +242,8 @@ def _of_stored(
     yield from _blocks(run, norms, selected=selected)
     yield from _norms(run, norms, chosen, images)
     searches = read_searches(stored.folder.scores)
-    yield from _features(run, images, searches, progress)
+    features = images.features()
+    yield from _features(run, images, features, searches, progress)
     yield from _tuning(run, searches)
     history = _history(stored)
     if history:
@@ -250,9 +252,8 @@ def _of_stored(
     yield from images.verdict_sheet(best)
     last_map = None if chosen is None else tuple(chosen["blocks"][-1]["shape"][1:])
     yield from neighbour_sheet(
-        images, best, images.features(), last_map if last_map and len(last_map) == 2 else None,
-        progress,
-    )  # fmt: skip
+        images, best, features, last_map if last_map and len(last_map) == 2 else None, progress
+    )
 
 
 def _normratio(folder: RunFolder) -> dict[str, Any] | None:
@@ -346,10 +347,13 @@ def _norms(
 
 
 def _features(
-    run: ScoredRun, images: StoredImages, searches: Sequence[Search], progress: Progress
+    run: ScoredRun,
+    images: StoredImages,
+    found: Mapping[str, NDArray[np.float32]],
+    searches: Sequence[Search],
+    progress: Progress,
 ) -> Iterator[Picture]:
     """Draw stored features: t-SNE, and the sum of the largest against the sum of all."""
-    found = images.features()
     names = [run.scoring.id_set.name, *(entry.name for entry in run.sets)]
     features = {name: found[name] for name in names if name in found}
     if list(features)[:1] != names[:1] or len(features) < 2:

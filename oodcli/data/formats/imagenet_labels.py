@@ -79,7 +79,7 @@ def check_labels(folder: Path, numbers: Sequence[int]) -> None:
     for path in _label_files(folder):
         found = _read(path, sorted(numbers))
         if found is not None:
-            _compare(found, str(path), f"remove {path}")
+            _compare(found, str(path), f"remove {path}", by_id="ground_truth" in path.name)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -153,7 +153,7 @@ def _named(line: str) -> tuple[str, str] | None:
     return None if label is None else (match[1], label[0])
 
 
-def _compare(found: _Labels, where: str, cure: str) -> None:
+def _compare(found: _Labels, where: str, cure: str, *, by_id: bool = False) -> None:
     """Raise an error if labels are not those of the published truth, in any order of classes."""
     truth = ground_truth()
     known = (found.numbers >= 1) & (found.numbers <= len(truth))
@@ -162,7 +162,7 @@ def _compare(found: _Labels, where: str, cure: str) -> None:
     if not labels:
         return
     expected = truth[numbers - 1]
-    orders = _orders(labels, by_id="ground_truth" in where)
+    orders = _orders(labels, by_id=by_id)
     right = max((order == expected for order in orders), key=np.count_nonzero)
     if 2 * np.count_nonzero(right) < len(labels):
         right = orders[0] == expected  # the others agree by chance

@@ -250,6 +250,19 @@ def test_nearest_training_images_are_those_of_knn_and_of_csd(store: Store) -> No
         assert f"{distance:.4g}\n{REGIONS[row % 6]}\n" in texts
 
 
+def test_images_whose_last_map_is_zero_have_no_regions(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodcli.reporting.stored_images import StoredImages
+    from oodcli.workflows.score import ScoreRequest, score
+
+    score(store, ScoreRequest(methods=("csd",), ood=SETS))
+    regions = StoredImages.regions
+    monkeypatch.setattr(StoredImages, "regions", lambda *of: np.zeros_like(regions(*of)))
+    (sheet,) = [p for p in pictures_of(store, methods=["msp"]) if p.name == "neighbours"]
+    assert "by region" not in sheet.alt
+
+
 def test_the_worst_images_come_first(store: Store) -> None:
     from oodcli.data import open_dataset
     from oodcli.data.decoding.prepare import prepare
