@@ -1,9 +1,9 @@
 """The bank of training vectors for exact neighbour search, in memory or streamed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,14 +12,22 @@ from oodcli.activations import CHUNK_ROWS, Activations, ActivationSet, Reference
 from oodcli.compute.memory import free_memory
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods._class_means import directions
+from oodcli.methods._nearest import Coarse, Products, Table, has_fast_bfloat16, k_largest
 from oodcli.methods._stored import Rows
 
 # Numbers in one block of the bank, and in one block of products: 64 MB each, so that a search
-# needs less than 512 MB in addition to the bank and the queries.
+# needs less than 512 MB in addition to the bank and the queries, and to a copy of the bank in
+# bfloat16 where there are instructions for it.
 _NUMBERS = 2**24
 _ROWS = 2**16
 # Maximum number of pairs of a query and a neighbour at a time.
 _PAIRS = 2**23
+# A copy of the bank in bfloat16 pays from so many queries and vectors on.
+_MANY_QUERIES, _MANY_VECTORS = 512, 4096
+# With fewer vectors for each neighbour, too many of the pairs are left.
+_MANY_PER_NEIGHBOUR = 32
+# Numbers of the differences that are made at a time: 2 MB, which stay in a cache.
+_DIFFERENCES = 2**19
 # Squared distances below this are computed from differences: 2 - 2c is wrong by up to 6e-7 where
 # the cosine c comes from a float32 product, which is 4e-5 of this.
 _NEAR = 2.0**-6
@@ -52,6 +60,7 @@ class Bank:
     size: int
     width: int
     held: Tensor | None = None
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, source: ActivationSet, read: Callable[[Activations], Tensor], *, size: int) -> Self:
@@ -191,7 +200,7 @@ class Bank:
         rows, order = rows.sort()
         queries = queries[order]
         found = torch.empty(len(rows), device=units.device)
-        step = max(1, _NUMBERS // 4 // self.width)
+        step = max(1, _DIFFERENCES // self.width)
         for first, vectors in self.blocks():
             ends = torch.tensor([first, first + len(vectors)], device=rows.device)
             start, stop = torch.searchsorted(rows, ends).tolist()
@@ -214,27 +223,68 @@ class Bank:
             Whether products with a vector of length zero count as 1/2.
         """
         k = min(k, self.size)
-        parts = [
-            self._search_few(few, k, of_units=of_units)
-            for few in queries.split(max(1, _PAIRS // k))
-        ]
-        products, rows = zip(*parts, strict=True)
-        return torch.cat(products), torch.cat(rows)
+        sound = queries.isfinite().all(dim=1)
+        if not bool(sound.all()):
+            products = queries.new_full((len(queries), k), torch.nan)
+            rows = torch.zeros(products.shape, dtype=torch.int64, device=queries.device)
+            if bool(sound.any()):
+                products[sound], rows[sound] = self._search(queries[sound], k, of_units=of_units)
+            return products, rows
+        few = max(1, _PAIRS // k)
+        parts = [self._search_few(part, k, of_units=of_units) for part in queries.split(few)]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _search_few(self, queries: Tensor, k: int, *, of_units: bool) -> tuple[Tensor, Tensor]:
-        best = queries.new_full((len(queries), k), -torch.inf)
-        rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
-        for first, vectors in self.blocks():
-            empty = (vectors.norm(dim=1) < 0.5).nonzero()[:, 0] if of_units else ()
-            for index, products in _products(queries, vectors):
-                if len(empty):
-                    products[:, empty] = 0.5
-                part = slice(index, index + len(products))
-                top, at = products.topk(min(k, len(vectors)), dim=1)
-                at += first
-                best[part], chosen = torch.cat([best[part], top], dim=1).topk(k, dim=1)
-                rows[part] = torch.cat([rows[part], at], dim=1).gather(1, chosen)
-        return best, rows
+        coarse = self._coarse(len(queries), k, of_units=of_units)
+        if coarse is None:
+            return self._search_blocks(queries, k, of_units=of_units)
+        products, rows, left = _among(queries, coarse, k)
+        if len(left):
+            products[left], rows[left] = self._search_blocks(queries[left], k, of_units=of_units)
+        return products, rows
+
+    def _search_blocks(self, queries: Tensor, k: int, *, of_units: bool) -> tuple[Tensor, Tensor]:
+        best: tuple[Tensor, Tensor] | None = None
+        # Where nothing has to be copied, larger blocks leave fewer results to merge.
+        in_place = self.held is not None and self.held.device == self.source.device
+        for first, vectors in self.blocks(_ROWS if in_place else None):
+            lengths = self._lengths(first, vectors)
+            full = best is not None and best[0].shape[1] == k
+            least = best[0][:, -1] if best is not None and full else None
+            products, at = _in_block(queries, vectors, lengths, k, least, of_units=of_units)
+            found = products, at + first
+            best = found if best is None else _merged(*best, *found, k)
+        assert best is not None  # a bank is not empty
+        return best
+
+    def _lengths(self, first: int, vectors: Tensor) -> Tensor:
+        """Return the lengths of a block of vectors, computed once if the bank is in memory."""
+        if self.held is None:
+            return vectors.norm(dim=1)
+        if first not in self._made:
+            self._made[first] = vectors.norm(dim=1)
+        return self._made[first]
+
+    def _coarse(self, queries: int, k: int, *, of_units: bool) -> Coarse | None:
+        """Return bounds of all products in bfloat16 where they pay, made once."""
+        if (
+            self.held is None
+            or self.held.device.type != "cpu"
+            or queries < _MANY_QUERIES
+            or self.size < max(_MANY_VECTORS, _MANY_PER_NEIGHBOUR * k)
+            or not has_fast_bfloat16()
+        ):
+            return None
+        key = "coarse", of_units
+        if key not in self._made:
+            self._made[key] = None
+            # Half as many bytes, and as many again while they are made.
+            if _fits(self.size, self.width, self.held.device):
+                lengths = self.held.norm(dim=1)
+                if bool(lengths.isfinite().all()):
+                    silent = _silent(lengths, of_units=of_units)
+                    self._made[key] = Coarse(self.held, lengths, silent)
+        return self._made[key]
 
 
 def unit_features(reference: Reference) -> Bank:
@@ -276,13 +326,60 @@ def _rows(images: Activations, part: slice) -> Activations:
     return images.map(lambda values: values[part])
 
 
-def _products(queries: Tensor, vectors: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the index of the first query of a group and its products, in a shared buffer."""
-    rows = max(1, min(len(queries), _NUMBERS // len(vectors)))
-    buffer = queries.new_empty(rows, len(vectors))
-    for first in range(0, len(queries), rows):
-        few = queries[first : first + rows]
-        yield first, torch.mm(few, vectors.T, out=buffer[: len(few)])
+def _silent(lengths: Tensor, *, of_units: bool) -> Tensor:
+    """Return the rows of vectors of length zero, among unit vectors."""
+    return (lengths < (0.5 if of_units else -1.0)).nonzero()[:, 0]
+
+
+def _in_block(
+    queries: Tensor,
+    vectors: Tensor,
+    lengths: Tensor,
+    k: int,
+    least: Tensor | None,
+    *,
+    of_units: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest products with a block, or as many as it has, and their rows.
+
+    Those below ``least``, ``(n,)``, may be missing, and are minus infinity then.
+    """
+    k = min(k, len(vectors))
+    silent = _silent(lengths, of_units=of_units)
+    if vectors.device.type == "cpu" and bool(lengths.isfinite().all()):
+        products, rows, _ = _among(queries, Products(vectors, lengths, silent), k, least)
+        return products, rows
+    products = queries.new_empty(len(queries), k)
+    rows = torch.empty(products.shape, dtype=torch.int64, device=queries.device)
+    few = max(1, min(len(queries), _NUMBERS // len(vectors)))
+    buffer = queries.new_empty(few, len(vectors))
+    for first in range(0, len(queries), few):
+        part = slice(first, first + few)
+        every = torch.mm(queries[part], vectors.T, out=buffer[: len(queries[part])])
+        every[:, silent] = 0.5
+        products[part], rows[part] = every.topk(k, dim=1)
+    return products, rows
+
+
+def _among(
+    queries: Tensor, table: Table, k: int, least: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what :func:`k_largest` does, with 1/2 for products with silent vectors."""
+    searched = len(table.vectors) - len(table.silent)
+    products, rows, left = k_largest(queries, table, min(k, searched), least)
+    if len(table.silent):
+        some = table.silent[:k].expand(len(queries), -1)
+        products, rows = _merged(products, rows, torch.full(some.shape, 0.5), some, k)
+    return products, rows, left
+
+
+def _merged(
+    products: Tensor, rows: Tensor, others: Tensor, at: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest of two lots of products, or all, and their rows."""
+    products, order = torch.cat([products, others], dim=1).sort(dim=1, descending=True, stable=True)
+    rows = torch.cat([rows, at], dim=1).gather(1, order)
+    return products[:, :k], rows[:, :k]
 
 
 def by_bank(

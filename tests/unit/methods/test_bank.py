@@ -78,7 +78,7 @@ def test_blocks_do_not_matter(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, features = directions(drawn(30, seed=1)), drawn(50, seed=2)
     cut = bank_of(features).nearest(queries, k)
     monkeypatch.undo()
-    torch.testing.assert_close(cut, bank_of(features).nearest(queries, k), rtol=1e-5, atol=0)
+    assert torch.equal(cut, bank_of(features).nearest(queries, k))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 50])
@@ -196,6 +196,39 @@ def test_more_neighbours_than_there_are_means_all() -> None:
 
 def test_no_query_has_no_neighbours() -> None:
     assert bank_of(drawn(4, seed=2)).nearest(torch.zeros(0, 12), 2).shape == (0, 2)
+
+
+@pytest.mark.parametrize("k", [1, 30])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_an_image_alone_has_the_neighbours_that_it_has_among_others(
+    coarse: bool, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if coarse:
+        monkeypatch.setattr(module, "has_fast_bfloat16", lambda: True)
+        monkeypatch.setattr(module, "_MANY_QUERIES", 40)
+        monkeypatch.setattr(module, "_MANY_VECTORS", 0)
+    features = drawn(2000, seed=2)
+    features[::97] = 0
+    queries = directions(drawn(40, seed=1))
+    bank = bank_of(features, rows=300)
+    together, rows = bank.neighbours(queries, k)
+    for index in (0, 1, 39):
+        alone, at = bank.neighbours(queries[index : index + 1], k)
+        assert torch.equal(alone[0], together[index])
+        assert torch.equal(at[0], rows[index])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_query_that_is_not_finite_has_no_number_and_spoils_no_other(bad: float) -> None:
+    bank = bank_of(drawn(40, seed=2))
+    queries = directions(drawn(5, seed=1))
+    expected = bank.nearest(queries, 3)
+    spoilt = queries.clone()
+    spoilt[2, 4] = bad
+    found = bank.nearest(spoilt, 3)
+    assert found[2].isnan().all()
+    others = [0, 1, 3, 4]
+    assert torch.equal(found[others], expected[others])
 
 
 def test_largest_products_are_in_falling_order_and_may_be_negative() -> None:
