@@ -18,6 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from oodcli.compute.products import product
 from oodcli.methods._percentiles import ascending
 
 # Columns of a table that are reduced to their largest number first.
@@ -111,7 +112,7 @@ class Products(Table):
 
     def fill(self, bounds: Tensor, queries: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """Write the products, and return twice their error: of a product here, and by itself."""
-        torch.mm(queries, self.vectors.T, out=bounds[:, : len(self.vectors)])
+        product(queries, self.vectors, out=bounds[:, : len(self.vectors)])
         bounds[:, len(self.vectors) :] = _NEVER
         bounds[:, self.silent] = _NEVER
         return 2 * _error(queries, self._longest)

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from oodcli.activations import Reference
 
+# Values that are looked at together: after the first of them, few remain to be kept.
+_PIECE = 2**18
+
 
 def ascending(values: Tensor) -> Tensor:
     """Return values sorted along the last dimension.
@@ -76,35 +79,36 @@ def outer_percentiles(
         The high percentile.
     """
     low_place, high_place = (total - 1) * low / 100, (total - 1) * high / 100
-    smallest = _Smallest(min(floor(low_place) + 2, total))
-    # The largest values are the smallest of the negatives.
-    largest = _Smallest(total - floor(high_place))
+    smallest = _Outer(min(floor(low_place) + 2, total), largest=False)
+    largest = _Outer(total - floor(high_place), largest=True)
     for chunk in chunks:
-        values = chunk.flatten()
-        smallest.add(values)
-        largest.add(-values)
-    lows, highs = smallest.values(), -largest.values().flip(0)
+        for values in chunk.flatten().split(_PIECE):
+            smallest.add(values)
+            largest.add(values)
+    lows, highs = smallest.values(), largest.values()
     return (
         at_percentile(lows, 100 * low_place / max(len(lows) - 1, 1)),
         at_percentile(highs, 100 * (high_place - floor(high_place)) / max(len(highs) - 1, 1)),
     )
 
 
-class _Smallest:
-    """The ``count`` smallest of all values added."""
+class _Outer:
+    """The ``count`` smallest or largest of all values added."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, *, largest: bool) -> None:
+        self._count, self._largest = count, largest
         self._parts: list[Tensor] = []
-        self._bound = inf
+        self._bound = -inf if largest else inf
 
     def add(self, values: Tensor) -> None:
-        self._parts.append(values[values < self._bound])
+        inside = values > self._bound if self._largest else values < self._bound
+        self._parts.append(values[inside])
         # Sorting only after as many values again have come in keeps the cost linear.
         if sum(map(len, self._parts)) > 2 * self._count:
             self._parts = [self.values()]
-            self._bound = float(self._parts[0][-1])
+            self._bound = float(self._parts[0][0 if self._largest else -1])
 
     def values(self) -> Tensor:
         """Return them in ascending order."""
-        return ascending(torch.cat(self._parts))[: self._count]
+        ordered = ascending(torch.cat(self._parts))
+        return ordered[-self._count :] if self._largest else ordered[: self._count]

@@ -60,9 +60,15 @@ class Softmax:
     @property
     def log_complement(self) -> Tensor:
         """Logarithms of what the probabilities leave, ``log(1 - p)``, ``(n, k)``."""
+        return self.logs()[1]
+
+    def logs(self) -> tuple[Tensor, Tensor]:
+        """Return :attr:`log_p` and :attr:`log_complement`."""
+        log_total = self.log_total
+        log_p = self.below - log_total
         # Only of the largest, where p may be near 1, is the difference nothing but rounding.
-        plain = (-self.log_p.exp()).log1p()
-        return plain.scatter(1, self.first, self.log_rest - self.log_total)
+        plain = (-log_p.exp()).log1p()
+        return log_p, plain.scatter(1, self.first, self.log_rest - log_total)
 
 
 def log_sum(logs: Tensor) -> Tensor:

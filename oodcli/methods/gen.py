@@ -94,7 +94,8 @@ def _log_products(logits: Tensor, counts: Sequence[int]) -> Tensor:
     They are in descending order of ``p_c`` if any of the counts leaves classes out.
     """
     found = Softmax.of(logits)
-    products = found.log_p + found.log_complement
+    log_p, log_complement = found.logs()
+    products = log_p + log_complement
     most = min(max(counts), logits.shape[1])
     if min(counts) < logits.shape[1]:
         return products.gather(1, found.below.topk(most, dim=1).indices)

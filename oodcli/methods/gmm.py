@@ -155,14 +155,22 @@ def _mixture(points: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarra
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
+    second_moment = points.T @ points / len(points)
+
     class Tied(GaussianMixture):  # type: ignore[misc]
-        """The same, with one product of matrices where scikit-learn takes one per Gaussian."""
+        """The same, with one product of matrices where scikit-learn takes one per Gaussian.
+
+        The squared length of a row, in coordinates in which the covariance is the identity, adds
+        the same to the density of every Gaussian, so that its mean over the rows does as well: it
+        changes neither shares nor the likelihood of all.
+        """
 
         def _estimate_log_prob(self, rows: np.ndarray, **_: object) -> np.ndarray:
             root = self.precisions_cholesky_
-            white, centres = torch.from_numpy(rows @ root), torch.from_numpy(self.means_ @ root)
+            centres = self.means_ @ root
+            lengths = np.sum(centres**2, axis=1) + np.trace(root.T @ second_moment @ root)
             constant = np.log(np.diag(root)).sum() - len(root) / 2 * math.log(2 * math.pi)
-            return squared_distances(white, centres).mul_(-0.5).add_(constant).numpy()
+            return rows @ (root @ centres.T) + (constant - lengths / 2)
 
     mixture = Tied(components, covariance_type="tied", random_state=0)
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
 from oodcli.errors import UndefinedMethodError
+from oodcli.methods._class_means import BLOCK_ROWS
 from oodcli.methods._percentiles import outer_percentiles
 
 BINS = 100
@@ -82,9 +83,13 @@ class OptFS:
         width = (high - low) / BINS
         sums = torch.zeros(BINS + 2, dtype=torch.float64, device=head.weight.device)
         for chunk in reference.train.chunks():
-            parts = head.weight[chunk.predictions] * chunk.features
-            places = _interval(chunk.features, low, width).flatten()
-            sums += torch.bincount(places, parts.flatten().double(), minlength=BINS + 2)
+            blocks = zip(
+                chunk.features.split(BLOCK_ROWS), chunk.predictions.split(BLOCK_ROWS), strict=True
+            )
+            for features, predictions in blocks:
+                parts = (head.weight[predictions] * features).flatten().double()
+                places = _interval(features, low, width).flatten()
+                sums += torch.bincount(places, parts, minlength=BINS + 2)
         sums[0] = sums[-1] = 0
         length = sums.norm()
         if length == 0:
@@ -103,5 +108,5 @@ class OptFS:
 def _interval(features: Tensor, low: float, width: float) -> Tensor:
     """Return the number of the interval, from 1; 0 below the first, 101 above the last."""
     # A feature that is not a number has to have some interval, and stays what it is.
-    places = ((features - low) / width).floor().nan_to_num(nan=-1.0)
-    return places.clamp(-1, BINS).long() + 1
+    places = (features - low).div_(width).floor_().nan_to_num_(nan=-1.0)
+    return places.clamp_(-1, BINS).add_(1).long()

@@ -83,7 +83,7 @@ class PNML:
         energy = torch.cat(energies)  # (n, 1)
         logits = self.head(feature_rows(batch, normalised=True))
         found = Softmax.of(logits)
-        log_p, log_rest = found.log_p, found.log_complement
+        log_p, log_rest = found.logs()
         kappa = energy / (1 + energy)
         # log of -log p, of the largest as well
         log_minus_log = (-log_p).log().scatter(1, found.first, log_log1p(found.log_rest))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
+from oodcli.compute.products import product
 from oodcli.errors import InvalidInputError
 from oodcli.methods._bank import Bank, unit_features
 from oodcli.methods._class_means import feature_rows
@@ -104,7 +105,7 @@ def _sums(detector: Relation, powers: Sequence[float], batch: Activations) -> di
             few, few_probabilities = units[part], probabilities[part]
             shape = len(few), len(train)
             place, other = (buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers)
-            similarities = torch.mm(few, train.T, out=place)
+            similarities = product(few, train, out=place)
             similarities *= torch.mm(few_probabilities, train_probabilities.T, out=other)
             # Negative cosines fall below the threshold, too.
             functional.threshold(similarities, detector.threshold, 0.0, inplace=True)

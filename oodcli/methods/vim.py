@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Reference
+from oodcli.compute.products import product
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods._class_means import BLOCK_ROWS
 from oodcli.methods._moments import Spectrum, moments
@@ -40,7 +41,7 @@ class ResidualSpace:
 
     def lengths_of(self, features: Tensor) -> Tensor:
         """Return the lengths for features ``(n, d)``."""
-        return torch.addmm(-self.offset, features, self.basis).norm(dim=1)
+        return product(features, self.basis.T).sub_(self.offset).norm(dim=1)
 
 
 def residual_space(reference: Reference, dim: int) -> ResidualSpace:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from oodcli.activations import Activations, Head, Reference
+from oodcli.compute.products import product
 from oodcli.errors import UndefinedMethodError
 from oodcli.methods.base import at_least
 from oodcli.specs import positive
 
 SEED = 0
-# Projections that are held at a time, over all images of a batch.
-HELD = 2**22
+# Projections that are held at a time, 4 MB, and images that they are of, at most.
+HELD, HELD_ROWS = 2**20, 1024
 # Perturbed logits of training images that their density is taken from, at most: with 100
 # perturbations, those of 50,000 images of 100 classes.
 MAX_VALUES = 2**29
@@ -218,14 +219,24 @@ def _noise(head: Head, repeats: int) -> Tensor:
     return noise.to(head.weight) * head.weight.norm(dim=1)[:, None]
 
 
-def _projections(batch: Activations, noise: Tensor, distance: float) -> Iterator[Tensor]:
-    """Yield the perturbed logits, some perturbations at a time, ``(n, repeats, k)``."""
+def _projections(
+    features: Tensor, logits: Tensor, noise: Tensor, distance: float
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield some images at a time and some of their perturbed logits, ``(n, repeats, k)``.
+
+    They are overwritten when the next are requested.
+    """
     repeats, classes, width = noise.shape
-    together = max(1, HELD // max(1, len(batch) * classes))
-    for first in range(0, repeats, together):
-        some = noise[first : first + together].reshape(-1, width)  # (repeats * k, d)
-        added = (batch.features @ some.T).view(len(batch), -1, classes)
-        yield batch.logits[:, None] + distance * added
+    for start in range(0, len(features), HELD_ROWS):
+        rows = slice(start, min(start + HELD_ROWS, len(features)))
+        count = rows.stop - start
+        together = max(1, HELD // (count * classes))
+        buffer = features.new_empty(count * together * classes)
+        for first in range(0, repeats, together):
+            some = noise[first : first + together].reshape(-1, width)  # (repeats * k, d)
+            place = buffer[: count * len(some)].view(count, len(some))
+            added = product(features[rows], some, out=place).view(count, -1, classes)
+            yield rows, added.mul_(distance).add_(logits[rows, None])
 
 
 def _spread(reference: Reference, noise: Tensor) -> Iterator[tuple[Activations, Tensor]]:
@@ -256,8 +267,9 @@ def _ranges(
     for chunk, rows in _spread(reference, noise):
         features += chunk.features.aminmax()
         if len(rows):
-            for some in _projections(_some(chunk, rows), noise, distance):
-                projections += some.aminmax()
+            some = _some(chunk, rows)
+            for _, found in _projections(some.features, some.logits, noise, distance):
+                projections += found.aminmax()
     low, high = torch.stack(features).aminmax()
     least, most = torch.stack(projections).aminmax()
     return (float(low), float(high)), (float(least), float(most))
@@ -280,36 +292,46 @@ def _trained(
     ranges: tuple[tuple[float, float], tuple[float, float]],
 ) -> Histograms:
     """Average the densities of the training images."""
-    sums = torch.zeros(2, bins, dtype=torch.float64, device=noise.device)
-    projected = 0
+    counts = torch.zeros(2, bins, dtype=torch.float64, device=noise.device)
+    images, projected = len(reference.train), 0
     for chunk, rows in _spread(reference, noise):
-        sums[0] += _densities(chunk.features, ranges[0], bins).sum(dim=0)
+        for features in chunk.features.split(HELD_ROWS):
+            counts[0] += _counts(features, ranges[0], bins).sum(dim=0)
         if len(rows):
             projected += len(rows)
-            for some in _projections(_some(chunk, rows), noise, distance):
-                share = some.shape[1] / len(noise)
-                sums[1] += share * _densities(some.flatten(1), ranges[1], bins).sum(dim=0)
-    return Histograms(sums[0] / len(reference.train), sums[1] / projected, *ranges)
+            some = _some(chunk, rows)
+            for _, found in _projections(some.features, some.logits, noise, distance):
+                counts[1] += _counts(found.flatten(1), ranges[1], bins).sum(dim=0)
+    repeats, classes, width = noise.shape
+    features, projections = (
+        counts[0] / (images * width),
+        counts[1] / (projected * repeats * classes),
+    )
+    return Histograms(features, projections, *ranges)
 
 
 def _observe(detector: WeiPer, batch: Activations) -> tuple[Tensor, Tensor]:
     """Return the densities of the perturbed logits ``(n, bins)`` and their mean MSP ``(n,)``."""
-    densities: Tensor | float = 0.0
-    msp: Tensor | float = 0.0
-    trained = detector.trained
-    for some in _projections(batch, detector.noise, detector.distance):
-        share = some.shape[1] / len(detector.noise)
-        found = _densities(some.flatten(1), trained.projection_range, trained.bins)
-        densities = densities + share * found
-        largest = some.double().softmax(dim=2).amax(dim=2)  # (n, repeats)
-        msp = msp + largest.sum(dim=1) / len(detector.noise)
-    assert isinstance(densities, Tensor)
-    assert isinstance(msp, Tensor)
-    return densities, msp
+    noise, trained = detector.noise, detector.trained
+    counts = noise.new_zeros(len(batch), trained.bins, dtype=torch.float64)
+    msp = noise.new_zeros(len(batch), dtype=torch.float64)
+    for rows, found in _projections(batch.features, batch.logits, noise, detector.distance):
+        counts[rows] += _counts(found.flatten(1), trained.projection_range, trained.bins)
+        # The softmax of the largest is 1 / Σ exp(z - max z): its own term is 1, and small ones
+        # beside it keep their digits in a sum in float64.
+        below = found.sub_(found.amax(dim=2, keepdim=True)).exp_()
+        msp[rows] += below.sum(dim=2, dtype=torch.float64).reciprocal_().sum(dim=1)
+    return counts / (noise.shape[0] * noise.shape[1]), msp / len(noise)
 
 
 def _densities(values: Tensor, within: tuple[float, float], bins: int) -> Tensor:
-    """Return for every row the share of its values in each bin, float64, ``(n, bins)``.
+    """Return for every row the share of its values in each bin, float64, ``(n, bins)``."""
+    counts = [_counts(rows, within, bins) for rows in values.split(HELD_ROWS)]
+    return torch.cat(counts).double() / values.shape[1]
+
+
+def _counts(values: Tensor, within: tuple[float, float], bins: int) -> Tensor:
+    """Return for every row how many of its values are in each bin, int64, ``(n, bins)``.
 
     Parameters
     ----------
@@ -323,11 +345,11 @@ def _densities(values: Tensor, within: tuple[float, float], bins: int) -> Tensor
     low, high = within
     width = (high - low + WIDENED) / bins
     # What is not a number falls outside too; the logits then make the score not a number.
-    places = ((values - low) / width).floor().nan_to_num(nan=-1.0).clamp(-1, bins).long() + 1
+    places = (values - low).div_(width).floor_().nan_to_num_(nan=-1.0).clamp_(-1, bins)
     # Every row counts into bins of its own; the outer two are for what lies outside.
-    places += torch.arange(len(values), device=values.device)[:, None] * (bins + 2)
-    counts = torch.bincount(places.flatten(), minlength=len(values) * (bins + 2))
-    return counts.view(len(values), bins + 2)[:, 1:-1].double() / values.shape[1]
+    own = torch.arange(len(values), device=values.device)[:, None] * (bins + 2) + 1
+    counts = torch.bincount(places.long().add_(own).flatten(), minlength=len(values) * (bins + 2))
+    return counts.view(len(values), bins + 2)[:, 1:-1]
 
 
 def _divergence(trained: Tensor, densities: Tensor, smoothing: int, floor: float) -> Tensor:

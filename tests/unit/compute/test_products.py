@@ -1,0 +1,41 @@
+"""Products of matrices are those of torch, whatever computes them."""
+
+import pytest
+import torch
+
+from oodcli.compute import products
+from oodcli.compute.products import product
+
+
+def drawn(rows: int, width: int, *, seed: int) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 31, 32, 300])
+@pytest.mark.parametrize("others", [1, 70])
+def test_products_are_those_of_torch(
+    rows: int, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_NUMBERS", 300 * 11)
+    left, right = drawn(rows, 24, seed=1), drawn(others, 24, seed=2)
+    expected = (left.double() @ right.double().T).float()
+    torch.testing.assert_close(product(left, right), expected, rtol=1e-5, atol=1e-5)
+    assert product(left, right[:0]).shape == (rows, 0)
+    out = torch.full((rows, others + 3), torch.nan)
+    assert product(left, right, out=out[:, :others]).data_ptr() == out.data_ptr()
+    torch.testing.assert_close(out[:, :others], expected, rtol=1e-5, atol=1e-5)
+    assert out[:, others:].isnan().all()
+
+
+def test_transposed_and_float64_rows_are_multiplied_too() -> None:
+    left, right = drawn(40, 24, seed=1), drawn(24, 9, seed=2)
+    torch.testing.assert_close(product(left, right.T), left @ right, rtol=1e-5, atol=1e-5)
+    assert torch.equal(product(left.double(), right.double().T), left.double() @ right.double())
+
+
+def test_products_are_not_rounded_where_the_program_allows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left, right = drawn(64, 512, seed=1), drawn(64, 512, seed=2)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    assert torch.equal(product(left, right), torch.mm(left, right.T))
