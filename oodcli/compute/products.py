@@ -20,13 +20,15 @@ def product(rows: Tensor, others: Tensor, *, out: Tensor | None = None) -> Tenso
     Parameters
     ----------
     rows
-        ``(n, d)``.
+        ``(n, d)``; both may be :func:`ready`, without ``out``.
     others
         ``(m, d)``, of the same type.
     out
         Where to write the products, ``(n, m)``; None for new memory.
     """
-    if not _converts(rows):
+    if rows.is_mkldnn:
+        return functional.linear(rows, others).to_dense()
+    if not _converts(rows, len(rows)):
         return torch.mm(rows, others.T, out=out)
     if out is None:
         out = rows.new_empty(len(rows), len(others))
@@ -39,12 +41,25 @@ def product(rows: Tensor, others: Tensor, *, out: Tensor | None = None) -> Tenso
     return out
 
 
-def _converts(rows: Tensor) -> bool:
+def ready(rows: Tensor, *, queries: int) -> Tensor:
+    """Return rows as :func:`product` converts them, for those that are multiplied many times.
+
+    Parameters
+    ----------
+    rows
+        ``(n, d)``: queries, or what they are multiplied with. Either both are ready or none.
+    queries
+        Number of queries.
+    """
+    return rows.to_mkldnn() if _converts(rows, queries) else rows
+
+
+def _converts(rows: Tensor, queries: int) -> bool:
     return (
         not torch.compiler.is_compiling()  # a graph that is recorded is for any number of rows
         and rows.device.type == "cpu"
         and rows.dtype == torch.float32
-        and len(rows) >= _FEW
+        and queries >= _FEW
         and torch.backends.mkldnn.is_available()
         # Otherwise the products may be rounded further.
         and torch.get_float32_matmul_precision() == "highest"

@@ -9,15 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from oodcli.activations import Activations, Reference
-from oodcli.compute.products import product
+from oodcli.compute.products import product, ready
 from oodcli.errors import InvalidInputError
 from oodcli.methods._bank import Bank, unit_features
 from oodcli.methods._class_means import feature_rows
 from oodcli.specs import positive
 
-# Training images and scored images at a time: two blocks of products take 32 MB each.
-_BANK_ROWS = 4096
-_ROWS = 2048
+# Training images and scored images at a time: two blocks of products take 2 MB each.
+_BANK_ROWS, _ROWS = 1024, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +88,25 @@ class Relation:
 
 
 def _sums(detector: Relation, powers: Sequence[float], batch: Activations) -> dict[float, Tensor]:
-    units = feature_rows(batch, normalised=True)
-    probabilities = batch.logits.softmax(dim=1)
-    rows = (min(_ROWS, len(batch)), min(_BANK_ROWS, detector.units.size))
-    buffers = units.new_empty(rows).flatten(), units.new_empty(rows).flatten()
+    def cut(rows: Tensor) -> list[Tensor]:
+        return [ready(few, queries=len(batch)) for few in rows.split(_ROWS)]
+
+    units = cut(feature_rows(batch, normalised=True))
+    probabilities = cut(batch.logits.softmax(dim=1))
     sums = {
-        power: torch.zeros(len(batch), dtype=torch.float64, device=units.device) for power in powers
+        power: torch.zeros(len(batch), dtype=torch.float64, device=batch.features.device)
+        for power in powers
     }
     # The two banks are cut alike, whichever of them is streamed.
     for (_, train), (_, train_probabilities) in zip(
         detector.units.blocks(_BANK_ROWS), detector.probabilities.blocks(_BANK_ROWS), strict=True
     ):
-        for first in range(0, len(batch), _ROWS):
-            part = slice(first, first + _ROWS)
-            few, few_probabilities = units[part], probabilities[part]
-            shape = len(few), len(train)
-            place, other = (buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers)
-            similarities = product(few, train, out=place)
-            similarities *= torch.mm(few_probabilities, train_probabilities.T, out=other)
+        bank = ready(train, queries=len(batch))
+        bank_probabilities = ready(train_probabilities, queries=len(batch))
+        for index, (few, few_probabilities) in enumerate(zip(units, probabilities, strict=True)):
+            part = slice(index * _ROWS, (index + 1) * _ROWS)
+            similarities = product(few, bank)
+            similarities *= product(few_probabilities, bank_probabilities)
             # Negative cosines fall below the threshold, too.
             functional.threshold(similarities, detector.threshold, 0.0, inplace=True)
             raised = {1.0: similarities}

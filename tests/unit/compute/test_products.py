@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from oodcli.compute import products
-from oodcli.compute.products import product
+from oodcli.compute.products import product, ready
 
 
 def drawn(rows: int, width: int, *, seed: int) -> torch.Tensor:
@@ -25,6 +25,14 @@ def test_products_are_those_of_torch(
     assert product(left, right, out=out[:, :others]).data_ptr() == out.data_ptr()
     torch.testing.assert_close(out[:, :others], expected, rtol=1e-5, atol=1e-5)
     assert out[:, others:].isnan().all()
+
+
+@pytest.mark.parametrize("queries", [5, 64])
+def test_rows_that_are_ready_give_the_same(queries: int) -> None:
+    left, right = drawn(5, 24, seed=1), drawn(70, 24, seed=2)
+    few, others = (ready(rows, queries=queries) for rows in (left, right))
+    assert few.is_mkldnn is (queries == 64 and torch.backends.mkldnn.is_available())
+    torch.testing.assert_close(product(few, others), left @ right.T, rtol=1e-5, atol=1e-5)
 
 
 def test_transposed_and_float64_rows_are_multiplied_too() -> None:
