@@ -21,6 +21,8 @@ _FEW = 100
 _FEW_CLASSES = (100.0, 50)
 _MANY_CLASSES = (3000.0, 10)
 _SEED = 0
+# Cells of equal width that states are looked up in, and rows at a time, which stay in a cache.
+_CELLS, _TABLE_ROWS = 4096, 128
 _BASE = 1000.0
 
 
@@ -43,7 +45,20 @@ def intervals(products: Tensor, *, alpha: float, bins: int) -> Tensor:
     An edge belongs to the interval above it.
     """
     edges = inner_edges(bins).to(products.device, products.dtype)
-    return torch.bucketize((alpha * products).sigmoid(), edges, right=True)
+    states = (alpha * products).sigmoid()
+    if products.device.type != "cpu" or bool((edges.diff() <= 1 / _CELLS).any()):
+        return torch.bucketize(states, edges, right=True)
+    # A table gives the interval of the beginning of a cell, in which there is at most one edge.
+    begin = torch.arange(_CELLS + 1, dtype=edges.dtype) / _CELLS
+    first = torch.bucketize(begin, edges, right=True)
+    following = torch.cat([edges, edges.new_tensor([torch.inf])])
+    found = torch.empty(states.shape, dtype=torch.int64)
+    for block, into in zip(states.split(_TABLE_ROWS), found.split(_TABLE_ROWS), strict=True):
+        flat = block.flatten()
+        # NaN is put into the last interval, as the search does.
+        index = first.index_select(0, flat.nan_to_num(nan=1.0).mul_(_CELLS).int())
+        torch.add(index, flat >= following.index_select(0, index), out=into.view(-1))
+    return found
 
 
 def counted(products: Tensor, counts: Tensor | None, *, alpha: float, bins: int) -> Tensor:
@@ -330,7 +345,8 @@ class NAC:
 
     def _coverage(self, products: Tensor, counts: Tensor) -> Tensor:
         index = intervals(products, alpha=self.alpha, bins=self.bins)  # (n, neurons)
-        met = counts.gather(1, index.T).T  # (n, neurons)
+        offsets = torch.arange(len(counts), device=counts.device) * counts.shape[1]
+        met = counts.take(index + offsets)  # (n, neurons)
         covered = (met / self.least).clamp(max=1)
         # NaN lies in no interval, and the search would put it into the last.
         return torch.where(products.isnan(), products, covered).mean(dim=1)

@@ -272,3 +272,13 @@ def test_the_settings_are_those_of_the_authors_for_so_many_classes(
     assert (fitted.params["alpha"], fitted.params["least"]) == (alpha, least)
     own = parse_method(f"nac:alpha={alpha:g},least={least}").fit(reference)
     assert torch.equal(fitted.detector.score(train), own.detector.score(train))
+
+
+@pytest.mark.parametrize("bins", [4, 5, 50, 400, 3000])
+def test_states_are_looked_up_where_a_search_finds_them(bins: int) -> None:
+    edges = inner_edges(bins).float()
+    states = torch.cat([torch.rand(4000, generator=torch.Generator().manual_seed(0)), edges])
+    products = torch.cat([torch.tensor([0.0, -0.0, 1e9, -1e9, torch.nan]), states.logit()])
+    products = products[: len(products) // 3 * 3].view(-1, 3)
+    expected = torch.bucketize(products.sigmoid(), edges, right=True)
+    assert torch.equal(intervals(products, alpha=1.0, bins=bins), expected)
