@@ -6,11 +6,14 @@ import functools
 import io
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.models import CommandInfo
 
 from oodcli.cli import (
     cluster,
@@ -83,6 +86,22 @@ class _ErrorBoundary(TyperGroup):
         except Exception as error:
             _reword_usage_error(error)
             raise
+
+
+class _Command(TyperCommand):
+    """Refuses an option for one value that is given several times; the last would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own signature
+        """Parse the options of the command."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for option, times in Counter(order).items():
+                several = any(
+                    getattr(option, kind, False) for kind in ("multiple", "is_flag", "count")
+                )
+                if times > 1 and not several:
+                    ctx.fail(f"{option.opts[0]} is given {times} times, but takes one value.")
+        return super().parse_args(ctx, args)
 
 
 def _reword_usage_error(error: Exception) -> None:
@@ -237,6 +256,18 @@ def help_(
         write_result(write_page(words[0]), None)
     else:
         print_stdout(_help_of(program, words))
+
+
+def _commands(program: typer.Typer) -> Iterator[CommandInfo]:
+    """Yield all commands, those of groups as well."""
+    yield from program.registered_commands
+    for group in program.registered_groups:
+        if group.typer_instance is not None:
+            yield from _commands(group.typer_instance)
+
+
+for _each in _commands(app):
+    _each.cls = _Command
 
 
 def _check_known(ctx: typer.Context, name: str, names: list[str]) -> str:

@@ -225,7 +225,11 @@ def k_largest(
         offset = table.fill(bounds, few, k)
         groups = _Groups.of(bounds, k)
         if least is None:
-            reached = _products_of(few, table, groups.highest(k)).amin(dim=1)
+            columns = groups.highest(k)
+            reached = _products_of(few, table, columns).amin(dim=1)
+            # A group of columns that are not searched is among the highest if there are few others.
+            searched = bounds.gather(1, columns).amin(dim=1) > _NEVER / 2
+            reached = torch.where(searched, reached, -torch.inf)
         else:
             reached = least[first : first + len(few)]
         threshold = (reached - offset).to(table.dtype).clamp(min=_NEVER / 2)[:, None]

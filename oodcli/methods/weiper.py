@@ -216,7 +216,7 @@ def _noise(head: Head, repeats: int) -> Tensor:
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(repeats, *head.weight.shape, generator=generator)
     noise /= noise.norm(dim=2, keepdim=True)
-    return noise.to(head.weight) * head.weight.norm(dim=1)[:, None]
+    return noise.to(head.weight).mul_(head.weight.norm(dim=1)[:, None])  # in place: it is large
 
 
 def _projections(

@@ -70,3 +70,28 @@ def test_a_page_is_drawn_on_a_terminal(topic: str, monkeypatch: pytest.MonkeyPat
         assert mark not in drawn, mark
     first = re.search(r"^```sh\n(?:.*\n)*?(ood \S+)", page(topic), flags=re.MULTILINE)
     assert first is None or first[1] in drawn
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("predict", "x.png", "--run", "a", "--run", "b"), "--run is given 2"),
+        (
+            ("predict", "x.png", "--output", "a", "--output=b", "--output", "c"),
+            "--output is given 3",
+        ),
+        (("runs", "list", "--format", "json", "--format", "text"), "--format is given 2"),
+    ],
+)
+def test_an_option_for_one_value_is_not_given_twice(
+    ood: Ood, given: tuple[str, ...], named: str
+) -> None:
+    code, out, err = ood(*given)
+    assert (code, out) == (2, "")
+    assert f"{named} times, but takes one value." in err
+
+
+def test_options_for_several_values_and_switches_are_given_twice(ood: Ood) -> None:
+    code, _, err = ood("report", "--run", "a", "--run", "b", "--full", "--full")
+    assert code == 1
+    assert "given" not in err

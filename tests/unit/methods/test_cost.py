@@ -38,6 +38,8 @@ class Work(TorchDispatchMode):
         if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
             left = [each for each in args if isinstance(each, Tensor) and each.dim() == 2][-2]
             self.total += out.numel() * left.shape[1]
+        if func._schema.name == "aten::mkldnn_linear":
+            self.total += out.numel() * args[0].shape[1]
         return out
 
 

@@ -105,6 +105,22 @@ def test_silent_rows_are_not_found() -> None:
         assert products.isfinite().all()
 
 
+@pytest.mark.parametrize("searched", [20, 21, 60])
+def test_few_vectors_among_many_silent_ones_are_found(searched: int) -> None:
+    vectors = torch.zeros(3000, 70)
+    rows = torch.arange(searched) * 8  # of few groups of columns
+    vectors[rows] = -drawn(1.0)[0][:searched]
+    silent = (vectors.norm(dim=1) == 0).nonzero()[:, 0]
+    queries = drawn(1.0)[0][-10:]
+    for table in tables(vectors, silent):
+        products, found, left = k_largest(queries, table, 20)
+        done = [index for index in range(10) if index not in left]
+        expected = (queries @ vectors[rows].T).sort(dim=1, descending=True)
+        torch.testing.assert_close(products[done], expected.values[done, :20])
+        assert torch.equal(found[done], rows[expected.indices[done, :20]])
+    assert len(k_largest(queries, tables(vectors, silent)[0], 20)[2]) == 0
+
+
 def test_crowded_vectors_are_left_to_float32() -> None:
     vectors, queries = drawn(1e-3)
     products, coarse = tables(vectors)
