@@ -89,10 +89,11 @@ class _ErrorBoundary(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """Refuses an option for one value that is given several times; the last would count."""
+    """Says that of an option for one value that is given several times, the last counts."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own signature
         """Parse the options of the command."""
+        rest = super().parse_args(ctx, list(args))  # --help ends here
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
             for option, times in Counter(order).items():
@@ -100,8 +101,8 @@ class _Command(TyperCommand):
                     getattr(option, kind, False) for kind in ("multiple", "is_flag", "count")
                 )
                 if times > 1 and not several:
-                    ctx.fail(f"{option.opts[0]} is given {times} times, but takes one value.")
-        return super().parse_args(ctx, args)
+                    print_stderr(f"note: {option.opts[0]} is given {times} times; the last counts")
+        return rest
 
 
 def _reword_usage_error(error: Exception) -> None:

@@ -222,7 +222,7 @@ class Bank:
         of_units
             Whether products with a vector of length zero count as 1/2.
         """
-        k = min(k, self.size)
+        k, queries = min(k, self.size), queries.detach()
         sound = queries.isfinite().all(dim=1)
         if not bool(sound.all()):
             products = queries.new_full((len(queries), k), torch.nan)
@@ -230,6 +230,15 @@ class Bank:
             if bool(sound.any()):
                 products[sound], rows[sound] = self._search(queries[sound], k, of_units=of_units)
             return products, rows
+        silent = (queries == 0).all(dim=1)
+        if int(silent.sum()) > 1:
+            # All vectors are as near to a silent query, which is searched once.
+            kept = ~silent
+            kept[silent.nonzero()[0]] = True
+            place = kept.cumsum(0) - 1
+            place[silent] = place[silent][0].clone()
+            products, rows = self._search(queries[kept], k, of_units=of_units)
+            return products[place], rows[place]
         few = max(1, _PAIRS // k)
         parts = [self._search_few(part, k, of_units=of_units) for part in queries.split(few)]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
@@ -261,30 +270,30 @@ class Bank:
         """Return the lengths of a block of vectors, computed once if the bank is in memory."""
         if self.held is None:
             return vectors.norm(dim=1)
-        if first not in self._made:
-            self._made[first] = vectors.norm(dim=1)
-        return self._made[first]
+        key = "lengths", first, len(vectors)
+        if key not in self._made:
+            self._made[key] = vectors.norm(dim=1)
+        return self._made[key]
 
     def _coarse(self, queries: int, k: int, *, of_units: bool) -> Coarse | None:
         """Return bounds of all products in bfloat16 where they pay, made once."""
         if (
             self.held is None
             or self.held.device.type != "cpu"
+            or self.source.device.type != "cpu"
             or queries < _MANY_QUERIES
             or self.size < max(_MANY_VECTORS, _MANY_PER_NEIGHBOUR * k)
             or not has_fast_bfloat16()
         ):
             return None
         key = "coarse", of_units
-        if key not in self._made:
-            self._made[key] = None
-            # Half as many bytes, and as many again while they are made.
-            if _fits(self.size, self.width, self.held.device):
-                lengths = self.held.norm(dim=1)
-                if bool(lengths.isfinite().all()):
-                    silent = _silent(lengths, of_units=of_units)
-                    self._made[key] = Coarse(self.held, lengths, silent)
-        return self._made[key]
+        # Half as many bytes, and as many again while they are made.
+        if key not in self._made and _fits(self.size, self.width, self.held.device):
+            lengths, made = self.held.norm(dim=1), None
+            if bool(lengths.isfinite().all()):
+                made = Coarse(self.held, lengths, _silent(lengths, of_units=of_units))
+            self._made[key] = made
+        return self._made.get(key)
 
 
 def unit_features(reference: Reference) -> Bank:

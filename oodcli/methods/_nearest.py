@@ -23,7 +23,8 @@ from oodcli.methods._percentiles import ascending
 
 # Columns of a table that are reduced to their largest number first.
 _GROUP = 8
-# A coarse table that leaves more groups than this share of the pairs is slower than float32.
+# A coarse table is slower than float32 if it leaves more groups than this share of all pairs: 16 %
+# of the groups.
 _SHARE = 1 / 50
 # Pairs that are looked at together, at most.
 _PAIRS = 2**22
@@ -107,7 +108,7 @@ class Products(Table):
     def __init__(self, vectors: Tensor, lengths: Tensor, silent: Tensor) -> None:
         self.vectors = vectors
         self.columns = _whole_groups(len(vectors))
-        self.queries = max(1, _NUMBERS // self.columns)
+        self.queries = min(_QUERIES, max(1, _NUMBERS // self.columns))
         self.silent, self._longest = silent, float(lengths.amax())
 
     def fill(self, bounds: Tensor, queries: Tensor, k: int) -> Tensor:  # noqa: ARG002
@@ -232,7 +233,9 @@ def k_largest(
             reached = torch.where(searched, reached, -torch.inf)
         else:
             reached = least[first : first + len(few)]
-        threshold = (reached - offset).to(table.dtype).clamp(min=_NEVER / 2)[:, None]
+        # Nothing is known of products beyond the range of float32, so that all are computed.
+        threshold = (reached - offset).nan_to_num(nan=-torch.inf).to(table.dtype)
+        threshold = threshold.clamp(min=_NEVER / 2)[:, None]
         of, chosen = (groups.peaks >= threshold).nonzero(as_tuple=True)
         if len(of) > table.share * bounds.numel():
             # The other queries are most likely as crowded.
@@ -303,7 +306,7 @@ def _products_of(queries: Tensor, table: Table, columns: Tensor) -> Tensor:
 
 
 def _parts(of: Tensor, queries: int, most: int) -> Iterator[tuple[slice, slice]]:
-    """Cut queries into runs with few pairs, and yield each with its slice of the pairs.
+    """Cut queries into runs, and yield each with its slice of the pairs.
 
     Parameters
     ----------
@@ -312,15 +315,15 @@ def _parts(of: Tensor, queries: int, most: int) -> Iterator[tuple[slice, slice]]
     queries
         Number of queries.
     most
-        Pairs of a run, unless one query has more.
+        Largest number of queries of a run times pairs of any of them, unless it is one query.
     """
-    ends = torch.bincount(of, minlength=queries).cumsum(0)
-    start = before = 0
-    while start < queries:
-        stop = max(start + 1, int(torch.searchsorted(ends, before + most, right=True)))
-        after = int(ends[stop - 1])
-        yield slice(start, stop), slice(before, after)
-        start, before = stop, after
+    start = before = after = widest = 0
+    for index, count in enumerate(torch.bincount(of, minlength=queries).tolist()):
+        if index > start and max(widest, count) * (index + 1 - start) > most:
+            yield slice(start, index), slice(before, after)
+            start, before, widest = index, after, 0
+        widest, after = max(widest, count), after + count
+    yield slice(start, queries), slice(before, after)
 
 
 def _largest(

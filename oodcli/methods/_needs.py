@@ -19,8 +19,9 @@ from oodcli.text import counted
 
 Arguments = Mapping[str, object]
 
-# Relative difference that is attributed to rounding to float32.
+# Rows that are compared first.
 _FEW_ROWS = 16
+# Relative difference that is attributed to rounding to float32.
 _ROUNDING = 1e-6
 
 

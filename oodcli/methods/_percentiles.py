@@ -98,14 +98,17 @@ class _Outer:
     def __init__(self, count: int, *, largest: bool) -> None:
         self._count, self._largest = count, largest
         self._parts: list[Tensor] = []
+        self._held = 0
         self._bound = -inf if largest else inf
 
     def add(self, values: Tensor) -> None:
         inside = values > self._bound if self._largest else values < self._bound
         self._parts.append(values[inside])
+        self._held += len(self._parts[-1])
         # Sorting only after as many values again have come in keeps the cost linear.
-        if sum(map(len, self._parts)) > 2 * self._count:
+        if self._held > 2 * self._count:
             self._parts = [self.values()]
+            self._held = self._count
             self._bound = float(self._parts[0][0 if self._largest else -1])
 
     def values(self) -> Tensor:

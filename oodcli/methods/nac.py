@@ -46,17 +46,18 @@ def intervals(products: Tensor, *, alpha: float, bins: int) -> Tensor:
     """
     edges = inner_edges(bins).to(products.device, products.dtype)
     states = (alpha * products).sigmoid()
-    if products.device.type != "cpu" or bool((edges.diff() <= 1 / _CELLS).any()):
+    graph = torch.compiler.is_compiling()
+    if graph or products.device.type != "cpu" or bool((edges.diff() <= 1 / _CELLS).any()):
         return torch.bucketize(states, edges, right=True)
     # A table gives the interval of the beginning of a cell, in which there is at most one edge.
-    begin = torch.arange(_CELLS + 1, dtype=edges.dtype) / _CELLS
-    first = torch.bucketize(begin, edges, right=True)
+    begin = torch.arange(_CELLS + 1, dtype=torch.float64) / _CELLS
+    first = torch.bucketize(begin, edges.double(), right=True)
     following = torch.cat([edges, edges.new_tensor([torch.inf])])
     found = torch.empty(states.shape, dtype=torch.int64)
     for block, into in zip(states.split(_TABLE_ROWS), found.split(_TABLE_ROWS), strict=True):
         flat = block.flatten()
         # NaN is put into the last interval, as the search does.
-        index = first.index_select(0, flat.nan_to_num(nan=1.0).mul_(_CELLS).int())
+        index = first.index_select(0, flat.nan_to_num(nan=1.0).float().mul_(_CELLS).int())
         torch.add(index, flat >= following.index_select(0, index), out=into.view(-1))
     return found
 

@@ -227,8 +227,9 @@ def _projections(
     They are overwritten when the next are requested.
     """
     repeats, classes, width = noise.shape
-    for start in range(0, len(features), HELD_ROWS):
-        rows = slice(start, min(start + HELD_ROWS, len(features)))
+    most = max(1, min(HELD_ROWS, HELD // classes))
+    for start in range(0, len(features), most):
+        rows = slice(start, min(start + most, len(features)))
         count = rows.stop - start
         together = max(1, HELD // (count * classes))
         buffer = features.new_empty(count * together * classes)

@@ -283,8 +283,6 @@ def _import_fields(
         facts["zero_shot"] = read.zero_shot.facts
     if not request.probe and read.outputs.places:
         facts["logits"] = _logits(read.outputs, request.logits)
-    if commit := folder_commit(request.arch):
-        facts["commit"] = commit
     return {**facts, "plausibility": {} if tried is None else tried.to_json()}
 
 

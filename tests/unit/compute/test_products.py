@@ -1,5 +1,7 @@
 """Products of matrices are those of torch, whatever computes them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ def test_products_are_those_of_torch(
     rows: int, others: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "_NUMBERS", 300 * 11)
+    monkeypatch.setattr(products, "_ROWS", 100)
     left, right = drawn(rows, 24, seed=1), drawn(others, 24, seed=2)
     expected = (left.double() @ right.double().T).float()
     torch.testing.assert_close(product(left, right), expected, rtol=1e-5, atol=1e-5)
@@ -46,4 +49,24 @@ def test_products_are_not_rounded_where_the_program_allows_it(
 ) -> None:
     left, right = drawn(64, 512, seed=1), drawn(64, 512, seed=2)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    assert torch.equal(product(left, right), torch.mm(left, right.T))
+    exact = torch.mm(left.double(), right.double().T).float()
+    assert torch.equal(product(left, right), exact)
+    assert torch.equal(product(left, right, out=torch.empty(64, 64)), exact)
+    assert not ready(left, queries=64).is_mkldnn
+
+
+def test_the_newer_setting_of_rounding_counts_and_spoils_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left, right = drawn(64, 512, seed=1), drawn(64, 512, seed=2)
+
+    def refuse() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    plain = product(left, right)
+    torch.testing.assert_close(plain, left @ right.T, rtol=1e-5, atol=1e-4)
+    setting = SimpleNamespace(fp32_precision="bf16")
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", setting, raising=False)
+    exact = torch.mm(left.double(), right.double().T).float()
+    assert torch.equal(product(left, right), exact)

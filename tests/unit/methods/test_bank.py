@@ -218,6 +218,36 @@ def test_an_image_alone_has_the_neighbours_that_it_has_among_others(
         assert torch.equal(at[0], rows[index])
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_silent_queries_have_the_same_neighbours_and_are_searched_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = drawn(50, seed=2)
+    features[[4, 30]] = 0
+    queries = directions(drawn(30, seed=1))
+    queries[::3] = 0
+    bank = bank_of(features)
+    expected = [bank.neighbours(queries[index : index + 1], 6) for index in range(30)]
+    searched: list[int] = []
+    search = Bank._search_few
+
+    def counted(self: Bank, few: Tensor, k: int, *, of_units: bool) -> tuple[Tensor, Tensor]:
+        searched.append(len(few))
+        return search(self, few, k, of_units=of_units)
+
+    monkeypatch.setattr(Bank, "_search_few", counted)
+    found, rows = bank.neighbours(queries, 6)
+    assert sum(searched) == 21
+    assert torch.equal(found, torch.cat([each[0] for each in expected]))
+    assert torch.equal(rows, torch.cat([each[1] for each in expected]))
+    assert found[0].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_queries_of_a_graph_have_neighbours() -> None:
+    queries = directions(drawn(40, seed=1)).requires_grad_()
+    assert not bank_of(drawn(50, seed=2)).nearest(queries, 3).requires_grad
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_query_that_is_not_finite_has_no_number_and_spoils_no_other(bad: float) -> None:
     bank = bank_of(drawn(40, seed=2))

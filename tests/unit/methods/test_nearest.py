@@ -121,6 +121,22 @@ def test_few_vectors_among_many_silent_ones_are_found(searched: int) -> None:
     assert len(k_largest(queries, tables(vectors, silent)[0], 20)[2]) == 0
 
 
+def test_products_beyond_the_range_of_numbers_are_infinite() -> None:
+    vectors = torch.full((200, 4), 1e10)
+    vectors[::2] *= -1
+    found, _, left = k_largest(torch.full((3, 4), 1e28), tables(vectors)[0], 3)
+    assert len(left) == 0
+    assert found.tolist() == [[float("inf")] * 3] * 3
+
+
+def test_one_crowded_query_does_not_make_all_others_wide() -> None:
+    counts = torch.tensor([3, 2, 500, 4, 1])
+    of = torch.arange(5).repeat_interleave(counts)
+    runs = list(_nearest._parts(of, 5, 20))
+    assert [(part.start, part.stop) for part, _ in runs] == [(0, 2), (2, 3), (3, 5)]
+    assert [pairs for _, pairs in runs] == [slice(0, 5), slice(5, 505), slice(505, 510)]
+
+
 def test_crowded_vectors_are_left_to_float32() -> None:
     vectors, queries = drawn(1e-3)
     products, coarse = tables(vectors)
