@@ -38,7 +38,7 @@ _UP = 1 + 2.0**-7
 _NEVER = -(2.0**120)
 
 # Vectors per centre, most centres, and steps and vectors of the search for them.
-_PER_CENTRE, _CENTRES, _STEPS, _SAMPLE = 3000, 64, 8, 8192
+_PER_CENTRE, _CENTRES, _STEPS, _SAMPLE = 6000, 64, 8, 8192
 # Vectors that the k-th largest product is estimated from.
 _FEW = 4096
 # Columns beside the residual: two for its rounding, three for each of two further terms.
@@ -57,7 +57,7 @@ class Table(ABC):
     rows
         The vector of each column; None if they are in order.
     columns
-        Columns of the table, a multiple of 8; those beyond the vectors are never reached.
+        Columns of the table, a multiple of 64; those beyond the vectors are never reached.
     dtype
         Type of the bounds.
     queries
@@ -289,18 +289,30 @@ class _Groups:
         return cls(bounds, peaks, torch.arange(_GROUP) * groups)
 
     def highest(self, k: int) -> Tensor:
-        """Return the columns of the ``k`` largest peaks, ``(n, k)``."""
-        groups = self.peaks.topk(k, dim=1).indices
+        """Return ``k`` columns of large bounds, ``(n, k)``: the largest of groups of groups."""
+        groups = self.peaks.shape[1] // _GROUP
+        if groups < 4 * k:
+            chosen = self.peaks.topk(k, dim=1).indices
+        else:
+            tops = self.peaks.view(len(self.peaks), _GROUP, groups).amax(dim=1)
+            members = torch.arange(_GROUP) * groups
+            chosen = _largest_member(self.peaks, tops.topk(k, dim=1).indices, members)
         if len(self.members) == 1:
-            return groups
-        columns = groups[:, :, None] + self.members  # (n, k, members)
-        bounds = self.bounds.gather(1, columns.flatten(1)).view(columns.shape)
-        return columns.gather(2, bounds.argmax(dim=2, keepdim=True))[:, :, 0]
+            return chosen
+        return _largest_member(self.bounds, chosen, self.members)
+
+
+def _largest_member(bounds: Tensor, groups: Tensor, members: Tensor) -> Tensor:
+    """Return the column of the largest bound of each of some groups, ``(n, k)``."""
+    columns = groups[:, :, None] + members  # (n, k, members)
+    found = bounds.gather(1, columns.flatten(1)).view(columns.shape)
+    return columns.gather(2, found.argmax(dim=2, keepdim=True))[:, :, 0]
 
 
 def _products_of(queries: Tensor, table: Table, columns: Tensor) -> Tensor:
     """Return the products with ``k`` columns of each query, ``(n, k)``, in any order."""
-    rows = columns if table.rows is None else table.rows[columns]
+    last = len(table.vectors) - 1  # columns beyond are of groups that are not searched
+    rows = columns.clamp(max=last) if table.rows is None else table.rows[columns]
     of = torch.arange(len(queries)).repeat_interleave(columns.shape[1])
     return _products(queries, table.vectors, of, rows.flatten()).view(columns.shape)
 
@@ -367,7 +379,7 @@ def _error(queries: Tensor, longest: float) -> Tensor:
 
 
 def _whole_groups(columns: int) -> int:
-    return columns + -columns % _GROUP
+    return columns + -columns % _GROUP**2
 
 
 def _centres(vectors: Tensor) -> Tensor:
