@@ -236,19 +236,16 @@ def k_largest(
         # Nothing is known of products beyond the range of float32, so that all are computed.
         threshold = (reached - offset).nan_to_num(nan=-torch.inf).to(table.dtype)
         threshold = threshold.clamp(min=_NEVER / 2)[:, None]
-        of, chosen = (groups.peaks >= threshold).nonzero(as_tuple=True)
+        of, chosen = groups.reaching(threshold)
         if len(of) > table.share * bounds.numel():
             # The other queries are most likely as crowded.
             return products, rows, torch.arange(first, len(queries))
         for part, pairs in _parts(of, len(few), _PAIRS // len(groups.members)):
-            at = of[pairs] - part.start
-            columns = chosen[pairs, None] + groups.members  # (p, members)
-            found = bounds[part][at[:, None], columns] >= threshold[part][at]
-            pair, member = found.nonzero(as_tuple=True)
-            into = slice(first + part.start, first + part.stop)
-            products[into], rows[into] = _largest(
-                few[part], table, at[pair], columns[pair, member], k
+            at, columns = _reaching_members(
+                bounds[part], of[pairs] - part.start, chosen[pairs], groups.members, threshold[part]
             )
+            into = slice(first + part.start, first + part.stop)
+            products[into], rows[into] = _largest(few[part], table, at, columns, k)
     return products, rows, rows.new_empty(0)
 
 
@@ -263,7 +260,7 @@ def has_fast_bfloat16() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Columns of a table in groups, with the largest bound of each.
+    """Columns of a table in groups, and groups of these, with the largest bound of each.
 
     Parameters
     ----------
@@ -273,40 +270,73 @@ class _Groups:
         Largest bound of each group, ``(n, groups)``.
     members
         Columns of the first group, ``(members,)``; those of each further group are one more.
+    tops
+        Largest peak of each group of groups.
+    top_members
+        Groups of the first of these.
     """
 
     bounds: Tensor
     peaks: Tensor
     members: Tensor
+    tops: Tensor
+    top_members: Tensor
 
     @classmethod
     def of(cls, bounds: Tensor, k: int) -> Self:
         """Group the columns, each by itself where fewer than ``4 k`` groups would be left."""
-        groups = bounds.shape[1] // _GROUP
-        if groups < 4 * k:
-            return cls(bounds, bounds, torch.zeros(1, dtype=torch.int64))
-        peaks = bounds.view(len(bounds), _GROUP, groups).amax(dim=1)
-        return cls(bounds, peaks, torch.arange(_GROUP) * groups)
+        peaks, members = _grouped(bounds, k)
+        return cls(bounds, peaks, members, *_grouped(peaks, k))
 
     def highest(self, k: int) -> Tensor:
         """Return ``k`` columns of large bounds, ``(n, k)``: the largest of groups of groups."""
-        groups = self.peaks.shape[1] // _GROUP
-        if groups < 4 * k:
-            chosen = self.peaks.topk(k, dim=1).indices
-        else:
-            tops = self.peaks.view(len(self.peaks), _GROUP, groups).amax(dim=1)
-            members = torch.arange(_GROUP) * groups
-            chosen = _largest_member(self.peaks, tops.topk(k, dim=1).indices, members)
-        if len(self.members) == 1:
-            return chosen
-        return _largest_member(self.bounds, chosen, self.members)
+        tops = self.tops.topk(k, dim=1).indices
+        groups = _largest_member(self.peaks, tops, self.top_members)
+        return _largest_member(self.bounds, groups, self.members)
+
+    def reaching(self, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Return query and group of each group that reaches a threshold, ``(n, 1)``, by queries."""
+        of, tops = (self.tops >= threshold).nonzero(as_tuple=True)
+        return _reaching_members(self.peaks, of, tops, self.top_members, threshold)
+
+
+def _grouped(bounds: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the largest bound of each group of columns, and the columns of the first group."""
+    groups = bounds.shape[1] // _GROUP
+    if groups < 4 * k or bounds.shape[1] % _GROUP:
+        return bounds, torch.zeros(1, dtype=torch.int64)
+    return bounds.view(len(bounds), _GROUP, groups).amax(dim=1), torch.arange(_GROUP) * groups
 
 
 def _largest_member(bounds: Tensor, groups: Tensor, members: Tensor) -> Tensor:
     """Return the column of the largest bound of each of some groups, ``(n, k)``."""
+    if len(members) == 1:
+        return groups
     columns = groups[:, :, None] + members  # (n, k, members)
     found = bounds.gather(1, columns.flatten(1)).view(columns.shape)
     return columns.gather(2, found.argmax(dim=2, keepdim=True))[:, :, 0]
+
+
+def _reaching_members(
+    bounds: Tensor, of: Tensor, groups: Tensor, members: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return query and column of the members of groups that reach a threshold, ``(p,)``.
+
+    Parameters
+    ----------
+    bounds
+        ``(n, m)``.
+    of, groups
+        Query and group of each pair, by queries.
+    members
+        Columns of the first group.
+    threshold
+        ``(n, 1)``.
+    """
+    columns = groups[:, None] + members  # (pairs, members)
+    found = bounds[of[:, None], columns] >= threshold[of]
+    pair, member = found.nonzero(as_tuple=True)
+    return of[pair], columns[pair, member]
 
 
 def _products_of(queries: Tensor, table: Table, columns: Tensor) -> Tensor:
